@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made when it is needed. `make run` and `make test` are all a newcomer needs.
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test test-all check format bench clean
+
+run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
+	$(BIN)/noetl plan examples/quickstart.yaml
+	$(BIN)/noetl run examples/quickstart.yaml
+
+test: .venv/.dev                    ## every test that needs nothing but packages from the index
+	$(BIN)/pytest -n auto --dist loadgroup
+
+test-all: test                      ## and those that need packages of the system: none yet
+
+check: .venv/.dev                   ## format, lint, types, and which package may import which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev                  ## put the code in the form that `check` wants
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.dev                   ## measure, as a table and as benchmarks/results.json
+	$(BIN)/python -m benchmarks
+
+clean:                              ## remove what these commands have made
+	rm -rf .venv .noetl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+
+.venv/.made: infra/venv.py
+	@test -n "$(PYTHON)" || { echo "noetl needs Python 3.11 or newer on the PATH."; exit 1; }
+	$(PYTHON) infra/venv.py .venv
+	@touch $@
+
+.venv/.core: .venv/.made pyproject.toml
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ .venv/.core

@@ -1,0 +1,1 @@
+"""What operators use: build recipes, checks and migrations. Nothing here is imported at run time."""
