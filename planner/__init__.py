@@ -1,0 +1,1 @@
+"""The compiler: playbook text in, a `Plan` or diagnostics out. No I/O."""

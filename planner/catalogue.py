@@ -1,0 +1,88 @@
+"""What the planner knows about action types: their declarations, and nothing of how they work.
+
+Standard library only: the executor imports this at start-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Sink(StrEnum):
+    """Where a parameter's text ends up, which decides how templates in it are filled in."""
+
+    PLAIN = "plain"
+    SQL = "sql"
+    SHELL = "shell"
+    URL = "url"
+
+
+class Kind(StrEnum):
+    """The type of a parameter's value after rendering."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    OBJECT = "object"
+    ARRAY = "array"
+    DURATION = "duration"
+    ACTION = "action"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of an action type.
+
+    `kinds` are alternatives. `choices`, when given, are the only strings allowed (compared as written).
+    `requires` names parameters that must be given when this one is.
+    """
+
+    kinds: tuple[Kind, ...]
+    description: str
+    required: bool = False
+    sink: Sink = Sink.PLAIN
+    secrets: bool = False
+    choices: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    supported: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDeclaration:
+    """What an action type takes and gives.
+
+    `one_of` names parameters of which exactly one must be given. `result` maps the keys of the result's data to a
+    kind, when the result is an object of a known shape, and is None otherwise. `suspends` is true of actions that
+    wait for something outside with nothing held. `idempotent` is false where a second execution may act twice.
+    `supported` is false for types that are part of the language and not executed yet.
+    """
+
+    type: str
+    description: str
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    one_of: tuple[str, ...] = ()
+    result: Mapping[str, Kind] | None = None
+    suspends: bool = False
+    idempotent: bool = True
+    supported: bool = True
+
+
+class Catalogue(Mapping[str, ActionDeclaration]):
+    """The action types that a playbook may use, by name."""
+
+    def __init__(self, declarations: Iterable[ActionDeclaration]) -> None:
+        self._declarations = MappingProxyType({d.type: d for d in declarations})
+
+    def __getitem__(self, action_type: str) -> ActionDeclaration:
+        return self._declarations[action_type]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declarations)
+
+    def __len__(self) -> int:
+        return len(self._declarations)

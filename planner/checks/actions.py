@@ -1,0 +1,303 @@
+"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP403, NP901)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from planner.addresses import is_never_allowed
+from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from planner.checks.names import entries
+from planner.checks.subject import Subject
+from planner.diagnostics import suggest
+from planner.kinds import described, either, is_of_kind
+from planner.playbook import ActionEntry, Path, parse_duration
+from planner.sinks import ShellLexer, SqlLexer, UrlLexer, UrlPlace
+from planner.templates import Expression, Template, TemplateProblem, has_template, parse
+
+COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
+"""What every action takes besides the parameters of its type."""
+
+
+def check_actions(subject: Subject) -> None:
+    """Report what is wrong with each action of the playbook, wherever it stands."""
+    check = _Check(subject)
+    for entry, _, _ in entries(subject):
+        if isinstance(entry, ActionEntry):
+            check.action(entry.action, entry.parameters, entry.path)
+
+
+class _Check:
+    def __init__(self, subject: Subject) -> None:
+        self._document = subject.document
+        self._catalogue = subject.catalogue
+        self._diagnostics = subject.diagnostics
+
+    def action(self, type_: str, parameters: Mapping[str, Any], path: Path) -> None:
+        declaration = self._catalogue.get(type_)
+        at = self._document.span((*path, "action"))
+        if declaration is None:
+            known = ", ".join(f"`{name}`" for name in self._catalogue)
+            hint = suggest(type_, self._catalogue) or f"there are {known}"
+            self._diagnostics.add("NP501", f"there is no action type `{type_}`", at, hint)
+            return
+        if not declaration.supported:
+            self._diagnostics.add("NP901", f"`{type_}` is part of the language and not supported yet", at)
+        misspelt = set()
+        for name, value in parameters.items():
+            parameter = declaration.parameters.get(name)
+            if parameter is None:
+                misspelt |= self._unknown(declaration, name, path)
+            else:
+                self._parameter(declaration, name, parameter, value, (*path, name))
+        self._missing(declaration, parameters, misspelt, path)
+
+    def _unknown(self, declaration: ActionDeclaration, name: str, path: Path) -> set[str]:
+        """Report a parameter that the type does not have; returns the names it may have been meant for."""
+        known = {*declaration.parameters, *COMMON}
+        close = suggest(name, known)
+        hint = close or "it takes " + ", ".join(f"`{known}`" for known in declaration.parameters)
+        message = f"`{declaration.type}` has no parameter `{name}`"
+        self._diagnostics.add("NP502", message, self._document.key_span((*path, name)), hint)
+        return {word for word in known if close and f"`{word}`" in close}
+
+    def _missing(
+        self, declaration: ActionDeclaration, given: Mapping[str, Any], misspelt: set[str], path: Path
+    ) -> None:
+        at = self._document.span((*path, "action"))
+        present = {*given, *misspelt}
+        for name, parameter in declaration.parameters.items():
+            if parameter.required and name not in present:
+                self._diagnostics.add("NP503", f"`{declaration.type}` needs `{name}`", at, parameter.description)
+            for other in parameter.requires if name in given else ():
+                if other not in present and other not in declaration.one_of:
+                    hint = declaration.parameters[other].description
+                    self._diagnostics.add("NP503", f"`{name}` needs `{other}` beside it", at, hint)
+        alternatives = [name for name in declaration.one_of if name in present]
+        words = ", ".join(f"`{name}`" for name in declaration.one_of)
+        if declaration.one_of and not alternatives:
+            self._diagnostics.add("NP503", f"`{declaration.type}` needs one of {words}", at)
+        if len(alternatives) > 1:
+            both = " and ".join(f"`{name}`" for name in alternatives[:2])
+            at = self._document.key_span((*path, alternatives[1]))
+            self._diagnostics.add("NP503", f"{both} exclude each other: it takes exactly one of {words}", at)
+
+    def _parameter(
+        self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: Path
+    ) -> None:
+        if not parameter.supported:
+            message = f"`{name}` of `{declaration.type}` is part of the language and not supported yet"
+            self._diagnostics.add("NP901", message, self._document.key_span(path))
+        self._kind(name, parameter, value, path)
+        if parameter.sink is not Sink.PLAIN:
+            for text, place in _sink_texts(parameter, value, path):
+                self._sink(name, parameter.sink, text, place)
+        if Kind.ACTION in parameter.kinds and isinstance(value, dict) and isinstance(value.get("action"), str):
+            nested = {key: item for key, item in value.items() if key not in COMMON}
+            self.action(value["action"], nested, path)
+        else:
+            self._literal_secrets(name, value, path)
+
+    def _kind(self, name: str, parameter: Parameter, value: Any, path: Path) -> None:
+        if (value is None and not parameter.required) or _may_be_anything(value):
+            return
+        at = self._document.span(path)
+        if not any(_is_fit(value, kind) for kind in parameter.kinds):
+            message = f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}"
+            self._diagnostics.add("NP504", message, at)
+        elif isinstance(value, str) and parameter.choices and not _is_choice(value, parameter):
+            choices = ", ".join(f"`{choice}`" for choice in parameter.choices)
+            hint = suggest(value.lower(), parameter.choices) or f"it is one of {choices}"
+            self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", at, hint)
+
+    def _sink(self, name: str, sink: Sink, text: str, path: Path) -> None:
+        template = _parsed(text)
+        if template is None:
+            if sink is Sink.URL and not has_template(text):
+                self._address(text, path, is_whole=True)
+            return
+        if template.parts is None:
+            at = text.find("{%")
+            span = self._document.text_span(path, at, text.find("%}", at) + 2)
+            hint = "build the text in a `set` before it, or use `{{ a if b else c }}`"
+            self._diagnostics.add("NP403", f"`{{% %}}` is not allowed in `{name}`", span, hint)
+            return
+        expressions = [part for part in template.parts if isinstance(part, Expression)]
+        for expression in expressions:
+            if expression.is_raw:
+                message = f"`| raw` puts data into `{name}` as it is: it can become code"
+                span = self._document.text_span(path, expression.start, expression.end)
+                self._diagnostics.add("NP506", message, span, "leave it out unless the value is the author's own")
+        match sink:
+            case Sink.SQL:
+                self._sql(template, expressions, path)
+            case Sink.SHELL:
+                self._shell(template, path)
+            case Sink.URL:
+                self._address(_literal_start(template), path, is_whole=False)
+
+    def _sql(self, template: Template, expressions: list[Expression], path: Path) -> None:
+        if template.is_expression and not expressions[0].is_raw:
+            message = "a statement cannot come from data: a template in `query` stands for a value"
+            self._diagnostics.add("NP504", message, self._document.span(path), "write the statement out")
+            return
+        lexer = SqlLexer()
+        for part in template.parts or ():
+            if isinstance(part, str):
+                lexer.read(part)
+            elif lexer.inside and not part.is_raw:
+                hint = (
+                    "drop the quotes: the value is sent beside the statement"
+                    if "quotes" in lexer.inside
+                    else "move it out of the comment"
+                )
+                self._inside("NP505", lexer.inside, part, path, hint)
+
+    def _shell(self, template: Template, path: Path) -> None:
+        lexer = ShellLexer()
+        for part in template.parts or ():
+            if isinstance(part, str):
+                lexer.read(part)
+                continue
+            if lexer.inside and not part.is_raw:
+                hint = (
+                    "drop the quotes: the value is quoted by itself"
+                    if lexer.inside == "quotes"
+                    else 'hand it over by `env`, and write `"$NAME"` here'
+                )
+                self._inside("NP509", lexer.inside, part, path, hint)
+            lexer.read_value()
+
+    def _inside(self, code: str, place: str, part: Expression, path: Path, hint: str) -> None:
+        span = self._document.text_span(path, part.start, part.end)
+        self._diagnostics.add(code, f"a template inside {place}", span, hint)
+
+    def _address(self, text: str, path: Path, *, is_whole: bool) -> None:
+        """Check an address, or the literal text it begins with."""
+        scheme, slashes, rest = text.partition("://")
+        if not slashes or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+            if is_whole:
+                hint = f"write `https://{text.lstrip('/')}`" if re.match(r"/{0,2}[\w-]+(\.[\w-]+)+", text) else None
+                self._diagnostics.add(
+                    "NP508", "an address begins with `http://` or `https://`", self._document.span(path), hint
+                )
+            return
+        if scheme.lower() not in ("http", "https"):
+            span = self._document.text_span(path, 0, len(scheme))
+            self._diagnostics.add("NP508", f"`{scheme}` is not an address that `http` can reach", span)
+            return
+        authority = re.match(r"[^/?#\\]*", rest)
+        if authority is None or (not is_whole and authority.end() == len(rest)):
+            return
+        start = len(scheme) + 3 + authority[0].rfind("@") + 1
+        host = re.sub(r":\d*$", "", authority[0].rpartition("@")[2])
+        if is_never_allowed(host):
+            span = self._document.text_span(path, start, start + len(host))
+            self._diagnostics.add("NP508", f"`{host}` is an address that is never allowed", span)
+
+    def _literal_secrets(self, name: str, value: Any, path: Path) -> None:
+        for key, text, place in _texts(name, value, path):
+            found = _secret_in(key, text, within=name)
+            if found is not None:
+                span = self._document.text_span(place, *found)
+                hint = "give it as `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where it runs"
+                self._diagnostics.add("NP507", "this looks like a secret written out", span, hint)
+
+
+def _parsed(text: str) -> Template | None:
+    """The template, or None when there is none or it is broken, which others report."""
+    if not has_template(text):
+        return None
+    try:
+        return parse(text)
+    except TemplateProblem:
+        return None
+
+
+def _sink_texts(parameter: Parameter, value: Any, path: Path) -> Iterator[tuple[str, Path]]:
+    """The texts that end up in the sink: of a list of statements each one, of a list of arguments none."""
+    if isinstance(value, str):
+        yield value, path
+    elif isinstance(value, list) and parameter.sink is Sink.SQL:
+        yield from ((item, (*path, at)) for at, item in enumerate(value) if isinstance(item, str))
+
+
+def _literal_start(template: Template) -> str:
+    """The text of an address before its first template, when the whole origin is in it; else nothing."""
+    first = template.parts[0] if template.parts else ""
+    if not isinstance(first, str):
+        return ""
+    lexer = UrlLexer()
+    lexer.read(first)
+    return first if lexer.place is not UrlPlace.ORIGIN or "://" in first else ""
+
+
+def _may_be_anything(value: Any) -> bool:
+    if not isinstance(value, str) or not has_template(value):
+        return False
+    template = _parsed(value)
+    return template is None or template.is_expression
+
+
+def _is_choice(value: str, parameter: Parameter) -> bool:
+    return has_template(value) or value.lower() in {choice.lower() for choice in parameter.choices}
+
+
+def _is_fit(value: Any, kind: Kind) -> bool:
+    if kind is Kind.DURATION and not (isinstance(value, str) and has_template(value)):
+        try:
+            parse_duration(value)
+        except ValueError:
+            return False
+    return is_of_kind(value, kind)
+
+
+def _texts(key: str, value: Any, path: Path) -> Iterator[tuple[str, str, Path]]:
+    """Every text in a value, with the key it stands under and its place."""
+    if isinstance(value, str):
+        yield key, value, path
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(str(name), item, (*path, name))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _texts(key, item, (*path, at))
+
+
+_SECRET_KEYS = re.compile(
+    r"(.*[_-])?(password|passwd|passphrase|secret|api[_-]?key|apikey|access[_-]?key|secret[_-]?key|private[_-]?key"
+    r"|auth[_-]?token|access[_-]?token|bearer)|authorization|x-api-key|x-auth-token|pgpassword",
+    re.IGNORECASE,
+)
+_SECRET_SHAPES = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{22,}\b|\bglpat-[\w-]{20,}"
+    r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}|\bsk_live_\w{16,}|\bAIza[\w-]{35}\b"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_ADDRESS_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#:@]*:(?P<secret>[^\s/?#@]+)@", re.IGNORECASE)
+_WORD_PASSWORD = re.compile(r"(?:^|\s)password\s*=\s*(?P<secret>'[^']+'|\S+)", re.IGNORECASE)
+_SCHEME_WORD = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
+_PLACEHOLDER = re.compile(
+    r"[\W_x]*|<.*>|\[.*\]|\$.*|.*(?:change[_ -]?me|example|placeholder|dummy|redacted|your[_ -]?|todo|foo|\bmy[_ -]).*"
+    r"|(?:fake|test|demo)?[_ -]?(?:password|passwd|pass|pw|secret|token|key|postgres|admin|root|user|guest|test|demo|none|null"
+    r"|abc|hunter2)\d*",
+    re.IGNORECASE,
+)
+
+
+def _secret_in(key: str, text: str, *, within: str) -> tuple[int, int] | None:
+    """Where in a text under a key a secret is written out, or None."""
+    if found := _SECRET_SHAPES.search(text):
+        return found.span()
+    found = _ADDRESS_PASSWORD.search(text) or (_WORD_PASSWORD.search(text) if within == "connection" else None)
+    if found and not has_template(found["secret"]) and not _PLACEHOLDER.fullmatch(found["secret"].strip("'")):
+        return found.span("secret")
+    if has_template(text) or not _SECRET_KEYS.fullmatch(key):
+        return None
+    scheme = _SCHEME_WORD.match(text)
+    start = scheme.end() if scheme else 0
+    secret = text[start:]
+    if len(secret) < 6 or " " in secret.strip() or _PLACEHOLDER.fullmatch(secret):
+        return None
+    return start, len(text)

@@ -1,0 +1,147 @@
+"""NP201 to NP207: every step can be reached, every cycle ends, every join can fire."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from planner.checks.subject import Subject, is_error_aware
+from planner.diagnostics import Label, suggest
+from planner.playbook import Case, Path, Step, StepEntry
+
+ARROW = " → "
+
+
+def check_control_flow(subject: Subject) -> None:
+    """Report what is wrong with the graph as a whole."""
+    _unreachable(subject)
+    _unbounded_cycles(subject)
+    _dead_cases(subject)
+    _no_end(subject)
+    _runaways(subject)
+    _finally(subject)
+
+
+def _unknown_targets(subject: Subject) -> list[tuple[str, str]]:
+    """The steps that cases name and that do not exist, each with the step that names it."""
+    names = subject.names
+    return [
+        (step.name, target)
+        for step in subject.playbook.steps
+        for case in step.rule or ()
+        for entry in case.run
+        if (target := names.target(entry)) is not None and target not in names.steps
+    ]
+
+
+def _unreachable(subject: Subject) -> None:
+    if subject.broken_steps:
+        return
+    graph = subject.flow.graph.copy()
+    for source, target in _unknown_targets(subject):
+        meant = suggest(target, subject.names.steps)
+        if meant is None:
+            return
+        graph.add_edge(source, meant.split("`")[1])
+    start = subject.playbook.start
+    if start is not None and start not in subject.names.steps:
+        return
+    reached = nx.descendants(graph, subject.flow.start) | {subject.flow.start, subject.playbook.finally_}
+    hidden = [step for name, step in subject.names.steps.items() if name not in reached]
+    behind = {t for step in hidden for t in nx.descendants(graph, step.name)}
+    for step in [step for step in hidden if step.name not in behind] or hidden:
+        message = f"no path from `{subject.flow.start}` leads to step `{step.name}`"
+        hint = "name it in a case of a step that is reached, or remove it"
+        subject.diagnostics.add("NP201", message, subject.name_span(step), hint)
+
+
+def _unbounded_cycles(subject: Subject) -> None:
+    steps = subject.names.steps
+    bounded = {name for name, step in steps.items() if step.max_visits is not None}
+    free = subject.flow.graph.subgraph(subject.flow.graph.nodes - bounded)
+    for circle in nx.strongly_connected_components(free):
+        first = next(name for name in steps if name in circle) if len(circle) > 1 else next(iter(circle))
+        if len(circle) > 1 or free.has_edge(first, first):
+            path = [source for source, _ in nx.find_cycle(free.subgraph(circle), first)]
+            message = f"the cycle {ARROW.join([*path, path[0]])} has no bound"
+            hint = f"give one of its steps `max_visits`, for example `{path[0]}`"
+            subject.report("NP202", message, _target_path(subject, path[-1], path[0]), hint)
+
+
+def _target_path(subject: Subject, source: str, target: str) -> Path:
+    """Where the first edge between two steps is written."""
+    for case in subject.names.steps[source].rule or ():
+        for index, entry in enumerate(case.run):
+            if subject.names.target(entry) == target:
+                path: Path = (*case.path, "run", index)
+                return (*path, "step") if isinstance(entry, StepEntry) else path
+    return subject.names.steps[source].path
+
+
+def _is_always(case: Case) -> bool:
+    text = case.case.replace(" ", "").lower() if isinstance(case.case, str) else ""
+    return text in ("default", "{{true}}")
+
+
+def _is_never(case: Case) -> bool:
+    text = case.case.replace(" ", "").lower() if isinstance(case.case, str) else ""
+    return text in ("{{false}}", "{{none}}")
+
+
+def _dead_cases(subject: Subject) -> None:
+    for step in subject.playbook.steps:
+        default: Case | None = None
+        always: Case | None = None
+        for case in step.rule or ():
+            if case.case == "default" and default is not None:
+                label = Label(subject.document.span((*default.path, "case")), "the first one is here")
+                subject.report("NP206", "`default` is there already", (*case.path, "case"), labels=[label])
+            elif _is_never(case) or (always is not None and not is_error_aware(case)):
+                reason = "its guard is never true" if always is None else "a case before it is always taken"
+                subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
+            if case.case == "default" and default is None:
+                default = case
+            if always is None and _is_always(case):
+                always = case
+
+
+def _can_end(subject: Subject, step: Step) -> bool:
+    """Whether a branch can end at the step other than by a failure that nothing handles."""
+    cases = step.rule or []
+    if any(not subject.names.targets(case) for case in cases):
+        return True
+    return not any(_is_always(case) for case in cases)
+
+
+def _no_end(subject: Subject) -> None:
+    if subject.broken_steps or _unknown_targets(subject):
+        return
+    steps = subject.names.steps
+    if not any(_can_end(subject, steps[name]) for name in subject.flow.reachable):
+        message = "no branch can ever end: every case that is taken leads to another step"
+        hint = "let a case end with `run: []`, or with work instead of steps"
+        subject.diagnostics.add("NP204", message, subject.name_span(steps[subject.flow.start]), hint)
+
+
+def _runaways(subject: Subject) -> None:
+    for runaway in subject.joins.runaways:
+        step = subject.names.steps[runaway.step]
+        cycle = ARROW.join(runaway.cycle)
+        left = ", ".join(f"`{name}`" for name in runaway.left)
+        if runaway.case is None:
+            message = f"the cycle {cycle} leaves a parallel region before its branches have come together at {left}"
+            subject.diagnostics.add("NP205", message, subject.name_span(step), _JOIN_FIRST)
+        else:
+            case = (step.rule or [])[runaway.case]
+            message = f"the cycle {cycle} starts again while the branch at {left} may still be on the way"
+            subject.report("NP205", message, (*case.path, "case"), _JOIN_FIRST, key=True)
+
+
+_JOIN_FIRST = "let all branches of the fork lead to one step, and go round from there"
+
+
+def _finally(subject: Subject) -> None:
+    name = subject.playbook.finally_
+    if name is None or name not in subject.names.steps:
+        return
+    if name == subject.flow.start or subject.flow.graph.in_degree(name) > 0:
+        subject.report("NP207", f"step `{name}` runs last and is part of the flow as well", ("finally",))

@@ -1,0 +1,158 @@
+"""NP301 and NP306: every name that a template reads is produced somewhere, or is an input."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from planner.checks.subject import Subject
+from planner.diagnostics import Severity, Span, suggest
+from planner.templates import Access
+from planner.uses import Place, Use
+
+ATTRIBUTES = {
+    "steps": frozenset({"status", "visits", "result", "error"}),
+    "run": frozenset({"id", "started_at", "playbook", "version", "status", "error"}),
+    "step": frozenset({"name", "visit", "attempt", "idempotency_key"}),
+    "result": frozenset({"success", "data", "error", "action", "skipped", "items"}),
+    "error": frozenset({"type", "message", "action", "step", "attempt", "retryable", "status", "details"}),
+    "callback": frozenset({"url", "token"}),
+    "loop": frozenset({"index", "index0", "first", "last", "length"}),
+}
+ALWAYS = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
+IN_STEPS = frozenset({"step", "steps", "error", "callback"})
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """An input that nothing declares: where it is first read, and whether a run can do without."""
+
+    line: int
+    required: bool
+
+
+def check_data_flow(subject: Subject) -> None:
+    """Report every read of a name that has no producer, and every inferred input once."""
+    for use in subject.uses:
+        for access, offset in use.template.reads.items():
+            if access[0] not in use.local:
+                _check_read(subject, use, access, offset)
+    for name, (use, offset, _) in _inferred(subject).items():
+        likely = suggest(name, _names(subject))
+        span = subject.document.text_span(use.path, offset, offset + len(name))
+        if likely is None:
+            message = f"`{name}` is an input of the run, since nothing in the playbook produces it"
+            subject.diagnostics.add("NP306", message, span, "declare it under `input`")
+        else:
+            message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
+            subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
+
+
+def inferred_inputs(subject: Subject) -> dict[str, Inferred]:
+    """The inputs that a playbook without `input` takes, in the order they are first read."""
+    return {
+        name: Inferred(subject.document.text_span(use.path, offset, offset + 1).line, required)
+        for name, (use, offset, required) in _inferred(subject).items()
+    }
+
+
+def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
+    if subject.playbook.input is not None:
+        return {}
+    found: dict[str, tuple[Use, int, bool]] = {}
+    known = _names(subject)
+    for use in subject.uses:
+        for access, offset in use.template.reads.items():
+            name, at = access[0], offset
+            if name in use.local or name in known or _is_given(name):
+                if access[0] != "input" or len(access) == 1:
+                    continue
+                name = access[1]
+                at = use.template.source.find(name, offset)
+            needed = access[0] not in use.template.guarded
+            first = found.setdefault(name, (use, at, needed))
+            found[name] = (first[0], first[1], first[2] or needed)
+    return found
+
+
+def _is_given(name: str) -> bool:
+    return name in ALWAYS or name in IN_STEPS or name in ("result", "args", "item", "loop", "none", "true", "false")
+
+
+def _names(subject: Subject) -> Collection[str]:
+    playbook = subject.playbook
+    return subject.produced.keys() | (playbook.input or {}) | playbook.variables.keys() | playbook.environment.keys()
+
+
+def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None:
+    name, attribute = access[0], access[1] if len(access) > 1 else None
+    if name == "input":
+        declared = subject.playbook.input
+        if (
+            declared is not None
+            and attribute is not None
+            and attribute not in declared
+            and name not in use.template.guarded
+        ):
+            _report(subject, use, attribute, offset, f"there is no input `{attribute}`", declared)
+    elif name == "environment":
+        entries = subject.playbook.environment
+        if attribute is not None and attribute not in entries and name not in use.template.guarded:
+            _report(subject, use, attribute, offset, f"`environment` has no `{attribute}`", entries)
+    elif name == "args":
+        _check_argument(subject, use, attribute, offset)
+    elif name in ("item", "loop"):
+        _report(subject, use, name, offset, f"`{name}` is known inside a loop only")
+    elif name == "result" and use.place in (Place.WORK, Place.ENVIRONMENT, Place.VARIABLES, Place.OUTPUT):
+        hint = "save what an action gives with `as`, or read `steps.NAME.result`"
+        _report(subject, use, name, offset, "`result` is known in a `rule` only", hint=hint)
+    elif name in IN_STEPS and use.place in (Place.ENVIRONMENT, Place.VARIABLES):
+        _report(subject, use, name, offset, f"`{name}` is not known before the run has started")
+    elif name == "steps":
+        _check_step(subject, use, access, offset)
+    elif name in ATTRIBUTES and attribute is not None:
+        if attribute not in ATTRIBUTES[name] and name not in use.template.guarded:
+            _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])
+    elif use.place is Place.ENVIRONMENT and name not in ALWAYS and name in _names(subject):
+        if name not in (subject.playbook.input or {}):
+            _report(subject, use, name, offset, f"`{name}` has no value yet when `environment` is filled in")
+    elif subject.playbook.input is not None and not _is_given(name) and name not in _names(subject):
+        if name not in use.template.guarded:
+            _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", _names(subject))
+
+
+def _check_argument(subject: Subject, use: Use, argument: str | None, offset: int) -> None:
+    if use.task is None:
+        _report(subject, use, "args", offset, "`args` is known inside a task only")
+        return
+    if argument is None or "args" in use.template.guarded:
+        return
+    calls = [entry for entry in subject.calls if entry.task == use.task]
+    lacking = [entry for entry in calls if argument not in entry.with_]
+    if lacking or not calls:
+        given = {name for entry in calls for name in entry.with_}
+        lines = ", ".join(str(subject.document.span(entry.path).line) for entry in lacking if entry.path)
+        message = f"`args.{argument}` is not given to task `{use.task}`" + (f" on line {lines}" if lines else "")
+        _report(subject, use, argument, offset, message, given, hint=f"add it to `with: {{{argument}: …}}`")
+
+
+def _check_step(subject: Subject, use: Use, access: Access, offset: int) -> None:
+    steps = subject.names.steps.keys() | subject.broken_steps
+    if len(access) == 1:
+        _report(subject, use, "steps", offset, 'a step is read by its name: `steps.NAME` or `steps["NAME"]`')
+    elif access[1] not in steps:
+        message, hint = f"step `{access[1]}` does not exist", suggest(access[1], steps)
+        subject.diagnostics.add("NP101", message, _word(subject, use, access[1], offset), hint)
+    elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
+        _report(subject, use, access[2], offset, f"a step has no `{access[2]}`", ATTRIBUTES["steps"])
+
+
+def _word(subject: Subject, use: Use, word: str, offset: int) -> Span:
+    at = max(use.template.source.find(word, offset), 0)
+    return subject.document.text_span(use.path, at, at + len(word))
+
+
+def _report(
+    subject: Subject, use: Use, word: str, offset: int, message: str, known: Iterable[str] = (), hint: str | None = None
+) -> None:
+    subject.diagnostics.add("NP301", message, _word(subject, use, word, offset), suggest(word, known) or hint)

@@ -1,0 +1,52 @@
+"""NP406 and NP407: guards are expressions, and secrets stand only where they stay secret."""
+
+from __future__ import annotations
+
+from planner.checks.names import entries
+from planner.checks.subject import Subject
+from planner.playbook import ActionEntry, Path, TaskEntry
+from planner.templates import TemplateProblem, parse
+
+
+def check_expressions(subject: Subject) -> None:
+    """Report guards that are plain text, and secrets out of place."""
+    for step in subject.playbook.steps:
+        for case in step.rule or ():
+            _check_guard(subject, case.case, (*case.path, "case"), ("default", "error"))
+        if step.retry is not None:
+            _check_guard(subject, step.retry.if_, (*step.path, "retry", "if"))
+        if step.repeat is not None:
+            _check_guard(subject, step.repeat.until, (*step.path, "repeat", "until"))
+    for entry, _, _ in entries(subject):
+        if isinstance(entry, ActionEntry | TaskEntry):
+            _check_guard(subject, entry.if_, (*entry.path, "if"))
+        if isinstance(entry, ActionEntry) and entry.retry is not None:
+            _check_guard(subject, entry.retry.if_, (*entry.path, "retry", "if"))
+    _check_secrets(subject)
+
+
+def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: tuple[str, ...] = ()) -> None:
+    if guard is None or guard in words or (isinstance(guard, bool) and not words):
+        return
+    text = str(guard).lower() if isinstance(guard, bool) else guard
+    try:
+        if isinstance(guard, str) and parse(guard).is_expression:
+            return
+    except TemplateProblem:
+        return
+    hint = f'write `"{{{{ {text.strip()} }}}}"`' if "{" not in text and text.strip() else "put all of it in one `{{ }}`"
+    subject.report("NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint)
+
+
+def _check_secrets(subject: Subject) -> None:
+    for use in subject.uses:
+        offset = next((at for access, at in use.template.reads.items() if access[0] == "secrets"), None)
+        if offset is None or "secrets" in use.local:
+            continue
+        end = offset + len("secrets")
+        span = subject.document.text_span(use.path, offset, end)
+        if not use.secrets:
+            hint = "secrets may stand in credentials, headers, connection strings and bodies of actions"
+            subject.diagnostics.add("NP406", "`secrets` may not be read here", span, hint)
+        elif any(access == ("secrets",) for access in use.template.reads):
+            subject.diagnostics.add("NP406", "a secret is read by name: `secrets.NAME`", span)

@@ -1,0 +1,185 @@
+"""NP101 to NP110: every name is there once, is written as names are, and stands where it may."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Iterator
+
+import networkx as nx
+
+from planner.checks.subject import Subject
+from planner.diagnostics import Label, Span, suggest
+from planner.playbook import ActionEntry, Case, Entry, Path, StepEntry, TaskEntry
+
+RESERVED = frozenset(
+    [
+        "input",
+        "environment",
+        "variables",
+        "args",
+        "steps",
+        "run",
+        "step",
+        "item",
+        "loop",
+        "result",
+        "error",
+        "secrets",
+        "callback",
+        "default",
+        "now",
+        "uuid",
+        "none",
+        "true",
+        "false",
+    ]
+)
+MAX_NAME = 100
+
+
+def check_names(subject: Subject) -> None:
+    """Report every wrong name and reference."""
+    _definitions(subject)
+    _bound_names(subject)
+    _references(subject)
+    _task_circles(subject)
+    _unused_tasks(subject)
+
+
+def entries(subject: Subject) -> Iterator[tuple[Entry, Path, Case | None]]:
+    """Every entry of a `run`, its place, and the case it belongs to if it is in one."""
+    for task in subject.playbook.tasks:
+        yield from ((entry, (*task.run_path, index), None) for index, entry in enumerate(task.run))
+    for step in subject.playbook.steps:
+        for index, entry in enumerate(step.run or ()):
+            yield entry, (*step.path, "run", index), None
+        for case in step.rule or ():
+            for index, entry in enumerate(case.run):
+                yield entry, (*case.path, "run", index), case
+
+
+def _definitions(subject: Subject) -> None:
+    for code, what, items in (
+        ("NP102", "step", subject.playbook.steps),
+        ("NP104", "task", subject.playbook.tasks),
+    ):
+        first: dict[str, Span] = {}
+        for item in items:
+            span = subject.name_span(item)
+            if item.name in first:
+                message = f"a {what} `{item.name}` is there already"
+                labels = [Label(first[item.name], "the first one is here")]
+                subject.diagnostics.add(code, message, span, "give each its own name", labels=labels)
+            first.setdefault(item.name, span)
+            if not is_name(item.name):
+                message = (
+                    f"the name of a {what} is printable text of 1 to {MAX_NAME} characters without blanks around it"
+                )
+                subject.diagnostics.add("NP110", message, span)
+
+
+def is_name(name: str) -> bool:
+    """Whether a step or task may be called so."""
+    return 0 < len(name) <= MAX_NAME and name == name.strip() and name.isprintable()
+
+
+def _bound_names(subject: Subject) -> None:
+    playbook = subject.playbook
+    for section in ("input", "variables"):
+        for name in getattr(playbook, section) or ():
+            _check_identifier(subject, name, (section, name), key=True)
+    for entry, _, _ in entries(subject):
+        if not isinstance(entry, ActionEntry | TaskEntry):
+            continue
+        if entry.as_ is not None:
+            _check_identifier(subject, entry.as_, (*entry.path, "as"))
+        if entry.loop is not None and entry.loop.as_ != "item":
+            _check_identifier(subject, entry.loop.as_, (*entry.path, "loop", "as"))
+        if isinstance(entry, ActionEntry) and entry.action == "set" and isinstance(entry.parameters.get("set"), dict):
+            for name in entry.parameters["set"]:
+                _check_identifier(subject, name, (*entry.path, "set", name), key=True)
+    for step in playbook.steps:
+        if step.loop is not None and step.loop.as_ != "item":
+            _check_identifier(subject, step.loop.as_, (*step.path, "loop", "as"))
+
+
+def _check_identifier(subject: Subject, name: str, path: Path, *, key: bool = False) -> None:
+    if name.lower() in RESERVED or keyword.iskeyword(name):
+        subject.report("NP110", f"`{name}` is a reserved name", path, f"try `{name.lower()}_value`", key=key)
+    elif not name.isidentifier() or name.startswith("_"):
+        message = f"`{name}` is not an identifier: letters, digits and `_`, beginning with a letter"
+        subject.report("NP110", message, path, key=key)
+
+
+def _references(subject: Subject) -> None:
+    names = subject.names
+    steps = names.steps.keys() | subject.broken_steps
+    tasks = names.tasks.keys() | subject.broken_tasks
+    for section, value in (("start", subject.playbook.start), ("finally", subject.playbook.finally_)):
+        if value is not None and value not in steps:
+            subject.report("NP101", f"step `{value}` does not exist", (section,), suggest(value, steps))
+    for entry, path, case in entries(subject):
+        match entry:
+            case StepEntry(step=name) if case is None:
+                subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
+            case StepEntry(step=name) if name not in steps:
+                subject.report("NP101", f"step `{name}` does not exist", (*path, "step"), suggest(name, steps))
+            case TaskEntry(task=name) if name not in tasks:
+                _unknown_task(subject, name, (*path, "task"), steps, tasks)
+            case str(name) if case is None and name not in tasks:
+                _unknown_task(subject, name, path, steps, tasks)
+            case str(name) if case is not None and name in steps and name in tasks:
+                hint = f"write `{{step: {name}}}` or `{{task: {name}}}`"
+                subject.report("NP105", f"`{name}` is both a step and a task", path, hint)
+            case str(name) if case is not None and name not in steps and name not in tasks:
+                subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, steps | tasks))
+    for step in subject.playbook.steps:
+        for case in step.rule or ():
+            _check_case(subject, case)
+
+
+_IN_CASE = "steps are named in the cases of `rule` only"
+
+
+def _unknown_task(subject: Subject, name: str, path: Path, steps: Iterable[str], tasks: Iterable[str]) -> None:
+    if name in steps:
+        subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
+    else:
+        subject.report("NP103", f"task `{name}` does not exist", path, suggest(name, tasks))
+
+
+def _check_case(subject: Subject, case: Case) -> None:
+    names = subject.names
+    both = [e for e in case.run if isinstance(e, str) and e in names.steps and e in names.tasks]
+    targets = [names.target(entry) for entry in case.run]
+    steps = [target for target in targets if target is not None]
+    if steps and len(steps) < len(targets) and not both:
+        message = "the case names steps and work together"
+        hint = "move the work into the `run` of a step, or leave the steps out"
+        subject.report("NP106", message, (*case.path, "case"), hint, key=True)
+    for index, target in enumerate(targets):
+        if target is not None and target in targets[:index]:
+            subject.report("NP106", f"the case names step `{target}` twice", (*case.path, "run", index))
+
+
+def _task_circles(subject: Subject) -> None:
+    calls = subject.task_calls
+    for circle in nx.strongly_connected_components(calls):
+        first = next(task for task in subject.names.tasks if task in circle) if len(circle) > 1 else min(circle)
+        if len(circle) > 1 or calls.has_edge(first, first):
+            path = [source for source, _ in nx.find_cycle(calls.subgraph(circle), first)]
+            message = f"tasks call each other in a circle: {' → '.join([*path, path[0]])}"
+            subject.diagnostics.add("NP108", message, subject.name_span(subject.names.tasks[first]))
+
+
+def _unused_tasks(subject: Subject) -> None:
+    if subject.broken_steps or subject.broken_tasks:
+        return
+    used = {
+        name
+        for entry, _, _ in entries(subject)
+        if (name := entry.task if isinstance(entry, TaskEntry) else entry) and isinstance(name, str)
+    }
+    for name, task in subject.names.tasks.items():
+        if name not in used:
+            subject.diagnostics.add("NP109", f"nothing calls task `{name}`", subject.name_span(task))

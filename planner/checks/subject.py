@@ -1,0 +1,138 @@
+"""What a check is given: the playbook from every side that an earlier pass has worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import networkx as nx
+
+from planner.catalogue import Catalogue
+from planner.diagnostics import Diagnostics, Label, Severity, Span
+from planner.document import Document
+from planner.graph import Flow, Names
+from planner.joins import Joins, find_joins
+from planner.playbook import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
+from planner.templates import TemplateProblem, parse
+from planner.uses import Use
+
+if TYPE_CHECKING:
+    TaskGraph = nx.DiGraph[str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A playbook under check. `broken_steps` and `broken_tasks` are names whose definitions could not be read."""
+
+    playbook: Playbook
+    document: Document
+    catalogue: Catalogue
+    diagnostics: Diagnostics
+    uses: tuple[Use, ...]
+    broken_steps: frozenset[str] = frozenset()
+    broken_tasks: frozenset[str] = frozenset()
+
+    def report(
+        self,
+        code: str,
+        message: str,
+        path: Path,
+        hint: str | None = None,
+        labels: Iterable[Label] = (),
+        *,
+        key: bool = False,
+        severity: Severity | None = None,
+    ) -> None:
+        """Add a finding at the value at `path`, or with `key` at the key that leads to it."""
+        span = self.document.key_span(path) if key else self.document.span(path)
+        self.diagnostics.add(code, message, span, hint, severity=severity, labels=labels)
+
+    def name_span(self, item: Step | Task) -> Span:
+        """Where the name of a step or task stands; where `tasks` is a mapping, that is a key."""
+        path = item.path
+        return self.document.key_span(path) if isinstance(path[-1], str) else self.document.span((*path, "name"))
+
+    @cached_property
+    def names(self) -> Names:
+        return Names.of(self.playbook)
+
+    @cached_property
+    def flow(self) -> Flow:
+        return Flow.of(self.playbook, self.names)
+
+    @cached_property
+    def joins(self) -> Joins:
+        return find_joins(self.flow)
+
+    @cached_property
+    def task_calls(self) -> TaskGraph:
+        """An edge from each task to every task it calls."""
+        calls: TaskGraph = nx.DiGraph()
+        calls.add_nodes_from(self.names.tasks)
+        for name, task in self.names.tasks.items():
+            calls.add_edges_from((name, called) for called in called_tasks(task.run) if called in self.names.tasks)
+        return calls
+
+    @cached_property
+    def calls(self) -> tuple[TaskEntry, ...]:
+        """Every call of a task, plain names included."""
+        entries = (entry for run in self._runs() for entry in run)
+        return tuple(
+            entry if isinstance(entry, TaskEntry) else TaskEntry(task=entry)
+            for entry in entries
+            if isinstance(entry, TaskEntry) or (isinstance(entry, str) and entry in self.names.tasks)
+        )
+
+    @cached_property
+    def produced(self) -> Mapping[str, Path]:
+        """Every name that `as` or `set` saves somewhere, with the first place where one does."""
+        found: dict[str, Path] = {}
+        for run in self._runs():
+            for name, path in saved_names(run):
+                found.setdefault(name, path)
+        return found
+
+    def _runs(self) -> Iterable[list[Entry]]:
+        for task in self.playbook.tasks:
+            yield task.run
+        for step in self.playbook.steps:
+            yield step.run or []
+            for case in step.rule or ():
+                yield case.run
+
+
+def called_tasks(run: Iterable[Entry]) -> Iterable[str]:
+    """The names that entries call as tasks, in the order written; a name may turn out to be a step's."""
+    for entry in run:
+        if isinstance(entry, TaskEntry):
+            yield entry.task
+        elif isinstance(entry, str):
+            yield entry
+
+
+def saved_names(run: Iterable[Entry]) -> Iterable[tuple[str, Path]]:
+    """The names that entries themselves save, with the places where they are written."""
+    for entry in run:
+        if not isinstance(entry, ActionEntry | TaskEntry):
+            continue
+        if entry.as_ is not None:
+            yield entry.as_, (*entry.path, "as")
+        if isinstance(entry, ActionEntry) and entry.action == "set" and entry.loop is None:
+            values = entry.parameters.get("set")
+            for name in values if isinstance(values, dict) else ():
+                yield name, (*entry.path, "set", name)
+
+
+def is_error_aware(case: Case) -> bool:
+    """Whether the guard reads `error`, `result.success` or `result.error`, so that the case may handle a failure."""
+    if case.case == "error":
+        return True
+    if not isinstance(case.case, str):
+        return False
+    try:
+        reads = parse(case.case).reads
+    except TemplateProblem:
+        return False
+    return any(a[0] == "error" or a[:2] in (("result", "success"), ("result", "error")) for a in reads)

@@ -1,0 +1,54 @@
+"""The planner's one way in: text to a plan, or to diagnostics that say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.catalogue import Catalogue
+from planner.checks.actions import check_actions
+from planner.checks.control_flow import check_control_flow
+from planner.checks.data_flow import check_data_flow
+from planner.checks.expressions import check_expressions
+from planner.checks.names import check_names
+from planner.checks.subject import Subject
+from planner.checks.support import check_support
+from planner.diagnostics import Diagnostic, Diagnostics
+from planner.lower import lower
+from planner.parse import parse
+from planner.plan import Plan
+from planner.read import read
+from planner.uses import find_uses
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    check_names,
+    check_control_flow,
+    check_expressions,
+    check_data_flow,
+    check_actions,
+    check_support,
+)
+"""Every family of checks. Each reports what it finds and none depends on another."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What became of a playbook: a plan when there are no errors, and all diagnostics in the order of the text."""
+
+    plan: Plan | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def compile_playbook(text: str | bytes, catalogue: Catalogue) -> Compilation:
+    """Compile a playbook; whatever the text is, the answer is a `Compilation` and not an exception."""
+    diagnostics = Diagnostics()
+    document = read(text, diagnostics)
+    parsed = parse(document, diagnostics) if document is not None else None
+    if document is None or parsed is None:
+        return Compilation(None, tuple(diagnostics))
+    uses = find_uses(parsed.playbook, catalogue, document, diagnostics)
+    subject = Subject(parsed.playbook, document, catalogue, diagnostics, uses, parsed.broken_steps, parsed.broken_tasks)
+    for check in CHECKS:
+        check(subject)
+    plan = None if diagnostics.errors else lower(subject)
+    return Compilation(plan, tuple(diagnostics))

@@ -1,0 +1,171 @@
+"""What the planner says about a playbook: a code, a severity, a place and a way out.
+
+Rendering for people and machines is in `planner.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Severity(StrEnum):
+    """How much a diagnostic weighs: only errors stop a run from starting."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A stretch of the playbook's text. Lines and columns count from 1; the end is exclusive."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
+START = Span(1, 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A second place that belongs to a diagnostic, and what it has to do with it."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `hint` says what to do about it, or is None."""
+
+    code: str
+    message: str
+    span: Span
+    hint: str | None = None
+    severity: Severity = Severity.ERROR
+    labels: tuple[Label, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnostic as the object that `check --format json` and problem documents carry."""
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "message": self.message,
+            "line": self.span.line,
+            "column": self.span.column,
+            "end_line": self.span.end_line,
+            "end_column": self.span.end_column,
+            "hint": self.hint,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An entry of the registry: what a code stands for, and the severity it usually has."""
+
+    code: str
+    title: str
+    severity: Severity = Severity.ERROR
+
+
+def _codes(*rows: tuple[str, str] | tuple[str, str, Severity]) -> dict[str, Code]:
+    return {row[0]: Code(*row) for row in rows}
+
+
+CODES = _codes(
+    ("NP001", "not YAML"),
+    ("NP002", "duplicate key"),
+    ("NP003", "tag, merge key or second document"),
+    ("NP004", "too large or too deep"),
+    ("NP005", "aliases expand too far"),
+    ("NP006", "scalar that YAML 1.1 and 1.2 read differently", Severity.WARNING),
+    ("NP010", "unknown key"),
+    ("NP011", "missing key"),
+    ("NP012", "wrong type"),
+    ("NP101", "unknown step"),
+    ("NP102", "duplicate step"),
+    ("NP103", "unknown task"),
+    ("NP104", "duplicate task"),
+    ("NP105", "name of both a step and a task"),
+    ("NP106", "step named where none may stand"),
+    ("NP107", "step with neither `run` nor `rule`"),
+    ("NP108", "tasks call each other in a circle"),
+    ("NP109", "unused task", Severity.WARNING),
+    ("NP110", "illegal or reserved name"),
+    ("NP201", "unreachable step", Severity.WARNING),
+    ("NP202", "cycle without a bound"),
+    ("NP203", "case that can never be taken", Severity.WARNING),
+    ("NP204", "no end can be reached"),
+    ("NP205", "cycle leaves a parallel region before its join"),
+    ("NP206", "`default` more than once"),
+    ("NP207", "`finally` step is also part of the flow"),
+    ("NP301", "name that no path has produced"),
+    ("NP306", "inferred input", Severity.NOTE),
+    ("NP401", "expression syntax"),
+    ("NP402", "unknown filter, test or function"),
+    ("NP403", "not allowed in the sandbox"),
+    ("NP405", "expression too complex"),
+    ("NP406", "secret where none is allowed"),
+    ("NP407", "guard is plain text"),
+    ("NP501", "unknown action type"),
+    ("NP502", "unknown parameter"),
+    ("NP503", "missing parameter"),
+    ("NP504", "parameter of the wrong type"),
+    ("NP505", "template inside SQL quotes"),
+    ("NP506", "`raw` in a sink", Severity.WARNING),
+    ("NP507", "what looks like a literal secret", Severity.WARNING),
+    ("NP508", "address that is never allowed"),
+    ("NP509", "template inside shell quotes"),
+    ("NP701", "more steps, cases or targets than the limits"),
+    ("NP900", "a bug of ours"),
+    ("NP901", "not supported yet"),
+)
+
+
+class Diagnostics:
+    """Collects findings in any order; iterates them by place, each once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Diagnostic, None] = {}
+
+    def add(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        hint: str | None = None,
+        *,
+        severity: Severity | None = None,
+        labels: Iterable[Label] = (),
+    ) -> None:
+        """Record a finding under a code of `CODES`, with that code's severity unless another is given."""
+        usual = CODES[code].severity
+        self._found[Diagnostic(code, message, span, hint, severity or usual, tuple(labels))] = None
+
+    def __iter__(self) -> Iterator[Diagnostic]:
+        return iter(sorted(self._found, key=lambda d: (d.span, d.code, d.message)))
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def errors(self) -> int:
+        return sum(d.severity is Severity.ERROR for d in self._found)
+
+    @property
+    def warnings(self) -> int:
+        return sum(d.severity is Severity.WARNING for d in self._found)
+
+
+def suggest(word: str, known: Iterable[str]) -> str | None:
+    """A hint naming the one known word that `word` is likely a slip of, or None when there is no single one."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, sorted(set(known) - {word}), n=1, cutoff=0.7)
+    return f"did you mean `{found[0]}`?" if found else None

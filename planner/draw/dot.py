@@ -1,0 +1,109 @@
+"""A plan in DOT, the language of Graphviz.
+
+Steps are nodes whose `id` is `n-` and their place in the drawing and whose `class` is their state, so that a page
+that shows the picture as SVG can follow a run by changing classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from planner.draw.outline import COLOURS, Outline, clip, falls_through, guard, is_error_path, outline, run_in_short
+from planner.plan import Plan, Step
+from planner.report import visible
+
+_ERROR = "#cf222e"
+
+
+def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
+    """The plan as a digraph. Steps are coloured by their state in `states`, and are pending without one."""
+    return "\n".join(_lines(plan, states or {})) + "\n"
+
+
+def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
+    shape = outline(plan)
+    yield f"digraph {_quoted(visible(plan.header.name))} {{"
+    yield '  graph [rankdir=TB, nodesep=0.35, ranksep=0.4, fontname="Helvetica", bgcolor="white"]'
+    yield '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, margin="0.14,0.07"]'
+    yield '  edge [fontname="Helvetica", fontsize=9, arrowsize=0.7, color="#57606a", fontcolor="#57606a"]'
+    yield '  start [shape=circle, label="", width=0.16, style=filled, fillcolor="#24292f", class="start"]'
+    yield f"  start -> {_entry(plan, shape, plan.header.start)}"
+    for name in shape.order:
+        step = plan.steps[name]
+        state = states.get(name, "pending")
+        fill, border = COLOURS.get(state, COLOURS["pending"])
+        number = shape.position[name]
+        work = run_in_short(step.run, parallel=step.parallel, limit=40)
+        label = "\n".join(filter(None, (visible(name), work, *_bounds(step))))
+        yield (
+            f'  s{number} [id="n-{number}", class={_quoted(state)}, label={_quoted(label)}, '
+            f'tooltip={_quoted(visible(name))}, fillcolor="{fill}", color="{border}"]'
+        )
+        if step.join is not None:
+            yield f"  j{number} [{_bar('join')}]"
+            yield f"  j{number} -> s{number} [arrowhead=none]"
+        yield from _cases(plan, shape, step)
+    yield "}"
+
+
+def _bounds(step: Step) -> Iterator[str]:
+    if step.max_visits is not None:
+        yield f"at most {step.max_visits} visits"
+
+
+def _bar(kind: str) -> str:
+    return f'shape=box, style=filled, fillcolor="#24292f", label="", height=0.05, width=0.7, margin=0, class="{kind}"'
+
+
+def _end(name: str) -> str:
+    return f'  {name} [shape=doublecircle, label="", width=0.1, style=filled, fillcolor="#24292f", class="end"]'
+
+
+def _entry(plan: Plan, shape: Outline, target: str) -> str:
+    """Where edges to the step lead: the bar in front of it when it is a join."""
+    return f"{'s' if plan.steps[target].join is None else 'j'}{shape.position[target]}"
+
+
+def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
+    number = shape.position[step.name]
+    if not step.cases:
+        yield _end(f"e{number}")
+        yield f"  s{number} -> e{number}"
+        return
+    for index, case in enumerate(step.cases, 1):
+        words = guard(case)
+        attributes = [] if len(step.cases) == 1 and words == "default" else [f"label={_quoted(_label(words))}"]
+        attributes.append(f'class="case-{index}"')
+        if is_error_path(case):
+            attributes.append(f'style=dashed, color="{_ERROR}", fontcolor="{_ERROR}"')
+        if case.work:
+            target = f"w{number}_{index}"
+            words = _quoted(run_in_short(case.work, limit=40))
+            yield f'  {target} [label={words}, style="rounded,dashed", color="#57606a", class="in-place"]'
+            yield _end(f"e{number}_{index}")
+            yield f"  {target} -> e{number}_{index}"
+        elif not case.targets:
+            target = f"e{number}_{index}"
+            yield _end(target)
+        elif len(case.targets) == 1:
+            target = _entry(plan, shape, case.targets[0])
+        else:
+            target = f"f{number}_{index}"
+            yield f"  {target} [{_bar('fork')}]"
+            yield from (f"  {target} -> {_entry(plan, shape, name)}" for name in case.targets)
+            attributes.append("arrowhead=none")
+        yield f"  s{number} -> {target} [{', '.join(attributes)}]"
+    if falls_through(step):
+        yield _end(f"e{number}")
+        yield f'  s{number} -> e{number} [label=" otherwise "]'
+
+
+def _label(words: str) -> str:
+    """Blanks around it keep a label clear of its edge."""
+    return f" {clip(words, 36)} "
+
+
+def _quoted(text: str) -> str:
+    """A string of DOT that shows exactly `text`; Graphviz would read `&` as the start of an entity."""
+    escaped = text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -1,0 +1,217 @@
+"""From a playbook without errors to its plan: everything the executor needs, worked out once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from planner.checks.data_flow import inferred_inputs
+from planner.checks.subject import Subject, called_tasks, is_error_aware, saved_names
+from planner.joins import ROOT
+from planner.plan import ONCE, Action, Header, Input, Join, Plan, Retry, TaskCall, Work
+from planner.plan import Case as PlanCase
+from planner.plan import Step as PlanStep
+from planner.plan import Task as PlanTask
+from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
+
+
+def lower(subject: Subject) -> Plan:
+    """The plan of a playbook in which no check has found an error."""
+    return _Lowering(subject).plan()
+
+
+class _Lowering:
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.playbook = subject.playbook
+        self.names = subject.names
+        self.flow = subject.flow
+        self.default_retry = lower_retry(self.playbook.retry) or ONCE
+        self.read_by_step, self.read_by_task = self._reads()
+        self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
+        self.handed_on = self._handed_on()
+
+    def plan(self) -> Plan:
+        steps = {name: self.step(step) for name, step in self.names.steps.items() if name in self.flow.reachable}
+        tasks = {name: self.task(task) for name, task in self.names.tasks.items()}
+        header = Header(
+            name=self.playbook.name,
+            start=self.flow.start,
+            version=self.playbook.version,
+            description=self.playbook.description,
+            inputs=self.inputs(),
+            takes_other_inputs=self.playbook.input is None and self._reads_all_inputs(),
+            environment=self.playbook.environment,
+            variables=self.playbook.variables,
+            output=self.playbook.output,
+            timeout_seconds=self.playbook.timeout,
+            statistics=self.statistics(steps, tasks),
+        )
+        return Plan(header, steps, tasks, self.subject.document.text)
+
+    def step(self, step: Step) -> PlanStep:
+        name = step.name
+        joins = self.subject.joins
+        saves = {n for n, _ in saved_names(step.run or ())} | self._saved_by_calls(step.run or ())
+        for case in step.rule or ():
+            saves |= {n for n, _ in saved_names(case.run)} | self._saved_by_calls(case.run)
+        dominator = joins.dominators.get(name)
+        return PlanStep(
+            name=name,
+            run=tuple(map(self.work, step.run or ())),
+            parallel=step.parallel,
+            cases=tuple(self.case(step, case) for case in step.rule or ()),
+            join=None if dominator is None else Join(None if dominator == ROOT else dominator),
+            regions=joins.regions.get(name, ()),
+            cyclic=self.flow.is_cyclic(name),
+            max_visits=step.max_visits,
+            retry=lower_retry(step.retry) or self.default_retry,
+            timeout_seconds=step.timeout,
+            on_error=step.on_error or self.playbook.on_error,
+            reads=tuple(sorted(self.read_by_step[name])),
+            saves=tuple(sorted(saves)),
+            hands_on=self.handed_on[name],
+            line=self.subject.name_span(step).line,
+        )
+
+    def case(self, step: Step, case: Case) -> PlanCase:
+        targets = self.names.targets(case)
+        return PlanCase(
+            guard=lower_guard(str(case.case)),
+            error_aware=is_error_aware(case),
+            targets=targets,
+            work=tuple(map(self.work, self.names.work(case))),
+            live=self.subject.joins.change(step.name, targets),
+            leads_back=self.flow.leads_back(step.name, targets),
+        )
+
+    def task(self, task: Task) -> PlanTask:
+        return PlanTask(tuple(map(self.work, task.run)), task.parallel)
+
+    def work(self, entry: Entry) -> Work:
+        if isinstance(entry, str):
+            return TaskCall(entry, {})
+        forgiven = getattr(entry, "on_error", None) == "continue"
+        if isinstance(entry, TaskEntry):
+            return TaskCall(entry.task, entry.with_, entry.as_, lower_condition(entry.if_), forgiven)
+        assert isinstance(entry, ActionEntry)
+        return Action(
+            type=entry.action,
+            parameters=entry.parameters,
+            save_as=entry.as_,
+            condition=lower_condition(entry.if_),
+            retry=lower_retry(entry.retry) or ONCE,
+            timeout_seconds=entry.timeout,
+            forgiven=forgiven,
+        )
+
+    def inputs(self) -> dict[str, Input]:
+        if self.playbook.input is None:
+            return {
+                name: Input(required=found.required, inferred=True, line=found.line)
+                for name, found in inferred_inputs(self.subject).items()
+            }
+        return {
+            name: Input(
+                type=declared.type,
+                required="default" not in declared.model_fields_set,
+                default=declared.default,
+                enum=None if declared.enum is None else tuple(declared.enum),
+                description=declared.description,
+                line=self.subject.document.key_span(("input", name)).line,
+            )
+            for name, declared in self.playbook.input.items()
+        }
+
+    def statistics(self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]) -> dict[str, Any]:
+        cases = [case for step in steps.values() for case in step.cases]
+        runs = [step.run for step in steps.values()] + [c.work for c in cases] + [task.run for task in tasks.values()]
+        actions = Counter(work.type for run in runs for work in run if isinstance(work, Action))
+        return {
+            "steps": len(steps),
+            "tasks": len(tasks),
+            "edges": sum(len(case.targets) for case in cases),
+            "forks": sum(len(case.targets) > 1 for case in cases),
+            "joins": sum(step.join is not None for step in steps.values()),
+            "cycles": sum(self.flow.is_cyclic(next(iter(c))) for c in self.flow.components),
+            "actions": dict(sorted(actions.items())),
+        }
+
+    def _reads_all_inputs(self) -> bool:
+        return any(("input",) in use.template.reads for use in self.subject.uses)
+
+    def _reads(self) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+        """The saved names and `steps.NAME` that each step reads, through the tasks it calls too; and those of each task."""
+        by_step: dict[str, set[str]] = {name: set() for name in self.names.steps}
+        by_task: dict[str, set[str]] = {name: set() for name in self.names.tasks}
+        produced = self.subject.produced
+        for use in self.subject.uses:
+            owner = by_step.get(use.step or "") if use.step is not None else by_task.get(use.task or "")
+            if owner is None:
+                continue
+            for access in use.template.reads:
+                if access[0] in produced and access[0] not in use.local:
+                    owner.add(access[0])
+                elif access[0] == "steps" and len(access) > 1:
+                    owner.add(f"steps.{access[1]}")
+        for name, step in self.names.steps.items():
+            runs: list[Sequence[Entry]] = [step.run or [], *(self.names.work(case) for case in step.rule or ())]
+            for run in runs:
+                for task in self._all_called(run):
+                    by_step[name] |= by_task[task]
+        return by_step, by_task
+
+    def _all_called(self, run: Sequence[Entry]) -> set[str]:
+        """The tasks that a run calls, those that they call, and so on."""
+        found: set[str] = set()
+        stack = [task for task in called_tasks(run) if task in self.names.tasks]
+        while stack:
+            task = stack.pop()
+            if task not in found:
+                found.add(task)
+                stack.extend(self.subject.task_calls.successors(task))
+        return found
+
+    def _saved_by_calls(self, run: Sequence[Entry]) -> set[str]:
+        return {name for task in self._all_called(run) for name in self.saved_by_task[task]}
+
+    def _handed_on(self) -> dict[str, frozenset[str]]:
+        """For each step the names that are read at it or behind it: liveness, over the components from the last to the first."""
+        flow = self.flow
+        handed: dict[int, frozenset[str]] = {}
+        for index, component in enumerate(flow.components):
+            behind = {
+                flow.component[target]
+                for step in component
+                for target in flow.graph.successors(step)
+                if flow.component[target] != index
+            }
+            own = frozenset().union(*(self.read_by_step[step] for step in component))
+            most = max((handed[b] for b in behind), key=len, default=frozenset[str]())
+            together = own.union(*(handed[b] for b in behind))
+            handed[index] = most if together == most else together
+        return {step: handed[index] for step, index in flow.component.items()}
+
+
+def lower_guard(guard: str) -> str | None:
+    """The guard as a template; None for `default`."""
+    if guard == "default":
+        return None
+    return "{{ error }}" if guard == "error" else guard
+
+
+def lower_condition(condition: str | bool | None) -> str | None:
+    """An `if` as a template; None when it is always true."""
+    if condition is False:
+        return "{{ false }}"
+    return None if condition is None or condition is True else condition
+
+
+def lower_retry(policy: RetryPolicy | None) -> Retry | None:
+    """The policy as the executor knows it."""
+    if policy is None:
+        return None
+    return Retry(
+        policy.attempts, policy.delay, policy.backoff, policy.max_delay, policy.jitter, lower_condition(policy.if_)
+    )

@@ -1,0 +1,199 @@
+"""A document to the models of the language, and what does not fit them to diagnostics.
+
+What is wrong is reported and left out, and the rest is tried again, so that everything else can still be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from planner.diagnostics import Diagnostics
+from planner.document import Document
+from planner.draft import Draft
+from planner.garbage import collection_paused
+from planner.mistakes import (
+    ENTRY_KEYS,
+    MINIMAL,
+    Mistake,
+    meant,
+    meant_entry,
+    missing_key,
+    model_at,
+    not_an_entry,
+    unknown_key,
+    wrong_value,
+)
+from planner.playbook import ActionEntry, Case, Model, Path, Playbook, Step, Task, TaskEntry
+from planner.wording import described, shown
+
+MAX_STEPS = 10_000
+MAX_CASES = 100
+MAX_TARGETS = 1_000
+
+# Keys that hold constructs, which are told where they stand.
+_HOLDERS: dict[type[Model], tuple[str, ...]] = {
+    Playbook: ("input", "retry", "tasks", "steps"),
+    Step: ("run", "rule", "loop", "repeat", "retry"),
+    Task: ("run",),
+    Case: ("run",),
+    ActionEntry: ("retry", "loop"),
+    TaskEntry: ("loop",),
+}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A playbook without what was wrong in it.
+
+    `broken_steps` and `broken_tasks` are the names of those that are not in the playbook, or not whole.
+    `lost_names` are the names that what was left out would have bound. In a `run`, an empty name stands for an entry
+    that was left out, where it is needed to keep later ones in their places.
+    """
+
+    playbook: Playbook
+    broken_steps: frozenset[str] = frozenset()
+    broken_tasks: frozenset[str] = frozenset()
+    lost_names: frozenset[str] = frozenset()
+
+
+def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
+    """The playbook in a document, each of its constructs with its `path`; None when no step of it can be checked.
+
+    Adds NP010, NP011, NP012 and NP701.
+    """
+    data = document.data
+    if not isinstance(data, dict):
+        message = "the playbook is empty" if data is None else f"a playbook is a mapping, not {described(data)}"
+        diagnostics.add("NP012", message, document.span(()), MINIMAL)
+        return None
+    with collection_paused():
+        draft = Draft(data)
+        if _is_too_long(document, diagnostics):
+            return None
+        _check_task_keys(document, diagnostics)
+        while True:
+            try:
+                playbook = Playbook.model_validate(draft.data, by_alias=True, by_name=False)
+                break
+            except ValidationError as error:
+                if not _mend(draft, error, document, diagnostics):
+                    return None
+        _set_paths(playbook, (), draft)
+        _check_sizes(playbook, document, diagnostics)
+    return Parsed(playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost))
+
+
+def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics: Diagnostics) -> bool:
+    """Report the errors and take what is wrong out of the draft; false when nothing remains to be tried."""
+
+    def report(mistake: Mistake, path: Path) -> None:
+        place = draft.place(path)
+        span = document.key_span(place) if mistake.at_key else document.span(place)
+        diagnostics.add(mistake.code, mistake.message, span, mistake.hint)
+
+    is_hopeless = False
+    renamed: dict[Path, Path] = {}
+    wrong: set[Path] = set()
+    for path, missing, errors in _by_path(draft, error):
+        kind, value = errors[0]["type"], draft.at(path)
+        slip = None
+        if missing is not None:
+            wanted = (*path, missing)
+            if wanted in renamed:
+                continue
+            if not draft.is_left_out(wanted):
+                report(missing_key(missing, model_at(path, value)), path)
+            if path:
+                wrong.add(path)
+            elif missing == "name":
+                draft.data["name"] = "playbook"
+            else:
+                is_hopeless = True
+            continue
+        if path == ("steps",) and kind == "too_short":
+            is_hopeless = True
+            if draft.is_left_out(path):
+                continue
+        if kind == "extra_forbidden":
+            owner, key = path[:-1], str(path[-1])
+            model = model_at(owner, draft.at(owner))
+            report(unknown_key(key, model), path)
+            slip = meant(key, model)
+        elif kind == "union_tag_invalid":
+            written, slip = meant_entry(value) or (None, None)
+            owner, path = path, (*path, written) if written else path
+            if not any(draft.is_left_out((*owner, key)) for key in ENTRY_KEYS):
+                report(not_an_entry(value), path)
+        else:
+            report(wrong_value(path, value, errors), path)
+        if slip is not None and slip not in draft.at(owner) and (*owner, slip) not in renamed:
+            renamed[*owner, slip] = path
+        else:
+            wrong.add(path)
+
+    for wanted, written_path in renamed.items():
+        draft.rename(written_path, str(wanted[-1]))
+    # The last and the innermost first, so that the other paths stay true.
+    for path in sorted(wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True):
+        draft.leave_out(path)
+    return not is_hopeless
+
+
+def _by_path(draft: Draft, error: ValidationError) -> Iterator[tuple[Path, str | None, list[Any]]]:
+    """The errors of each path, unknown keys first; a missing key counts by itself."""
+    found: dict[tuple[Path, str | None], list[Any]] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        missing = str(item["loc"][-1]) if item["type"] == "missing" else None
+        found.setdefault((draft.locate(item["loc"]), missing), []).append(item)
+    # What an unknown key was meant to be is not missing.
+    for (path, missing), errors in sorted(found.items(), key=lambda pair: pair[1][0]["type"] != "extra_forbidden"):
+        yield path, missing, errors
+
+
+def _is_too_long(document: Document, diagnostics: Diagnostics) -> bool:
+    steps = document.data.get("steps")
+    if not isinstance(steps, list) or len(steps) <= MAX_STEPS:
+        return False
+    diagnostics.add("NP701", f"a playbook has at most {MAX_STEPS:,} steps", document.span(("steps", MAX_STEPS)))
+    return True
+
+
+def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
+    tasks = document.data.get("tasks")
+    for name, task in tasks.items() if isinstance(tasks, dict) else ():
+        if isinstance(task, dict) and "name" in task:
+            place = document.key_span(("tasks", name, "name"))
+            diagnostics.add("NP010", f"the name of the task is its key, `{shown(name)}`", place)
+
+
+def _check_sizes(playbook: Playbook, document: Document, diagnostics: Diagnostics) -> None:
+    for step in playbook.steps:
+        cases = step.rule or ()
+        if len(cases) > MAX_CASES:
+            diagnostics.add("NP701", f"a step has at most {MAX_CASES} cases", document.span(cases[MAX_CASES].path))
+        for case in cases:
+            if len(case.run) > MAX_TARGETS:
+                place = document.span((*case.path, "run", MAX_TARGETS))
+                diagnostics.add("NP701", f"a case has at most {MAX_TARGETS:,} targets", place)
+
+
+def _set_paths(model: Model, path: Path, draft: Draft) -> None:
+    model._path = draft.place(path)
+    if isinstance(model, Task):
+        model._run_path = draft.place((*path, "run"))
+    for name in _HOLDERS.get(type(model), ()):
+        held = getattr(model, name)
+        if held is None:
+            continue
+        items: Iterable[tuple[Path, Any]] = (((*path, name), held),)
+        if isinstance(held, list):
+            items = (((*path, name, index), item) for index, item in enumerate(held))
+        elif isinstance(held, dict):
+            items = (((*path, name, key), item) for key, item in held.items())
+        for where, item in items:
+            if isinstance(item, Model):
+                _set_paths(item, where, draft)

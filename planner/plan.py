@@ -1,0 +1,389 @@
+"""The compiled playbook: plain data that the executor walks, identified by the hash of its content.
+
+Standard library only: the executor imports this at start-up. Templates are kept as text; who needs their
+value parses them with `planner.templates`, which caches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how soon failed work is tried again. Delays are in seconds.
+
+    The wait before attempt `n + 1` is `delay_seconds * backoff ** (n - 1)`, at most `max_delay_seconds`; with
+    `jitter` it is shortened by up to a half. `condition` is a guard over `error`, or None.
+    """
+
+    attempts: int = 1
+    delay_seconds: float = 1.0
+    backoff: float = 2.0
+    max_delay_seconds: float = 300.0
+    jitter: bool = True
+    condition: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "attempts": self.attempts,
+            "delay_seconds": self.delay_seconds,
+            "backoff": self.backoff,
+            "max_delay_seconds": self.max_delay_seconds,
+            "jitter": self.jitter,
+            "if": self.condition,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Retry:
+        return cls(
+            data["attempts"],
+            data["delay_seconds"],
+            data["backoff"],
+            data["max_delay_seconds"],
+            data["jitter"],
+            data["if"],
+        )
+
+
+ONCE = Retry()
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of a step's work. `parameters` hold templates as text, wherever they are nested.
+
+    `condition` is the guard written as `if`; `save_as` the name written as `as`; `forgiven` is true of
+    `on_error: continue`.
+    """
+
+    type: str
+    parameters: Mapping[str, Any]
+    save_as: str | None = None
+    condition: str | None = None
+    retry: Retry = ONCE
+    timeout_seconds: float | None = None
+    forgiven: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "action": self.type,
+            "parameters": self.parameters,
+            "as": self.save_as,
+            "if": self.condition,
+            "retry": self.retry.to_json(),
+            "timeout_seconds": self.timeout_seconds,
+            "forgiven": self.forgiven,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCall:
+    """A call of a task of the plan, with the templates of its `args`."""
+
+    task: str
+    args: Mapping[str, Any]
+    save_as: str | None = None
+    condition: str | None = None
+    forgiven: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "args": self.args,
+            "as": self.save_as,
+            "if": self.condition,
+            "forgiven": self.forgiven,
+        }
+
+
+Work = Action | TaskCall
+
+
+def _work_from_json(data: Mapping[str, Any]) -> Work:
+    if "task" in data:
+        return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"])
+    return Action(
+        data["action"],
+        data["parameters"],
+        data["as"],
+        data["if"],
+        Retry.from_json(data["retry"]),
+        data["timeout_seconds"],
+        data["forgiven"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A named list of work."""
+
+    run: tuple[Work, ...]
+    parallel: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"run": [w.to_json() for w in self.run], "parallel": self.parallel}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        return cls(tuple(map(_work_from_json, data["run"])), data["parallel"])
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a rule.
+
+    `guard` is a template over the branch's names, or None for `default`. A case has `targets`, or in-place
+    `work`, or neither (the branch ends). `live` is what taking it adds to the live counter of each join whose
+    region the branch enters, leaves or multiplies in. `leads_back` is true when the step can be reached again
+    from a target, so that a visit refused for `max_visits` must not take it.
+    """
+
+    guard: str | None
+    error_aware: bool = False
+    targets: tuple[str, ...] = ()
+    work: tuple[Work, ...] = ()
+    live: Mapping[str, int] = field(default_factory=dict)
+    leads_back: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "guard": self.guard,
+            "error_aware": self.error_aware,
+            "targets": list(self.targets),
+            "work": [w.to_json() for w in self.work],
+            "live": dict(self.live),
+            "leads_back": self.leads_back,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        return cls(
+            data["guard"],
+            data["error_aware"],
+            tuple(data["targets"]),
+            tuple(map(_work_from_json, data["work"])),
+            data["live"],
+            data["leads_back"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A synchronising merge compiled at a step: it waits for branches that left `dominator` and are still on the way."""
+
+    dominator: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mode": "all", "dominator": self.dominator}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the plan.
+
+    `reads` are the names its templates read, `saves` those it writes, `hands_on` those still read at it or behind
+    it; `steps.NAME` stands for what is known of another step. `regions` are the joins for which a branch standing
+    here is still on the way. `cyclic` is true when the step can be visited again.
+    """
+
+    name: str
+    run: tuple[Work, ...] = ()
+    parallel: bool = False
+    cases: tuple[Case, ...] = ()
+    join: Join | None = None
+    regions: tuple[str, ...] = ()
+    cyclic: bool = False
+    max_visits: int | None = None
+    retry: Retry = ONCE
+    timeout_seconds: float | None = None
+    on_error: str = "abort"
+    reads: tuple[str, ...] = ()
+    saves: tuple[str, ...] = ()
+    hands_on: frozenset[str] = frozenset()
+    line: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": [w.to_json() for w in self.run],
+            "parallel": self.parallel,
+            "cases": [c.to_json() for c in self.cases],
+            "join": self.join and self.join.to_json(),
+            "regions": list(self.regions),
+            "cyclic": self.cyclic,
+            "max_visits": self.max_visits,
+            "retry": self.retry.to_json(),
+            "timeout_seconds": self.timeout_seconds,
+            "on_error": self.on_error,
+            "reads": list(self.reads),
+            "saves": list(self.saves),
+            "hands_on": sorted(self.hands_on),
+            "line": self.line,
+        }
+
+    @classmethod
+    def from_json(cls, name: str, data: Mapping[str, Any]) -> Step:
+        return cls(
+            name=name,
+            run=tuple(map(_work_from_json, data["run"])),
+            parallel=data["parallel"],
+            cases=tuple(map(Case.from_json, data["cases"])),
+            join=Join(data["join"]["dominator"]) if data["join"] else None,
+            regions=tuple(data["regions"]),
+            cyclic=data["cyclic"],
+            max_visits=data["max_visits"],
+            retry=Retry.from_json(data["retry"]),
+            timeout_seconds=data["timeout_seconds"],
+            on_error=data["on_error"],
+            reads=tuple(data["reads"]),
+            saves=tuple(data["saves"]),
+            hands_on=frozenset(data["hands_on"]),
+            line=data["line"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a run takes under one name. `line` is where it is declared, or first read when it is inferred."""
+
+    type: str = "any"
+    required: bool = True
+    default: Any = None
+    enum: tuple[Any, ...] | None = None
+    description: str | None = None
+    inferred: bool = False
+    line: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "type": self.type,
+            "required": self.required,
+            "default": self.default,
+            "enum": None if self.enum is None else list(self.enum),
+            "description": self.description,
+            "inferred": self.inferred,
+            "line": self.line,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Input:
+        enum = data["enum"]
+        return cls(
+            data["type"],
+            data["required"],
+            data["default"],
+            None if enum is None else tuple(enum),
+            data["description"],
+            data["inferred"],
+            data["line"],
+        )
+
+
+@dataclass(frozen=True)
+class Header:
+    """All of a plan but its steps and tasks, which are read one at a time."""
+
+    name: str
+    start: str
+    version: str | None = None
+    description: str | None = None
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    takes_other_inputs: bool = False
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    output: Mapping[str, Any] | None = None
+    timeout_seconds: float | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "start": self.start,
+            "inputs": {name: i.to_json() for name, i in self.inputs.items()},
+            "takes_other_inputs": self.takes_other_inputs,
+            "environment": self.environment,
+            "variables": self.variables,
+            "output": self.output,
+            "timeout_seconds": self.timeout_seconds,
+            "statistics": self.statistics,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Header:
+        """The header that `to_json` described.
+
+        Raises:
+            ValueError: the plan was written in a format that this version does not know.
+        """
+        if data["format"] != FORMAT:
+            raise ValueError(f"plan format {data['format']} is not the one known here, {FORMAT}")
+        return cls(
+            name=data["name"],
+            start=data["start"],
+            version=data["version"],
+            description=data["description"],
+            inputs={name: Input.from_json(i) for name, i in data["inputs"].items()},
+            takes_other_inputs=data["takes_other_inputs"],
+            environment=data["environment"],
+            variables=data["variables"],
+            output=data["output"],
+            timeout_seconds=data["timeout_seconds"],
+            statistics=data["statistics"],
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled playbook. `steps` are in the order of the text, `source` is the text itself."""
+
+    header: Header
+    steps: Mapping[str, Step]
+    tasks: Mapping[str, Task]
+    source: str = ""
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of the canonical JSON of everything that decides how a run goes: 64 hexadecimal digits."""
+        content = {
+            "header": self.header.to_json(),
+            "steps": [[name, step.to_json()] for name, step in self.steps.items()],
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+        }
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+    def edges(self) -> Iterator[dict[str, Any]]:
+        """Every edge of the graph: source, target, the guard as written, and the index of its case, from 0."""
+        for name, step in self.steps.items():
+            for index, case in enumerate(step.cases):
+                for target in case.targets:
+                    yield {
+                        "source": name,
+                        "target": target,
+                        "guard": "default" if case.guard is None else case.guard,
+                        "case": index,
+                    }
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as one JSON object, the same for the same playbook wherever it is compiled."""
+        return {
+            **self.header.to_json(),
+            "hash": self.hash,
+            "steps": {name: step.to_json() for name, step in self.steps.items()},
+            "tasks": {name: task.to_json() for name, task in self.tasks.items()},
+            "edges": list(self.edges()),
+        }
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is equal for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,234 @@
+"""Where in SQL, shell and URL text a template stands: the small lexers behind the checks and the rendering of sinks.
+
+Each lexer reads literal text piece by piece and says, between two pieces, where it is. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+
+class UrlPlace(StrEnum):
+    """The part of an address a template stands in. What stands in the origin may be the whole address."""
+
+    ORIGIN = "origin"
+    PATH = "path"
+    QUERY = "query"
+    FRAGMENT = "fragment"
+
+
+class UrlLexer:
+    """Reads an address; `place` is where the next piece of it begins."""
+
+    def __init__(self) -> None:
+        self.place = UrlPlace.ORIGIN
+
+    def read(self, text: str) -> None:
+        """Move past literal text."""
+        if self.place is UrlPlace.ORIGIN:
+            scheme, slashes, rest = text.partition("://")
+            text = rest if slashes and not re.search(r"[/?#]", scheme) else text
+            start = re.search(r"[/?#]", text)
+            if start is None:
+                return
+            self.place = UrlPlace.PATH
+            text = text[start.start() :]
+        if self.place is UrlPlace.PATH and "?" in text.partition("#")[0]:
+            self.place = UrlPlace.QUERY
+        if "#" in text:
+            self.place = UrlPlace.FRAGMENT
+
+
+_SQL_TOKEN = re.compile(
+    r"""(?P<escape>(?<![\w$])[eE]')|(?P<quote>')|(?P<name>")|(?P<dollar>(?<![\w$])\$(?:[^\W\d]\w*)?\$)"""
+    r"""|(?P<line>--)|(?P<block>/\*)"""
+)
+_SQL_ENDS = {
+    "escape": re.compile(r"(?:[^'\\]|''|\\.)*'(?!')", re.DOTALL),
+    "quote": re.compile(r"(?:[^']|'')*'(?!')", re.DOTALL),
+    "name": re.compile(r'(?:[^"]|"")*"(?!")', re.DOTALL),
+    "line": re.compile(r"[^\n]*\n"),
+}
+_SQL_COMMENT = re.compile(r"/\*|\*/")
+_SQL_PLACES = {
+    "escape": "quotes",
+    "quote": "quotes",
+    "name": "quotes",
+    "dollar": "dollar quotes",
+    "line": "a comment",
+    "block": "a comment",
+}
+
+
+class SqlLexer:
+    """Reads SQL as Postgres does; `inside` names what the next piece would stand in, or is None in plain SQL."""
+
+    def __init__(self) -> None:
+        self._state: str | None = None
+        self._tag = ""
+        self._depth = 0
+
+    @property
+    def inside(self) -> str | None:
+        return None if self._state is None else _SQL_PLACES[self._state]
+
+    def read(self, text: str) -> None:
+        """Move past literal text."""
+        at = 0
+        while at < len(text):
+            if self._state is None:
+                token = _SQL_TOKEN.search(text, at)
+                if token is None:
+                    return
+                self._state, self._tag, self._depth = str(token.lastgroup), token[0], 1
+                at = token.end()
+            else:
+                end = self._end(text, at)
+                if end is None:
+                    return
+                self._state, at = None, end
+
+    def _end(self, text: str, at: int) -> int | None:
+        """Where what was opened ends, or None when it does not in this text."""
+        if self._state == "dollar":
+            found = text.find(self._tag, at)
+            return None if found < 0 else found + len(self._tag)
+        if self._state == "block":
+            return self._comment_end(text, at)
+        ended = _SQL_ENDS[self._state or ""].match(text, at)
+        return None if ended is None else ended.end()
+
+    def _comment_end(self, text: str, at: int) -> int | None:
+        for mark in _SQL_COMMENT.finditer(text, at):
+            self._depth += 1 if mark[0] == "/*" else -1
+            if self._depth == 0:
+                return mark.end()
+        return None
+
+
+_HEREDOC = re.compile(r"<<(?P<tabs>-?)[ \t]*(?P<word>(?:'[^'\n]*'|\"[^\"\n]*\"|\\.|[^\s'\"\\;&|<>()])+)")
+_SHELL_PLACES = {
+    "'": "quotes",
+    '"': "quotes",
+    "`": "backticks",
+    "$(": "`$( )`",
+    "(": "`$( )`",
+    "${": "`${ }`",
+    "#": "a comment",
+    "<<": "a heredoc",
+    "\\": "an escape",
+}
+
+
+class ShellLexer:
+    """Reads text for `/bin/sh`; `inside` names what the next piece would stand in, or is None in a plain word."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []
+        self._is_escaped = False
+        self._is_word_start = True
+        self._heredocs: list[tuple[str, bool]] = []
+        self._line = ""
+
+    @property
+    def inside(self) -> str | None:
+        if self._is_escaped:
+            return _SHELL_PLACES["\\"]
+        opened = [mark for mark in self._open if mark != "(" or "$(" in self._open]
+        return _SHELL_PLACES[opened[-1]] if opened else None
+
+    def read_value(self) -> None:
+        """Move past a template: a word, or a part of one, that closes and opens nothing."""
+        self._is_escaped = False
+        self._is_word_start = False
+        if self._open[-1:] == ["<<"]:
+            self._line += "\0"
+
+    def read(self, text: str) -> None:
+        """Move past literal text."""
+        at = 0
+        while at < len(text):
+            at = self._step(text, at)
+
+    def _step(self, text: str, at: int) -> int:
+        character = text[at]
+        top = self._open[-1] if self._open else ""
+        if top == "<<":
+            return self._heredoc_character(character, at)
+        if self._is_escaped:
+            self._is_escaped = False
+            self._is_word_start = False
+            return at + 1
+        if top == "'":
+            if character == "'":
+                self._open.pop()
+            return at + 1
+        if top == "#":
+            if character != "\n":
+                return at + 1
+            self._open.pop()
+        return self._code(text, at, self._open[-1] if self._open else "")
+
+    def _code(self, text: str, at: int, top: str) -> int:
+        character = text[at]
+        was_word_start, self._is_word_start = self._is_word_start, character in " \t\n;&|()"
+        two = text[at : at + 2]
+        if character == "\\":
+            self._is_escaped = True
+        elif two in ("$(", "${"):
+            self._open.append(two)
+            self._is_word_start = two == "$("
+            return at + 2
+        elif character == "`":
+            self._toggle("`")
+        elif character == '"':
+            self._toggle('"')
+        elif top == "${":
+            if character == "}":
+                self._open.pop()
+            elif character == "'":
+                self._open.append("'")
+        elif top != '"':
+            return self._plain(text, at, top, was_word_start)
+        return at + 1
+
+    def _plain(self, text: str, at: int, top: str, is_word_start: bool) -> int:
+        """A character outside double quotes and `${ }`, where comments, heredocs and parentheses mean something."""
+        character = text[at]
+        if character == "'":
+            self._open.append("'")
+        elif character == "#" and is_word_start:
+            self._open.append("#")
+        elif character == "(":
+            self._open.append("(")
+        elif character == ")" and top in ("(", "$("):
+            self._open.pop()
+        elif text.startswith("<<<", at):
+            return at + 3
+        elif found := _HEREDOC.match(text, at):
+            self._heredocs.append((re.sub(r"['\"\\]", "", found["word"]), bool(found["tabs"])))
+            return found.end()
+        elif character == "\n" and self._heredocs:
+            self._open.append("<<")
+            self._line = ""
+        return at + 1
+
+    def _toggle(self, mark: str) -> None:
+        if self._open[-1:] == [mark]:
+            self._open.pop()
+        else:
+            self._open.append(mark)
+
+    def _heredoc_character(self, character: str, at: int) -> int:
+        if character != "\n":
+            self._line += character
+            return at + 1
+        word, strips_tabs = self._heredocs[0]
+        if (self._line.lstrip("\t") if strips_tabs else self._line) == word:
+            self._heredocs.pop(0)
+        self._line = ""
+        if not self._heredocs:
+            self._open.pop()
+            self._is_word_start = True
+        return at + 1

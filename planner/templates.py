@@ -1,0 +1,475 @@
+"""Templates: what text with `{{ }}` in it means, which names it reads, and what it evaluates to.
+
+The planner parses and asks what is read; the executor evaluates, compiling an expression when it is first used. Both
+go through `parse`, which caches by text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cached_property, lru_cache
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.runtime import Undefined
+
+from planner.sandbox import (
+    ALLOWED_NODES,
+    CONCATENATE,
+    FUNCTIONS,
+    LOOP_ITEMS,
+    MAX_TEXT,
+    Identifier,
+    LimitExceeded,
+    Raw,
+    Sandbox,
+    bounded,
+    describe,
+    start_budget,
+)
+
+__all__ = [
+    "EvaluationError",
+    "Expression",
+    "Identifier",
+    "Lookup",
+    "Raw",
+    "Template",
+    "TemplateProblem",
+    "has_template",
+    "is_true",
+    "parse",
+]
+
+MAX_SOURCE = 64 * 1024
+MAX_NODES = 4_000
+MAX_DEPTH = 100
+MAX_BRACKETS = 30
+
+Lookup = Callable[[str], Any]
+"""Gives the value of a top-level name; raises KeyError when it has none."""
+
+Access = tuple[str, ...]
+"""A name and the constant attributes or subscripts read from it: `user.body["id"]` is `("user", "body", "id")`."""
+
+_sandbox = Sandbox()
+_OPENING = re.compile(r"\{[{%#]")
+_RESULT = "noetl__result"
+
+
+class TemplateProblem(Exception):
+    """A template that cannot be used. `start` and `end` are offsets in its text; `code` is the diagnostic's."""
+
+    def __init__(self, code: str, message: str, start: int, end: int, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.start = start
+        self.end = end
+        self.hint = hint
+
+
+class EvaluationError(Exception):
+    """A template has no value here. `type` is the error type of the language: UndefinedName, TemplateError, LimitExceeded."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One `{{ }}` of a template: the text between the braces, and where the braces stand."""
+
+    source: str
+    start: int
+    end: int
+    filter: str | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        return self.filter == "raw"
+
+    @property
+    def is_identifier(self) -> bool:
+        return self.filter == "identifier"
+
+
+class Template:
+    """A text with templates in it, parsed.
+
+    `reads` maps each access to the offset where it first stands; `guarded` are the names that the text itself provides
+    for having no value (`is defined`, `default`). `called` and the names bound inside are not read.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        body = _parse(source)
+        self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
+        outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
+        expressions = [child for child in outputs if not isinstance(child, nodes.TemplateData)]
+        blank = all(not c.data.strip() for c in outputs if isinstance(c, nodes.TemplateData))
+        self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
+        self.reads, self.guarded = _accesses(body)
+        self.names = frozenset(access[0] for access in self.reads)
+        self._path = _path(expressions[0]) if self.is_expression else None
+
+    @cached_property
+    def parts(self) -> tuple[str | Expression, ...] | None:
+        """Literal text and expressions in the order they stand, or None when the text has `{% %}` blocks."""
+        return None if self.has_blocks else tuple(_parts(self.source))
+
+    @cached_property
+    def _values(self) -> Callable[[dict[str, Any]], Any]:
+        body = _parse(self.source)
+        _bound(body)
+        expressions = [c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)]
+        target = nodes.Name(_RESULT, "store", lineno=1)
+        assign = nodes.Assign(target, nodes.List(expressions, lineno=1), lineno=1)
+        return _compiled(nodes.Template([assign], lineno=1), lambda context, _chunks: context.vars[_RESULT])
+
+    @cached_property
+    def _text(self) -> Callable[[dict[str, Any]], Any]:
+        body = _parse(self.source)
+        _bound(body)
+        return _compiled(nodes.Template(body, lineno=1), lambda _context, chunks: chunks)
+
+    def evaluate(self, lookup: Lookup) -> Any:
+        """The value of the expression when the text is one, as plain data; else the text with its templates filled in.
+
+        Raises:
+            EvaluationError: a name has no value, an operation fails, or a limit is reached.
+        """
+        if self._path is not None:
+            return self._follow(lookup)
+        if self.has_blocks:
+            return self._run(self._text, lookup)
+        values = self._run(self._values, lookup)
+        if self.is_expression:
+            return _plain_or_error(values[0])
+        remaining = iter(values)
+        texts = [part if isinstance(part, str) else _to_text(next(remaining)) for part in self.parts or ()]
+        if sum(map(len, texts)) > MAX_TEXT:
+            raise EvaluationError("LimitExceeded", f"the text is longer than {MAX_TEXT:,} characters")
+        return "".join(texts)
+
+    def values(self, lookup: Lookup) -> list[Any]:
+        """The value of each expression, in order, as plain data (`Raw` and `Identifier` stay what they are).
+
+        Raises:
+            EvaluationError: as `evaluate`.
+        """
+        if self._path is not None:
+            return [self._follow(lookup)]
+        return [_plain_or_error(value) for value in self._run(self._values, lookup)]
+
+    def _follow(self, lookup: Lookup) -> Any:
+        assert self._path is not None
+        name, *attributes = self._path
+        try:
+            value = lookup(name)
+        except KeyError:
+            raise EvaluationError("UndefinedName", f"`{name}` has no value here") from None
+        try:
+            for attribute in attributes:
+                value = _sandbox.getattr(value, attribute)
+            if isinstance(value, Undefined):
+                value._fail_with_undefined_error()
+        except UndefinedError as error:
+            raise EvaluationError("UndefinedName", _message(error)) from None
+        return _plain_or_error(value) if _is_foreign(value) else value
+
+    def _run(self, function: Callable[[dict[str, Any]], Any], lookup: Lookup) -> Any:
+        names: dict[str, Any] = {}
+        for name in self.names:
+            try:
+                names[name] = lookup(name)
+            except KeyError:
+                continue
+        start_budget()
+        try:
+            return function(names)
+        except UndefinedError as error:
+            raise EvaluationError("UndefinedName", _message(error)) from None
+        except (LimitExceeded, RecursionError, MemoryError) as error:
+            raise EvaluationError("LimitExceeded", _message(error) or "the expression needs too much memory") from None
+        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise EvaluationError("TemplateError", _message(error) or type(error).__name__) from None
+
+
+def has_template(text: str) -> bool:
+    """Whether the text has anything for the template engine in it."""
+    return "{" in text and _OPENING.search(text) is not None
+
+
+@lru_cache(maxsize=65_536)
+def parse(source: str) -> Template:
+    """The template that the text is.
+
+    Raises:
+        TemplateProblem: it is not one, or uses what the sandbox does not have.
+    """
+    return Template(source)
+
+
+def is_true(value: object) -> bool:
+    """Whether a guard with this value is true: as in Python, so that the text `False` is true."""
+    return bool(value)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, ZeroDivisionError):
+        return "division by zero"
+    return str(error)
+
+
+def _parse(source: str) -> list[nodes.Node]:
+    if len(source) > MAX_SOURCE:
+        raise TemplateProblem("NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source))
+    _check_brackets(source)
+    try:
+        tree = _sandbox.parse(source)
+    except TemplateSyntaxError as error:
+        raise _syntax_problem(source, error) from None
+    except RecursionError:
+        raise TemplateProblem("NP405", "the expression is nested too deeply", 0, len(source)) from None
+    _check_nodes(source, tree)
+    return tree.body
+
+
+def _check_brackets(source: str) -> None:
+    depth = 0
+    for offset, character in enumerate(source):
+        if character in "([{":
+            depth += 1
+            if depth > MAX_BRACKETS:
+                message = f"brackets are nested more than {MAX_BRACKETS} deep"
+                raise TemplateProblem("NP405", message, offset, offset + 1)
+        elif character in ")]}":
+            depth = max(depth - 1, 0)
+
+
+def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
+    start = min(max(error.lineno, 0), max(len(source) - 1, 0))
+    word = re.compile(r"\w+|\S").match(source, start)
+    message = (error.message or "not an expression").rstrip(".")
+    if message.startswith("Encountered unknown tag"):
+        return TemplateProblem("NP403", message[0].lower() + message[1:], start, word.end() if word else start + 1)
+    message = message.replace("end of print statement", "}}").replace("end of statement block", "%}")
+    return TemplateProblem("NP401", message[0].lower() + message[1:], start, word.end() if word else start + 1)
+
+
+def _check_nodes(source: str, tree: nodes.Node) -> None:
+    """Raises TemplateProblem for whatever the sandbox does not have. Iterative: trees may be deeper than the stack."""
+    stack = [(tree, 1)]
+    count = 0
+    while stack:
+        node, depth = stack.pop()
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_NODES:
+            raise TemplateProblem("NP405", "the expression is too complex", 0, len(source))
+        _check_node(source, node)
+        stack.extend((child, depth + 1) for child in node.iter_child_nodes())
+
+
+def _check_node(source: str, node: nodes.Node) -> None:
+    from planner.diagnostics import suggest
+
+    if type(node) not in ALLOWED_NODES:
+        word = type(node).__name__.lower()
+        raise _at(source, "NP403", f"`{word}` is not allowed in playbooks", node.lineno, word)
+    if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
+        raise _at(source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("__"):
+        raise _at(source, "NP403", f"`{node.arg.value}` is not allowed", node.lineno, str(node.arg.value))
+    if isinstance(node, nodes.Filter) and node.name not in _sandbox.filters:
+        hint = suggest(node.name, _sandbox.filters)
+        raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
+    if isinstance(node, nodes.Test) and node.name not in _sandbox.tests:
+        hint = suggest(node.name, _sandbox.tests)
+        raise _at(source, "NP402", f"there is no test `{node.name}`", node.lineno, node.name, hint)
+    if isinstance(node, nodes.Call):
+        if node.dyn_args is not None or node.dyn_kwargs is not None:
+            raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
+        if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
+            name = node.node.name
+            hint = suggest(name, FUNCTIONS) or (
+                f"`{name}` is a filter: write `value | {name}`" if name in _sandbox.filters else None
+            )
+            raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
+
+
+def _at(source: str, code: str, message: str, offset: int, word: str, hint: str | None = None) -> TemplateProblem:
+    start = source.find(word, max(offset, 0))
+    start = start if start >= 0 else min(max(offset, 0), len(source))
+    return TemplateProblem(code, message, start, start + len(word), hint)
+
+
+def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[str]]:
+    """The accesses in the order they stand, without names bound inside; and the names that are provided for."""
+    reads: dict[Access, int] = {}
+    bound: set[str] = set()
+    guarded: set[str] = set()
+    stack = list(body)
+    while stack:
+        node = stack.pop()
+        if (isinstance(node, nodes.Filter) and node.name in ("default", "d")) or (
+            isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
+        ):
+            access = _path(node.node) if node.node is not None else None
+            if access:
+                guarded.add(access[0])
+        access = _path(node)
+        if access is not None:
+            if access[0] not in _sandbox.globals:
+                offset = _name_offset(node)
+                reads[access] = min(offset, reads.get(access, offset))
+            continue
+        if isinstance(node, nodes.Name) and node.ctx == "store":
+            bound.add(node.name)
+        stack.extend(node.iter_child_nodes())
+    kept = {access: at for access, at in reads.items() if (access[0] not in bound and access[0] != "loop") or not bound}
+    return dict(sorted(kept.items(), key=lambda item: item[1])), frozenset(guarded)
+
+
+def _name_offset(node: nodes.Node) -> int:
+    while isinstance(node, nodes.Getattr | nodes.Getitem):
+        node = node.node
+    return node.lineno
+
+
+def _path(node: nodes.Node) -> Access | None:
+    """The access that the node is, or None when it is anything else."""
+    attributes: list[str] = []
+    while True:
+        if isinstance(node, nodes.Name) and node.ctx == "load":
+            return (node.name, *reversed(attributes))
+        if isinstance(node, nodes.Getattr):
+            attributes.append(node.attr)
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            attributes.append(node.arg.value)
+        else:
+            return None
+        node = node.node
+
+
+def _parts(source: str) -> Iterator[str | Expression]:
+    text: list[str] = []
+    start = 0
+    inside: list[tuple[str, str]] = []
+    for offset, token, value in _sandbox.lexer.tokeniter(source, None):
+        if token == "variable_begin":
+            if text:
+                yield "".join(text)
+                text = []
+            start, inside = offset, []
+        elif token == "variable_end":
+            end = offset + len(value)
+            words = [item for item in inside if item[0] != "whitespace"]
+            piped = len(words) > 1 and words[-2][1] == "|"
+            yield Expression("".join(v for _, v in inside).strip(), start, end, words[-1][1] if piped else None)
+            inside = []
+        elif token == "data":
+            text.append(value)
+        elif not token.startswith(("raw", "comment")):
+            inside.append((token, value))
+    if text:
+        yield "".join(text)
+
+
+def _bound(body: Iterable[nodes.Node]) -> None:
+    """Put the budget's filters where Jinja2 has no hook: around what loops go over, and for `~`."""
+    for top in body:
+        for loop in [*top.find_all(nodes.For), *([top] if isinstance(top, nodes.For) else [])]:
+            loop.iter = nodes.Filter(loop.iter, LOOP_ITEMS, [], [], None, None, lineno=loop.lineno)
+        _replace_concatenations(top)
+
+
+def _replace_concatenations(node: nodes.Node) -> None:
+    for field, value in list(node.iter_fields()):
+        if isinstance(value, list):
+            setattr(node, field, [_without_concatenation(item) for item in value])
+        elif isinstance(value, nodes.Node):
+            setattr(node, field, _without_concatenation(value))
+
+
+def _without_concatenation(node: Any) -> Any:
+    if not isinstance(node, nodes.Node):
+        return node
+    _replace_concatenations(node)
+    if isinstance(node, nodes.Concat):
+        parts = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(parts, CONCATENATE, [], [], None, None, lineno=node.lineno)
+    return node
+
+
+def _compiled(tree: nodes.Template, pick: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    try:
+        tree.set_environment(_sandbox)
+        template = _sandbox.from_string(tree)
+    except RecursionError:
+        raise EvaluationError("LimitExceeded", "the expression is nested too deeply") from None
+
+    def run(names: dict[str, Any]) -> Any:
+        context = template.new_context(names)
+        chunks: list[str] = []
+        size = 0
+        for chunk in template.root_render_func(context):
+            size += len(chunk)
+            if size > MAX_TEXT:
+                raise LimitExceeded(f"the text is longer than {MAX_TEXT:,} characters")
+            chunks.append(chunk)
+        return pick(context, "".join(chunks))
+
+    return run
+
+
+def _is_foreign(value: object) -> bool:
+    return not isinstance(value, str | int | float | bool | list | dict | None)
+
+
+def _plain_or_error(value: Any) -> Any:
+    try:
+        return _plain(value)
+    except UndefinedError as error:
+        raise EvaluationError("UndefinedName", _message(error)) from None
+    except (LimitExceeded, RecursionError) as error:
+        raise EvaluationError("LimitExceeded", _message(error)) from None
+    except (TypeError, ValueError) as error:
+        raise EvaluationError("TemplateError", _message(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it: lists for what can be walked, text for times. `Raw`, `Identifier` and secrets stay."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return str(value) if type(value).__name__ == "Markup" else value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("the value is not a finite number")
+        return value
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else _to_text(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return value
+    if callable(value):
+        raise TypeError("the value is a function: call it with `()`")
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in bounded(value)]
+    raise TypeError(f"the value is {describe(value)}, which is not data")
+
+
+def _to_text(value: Any) -> str:
+    value = _plain_or_error(value)
+    return value if type(value) is str else str(value)

@@ -1,0 +1,143 @@
+"""Every template of a playbook, parsed, with where it stands and what may be read there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from planner.catalogue import Catalogue
+from planner.diagnostics import Diagnostics
+from planner.document import Document
+from planner.playbook import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
+from planner.templates import Template, TemplateProblem, has_template, parse
+
+
+class Place(StrEnum):
+    """The part of a playbook that a template belongs to, which decides the names it has."""
+
+    ENVIRONMENT = "environment"
+    VARIABLES = "variables"
+    OUTPUT = "output"
+    WORK = "run"
+    RULE = "rule"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One template. `step` or `task` is what it stands in; `local` are the names of loops around it.
+
+    `after` is true where the outcome of work can be read: guards, `retry.if`, `repeat.until` and in-place work.
+    `secrets` says whether `secrets.NAME` may stand here.
+    """
+
+    path: Path
+    template: Template
+    place: Place
+    step: str | None = None
+    task: str | None = None
+    local: frozenset[str] = frozenset()
+    secrets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    path: Path
+    text: str
+    local: frozenset[str] = frozenset()
+    secrets: bool = False
+    after: bool = False
+
+
+def find_uses(
+    playbook: Playbook, catalogue: Catalogue, document: Document, diagnostics: Diagnostics
+) -> tuple[Use, ...]:
+    """The templates of the playbook in the order of the text; those that cannot be parsed are reported instead."""
+    return tuple(_Finder(catalogue, document, diagnostics).playbook(playbook))
+
+
+class _Finder:
+    def __init__(self, catalogue: Catalogue, document: Document, diagnostics: Diagnostics) -> None:
+        self.catalogue = catalogue
+        self.document = document
+        self.diagnostics = diagnostics
+
+    def playbook(self, playbook: Playbook) -> Iterator[Use]:
+        yield from self.uses(_texts(playbook.environment, ("environment",)), Place.ENVIRONMENT)
+        yield from self.uses(_texts(playbook.variables, ("variables",)), Place.VARIABLES)
+        for task in playbook.tasks:
+            yield from self.task(task)
+        for step in playbook.steps:
+            yield from self.step(step)
+        yield from self.uses(_texts(playbook.output or {}, ("output",)), Place.OUTPUT)
+
+    def uses(
+        self, texts: Iterator[_Text], place: Place, step: str | None = None, task: str | None = None
+    ) -> Iterator[Use]:
+        for found in texts:
+            if has_template(found.text):
+                try:
+                    template = parse(found.text)
+                except TemplateProblem as problem:
+                    span = self.document.text_span(found.path, problem.start, problem.end)
+                    self.diagnostics.add(problem.code, problem.message, span, problem.hint)
+                else:
+                    where = Place.AFTER if found.after and place is Place.WORK else place
+                    yield Use(found.path, template, where, step, task, found.local, found.secrets)
+
+    def task(self, task: Task) -> Iterator[Use]:
+        for entry in task.run:
+            yield from self.uses(self.entry(entry, frozenset()), Place.WORK, task=task.name)
+
+    def step(self, step: Step) -> Iterator[Use]:
+        local = _bound_by(step.loop) if step.loop else frozenset()
+        name = step.name
+        if step.loop:
+            yield from self.uses(_texts(step.loop.items, (*step.path, "loop", "items")), Place.WORK, name)
+        for entry in step.run or ():
+            yield from self.uses(self.entry(entry, local), Place.WORK, name)
+        if step.retry:
+            yield from self.uses(_texts(step.retry.if_, (*step.path, "retry", "if")), Place.AFTER, name)
+        if step.repeat:
+            yield from self.uses(_texts(step.repeat.until, (*step.path, "repeat", "until")), Place.AFTER, name)
+        for case in step.rule or ():
+            yield from self.uses(_texts(case.case, (*case.path, "case")), Place.RULE, name)
+            for entry in case.run:
+                yield from self.uses(self.entry(entry, frozenset()), Place.RULE, name)
+
+    def entry(self, entry: Entry, local: frozenset[str]) -> Iterator[_Text]:
+        if not isinstance(entry, ActionEntry | TaskEntry):
+            return
+        if entry.loop:
+            yield from _texts(entry.loop.items, (*entry.path, "loop", "items"), local)
+            local |= _bound_by(entry.loop)
+        yield from _texts(entry.if_, (*entry.path, "if"), local)
+        if isinstance(entry, TaskEntry):
+            yield from _texts(entry.with_, (*entry.path, "with"), local, secrets=True)
+            return
+        if entry.retry:
+            yield from _texts(entry.retry.if_, (*entry.path, "retry", "if"), local, after=True)
+        declaration = self.catalogue.get(entry.action)
+        for name, value in entry.parameters.items():
+            parameter = declaration.parameters.get(name) if declaration else None
+            secrets = parameter is None or parameter.secrets
+            yield from _texts(value, (*entry.path, name), local, secrets=secrets)
+
+
+def _bound_by(loop: Loop) -> frozenset[str]:
+    return frozenset({loop.as_, "loop"})
+
+
+def _texts(
+    value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False, after: bool = False
+) -> Iterator[_Text]:
+    if isinstance(value, str):
+        yield _Text(path, value, local, secrets, after)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(item, (*path, key), local, secrets=secrets, after=after)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index), local, secrets=secrets, after=after)
