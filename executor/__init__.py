@@ -1,0 +1,1 @@
+"""The executor: walks a `Plan`, one step per invocation."""

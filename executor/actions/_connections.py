@@ -1,0 +1,149 @@
+"""Connections to Postgres, kept for the next call to the same server."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from executor.actions.action import Call
+from executor.errors import ActionError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[dict[str, Any]]
+
+_MOST_IDLE = 32
+_IDLE_SECONDS = 60.0
+_LATE_SECONDS = 1.0
+"""How long after its own timeout a silent server is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    dsn: str
+    connection: Connection
+    since: float
+
+
+class Connections:
+    """The idle connections of this process. Each is lent to one call at a time and comes back as good as new."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Idle] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self, dsn: str, call: Call) -> Iterator[Connection]:
+        """A connection in autocommit mode, which is cut off when the call is out of time.
+
+        Raises:
+            ActionError: there is none to be had.
+        """
+        connection = self._take(dsn) or _connect(dsn, call)
+        watchdog = threading.Timer(call.remaining_seconds() + _LATE_SECONDS, _cut, [connection])
+        watchdog.daemon = True
+        watchdog.start()
+        is_clean = False
+        try:
+            yield connection
+            is_clean = True
+        finally:
+            watchdog.cancel()
+            self._give_back(dsn, connection, is_clean)
+
+    def close(self) -> None:
+        """Close all that are idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for entry in idle:
+            entry.connection.close()
+
+    def _take(self, dsn: str) -> Connection | None:
+        """The connection used last of those that are fit for use; the others are closed."""
+        now = time.monotonic()
+        with self._lock:
+            mine = [entry for entry in self._idle if entry.dsn == dsn]
+            stale = [
+                entry for entry in self._idle if now - entry.since > _IDLE_SECONDS or not _is_alive(entry.connection)
+            ]
+            usable = [entry for entry in mine if entry not in stale]
+            taken = usable[-1] if usable else None
+            self._idle = [entry for entry in self._idle if entry is not taken and entry not in stale]
+        for entry in stale:
+            entry.connection.close()
+        return taken.connection if taken else None
+
+    def _give_back(self, dsn: str, connection: Connection, is_clean: bool) -> None:
+        import psycopg
+
+        # What a failed call left behind is not worth finding out.
+        if is_clean:
+            with suppress(psycopg.Error):
+                connection.execute("discard all")
+                with self._lock:
+                    if len(self._idle) < _MOST_IDLE:
+                        self._idle.append(_Idle(dsn, connection, time.monotonic()))
+                        return
+        connection.close()
+
+
+def _connect(dsn: str, call: Call) -> Connection:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+    from psycopg.rows import dict_row
+
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error:
+        message = "`connection` cannot be read: write `postgresql://user:password@host/database`"
+        raise ActionError("ParameterError", message, retryable=False) from None
+    seconds = call.remaining_seconds()
+    try:
+        # Two seconds is the least that libpq waits.
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            connect_timeout=max(math.ceil(min(seconds, 3600)), 2),
+            application_name="noetl",
+            prepare_threshold=None,
+            row_factory=dict_row,
+        )
+    except psycopg.Error as error:
+        call.remaining_seconds()
+        reason = str(error).strip().rpartition("\n")[2]
+        is_refused = "FATAL:" in reason and "too many" not in reason and "starting up" not in reason
+        raise ActionError("ConnectionFailed", reason, retryable=not is_refused) from error
+
+
+def _is_alive(connection: Connection) -> bool:
+    """Whether the server has not hung up: an idle connection has nothing to read, unless it was ended."""
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+def _cut(connection: Connection) -> None:
+    """Wake up whoever waits for a server that no longer says anything."""
+    import psycopg
+
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=_duplicate(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def _duplicate(descriptor: int) -> int:
+    import os
+
+    return os.dup(descriptor)
+
+
+CONNECTIONS = Connections()

@@ -1,0 +1,24 @@
+"""`fail`: ends the step with a failure of the author's own."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from executor.actions.action import Call
+from executor.errors import ActionError
+from executor.values import text_of
+from planner.catalogue import ActionDeclaration, Kind, Parameter
+
+DECLARATION = ActionDeclaration(
+    type="fail",
+    description="Ends the step with a failure. It is not retried.",
+    parameters={
+        "message": Parameter((Kind.ANY,), "What went wrong.", required=True),
+        "type": Parameter((Kind.STRING,), "The type of the error: `Failed` unless given."),
+    },
+)
+
+
+def perform(call: Call) -> NoReturn:
+    message = text_of(call.parameters["message"])
+    raise ActionError(call.parameters.get("type", "Failed"), message, retryable=False)

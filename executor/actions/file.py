@@ -1,0 +1,200 @@
+"""`file`: the files below one allowed folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from executor.actions._formats import FORMATS, FormatError, columns, decode, encode, header_names, write_csv
+from executor.actions.action import Call
+from executor.errors import ActionError
+from planner.catalogue import ActionDeclaration, Kind, Parameter
+
+MAX_BYTES = 256 * 1024 * 1024
+
+DECLARATION = ActionDeclaration(
+    type="file",
+    description="Reads, writes, lists or deletes files below the allowed folder.",
+    parameters={
+        "read": Parameter((Kind.STRING,), "The file to read."),
+        "write": Parameter((Kind.STRING,), "The file to write, at once and as a whole.", requires=("content",)),
+        "append": Parameter((Kind.STRING,), "The file to add to.", requires=("content",)),
+        "list": Parameter((Kind.STRING,), "A pattern, such as `orders/*.csv` or `**/*.json`."),
+        "delete": Parameter((Kind.STRING,), "The file to delete; one that is not there is no failure."),
+        "content": Parameter((Kind.ANY,), "What to write."),
+        "format": Parameter(
+            (Kind.STRING,),
+            "How the file is written: `text` unless given. A CSV header may say types: `amount:number,name`.",
+            choices=FORMATS,
+        ),
+    },
+    one_of=("read", "write", "append", "list", "delete"),
+    idempotent=False,
+)
+
+
+def perform(call: Call) -> Any:
+    root = call.capabilities.files_root
+    if root is None:
+        message = "`file` is off here: NOETL_FILES_ROOT names the folder that playbooks may use"
+        raise ActionError("ActionDisabled", message, retryable=False)
+    root = root.resolve()
+    call.remaining_seconds()
+    verb = next(verb for verb in _VERBS if verb in call.parameters)
+    path = call.parameters[verb]
+    try:
+        return _VERBS[verb](root, path, call)
+    except FormatError as error:
+        raise _failed(path, str(error)) from None
+    except OSError as error:
+        raise _failed(path, (error.strerror or str(error)).lower()) from None
+
+
+def _read(root: Path, path: str, call: Call) -> Any:
+    text = _text(_inside(root, path), path)
+    return decode(text, call.parameters.get("format", "text"))
+
+
+def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
+    target = _inside(root, path)
+    raw = _encoded(encode(call.parameters["content"], call.parameters.get("format", "text")))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    # A reader sees the old file or the new one, never a part: the name moves when all is on the disk.
+    temporary = target.with_name(f".{uuid4().hex}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            file.write(raw)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return _written(root, target, len(raw))
+
+
+def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
+    target = _inside(root, path)
+    raw = _encoded(_addition(target, path, call.parameters["content"], call.parameters.get("format", "text")))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    with os.fdopen(descriptor, "ab") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _failed(path, "it is not a file")
+        file.write(raw)
+    return _written(root, target, len(raw))
+
+
+def _addition(target: Path, path: str, content: Any, format: str) -> str:
+    """The text to add: of CSV, rows in the columns that the file has, or with a header where it has none."""
+    if format == "json":
+        raise FormatError("nothing can be added to a JSON document: use `format: jsonl`")
+    if format != "csv" or not target.exists():
+        return encode(content, format)
+    there = _text(target, path)
+    names = header_names(there)
+    if not names:
+        return encode(content, format)
+    if unknown := [name for name in columns(content) if name not in names]:
+        raise FormatError(f"it has no column {unknown[0]!r}")
+    break_ = "" if there.endswith("\n") else "\n"
+    return break_ + write_csv(content, names, header=False)
+
+
+def _list(root: Path, pattern: str, call: Call) -> list[str]:
+    relative = Path(pattern)
+    if relative.is_absolute():
+        if not relative.is_relative_to(root):
+            raise _outside(pattern)
+        relative = relative.relative_to(root)
+    if ".." in relative.parts:
+        raise _outside(pattern)
+    if not relative.parts:
+        raise _failed(pattern, "it is not a pattern")
+    found = []
+    try:
+        for path in root.glob(str(relative)):
+            call.remaining_seconds()
+            if path.is_file() and path.resolve().is_relative_to(root):
+                found.append(path.relative_to(root).as_posix())
+    except ValueError as error:
+        raise _failed(pattern, str(error)) from None
+    return sorted(found)
+
+
+def _delete(root: Path, path: str, call: Call) -> dict[str, Any]:
+    # The link goes, not what it points to; a repeat after a crash finds nothing and is content.
+    parent = _inside(root, str(Path(path).parent))
+    target = parent / Path(path).name
+    if target.is_dir() and not target.is_symlink():
+        raise _failed(path, "it is a folder")
+    size = target.lstat().st_size if target.is_symlink() or target.exists() else 0
+    target.unlink(missing_ok=True)
+    return _written(root, target, size)
+
+
+_VERBS: dict[str, Callable[[Path, str, Call], Any]] = {
+    "read": _read,
+    "write": _write,
+    "append": _append,
+    "list": _list,
+    "delete": _delete,
+}
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Where a path leads once every link is followed.
+
+    Raises:
+        ActionError: that is not below the root.
+    """
+    try:
+        target = (root / path).resolve()
+    except (ValueError, RuntimeError, OSError):
+        raise _failed(path, "it is not a path") from None
+    if not path or not target.is_relative_to(root):
+        raise _outside(path)
+    return target
+
+
+def _text(target: Path, path: str) -> str:
+    # Non-blocking, so that a pipe without a writer cannot hold the step.
+    with os.fdopen(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _failed(path, "it is not a file")
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ActionError("LimitExceeded", f"`{path}` is longer than {MAX_BYTES:,} bytes", retryable=False)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _failed(path, "it is not UTF-8") from None
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise FormatError("it has half of a surrogate pair in it") from None
+
+
+def _written(root: Path, target: Path, size: int) -> dict[str, Any]:
+    return {"path": target.relative_to(root).as_posix(), "bytes": size}
+
+
+def _failed(path: str, reason: str) -> ActionError:
+    return ActionError("FileError", f"`{path}`: {reason}", retryable=False)
+
+
+def _outside(path: str) -> ActionError:
+    return _failed(path, "it is outside the folder that playbooks may use")

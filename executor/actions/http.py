@@ -1,0 +1,332 @@
+"""`http`: one request. Where it may go is `executor.egress`'s business."""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from executor.actions.action import Call
+from executor.errors import ActionError
+from executor.values import read_json, text_of, write_json
+from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_BYTES = 10 * 1024 * 1024
+MAX_REDIRECTS = 3
+MAX_ERROR_BYTES = 64 * 1024
+"""How much of the body of a failed response is kept in its error."""
+
+DECLARATION = ActionDeclaration(
+    type="http",
+    description="Sends one request. 4xx and 5xx fail unless accepted.",
+    parameters={
+        "method": Parameter(
+            (Kind.STRING,),
+            "`GET` unless given.",
+            choices=("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"),
+        ),
+        "url": Parameter((Kind.STRING,), "Where to: `http` or `https`.", required=True, sink=Sink.URL),
+        "headers": Parameter((Kind.OBJECT,), "Headers; one that is none is left out.", secrets=True),
+        "params": Parameter((Kind.OBJECT,), "Added to the query of the URL; a list repeats its name.", secrets=True),
+        "json": Parameter((Kind.ANY,), "The body, sent as JSON.", secrets=True),
+        "body": Parameter((Kind.STRING,), "The body, sent as it is.", secrets=True),
+        "form": Parameter((Kind.OBJECT,), "The body, sent as a form.", secrets=True),
+        "auth": Parameter(
+            (Kind.OBJECT,), "`{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`.", secrets=True
+        ),
+        "accept_status": Parameter((Kind.ARRAY, Kind.INTEGER), "Statuses of 400 and more that are no failure."),
+        "follow_redirects": Parameter(
+            (Kind.BOOLEAN, Kind.INTEGER), "Whether to follow redirects, or how many: 3 unless given."
+        ),
+        "max_bytes": Parameter((Kind.INTEGER,), "The longest body to read, unpacked: 10 MiB unless given."),
+        "paginate": Parameter((Kind.OBJECT,), "How to follow pages.", supported=False),
+    },
+    result={"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY},
+    idempotent=False,
+)
+
+_UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+_WORTH_REPEATING = (408, 425, 429)
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[^\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
+_CHARSET = re.compile(
+    r"utf-?(8|16|32)(-?[bl]e)?|us-ascii|(iso-?8859|windows|cp|koi8|euc|iso-?2022)[-_]?\w+|shift_jis|gb\w+|big5",
+    re.IGNORECASE,
+)
+"""Charsets whose decoders take linear time."""
+_OURS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
+)
+"""Headers that frame the message or choose the host: whoever sets them speaks past the checks."""
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: httpx.URL
+    headers: Mapping[str, str]
+    content: bytes
+
+
+def perform(call: Call) -> dict[str, Any]:
+    import httpx
+
+    from executor import egress
+
+    request = _request(call)
+    transport = egress.transport(call.capabilities.networks)
+    call.remaining_seconds()
+    try:
+        with egress.until(call.deadline):
+            return _follow(call, transport, request)
+    except (httpx.TimeoutException, TimeoutError) as error:
+        raise ActionError("Timeout", f"`{request.url.host}` did not answer in time") from error
+    except httpx.TransportError as error:
+        call.remaining_seconds()
+        reason = str(error) or type(error).__name__
+        raise ActionError("ConnectionFailed", f"no answer from `{request.url.host}`: {reason}") from error
+
+
+def _request(call: Call) -> _Request:
+    given = call.parameters
+    method = given.get("method", "GET").upper()
+    content, content_type = _content(given)
+    headers = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "noetl"}
+    if content_type:
+        headers["content-type"] = content_type
+    if method in _UNSAFE:
+        headers["idempotency-key"] = call.idempotency_key
+    own = _headers(given.get("headers", {}))
+    if auth := given.get("auth"):
+        if "authorization" in own:
+            raise _wrong("`auth` and the header `Authorization` say the same: give one of them")
+        headers["authorization"] = _authorization(auth)
+    return _Request(method, _url(given["url"], given.get("params", {})), {**headers, **own}, content)
+
+
+def _url(text: str, params: Mapping[str, Any]) -> httpx.URL:
+    import httpx
+
+    pairs = _pairs("params", params)
+    if pairs:
+        text, hash_, fragment = text.partition("#")
+        text += ("&" if "?" in text else "?") + pairs + hash_ + fragment
+    try:
+        return _checked(httpx.URL(text))
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise _wrong(f"`url` cannot be read: {error}") from None
+
+
+def _checked(url: httpx.URL) -> httpx.URL:
+    from executor.egress import forbidden
+
+    if url.scheme not in ("http", "https"):
+        raise forbidden(f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}")
+    if not url.host:
+        raise _wrong("`url` names no host")
+    if url.userinfo:
+        raise _wrong("`url` has a user name or password in it: give them as `auth`")
+    return url
+
+
+def _content(given: Mapping[str, Any]) -> tuple[bytes, str | None]:
+    bodies = [name for name in ("json", "body", "form") if name in given]
+    if len(bodies) > 1:
+        raise _wrong(f"`{bodies[0]}` and `{bodies[1]}` are both the body: give one of them")
+    try:
+        if "json" in given:
+            return write_json(given["json"]).encode(), "application/json"
+        if "form" in given:
+            return _pairs("form", given["form"]).encode(), "application/x-www-form-urlencoded"
+        return given.get("body", "").encode(), None
+    except ValueError as error:
+        raise _wrong(f"`{bodies[0]}` cannot be sent: {error}") from None
+
+
+def _pairs(name: str, values: Mapping[str, Any]) -> str:
+    from urllib.parse import urlencode
+
+    pairs = [
+        (key, text_of(item))
+        for key, value in values.items()
+        for item in (value if isinstance(value, list) else [value])
+        if item is not None
+    ]
+    try:
+        return urlencode(pairs)
+    except UnicodeEncodeError:
+        raise _wrong(f"`{name}` has half of a surrogate pair in it") from None
+
+
+def _headers(given: Mapping[str, Any]) -> dict[str, str]:
+    headers = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if not _TOKEN.fullmatch(name):
+            raise _wrong(f"`headers`: {name!r} is not the name of a header")
+        if name.lower() in _OURS:
+            raise _wrong(f"`headers`: `{name}` follows from the request and cannot be set")
+        if isinstance(value, dict | list):
+            raise _wrong(f"`headers`: `{name}` must be text")
+        headers[name.lower()] = _header_value(f"`headers`: `{name}`", text_of(value))
+    return headers
+
+
+def _header_value(what: str, value: str) -> str:
+    if _CONTROL.search(value):
+        raise _wrong(f"{what} has a line break or another control character in it")
+    return value.strip(" \t")
+
+
+def _authorization(auth: Mapping[str, Any]) -> str:
+    match auth:
+        case {"bearer": str(token)} if len(auth) == 1:
+            return _header_value("`auth`: `bearer`", f"Bearer {token}")
+        case {"basic": {"username": str(name), "password": str(word)}} if len(auth) == 1:
+            return _basic(name, word)
+        case {"username": str(name), "password": str(word)} if len(auth) == 2:
+            return _basic(name, word)
+    raise _wrong("`auth` must be `{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`")
+
+
+def _basic(name: str, word: str) -> str:
+    if ":" in name:
+        raise _wrong("`auth`: `username` must not have a colon in it")
+    return "Basic " + base64.b64encode(f"{name}:{word}".encode()).decode()
+
+
+def _follow(call: Call, transport: httpx.HTTPTransport, request: _Request) -> dict[str, Any]:
+    follow = call.parameters.get("follow_redirects", True)
+    left = MAX_REDIRECTS if follow is True else int(follow)
+    while True:
+        response = _send(transport, request)
+        try:
+            location = response.headers.get("location")
+            if response.status_code not in _REDIRECTS or location is None or follow in (False, 0):
+                return _result(call, response)
+        finally:
+            response.close()
+        if left == 0:
+            message = f"`{request.url.host}` redirects further than `follow_redirects` allows"
+            raise ActionError("HTTPStatus", message, retryable=False, status=response.status_code)
+        left -= 1
+        request = _redirected(request, response.status_code, location)
+
+
+def _send(transport: httpx.HTTPTransport, request: _Request) -> httpx.Response:
+    import httpx
+
+    headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
+    sent = httpx.Request(request.method, request.url, headers=headers, content=request.content or None)
+    response = transport.handle_request(sent)
+    response.request = sent
+    return response
+
+
+def _redirected(request: _Request, status: int, location: str) -> _Request:
+    """The request that a redirect asks for: vetted anew, and without credentials where it leaves the origin."""
+    import httpx
+
+    from executor.egress import forbidden
+    from executor.secrets import scrub
+
+    try:
+        url = _checked(request.url.join(location))
+    except (httpx.InvalidURL, UnicodeError):
+        raise forbidden(f"`{request.url.host}` redirects to what is not an address") from None
+    if request.url.scheme == "https" and url.scheme == "http":
+        raise forbidden(f"`{request.url.host}` redirects from https to http")
+    headers = dict(request.headers)
+    if (url.scheme, url.host, url.port) != (request.url.scheme, request.url.host, request.url.port):
+        headers = {n: v for n, v in headers.items() if n not in _CREDENTIALS and scrub(v) == v}
+    if (status == 303 and request.method != "HEAD") or (status in (301, 302) and request.method == "POST"):
+        headers = {n: v for n, v in headers.items() if n not in ("content-type", "idempotency-key")}
+        return _Request("GET", url, headers, b"")
+    return replace(request, url=url, headers=headers)
+
+
+def _result(call: Call, response: httpx.Response) -> dict[str, Any]:
+    status = response.status_code
+    accepted = call.parameters.get("accept_status", [])
+    headers = dict(response.headers.items())
+    if status >= 400 and status not in (accepted if isinstance(accepted, list) else [accepted]):
+        body, is_whole = _read(call, response, MAX_ERROR_BYTES)
+        raise ActionError(
+            "HTTPStatus",
+            f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
+            retryable=status >= 500 or status in _WORTH_REPEATING,
+            status=status,
+            details={"headers": headers, "body": _body(response, body) if is_whole else _decoded(response, body)},
+        )
+    limit = call.parameters.get("max_bytes", MAX_BYTES)
+    body, is_whole = _read(call, response, limit)
+    if not is_whole:
+        raise ActionError("LimitExceeded", f"the body is longer than `max_bytes`, {limit:,}", retryable=False)
+    return {"status": status, "headers": headers, "body": _body(response, body)}
+
+
+def _read(call: Call, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
+    """Up to `limit` bytes of the unpacked body, and whether that is all of it."""
+    body = bytearray()
+    for chunk in _unpacked(response.headers.get("content-encoding", ""), response.iter_raw()):
+        call.remaining_seconds()
+        body += chunk
+        if len(body) > limit:
+            return bytes(body[:limit]), False
+    return bytes(body), True
+
+
+def _unpacked(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The body in pieces of bounded size, however much a piece of the packed one holds."""
+    if coding.strip().lower() in ("", "identity"):
+        yield from chunks
+        return
+    if coding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        message = f"the body is packed as {coding!r}, which was not asked for"
+        raise ActionError("ConnectionFailed", message, retryable=False)
+    unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    has_begun = False
+    try:
+        for chunk in chunks:
+            while chunk:
+                has_begun = True
+                if unpacker.eof:
+                    unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
+                yield unpacker.decompress(chunk, 64 * 1024)
+                chunk = unpacker.unconsumed_tail or unpacker.unused_data
+    except zlib.error as error:
+        raise ActionError("ConnectionFailed", f"the body is packed wrongly: {error}") from None
+    if has_begun and not unpacker.eof:
+        raise ActionError("ConnectionFailed", "the body ends too early")
+
+
+def _body(response: httpx.Response, body: bytes) -> Any:
+    text = _decoded(response, body)
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.endswith(("/json", "+json")):
+        try:
+            return read_json(text.removeprefix("\ufeff"))
+        except ValueError:
+            pass
+    return text
+
+
+def _decoded(response: httpx.Response, body: bytes) -> str:
+    charset = response.charset_encoding or "utf-8"
+    try:
+        return body.decode(charset if _CHARSET.fullmatch(charset) else "utf-8", "replace")
+    except LookupError:
+        return body.decode("utf-8", "replace")
+
+
+def _wrong(message: str) -> ActionError:
+    return ActionError("ParameterError", message, retryable=False)

@@ -1,0 +1,24 @@
+"""`log`: a structured log line."""
+
+from __future__ import annotations
+
+from executor.actions.action import Call
+from executor.values import text_of
+from planner.catalogue import ActionDeclaration, Kind, Parameter
+
+DECLARATION = ActionDeclaration(
+    type="log",
+    description="Writes a structured log line.",
+    parameters={
+        "message": Parameter((Kind.ANY,), "What to say.", required=True),
+        "level": Parameter(
+            (Kind.STRING,), "How much it weighs: `info` unless given.", choices=("debug", "info", "warning", "error")
+        ),
+        "fields": Parameter((Kind.OBJECT,), "Values that programs read beside the message."),
+    },
+)
+
+
+def perform(call: Call) -> None:
+    level = call.parameters.get("level", "info").lower()
+    call.log(level, text_of(call.parameters["message"]), call.parameters.get("fields", {}))

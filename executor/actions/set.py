@@ -1,0 +1,18 @@
+"""`set`: gives names to values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from executor.actions.action import Call
+from planner.catalogue import ActionDeclaration, Kind, Parameter
+
+DECLARATION = ActionDeclaration(
+    type="set",
+    description="Gives names to values, which do not see each other.",
+    parameters={"set": Parameter((Kind.OBJECT,), "The names and their values.", required=True)},
+)
+
+
+def perform(call: Call) -> Any:
+    return dict(call.parameters["set"])

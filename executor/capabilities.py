@@ -1,0 +1,69 @@
+"""What playbooks may do on this machine: everything their author may in a local run, little in a service."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from executor.actions.action import Capabilities
+from executor.errors import SettingError
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+def for_local_run(folder: Path) -> Capabilities:
+    """Of a run that someone started from `folder` with a playbook of their own: what they may, it may."""
+    folder = folder.resolve()
+    return Capabilities(
+        files_root=folder,
+        folder=folder,
+        shell=True,
+        python_modules=("*",),
+        inherit_environment=True,
+        networks=LOOPBACK,
+    )
+
+
+def for_service(environ: Mapping[str, str]) -> Capabilities:
+    """Of a run that came in from outside: what the operator says in `NOETL_…` settings, and nothing else.
+
+    Raises:
+        SettingError: a setting cannot be read, or names a folder that is not there.
+    """
+    root = environ.get("NOETL_FILES_ROOT", "").strip()
+    if root and not Path(root).is_dir():
+        raise SettingError(f"NOETL_FILES_ROOT names {root!r}, which is not a folder.")
+    shell = environ.get("NOETL_ALLOW_SHELL", "").strip()
+    if shell not in ("", "0", "1"):
+        raise SettingError(f"NOETL_ALLOW_SHELL is {shell!r}; it must be 1 or 0.")
+    modules = _words(environ, "NOETL_PYTHON_MODULES")
+    return Capabilities(
+        files_root=Path(root).resolve() if root else None,
+        folder=_working_folder() if shell == "1" or modules else None,
+        shell=shell == "1",
+        python_modules=modules,
+        networks=tuple(_network(word) for word in _words(environ, "NOETL_ALLOW_NETWORKS")),
+    )
+
+
+def _words(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(word for part in environ.get(name, "").split(",") if (word := part.strip()))
+
+
+def _network(word: str) -> str:
+    try:
+        return str(ipaddress.ip_network(word))
+    except ValueError as error:
+        raise SettingError(f"NOETL_ALLOW_NETWORKS: {error}.") from None
+
+
+@cache
+def _working_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="noetl-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

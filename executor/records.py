@@ -1,0 +1,213 @@
+"""What is remembered of a run: its record, its visits, and the one write that commits a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypedDict
+
+END = "@end"
+"""The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""
+
+DEADLINE = "@deadline"
+"""The pseudo-step whose visit is due when a run is out of time."""
+
+
+class RunStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING)
+
+
+class VisitStatus(StrEnum):
+    """`ready` waits for a worker (from `due_at` on), `retrying` is ready after a failed attempt, `parked` waits for a resume."""
+
+    READY = "ready"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    PARKED = "parked"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class ErrorRecord(TypedDict):
+    """A failure as playbooks, events and answers see it."""
+
+    type: str
+    message: str
+    action: str | None
+    step: str | None
+    attempt: int
+    retryable: bool
+    status: int | None
+    details: Any
+
+
+Pointers = Mapping[str, tuple[int, str]]
+"""Which visit holds a name: its causal clock and its id. The greater clock is the later write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a plan. Times are seconds since the epoch.
+
+    `stop` is the ending a run is heading for while running steps finish; `live` counts its branches; `failed_branches`
+    those that ended in an unhandled failure; `resumes` how often it was resumed. `folder` is where a local run was
+    started, and None for runs of a service.
+    """
+
+    id: str
+    tenant: str
+    playbook: str
+    version: str | None
+    plan_hash: str
+    status: RunStatus
+    origin: str
+    input: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    tags: Sequence[str]
+    folder: str | None
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    live: int = 0
+    failed_branches: int = 0
+    stop: RunStatus | None = None
+    resumes: int = 0
+    result: Any = None
+    error: ErrorRecord | None = None
+    errors: Sequence[ErrorRecord] = ()
+
+
+class Failure(StrEnum):
+    """What became of a branch at a visit that failed: a case handled it, it ended there, or it still stands there."""
+
+    HANDLED = "handled"
+    ENDED = "ended"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One time a step is entered.
+
+    `number` counts the visits of the step from 1, `attempt` the attempts from 1. `fence` grows with every claim; a
+    commit that carries an older one is refused. `clock` is one more than the greatest clock among its causes
+    (Lamport, 1978). `names` are the pointers the visit was handed. `due_at` is when it may be claimed: while it is
+    running, the end of its lease. `started_at` is when the attempt was first claimed. `result` is the data of its last
+    item.
+    """
+
+    id: str
+    run_id: str
+    step: str
+    status: VisitStatus
+    clock: int
+    names: Pointers
+    number: int = 1
+    attempt: int = 1
+    claims: int = 0
+    fence: int = 0
+    worker: str | None = None
+    due_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    result: Any = None
+    case: int | None = None
+    error: ErrorRecord | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who claims, and for how many seconds a claim holds unless it is renewed."""
+
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A visit that this worker holds until `visit.due_at`, and the run it belongs to."""
+
+    run: Run
+    visit: Visit
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join."""
+
+    id: str
+    step: str
+    clock: int
+    names: Pointers
+    joins: bool = False
+    counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Everything that finishing an attempt changes, written in one piece or not at all.
+
+    `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
+    counters of joins, `branches_change` to the number of branches of the run. `stop` and `error` are given when an
+    unhandled failure ends the run.
+    """
+
+    visit: Visit
+    branches: tuple[Branch, ...] = ()
+    live: Mapping[str, int] = field(default_factory=dict)
+    branches_change: int = 0
+    failed_branches: int = 0
+    stop: RunStatus | None = None
+    error: ErrorRecord | None = None
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a run's history. `id` is given by the store: it orders the history and serves as a cursor."""
+
+    type: str
+    at: float
+    step: str | None = None
+    visit: int | None = None
+    attempt: int | None = None
+    duration_seconds: float | None = None
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as HTTP and `--json` show it."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "at": timestamp(self.at),
+            "step": self.step,
+            "visit": self.visit,
+            "attempt": self.attempt,
+            "duration_ms": None if self.duration_seconds is None else round(self.duration_seconds * 1000, 3),
+            "payload": dict(self.payload),
+        }
+
+
+def timestamp(at: float | None) -> str | None:
+    """`at` (seconds since the epoch) in UTC with microseconds, as RFC 3339 writes it."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

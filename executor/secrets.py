@@ -1,0 +1,162 @@
+"""Secrets: where they come from, how they travel unseen, and how they are kept out of everything that is written.
+
+A secret is known by its name until it is rendered into a parameter that may carry it. From then on its value is
+remembered here, and `scrub` blots it out of whatever is stored, logged or returned.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from executor.errors import ActionError
+
+STARS = "***"
+SHORTEST = 8
+"""Shorter values are not scrubbed: they would blot out text that only looks like them."""
+
+_MOST_REMEMBERED = 10_000
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Secret(str):
+    """A secret by name. Whatever is done with it as text is done with stars."""
+
+    name: str
+
+    def __new__(cls, name: str) -> Self:
+        secret = super().__new__(cls, STARS)
+        secret.name = name
+        return secret
+
+    def reveal(self, environ: Mapping[str, str] = os.environ) -> str:
+        """Its value, which is scrubbed from now on. Raises as `resolve` does."""
+        return resolve(self.name, environ)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, (self.name,)
+
+
+def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The value of a secret: of the variable `NOETL_SECRET_<name>`, else of the file `<name>` in `NOETL_SECRETS_DIR`.
+
+    Raises:
+        ActionError: `ParameterError`, when there is neither.
+    """
+    if not _NAME.fullmatch(name):
+        raise ActionError("ParameterError", f"{name!r} is not the name of a secret", retryable=False)
+    value = environ.get(f"NOETL_SECRET_{name}")
+    if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
+        value = _read(Path(folder, name))
+    if value is None:
+        raise ActionError(
+            "ParameterError",
+            f"there is no secret `{name}`: set NOETL_SECRET_{name}, or NOETL_SECRETS_DIR to a folder with such a file",
+            retryable=False,
+        )
+    REVEALED.add(value)
+    return value
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        message = f"the file of the secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
+        raise ActionError("ParameterError", message, retryable=False) from None
+
+
+class Revealed:
+    """The values that have been revealed in this process, newest last; past the bound the oldest is forgotten."""
+
+    def __init__(self, most: int = _MOST_REMEMBERED) -> None:
+        self._most = most
+        self._values: OrderedDict[str, None] = OrderedDict()
+        self._pattern: re.Pattern[str] | None = None
+        self._lock = Lock()
+
+    def add(self, value: str) -> None:
+        """Remember a value, and the password in it where it is an address."""
+        values = [found for found in (value, _password(value)) if found and len(found) >= SHORTEST]
+        with self._lock:
+            for found in values:
+                if found not in self._values:
+                    self._pattern = None
+                self._values[found] = None
+                self._values.move_to_end(found)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+                self._pattern = None
+
+    def scrub(self, value: Any) -> Any:
+        """`value` with every remembered value in it, plain or encoded, replaced by stars; itself where there is none."""
+        pattern = self._compiled()
+        return value if pattern is None else _scrub(value, pattern)
+
+    def _compiled(self) -> re.Pattern[str] | None:
+        with self._lock:
+            if self._pattern is None and self._values:
+                forms = {form for value in self._values for form in _forms(value)}
+                self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form)))))
+            return self._pattern
+
+
+REVEALED = Revealed()
+
+
+def scrub(value: Any) -> Any:
+    """A plain value without any secret that this process has revealed. Values of less than 8 characters stay."""
+    return REVEALED.scrub(value)
+
+
+def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:
+    if isinstance(value, str):
+        return pattern.sub(STARS, value)
+    if isinstance(value, Mapping):
+        scrubbed = {_scrub(key, pattern): _scrub(item, pattern) for key, item in value.items()}
+        return value if _same(scrubbed.items(), value.items()) else scrubbed
+    if isinstance(value, list | tuple):
+        items = [_scrub(item, pattern) for item in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    return value
+
+
+def _same(new: Any, old: Any) -> bool:
+    return all(a is c and b is d for (a, b), (c, d) in zip(new, old, strict=False)) and len(new) == len(old)
+
+
+def _password(value: str) -> str | None:
+    try:
+        return unquote(urlsplit(value).password or "")
+    except ValueError:
+        return None
+
+
+def _forms(value: str) -> Iterator[str]:
+    """How a value may be written: as it is, for URLs, in JSON, in base64 at any offset."""
+    yield value
+    yield quote(value, safe="")
+    yield quote(value)
+    yield quote_plus(value)
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    raw = value.encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(raw).decode()
+        for offset in range(3):
+            # Three bytes are four characters; those that also hold bits of a neighbour are left out.
+            text = encode(b"\0" * offset + raw).decode()
+            start = (0, 2, 3)[offset]
+            rest = (offset + len(raw)) % 3
+            yield text[start : len(text) - (0, 3, 2)[rest]]

@@ -1,0 +1,31 @@
+"""Where runs are kept, chosen by URL."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from executor.errors import SettingError
+
+if TYPE_CHECKING:
+    from executor.stores.store import Store
+
+DEFAULT_URL = "sqlite:///.noetl/noetl.db"
+
+
+def open_store(url: str | None = None, *, create: bool = True) -> Store:
+    """The store at `url`, or at `NOETL_STORE`, or the default one. With `create` false it must be there already.
+
+    Raises:
+        SettingError: the URL is not one of a store.
+        StoreError: the store cannot be opened.
+    """
+    url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
+        from executor.stores.sqlite import SqliteStore
+
+        return SqliteStore(rest[1:], create=create)
+    if scheme in ("postgres", "postgresql", "dynamodb"):
+        raise SettingError(f"NOETL_STORE: stores of the kind `{scheme}://` are not supported yet.")
+    raise SettingError(f"NOETL_STORE is {url!r}; a store is written `sqlite:///PATH`, for example {DEFAULT_URL}.")

@@ -1,0 +1,93 @@
+"""Records as rows of an SQL store: values that have a structure are JSON text."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from executor.records import Event, Failure, Run, RunStatus, Visit, VisitStatus
+
+Row = Mapping[str, Any] | sqlite3.Row
+
+
+def to_text(value: Any) -> str:
+    """Compact JSON in ASCII, which also carries text that is not valid Unicode."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def to_text_or_null(value: Any) -> str | None:
+    """JSON of a value that is there; NULL stands for none, and for an empty object."""
+    return None if value is None or value == {} else to_text(value)
+
+
+def from_text(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def run_of(row: Row) -> Run:
+    return Run(
+        id=row["id"],
+        tenant=row["tenant"],
+        playbook=row["playbook"],
+        version=row["version"],
+        plan_hash=row["plan_hash"],
+        status=RunStatus(row["status"]),
+        origin=row["origin"],
+        input=json.loads(row["input"]),
+        environment=json.loads(row["environment"]),
+        variables=json.loads(row["variables"]),
+        tags=tuple(json.loads(row["tags"])),
+        folder=row["folder"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        deadline_at=row["deadline_at"],
+        live=row["live"],
+        failed_branches=row["failed_branches"],
+        stop=None if row["stop"] is None else RunStatus(row["stop"]),
+        resumes=row["resumes"],
+        result=from_text(row["result"]),
+        error=from_text(row["error"]),
+        errors=tuple(json.loads(row["errors"])),
+    )
+
+
+def visit_of(row: Row) -> Visit:
+    """The visit of a row that may lack `saved` and `result`."""
+    columns = row.keys()
+    names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
+    return Visit(
+        id=row["id"],
+        run_id=row["run_id"],
+        step=row["step"],
+        status=VisitStatus(row["status"]),
+        clock=row["clock"],
+        names=names,
+        number=row["number"],
+        attempt=row["attempt"],
+        claims=row["claims"],
+        fence=row["fence"],
+        worker=row["worker"],
+        due_at=row["due_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        saved=(from_text(row["saved"]) or {}) if "saved" in columns else {},
+        result=from_text(row["result"]) if "result" in columns else None,
+        case=row["case"],
+        error=from_text(row["error"]),
+        failure=None if row["failure"] is None else Failure(row["failure"]),
+    )
+
+
+def events_to_text(events: Iterable[Event]) -> str:
+    return to_text([[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events])
+
+
+def events_of(seq: int, text: str) -> list[Event]:
+    """The events of one entry of the history; their ids order them."""
+    return [
+        Event(type, at, step, visit, attempt, duration, payload, f"{seq}-{index}")
+        for index, (type, at, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
+    ]

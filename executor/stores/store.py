@@ -1,0 +1,147 @@
+"""What the executor asks of a store. One suite of tests, in tests/contract, holds every store to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from executor.records import Claim, Commit, ErrorRecord, Event, Lease, Run, RunStatus, Visit
+from planner.plan import Header, Plan, Step, Task
+
+
+class Store(Protocol):
+    """Runs, their visits and their plans; and the queue of visits that are due.
+
+    Every method is atomic and may be called from any thread. Times are seconds since the epoch.
+
+    Raises:
+        StoreError: any method, when the store cannot be reached or refuses.
+    """
+
+    def close(self) -> None:
+        """Give up every connection."""
+        ...
+
+    def save_plan(self, plan: Plan) -> None:
+        """Keep a plan under its hash; keeping it again changes nothing."""
+        ...
+
+    def plan_header(self, plan_hash: str) -> Header: ...
+
+    def plan_step(self, plan_hash: str, name: str) -> Step: ...
+
+    def plan_task(self, plan_hash: str, name: str) -> Task: ...
+
+    def plan(self, plan_hash: str) -> Plan:
+        """The whole plan with its source, for those who show it."""
+        ...
+
+    def create_run(self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None) -> Run:
+        """Start a run with its first visit. With an idempotency key and the hash of the request, the run that the same
+        key has started before is returned instead, and nothing is written.
+
+        Raises:
+            RejectedError: `idempotency_key_reused`, when the key came with another request before.
+        """
+        ...
+
+    def run(self, tenant: str, run_id: str) -> Run | None: ...
+
+    def runs(
+        self,
+        tenant: str,
+        *,
+        status: RunStatus | None = None,
+        playbook: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[Run], str | None]:
+        """A page of runs, the newest first, and the cursor of the next page if there is one.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def visits(self, run_id: str) -> list[Visit]:
+        """All visits of a run in the order they came to be, without what they saved."""
+        ...
+
+    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        """The visits named, or all that saved something, with what they saved."""
+        ...
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        """The history of a run behind the event with the id `after`, in order.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        """The visit of the queue that has been due longest, claimed for this worker, or None when none is due."""
+        ...
+
+    def next_due(self, queue: str) -> float | None:
+        """When the first visit of the queue is or was due; None when none is left."""
+        ...
+
+    def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
+        """Prolong a claim; False when it has been lost."""
+        ...
+
+    def release_dead(self, queue: str, now: float) -> int:
+        """Make the visits of workers that are known to be dead due at once; how many there were."""
+        ...
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        """Write an outcome and everything that follows from it: visits, arrivals, counters, joins that fire, the visit
+        that ends the run. With `claim_for` the first of the visits that became due is claimed at once and returned.
+
+        Raises:
+            FencedError: the claim has been lost.
+            PayloadTooLargeError: what the visit saved is larger than the store takes. Nothing was written.
+        """
+        ...
+
+    def finish(
+        self,
+        claim: Claim,
+        status: RunStatus,
+        result: Any,
+        errors: Sequence[ErrorRecord],
+        now: float,
+    ) -> None:
+        """Give a run its final status. Raises FencedError as `commit` does."""
+        ...
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        """Let a run end with `status`: nothing new starts, running steps finish. Repeated, it changes nothing.
+
+        Raises:
+            RejectedError: `finished`, when the run has ended otherwise.
+        """
+        ...
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        """Continue a run that has ended: its open and parked visits become due. `values` may replace its `input` and
+        `environment`. A run that has not ended is returned as it is.
+
+        Raises:
+            RejectedError: `not_resumable`.
+        """
+        ...
+
+    def wait_for_change(self, timeout_seconds: float) -> None:
+        """Return when something was written in this process, or after the time."""
+        ...
+
+
+def queue_of(run: Run) -> str:
+    """The queue that holds the visits of a run: that of the service, or one of its own when it is local."""
+    return "service" if run.origin == "service" else run.id

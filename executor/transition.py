@@ -1,0 +1,301 @@
+"""What happens next: the pure middle of the executor.
+
+No clock, no randomness, no I/O: time and outcomes come in as data, ids and jitter are hashes. Workers, tests and
+simulations share these functions. `docs/architecture.md` shows where they stand in an invocation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from executor.records import (
+    Branch,
+    Commit,
+    ErrorRecord,
+    Event,
+    Failure,
+    Pointers,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    timestamp,
+)
+from planner.plan import Case, Retry, Step
+
+MAX_CLAIMS = 5
+"""A visit claimed more often than this without an outcome is given up."""
+
+StepOf = Callable[[str], Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the work of a visit went: what its last item gave, and what it saved.
+
+    `forgiven` is true when that item failed and may (`on_error: continue`): the work as a whole has not failed then.
+    """
+
+    success: bool = True
+    data: Any = None
+    error: ErrorRecord | None = None
+    action: str | None = None
+    skipped: bool = False
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    forgiven: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return not self.success and not self.forgiven
+
+    def as_result(self) -> dict[str, Any]:
+        """The outcome as guards see it under `result`."""
+        return {
+            "success": self.success,
+            "data": self.data,
+            "error": self.error,
+            "action": self.action,
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the rule made of an outcome: the index of the case taken, or None; or a retry that is due at `retry_at`."""
+
+    outcome: Outcome
+    failed: bool
+    case: int | None = None
+    retry_at: float | None = None
+
+
+class GuardFailed(Exception):
+    """A guard has no value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+GuardTest = Callable[[Case, Outcome], bool]
+"""Whether the guard of a case is true after an outcome; raises GuardFailed."""
+
+
+def derived_id(*parts: object) -> str:
+    """An id that is the same whenever the same thing is derived again: 20 hexadecimal digits."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=10).hexdigest()
+
+
+def error_record(
+    visit: Visit,
+    type: str,
+    message: str,
+    *,
+    action: str | None = None,
+    retryable: bool = False,
+    status: int | None = None,
+    details: Any = None,
+) -> ErrorRecord:
+    """A failure of a visit, as playbooks see it."""
+    return ErrorRecord(
+        type=type,
+        message=message,
+        action=action,
+        step=visit.step,
+        attempt=visit.attempt,
+        retryable=retryable,
+        status=status,
+        details=details,
+    )
+
+
+def refusal(step: Step, visit: Visit) -> ErrorRecord | None:
+    """Why the visit must not be performed, if so: it is past a bound."""
+    if step.max_visits is not None and visit.number > step.max_visits:
+        message = f"step `{step.name}` is not entered more than {step.max_visits} times"
+        return error_record(visit, "MaxVisitsExceeded", message)
+    if visit.claims > MAX_CLAIMS:
+        message = f"the step was started {MAX_CLAIMS} times, and no worker lived to finish it"
+        return error_record(visit, "WorkerLost", message)
+    return None
+
+
+def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
+    """The wait after attempt number `attempt`, jittered by a hash of `seed`."""
+    exponent = min(attempt - 1, 64)
+    delay = min(retry.delay_seconds * retry.backoff**exponent, retry.max_delay_seconds)
+    if retry.jitter:
+        delay *= 1 - int(derived_id("jitter", *seed, attempt)[:8], 16) / 2**33
+    return delay
+
+
+def choose(
+    step: Step, visit: Visit, outcome: Outcome, test: GuardTest, retry_test: Callable[[Outcome], bool], now: float
+) -> Choice:
+    """The retry or the case that follows an outcome.
+
+    After a failure only error-aware cases are looked at, after a refused visit only those that do not lead back. A guard
+    without a value fails the step with `GuardError`, after which the error-aware cases are looked at once.
+    """
+    refused = refusal(step, visit) is not None
+    error = outcome.error
+    if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:
+        if retry_test(outcome):
+            wait = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
+            return Choice(outcome, failed=True, retry_at=now + wait)
+    failed = outcome.failed
+    for _ in range(2):
+        try:
+            return Choice(outcome, failed, _first_true(step, outcome, failed, refused, test))
+        except GuardFailed as problem:
+            was_guard = outcome.error is not None and outcome.error["type"] == "GuardError"
+            guard_error = error_record(visit, "GuardError", problem.message)
+            outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
+            if failed and was_guard:
+                break
+            failed = True
+    return Choice(outcome, failed=True)
+
+
+def _first_true(step: Step, outcome: Outcome, failed: bool, refused: bool, test: GuardTest) -> int | None:
+    for index, case in enumerate(step.cases):
+        if (failed and not case.error_aware) or (refused and case.leads_back):
+            continue
+        if case.guard is None or test(case, outcome):
+            return index
+    return None
+
+
+def settle(
+    step: Step,
+    step_of: StepOf,
+    visit: Visit,
+    choice: Choice,
+    outcome: Outcome,
+    now: float,
+    events: Sequence[Event] = (),
+) -> Commit:
+    """The commit for an attempt. `outcome` is the choice's, or that of the in-place work of the case it took.
+
+    An outcome that has failed after the choice handled nothing, or after in-place work, goes to the policy.
+    """
+    if choice.retry_at is not None:
+        return _retry(visit, choice, now, events)
+    case = None if choice.case is None else step.cases[choice.case]
+    in_place = case is not None and bool(case.work)
+    unhandled = (choice.failed and case is None) or (in_place and outcome.failed)
+    if unhandled:
+        return _policy(step, visit, choice, outcome, now, events)
+    targets = case.targets if case is not None else ()
+    clock = visit.clock + 1
+    saved_by = dict.fromkeys(outcome.saved, (visit.clock, visit.id))
+    names = {**visit.names, **saved_by, f"steps.{step.name}": (visit.clock, visit.id)}
+    branches = []
+    for target in targets:
+        there = step_of(target)
+        handed = {name: pointer for name, pointer in names.items() if name in there.hands_on}
+        id = derived_id(visit.run_id, visit.id, choice.case, target)
+        branches.append(Branch(id, target, clock, handed, there.join is not None, there.cyclic))
+    live = case.live if case is not None else dict.fromkeys(step.regions, -1)
+    done = replace(
+        visit,
+        status=VisitStatus.FAILED if choice.failed else VisitStatus.SUCCEEDED,
+        finished_at=now,
+        saved=outcome.saved,
+        result=choice.outcome.data,
+        case=choice.case,
+        error=choice.outcome.error if choice.failed else None,
+        failure=Failure.HANDLED if choice.failed else None,
+    )
+    transition = _event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
+    finished = _finished(done, now)
+    tail = (transition, finished) if step.cases else (finished,)
+    return Commit(done, tuple(branches), live, len(targets) - 1, events=(*events, *tail))
+
+
+def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) -> Commit:
+    assert choice.retry_at is not None
+    waiting = replace(
+        visit,
+        status=VisitStatus.RETRYING,
+        attempt=visit.attempt + 1,
+        claims=0,
+        worker=None,
+        due_at=choice.retry_at,
+        started_at=None,
+        error=choice.outcome.error,
+    )
+    payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(choice.retry_at)}
+    retrying = _event(visit, "step.retrying", now, payload)
+    return Commit(waiting, events=(*events, retrying))
+
+
+def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float, events: Sequence[Event]) -> Commit:
+    ends_run = step.on_error == "abort"
+    failed = replace(
+        visit,
+        status=VisitStatus.FAILED,
+        finished_at=now,
+        saved={} if choice.failed else choice.outcome.saved,
+        result=choice.outcome.data,
+        case=choice.case,
+        error=outcome.error,
+        failure=Failure.OPEN if ends_run else Failure.ENDED,
+    )
+    events = (*events, _finished(failed, now))
+    if ends_run:
+        return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
+    return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events)
+
+
+def arrive(join: Step, run_id: str, wave: int, arrivals: Sequence[Branch]) -> tuple[Branch, Mapping[str, int], int]:
+    """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
+    and of the run.
+
+    Of two pointers to one name the one with the greater clock is the later write; writes that race are told apart by
+    id, so that even then the result does not depend on timing.
+    """
+    clock = max(arrival.clock for arrival in arrivals)
+    names: dict[str, tuple[int, str]] = {}
+    for arrival in arrivals:
+        for name, pointer in arrival.names.items():
+            found = (pointer[0], pointer[1])
+            if name not in names or names[name] < found:
+                names[name] = found
+    merged = len(arrivals) - 1
+    id = derived_id(run_id, "join", join.name, wave)
+    branch = Branch(id, join.name, clock, names, False, join.cyclic)
+    return branch, dict.fromkeys(join.regions, -merged) if merged else {}, -merged
+
+
+def ending(stop: RunStatus | None, failed_branches: int) -> RunStatus:
+    """The final status of a run all of whose branches have ended, or that was stopped."""
+    if stop is not None:
+        return stop
+    return RunStatus.COMPLETED_WITH_ERRORS if failed_branches else RunStatus.SUCCEEDED
+
+
+def merge_names(saved: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """The value each name has at the end of a run, from what the visits saved (clock, id, names): the latest write."""
+    found: dict[str, Any] = {}
+    for _, _, names in sorted(saved, key=lambda item: item[:2]):
+        found.update(names)
+    return found
+
+
+def latest(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
+    """The ids of the visits that hold the names, as far as there are any."""
+    return {name: pointers[name][1] for name in names if name in pointers}
+
+
+def _event(visit: Visit, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None) -> Event:
+    duration = None if started_at is None else max(at - started_at, 0.0)
+    return Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
+
+
+def _finished(visit: Visit, now: float) -> Event:
+    failed = visit.status is VisitStatus.FAILED
+    payload = {"error": visit.error, "handled": visit.failure is Failure.HANDLED} if failed else {}
+    return _event(visit, "step.failed" if failed else "step.completed", now, payload, visit.started_at)

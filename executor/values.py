@@ -1,0 +1,48 @@
+"""Plain values: what JSON can say. How they are read, and how they look as text. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_json(text: str) -> Any:
+    """The value that `text` says.
+
+    Raises:
+        ValueError: it is not JSON, says a number no JSON value can be, or text that UTF-8 cannot carry.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():
+            write_json(value).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair") from None
+    return value
+
+
+def write_json(value: Any) -> str:
+    """`value` as compact JSON.
+
+    Raises:
+        ValueError: it is not a plain value.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def text_of(value: Any) -> str:
+    """`value` as commands, addresses and forms want it: text as it is, none as nothing, the rest as JSON."""
+    if isinstance(value, str):
+        return str(value)
+    return "" if value is None else write_json(value)

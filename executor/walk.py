@@ -1,0 +1,232 @@
+"""One invocation: a claimed visit is loaded, performed, decided and committed.
+
+The same code runs in local workers and behind a queue. A crash anywhere in it is repaired when the visit is claimed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from executor.actions.action import Capabilities
+from executor.errors import ActionError, FencedError, PayloadTooLargeError
+from executor.perform import Performance
+from executor.records import DEADLINE, END, Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
+from executor.rendering import render
+from executor.scope import Scope
+from executor.secrets import scrub
+from executor.stores.store import Store
+from executor.transition import (
+    GuardFailed,
+    Outcome,
+    choose,
+    ending,
+    error_record,
+    latest,
+    merge_names,
+    refusal,
+    settle,
+)
+from planner.plan import Case, Step
+from planner.templates import EvaluationError, Template, is_true, parse
+
+DEFAULT_STEP_SECONDS = 24 * 3600.0
+logger = logging.getLogger("noetl.executor")
+
+
+@dataclass(slots=True)
+class Walker:
+    """Walks one visit at a time; `lease` names the worker."""
+
+    store: Store
+    lease: Lease
+    capabilities: Capabilities
+    clock: Callable[[], float] = time.time
+    invocation_seconds: float = DEFAULT_STEP_SECONDS
+
+    def walk(self, claim: Claim) -> Claim | None:
+        """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
+
+        A visit whose claim was lost meanwhile is left to whoever has it.
+        """
+        try:
+            if claim.visit.step == END:
+                self._end(claim)
+            elif claim.visit.step == DEADLINE:
+                self._time_out(claim)
+            else:
+                return self._step(claim)
+        except FencedError:
+            logger.info("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
+        return None
+
+    def _step(self, claim: Claim) -> Claim | None:
+        run, visit = claim.run, claim.visit
+        step = self.store.plan_step(run.plan_hash, visit.step)
+        scope = self._load(claim, step)
+        performance = Performance(
+            lambda name: self.store.plan_task(run.plan_hash, name),
+            self.capabilities,
+            time.monotonic() + self._seconds(claim, step),
+            self.clock,
+        )
+        refused = refusal(step, visit)
+        if refused is not None:
+            outcome = Outcome(False, None, refused)
+        else:
+            outcome = performance.run(step.run, scope, "run", parallel=step.parallel)
+        outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
+        commit = self._decide(step, claim, scope, outcome, performance)
+        try:
+            following = self.store.commit(commit, self.clock(), self.lease)
+        except PayloadTooLargeError as problem:
+            error = error_record(visit, "PayloadTooLarge", str(problem))
+            commit = self._decide(step, claim, scope, Outcome(False, None, error), performance)
+            following = self.store.commit(commit, self.clock(), self.lease)
+        return None if following is None else Claim(run, following)
+
+    def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance) -> Commit:
+        run, visit = claim.run, claim.visit
+        choice = choose(step, visit, outcome, _guard_test(scope), _retry_test(step, scope), self.clock())
+        final = choice.outcome
+        work = step.cases[choice.case].work if choice.case is not None else ()
+        if work:
+            after = scope.after(choice.outcome)
+            in_place = performance.run(work, after, f"rule.{choice.case}")
+            saved = {**choice.outcome.saved, **in_place.saved}
+            final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))
+        events = tuple(replace(event, payload=scrub(event.payload)) for event in performance.events)
+        return settle(
+            step,
+            lambda name: self.store.plan_step(run.plan_hash, name),
+            visit,
+            choice,
+            final,
+            self.clock(),
+            events,
+        )
+
+    def _load(self, claim: Claim, step: Step) -> Scope:
+        """The scope of a visit: one read of the visits that hold what the step's templates read."""
+        run, visit = claim.run, claim.visit
+        holders = latest(visit.names, step.reads)
+        read = {v.id: v for v in self.store.saved(run.id, sorted(set(holders.values())))} if holders else {}
+        loaded: dict[str, Any] = {}
+        steps: dict[str, Mapping[str, Any]] = {}
+        for name in step.reads:
+            holder = read.get(holders.get(name, ""))
+            if name.startswith("steps."):
+                steps[name.removeprefix("steps.")] = _seen_step(holder)
+            elif holder is not None and name in holder.saved:
+                loaded[name] = holder.saved[name]
+        return Scope(run, visit, loaded, steps)
+
+    def _seconds(self, claim: Claim, step: Step) -> float:
+        """How long an attempt may take: the step's timeout, what is left of the run, and of the invocation."""
+        seconds = min(step.timeout_seconds or DEFAULT_STEP_SECONDS, self.invocation_seconds)
+        if claim.run.deadline_at is not None:
+            seconds = min(seconds, max(claim.run.deadline_at - self.clock(), 0.0))
+        return seconds
+
+    def _time_out(self, claim: Claim) -> None:
+        now = self.clock()
+        if not claim.run.status.is_final:
+            self.store.stop(claim.run.id, RunStatus.TIMED_OUT, now)
+        done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
+        self.store.commit(Commit(done), now)
+
+    def _end(self, claim: Claim) -> None:
+        """Evaluate the output and give the run its final status."""
+        run = self.store.run(claim.run.tenant, claim.run.id)
+        assert run is not None
+        status = ending(run.stop, run.failed_branches)
+        errors: list[ErrorRecord] = []
+        if status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS):
+            visits = self.store.visits(run.id)
+            errors = [v.error for v in visits if v.error is not None and v.failure in ("open", "ended")]
+        elif status is RunStatus.TIMED_OUT:
+            errors = [error_record(claim.visit, "Timeout", "the run did not end in time") | {"step": None}]
+        result = None
+        if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
+            result, problems = self._result(replace(claim, run=run))
+            errors += problems
+            if problems and status is RunStatus.SUCCEEDED:
+                status = RunStatus.COMPLETED_WITH_ERRORS
+        self.store.finish(claim, status, scrub(result), scrub(errors), self.clock())
+
+    def _result(self, claim: Claim) -> tuple[dict[str, Any], list[ErrorRecord]]:
+        """The result of a run, and an error for each entry of `output` that has no value."""
+        run = claim.run
+        output = self.store.plan_header(run.plan_hash).output
+        visits = self.store.saved(run.id)
+        names = merge_names([(v.clock, v.id, v.saved) for v in visits])
+        if output is None:
+            return names, []
+        seen = {
+            v.step: v for v in sorted(self.store.saved(run.id, [v.id for v in self.store.visits(run.id)]), key=_order)
+        }
+        steps = {step: _seen_step(visit) for step, visit in seen.items()}
+        scope = Scope(run, claim.visit, names, _Steps(steps))
+        result: dict[str, Any] = {}
+        errors = []
+        for name, value in output.items():
+            try:
+                result[name] = render(value, None, scope.lookup(f"output.{name}"))
+            except ActionError as problem:
+                result[name] = None
+                message = f"`output.{name}`: {problem.message}"
+                errors.append(error_record(claim.visit, problem.type, message) | {"step": None})
+        return result, errors
+
+
+class _Steps(dict[str, Mapping[str, Any]]):
+    """Steps by name, as they stand at the end: those that were not visited are pending."""
+
+    def __missing__(self, name: str) -> Mapping[str, Any]:
+        return _seen_step(None)
+
+
+def _order(visit: Visit) -> tuple[int, str]:
+    return visit.clock, visit.id
+
+
+def _seen_step(visit: Visit | None) -> Mapping[str, Any]:
+    """What `steps.NAME` shows of a step whose last visit on this branch is given."""
+    if visit is None:
+        return {"status": "pending", "visits": 0}
+    return {"status": visit.status.value, "visits": visit.number, "result": visit.result, "error": visit.error}
+
+
+def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
+    def test(case: Case, outcome: Outcome) -> bool:
+        assert case.guard is not None
+        template = parse(case.guard)
+        try:
+            return is_true(template.evaluate(scope.after(outcome).lookup("rule")))
+        except EvaluationError as problem:
+            if not outcome.failed and _asks_for_error(template, problem):
+                return False
+            raise GuardFailed(f"the guard `{case.guard}` has no value: {problem.message}") from problem
+
+    return test
+
+
+def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
+    """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
+    parts = {access[-1] for access in template.reads if access[:-1] in (("error",), ("result", "error"))}
+    return problem.message in {f"there is no `{part}` in none" for part in parts}
+
+
+def _retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
+    def test(outcome: Outcome) -> bool:
+        if step.retry.condition is None:
+            return True
+        try:
+            return is_true(parse(step.retry.condition).evaluate(scope.after(outcome).lookup("retry")))
+        except EvaluationError:
+            return False
+
+    return test

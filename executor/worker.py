@@ -1,0 +1,151 @@
+"""A worker of this process: threads that claim what is due and walk it, and one that keeps their claims alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from executor.actions.action import Capabilities
+from executor.errors import SettingError, StoreError
+from executor.host import process_name
+from executor.records import Claim, Lease, Run
+from executor.stores.store import Store
+from executor.walk import Walker
+
+IDLE_SECONDS = 0.5
+"""How long a thread waits for news before it asks the store, where another process may have written."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+def lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """How long a claim holds: `NOETL_LEASE_SECONDS`, or 30.
+
+    Raises:
+        SettingError: it is not a number of at least 1.
+    """
+    text = environ.get("NOETL_LEASE_SECONDS", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise SettingError(f"NOETL_LEASE_SECONDS is {text!r}; it must be a number of seconds from 1 to 3600.")
+    return seconds
+
+
+def thread_count(environ: Mapping[str, str] = os.environ) -> int:
+    """How many threads walk: `NOETL_WORKERS`, or four for each core, since steps mostly wait for others.
+
+    Raises:
+        SettingError: it is not a whole number from 1 to 1,000.
+    """
+    text = environ.get("NOETL_WORKERS", str(4 * (os.cpu_count() or 1)))
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise SettingError(f"NOETL_WORKERS is {text!r}; it must be a whole number from 1 to 1000.")
+    return int(text)
+
+
+class Worker:
+    """Claims visits of one queue and walks them: those of the service, or with `run_id` those of one local run."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        capabilities: Capabilities,
+        threads: int | None = None,
+        run_id: str | None = None,
+        lease: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._capabilities = capabilities
+        self._queue = run_id or "service"
+        self._lease_seconds = lease_seconds() if lease is None else lease
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._held: dict[str, Claim] = {}
+        self._lock = threading.Lock()
+        count = thread_count() if threads is None else threads
+        names = [f"noetl-walk-{index}" for index in range(count)]
+        self._threads = [threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names]
+        self._keeper = threading.Thread(target=self._keep, name="noetl-keep", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work. What dead workers of this machine held is taken over at once."""
+        self._store.release_dead(self._queue, self._clock())
+        for thread in (*self._threads, self._keeper):
+            thread.start()
+
+    def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
+        """Claim nothing more. With `drain`, return when the steps at work are committed or the time is over."""
+        self._stopping.set()
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        for thread in self._threads if drain else ():
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        self._finished.set()
+
+    def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
+        """The run once it has ended, or as it is when the time is over."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            run = self._store.run(tenant, run_id)
+            if run is None:
+                raise StoreError(f"There is no run {run_id} in the store.")
+            left = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
+            if run.status.is_final or left <= 0:
+                return run
+            self._store.wait_for_change(left)
+
+    def _work(self, name: str) -> None:
+        worker = f"{process_name()}/{name}"
+        lease = Lease(worker, self._lease_seconds)
+        walker = Walker(self._store, lease, self._capabilities, self._clock)
+        while not self._stopping.is_set():
+            try:
+                claim = self._store.claim(self._queue, lease, self._clock())
+                while claim is not None:
+                    claim = self._walk(walker, claim)
+                    if claim is not None and self._stopping.is_set():
+                        self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, self._clock())
+                        return
+            except StoreError:
+                logger.exception("the store failed; trying again")
+            except Exception:
+                logger.exception("a step could not be walked; its claim will run out and it will be tried again")
+            if not self._stopping.is_set():
+                self._store.wait_for_change(self._idle_seconds())
+
+    def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
+        with self._lock:
+            self._held[claim.visit.id] = claim
+        try:
+            return walker.walk(claim)
+        finally:
+            with self._lock:
+                self._held.pop(claim.visit.id, None)
+
+    def _idle_seconds(self) -> float:
+        try:
+            due = self._store.next_due(self._queue)
+        except StoreError:
+            return IDLE_SECONDS
+        return IDLE_SECONDS if due is None else min(max(due - self._clock(), 0.001), IDLE_SECONDS)
+
+    def _keep(self) -> None:
+        """Renew the claims at work, and take over those of workers that have died."""
+        while not self._finished.wait(self._lease_seconds / 3):
+            try:
+                with self._lock:
+                    held = list(self._held.values())
+                for claim in held:
+                    until = self._clock() + self._lease_seconds
+                    self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, until)
+                self._store.release_dead(self._queue, self._clock())
+            except StoreError:
+                logger.exception("the store failed; claims are renewed when it is back")
