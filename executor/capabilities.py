@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 def for_local_run(folder: Path) -> Capabilities:
     """Of a run that someone started from `folder` with a playbook of their own: what they may, it may."""
     folder = folder.resolve()
-    return Capabilities(
+    return Capabilities(  # noqa: S604  `shell` is a capability here.
         files_root=folder,
         folder=folder,
         shell=True,

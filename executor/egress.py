@@ -173,13 +173,16 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
                     failure = error
             raise failure
 
-    made = httpx.HTTPTransport(trust_env=False)
-    made._pool.close()
+    context = httpx.create_ssl_context()
+    made = httpx.HTTPTransport(verify=context)
     # httpx has no public way to give its pool a network backend.
-    made._pool = httpcore.ConnectionPool(
-        ssl_context=httpx.create_ssl_context(), max_connections=1000, max_keepalive_connections=20,
-        keepalive_expiry=5.0, network_backend=Backend(),
-    )  # fmt: skip
+    made._pool = httpcore.ConnectionPool(  # noqa: SLF001
+        ssl_context=context,
+        max_connections=1000,
+        max_keepalive_connections=20,
+        keepalive_expiry=5.0,
+        network_backend=Backend(),
+    )
     return made
 
 

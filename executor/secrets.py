@@ -23,13 +23,14 @@ STARS = "***"
 SHORTEST = 8
 """Shorter values are not scrubbed: they would blot out text that only looks like them."""
 
-_MOST_REMEMBERED = 10_000
+_MOST_REMEMBERED = 1_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Secret(str):
     """A secret by name. Whatever is done with it as text is done with stars."""
 
+    __slots__ = ("name",)
     name: str
 
     def __new__(cls, name: str) -> Self:

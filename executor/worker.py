@@ -94,19 +94,21 @@ class Worker:
         """The run once it has ended, or as it is when the time is over."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
+            seen = self._store.changes.count
             run = self._store.run(tenant, run_id)
             if run is None:
                 raise StoreError(f"There is no run {run_id} in the store.")
             left = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
             if run.status.is_final or left <= 0:
                 return run
-            self._store.wait_for_change(left)
+            self._store.changes.wait(seen, left)
 
     def _work(self, name: str) -> None:
         worker = f"{process_name()}/{name}"
         lease = Lease(worker, self._lease_seconds)
         walker = Walker(self._store, lease, self._capabilities, self._clock)
         while not self._stopping.is_set():
+            seen = self._store.work.count
             try:
                 claim = self._store.claim(self._queue, lease, self._clock())
                 while claim is not None:
@@ -119,7 +121,7 @@ class Worker:
             except Exception:
                 logger.exception("a step could not be walked; its claim will run out and it will be tried again")
             if not self._stopping.is_set():
-                self._store.wait_for_change(self._idle_seconds())
+                self._store.work.wait(seen, self._idle_seconds())
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
         with self._lock:

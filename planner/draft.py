@@ -98,7 +98,7 @@ class Draft:
         if isinstance(parent, dict):
             self._left_out.add(self.place(path))
             del parent[last]
-        elif path[-2] == "run" and any(isinstance(entry, str) for entry in parent[last + 1 :]):
+        elif path[-2] == "run" and last + 1 < len(parent):
             parent[last] = ""
             self.broken["steps"].add("")
             self.broken["tasks"].add("")

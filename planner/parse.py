@@ -5,7 +5,7 @@ What is wrong is reported and left out, and the rest is tried again, so that eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,6 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
                 if not _mend(draft, error, document, diagnostics):
                     return None
         _set_paths(playbook, (), draft)
-        _check_sizes(playbook, document, diagnostics)
     return Parsed(playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost))
 
 
@@ -98,14 +97,29 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
     is_hopeless = False
     renamed: dict[Path, Path] = {}
     wrong: set[Path] = set()
-    for path, missing, errors in _by_path(draft, error):
+
+    def misspelt(owner: Path, key: str, slip: str | None) -> None:
+        if slip is None or slip in draft.at(owner) or (*owner, slip) in renamed:
+            wrong.add((*owner, key))
+        else:
+            renamed[*owner, slip] = (*owner, key)
+
+    for (path, missing), errors in _by_path(draft, error):
         kind, value = errors[0]["type"], draft.at(path)
-        slip = None
-        if missing is not None:
-            wanted = (*path, missing)
-            if wanted in renamed:
-                continue
-            if not draft.is_left_out(wanted):
+        if kind == "extra_forbidden":
+            owner, key = path[:-1], str(path[-1])
+            model = model_at(owner, draft.at(owner))
+            report(unknown_key(key, model), path)
+            misspelt(owner, key, meant(key, model))
+        elif kind == "union_tag_invalid" and (slip := meant_entry(value)):
+            report(not_an_entry(value), (*path, slip[0]))
+            misspelt(path, *slip)
+        elif kind == "union_tag_invalid":
+            if not any(draft.is_left_out((*path, key)) for key in ENTRY_KEYS):
+                report(not_an_entry(value), path)
+            wrong.add(path)
+        elif missing is not None and (*path, missing) not in renamed:
+            if not draft.is_left_out((*path, missing)):
                 report(missing_key(missing, model_at(path, value)), path)
             if path:
                 wrong.add(path)
@@ -113,53 +127,55 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
                 draft.data["name"] = "playbook"
             else:
                 is_hopeless = True
-            continue
-        if path == ("steps",) and kind == "too_short":
-            is_hopeless = True
-            if draft.is_left_out(path):
-                continue
-        if kind == "extra_forbidden":
-            owner, key = path[:-1], str(path[-1])
-            model = model_at(owner, draft.at(owner))
-            report(unknown_key(key, model), path)
-            slip = meant(key, model)
-        elif kind == "union_tag_invalid":
-            written, slip = meant_entry(value) or (None, None)
-            owner, path = path, (*path, written) if written else path
-            if not any(draft.is_left_out((*owner, key)) for key in ENTRY_KEYS):
-                report(not_an_entry(value), path)
-        else:
-            report(wrong_value(path, value, errors), path)
-        if slip is not None and slip not in draft.at(owner) and (*owner, slip) not in renamed:
-            renamed[*owner, slip] = path
-        else:
+        elif missing is None:
+            is_hopeless |= kind == "too_short" and path == ("steps",)
+            if not (is_hopeless and draft.is_left_out(path)):
+                report(wrong_value(path, value, errors), path)
             wrong.add(path)
 
-    for wanted, written_path in renamed.items():
-        draft.rename(written_path, str(wanted[-1]))
+    if is_hopeless:
+        return False
+    for wanted, written in renamed.items():
+        draft.rename(written, str(wanted[-1]))
     # The last and the innermost first, so that the other paths stay true.
     for path in sorted(wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True):
         draft.leave_out(path)
-    return not is_hopeless
+    return True
 
 
-def _by_path(draft: Draft, error: ValidationError) -> Iterator[tuple[Path, str | None, list[Any]]]:
-    """The errors of each path, unknown keys first; a missing key counts by itself."""
+def _by_path(draft: Draft, error: ValidationError) -> list[tuple[tuple[Path, str | None], list[Any]]]:
+    """The errors of each path and, by itself, of each key that is missing there."""
     found: dict[tuple[Path, str | None], list[Any]] = {}
     for item in error.errors(include_url=False, include_input=False):
         missing = str(item["loc"][-1]) if item["type"] == "missing" else None
         found.setdefault((draft.locate(item["loc"]), missing), []).append(item)
-    # What an unknown key was meant to be is not missing.
-    for (path, missing), errors in sorted(found.items(), key=lambda pair: pair[1][0]["type"] != "extra_forbidden"):
-        yield path, missing, errors
+    # Missing keys come last: what another key is a slip of is not missing.
+    return sorted(found.items(), key=lambda pair: pair[0][1] is not None)
 
 
 def _is_too_long(document: Document, diagnostics: Diagnostics) -> bool:
+    """Whether there are more steps, cases or targets than may be; the first of the surplus is reported."""
+
+    def surplus(items: Any, most: int, message: str, path: Path) -> bool:
+        if not isinstance(items, list) or len(items) <= most:
+            return False
+        diagnostics.add("NP701", message, document.span((*path, most)))
+        return True
+
     steps = document.data.get("steps")
-    if not isinstance(steps, list) or len(steps) <= MAX_STEPS:
-        return False
-    diagnostics.add("NP701", f"a playbook has at most {MAX_STEPS:,} steps", document.span(("steps", MAX_STEPS)))
-    return True
+    if surplus(steps, MAX_STEPS, f"a playbook has at most {MAX_STEPS:,} steps", ("steps",)):
+        return True
+    found = False
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        cases = step.get("rule") if isinstance(step, dict) else None
+        path: Path = ("steps", index, "rule")
+        if surplus(cases, MAX_CASES, f"a step has at most {MAX_CASES} cases", path):
+            found = True
+            continue
+        for number, case in enumerate(cases if isinstance(cases, list) else ()):
+            run = case.get("run") if isinstance(case, dict) else None
+            found |= surplus(run, MAX_TARGETS, f"a case has at most {MAX_TARGETS:,} targets", (*path, number, "run"))
+    return found
 
 
 def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
@@ -170,21 +186,11 @@ def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
             diagnostics.add("NP010", f"the name of the task is its key, `{shown(name)}`", place)
 
 
-def _check_sizes(playbook: Playbook, document: Document, diagnostics: Diagnostics) -> None:
-    for step in playbook.steps:
-        cases = step.rule or ()
-        if len(cases) > MAX_CASES:
-            diagnostics.add("NP701", f"a step has at most {MAX_CASES} cases", document.span(cases[MAX_CASES].path))
-        for case in cases:
-            if len(case.run) > MAX_TARGETS:
-                place = document.span((*case.path, "run", MAX_TARGETS))
-                diagnostics.add("NP701", f"a case has at most {MAX_TARGETS:,} targets", place)
-
-
 def _set_paths(model: Model, path: Path, draft: Draft) -> None:
-    model._path = draft.place(path)
+    # Validation cannot know the place, and to everyone else it is there to be read only.
+    model._path = draft.place(path)  # noqa: SLF001
     if isinstance(model, Task):
-        model._run_path = draft.place((*path, "run"))
+        model._run_path = draft.place((*path, "run"))  # noqa: SLF001
     for name in _HOLDERS.get(type(model), ()):
         held = getattr(model, name)
         if held is None:

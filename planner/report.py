@@ -56,7 +56,7 @@ def summary(checked: Sequence[Checked]) -> str:
 
 def visible(text: str) -> str:
     """`text` on one line, with a visible stand-in for each character that a terminal would obey or not show."""
-    return "".join(map(_visible_character, text))
+    return text if text.isprintable() else "".join(map(_visible_character, text))
 
 
 def _visible_character(character: str) -> str:
@@ -74,7 +74,7 @@ def _visible_character(character: str) -> str:
 
 def cells(text: str) -> int:
     """How many cells of a terminal `text` takes, which holds no control characters."""
-    return sum(map(_width, text))
+    return len(text) if text.isascii() else sum(map(_width, text))
 
 
 def _width(character: str) -> int:

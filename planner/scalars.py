@@ -17,8 +17,9 @@ _VALUES: dict[str, Scalar] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_TRUE_IN_1_1 = frozenset(["y", "Y", "yes", "Yes", "YES", "on", "On", "ON"])
-_FALSE_IN_1_1 = frozenset(["n", "N", "no", "No", "NO", "off", "Off", "OFF"])
+# The letters y and n are booleans in the text of YAML 1.1 and in none of its common readers.
+_TRUE_IN_1_1 = frozenset(["yes", "Yes", "YES", "on", "On", "ON"])
+_FALSE_IN_1_1 = frozenset(["no", "No", "NO", "off", "Off", "OFF"])
 
 WORDS = frozenset(_VALUES) | _TRUE_IN_1_1 | _FALSE_IN_1_1
 """The plain scalars that are not simply text although they begin with a letter (or are empty, or `~`)."""

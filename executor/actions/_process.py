@@ -97,7 +97,9 @@ def run(
             os.close(pipe[1])
     group = _Group(process)
     try:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         sources = {process.stdout.fileno(): "stdout", process.stderr.fileno(): "stderr"}
         if pipe:
             sources[pipe[0]] = "result"

@@ -75,7 +75,7 @@ def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
             file.write(raw)
             file.flush()
             os.fsync(descriptor)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

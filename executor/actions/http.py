@@ -297,12 +297,13 @@ def _unpacked(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
     has_begun = False
     try:
         for chunk in chunks:
-            while chunk:
+            packed = chunk
+            while packed:
                 has_begun = True
                 if unpacker.eof:
                     unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
-                yield unpacker.decompress(chunk, 64 * 1024)
-                chunk = unpacker.unconsumed_tail or unpacker.unused_data
+                yield unpacker.decompress(packed, 64 * 1024)
+                packed = unpacker.unconsumed_tail or unpacker.unused_data
     except zlib.error as error:
         raise ActionError("ConnectionFailed", f"the body is packed wrongly: {error}") from None
     if has_begun and not unpacker.eof:

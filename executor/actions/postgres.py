@@ -156,7 +156,7 @@ def _execute(connection: Connection, text: str, values: Any, call: Call) -> psyc
 
 def _result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
     has_rows = cursor.description is not None
-    if fetch == "all" or fetch == "none":
+    if fetch in ("all", "none"):
         rows = [_row(row) for row in cursor] if has_rows and fetch == "all" else []
         return {"rows": rows, "rowcount": cursor.rowcount}
     row = cursor.fetchone() if has_rows else None

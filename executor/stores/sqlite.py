@@ -32,6 +32,7 @@ from executor.records import (
     VisitStatus,
 )
 from executor.start import ending_visit
+from executor.stores.news import News
 from executor.stores.rows import events_of, events_to_text, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.store import queue_of
 from executor.transition import arrive, derived_id
@@ -63,8 +64,8 @@ class SqliteStore:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._writing = threading.Lock()
-        self._changed = threading.Condition()
-        self._changes = 0
+        self.changes = News()
+        self.work = News()
         if not create and not self.path.exists():
             raise StoreError(f"There is no store at {path}.")
         try:
@@ -123,6 +124,7 @@ class SqliteStore:
             if run.deadline_at is not None:
                 _enter_deadline(db, run, run.deadline_at)
             _append(db, run.id, 1, [Event("workflow.started", run.created_at, payload={"playbook": run.playbook})])
+        self.work.announce(1)
         return run
 
     def run(self, tenant: str, run_id: str) -> Run | None:
@@ -267,6 +269,8 @@ class SqliteStore:
             events = [*commit.events, *([_started(entering.claimed)] if entering.claimed and not entering.ends else [])]
             if events:
                 _append(db, visit.run_id, run["seq"], events)
+        retries = visit.status is VisitStatus.RETRYING
+        self.work.announce(entering.count + retries - (entering.claimed is not None))
         return entering.claimed
 
     def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
@@ -303,7 +307,8 @@ class SqliteStore:
                 (status, run_id),
             ).fetchone()
             self._stop_waiting(db, run, _Entering(db, run, now, None))
-            return replace(found, stop=RunStatus(run["stop"]))
+        self.work.announce(1)
+        return replace(found, stop=RunStatus(run["stop"]))
 
     def resume(
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
@@ -337,12 +342,8 @@ class SqliteStore:
             if deadline_at is not None:
                 _enter_deadline(db, resumed, deadline_at)
             _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
-            return resumed
-
-    def wait_for_change(self, timeout_seconds: float) -> None:
-        with self._changed:
-            seen = self._changes
-            self._changed.wait_for(lambda: self._changes != seen, timeout_seconds)
+        self.work.announce()
+        return resumed
 
     def _move(self, db: sqlite3.Connection, run: sqlite3.Row, commit: Commit, entering: _Entering) -> None:
         """Let branches enter steps and arrive at joins, and fire the joins that have nothing left to wait for."""
@@ -462,9 +463,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
         if not quiet:
-            with self._changed:
-                self._changes += 1
-                self._changed.notify_all()
+            self.changes.announce()
 
     def _all(self, query: str, *values: Any) -> list[sqlite3.Row]:
         try:
@@ -507,6 +506,7 @@ class _Entering:
         queue = "service" if self.run["origin"] == "service" else self.run["id"]
         branch = Branch(visit.id, visit.step, visit.clock, visit.names)
         position = (self.run["seq"] << 12) + self.count
+        self.count += 1
         entered = _enter(self.db, self.run["id"], queue, branch, self.now, position, lease=lease)
         if lease is not None and entered is not None:
             self.claimed, self.ends = entered, True

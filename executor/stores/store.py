@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from executor.records import Claim, Commit, ErrorRecord, Event, Lease, Run, RunStatus, Visit
+from executor.stores.news import News
 from planner.plan import Header, Plan, Step, Task
 
 
@@ -17,6 +18,16 @@ class Store(Protocol):
     Raises:
         StoreError: any method, when the store cannot be reached or refuses.
     """
+
+    @property
+    def changes(self) -> News:
+        """News of this process: a run or one of its visits has changed."""
+        ...
+
+    @property
+    def work(self) -> News:
+        """News of this process: a visit has become due."""
+        ...
 
     def close(self) -> None:
         """Give up every connection."""
@@ -135,10 +146,6 @@ class Store(Protocol):
         Raises:
             RejectedError: `not_resumable`.
         """
-        ...
-
-    def wait_for_change(self, timeout_seconds: float) -> None:
-        """Return when something was written in this process, or after the time."""
         ...
 
 

@@ -19,6 +19,13 @@ from planner.templates import Expression, Template, TemplateProblem, has_templat
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """What every action takes besides the parameters of its type."""
 
+_BY_ENV = 'hand it over by `env`, and write `"$NAME"` here'
+_SHELL_HINTS = {
+    "quotes": "drop the quotes: the value is quoted by itself",
+    "a comment": "move it out of the comment",
+    "an escape": "drop the backslash: the value is quoted by itself",
+}
+
 
 def check_actions(subject: Subject) -> None:
     """Report what is wrong with each action of the playbook, wherever it stands."""
@@ -161,11 +168,7 @@ class _Check:
                 lexer.read(part)
                 continue
             if lexer.inside and not part.is_raw:
-                hint = (
-                    "drop the quotes: the value is quoted by itself"
-                    if lexer.inside == "quotes"
-                    else 'hand it over by `env`, and write `"$NAME"` here'
-                )
+                hint = _SHELL_HINTS.get(lexer.inside, _BY_ENV)
                 self._inside("NP509", lexer.inside, part, path, hint)
             lexer.read_value()
 

@@ -33,10 +33,23 @@ def _unknown_targets(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
+def _ambiguous_targets(subject: Subject) -> list[tuple[str, str]]:
+    """Names in cases that are both a step's and a task's, each with the step that names it."""
+    names = subject.names
+    return [
+        (step.name, entry)
+        for step in subject.playbook.steps
+        for case in step.rule or ()
+        for entry in case.run
+        if isinstance(entry, str) and entry in names.steps and entry in names.tasks
+    ]
+
+
 def _unreachable(subject: Subject) -> None:
     if subject.broken_steps:
         return
     graph = subject.flow.graph.copy()
+    graph.add_edges_from(_ambiguous_targets(subject))
     for source, target in _unknown_targets(subject):
         meant = suggest(target, subject.names.steps)
         if meant is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planner.checks.names import entries
 from planner.checks.subject import Subject
+from planner.diagnostics import suggest
 from planner.playbook import ActionEntry, Path, TaskEntry
 from planner.templates import TemplateProblem, parse
 
@@ -35,6 +36,7 @@ def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: 
     except TemplateProblem:
         return
     hint = f'write `"{{{{ {text.strip()} }}}}"`' if "{" not in text and text.strip() else "put all of it in one `{{ }}`"
+    hint = suggest(text, words) or hint
     subject.report("NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint)
 
 

@@ -1,0 +1,158 @@
+"""What HTTP answers with: the encoding of JSON, and the bodies as `/openapi.json` describes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+from starlette.responses import JSONResponse
+
+
+class JSON(JSONResponse):
+    """A JSON body. Text that is no Unicode (a lone surrogate) leaves as the escape that stands for it."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Failure(_Answer):
+    type: str
+    message: str
+    action: str | None
+    step: str | None
+    attempt: int
+    retryable: bool
+    status: int | None
+    details: JsonValue
+
+
+class Links(_Answer):
+    status: str
+    result: str
+    events: str
+    graph: str
+    cancel: str
+    resume: str
+
+
+class Accepted(_Answer):
+    workflow_id: str
+    status: str
+    playbook: str
+    plan_hash: str
+    links: Links
+
+
+class Result(_Answer):
+    workflow_id: str
+    status: str
+    result: JsonValue
+    errors: list[Failure]
+
+
+class StepStatus(_Answer):
+    status: str
+    visits: int
+    attempt: int
+    case: int | None
+    error: Failure | None
+
+
+class Progress(_Answer):
+    steps: int
+    finished: int
+    running: int
+
+
+class Status(_Answer):
+    workflow_id: str
+    status: str
+    playbook: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    steps: dict[str, StepStatus]
+    progress: Progress
+    error: Failure | None
+
+
+class Summary(_Answer):
+    workflow_id: str
+    status: str
+    playbook: str
+    version: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    tags: list[str]
+
+
+class RunPage(_Answer):
+    items: list[Summary]
+    next_cursor: str | None
+
+
+class HistoryEntry(_Answer):
+    id: str
+    type: str
+    at: str
+    step: str | None
+    visit: int | None
+    attempt: int | None
+    duration_ms: float | None
+    payload: dict[str, JsonValue]
+
+
+class EventPage(_Answer):
+    items: list[HistoryEntry]
+    next_cursor: str | None
+
+
+class Finding(_Answer):
+    code: str
+    severity: str
+    message: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    hint: str | None
+
+
+class Edge(_Answer):
+    source: str
+    target: str
+    guard: str
+    case: int
+
+
+class Graph(_Answer):
+    start: str
+    steps: dict[str, JsonValue]
+    edges: list[Edge]
+
+
+class PlanAnswer(_Answer):
+    name: str
+    version: str | None
+    hash: str
+    diagnostics: list[Finding]
+    graph: Graph
+    inputs: dict[str, JsonValue]
+    statistics: dict[str, JsonValue]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. Further members depend on the problem: `diagnostics`, `inputs`, `errors`, `reference`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str

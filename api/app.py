@@ -1,0 +1,84 @@
+"""The HTTP service. It executes the runs it accepts: workers live in its process.
+
+`uvicorn api.app:app` starts it; settings are read from the environment then, and importing needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from api.answers import JSON
+from api.loopback import LoopbackOnly
+from api.routes import events, graph, health, plans, workflows
+from api.service import Service
+from executor.actions import catalogue
+from executor.capabilities import for_service
+from executor.errors import SettingError, StoreError
+from executor.stores import DEFAULT_URL, open_store
+from executor.worker import Worker, lease_seconds, thread_count
+
+DRAIN_SECONDS = 20.0
+"""How long running steps may take to finish when the service stops. The others are walked again at its next start."""
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
+    """The service with the settings of `environ`, or of the process's environment when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings = os.environ if environ is None else environ
+        capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
+        store = await run_in_threadpool(open_store, settings.get("NOETL_STORE") or DEFAULT_URL)
+        try:
+            app.state.service = Service(store, catalogue())
+            worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease)
+            await run_in_threadpool(worker.start)
+            try:
+                yield
+            finally:
+                await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
+        finally:
+            store.close()
+
+    app = FastAPI(
+        title="NoETL",
+        version=version("noetl"),
+        description="Compiles playbooks and runs them durably.",
+        lifespan=lifespan,
+        default_response_class=JSON,
+        redirect_slashes=False,
+        middleware=[Middleware(PlainStartupFailure), Middleware(problems.Failsafe), Middleware(LoopbackOnly)],
+    )
+    problems.install(app)
+    for noun in (workflows, events, graph, plans, health):
+        app.include_router(noun.router)
+    return app
+
+
+class PlainStartupFailure:
+    """Middleware that names a setting or store that is not as it must be to the server in a sentence, not a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            error = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, SettingError | StoreError):
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        await self._app(scope, receive, tell if scope["type"] == "lifespan" else send)
+
+
+app = create_app()

@@ -1,0 +1,87 @@
+"""The commands, and what becomes of whatever goes wrong in one of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from api.cli import runs
+from api.cli.check import check
+from api.cli.console import FAILED, INTERRUPTED, MISUSED, RefusalError, say, write
+from api.cli.explain import explain
+from api.cli.plan import plan
+from api.cli.run import run
+from api.cli.schema import schema
+from api.cli.serve import serve
+
+app = typer.Typer(
+    name="noetl",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(no_args_is_help=True, epilog="Example: noetl check deploy.yaml --format concise")(check)
+app.command(no_args_is_help=True, epilog="Example: noetl plan deploy.yaml -f svg -o deploy.svg")(plan)
+app.command(no_args_is_help=True, epilog="Example: noetl run deploy.yaml -i region=eu -i count=3")(run)
+app.add_typer(runs.app, name="runs", no_args_is_help=True, epilog="Example: noetl runs list --status failed")
+app.command(epilog="Example: noetl serve --port 8080")(serve)
+app.command(epilog="Example: noetl explain NP101")(explain)
+app.command(epilog="Example: noetl schema > noetl.schema.json")(schema)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        write(f"noetl {version('noetl')}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, epilog="Example: noetl run deploy.yaml -i region=eu")
+def noetl(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Compile YAML playbooks into checked graphs, and run them durably, step by step."""
+    if context.invoked_subcommand is None:
+        # With rich the help is printed as it is made, and what comes back is empty.
+        write(context.get_help())
+
+
+def run_app() -> NoReturn:
+    """Run the command line and exit: with a sentence on stderr for whatever went wrong, never with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last resort
+        if os.environ.get("NOETL_DEBUG") == "1":
+            import traceback
+
+            traceback.print_exc()
+        sys.exit(_report(error))
+    sys.exit(0)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, and answer with the exit code."""
+    from executor.errors import RejectedError, SettingError, StoreError
+
+    if isinstance(error, RefusalError):
+        for sentence in str(error).split("\n"):
+            say(f"noetl: {sentence}")
+        return error.exit_code
+    if isinstance(error, RejectedError | SettingError | StoreError | OSError):
+        say(f"noetl: {error}")
+        return MISUSED
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    say(f"noetl: NP900 a bug of ours: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")
+    return FAILED

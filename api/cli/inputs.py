@@ -1,0 +1,69 @@
+"""What a run is given: `-i name=value` and `--input FILE.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from api.cli.console import RefusalError
+
+
+def read_file(file: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        RefusalError: it cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(Path(file).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise RefusalError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RefusalError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RefusalError(f'{file} must hold an object of inputs by name, such as {{"user_id": 7}}')
+    return value
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON value")
+
+
+def read_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
+    """The values of `name=value` pairs, each read as a YAML scalar of the type its name has in `types`.
+
+    A list or mapping is written in brackets. Whether a value is of its type is for whoever starts the run to say.
+
+    Raises:
+        RefusalError: a pair has no `=`.
+    """
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise RefusalError(f"-i takes name=value, not {pair!r}")
+        values[name] = _value(text, types.get(name, "any"))
+    return values
+
+
+def _value(text: str, type_: str) -> Any:
+    """Text for a `string` is taken as it stands; so `-i zip=01234` keeps its zero."""
+    from planner.diagnostics import Diagnostics
+    from planner.read import read
+    from planner.scalars import resolve
+
+    if type_ == "string":
+        return text
+    if text[:1] in _OPENING:
+        findings = Diagnostics()
+        document = read(text, findings)
+        return text if document is None or findings.errors else document.data
+    try:
+        return resolve(text)
+    except ValueError:
+        return text
+
+
+_OPENING = ("[", "{", '"', "'")

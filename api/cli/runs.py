@@ -1,0 +1,188 @@
+"""`noetl runs …`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.cli.console import RefusalError, say, write, write_json
+from api.cli.run import GivenOption, InputOption
+from api.cli.stores import StoreOption, opened
+
+if TYPE_CHECKING:
+    from api.service import Service
+    from executor.stores.store import Store
+
+app = typer.Typer(help="See, stop and resume the runs of a store.")
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A run's id.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+@contextmanager
+def _served(store: str | None) -> Iterator[tuple[Store, Service]]:
+    from api.service import NotFoundError, Service
+    from executor.actions import catalogue
+
+    with opened(store, create=False) as opened_store:
+        try:
+            yield opened_store, Service(opened_store, catalogue())
+        except NotFoundError as error:
+            raise RefusalError(str(error)) from error
+
+
+@app.command("list", epilog="Example: noetl runs list --status failed --limit 20")
+def list_runs(
+    status: Annotated[Status | None, typer.Option("--status", help="Only those that stand so.")] = None,
+    playbook: Annotated[str | None, typer.Option("--playbook", metavar="NAME", help="Only that playbook's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the page before.")] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """List runs, the newest first."""
+    from executor.records import RunStatus
+
+    with _served(store) as (_, service):
+        wanted = RunStatus(status.value) if status else None
+        page = service.runs(status=wanted, playbook=playbook, limit=limit, cursor=cursor)
+    if json:
+        write_json(page)
+        return
+    rows = [(run["workflow_id"], run["status"], run["created_at"][:19], run["playbook"]) for run in page["items"]]
+    _write_table(rows)
+    if not rows:
+        say("no runs")
+    if page["next_cursor"]:
+        say(f"there are more: --cursor {page['next_cursor']}")
+
+
+@app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
+def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+    """Show where a run stands, step by step."""
+    from api.cli.progress import failure
+    from planner.draw import text
+
+    with _served(store) as (opened_store, service):
+        status = service.status(id)
+        run = service.run(id)
+        plan = opened_store.plan(run.plan_hash)
+    if json:
+        write_json(status)
+        return
+    write(f"run {status['workflow_id']} {status['status']}\n")
+    for moment in ("created_at", "started_at", "finished_at"):
+        if status[moment]:
+            write(f"{moment.removesuffix('_at'):<9}{status[moment]}\n")
+    write("\n" + text.draw(plan, {name: step["status"] for name, step in status["steps"].items()}))
+    failed = [(name, step["error"]) for name, step in status["steps"].items() if step["error"]]
+    if failed or run.errors or run.error:
+        write("\n")
+    for name, error in failed:
+        write(f"{name} (line {plan.steps[name].line}): {failure(error)}\n")
+    for error in run.errors or filter(None, [run.error]):
+        if error["step"] not in dict(failed):
+            write(f"{failure(error)}\n")
+
+
+@app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")
+def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+    """Show what happened in a run, in order."""
+    with _served(store) as (_, service):
+        events = list(_all_events(service, id))
+    if json:
+        write_json({"items": events, "next_cursor": None})
+        return
+    import json as encoder
+
+    _write_table(
+        [
+            (
+                event["at"],
+                event["type"],
+                event["step"] or "",
+                encoder.dumps(event["payload"], ensure_ascii=False) if event["payload"] else "",
+            )
+            for event in events
+        ]
+    )
+
+
+def _all_events(service: Service, id: str) -> Iterator[dict[str, Any]]:
+    cursor = None
+    while True:
+        page = service.events(id, cursor)
+        yield from page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+@app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
+def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
+    """Cancel a run: its running steps finish, and nothing new starts."""
+    from api.cli.local import let_it_end
+
+    with _served(store) as (opened_store, service):
+        service.cancel(id)
+        run = service.run(id)
+        if run.origin == "local":
+            # No service works for such a run, and the process that did may be gone.
+            run = let_it_end(opened_store, run)
+    if json:
+        write_json({"workflow_id": run.id, "status": run.status.value})
+    else:
+        say(f"run {id} {'is being cancelled' if not run.status.is_final else f'is {run.status.value}'}")
+
+
+@app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
+def resume_run(
+    id: IdArgument,
+    given: GivenOption = None,
+    input: InputOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what went wrong.")] = False,
+) -> None:
+    """Go on with a run that crashed, failed or was stopped, from where it stood, with corrected input if given."""
+    from api.cli.inputs import read_file, read_pairs
+    from api.cli.local import walk_to_the_end
+
+    from_file = read_file(input) if input is not None else {}
+    with _served(store) as (opened_store, service):
+        run = service.run(id)
+        plan = opened_store.plan(run.plan_hash)
+        types = {name: declared.type for name, declared in plan.header.inputs.items()}
+        summary = service.resume(id, {**from_file, **read_pairs(given or (), types)})
+        if run.origin == "local":
+            walk_to_the_end(opened_store, service, service.run(id), plan, file=None, as_json=json, quiet=quiet)
+            return
+    if json:
+        write_json(summary)
+    else:
+        say(f"run {id} is {summary['status']}: the workers of its service go on with it")
+
+
+def _write_table(rows: Sequence[tuple[str, ...]]) -> None:
+    from planner.report import cells, visible
+
+    shown = [tuple(map(visible, row)) for row in rows]
+    columns = [max(map(cells, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        padded = (text + " " * (column - cells(text)) for text, column in zip(row, columns, strict=True))
+        write("  ".join(padded).rstrip() + "\n")

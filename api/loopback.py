@@ -1,0 +1,81 @@
+"""Who is served while nobody can be told apart: this machine, and no page of another site in its browsers."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import Problem
+
+_RULE = (
+    "No authentication is configured, so only clients on this machine are served, under a loopback name such as "
+    "localhost and not from pages of other sites."
+)
+_FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?")
+
+
+class LoopbackOnly:
+    """Middleware that refuses whoever is not on this machine, whatever started the app.
+
+    The `Host` is looked at because a foreign name that resolves to 127.0.0.1 would let any web page in, and the
+    `Origin` because browsers send simple requests to any address. A forwarded request hides who its client is.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (reason := _refusal(scope)) is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+        else:
+            problem = Problem(403, f"{reason} {_RULE}", slug="loopback-only", title="Only this machine is served")
+            await problem.response(scope["path"])(scope, receive, send)
+
+
+def _refusal(scope: Scope) -> str | None:
+    client = scope.get("client")
+    if not client or not is_loopback(client[0]):
+        return "The request comes from another machine."
+    headers = Headers(scope=scope)
+    if any(name in headers for name in _FORWARDING_HEADERS):
+        return "The request was forwarded by a proxy."
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not is_loopback(_host_name(hosts[0])):
+        return "The request's Host is not a loopback name."
+    for origin in headers.getlist("origin"):
+        if _netloc(origin) != hosts[0].lower():
+            return "The request's Origin is another site."
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host (a name, or an address without brackets) is this machine as seen from itself."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+def _host_name(host: str) -> str:
+    match = _HOST.fullmatch(host)
+    return (match["address"] or match["name"]) if match else ""
+
+
+def _netloc(origin: str) -> str:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return ""
+    return parts.netloc.lower() if parts.scheme in ("http", "https") else ""

@@ -1,0 +1,24 @@
+"""Whether the process lives and whether it can work."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from api.answers import JSON
+from api.routes.common import Asked
+
+router = APIRouter(tags=["health"], default_response_class=JSON)
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """The process answers; the store is not asked."""
+    return JSON({"status": "ok"})
+
+
+@router.get("/readyz")
+def readyz(service: Asked) -> Response:
+    """The store answers, too; 503 if it does not."""
+    service.runs(limit=1)
+    return JSON({"status": "ready"})

@@ -1,0 +1,36 @@
+"""Plans: compile a playbook and say what it would do, with nothing run or stored."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from api.answers import JSON, PlanAnswer
+from api.bodies import read_submission
+from api.routes.common import PROBLEMS, Asked
+from api.routes.workflows import SUBMISSION
+from api.service import PlaybookError
+
+router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JSON)
+
+
+@router.post("/plan", responses={200: {"model": PlanAnswer}}, openapi_extra=SUBMISSION)
+async def plan(request: Request, service: Asked) -> Response:
+    """Diagnostics, graph and statistics of the playbook in the body."""
+    submission = await read_submission(request)
+    compilation = await run_in_threadpool(service.compile, submission.text)
+    if compilation.plan is None:
+        raise PlaybookError(compilation.diagnostics)
+    described = compilation.plan.to_json()
+    return JSON(
+        {
+            "name": described["name"],
+            "version": described["version"],
+            "hash": described["hash"],
+            "diagnostics": [diagnostic.to_json() for diagnostic in compilation.diagnostics],
+            "graph": {key: described[key] for key in ("start", "steps", "edges")},
+            "inputs": described["inputs"],
+            "statistics": described["statistics"],
+        }
+    )

@@ -1,0 +1,194 @@
+"""Runs: start one, ask how it stands and what came out, list them, stop one, go on with one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from api.answers import JSON, Accepted, Result, RunPage, Status, Summary
+from api.bodies import idempotency_key, known_query, preferred_wait_seconds, read_resumption, read_submission
+from api.problems import Problem
+from api.routes.common import PROBLEMS, RETRY_AFTER, Asked, finished_within, links
+from api.service import Service, result_of
+from executor.records import RunStatus
+
+router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
+
+SUBMISSION: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/yaml": {"schema": {"type": "string", "description": "The playbook."}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["playbook"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "playbook": {
+                            "oneOf": [{"type": "string"}, {"type": "object"}],
+                            "description": "The playbook, as text or as JSON.",
+                        },
+                        "input": {"type": "object"},
+                        "variables": {"type": "object"},
+                        "tags": {"type": "array", "items": {"type": "string"}},
+                    },
+                }
+            },
+        },
+    }
+}
+_START: dict[str, Any] = {
+    **SUBMISSION,
+    "parameters": [
+        {
+            "name": "input",
+            "in": "query",
+            "schema": {"type": "string"},
+            "description": "The run's input as a JSON object, where the body is YAML.",
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "`wait=N`: answer with the result if the run finishes within N seconds, 25 at most.",
+        },
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "The same key with the same body starts one run.",
+        },
+    ],
+}
+_RESUME: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"input": {"type": "object"}},
+                }
+            }
+        }
+    }
+}
+
+
+@router.post(
+    "/run", status_code=202, responses={202: {"model": Accepted}, 200: {"model": Result}}, openapi_extra=_START
+)
+async def run(request: Request, service: Asked) -> Response:
+    """Start a run of the playbook in the body."""
+    key = idempotency_key(request)
+    wait_seconds = preferred_wait_seconds(request)
+    submission = await read_submission(request)
+    run = await run_in_threadpool(
+        service.start,
+        submission.text,
+        input=submission.input,
+        variables=submission.variables,
+        tags=submission.tags,
+        idempotency_key=key,
+    )
+    found = links(request, run.id)
+    headers = {"Location": found["status"]}
+    if wait_seconds is not None:
+        headers["Preference-Applied"] = f"wait={wait_seconds}"
+        run = await finished_within(service, run, wait_seconds)
+        if run.status.is_final:
+            return JSON(result_of(run), headers=headers)
+    accepted = {
+        "workflow_id": run.id,
+        "status": run.status.value,
+        "playbook": run.playbook,
+        "plan_hash": run.plan_hash,
+        "links": found,
+    }
+    return JSON(accepted, 202, headers=headers | RETRY_AFTER)
+
+
+@router.get("/status/{workflow_id}", responses={200: {"model": Status}, 304: {"description": "As before"}})
+def status(workflow_id: str, request: Request, service: Asked) -> Response:
+    """How the run and each of its steps stand."""
+    answer = JSON(service.status(workflow_id))
+    tag = f'"{hashlib.sha256(bytes(answer.body)).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if _matches(request.headers.getlist("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    answer.headers.update(headers)
+    return answer
+
+
+@router.get("/result/{workflow_id}", responses={200: {"model": Result}, 202: {"model": Result}})
+def result(workflow_id: str, service: Asked) -> Response:
+    """What came out of the run; 202 while it has not finished."""
+    body = service.result(workflow_id)
+    if RunStatus(body["status"]).is_final:
+        return JSON(body)
+    return JSON(body, 202, headers=RETRY_AFTER)
+
+
+@router.get("", responses={200: {"model": RunPage}})
+def runs(
+    request: Request,
+    service: Asked,
+    status: RunStatus | None = None,
+    playbook: str | None = None,
+    tag: str | None = None,
+    since: datetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: str | None = None,
+) -> Response:
+    """The runs, the newest first; `since` is a time at or after which they were created."""
+    known_query(request, ("status", "playbook", "tag", "since", "limit", "cursor"))
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    return JSON(
+        service.runs(
+            status=status,
+            playbook=playbook,
+            tag=tag,
+            since=None if since is None else since.timestamp(),
+            limit=limit,
+            cursor=cursor,
+        )
+    )
+
+
+@router.post("/{workflow_id}/cancel", status_code=202, responses={202: {"model": Summary}})
+def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
+    """Running steps finish and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
+    body = service.cancel(workflow_id)
+    return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
+
+
+@router.post("/{workflow_id}/resume", status_code=202, responses={202: {"model": Summary}}, openapi_extra=_RESUME)
+async def resume(workflow_id: str, request: Request, service: Asked) -> Response:
+    """The run goes on from its failed and parked steps, with corrected input if given."""
+    corrected = await read_resumption(request)
+    body = await run_in_threadpool(_resume, service, workflow_id, corrected)
+    return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
+
+
+def _resume(service: Service, workflow_id: str, corrected: Mapping[str, Any] | None) -> dict[str, Any]:
+    if service.run(workflow_id).origin != "service":
+        raise Problem(
+            409,
+            f"The run was started from a local file, and only `noetl runs resume {workflow_id}` goes on with it.",
+            slug="local-run",
+        )
+    return service.resume(workflow_id, corrected)
+
+
+def _matches(if_none_match: list[str], tag: str) -> bool:
+    # Weak comparison, as RFC 9110 asks for here.
+    given = [candidate.strip().removeprefix("W/") for candidate in ",".join(if_none_match).split(",")]
+    return tag in given or "*" in given
