@@ -156,7 +156,11 @@ class Performance:
             return None
         if retry.condition is not None:
             lookup = scope.lookup(position, args, _record(scope, problem, action.type))
-            if not is_true(_evaluate(retry.condition, lookup, "retry.if")):
+            try:
+                if not is_true(parse(retry.condition).evaluate(lookup)):
+                    return None
+            except EvaluationError:
+                # As for a step, the failure is worth more than why nothing can be said about it.
                 return None
         return wait
 

@@ -165,8 +165,8 @@ class Commit:
     """Everything that finishing an attempt changes, written in one piece or not at all.
 
     `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
-    counters of joins, `branches_change` to the number of branches of the run. `stop` and `error` are given when an
-    unhandled failure ends the run.
+    counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
+    and `error` when an unhandled failure is why.
     """
 
     visit: Visit

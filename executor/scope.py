@@ -44,6 +44,7 @@ class Scope:
 
     def lookup(self, position: str, args: Mapping[str, Any] | None = None, error: Any = None) -> Lookup:
         """The names as seen at a place of the step's work, which `uuid` and idempotency keys are derived from."""
+        uuids = _Uuids(self.visit, position)
         given: dict[str, Callable[[], Any]] = {
             "input": lambda: self.run.input,
             "environment": lambda: self.run.environment,
@@ -52,7 +53,7 @@ class Scope:
             "steps": lambda: self.steps,
             "error": lambda: error if error is not None else self._error(),
             "now": lambda: self._now,
-            "uuid": lambda: _Uuids(self.visit, position),
+            "uuid": lambda: uuids,
         }
         if args is not None:
             given["args"] = lambda: args

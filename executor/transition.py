@@ -250,6 +250,13 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
     return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events)
 
 
+def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:
+    """The commit, which ends a run that is out of time as timed out, whatever became of the step."""
+    if deadline_at is None or now < deadline_at:
+        return commit
+    return replace(commit, stop=RunStatus.TIMED_OUT, error=None)
+
+
 def arrive(join: Step, run_id: str, wave: int, arrivals: Sequence[Branch]) -> tuple[Branch, Mapping[str, int], int]:
     """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
     and of the run.

@@ -14,17 +14,19 @@ from typing import Any
 from executor.actions.action import Capabilities
 from executor.errors import ActionError, FencedError, PayloadTooLargeError
 from executor.perform import Performance
-from executor.records import DEADLINE, END, Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
+from executor.records import DEADLINE, END, Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, VisitStatus
 from executor.rendering import render
 from executor.scope import Scope
 from executor.secrets import scrub
 from executor.stores.store import Store
 from executor.transition import (
+    Choice,
     GuardFailed,
     Outcome,
     choose,
     ending,
     error_record,
+    in_time,
     latest,
     merge_names,
     refusal,
@@ -67,10 +69,11 @@ class Walker:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
         scope = self._load(claim, step)
+        seconds = self._seconds(claim, step)
         performance = Performance(
             lambda name: self.store.plan_task(run.plan_hash, name),
             self.capabilities,
-            time.monotonic() + self._seconds(claim, step),
+            time.monotonic() + seconds,
             self.clock,
         )
         refused = refusal(step, visit)
@@ -79,14 +82,27 @@ class Walker:
         else:
             outcome = performance.run(step.run, scope, "run", parallel=step.parallel)
         outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
-        commit = self._decide(step, claim, scope, outcome, performance)
-        try:
-            following = self.store.commit(commit, self.clock(), self.lease)
-        except PayloadTooLargeError as problem:
-            error = error_record(visit, "PayloadTooLarge", str(problem))
-            commit = self._decide(step, claim, scope, Outcome(False, None, error), performance)
-            following = self.store.commit(commit, self.clock(), self.lease)
+        following = self._commit(step, claim, scope, outcome, performance)
         return None if following is None else Claim(run, following)
+
+    def _commit(
+        self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
+    ) -> Visit | None:
+        """Decide and commit. What is larger than the store takes fails the step, and once more its rule is read."""
+        run, visit = claim.run, claim.visit
+        for _ in range(2):
+            commit = self._decide(step, claim, scope, outcome, performance)
+            now = self.clock()
+            try:
+                return self.store.commit(in_time(commit, run.deadline_at, now), now, self.lease)
+            except PayloadTooLargeError as problem:
+                outcome = Outcome(False, None, error_record(visit, "PayloadTooLarge", str(problem)))
+        unhandled = Choice(outcome, failed=True)
+        commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), commit.events)
+        return self.store.commit(commit, self.clock(), self.lease)
+
+    def _step_of(self, run: Run) -> Callable[[str], Step]:
+        return lambda name: self.store.plan_step(run.plan_hash, name)
 
     def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance) -> Commit:
         run, visit = claim.run, claim.visit
@@ -101,7 +117,7 @@ class Walker:
         events = tuple(replace(event, payload=scrub(event.payload)) for event in performance.events)
         return settle(
             step,
-            lambda name: self.store.plan_step(run.plan_hash, name),
+            self._step_of(run),
             visit,
             choice,
             final,
@@ -133,10 +149,8 @@ class Walker:
 
     def _time_out(self, claim: Claim) -> None:
         now = self.clock()
-        if not claim.run.status.is_final:
-            self.store.stop(claim.run.id, RunStatus.TIMED_OUT, now)
         done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-        self.store.commit(Commit(done), now)
+        self.store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
     def _end(self, claim: Claim) -> None:
         """Evaluate the output and give the run its final status."""
@@ -216,7 +230,8 @@ def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
 
 def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
     """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
-    parts = {access[-1] for access in template.reads if access[:-1] in (("error",), ("result", "error"))}
+    errors = (("error",), ("result", "error"))
+    parts = {access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e}
     return problem.message in {f"there is no `{part}` in none" for part in parts}
 
 

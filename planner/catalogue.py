@@ -38,7 +38,7 @@ class Kind(StrEnum):
 class Parameter:
     """One parameter of an action type.
 
-    `kinds` are alternatives. `choices`, when given, are the only strings allowed (compared as written).
+    `kinds` are alternatives. `choices`, when given, are the only strings allowed; they are compared without regard to case and come out as declared.
     `requires` names parameters that must be given when this one is.
     """
 

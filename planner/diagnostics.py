@@ -5,7 +5,7 @@ Rendering for people and machines is in `planner.report`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -128,11 +128,15 @@ CODES = _codes(
 )
 
 
+MAX_COMPARED = 250_000
+
+
 class Diagnostics:
     """Collects findings in any order; iterates them by place, each once."""
 
     def __init__(self) -> None:
         self._found: dict[Diagnostic, None] = {}
+        self._compared = 0
 
     def add(
         self,
@@ -147,6 +151,13 @@ class Diagnostics:
         """Record a finding under a code of `CODES`, with that code's severity unless another is given."""
         usual = CODES[code].severity
         self._found[Diagnostic(code, message, span, hint, severity or usual, tuple(labels))] = None
+
+    def suggest(self, word: str, known: Collection[str]) -> str | None:
+        """As the function. None once many words were compared with many, which takes long: mistakes by the thousand have
+        one cause, and the first of them show it.
+        """
+        self._compared += len(known)
+        return suggest(word, known) if self._compared <= MAX_COMPARED else None
 
     def __iter__(self) -> Iterator[Diagnostic]:
         return iter(sorted(self._found, key=lambda d: (d.span, d.code, d.message)))

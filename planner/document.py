@@ -15,7 +15,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _PLAIN_PIECE = re.compile(r".", re.DOTALL)
 _PIECES = {
     "'": re.compile(r"''|.", re.DOTALL),
-    '"': re.compile(r"\\(?:u[dD][89abAB]..\\u....|x..|u.{4}|U.{8}|[\r\n]\s*|.)|.", re.DOTALL),
+    '"': re.compile(r"\\(?:u[dD][89abAB]..\\u....|x..|u.{4}|U.{8}|[\r\n][ \t\r\n]*|.)|.", re.DOTALL),
 }
 """What stands for one character of a value, by the scalar's quotes."""
 
@@ -119,7 +119,7 @@ def _first_line(text: str, start: Any, end: Any) -> Span:
     if start.line == end.line:
         return Span(start.line + 1, start.column + 1, end.line + 1, end.column + 1)
     line_end = _LINE_END.search(text, start.index)
-    length = len(text[start.index : line_end.start() if line_end else None].rstrip())
+    length = len(text[start.index : line_end.start() if line_end else None].rstrip(" \t"))
     return Span(start.line + 1, start.column + 1, start.line + 1, start.column + 1 + length)
 
 
@@ -165,9 +165,9 @@ def _block_pieces(text: str, start: int, end: int, value: str) -> list[tuple[int
     lines = [line.span() for line in _LINE.finditer(text, start, end)][1:]
     indentation = 0
     for begin, beyond in lines:
-        if line := text[begin:beyond].strip():
-            first = next((part for part in value.split("\n") if part.strip()), line)
-            indentation = text.index(line, begin) - begin - (len(first) - len(first.lstrip()))
+        if line := text[begin:beyond].strip(" \t\r\n"):
+            first = next((part for part in value.split("\n") if part.strip(" \t")), line)
+            indentation = text.index(line, begin) - begin - (len(first) - len(first.lstrip(" ")))
             break
     pieces = []
     for begin, beyond in lines:

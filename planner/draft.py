@@ -103,8 +103,10 @@ class Draft:
             self.broken["steps"].add("")
             self.broken["tasks"].add("")
         else:
-            items = self._items.setdefault(self.place(path[:-1]), list(range(len(parent))))
-            del parent[last], items[last]
+            place = self.place(path[:-1])
+            if place not in self._items:
+                self._items[place] = list(range(len(parent)))
+            del parent[last], self._items[place][last]
 
     def is_left_out(self, path: Path) -> bool:
         """Whether what stood at `path`, or an item of it, was left out."""

@@ -9,6 +9,7 @@ from typing import Any
 from planner.checks.data_flow import inferred_inputs
 from planner.checks.subject import Subject, called_tasks, is_error_aware, saved_names
 from planner.joins import ROOT
+from planner.liveness import names_handed_on
 from planner.plan import ONCE, Action, Header, Input, Join, Plan, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
@@ -30,7 +31,9 @@ class _Lowering:
         self.default_retry = lower_retry(self.playbook.retry) or ONCE
         self.read_by_step, self.read_by_task = self._reads()
         self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
-        self.handed_on = self._handed_on()
+        self.saved_by_step = {name: self._saved(step) for name, step in self.names.steps.items()}
+        marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
+        self.handed_on = names_handed_on(self.flow, self.read_by_step, marks)
 
     def plan(self) -> Plan:
         steps = {name: self.step(step) for name, step in self.names.steps.items() if name in self.flow.reachable}
@@ -53,9 +56,6 @@ class _Lowering:
     def step(self, step: Step) -> PlanStep:
         name = step.name
         joins = self.subject.joins
-        saves = {n for n, _ in saved_names(step.run or ())} | self._saved_by_calls(step.run or ())
-        for case in step.rule or ():
-            saves |= {n for n, _ in saved_names(case.run)} | self._saved_by_calls(case.run)
         dominator = joins.dominators.get(name)
         return PlanStep(
             name=name,
@@ -70,7 +70,7 @@ class _Lowering:
             timeout_seconds=step.timeout,
             on_error=step.on_error or self.playbook.on_error,
             reads=tuple(sorted(self.read_by_step[name])),
-            saves=tuple(sorted(saves)),
+            saves=tuple(sorted(self.saved_by_step[name])),
             hands_on=self.handed_on[name],
             line=self.subject.name_span(step).line,
         )
@@ -173,25 +173,12 @@ class _Lowering:
                 stack.extend(self.subject.task_calls.successors(task))
         return found
 
+    def _saved(self, step: Step) -> set[str]:
+        runs = (step.run or (), *(case.run for case in step.rule or ()))
+        return {name for run in runs for name, _ in saved_names(run)}.union(*map(self._saved_by_calls, runs))
+
     def _saved_by_calls(self, run: Sequence[Entry]) -> set[str]:
         return {name for task in self._all_called(run) for name in self.saved_by_task[task]}
-
-    def _handed_on(self) -> dict[str, frozenset[str]]:
-        """For each step the names that are read at it or behind it: liveness, over the components from the last to the first."""
-        flow = self.flow
-        handed: dict[int, frozenset[str]] = {}
-        for index, component in enumerate(flow.components):
-            behind = {
-                flow.component[target]
-                for step in component
-                for target in flow.graph.successors(step)
-                if flow.component[target] != index
-            }
-            own = frozenset().union(*(self.read_by_step[step] for step in component))
-            most = max((handed[b] for b in behind), key=len, default=frozenset[str]())
-            together = own.union(*(handed[b] for b in behind))
-            handed[index] = most if together == most else together
-        return {step: handed[index] for step, index in flow.component.items()}
 
 
 def lower_guard(guard: str) -> str | None:

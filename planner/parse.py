@@ -33,6 +33,8 @@ from planner.wording import described, shown
 MAX_STEPS = 10_000
 MAX_CASES = 100
 MAX_TARGETS = 1_000
+MAX_MISTAKES = 1_000
+"""How many wrong constructs are reported; where there are more, nothing else is checked."""
 
 # Keys that hold constructs, which are told where they stand.
 _HOLDERS: dict[type[Model], tuple[str, ...]] = {
@@ -94,7 +96,8 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
         span = document.key_span(place) if mistake.at_key else document.span(place)
         diagnostics.add(mistake.code, mistake.message, span, mistake.hint)
 
-    is_hopeless = False
+    found = _by_path(draft, error)
+    is_hopeless = len(found) > MAX_MISTAKES
     renamed: dict[Path, Path] = {}
     wrong: set[Path] = set()
 
@@ -104,7 +107,7 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
         else:
             renamed[*owner, slip] = (*owner, key)
 
-    for (path, missing), errors in _by_path(draft, error):
+    for (path, missing), errors in found[:MAX_MISTAKES]:
         kind, value = errors[0]["type"], draft.at(path)
         if kind == "extra_forbidden":
             owner, key = path[:-1], str(path[-1])
@@ -128,9 +131,9 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
             else:
                 is_hopeless = True
         elif missing is None:
-            is_hopeless |= kind == "too_short" and path == ("steps",)
-            if not (is_hopeless and draft.is_left_out(path)):
+            if not draft.is_left_out(path):
                 report(wrong_value(path, value, errors), path)
+            is_hopeless |= path == ("steps",)
             wrong.add(path)
 
     if is_hopeless:

@@ -23,6 +23,7 @@ from planner.sandbox import (
     CONCATENATE,
     FUNCTIONS,
     LOOP_ITEMS,
+    MAX_INTEGER_BITS,
     MAX_TEXT,
     Identifier,
     LimitExceeded,
@@ -239,6 +240,9 @@ def _parse(source: str) -> list[nodes.Node]:
         raise _syntax_problem(source, error) from None
     except RecursionError:
         raise TemplateProblem("NP405", "the expression is nested too deeply", 0, len(source)) from None
+    except ValueError:
+        # Python reads no decimal integer of more than 4,300 digits.
+        raise TemplateProblem("NP405", "a number is too large", 0, len(source)) from None
     _check_nodes(source, tree)
     return tree.body
 
@@ -288,6 +292,9 @@ def _check_node(source: str, node: nodes.Node) -> None:
         raise _at(source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("__"):
         raise _at(source, "NP403", f"`{node.arg.value}` is not allowed", node.lineno, str(node.arg.value))
+    if isinstance(node, nodes.Const) and _is_huge(node.value):
+        end = re.compile(r"[\w.+-]+").match(source, node.lineno)
+        raise TemplateProblem("NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1)
     if isinstance(node, nodes.Filter) and node.name not in _sandbox.filters:
         hint = suggest(node.name, _sandbox.filters)
         raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
@@ -303,6 +310,12 @@ def _check_node(source: str, node: nodes.Node) -> None:
                 f"`{name}` is a filter: write `value | {name}`" if name in _sandbox.filters else None
             )
             raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
+
+
+def _is_huge(value: object) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS
 
 
 def _at(source: str, code: str, message: str, offset: int, word: str, hint: str | None = None) -> TemplateProblem:

@@ -72,7 +72,11 @@ class SqliteStore:
             _make_folder(self.path.parent)
             self._prepare()
         except (OSError, sqlite3.Error) as error:
+            self.close()
             raise StoreError(f"The store at {path} cannot be opened: {error}.") from error
+        except StoreError:
+            self.close()
+            raise
         self._step = lru_cache(maxsize=4096)(self._read_step)
         self._task = lru_cache(maxsize=1024)(self._read_task)
 
@@ -440,11 +444,11 @@ class SqliteStore:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self.path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._connections.append(db)
             db.row_factory = sqlite3.Row
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
             self._local.db = db
-            self._connections.append(db)
         return db
 
     @contextmanager

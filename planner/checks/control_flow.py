@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx as nx
 
 from planner.checks.subject import Subject, is_error_aware
-from planner.diagnostics import Label, suggest
+from planner.diagnostics import Label
 from planner.playbook import Case, Path, Step, StepEntry
 
 ARROW = " → "
@@ -51,7 +51,7 @@ def _unreachable(subject: Subject) -> None:
     graph = subject.flow.graph.copy()
     graph.add_edges_from(_ambiguous_targets(subject))
     for source, target in _unknown_targets(subject):
-        meant = suggest(target, subject.names.steps)
+        meant = subject.diagnostics.suggest(target, subject.names.steps)
         if meant is None:
             return
         graph.add_edge(source, meant.split("`")[1])
@@ -60,7 +60,7 @@ def _unreachable(subject: Subject) -> None:
         return
     reached = nx.descendants(graph, subject.flow.start) | {subject.flow.start, subject.playbook.finally_}
     hidden = [step for name, step in subject.names.steps.items() if name not in reached]
-    behind = {t for step in hidden for t in nx.descendants(graph, step.name)}
+    behind = {t for step in hidden for t in graph.successors(step.name) if t != step.name}
     for step in [step for step in hidden if step.name not in behind] or hidden:
         message = f"no path from `{subject.flow.start}` leads to step `{step.name}`"
         hint = "name it in a case of a step that is reached, or remove it"

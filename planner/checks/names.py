@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import networkx as nx
 
 from planner.checks.subject import Subject
-from planner.diagnostics import Label, Span, suggest
+from planner.diagnostics import Label, Span
 from planner.playbook import ActionEntry, Case, Entry, Path, StepEntry, TaskEntry
 
 RESERVED = frozenset(
@@ -112,9 +112,10 @@ def _check_identifier(subject: Subject, name: str, path: Path, *, key: bool = Fa
 
 
 def _references(subject: Subject) -> None:
-    names = subject.names
+    names, suggest = subject.names, subject.diagnostics.suggest
     steps = names.steps.keys() | subject.broken_steps
     tasks = names.tasks.keys() | subject.broken_tasks
+    both = steps | tasks
     for section, value in (("start", subject.playbook.start), ("finally", subject.playbook.finally_)):
         if value is not None and value not in steps:
             subject.report("NP101", f"step `{value}` does not exist", (section,), suggest(value, steps))
@@ -132,7 +133,7 @@ def _references(subject: Subject) -> None:
                 hint = f"write `{{step: {name}}}` or `{{task: {name}}}`"
                 subject.report("NP105", f"`{name}` is both a step and a task", path, hint)
             case str(name) if case is not None and name not in steps and name not in tasks:
-                subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, steps | tasks))
+                subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, both))
     for step in subject.playbook.steps:
         if not step.run and step.rule is None:
             message = f"step `{step.name}` has neither `run` nor `rule`"
@@ -144,11 +145,11 @@ def _references(subject: Subject) -> None:
 _IN_CASE = "steps are named in the cases of `rule` only"
 
 
-def _unknown_task(subject: Subject, name: str, path: Path, steps: Iterable[str], tasks: Iterable[str]) -> None:
+def _unknown_task(subject: Subject, name: str, path: Path, steps: Collection[str], tasks: Collection[str]) -> None:
     if name in steps:
         subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
     else:
-        subject.report("NP103", f"task `{name}` does not exist", path, suggest(name, tasks))
+        subject.report("NP103", f"task `{name}` does not exist", path, subject.diagnostics.suggest(name, tasks))
 
 
 def _check_case(subject: Subject, case: Case) -> None:
@@ -160,9 +161,11 @@ def _check_case(subject: Subject, case: Case) -> None:
         message = "the case names steps and work together"
         hint = "move the work into the `run` of a step, or leave the steps out"
         subject.report("NP106", message, (*case.path, "case"), hint, key=True)
+    named = set()
     for index, target in enumerate(targets):
-        if target is not None and target in targets[:index]:
+        if target is not None and target in named:
             subject.report("NP106", f"the case names step `{target}` twice", (*case.path, "run", index))
+        named.add(target)
 
 
 def _task_circles(subject: Subject) -> None:

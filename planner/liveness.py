@@ -1,0 +1,53 @@
+"""Which names a branch carries with it: those that were saved on some way to a step and are read on some way from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from planner.graph import Flow
+
+
+def names_handed_on(
+    flow: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+) -> dict[str, frozenset[str]]:
+    """For every step that can be reached, the names that may be saved before it and are read at it or behind it."""
+    names = sorted({name for step in flow.reachable for name in reads[step]})
+    sets = _NameSets(names)
+    read = [sets.pack(name for step in component for name in reads[step]) for component in flow.components]
+    saved = [sets.pack(name for step in component for name in saves[step]) for component in flow.components]
+    behind = [
+        {flow.component[target] for step in component for target in flow.graph.successors(step)} - {index}
+        for index, component in enumerate(flow.components)
+    ]
+    before = [0] * len(behind)
+    for index in reversed(range(len(behind))):
+        if any(map(flow.is_cyclic, flow.components[index])):
+            before[index] |= saved[index]
+        for following in behind[index]:
+            before[following] |= before[index] | saved[index]
+    wanted = read
+    for index, following in enumerate(behind):
+        for other in following:
+            wanted[index] |= wanted[other]
+    handed = [frozenset(sets.unpack(b & w)) for b, w in zip(before, wanted, strict=True)]
+    return {step: handed[index] for step, index in flow.component.items()}
+
+
+class _NameSets:
+    """Sets of names as integers with a bit for each: every step has one that may hold most of the names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.bits = {name: 1 << index for index, name in enumerate(names)}
+
+    def pack(self, names: Iterable[str]) -> int:
+        packed = 0
+        for name in names:
+            packed |= self.bits.get(name, 0)
+        return packed
+
+    def unpack(self, packed: int) -> Iterator[str]:
+        while packed:
+            lowest = packed & -packed
+            yield self.names[lowest.bit_length() - 1]
+            packed ^= lowest

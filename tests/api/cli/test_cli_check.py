@@ -1,0 +1,202 @@
+"""`noetl check`, and how every command refuses what it cannot read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+GOOD = "name: good\nsteps:\n  - name: greet\n    run: [{action: log, message: hello}]\n"
+BAD = "name: bad\nsteps:\n  - name: greet\n    rule: [{case: default, run: [nowhere]}]\n"
+MISTAKES = """\
+name: many
+verison: "1"
+input: {region: string}
+tasks:
+  - name: notify
+    run: [{action: log, message: hi, levle: info}]
+steps:
+  - name: greet
+    timeout: soon
+    run: [{action: htpp, url: "https://api.example.com"}]
+    rule:
+      - case: "{{ region == 'eu' }}"
+        run: [notfy]
+      - case: eventually
+        run: [notify]
+      - case: default
+        run: [count]
+  - name: count
+    run: [{action: log, message: "{{ regoin }}"}, {action: log, message: "{{ region | uper }}"}]
+  - name: count
+    run: [{action: shell, command: "echo '{{ region }}'"}]
+  - name: tidy
+    run: [{action: http, method: GET}]
+"""
+
+
+def test_a_good_playbook_has_no_findings(noetl: Command, folder: Path) -> None:
+    Path("good.yaml").write_text(GOOD)
+    outcome = noetl("check", "good.yaml")
+    assert (outcome.exit_code, outcome.out, outcome.err) == (0, "", "no findings in good.yaml\n")
+    assert list(folder.iterdir()) == [folder / "good.yaml"]
+
+
+def test_many_mistakes_are_as_many_findings_each_in_its_place(noetl: Command, folder: Path) -> None:
+    Path("many.yaml").write_text(MISTAKES)
+    outcome = noetl("check", "many.yaml", "--format", "concise")
+    assert (outcome.exit_code, outcome.out) == (1, "")
+    assert [" ".join(line.split()[:2]) for line in outcome.err.splitlines()] == [
+        "many.yaml:2:1: NP010",
+        "many.yaml:6:38: NP502",
+        "many.yaml:9:14: NP012",
+        "many.yaml:10:20: NP501",
+        "many.yaml:13:15: NP101",
+        "many.yaml:14:15: NP407",
+        "many.yaml:19:38: NP301",
+        "many.yaml:19:87: NP402",
+        "many.yaml:20:11: NP102",
+        "many.yaml:21:43: NP509",
+        "many.yaml:23:20: NP503",
+    ]
+
+
+def test_full_names_the_file_and_counts(noetl: Command, folder: Path) -> None:
+    Path("bad.yaml").write_text(BAD)
+    outcome = noetl("check", "./bad.yaml")
+    assert (outcome.exit_code, outcome.out) == (1, "")
+    assert " --> ./bad.yaml:4:34\n" in outcome.err
+    assert outcome.err.endswith("1 error in ./bad.yaml\n")
+    assert "\x1b" not in outcome.err
+
+
+def test_many_files_and_standard_input(noetl: Command, folder: Path) -> None:
+    Path("good.yaml").write_text(GOOD)
+    outcome = noetl("check", "good.yaml", "-", "--format", "json", stdin=BAD)
+    assert (outcome.exit_code, outcome.err) == (1, "")
+    assert outcome.json["errors"] == 1
+    assert [(d["file"], d["code"], d["line"]) for d in outcome.json["diagnostics"]] == [("-", "NP101", 4)]
+
+
+def test_programs_read_stdout(noetl: Command, folder: Path) -> None:
+    Path("bad.yaml").write_text(BAD)
+    sarif = noetl("check", "bad.yaml", "--format", "sarif")
+    assert (sarif.exit_code, sarif.err) == (1, "")
+    assert sarif.json["runs"][0]["results"][0]["ruleId"] == "NP101"
+    github = noetl("check", "bad.yaml", "--format", "github")
+    assert github.out.startswith("::error title=noetl (NP101),file=bad.yaml,line=4,col=34,")
+
+
+def test_warnings_do_not_fail(noetl: Command, folder: Path) -> None:
+    Path("warned.yaml").write_text(GOOD.replace("message: hello", "message: yes"))
+    outcome = noetl("check", "warned.yaml", "--format", "concise")
+    assert outcome.exit_code == 0
+    assert "NP006" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [("missing.yaml", "No such file or directory"), (".", "Is a directory"), ("a\0b", "embedded null byte")],
+)
+def test_unreadable_input_is_a_sentence(noetl: Command, folder: Path, command: str, file: str, why: str) -> None:
+    outcome = noetl(command, file)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.startswith("noetl: cannot read ") and why in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "NP012"),
+        ("[" * 10_000_000, "NP004"),
+        ("name: [\n", "NP001"),
+        ("name: x\nsteps: [{name: a, run: [{action: log, message: \x07}]}]", "NP001"),
+        (BAD, "NP101"),
+    ],
+    ids=["empty", "10 MB of nested lists", "not YAML", "control character", "an error"],
+)
+def test_a_bad_playbook_is_diagnosed_and_nothing_else(
+    noetl: Command, folder: Path, command: str, text: str, code: str
+) -> None:
+    outcome = noetl(command, "-", stdin=text)
+    assert (outcome.exit_code, outcome.out) == (1, "")
+    assert f"[{code}]" in outcome.err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr("planner.compile.compile_playbook", broken)
+    outcome = noetl("check", "-", stdin=GOOD)
+    assert (outcome.exit_code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "noetl: NP900 a bug of ours: KeyError: 'oh'. Please report it; NOETL_DEBUG=1 shows where it happened.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["check", "--format", "xml", "-"], ["check", "--frob"], ["serve", "--port", "70000"]]
+)
+def test_wrong_usage_is_2(noetl: Command, arguments: list[str]) -> None:
+    outcome = noetl(*arguments)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err
+
+
+@pytest.mark.parametrize("command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"]])
+def test_a_command_without_its_argument_shows_what_it_does_and_an_example(noetl: Command, command: list[str]) -> None:
+    outcome = noetl(*command)
+    assert outcome.exit_code == 2
+    assert f"Example: noetl {' '.join(command)} " in outcome.out + outcome.err
+
+
+def test_noetl_alone_shows_its_commands(noetl: Command) -> None:
+    outcome = noetl()
+    assert outcome.exit_code == 0
+    for word in ("check", "plan", "run", "runs", "serve", "explain", "schema", "Example:"):
+        assert word in outcome.out
+
+
+def test_version(noetl: Command) -> None:
+    outcome = noetl("--version")
+    assert outcome.exit_code == 0
+    assert outcome.out.startswith("noetl 0.")
+
+
+def test_explain(noetl: Command) -> None:
+    page = noetl("explain", "np101")
+    assert page.exit_code == 0
+    assert "NP101" in page.out and page.out.count("```yaml") == 2
+    listed = noetl("explain")
+    assert listed.exit_code == 0
+    assert "NP101  error    unknown step\n" in listed.out
+    unknown = noetl("explain", "NP1O1")
+    assert (unknown.exit_code, unknown.out) == (2, "")
+    assert "there is no code NP1O1" in unknown.err
+
+
+def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> None:
+    from executor.actions import catalogue
+
+    schema = noetl("schema").json
+    entry = schema["$defs"]["ActionEntry"]
+    assert entry["properties"]["action"]["enum"] == sorted(catalogue())
+    http = next(rule["then"] for rule in entry["allOf"] if rule["if"]["properties"]["action"]["const"] == "http")
+    assert "url" in http["required"]
+    assert http["properties"]["url"]["description"]
+    assert {"as", "if", "retry", "timeout"} < set(http["properties"])
+    assert not http["additionalProperties"]
+    assert "finally" in schema["properties"] and schema["additionalProperties"] is False
+    assert schema["$schema"].endswith("2020-12/schema")
+    json.dumps(schema)

@@ -1,0 +1,75 @@
+"""`noetl plan`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+FORK = """\
+name: fork
+steps:
+  - name: begin
+    rule: [{case: default, run: [left, right]}]
+  - name: left
+    run: [{action: set, set: {a: 1}}]
+    rule: [{case: default, run: [meet]}]
+  - name: right
+    run: [{action: set, set: {b: 2}}]
+    rule: [{case: default, run: [meet]}]
+  - name: meet
+    run: [{action: log, message: "{{ a }} {{ b }}"}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def playbook(folder: Path) -> None:
+    Path("fork.yaml").write_text(FORK)
+
+
+def test_text_is_the_default(noetl: Command) -> None:
+    outcome = noetl("plan", "fork.yaml")
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert outcome.out.startswith("fork: 4 steps, 4 edges, 1 fork, 1 join\n")
+
+
+def test_json_is_the_plan(noetl: Command) -> None:
+    plan = noetl("plan", "-", "-f", "json", stdin=FORK).json
+    assert {"name", "hash", "start", "steps", "edges", "inputs", "statistics"} <= set(plan)
+    assert plan["edges"][0] == {"source": "begin", "target": "left", "guard": "default", "case": 0}
+    assert plan["steps"]["meet"]["join"]["mode"] == "all"
+    assert plan["steps"]["meet"]["reads"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("format", "start"), [("mermaid", b"flowchart TD\n"), ("dot", b"digraph"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_pictures_go_to_a_file(noetl: Command, format: str, start: bytes) -> None:
+    outcome = noetl("plan", "fork.yaml", "-f", format, "-o", "picture")
+    assert (outcome.exit_code, outcome.out, outcome.err) == (0, "", "")
+    assert Path("picture").read_bytes().startswith(start)
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(noetl: Command) -> None:
+    outcome = noetl("plan", "fork.yaml", "-o", "no/such/folder")
+    assert outcome.exit_code == 2
+    assert outcome.err == "noetl: cannot write no/such/folder: No such file or directory\n"
+
+
+def test_without_graphviz_it_says_how_to_get_it(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    outcome = noetl("plan", "fork.yaml", "-f", "svg")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err == "noetl: drawing svg needs Graphviz: pip install 'noetl[graph]'\n"
+
+
+def test_warnings_are_said_and_the_plan_is_drawn(noetl: Command) -> None:
+    outcome = noetl("plan", "-", "-f", "json", stdin=FORK.replace("name: fork", "name: fork\nvariables: {x: no}"))
+    assert outcome.exit_code == 0
+    assert "warning[NP006]" in outcome.err
+    assert json.loads(outcome.out)["name"] == "fork"

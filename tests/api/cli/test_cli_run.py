@@ -1,0 +1,268 @@
+"""`noetl run` and `noetl runs`"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+DEMO = """\
+name: demo
+input:
+  count: integer
+  region: {type: string, default: eu}
+steps:
+  - name: begin
+    run: [{action: set, set: {next: "{{ count + 1 }}"}}]
+    rule:
+      - case: "{{ input.region == 'nowhere' }}"
+        run: [lose]
+      - case: default
+        run: [left, right]
+  - name: left
+    run: [{action: set, set: {a: "{{ next * 2 }}"}}]
+    rule: [{case: default, run: [meet]}]
+  - name: right
+    run: [{action: set, set: {b: "{{ next * 3 }}"}}]
+    rule: [{case: default, run: [meet]}]
+  - name: meet
+    run: [{action: log, message: "met \\e[31mat {{ a + b }}", level: warning}]
+  - name: lose
+    run: [{action: fail, type: Lost, message: "no \\e[31mway"}]
+output: {a: "{{ a }}", b: "{{ b }}", region: "{{ region }}"}
+"""
+
+HELD = """\
+name: held
+input: {gate: string}
+steps:
+  - name: first
+    run: [{action: shell, command: "echo first >> trace"}]
+    rule: [{case: default, run: [wait]}]
+  - name: wait
+    run: [{action: shell, command: "cat {{ gate }}"}]
+    rule: [{case: default, run: [last]}]
+  - name: last
+    run: [{action: shell, command: "echo last >> trace"}]
+output: {done: true}
+"""
+
+
+@pytest.fixture(autouse=True)
+def playbook(folder: Path) -> None:
+    Path("demo.yaml").write_text(DEMO)
+
+
+def test_the_result_is_on_stdout_and_the_way_to_it_on_stderr(noetl: Command, folder: Path) -> None:
+    outcome = noetl("run", "demo.yaml", "-i", "count=1")
+    assert outcome.exit_code == 0
+    assert outcome.json == {"a": 4, "b": 6, "region": "eu"}
+    said = outcome.err.splitlines()
+    assert said[0].startswith("run ") and said[0].endswith(" of demo")
+    assert said[-1].startswith(said[0].removesuffix(" of demo") + " succeeded in ")
+    steps = [line.split()[1] for line in said if line.startswith("✓")]
+    assert steps[0] == "begin" and set(steps) == {"begin", "left", "right", "meet"}
+    assert "→ left, right" in outcome.err
+    assert "│ warning: met ␛[31mat 10\n" in outcome.err
+    assert (folder / ".noetl" / "noetl.db").exists()
+
+
+def test_json_is_the_envelope(noetl: Command) -> None:
+    outcome = noetl("run", "demo.yaml", "-i", "count=1", "--json", "-q")
+    assert outcome.err == ""
+    envelope = outcome.json
+    assert set(envelope) == {"workflow_id", "status", "result", "errors", "steps"}
+    assert (envelope["status"], envelope["errors"]) == ("succeeded", [])
+    assert envelope["steps"]["meet"]["status"] == "succeeded"
+    assert envelope["steps"]["lose"]["status"] == "pending"
+
+
+def test_a_failure_names_the_step_its_line_and_the_way_on(noetl: Command) -> None:
+    outcome = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "-q")
+    assert (outcome.exit_code, outcome.out) == (1, "")
+    first, second = outcome.err.splitlines()
+    assert first == "demo.yaml:21: step `lose`, action fail: Lost: no ␛[31mway"
+    id = second.split()[1]
+    assert second == f"run {id} failed; `noetl runs resume {id}` goes on from there"
+    told = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "--json")
+    assert told.exit_code == 1
+    assert told.json["status"] == "failed"
+    assert told.json["errors"][0]["type"] == "Lost"
+
+
+def test_inputs_are_read_as_their_type(noetl: Command) -> None:
+    types = ("string", "integer", "number", "boolean", "object", "array", "any")
+    playbook = json.dumps(
+        {
+            "name": "typed",
+            "input": {f"a_{type_}": type_ for type_ in types} | {"other": "any"},
+            "steps": [{"name": "go", "run": [{"action": "log", "message": "hello"}]}],
+            "output": {name: f"{{{{ input.{name} }}}}" for name in [*(f"a_{type_}" for type_ in types), "other"]},
+        }
+    )
+    given = {
+        "a_string": "0755",
+        "a_integer": "7",
+        "a_number": "1.5",
+        "a_boolean": "true",
+        "a_object": "{a: 1}",
+        "a_array": "[1, two]",
+        "a_any": "no",
+        "other": "'5': x",
+    }
+    arguments = [word for name, text in given.items() for word in ("-i", f"{name}={text}")]
+    outcome = noetl("run", "-", *arguments, "-q", stdin=playbook)
+    assert outcome.json == {
+        "a_string": "0755",
+        "a_integer": 7,
+        "a_number": 1.5,
+        "a_boolean": True,
+        "a_object": {"a": 1},
+        "a_array": [1, "two"],
+        "a_any": "no",
+        "other": {"5": "x"},
+    }
+
+
+def test_pairs_come_before_the_file(noetl: Command) -> None:
+    Path("input.json").write_text('{"count": 1, "region": "us"}')
+    outcome = noetl("run", "demo.yaml", "--input", "input.json", "-i", "count=2", "-q")
+    assert outcome.json == {"a": 6, "b": 9, "region": "us"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        ([], ["demo.yaml:3: input `count` is missing"]),
+        (["-i", "count=many"], ["demo.yaml:3: input `count` must be integer"]),
+        (["-i", "count=1", "-i", "regoin=us"], ["input `regoin` is unknown"]),
+        (["-i", "regoin=us"], ["demo.yaml:3: input `count` is missing", "input `regoin` is unknown"]),
+        (["-i", "count"], ["-i takes name=value, not 'count'"]),
+        (["--input", "missing.json"], ["cannot read missing.json"]),
+        (["--input", "list.json"], ["list.json must hold an object"]),
+        (["--input", "demo.yaml"], ["demo.yaml is not JSON"]),
+        (["--input", "nan.json"], ["nan.json is not JSON"]),
+        (["-i", "count=1", "--store", "nosuch://x"], ["nosuch"]),
+        (["-i", "count=1", "--store", "sqlite:///demo.yaml/x.db"], ["demo.yaml/x.db"]),
+    ],
+)
+def test_bad_input_is_a_sentence_and_leaves_no_trace(
+    noetl: Command, folder: Path, arguments: list[str], sentences: list[str]
+) -> None:
+    Path("list.json").write_text("[1]")
+    Path("nan.json").write_text('{"count": NaN}')
+    before = sorted(folder.rglob("*"))
+    outcome = noetl("run", "demo.yaml", *arguments)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    said = outcome.err.splitlines()
+    assert len(said) == len(sentences)
+    for line, sentence in zip(said, sentences, strict=True):
+        assert line.startswith("noetl: ") and sentence in line
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_inferred_input_is_named_with_the_line_that_reads_it(noetl: Command) -> None:
+    playbook = 'name: x\nsteps:\n  - name: greet\n    run:\n      - {action: log, message: "hi {{ user }}"}\n'
+    outcome = noetl("run", "-", stdin=playbook)
+    assert outcome.exit_code == 2
+    assert "input `user` is missing: it is read on line 5" in outcome.err
+
+
+def test_runs_are_listed_and_shown(noetl: Command) -> None:
+    noetl("run", "demo.yaml", "-i", "count=1", "-q")
+    noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "-q")
+    page = noetl("runs", "list", "--json").json
+    assert page["next_cursor"] is None
+    assert [run["status"] for run in page["items"]] == ["failed", "succeeded"]
+    assert {"workflow_id", "status", "playbook", "created_at"} <= set(page["items"][0])
+    failed = noetl("runs", "list", "--status", "failed")
+    assert len(failed.out.splitlines()) == 1
+    id = failed.out.split()[0]
+
+    first = noetl("runs", "list", "--limit", "1", "--json").json
+    second = noetl("runs", "list", "--limit", "1", "--cursor", first["next_cursor"], "--json").json
+    assert [*first["items"], *second["items"]] == page["items"]
+
+    shown = noetl("runs", "show", id)
+    assert shown.out.startswith(f"run {id} failed\n")
+    assert "✗" in shown.out and "lose (line 21): Lost: no ␛[31mway" in shown.out
+    assert noetl("runs", "show", id, "--json").json["steps"]["lose"]["error"]["type"] == "Lost"
+
+    events = noetl("runs", "events", id, "--json").json
+    types = [event["type"] for event in events["items"]]
+    assert types[0] == "workflow.started" and types[-1] == "workflow.failed"
+    assert len(noetl("runs", "events", id).out.splitlines()) == len(types)
+
+
+def test_a_failed_run_is_resumed_with_corrected_input(noetl: Command) -> None:
+    playbook = DEMO.partition("output:")[0].replace("type: Lost", "if: '{{ input.count < 2 }}', type: Lost")
+    failed = noetl("run", "-", "-i", "count=1", "-i", "region=nowhere", "--json", "-q", stdin=playbook)
+    assert failed.exit_code == 1
+    id = failed.json["workflow_id"]
+    assert noetl("runs", "resume", id, "-i", "count=x").exit_code == 2
+    resumed = noetl("runs", "resume", id, "-i", "count=5", "--json")
+    assert (resumed.exit_code, resumed.json["workflow_id"], resumed.json["status"]) == (0, id, "succeeded")
+    again = noetl("runs", "resume", id)
+    assert (again.exit_code, again.out) == (2, "")
+    assert id in again.err
+
+
+@pytest.mark.parametrize("command", ["show", "events", "cancel", "resume"])
+def test_an_unknown_run_is_a_sentence(noetl: Command, folder: Path, command: str) -> None:
+    nothing_here = noetl("runs", command, "nosuch")
+    assert (nothing_here.exit_code, nothing_here.out) == (2, "")
+    assert "There is no store" in nothing_here.err
+    assert not (folder / ".noetl").exists()
+    noetl("run", "demo.yaml", "-i", "count=1", "-q")
+    outcome = noetl("runs", command, "nosuch")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err == "noetl: there is no workflow `nosuch`\n"
+
+
+@pytest.fixture
+def held(folder: Path) -> subprocess.Popen[str]:
+    """A process that runs a playbook and stands at its second step, which reads from a pipe."""
+    Path("held.yaml").write_text(HELD)
+    os.mkfifo("gate")
+    command = [sys.executable, "-c", "from api.cli import main; main()", "run", "held.yaml", "-i", "gate=gate"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with open("gate", "w"):
+        # Opening a pipe waits for its reader: the step has begun, and goes on when this is closed.
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+    return process
+
+
+def test_ctrl_c_leaves_a_run_that_resume_goes_on_with(noetl: Command, held: subprocess.Popen[str]) -> None:
+    out, err = held.communicate()
+    assert (held.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    (run,) = noetl("runs", "list", "--json").json["items"]
+    id = run["workflow_id"]
+    assert err.splitlines()[-1] == f"interrupted; `noetl runs resume {id}` goes on with the run"
+    Path("gate").unlink()
+    Path("gate").write_text("")
+    outcome = noetl("runs", "resume", id)
+    assert (outcome.exit_code, outcome.json) == (0, {"done": True})
+    assert Path("trace").read_text() == "first\nlast\n"
+
+
+def test_a_run_that_nobody_walks_can_be_cancelled(noetl: Command, held: subprocess.Popen[str]) -> None:
+    held.communicate()
+    Path("gate").unlink()
+    Path("gate").write_text("")
+    (run,) = noetl("runs", "list", "--json").json["items"]
+    outcome = noetl("runs", "cancel", run["workflow_id"], "--json")
+    assert outcome.json == {"workflow_id": run["workflow_id"], "status": "cancelled"}
+    assert Path("trace").read_text() == "first\n"

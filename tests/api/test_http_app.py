@@ -1,0 +1,85 @@
+"""The app as a server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.app import create_app
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_says_that_it_lives_and_is_ready(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/healthz")).json() == {"status": "ok"}
+    assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_it_lives_without_a_store(settings: dict[str, str]) -> None:
+    transport = httpx.ASGITransport(create_app(settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/workflows",
+        "/workflows/run",
+        "/workflows/status/{workflow_id}",
+        "/workflows/result/{workflow_id}",
+        "/workflows/{workflow_id}/events",
+        "/workflows/{workflow_id}/graph",
+        "/workflows/{workflow_id}/cancel",
+        "/workflows/{workflow_id}/resume",
+        "/plan",
+        "/healthz",
+        "/readyz",
+    }
+    body = document["paths"]["/workflows/run"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/yaml", "application/json"}
+    assert "HTTPValidationError" not in str(document)
+    assert (await http.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"NOETL_STORE": "sqlite:////proc/nothing/noetl.db"},
+        {"NOETL_STORE": "carrier-pigeon://coop"},
+        {"NOETL_WORKERS": "many"},
+        {"NOETL_FILES_ROOT": "/nothing/here"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
+    settings: dict[str, str], wrong: dict[str, str]
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(Exception, match=r".") as raised:
+        await create_app(settings | wrong)({"type": "lifespan", "state": {}}, receive, send)
+    [message] = sent
+    assert message["type"] == "lifespan.startup.failed"
+    assert message["message"] == str(raised.value)
+    assert "Traceback" not in message["message"]
+
+
+async def test_importing_it_needs_no_settings_and_writes_nothing(tmp_path: Path) -> None:
+    code = "import api.app, os; assert not os.listdir('.')"
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

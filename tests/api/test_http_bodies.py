@@ -1,0 +1,227 @@
+"""Reading what HTTP is asked with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import yaml
+from fastapi import Request
+
+from api.bodies import (
+    MAX_BODY_BYTES,
+    accepts,
+    decode_json,
+    idempotency_key,
+    preferred_wait_seconds,
+    read_resumption,
+    read_submission,
+)
+from api.problems import Problem
+
+
+def request(*chunks: bytes, query: str = "", **headers: str) -> Request:
+    pending = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    pending.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> dict[str, object]:
+        return pending.pop(0)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/workflows/run",
+        "query_string": query.encode(),
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+    return Request(scope, receive)
+
+
+def refusal(*chunks: bytes, query: str = "", **headers: str) -> Problem:
+    with pytest.raises(Problem) as raised:
+        asyncio.run(read_submission(request(*chunks, query=query, **headers)))
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"a": 1} x',
+        b'{"a": NaN}',
+        b"[Infinity]",
+        b"[-Infinity]",
+        b"[1e999]",
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "b": 1}}',
+        b'["\\ud800"]',
+        b'{"\\udc00": 1}',
+        b'"\xff"',
+        b"\xef\xbb\xbf{}",
+        b"9" * 5000,
+        b"[" * 101 + b"]" * 101,
+        b'{"a":' * 200_000,
+        b"[" * 500_000 + b"]" * 500_000,
+    ],
+    ids=lambda body: repr(body[:12]),
+)
+def test_json_that_readers_disagree_about_is_malformed(body: bytes) -> None:
+    with pytest.raises(Problem) as raised:
+        decode_json(body, "The body")
+    assert raised.value.status == 400
+    assert len(raised.value.detail) < 300
+
+
+def test_json_is_decoded_to_its_value() -> None:
+    text = '{"a": [1, 2.5, null, true, "\\ud83d\\ude00 \u00e9"], "b": {}}'
+    assert decode_json(text.encode(), "The body") == {"a": [1, 2.5, None, True, "\U0001f600 \u00e9"], "b": {}}
+    nested = b"[" * 100 + b"]" * 100
+    assert decode_json(nested, "The body") == json.loads(nested)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/yaml", "application/x-yaml", "text/yaml", "Application/YAML; charset=UTF-8"]
+)
+def test_yaml_is_handed_on_as_it_is(content_type: str) -> None:
+    asked = request(b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type)
+    submission = asyncio.run(read_submission(asked))
+    assert submission.text == b"name: a\nsteps: []\n"
+    assert submission.input == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content_type": "application/x-www-form-urlencoded"},
+        {"content_type": "text/plain"},
+        {"content_type": "application/yaml; charset=latin-1"},
+        {"content_type": "application/yaml", "content_encoding": "gzip"},
+        {"content_type": "\x7f;;"},
+    ],
+)
+def test_other_content_types_are_unsupported(headers: dict[str, str]) -> None:
+    problem = refusal(b"name: a", **headers)
+    assert problem.status == 415
+    assert problem.headers is not None
+    assert "application/yaml" in problem.headers["Accept-Post"]
+
+
+def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
+    announced = request(content_type="application/yaml", content_length=str(MAX_BODY_BYTES + 1))
+    with pytest.raises(Problem) as raised:
+        asyncio.run(read_submission(announced))
+    assert raised.value.status == 413
+    chunk = b"x" * (MAX_BODY_BYTES // 2 + 1)
+    assert refusal(chunk, chunk, chunk, content_type="application/yaml").status == 413
+
+
+def test_the_largest_body_is_read() -> None:
+    asked = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
+    assert len(asyncio.run(read_submission(asked)).text) == MAX_BODY_BYTES
+
+
+def test_json_carries_a_playbook_with_what_belongs_to_it() -> None:
+    body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
+    submission = asyncio.run(read_submission(request(json.dumps(body).encode(), content_type="application/json")))
+    assert submission.text == "name: a"
+    assert submission.input == {"n": 1}
+    assert submission.variables == {"v": 2}
+    assert submission.tags == ("x", "y")
+
+
+def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
+    message = "\x7f\x85\u2028\u2029\ufeff\U0001f600\n\t\"'\x00é"
+    playbook = {"name": "a", "steps": [{"name": "s", "run": [{"action": "log", "message": message}]}]}
+    body = json.dumps({"playbook": playbook}).encode()
+    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert yaml.safe_load(submission.text) == playbook
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([], "must be a JSON object"),
+        ({}, "no `playbook`"),
+        ({"playbok": "a"}, "did you mean `playbook`?"),
+        ({"playbook": "a", "zzz": 1}, "unknown key, `zzz`"),
+        ({"playbook": 7}, "text of a playbook or an object"),
+        ({"playbook": "a", "input": [1]}, "`input` must be an object"),
+        ({"playbook": "a", "variables": "x"}, "`variables` must be an object"),
+        ({"playbook": "a", "tags": "x"}, "`tags` must be"),
+        ({"playbook": "a", "tags": [""]}, "`tags` must be"),
+        ({"playbook": {"name": "a", "version": "1"}}, "registry of playbooks is not supported yet"),
+        ({"playbook": {"name": "a"}}, "registry of playbooks is not supported yet"),
+    ],
+)
+def test_json_of_another_shape_is_unprocessable(body: object, words: str) -> None:
+    problem = refusal(json.dumps(body).encode(), content_type="application/json")
+    assert problem.status == 422
+    assert words in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("input=%7B", "not JSON"),
+        ("input=[1]", "must be a JSON object"),
+        ("input=%7B%7D&input=%7B%7D", "twice"),
+        ("inptu=%7B%7D", "did you mean `input`?"),
+    ],
+)
+def test_a_bad_query_is_refused(query: str, words: str) -> None:
+    problem = refusal(b"name: a", query=query, content_type="application/yaml")
+    assert problem.status == 400
+    assert words in problem.detail
+
+
+def test_a_resumption_may_correct_the_input() -> None:
+    def read(body: bytes, **headers: str) -> object:
+        return asyncio.run(read_resumption(request(body, **headers)))
+
+    assert read(b"") is None
+    assert read(b"{}", content_type="application/json") is None
+    assert read(b'{"input": {"a": 1}}', content_type="application/json") == {"a": 1}
+    for body, status in ((b'{"from": "a"}', 422), (b'{"inptu": {}}', 422), (b'{"input": 1}', 422), (b"{", 400)):
+        with pytest.raises(Problem) as raised:
+            read(body, content_type="application/json")
+        assert raised.value.status == status
+    with pytest.raises(Problem) as raised:
+        read(b"{}", content_type="text/plain")
+    assert raised.value.status == 415
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=3", 3),
+        ("respond-async, wait = 3; x=y", 3),
+        ('Wait="7"', 7),
+        ("wait=0", 0),
+        ("wait=600", 25),
+        ("wait=-1", None),
+        ("wait=soon", None),
+        ("wait=\u0663", None),
+        ("return=minimal", None),
+        ("", None),
+    ],
+)
+def test_the_preferred_wait(prefer: str, seconds: int | None) -> None:
+    assert preferred_wait_seconds(request(prefer=prefer)) == seconds
+
+
+def test_an_idempotency_key_is_printable() -> None:
+    assert idempotency_key(request()) is None
+    assert idempotency_key(request(idempotency_key='"a b"')) == '"a b"'
+    for bad in ("", "x" * 256, "a\tb", "\u00e9"):
+        with pytest.raises(Problem) as raised:
+            idempotency_key(request(idempotency_key=bad))
+        assert raised.value.status == 400
+
+
+def test_accept_is_read_by_media_type() -> None:
+    assert accepts(request(accept="text/html, Text/Event-Stream;q=0.9"), "text/event-stream")
+    assert not accepts(request(accept="application/json"), "text/event-stream")
+    assert not accepts(request(), "text/event-stream")

@@ -1,0 +1,79 @@
+"""Every error is a problem document."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+
+from api.app import create_app
+
+pytestmark = pytest.mark.anyio
+
+MEMBERS = ("type", "title", "status", "detail", "instance")
+
+
+def assert_problem(response: httpx.Response, status: int) -> None:
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert [member for member in MEMBERS if member not in document] == []
+    assert document["status"] == status
+    assert document["instance"] == response.request.url.path
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"])
+async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
+    assert_problem(await http.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/workflows/run"), ("DELETE", "/workflows/status/a"), ("POST", "/workflows"), ("OPTIONS", "/plan")],
+)
+async def test_a_method_that_is_not_allowed(http: httpx.AsyncClient, method: str, path: str) -> None:
+    response = await http.request(method, path)
+    assert_problem(response, 405)
+    assert response.headers["allow"]
+
+
+async def test_a_body_of_another_type(http: httpx.AsyncClient) -> None:
+    assert_problem(await http.post("/workflows/run", data={"playbook": "x"}), 415)
+
+
+async def test_malformed_json(http: httpx.AsyncClient) -> None:
+    response = await http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"})
+    assert_problem(response, 400)
+
+
+async def test_ten_megabytes_of_nested_lists(http: httpx.AsyncClient) -> None:
+    for content_type in ("application/yaml", "application/json"):
+        response = await http.post("/workflows/run", content=b"[" * 10_000_000, headers={"Content-Type": content_type})
+        assert_problem(response, 413)
+
+
+async def test_other_machines(settings: dict[str, str]) -> None:
+    transport = httpx.ASGITransport(create_app(settings), client=("203.0.113.9", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as remote:
+        assert_problem(await remote.get("/healthz"), 403)
+
+
+async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
+    settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(settings)
+
+    def boom() -> None:
+        raise RuntimeError("the secret is 12345678")
+
+    app.add_api_route("/boom", boom)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        with caplog.at_level(logging.ERROR, "noetl.api"):
+            response = await client.get("/boom")
+    assert_problem(response, 500)
+    assert "12345678" not in response.text
+    [record] = [record for record in caplog.records if record.name == "noetl.api"]
+    assert response.json()["reference"] in record.getMessage()
+    assert record.exc_info is not None

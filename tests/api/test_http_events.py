@@ -1,0 +1,100 @@
+"""The history of a run over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from api.answers import EventPage
+
+pytestmark = pytest.mark.anyio
+
+CHAIN = """\
+name: chain
+steps:
+  - name: first
+    run:
+      - {action: log, message: "one\\u2028line\\n\\ndata: no"}
+    rule:
+      - {case: default, run: [second]}
+  - name: second
+    run:
+      - {action: set, set: {b: 2}}
+"""
+STREAM = {"Accept": "text/event-stream"}
+
+
+async def run_chain(http: httpx.AsyncClient) -> str:
+    response = await http.post(
+        "/workflows/run", content=CHAIN.encode(), headers={"Content-Type": "application/yaml", "Prefer": "wait=25"}
+    )
+    assert response.status_code == 200, response.text
+    workflow_id: str = response.json()["workflow_id"]
+    return workflow_id
+
+
+def frames(text: str) -> list[dict[str, str]]:
+    return [
+        dict(line.split(": ", 1) for line in frame.splitlines())
+        for frame in text.split("\n\n")
+        if frame and not frame.startswith(":")
+    ]
+
+
+async def test_the_history_comes_in_pages(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    whole = EventPage.model_validate((await http.get(path)).json())
+    assert whole.next_cursor is None
+    types = [event.type for event in whole.items]
+    assert types[0] == "workflow.started"
+    assert types[-1] == "workflow.completed"
+    assert types.count("step.completed") == 2
+    assert len({event.id for event in whole.items}) == len(whole.items)
+    collected: list[Any] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = (await http.get(path, params={"limit": "3"} | cursor)).json()
+        collected += page["items"]
+        if page["next_cursor"] is None:
+            break
+        assert len(page["items"]) == 3
+        cursor = {"cursor": page["next_cursor"]}
+    assert collected == [event.model_dump() for event in whole.items]
+
+
+async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
+    accepted = await http.post("/workflows/run", content=CHAIN.encode(), headers={"Content-Type": "application/yaml"})
+    workflow_id = accepted.json()["workflow_id"]
+    response = await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *events, end = frames(response.text)
+    assert end["event"] == "end"
+    assert json.loads(end["data"]) == {"workflow_id": workflow_id, "status": "succeeded"}
+    page = (await http.get(f"/workflows/{workflow_id}/events")).json()
+    assert [json.loads(event["data"]) for event in events] == page["items"]
+    assert [(event["id"], event["event"]) for event in events] == [(item["id"], item["type"]) for item in page["items"]]
+
+
+async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    whole = frames((await http.get(path, headers=STREAM)).text)
+    for seen in range(1, len(whole) - 1):
+        rest = frames((await http.get(path, headers=STREAM | {"Last-Event-ID": whole[seen - 1]["id"]})).text)
+        assert rest == whole[seen:]
+
+
+@pytest.mark.parametrize("query", ["cursor=zzz", "limit=0", "limit=1001", "after=1"])
+async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    assert (await http.get(f"{path}?{query}")).status_code == 400
+
+
+async def test_a_stream_from_an_unknown_place_is_refused_before_it_begins(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    response = await http.get(path, headers=STREAM | {"Last-Event-ID": "zzz"})
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (await http.get("/workflows/nothing/events", headers=STREAM)).status_code == 404

@@ -1,0 +1,90 @@
+"""Who is served while there is no authentication."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+
+from api.loopback import LoopbackOnly
+
+SERVED = LoopbackOnly(PlainTextResponse("served"))
+
+
+def answer(client: str | None = "127.0.0.1", **headers: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        peer: Any = None if client is None else (client, 40000)
+        transport = httpx.ASGITransport(SERVED, client=peer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as http:
+            return await http.get("/", headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_this_machine_is_served(client: str, host: str) -> None:
+    assert answer(client, host=host).text == "served"
+
+
+def test_pages_of_the_service_are_served() -> None:
+    assert answer(host="localhost:8000", origin="http://localhost:8000").text == "served"
+
+
+@pytest.mark.parametrize(
+    "client", ["10.0.0.7", "192.168.1.2", "::ffff:10.0.0.7", "2001:db8::1", "testclient", "", None]
+)
+def test_other_machines_are_refused(client: str | None) -> None:
+    response = answer(client)
+    assert response.status_code == 403
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "No authentication is configured" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8000",
+        "0.0.0.0:8000",
+        "192.168.1.2",
+        "[::]:8000",
+        "127.0.0.1@evil.example",
+        "localhost/..",
+        "2130706433",
+        "",
+    ],
+)
+def test_foreign_hosts_are_refused(host: str) -> None:
+    assert answer(host=host).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "", "http://localhost:9000", "http://127.0.0.1:8000", "file://", "http://["],
+)
+def test_foreign_origins_are_refused(origin: str) -> None:
+    assert answer(host="localhost:8000", origin=origin).status_code == 403
+
+
+@pytest.mark.parametrize("header", ["x_forwarded_for", "forwarded", "x_real_ip", "x_forwarded_host"])
+def test_what_a_proxy_forwards_is_refused(header: str) -> None:
+    assert answer(**{header: "127.0.0.1"}).status_code == 403
+
+
+def test_websockets_are_refused_likewise() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    scope = {"type": "websocket", "path": "/", "client": ("10.0.0.7", 1), "headers": [(b"host", b"localhost")]}
+    asyncio.run(SERVED(scope, receive, send))
+    assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 1008)]

@@ -1,0 +1,44 @@
+"""`POST /plan`"""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from api.answers import PlanAnswer
+
+pytestmark = pytest.mark.anyio
+
+PLAYBOOK = """\
+name: two
+steps:
+  - name: a
+    run:
+      - {action: set, set: {total: "{{ start }}"}}
+    rule:
+      - {case: "{{ total > 1 }}", run: [b]}
+  - name: b
+    run:
+      - {action: log, message: "{{ total }}"}
+"""
+
+
+async def test_a_plan_is_described_and_nothing_is_stored(http: httpx.AsyncClient) -> None:
+    response = await http.post("/plan", content=PLAYBOOK, headers={"Content-Type": "application/yaml"})
+    assert response.status_code == 200
+    body = PlanAnswer.model_validate(response.json())
+    assert body.name == "two"
+    assert list(body.graph.steps) == ["a", "b"]
+    assert [(edge.source, edge.target, edge.case) for edge in body.graph.edges] == [("a", "b", 0)]
+    assert [finding.code for finding in body.diagnostics] == ["NP306"]
+    assert "start" in body.inputs
+    assert body.statistics
+    assert (await http.get("/workflows")).json()["items"] == []
+
+
+async def test_json_is_understood_as_for_a_run(http: httpx.AsyncClient) -> None:
+    text = await http.post("/plan", json={"playbook": PLAYBOOK})
+    assert text.status_code == 200
+    broken = await http.post("/plan", json={"playbook": {"name": "a", "steps": []}})
+    assert broken.status_code == 422
+    assert broken.json()["diagnostics"]

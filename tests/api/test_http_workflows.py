@@ -1,0 +1,236 @@
+"""Asking about runs, and acting on them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.answers import Result, RunPage, Status, Summary
+
+pytestmark = pytest.mark.anyio
+
+YAML = {"Content-Type": "application/yaml"}
+PATIENT = {"Prefer": "wait=25"}
+
+HELD = """\
+name: held
+input: {gate: string}
+steps:
+  - name: first
+    run:
+      - {action: set, set: {a: 1}}
+    rule:
+      - {case: default, run: [hold]}
+  - name: hold
+    run:
+      - {action: shell, command: [cat, "{{ input.gate }}"], as: held}
+    rule:
+      - {case: "{{ held.stdout == 'never' }}", run: [aside]}
+      - {case: default, run: [last]}
+  - name: aside
+    run:
+      - {action: log, message: aside}
+  - name: last
+    run:
+      - {action: set, set: {b: 2}}
+"""
+
+PICKY = """\
+name: picky
+input: {number: integer}
+steps:
+  - name: prepare
+    run:
+      - {action: set, set: {a: 1}}
+    rule:
+      - {case: default, run: [check]}
+  - name: check
+    run:
+      - {action: fail, message: "too small", type: TooSmall, if: "{{ input.number < 10 }}"}
+"""
+
+
+async def start(http: httpx.AsyncClient, playbook: str, headers: dict[str, str] | None = None, **input: Any) -> Any:
+    body = {"playbook": playbook, "input": input}
+    response = await http.post("/workflows/run", json=body, headers=headers)
+    assert response.status_code in (200, 202), response.text
+    return response.json()
+
+
+async def finish(http: httpx.AsyncClient, workflow_id: str) -> dict[str, Any]:
+    while (response := await http.get(f"/workflows/result/{workflow_id}")).status_code == 202:
+        await asyncio.sleep(0.02)
+    assert response.status_code == 200
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -> None:
+    workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
+
+    def held() -> bool:
+        return body.steps["hold"].status == "running"
+
+    body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
+    while not held():
+        await asyncio.sleep(0.02)
+        body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
+    assert body.status == "running"
+    assert {name: step.status for name, step in body.steps.items()} == {
+        "first": "succeeded",
+        "hold": "running",
+        "aside": "pending",
+        "last": "pending",
+    }
+    assert (body.progress.steps, body.progress.finished, body.progress.running) == (4, 1, 1)
+    assert body.started_at is not None
+    assert body.finished_at is None
+    pending = await http.get(f"/workflows/result/{workflow_id}")
+    assert pending.status_code == 202
+    assert pending.headers["retry-after"] == "1"
+    assert pending.json() == {"workflow_id": workflow_id, "status": "running", "result": None, "errors": []}
+
+    await asyncio.to_thread(gate.write_text, "")
+    await finish(http, workflow_id)
+    body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
+    assert body.status == "succeeded"
+    assert body.finished_at is not None
+    assert list(body.steps) == ["first", "hold", "aside", "last"]
+    assert body.steps["aside"].model_dump() == {
+        "status": "pending",
+        "visits": 0,
+        "attempt": 0,
+        "case": None,
+        "error": None,
+    }
+    assert body.steps["hold"].model_dump() == {
+        "status": "succeeded",
+        "visits": 1,
+        "attempt": 1,
+        "case": 1,
+        "error": None,
+    }
+
+
+async def test_a_failed_run_is_known_and_says_why(http: httpx.AsyncClient) -> None:
+    result = Result.model_validate(await start(http, PICKY, PATIENT, number=1))
+    assert result.status == "failed"
+    assert [(error.type, error.message, error.step) for error in result.errors] == [("TooSmall", "too small", "check")]
+    response = await http.get(f"/workflows/status/{result.workflow_id}")
+    assert response.status_code == 200
+    body = Status.model_validate(response.json())
+    assert body.error is not None
+    assert body.error.type == "TooSmall"
+    assert body.steps["check"].status == "failed"
+    assert body.steps["check"].error == body.error
+
+
+async def test_an_unchanged_status_is_not_sent_again(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, PICKY, PATIENT, number=20))["workflow_id"]
+    first = await http.get(f"/workflows/status/{workflow_id}")
+    tag = first.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = await http.get(f"/workflows/status/{workflow_id}", headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    other = await http.get(f"/workflows/status/{workflow_id}", headers={"If-None-Match": '"other"'})
+    assert other.json() == first.json()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/workflows/status/nothing"),
+        ("GET", "/workflows/status/%00"),
+        ("GET", "/workflows/result/nothing"),
+        ("GET", "/workflows/nothing/events"),
+        ("POST", "/workflows/nothing/cancel"),
+        ("POST", "/workflows/nothing/resume"),
+    ],
+)
+async def test_an_unknown_id_is_not_found(http: httpx.AsyncClient, method: str, path: str) -> None:
+    response = await http.request(method, path)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == "urn:noetl:problem:not-found"
+
+
+async def test_runs_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
+    started = [(await start(http, PICKY, PATIENT, number=number))["workflow_id"] for number in (1, 20, 21)]
+    first = RunPage.model_validate((await http.get("/workflows", params={"limit": 2})).json())
+    assert [item.workflow_id for item in first.items] == [started[2], started[1]]
+    assert first.next_cursor is not None
+    rest = (await http.get("/workflows", params={"limit": 2, "cursor": first.next_cursor})).json()
+    assert [item["workflow_id"] for item in rest["items"]] == [started[0]]
+    assert rest["next_cursor"] is None
+
+    async def ids(**params: str) -> list[str]:
+        response = await http.get("/workflows", params=params)
+        assert response.status_code == 200, response.text
+        return [item["workflow_id"] for item in response.json()["items"]]
+
+    assert await ids(status="failed") == [started[0]]
+    assert await ids(playbook="picky") == started[::-1]
+    assert await ids(playbook="other") == []
+    assert await ids(since=first.items[0].created_at) == [started[2]]
+    assert await ids(since="2099-01-01T00:00:00") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1001", "limit=x", "status=done", "cursor=x", "since=soon", "stauts=failed", "tag=a&tag=b"],
+)
+async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> None:
+    response = await http.get(f"/workflows?{query}")
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate: Path) -> None:
+    workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
+    opened = asyncio.create_task(asyncio.to_thread(gate.write_text, ""))
+    while (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]["hold"]["status"] != "running":
+        await asyncio.sleep(0.02)
+    for _ in range(2):
+        response = await http.post(f"/workflows/{workflow_id}/cancel")
+        assert response.status_code == 202
+        assert response.headers["location"] == f"/workflows/status/{workflow_id}"
+        Summary.model_validate(response.json())
+    await opened
+    assert (await finish(http, workflow_id))["status"] == "cancelled"
+    steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
+    assert steps["last"]["visits"] == 0
+    assert (await http.post(f"/workflows/{workflow_id}/cancel")).status_code == 202
+
+
+async def test_a_finished_run_cannot_be_cancelled(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, PICKY, PATIENT, number=20))["workflow_id"]
+    response = await http.post(f"/workflows/{workflow_id}/cancel")
+    assert response.status_code == 409
+    assert (await http.get(f"/workflows/result/{workflow_id}")).json()["status"] == "succeeded"
+
+
+async def test_a_failed_run_goes_on_with_corrected_input(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
+    response = await http.post(f"/workflows/{workflow_id}/resume", json={"input": {"number": 12}})
+    assert response.status_code == 202, response.text
+    Summary.model_validate(response.json())
+    assert (await finish(http, workflow_id))["status"] == "succeeded"
+    steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
+    assert (steps["prepare"]["visits"], steps["check"]["status"]) == (1, "succeeded")
+    again = await http.post(f"/workflows/{workflow_id}/resume")
+    assert again.status_code == 409
+
+
+@pytest.mark.parametrize(
+    "body", [{"input": {"number": "many"}}, {"input": {"nmuber": 1}}, {"from": "check"}, {"input": 1}]
+)
+async def test_a_resumption_that_does_not_fit_changes_nothing(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
+    before = (await http.get(f"/workflows/status/{workflow_id}")).json()
+    response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
+    assert response.status_code == 422
+    assert (await http.get(f"/workflows/status/{workflow_id}")).json() == before

@@ -1,0 +1,31 @@
+"""Calls of actions as the executor makes them: declared parameters, rendered, with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from executor.actions import catalogue, handler
+from executor.actions.action import Call, Capabilities
+from executor.capabilities import for_local_run
+from executor.rendering import render_parameters
+
+LOCAL = for_local_run(Path.cwd())
+
+
+def perform(
+    action_type: str,
+    *,
+    capabilities: Capabilities = LOCAL,
+    names: Mapping[str, Any] | None = None,
+    seconds: float = 30,
+    key: str = "key-1",
+    **parameters: Any,
+) -> Any:
+    """The result of an action whose templates see `names`."""
+    known = names or {}
+    rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
+    call = Call(rendered, key, time.monotonic() + seconds, capabilities)
+    return handler(action_type)(call)

@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from executor.stores.sqlite import SqliteStore
+
+settings.register_profile("same every time", deadline=None, database=None, derandomize=True, max_examples=60)
+settings.register_profile("explore", deadline=None, database=None, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore(str(tmp_path / "noetl.db"))
+    yield opened
+    opened.close()

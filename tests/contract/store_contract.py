@@ -1,0 +1,680 @@
+"""What every store has to keep. A store is held to it by a subclass with two fixtures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
+from executor.records import END, Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.start import new_run
+from executor.stores.store import Store
+from executor.transition import Choice, Outcome, error_record, in_time, settle
+from tests.plays import compiled
+
+CHAIN = """
+    steps:
+    - {name: a, run: [{action: set, set: {n: 1}}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [{action: set, set: {m: "{{ n }}"}}], rule: [{case: default, run: [c]}]}
+    - {name: c, run: [{action: log, message: "{{ n }}"}]}
+"""
+DIAMOND = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b1, b2, b3, b4]}]}
+    - {name: b1, rule: [{case: default, run: [c]}]}
+    - {name: b2, rule: [{case: default, run: [c]}]}
+    - {name: b3, rule: [{case: default, run: [c]}]}
+    - {name: b4, rule: [{case: default, run: [c]}]}
+    - {name: c, rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: log, message: done}]}
+"""
+CYCLE = """
+    steps:
+    - {name: a, max_visits: 3, rule: [{case: "{{ true }}", run: [b]}]}
+    - {name: b, rule: [{case: "{{ true }}", run: [a]}]}
+"""
+LEASE = Lease("one", 30.0)
+
+
+def started(
+    store: Store, text: str = CHAIN, *, now: float = 0.0, key: tuple[str, str] | None = None, **options: Any
+) -> Run:
+    """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
+    plan = compiled(text)
+    store.save_plan(plan)
+    run, first = new_run(plan, options.pop("input", {}), now=now, **{"origin": "local", **options})
+    return store.create_run(run, first, key)
+
+
+def claimed(store: Store, run: Run, now: float = 0.0, lease: Lease = LEASE) -> Claim:
+    claim = store.claim(run.id, lease, now)
+    assert claim is not None
+    return claim
+
+
+def done(
+    store: Store, claim: Claim, *, case: int | None = 0, saved: Mapping[str, Any] | None = None, data: Any = None
+) -> Commit:
+    """The commit of a visit that succeeded."""
+    plan_hash, visit = claim.run.plan_hash, claim.visit
+    step = store.plan_step(plan_hash, visit.step)
+    outcome = Outcome(data=data, saved=saved or {})
+    choice = Choice(outcome, failed=False, case=case if step.cases else None)
+    commit = settle(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now=1.0)
+    return in_time(commit, None, 1.0)
+
+
+def failed(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
+    """The commit of a visit that failed, to be retried or to end the run."""
+    plan_hash, visit = claim.run.plan_hash, claim.visit
+    outcome = Outcome(False, None, error_record(visit, "Failed", "no"))
+    step = store.plan_step(plan_hash, visit.step)
+    choice = Choice(outcome, failed=True, retry_at=retry_at)
+    return settle(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
+
+
+def ended(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
+    """The run, after its last visit was claimed and finished."""
+    claim = claimed(store, run, now)
+    assert claim.visit.step == END
+    store.finish(claim, status, None, [], now)
+    return current(store, run)
+
+
+def current(store: Store, run: Run) -> Run:
+    found = store.run(run.tenant, run.id)
+    assert found is not None
+    return found
+
+
+def states(store: Store, run: Run) -> list[tuple[str, str]]:
+    return [(visit.step, visit.status.value) for visit in store.visits(run.id)]
+
+
+def everything(store: Store, run: Run) -> tuple[Any, ...]:
+    return current(store, run), store.visits(run.id), store.events(run.id), store.saved(run.id)
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives in so many threads that begin at once."""
+    gate = threading.Barrier(count)
+
+    def begin(index: int) -> Any:
+        gate.wait()
+        return work(index)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+class StoreContract:
+    """`store` is an empty store, `second` another way into the same one; what a visit saves is at most `payload_limit`
+    bytes of JSON there.
+    """
+
+    payload_limit: int
+
+    # Plans
+
+    @pytest.mark.parametrize("text", [CHAIN, DIAMOND, CYCLE])
+    def test_a_plan_comes_back_as_it_was(self, store: Store, text: str) -> None:
+        plan = compiled(text)
+        store.save_plan(plan)
+        store.save_plan(plan)
+        found = store.plan(plan.hash)
+        assert found.to_json() == plan.to_json()
+        assert found.hash == plan.hash
+        assert found.source == plan.source
+        assert list(found.steps) == list(plan.steps)
+        assert store.plan_header(plan.hash) == plan.header
+        assert all(store.plan_step(plan.hash, name) == step for name, step in plan.steps.items())
+
+    def test_all_that_a_plan_can_hold_comes_back(self, store: Store) -> None:
+        plan = compiled("""
+            name: "Ünïcode \U0001f600"
+            version: "3"
+            input: {a: {type: integer, default: 1, enum: [1, 2]}, b: string}
+            environment: {url: "x/{{ input.b }}"}
+            variables: {v: [1, 2.5, null, {x: true}]}
+            timeout: 1h
+            retry: {attempts: 3, delay: 1s, if: "{{ error.status == 500 }}"}
+            tasks:
+            - {name: t, parallel: true, run: [{action: log, message: "{{ args.x }}"}, {action: set, set: {y: 1}}]}
+            steps:
+            - name: Run Import
+              run: [{task: t, with: {x: 1}, if: "{{ v }}", as: z, on_error: continue}, {action: fail, message: no, timeout: 2s}]
+              rule: [{case: error, run: [{action: log, message: "{{ steps['Run Import'].visits }}"}]}, {case: default, run: []}]
+              timeout: 3s
+              on_error: continue
+            output: {y: "{{ y }}"}
+        """)
+        store.save_plan(plan)
+        assert store.plan(plan.hash).to_json() == plan.to_json()
+        assert store.plan(plan.hash).hash == plan.hash
+        assert store.plan_task(plan.hash, "t") == plan.tasks["t"]
+
+    def test_a_plan_that_is_not_there(self, store: Store) -> None:
+        with pytest.raises(StoreError):
+            store.plan_header("0" * 64)
+
+    # Starting
+
+    def test_a_run_comes_back_as_it_was(self, store: Store) -> None:
+        options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
+        run = started(
+            store, "variables: {v: {x: [1, null]}}\ninput: {i: any}" + CHAIN, input={"i": "\ud83d"}, **options
+        )
+        assert current(store, run) == run
+        assert run.status is RunStatus.QUEUED
+        (visit,) = store.visits(run.id)
+        assert (visit.step, visit.status, visit.number, visit.attempt, visit.due_at) == ("a", "ready", 1, 1, 0.0)
+        assert [event.type for event in store.events(run.id)] == ["workflow.started"]
+
+    def test_one_idempotency_key_starts_one_run(self, store: Store) -> None:
+        first = started(store, key=("k", "body"))
+        assert started(store, now=5.0, key=("k", "body")) == first
+        assert started(store, key=("other", "body")).id != first.id
+        assert started(store, key=("k", "body"), tenant="another").id != first.id
+        with pytest.raises(RejectedError) as rejected:
+            started(store, key=("k", "another body"))
+        assert rejected.value.reason == "idempotency_key_reused"
+        assert len(store.runs("default")[0]) == 2
+
+    def test_one_idempotency_key_at_the_same_moment(self, store: Store) -> None:
+        runs = together(6, lambda _: started(store, key=("k", "body")).id)
+        assert len(set(runs)) == 1
+        assert [run.id for run in store.runs("default")[0]] == runs[:1]
+
+    # Claiming
+
+    def test_the_visit_that_is_due_longest_is_claimed_first(self, store: Store) -> None:
+        runs = [started(store, now=now, origin="service") for now in (3.0, 1.0, 2.0)]
+        assert store.claim("service", LEASE, 0.5) is None
+        assert store.next_due("service") == 1.0
+        order = [store.claim("service", LEASE, 9.0) for _ in runs]
+        assert [claim and claim.run.id for claim in order] == [runs[1].id, runs[2].id, runs[0].id]
+        assert store.claim("service", LEASE, 9.0) is None
+
+    def test_branches_are_claimed_in_the_order_written(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        assert [claimed(store, run, 2.0).visit.step for _ in range(4)] == ["b1", "b2", "b3", "b4"]
+
+    def test_what_a_claim_says(self, store: Store) -> None:
+        run = started(store, now=2.0)
+        claim = claimed(store, run, now=5.0)
+        assert claim.run.status is RunStatus.RUNNING
+        assert (claim.run.created_at, claim.run.started_at) == (2.0, 5.0)
+        visit = claim.visit
+        assert (visit.status, visit.claims, visit.fence, visit.worker) == ("running", 1, 1, "one")
+        assert (visit.due_at, visit.started_at) == (35.0, 5.0)
+        assert [event.type for event in store.events(run.id)] == ["workflow.started", "step.started"]
+
+    def test_local_runs_have_a_queue_of_their_own(self, store: Store) -> None:
+        local, served = started(store), started(store, origin="service")
+        claim = store.claim("service", LEASE, 1.0)
+        assert claim is not None
+        assert claim.run.id == served.id
+        assert store.claim("service", LEASE, 1.0) is None
+        assert claimed(store, local).run.id == local.id
+
+    def test_a_visit_is_claimed_once(self, store: Store) -> None:
+        run = started(store)
+        claims = together(6, lambda index: store.claim(run.id, Lease(str(index), 30.0), 1.0))
+        assert len([claim for claim in claims if claim is not None]) == 1
+
+    def test_a_claim_holds_until_its_lease_is_over(self, store: Store) -> None:
+        run = started(store)
+        first = claimed(store, run, now=0.0)
+        assert store.claim(run.id, Lease("two", 30.0), 29.9) is None
+        assert store.next_due(run.id) == 30.0
+        second = claimed(store, run, now=30.0, lease=Lease("two", 30.0))
+        assert second.visit.id == first.visit.id
+        assert (second.visit.claims, second.visit.fence, second.visit.worker) == (2, 2, "two")
+        assert second.visit.started_at == first.visit.started_at
+        assert [event.type for event in store.events(run.id)].count("step.started") == 1
+
+    def test_a_claim_is_prolonged(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        assert store.renew(run.id, claim.visit.id, claim.visit.fence, 60.0)
+        assert store.claim(run.id, LEASE, 45.0) is None
+        assert claimed(store, run, 60.0).visit.fence == 2
+
+    def test_a_claim_that_was_lost_is_not_prolonged(self, store: Store) -> None:
+        run = started(store)
+        lost = claimed(store, run)
+        held = claimed(store, run, now=30.0)
+        assert not store.renew(run.id, lost.visit.id, lost.visit.fence, 1000.0)
+        store.commit(done(store, held), 31.0)
+        assert not store.renew(run.id, held.visit.id, held.visit.fence, 1000.0)
+        assert claimed(store, run, 31.0).visit.step == "b"
+
+    # Committing
+
+    def test_a_commit_and_what_follows_are_one(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        assert store.commit(done(store, claim, saved={"n": 1}, data=[2]), 7.0) is None
+        first, second = store.visits(run.id)
+        assert (first.status, first.case, first.finished_at) == ("succeeded", 0, 1.0)
+        assert (second.step, second.status, second.due_at, second.clock) == ("b", "ready", 7.0, 2)
+        assert second.names == {"n": (1, first.id)}
+        (saved,) = store.saved(run.id)
+        assert (saved.id, saved.saved, saved.result) == (first.id, {"n": 1}, [2])
+        assert store.saved(run.id, [second.id])[0].saved == {}
+        types = ["workflow.started", "step.started", "step.transition", "step.completed"]
+        assert [event.type for event in store.events(run.id)] == types
+
+    def test_a_commit_may_claim_what_follows(self, store: Store) -> None:
+        run = started(store)
+        visit = store.commit(done(store, claimed(store, run)), 7.0, Lease("one", 30.0))
+        assert visit is not None
+        assert (visit.step, visit.status, visit.claims, visit.fence) == ("b", "running", 1, 1)
+        assert (visit.worker, visit.started_at, visit.due_at) == ("one", 7.0, 37.0)
+        assert visit == store.visits(run.id)[1]
+        assert store.claim(run.id, LEASE, 36.0) is None
+        assert [event.type for event in store.events(run.id)][-1] == "step.started"
+        assert claimed(store, run, 37.0).visit.fence == 2
+
+    def test_only_the_first_of_a_fork_is_claimed(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        visit = store.commit(done(store, claimed(store, run)), 1.0, LEASE)
+        assert visit is not None
+        assert visit.step == "b1"
+        assert [claimed(store, run, 1.0).visit.step for _ in range(3)] == ["b2", "b3", "b4"]
+        assert store.claim(run.id, LEASE, 1.0) is None
+
+    def test_the_commit_of_a_lost_claim_writes_nothing(self, store: Store) -> None:
+        run = started(store)
+        lost = claimed(store, run)
+        held = claimed(store, run, now=30.0)
+        before = everything(store, run)
+        with pytest.raises(FencedError):
+            store.commit(done(store, lost, saved={"n": "lost"}), 31.0)
+        assert everything(store, run) == before
+        store.commit(done(store, held, saved={"n": "held"}), 32.0)
+        assert store.saved(run.id)[0].saved == {"n": "held"}
+
+    def test_a_second_commit_writes_nothing(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.commit(done(store, claim), 1.0)
+        before = everything(store, run)
+        with pytest.raises(FencedError):
+            store.commit(done(store, claim), 2.0)
+        with pytest.raises(FencedError):
+            store.commit(failed(store, claim), 2.0)
+        assert everything(store, run) == before
+
+    def test_one_of_many_commits_counts(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+
+        def commit(index: int) -> bool:
+            try:
+                store.commit(done(store, claim, saved={"n": index}), 1.0)
+            except FencedError:
+                return False
+            return True
+
+        assert sum(together(6, commit)) == 1
+        assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+
+    @pytest.mark.parametrize("more", [-1, 0])
+    def test_what_fits_comes_back(self, store: Store, more: int) -> None:
+        run = started(store)
+        text = "x" * (self.payload_limit - len('{"n":""}') + more)
+        store.commit(done(store, claimed(store, run), saved={"n": text}), 1.0)
+        assert store.saved(run.id)[0].saved == {"n": text}
+
+    @pytest.mark.parametrize("part", ["saved", "data"])
+    def test_what_is_too_large_writes_nothing(self, store: Store, part: str) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        before = everything(store, run)
+        value = {"n": "x" * (self.payload_limit - len('{"n":""}') + 1)}
+        with pytest.raises(PayloadTooLargeError):
+            store.commit(done(store, claim, **{part: value}), 1.0)
+        assert everything(store, run) == before
+        store.commit(done(store, claim), 2.0)
+        assert store.visits(run.id)[0].status is VisitStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]])
+    def test_values_come_back_as_they_were(self, store: Store, value: Any) -> None:
+        run = started(store)
+        store.commit(done(store, claimed(store, run), saved={"n": value}), 1.0)
+        assert store.saved(run.id)[0].saved == {"n": value}
+
+    # Joins and counters
+
+    def test_a_join_fires_once_and_last(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        for index in range(4):
+            assert [visit.step for visit in store.visits(run.id)].count("c") == 0
+            assert current(store, run).live == 4
+            store.commit(done(store, claimed(store, run, 1.0)), 2.0 + index)
+        visits = store.visits(run.id)
+        assert [visit.step for visit in visits] == ["a", "b1", "b2", "b3", "b4", "c"]
+        assert (visits[-1].clock, visits[-1].due_at) == (3, 5.0)
+        assert current(store, run).live == 1
+
+    def test_a_join_does_not_wait_for_a_branch_that_has_ended(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        claims = [claimed(store, run, 1.0) for _ in range(4)]
+        for claim in claims[:3]:
+            store.commit(done(store, claim), 2.0)
+        store.commit(done(store, claims[3], case=None), 3.0)
+        assert [visit.step for visit in store.visits(run.id)].count("c") == 1
+        assert current(store, run).live == 1
+
+    def test_a_join_all_of_whose_branches_ended_elsewhere(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        for _ in range(4):
+            store.commit(done(store, claimed(store, run, 1.0), case=None), 2.0)
+        assert [visit.step for visit in store.visits(run.id)][-1] == END
+        assert current(store, run).live == 0
+
+    def test_a_join_under_real_concurrency(self, store: Store, second: Store) -> None:
+        for _ in range(5):
+            run = started(store, DIAMOND)
+            store.commit(done(store, claimed(store, run)), 1.0)
+            claims = [claimed(store, run, 1.0) for _ in range(4)]
+
+            def commit(index: int, claims: list[Claim] = claims) -> Visit | None:
+                into = second if index % 2 else store
+                return into.commit(done(into, claims[index]), 2.0, LEASE)
+
+            following = [visit for visit in together(4, commit) if visit is not None]
+            assert [visit.step for visit in following] == ["c"]
+            assert [visit.step for visit in store.visits(run.id)].count("c") == 1
+            assert current(store, run).live == 1
+
+    def test_visits_of_a_cycle_are_numbered(self, store: Store) -> None:
+        run = started(store, CYCLE)
+        for _ in range(4):
+            store.commit(done(store, claimed(store, run, 1.0)), 1.0)
+        found = [(visit.step, visit.number) for visit in store.visits(run.id)]
+        assert found == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
+
+    # Retrying, stopping, ending, resuming
+
+    def test_a_retry_is_due_in_time(self, store: Store) -> None:
+        run = started(store)
+        store.commit(failed(store, claimed(store, run), retry_at=50.0), 1.0)
+        (visit,) = store.visits(run.id)
+        assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 50.0)
+        assert visit.error is not None
+        assert store.next_due(run.id) == 50.0
+        assert store.claim(run.id, LEASE, 49.9) is None
+        again = claimed(store, run, 50.0)
+        assert (again.visit.attempt, again.visit.claims, again.visit.fence) == (2, 1, 2)
+        assert again.visit.started_at == 50.0
+        assert [event.type for event in store.events(run.id)][-2:] == ["step.retrying", "step.started"]
+
+    def test_the_last_branch_brings_the_end(self, store: Store) -> None:
+        run = started(store)
+        for _ in range(3):
+            assert current(store, run).live == 1
+            store.commit(done(store, claimed(store, run)), 0.0)
+        assert current(store, run).live == 0
+        end = claimed(store, run)
+        assert end.visit.step == END
+        store.finish(end, RunStatus.SUCCEEDED, {"x": [1]}, [], 9.0)
+        found = current(store, run)
+        assert (found.status, found.result, found.finished_at) == ("succeeded", {"x": [1]}, 9.0)
+        assert store.events(run.id)[-1].type == "workflow.completed"
+        assert store.next_due(run.id) is None
+        with pytest.raises(FencedError):
+            store.finish(end, RunStatus.FAILED, None, [], 10.0)
+        assert current(store, run) == found
+
+    def test_a_failure_parks_what_was_ready(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        first, second = claimed(store, run, 1.0), claimed(store, run, 1.0)
+        store.commit(failed(store, first), 2.0)
+        assert current(store, run).stop is RunStatus.FAILED
+        expected = [("a", "succeeded"), ("b1", "failed"), ("b2", "running"), ("b3", "parked"), ("b4", "parked")]
+        assert states(store, run) == expected
+        assert store.claim(run.id, LEASE, 3.0) is None
+        store.commit(done(store, second), 3.0)
+        assert states(store, run)[-1] == (END, "ready")
+        found = ended(store, run, RunStatus.FAILED)
+        assert (found.status, found.error and found.error["message"]) == ("failed", "no")
+
+    def test_what_follows_in_a_run_that_stops_is_parked(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        assert store.commit(done(store, claim), 2.0, LEASE) is not None
+        assert states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
+
+    def test_a_retry_in_a_run_that_stops_is_parked(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.commit(failed(store, claim, retry_at=9.0), 2.0)
+        assert states(store, run) == [("a", "parked"), (END, "ready")]
+
+    def test_a_stop_parks_and_ends(self, store: Store) -> None:
+        run = started(store)
+        stopped = store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        assert stopped.stop is RunStatus.CANCELLED
+        assert states(store, run) == [("a", "parked"), (END, "ready")]
+        assert store.stop(run.id, RunStatus.CANCELLED, 2.0).stop is RunStatus.CANCELLED
+        assert states(store, run) == [("a", "parked"), (END, "ready")]
+        assert ended(store, run, RunStatus.CANCELLED).status is RunStatus.CANCELLED
+        assert store.stop(run.id, RunStatus.CANCELLED, 3.0).status is RunStatus.CANCELLED
+        assert [event.type for event in store.events(run.id)][-1] == "workflow.cancelled"
+
+    def test_the_first_reason_to_stop_counts(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.commit(failed(store, claim), 2.0)
+        assert current(store, run).stop is RunStatus.CANCELLED
+
+    def test_a_stop_that_comes_too_late(self, store: Store) -> None:
+        run = started(store)
+        for _ in range(3):
+            store.commit(done(store, claimed(store, run)), 0.0)
+        finished = ended(store, run, RunStatus.SUCCEEDED)
+        with pytest.raises(RejectedError) as rejected:
+            store.stop(run.id, RunStatus.CANCELLED, 9.0)
+        assert rejected.value.reason == "finished"
+        assert current(store, run) == finished
+
+    def test_a_run_goes_on_from_what_was_open_and_parked(self, store: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        store.commit(done(store, claimed(store, run, 1.0)), 2.0)
+        store.commit(failed(store, claimed(store, run, 2.0)), 3.0)
+        ended(store, run, RunStatus.FAILED, 4.0)
+        resumed = store.resume(run.id, 10.0, deadline_at=None, values={"input": {"i": 2}})
+        assert (resumed.status, resumed.stop, resumed.resumes, resumed.error) == ("queued", None, 1, None)
+        assert (resumed.input, resumed.environment) == ({"i": 2}, {})
+        expected = [("a", "succeeded"), ("b1", "succeeded"), ("b2", "ready"), ("b3", "ready"), ("b4", "ready")]
+        assert states(store, run) == expected
+        again = store.visits(run.id)[2]
+        assert (again.attempt, again.claims, again.error, again.failure) == (1, 0, None, None)
+        for _ in range(3):
+            store.commit(done(store, claimed(store, run, 10.0)), 10.0)
+        assert [step for step, _ in states(store, run)].count("c") == 1
+        for _ in range(2):
+            store.commit(done(store, claimed(store, run, 10.0)), 10.0)
+        assert ended(store, run, RunStatus.SUCCEEDED, 11.0).status is RunStatus.SUCCEEDED
+        assert "workflow.resumed" in [event.type for event in store.events(run.id)]
+
+    def test_a_run_that_was_stopped_when_nothing_was_left(self, store: Store) -> None:
+        run = started(store)
+        for _ in range(2):
+            store.commit(done(store, claimed(store, run)), 0.0)
+        last = claimed(store, run)
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.commit(done(store, last), 1.0)
+        ended(store, run, RunStatus.CANCELLED)
+        store.resume(run.id, 10.0, deadline_at=None, values={})
+        assert ended(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
+
+    def test_a_run_that_has_not_ended_is_not_resumed(self, store: Store) -> None:
+        run = started(store)
+        before = everything(store, run)
+        assert store.resume(run.id, 1.0, deadline_at=None, values={}) == run
+        assert everything(store, run) == before
+
+    def test_a_run_that_succeeded_is_not_resumed(self, store: Store) -> None:
+        run = started(store)
+        for _ in range(3):
+            store.commit(done(store, claimed(store, run)), 0.0)
+        ended(store, run, RunStatus.SUCCEEDED)
+        before = everything(store, run)
+        with pytest.raises(RejectedError) as rejected:
+            store.resume(run.id, 1.0, deadline_at=None, values={})
+        assert rejected.value.reason == "not_resumable"
+        assert everything(store, run) == before
+
+    def test_a_worker_from_before_the_resume_is_fenced(self, store: Store) -> None:
+        run = started(store)
+        lost = claimed(store, run)
+        held = claimed(store, run, 30.0)
+        store.commit(failed(store, held), 31.0)
+        ended(store, run, RunStatus.FAILED, 32.0)
+        store.resume(run.id, 40.0, deadline_at=None, values={})
+        for zombie in (lost, held):
+            with pytest.raises(FencedError):
+                store.commit(done(store, zombie), 41.0)
+        again = claimed(store, run, 42.0)
+        with pytest.raises(FencedError):
+            store.commit(done(store, held), 43.0)
+        store.commit(done(store, again), 44.0)
+
+    # Asking
+
+    def test_runs_come_in_pages(self, store: Store) -> None:
+        runs = [started(store, now=float(index // 2)) for index in range(7)]
+        newest_first = [run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)]
+        found: list[str] = []
+        cursor = None
+        while True:
+            page, cursor = store.runs("default", limit=3, cursor=cursor)
+            found += [run.id for run in page]
+            started(store, now=100.0)
+            if cursor is None:
+                break
+        assert found == newest_first
+        for broken in ("", "x", "!!!", "bnVsbA==", "WzFd", cursor or "e30="):
+            with pytest.raises(RejectedError) as rejected:
+                store.runs("default", cursor=broken)
+            assert rejected.value.reason == "invalid_cursor"
+
+    def test_runs_are_filtered(self, store: Store) -> None:
+        first = started(store, "name: x" + CHAIN, now=1.0, tags=["red", "blue"])
+        second = started(store, "name: y" + CHAIN, now=2.0, tags=["blue"])
+        store.stop(first.id, RunStatus.CANCELLED, 3.0)
+        ended(store, first, RunStatus.CANCELLED)
+
+        def ids(**filters: Any) -> set[str]:
+            return {run.id for run in store.runs("default", **filters)[0]}
+
+        assert ids() == {first.id, second.id}
+        assert ids(playbook="x") == {first.id}
+        assert ids(tag="red") == {first.id}
+        assert ids(tag="blue") == {first.id, second.id}
+        assert ids(tag="re") == set()
+        assert ids(since=2.0) == {second.id}
+        assert ids(status=RunStatus.CANCELLED) == {first.id}
+        assert ids(status=RunStatus.QUEUED) == {second.id}
+        assert ids(status=RunStatus.QUEUED, playbook="x") == set()
+        claimed(store, second)
+        assert ids(status=RunStatus.RUNNING) == {second.id}
+
+    def test_tenants_do_not_see_each_other(self, store: Store) -> None:
+        mine, theirs = started(store, tenant="mine"), started(store, tenant="theirs")
+        assert store.run("theirs", mine.id) is None
+        assert store.run("mine", mine.id) == mine
+        assert [run.id for run in store.runs("mine")[0]] == [mine.id]
+        assert [run.id for run in store.runs("theirs")[0]] == [theirs.id]
+        assert store.runs("nobody") == ([], None)
+
+    def test_events_come_in_pages(self, store: Store) -> None:
+        run = started(store)
+        for _ in range(3):
+            store.commit(done(store, claimed(store, run)), 0.0)
+        whole = store.events(run.id)
+        assert len({event.id for event in whole}) == len(whole) > 6
+        for limit in (1, 2, 5, 100):
+            found: list[Any] = []
+            while page := store.events(run.id, found[-1].id if found else None, limit):
+                assert len(page) <= limit
+                found += page
+            assert found == whole
+        for broken in ("", "x", "1", "1-", "-1", "1-x", "²-1", "9" * 50 + "-1"):
+            with pytest.raises(RejectedError) as rejected:
+                store.events(run.id, broken)
+            assert rejected.value.reason == "invalid_cursor"
+
+    def test_a_reader_misses_no_event(self, store: Store, second: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        claims = [claimed(store, run, 1.0) for _ in range(4)]
+        over = threading.Event()
+        seen: list[Any] = []
+
+        def read() -> None:
+            last = False
+            while not last:
+                last = over.is_set()
+                seen.extend(second.events(run.id, seen[-1].id if seen else None, 2))
+            while page := second.events(run.id, seen[-1].id, 2):
+                seen.extend(page)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        together(4, lambda index: store.commit(done(store, claims[index]), 2.0))
+        over.set()
+        reader.join()
+        assert seen == store.events(run.id)
+
+    def test_a_write_wakes_who_waits(self, store: Store) -> None:
+        run = started(store)
+        woken = threading.Event()
+        ready = threading.Event()
+
+        def wait() -> None:
+            while not woken.is_set():
+                ready.set()
+                store.wait_for_change(30.0)
+                if current(store, run).stop is not None:
+                    woken.set()
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        ready.wait()
+        while not woken.is_set():
+            store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        waiter.join()
+
+    def test_waiting_ends(self, store: Store) -> None:
+        store.wait_for_change(0.001)
+
+    def test_two_ways_in_see_the_same(self, store: Store, second: Store) -> None:
+        run = started(store)
+        assert everything(second, run) == everything(store, run)
+        second.commit(done(second, claimed(second, run), saved={"n": 1}), 1.0)
+        assert everything(second, run) == everything(store, run)
+
+    def test_a_commit_is_the_visit_as_it_stands(self, store: Store) -> None:
+        run = started(store)
+        commit = done(store, claimed(store, run), saved={"n": 1}, data="d")
+        store.commit(commit, 1.0)
+        (found,) = store.saved(run.id)
+        assert found == replace(commit.visit)

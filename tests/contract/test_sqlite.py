@@ -1,0 +1,133 @@
+"""SQLite keeps the contract of stores; and what only a file can get wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from executor.errors import SettingError, StoreError
+from executor.host import process_name
+from executor.records import Lease
+from executor.stores import open_store, sqlite
+from executor.stores.sqlite import SqliteStore
+from tests.contract.store_contract import StoreContract, started
+
+LIMIT = 4096
+
+
+class TestSqlite(StoreContract):
+    payload_limit = LIMIT
+
+    @pytest.fixture
+    def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
+        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", LIMIT)
+        opened = SqliteStore(str(tmp_path / "noetl.db"))
+        yield opened
+        opened.close()
+
+    @pytest.fixture
+    def second(self, store: SqliteStore) -> Iterator[SqliteStore]:
+        opened = SqliteStore(str(store.path), create=False)
+        yield opened
+        opened.close()
+
+
+def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, and long enough to be looked at as one" * 10)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"notes\.txt cannot be opened: file is not a database"):
+        SqliteStore(str(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_database_of_a_later_version(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    db = sqlite3.connect(path)
+    db.execute("pragma user_version = 99")
+    db.close()
+    with pytest.raises(StoreError, match="has schema 99, and this version of noetl knows 1"):
+        SqliteStore(str(path))
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    with pytest.raises(StoreError, match=r"/proc/noetl\.db cannot be opened"):
+        SqliteStore("/proc/noetl.db")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        SqliteStore("/dev/null/folder/noetl.db")
+
+
+def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+    """Who runs as root writes everywhere; SQLite still says whose fault it is when the file itself is read only."""
+    path = tmp_path / "noetl.db"
+    SqliteStore(str(path)).close()
+    store = SqliteStore(str(path))
+    store._connection().execute("pragma query_only = on")
+    with pytest.raises(StoreError, match="attempt to write a readonly database"):
+        started(store)
+    store.close()
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="unable to open database file"):
+        SqliteStore(str(tmp_path))
+
+
+def test_a_store_that_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="There is no store at"):
+        SqliteStore(str(tmp_path / "folder" / "noetl.db"), create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_git_passes_over_a_folder_made_for_a_store(tmp_path: Path) -> None:
+    SqliteStore(str(tmp_path / ".noetl" / "noetl.db")).close()
+    assert (tmp_path / ".noetl" / ".gitignore").read_text() == "*\n"
+    SqliteStore(str(tmp_path / "noetl.db")).close()
+    assert not (tmp_path / ".gitignore").exists()
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:", "sqlite://", "sqlite:///", "noetl.db", "mysql://x", "sqlite://x.db"])
+def test_urls_that_are_not_of_a_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_STORE", url or "nothing")
+    with pytest.raises(SettingError, match="NOETL_STORE is"):
+        open_store()
+
+
+@pytest.mark.parametrize("url", ["postgresql://localhost/noetl", "dynamodb://table"])
+def test_stores_that_are_not_there_yet(url: str) -> None:
+    with pytest.raises(SettingError, match="not supported yet"):
+        open_store(url)
+
+
+def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOETL_STORE", raising=False)
+    for url, path in ((None, ".noetl/noetl.db"), ("sqlite:///a.db", "a.db"), (f"sqlite:///{tmp_path}/b.db", "b.db")):
+        open_store(url).close()
+        assert (tmp_path / path).is_file()
+
+
+def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    db = store._connection()
+    assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
+    assert db.execute("pragma synchronous").fetchone()[0] == 2
+    store.close()
+
+
+def test_a_dead_worker_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    run = started(store)
+    host, boot, _, _ = process_name().split("/")
+    dead, alive = f"{host}/{boot}/4194999/1/walk", f"{process_name()}/walk"
+    assert store.claim(run.id, Lease(dead, 1000.0), 1.0) is not None
+    assert store.claim(run.id, Lease(alive, 1000.0), 2.0) is None
+    assert store.release_dead(run.id, 2.0) == 1
+    assert store.claim(run.id, Lease(alive, 1000.0), 2.0) is not None
+    assert store.release_dead(run.id, 3.0) == 0
+    assert store.claim(run.id, Lease(alive, 1000.0), 3.0) is None
+    store.close()

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from executor import actions
+from executor.errors import SettingError
+
+LANGUAGE = {"http", "postgres", "file", "shell", "python", "set", "log", "fail"}
+LATER = {"wait", "callback", "workflow", "s3", "message", "lambda"}
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, EntryPoint]]:
+    """The entry points that seem to be installed."""
+    found: dict[str, EntryPoint] = {}
+    monkeypatch.setattr(actions, "_plugins", lambda: found)
+    monkeypatch.syspath_prepend(tmp_path)
+    actions.catalogue.cache_clear()
+    actions.handler.cache_clear()
+    yield found
+    monkeypatch.undo()
+    actions.catalogue.cache_clear()
+    actions.handler.cache_clear()
+
+
+def install(folder: Path, plugins: dict[str, EntryPoint], name: str, text: str) -> None:
+    (folder / f"plugin_{name}.py").write_text(text)
+    plugins[name] = EntryPoint(name, f"plugin_{name}", actions.ENTRY_POINTS)
+
+
+def test_the_types_of_the_language() -> None:
+    catalogue = actions.catalogue()
+    assert set(catalogue) == LANGUAGE | LATER
+    assert {name for name, declaration in catalogue.items() if declaration.supported} == LANGUAGE
+    for name, declaration in catalogue.items():
+        assert declaration.type == name
+        assert callable(actions.handler(name))
+        parameters = declaration.parameters
+        assert {*declaration.one_of} <= parameters.keys()
+        assert all({*parameter.requires} <= parameters.keys() for parameter in parameters.values())
+
+
+def test_an_unknown_type() -> None:
+    with pytest.raises(KeyError):
+        actions.handler("nothing")
+    with pytest.raises(KeyError):
+        actions.handler("action")
+
+
+def test_declarations_are_cheap_to_import() -> None:
+    code = (
+        "import sys; from executor.actions import catalogue; catalogue();"
+        "heavy = {'httpx', 'psycopg', 'pydantic', 'networkx', 'boto3', 'jinja2', 'yaml'};"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) -> None:
+    text = (
+        "from planner.catalogue import ActionDeclaration\n"
+        "DECLARATION = ActionDeclaration(type='greet', description='Greets.')\n"
+        "def perform(call): return 'hello'\n"
+    )
+    install(tmp_path, plugins, "greet", text)
+    assert actions.catalogue()["greet"].description == "Greets."
+    assert actions.handler("greet")(None) == "hello"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("bad", "raise RuntimeError('broken')", "cannot be loaded: broken"),
+        ("bare", "", "cannot be loaded"),
+        ("http", "", "is built in"),
+        (
+            "other",
+            "from planner.catalogue import ActionDeclaration\nDECLARATION = ActionDeclaration('another', '')",
+            "declares the type `another`",
+        ),
+    ],
+)
+def test_a_package_that_is_wrong_is_named(
+    plugins: dict[str, EntryPoint], tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    install(tmp_path, plugins, name, text)
+    with pytest.raises(SettingError, match=message):
+        actions.catalogue()

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.actions.action import Capabilities
+from executor.capabilities import for_local_run
+from executor.errors import ActionError
+from tests.calls import perform
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+def act(root: Path, **parameters: Any) -> Any:
+    return perform("file", capabilities=for_local_run(root), **parameters)
+
+
+CONTENTS = [
+    ("text", "a\nü\r\n", "a\nü\r\n"),
+    ("text", 12, "12"),
+    ("json", {"a": [1, None, "ü"]}, '{\n  "a": [\n    1,\n    null,\n    "ü"\n  ]\n}\n'),
+    ("jsonl", [{"a": 1}, [2], "x"], '{"a":1}\n[2]\n"x"\n'),
+    ("jsonl", {"a": 1}, '{"a":1}\n'),
+    (
+        "csv",
+        [{"a": 1, "b": "x,y"}, {"a": None, "c": True, "b": [1]}],
+        'a,b,c\n1,"x,y",\n,[1],true\n',
+    ),
+    ("csv", [], ""),
+]
+
+
+@pytest.mark.parametrize(("format", "content", "expected"), CONTENTS)
+def test_what_is_written(root: Path, format: str, content: Any, expected: str) -> None:
+    result = act(root, write="out/a.txt", format=format, content="{{ c }}", names={"c": content})
+    assert (root / "out/a.txt").read_bytes() == expected.encode()
+    assert result == {"path": "out/a.txt", "bytes": len(expected.encode())}
+
+
+READINGS = [
+    ("text", "\ufeffa\r\n", "a\r\n"),
+    ("json", '{"a": 1}', {"a": 1}),
+    ("jsonl", '{"a":1}\n\n[2]\n', [{"a": 1}, [2]]),
+    ("csv", "amount:number,name\n1.50,Ann\n2,\n,Bob\n", [
+        {"amount": 1.5, "name": "Ann"},
+        {"amount": 2, "name": ""},
+        {"amount": None, "name": "Bob"},
+    ]),
+    ("csv", '\ufeffa:integer,b:boolean,c:string,d:e\r\n-1,TRUE,"x\ny",01\r\n', [
+        {"a": -1, "b": True, "c": "x\ny", "d:e": "01"},
+    ]),
+    ("csv", "", []),
+    ("csv", "a,b\n", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "text", "expected"), READINGS)
+def test_what_is_read(root: Path, format: str, text: str, expected: Any) -> None:
+    (root / "a").write_bytes(text.encode())
+    assert act(root, read="a", format=format) == expected
+    assert act(root, read=str(root / "a"), format=format) == expected
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "message"),
+    [
+        ("json", "{", "it is not JSON"),
+        ("json", '{"a": Infinity}', "Infinity is not JSON"),
+        ("jsonl", "1\n{", "line 2 is not JSON"),
+        ("csv", "a,b\n1\n", "line 2 has 1 cells, and the header 2"),
+        ("csv", "a,a\n", "column 'a' twice"),
+        ("csv", 'a\n"x', "line 2 is not CSV"),
+        ("csv", "n:integer\n1\n1.5\n", "line 3: 'n' is '1.5', which is no integer"),
+        ("csv", "n:number\nnan\n", "no number"),
+        ("csv", "n:number\n1_0\n", "no number"),
+        ("csv", "n:boolean\nyes\n", "no boolean"),
+    ],
+)
+def test_what_is_not_of_its_format(root: Path, format: str, text: str, message: str) -> None:
+    (root / "a").write_text(text)
+    with pytest.raises(ActionError, match=message) as caught:
+        act(root, read="a", format=format)
+    assert (caught.value.type, caught.value.retryable) == ("FileError", False)
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "message"),
+    [
+        ("text", {"a": 1}, "say `format: json`"),
+        ("csv", ["a"], "a list of objects"),
+        ("csv", {"a": 1}, "a list of objects"),
+    ],
+)
+def test_what_a_format_cannot_say(root: Path, format: str, content: Any, message: str) -> None:
+    with pytest.raises(ActionError, match=message):
+        act(root, write="a", format=format, content=content)
+    assert list(root.iterdir()) == []
+
+
+def test_a_write_replaces_the_file_at_once_and_keeps_its_mode(root: Path) -> None:
+    target = root / "a"
+    target.write_text("old")
+    target.chmod(0o640)
+    with target.open() as reader:
+        act(root, write="a", content="new")
+        assert reader.read() == "old"
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert list(root.iterdir()) == [target]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(root: Path) -> None:
+    (root / "folder").mkdir()
+    with pytest.raises(ActionError) as caught:
+        act(root, write="folder", content="x")
+    assert caught.value.type == "FileError"
+    assert list(root.rglob("*")) == [root / "folder"]
+
+
+def test_append(root: Path) -> None:
+    assert act(root, append="a", content="x\n") == {"path": "a", "bytes": 2}
+    act(root, append="a", content="y\n")
+    assert (root / "a").read_text() == "x\ny\n"
+    act(root, append="l", format="jsonl", content={"a": 1})
+    act(root, append="l", format="jsonl", content=[2, 3])
+    assert (root / "l").read_text() == '{"a":1}\n2\n3\n'
+    with pytest.raises(ActionError, match="use `format: jsonl`"):
+        act(root, append="j", format="json", content=1)
+
+
+def test_rows_are_appended_in_the_columns_that_the_file_has(root: Path) -> None:
+    (root / "a.csv").write_text("n:integer,name\n1,Ann")
+    act(root, append="a.csv", format="csv", content=[{"name": "Bob", "n": 2}, {"name": "Eve"}])
+    assert (root / "a.csv").read_text() == "n:integer,name\n1,Ann\n2,Bob\n,Eve\n"
+    with pytest.raises(ActionError, match="no column 'x'"):
+        act(root, append="a.csv", format="csv", content=[{"x": 1}])
+    act(root, append="new.csv", format="csv", content=[{"x": 1}])
+    assert (root / "new.csv").read_text() == "x\n1\n"
+
+
+def test_list(root: Path) -> None:
+    for name in ("b.csv", "a.csv", "sub/c.csv", "d.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    assert act(root, list="*.csv") == ["a.csv", "b.csv"]
+    assert act(root, list="**/*.csv") == ["a.csv", "b.csv", "sub/c.csv"]
+    assert act(root, list="none/*") == []
+    assert act(root, list=f"{root}/*.txt") == ["d.txt"]
+
+
+def test_delete_is_content_with_a_file_that_is_gone(root: Path) -> None:
+    (root / "a").write_text("xyz")
+    assert act(root, delete="a") == {"path": "a", "bytes": 3}
+    assert act(root, delete="a") == {"path": "a", "bytes": 0}
+    (root / "folder").mkdir()
+    with pytest.raises(ActionError, match="it is a folder"):
+        act(root, delete="folder")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("missing", "no such file"), (".", "is a directory"), ("pipe", "not a file")]
+)
+def test_what_cannot_be_read(root: Path, path: str, message: str) -> None:
+    os.mkfifo(root / "pipe")
+    with pytest.raises(ActionError, match=message) as caught:
+        act(root, read=path)
+    assert caught.value.type == "FileError"
+
+
+def test_bytes_that_are_no_text(root: Path) -> None:
+    (root / "a").write_bytes(b"\xff")
+    with pytest.raises(ActionError, match="not UTF-8"):
+        act(root, read="a")
+
+
+def test_it_is_off_without_a_root() -> None:
+    with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
+        perform("file", capabilities=Capabilities(), read="a")
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

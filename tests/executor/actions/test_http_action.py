@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.errors import ActionError
+from tests.calls import perform
+from tests.http_server import Exchange, serve
+
+
+def echo(exchange: Exchange) -> None:
+    request = exchange.request_
+    exchange.reply_json(
+        {
+            "method": request.method,
+            "target": request.target,
+            "headers": dict(request.headers),
+            "body": request.body.decode(),
+        }
+    )
+
+
+def test_the_result_has_status_lower_case_headers_and_the_body_parsed() -> None:
+    with serve(
+        lambda exchange: exchange.reply(201, b'{"a": [1]}', content_type="application/json", X_Kind="b")
+    ) as server:
+        result = perform("http", method="POST", url=server.url("/x"))
+    assert result["status"] == 201
+    assert result["headers"]["x-kind"] == "b"
+    assert result["body"] == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("application/problem+json; charset=utf-8", b'{"a": 1}', {"a": 1}),
+        ("text/plain", b'{"a": 1}', '{"a": 1}'),
+        ("application/json", b"{broken", "{broken"),
+        ("application/json", b'{"a": NaN}', '{"a": NaN}'),
+        ("application/json", b'"\\ud800"', '"\\ud800"'),
+        ("application/json", b"[" * 100_000, "[" * 100_000),
+        ("application/json", b"", ""),
+        ("text/plain; charset=iso-8859-1", b"caf\xe9", "café"),
+        ("text/plain; charset=punycode", b"abc", "abc"),
+        ("text/plain", b"\xff", "\ufffd"),
+    ],
+)
+def test_the_body_is_json_only_when_the_response_says_so_and_it_is(
+    content_type: str, body: bytes, expected: Any
+) -> None:
+    with serve(lambda exchange: exchange.reply(200, body, content_type=content_type)) as server:
+        assert perform("http", url=server.url())["body"] == expected
+
+
+def test_what_is_sent() -> None:
+    with serve(echo) as server:
+        sent = perform(
+            "http",
+            method="put",
+            url=server.url("/a?x=1"),
+            params={"q": "a b&c", "list": [1, True], "none": None},
+            headers={"X-Number": 5, "X-None": None, "x-text": "grüße"},
+            json={"ü": None},
+        )["body"]
+    assert sent["method"] == "PUT"
+    assert sent["target"] == "/a?x=1&q=a+b%26c&list=1&list=true"
+    assert json.loads(sent["body"]) == {"ü": None}
+    headers = sent["headers"]
+    assert headers["content-type"] == "application/json"
+    assert headers["x-number"] == "5"
+    assert headers["x-text"].encode("iso-8859-1").decode() == "grüße"
+    assert "x-none" not in headers
+    assert headers["idempotency-key"] == "key-1"
+    assert headers["host"] == f"127.0.0.1:{server.port}"
+
+
+def test_bodies_as_text_and_as_form() -> None:
+    with serve(echo) as server:
+        text = perform("http", method="POST", url=server.url(), body="a=b\n", headers={"content-type": "text/x"})[
+            "body"
+        ]
+        form = perform("http", method="POST", url=server.url(), form={"a": "b c", "n": [1, 2]})["body"]
+    assert (text["body"], text["headers"]["content-type"]) == ("a=b\n", "text/x")
+    assert form["body"] == "a=b+c&n=1&n=2"
+    assert form["headers"]["content-type"] == "application/x-www-form-urlencoded"
+
+
+def test_the_idempotency_key_goes_with_unsafe_methods_unless_one_is_given() -> None:
+    with serve(echo) as server:
+        seen = {
+            method: perform("http", method=method, url=server.url())["body"]["headers"].get("idempotency-key")
+            for method in ("GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+        }
+        own = perform("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"})["body"]
+    assert seen == {"GET": None, "OPTIONS": None} | dict.fromkeys(("POST", "PUT", "PATCH", "DELETE"), "key-1")
+    assert own["headers"]["idempotency-key"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("auth", "expected"),
+    [
+        ({"bearer": "abc"}, "Bearer abc"),
+        ({"basic": {"username": "ann", "password": "p:w"}}, "Basic YW5uOnA6dw=="),
+        ({"username": "ann", "password": "p:w"}, "Basic YW5uOnA6dw=="),
+    ],
+)
+def test_auth(auth: dict[str, Any], expected: str) -> None:
+    with serve(echo) as server:
+        assert perform("http", url=server.url(), auth=auth)["body"]["headers"]["authorization"] == expected
+
+
+@pytest.mark.parametrize("auth", [{"digest": "x"}, {"bearer": 1}, {"bearer": "a", "basic": {}}, {"username": "a"}])
+def test_other_auth_is_refused(auth: dict[str, Any]) -> None:
+    with pytest.raises(ActionError, match="`auth` must be") as caught:
+        perform("http", url="http://127.0.0.1/", auth=auth)
+    assert caught.value.type == "ParameterError"
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [(400, False), (404, False), (408, True), (425, True), (429, True), (500, True), (503, True)],
+)
+def test_a_status_of_400_and_more_fails(status: int, retryable: bool) -> None:
+    with (
+        serve(lambda exchange: exchange.reply_json({"why": "so"}, status)) as server,
+        pytest.raises(ActionError) as caught,
+    ):
+        perform("http", url=server.url())
+    error = caught.value
+    assert (error.type, error.status, error.retryable) == ("HTTPStatus", status, retryable)
+    assert error.details["body"] == {"why": "so"}
+    assert error.details["headers"]["content-type"] == "application/json"
+
+
+def test_the_body_of_a_failure_is_kept_in_part() -> None:
+    with serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url())
+    assert caught.value.details["body"] == "x" * 64 * 1024
+
+
+@pytest.mark.parametrize("accepted", [[404, 409], 404])
+def test_an_accepted_status_is_a_result(accepted: Any) -> None:
+    with serve(lambda exchange: exchange.reply(404, b"none")) as server:
+        assert perform("http", url=server.url(), accept_status=accepted)["status"] == 404
+
+
+def test_nobody_listening_is_worth_a_retry() -> None:
+    with serve(echo) as server:
+        url = server.url()
+    with pytest.raises(ActionError) as caught:
+        perform("http", url=url)
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
+
+
+def test_a_connection_that_breaks_off_is_worth_a_retry() -> None:
+    def hang_up(exchange: Exchange) -> None:
+        exchange.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc")
+        exchange.close_connection = True
+
+    with serve(hang_up) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url())
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
+
+
+def test_out_of_time() -> None:
+    def say_nothing(_: Exchange) -> None:
+        server.closing.wait()
+
+    with serve(say_nothing) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url(), seconds=0.3)
+    assert len(server.requests) == 1
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+
+
+def test_connections_are_used_again_and_cookies_are_not() -> None:
+    with serve(lambda exchange: exchange.reply(200, b"x", Set_Cookie="a=b")) as server:
+        for _ in range(3):
+            perform("http", url=server.url())
+    assert len(server.connections) == 1
+    assert all("cookie" not in request.headers for request in server.requests)
+
+
+def test_threads_share_the_transport() -> None:
+    with serve(echo) as server:
+        targets: list[str] = []
+        threads = [
+            threading.Thread(
+                target=lambda n=n: targets.append(perform("http", url=server.url(f"/{n}"))["body"]["target"])
+            )
+            for n in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(targets) == sorted(f"/{n}" for n in range(20))
+
+
+def redirect(exchange: Exchange) -> None:
+    kind, _, rest = exchange.path.lstrip("/").partition("/")
+    if kind.isdigit():
+        exchange.reply(int(kind), location=f"/{rest}")
+    else:
+        echo(exchange)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "arrives_as"),
+    [
+        (301, "GET", "GET"),
+        (301, "POST", "GET"),
+        (302, "POST", "GET"),
+        (302, "PUT", "PUT"),
+        (303, "PUT", "GET"),
+        (307, "POST", "POST"),
+        (308, "POST", "POST"),
+    ],
+)
+def test_redirects_are_followed(status: int, method: str, arrives_as: str) -> None:
+    body: dict[str, Any] = {} if method == "GET" else {"json": {"a": 1}}
+    with serve(redirect) as server:
+        arrived = perform("http", method=method, url=server.url(f"/{status}/end"), headers={"X-A": "b"}, **body)["body"]
+    assert (arrived["method"], arrived["target"]) == (arrives_as, "/end")
+    assert arrived["headers"]["x-a"] == "b"
+    assert bool(arrived["body"]) == (arrives_as == method != "GET")
+
+
+@pytest.mark.parametrize("follow", [False, 0])
+def test_redirects_are_a_result_when_they_are_not_to_be_followed(follow: Any) -> None:
+    with serve(redirect) as server:
+        assert perform("http", url=server.url("/302/end"), follow_redirects=follow)["status"] == 302
+
+
+def test_three_redirects_are_followed_and_no_more_unless_said_so() -> None:
+    with serve(redirect) as server:
+        assert perform("http", url=server.url("/302/302/302/end"))["status"] == 200
+        with pytest.raises(ActionError) as caught:
+            perform("http", url=server.url("/302/302/302/302/end"))
+        assert perform("http", url=server.url("/302/302/302/302/end"), follow_redirects=4)["status"] == 200
+    assert (caught.value.type, caught.value.status, caught.value.retryable) == ("HTTPStatus", 302, False)
+
+
+def test_credentials_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_SECRET_APIKEY", "key-of-the-first-origin")
+    given: dict[str, Any] = {
+        "auth": {"bearer": "token"},
+        "headers": {"Cookie": "a=b", "X-Api-Key": "{{ secrets.APIKEY }}", "X-Trace": "1"},
+    }
+    with (
+        serve(echo) as other,
+        serve(lambda exchange: exchange.reply(307, location=other.url("/end"))) as first,
+        serve(redirect) as same,
+    ):
+        away = perform("http", url=first.url(), **given)["body"]["headers"]
+        stayed = perform("http", url=same.url("/307/end"), **given)["body"]["headers"]
+    assert first.requests[0].headers["authorization"] == "Bearer token"
+    assert first.requests[0].headers["x-api-key"] == "key-of-the-first-origin"
+    assert away["x-trace"] == "1"
+    assert not {"authorization", "cookie", "x-api-key"} & away.keys()
+    assert {"authorization", "cookie", "x-api-key"} <= stayed.keys()
+
+
+def test_packed_bodies_are_unpacked() -> None:
+    packed = gzip.compress(b"hello ") + gzip.compress(b"world")
+    with serve(lambda exchange: exchange.reply(200, packed, content_encoding="gzip")) as server:
+        assert perform("http", url=server.url())["body"] == "hello world"
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "message"),
+    [
+        ("gzip", gzip.compress(b"hello", mtime=0)[:-9], "too early"),
+        ("gzip", b"junk", "packed wrongly"),
+        ("br", b"x", "not asked for"),
+    ],
+)
+def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: str) -> None:
+    with (
+        serve(lambda exchange: exchange.reply(200, body, content_encoding=coding)) as server,
+        pytest.raises(ActionError, match=message) as caught,
+    ):
+        perform("http", url=server.url())
+    assert caught.value.type == "ConnectionFailed"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"url": "http://127.0.0.1/", "json": 1, "body": "x"}, "`json` and `body` are both the body"),
+        ({"url": "http://ann:word@127.0.0.1/"}, "give them as `auth`"),
+        ({"url": "http:///x"}, "names no host"),
+        ({"url": "http://[::1"}, "cannot be read"),
+        ({"url": "http://127.0.0.1/", "auth": {"bearer": "a"}, "headers": {"authorization": "b"}}, "say the same"),
+        ({"url": "http://127.0.0.1/", "headers": {"a": [1]}}, "`a` must be text"),
+    ],
+)
+def test_parameters_that_make_no_request(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ActionError, match=message) as caught:
+        perform("http", **parameters)
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password word")
+    with serve(echo) as server:
+        assert "authorization" not in perform("http", url=server.url())["body"]["headers"]

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+
+from executor.actions._connections import CONNECTIONS
+from executor.errors import ActionError
+from tests.calls import perform
+
+
+@pytest.fixture(autouse=True)
+def no_idle_connections() -> Any:
+    yield
+    CONNECTIONS.close()
+
+
+def test_what_each_fetch_gives(postgres_dsn: str) -> None:
+    def query(text: str, **more: Any) -> Any:
+        return perform("postgres", connection=postgres_dsn, query=text, **more)
+
+    two = "select n, n * 2 as twice from generate_series(1, 2) as n"
+    none = "select 1 as n where false"
+    assert query(two) == {"rows": [{"n": 1, "twice": 2}, {"n": 2, "twice": 4}], "rowcount": 2}
+    assert query(two, fetch="one") == {"n": 1, "twice": 2}
+    assert query(two, fetch="value") == 1
+    assert query(two, fetch="none") == {"rows": [], "rowcount": 2}
+    assert query(none, fetch="one") is None
+    assert query(none, fetch="value") is None
+    assert query("create table t (a int)", fetch="one") is None
+    assert query("insert into t values (1), (2)") == {"rows": [], "rowcount": 2}
+
+
+def test_a_list_is_one_transaction(postgres_dsn: str) -> None:
+    perform("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query=["insert into t values (1)", "insert into t values (1)"])
+    assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
+    assert caught.value.details == {"sqlstate": "23505"}
+    assert perform("postgres", connection=postgres_dsn, query="select count(*) from t", fetch="value") == 0
+    last = perform(
+        "postgres", connection=postgres_dsn, query=["insert into t values (1)", "select a from t"], fetch="value"
+    )
+    assert last == 1
+
+
+def test_one_statement_stands_outside_of_a_transaction(postgres_dsn: str) -> None:
+    assert perform("postgres", connection=postgres_dsn, query="vacuum") == {"rows": [], "rowcount": -1}
+
+
+VALUES = [
+    ("1::int8", 1),
+    ("true", True),
+    ("null", None),
+    ("1.5::float8", 1.5),
+    ("'NaN'::float8", "nan"),
+    ("'x'::text", "x"),
+    ("10.00::numeric", 10),
+    ("0.1::numeric", 0.1),
+    ("0.1234567890123456789::numeric", "0.1234567890123456789"),
+    ("100000000000000000000::numeric", 10**20),
+    ("date '2026-02-03'", "2026-02-03"),
+    ("timestamp '2026-02-03 04:05:06'", "2026-02-03T04:05:06"),
+    ("timestamptz '2026-02-03 04:05:06+00'", "2026-02-03T04:05:06+00:00"),
+    ("time '04:05'", "04:05:00"),
+    ("interval '1 minute 500 ms'", 60.5),
+    ("'6f1f0a5e-0d7a-4f6e-8a58-3c9a5d1c7c11'::uuid", "6f1f0a5e-0d7a-4f6e-8a58-3c9a5d1c7c11"),
+    ("'\\x00ff'::bytea", "AP8="),
+    ("'{\"a\": [1, null]}'::jsonb", {"a": [1, None]}),
+    ("array[1.5, 2]::numeric[]", [1.5, 2]),
+    ("'10.0.0.1'::inet", "10.0.0.1"),
+    ("row(1, 'a')", ["1", "a"]),
+]
+
+
+@pytest.mark.parametrize(("expression", "expected"), VALUES)
+def test_values_come_out_plain(postgres_dsn: str, expression: str, expected: Any) -> None:
+    session = f"select {expression} as v"
+    assert (
+        perform("postgres", connection=f"{postgres_dsn}&options=-ctimezone%3DUTC", query=session, fetch="value")
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "expected"),
+    [
+        (1, "int", 1),
+        (True, "bool", True),
+        (None, "text", None),
+        ("2026-02-03", "date", "2026-02-03"),
+        ([1, 2], "int[]", [1, 2]),
+        ([1, 2.5, None], "float8[]", [1, 2.5, None]),
+        (["a", "b"], "text[]", ["a", "b"]),
+        ([], "text[]", []),
+        ({"a": [1]}, "jsonb", {"a": [1]}),
+        ([{"a": 1}, {"b": 2}], "jsonb", [{"a": 1}, {"b": 2}]),
+        ([1, "a"], "jsonb", [1, "a"]),
+        ([[1], [2]], "jsonb", [[1], [2]]),
+    ],
+)
+def test_values_go_in_as_the_column_wants_them(postgres_dsn: str, value: Any, column: str, expected: Any) -> None:
+    perform("postgres", connection=postgres_dsn, query=f"create table t (v {column})")
+    perform("postgres", connection=postgres_dsn, query="insert into t values ({{ v }})", names={"v": value})
+    assert perform("postgres", connection=postgres_dsn, query="select v from t", fetch="value") == expected
+
+
+def test_percent_signs_survive(postgres_dsn: str) -> None:
+    def value(text: str, **more: Any) -> Any:
+        return perform("postgres", connection=postgres_dsn, query=text, fetch="value", **more)
+
+    assert value("select 'a%b%s'") == "a%b%s"
+    assert value("select 'a%b%s' || {{ x }}", names={"x": "%c"}) == "a%b%s%c"
+    assert value("select 7 % {{ n }}", names={"n": 4}) == 3
+    assert value("select %s || '%%'", params=["x"]) == "x%"
+    assert value("select %(a)s || {{ b }} || '%%'", params={"a": "x"}, names={"b": "y"}) == "xy%"
+    perform("postgres", connection=postgres_dsn, query='create table "a%s""b" (v int)')
+    assert (
+        perform(
+            "postgres",
+            connection=postgres_dsn,
+            query="select * from {{ t | identifier }} where v = {{ 1 }}",
+            names={"t": 'a%s"b'},
+        )["rowcount"]
+        == 0
+    )
+    assert (
+        value("select count(*) from {{ t | identifier }} where v = %(a)s", names={"t": 'a%s"b'}, params={"a": 1}) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "message"),
+    [
+        ("select %s, {{ 1 }}", [1], "cannot be told from the templates"),
+        (["select %s", "select %s"], [1], "only one statement"),
+        ("select {{ 1 }}", {"noetl_0": 1}, "a name that templates use"),
+        ([], None, "an empty list"),
+        ("select {{ '' | identifier }}", None, "cannot be an identifier"),
+        ("{{ 'select 1' }}", None, "cannot come from data"),
+    ],
+)
+def test_what_cannot_be_a_statement(query: Any, params: Any, message: str) -> None:
+    with pytest.raises(ActionError, match=message) as caught:
+        perform(
+            "postgres", connection="postgresql://127.0.0.1:1/x", query=query, **({"params": params} if params else {})
+        )
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+@pytest.mark.parametrize(
+    ("query", "sqlstate"),
+    [
+        ("selec 1", "42601"),
+        ("select * from missing", "42P01"),
+        ("select 1 / 0", "22012"),
+        ("select {{ 'a' }}::int", "22P02"),
+    ],
+)
+def test_errors_of_sql_are_not_retried(postgres_dsn: str, query: str, sqlstate: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query=query)
+    assert (caught.value.type, caught.value.retryable, caught.value.details) == (
+        "SQLError",
+        False,
+        {"sqlstate": sqlstate},
+    )
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "53300", "55P03", "57P03"])
+def test_errors_that_pass_are_worth_a_retry(postgres_dsn: str, sqlstate: str) -> None:
+    raising = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$"
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query=raising)
+    assert (caught.value.type, caught.value.retryable, caught.value.details) == (
+        "SQLError",
+        True,
+        {"sqlstate": sqlstate},
+    )
+
+
+def test_a_statement_ends_when_the_time_is_up(postgres_dsn: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=0.3)
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+
+
+def test_a_statement_ends_when_it_waits_for_a_lock(postgres_dsn: str) -> None:
+    with psycopg.connect(postgres_dsn) as rival:
+        rival.execute("create table t (a int)")
+        rival.commit()
+        rival.execute("lock table t")
+        with pytest.raises(ActionError) as caught:
+            perform("postgres", connection=postgres_dsn, query=["select 1", "select * from t"], seconds=0.3)
+    assert caught.value.type == "Timeout"
+
+
+def test_a_server_that_falls_silent_is_given_up(postgres_server: str) -> None:
+    """A stand-in says what a server says until it is asked something, and nothing from then on."""
+    ready = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                while length := client.recv(4):
+                    message = client.recv(int.from_bytes(length, "big") - 4)
+                    if message.startswith(b"\0\x03\0\0"):
+                        client.sendall(ready)
+                        break
+                    client.sendall(b"N")
+                while client.recv(1024):
+                    pass
+
+        server = threading.Thread(target=answer)
+        server.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(ActionError) as caught:
+            perform("postgres", connection=f"postgresql://ann@127.0.0.1:{port}/x", query="select 1", seconds=0.5)
+        server.join()
+    assert caught.value.type == "Timeout"
+
+
+def backend(dsn: str) -> Any:
+    return perform("postgres", connection=dsn, query="select pg_backend_pid()", fetch="value")
+
+
+def test_connections_are_kept_and_come_back_clean(postgres_dsn: str) -> None:
+    first = backend(postgres_dsn)
+    perform(
+        "postgres",
+        connection=postgres_dsn,
+        query=["create temp table left_over (a int)", "set timezone to 'Asia/Tokyo'"],
+    )
+    left = perform(
+        "postgres",
+        connection=postgres_dsn,
+        query="select to_regclass('left_over')::text as t, current_setting('timezone') as z, pg_backend_pid() as p",
+        fetch="one",
+    )
+    assert left["t"] is None
+    assert left["z"] != "Asia/Tokyo"
+    assert left["p"] == first
+
+
+def test_a_dead_connection_is_replaced(postgres_dsn: str, postgres_server: str) -> None:
+    first = backend(postgres_dsn)
+    with psycopg.connect(postgres_server, autocommit=True) as operator:
+        assert operator.execute("select pg_terminate_backend(%s, 10000)", [first]).fetchone() == (True,)
+    assert backend(postgres_dsn) != first
+
+
+def test_a_connection_lost_on_the_way_is_worth_a_retry(postgres_dsn: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query="select pg_terminate_backend(pg_backend_pid())")
+    assert caught.value.retryable
+    assert caught.value.type in ("SQLError", "ConnectionFailed")
+
+
+def test_each_thread_has_a_connection_of_its_own(postgres_dsn: str) -> None:
+    together = threading.Barrier(4)
+    results: list[Any] = []
+
+    def work(n: int) -> None:
+        together.wait()
+        results.append(
+            perform("postgres", connection=postgres_dsn, query="select {{ n }}::int", names={"n": n}, fetch="value")
+        )
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 1, 2, 3]
+
+
+def test_no_server(unused_port: int) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1")
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
+    assert "word" not in caught.value.message
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_refusal_is_not_retried(postgres_server: str) -> None:
+    with pytest.raises(ActionError, match="does not exist") as caught:
+        perform("postgres", connection=postgres_server.replace("/postgres?", "/missing?"), query="select 1")
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", False)
+
+
+def test_a_connection_string_that_cannot_be_read_is_not_repeated() -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection="postgresql://ann:secret-word@host:port-word/x?nonsense=1", query="select 1")
+    assert caught.value.type == "ParameterError"
+    assert "-word" not in caught.value.message
+
+
+def test_the_driver_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ActionError, match=r"pip install noetl\[postgres\]"):
+        perform("postgres", connection="postgresql://127.0.0.1/x", query="select 1")

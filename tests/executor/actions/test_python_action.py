@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.actions.action import Capabilities
+from executor.capabilities import for_local_run
+from executor.errors import ActionError
+from tests.calls import perform
+
+MODULE = """
+import os, sys, time
+from os import getpid as borrowed
+def add(a, b=2): return a + b
+def loud(x):
+    print("out"); print("err", file=sys.stderr); os.write(1, b"raw")
+    return {"x": x, "stdin": sys.stdin.read()}
+def wrong(): raise KeyError("gone")
+def leave(): sys.exit(3)
+def die(): os._exit(4)
+def odd(): return {1, 2}
+def infinite(): return float("inf")
+def surrogate(): return "\\ud800"
+def forever(): time.sleep(600)
+def pid(): return [os.getpid(), os.getcwd()]
+def _private(): return 1
+number = 1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    package = tmp_path / "lib"
+    package.mkdir()
+    (package / "orders.py").write_text(MODULE)
+    (package / "broken.py").write_text("import missing_thing")
+    return tmp_path
+
+
+def call(folder: Path, function: str, **parameters: Any) -> Any:
+    return perform("python", capabilities=for_local_run(folder), function=function, **parameters)
+
+
+def test_arguments_by_name_and_in_order(folder: Path) -> None:
+    assert call(folder, "lib.orders:add", args={"a": 1}) == 3
+    assert call(folder, "lib.orders:add", args=[1, 5]) == 6
+    assert call(folder, "math:factorial", args=[5]) == 120
+
+
+def test_what_it_prints_disturbs_nothing(folder: Path) -> None:
+    assert call(folder, "lib.orders:loud", args=["ü"]) == {"x": "ü", "stdin": ""}
+
+
+def test_it_runs_in_a_process_of_its_own_in_the_working_folder(folder: Path) -> None:
+    first, where = call(folder, "lib.orders:pid")
+    second, _ = call(folder, "lib.orders:pid")
+    assert first != second
+    assert where == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("function", "type_", "message"), [("wrong", "KeyError", "'gone'"), ("leave", "SystemExit", "3")]
+)
+def test_an_exception_is_told(folder: Path, function: str, type_: str, message: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        call(folder, f"lib.orders:{function}")
+    error = caught.value
+    assert (error.type, error.retryable) == ("FunctionFailed", True)
+    assert (error.details["type"], error.details["message"]) == (type_, message)
+    assert f"in {function}" in error.details["traceback"]
+
+
+def test_a_process_that_dies_is_told(folder: Path) -> None:
+    with pytest.raises(ActionError, match="without an answer") as caught:
+        call(folder, "lib.orders:die")
+    assert caught.value.details["exit_code"] == 4
+
+
+@pytest.mark.parametrize("function", ["odd", "infinite", "surrogate"])
+def test_results_are_plain_data(folder: Path, function: str) -> None:
+    with pytest.raises(ActionError, match="not plain data") as caught:
+        call(folder, f"lib.orders:{function}")
+    assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "message"),
+    [
+        ("lib.orders:missing", {}, "has no function `missing`"),
+        ("lib.orders:number", {}, "has no function `number`"),
+        ("lib.nothing:f", {}, "no module `lib.nothing`"),
+        ("nothing_at_all:f", {}, "no module `nothing_at_all`"),
+        ("lib.orders:add", {"c": 1}, "`args` do not fit"),
+        ("lib.orders:add", [1, 2, 3], "`args` do not fit"),
+        ("lib.orders:_private", {}, "private"),
+        ("lib.orders", {}, "write `package.module:name`"),
+        ("lib.orders:add.x", {}, "write `package.module:name`"),
+        ("../lib:add", {}, "write `package.module:name`"),
+    ],
+)
+def test_what_cannot_be_called(folder: Path, function: str, args: Any, message: str) -> None:
+    with pytest.raises(ActionError, match=message) as caught:
+        call(folder, function, args=args)
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+def test_a_module_that_cannot_be_imported(folder: Path) -> None:
+    with pytest.raises(ActionError, match="missing_thing") as caught:
+        call(folder, "lib.broken:f")
+    assert caught.value.type == "FunctionFailed"
+
+
+def test_out_of_time(folder: Path) -> None:
+    with pytest.raises(ActionError) as caught:
+        call(folder, "lib.orders:forever", seconds=1)
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+
+
+@pytest.mark.parametrize("modules", [("lib",), ("lib.orders",), ("other", "lib.orders")])
+def test_allowed_modules_and_what_is_in_them(folder: Path, modules: tuple[str, ...]) -> None:
+    capabilities = Capabilities(python_modules=modules, folder=folder)
+    assert perform("python", capabilities=capabilities, function="lib.orders:add", args=[1]) == 3
+
+
+@pytest.mark.parametrize(
+    ("modules", "function"),
+    [
+        ((), "lib.orders:add"),
+        (("lib.ord",), "lib.orders:add"),
+        (("lib.orders",), "os:getpid"),
+        (("lib.orders",), "lib.orders:borrowed"),
+    ],
+)
+def test_other_modules_are_off(folder: Path, modules: tuple[str, ...], function: str) -> None:
+    with pytest.raises(ActionError, match="NOETL_PYTHON_MODULES") as caught:
+        perform("python", capabilities=Capabilities(python_modules=modules, folder=folder), function=function, args=[])
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.actions.action import Capabilities
+from executor.errors import ActionError
+from tests.calls import LOCAL, perform
+
+
+def shell(command: Any, *, folder: Path | None = None, **parameters: Any) -> Any:
+    capabilities = replace(LOCAL, folder=folder) if folder else LOCAL
+    return perform("shell", capabilities=capabilities, command=command, **parameters)
+
+
+def test_the_result() -> None:
+    assert shell("echo out; echo err >&2") == {"exit_code": 0, "stdout": "out\n", "stderr": "err\n"}
+
+
+def test_a_list_is_run_without_a_shell() -> None:
+    words = ["printf", "%s|", "$HOME", "{{ a }}", 5, "{{ n }}"]
+    assert shell(words, names={"a": "x y; z", "n": [1]})["stdout"] == "$HOME|x y; z|5|[1]|"
+    assert shell("{{ words }}", names={"words": ["echo", "a  b"]})["stdout"] == "a  b\n"
+
+
+def test_text_is_for_a_shell() -> None:
+    assert shell("printf '%s|' a b | tr '|' {{ to }}", names={"to": "$"})["stdout"] == "a$b$"
+
+
+@pytest.mark.parametrize(
+    ("command", "parse", "data"),
+    [("echo '{\"a\": [1]}'", "json", {"a": [1]}), ("printf 'a\\nb\\n'", "lines", ["a", "b"]), ("true", "lines", [])],
+)
+def test_parsed_output(command: str, parse: str, data: Any) -> None:
+    assert shell(command, parse=parse)["data"] == data
+
+
+def test_output_that_is_not_json_fails() -> None:
+    with pytest.raises(ActionError, match="not JSON") as caught:
+        shell("echo x", parse="json")
+    assert caught.value.type == "CommandFailed"
+
+
+def test_a_failure_says_what_the_command_said() -> None:
+    with pytest.raises(ActionError, match="exit code 3: last") as caught:
+        shell("echo out; echo first >&2; echo last >&2; exit 3")
+    error = caught.value
+    assert (error.type, error.retryable) == ("CommandFailed", True)
+    assert error.details == {"exit_code": 3, "stdout": "out\n", "stderr": "first\nlast\n"}
+
+
+def test_a_failure_keeps_the_tail_of_the_output() -> None:
+    with pytest.raises(ActionError) as caught:
+        shell("head -c 100000 /dev/zero | tr '\\0' x; echo end; exit 1")
+    assert len(caught.value.details["stdout"]) == 4096
+    assert caught.value.details["stdout"].endswith("xend\n")
+
+
+def test_a_signal_is_named() -> None:
+    with pytest.raises(ActionError, match="killed by SIGKILL"):
+        shell("kill -9 $$")
+
+
+def test_what_cannot_be_run() -> None:
+    with pytest.raises(ActionError, match="no such file") as caught:
+        shell(["/nonexistent/command"])
+    assert (caught.value.type, caught.value.retryable) == ("CommandFailed", False)
+    assert caught.value.details["exit_code"] == 127
+
+
+@pytest.mark.parametrize("command", [[], ["a\0b"], "a\0b"])
+def test_what_is_no_command(command: Any) -> None:
+    with pytest.raises(ActionError) as caught:
+        shell(command)
+    assert caught.value.type == "ParameterError"
+
+
+def test_stdin() -> None:
+    big = "x" * 900_000
+    assert shell("cat", stdin=big)["stdout"] == big
+    assert shell("cat", stdin="{{ v }}", names={"v": {"a": 1}})["stdout"] == '{"a":1}'
+    assert shell("cat")["stdout"] == ""
+    assert shell("true", stdin=big)["exit_code"] == 0
+
+
+def test_cwd(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    assert shell("pwd", folder=tmp_path)["stdout"] == f"{tmp_path}\n"
+    assert shell("pwd", folder=tmp_path, cwd="sub")["stdout"] == f"{tmp_path}/sub\n"
+    with pytest.raises(ActionError, match="not a folder"):
+        shell("pwd", folder=tmp_path, cwd="missing")
+
+
+def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_CANARY", "seen")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    dump = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+
+    def environment(capabilities: Capabilities) -> dict[str, str]:
+        run = perform("shell", capabilities=capabilities, command=dump, env={"A": "{{ x }}", "N": 5}, names={"x": "$A"})
+        return dict(json.loads(run["stdout"]))
+
+    local = environment(LOCAL)
+    assert (local["NOETL_CANARY"], local["A"], local["N"]) == ("seen", "$A", "5")
+    elsewhere = environment(Capabilities(shell=True))
+    own = {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
+    assert elsewhere.keys() - own <= {"PATH", "HOME", "TMPDIR", "LANG", "A", "N"}
+    assert elsewhere["LANG"] == "C.UTF-8"
+
+
+@pytest.mark.parametrize("env", [{"": "x"}, {"a=b": "x"}, {"a": "x\0"}])
+def test_what_is_no_variable(env: dict[str, str]) -> None:
+    with pytest.raises(ActionError, match="cannot be a variable"):
+        shell("true", env=env)
+
+
+def test_too_much_output() -> None:
+    with pytest.raises(ActionError, match="stdout is longer than 1,048,576 bytes") as caught:
+        shell("yes")
+    assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+    with pytest.raises(ActionError, match="stderr is longer"):
+        shell("yes >&2")
+
+
+def test_on_timeout_the_whole_group_is_asked_to_end(tmp_path: Path) -> None:
+    command = "trap 'echo asked > asked; exit' TERM; sleep 600 & echo $! > child; wait"
+    with pytest.raises(ActionError) as caught:
+        shell(command, folder=tmp_path, seconds=0.5)
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert_gone(tmp_path / "child")
+
+
+def test_on_timeout_who_does_not_listen_is_killed(tmp_path: Path) -> None:
+    command = "echo $$ > child; trap '' TERM; while :; do sleep 600; done"
+    with pytest.raises(ActionError) as caught:
+        shell(command, folder=tmp_path, seconds=0.3)
+    assert caught.value.type == "Timeout"
+    assert_gone(tmp_path / "child")
+
+
+def test_nothing_of_a_command_outlives_it(tmp_path: Path) -> None:
+    assert shell("sleep 600 & echo $! > child; echo done", folder=tmp_path)["stdout"] == "done\n"
+    assert_gone(tmp_path / "child")
+
+
+def test_what_left_the_group_does_not_hold_the_action(tmp_path: Path) -> None:
+    assert shell("setsid sleep 600 & echo $! > child; echo done", folder=tmp_path)["stdout"] == "done\n"
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+
+
+def assert_gone(path: Path) -> None:
+    """The process whose number the file holds ends, if it has not ended yet."""
+    try:
+        process = os.pidfd_open(int(path.read_text()))
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([process], [], [], 10)[0]
+    finally:
+        os.close(process)
+
+
+def test_it_is_off_unless_allowed() -> None:
+    with pytest.raises(ActionError, match="NOETL_ALLOW_SHELL=1") as caught:
+        perform("shell", capabilities=Capabilities(), command="true")
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

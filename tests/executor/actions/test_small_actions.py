@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from executor.actions import log
+from executor.actions.action import Call
+from executor.errors import ActionError
+from tests.calls import perform
+
+
+def test_set_gives_the_values() -> None:
+    assert perform("set", set={"a": "{{ x + 1 }}", "b": ["{{ x }}"]}, names={"x": 1}) == {"a": 2, "b": [1]}
+
+
+def test_fail_is_not_retried() -> None:
+    with pytest.raises(ActionError, match="no rows") as caught:
+        perform("fail", message="no rows", type="EmptyInput")
+    assert (caught.value.type, caught.value.retryable) == ("EmptyInput", False)
+    with pytest.raises(ActionError, match="5") as caught:
+        perform("fail", message="{{ 5 }}")
+    assert caught.value.type == "Failed"
+
+
+def test_log_hands_on_level_message_and_fields() -> None:
+    said: list[tuple[str, str, Mapping[str, Any]]] = []
+    parameters = {"message": {"a": 1}, "level": "warning", "fields": {"n": 1}}
+    log.perform(Call(parameters, "key", time.monotonic() + 1, log=lambda *line: said.append(line)))
+    log.perform(Call({"message": "x"}, "key", time.monotonic() + 1, log=lambda *line: said.append(line)))
+    assert said == [("warning", '{"a":1}', {"n": 1}), ("info", "x", {})]
+
+
+def test_log_takes_levels_in_any_case(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", logger="noetl.playbook"):
+        perform("log", message="hello", level="Warning", fields={"a": 1})
+    assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
+
+
+@pytest.mark.parametrize("action_type", ["wait", "callback", "workflow", "s3", "message", "lambda"])
+def test_what_is_not_executed_yet_says_so(action_type: str) -> None:
+    from executor.actions import handler
+
+    with pytest.raises(ActionError, match="not supported yet"):
+        handler(action_type)(Call({}, "key", time.monotonic() + 1))

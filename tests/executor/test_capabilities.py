@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from executor.actions.action import Capabilities
+from executor.capabilities import for_local_run, for_service
+from executor.errors import SettingError
+
+
+def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
+    assert for_local_run(tmp_path) == Capabilities(
+        files_root=tmp_path,
+        folder=tmp_path,
+        shell=True,
+        python_modules=("*",),
+        inherit_environment=True,
+        networks=("127.0.0.0/8", "::1/128"),
+    )
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"NOETL_ALLOW_SHELL": "0", "NOETL_FILES_ROOT": "", "NOETL_PYTHON_MODULES": " , "}]
+)
+def test_a_service_allows_nothing_by_itself(environ: dict[str, str]) -> None:
+    assert for_service(environ) == Capabilities()
+
+
+def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
+    allowed = for_service(
+        {
+            "NOETL_FILES_ROOT": str(tmp_path),
+            "NOETL_ALLOW_SHELL": "1",
+            "NOETL_PYTHON_MODULES": "lib.orders, lib.users",
+            "NOETL_ALLOW_NETWORKS": "10.1.0.0/16,fd00:1::/32",
+        }
+    )
+    assert allowed.files_root == tmp_path
+    assert allowed.shell
+    assert allowed.python_modules == ("lib.orders", "lib.users")
+    assert allowed.networks == ("10.1.0.0/16", "fd00:1::/32")
+    assert not allowed.inherit_environment
+    assert allowed.folder is not None
+    assert allowed.folder.is_dir()
+    assert allowed.folder != Path.cwd()
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"NOETL_FILES_ROOT": "/nonexistent"}, "NOETL_FILES_ROOT"),
+        ({"NOETL_ALLOW_SHELL": "yes"}, "NOETL_ALLOW_SHELL"),
+        ({"NOETL_ALLOW_NETWORKS": "10.0.0.1/8"}, "NOETL_ALLOW_NETWORKS"),
+        ({"NOETL_ALLOW_NETWORKS": "localhost"}, "NOETL_ALLOW_NETWORKS"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        for_service(environ)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from executor.errors import ActionError
+from executor.rendering import check_kinds, render, render_parameters
+from executor.secrets import Secret
+from executor.sql import Bind, Identifier, Sql
+from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+
+NOTHING: dict[str, Any] = {}
+PLAIN = Parameter((Kind.ANY,), "")
+TRUSTED = Parameter((Kind.ANY,), "", secrets=True)
+SQL = Parameter((Kind.STRING, Kind.ARRAY), "", sink=Sink.SQL)
+SHELL = Parameter((Kind.STRING, Kind.ARRAY), "", sink=Sink.SHELL)
+URL = Parameter((Kind.STRING,), "", sink=Sink.URL)
+
+
+def rendered(value: Any, parameter: Parameter | None = PLAIN, **names: Any) -> Any:
+    return render(value, parameter, names.__getitem__)
+
+
+def refusal(value: Any, parameter: Parameter | None, **names: Any) -> ActionError:
+    with pytest.raises(ActionError) as caught:
+        rendered(value, parameter, **names)
+    assert not caught.value.retryable
+    return caught.value
+
+
+def test_values_keep_their_type_and_text_is_text() -> None:
+    names: dict[str, Any] = {"n": 1, "l": [1], "s": "x"}
+    assert rendered({"a": ["{{ n }}", " {{ l }} ", "n={{ n }}", "{{ s }}", 5, None], "{{ n }}": 1}, **names) == {
+        "a": [1, [1], "n=1", "x", 5, None],
+        "{{ n }}": 1,
+    }
+
+
+def test_text_that_says_raw_is_plain_text() -> None:
+    assert type(rendered("{{ s | raw }}", s="x")) is str
+
+
+@pytest.mark.parametrize(
+    ("text", "type_"),
+    [("{{ missing }}", "UndefinedName"), ("{{ 1 / 0 }}", "TemplateError"), ("{{ 'x' * 10**9 }}", "LimitExceeded")],
+)
+def test_what_has_no_value(text: str, type_: str) -> None:
+    assert refusal(text, PLAIN).type == type_
+
+
+class TestSql:
+    def test_values_are_bound_and_names_are_quoted(self) -> None:
+        sql = rendered(
+            "select * from {{ t | identifier }} where a = {{ a }} and b = {{ b | raw }}", SQL, t="t", a=[1], b="c"
+        )
+        assert sql == Sql(("select * from ", Identifier("t"), " where a = ", Bind([1]), " and b = ", "c"))
+
+    def test_each_statement_of_a_list(self) -> None:
+        assert rendered(["a", "b {{ x }}"], SQL, x=1) == [Sql(("a",)), Sql(("b ", Bind(1)))]
+
+    def test_only_what_the_author_says_is_raw(self) -> None:
+        assert rendered("select {{ x if true else (x | raw) }}", SQL, x="1").parts[1] == Bind("1")
+
+    @pytest.mark.parametrize("text", ["{{ q }}", " {{ q }} ", "{{ q }}{{ q }}"])
+    def test_a_statement_cannot_come_from_data(self, text: str) -> None:
+        assert "cannot come from data" in refusal(text, SQL, q="drop table t").message
+
+    def test_blocks_are_refused(self) -> None:
+        assert refusal("select {% if true %}1{% endif %}", SQL).type == "ParameterError"
+
+    def test_an_identifier_is_quoted_as_one(self) -> None:
+        assert Identifier('a"."b').quoted == '"a"".""b"'
+
+
+class TestShell:
+    @pytest.mark.parametrize(
+        ("value", "word"),
+        [("x", "x"), ("a b", "'a b'"), ("", "''"), (None, "''"), (5, "5"), (True, "true"), ([1, "a b"], "'[1,\"a b\"]'"), ("it's", "'it'\"'\"'s'")],
+    )  # fmt: skip
+    def test_each_value_is_one_word(self, value: Any, word: str) -> None:
+        assert rendered("echo {{ v }} --x={{ v }}", SHELL, v=value) == f"echo {word} --x={word}"
+
+    def test_raw_is_not_quoted(self) -> None:
+        assert rendered("ls {{ v | raw }}", SHELL, v="-l -a") == "ls -l -a"
+
+    def test_each_template_of_a_list_is_one_argument(self) -> None:
+        assert rendered(["a", "x={{ v }}", "{{ n }}", 5, None], SHELL, v="b c", n=[1]) == ["a", "x=b c", "[1]", "5", ""]
+
+    def test_a_whole_list(self) -> None:
+        assert rendered("{{ v }}", SHELL, v=["echo", 1]) == ["echo", "1"]
+
+    def test_a_command_that_is_one_value_is_one_word(self) -> None:
+        assert rendered("{{ v }}", SHELL, v="rm -rf /") == "'rm -rf /'"
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("https://x.test/{{ v }}/b", "https://x.test/a%20b%2Fc%3F%23%25/b"),
+            ("https://x.test/?q={{ v }}", "https://x.test/?q=a%20b%2Fc%3F%23%25"),
+            ("https://x.test/#{{ v }}", "https://x.test/#a%20b%2Fc%3F%23%25"),
+            ("{{ base }}/{{ v }}", "http://h:1/p/a%20b%2Fc%3F%23%25"),
+            ("{{ base }}?q={{ v }}", "http://h:1/p?q=a%20b%2Fc%3F%23%25"),
+            ("https://{{ host }}/x", "https://h/x"),
+            ("{{ scheme }}://{{ host }}:{{ port }}/{{ v }}", "https://h:8/a%20b%2Fc%3F%23%25"),
+            (" {{ base }} ", "http://h:1/p"),
+            ("https://x.test/{{ v | raw }}", "https://x.test/a b/c?#%"),
+            ("https://x.test/?a={{ none }}&b={{ true }}&c={{ [1] }}", "https://x.test/?a=&b=true&c=%5B1%5D"),
+        ],
+    )
+    def test_values_are_encoded_where_they_are_parts(self, text: str, expected: str) -> None:
+        names = {"v": "a b/c?#%", "base": "http://h:1/p", "host": "h", "scheme": "https", "port": 8}
+        assert rendered(text, URL, **names) == expected
+
+    @pytest.mark.parametrize("value", ["..", "a/../b", "..\\a", "../..", None])
+    def test_a_path_cannot_be_climbed(self, value: Any) -> None:
+        assert refusal("https://x.test/a/{{ v }}/b", URL, v=value).type == "ParameterError"
+
+    @pytest.mark.parametrize("text", ["/{{ d }}{{ d }}/b", "/.{{ d }}", "/{{ d }}", "/%2e{{ d }}?x=1", "/{{ d }}%2E/b"])
+    def test_not_even_together(self, text: str) -> None:
+        assert refusal(f"https://x.test{text}", URL, d=".").type == "ParameterError"
+
+    def test_dots_elsewhere_are_dots(self) -> None:
+        assert rendered("https://x.test/{{ v }}?q={{ d }}", URL, v="a..b", d="..") == "https://x.test/a..b?q=.."
+
+    @pytest.mark.parametrize("value", [None, {"a": 1}, [1]])
+    def test_what_is_no_address(self, value: Any) -> None:
+        assert refusal("{{ v }}", URL, v=value).type == "ParameterError"
+
+
+class TestSecrets:
+    @pytest.fixture(autouse=True)
+    def secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NOETL_SECRET_TOKEN", "token-of-a-test")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{{ secrets.TOKEN }}", "token-of-a-test"),
+            ("Bearer {{ secrets['TOKEN'] }}", "Bearer token-of-a-test"),
+            ("{{ 'a:' ~ secrets.TOKEN }}", "a:token-of-a-test"),
+            ("{{ secrets.TOKEN | upper }}", "TOKEN-OF-A-TEST"),
+        ],
+    )
+    def test_they_are_revealed_where_they_may_stand(self, text: str, expected: str) -> None:
+        assert rendered({"a": [text]}, TRUSTED) == {"a": [expected]}
+
+    @pytest.mark.parametrize("parameter", [PLAIN, SQL, SHELL, URL])
+    def test_they_are_refused_elsewhere(self, parameter: Parameter) -> None:
+        error = refusal("select {{ secrets.TOKEN }}", parameter)
+        assert (error.type, error.message) == ("ParameterError", "`secrets` cannot be used here")
+
+    def test_they_are_passed_by_reference_and_revealed_late(self) -> None:
+        args = rendered({"token": "{{ secrets.TOKEN }}", "deep": {"list": ["{{ secrets.TOKEN }}"]}, "n": 1}, None)
+        assert isinstance(args["token"], Secret)
+        assert "token-of-a-test" not in f"{args} {args['token']}"
+        assert rendered("{{ args.token }}", PLAIN, args=args) == "***"
+        assert rendered("x {{ args.token | upper }}", TRUSTED, args=args) == "x TOKEN-OF-A-TEST"
+        assert rendered("{{ args.deep }}", TRUSTED, args=args) == {"list": ["token-of-a-test"]}
+        assert rendered("{{ args }}", TRUSTED, args=args)["token"] == "token-of-a-test"
+        assert isinstance(args["token"], Secret)
+
+    def test_text_around_a_reference_is_refused(self) -> None:
+        assert "passed on by itself" in refusal("Bearer {{ secrets.TOKEN }}", None).message
+
+    def test_one_that_is_missing_names_its_setting(self) -> None:
+        error = refusal("{{ secrets.MISSING }}", TRUSTED)
+        assert error.type == "ParameterError"
+        assert "NOETL_SECRET_MISSING" in error.message
+        assert rendered("{{ secrets.MISSING | default('x') }}", TRUSTED) == "x"
+
+
+DECLARATION = ActionDeclaration(
+    type="try",
+    description="",
+    parameters={
+        "text": Parameter((Kind.STRING,), "", required=True),
+        "count": Parameter((Kind.INTEGER,), "", requires=("either",)),
+        "either": Parameter((Kind.OBJECT, Kind.ARRAY), ""),
+        "level": Parameter((Kind.STRING,), "", choices=("info", "error")),
+        "anything": Parameter((Kind.ANY,), ""),
+    },
+)
+
+
+def test_all_parameters_of_an_action() -> None:
+    given = {"text": "{{ x }}", "level": "INFO", "either": "{{ none }}", "anything": "{{ none }}"}
+    assert render_parameters(DECLARATION, given, {"x": "y"}.__getitem__) == {
+        "text": "y",
+        "level": "info",
+        "anything": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": 5}, "`text` must be text, and is a number"),
+        ({"text": None}, "`text` must be text, and is none"),
+        ({}, "`try` needs `text`"),
+        ({"text": "", "count": True, "either": []}, "`count` must be a whole number, and is true"),
+        ({"text": "", "count": 1}, "`count` needs `either` beside it"),
+        ({"text": "", "either": "x"}, "`either` must be an object or a list, and is text"),
+        ({"text": "", "level": "loud"}, "`level` is 'loud'; it must be one of info, error"),
+        ({"text": "", "other": 1}, "`try` has no parameter `other`"),
+    ],
+)
+def test_parameters_of_the_wrong_kind_are_named(given: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        check_kinds(DECLARATION, given)
+    assert (caught.value.type, caught.value.retryable, caught.value.message) == ("ParameterError", False, message)
+
+
+def test_the_parameter_without_a_value_is_named() -> None:
+    with pytest.raises(ActionError, match="`text`: ") as caught:
+        render_parameters(DECLARATION, {"text": "{{ missing }}"}, NOTHING.__getitem__)
+    assert (caught.value.type, caught.value.retryable) == ("UndefinedName", False)
+
+
+def test_exactly_one_of_the_alternatives() -> None:
+    parameters = {name: Parameter((Kind.ANY,), "") for name in ("a", "b")}
+    declaration = ActionDeclaration("try", "", parameters, one_of=("a", "b"))
+    assert check_kinds(declaration, {"a": 1}) == {"a": 1}
+    for given in ({}, {"a": 1, "b": 2}):
+        with pytest.raises(ActionError, match="exactly one of `a`, `b`"):
+            check_kinds(declaration, given)

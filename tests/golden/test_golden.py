@@ -1,0 +1,75 @@
+"""The pages of `noetl explain` are tests: what they say fails, fails so; what they say passes has no findings."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import NamedTuple
+
+import pytest
+
+from executor.actions import catalogue
+from planner.compile import compile_playbook
+from planner.diagnostics import CODES
+from planner.explanations import explanation
+from planner.report import Checked, concise, plain
+
+BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+WITHOUT_EXAMPLES = {"NP900": "a bug cannot be shown", "NP701": "an example would be too long; below it is made"}
+
+
+class Example(NamedTuple):
+    failing: str
+    report: str
+    passing: str
+
+
+def example(code: str) -> Example:
+    blocks = BLOCK.findall(explanation(code))
+    assert [kind for kind, _ in blocks] == ["yaml", "text", "yaml"], code
+    return Example(*(text for _, text in blocks))
+
+
+def report(text: str) -> str:
+    found = compile_playbook(text, catalogue()).diagnostics
+    return plain(concise([Checked("playbook.yaml", text, found)]))
+
+
+def test_every_code_has_a_page_and_every_page_a_code() -> None:
+    pages = {page.name.removesuffix(".md") for page in files("planner.explanations").iterdir() if ".md" in page.name}
+    assert pages == set(CODES)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_page_says_what_it_must(code: str) -> None:
+    page = explanation(code)
+    assert page.startswith(f"# {code}: {CODES[code].title}\n")
+    for part in (f"**Severity:** {CODES[code].severity}.", "**Why it matters.**", "**How to mend it.**"):
+        assert part in page
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if code not in WITHOUT_EXAMPLES])
+def test_the_failing_example_fails_as_the_page_says(code: str) -> None:
+    failing, expected, _ = example(code)
+    assert report(failing) == expected
+    assert f" {code} " in expected
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if code not in WITHOUT_EXAMPLES])
+def test_the_passing_example_has_no_findings(code: str) -> None:
+    assert report(example(code).passing) == ""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "".join(f"  - {{name: s{n}, rule: [{{case: default, run: [s{n + 1}]}}]}}\n" for n in range(10_000))
+        + "  - {name: s10000, run: [{action: log, message: x}]}\n",
+        "  - name: a\n    rule:\n" + '      - {case: "{{ step.visit == 7 }}", run: []}\n' * 101,
+    ],
+    ids=["steps", "cases"],
+)
+def test_np701(steps: str) -> None:
+    codes = {d.code for d in compile_playbook(f"name: large\nsteps:\n{steps}", catalogue()).diagnostics}
+    assert "NP701" in codes

@@ -1,0 +1,98 @@
+"""A real HTTP server of a test's own, in threads of the test process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in. Names of headers are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class Server:
+    """Where it listens, what came in so far, and from how many connections."""
+
+    port: int
+    requests: list[Request] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request under way: `request` is what came in, and the methods below answer it."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    request_: Request
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def reply(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
+        """Send a whole response. Underscores in the names of headers are hyphens."""
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def reply_json(self, value: Any, status: int = 200) -> None:
+        self.reply(status, json.dumps(value).encode(), content_type="application/json")
+
+
+@contextmanager
+def serve(answer: Callable[[Exchange], None]) -> Iterator[Server]:
+    """Serve on a free port of this machine; `answer` is called for every request, in a thread of its own."""
+
+    class Handler(Exchange):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("do_"):
+                return self._handle
+            raise AttributeError(name)
+
+        def _handle(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self.request_ = Request(self.command, self.path, headers, self.rfile.read(length))
+            server.requests.append(self.request_)
+            server.connections.add(self.client_address)
+            try:
+                answer(self)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    with Quiet(("127.0.0.1", 0), Handler) as listener:
+        server = Server(listener.server_address[1])
+        thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            listener.shutdown()
+            thread.join()

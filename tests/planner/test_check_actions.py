@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from executor.actions import catalogue
+from planner.compile import compile_playbook
+from planner.diagnostics import Diagnostic
+
+OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403", "NP901"}
+
+
+def findings(*actions: str) -> list[tuple[str, str, Diagnostic]]:
+    """Code, the words pointed at and the diagnostic of each finding about actions, in order."""
+    items = "".join(textwrap.indent(f"- {action}\n", " " * 6) for action in actions)
+    text = f"name: t\ninput: {{x: any}}\nsteps:\n  - name: a\n    run:\n{items}"
+    lines = text.splitlines()
+    return [
+        (found.code, lines[found.span.line - 1][found.span.column - 1 : found.span.end_column - 1], found)
+        for found in compile_playbook(text, catalogue()).diagnostics
+        if found.code in OURS
+    ]
+
+
+def words(*actions: str) -> list[tuple[str, str]]:
+    return [(code, word) for code, word, _ in findings(*actions)]
+
+
+def only(action: str) -> Diagnostic:
+    ((_, _, found),) = findings(action)
+    return found
+
+
+GOOD = [
+    '{action: http, method: post, url: "https://x.test/a/{{ x }}", headers: {X-A: b}, json: {a: 1}, accept_status: [404]}',
+    '{action: http, url: "{{ x }}", auth: {bearer: "{{ secrets.T }}"}, as: reply, timeout: 5s, retry: 3, if: "{{ x }}"}',
+    '{action: postgres, connection: "{{ secrets.DSN }}", query: "select * from t where id = {{ x }}", fetch: one}',
+    '{action: postgres, connection: "{{ secrets.DSN }}", query: ["select 1", "select {{ x }}"], params: {a: 1}}',
+    "{action: file, read: a.csv, format: csv}",
+    '{action: file, write: a.csv, content: "{{ x }}"}',
+    '{action: shell, command: "wc -l {{ x }}", env: {A: b}, parse: lines}',
+    '{action: shell, command: [wc, "-l", "\'{{ x }}\'"]}',
+    '{action: python, function: "lib.orders:clean", args: {rows: "{{ x }}"}}',
+    '{action: set, set: {total: "{{ x }}"}}',
+    '{action: log, message: 5, level: WARNING, fields: {a: "{{ x }}"}}',
+    "{action: fail, message: no rows, type: EmptyInput}",
+    '{action: http, url: "{{ x }}", headers: "{{ x }}", follow_redirects: 2}',
+    "{action: http, url: 'http://localhost:8080/', headers: null}",
+    "{action: http, url: 'http://10.0.0.1/'}",
+]
+
+
+@pytest.mark.parametrize("action", GOOD)
+def test_what_is_right(action: str) -> None:
+    assert words(action) == []
+
+
+def test_actions_everywhere_are_looked_at() -> None:
+    text = """
+name: t
+tasks:
+  one: [{action: a1}]
+steps:
+  - name: a
+    run:
+      - {action: a2}
+      - {task: one}
+    rule:
+      - case: default
+        run: [{action: a3}]
+"""
+    found = compile_playbook(text, catalogue()).diagnostics
+    assert [(d.code, d.message.split("`")[1]) for d in found if d.code in OURS] == [
+        ("NP501", "a1"),
+        ("NP501", "a2"),
+        ("NP501", "a3"),
+    ]
+
+
+def test_an_unknown_type_is_all_that_is_said() -> None:
+    found = only("{action: htttp, urll: x}")
+    assert (found.code, found.hint) == ("NP501", "did you mean `http`?")
+    assert "`postgres`" in str(only("{action: zzz}").hint)
+    assert words("{action: htttp}") == [("NP501", "htttp")]
+
+
+def test_an_unknown_parameter() -> None:
+    assert words("{action: log, message: a, levle: info}") == [("NP502", "levle")]
+    assert only("{action: log, message: a, levle: info}").hint == "did you mean `level`?"
+    assert only("{action: log, message: a, timeuot: 5s}").hint == "did you mean `timeout`?"
+    assert only("{action: log, message: a, zzz: 5s}").hint == "it takes `message`, `level`, `fields`"
+
+
+def test_a_misspelt_parameter_is_not_missing_as_well() -> None:
+    assert words("{action: http, urll: 'https://x.test'}") == [("NP502", "urll")]
+    assert words("{action: file, raed: a}") == [("NP502", "raed")]
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("{action: http}", [("NP503", "http")]),
+        ("{action: file, write: a}", [("NP503", "file")]),
+        ("{action: file}", [("NP503", "file")]),
+        ("{action: file, read: a, delete: b}", [("NP503", "delete")]),
+        ("{action: postgres, connection: '{{ x }}', fetch: one}", [("NP503", "postgres")]),
+        ("{action: python}", [("NP503", "python")]),
+    ],
+)
+def test_missing_parameters(action: str, expected: list[tuple[str, str]]) -> None:
+    assert words(action) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "word", "message"),
+    [
+        ("{action: log, message: a, fields: 5}", "5", "`fields` must be an object, and is a number"),
+        ("{action: log, message: a, fields: 'n={{ x }}'}", "'n={{ x }}'", "`fields` must be an object, and is text"),
+        ("{action: http, url: 5}", "5", "`url` must be text, and is a number"),
+        ("{action: http, url: null}", "null", "`url` must be text, and is none"),
+        ("{action: http, url: 'https://x.test', max_bytes: 1.5}", "1.5", "`max_bytes` must be a whole number, and is a number"),
+        ("{action: http, url: 'https://x.test', max_bytes: true}", "true", "`max_bytes` must be a whole number, and is true"),
+        ("{action: http, url: 'https://x.test', accept_status: all}", "all", "`accept_status` must be a list or a whole number, and is text"),
+        ("{action: set, set: [a]}", "[a]", "`set` must be an object, and is a list"),
+        ("{action: log, message: a, level: loud}", "loud", "`level` cannot be `loud`"),
+        ("{action: file, read: a, format: xml}", "xml", "`format` cannot be `xml`"),
+        ("{action: http, url: 'https://x.test', method: FETCH}", "FETCH", "`method` cannot be `FETCH`"),
+        ("{action: postgres, connection: '{{ x }}', query: '{{ x }}'}", "'{{ x }}'", "a statement cannot come from data: a template in `query` stands for a value"),
+    ],
+)  # fmt: skip
+def test_wrong_kinds(action: str, word: str, message: str) -> None:
+    ((code, found, diagnostic),) = findings(action)
+    assert (code, found, diagnostic.message) == ("NP504", word, message)
+
+
+def test_durations() -> None:
+    assert words("{action: wait, seconds: 5x}") == [("NP901", "wait"), ("NP504", "5x")]
+    assert words("{action: wait, seconds: 5s}", "{action: wait, seconds: '{{ x }}s'}") == [("NP901", "wait")] * 2
+
+
+def test_templates_inside_sql_quotes() -> None:
+    query = """action: postgres
+  connection: "{{ x }}"
+  query: |
+    select '{{ x }}', {{ x }} -- {{ x.a }}
+    from t where a = $$ {{ x.b }} $$ and b = '{{ x | raw }}'"""
+    found = findings(query)
+    assert [(code, word) for code, word, _ in found] == [
+        ("NP505", "{{ x }}"),
+        ("NP505", "{{ x.a }}"),
+        ("NP505", "{{ x.b }}"),
+        ("NP506", "{{ x | raw }}"),
+    ]
+    assert [d.message for _, _, d in found][:3] == [
+        "a template inside quotes",
+        "a template inside a comment",
+        "a template inside dollar quotes",
+    ]
+    assert str(found[0][2].hint).startswith("drop the quotes")
+
+
+def test_templates_inside_shell_quotes() -> None:
+    command = """action: shell
+  command: |
+    echo '{{ x }}' {{ x }} "{{ x.a }}" `{{ x.b }}` $({{ x.c }}) # {{ x.d }}
+    cat <<EOF
+    {{ x.e }}
+    EOF
+    echo {{ x }} \\{{ x.f }}"""
+    assert words(command) == [
+        ("NP509", "{{ x }}"),
+        ("NP509", "{{ x.a }}"),
+        ("NP509", "{{ x.b }}"),
+        ("NP509", "{{ x.c }}"),
+        ("NP509", "{{ x.d }}"),
+        ("NP509", "{{ x.e }}"),
+        ("NP509", "{{ x.f }}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "{action: shell, command: 'ls {{ x | raw }}'}",
+        "{action: shell, command: \"ls '{{ x | raw }}'\"}",
+        "{action: http, url: 'https://x.test/{{ x | raw }}'}",
+        "{action: postgres, connection: '{{ x }}', query: 'select {{ x | raw }}'}",
+        "{action: postgres, connection: '{{ x }}', query: ' {{ x | raw }} '}",
+    ],
+)
+def test_raw_is_warned_of(action: str) -> None:
+    found = only(action)
+    assert (found.code, found.severity) == ("NP506", "warning")
+
+
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ("{action: shell, command: 'ls {% if x %}a{% endif %}'}", "{% if x %}"),
+        ("{action: http, url: 'https://x.test/{% if x %}a{% endif %}'}", "{% if x %}"),
+        ("{action: postgres, connection: '{{ x }}', query: 'select {% if x %}1{% endif %}'}", "{% if x %}"),
+    ],
+)
+def test_blocks_are_refused_in_sinks(action: str, word: str) -> None:
+    assert words(action) == [("NP403", word)]
+
+
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ("{action: http, url: 'http://169.254.169.254/latest'}", "169.254.169.254"),
+        ("{action: http, url: 'http://169.254.169.254/{{ x }}'}", "169.254.169.254"),
+        ("{action: http, url: 'http://[fd00:ec2::254]:80/'}", "[fd00:ec2::254]"),
+        ("{action: http, url: 'http://2852039166?a'}", "2852039166"),
+        ("{action: http, url: 'http://a@0xA9FEA9FE/'}", "0xA9FEA9FE"),
+        ("{action: http, url: 'http://Metadata.Google.Internal./'}", "Metadata.Google.Internal."),
+        ("{action: http, url: 'file:///etc/passwd'}", "file"),
+        ("{action: http, url: 'ftp://{{ x }}/'}", "ftp"),
+        ("{action: http, url: x.test/a}", "x.test/a"),
+    ],
+)
+def test_addresses_that_are_never_allowed(action: str, word: str) -> None:
+    assert words(action) == [("NP508", word)]
+
+
+@pytest.mark.parametrize(
+    "url", ["{{ x }}/a", "http://{{ x }}", "http://169.254.{{ x }}/", "{{ x }}://a/", "http://127.0.0.1:5/"]
+)
+def test_addresses_that_may_be_allowed(url: str) -> None:
+    assert words(f"{{action: http, url: '{url}'}}") == []
+
+
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ("{action: postgres, connection: 'postgresql://ann:Tr0ub4dor@db/x', query: select 1}", "Tr0ub4dor"),
+        ("{action: postgres, connection: 'postgresql://ann:Tr0ub4dor@{{ x }}/x', query: select 1}", "Tr0ub4dor"),
+        ("{action: postgres, connection: 'host=db password=Tr0ub4dor', query: select 1}", "Tr0ub4dor"),
+        ("{action: http, url: 'https://x.test', auth: {bearer: 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
+        ("{action: http, url: 'https://x.test', auth: {basic: {username: a, password: Tr0ub4dor}}}", "Tr0ub4dor"),
+        ("{action: http, url: 'https://x.test', headers: {Authorization: Bearer 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
+        ("{action: http, url: 'https://x.test', headers: {X-Api-Key: 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
+        ("{action: http, url: 'https://x.test', json: {a: [{db_password: Tr0ub4dor}]}}", "Tr0ub4dor"),
+        ("{action: shell, command: deploy, env: {AWS_KEY: AKIAIOSFODNN7ABCDEFG}}", "AKIAIOSFODNN7ABCDEFG"),
+        ("{action: shell, command: 'git clone https://ann:Tr0ub4dor@x.test/a'}", "Tr0ub4dor"),
+    ],
+)
+def test_what_looks_like_a_secret(action: str, word: str) -> None:
+    ((code, found, diagnostic),) = findings(action)
+    assert (code, found, diagnostic.severity) == ("NP507", word, "warning")
+    assert "Tr0ub4dor" not in diagnostic.message + str(diagnostic.hint)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "{action: postgres, connection: 'postgresql://ann:{{ secrets.P }}@db/x', query: select 1}",
+        "{action: postgres, connection: 'postgresql://postgres:postgres@localhost/x', query: select 1}",
+        "{action: postgres, connection: 'postgresql://ann@db/x', query: select 1}",
+        "{action: http, url: 'https://x.test', auth: {bearer: '{{ secrets.T }}'}}",
+        "{action: http, url: 'https://x.test', headers: {Authorization: 'Bearer {{ secrets.T }}'}}",
+        "{action: http, url: 'https://x.test', headers: {Authorization: 'Bearer <token>'}}",
+        "{action: http, url: 'https://x.test', auth: {basic: {username: ann, password: changeme}}}",
+        "{action: http, url: 'https://x.test', auth: {bearer: your-token-here}}",
+        "{action: http, url: 'https://x.test', auth: {bearer: xxxxxxxxxxxx}}",
+        "{action: http, url: 'https://x.test', json: {password: '***', token: next page, secret: 'no'}}",
+        "{action: http, url: 'https://x.test/a:b@c'}",
+        "{action: set, set: {password_hint: something long, tokens: 500000, key: order_number_5}}",
+    ],
+)
+def test_what_is_no_secret(action: str) -> None:
+    assert words(action) == []
+
+
+def test_what_is_not_supported_yet() -> None:
+    assert words(
+        "{action: workflow, playbook: nightly}",
+        "{action: http, url: 'https://x.test', paginate: {}}",
+        "{action: postgres, connection: '{{ x }}', copy_from: {table: t}}",
+    ) == [("NP901", "workflow"), ("NP901", "paginate"), ("NP901", "copy_from")]
+    assert words("{action: workflow}") == [("NP503", "workflow"), ("NP901", "workflow")]
+
+
+def test_actions_in_actions_are_looked_at() -> None:
+    nested = "{action: callback, notify: {action: http, urll: x, as: a, json: {to: '{{ callback.url }}'}}}"
+    assert words(nested) == [("NP901", "callback"), ("NP502", "urll")]
+    assert words("{action: callback, notify: {url: x}}") == [("NP901", "callback"), ("NP504", "{url: x}")]
+
+
+def test_broken_templates_are_left_to_others() -> None:
+    assert words("{action: shell, command: 'echo {{ x'}", "{action: http, url: 'https://x.test/{{ x | zzz }}'}") == []

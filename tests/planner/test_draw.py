@@ -1,0 +1,168 @@
+"""Pictures of plans made by hand, so that they do not depend on how a plan is compiled."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sysconfig
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from planner.draw import dot, mermaid, text
+from planner.draw.outline import falls_through, outline, run_in_short
+from planner.plan import Action, Case, Header, Join, Plan, Step, TaskCall
+
+NASTY = 'a "b" <i>&amp;</i> \\n |{x}| `y` %% ; -->'
+
+
+def case(guard: str, *targets: str, work: tuple[Action, ...] = (), aware: bool = False) -> Case:
+    return Case(None if guard == "default" else f"{{{{ {guard} }}}}", aware, targets, work)
+
+
+def plan_of(*steps: Step, name: str = "example") -> Plan:
+    return Plan(Header(name, steps[0].name), {step.name: step for step in steps}, {})
+
+
+def forked() -> Plan:
+    """A fork, a join, a cycle, an error path, in-place work and an unreachable step."""
+    return plan_of(
+        Step(
+            "load",
+            (Action("http", {"url": "https://x.test"}),),
+            cases=(case("result.success", "left", "right", aware=True), case("error", "report", aware=True)),
+        ),
+        Step("meet", (Action("log", {}),), join=Join("load"), cases=(case("again", "load"),), max_visits=3),
+        Step("left", (TaskCall("sum", {}),), cases=(case("default", "meet"),), regions=("meet",)),
+        Step("right", cases=(case("default", "meet"),), regions=("meet",)),
+        Step("report", (Action("fail", {}),), cases=(case("default", work=(Action("log", {}),)),)),
+        Step("lonely", cases=(case("default", "meet"),)),
+    )
+
+
+def chain(length: int) -> Plan:
+    names = [f"step {number}" for number in range(length)]
+    following = zip(names, [*names[1:], None], strict=True)
+    return plan_of(
+        *(
+            Step(name, (Action("log", {}),), cases=(case("default", after),) if after else ())
+            for name, after in following
+        )
+    )
+
+
+def test_text_lists_steps_in_the_order_of_the_flow() -> None:
+    assert text.draw(forked()) == (
+        "example: 6 steps, 7 edges, 1 fork, 1 join\n"
+        "1  load     http GET  (start)\n"
+        "   ├─ result.success ⇉ left, right\n"
+        "   └─ error          → report\n"
+        "2    left   task sum                       → meet\n"
+        "3    right                                 → meet\n"
+        "4  meet     log  (join, at most 3 visits)\n"
+        "   ├─ again     → ↺ load\n"
+        "   └─ otherwise ■\n"
+        "5  report   fail                           ▪ log ■\n"
+        "6  lonely   (unreachable)                  → meet\n"
+    )
+
+
+def test_text_shows_the_state_of_each_step() -> None:
+    lines = text.draw(forked(), {"load": "succeeded", "left": "running", "report": "failed"}).splitlines()
+    assert [line[3] for line in lines if re.match(r"\d", line)] == list("✓▶··✗·")
+
+
+def test_text_stays_short_for_long_playbooks() -> None:
+    lines = text.draw(chain(200)).splitlines()
+    assert len(lines) == 201
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("draw", [text.draw, mermaid.draw, dot.draw])
+def test_drawing_is_deterministic_and_linear(draw: object) -> None:
+    assert callable(draw)
+    assert draw(forked()) == draw(forked())
+    assert len(draw(chain(4000))) < 3 * len(draw(chain(2000)))
+
+
+def test_the_outline_keeps_branches_together_and_knows_what_leads_back() -> None:
+    shape = outline(forked())
+    assert shape.order == ("load", "left", "right", "meet", "report", "lonely")
+    assert shape.unreachable == {"lonely"}
+    assert shape.leads_back("meet", "load")
+    assert not shape.leads_back("load", "left")
+    assert not shape.leads_back("lonely", "meet")
+
+
+def test_a_step_falls_through_when_no_case_must_be_true() -> None:
+    assert falls_through(Step("a", cases=(case("x", "b"),)))
+    assert falls_through(Step("a", cases=(case("error", "b", aware=True),)))
+    assert not falls_through(Step("a", cases=(case("default", "b"),)))
+    assert not falls_through(Step("a", cases=(case("result.success", "b"), case("error", "c"))))
+
+
+def test_work_is_told_in_a_few_words() -> None:
+    work = (
+        Action("http", {"method": "POST", "url": "x"}),
+        Action("file", {"write": "x", "content": "y"}),
+        Action("set", {"set": {"a": 1, "b": 2}}),
+        TaskCall("sum", {}),
+    )
+    assert run_in_short(work) == "http POST, file write, set a, b, task sum"
+    assert run_in_short(work, limit=28) == "http POST, file write +2"
+    assert run_in_short(work[:2], parallel=True) == "http POST & file write"
+
+
+def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
+    drawn = mermaid.draw(forked(), {"load": "running"})
+    for line in (
+        "  start(( )) --> s1",
+        '  s1["<b>load</b><br/>http GET"]',
+        '  s1 -->|"result.success"| f1_1[ ]:::bar',
+        "  f1_1 --> s2",
+        '  s1 -.->|"error"| s5',
+        "  s2 --> j4",
+        "  j4[ ]:::bar --> s4",
+        '  s5 --> w5_1(["log"]):::work',
+        "  w5_1 --> e5_1((( )))",
+        '  s4 -->|"otherwise"| e4((( )))',
+        "  class s1 running",
+    ):
+        assert line in drawn.splitlines()
+
+
+def test_mermaid_escapes_names() -> None:
+    drawn = mermaid.draw(plan_of(Step(NASTY, (Action("log", {}),), cases=(case('x == "|"', NASTY),))))
+    label = re.search(r"<b>(.*)</b>", drawn)
+    assert label is not None
+    assert not set('"<>&|`{}%;') - {";"} & set(label[1])
+    assert re.sub(r"#(\d+);", lambda entity: chr(int(entity[1])), label[1]) == NASTY
+
+
+def test_dot_gives_steps_ids_and_classes() -> None:
+    drawn = dot.draw(forked(), {"left": "succeeded"})
+    assert '  s1 [id="n-1", class="pending", label="load\\nhttp GET"' in drawn
+    assert '  s2 [id="n-2", class="succeeded"' in drawn
+    assert 'style=dashed, color="#cf222e"' in drawn
+    assert "  j4 -> s4" in drawn
+
+
+@pytest.mark.parametrize(
+    "plan", [forked(), chain(200), plan_of(Step(NASTY), name=NASTY)], ids=["forked", "200", "nasty"]
+)
+def test_graphviz_draws_every_step(plan: Plan) -> None:
+    program = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
+    assert program is not None
+    drawn = subprocess.run([program, "-Tsvg"], input=dot.draw(plan).encode(), capture_output=True, check=True)
+    groups = ET.fromstring(drawn.stdout).iter("{http://www.w3.org/2000/svg}g")
+    texts = {group.get("id"): "".join(group.itertext()) for group in groups if (group.get("id") or "").startswith("n-")}
+    assert len(texts) == len(plan.steps)
+    for number, name in enumerate(outline(plan).order, 1):
+        assert name in texts[f"n-{number}"].replace("\xa0", " ")
+
+
+def test_control_characters_are_not_drawn() -> None:
+    plan = plan_of(Step("a\x1b[31m", cases=(case("x\n == '\x1b'", "a\x1b[31m"),)))
+    for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
+        assert "\x1b" not in drawn

@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from planner import read as reading
+from planner.diagnostics import Diagnostics, Severity, Span
+from planner.read import Document, read
+from planner.scalars import reading_of_yaml_1_1, resolve
+
+
+def found(text: str | bytes) -> list[tuple[str, int, int, int, int]]:
+    diagnostics = Diagnostics()
+    read(text, diagnostics)
+    return [(d.code, d.span.line, d.span.column, d.span.end_line, d.span.end_column) for d in diagnostics]
+
+
+def only(text: str | bytes) -> Any:
+    diagnostics = Diagnostics()
+    read(text, diagnostics)
+    (diagnostic,) = diagnostics
+    return diagnostic
+
+
+def document(text: str | bytes) -> Document:
+    diagnostics = Diagnostics()
+    result = read(text, diagnostics)
+    assert result is not None and not len(diagnostics), list(diagnostics)
+    return result
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: null\nb: ~\nc: Null\nd: NULL\ne:", dict.fromkeys("abcde")),
+        ("[true, True, TRUE, false, False, FALSE]", [True, True, True, False, False, False]),
+        ("[tRUE, nULL, yess, truely]", ["tRUE", "nULL", "yess", "truely"]),
+        ("[1, -2, +3, 0o17, 0x1F, 0]", [1, -2, 3, 15, 31, 0]),
+        ("[1.5, -.5, 1., 1e3, 1.5E-2]", [1.5, -0.5, 1.0, 1000.0, 0.015]),
+        ("['1', \"true\", 'null', '']", ["1", "true", "null", ""]),
+        ("[1.2.3, 1-2, 5s, +, '.', ..., 0xg, 0o8, e3]", ["1.2.3", "1-2", "5s", "+", ".", "...", "0xg", "0o8", "e3"]),
+        ("a: |\n  x\n   y\n\nb: >-\n  x\n  y", {"a": "x\n y\n", "b": "x y"}),
+        ("a: &x {b: 1}\nc: *x\nd: [*x]", {"a": {"b": 1}, "c": {"b": 1}, "d": [{"b": 1}]}),
+        ("&k a: 1\nb: *k", {"a": 1, "b": "a"}),
+        ("a: &x 1\nb: &x 2\nc: *x", {"a": 1, "b": 2, "c": 2}),
+        ("- [[], {}]\n- {a: {b: [c]}}", [[[], {}], {"a": {"b": ["c"]}}]),
+        ('"<<": 1', {"<<": 1}),
+        ("%YAML 1.2\n---\na: 1\n...\n", {"a": 1}),
+        ("just text", "just text"),
+        ("\ufeffa: é😀", {"a": "é😀"}),
+        ("a: 1\r\nb: |\r\n  x\r\n  y\r\n", {"a": 1, "b": "x\ny\n"}),
+        ("a: {b: \"{{ x }}\", 'c d': e}", {"a": {"b": "{{ x }}", "c d": "e"}}),
+    ],
+)
+def test_data(text: str, value: object) -> None:
+    assert document(text).data == value
+    assert document(text.encode()).data == value
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "\ufeff"])
+def test_an_empty_document_is_nothing(text: str) -> None:
+    assert document(text).data is None
+    assert document(text).span(("steps",)) == Span(1, 1, 1, 1) or text == "---\n"
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only.
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff\ufffe\uffff")),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=20), inner, max_size=4
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 2, "\t"]))
+@settings(max_examples=300, deadline=None)
+def test_json_is_read_as_json_reads_it(value: object, is_ascii: bool, indent: Any) -> None:
+    assert document(json.dumps(value, ensure_ascii=is_ascii, indent=indent)).data == value
+
+
+def test_surrogate_pairs_are_joined_in_double_quotes_only() -> None:
+    text = r"""{"\ud83d\ude00": "x \uD83D\uDE00\ud83d\ude00 \\ud83d\\ude00", 'b': '\uD83d\uDE00', c: \ud83d\ude00}"""
+    read_back = document(text)
+    assert read_back.data == {
+        "😀": "x 😀😀 \\ud83d\\ude00",
+        "b": "\\uD83d\\uDE00",
+        "c": "\\ud83d\\ude00",
+    }
+    assert read_back.text == text
+    assert read_back.text_span(("😀",), 2, 3) == Span(1, 21, 1, 33)
+    assert document('["\\ud83d\\ude00", "\ue03d\ue200", \'\\ue03d\\ue200\']').data == [
+        "😀",
+        "\ue03d\ue200",
+        "\\ue03d\\ue200",
+    ]
+
+
+# -- YAML 1.1 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes",
+        "Yes",
+        "YES",
+        "no",
+        "No",
+        "NO",
+        "on",
+        "On",
+        "ON",
+        "off",
+        "Off",
+        "OFF",
+        "y",
+        "Y",
+        "n",
+        "N",
+        "0755",
+        "-012",
+        "08",
+        "12:30",
+        "12:30:45",
+        "-1:30.5",
+        "1_000",
+        "1_0.5",
+        "0x_f",
+        "0b1",
+        "-0b_1",
+        "-0x1F",
+        "2026-01-01",
+        "2026-1-1T1:02:03Z",
+    ],
+)
+def test_scalars_that_yaml_1_1_reads_differently(text: str) -> None:
+    for source in (f"a: {text}", f"[b, {text}]", f"{text}: a", f"a: '{text}'\nb: \"{text}\"\nc: |\n  {text}"):
+        diagnostics = Diagnostics()
+        read(source, diagnostics)
+        expected = [] if "|" in source else ["NP006"]
+        assert [d.code for d in diagnostics if d.code == "NP006"] == expected
+        assert all(d.severity is Severity.WARNING for d in diagnostics if d.code == "NP006")
+
+
+def test_the_warning_says_both_readings() -> None:
+    warning = only("mode: 0755")
+    assert warning.message == "`0755` is the number 755 here, and an octal number in YAML 1.1"
+    assert warning.hint == 'write "0755" if it is text'
+    assert warning.span == Span(1, 7, 1, 11)
+    assert only("a: yes").hint == 'write "yes" if it is text, or `true`'
+
+
+@given(st.from_regex(r"[-+.0-9a-fox_:yYnNeEtTZ ~]{1,12}", fullmatch=True))
+@settings(max_examples=500, deadline=None)
+def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
+    if reading_of_yaml_1_1(text) is not None:
+        return
+    resolver = yaml.SafeLoader("")
+    tag = resolver.resolve(  # type: ignore[no-untyped-call]
+        yaml.ScalarNode, text, (True, False)
+    ).rpartition(":")[2]
+    try:
+        kind = type(resolve(text)).__name__
+    except ValueError:
+        kind = "float"
+    if tag == "str" and kind in ("int", "float"):
+        return  # such as `1e3` and `0o17`, which everybody means as numbers
+    assert {"null": "NoneType"}.get(tag, tag) == kind
+
+
+# -- limits and refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # NP001
+        (b"a: \xff", ("NP001", 1, 4, 1, 5)),
+        ("é: 1\nb: ".encode() + b"\xc3", ("NP001", 2, 4, 2, 5)),
+        (b"\xff\xfea\x00", ("NP001", 1, 1, 1, 2)),
+        ("é😀: x\x00", ("NP001", 1, 6, 1, 7)),
+        ("a: 1\nb: \x1b[0m", ("NP001", 2, 4, 2, 5)),
+        ('a: "\u2028"', ("NP001", 1, 5, 1, 6)),
+        ("a: \ud800", ("NP001", 1, 4, 1, 5)),
+        ('{"a": "\\ud83d"}', ("NP001", 1, 10, 1, 11)),
+        ('{"a": "\\ude00\\ud83d"}', ("NP001", 1, 10, 1, 11)),
+        ("a:\n\tb: 1", ("NP001", 2, 1, 2, 2)),
+        ("a:\n  b: 1\n\tc: 2", ("NP001", 3, 1, 3, 2)),
+        ("a: b: c", ("NP001", 1, 5, 1, 6)),
+        ("a: 1\n b: 2", ("NP001", 2, 3, 2, 4)),
+        ("a: [1, 2\n\n", ("NP001", 1, 4, 1, 5)),
+        ("a: @b", ("NP001", 1, 4, 1, 5)),
+        ("a: 'x\nb: 2\n", ("NP001", 1, 4, 1, 5)),
+        ('a: "\\q"', ("NP001", 1, 5, 1, 6)),
+        ("- a\nb: 1", ("NP001", 2, 1, 2, 2)),
+        ("a: *b", ("NP001", 1, 4, 1, 6)),
+        ("a: {{ b[0] }}", ("NP001", 1, 4, 1, 5)),
+        ("a: 1\nb: {{ c }} d", ("NP012", 2, 4, 2, 11)),
+        # NP002
+        ("a: 1\nb: 2\na: 3", ("NP002", 3, 1, 3, 2)),
+        ("x: {a: 1, 'a': 2}", ("NP002", 1, 11, 1, 14)),
+        # NP003
+        ("a: !!str x", ("NP003", 1, 4, 1, 9)),
+        ("a: &b !<x:y> [c]", ("NP003", 1, 7, 1, 13)),
+        ("a: !!python/object/apply:os.system [x]", ("NP003", 1, 4, 1, 35)),
+        ("a: !x {b: 1}", ("NP003", 1, 4, 1, 6)),
+        ("a: !foo!bar x", ("NP003", 1, 4, 1, 5)),
+        ("a: &a {b: 1}\nc:\n  <<: *a", ("NP003", 3, 3, 3, 5)),
+        ("a: 1\n---\nb: 2", ("NP003", 2, 1, 2, 4)),
+        # NP004
+        ("a" * (reading.MAX_BYTES + 1), ("NP004", 1, 1, 1, 1)),
+        ("é" * (reading.MAX_BYTES // 2 + 1), ("NP004", 1, 1, 1, 1)),
+        (b"[" * 10_000_000, ("NP004", 1, 1, 1, 1)),
+        ("[" * 65 + "]" * 65, ("NP004", 1, 65, 1, 66)),
+        ('{"a":' * 100_000, ("NP004", 1, 321, 1, 322)),
+        ("- " * 100_000, ("NP004", 1, 129, 1, 129)),
+        ("a: &a " + "[" * 60 + "]" * 60 + "\nb: [[[[*a]]]]", ("NP004", 2, 8, 2, 10)),
+        # NP005
+        ("a: &a [x, *a]", ("NP005", 1, 11, 1, 13)),
+        # NP012
+        ("1: a", ("NP012", 1, 1, 1, 2)),
+        ("a: {true: b}", ("NP012", 1, 5, 1, 9)),
+        ("? [a]\n: b", ("NP012", 1, 3, 1, 6)),
+        ("a: 1\n? {b: c}\n: d", ("NP012", 2, 3, 2, 9)),
+        ("a: .inf", ("NP012", 1, 4, 1, 8)),
+        ("a: -.INF", ("NP012", 1, 4, 1, 8 + 1)),
+        ("a: .nan", ("NP012", 1, 4, 1, 8)),
+        ("a: 1e999", ("NP012", 1, 4, 1, 9)),
+        ("a: " + "9" * 401, ("NP012", 1, 4, 1, 405)),
+        ("a: {{ b }}", ("NP012", 1, 4, 1, 11)),
+        ("a: [x, {{ b | c }}]", ("NP012", 1, 8, 1, 19)),
+    ],
+)
+def test_refusals(text: str | bytes, expected: tuple[str, int, int, int, int]) -> None:
+    assert found(text) == [expected]
+
+
+def test_100_000_nested_lists_end_at_the_depth_limit() -> None:
+    assert [code for code, *_ in found("[" * 100_000)] == ["NP004"]
+
+
+def test_what_is_within_the_limits_is_read() -> None:
+    assert document("[" * 64 + "]" * 64).data is not None
+    assert document("a: " + "9" * 400).data == {"a": int("9" * 400)}
+    assert document("#" * reading.MAX_BYTES).data is None
+
+
+def test_aliases_may_expand_to_100_000_nodes() -> None:
+    def aliased(count: int) -> str:
+        return "a: &a [" + "x, " * 998 + "x]\nb: [" + ", ".join(["*a"] * count) + "]"
+
+    assert len(document(aliased(100)).data["b"]) == 100
+    assert only(aliased(101)).code == "NP005"
+
+
+def test_a_billion_laughs_cost_nothing() -> None:
+    lines = ["a0: &a0 [" + ", ".join(["lol"] * 10) + "]"]
+    lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 12)]
+    tracemalloc.start()
+    try:
+        assert only("\n".join(lines)).code == "NP005"
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_duplicate_key_shows_the_first_one_and_keeps_its_value() -> None:
+    diagnostics = Diagnostics()
+    result = read("a: 1\nb: 2\na: 3", diagnostics)
+    assert result is not None and result.data == {"a": 1, "b": 2}
+    (duplicate,) = diagnostics
+    assert [label.span for label in duplicate.labels] == [Span(1, 1, 1, 2)]
+
+
+def test_a_template_without_quotes_is_taken_for_the_text_it_was_meant_to_be() -> None:
+    diagnostics = Diagnostics()
+    result = read("a: {{ error }}\nb: [{{ x }}]", diagnostics)
+    assert result is not None and result.data == {"a": "{{ error }}", "b": ["{{ x }}"]}
+    assert [d.hint for d in diagnostics] == ['write "{{ error }}"', 'write "{{ x }}"']
+    assert result.span(("b", 0)) == Span(2, 5, 2, 12)
+
+
+def test_several_mistakes_are_found_in_one_reading() -> None:
+    assert [code for code, *_ in found("1: a\nb: !x c\nd: yes\nb: 2\n<<: 3\ne: .nan\n---\n")] == [
+        "NP012",
+        "NP003",
+        "NP006",
+        "NP002",
+        "NP003",
+        "NP012",
+        "NP003",
+    ]
+
+
+def test_messages_are_plain_sentences() -> None:
+    assert only("a:\n\tb: 1").message == "a tab is used to indent"
+    assert only("a: `b`").message == "text without quotes cannot begin with ```"
+    assert only("a: [1").message == "expected `,` or `]` here"
+    assert only(b"\xff").message == "the byte 0xff is not UTF-8"
+    assert "1 MiB" in only(b"x" * 2**21).message
+
+
+# -- positions -------------------------------------------------------------------------------------------------------
+
+PLACES = """\
+name: é😀x   # comment
+steps:
+- name: one
+  run:
+    - {action: set,
+       set: {a: "{{ b }}"}}
+  text: |
+    first {{ a }}
+
+    second
+  empty:
+  list: []
+  run2:
+  - - deep
+-
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "key"),
+    [
+        ((), Span(1, 1, 1, 10), Span(1, 1, 1, 10)),
+        (("name",), Span(1, 7, 1, 10), Span(1, 1, 1, 5)),
+        (("steps",), Span(3, 1, 3, 12), Span(2, 1, 2, 6)),
+        (("steps", 0), Span(3, 3, 3, 12), Span(3, 3, 3, 12)),
+        (("steps", 0, "run"), Span(5, 5, 5, 20), Span(4, 3, 4, 6)),
+        (("steps", 0, "run", 0), Span(5, 7, 5, 20), Span(5, 7, 5, 20)),
+        (("steps", 0, "run", 0, "set"), Span(6, 13, 6, 27), Span(6, 8, 6, 11)),
+        (("steps", 0, "run", 0, "set", "a"), Span(6, 17, 6, 26), Span(6, 14, 6, 15)),
+        (("steps", 0, "text"), Span(7, 9, 7, 10), Span(7, 3, 7, 7)),
+        (("steps", 0, "empty"), Span(11, 3, 11, 8), Span(11, 3, 11, 8)),
+        (("steps", 0, "list"), Span(12, 9, 12, 11), Span(12, 3, 12, 7)),
+        (("steps", 0, "run2"), Span(14, 3, 14, 11), Span(13, 3, 13, 7)),
+        (("steps", 1), Span(15, 1, 15, 2), Span(15, 1, 15, 2)),
+        (("steps", 0, "absent", 3, "x"), Span(3, 3, 3, 12), Span(3, 3, 3, 12)),
+        (("steps", 9), Span(3, 1, 3, 12), Span(2, 1, 2, 6)),
+        (("name", "x"), Span(1, 7, 1, 10), Span(1, 1, 1, 5)),
+        (("absent",), Span(1, 1, 1, 10), Span(1, 1, 1, 10)),
+    ],
+)
+def test_places(path: tuple[str | int, ...], value: Span, key: Span) -> None:
+    assert document(PLACES).span(path) == value
+    assert document(PLACES).key_span(path) == key
+    assert document(PLACES.replace("\n", "\r\n")).span(path) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "expected"),
+    [
+        ("a: é😀 {{ x }}", "{{ x }}", Span(1, 7, 1, 14)),
+        ("a: 'it''s {{ x }}'", "{{ x }}", Span(1, 11, 1, 18)),
+        ('a: "\\u00e9\\n\\x41 {{ x }}"', "{{ x }}", Span(1, 18, 1, 25)),
+        ('a: "\\ud83d\\ude00 {{ x }}"', "{{ x }}", Span(1, 18, 1, 25)),
+        ("a: &anchor 'b {{ x }}'", "{{ x }}", Span(1, 15, 1, 22)),
+        ("a: |\n  one\n    two {{ x }}\n", "{{ x }}", Span(3, 9, 3, 16)),
+        ("a: |-  # why\n\n\n   one\n\n     {{ x }}", "{{ x }}", Span(6, 6, 6, 13)),
+        ("a: |2\n    one {{ x }}\n", "{{ x }}", Span(2, 9, 2, 16)),
+        ("a: |\r\n  one\r\n  two {{ x }}\r\n", "{{ x }}", Span(3, 7, 3, 14)),
+        ("a: >\n  one\n  two\n\n  three {{ x }}\n", "{{ x }}", Span(5, 9, 5, 16)),
+        ("a: one\n   two\n\n   {{ x }}", "{{ x }}", Span(4, 4, 4, 11)),
+        ('a: "one\n   two \\\n   {{ x }}"', "{{ x }}", Span(3, 4, 3, 11)),
+        ("a: 'one  \n   two {{\n   x }}'", "{{ x }}", Span(2, 8, 3, 8)),
+        ("a: |\n  select {{ x\n    }}\n", "{{ x\n  }}", Span(2, 10, 3, 7)),
+    ],
+)
+def test_characters_of_a_value(text: str, word: str, expected: Span) -> None:
+    result = document(text)
+    start = result.data["a"].index(word)
+    assert result.text_span(("a",), start, start + len(word)) == expected
+
+
+def test_characters_at_the_edges_of_a_value() -> None:
+    result = document("a: abc\nb: [x]\nc: ''")
+    assert result.text_span(("a",), 3, 3) == Span(1, 7, 1, 7)
+    assert result.text_span(("a",), -5, 99) == Span(1, 4, 1, 7)
+    assert result.text_span(("a",), 2, 1) == Span(1, 6, 1, 6)
+    assert result.text_span(("b",), 0, 1) == Span(2, 4, 2, 7)
+    assert result.text_span(("c",), 0, 1) == Span(3, 4, 3, 6)
+    assert result.text_span(("d", 1), 0, 1) == result.span(("d", 1))
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff")))
+@settings(max_examples=300, deadline=None)
+def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
+    for style in (None, "'", '"', "|", ">"):
+        text = yaml.dump({"a": value}, Dumper=yaml.SafeDumper, default_style=style, allow_unicode=True, width=20)
+        diagnostics = Diagnostics()
+        result = read(text, diagnostics)
+        if result is None or result.data.get("a") != value:
+            continue  # `!!int` and the like, and characters that only escapes may write
+        lines = text.split("\n")
+        for at, character in enumerate(value):
+            span = result.text_span(("a",), at, at + 1)
+            written = lines[span.line - 1][span.column - 1 : span.column]
+            assert written in (character, "\\", "") or character == " "
+
+
+# -- never raises ----------------------------------------------------------------------------------------------------
+
+SNIPPETS = st.sampled_from(
+    [
+        *(": ", "- ", "\n", "  ", "&x ", "*x", "!!str ", "<<", "---", "...", "{{", "}}", "\\ud83d", "\\ude00", "yes"),
+        *"a:\t{}[],\"'|>!?%@#é😀\x001~\r\ufeff",
+    ]
+)
+
+
+@given(st.one_of(st.text(), st.binary(), st.lists(SNIPPETS, max_size=40).map("".join)))
+@example("&a : *a\n*a : b")
+@example("{{*a}}")
+@example("? ? ?")
+@example("&a [&a [*a]]")
+@example("!<x> &y 'a'")
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_text_raises(text: str | bytes) -> None:
+    diagnostics = Diagnostics()
+    result = read(text, diagnostics)
+    assert result is not None or diagnostics.errors
+    assert all((d.span.line, d.span.column) <= (d.span.end_line, d.span.end_column) for d in diagnostics)
+    if result is not None:
+        paths: list[tuple[tuple[str | int, ...], Any]] = [((), result.data)]
+        while paths:
+            path, value = paths.pop()
+            result.span(path), result.key_span(path), result.text_span(path, 0, 3)
+            inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+            paths += [((*path, part), item) for part, item in inner][:20]
+
+
+def test_the_garbage_collector_is_left_as_it_was() -> None:
+    assert gc.isenabled()
+    read("a: [", Diagnostics())
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        read("a: 1", Diagnostics())
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

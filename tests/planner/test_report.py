@@ -1,0 +1,143 @@
+"""Diagnostics as text, JSON, SARIF and annotations."""
+
+from __future__ import annotations
+
+import json
+
+from planner.diagnostics import Diagnostic, Label, Severity, Span
+from planner.report import Checked, as_json, concise, full, github, plain, sarif, summary, visible
+
+TEXT = "steps:\n- name: a\n  run: notfy\n"
+UNKNOWN = Diagnostic(
+    "NP101",
+    "there is no step `notfy`",
+    Span(3, 8, 3, 13),
+    "did you mean `notify`?",
+    labels=(Label(Span(1, 1, 1, 6), "one of these"),),
+)
+
+
+def shown(text: str, span: Span, *, width: int = 100, message: str = "wrong") -> list[str]:
+    found = Checked("playbook.yaml", text, (Diagnostic("NP001", message, span),))
+    return plain(full([found], width)).splitlines()
+
+
+def caret_cells(line: str) -> tuple[int, int]:
+    return line.index("^"), line.rindex("^") + 1
+
+
+def test_full_shows_the_line_the_caret_the_labels_and_the_hint() -> None:
+    assert plain(full([Checked("a.yaml", TEXT, (UNKNOWN,))])) == (
+        "error[NP101]: there is no step `notfy`\n"
+        " --> a.yaml:3:8\n"
+        "  |\n"
+        "1 | steps:\n"
+        "  | ----- one of these\n"
+        "...\n"
+        "3 |   run: notfy\n"
+        "  |        ^^^^^\n"
+        "  |\n"
+        "  = help: did you mean `notify`?\n"
+        "\n"
+    )
+
+
+def test_a_label_on_the_same_line_stands_under_the_caret() -> None:
+    found = Diagnostic("NP002", "twice", Span(1, 4, 1, 5), labels=(Label(Span(1, 1, 1, 2), "first here"),))
+    lines = plain(full([Checked("a.yaml", "a, a\n", (found,))])).splitlines()
+    assert lines[3:6] == ["1 | a, a", "  |    ^", "  | - first here"]
+
+
+def test_tabs_are_as_wide_as_they_are_shown() -> None:
+    lines = shown("\ta\tb: c\n", Span(1, 4, 1, 5))
+    assert lines[3].index("b") == lines[4].index("^")
+
+
+def test_wide_and_combining_characters_do_not_shift_the_caret() -> None:
+    lines = shown("日本: e\u0301 x\n", Span(1, 8, 1, 9))
+    # Two wide characters take two cells more than they have characters, and the accent takes none.
+    assert lines[4].index("^") == len("1 | ") + len("日本: e x") - 1 + 2
+    assert caret_cells(shown("日本: x\n", Span(1, 1, 1, 3))[4]) == (4, 8)
+
+
+def test_long_lines_are_clipped_around_the_caret() -> None:
+    lines = shown("x" * 500 + " target " + "y" * 500, Span(1, 502, 1, 508), width=80)
+    begin, end = caret_cells(lines[4])
+    assert lines[3][begin:end] == "target"
+    assert lines[3].startswith("1 | …") and lines[3].endswith("…")
+    assert max(map(len, lines)) <= 80
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    text = "a: \x1b[31m\x9b1m\u202e\x00\x7f b\n"
+    everything = shown(text, Span(1, 16, 1, 17), message="what \x1b]0;title\x07\nis\r this \u2066")
+    assert all(character.isprintable() for line in everything for character in line)
+    assert everything[3].index("b") == everything[4].index("^")
+    assert visible("a\nb\tc\u3000d\x1b") == "a b c d␛"
+
+
+def test_spans_beyond_the_text_are_still_shown() -> None:
+    beyond_the_line = shown("short\n", Span(1, 90, 1, 99))
+    assert beyond_the_line[4] == "  |      ^"
+    beyond_the_text = shown("short", Span(40, 1, 40, 2))
+    assert beyond_the_text == ["error[NP001]: wrong", "  --> playbook.yaml:40:1", ""]
+    over_lines = shown("first\nsecond\n", Span(1, 3, 2, 2))
+    assert over_lines[3:5] == ["1 | first", "  |   ^^^"]
+
+
+def test_lines_end_as_yaml_says() -> None:
+    lines = shown("a\r\nb\rc\n", Span(3, 1, 3, 2))
+    assert lines[3] == "3 | c"
+
+
+def test_concise_is_one_line_a_finding() -> None:
+    warning = Diagnostic("NP109", "unused\ntask", Span(1, 1, 1, 2), severity=Severity.WARNING)
+    assert plain(concise([Checked("a.yaml", TEXT, (UNKNOWN, warning))])) == (
+        "a.yaml:3:8: NP101 there is no step `notfy` (did you mean `notify`?)\na.yaml:1:1: NP109 unused task\n"
+    )
+
+
+def test_json_counts_and_names_the_file() -> None:
+    note = Diagnostic("NP306", "an input", Span(1, 1, 1, 2), severity=Severity.NOTE)
+    report = json.loads(as_json([Checked("-", TEXT, (UNKNOWN, note)), Checked("b.yaml", TEXT, ())]))
+    assert (report["errors"], report["warnings"]) == (1, 0)
+    assert report["diagnostics"][0] == {
+        "file": "-",
+        "code": "NP101",
+        "severity": "error",
+        "message": "there is no step `notfy`",
+        "line": 3,
+        "column": 8,
+        "end_line": 3,
+        "end_column": 13,
+        "hint": "did you mean `notify`?",
+    }
+
+
+def test_sarif_points_at_the_same_place() -> None:
+    log = json.loads(sarif([Checked("a folder/ü.yaml", TEXT, (UNKNOWN,)), Checked("-", TEXT, (UNKNOWN,))], "1.2"))
+    (run,) = log["runs"]
+    assert log["version"] == "2.1.0"
+    assert run["tool"]["driver"]["version"] == "1.2"
+    assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == ["NP101"]
+    first, second = run["results"]
+    place = first["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "a%20folder/%C3%BC.yaml"
+    assert place["region"] == {"startLine": 3, "startColumn": 8, "endLine": 3, "endColumn": 13}
+    assert first["relatedLocations"][0]["message"]["text"] == "one of these"
+    assert second["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "stdin"
+
+
+def test_annotations_escape_what_the_runner_would_obey() -> None:
+    found = Diagnostic("NP109", "50% of\r\n::error::lines", Span(1, 1, 1, 2), severity=Severity.NOTE)
+    assert github([Checked("a,b:c.yaml", TEXT, (found,))]) == (
+        "::notice title=noetl (NP109),file=a%2Cb%3Ac.yaml,line=1,col=1,endLine=1,endColumn=2"
+        "::a,b:c.yaml:1:1: NP109 50%25 of%0D%0A::error::lines\n"
+    )
+
+
+def test_summary_counts_in_words() -> None:
+    warning = Diagnostic("NP109", "unused", Span(1, 1, 1, 2), severity=Severity.WARNING)
+    clean = Checked("a.yaml", TEXT, ())
+    assert summary([clean]) == "no findings in a.yaml"
+    assert summary([Checked("a.yaml", TEXT, (UNKNOWN, UNKNOWN, warning)), clean]) == "2 errors and 1 warning in 2 files"

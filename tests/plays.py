@@ -1,0 +1,152 @@
+"""Playbooks compiled and run by the test itself: one walker, a clock that stands still, and nothing that sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from executor.actions import catalogue
+from executor.capabilities import for_local_run
+from executor.records import Claim, Event, Lease, Run, RunStatus, Visit
+from executor.start import corrected, new_run
+from executor.stores.store import Store, queue_of
+from executor.walk import Walker
+from planner.compile import compile_playbook
+from planner.diagnostics import Severity
+from planner.plan import Plan
+
+LEASE_SECONDS = 30.0
+MOST_ROUNDS = 2000
+
+
+class Clock:
+    """Seconds since the epoch, as a test sets them."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def compiled(text: str) -> Plan:
+    """The plan of a playbook without errors. `steps:` alone will do."""
+    text = dedent(text)
+    if "name:" not in text.partition("steps:")[0].partition("tasks:")[0]:
+        text = "name: play\n" + text
+    found = compile_playbook(text, catalogue())
+    errors = [d for d in found.diagnostics if d.severity is Severity.ERROR]
+    assert found.plan is not None and not errors, errors
+    return found.plan
+
+
+class Play:
+    """One run of a playbook, walked visit by visit in the calling thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        text: str | Plan,
+        input: Mapping[str, Any] | None = None,
+        *,
+        folder: Path | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        self.store = store
+        self.plan = text if isinstance(text, Plan) else compiled(text)
+        self.clock = clock or Clock()
+        self.capabilities = for_local_run(folder or Path.cwd())
+        store.save_plan(self.plan)
+        run, first = new_run(self.plan, input or {}, now=self.clock(), **{"origin": "local", **options})
+        self.id = store.create_run(run, first).id
+        self.tenant = run.tenant
+        self.queue = queue_of(run)
+
+    def walker(self, name: str = "one") -> Walker:
+        return Walker(self.store, Lease(name, LEASE_SECONDS), self.capabilities, self.clock)
+
+    def claim(self, name: str = "one") -> Claim | None:
+        return self.store.claim(self.queue, Lease(name, LEASE_SECONDS), self.clock())
+
+    def walk_one(self, *, chained: bool = False) -> bool:
+        """Walk the visit that is due first, and with `chained` those that follow it. False when none is due."""
+        claim = self.claim()
+        if claim is None:
+            return False
+        walker = self.walker()
+        while claim is not None:
+            following = walker.walk(claim)
+            if following is not None and not chained:
+                self.store.renew(self.id, following.visit.id, following.visit.fence, self.clock())
+                break
+            claim = following
+        return True
+
+    def finish(self) -> Play:
+        """Walk until the run has ended; the clock jumps to whatever is due next."""
+        for _ in range(MOST_ROUNDS):
+            if self.run.status.is_final:
+                return self
+            if not self.walk_one(chained=True):
+                due = self.store.next_due(self.queue)
+                assert due is not None, f"the run is stuck: {self.run}"
+                self.clock.now = max(self.clock.now, due)
+        raise AssertionError("the run does not end")
+
+    def resume(self, **input: Any) -> Play:
+        header = self.plan.header
+        now = self.clock()
+        deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
+        self.store.resume(self.id, now, deadline_at=deadline, values=corrected(header, self.run, input))
+        return self
+
+    @property
+    def run(self) -> Run:
+        run = self.store.run(self.tenant, self.id)
+        assert run is not None
+        return run
+
+    @property
+    def status(self) -> RunStatus:
+        return self.run.status
+
+    @property
+    def result(self) -> Any:
+        return self.run.result
+
+    @property
+    def errors(self) -> list[str]:
+        """The types of the errors of the run."""
+        return [error["type"] for error in self.run.errors]
+
+    @property
+    def visits(self) -> list[Visit]:
+        return [visit for visit in self.store.visits(self.id) if not visit.step.startswith("@")]
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """How often each step was visited."""
+        return dict(Counter(visit.step for visit in self.visits))
+
+    def visit(self, step: str) -> Visit:
+        """The last visit of a step."""
+        return [visit for visit in self.visits if visit.step == step][-1]
+
+    @property
+    def events(self) -> Sequence[Event]:
+        return self.store.events(self.id, limit=10_000)
+
+    def event_types(self, step: str | None = None) -> list[str]:
+        return [event.type for event in self.events if step is None or event.step == step]
+
+
+def seconds_from_now(seconds: float) -> float:
+    return time.time() + seconds

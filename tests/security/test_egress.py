@@ -1,0 +1,242 @@
+"""Requests that must not arrive: addresses inside, whatever they are called and however one is led there."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+
+import httpx
+import pytest
+
+from executor import egress
+from executor.actions.action import Capabilities
+from executor.errors import ActionError
+from planner.addresses import is_never_allowed, literal_address
+from tests.calls import perform
+from tests.http_server import Exchange, serve
+
+NOWHERE = Capabilities()
+PRIVATE = Capabilities(networks=("10.0.0.0/8", "127.0.0.0/8", "::1/128"))
+
+INSIDE = [
+    "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "100.127.255.255", "127.0.0.1", "127.255.255.255",
+    "168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.0.192",
+    "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1",
+    "239.255.255.255", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:7f00:1", "64:ff9b::7f00:1", "64:ff9b::8.8.8.8",
+    "64:ff9b:1::1", "100::1", "2001::1", "2001:0:7f00:1::", "2001:db8::1", "2001:20::1", "2002:7f00:1::", "2002:808:808::1",
+    "3fff::1", "5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1",
+]  # fmt: skip
+OUTSIDE = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "93.184.216.34",
+    "172.15.0.1",
+    "172.32.0.1",
+    "100.63.0.1",
+    "100.128.0.1",
+    "2606:4700::1111",
+]
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_special_addresses_are_denied(address: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        egress.vet("x.test", [address], ())
+    assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
+
+
+@pytest.mark.parametrize("address", OUTSIDE)
+def test_public_addresses_are_allowed(address: str) -> None:
+    assert egress.vet("x.test", [address], ()) == [address]
+
+
+def test_one_bad_address_among_good_ones_is_enough() -> None:
+    with pytest.raises(ActionError):
+        egress.vet("x.test", ["8.8.8.8", "10.0.0.1"], ())
+
+
+def test_an_operator_allows_networks_by_the_setting_that_the_error_names() -> None:
+    with pytest.raises(ActionError, match="NOETL_ALLOW_NETWORKS"):
+        egress.vet("x.test", ["10.1.2.3"], ())
+    assert egress.vet("x.test", ["10.1.2.3"], ("10.1.0.0/16",)) == ["10.1.2.3"]
+    with pytest.raises(ActionError):
+        egress.vet("x.test", ["10.2.2.3"], ("10.1.0.0/16",))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "64:ff9b::a9fe:a9fe",
+        "::ffff:a9fe:a9fe",
+        "2002:a9fe:a9fe::",
+    ],
+)
+def test_metadata_is_never_allowed(address: str) -> None:
+    assert not egress.is_allowed(ipaddress.ip_address(address), ("0.0.0.0/0", "::/0"))
+    with pytest.raises(ActionError) as caught:
+        egress.vet("x.test", [address], ("0.0.0.0/0", "::/0"))
+    assert "NOETL_ALLOW_NETWORKS" not in caught.value.message
+
+
+SPELLINGS = [
+    "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1", "127.0.1", "0", "localhost",
+    "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "10.0.0.1", "169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518",
+    "[fd00:ec2::254]", "metadata.google.internal", "METADATA.google.internal.", "１２７.0.0.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+def test_no_spelling_gets_through(host: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("http", capabilities=NOWHERE, url=f"http://{host}/", seconds=10)
+    # Some of them are not even addresses to the parser.
+    assert caught.value.type in ("ForbiddenAddress", "ParameterError")
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.1", "127.0.0.1"), ("0x7f.1", "127.0.0.1"), ("017700000001", "127.0.0.1"), ("2852039166", "169.254.169.254"),
+     ("[::1]", "::1"), ("fe80::1%eth0", "fe80::1")],
+)  # fmt: skip
+def test_numbers_are_read_as_resolvers_read_them(host: str, address: str) -> None:
+    assert literal_address(host) == ipaddress.ip_address(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["1.2.3.4.5", "256.1.1.1", "1.2.65536", "09.1.1.1", "x.test", "1..2", "", "0x1ffffffff"]
+)
+def test_names_are_no_numbers(host: str) -> None:
+    assert literal_address(host) is None
+    assert not is_never_allowed(host)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://x.test/", "gopher://127.0.0.1/", "x.test/a", "//x.test/a", "javascript:1"]
+)
+def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("http", url=url)
+    assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
+
+
+def hello(exchange: Exchange) -> None:
+    exchange.reply(200, b"hello")
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://10.255.255.1/",
+        "//192.168.0.1/",
+        "http://2852039166/",
+        "file:///etc/passwd",
+        "http://0/",
+    ],
+)
+def test_redirects_are_vetted(location: str) -> None:
+    with serve(lambda exchange: exchange.reply(302, location=location)) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url())
+    assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
+
+
+class Resolver:
+    """Gives the next of its answers at each question."""
+
+    def __init__(self, *answers: list[str]) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int) -> list[str]:
+        self.asked.append(host)
+        return self.answers.pop(0)
+
+
+def get(
+    url: str, resolver: egress.Resolver, networks: tuple[str, ...] = PRIVATE.networks, seconds: float = 10
+) -> httpx.Response:
+    with egress.until(time.monotonic() + seconds):
+        response = egress.transport(networks, resolver).handle_request(httpx.Request("GET", url))
+        response.read()
+        response.close()
+        return response
+
+
+def test_a_name_is_resolved_once_and_the_vetted_address_is_connected_to() -> None:
+    resolver = Resolver(["127.0.0.1"], ["169.254.169.254"])
+    with serve(hello) as server:
+        assert get(server.url(host="rebinding.test"), resolver).content == b"hello"
+        assert server.requests[0].headers["host"] == f"rebinding.test:{server.port}"
+        assert resolver.asked == ["rebinding.test"]
+    with pytest.raises(ActionError) as caught:
+        get("http://rebinding.test:1/", resolver)
+    assert caught.value.type == "ForbiddenAddress"
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
+    with serve(hello) as server:
+        assert get(server.url(host="x.test"), Resolver(["127.255.255.254", "127.0.0.1"])).content == b"hello"
+
+
+def test_transports_with_other_permissions_share_no_connections() -> None:
+    with serve(hello) as server:
+        perform("http", url=server.url())
+        with pytest.raises(ActionError) as caught:
+            perform("http", capabilities=NOWHERE, url=server.url())
+    assert caught.value.type == "ForbiddenAddress"
+
+
+def test_tls_is_for_the_name_and_not_for_the_address() -> None:
+    names: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def shake() -> None:
+            client, _ = listener.accept()
+            with client, pytest.raises(OSError):
+                context.wrap_socket(client, server_side=True)
+
+        thread = threading.Thread(target=shake)
+        thread.start()
+        with pytest.raises(httpx.ConnectError):
+            get(f"https://secure.test:{listener.getsockname()[1]}/", Resolver(["127.0.0.1"]))
+        thread.join()
+    assert names == ["secure.test"]
+
+
+def test_a_certificate_that_is_not_trusted_is_refused_and_http_is_not_tried_instead() -> None:
+    with serve(hello) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url().replace("http:", "https:"))
+    assert caught.value.type == "ConnectionFailed"
+    assert server.requests == []
+
+
+def test_a_resolver_that_does_not_answer_is_left_behind() -> None:
+    end = threading.Event()
+
+    def silent(host: str, port: int) -> list[str]:
+        end.wait()
+        return []
+
+    with pytest.raises(httpx.ConnectTimeout):
+        get("http://x.test/", silent, seconds=0.2)
+    end.set()
+
+
+def test_a_name_without_an_address() -> None:
+    def unknown(host: str, port: int) -> list[str]:
+        raise socket.gaierror("unknown")
+
+    with pytest.raises(httpx.ConnectError, match=r"`x\.test` cannot be resolved"):
+        get("http://x.test/", unknown)
+    with pytest.raises(httpx.ConnectError, match="has no address"):
+        get("http://x.test/", Resolver([]))

@@ -1,0 +1,144 @@
+"""Secrets are seen by those they are for, and by nobody else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import pickle
+import threading
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from executor.errors import ActionError
+from executor.secrets import STARS, Revealed, Secret, resolve, scrub
+from executor.values import write_json
+
+VALUE = 's3cret/"väl ue"+\\x'
+
+
+def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
+    secret = Secret("TOKEN")
+    seen = [str(secret), repr(secret), f"{secret}", f"{secret!r:>20}", "%s" % secret, secret + "", write_json([secret])]  # noqa: UP031
+    seen += [base64.b64encode(secret.encode()).decode(), secret.upper(), "".join(c for c in secret), str({"a": secret})]
+    assert not any("TOKEN" in text for text in seen)
+    for copied in (copy.deepcopy(secret), pickle.loads(pickle.dumps(secret))):
+        assert (type(copied), copied.name) == (Secret, "TOKEN")
+
+
+def test_where_secrets_come_from(tmp_path: Path) -> None:
+    (tmp_path / "A").write_text("of a file\n")
+    (tmp_path / "B").write_text("of a file")
+    environ = {"NOETL_SECRETS_DIR": str(tmp_path), "NOETL_SECRET_B": "of the environment", "NOETL_SECRET_EMPTY": ""}
+    assert resolve("A", environ) == "of a file"
+    assert resolve("B", environ) == "of the environment"
+    assert resolve("EMPTY", environ) == ""
+
+
+@pytest.mark.parametrize("name", ["../A", "A/B", "", "a-b", "A\0", "."])
+def test_a_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "A").write_text("x")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ActionError, match="not the name of a secret") as caught:
+        resolve(name, {"NOETL_SECRETS_DIR": str(tmp_path / "sub")})
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+def test_a_missing_one_names_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "BYTES").write_bytes(b"\xff")
+    environ = {"NOETL_SECRETS_DIR": str(tmp_path)}
+    with pytest.raises(ActionError, match="NOETL_SECRET_MISSING, or NOETL_SECRETS_DIR"):
+        resolve("MISSING", environ)
+    for name in ("FOLDER", "BYTES"):
+        with pytest.raises(ActionError, match=f"`{name}` in NOETL_SECRETS_DIR cannot be read"):
+            resolve(name, environ)
+
+
+FORMS = [
+    VALUE,
+    f"Bearer {VALUE}!",
+    quote(VALUE),
+    quote(VALUE, safe=""),
+    quote_plus(VALUE),
+    json.dumps(VALUE),
+    json.dumps(VALUE, ensure_ascii=False),
+    base64.b64encode(VALUE.encode()).decode(),
+    base64.urlsafe_b64encode(VALUE.encode()).decode(),
+    *(base64.b64encode(f"{user}:{VALUE}:x".encode()).decode() for user in ("a", "ab", "abc")),
+]
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_every_form_of_a_revealed_value_is_blotted_out(text: str) -> None:
+    revealed = Revealed()
+    revealed.add(VALUE)
+    scrubbed = revealed.scrub({"a": [{text: text}], "n": 1})
+    (key, value), *_ = scrubbed["a"][0].items()
+    assert key == value
+    assert STARS in value
+    # What base64 mixes with its neighbours may stay: less than a byte on either side.
+    assert len(value.replace(STARS, "")) <= len(text) - len(VALUE) + 8
+    assert scrubbed["n"] == 1
+
+
+def test_what_holds_no_secret_is_the_same_object() -> None:
+    revealed = Revealed()
+    value = {"a": [1, "text", {"b": None}]}
+    assert revealed.scrub(value) is value
+    revealed.add(VALUE)
+    assert revealed.scrub(value) is value
+
+
+def test_values_that_are_too_short_stay() -> None:
+    revealed = Revealed()
+    revealed.add("1234567")
+    assert revealed.scrub("1234567") == "1234567"
+    revealed.add("12345678")
+    assert revealed.scrub("12345678") == STARS
+
+
+def test_the_password_of_an_address_is_a_secret_of_its_own() -> None:
+    revealed = Revealed()
+    revealed.add("postgresql://ann:long-p%40ssword@db.test/x")
+    assert revealed.scrub("the word long-p@ssword is wrong") == f"the word {STARS} is wrong"
+
+
+def test_longer_secrets_go_first() -> None:
+    revealed = Revealed()
+    revealed.add("password")
+    revealed.add("password-and-more")
+    assert revealed.scrub("password-and-more password") == f"{STARS} {STARS}"
+
+
+def test_the_oldest_is_forgotten_past_the_bound() -> None:
+    revealed = Revealed(most=2)
+    for value in ("secret-one", "secret-two", "secret-one", "secret-three"):
+        revealed.add(value)
+    assert revealed.scrub("secret-one secret-two secret-three") == f"{STARS} secret-two {STARS}"
+
+
+def test_threads_may_reveal_and_scrub_at_once() -> None:
+    revealed = Revealed()
+    wrong: list[str] = []
+
+    def work(n: int) -> None:
+        for at in range(10):
+            value = f"secret-{n}-{at}-value"
+            revealed.add(value)
+            if revealed.scrub(value) != STARS:
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_what_was_resolved_is_scrubbed() -> None:
+    resolve("X", {"NOETL_SECRET_X": "resolved-by-a-test"})
+    assert scrub({"message": "x resolved-by-a-test y"}) == {"message": f"x {STARS} y"}
