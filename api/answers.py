@@ -134,7 +134,7 @@ class Edge(_Answer):
 
 class Graph(_Answer):
     start: str
-    steps: dict[str, JsonValue]
+    steps: dict[str, dict[str, JsonValue]]
     edges: list[Edge]
 
 

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
@@ -41,10 +45,12 @@ def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
         store = await run_in_threadpool(open_store, settings.get("NOETL_STORE") or DEFAULT_URL)
         try:
             app.state.service = Service(store, catalogue())
+            app.state.is_stopping = False
             worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease)
             await run_in_threadpool(worker.start)
             try:
-                yield
+                with _noticing_signals(lambda: setattr(app.state, "is_stopping", True)):
+                    yield
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
         finally:
@@ -79,6 +85,33 @@ class PlainStartupFailure:
             await send(message)
 
         await self._app(scope, receive, tell if scope["type"] == "lifespan" else send)
+
+
+@contextmanager
+def _noticing_signals(notice: Callable[[], object]) -> Iterator[None]:
+    """Within it, `notice` is called when the process is asked to stop, and then what would have been called anyway.
+
+    A server waits for open connections before it tells the app that it stops, and a stream of events may be open for
+    days. So the streams have to learn of it earlier.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+
+    def chained(number: int, frame: FrameType | None) -> None:
+        notice()
+        handlers[number](number, frame)
+
+    for number in handlers:
+        signal.signal(number, chained)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 app = create_app()

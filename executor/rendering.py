@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -25,14 +25,15 @@ def render_parameters(declaration: ActionDeclaration, parameters: Mapping[str, A
     declared, however they were capitalised.
 
     Raises:
-        ActionError: one has no value here, or not one it may have; the message names it. Never retryable.
+        ActionError: one has no value here, or not one it may have; the message names it. Retryable only where a secret
+            was not to be had for now.
     """
     rendered = {}
     for name, value in parameters.items():
         try:
             rendered[name] = render(value, declaration.parameters.get(name), lookup)
         except ActionError as error:
-            raise ActionError(error.type, f"`{name}`: {error.message}", retryable=False) from error
+            raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
     return check_kinds(declaration, rendered)
 
 
@@ -41,10 +42,15 @@ def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
 
     Text of a sink comes out as that sink needs it: a whole `Sql`, a quoted command, an encoded address. `secrets` are
     revealed where the parameter may carry them, unknown where it may not, and by reference where there is no parameter.
+    A template that reads a late name of its parameter comes out as a function of the late names, given as keywords.
 
     Raises:
-        ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded` or `ParameterError`. Never retryable.
+        ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or what keeps a secret away.
     """
+    if parameter is not None and parameter.fields:
+        return _fields(value, parameter.fields, lookup)
+    if parameter is not None and parameter.late and isinstance(value, str) and _reads_any(value, parameter.late):
+        return _late(value, parameter, lookup)
     sink = Sink.PLAIN if parameter is None else parameter.sink
     if sink is Sink.SQL and isinstance(value, str):
         return _sql(value, parameter, lookup)
@@ -66,30 +72,34 @@ def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> 
     Raises:
         ActionError: `ParameterError`, naming the parameter that is of the wrong kind, missing or not to be combined.
     """
-    checked = {}
-    for name, value in rendered.items():
-        parameter = declaration.parameters.get(name)
-        if parameter is None:
-            raise _wrong(f"`{declaration.type}` has no parameter `{name}`")
-        if value is None and not parameter.required and Kind.ANY not in parameter.kinds:
-            continue
-        plain = "" if isinstance(value, Sql) else value
-        if not any(is_of_kind(plain, kind) for kind in parameter.kinds):
-            raise _wrong(f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}")
-        checked[name] = _chosen(name, value, parameter) if parameter.choices else value
-    _check_presence(declaration, checked)
+    checked = _checked(declaration.type, declaration.parameters, rendered)
+    if declaration.one_of and sum(name in checked for name in declaration.one_of) != 1:
+        raise _wrong(f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}")
     return checked
 
 
-def _check_presence(declaration: ActionDeclaration, given: Mapping[str, Any]) -> None:
-    for name, parameter in declaration.parameters.items():
-        if parameter.required and name not in given:
-            raise _wrong(f"`{declaration.type}` needs `{name}`")
-        for other in parameter.requires if name in given else ():
-            if other not in given:
+def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[str, Any]) -> dict[str, Any]:
+    checked = {}
+    for name, value in rendered.items():
+        parameter = parameters.get(name)
+        if parameter is None:
+            raise _wrong(f"`{owner}` has no parameter `{name}`")
+        if value is None and not parameter.required and Kind.ANY not in parameter.kinds:
+            continue
+        plain = "" if isinstance(value, Sql) else value
+        if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
+            raise _wrong(f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}")
+        if parameter.fields:
+            checked[name] = _checked(name, parameter.fields, value)
+        else:
+            checked[name] = _chosen(name, value, parameter) if parameter.choices else value
+    for name, parameter in parameters.items():
+        if parameter.required and name not in checked:
+            raise _wrong(f"`{owner}` needs `{name}`")
+        for other in parameter.requires if name in checked else ():
+            if other not in checked:
                 raise _wrong(f"`{name}` needs `{other}` beside it")
-    if declaration.one_of and sum(name in given for name in declaration.one_of) != 1:
-        raise _wrong(f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}")
+    return checked
 
 
 def _chosen(name: str, value: Any, parameter: Parameter) -> Any:
@@ -103,6 +113,28 @@ def _chosen(name: str, value: Any, parameter: Parameter) -> Any:
 
 def _wrong(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)
+
+
+def _fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
+    if isinstance(value, str) and has_template(value):
+        raise _wrong("it must be written out, part by part")
+    if not isinstance(value, dict):
+        return value
+    rendered = {}
+    for key, item in value.items():
+        try:
+            rendered[key] = render(item, fields.get(key), lookup)
+        except ActionError as error:
+            raise ActionError(error.type, f"`{key}`: {error.message}", retryable=error.retryable) from error
+    return rendered
+
+
+def _reads_any(text: str, names: tuple[str, ...]) -> bool:
+    return has_template(text) and not parse(text).names.isdisjoint(names)
+
+
+def _late(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
+    return lambda **names: _evaluate(text, parameter, lambda name: names[name] if name in names else lookup(name))
 
 
 def _text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
@@ -167,6 +199,9 @@ def _secrets(template: Template, parameter: Parameter | None, missing: list[Acti
         try:
             found[name] = resolve(name)
         except ActionError as error:
+            # One that exists and cannot be had must not look like one that is missing, which `default` provides for.
+            if error.type != "ParameterError":
+                raise
             missing.append(error)
     return found
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -24,6 +26,7 @@ SHORTEST = 8
 """Shorter values are not scrubbed: they would blot out text that only looks like them."""
 
 _MOST_REMEMBERED = 1_000
+_FETCH_SECONDS = 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -47,20 +50,28 @@ class Secret(str):
 
 
 def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The value of a secret: of the variable `NOETL_SECRET_<name>`, else of the file `<name>` in `NOETL_SECRETS_DIR`.
+    """The value of a secret, from the first of these that has it.
+
+    They are the variable `NOETL_SECRET_<name>`, the file `<name>` in `NOETL_SECRETS_DIR`, and where `NOETL_SECRETS_PREFIX` is
+    set, what is named by it and `<name>` in AWS Secrets Manager and in the parameter store of Systems Manager.
 
     Raises:
-        ActionError: `ParameterError`, when there is neither.
+        ActionError: `ParameterError` when there is none; else what keeps an existing one away, such as `AccessDenied`.
     """
     if not _NAME.fullmatch(name):
         raise ActionError("ParameterError", f"{name!r} is not the name of a secret", retryable=False)
     value = environ.get(f"NOETL_SECRET_{name}")
     if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
         value = _read(Path(folder, name))
+    prefix = environ.get("NOETL_SECRETS_PREFIX", "")
+    if value is None and prefix:
+        value = FETCHED.get(f"{prefix}{name}")
     if value is None:
+        stored = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
         raise ActionError(
             "ParameterError",
-            f"there is no secret `{name}`: set NOETL_SECRET_{name}, or NOETL_SECRETS_DIR to a folder with such a file",
+            f"there is no secret `{name}`: set NOETL_SECRET_{name}, or NOETL_SECRETS_DIR to a folder with such a file"
+            + stored,
             retryable=False,
         )
     REVEALED.add(value)
@@ -76,6 +87,66 @@ def _read(path: Path) -> str | None:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         message = f"the file of the secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
         raise ActionError("ParameterError", message, retryable=False) from None
+
+
+class Fetched:
+    """Secrets that AWS keeps. What was found is asked for again when it is older than `seconds`."""
+
+    def __init__(self, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._found: dict[str, tuple[float, str]] = {}
+
+    def get(self, name: str) -> str | None:
+        """The value under its whole name, or None when neither Secrets Manager nor Systems Manager has it.
+
+        Raises:
+            ActionError: one of them cannot be asked, and the other does not have it.
+        """
+        now = self._clock()
+        at, value = self._found.get(name, (-math.inf, ""))
+        if now - at < self._seconds:
+            return value
+        problem = None
+        for fetch in (_from_secrets_manager, _from_parameter_store):
+            try:
+                value = fetch(name)
+            except ActionError as error:
+                problem = problem or (None if error.type == "NotFound" else error)
+            else:
+                self._found[name] = (now, value)
+                return value
+        self._found.pop(name, None)
+        if problem is not None:
+            raise problem
+        return None
+
+    def forget(self) -> None:
+        self._found.clear()
+
+
+FETCHED = Fetched()
+
+
+def _from_secrets_manager(name: str) -> str:
+    from executor import aws
+
+    def fetch() -> str:
+        answer = aws.client("secretsmanager").get_secret_value(SecretId=name)
+        if "SecretString" not in answer:
+            raise ActionError("AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False)
+        return str(answer["SecretString"])
+
+    return aws.in_time(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)
+
+
+def _from_parameter_store(name: str) -> str:
+    from executor import aws
+
+    def fetch() -> str:
+        return str(aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+
+    return aws.in_time(_FETCH_SECONDS, f"the parameter `{name}` in Systems Manager", fetch)
 
 
 class Revealed:

@@ -43,6 +43,7 @@ def new_run(
     Raises:
         RejectedError: `invalid_input`, with every input that is missing, unknown or of another type.
     """
+    now = round(now, 6)  # as timestamps show it, so that a timestamp finds the run again
     header = plan.header
     inputs = check_inputs(header, given)
     run_id = secrets.token_hex(12)

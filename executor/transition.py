@@ -257,15 +257,21 @@ def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:
     return replace(commit, stop=RunStatus.TIMED_OUT, error=None)
 
 
-def arrive(join: Step, run_id: str, wave: int, arrivals: Sequence[Branch]) -> tuple[Branch, Mapping[str, int], int]:
+def arrive(
+    join: Step, run_id: str, wave: int, arrivals: Sequence[Branch], earlier: Branch | None = None
+) -> tuple[Branch, Mapping[str, int], int]:
     """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
     and of the run.
 
     Of two pointers to one name the one with the greater clock is the later write; writes that race are told apart by
-    id, so that even then the result does not depend on timing.
+    id, so that even then the result does not depend on timing. `earlier` is the branch that went on when the join
+    fired before: on a cycle the others know its names anyway, and after a resume they do not come again.
     """
     clock = max(arrival.clock for arrival in arrivals)
     names: dict[str, tuple[int, str]] = {}
+    if earlier is not None:
+        clock = max(clock, earlier.clock + 1)
+        names.update(earlier.names)
     for arrival in arrivals:
         for name, pointer in arrival.names.items():
             found = (pointer[0], pointer[1])

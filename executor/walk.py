@@ -111,6 +111,9 @@ class Walker:
         work = step.cases[choice.case].work if choice.case is not None else ()
         if work:
             after = scope.after(choice.outcome)
+            performance.deadline = time.monotonic() + self._seconds(
+                claim, step
+            )  # a `Timeout` may be what it answers to
             in_place = performance.run(work, after, f"rule.{choice.case}")
             saved = {**choice.outcome.saved, **in_place.saved}
             final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))

@@ -44,7 +44,7 @@ def thread_count(environ: Mapping[str, str] = os.environ) -> int:
         SettingError: it is not a whole number from 1 to 1,000.
     """
     text = environ.get("NOETL_WORKERS", str(4 * (os.cpu_count() or 1)))
-    if not text.isdigit() or not 1 <= int(text) <= 1000:
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1000:
         raise SettingError(f"NOETL_WORKERS is {text!r}; it must be a whole number from 1 to 1000.")
     return int(text)
 
@@ -85,6 +85,7 @@ class Worker:
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
         """Claim nothing more. With `drain`, return when the steps at work are committed or the time is over."""
         self._stopping.set()
+        self._store.work.announce()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))

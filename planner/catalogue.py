@@ -40,6 +40,8 @@ class Parameter:
 
     `kinds` are alternatives. `choices`, when given, are the only strings allowed; they are compared without regard to case and come out as declared.
     `requires` names parameters that must be given when this one is.
+    `fields` are the parts of an object of a known shape, each a parameter of its own. `late` are names that only the handler can give a value to:
+    it gets a template that reads one as a function of them.
     """
 
     kinds: tuple[Kind, ...]
@@ -49,6 +51,8 @@ class Parameter:
     secrets: bool = False
     choices: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    fields: Mapping[str, Parameter] = field(default_factory=dict)
+    late: tuple[str, ...] = ()
     supported: bool = True
 
 

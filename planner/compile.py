@@ -14,6 +14,7 @@ from planner.checks.names import check_names
 from planner.checks.subject import Subject
 from planner.checks.support import check_support
 from planner.diagnostics import Diagnostic, Diagnostics
+from planner.garbage import collection_paused
 from planner.lower import lower
 from planner.parse import parse
 from planner.plan import Plan
@@ -41,13 +42,27 @@ class Compilation:
 
 def compile_playbook(text: str | bytes, catalogue: Catalogue) -> Compilation:
     """Compile a playbook; whatever the text is, the answer is a `Compilation` and not an exception."""
+    with collection_paused():
+        return _compile(text, catalogue)
+
+
+def _compile(text: str | bytes, catalogue: Catalogue) -> Compilation:
     diagnostics = Diagnostics()
     document = read(text, diagnostics)
     parsed = parse(document, diagnostics) if document is not None else None
     if document is None or parsed is None:
         return Compilation(None, tuple(diagnostics))
     uses = find_uses(parsed.playbook, catalogue, document, diagnostics)
-    subject = Subject(parsed.playbook, document, catalogue, diagnostics, uses, parsed.broken_steps, parsed.broken_tasks)
+    subject = Subject(
+        parsed.playbook,
+        document,
+        catalogue,
+        diagnostics,
+        uses,
+        parsed.broken_steps,
+        parsed.broken_tasks,
+        parsed.lost_names,
+    )
     for check in CHECKS:
         check(subject)
     plan = None if diagnostics.errors else lower(subject)

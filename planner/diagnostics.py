@@ -129,13 +129,15 @@ CODES = _codes(
 
 
 MAX_COMPARED = 250_000
+MAX_FINDINGS = 2_000
 
 
 class Diagnostics:
-    """Collects findings in any order; iterates them by place, each once."""
+    """Collects findings in any order; iterates them by place, each once. Past `MAX_FINDINGS` a first error is still kept."""
 
     def __init__(self) -> None:
         self._found: dict[Diagnostic, None] = {}
+        self._has_error = False
         self._compared = 0
 
     def add(
@@ -149,8 +151,10 @@ class Diagnostics:
         labels: Iterable[Label] = (),
     ) -> None:
         """Record a finding under a code of `CODES`, with that code's severity unless another is given."""
-        usual = CODES[code].severity
-        self._found[Diagnostic(code, message, span, hint, severity or usual, tuple(labels))] = None
+        severity = severity or CODES[code].severity
+        if len(self._found) < MAX_FINDINGS or (severity is Severity.ERROR and not self._has_error):
+            self._has_error = self._has_error or severity is Severity.ERROR
+            self._found[Diagnostic(code, message, span, hint, severity, tuple(labels))] = None
 
     def suggest(self, word: str, known: Collection[str]) -> str | None:
         """As the function. None once many words were compared with many, which takes long: mistakes by the thousand have

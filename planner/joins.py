@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from planner.dominators import immediate_dominators
 from planner.graph import Flow
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Joins:
 
 
 def find_joins(flow: Flow) -> Joins:
-    """The joins of a playbook. Dominators are found by the algorithm of Cooper, Harvey and Kennedy (2001)."""
+    """The joins of a playbook."""
     forks = [(step, targets) for step, _, targets in flow.forks()]
     if not forks:
         return Joins({}, {}, ())
@@ -80,7 +81,7 @@ class _Finder:
             self.forks_of.setdefault(step, []).append(targets)
         self.graph: StepGraph = nx.DiGraph(flow.graph.subgraph(flow.reachable))
         self.graph.add_edge(ROOT, flow.start)
-        self.idom: dict[str, str] = dict(nx.immediate_dominators(self.graph, ROOT))
+        self.idom = immediate_dominators(ROOT, self.graph.successors, self.graph.predecessors)
         self.dominators: dict[str, str] = {}
         self.region_of: dict[str, frozenset[str]] = {}
         self.late: frozenset[str] = frozenset()
@@ -172,11 +173,14 @@ class _Finder:
         """For every step of a region the one that all its ways to the join pass last before the join, if there is one
         (a child of the join in the tree of post-dominators), else itself.
         """
-        back: StepGraph = nx.DiGraph(self.graph.subgraph(inside)).reverse(copy=False)
-        tree = nx.immediate_dominators(back, step)
+        tree = immediate_dominators(
+            step,
+            lambda name: [other for other in self.graph.predecessors(name) if other in inside],
+            lambda name: [other for other in self.graph.successors(name) if other in inside],
+        )
         last = {step: step}
-        for target in inside:
-            path = []
+        for first in inside:
+            target, path = first, []
             while target not in last and tree[target] != step:
                 path.append(target)
                 target = tree[target]

@@ -25,10 +25,10 @@ def names_handed_on(
             before[index] |= saved[index]
         for following in behind[index]:
             before[following] |= before[index] | saved[index]
-    wanted = read
-    for index, following in enumerate(behind):
-        for other in following:
-            wanted[index] |= wanted[other]
+    wanted = list(read)
+    for index, followers in enumerate(behind):
+        for following in followers:
+            wanted[index] |= wanted[following]
     handed = [frozenset(sets.unpack(b & w)) for b, w in zip(before, wanted, strict=True)]
     return {step: handed[index] for step, index in flow.component.items()}
 

@@ -40,7 +40,9 @@ class Model(BaseModel):
 
     @property
     def path(self) -> Path:
-        return self._path
+        # The attribute itself is looked up by a `__getattr__` that takes ten times as long.
+        private = self.__pydantic_private__
+        return private["_path"] if private else ()
 
 
 class InputDeclaration(Model):

@@ -91,9 +91,20 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     if Kind.ANY in parameter.kinds:
         return {"description": parameter.description}
     kinds: list[dict[str, Any]] = [_KINDS[kind] for kind in parameter.kinds]
+    if parameter.fields:
+        return {"description": parameter.description, **_fields(parameter.fields)}
     if parameter.choices:
         kinds = [{"enum": list(parameter.choices)}]
     return {"description": parameter.description, "anyOf": [*kinds, _TEMPLATE]}
+
+
+def _fields(fields: Mapping[str, Parameter]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: _parameter(field) for name, field in fields.items()},
+        "required": [name for name, field in fields.items() if field.required],
+        "additionalProperties": False,
+    }
 
 
 def _accept_short_forms(schema: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from jinja2 import nodes
 from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Undefined
 
+from planner.diagnostics import suggest
 from planner.sandbox import (
     ALLOWED_NODES,
     CONCATENATE,
@@ -60,6 +61,7 @@ Access = tuple[str, ...]
 
 _sandbox = Sandbox()
 _OPENING = re.compile(r"\{[{%#]")
+_BRACKET = re.compile(r"[(\[{)\]}]")
 _RESULT = "noetl__result"
 
 
@@ -249,7 +251,8 @@ def _parse(source: str) -> list[nodes.Node]:
 
 def _check_brackets(source: str) -> None:
     depth = 0
-    for offset, character in enumerate(source):
+    for bracket in _BRACKET.finditer(source):
+        offset, character = bracket.start(), bracket[0]
         if character in "([{":
             depth += 1
             if depth > MAX_BRACKETS:
@@ -271,20 +274,31 @@ def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
 
 def _check_nodes(source: str, tree: nodes.Node) -> None:
     """Raises TemplateProblem for whatever the sandbox does not have. Iterative: trees may be deeper than the stack."""
-    stack = [(tree, 1)]
-    count = 0
-    while stack:
-        node, depth = stack.pop()
-        count += 1
+    level = [tree]
+    depth = count = 0
+    while level:
+        depth += 1
+        count += len(level)
         if depth > MAX_DEPTH or count > MAX_NODES:
             raise TemplateProblem("NP405", "the expression is too complex", 0, len(source))
-        _check_node(source, node)
-        stack.extend((child, depth + 1) for child in node.iter_child_nodes())
+        for node in level:
+            _check_node(source, node)
+        level = [child for node in level for child in _children(node)]
+
+
+def _children(node: nodes.Node) -> list[nodes.Node]:
+    """The nodes right below a node, in order."""
+    children: list[nodes.Node] = []
+    for field in node.fields:
+        value = getattr(node, field, None)
+        if isinstance(value, nodes.Node):
+            children.append(value)
+        elif isinstance(value, list):
+            children += [item for item in value if isinstance(item, nodes.Node)]
+    return children
 
 
 def _check_node(source: str, node: nodes.Node) -> None:
-    from planner.diagnostics import suggest
-
     if type(node) not in ALLOWED_NODES:
         word = type(node).__name__.lower()
         raise _at(source, "NP403", f"`{word}` is not allowed in playbooks", node.lineno, word)
@@ -346,7 +360,7 @@ def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[
             continue
         if isinstance(node, nodes.Name) and node.ctx == "store":
             bound.add(node.name)
-        stack.extend(node.iter_child_nodes())
+        stack += _children(node)
     kept = {access: at for access, at in reads.items() if (access[0] not in bound and access[0] != "loop") or not bound}
     return dict(sorted(kept.items(), key=lambda item: item[1])), frozenset(guarded)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from planner.catalogue import Catalogue
+from planner.catalogue import Catalogue, Parameter
 from planner.diagnostics import Diagnostics
 from planner.document import Document
 from planner.playbook import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
@@ -122,8 +122,17 @@ class _Finder:
         declaration = self.catalogue.get(entry.action)
         for name, value in entry.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None
-            secrets = parameter is None or parameter.secrets
-            yield from _texts(value, (*entry.path, name), local, secrets=secrets)
+            yield from _parameter_texts(value, parameter, (*entry.path, name), local)
+
+
+def _parameter_texts(value: Any, parameter: Parameter | None, path: Path, local: frozenset[str]) -> Iterator[_Text]:
+    if parameter is not None and parameter.fields and isinstance(value, Mapping):
+        # What stands under a misspelt key is not looked at: the names it may read are not known.
+        for key in filter(parameter.fields.__contains__, value):
+            yield from _parameter_texts(value[key], parameter.fields[key], (*path, key), local)
+        return
+    late = frozenset(parameter.late) if parameter else frozenset()
+    yield from _texts(value, path, local | late, secrets=parameter is None or parameter.secrets)
 
 
 def _bound_by(loop: Loop) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ class Clock:
 def compiled(text: str) -> Plan:
     """The plan of a playbook without errors. `steps:` alone will do."""
     text = dedent(text)
-    if "name:" not in text.partition("steps:")[0].partition("tasks:")[0]:
+    if not text.startswith("{") and not re.search("^name:", text, re.MULTILINE):
         text = "name: play\n" + text
     found = compile_playbook(text, catalogue())
     errors = [d for d in found.diagnostics if d.severity is Severity.ERROR]
@@ -146,7 +146,3 @@ class Play:
 
     def event_types(self, step: str | None = None) -> list[str]:
         return [event.type for event in self.events if step is None or event.step == step]
-
-
-def seconds_from_now(seconds: float) -> float:
-    return time.time() + seconds

@@ -44,15 +44,21 @@ def links(request: Request, run_id: str) -> dict[str, str]:
     }
 
 
-async def finished_within(service: Service, run: Run, seconds: float) -> Run:
-    """The run's record once it has finished, or as it is after `seconds`.
+def is_stopping(request: Request) -> bool:
+    """Whether the process has been asked to stop, so that nobody should wait for anything here any more."""
+    stopping: bool = request.app.state.is_stopping
+    return stopping
+
+
+async def finished_within(request: Request, service: Service, run: Run, seconds: float) -> Run:
+    """The run's record once it has finished, or as it is after `seconds` or when the process is to stop.
 
     The store is asked again after a fifth of the time that has passed, so that an answer is late by a fifth at most, a
     long wait costs little, and it makes no difference which process walks the run.
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    while not run.status.is_final and (passed := loop.time() - started) < seconds:
+    while not run.status.is_final and not is_stopping(request) and (passed := loop.time() - started) < seconds:
         await asyncio.sleep(min(max(passed / 5, 0.01), 0.5, seconds - passed))
         run = await run_in_threadpool(service.run, run.id)
     return run

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.answers import JSON, EventPage
 from api.bodies import accepts, known_query
-from api.routes.common import PROBLEMS, Asked
+from api.routes.common import PROBLEMS, Asked, is_stopping
 from api.service import EVENTS_PER_PAGE, Service
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
@@ -44,16 +44,16 @@ async def events(
     # Asked before the stream begins, because only then can an unknown id or cursor be answered with a problem.
     await run_in_threadpool(service.events, workflow_id, after, 1)
     return StreamingResponse(
-        _stream(service, workflow_id, after),
+        _stream(request, service, workflow_id, after),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(service: Service, workflow_id: str, after: str | None) -> AsyncIterator[str]:
+async def _stream(request: Request, service: Service, workflow_id: str, after: str | None) -> AsyncIterator[str]:
     pause = _SHORTEST_PAUSE_SECONDS
     silence = 0.0
-    while True:
+    while not is_stopping(request):
         # The run is looked at first: what a finished run has written by then is all there is.
         run = await run_in_threadpool(service.run, workflow_id)
         page = await run_in_threadpool(service.events, workflow_id, after)

@@ -102,7 +102,7 @@ async def run(request: Request, service: Asked) -> Response:
     headers = {"Location": found["status"]}
     if wait_seconds is not None:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
-        run = await finished_within(service, run, wait_seconds)
+        run = await finished_within(request, service, run, wait_seconds)
         if run.status.is_final:
             return JSON(result_of(run), headers=headers)
     accepted = {
@@ -166,6 +166,7 @@ def runs(
 @router.post("/{workflow_id}/cancel", status_code=202, responses={202: {"model": Summary}})
 def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
     """Running steps finish and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
+    _refuse_local(service, workflow_id, "cancel")
     body = service.cancel(workflow_id)
     return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
 
@@ -179,13 +180,15 @@ async def resume(workflow_id: str, request: Request, service: Asked) -> Response
 
 
 def _resume(service: Service, workflow_id: str, corrected: Mapping[str, Any] | None) -> dict[str, Any]:
-    if service.run(workflow_id).origin != "service":
-        raise Problem(
-            409,
-            f"The run was started from a local file, and only `noetl runs resume {workflow_id}` goes on with it.",
-            slug="local-run",
-        )
+    _refuse_local(service, workflow_id, "resume")
     return service.resume(workflow_id, corrected)
+
+
+def _refuse_local(service: Service, workflow_id: str, command: str) -> None:
+    """Nobody here walks runs that were started from a local file, not even to their end."""
+    if service.run(workflow_id).origin != "service":
+        detail = f"The run was started from a local file: `noetl runs {command} {workflow_id}` is the way."
+        raise Problem(409, detail, slug="local-run")
 
 
 def _matches(if_none_match: list[str], tag: str) -> bool:

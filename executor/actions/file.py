@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from executor.actions._files import allowed_folder, failed, inside, of_system, outside, reader, replacement
 from executor.actions._formats import FORMATS, FormatError, columns, decode, encode, header_names, write_csv
 from executor.actions.action import Call
 from executor.errors import ActionError
@@ -39,58 +38,39 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    root = call.capabilities.files_root
-    if root is None:
-        message = "`file` is off here: NOETL_FILES_ROOT names the folder that playbooks may use"
-        raise ActionError("ActionDisabled", message, retryable=False)
-    root = root.resolve()
+    root = allowed_folder(call.capabilities, "`file`")
     call.remaining_seconds()
     verb = next(verb for verb in _VERBS if verb in call.parameters)
     path = call.parameters[verb]
     try:
         return _VERBS[verb](root, path, call)
     except FormatError as error:
-        raise _failed(path, str(error)) from None
+        raise failed(path, str(error)) from None
     except OSError as error:
-        raise _failed(path, (error.strerror or str(error)).lower()) from None
+        raise of_system(path, error) from None
 
 
 def _read(root: Path, path: str, call: Call) -> Any:
-    text = _text(_inside(root, path), path)
+    text = _text(inside(root, path), path)
     return decode(text, call.parameters.get("format", "text"))
 
 
 def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
-    target = _inside(root, path)
+    target = inside(root, path)
     raw = _encoded(encode(call.parameters["content"], call.parameters.get("format", "text")))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-    # A reader sees the old file or the new one, never a part: the name moves when all is on the disk.
-    temporary = target.with_name(f".{uuid4().hex}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            file.write(raw)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with replacement(target) as file:
+        file.write(raw)
     return _written(root, target, len(raw))
 
 
 def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
-    target = _inside(root, path)
+    target = inside(root, path)
     raw = _encoded(_addition(target, path, call.parameters["content"], call.parameters.get("format", "text")))
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     with os.fdopen(descriptor, "ab") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _failed(path, "it is not a file")
+            raise failed(path, "it is not a file")
         file.write(raw)
     return _written(root, target, len(raw))
 
@@ -115,12 +95,12 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
     relative = Path(pattern)
     if relative.is_absolute():
         if not relative.is_relative_to(root):
-            raise _outside(pattern)
+            raise outside(pattern)
         relative = relative.relative_to(root)
     if ".." in relative.parts:
-        raise _outside(pattern)
+        raise outside(pattern)
     if not relative.parts:
-        raise _failed(pattern, "it is not a pattern")
+        raise failed(pattern, "it is not a pattern")
     found = []
     try:
         for path in root.glob(str(relative)):
@@ -128,16 +108,16 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
             if path.is_file() and path.resolve().is_relative_to(root):
                 found.append(path.relative_to(root).as_posix())
     except ValueError as error:
-        raise _failed(pattern, str(error)) from None
+        raise failed(pattern, str(error)) from None
     return sorted(found)
 
 
 def _delete(root: Path, path: str, call: Call) -> dict[str, Any]:
     # The link goes, not what it points to; a repeat after a crash finds nothing and is content.
-    parent = _inside(root, str(Path(path).parent))
+    parent = inside(root, str(Path(path).parent))
     target = parent / Path(path).name
     if target.is_dir() and not target.is_symlink():
-        raise _failed(path, "it is a folder")
+        raise failed(path, "it is a folder")
     size = target.lstat().st_size if target.is_symlink() or target.exists() else 0
     target.unlink(missing_ok=True)
     return _written(root, target, size)
@@ -152,33 +132,15 @@ _VERBS: dict[str, Callable[[Path, str, Call], Any]] = {
 }
 
 
-def _inside(root: Path, path: str) -> Path:
-    """Where a path leads once every link is followed.
-
-    Raises:
-        ActionError: that is not below the root.
-    """
-    try:
-        target = (root / path).resolve()
-    except (ValueError, RuntimeError, OSError):
-        raise _failed(path, "it is not a path") from None
-    if not path or not target.is_relative_to(root):
-        raise _outside(path)
-    return target
-
-
 def _text(target: Path, path: str) -> str:
-    # Non-blocking, so that a pipe without a writer cannot hold the step.
-    with os.fdopen(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _failed(path, "it is not a file")
+    with reader(target, path) as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise ActionError("LimitExceeded", f"`{path}` is longer than {MAX_BYTES:,} bytes", retryable=False)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _failed(path, "it is not UTF-8") from None
+        raise failed(path, "it is not UTF-8") from None
 
 
 def _encoded(text: str) -> bytes:
@@ -190,11 +152,3 @@ def _encoded(text: str) -> bytes:
 
 def _written(root: Path, target: Path, size: int) -> dict[str, Any]:
     return {"path": target.relative_to(root).as_posix(), "bytes": size}
-
-
-def _failed(path: str, reason: str) -> ActionError:
-    return ActionError("FileError", f"`{path}`: {reason}", retryable=False)
-
-
-def _outside(path: str) -> ActionError:
-    return _failed(path, "it is outside the folder that playbooks may use")

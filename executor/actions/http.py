@@ -1,9 +1,10 @@
-"""`http`: one request. Where it may go is `executor.egress`'s business."""
+"""`http`: one request, or one for each page. Where it may go is `executor.egress`'s business."""
 
 from __future__ import annotations
 
 import base64
 import re
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +14,16 @@ from executor.actions.action import Call
 from executor.errors import ActionError
 from executor.values import read_json, text_of, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from planner.kinds import described
 
 if TYPE_CHECKING:
     import httpx
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_REDIRECTS = 3
+MAX_PAGES = 100
+MAX_TRIES = 3
+"""How often a request is sent, at most, when the connection fails and sending it again can do no harm."""
 MAX_ERROR_BYTES = 64 * 1024
 """How much of the body of a failed response is kept in its error."""
 
@@ -45,13 +50,31 @@ DECLARATION = ActionDeclaration(
             (Kind.BOOLEAN, Kind.INTEGER), "Whether to follow redirects, or how many: 3 unless given."
         ),
         "max_bytes": Parameter((Kind.INTEGER,), "The longest body to read, unpacked: 10 MiB unless given."),
-        "paginate": Parameter((Kind.OBJECT,), "How to follow pages.", supported=False),
+        "paginate": Parameter(
+            (Kind.OBJECT,),
+            "Follows pages. The result is the list of all `items`, or without `items` of the pages' bodies.",
+            fields={
+                "next": Parameter(
+                    (Kind.STRING,),
+                    "The URL of the next page, read from `response` (`status`, `headers`, `body`) after each page; none"
+                    " or nothing ends it. Where the last page says nothing, write `response.body.next | default(none)`.",
+                    required=True,
+                    late=("response",),
+                ),
+                "items": Parameter((Kind.ARRAY,), "The list of a page, read from `response`.", late=("response",)),
+                "max_pages": Parameter(
+                    (Kind.INTEGER,), f"Fails where there are more pages than this: {MAX_PAGES} unless given."
+                ),
+            },
+        ),
     },
     result={"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY},
     idempotent=False,
 )
 
 _UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
+_REPEATABLE = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+_PAUSE_SECONDS = 0.1
 _WORTH_REPEATING = (408, 425, 429)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -76,7 +99,7 @@ class _Request:
     content: bytes
 
 
-def perform(call: Call) -> dict[str, Any]:
+def perform(call: Call) -> Any:
     import httpx
 
     from executor import egress
@@ -86,7 +109,9 @@ def perform(call: Call) -> dict[str, Any]:
     call.remaining_seconds()
     try:
         with egress.until(call.deadline):
-            return _follow(call, transport, request)
+            if "paginate" in call.parameters:
+                return _pages(call, transport, request, call.parameters["paginate"])
+            return _follow(call, transport, request)[0]
     except (httpx.TimeoutException, TimeoutError) as error:
         raise ActionError("Timeout", f"`{request.url.host}` did not answer in time") from error
     except httpx.TransportError as error:
@@ -204,22 +229,86 @@ def _basic(name: str, word: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{word}".encode()).decode()
 
 
-def _follow(call: Call, transport: httpx.HTTPTransport, request: _Request) -> dict[str, Any]:
+def _pages(call: Call, transport: httpx.HTTPTransport, first: _Request, paginate: Mapping[str, Any]) -> list[Any]:
+    has_own_key = "idempotency-key" in {name.lower() for name in call.parameters.get("headers", {})}
+    most = paginate.get("max_pages", MAX_PAGES)
+    if most < 1:
+        raise _wrong("`paginate`: `max_pages` must be at least 1")
+    found: list[Any] = []
+    request = first
+    for page in range(1, most + 1):
+        if first.method in _UNSAFE and not has_own_key:
+            request = replace(request, headers={**request.headers, "idempotency-key": f"{call.idempotency_key}-{page}"})
+        response, url = _follow(call, transport, request)
+        found += _late(paginate, "items", response) if "items" in paginate else [response["body"]]
+        following = _late(paginate, "next", response)
+        if following is None or not following.strip():
+            return found
+        request = _elsewhere(first, url, following.strip(), "has its next page at")
+    raise ActionError("LimitExceeded", f"there are more pages than `max_pages`, {most:,}", retryable=False)
+
+
+def _late(paginate: Mapping[str, Any], name: str, response: Mapping[str, Any]) -> Any:
+    """What a page says: its list of items, or where the next page is, if anywhere."""
+    given = paginate[name]
+    try:
+        value = given(response=response) if callable(given) else given
+    except ActionError as error:
+        raise ActionError(error.type, f"`paginate`: `{name}`: {error.message}", retryable=False) from error
+    if name == "items" and not isinstance(value, list):
+        raise _wrong(f"`paginate`: `items` must be a list, and is {described(value)}")
+    if name == "next" and not isinstance(value, str | None):
+        raise _wrong(f"`paginate`: `next` must be text or none, and is {described(value)}")
+    return value
+
+
+def _follow(call: Call, transport: httpx.HTTPTransport, request: _Request) -> tuple[dict[str, Any], httpx.URL]:
+    """The result that redirects lead to, and the address that gave it."""
     follow = call.parameters.get("follow_redirects", True)
     left = MAX_REDIRECTS if follow is True else int(follow)
     while True:
-        response = _send(transport, request)
-        try:
-            location = response.headers.get("location")
-            if response.status_code not in _REDIRECTS or location is None or follow in (False, 0):
-                return _result(call, response)
-        finally:
-            response.close()
+        result, status, location = _persistently(call, transport, request, is_final=follow in (False, 0))
+        if location is None:
+            return result, request.url
         if left == 0:
             message = f"`{request.url.host}` redirects further than `follow_redirects` allows"
-            raise ActionError("HTTPStatus", message, retryable=False, status=response.status_code)
+            raise ActionError("HTTPStatus", message, retryable=False, status=status)
         left -= 1
-        request = _redirected(request, response.status_code, location)
+        request = _redirected(request, status, location)
+
+
+def _persistently(
+    call: Call, transport: httpx.HTTPTransport, request: _Request, *, is_final: bool
+) -> tuple[dict[str, Any], int, str | None]:
+    """One exchange, begun anew when the connection fails and the request cannot act twice."""
+    import httpx
+
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return _exchange(call, transport, request, is_final=is_final)
+        except httpx.TimeoutException:
+            raise
+        except httpx.TransportError as error:
+            was_not_sent = isinstance(error, httpx.ConnectError)
+            if tries == MAX_TRIES or not (was_not_sent or request.method in _REPEATABLE):
+                raise
+        time.sleep(min(_PAUSE_SECONDS * tries, call.remaining_seconds()))
+
+
+def _exchange(
+    call: Call, transport: httpx.HTTPTransport, request: _Request, *, is_final: bool
+) -> tuple[dict[str, Any], int, str | None]:
+    """The result of a request, or where it is redirected to."""
+    response = _send(transport, request)
+    try:
+        location = response.headers.get("location")
+        if response.status_code not in _REDIRECTS or is_final:
+            location = None
+        return _result(call, response) if location is None else {}, response.status_code, location
+    finally:
+        response.close()
 
 
 def _send(transport: httpx.HTTPTransport, request: _Request) -> httpx.Response:
@@ -233,24 +322,32 @@ def _send(transport: httpx.HTTPTransport, request: _Request) -> httpx.Response:
 
 
 def _redirected(request: _Request, status: int, location: str) -> _Request:
-    """The request that a redirect asks for: vetted anew, and without credentials where it leaves the origin."""
+    """The request that a redirect asks for."""
+    if (status == 303 and request.method != "HEAD") or (status in (301, 302) and request.method == "POST"):
+        headers = {n: v for n, v in request.headers.items() if n not in ("content-type", "idempotency-key")}
+        request = _Request("GET", request.url, headers, b"")
+    return _elsewhere(request, request.url, location, "redirects to")
+
+
+def _elsewhere(request: _Request, seen_from: httpx.URL, location: str, verb: str) -> _Request:
+    """The request to where a server points: vetted anew, and without credentials where that is another origin."""
     import httpx
 
     from executor.egress import forbidden
     from executor.secrets import scrub
 
     try:
-        url = _checked(request.url.join(location))
+        url = _checked(seen_from.join(location))
     except (httpx.InvalidURL, UnicodeError):
-        raise forbidden(f"`{request.url.host}` redirects to what is not an address") from None
+        raise forbidden(f"`{seen_from.host}` {verb} what is not an address") from None
     if request.url.scheme == "https" and url.scheme == "http":
-        raise forbidden(f"`{request.url.host}` redirects from https to http")
+        raise forbidden(f"`{seen_from.host}` {verb} http, from https")
     headers = dict(request.headers)
     if (url.scheme, url.host, url.port) != (request.url.scheme, request.url.host, request.url.port):
         headers = {n: v for n, v in headers.items() if n not in _CREDENTIALS and scrub(v) == v}
-    if (status == 303 and request.method != "HEAD") or (status in (301, 302) and request.method == "POST"):
-        headers = {n: v for n, v in headers.items() if n not in ("content-type", "idempotency-key")}
-        return _Request("GET", url, headers, b"")
+        body = request.content.decode("utf-8", "replace")
+        if scrub(body) != body:
+            raise forbidden(f"`{seen_from.host}` {verb} another origin, and the body has a secret in it")
     return replace(request, url=url, headers=headers)
 
 

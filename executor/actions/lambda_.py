@@ -1,23 +1,54 @@
-"""`lambda`: invokes a function of AWS Lambda."""
+"""`lambda`: invokes a function of AWS Lambda and waits for its response."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
 
-from executor.actions.action import Call, not_supported
+from executor.actions.action import Call
+from executor.errors import ActionError
+from executor.values import read_json, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="lambda",
     description="Invokes a function of AWS Lambda. Its result is the response.",
     parameters={
-        "function": Parameter((Kind.STRING,), "The name or ARN of the function.", required=True),
-        "payload": Parameter((Kind.ANY,), "What the function is given.", secrets=True),
+        "function": Parameter(
+            (Kind.STRING,),
+            "The name or ARN of the function, `:` and a version or alias behind it if any.",
+            required=True,
+        ),
+        "payload": Parameter((Kind.ANY,), "What the function is given: an empty object unless given.", secrets=True),
     },
     idempotent=False,
-    supported=False,
 )
 
 
-def perform(call: Call) -> NoReturn:
-    not_supported("lambda")
+def perform(call: Call) -> Any:
+    from executor import aws
+
+    name = call.parameters["function"]
+    payload = call.parameters.get("payload", {})
+
+    def invoke() -> tuple[str | None, str]:
+        answer = aws.client("lambda", aws.region_of(name)).invoke(
+            FunctionName=name, Payload=write_json(payload).encode()
+        )
+        return answer.get("FunctionError"), answer["Payload"].read().decode("utf-8", "replace")
+
+    failed, text = aws.in_time(call.remaining_seconds(), f"`{name}`", invoke)
+    try:
+        response = read_json(text) if text else None
+    except ValueError as error:
+        raise ActionError("FunctionFailed", f"the response is not plain data: {error}", retryable=False) from None
+    if failed:
+        raise _failure(name, response)
+    return response
+
+
+def _failure(name: str, response: Any) -> ActionError:
+    found = response if isinstance(response, dict) else {}
+    type_, message = found.get("errorType"), found.get("errorMessage") or "it failed"
+    details = {"type": type_, "message": message, "traceback": found.get("stackTrace")}
+    text = f"`{name}`: {type_}: {message}" if type_ else f"`{name}`: {message}"
+    return ActionError("FunctionFailed", text[:500], details=details)

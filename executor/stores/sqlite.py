@@ -49,6 +49,10 @@ _HEAD = (
 _VISIT_COLUMNS = (
     "run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at, started_at"
 )
+_FIRE = (
+    "insert into joins (run_id, step, wave, clock, names) values (?, ?, 1, ?, ?)"
+    " on conflict do update set wave = wave + 1, clock = excluded.clock, names = excluded.names"
+)
 _INSERT_VISIT = f"insert or ignore into visits ({_VISIT_COLUMNS}) values ({', '.join('?' * 14)})"
 
 
@@ -62,7 +66,8 @@ class SqliteStore:
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        self._connecting = threading.Lock()
         self._writing = threading.Lock()
         self.changes = News()
         self.work = News()
@@ -81,9 +86,10 @@ class SqliteStore:
         self._task = lru_cache(maxsize=1024)(self._read_task)
 
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        with self._connecting:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
         self._local = threading.local()
 
     def save_plan(self, plan: Plan) -> None:
@@ -321,13 +327,16 @@ class SqliteStore:
             run = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
             if not run.status.is_final:
                 return run
-            if run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-                raise RejectedError("not_resumable", f"run {run_id} has {run.status}; there is nothing to go on with")
+            if run.status is RunStatus.SUCCEEDED:
+                raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to go on with")
+            reopened = self._reopen_branches(db, run)
             row = db.execute(
                 "update runs set status = 'queued', stop = null, resumes = resumes + 1, seq = seq + 1, finished_at = null,"
+                " live = live + ?, failed_branches = 0,"
                 " result = null, error = null, errors = '[]', deadline_at = ?, input = coalesce(?, input),"
                 " environment = coalesce(?, environment) where id = ? returning *",
                 (
+                    reopened,
                     deadline_at,
                     *(to_text(dict(values[name])) if name in values else None for name in ("input", "environment")),
                     run_id,
@@ -336,8 +345,8 @@ class SqliteStore:
             db.execute("delete from visits where run_id = ? and step in (?, ?)", (run_id, END, DEADLINE))
             due = db.execute(
                 "update visits set status = 'ready', attempt = 1, claims = 0, due_at = ?, started_at = null, finished_at ="
-                " null, \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure ="
-                " 'open')",
+                " null, \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
+                " ('open', 'ended'))",
                 (now, run_id),
             )
             resumed = run_of(row)
@@ -348,6 +357,14 @@ class SqliteStore:
             _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
         self.work.announce()
         return resumed
+
+    def _reopen_branches(self, db: sqlite3.Connection, run: Run) -> int:
+        """Count the branches again that ended in a failure nothing handled; how many there are."""
+        rows = db.execute("select step from visits where run_id = ? and failure = 'ended'", (run.id,)).fetchall()
+        for row in rows:
+            step = self.plan_step(run.plan_hash, row["step"])
+            self._count_live(db, run.id, dict.fromkeys(step.regions, 1))
+        return len(rows)
 
     def _move(self, db: sqlite3.Connection, run: sqlite3.Row, commit: Commit, entering: _Entering) -> None:
         """Let branches enter steps and arrive at joins, and fire the joins that have nothing left to wait for."""
@@ -362,25 +379,29 @@ class SqliteStore:
                 entering.enter(branch)
         self._count_live(db, run_id, commit.live)
         for step in touched:
-            counter = db.execute(
-                "select live, wave from joins where run_id = ? and step = ?", (run_id, step)
-            ).fetchone()
+            counter = db.execute("select * from joins where run_id = ? and step = ?", (run_id, step)).fetchone()
             if counter is not None and counter["live"] > 0:
                 continue
             query = "delete from arrivals where run_id = ? and step = ? returning id, clock, names"
             rows = db.execute(query, (run_id, step)).fetchall()
             if rows:
                 wave = 1 if counter is None else counter["wave"] + 1
-                upsert = "insert into joins values (?, ?, 0, 1) on conflict do update set wave = wave + 1"
-                db.execute(upsert, (run_id, step))
+                earlier = None
+                if wave > 1:
+                    earlier = Branch("", step, counter["clock"], json.loads(counter["names"]))
                 arrivals = [Branch(r["id"], step, r["clock"], json.loads(r["names"])) for r in rows]
-                branch, live, merged = arrive(self.plan_step(run["plan_hash"], step), run_id, wave, arrivals)
+                join = self.plan_step(run["plan_hash"], step)
+                branch, live, merged = arrive(join, run_id, wave, arrivals, earlier)
+                db.execute(_FIRE, (run_id, step, branch.clock, to_text(branch.names)))
                 self._count_live(db, run_id, live)
                 db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
                 entering.enter(branch)
 
     def _count_live(self, db: sqlite3.Connection, run_id: str, live: Mapping[str, int]) -> None:
-        upsert = "insert into joins values (?, ?, ?, 0) on conflict do update set live = live + excluded.live"
+        upsert = (
+            "insert into joins (run_id, step, live) values (?, ?, ?)"
+            " on conflict do update set live = live + excluded.live"
+        )
         db.executemany(upsert, [(run_id, step, delta) for step, delta in live.items()])
 
     def _stop_waiting(self, db: sqlite3.Connection, run: sqlite3.Row, entering: _Entering) -> None:
@@ -444,7 +465,11 @@ class SqliteStore:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self.path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._connections.append(db)
+            with self._connecting:
+                # Threads come and go with the load of a service; what they leave open would pile up.
+                for thread in [thread for thread in self._connections if not thread.is_alive()]:
+                    self._connections.pop(thread).close()
+                self._connections[threading.current_thread()] = db
             db.row_factory = sqlite3.Row
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
@@ -460,10 +485,11 @@ class SqliteStore:
                 db.execute("begin immediate")
                 try:
                     yield db
+                    db.execute("commit")
                 except BaseException:
-                    db.execute("rollback")
+                    if db.in_transaction:
+                        db.execute("rollback")
                     raise
-                db.execute("commit")
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
         if not quiet:
@@ -612,7 +638,7 @@ def _read_event_id(id: str | None) -> tuple[int, int]:
     if id is None:
         return (0, -1)
     seq, _, index = id.partition("-")
-    if not (seq.isascii() and seq.isdigit() and index.isascii() and index.isdigit()) or len(id) > 40:
+    if not (seq.isascii() and seq.isdigit() and index.isascii() and index.isdigit()) or len(seq) > 18:
         raise RejectedError("invalid_cursor", f"{id!r} is not the id of an event")
     return int(seq), int(index)
 
@@ -624,6 +650,7 @@ def _write_cursor(row: sqlite3.Row) -> str:
 def _read_cursor(cursor: str) -> tuple[float, str]:
     try:
         created_at, id = json.loads(base64.urlsafe_b64decode(cursor))
+        str(id).encode()  # half a surrogate pair is no text to SQLite
         return float(created_at), str(id)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise RejectedError("invalid_cursor", "the cursor is not one that a page of runs came with") from None

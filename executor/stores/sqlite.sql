@@ -71,12 +71,15 @@ create table visits (
 create index visits_due on visits (queue, due_at) where status in ('ready', 'retrying', 'running');
 create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'running');
 
--- Counters of a join, and of the visits of a step that can be visited again.
+-- Of a join: the branches on the way to it, and how often it has fired, last with which clock and names. Beside it the
+-- visits of a step that can be visited again.
 create table joins (
     run_id text not null,
     step text not null,
     live integer not null default 0,
     wave integer not null default 0,
+    clock integer not null default 0,
+    names text not null default '{}',
     primary key (run_id, step)
 ) without rowid;
 

@@ -97,6 +97,9 @@ class _Check:
             message = f"`{name}` of `{declaration.type}` is part of the language and not supported yet"
             self._diagnostics.add("NP901", message, self._document.key_span(path))
         self._kind(name, parameter, value, path)
+        if parameter.fields and isinstance(value, dict):
+            self._fields(declaration, name, parameter.fields, value, path)
+            return
         if parameter.sink is not Sink.PLAIN:
             for text, place in _sink_texts(parameter, value, path):
                 self._sink(name, parameter.sink, text, place)
@@ -106,8 +109,27 @@ class _Check:
         else:
             self._literal_secrets(name, value, path)
 
+    def _fields(
+        self,
+        declaration: ActionDeclaration,
+        name: str,
+        fields: Mapping[str, Parameter],
+        value: Mapping[str, Any],
+        path: Path,
+    ) -> None:
+        for key, item in value.items():
+            if key in fields:
+                self._parameter(declaration, f"{name}.{key}", fields[key], item, (*path, key))
+            else:
+                hint = suggest(key, fields) or "it takes " + ", ".join(f"`{field}`" for field in fields)
+                self._diagnostics.add("NP502", f"`{name}` has no `{key}`", self._document.key_span((*path, key)), hint)
+        missing = [key for key, field in fields.items() if field.required and key not in value]
+        for key in missing if value.keys() <= fields.keys() else ():
+            at = self._document.key_span(path)
+            self._diagnostics.add("NP503", f"`{name}` needs `{key}`", at, fields[key].description)
+
     def _kind(self, name: str, parameter: Parameter, value: Any, path: Path) -> None:
-        if (value is None and not parameter.required) or _may_be_anything(value):
+        if (value is None and not parameter.required) or (_may_be_anything(value) and not parameter.fields):
             return
         at = self._document.span(path)
         if not any(_is_fit(value, kind) for kind in parameter.kinds):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from planner.checks.subject import Subject
-from planner.diagnostics import Severity, Span, suggest
+from planner.diagnostics import Severity, Span
 from planner.templates import Access
 from planner.uses import Place, Use
 
@@ -20,7 +20,10 @@ ATTRIBUTES = {
     "loop": frozenset({"index", "index0", "first", "last", "length"}),
 }
 ALWAYS = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
+EARLY = {Place.ENVIRONMENT: ("input",), Place.VARIABLES: ("input", "environment")}
+"""The sections that are filled in before a run begins, and those that their templates can see."""
 IN_STEPS = frozenset({"step", "steps", "error", "callback"})
+OTHERS = frozenset({"result", "args", "item", "loop", "variables", "none", "true", "false"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def check_data_flow(subject: Subject) -> None:
             if access[0] not in use.local:
                 _check_read(subject, use, access, offset)
     for name, (use, offset, _) in _inferred(subject).items():
-        likely = suggest(name, _names(subject))
+        likely = subject.diagnostics.suggest(name, subject.known_names)
         span = subject.document.text_span(use.path, offset, offset + len(name))
         if likely is None:
             message = f"`{name}` is an input of the run, since nothing in the playbook produces it"
@@ -60,7 +63,7 @@ def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
     if subject.playbook.input is not None:
         return {}
     found: dict[str, tuple[Use, int, bool]] = {}
-    known = _names(subject)
+    known = subject.known_names
     for use in subject.uses:
         for access, offset in use.template.reads.items():
             name, at = access[0], offset
@@ -76,12 +79,7 @@ def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
 
 
 def _is_given(name: str) -> bool:
-    return name in ALWAYS or name in IN_STEPS or name in ("result", "args", "item", "loop", "none", "true", "false")
-
-
-def _names(subject: Subject) -> Collection[str]:
-    playbook = subject.playbook
-    return subject.produced.keys() | (playbook.input or {}) | playbook.variables.keys() | playbook.environment.keys()
+    return name in ALWAYS or name in IN_STEPS or name in OTHERS
 
 
 def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None:
@@ -95,6 +93,8 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
             and name not in use.template.guarded
         ):
             _report(subject, use, attribute, offset, f"there is no input `{attribute}`", declared)
+    elif name == "environment" and use.place is Place.ENVIRONMENT:
+        _report(subject, use, name, offset, "the entries of `environment` do not see each other")
     elif name == "environment":
         entries = subject.playbook.environment
         if attribute is not None and attribute not in entries and name not in use.template.guarded:
@@ -113,12 +113,22 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
     elif name in ATTRIBUTES and attribute is not None:
         if attribute not in ATTRIBUTES[name] and name not in use.template.guarded:
             _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])
-    elif use.place is Place.ENVIRONMENT and name not in ALWAYS and name in _names(subject):
-        if name not in (subject.playbook.input or {}):
-            _report(subject, use, name, offset, f"`{name}` has no value yet when `environment` is filled in")
-    elif subject.playbook.input is not None and not _is_given(name) and name not in _names(subject):
+    elif name == "variables":
+        _report(
+            subject,
+            use,
+            name,
+            offset,
+            "a variable is read by its own name",
+            hint=f"write `{{{{ {attribute or 'NAME'} }}}}`",
+        )
+    elif use.place in EARLY and name not in ALWAYS and name in subject.known_names:
+        earlier = [getattr(subject.playbook, section) or () for section in EARLY[use.place]]
+        if not any(name in section for section in earlier):
+            _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
+    elif subject.playbook.input is not None and not _is_given(name) and name not in subject.known_names:
         if name not in use.template.guarded:
-            _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", _names(subject))
+            _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", subject.known_names)
 
 
 def _check_argument(subject: Subject, use: Use, argument: str | None, offset: int) -> None:
@@ -127,7 +137,7 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
         return
     if argument is None or "args" in use.template.guarded:
         return
-    calls = [entry for entry in subject.calls if entry.task == use.task]
+    calls = subject.calls.get(use.task, [])
     lacking = [entry for entry in calls if argument not in entry.with_]
     if lacking or not calls:
         given = {name for entry in calls for name in entry.with_}
@@ -137,11 +147,11 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
 
 
 def _check_step(subject: Subject, use: Use, access: Access, offset: int) -> None:
-    steps = subject.names.steps.keys() | subject.broken_steps
     if len(access) == 1:
         _report(subject, use, "steps", offset, 'a step is read by its name: `steps.NAME` or `steps["NAME"]`')
-    elif access[1] not in steps:
-        message, hint = f"step `{access[1]}` does not exist", suggest(access[1], steps)
+    elif access[1] not in subject.names.steps and access[1] not in subject.broken_steps:
+        message = f"step `{access[1]}` does not exist"
+        hint = subject.diagnostics.suggest(access[1], subject.names.steps)
         subject.diagnostics.add("NP101", message, _word(subject, use, access[1], offset), hint)
     elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
         _report(subject, use, access[2], offset, f"a step has no `{access[2]}`", ATTRIBUTES["steps"])
@@ -153,6 +163,14 @@ def _word(subject: Subject, use: Use, word: str, offset: int) -> Span:
 
 
 def _report(
-    subject: Subject, use: Use, word: str, offset: int, message: str, known: Iterable[str] = (), hint: str | None = None
+    subject: Subject,
+    use: Use,
+    word: str,
+    offset: int,
+    message: str,
+    known: Collection[str] = (),
+    hint: str | None = None,
 ) -> None:
-    subject.diagnostics.add("NP301", message, _word(subject, use, word, offset), suggest(word, known) or hint)
+    subject.diagnostics.add(
+        "NP301", message, _word(subject, use, word, offset), subject.diagnostics.suggest(word, known) or hint
+    )

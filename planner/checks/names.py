@@ -154,16 +154,16 @@ def _unknown_task(subject: Subject, name: str, path: Path, steps: Collection[str
 
 def _check_case(subject: Subject, case: Case) -> None:
     names = subject.names
-    both = [e for e in case.run if isinstance(e, str) and e in names.steps and e in names.tasks]
-    targets = [names.target(entry) for entry in case.run]
-    steps = [target for target in targets if target is not None]
-    if steps and len(steps) < len(targets) and not both:
+    entries = [entry for entry in case.run if entry != ""]
+    both = [e for e in entries if isinstance(e, str) and e in names.steps and e in names.tasks]
+    steps = [entry for entry in entries if names.target(entry) is not None]
+    if steps and len(steps) < len(entries) and not both:
         message = "the case names steps and work together"
         hint = "move the work into the `run` of a step, or leave the steps out"
         subject.report("NP106", message, (*case.path, "case"), hint, key=True)
     named = set()
-    for index, target in enumerate(targets):
-        if target is not None and target in named:
+    for index, target in enumerate(map(names.target, case.run)):
+        if target and target in named:
             subject.report("NP106", f"the case names step `{target}` twice", (*case.path, "run", index))
         named.add(target)
 

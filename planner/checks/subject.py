@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A playbook under check. `broken_steps` and `broken_tasks` are names whose definitions could not be read."""
+    """A playbook under check.
+
+    `broken_steps` and `broken_tasks` are names whose definitions could not be read as a whole, `lost_names` those that
+    the parts left out would have saved.
+    """
 
     playbook: Playbook
     document: Document
@@ -33,6 +37,7 @@ class Subject:
     uses: tuple[Use, ...]
     broken_steps: frozenset[str] = frozenset()
     broken_tasks: frozenset[str] = frozenset()
+    lost_names: frozenset[str] = frozenset()
 
     def report(
         self,
@@ -76,14 +81,16 @@ class Subject:
         return calls
 
     @cached_property
-    def calls(self) -> tuple[TaskEntry, ...]:
-        """Every call of a task, plain names included."""
-        entries = (entry for run in self._runs() for entry in run)
-        return tuple(
-            entry if isinstance(entry, TaskEntry) else TaskEntry(task=entry)
-            for entry in entries
-            if isinstance(entry, TaskEntry) or (isinstance(entry, str) and entry in self.names.tasks)
-        )
+    def calls(self) -> Mapping[str, list[TaskEntry]]:
+        """Every call of each task, plain names included."""
+        calls: dict[str, list[TaskEntry]] = {}
+        for run in self._runs():
+            for entry in run:
+                if isinstance(entry, TaskEntry):
+                    calls.setdefault(entry.task, []).append(entry)
+                elif isinstance(entry, str) and entry in self.names.tasks:
+                    calls.setdefault(entry, []).append(TaskEntry(task=entry))
+        return calls
 
     @cached_property
     def produced(self) -> Mapping[str, Path]:
@@ -93,6 +100,13 @@ class Subject:
             for name, path in saved_names(run):
                 found.setdefault(name, path)
         return found
+
+    @cached_property
+    def known_names(self) -> Collection[str]:
+        """Every name that has a value somewhere without being a word of the language."""
+        playbook = self.playbook
+        given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
+        return self.produced.keys() | given | self.lost_names
 
     def _runs(self) -> Iterable[list[Entry]]:
         for task in self.playbook.tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,11 +18,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A pipe: a step that runs `cat` on it is held until the test writes to it, which in turn waits for the step."""
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A pipe. Opening it for writing waits for the step that runs `cat` on it; closing it lets the step go on."""
     path = tmp_path / "gate"
     os.mkfifo(path)
-    return path
+    yield path
+    os.close(os.open(path, os.O_RDWR))  # whoever still waits at either end of it waits no more
 
 
 @pytest.fixture

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from api.answers import Result, RunPage, Status, Summary
+from api.answers import Graph, Result, RunPage, Status, Summary
+from executor.actions import catalogue
+from executor.start import new_run
+from executor.stores import open_store
+from planner.compile import compile_playbook
 
 pytestmark = pytest.mark.anyio
 
@@ -62,8 +67,8 @@ async def start(http: httpx.AsyncClient, playbook: str, headers: dict[str, str] 
 
 
 async def finish(http: httpx.AsyncClient, workflow_id: str) -> dict[str, Any]:
-    while (response := await http.get(f"/workflows/result/{workflow_id}")).status_code == 202:
-        await asyncio.sleep(0.02)
+    await http.get(f"/workflows/{workflow_id}/events", headers={"Accept": "text/event-stream"})
+    response = await http.get(f"/workflows/result/{workflow_id}")
     assert response.status_code == 200
     body: dict[str, Any] = response.json()
     return body
@@ -72,13 +77,8 @@ async def finish(http: httpx.AsyncClient, workflow_id: str) -> dict[str, Any]:
 async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -> None:
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
 
-    def held() -> bool:
-        return body.steps["hold"].status == "running"
-
+    arrived = await asyncio.to_thread(gate.open, "w")
     body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
-    while not held():
-        await asyncio.sleep(0.02)
-        body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "running"
     assert {name: step.status for name, step in body.steps.items()} == {
         "first": "succeeded",
@@ -94,7 +94,7 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
     assert pending.headers["retry-after"] == "1"
     assert pending.json() == {"workflow_id": workflow_id, "status": "running", "result": None, "errors": []}
 
-    await asyncio.to_thread(gate.write_text, "")
+    arrived.close()
     await finish(http, workflow_id)
     body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "succeeded"
@@ -181,7 +181,19 @@ async def test_runs_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=1001", "limit=x", "status=done", "cursor=x", "since=soon", "stauts=failed", "tag=a&tag=b"],
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "status=done",
+        "cursor=x",
+        "cursor=" + base64.urlsafe_b64encode(b"[" * 9000).decode(),
+        "cursor=" + base64.urlsafe_b64encode(b'[1, "\\ud800"]').decode(),
+        "cursor=" + base64.urlsafe_b64encode(b"[1%s, 2]" % (b"0" * 400)).decode(),
+        "since=soon",
+        "stauts=failed",
+        "tag=a&tag=b",
+    ],
 )
 async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> None:
     response = await http.get(f"/workflows?{query}")
@@ -191,15 +203,13 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
 
 async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate: Path) -> None:
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
-    opened = asyncio.create_task(asyncio.to_thread(gate.write_text, ""))
-    while (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]["hold"]["status"] != "running":
-        await asyncio.sleep(0.02)
+    arrived = await asyncio.to_thread(gate.open, "w")
     for _ in range(2):
         response = await http.post(f"/workflows/{workflow_id}/cancel")
         assert response.status_code == 202
         assert response.headers["location"] == f"/workflows/status/{workflow_id}"
         Summary.model_validate(response.json())
-    await opened
+    arrived.close()
     assert (await finish(http, workflow_id))["status"] == "cancelled"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
     assert steps["last"]["visits"] == 0
@@ -234,3 +244,30 @@ async def test_a_resumption_that_does_not_fit_changes_nothing(http: httpx.AsyncC
     response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
     assert response.status_code == 422
     assert (await http.get(f"/workflows/status/{workflow_id}")).json() == before
+
+
+async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{(await start(http, PICKY, PATIENT, number=1))['workflow_id']}/graph"
+    graph = Graph.model_validate((await http.get(path, params={"format": "json"})).json())
+    assert {name: step["status"] for name, step in graph.steps.items()} == {"prepare": "succeeded", "check": "failed"}
+    assert [(edge.source, edge.target) for edge in graph.edges] == [("prepare", "check")]
+    mermaid = await http.get(path, params={"format": "mermaid"})
+    assert mermaid.headers["content-type"].startswith("text/plain")
+    assert mermaid.text.startswith("flowchart")
+    picture = await http.get(path)
+    assert picture.headers["content-type"] == "image/svg+xml"
+    assert "sandbox" in picture.headers["content-security-policy"]
+    assert b"<svg" in picture.content
+    assert (await http.get(path, params={"format": "gif"})).status_code == 400
+
+
+async def test_a_run_of_a_local_file_is_not_resumed_here(http: httpx.AsyncClient, settings: dict[str, str]) -> None:
+    store = open_store(settings["NOETL_STORE"])
+    plan = compile_playbook(PICKY, catalogue()).plan
+    assert plan is not None
+    store.save_plan(plan)
+    run = store.create_run(*new_run(plan, {"number": 1}, now=0.0, origin="local", folder="/"))
+    store.close()
+    response = await http.post(f"/workflows/{run.id}/resume")
+    assert response.status_code == 409
+    assert "noetl runs resume" in response.json()["detail"]

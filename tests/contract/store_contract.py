@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -35,8 +36,8 @@ DIAMOND = """
 """
 CYCLE = """
     steps:
-    - {name: a, max_visits: 3, rule: [{case: "{{ true }}", run: [b]}]}
-    - {name: b, rule: [{case: "{{ true }}", run: [a]}]}
+    - {name: a, max_visits: 3, rule: [{case: "{{ run.id }}", run: [b]}]}
+    - {name: b, rule: [{case: "{{ run.id }}", run: [a]}]}
 """
 LEASE = Lease("one", 30.0)
 
@@ -167,7 +168,7 @@ class StoreContract:
     def test_a_run_comes_back_as_it_was(self, store: Store) -> None:
         options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
         run = started(
-            store, "variables: {v: {x: [1, null]}}\ninput: {i: any}" + CHAIN, input={"i": "\ud83d"}, **options
+            store, "variables: {v: {x: [1, null]}}\ninput: {i: any}" + dedent(CHAIN), input={"i": "\ud83d"}, **options
         )
         assert current(store, run) == run
         assert run.status is RunStatus.QUEUED
@@ -448,7 +449,7 @@ class StoreContract:
         assert store.claim(run.id, LEASE, 3.0) is None
         store.commit(done(store, second), 3.0)
         assert states(store, run)[-1] == (END, "ready")
-        found = ended(store, run, RunStatus.FAILED)
+        found = ended(store, run, RunStatus.FAILED, 3.0)
         assert (found.status, found.error and found.error["message"]) == ("failed", "no")
 
     def test_what_follows_in_a_run_that_stops_is_parked(self, store: Store) -> None:
@@ -577,10 +578,10 @@ class StoreContract:
             assert rejected.value.reason == "invalid_cursor"
 
     def test_runs_are_filtered(self, store: Store) -> None:
-        first = started(store, "name: x" + CHAIN, now=1.0, tags=["red", "blue"])
-        second = started(store, "name: y" + CHAIN, now=2.0, tags=["blue"])
+        first = started(store, "name: x" + dedent(CHAIN), now=1.0, tags=["red", "blue"])
+        second = started(store, "name: y" + dedent(CHAIN), now=2.0, tags=["blue"])
         store.stop(first.id, RunStatus.CANCELLED, 3.0)
-        ended(store, first, RunStatus.CANCELLED)
+        ended(store, first, RunStatus.CANCELLED, 3.0)
 
         def ids(**filters: Any) -> set[str]:
             return {run.id for run in store.runs("default", **filters)[0]}
@@ -594,7 +595,7 @@ class StoreContract:
         assert ids(status=RunStatus.CANCELLED) == {first.id}
         assert ids(status=RunStatus.QUEUED) == {second.id}
         assert ids(status=RunStatus.QUEUED, playbook="x") == set()
-        claimed(store, second)
+        claimed(store, second, 3.0)
         assert ids(status=RunStatus.RUNNING) == {second.id}
 
     def test_tenants_do_not_see_each_other(self, store: Store) -> None:
@@ -646,25 +647,27 @@ class StoreContract:
 
     def test_a_write_wakes_who_waits(self, store: Store) -> None:
         run = started(store)
-        woken = threading.Event()
-        ready = threading.Event()
-
-        def wait() -> None:
-            while not woken.is_set():
-                ready.set()
-                store.wait_for_change(30.0)
-                if current(store, run).stop is not None:
-                    woken.set()
-
-        waiter = threading.Thread(target=wait)
+        seen = store.changes.count
+        waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
         waiter.start()
-        ready.wait()
-        while not woken.is_set():
-            store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        waiter.join()
+        store.changes.wait(seen, 60.0)
+
+    def test_work_that_is_due_wakes_a_worker(self, store: Store) -> None:
+        seen = store.work.count
+        run = started(store)
+        store.work.wait(seen, 60.0)
+        claim = claimed(store, run)
+        seen = store.work.count
+        waiter = threading.Thread(target=store.work.wait, args=(seen, 60.0))
+        waiter.start()
+        store.commit(done(store, claim), 1.0)
         waiter.join()
 
     def test_waiting_ends(self, store: Store) -> None:
-        store.wait_for_change(0.001)
+        store.changes.wait(store.changes.count, 0.001)
+        store.work.wait(store.work.count, 0.001)
 
     def test_two_ways_in_see_the_same(self, store: Store, second: Store) -> None:
         run = started(store)

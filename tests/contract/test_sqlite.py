@@ -13,7 +13,7 @@ from executor.host import process_name
 from executor.records import Lease
 from executor.stores import open_store, sqlite
 from executor.stores.sqlite import SqliteStore
-from tests.contract.store_contract import StoreContract, started
+from tests.contract.store_contract import StoreContract, claimed, done, started
 
 LIMIT = 4096
 
@@ -116,6 +116,22 @@ def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
     db = store._connection()
     assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
     assert db.execute("pragma synchronous").fetchone()[0] == 2
+    store.close()
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    run = started(store)
+    claim = claimed(store, run)
+    db = store._connection()
+    pages = db.execute("pragma page_count").fetchone()[0]
+    db.execute(f"pragma max_page_count = {pages}")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="database or disk is full"):
+            store.commit(done(store, claim, saved={"n": "x" * 100_000}), 1.0)
+    db.execute("pragma max_page_count = 1000000")
+    store.commit(done(store, claim), 1.0)
+    assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
     store.close()
 
 

@@ -312,3 +312,116 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password word")
     with serve(echo) as server:
         assert "authorization" not in perform("http", url=server.url())["body"]["headers"]
+
+
+def in_pages(exchange: Exchange) -> None:
+    """Five items in pages of two: `?page=N`, each with the address of the next."""
+    page = int(exchange.path.rpartition("=")[2]) if "=" in exchange.path else 1
+    items = list(range(1, 6))[2 * page - 2 : 2 * page]
+    exchange.reply_json({"items": items, "next": f"?page={page + 1}" if page < 3 else None})
+
+
+NEXT = "{{ response.body.next }}"
+ITEMS = "{{ response.body.items }}"
+
+
+def test_pages_are_followed_and_their_items_are_the_result() -> None:
+    with serve(in_pages) as server:
+        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [1, 2, 3, 4, 5]
+        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "max_pages": 3}) == [
+            {"items": [1, 2], "next": "?page=2"},
+            {"items": [3, 4], "next": "?page=3"},
+            {"items": [5], "next": None},
+        ]
+    assert [request.target for request in server.requests[:3]] == ["/x", "/x?page=2", "/x?page=3"]
+
+
+def test_templates_of_pages_see_the_names_around_them_and_the_whole_response() -> None:
+    paginate = {
+        "next": "{{ response.headers.link if response.status == limit else '' }}",
+        "items": "{{ response.body | map('upper') | list }}",
+        "max_pages": "{{ most }}",
+    }
+    with serve(
+        lambda exchange: (
+            exchange.reply(200, b'["a"]', content_type="application/json", link=server.url("/end"))
+            if exchange.path == "/"
+            else exchange.reply(201, b'["b"]', content_type="application/json")
+        )
+    ) as server:
+        names = {"limit": 200, "most": 2, "response": "shadowed"}
+        assert perform("http", url=server.url(), paginate=paginate, names=names) == ["A", "B"]
+
+
+def test_more_pages_than_allowed() -> None:
+    with serve(in_pages) as server, pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught:
+        perform("http", url=server.url(), paginate={"next": NEXT, "max_pages": 2})
+    assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("paginate", "type_", "message"),
+    [
+        ({"next": "{{ response.body.nxet }}"}, "UndefinedName", "`next`: .*nxet"),
+        ({"next": NEXT, "items": "{{ response.body.next }}"}, "ParameterError", "`items` must be a list"),
+        ({"next": "{{ response.status }}"}, "ParameterError", "`next` must be text or none, and is a number"),
+        ({"next": "file:///etc/passwd{{ response.body.nothing | default('') }}"}, "ForbiddenAddress", "must begin"),
+        ({"next": "http://169.254.169.254/{{ response.status }}"}, "ForbiddenAddress", "may not|out of bounds"),
+        ({"next": NEXT, "max_pages": 0}, "ParameterError", "at least 1"),
+        ({"items": ITEMS}, "ParameterError", "needs `next`"),
+        ({"next": NEXT, "item": "x"}, "ParameterError", "no parameter `item`"),
+        ("{{ response }}", "ParameterError", "written out"),
+    ],
+)
+def test_what_cannot_be_followed(paginate: Any, type_: str, message: str) -> None:
+    with serve(in_pages) as server, pytest.raises(ActionError, match=message) as caught:
+        perform("http", url=server.url(), paginate=paginate, names={"response": {}})
+    assert (caught.value.type, caught.value.retryable) == (type_, False)
+
+
+def test_each_page_has_an_idempotency_key_of_its_own() -> None:
+    with serve(in_pages) as server:
+        perform("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
+        perform("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"}, paginate={"next": NEXT})
+    keys = [request.headers["idempotency-key"] for request in server.requests]
+    assert keys == ["key-1-1", "key-1-2", "key-1-3", "mine", "mine", "mine"]
+    assert {request.body for request in server.requests[:3]} == {b'{"q":1}'}
+
+
+def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_SECRET_WORD", "word-of-the-first-origin")
+    paginate = {"next": "{{ response.body.next }}"}
+
+    def away(exchange: Exchange) -> None:
+        exchange.reply_json({"next": other.url("/end")})
+
+    with serve(lambda exchange: exchange.reply_json({"next": None})) as other, serve(away) as first:
+        perform("http", url=first.url(), auth={"bearer": "token"}, headers={"X-A": "b"}, paginate=paginate)
+        with pytest.raises(ActionError, match="another origin") as caught:
+            perform("http", method="POST", url=first.url(), json={"a": "{{ secrets.WORD }}"}, paginate=paginate)
+    assert caught.value.type == "ForbiddenAddress"
+    (arrived,) = other.requests
+    assert "authorization" not in arrived.headers
+    assert arrived.headers["x-a"] == "b"
+
+
+@pytest.mark.parametrize(("method", "tries"), [("GET", 3), ("PUT", 3), ("DELETE", 3), ("POST", 1), ("PATCH", 1)])
+def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: str, tries: int) -> None:
+    def hang_up(exchange: Exchange) -> None:
+        exchange.close_connection = True
+
+    with serve(hang_up) as server, pytest.raises(ActionError) as caught:
+        perform("http", method=method, url=server.url())
+    assert (caught.value.type, len(server.requests)) == ("ConnectionFailed", tries)
+
+
+def test_a_connection_that_breaks_once_is_not_seen() -> None:
+    def hang_up_once(exchange: Exchange) -> None:
+        if len(server.requests) == 1:
+            exchange.close_connection = True
+        else:
+            exchange.reply(200, b"x")
+
+    with serve(hang_up_once) as server:
+        assert perform("http", url=server.url())["body"] == "x"

@@ -1,0 +1,179 @@
+"""AWS by boto3: clients that are shared, calls that end in time, and errors that a playbook can react to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from executor.errors import ActionError
+
+Result = TypeVar("Result")
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 60
+_LONGEST_INVOCATION_SECONDS = 900
+_MOST_CLIENTS = 64
+_BORN_SLOWLY = threading.Lock()
+"""Making a client is not safe among threads; using one is."""
+
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "AuthorizationErrorException",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+    }
+)
+_NOT_FOUND = frozenset(
+    {
+        "404",
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "NoSuchBucket",
+        "NoSuchKey",
+        "NotFound",
+        "NotFoundException",
+        "ParameterNotFound",
+        "QueueDoesNotExist",
+        "ResourceNotFoundException",
+    }
+)
+_THROTTLED = frozenset(
+    {
+        "EC2ThrottledException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttled",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+_PASSING = frozenset(
+    {"InternalError", "InternalFailure", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable"}
+)
+
+
+def in_time(seconds: float, what: str, work: Callable[[], Result]) -> Result:
+    """What `work` returns. It cannot be interrupted, so it is left behind when it takes longer.
+
+    Raises:
+        ActionError: `Timeout`, or what became of an error of AWS.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001  It is raised where it is waited for.
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="aws", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except Exception as error:
+        if not future.done():
+            raise ActionError("Timeout", f"{what} did not answer in time") from error
+        raise _translated(error, what) from error
+
+
+@lru_cache(_MOST_CLIENTS)
+def client(service: str, region: str | None = None) -> Any:
+    """The client of a service, in a region or in the one of the environment. Threads may share it.
+
+    Raises:
+        ActionError: `ActionDisabled`, where boto3 or a setting is missing; the message names it.
+    """
+    try:
+        import boto3
+        from botocore.config import Config  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+    except ImportError:
+        message = "AWS needs the package boto3: pip install 'noetl[aws]'"
+        raise ActionError("ActionDisabled", message, retryable=False) from None
+    # An invocation that was not heard of again may be under way: it is not begun anew.
+    acts = service == "lambda"
+    config = Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_LONGEST_INVOCATION_SECONDS if acts else _READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1 if acts else 3},
+        max_pool_connections=50,
+        user_agent_extra="noetl",
+    )
+    try:
+        with _BORN_SLOWLY:
+            session = boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
+            return session.client(service, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise _translated(error, "AWS") from error
+
+
+def forget() -> None:
+    """Let clients be made anew, of the environment as it is now."""
+    client.cache_clear()
+
+
+def region_of(arn: str) -> str | None:
+    """The region that an ARN names, if it is one and does."""
+    parts = arn.split(":", 5)
+    return parts[3] or None if parts[0] == "arn" and len(parts) == 6 else None
+
+
+def failure(code: str, message: str, status: int | None = None) -> ActionError:
+    """The error that an error code of AWS stands for."""
+    details = {"code": code}
+    if code in _DENIED:
+        return ActionError("AccessDenied", message, retryable=False, status=status, details=details)
+    if code in _NOT_FOUND:
+        return ActionError("NotFound", message, retryable=False, status=status, details=details)
+    if code in _THROTTLED or status == 429:
+        return ActionError("Throttled", message, status=status, details=details)
+    retryable = code in _PASSING or (status or 0) >= 500
+    return ActionError("AWSError", f"{message} ({code})", retryable=retryable, status=status, details=details)
+
+
+def _translated(error: Exception, what: str) -> Exception:
+    from botocore import exceptions  # type: ignore[import-untyped]
+
+    match error:
+        case exceptions.ClientError():
+            found = error.response.get("Error", {})
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return failure(str(found.get("Code", "")), f"{what}: {found.get('Message') or 'refused'}", status)
+        case exceptions.NoRegionError():
+            return _unset("no region is known: set AWS_REGION")
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            return _unset(
+                "no credentials are known: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the"
+                " machine a role"
+            )
+        case exceptions.ParamValidationError():
+            return ActionError("ParameterError", f"{what}: {error}".replace("\n", " "), retryable=False)
+        case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
+            return ActionError("ConnectionFailed", f"no answer from {what}: {error}")
+        case exceptions.BotoCoreError():
+            return _unset(str(error))
+        case ValueError() if not isinstance(error, ActionError):
+            return _unset(f"AWS_ENDPOINT_URL or AWS_REGION cannot be used: {error}")
+    return error
+
+
+def _unset(message: str) -> ActionError:
+    return ActionError("ActionDisabled", message, retryable=False)

@@ -1,0 +1,289 @@
+"""Write the parts of `docs/` that the code knows best: tables of keys, actions, filters, limits and diagnostics.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; everything else on a page is left alone.
+
+    python -m infra.reference
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from executor import perform, secrets
+from executor.actions import _process, catalogue, file, http, python
+from executor.stores import sqlite
+from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF, NOT_YET
+from planner import parse, playbook, read, sandbox, templates
+from planner.catalogue import ActionDeclaration, Parameter, Sink
+from planner.checks import names
+from planner.diagnostics import CODES
+from planner.kinds import either
+from planner.schema import json_schema
+from planner.wording import listed, ticked
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("docs/language.md", "docs/actions.md")
+
+_PART = re.compile(r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Bring all pages up to date, and say which were not."""
+    for page in PAGES:
+        path = ROOT / page
+        old = path.read_text("utf-8")
+        new = written(old)
+        if new != old:
+            path.write_text(new, "utf-8")
+            print(f"{page} is new")
+
+
+def written(page: str) -> str:
+    """The text of a page with its generated parts as the code has them now.
+
+    Raises:
+        KeyError: it asks for a part that there is not.
+    """
+    return _PART.sub(lambda part: f"{part['head']}\n{_part(part['name'])}\n{part['foot']}", page)
+
+
+def _part(name: str) -> str:
+    what, _, argument = name.partition(" ")
+    return _PARTS[what](argument)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head)]
+    lines.append(["---"] * len(lines[0]))
+    lines.extend([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _keys(construct: str) -> str:
+    """The keys of a construct of the language."""
+    model = CONSTRUCTS[construct]
+    schema = json_schema(catalogue())
+    definition = schema if model is playbook.Playbook else schema["$defs"].get(model.__name__, {})
+    if model is playbook.ActionEntry:
+        definition = {"properties": _common(schema), "required": ["action"]}
+    needed = definition.get("required", ())
+    rows = (
+        (f"`{key}`", _takes(found), _default(found, needed=key in needed), KEYS[construct, key])
+        for key, found in definition["properties"].items()
+    )
+    return _table(("key", "takes", "default", "meaning"), rows)
+
+
+def _common(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What every action takes, as the schema repeats it for each type."""
+    some = schema["$defs"]["ActionEntry"]["allOf"][0]
+    keys = [field.alias or name for name, field in playbook.ActionEntry.model_fields.items()]
+    return {key: some["then"]["properties"][key] for key in keys} | {"action": {"type": "string"}}
+
+
+def _takes(schema: Mapping[str, Any]) -> str:
+    if "`500ms`" in schema.get("description", ""):
+        return "a duration"
+    if alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        words = [_takes(found) for found in alternatives if found.get("type") != "null"]
+        return listed(list(dict.fromkeys(words)))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return listed(ticked(schema["enum"]))
+    if "$ref" in schema:
+        return _NOUNS[schema["$ref"].rpartition("/")[2]]
+    match schema.get("type"):
+        case "string":
+            return "text"
+        case "boolean":
+            return "true or false"
+        case "integer" | "number":
+            return _number(schema)
+        case "array":
+            items = schema.get("items") or {}
+            return f"a list of {_PLURALS[items['$ref'].rpartition('/')[2]]}" if "$ref" in items else "a list"
+        case "object":
+            return "a mapping"
+    return "anything"
+
+
+def _number(schema: Mapping[str, Any]) -> str:
+    word = "a whole number" if schema["type"] == "integer" else "a number"
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if least is None:
+        return word
+    return f"{word} from {least}" + (f" to {most:,}" if most is not None else "")
+
+
+def _default(schema: Mapping[str, Any], *, needed: bool) -> str:
+    if needed:
+        return "needed"
+    default = schema.get("default")
+    if default is None or schema.get("const") == default:
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+_NOUNS = {
+    "InputDeclaration": "a mapping",
+    "RetryPolicy": "a mapping",
+    "Loop": "a mapping",
+    "Repeat": "a mapping",
+    "ActionEntry": "an action",
+    "TaskEntry": "a call",
+    "StepEntry": "a step",
+}
+_PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases"}
+
+
+def _types(_: str) -> str:
+    """The action types that are executed."""
+    rows = (
+        (f"[`{d.type}`](#{d.type})", d.description, _result(d) or "see below", "yes" if d.idempotent else "no")
+        for d in catalogue().values()
+        if d.supported
+    )
+    return _table(("type", "what it does", "result", "may simply be repeated"), rows)
+
+
+def _result(declaration: ActionDeclaration) -> str:
+    return ", ".join(f"`{key}`: {kind.value}" for key, kind in (declaration.result or {}).items())
+
+
+def _action(action_type: str) -> str:
+    """The parameters of an action type."""
+    declaration = catalogue()[action_type]
+    rows = []
+    for name, parameter in declaration.parameters.items():
+        if parameter.supported:
+            rows.append(_parameter(name, parameter, declaration))
+            rows.extend(_parameter(f"{name}.{part}", found) for part, found in parameter.fields.items())
+    return _table(("parameter", "takes", "", "meaning"), rows)
+
+
+def _parameter(name: str, parameter: Parameter, declaration: ActionDeclaration | None = None) -> tuple[str, ...]:
+    presence = _presence(declaration, name, parameter) if declaration else "needed" if parameter.required else ""
+    return f"`{name}`", either(parameter.kinds), presence, parameter.description + _remarks(parameter)
+
+
+def _presence(declaration: ActionDeclaration, name: str, parameter: Parameter) -> str:
+    if parameter.required:
+        return "needed"
+    supported = [other for other in declaration.one_of if declaration.parameters[other].supported]
+    if name in supported:
+        return "one of these" if len(supported) > 1 else "needed"
+    if parameter.requires:
+        return f"with {listed(ticked(parameter.requires), 'and')}"
+    return ""
+
+
+def _remarks(parameter: Parameter) -> str:
+    remarks = []
+    if parameter.choices:
+        remarks.append(f"One of {listed(ticked(parameter.choices))}.")
+    if parameter.sink is not Sink.PLAIN:
+        remarks.append(f"A [{parameter.sink.value} sink](language.md#sinks).")
+    if parameter.secrets:
+        remarks.append("May carry [secrets](language.md#secrets).")
+    return "".join(f" {remark}" for remark in remarks)
+
+
+def _filters(_: str) -> str:
+    known = [name for name in sandbox.Sandbox().filters if " " not in name]
+    builtin = sorted(name for name in known if name not in FILTERS and name.isidentifier())
+    rows = ((f"`{name}`", FILTERS[name]) for name in sorted(FILTERS))
+    return (
+        f"Of Jinja2: {', '.join(ticked(builtin))}.\n\nOur own:\n\n{_table(('filter', 'what it gives'), rows)}\n"
+        f"Tests: {', '.join(ticked(sorted(sandbox.Sandbox().tests)))}.\n\n"
+        f"Functions: {', '.join(ticked(sorted(sandbox.FUNCTIONS)))}.\n"
+    )
+
+
+def _methods(_: str) -> str:
+    methods = {word: sorted(found) for word, found in _methods_by_word()}
+    return _table(("of", "there are"), ((word, ", ".join(ticked(found))) for word, found in methods.items()))
+
+
+def _methods_by_word() -> Iterator[tuple[str, frozenset[str]]]:
+    for type_, found in sandbox._METHODS:  # noqa: SLF001 - the list that decides
+        if type_ in METHODS_OF:
+            yield METHODS_OF[type_], found | ({"replace", "join"} if type_ is str else set())
+
+
+def _not_yet(_: str) -> str:
+    types = [f"`{d.type}`" for d in catalogue().values() if not d.supported]
+    parameters = [
+        f"`{name}` of `{d.type}`"
+        for d in catalogue().values()
+        if d.supported
+        for name, parameter in d.parameters.items()
+        if not parameter.supported
+    ]
+    rows = [*((what, meaning) for what, (meaning, _) in NOT_YET.items())]
+    rows.append(("action types", ", ".join(types)))
+    rows.append(("parameters", ", ".join(parameters)))
+    return _table(("what", "what it will be"), rows)
+
+
+def _reserved(_: str) -> str:
+    return f"{' '.join(ticked(sorted(names.RESERVED)))}\n"
+
+
+def _limits(_: str) -> str:
+    mib = 1024 * 1024
+    rows = (
+        ("a playbook", f"{read.MAX_BYTES // mib} MiB of text, {read.MAX_DEPTH} levels deep", "NP004"),
+        ("what aliases expand to", f"{read.MAX_ALIASED_NODES:,} nodes", "NP005"),
+        ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
+        ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
+        ("one template", f"{templates.MAX_SOURCE // 1024} KiB, {templates.MAX_NODES:,} nodes", "NP405"),
+        ("a text that an expression makes", f"{sandbox.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
+        ("a list that an expression makes", f"{sandbox.MAX_ITEMS:,} items", "`LimitExceeded`"),
+        ("what one evaluation handles", f"{sandbox.BUDGET // mib} Mi characters and items", "`LimitExceeded`"),
+        ("a whole number", f"{sandbox.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
+        ("a regular expression", f"{sandbox.REGEX_SECONDS:g} s", "`LimitExceeded`"),
+        ("items of `parallel` at work at once", f"{perform.MAX_PARALLEL}; the others wait", ""),
+        ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
+        ("redirects that `http` follows", f"{http.MAX_REDIRECTS} unless `follow_redirects` says", "`HTTPStatus`"),
+        ("a file that `file` reads", f"{file.MAX_BYTES // mib} MiB", "`LimitExceeded`"),
+        ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
+        ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
+        ("what a visit saves, in SQLite", f"{sqlite.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
+        ("a secret that is kept out of sight", f"{secrets.SHORTEST} characters or more", ""),
+    )
+    return _table(("what", "at most", "beyond it"), rows)
+
+
+def _sizes() -> str:
+    return f"{parse.MAX_STEPS:,}; {parse.MAX_CASES:,}; {parse.MAX_TARGETS:,}"
+
+
+def _diagnostics(_: str) -> str:
+    rows = (
+        (f"[{code}](../planner/explanations/{code}.md)", entry.severity.value, entry.title)
+        for code, entry in CODES.items()
+    )
+    return _table(("code", "severity", "what it stands for"), rows)
+
+
+_PARTS: Mapping[str, Callable[[str], str]] = {
+    "keys": _keys,
+    "types": _types,
+    "action": _action,
+    "filters": _filters,
+    "methods": _methods,
+    "unsupported": _not_yet,
+    "limits": _limits,
+    "reserved": _reserved,
+    "diagnostics": _diagnostics,
+}
+
+
+if __name__ == "__main__":
+    main()

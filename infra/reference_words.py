@@ -1,0 +1,129 @@
+"""What the code has no words for: the meaning of every key, and of what is not executed yet. Tests hold both to the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from planner import playbook
+
+CONSTRUCTS: dict[str, type[playbook.Model]] = {
+    "playbook": playbook.Playbook,
+    "input": playbook.InputDeclaration,
+    "step": playbook.Step,
+    "case": playbook.Case,
+    "task": playbook.Task,
+    "action": playbook.ActionEntry,
+    "call": playbook.TaskEntry,
+    "retry": playbook.RetryPolicy,
+}
+"""The constructs that have a table of keys."""
+
+KEYS: dict[tuple[str, str], str] = {
+    ("playbook", "apiVersion"): "The version of the language.",
+    ("playbook", "kind"): "What the file is.",
+    ("playbook", "name"): "What runs are listed under.",
+    ("playbook", "version"): "Free text, in quotes where it looks like a number.",
+    ("playbook", "description"): "For people.",
+    ("playbook", "input"): "[What a run takes](#inputs): for each name a type or a mapping.",
+    ("playbook", "environment"): "[Configuration](#environment-and-variables).",
+    ("playbook", "variables"): "[First values](#environment-and-variables) of names that actions may change.",
+    ("playbook", "start"): "The step a run begins with: the first one unless given.",
+    ("playbook", "mode"): "Whether branches run together.",
+    ("playbook", "on_error"): "[What a failure does](#failures) that no case handles.",
+    ("playbook", "retry"): "[How often](#retries) the `run` of a step is tried, for steps that do not say.",
+    ("playbook", "timeout"): "How long a run may take. Past it the run ends as `timed_out`.",
+    ("playbook", "finally"): "A step that runs last, whatever happened.",
+    ("playbook", "tasks"): "[Tasks](#tasks): a list, or a mapping of names to lists of work.",
+    ("playbook", "steps"): "[Steps](#steps), one at least.",
+    ("playbook", "output"): "[The result of a run](#the-result).",
+    ("input", "type"): "What its value must be. An `integer` is a `number`, and true is neither.",
+    ("input", "default"): "Its value where none is given. An input without one must be given; `null` is one.",
+    ("input", "enum"): "The only values it may have.",
+    ("input", "description"): "For people.",
+    ("step", "name"): "Printable text without blanks around it.",
+    ("step", "description"): "For people.",
+    ("step", "run"): "[The work](#steps) on entry: actions and calls of tasks.",
+    ("step", "parallel"): "Whether the items of `run` go [together](#items-in-parallel).",
+    ("step", "rule"): "[What comes next](#rules): cases, the first true one of which is taken.",
+    ("step", "loop"): "Repeats `run` for every item of a list.",
+    ("step", "repeat"): "Repeats `run` until a condition is true.",
+    ("step", "join"): "When a step runs that [several branches](#branches-and-joins) reach.",
+    ("step", "max_visits"): "[How often](#cycles) it may be entered in a run.",
+    ("step", "retry"): "[How often](#retries) its `run` is tried.",
+    ("step", "timeout"): "How long [one attempt](#timeouts) may take.",
+    ("step", "delivery"): "Whether an attempt may be repeated after a crash.",
+    ("step", "on_error"): "The playbook's, for this step.",
+    ("case", "case"): "[The guard](#rules): an expression, `default` or `error`.",
+    ("case", "run"): "Where the branch goes, or the work that it ends with.",
+    ("task", "name"): "As of a step. Where `tasks` is a mapping, its key is the name.",
+    ("task", "description"): "For people.",
+    ("task", "run"): "Actions and calls of other tasks.",
+    ("task", "parallel"): "Whether they go together.",
+    ("action", "action"): "The type.",
+    ("action", "as"): "The name to save the result under.",
+    ("action", "if"): "Skips the action unless it is true.",
+    ("action", "retry"): "[How often](#retries) the action is tried, within one attempt of the step.",
+    ("action", "timeout"): "How long [one attempt](#timeouts) may take.",
+    ("action", "loop"): "Repeats it for every item of a list.",
+    ("action", "on_error"): "[Forgives](#forgiven-failures) its failure.",
+    ("call", "task"): "The name.",
+    ("call", "with"): "The `args` of the task.",
+    ("call", "as"): "The name to save the result of its last item under.",
+    ("call", "if"): "Skips the task unless it is true.",
+    ("call", "loop"): "Repeats it for every item of a list.",
+    ("call", "on_error"): "[Forgives](#forgiven-failures) its failure.",
+    ("retry", "attempts"): "How often in all.",
+    ("retry", "delay"): "How long to wait before the second attempt.",
+    ("retry", "backoff"): "How many times longer each wait is than the one before.",
+    ("retry", "max_delay"): "The longest wait.",
+    ("retry", "jitter"): "Whether each wait is shortened at random, by up to a half.",
+    ("retry", "if"): "A guard over `error`: tries again only where it is true.",
+}
+"""The meaning of every key of the constructs."""
+
+FILTERS = {
+    "identifier": "the value as a quoted name, in SQL",
+    "raw": "the value as it is, in a sink; always warned about (NP506)",
+    "tojson": "the value as JSON; `tojson(indent=2)` on several lines",
+    "fromjson": "the value that a JSON text says",
+    "b64encode": "a text in base64",
+    "b64decode": "the text that base64 stands for",
+    "sha256": "the hash of a text, in hexadecimal",
+    "regex_search": "the first match of a pattern: its groups as a list, without groups the whole match, or none",
+    "regex_replace": "the text with every match of a pattern replaced: `regex_replace('\\s+', ' ')`",
+    "to_datetime": "a time: of ISO 8601 text, of seconds since 1970, or of text and a `strptime` pattern; UTC unless it says",
+    "strftime": "a time, or what `to_datetime` takes, as text: `strftime('%Y-%m-%d')`",
+}
+"""What our own filters give."""
+
+METHODS_OF: dict[type, str] = {str: "a text", Mapping: "an object", list: "a list", datetime: "a time"}
+"""The types whose methods are listed; the others are variations of these."""
+
+NOT_YET: dict[str, tuple[str, str]] = {
+    "`mode: sequential`": (
+        "branches one after another",
+        "mode: sequential\nsteps: [{name: a, run: [{action: log, message: x}]}]",
+    ),
+    "`finally`": (
+        "a step that runs last, whatever happened",
+        "finally: b\nsteps: [{name: a, run: [{action: log, message: x}]}, {name: b, run: [{action: log, message: x}]}]",
+    ),
+    "`loop` of a step, an action or a call": (
+        "the same work for every item of a list",
+        "steps: [{name: a, loop: {items: [1]}, run: [{action: log, message: '{{ item }}', loop: {items: [2]}}]}]",
+    ),
+    "`repeat`": (
+        "the same work until a condition is true",
+        "steps: [{name: a, repeat: {until: '{{ result.data }}', max: 2}, run: [{action: log, message: x}]}]",
+    ),
+    "`join: any`, `join: each`": (
+        "a step that runs at the first arrival, or once for each",
+        "steps: [{name: a, join: any, run: [{action: log, message: x}]}]",
+    ),
+    "`delivery: at_most_once`": (
+        "a step that is not repeated after a crash",
+        "steps: [{name: a, delivery: at_most_once, run: [{action: log, message: x}]}]",
+    ),
+}
+"""What is part of the language and not executed yet: what it will be, and an example without its `name`."""

@@ -1,0 +1,137 @@
+"""A real emulator of AWS for tests: `ministack`, in an environment of its own, since it pins what we do not.
+
+The environment is made once, from the package index. The server is private to the test process, enforces permissions, and
+forgets everything when it ends; each test has an account of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import boto3
+import pytest
+
+from executor import aws as ours
+from infra.venv import main as make_environment
+
+REQUIREMENT = "ministack==1.5.33"
+REGION = "us-east-1"
+_ROOT = Path(__file__).resolve().parent.parent
+_TRIES = 3
+
+Client = Callable[[str], Any]
+"""Gives the client of a service, as the owner of the test's account."""
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[str]:
+    """The URL of a running server."""
+    program = _program()
+    with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
+        for tries in range(1, _TRIES + 1):
+            url = f"http://127.0.0.1:{_free_port()}"
+            process = _start(program, url, Path(folder))
+            try:
+                if _answers(process, url):
+                    yield url
+                    return
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            assert tries < _TRIES, f"ministack does not start: {Path(folder, 'output').read_text()}"
+
+
+@pytest.fixture
+def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """An empty account, which the code under test finds in its environment."""
+    account = "".join(secrets.choice("123456789") for _ in range(12))
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_server)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    use_credentials(monkeypatch, account, "test")
+    yield lambda service: boto3.client(
+        service, region_name=REGION, aws_access_key_id=account, aws_secret_access_key="test"
+    )
+    ours.forget()
+
+
+def use_credentials(monkeypatch: pytest.MonkeyPatch, key_id: str, key: str) -> None:
+    """From now on the code under test is somebody else."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
+    ours.forget()
+
+
+def become_nobody(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the code under test is a user of the account who may do nothing."""
+    iam = aws("iam")
+    iam.create_user(UserName="nobody")
+    key = iam.create_access_key(UserName="nobody")["AccessKey"]
+    use_credentials(monkeypatch, key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def _program() -> Path:
+    """The server's command, in an environment whose name says what is in it."""
+    folder = _ROOT / ".venv" / REQUIREMENT.replace("==", "-")
+    made = folder / ".made"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make_environment(str(folder))
+            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, REQUIREMENT], check=True)
+            made.touch()
+    return folder / "bin" / "ministack"
+
+
+def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
+        "AUTH": "true",
+        "AWS_ENDPOINT_URL": url,
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": url.rpartition(":")[2],
+        "IOT_MTLS_ENABLED": "0",
+        "MINISTACK_REGION": REGION,
+        "TMPDIR": str(folder),
+    }
+    # Functions of Lambda run in processes of its own, which end with its group.
+    with (folder / "output").open("wb") as output:
+        return subprocess.Popen(
+            [program], cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Whether the server has come up; false when it has ended instead."""
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{url}/_ministack/health"):
+                return True
+        except (URLError, ConnectionError):
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+            return False
+    return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,116 @@
+"""The pages are tests: their playbooks compile, give the results printed below them, and their links lead somewhere.
+
+Before a block, `<!-- bad: CODE -->` says that it must not compile, `<!-- in: run -->` that it is the `run` of a step, and
+`<!-- input: {...} -->` what it is run with.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from executor.actions import catalogue
+from executor.stores.store import Store
+from infra.reference import ROOT
+from planner.compile import compile_playbook
+from planner.diagnostics import Severity
+from planner.read import Diagnostics, read
+from tests.plays import Play
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>bad|in|input): (?P<argument>[^\n]*) -->\n)?^```yaml\n(?P<text>.*?)^```\n"
+    r"(?:\n```json\n(?P<result>.*?)^```$)?",
+    re.DOTALL | re.MULTILINE,
+)
+LINK = re.compile(r"""(?:\]\(|<img src=")(?P<target>[^)"\s]+)""")
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+FRAME = """\
+name: fragment
+tasks: {greet: [{action: log, message: "{{ args.who | default('all') }}"}]}
+steps:
+  - name: before
+    run: [greet]
+    rule: [{case: default, run: [only]}]
+  - name: only
+"""
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    mark: str | None
+    argument: str | None
+    text: str
+    result: str | None
+
+    @property
+    def playbook(self) -> str | None:
+        """The text of the whole playbook that the block is or belongs to, or None for other YAML."""
+        if self.mark == "in":
+            indented = "".join(f"      {line}\n" for line in self.text.splitlines())
+            return f"{FRAME}    {self.argument}:\n{indented}"
+        document = read(self.text, Diagnostics())
+        is_whole = document is not None and isinstance(document.data, dict) and "steps" in document.data
+        return self.text if is_whole else None
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    return [
+        Block(page, text.count("\n", 0, found.start("text")), *found.group("mark", "argument", "text", "result"))
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def named(block: Block) -> str:
+    return f"{block.page.relative_to(ROOT)}:{block.line}"
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page) if block.playbook is not None]
+RUN = [block for block in BLOCKS if block.result is not None]
+
+
+def test_there_are_playbooks_on_the_pages() -> None:
+    assert len(RUN) > 10
+    assert {block.mark for block in BLOCKS} == {None, "bad", "in", "input"}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=named)
+def test_a_playbook_compiles_or_is_marked(block: Block) -> None:
+    found = compile_playbook(block.playbook or "", catalogue()).diagnostics
+    if block.mark == "bad":
+        assert block.argument in {d.code for d in found if d.severity is Severity.ERROR}
+    else:
+        assert [d for d in found if d.severity is not Severity.NOTE] == []
+
+
+@pytest.mark.parametrize("block", RUN, ids=named)
+def test_a_playbook_gives_the_result_below_it(block: Block, store: Store, tmp_path: Path) -> None:
+    input: dict[str, Any] = json.loads(block.argument or "{}") if block.mark == "input" else {}
+    play = Play(store, block.playbook or "", input, folder=tmp_path).finish()
+    assert play.errors == []
+    assert play.result == json.loads(block.result or "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", CODE.sub("", page.read_text("utf-8")))
+    for found in LINK.finditer(text):
+        target, _, anchor = found["target"].partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), found["target"]
+        if anchor:
+            assert anchor in anchors(path), found["target"]
+
+
+def anchors(page: Path) -> set[str]:
+    """Where links may lead on a page, as GitHub names its headings."""
+    headings = re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

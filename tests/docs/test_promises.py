@@ -1,0 +1,181 @@
+"""What `docs/language.md` says in sentences, where no example below them shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from executor.actions import catalogue
+from executor.errors import RejectedError
+from executor.records import RunStatus
+from executor.stores.store import Store
+from planner.compile import compile_playbook
+from tests.plays import Play
+
+
+def codes(text: str) -> list[str]:
+    return [d.code for d in compile_playbook(f"name: x\n{text}", catalogue()).diagnostics]
+
+
+def step(run: str, rule: str = "[]") -> str:
+    return f"name: x\nsteps:\n  - name: a\n    run: {run}\n    rule: {rule}\n"
+
+
+def ended(store: Store, text: str, **input: Any) -> Play:
+    return Play(store, text, input).finish()
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "error.type == 'Timeout'",
+        "error.type != 'Timeout'",
+        "not error.type",
+        "error.details.body.code == 7",
+        "result.error.details.body.code == 7",
+    ],
+)
+def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Store, guard: str) -> None:
+    play = ended(store, step("[{action: set, set: {done: true}}]", f'[{{case: "{{{{ {guard} }}}}", run: []}}]'))
+    assert play.result == {"done": True}
+    assert play.visit("a").case is None
+
+
+def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> None:
+    retry = 'retry: {attempts: 3, delay: 1ms, if: "{{ error.status >= 500 }}"}'
+    on_action = ended(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
+    assert on_action.errors == ["CommandFailed"]
+    assert on_action.event_types("a").count("action.failed") == 1
+    on_step = ended(store, f"steps:\n  - name: a\n    {retry}\n    run: [{{action: shell, command: exit 3}}]")
+    assert on_step.errors == ["CommandFailed"]
+    assert on_step.visit("a").attempt == 1
+
+
+def test_a_condition_of_a_retry_cannot_widen(store: Store) -> None:
+    play = ended(store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]'))
+    assert play.event_types("a").count("action.started") == 1
+
+
+def test_what_a_failed_attempt_has_saved_is_dropped(store: Store) -> None:
+    text = """
+        variables: {count: 0}
+        steps:
+          - name: a
+            retry: {attempts: 2, delay: 1s}
+            run:
+              - {action: set, set: {count: "{{ count + 1 }}"}}
+              - {action: shell, command: exit 1}
+            rule: [{case: error, run: [{action: set, set: {seen: "{{ count }}"}}]}]
+        """
+    assert ended(store, text).result == {"seen": 0}
+
+
+def test_what_a_forgiven_task_has_saved_is_dropped(store: Store) -> None:
+    text = """
+        tasks: {half: [{action: set, set: {saved: true}}, {action: fail, message: x}]}
+        steps: [{name: a, run: [{task: half, on_error: continue, as: outcome}, {action: set, set: {after: 1}}]}]
+        """
+    assert ended(store, text).result == {"after": 1}
+
+
+def test_in_place_work_that_fails_goes_to_the_policy(store: Store) -> None:
+    rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
+    play = ended(store, step("[{action: set, set: {kept: true}}]", rule) + "on_error: continue")
+    assert play.errors == ["Late"]
+    assert play.result == {"kept": True}
+
+
+def test_a_second_guard_error_goes_to_the_policy(store: Store) -> None:
+    rule = '[{case: "{{ 1 / 0 }}", run: []}, {case: "{{ error.type == 1 / 0 }}", run: []}]'
+    assert ended(store, step("[]", rule)).errors == ["GuardError"]
+
+
+def test_of_parallel_items_the_later_in_the_text_wins_and_the_first_failure_counts(store: Store) -> None:
+    saved = ended(
+        store, "steps: [{name: a, parallel: true, run: [{action: set, set: {v: 1}}, {action: set, set: {v: 2}}]}]"
+    )
+    assert saved.result == {"v": 2}
+    fails = "{action: fail, message: x, type: First}, {action: fail, message: x, type: Second}"
+    assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").errors == ["First"]
+
+
+def test_names_are_looked_up_in_order(store: Store) -> None:
+    text = """
+        input: {a: {default: input}, b: {default: input}, c: {default: input}}
+        environment: {a: environment, b: environment, c: environment, d: environment}
+        variables: {a: variable, b: variable}
+        steps:
+          - name: a
+            run:
+              - {action: set, set: {a: saved}}
+              - {action: set, set: {found: ["{{ a }}", "{{ b }}", "{{ c }}", "{{ d }}"]}}
+        output: {found: "{{ found }}"}
+        """
+    assert ended(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
+
+
+@pytest.mark.parametrize("declared", ["", "input: {x: integer}\n"])
+def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
+    text = f'{declared}steps: [{{name: a, run: [{{action: log, message: "{{{{ x }}}}"}}]}}]'
+    with pytest.raises(RejectedError, match="`y` is unknown"):
+        Play(store, text, {"x": 1, "y": 2})
+
+
+def test_where_input_is_read_as_a_whole_other_inputs_are_taken(store: Store) -> None:
+    text = 'steps: [{name: a, run: [{action: set, set: {all: "{{ input }}"}}]}]'
+    assert ended(store, text, y=2).result == {"all": {"y": 2}}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        'environment: {a: 1, b: "{{ environment.a }}"}',
+        'environment: {a: 1, b: "{{ a }}"}',
+        'variables: {a: 1, b: "{{ a }}"}',
+        'environment: {b: "{{ v }}"}\nvariables: {v: 1}',
+    ],
+)
+def test_entries_of_one_section_do_not_see_each_other(sections: str) -> None:
+    assert codes(f"{sections}\nsteps: [{{name: a, run: [{{action: log, message: x}}]}}]") == ["NP301"]
+
+
+def test_a_variable_is_read_by_its_own_name() -> None:
+    text = 'variables: {v: 1}\nsteps: [{name: a, run: [{action: log, message: "{{ variables.v }}"}]}]'
+    assert codes(text) == ["NP301"]
+
+
+def test_an_entry_of_the_output_without_a_value_is_null(store: Store) -> None:
+    play = ended(
+        store, 'steps: [{name: a, run: [{action: set, if: false, set: {v: 1}}]}]\noutput: {v: "{{ v }}", w: 2}'
+    )
+    assert play.status is RunStatus.COMPLETED_WITH_ERRORS
+    assert play.result == {"v": None, "w": 2}
+    assert play.errors == ["UndefinedName"]
+
+
+def test_a_step_that_was_not_visited_is_pending(store: Store) -> None:
+    text = """
+        steps:
+          - name: a
+            run: [{action: set, set: {own: "{{ steps.a.status }}", b: "{{ steps['b b'] }}", known: "{{ steps.a.error is defined }}"}}]
+            rule: [{case: "{{ own == 'never' }}", run: [b b]}]
+          - name: b b
+            run: [{action: log, message: x}]
+        """
+    assert ended(store, text).result == {"own": "pending", "b": {"status": "pending", "visits": 0}, "known": False}
+
+
+@pytest.mark.parametrize("number", ["1e400", "9" * 5000, "0x" + "f" * 2000])
+def test_a_number_that_json_cannot_hold_is_an_error(number: str) -> None:
+    assert codes(step(f'[{{action: log, message: "{{{{ {number} }}}}"}}]').removeprefix("name: x\n")) == ["NP405"]
+
+
+def test_a_secret_travels_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_SECRET_KEY", "correct-horse")
+    text = """
+        tasks: {show: [{action: set, set: {seen: "{{ args.key }}", known: "{{ args.key == 'correct-horse' }}"}}]}
+        steps: [{name: a, run: [{task: show, with: {key: "%s{{ secrets.KEY }}"}}]}]
+        """
+    assert ended(store, text % "").result == {"seen": "***", "known": False}
+    assert ended(store, text % "Bearer ").errors == ["ParameterError"]

@@ -1,0 +1,79 @@
+"""What the pages and the generator say of the language is held to the language."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from executor.actions import catalogue
+from infra.reference import PAGES, ROOT, _methods_by_word, main, written
+from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF, NOT_YET
+from planner import sandbox
+from planner.compile import compile_playbook
+
+FAILING = re.compile(r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\"""")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_generated_parts_are_current(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    assert written(text) == text, "run `python -m infra.reference`"
+
+
+def test_the_generator_mends_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.reference.ROOT", tmp_path)
+    for page in PAGES:
+        target = tmp_path / page
+        target.parent.mkdir(exist_ok=True)
+        current = (ROOT / page).read_text("utf-8")
+        target.write_text(re.sub(r"^\| .*\n", "", current, flags=re.MULTILINE), "utf-8")
+    main()
+    for page in PAGES:
+        mended = (tmp_path / page).read_text("utf-8")
+        assert mended == written(mended)
+        assert mended.count("\n| ---") > 5
+
+
+def test_every_key_has_a_meaning() -> None:
+    keys = {
+        (construct, field.alias or name)
+        for construct, model in CONSTRUCTS.items()
+        for name, field in model.model_fields.items()
+    }
+    assert set(KEYS) == keys
+
+
+def test_every_filter_of_ours_has_a_meaning() -> None:
+    assert set(FILTERS) == {name for name in sandbox._FILTERS if " " not in name}
+
+
+def test_the_methods_are_those_of_the_sandbox() -> None:
+    assert {word for word, _ in _methods_by_word()} == set(METHODS_OF.values())
+
+
+@pytest.mark.parametrize("what", NOT_YET)
+def test_what_is_not_executed_yet_is_reported(what: str) -> None:
+    _, example = NOT_YET[what]
+    assert "NP901" in {d.code for d in compile_playbook(f"name: x\n{example}", catalogue()).diagnostics}
+
+
+def test_nothing_else_is_reported_so() -> None:
+    source = (ROOT / "planner/checks/support.py").read_text("utf-8")
+    told = set(re.findall(r'_report\(subject, f?"`(\w+)', source))
+    assert told == {re.findall(r"\w+", what)[0] for what in NOT_YET}
+
+
+def test_every_type_of_error_is_described() -> None:
+    section = (ROOT / "docs/language.md").read_text("utf-8").partition("### Error types")[2].partition("\n## ")[0]
+    raised = {name for path in (ROOT / "executor").rglob("*.py") for name in FAILING.findall(path.read_text("utf-8"))}
+    assert len(raised) > 10
+    assert {name for name in raised if f"`{name}`" not in section} == set()
+
+
+def test_every_action_that_is_executed_has_a_section() -> None:
+    page = (ROOT / "docs/actions.md").read_text("utf-8")
+    sections = {declaration.type for declaration in catalogue().values() if declaration.supported}
+    assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == sections
+    assert set(re.findall(r"<!-- generated: action (\w+) -->", page)) == sections

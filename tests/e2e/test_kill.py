@@ -1,0 +1,84 @@
+"""A process is killed in the middle of a run, again and again; `noetl runs resume` takes it to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from executor.stores import open_store
+
+STEPS = 50
+SECONDS = 60.0
+
+
+def playbook() -> str:
+    """Each step leaves a line, and adds what it has seen to a number."""
+    steps = []
+    for index in range(1, STEPS + 1):
+        work = [
+            {"action": "shell", "command": f"echo step{index} >> lines"},
+            {"action": "set", "set": {"sum": "{{ sum + 1 }}"}},
+        ]
+        rule = [{"case": "default", "run": [f"step{index + 1}"]}] if index < STEPS else []
+        steps.append({"name": f"step{index}", "run": work, "rule": rule})
+    return json.dumps({"name": "long", "variables": {"sum": 0}, "steps": steps})
+
+
+def noetl(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")}
+    command = [sys.executable, "-c", "from api.cli import main; main()", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def killed(process: subprocess.Popen[str], lines: Path, count: int) -> None:
+    """Kill the process and what it has started when there are so many lines."""
+    with process:
+        while not lines.exists() or len(lines.read_text().splitlines()) < count:
+            try:
+                process.wait(0.002)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(f"it has ended by itself: {process.communicate()}")
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_run_that_is_killed_is_finished(tmp_path: Path) -> None:
+    (tmp_path / "long.json").write_text(playbook())
+    lines = tmp_path / "lines"
+    killed(noetl(tmp_path, "run", "long.json"), lines, 1)
+    store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
+    (run,) = store.runs("default")[0]
+    assert run.status == "running"
+    for count in (20, 40):
+        killed(noetl(tmp_path, "runs", "resume", run.id), lines, count)
+    with noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
+        answer, complaint = process.communicate(timeout=SECONDS)
+    assert (process.returncode, complaint.count("Traceback")) == (0, 0)
+    assert json.loads(answer)["result"] == {"sum": STEPS}
+    finished = store.run("default", run.id)
+    assert finished is not None
+    assert finished.status == "succeeded"
+    names = [f"step{index}" for index in range(1, STEPS + 1)]
+    assert [v.step for v in store.visits(run.id) if not v.step.startswith("@")] == names
+    committed = Counter(e.step for e in store.events(run.id) if e.type == "step.completed")
+    assert committed == Counter(names)
+    done = Counter(lines.read_text().split())
+    assert done.keys() == set(names)
+    assert done.total() <= STEPS + 3
+    store.close()

@@ -1,0 +1,240 @@
+"""Every example compiles without a finding, and does what its comments say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from executor.actions import catalogue
+from executor.actions._connections import CONNECTIONS
+from executor.capabilities import for_service
+from executor.records import RunStatus
+from executor.stores.store import Store
+from planner.compile import compile_playbook
+from tests.http_server import Exchange, Server, serve
+from tests.plays import Play
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TOTALS = {"europe": 1164.6, "america": 644.75, "asia": 531.25}
+PASSWORD = "correct-horse-battery"
+
+Example = Callable[..., Play]
+
+
+@pytest.fixture
+def example(store: Store, tmp_path: Path) -> Example:
+    """`example(name, **input)`: a finished run of it, started beside a copy of the folder of examples."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
+
+    def run(name: str, **input: Any) -> Play:
+        text = (EXAMPLES / f"{name}.yaml").read_text("utf-8")
+        return Play(store, text, input, folder=tmp_path).finish()
+
+    return run
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_it_compiles_without_a_finding(path: Path) -> None:
+    assert compile_playbook(path.read_bytes(), catalogue()).diagnostics == ()
+
+
+class TestQuickstart:
+    def test_it_writes_a_report_and_sets_bad_rows_aside(self, example: Example, tmp_path: Path) -> None:
+        play = example("quickstart")
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result == {"report": "examples/out/report.json", "totals": TOTALS, "rejected": 2}
+        assert json.loads((tmp_path / "examples/out/report.json").read_text("utf-8")) == {
+            "totals": TOTALS,
+            "total": 2340.6,
+            "orders": 10,
+            "rejected": 2,
+        }
+        with (tmp_path / "examples/out/rejected.csv").open(newline="") as file:
+            assert [row["id"] for row in csv.DictReader(file)] == ["1006", "1009"]
+        assert play.visit("check").error is not None
+
+    def test_the_branches_come_together_once(self, example: Example) -> None:
+        assert example("quickstart").steps["report"] == 1
+
+    def test_without_bad_rows_nothing_is_set_aside(self, example: Example, tmp_path: Path) -> None:
+        (tmp_path / "good.csv").write_text("region,amount:number\neurope,1.5\nasia,2\n", "utf-8")
+        play = example("quickstart", orders="good.csv", folder="out")
+        assert play.result["totals"] == {"europe": 1.5, "america": 0, "asia": 2}
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+        assert "set_aside" not in play.steps
+
+    def test_a_row_that_is_wrong_twice_counts_once(self, example: Example, tmp_path: Path) -> None:
+        (tmp_path / "bad.csv").write_text("region,amount:number\n,-1\neurope,\nasia,0\n", "utf-8")
+        play = example("quickstart", orders="bad.csv")
+        assert play.result["rejected"] == 3
+        assert play.result["totals"] == {"europe": 0, "america": 0, "asia": 0}
+
+    def test_a_missing_file_fails_the_run(self, example: Example) -> None:
+        play = example("quickstart", orders="nowhere.csv")
+        assert play.status is RunStatus.FAILED
+        assert play.errors == ["FileError"]
+        assert "nowhere.csv" in play.run.errors[0]["message"]
+
+
+class TestRetryAndRecover:
+    def test_the_unsteady_command_succeeds_at_the_third_attempt(self, example: Example) -> None:
+        play = example("retry_and_recover")
+        assert play.result == {"fetch": "succeeded", "asked": 3, "loaded": 3}
+        assert play.visit("fetch").attempt == 3
+        assert play.event_types("fetch").count("step.retrying") == 2
+        assert play.steps == {"fetch": 1, "warm_cache": 1, "drain": 3, "load": 1}
+
+    def test_a_broken_import_is_undone(self, example: Example) -> None:
+        play = example("retry_and_recover", broken=True)
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result["loaded"] == 0
+        assert play.steps["undo"] == 1
+
+    def test_a_queue_that_is_never_empty_is_given_up(self, example: Example) -> None:
+        play = example("retry_and_recover", needed=20)
+        assert play.status is RunStatus.FAILED
+        assert play.errors == ["QueueStuck"]
+        assert play.run.errors[0]["message"] == "still not empty after 10 times"
+        error = play.visit("drain").error
+        assert error is not None
+        assert error["type"] == "MaxVisitsExceeded"
+
+
+class TestPortable:
+    @pytest.fixture
+    def priced(self, store: Store) -> Example:
+        """A run where nothing is allowed, as in a service without settings."""
+
+        def run(**input: Any) -> Play:
+            play = Play(store, (EXAMPLES / "portable.yaml").read_text("utf-8"), input, origin="service")
+            play.capabilities = for_service({})
+            return play.finish()
+
+        return run
+
+    def test_it_needs_nothing_of_the_machine(self, priced: Example) -> None:
+        assert priced().result == {"customer": "Ada", "net": 370.0, "total": 409.48}
+
+    def test_discounts_and_taxes_follow_the_input(self, priced: Example) -> None:
+        play = priced(customer="Bob", country="us", items=[{"price": 40, "count": 3}])
+        assert play.result == {"customer": "Bob", "net": 120.0, "total": 120.0}
+
+    def test_an_empty_order_is_refused(self, priced: Example) -> None:
+        play = priced(items=[])
+        assert play.status is RunStatus.FAILED
+        assert play.errors == ["EmptyOrder"]
+        assert play.run.errors[0]["message"] == "Ada has ordered nothing"
+
+
+class TestOnboardUser:
+    @pytest.fixture(autouse=True)
+    def database(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection[Any]]:
+        """A connection to the database that the example works on, under a DSN with a password in it."""
+        dsn = _with_password(postgres_dsn)
+        monkeypatch.setenv("NOETL_SECRET_DSN", dsn)
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute("create table audit (user_id int, what text)")
+            connection.execute("create table accounts (id serial primary key, user_id int unique, name text)")
+            yield connection
+        CONNECTIONS.close()
+
+    @pytest.fixture
+    def api(self) -> Iterator[Server]:
+        """Users 1 (new), 2 (known) and 3 (new, at a server that is down twice)."""
+        down = iter([503, 503])
+
+        def answer(exchange: Exchange) -> None:
+            match exchange.command, exchange.path:
+                case "GET", "/users/1":
+                    exchange.reply_json({"name": "Ada's", "email": "ada@example.com", "new_account": True})
+                case "GET", "/users/2":
+                    exchange.reply_json({"name": "Bob", "email": "bob@example.com", "new_account": False})
+                case "GET", "/users/3":
+                    exchange.reply_json({"name": "Cy", "email": "cy@example.com", "new_account": True}, next(down, 200))
+                case "POST", "/mails":
+                    exchange.reply_json({"id": "mail-1"}, 201)
+                case _:
+                    exchange.reply_json({}, 404)
+
+        with serve(answer) as server:
+            yield server
+
+    @pytest.fixture
+    def onboard(self, example: Example, api: Server) -> Callable[[int], Play]:
+        return lambda user: example("onboard_user", user_id=user, api=api.url(""))
+
+    def test_a_new_user_gets_a_mail_and_an_account(
+        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+    ) -> None:
+        play = onboard(1)
+        assert play.result == {"account": 1, "mail": "mail-1"}
+        assert database.execute("select user_id, name from accounts").fetchall() == [(1, "Ada's")]
+        assert database.execute("select * from audit").fetchall() == [(1, "onboarded Ada's")]
+        mail = next(request for request in api.requests if request.method == "POST")
+        assert json.loads(mail.body) == {"to": "ada@example.com", "template": "welcome"}
+        assert mail.headers["idempotency-key"]
+        assert play.steps["finish"] == 1
+
+    def test_each_run_has_a_key_of_its_own(self, onboard: Callable[[int], Play], api: Server) -> None:
+        onboard(1)
+        onboard(1)
+        keys = [request.headers["idempotency-key"] for request in api.requests if request.method == "POST"]
+        assert len(set(keys)) == len(keys) == 2
+
+    def test_a_known_user_is_left_alone(
+        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+    ) -> None:
+        play = onboard(2)
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result == {"account": None, "mail": None}
+        assert [request.method for request in api.requests] == ["GET"]
+        assert database.execute("select count(*) from audit").fetchone() == (0,)
+
+    def test_an_unknown_user_is_noted_and_fails_the_run(
+        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+    ) -> None:
+        play = onboard(404)
+        assert play.status is RunStatus.FAILED
+        assert play.errors == ["UnknownUser"]
+        assert play.run.errors[0]["message"] == "there is no user 404"
+        assert len(api.requests) == 1
+        assert database.execute("select * from audit").fetchall() == [(404, "unknown user")]
+
+    def test_a_server_that_is_down_for_a_while_is_asked_again(
+        self, onboard: Callable[[int], Play], api: Server
+    ) -> None:
+        play = onboard(3)
+        assert play.result == {"account": 1, "mail": "mail-1"}
+        assert [request.target for request in api.requests].count("/users/3") == 3
+        assert play.visit("verify").attempt == 3
+
+    def test_no_secret_is_in_the_store(
+        self, onboard: Callable[[int], Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        works = os.environ["NOETL_SECRET_DSN"]
+        assert onboard(1).status is RunStatus.SUCCEEDED
+        fails = f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/none"
+        monkeypatch.setenv("NOETL_SECRET_DSN", fails)
+        assert onboard(1).errors == ["ConnectionFailed"]
+        stored = b"".join(path.read_bytes() for path in tmp_path.glob("noetl.db*"))
+        assert b"UnknownUser" in stored  # the text of the playbook can be read there
+        for secret in (works, fails, PASSWORD):
+            assert secret.encode() not in stored
+
+
+def _with_password(dsn: str) -> str:
+    """The DSN with a password, which a server that trusts everyone does not ask for."""
+    parts = urlsplit(dsn)
+    user, at, host = parts.netloc.rpartition("@")
+    return (
+        dsn if ":" in user else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at or '@'}{host}"))
+    )

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
+
+from executor import aws as ours
+from executor.errors import ActionError
+from tests.aws import Client, become_nobody
+from tests.calls import perform
+
+CODE = """
+def answer(event, context):
+    if isinstance(event, dict) and "fail" in event:
+        raise ValueError(event["fail"])
+    return event
+"""
+
+
+@pytest.fixture
+def function(aws: Client) -> str:
+    """The ARN of a function that gives back what it is given, or fails when it is told to."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("code.py", CODE)
+    made = aws("lambda").create_function(
+        FunctionName="echo",
+        Runtime="python3.13",
+        Role="arn:aws:iam::123456789012:role/any",
+        Handler="code.answer",
+        Code={"ZipFile": packed.getvalue()},
+    )
+    return str(made["FunctionArn"])
+
+
+def test_the_response_is_the_result(function: str) -> None:
+    payload = {"ü": [1, None, {"a": 1.5}]}
+    assert perform("lambda", function="echo", payload="{{ given }}", names={"given": payload}) == payload
+    assert perform("lambda", function=function, payload=[1]) == [1]
+    assert perform("lambda", function=function) == {}
+
+
+def test_a_function_that_fails(function: str) -> None:
+    with pytest.raises(ActionError, match=r"`echo`: .*no such order") as caught:
+        perform("lambda", function="echo", payload={"fail": "no such order"})
+    error = caught.value
+    assert (error.type, error.retryable, error.details["message"]) == ("FunctionFailed", True, "no such order")
+
+
+def test_a_function_that_is_not_there(aws: Client) -> None:
+    with pytest.raises(ActionError, match="none") as caught:
+        perform("lambda", function="none")
+    assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
+
+
+def test_who_may_not_invoke_is_told_so(aws: Client, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    become_nobody(aws, monkeypatch)
+    with pytest.raises(ActionError) as caught:
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
+
+
+def test_a_name_that_cannot_be(aws: Client) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("lambda", function="")
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "type_", "retryable"),
+    [
+        ("TooManyRequestsException", 429, "Throttled", True),
+        ("ServiceException", 500, "AWSError", True),
+        ("RequestTooLargeException", 413, "AWSError", False),
+    ],
+)
+def test_errors_of_the_service(aws: Client, code: str, status: int, type_: str, retryable: bool) -> None:
+    with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not now") as caught:
+        stub.add_client_error("invoke", code, "not now", status)
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.status, caught.value.retryable) == (type_, status, retryable)
+
+
+@pytest.mark.parametrize(("body", "expected"), [(b"", None), (b"null", None), (b'"x"', "x")])
+def test_what_functions_may_answer(aws: Client, body: bytes, expected: Any) -> None:
+    with Stubber(ours.client("lambda", None)) as stub:
+        stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))})
+        assert perform("lambda", function="echo") == expected
+
+
+def test_an_answer_that_is_not_json(aws: Client) -> None:
+    with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not plain data") as caught:
+        stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(b"{"), 1)})
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from botocore.stub import ANY, Stubber
+
+from executor import aws as ours
+from executor.errors import ActionError
+from tests.aws import REGION, Client, become_nobody
+from tests.calls import perform
+
+
+class Queue:
+    """A queue of the test's account, and what has been sent to it."""
+
+    def __init__(self, aws: Client, name: str) -> None:
+        self._sqs = aws("sqs")
+        fifo = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
+        self.url: str = self._sqs.create_queue(QueueName=name, Attributes=fifo)["QueueUrl"]
+        found = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
+        self.arn: str = found["Attributes"]["QueueArn"]
+
+    def messages(self) -> list[dict[str, Any]]:
+        found = self._sqs.receive_message(
+            QueueUrl=self.url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
+        )
+        return list(found.get("Messages", ()))
+
+
+@pytest.fixture
+def queue(aws: Client) -> Queue:
+    return Queue(aws, "orders")
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"), [("grüße", "grüße"), ({"ü": [1]}, '{"ü":[1]}'), ([1, None], "[1,null]"), (5, "5")]
+)
+def test_text_is_sent_as_it_is_and_the_rest_as_json(queue: Queue, body: Any, sent: str) -> None:
+    id = perform("message", to=queue.url, body=body)
+    (message,) = queue.messages()
+    assert (message["MessageId"], message["Body"]) == (id, sent)
+
+
+def test_a_queue_has_an_arn_and_an_address_in_its_region(queue: Queue) -> None:
+    account = queue.arn.split(":")[4]
+    places = [queue.arn, queue.url, f"https://sqs.{REGION}.amazonaws.com/{account}/orders"]
+    sent = [perform("message", to=to, body="x") for to in places]
+    assert {message["MessageId"] for message in queue.messages()} == set(sent)
+
+
+def test_attributes(queue: Queue) -> None:
+    perform("message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None})
+    (message,) = queue.messages()
+    found = {name: (value["DataType"], value["StringValue"]) for name, value in message["MessageAttributes"].items()}
+    assert found == {
+        "a": ("String", "text"),
+        "b": ("Number", "1.5"),
+        "c": ("String", "true"),
+        "d": ("String", "[1]"),
+    }
+
+
+def test_a_fifo_queue_drops_what_was_sent_under_the_same_key(aws: Client) -> None:
+    fifo = Queue(aws, "orders.fifo")
+    for key in ("one", "one", "two"):
+        perform("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
+    perform("message", to=fifo.arn, body="three", key="three")
+    messages = fifo.messages()
+    assert sorted(message["Body"] for message in messages) == ["one", "three", "two"]
+    assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "noetl"}
+
+
+def test_a_topic(aws: Client, queue: Queue) -> None:
+    sns = aws("sns")
+    topic = sns.create_topic(Name="news")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
+    id = perform("message", to=topic, body={"a": 1}, attributes={"kind": "b"})
+    (message,) = queue.messages()
+    note = json.loads(message["Body"])
+    assert (note["MessageId"], json.loads(note["Message"])) == (id, {"a": 1})
+    assert note["MessageAttributes"]["kind"]["Value"] == "b"
+
+
+def test_a_bus(aws: Client, queue: Queue) -> None:
+    events = aws("events")
+    bus = events.create_event_bus(Name="shop")["EventBusArn"]
+    events.put_rule(Name="all", EventBusName="shop", EventPattern='{"source": ["shop.orders"]}')
+    events.put_targets(Rule="all", EventBusName="shop", Targets=[{"Id": "queue", "Arn": queue.arn}])
+    attributes = {"source": "shop.orders", "detail_type": "Placed"}
+    id = perform("message", to=bus, body={"id": 7}, attributes=attributes)
+    (message,) = queue.messages()
+    event = json.loads(message["Body"])
+    assert (event["source"], event["detail-type"], event["detail"]) == ("shop.orders", "Placed", {"id": 7})
+    assert event["id"] == id
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"to": "orders"}, "neither the URL of a queue nor the ARN"),
+        ({"to": "arn:aws:s3:::bucket"}, "neither the URL"),
+        ({"to": "http://169.254.169.254/latest"}, "neither the URL"),
+        ({"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": "text"}, "`body` must be an object"),
+        (
+            {"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": {}, "attributes": {"sauce": "x"}},
+            "no `sauce`",
+        ),
+        ({"to": f"arn:aws:sns:{REGION}:123456789012:news", "group": "a"}, "end with `.fifo`"),
+    ],
+)
+def test_what_cannot_be_sent(aws: Client, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ActionError, match=message) as caught:
+        perform("message", **{"body": "x", **parameters})
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+@pytest.mark.parametrize("service", ["sqs", "sns"])
+def test_a_place_that_is_not_there(aws: Client, queue: Queue, service: str) -> None:
+    with pytest.raises(ActionError) as caught:
+        perform("message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x")
+    assert (caught.value.type, caught.value.retryable) == ("NotFound", False)
+
+
+def test_who_may_not_send_is_told_so(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    become_nobody(aws, monkeypatch)
+    with pytest.raises(ActionError) as caught:
+        perform("message", to=queue.url, body="x")
+    assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
+
+
+def test_the_queue_that_drives_runs_is_out_of_bounds(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_QUEUE", queue.url)
+    for to in (queue.url, queue.arn):
+        with pytest.raises(ActionError, match="NOETL_QUEUE") as caught:
+            perform("message", to=to, body="x")
+        assert caught.value.type == "AccessDenied"
+    assert queue.messages() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "type_", "retryable"),
+    [
+        ("ThrottlingException", "Throttled", True),
+        ("InternalFailure", "AWSError", True),
+        ("NoAccess", "AWSError", False),
+    ],
+)
+def test_a_bus_may_refuse_an_event_in_its_answer(aws: Client, code: str, type_: str, retryable: bool) -> None:
+    answer = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": code, "ErrorMessage": "not now"}]}
+    with Stubber(ours.client("events", REGION)) as events, pytest.raises(ActionError, match="not now") as caught:
+        events.add_response("put_events", answer, {"Entries": ANY})
+        perform("message", to=f"arn:aws:events:{REGION}:123456789012:event-bus/x", body={})
+    assert (caught.value.type, caught.value.retryable) == (type_, retryable)

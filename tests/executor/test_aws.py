@@ -1,0 +1,113 @@
+"""What all that speaks to AWS has in common: settings that are missing, answers that do not come, errors."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+
+import pytest
+
+from executor import aws as ours
+from executor.errors import ActionError
+from tests.aws import Client
+from tests.calls import perform
+from tests.http_server import Exchange, serve
+
+ACTIONS = [
+    {"action_type": "s3", "get": "s3://orders/x"},
+    {"action_type": "message", "to": "https://sqs.us-east-1.amazonaws.com/123456789012/orders", "body": "x"},
+    {"action_type": "lambda", "function": "echo"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _environment(aws: Client) -> None:
+    """Nothing here may find credentials of whoever runs the tests."""
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_boto3_is_named_when_it_is_missing(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ActionError, match=r"pip install 'noetl\[aws\]'") as caught:
+        perform(**action)
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
+
+
+@pytest.mark.parametrize(
+    ("unset", "message"),
+    [
+        (["AWS_REGION"], "set AWS_REGION"),
+        (["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (["AWS_SECRET_ACCESS_KEY"], "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_missing_setting_is_named(unset: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in unset:
+        monkeypatch.delenv(name)
+    with pytest.raises(ActionError, match=message) as caught:
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_PROFILE", "none"), ("AWS_ENDPOINT_URL", "nonsense")])
+def test_a_wrong_setting_is_said_to_be(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ActionError, match=value) as caught:
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
+
+
+def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def say_nothing(_: Exchange) -> None:
+        server.closing.wait()
+
+    with serve(say_nothing) as server, pytest.raises(ActionError) as caught:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
+        perform("lambda", function="echo", seconds=0.5)
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+
+
+def test_nobody_listening_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(ActionError) as caught:
+        perform("lambda", function="echo")
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
+
+
+def test_an_invocation_is_sent_once_and_other_requests_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(lambda exchange: exchange.reply(503)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
+        sent = []
+        for action in ACTIONS:
+            with pytest.raises(ActionError) as caught:
+                perform(**action)
+            assert (caught.value.status, caught.value.retryable) == (503, True)
+            sent.append(len(server.requests))
+    assert sent == [3, 6, 7]
+
+
+def test_threads_share_a_client(aws: Client) -> None:
+    aws("s3").create_bucket(Bucket="orders")
+    together = threading.Barrier(8)
+
+    def work(n: int) -> None:
+        together.wait()
+        perform("s3", put=f"s3://orders/{n}", content=str(n))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [perform("s3", get=f"s3://orders/{n}") for n in range(8)] == [str(n) for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("arn", "region"),
+    [("arn:aws:lambda:eu-west-1:123456789012:function:x", "eu-west-1"), ("x:y", None), ("arn:aws:s3:::x", None)],
+)
+def test_the_region_of_an_arn(arn: str, region: str | None) -> None:
+    assert ours.region_of(arn) == region

@@ -1,0 +1,50 @@
+"""Runs that ended with branches behind, and go on."""
+
+from __future__ import annotations
+
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+FORK = """
+    input: {ok: {type: boolean, default: false}}
+    steps:
+    - name: fork
+      rule: [{case: default, run: [a, b]}]
+    - name: a
+      on_error: continue
+      run:
+      - {action: fail, if: "{{ not input.ok }}", message: not yet}
+      - {action: set, set: {x: 1}}
+      rule: [{case: default, run: [meet]}]
+    - name: b
+      run: [{action: set, set: {y: 2}}]
+      rule: [{case: default, run: [meet]}]
+    - name: meet
+      run: [{action: set, set: {sum: "{{ (x | default(0)) + y }}"}}]
+"""
+
+
+def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: SqliteStore) -> None:
+    play = Play(store, FORK).finish()
+    assert (play.status, play.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
+    play.resume(ok=True).finish()
+    assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
+    assert [v.step for v in store.visits(play.id) if not v.step.startswith("@")] == ["fork", "a", "b", "meet", "meet"]
+
+
+def test_a_branch_that_fails_again_ends_again(store: SqliteStore) -> None:
+    play = Play(store, FORK).finish()
+    play.resume().finish()
+    assert (play.status, play.run.live, play.run.failed_branches) == ("completed_with_errors", 0, 1)
+
+
+def test_a_run_whose_output_alone_had_no_value_is_ended_anew(store: SqliteStore) -> None:
+    text = """
+        input: {key: {type: string, default: missing}}
+        steps: [{name: a, run: [{action: set, set: {x: {found: 1}}}]}]
+        output: {value: "{{ x[input.key] }}"}
+    """
+    play = Play(store, text).finish()
+    assert (play.status, play.run.result) == ("completed_with_errors", {"value": None})
+    play.resume(key="found").finish()
+    assert (play.status, play.run.result) == ("succeeded", {"value": 1})

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from executor.records import Run, RunStatus, Visit, VisitStatus
+from executor.scope import Scope
+from executor.transition import Outcome, error_record
+from planner.templates import EvaluationError, parse
+
+RUN = Run(
+    "r1",
+    "default",
+    "play",
+    "2",
+    "hash",
+    RunStatus.RUNNING,
+    "local",
+    input={"i": "input", "a": "input"},
+    environment={"e": "environment", "i": "environment"},
+    variables={"v": "variable", "i": "variable"},
+    tags=(),
+    folder=None,
+    created_at=5.0,
+    started_at=10.0,
+)
+VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {}, number=3, attempt=2, started_at=20.0)
+ERROR = error_record(VISIT, "Failed", "no")
+
+
+def scope(**fields: Any) -> Scope:
+    return Scope(RUN, VISIT, **fields)
+
+
+def value(scope: Scope, expression: str, position: str = "run.0", **options: Any) -> Any:
+    return parse("{{ " + expression + " }}").evaluate(scope.lookup(position, **options))
+
+
+def test_names_are_looked_up_in_order() -> None:
+    known = scope(loaded={"v": "loaded", "l": "loaded"}, saved={"l": "saved"})
+    expected = {"l": "saved", "v": "loaded", "i": "variable", "a": "input", "e": "environment"}
+    assert {name: value(known, name) for name in expected} == expected
+    assert value(scope(), "input.i ~ environment.i") == "inputenvironment"
+
+
+def test_a_name_that_is_nowhere() -> None:
+    with pytest.raises(EvaluationError, match="`x` has no value here"):
+        value(scope(), "x")
+    assert value(scope(), "x | default(1)") == 1
+
+
+@pytest.mark.parametrize("name", ["result", "args"])
+def test_names_that_are_known_in_places_only(name: str) -> None:
+    with pytest.raises(EvaluationError, match=f"`{name}` has no value here"):
+        value(scope(), name)
+
+
+def test_given_names_hide_saved_ones() -> None:
+    assert value(scope(saved={"input": 1, "run": 1, "step": 1}), "[input.i, run.id, step.name]") == ["input", "r1", "s"]
+
+
+def test_run_and_step() -> None:
+    run = {"id": "r1", "started_at": "1970-01-01T00:00:10.000000Z", "playbook": "play", "version": "2"}
+    assert value(scope(), "run") == run
+    step = value(scope(), "step")
+    assert (step["name"], step["visit"], step["attempt"]) == ("s", 3, 2)
+    assert step["idempotency_key"] == scope().idempotency_key("run.0")
+
+
+def test_the_outcome_is_known_afterwards() -> None:
+    before = scope(saved={"x": 1, "y": 1})
+    after = before.after(Outcome(False, None, ERROR, "http", saved={"y": 2}))
+    found = value(after, "[result.success, result.error.type, error.message, result.action, y, x is defined]")
+    assert found == [False, "Failed", "no", "http", 2, False]
+    assert value(before, "[error, x, y]") == [None, 1, 1]
+
+
+def test_a_forgiven_failure_is_no_error() -> None:
+    after = scope().after(Outcome(False, None, ERROR, "http", forgiven=True))
+    assert value(after, "[result.success, result.error.type, error]") == [False, "Failed", None]
+
+
+def test_the_error_of_an_attempt() -> None:
+    assert value(scope(), "error.type", error=ERROR) == "Failed"
+
+
+def test_args_of_a_task() -> None:
+    assert value(scope(), "args.x", args={"x": 1}) == 1
+
+
+def test_a_copy_saves_for_itself() -> None:
+    first = scope(saved={"x": 1})
+    second = first.copy()
+    second.saved["x"] = 2
+    assert value(first, "x") == 1
+
+
+def test_now_is_when_the_attempt_began() -> None:
+    assert value(scope(), "now()") == "1970-01-01T00:00:20+00:00"
+
+
+def test_uuids_are_derived_from_where_they_stand() -> None:
+    one = value(scope(), "[uuid(), uuid()]")
+    assert one == value(scope(), "[uuid(), uuid()]")
+    others = [
+        value(scope(), "[uuid(), uuid()]", "run.1"),
+        value(Scope(RUN, replace(VISIT, attempt=3)), "[uuid(), uuid()]"),
+        value(Scope(RUN, replace(VISIT, id="v2")), "[uuid(), uuid()]"),
+        value(Scope(RUN, replace(VISIT, run_id="r2")), "[uuid(), uuid()]"),
+    ]
+    assert len({uuid for pair in [one, *others] for uuid in pair}) == 10
+    assert all(uuid[14] == "4" for uuid in one)
+
+
+def test_uuids_of_one_place_differ_from_template_to_template() -> None:
+    lookup = scope().lookup("run.0")
+    assert parse("{{ uuid() }}").evaluate(lookup) != parse("{{ uuid() }}").evaluate(lookup)
+
+
+def test_idempotency_keys() -> None:
+    key = scope().idempotency_key("run.0")
+    assert key == Scope(RUN, replace(VISIT, attempt=9)).idempotency_key("run.0")
+    others = [
+        scope().idempotency_key("run.1"),
+        Scope(RUN, replace(VISIT, id="v2")).idempotency_key("run.0"),
+        Scope(replace(RUN, id="r2"), VISIT).idempotency_key("run.0"),
+    ]
+    assert len({key, *others}) == 4

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from executor.errors import RejectedError
+from executor.records import Run, RunStatus, VisitStatus
+from executor.start import corrected, new_run
+from planner.plan import Plan
+from tests.plays import compiled
+
+STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"
+
+
+def begun(text: str, given: dict[str, Any] | None = None, **options: Any) -> Run:
+    return new_run(compiled(text + STEPS), given or {}, now=100.0, **options)[0]
+
+
+def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    with pytest.raises(RejectedError) as found:
+        begun(text, given, **options)
+    assert found.value.reason == "invalid_input"
+    inputs: list[dict[str, Any]] = found.value.details["inputs"]
+    return inputs
+
+
+def test_a_run_and_its_first_visit() -> None:
+    plan = compiled('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
+    run, visit = new_run(plan, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"])
+    assert (run.tenant, run.playbook, run.version, run.plan_hash) == ("t", "x", "3", plan.hash)
+    assert (run.status, run.origin, run.folder, run.tags) == (RunStatus.QUEUED, "local", "/f", ("x",))
+    assert (run.created_at, run.started_at, run.deadline_at, run.live) == (100.0, None, 160.0, 1)
+    assert (visit.run_id, visit.step, visit.status, visit.clock) == (run.id, "a", VisitStatus.READY, 1)
+    assert new_run(plan, {}, now=100.0)[0].id != run.id
+
+
+def test_a_run_without_a_timeout_has_no_deadline() -> None:
+    assert begun("name: x").deadline_at is None
+
+
+@pytest.mark.parametrize(
+    ("type", "good", "bad"),
+    [
+        ("string", ["", "x"], [1, None, True, [], {}]),
+        ("integer", [0, -1, 2**70], [1.5, "1", True, None]),
+        ("number", [0, 1.5], ["1", False, None]),
+        ("boolean", [True, False], [0, 1, "true", None]),
+        ("object", [{}, {"a": 1}], [[], "x", None]),
+        ("array", [[], [1]], [{}, "x", None]),
+        ("any", [None, 1, "x", [], {}, True], []),
+    ],
+)
+def test_types(type: str, good: list[Any], bad: list[Any]) -> None:
+    text = f"input: {{x: {type}}}"
+    for value in good:
+        assert begun(text, {"x": value}).input == {"x": value}
+    for value in bad:
+        (problem,) = rejected(text, {"x": value})
+        assert (problem["name"], problem["line"]) == ("x", 2)
+        assert f"input `x` must be {type}" in problem["message"]
+
+
+def test_defaults() -> None:
+    text = "input: {a: {default: 1}, b: {default: null}, c: {type: string, default: x, enum: [x, y]}}"
+    assert begun(text).input == {"a": 1, "b": None, "c": "x"}
+    assert begun(text, {"a": 2, "c": "y"}).input == {"a": 2, "b": None, "c": "y"}
+
+
+def test_choices() -> None:
+    (problem,) = rejected("input: {c: {enum: [x, 1]}}", {"c": "z"})
+    assert problem["message"] == "input `c` must be one of x, 1"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    problems = rejected("input:\n  a: string\n  b: integer", {"b": "x", "c": 1, "d": 2})
+    assert [(problem["name"], problem["line"]) for problem in problems] == [
+        ("a", 3),
+        ("b", 4),
+        ("c", None),
+        ("d", None),
+    ]
+    assert problems[2]["message"] == "input `c` is unknown: the playbook takes `a`, `b`"
+    assert rejected("input: {}", {"x": 1})[0]["message"] == "input `x` is unknown: the playbook takes none"
+
+
+def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
+    text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: log, message: '{{ who }}'}"
+    with pytest.raises(RejectedError) as found:
+        new_run(compiled(text), {}, now=1.0)
+    assert found.value.message == "input `who` is missing: it is read on line 5"
+    assert new_run(compiled(text), {"who": [1]}, now=1.0)[0].input == {"who": [1]}
+
+
+def test_other_inputs_where_all_are_read() -> None:
+    text = "name: x\nsteps: [{name: a, run: [{action: log, message: '{{ input }}'}]}]"
+    assert new_run(compiled(text), {"any": 1}, now=1.0)[0].input == {"any": 1}
+
+
+def test_configuration_is_filled_in() -> None:
+    text = """
+input: {host: string}
+environment: {url: "https://{{ host }}", deep: {list: ["{{ input.host }}", 1]}, at: "{{ run.started_at }}"}
+variables: {first: "{{ url }}/{{ host }}", when: "{{ now() }}"}
+"""
+    run = begun(text, {"host": "h"})
+    at = "1970-01-01T00:01:40.000000Z"
+    assert run.environment == {"url": "https://h", "deep": {"list": ["h", 1]}, "at": at}
+    assert run.variables == {"first": "https://h/h", "when": "1970-01-01T00:01:40+00:00"}
+
+
+def test_configuration_without_a_value() -> None:
+    (problem,) = rejected("input: {n: integer}\nenvironment: {x: '{{ 1 / n }}'}", {"n": 0})
+    assert problem["name"] == "environment.x"
+    assert problem["message"] == "`environment.x` has no value for this input: division by zero"
+
+
+def test_variables_may_be_given() -> None:
+    assert begun("variables: {a: 1, b: 2}", variables={"a": 5}).variables == {"a": 5, "b": 2}
+    assert rejected("variables: {a: 1}", {}, variables={"c": 1})[0]["name"] == "c"
+
+
+def test_corrected_input() -> None:
+    plan: Plan = compiled('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
+    run, _ = new_run(plan, {"a": 1}, now=1.0)
+    assert corrected(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}
+    assert corrected(plan.header, run, {"a": 2}) == {"input": {"a": 2, "b": 1}, "environment": {"e": 2}}
+    with pytest.raises(RejectedError):
+        corrected(plan.header, run, {"a": "x"})
+    with pytest.raises(RejectedError):
+        corrected(plan.header, run, {"c": 1})

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor.records import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
+from executor.transition import (
+    MAX_CLAIMS,
+    Choice,
+    GuardFailed,
+    GuardTest,
+    Outcome,
+    arrive,
+    choose,
+    derived_id,
+    ending,
+    error_record,
+    in_time,
+    latest,
+    merge_names,
+    refusal,
+    retry_delay_seconds,
+    settle,
+)
+from planner.plan import Action, Case, Join, Retry, Step
+
+VISIT = Visit(
+    "v1", "r1", "s", VisitStatus.RUNNING, clock=4, names={"old": (1, "v0")}, claims=1, fence=1, started_at=8.0
+)
+WORK = (Action("log", {"message": "x"}),)
+NOW = 10.0
+
+
+def error(type: str = "Failed", *, retryable: bool = True) -> ErrorRecord:
+    return error_record(VISIT, type, "no", retryable=retryable)
+
+
+def failure(type: str = "Failed", *, retryable: bool = True) -> Outcome:
+    return Outcome(False, None, error(type, retryable=retryable), "http")
+
+
+def guards(**values: bool | str) -> GuardTest:
+    """Guards by their text: a text is the reason why the guard has no value."""
+
+    def test(case: Case, outcome: Outcome) -> bool:
+        assert case.guard is not None
+        value = values[case.guard]
+        if isinstance(value, str):
+            raise GuardFailed(value)
+        return value
+
+    return test
+
+
+def chosen(step: Step, outcome: Outcome, visit: Visit = VISIT, **values: bool | str) -> Choice:
+    return choose(step, visit, outcome, guards(**values), lambda _: True, NOW)
+
+
+def step(*cases: Case, **fields: Any) -> Step:
+    return Step("s", cases=cases, **fields)
+
+
+def settled(step: Step, choice: Choice, outcome: Outcome | None = None, **others: Step) -> Commit:
+    steps = {"s": step, **others}
+    return settle(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
+
+
+class TestChoose:
+    def test_the_first_true_guard(self) -> None:
+        rule = step(Case("no"), Case("yes"), Case("also"), Case(None))
+        assert chosen(rule, Outcome(), no=False, yes=True, also=True).case == 1
+
+    def test_no_guard_behind_a_true_one_is_looked_at(self) -> None:
+        assert chosen(step(Case("yes"), Case("broken")), Outcome(), yes=True, broken="no value").case == 0
+
+    def test_default_is_always_true(self) -> None:
+        assert chosen(step(Case("no"), Case(None)), Outcome(), no=False).case == 1
+
+    @pytest.mark.parametrize("rule", [step(), step(Case("no"))])
+    def test_no_case(self, rule: Step) -> None:
+        choice = chosen(rule, Outcome(), no=False)
+        assert (choice.case, choice.failed, choice.retry_at) == (None, False, None)
+
+    def test_only_error_aware_cases_follow_a_failure(self) -> None:
+        rule = step(Case("plain"), Case(None), Case("aware", error_aware=True))
+        choice = chosen(rule, failure(), plain=True, aware=True)
+        assert (choice.case, choice.failed) == (2, True)
+        choice = chosen(rule, failure(), plain=True, aware=False)
+        assert (choice.case, choice.failed) == (None, True)
+
+    def test_error_aware_cases_are_cases_after_success_too(self) -> None:
+        assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(Outcome(), False, 0)
+
+    def test_a_forgiven_failure_is_none(self) -> None:
+        outcome = replace(failure(), forgiven=True)
+        rule = step(Case("plain"), retry=Retry(attempts=3))
+        assert chosen(rule, outcome, plain=True) == Choice(outcome, False, 0)
+
+    def test_a_guard_without_a_value_fails_the_step(self) -> None:
+        rule = step(Case("broken"), Case("plain"), Case("aware", error_aware=True), retry=Retry(attempts=3))
+        choice = chosen(rule, Outcome(data=1, saved={"x": 1}), broken="`x` has no value", plain=True, aware=True)
+        assert (choice.case, choice.failed, choice.retry_at) == (2, True, None)
+        assert choice.outcome.error is not None
+        assert (choice.outcome.error["type"], choice.outcome.error["message"]) == ("GuardError", "`x` has no value")
+        assert not choice.outcome.success
+        assert choice.outcome.saved == {}
+
+    def test_a_guard_without_a_value_after_a_forgiven_failure(self) -> None:
+        choice = chosen(step(Case("broken")), replace(failure(), forgiven=True), broken="no value")
+        assert choice.failed
+        assert choice.outcome.failed
+
+    def test_guards_are_looked_at_once_after_a_guard_error(self) -> None:
+        asked = []
+
+        def test(case: Case, outcome: Outcome) -> bool:
+            asked.append(case.guard)
+            raise GuardFailed("no value")
+
+        rule = step(Case("first"), Case("aware", error_aware=True), Case("other", error_aware=True))
+        choice = choose(rule, VISIT, Outcome(), test, lambda _: True, NOW)
+        assert asked == ["first", "aware"]
+        assert (choice.case, choice.failed) == (None, True)
+
+    def test_a_guard_without_a_value_takes_the_place_of_the_failure(self) -> None:
+        rule = step(Case("broken", error_aware=True), Case("aware", error_aware=True))
+        choice = chosen(rule, failure("HTTPStatus"), broken="no value", aware=True)
+        assert (choice.case, choice.failed) == (None, True)
+        assert choice.outcome.error is not None
+        assert choice.outcome.error["type"] == "GuardError"
+
+    def test_retries_come_before_cases(self) -> None:
+        rule = step(Case("aware", error_aware=True), retry=Retry(3, 2.0, jitter=False))
+        choice = chosen(rule, failure(), aware=True)
+        assert (choice.retry_at, choice.case, choice.failed) == (12.0, None, True)
+
+    @pytest.mark.parametrize(("attempt", "retried"), [(1, True), (2, True), (3, False), (4, False)])
+    def test_attempts_are_counted(self, attempt: int, retried: bool) -> None:
+        choice = chosen(step(retry=Retry(attempts=3)), failure(), replace(VISIT, attempt=attempt))
+        assert (choice.retry_at is not None) is retried
+
+    def test_what_cannot_get_better_is_not_retried(self) -> None:
+        assert chosen(step(retry=Retry(attempts=3)), failure(retryable=False)).retry_at is None
+
+    def test_the_condition_of_a_retry(self) -> None:
+        rule = step(retry=Retry(attempts=3))
+        choice = choose(rule, VISIT, failure(), guards(), lambda outcome: outcome.error is None, NOW)
+        assert choice.retry_at is None
+
+    def test_a_success_is_not_retried(self) -> None:
+        assert chosen(step(retry=Retry(attempts=3)), Outcome()).retry_at is None
+
+    def test_a_refused_visit_takes_no_case_that_leads_back(self) -> None:
+        rule = step(
+            Case("aware", error_aware=True, targets=("s",), leads_back=True),
+            Case("other", error_aware=True, targets=("t",)),
+            max_visits=2,
+        )
+        outcome = Outcome(False, None, error("MaxVisitsExceeded", retryable=False))
+        assert chosen(rule, outcome, replace(VISIT, number=3), aware=True, other=True).case == 1
+        assert chosen(rule, failure(), replace(VISIT, number=2), aware=True, other=True).case == 0
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(("number", "refused"), [(1, False), (2, False), (3, True), (9, True)])
+    def test_max_visits(self, number: int, refused: bool) -> None:
+        found = refusal(step(max_visits=2), replace(VISIT, number=number))
+        assert (found is not None) is refused
+        if found is not None:
+            assert (found["type"], found["retryable"]) == ("MaxVisitsExceeded", False)
+            assert found["message"] == "step `s` is not entered more than 2 times"
+
+    @pytest.mark.parametrize(("claims", "refused"), [(1, False), (MAX_CLAIMS, False), (MAX_CLAIMS + 1, True)])
+    def test_claims_without_an_outcome(self, claims: int, refused: bool) -> None:
+        found = refusal(step(), replace(VISIT, claims=claims))
+        assert (found and found["type"]) == ("WorkerLost" if refused else None)
+
+    def test_no_bound(self) -> None:
+        assert refusal(step(), replace(VISIT, number=1000)) is None
+
+
+class TestRetryDelay:
+    def test_backoff(self) -> None:
+        retry = Retry(9, 1.0, 3.0, 20.0, jitter=False)
+        assert [retry_delay_seconds(retry, attempt) for attempt in (1, 2, 3, 4, 5, 400)] == [1, 3, 9, 20, 20, 20]
+
+    @given(delay=st.floats(0, 1e6), backoff=st.floats(1, 100), longest=st.floats(0, 1e9), attempt=st.integers(1, 1000))
+    def test_jitter_shortens_by_up_to_a_half(self, delay: float, backoff: float, longest: float, attempt: int) -> None:
+        exact = retry_delay_seconds(Retry(1000, delay, backoff, longest, jitter=False), attempt)
+        retry = Retry(1000, delay, backoff, longest, jitter=True)
+        found = retry_delay_seconds(retry, attempt, "run", "visit")
+        assert exact / 2 <= found <= exact <= longest
+        assert found == retry_delay_seconds(retry, attempt, "run", "visit")
+
+    def test_jitter_spreads(self) -> None:
+        found = {retry_delay_seconds(Retry(5, 1.0), 1, "run", visit) for visit in range(100)}
+        assert len(found) == 100
+        assert max(found) - min(found) > 0.4
+
+
+class TestSettle:
+    def test_a_chain(self) -> None:
+        rule = step(Case(None, targets=("t",), live={"j": -1}))
+        outcome = Outcome(data=[1], saved={"x": 1, "unread": 2})
+        commit = settled(rule, Choice(outcome, False, 0), t=Step("t", hands_on=frozenset({"old", "x", "steps.s"})))
+        assert commit.visit == replace(
+            VISIT,
+            status=VisitStatus.SUCCEEDED,
+            finished_at=NOW,
+            saved={"x": 1, "unread": 2},
+            result=[1],
+            case=0,
+        )
+        (branch,) = commit.branches
+        assert (branch.step, branch.clock, branch.joins, branch.counted) == ("t", 5, False, False)
+        assert branch.names == {"old": (1, "v0"), "x": (4, "v1"), "steps.s": (4, "v1")}
+        assert (commit.live, commit.branches_change, commit.failed_branches) == ({"j": -1}, 0, 0)
+        assert (commit.stop, commit.error) == (None, None)
+        assert [event.type for event in commit.events] == ["step.transition", "step.completed"]
+        assert commit.events[0].payload == {"case": 0, "targets": ["t"]}
+        assert commit.events[1].duration_seconds == 2.0
+
+    def test_a_fork(self) -> None:
+        rule = step(Case("no"), Case(None, targets=("t", "u", "w")))
+        others = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
+        commit = settled(rule, Choice(Outcome(), False, 1), **others)
+        assert [(b.step, b.joins, b.counted) for b in commit.branches] == [
+            ("t", False, False),
+            ("u", True, False),
+            ("w", False, True),
+        ]
+        assert len({branch.id for branch in commit.branches}) == 3
+        assert commit.branches_change == 2
+        assert commit == settled(rule, Choice(Outcome(), False, 1), **others)
+
+    def test_the_end_of_a_branch(self) -> None:
+        for rule, case in ((step(Case(None, live={"j": -1})), 0), (step(regions=("j",)), None)):
+            commit = settled(rule, Choice(Outcome(), False, case))
+            assert (commit.branches, commit.live, commit.branches_change) == ((), {"j": -1}, -1)
+
+    def test_a_step_without_a_rule_has_no_transition(self) -> None:
+        assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == ["step.completed"]
+
+    def test_what_a_visit_saves_hides_what_it_was_handed(self) -> None:
+        rule = step(Case(None, targets=("t",)))
+        commit = settled(rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", hands_on=frozenset({"old"})))
+        assert commit.branches[0].names == {"old": (4, "v1")}
+
+    def test_in_place_work(self) -> None:
+        rule = step(Case(None, work=WORK, live={"j": -1}))
+        first = Outcome(data="first", saved={"x": 1})
+        commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
+        assert (commit.visit.status, commit.visit.result) == ("succeeded", "first")
+        assert commit.visit.saved == {"x": 1, "y": 2}
+        assert (commit.live, commit.branches_change) == ({"j": -1}, -1)
+
+    @pytest.mark.parametrize(("on_error", "stop"), [("abort", RunStatus.FAILED), ("continue", None)])
+    def test_in_place_work_that_fails_goes_to_the_policy(self, on_error: str, stop: RunStatus | None) -> None:
+        rule = step(Case(None, work=WORK), on_error=on_error, regions=("j",))
+        commit = settled(rule, Choice(Outcome(data=1, saved={"x": 1}), False, 0), failure("Timeout"))
+        assert (commit.visit.status, commit.visit.case, commit.visit.saved) == ("failed", 0, {"x": 1})
+        assert commit.visit.error == error("Timeout")
+        assert (commit.stop, commit.error) == (stop, error("Timeout") if stop else None)
+
+    def test_in_place_work_that_may_fail(self) -> None:
+        rule = step(Case(None, work=WORK))
+        commit = settled(rule, Choice(Outcome(), False, 0), replace(failure(), forgiven=True))
+        assert (commit.visit.status, commit.visit.error, commit.stop) == ("succeeded", None, None)
+
+    def test_a_failure_that_a_case_handles(self) -> None:
+        rule = step(Case("aware", error_aware=True, targets=("t",)))
+        commit = settled(rule, Choice(failure(), True, 0), t=Step("t"))
+        visit = commit.visit
+        assert (visit.status, visit.failure, visit.error, visit.case) == ("failed", Failure.HANDLED, error(), 0)
+        assert (commit.stop, commit.error, commit.failed_branches, len(commit.branches)) == (None, None, 0, 1)
+        assert commit.events[-1].type == "step.failed"
+        assert commit.events[-1].payload == {"error": error(), "handled": True}
+
+    def test_a_failure_that_ends_the_run(self) -> None:
+        commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
+        assert (commit.visit.status, commit.visit.failure) == ("failed", Failure.OPEN)
+        assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
+        assert (commit.branches, commit.live, commit.branches_change, commit.failed_branches) == ((), {}, 0, 0)
+        assert commit.events[-1].payload == {"error": error(), "handled": False}
+
+    def test_a_failure_that_ends_its_branch(self) -> None:
+        commit = settled(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
+        assert (commit.visit.status, commit.visit.failure) == ("failed", Failure.ENDED)
+        assert (commit.stop, commit.error) == (None, None)
+        assert (commit.live, commit.branches_change, commit.failed_branches) == ({"j": -1, "k": -1}, -1, 1)
+
+    def test_a_retry(self) -> None:
+        commit = settled(step(regions=("j",)), Choice(failure(), True, retry_at=60.0))
+        visit = commit.visit
+        assert (visit.status, visit.attempt, visit.claims, visit.due_at) == ("retrying", 2, 0, 60.0)
+        assert (visit.started_at, visit.finished_at, visit.saved, visit.fence) == (None, None, {}, 1)
+        assert visit.error == error()
+        assert commit == Commit(visit, events=commit.events)
+        (event,) = commit.events
+        assert (event.type, event.attempt) == ("step.retrying", 1)
+        assert event.payload["next_attempt_at"] == "1970-01-01T00:01:00.000000Z"
+
+
+class TestInTime:
+    COMMIT = Commit(VISIT, stop=RunStatus.FAILED, error=error())
+
+    @pytest.mark.parametrize("deadline_at", [None, 10.1])
+    def test_in_time(self, deadline_at: float | None) -> None:
+        assert in_time(self.COMMIT, deadline_at, NOW) is self.COMMIT
+
+    @pytest.mark.parametrize("deadline_at", [10.0, 1.0])
+    def test_out_of_time(self, deadline_at: float) -> None:
+        assert in_time(self.COMMIT, deadline_at, NOW) == Commit(VISIT, stop=RunStatus.TIMED_OUT)
+
+
+class TestArrive:
+    def arrivals(self, *names: Mapping[str, tuple[int, str]]) -> list[Branch]:
+        return [Branch(f"b{index}", "j", 3 + index, pointers) for index, pointers in enumerate(names)]
+
+    def test_one_arrival(self) -> None:
+        branch, live, merged = arrive(Step("j", regions=("k",)), "r", 1, self.arrivals({"x": (1, "v")}))
+        assert branch == Branch(derived_id("r", "join", "j", 1), "j", 3, {"x": (1, "v")})
+        assert (live, merged) == ({}, 0)
+
+    def test_many_arrivals_are_one_branch(self) -> None:
+        branch, live, merged = arrive(Step("j", regions=("k", "l"), cyclic=True), "r", 2, self.arrivals({}, {}, {}))
+        assert (branch.clock, branch.joins, branch.counted) == (5, False, True)
+        assert (live, merged) == ({"k": -2, "l": -2}, -2)
+
+    def test_each_wave_has_an_id_of_its_own(self) -> None:
+        ids = {arrive(Step("j"), run, wave, self.arrivals({}))[0].id for run in ("r", "s") for wave in (1, 2)}
+        assert len(ids) == 4
+
+    def test_what_was_written_in_a_branch_replaces_what_was_inherited(self) -> None:
+        inherited, written = {"x": (1, "z")}, {"x": (2, "a")}
+        for arrivals in (self.arrivals(inherited, written), self.arrivals(written, inherited)):
+            assert arrive(Step("j"), "r", 1, arrivals)[0].names == {"x": (2, "a")}
+
+    def test_names_of_all_branches_come_together(self) -> None:
+        names = arrive(Step("j"), "r", 1, self.arrivals({"x": (2, "a")}, {"y": (2, "b")}))[0].names
+        assert names == {"x": (2, "a"), "y": (2, "b")}
+
+    @given(st.permutations([{"x": (2, "a")}, {"x": (2, "b"), "y": (1, "c")}, {"x": (1, "z")}]))
+    def test_the_order_of_arrivals_does_not_matter(self, names: list[dict[str, tuple[int, str]]]) -> None:
+        assert arrive(Step("j"), "r", 1, self.arrivals(*names))[0].names == {"x": (2, "b"), "y": (1, "c")}
+
+
+@pytest.mark.parametrize(
+    ("stop", "failed_branches", "status"),
+    [
+        (None, 0, "succeeded"),
+        (None, 2, "completed_with_errors"),
+        (RunStatus.FAILED, 0, "failed"),
+        (RunStatus.CANCELLED, 1, "cancelled"),
+        (RunStatus.TIMED_OUT, 0, "timed_out"),
+    ],
+)
+def test_endings(stop: RunStatus | None, failed_branches: int, status: str) -> None:
+    assert ending(stop, failed_branches) == status
+
+
+def test_the_latest_write_of_a_name_counts() -> None:
+    saved = [(1, "a", {"x": 1, "y": 1}), (3, "b", {"x": 3}), (2, "c", {"x": 2, "z": 2})]
+    for order in (saved, saved[::-1]):
+        assert merge_names(order) == {"x": 3, "y": 1, "z": 2}
+
+
+def test_holders_of_names() -> None:
+    assert latest({"x": (1, "a"), "y": (2, "b")}, ["x", "z"]) == {"x": "a"}
+
+
+def test_derived_ids_do_not_run_into_each_other() -> None:
+    parts = [("a", "b"), ("ab",), ("ab", ""), ("", "ab"), ("a", "b", ""), ("a", 1), ("a", "11"), ("a1", 1)]
+    assert len({derived_id(*p) for p in parts}) == len(parts)
+    assert derived_id("a", 1) == derived_id("a", "1")
+    assert len(derived_id("a")) == 20

@@ -1,0 +1,974 @@
+"""Playbooks from their text to their result, one visit after another on a store that is a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.errors import RejectedError
+from executor.records import RunStatus
+from executor.stores import sqlite
+from executor.stores.sqlite import SqliteStore
+from executor.transition import MAX_CLAIMS
+from tests.plays import LEASE_SECONDS, Clock, Play
+
+FAIL = "{action: fail, message: no}"
+OK = "{action: log, message: ok}"
+FLAKY = """{action: shell, command: "echo x >> tries; test $(wc -l < tries) -ge 3"}"""
+"""Fails twice, then succeeds; leaves a line a try."""
+
+
+def played(store: SqliteStore, text: str, **input: Any) -> Play:
+    return Play(store, text, input).finish()
+
+
+def result(store: SqliteStore, text: str, **input: Any) -> Any:
+    play = played(store, text, **input)
+    assert play.status is RunStatus.SUCCEEDED, play.run.errors
+    return play.result
+
+
+class TestRules:
+    TEXT = """
+        input: {n: any}
+        steps:
+        - name: a
+          rule:
+          - {case: "{{ input.n == 1 }}", run: [one]}
+          - {case: "{{ input.n is number and input.n > 1 }}", run: [one, two]}
+          - {case: "{{ input.n }}", run: []}
+          - {case: default, run: [{action: set, set: {placed: "{{ input.n }}"}}]}
+        - {name: one, run: [{action: set, set: {first: true}}]}
+        - {name: two, run: [{action: set, set: {second: true}}]}
+    """
+
+    @pytest.mark.parametrize(
+        ("n", "names", "steps"),
+        [
+            (1, {"first": True}, ["a", "one"]),
+            (2, {"first": True, "second": True}, ["a", "one", "two"]),
+            ("False", {}, ["a"]),
+            ("", {"placed": ""}, ["a"]),
+            (False, {"placed": False}, ["a"]),
+            (0, {"placed": 0}, ["a"]),
+            ([], {"placed": []}, ["a"]),
+            ([0], {}, ["a"]),
+        ],
+    )
+    def test_the_first_true_guard_is_taken(self, store: SqliteStore, n: Any, names: Any, steps: list[str]) -> None:
+        play = played(store, self.TEXT, n=n)
+        assert (play.result, list(play.steps)) == (names, steps)
+
+    def test_no_case_ends_the_branch(self, store: SqliteStore) -> None:
+        play = played(
+            store,
+            'steps: [{name: a, rule: [{case: "{{ false or none }}", run: [b]}]}, {name: b, run: [{action: log, message: ok}]}]',
+        )
+        assert (play.status, play.steps) == ("succeeded", {"a": 1})
+
+    def test_there_is_no_implicit_next_step(self, store: SqliteStore) -> None:
+        text = "steps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [{action: log, message: ok}]}]"
+        assert played(store, text).steps == {"a": 1}
+
+    def test_start_names_the_first_step(self, store: SqliteStore) -> None:
+        text = "start: b\nsteps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [], rule: [{case: default, run: [a]}]}]"
+        assert list(played(store, text).steps) == ["b", "a"]
+
+    def test_in_place_work_sees_the_step_and_saves(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {note: [{action: set, set: {noted: "{{ args.of }} {{ x }}"}}]}
+            steps:
+            - name: a
+              run: [{action: set, set: {x: 1}, as: whole}]
+              rule:
+              - case: "{{ result.success }}"
+                run:
+                - {task: note, with: {of: "{{ result.data.x }}"}}
+                - {action: set, set: {x: 2}}
+        """
+        assert result(store, text) == {"x": 2, "whole": {"x": 1}, "noted": "1 1"}
+
+    def test_the_result_of_a_step_is_that_of_its_own_run(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: "{{ not error }}", run: [b]}]}
+            - {name: b, run: [], rule: [{case: default, run: [{action: set, set: {y: "{{ steps.a.result }}"}}]}]}
+            output: {y: "{{ y }}", a: "{{ steps.a.result }}", b: "{{ steps.b.result }}"}
+        """
+        assert result(store, text) == {"y": {"x": 1}, "a": {"x": 1}, "b": None}
+
+    @pytest.mark.parametrize(
+        ("run", "expected"),
+        [
+            ("[]", [True, None, None, False]),
+            ("[{action: set, set: {x: 1}}]", [True, {"x": 1}, "set", False]),
+            ("[{action: set, set: {x: 1}}, {action: set, set: {x: 2}, if: false}]", [True, None, "set", True]),
+            ("[{action: fail, message: no, on_error: continue}]", [False, None, "fail", False]),
+            ("[{action: fail, message: no, on_error: continue}, {action: set, set: {}}]", [True, {}, "set", False]),
+        ],
+    )
+    def test_result_is_that_of_the_last_item(self, store: SqliteStore, run: str, expected: list[Any]) -> None:
+        text = f"""
+            steps:
+            - name: a
+              run: {run}
+              rule: [{{case: default, run: [{{action: set, set: {{r: "{{{{ result }}}}", e: "{{{{ error }}}}"}}}}]}}]
+        """
+        found = result(store, text)
+        assert [found["r"][key] for key in ("success", "data", "action", "skipped")] == expected
+        assert (found["r"]["error"] is None) is expected[0]
+        assert found["e"] is None
+
+
+class TestNames:
+    def test_names_of_set_do_not_see_each_other(self, store: SqliteStore) -> None:
+        text = """
+            variables: {a: 1, b: 2}
+            steps: [{name: s, run: [{action: set, set: {a: "{{ b }}", b: "{{ a }}", c: "{{ a + b }}"}}]}]
+        """
+        assert result(store, text) == {"a": 2, "b": 1, "c": 3}
+
+    def test_values_keep_their_types(self, store: SqliteStore) -> None:
+        text = """
+            input: {v: any}
+            steps:
+            - name: s
+              run:
+              - {action: set, set: {v: "{{ input.v }}", text: "is {{ input.v }}", inner: {deep: [" {{ input.v }} "]}}}
+        """
+        for value in (None, True, 1, 1.5, "x", [1, "2"], {"k": [None]}):
+            found = result(store, text, v=value)
+            assert found == {"v": value, "text": f"is {value}", "inner": {"deep": [value]}}
+
+    def test_where_names_come_from(self, store: SqliteStore) -> None:
+        text = """
+            input: {i: {type: integer, default: 1}, w: {type: string, default: world}}
+            environment: {e: "hello {{ input.w }}", f: "{{ w }}"}
+            variables: {v: "{{ e }}!", t: [1]}
+            steps:
+            - {name: a, run: [{action: set, set: {t: "{{ t + [i] }}"}}], rule: [{case: default, run: [b]}]}
+            - {name: b, run: [{action: set, set: {s: ["{{ i }}", "{{ e }}", "{{ f }}", "{{ v }}", "{{ t }}"]}}]}
+        """
+        assert result(store, text)["s"] == [1, "hello world", "world", "hello world!", [1, 1]]
+        assert result(store, text, i=5, w="you")["s"] == [5, "hello you", "you", "hello you!", [1, 5]]
+
+    def test_what_a_branch_sees(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, run: [{action: set, set: {x: a}}], rule: [{case: default, run: [b, c]}]}
+            - {name: b, run: [{action: set, set: {x: b}}], rule: [{case: default, run: [b2]}]}
+            - {name: b2, run: [{action: set, set: {in_b: "{{ x }}"}}], rule: [{case: default, run: [d]}]}
+            - {name: c, run: [{action: log, message: ""}], rule: [{case: default, run: [c2]}]}
+            - {name: c2, run: [{action: set, set: {in_c: "{{ x }}"}}], rule: [{case: default, run: [c3]}]}
+            - {name: c3, run: [], rule: [{case: default, run: [d]}]}
+            - {name: d, run: [{action: set, set: {in_d: "{{ x }}", both: ["{{ in_b }}", "{{ in_c }}"]}}]}
+        """
+        found = result(store, text)
+        assert found == {"x": "b", "in_b": "b", "in_c": "a", "in_d": "b", "both": ["b", "a"]}
+
+    def test_steps_as_the_history_of_a_branch_knows_them(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, rule: [{case: default, run: [b, c]}]}
+            - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
+            - {name: c, run: [{action: fail, message: no}], rule: [{case: error, run: [d]}]}
+            - name: d
+              run:
+              - action: set
+                set:
+                  b: "{{ steps.b }}"
+                  c: ["{{ steps.c.status }}", "{{ steps.c.error.message }}", "{{ steps.c.result }}"]
+                  e: "{{ steps['Not Yet'].status }} {{ steps['Not Yet'].visits }}"
+                  own: "{{ steps.d.status }}"
+              rule: [{case: "{{ false or none }}", run: [Not Yet]}]
+            - {name: Not Yet, run: [{action: log, message: ok}]}
+        """
+        found = result(store, text)
+        assert found["b"] == {"status": "succeeded", "visits": 1, "result": {"x": 1}, "error": None}
+        assert found["c"] == ["failed", "no", None]
+        assert (found["e"], found["own"]) == ("pending 0", "pending")
+
+    def test_what_was_not_visited_has_no_result(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{action: set, set: {x: "{{ steps.b.result is defined }}"}}]
+              rule: [{case: "{{ steps.b.result }}", run: [b]}, {case: error, run: []}]
+            - {name: b, run: [{action: log, message: ok}]}
+        """
+        play = played(store, text)
+        assert play.visit("a").saved == {}
+        assert play.visit("a").error is not None
+        assert play.visit("a").error["type"] == "GuardError"
+
+    def test_a_step_knows_itself(self, store: SqliteStore) -> None:
+        text = """
+            version: "7"
+            steps:
+            - name: a
+              max_visits: 2
+              run: [{action: set, set: {k: "{{ step }}", r: "{{ run }}"}}]
+              rule: [{case: "{{ step.visit == 1 }}", run: [a]}]
+        """
+        play = played(store, text)
+        step, run = play.result["k"], play.result["r"]
+        assert (step["name"], step["visit"], step["attempt"]) == ("a", 2, 1)
+        assert run == {"id": play.id, "started_at": "1970-01-12T13:46:40.000000Z", "playbook": "play", "version": "7"}
+
+    def test_a_name_without_a_value(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, rule: [{case: "{{ false or none }}", run: [b]}, {case: default, run: [c]}]}
+            - {name: b, run: [{action: set, set: {x: 1}}]}
+            - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
+        """
+        play = played(store, text)
+        assert (play.status, play.errors) == ("failed", ["UndefinedName"])
+        assert play.run.error is not None
+        assert play.run.error["message"] == "`set`: `x` has no value here"
+
+    def test_inferred_inputs(self, store: SqliteStore) -> None:
+        text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"
+        assert result(store, text, x=1, z=2) == {"y": 3, "d": 3}
+        with pytest.raises(RejectedError, match="input `z` is missing"):
+            played(store, text, x=1)
+
+
+class TestTasks:
+    def test_args(self, store: SqliteStore) -> None:
+        text = """
+            tasks:
+            - name: add
+              run: [{action: set, set: {sum: "{{ args.a + args.b }}"}}, {action: set, set: {twice: "{{ sum * 2 }}"}}]
+            - {name: outer, run: [{task: add, with: {a: "{{ args.n }}", b: "{{ n }}"}, as: inner}]}
+            variables: {n: 10}
+            steps: [{name: s, run: [{task: outer, with: {n: 1}, as: out}]}]
+        """
+        assert result(store, text) == {"sum": 11, "twice": 22, "inner": {"twice": 22}, "out": {"twice": 22}}
+
+    def test_a_task_that_is_skipped(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {t: [{action: set, set: {x: 1}}]}
+            steps: [{name: s, run: [{task: t, if: "{{ 1 > 2 }}", as: y}, {task: t, if: true, as: z}]}]
+        """
+        assert result(store, text) == {"x": 1, "z": {"x": 1}}
+
+    def test_a_task_that_runs_together(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {t: {parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {y: 2}}]}}
+            steps: [{name: s, run: [{task: t, as: z}]}]
+        """
+        assert result(store, text) == {"x": 1, "y": 2, "z": [{"x": 1}, {"y": 2}]}
+
+    def test_a_task_that_fails_may_be_forgiven(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {t: [{action: set, set: {x: 1}}, {action: fail, message: no}]}
+            steps: [{name: s, run: [{task: t, as: y, on_error: continue}, {action: set, set: {z: 1}}]}]
+        """
+        assert result(store, text) == {"z": 1}
+
+
+class TestParallel:
+    def test_items_do_not_see_each_other(self, store: SqliteStore) -> None:
+        text = """
+            variables: {x: 0, y: 0}
+            steps:
+            - name: s
+              parallel: true
+              run: [{action: set, set: {x: "{{ y + 1 }}"}}, {action: set, set: {y: "{{ x + 2 }}"}}]
+              rule: [{case: default, run: [{action: set, set: {data: "{{ result.data }}"}}]}]
+        """
+        assert result(store, text) == {"x": 1, "y": 2, "data": [{"x": 1}, {"y": 2}]}
+
+    def test_one_failure_fails_all(self, store: SqliteStore) -> None:
+        text = f"steps: [{{name: s, parallel: true, run: [{{action: set, set: {{x: 1}}}}, {FAIL}]}}]"
+        play = played(store, text)
+        assert (play.status, play.errors, play.visit("s").saved) == ("failed", ["Failed"], {})
+
+    def test_a_forgiven_failure(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: s
+              parallel: true
+              run: [{action: fail, message: no, on_error: continue}, {action: set, set: {x: 1}}]
+              rule: [{case: default, run: [{action: set, set: {r: ["{{ result.success }}", "{{ result.data }}"]}}]}]
+        """
+        assert result(store, text) == {"x": 1, "r": [False, [None, {"x": 1}]]}
+
+
+class TestJoins:
+    def test_a_join_runs_once(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, rule: [{case: default, run: [b, c, d]}]}
+            - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [e]}]}
+            - {name: c, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [e]}]}
+            - {name: d, run: [{action: set, set: {z: 3}}], rule: [{case: "{{ z == 4 }}", run: [e]}]}
+            - {name: e, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
+        """
+        play = played(store, text)
+        assert (play.result, play.steps) == (
+            {"x": 1, "y": 2, "z": 3, "sum": 3},
+            {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1},
+        )
+
+    def test_a_cycle_around_a_join(self, store: SqliteStore) -> None:
+        text = """
+            variables: {rounds: []}
+            steps:
+            - {name: a, max_visits: 5, rule: [{case: default, run: [b, c]}]}
+            - {name: b, run: [], rule: [{case: default, run: [d]}]}
+            - {name: c, run: [], rule: [{case: default, run: [d]}]}
+            - name: d
+              run: [{action: set, set: {rounds: "{{ rounds + [step.visit] }}"}}]
+              rule: [{case: "{{ step.visit < 3 }}", run: [a]}, {case: default, run: [e]}]
+            - {name: e, run: [{action: set, set: {seen: "{{ steps.a.visits }}"}}]}
+        """
+        play = played(store, text)
+        assert play.result == {"rounds": [1, 2, 3], "seen": 3}
+        assert play.steps == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
+
+
+class TestCycles:
+    TEXT = """
+        variables: {n: 0}
+        steps:
+        - name: a
+          max_visits: 3
+          run: [{action: set, set: {n: "{{ n + 1 }}"}}]
+          rule: %s
+        - {name: b, run: [{action: set, set: {end: "{{ steps.a.error.type }} {{ n }}"}}]}
+    """
+
+    def test_past_the_bound_the_step_fails(self, store: SqliteStore) -> None:
+        play = played(store, self.TEXT % '[{case: "{{ n > 0 }}", run: [a]}, {case: "{{ n < 0 }}", run: [b]}]')
+        assert (play.status, play.errors, play.steps) == ("failed", ["MaxVisitsExceeded"], {"a": 4})
+
+    def test_the_failure_can_be_handled(self, store: SqliteStore) -> None:
+        play = played(store, self.TEXT % '[{case: error, run: [b]}, {case: "{{ n > 0 }}", run: [a]}]')
+        assert (play.status, play.result) == ("succeeded", {"n": 3, "end": "MaxVisitsExceeded 3"})
+
+    def test_but_not_by_going_round_again(self, store: SqliteStore) -> None:
+        rule = '[{case: "{{ error or n > 0 }}", run: [a]}, {case: error, run: [b]}]'
+        play = played(store, self.TEXT % rule)
+        assert (play.status, play.steps) == ("succeeded", {"a": 4, "b": 1})
+
+    def test_a_refused_visit_does_no_work(self, store: SqliteStore) -> None:
+        play = played(store, self.TEXT % '[{case: error, run: []}, {case: "{{ n > 0 }}", run: [a]}]')
+        assert play.result == {"n": 3}
+        assert play.event_types("a").count("action.started") == 3
+
+
+class TestFailures:
+    def test_only_error_aware_cases_follow(self, store: SqliteStore) -> None:
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: set, set: {{x: 1}}}}, {FAIL}]
+              rule:
+              - {{case: "{{{{ True }}}}", run: [b]}}
+              - {{case: "{{{{ error.type == 'Other' }}}}", run: [b]}}
+              - {{case: "{{{{ result.error.type == 'Failed' }}}}", run: [c]}}
+            - {{name: b, run: [{OK}]}}
+            - name: c
+              run: [{{action: set, set: {{why: "{{{{ steps.a.error.message }}}}", x: "{{{{ x is defined }}}}"}}}}]
+        """
+        play = played(store, text)
+        assert (play.status, play.errors, play.steps) == ("succeeded", [], {"a": 1, "c": 1})
+        assert play.result == {"why": "no", "x": False}
+
+    @pytest.mark.parametrize("guard", ["{{ result.success }}", "{{ not error }}", "{{ result.error is none }}"])
+    def test_error_aware_cases_that_are_not_for_failures(self, store: SqliteStore, guard: str) -> None:
+        text = f"""
+            steps: [{{name: a, run: [{FAIL}], rule: [{{case: "{guard}", run: [b]}}]}}, {{name: b, run: [{OK}]}}]
+        """
+        assert (played(store, text).status, played(store, text).steps) == ("failed", {"a": 1})
+
+    def test_a_guard_that_divides_by_zero(self, store: SqliteStore) -> None:
+        text = """
+            variables: {n: 0}
+            steps:
+            - name: a
+              run: [{action: set, set: {x: 1}}]
+              rule: [{case: "{{ 1 / n }}", run: [b]}, {case: default, run: [b]}, {case: error, run: [c]}]
+            - {name: b, run: [{action: log, message: ok}]}
+            - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
+        """
+        play = played(store, text)
+        assert (play.status, play.steps) == ("succeeded", {"a": 1, "c": 1})
+        assert play.result["e"]["type"] == "GuardError"
+        assert "division by zero" in play.result["e"]["message"]
+
+    def test_a_guard_error_that_nothing_handles(self, store: SqliteStore) -> None:
+        text = """
+            variables: {n: 0}
+            steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
+        """
+        play = played(store, text)
+        assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["GuardError"], 1)
+
+    def test_abort_parks_what_was_ready(self, store: SqliteStore) -> None:
+        text = f"""
+            steps:
+            - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
+            - {{name: b, run: [{FAIL}]}}
+            - {{name: c, run: [{OK}]}}
+        """
+        play = played(store, text)
+        assert (play.status, play.result, play.errors) == ("failed", None, ["Failed"])
+        assert [(v.step, v.status.value) for v in play.visits] == [("a", "succeeded"), ("b", "failed"), ("c", "parked")]
+        assert play.event_types()[-1] == "workflow.failed"
+
+    @pytest.mark.parametrize("where", ["playbook", "step"])
+    def test_continue_ends_the_branch_only(self, store: SqliteStore, where: str) -> None:
+        text = f"""
+            on_error: {"continue" if where == "playbook" else "abort"}
+            steps:
+            - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
+            - {{name: b, {"on_error: continue, " if where == "step" else ""}run: [{FAIL}], rule: [{{case: default, run: [d]}}]}}
+            - {{name: c, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [d]}}]}}
+            - {{name: d, run: [{{action: set, set: {{y: "{{{{ x }}}}"}}}}]}}
+        """
+        play = played(store, text)
+        assert (play.status, play.errors, play.result) == ("completed_with_errors", ["Failed"], {"x": 1, "y": 1})
+        assert play.run.error is not None
+        assert play.event_types()[-1] == "workflow.completed"
+
+    def test_a_step_may_abort_where_the_playbook_goes_on(self, store: SqliteStore) -> None:
+        text = f"on_error: continue\nsteps: [{{name: a, on_error: abort, run: [{FAIL}]}}]"
+        assert played(store, text).status is RunStatus.FAILED
+
+    def test_an_action_may_fail(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{action: fail, message: no, as: x, on_error: continue}, {action: set, set: {y: "{{ x is defined }}"}}]
+              rule: [{case: error, run: []}, {case: default, run: [b]}]
+            - {name: b, run: [{action: log, message: ok}]}
+        """
+        play = played(store, text)
+        assert (play.status, play.result, play.steps) == ("succeeded", {"y": False}, {"a": 1, "b": 1})
+        assert "action.failed" in play.event_types("a")
+
+    @pytest.mark.parametrize("forgiven", [False, True])
+    def test_an_action_that_may_fail_comes_last(self, store: SqliteStore, forgiven: bool) -> None:
+        may = ", on_error: continue" if forgiven else ""
+        text = f"""
+            steps:
+            - name: a
+              retry: {{attempts: 2, delay: 0}}
+              run: [{{action: shell, command: "exit 1"{may}}}]
+              rule: [{{case: error, run: [b]}}, {{case: default, run: [c]}}]
+            - {{name: b, run: [{OK}]}}
+            - {{name: c, run: [{OK}]}}
+        """
+        play = played(store, text)
+        assert play.steps == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
+        assert play.visit("a").attempt == (1 if forgiven else 2)
+
+    def test_in_place_work_that_fails_goes_to_the_policy(self, store: SqliteStore) -> None:
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: set, set: {{x: 1}}}}]
+              rule: [{{case: "{{{{ x }}}}", run: [{{action: set, set: {{y: 1}}}}, {FAIL}]}}, {{case: error, run: [b]}}]
+            - {{name: b, run: [{OK}]}}
+        """
+        play = played(store, text)
+        assert (play.status, play.errors, play.steps) == ("failed", ["Failed"], {"a": 1})
+        (saved,) = store.saved(play.id)
+        assert saved.saved == {"x": 1}
+
+    def test_in_place_work_that_may_fail(self, store: SqliteStore) -> None:
+        text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
+        assert played(store, text).status is RunStatus.SUCCEEDED
+
+    def test_what_is_too_large_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        text = """
+            steps:
+            - name: a
+              run: [{action: set, set: {x: "{{ 'x' * 2000 }}"}}]
+              rule: [{case: error, run: [b]}, {case: default, run: []}]
+            - {name: b, run: [{action: set, set: {e: "{{ steps.a.error.type }}"}}]}
+        """
+        play = played(store, text)
+        assert (play.status, play.result) == ("succeeded", {"e": "PayloadTooLarge"})
+
+    def test_what_is_too_large_again(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A rule that answers to something too large with something too large does not keep the run for ever."""
+        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
+        play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
+        assert (play.status, play.errors, play.steps) == ("failed", ["PayloadTooLarge"], {"a": 1})
+
+    def test_in_place_work_that_is_too_large(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
+        play = played(store, f"steps: [{{name: a, rule: [{{case: default, run: [{big}]}}]}}]")
+        assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
+
+
+class TestRetries:
+    def test_a_step_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = f"""
+            steps:
+            - name: a
+              retry: {{attempts: 3, delay: 10s, jitter: false}}
+              run: [{{action: set, set: {{tried: "{{{{ step.attempt }}}}"}}}}, {FLAKY}]
+        """
+        play = Play(store, text, folder=tmp_path)
+        start = play.clock()
+        play.finish()
+        assert (play.status, play.result, play.steps) == ("succeeded", {"tried": 3}, {"a": 1})
+        assert play.clock() - start == 10 + 20
+        assert (tmp_path / "tries").read_text() == "x\n" * 3
+        types = play.event_types("a")
+        assert (types.count("step.started"), types.count("step.retrying"), types[-1]) == (3, 2, "step.completed")
+
+    def test_an_action_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
+        action = FLAKY.replace("{action", "{retry: {attempts: 3, delay: 0}, action")
+        play = Play(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
+        assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
+        types = play.event_types("a")
+        assert (types.count("action.started"), types.count("action.retrying")) == (3, 2)
+
+    def test_the_retry_of_the_playbook(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Play(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
+        assert (play.status, play.visit("a").attempt) == ("succeeded", 3)
+
+    def test_retries_that_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Play(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
+        assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)
+
+    @pytest.mark.parametrize(
+        ("condition", "attempts"), [("{{ false }}", 1), ("{{ error.type == 'CommandFailed' }}", 3)]
+    )
+    def test_the_condition_of_a_retry(self, store: SqliteStore, tmp_path: Path, condition: str, attempts: int) -> None:
+        for owner in ("step", "action"):
+            retry = f'retry: {{attempts: 3, delay: 0, if: "{condition}"}}'
+            action = FLAKY.replace("-ge 3", "-ge 9").replace(
+                "{action", f"{{{retry}, action" if owner == "action" else "{action"
+            )
+            step = f"{retry}, " if owner == "step" else ""
+            (tmp_path / owner).mkdir()
+            play = Play(store, f"steps: [{{name: a, {step}run: [{action}]}}]", folder=tmp_path / owner).finish()
+            assert play.status is RunStatus.FAILED
+            assert len((tmp_path / owner / "tries").read_text().split()) == attempts
+
+    def test_what_cannot_get_better_is_not_retried(self, store: SqliteStore) -> None:
+        play = played(store, "steps: [{name: a, retry: 5, run: [{action: fail, message: no}]}]")
+        assert play.visit("a").attempt == 1
+
+    def test_what_a_failed_attempt_saved_is_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = f"""
+            steps:
+            - name: a
+              retry: {{attempts: 3, delay: 0}}
+              run:
+              - {{action: set, set: {{x: 1}}, if: "{{{{ step.attempt == 1 }}}}"}}
+              - {{action: set, set: {{y: "{{{{ x is defined }}}}"}}}}
+              - {FLAKY}
+        """
+        assert Play(store, text, folder=tmp_path).finish().result == {"y": False}
+
+    def test_a_run_that_waits_for_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Play(store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=Clock(4e9))
+        play.walk_one()
+        assert play.status is RunStatus.WAITING
+        assert play.store.runs("default", status=RunStatus.WAITING)[0] == [play.run]
+        assert play.finish().status is RunStatus.SUCCEEDED
+
+
+class TestKeys:
+    TEXT = """
+        tasks: {t: [{action: set, set: {inner: "{{ step.idempotency_key }}"}}]}
+        steps:
+        - name: a
+          max_visits: 2
+          retry: {attempts: 3, delay: 0}
+          run:
+          - {action: set, set: {one: "{{ step.idempotency_key }}", id: "{{ uuid() }}", at: "{{ now() }}"}}
+          - {action: set, set: {two: "{{ step.idempotency_key }}"}}
+          - t
+          - {action: shell, command: "echo {{ one }},{{ two }},{{ inner }},{{ id }},{{ at }} >> seen; test $(wc -l < seen) -ge 3"}
+          rule: [{case: "{{ step.visit == 1 }}", run: [a]}]
+    """
+
+    def test_keys_outlive_attempts(self, store: SqliteStore, tmp_path: Path) -> None:
+        Play(store, self.TEXT, folder=tmp_path).finish()
+        Play(store, self.TEXT, folder=tmp_path).finish()
+        seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
+        keys = [tuple(line[:3]) for line in seen]
+        assert keys[0] == keys[1] == keys[2]
+        different = {keys[2], keys[3], *keys[4:]}
+        assert len({key for keys in different for key in keys}) == 3 * len(different) == 12
+
+    def test_uuid_and_now_are_those_of_the_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Play(store, self.TEXT, folder=tmp_path)
+        lost = play.claim("lost")
+        assert lost is not None
+        crashed = play.walker("lost")
+        crashed.store = _Deaf(store)  # type: ignore[assignment]
+        with pytest.raises(_Silence):
+            crashed.walk(lost)
+        play.clock.pass_(LEASE_SECONDS)
+        assert play.walk_one()
+        play.clock.pass_(100)
+        play.walk_one()
+        seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
+        assert seen[0] == seen[1]
+        assert seen[2][:3] == seen[0][:3]
+        assert seen[2][3] != seen[0][3]
+        assert seen[2][4] > seen[0][4] == "1970-01-12T13:46:40+00:00"
+
+    def test_every_uuid_is_another(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - {action: set, set: {x: "{{ uuid() }}", y: ["{{ uuid() }}", "{{ uuid() }} {{ uuid() }}"]}}
+              - {action: set, set: {z: "{{ uuid() }}"}}
+              rule: [{case: default, run: [{action: set, set: {w: "{{ uuid() }}"}}]}]
+        """
+        found = result(store, text)
+        uuids = [found["x"], found["y"][0], *found["y"][1].split(), found["z"], found["w"]]
+        assert len(set(uuids)) == 6
+
+
+class _Silence(Exception):
+    pass
+
+
+class _Deaf:
+    """A store from which no answer to a commit comes back, and which has not heard it."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def commit(self, *_: Any) -> None:
+        raise _Silence
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class TestTimeouts:
+    def test_an_action(self, store: SqliteStore) -> None:
+        play = played(store, 'steps: [{name: a, run: [{action: shell, command: "sleep 60", timeout: 20ms}]}]')
+        assert (play.status, play.errors) == ("failed", ["Timeout"])
+
+    def test_a_step_and_in_place_work_that_answers(self, store: SqliteStore) -> None:
+        """What handles a timeout has time of its own."""
+        text = """
+            steps:
+            - name: a
+              timeout: 50ms
+              run: [{action: shell, command: "sleep 60"}]
+              rule: [{case: "{{ error.type == 'Timeout' }}", run: [{action: set, set: {late: true}}]}]
+        """
+        assert result(store, text) == {"late": True}
+
+    def test_in_place_work_is_bounded_too(self, store: SqliteStore) -> None:
+        text = """
+            steps: [{name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}]
+        """
+        assert played(store, text).errors == ["Timeout"]
+
+    def test_a_step_whose_case_leads_on(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              timeout: 20ms
+              run: [{action: shell, command: "sleep 60"}]
+              rule: [{case: "{{ error.type == 'Timeout' }}", run: [b]}]
+            - {name: b, run: [{action: set, set: {late: true}}]}
+        """
+        assert result(store, text) == {"late": True}
+
+    TEXT = """
+        timeout: 10s
+        steps:
+        - {name: a, run: [], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: set, set: {x: 1}}]}
+    """
+
+    def test_a_run_that_is_in_time(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        play.walk_one()
+        play.clock.pass_(9)
+        assert play.finish().status is RunStatus.SUCCEEDED
+        assert store.next_due(play.queue) is None
+
+    def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
+        """Also when the step that ran out of time commits before the deadline is noticed."""
+        play = Play(store, self.TEXT)
+        play.walk_one()
+        play.clock.pass_(11)
+        play.finish()
+        assert (play.status, play.errors, play.result) == ("timed_out", ["Timeout"], None)
+        assert play.run.error is not None
+        assert play.run.error["message"] == "the run did not end in time"
+        assert play.event_types()[-1] == "workflow.timed_out"
+
+    def test_a_deadline_while_nothing_runs(self, store: SqliteStore) -> None:
+        retry = "retry: {attempts: 5, delay: 1h}"
+        text = f'timeout: 10s\nsteps: [{{name: a, {retry}, run: [{{action: shell, command: "exit 1"}}]}}]'
+        play = Play(store, text)
+        start = play.clock()
+        play.finish()
+        assert (play.status, play.clock() - start) == ("timed_out", 10.0)
+
+    def test_the_clock_starts_anew_when_a_run_is_resumed(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        play.walk_one()
+        play.clock.pass_(1000)
+        assert play.finish().status is RunStatus.TIMED_OUT
+        play.resume()
+        play.clock.pass_(9)
+        assert play.finish().status is RunStatus.SUCCEEDED
+        assert (play.result, play.steps) == ({"x": 1}, {"a": 1, "b": 1})
+
+    def test_a_worker_from_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        lost = play.claim("lost")
+        assert lost is not None
+        play.clock.pass_(1000)
+        play.finish().resume()
+        assert play.walker("lost").walk(lost) is None
+        assert play.finish().status is RunStatus.SUCCEEDED
+
+
+class TestResults:
+    def test_output(self, store: SqliteStore) -> None:
+        text = """
+            input: {i: integer}
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1, y: 2}}], rule: [{case: default, run: [b]}]}
+            - {name: b, run: [{action: set, set: {y: 3}}]}
+            - {name: c, run: [{action: log, message: ok}]}
+            output:
+              x: "{{ x }}"
+              sum: "{{ x + y + input.i }}"
+              text: "{{ run.playbook }} {{ steps.b.status }} {{ steps.c.status }}"
+              plain: [1, {deep: "{{ y }}"}]
+        """
+        expected = {"x": 1, "sum": 8, "text": "play succeeded pending", "plain": [1, {"deep": 3}]}
+        assert result(store, text, i=4) == expected
+
+    def test_an_entry_that_has_no_value(self, store: SqliteStore) -> None:
+        text = """
+            variables: {n: 0}
+            steps: [{name: a, run: [{action: log, message: ok}]}]
+            output: {good: "{{ n }}", bad: "{{ 1 / n }}"}
+        """
+        play = played(store, text)
+        assert (play.status, play.result) == ("completed_with_errors", {"good": 0, "bad": None})
+        (error,) = play.run.errors
+        assert (error["type"], error["message"], error["step"]) == (
+            "TemplateError",
+            "`output.bad`: division by zero",
+            None,
+        )
+
+    def test_without_output_the_result_is_all_names(self, store: SqliteStore) -> None:
+        text = """
+            variables: {v: 0, w: 0}
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1, v: 1}, as: whole}], rule: [{case: default, run: [b, c]}]}
+            - {name: b, run: [{action: set, set: {x: 2}}]}
+            - {name: c, run: [{action: set, set: {y: null}}]}
+        """
+        assert result(store, text) == {"x": 2, "v": 1, "whole": {"x": 1, "v": 1}, "y": None}
+
+    def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
+        play = played(store, f'steps: [{{name: a, run: [{FAIL}]}}]\noutput: {{x: "{{{{ 1 }}}}"}}')
+        assert (play.result, play.errors) == (None, ["Failed"])
+
+
+class TestStopping:
+    TEXT = """
+        input: {ok: {type: boolean, default: true}}
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: fail, message: no, if: "{{ not input.ok }}"}], rule: [{case: default, run: [c]}]}
+        - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
+    """
+
+    def test_cancel(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        play.walk_one()
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        play.finish()
+        assert (play.status, play.result, play.errors) == ("cancelled", None, [])
+        assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("c", "parked")
+
+    def test_cancel_before_the_start(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        assert play.finish().status is RunStatus.CANCELLED
+        assert play.resume().finish().result == {"x": 1, "y": 1}
+
+    def test_cancel_while_a_step_runs(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        claim = play.claim()
+        assert claim is not None
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        assert play.status is RunStatus.RUNNING
+        following = play.walker().walk(claim)
+        assert following is not None
+        assert following.visit.step == "@end"
+        play.walker().walk(following)
+        assert play.status is RunStatus.CANCELLED
+        assert play.resume().finish().result == {"x": 1, "y": 1}
+        assert play.steps == {"a": 1, "b": 1, "c": 1}
+
+    def test_a_failed_run_goes_on_with_corrected_input(self, store: SqliteStore) -> None:
+        play = played(store, self.TEXT, ok=False)
+        assert play.status is RunStatus.FAILED
+        play.resume().finish()
+        assert play.status is RunStatus.FAILED
+        play.resume(ok=True).finish()
+        assert (play.status, play.result, play.run.error) == ("succeeded", {"x": 1, "y": 1}, None)
+        assert (play.steps, play.run.resumes) == ({"a": 1, "b": 1, "c": 1}, 2)
+        assert play.event_types("a").count("step.completed") == 1
+        assert play.event_types().count("workflow.resumed") == 2
+
+    def test_environment_follows_corrected_input(self, store: SqliteStore) -> None:
+        text = """
+            input: {host: string}
+            environment: {url: "https://{{ input.host }}"}
+            steps:
+            - {name: a, run: [{action: fail, message: no, if: "{{ input.host == 'bad' }}"}], rule: [{case: default, run: [b]}]}
+            - {name: b, run: [{action: set, set: {x: "{{ environment.url }}"}}]}
+        """
+        play = played(store, text, host="bad")
+        assert play.resume(host="good").finish().result == {"x": "https://good"}
+
+    def test_input_that_is_wrong_changes_nothing(self, store: SqliteStore) -> None:
+        play = played(store, self.TEXT, ok=False)
+        before = play.run
+        with pytest.raises(RejectedError):
+            play.resume(ok="yes")
+        assert play.run == before
+
+    def test_a_failure_beside_a_join_goes_on(self, store: SqliteStore) -> None:
+        text = """
+            input: {ok: boolean}
+            steps:
+            - {name: a, rule: [{case: default, run: [b, c]}]}
+            - {name: b, run: [{action: fail, message: no, if: "{{ not input.ok }}"}], rule: [{case: default, run: [d]}]}
+            - {name: c, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
+            - {name: d, run: [{action: set, set: {y: "{{ x }}"}}]}
+        """
+        play = played(store, text, ok=False)
+        assert play.resume(ok=True).finish().result == {"x": 1, "y": 1}
+        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+class TestCrashes:
+    TEXT = """
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: error, run: [b]}]}
+        - {name: b, run: [{action: set, set: {e: "{{ steps.a.error.type }}"}}]}
+    """
+
+    def test_a_visit_that_no_worker_lives_to_finish(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        for _ in range(MAX_CLAIMS):
+            assert play.claim() is not None
+            play.clock.pass_(LEASE_SECONDS)
+        play.finish()
+        assert (play.status, play.result) == ("succeeded", {"e": "WorkerLost"})
+        assert "action.started" not in play.event_types("a")
+
+    def test_the_last_claim_counts(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        for _ in range(MAX_CLAIMS - 1):
+            assert play.claim() is not None
+            play.clock.pass_(LEASE_SECONDS)
+        assert play.finish().result == {"x": 1}
+
+    def test_a_claim_that_was_taken_over(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT)
+        lost = play.claim("lost")
+        assert lost is not None
+        play.clock.pass_(LEASE_SECONDS)
+        play.walk_one()
+        before = play.events
+        assert play.walker("lost").walk(lost) is None
+        assert play.events == before
+
+    def test_a_store_that_holds_a_plan_only(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Play(store, self.TEXT)
+        store.close()
+        again = SqliteStore(str(tmp_path / "noetl.db"))
+        play.store = again
+        assert play.finish().result == {"x": 1}
+        again.close()
+
+
+def test_the_order_of_events(store: SqliteStore) -> None:
+    text = """
+        tasks: {t: [{action: set, set: {y: 1}}]}
+        steps:
+        - {name: a, run: [{action: log, message: m}, t], rule: [{case: default, run: [b]}]}
+        - {name: b, rule: [{case: default, run: [{action: log, message: in place}]}]}
+    """
+    play = played(store, text)
+    assert [(event.step, event.type) for event in play.events] == [
+        (None, "workflow.started"),
+        ("a", "step.started"),
+        ("a", "action.started"),
+        ("a", "action.completed"),
+        ("a", "action.started"),
+        ("a", "action.completed"),
+        ("a", "step.transition"),
+        ("a", "step.completed"),
+        ("b", "step.started"),
+        ("b", "action.started"),
+        ("b", "action.completed"),
+        ("b", "step.transition"),
+        ("b", "step.completed"),
+        (None, "workflow.completed"),
+    ]
+    positions = [event.payload["position"] for event in play.events if event.type == "action.started"]
+    assert positions == ["run.0", "run.1/t.0", "rule.0.0"]
+    assert all(event.duration_seconds is not None for event in play.events if event.type.endswith("completed"))
+    shown = [event.to_json() for event in play.events]
+    assert shown[2]["at"] == "1970-01-12T13:46:40.000000Z"
+    json.dumps(shown)
+
+
+def test_secrets_are_in_nothing_that_is_stored(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOETL_SECRET_KEY", "canary-0123456789")
+    text = """
+        steps:
+        - name: a
+          run:
+          - {action: shell, command: "echo $K; echo $K >&2; exit $1", env: {K: "{{ secrets.KEY }}"}, as: out, on_error: continue}
+          - {action: shell, command: "echo got $K", env: {K: "{{ secrets.KEY }}"}, as: out}
+          rule: [{case: "{{ 'got' in out.stdout }}", run: [b]}]
+        - {name: b, run: [{action: fail, message: "{{ out.stdout }}"}]}
+    """
+    played(store, text)
+    store.close()
+    for path in tmp_path.iterdir():
+        assert b"canary-0123456789" not in path.read_bytes()
+
+
+def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
+    """What a visit is handed does not grow with the run."""
+    steps = [{"name": "s0", "run": [{"action": "set", "set": {"x": 1}}], "rule": [{"case": "default", "run": ["s1"]}]}]
+    for index in range(1, 40):
+        rule = [{"case": "default", "run": [f"s{index + 1}"]}]
+        steps.append({"name": f"s{index}", "run": [{"action": "set", "set": {f"y{index}": "{{ x }}"}}], "rule": rule})
+    steps.append({"name": "s40", "run": [{"action": "log", "message": "{{ x }}"}]})
+    play = played(store, json.dumps({"name": "chain", "steps": steps}))
+    assert play.status is RunStatus.SUCCEEDED
+    assert {len(visit.names) for visit in play.visits[1:]} == {1}

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.capabilities import for_local_run
+from executor.errors import SettingError, StoreError
+from executor.host import process_name
+from executor.records import Claim, Lease, Run, RunStatus
+from executor.stores.sqlite import SqliteStore
+from executor.worker import Worker, lease_seconds, thread_count
+from tests.plays import Play, compiled
+
+HELD = """
+    steps:
+    - {name: a, run: [{action: shell, command: "cat gate"}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}]}
+"""
+"""Its first step lasts until something is written to the pipe `gate`."""
+SECONDS = 30.0
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> Play:
+    """A run by the clock on the wall, for real workers to walk."""
+    return Play(store, text, folder=folder, clock=time.time, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker]:
+    worker = Worker(store, capabilities=for_local_run(folder), **{"threads": 2, "lease": 30.0, **options})
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop(timeout_seconds=SECONDS)
+
+
+def finished(worker: Worker, play: Play) -> Run:
+    run = worker.wait_until_finished("default", play.id, SECONDS)
+    assert run.status.is_final
+    return run
+
+
+def test_many_runs_at_once(store: SqliteStore, tmp_path: Path) -> None:
+    text = """
+        input: {n: integer}
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c, d]}]}
+        - {name: b, run: [{action: set, set: {x: "{{ input.n }}"}}], rule: [{case: default, run: [e]}]}
+        - {name: c, run: [{action: set, set: {y: "{{ input.n }}"}}], rule: [{case: default, run: [e]}]}
+        - {name: d, run: [{action: log, message: ok}], rule: [{case: default, run: [e]}]}
+        - {name: e, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
+    """
+    plays = [start(store, text, tmp_path, input={"n": n}, origin="service") for n in range(12)]
+    with working(store, tmp_path, threads=4) as worker:
+        runs = [finished(worker, play) for play in plays]
+    assert [run.result["sum"] for run in runs] == [2 * n for n in range(12)]
+    assert all(play.steps == dict.fromkeys("abcde", 1) for play in plays)
+
+
+def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
+    plays = [start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service") for _ in range(10)]
+    other = SqliteStore(str(store.path))
+    with working(store, tmp_path) as one, working(other, tmp_path):
+        assert all(finished(one, play).result == {"x": 1} for play in plays)
+    assert all(play.event_types().count("step.started") == 2 for play in plays)
+    other.close()
+
+
+def test_a_worker_of_one_run_leaves_others_alone(store: SqliteStore, tmp_path: Path) -> None:
+    mine, other = (start(store, HELD.replace("cat gate", "true"), tmp_path) for _ in range(2))
+    served = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+    with working(store, tmp_path, run_id=mine.id) as worker:
+        finished(worker, mine)
+    assert (other.status, served.status) == (RunStatus.QUEUED, RunStatus.QUEUED)
+
+
+def test_a_run_that_comes_later_is_taken_up(store: SqliteStore, tmp_path: Path) -> None:
+    with working(store, tmp_path) as worker:
+        play = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+        assert finished(worker, play).result == {"x": 1}
+
+
+def test_retries_are_done_in_time(store: SqliteStore, tmp_path: Path) -> None:
+    step = '{name: a, retry: {attempts: 3, delay: 5ms}, run: [{action: shell, command: "echo x >> f; test $(wc -l < f) -ge 3"}]}'
+    play = start(store, f"steps: [{step}]", tmp_path, origin="service")
+    with working(store, tmp_path) as worker:
+        assert finished(worker, play).status is RunStatus.SUCCEEDED
+    assert play.visit("a").attempt == 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_run_that_is_out_of_time(store: SqliteStore, tmp_path: Path, threads: int) -> None:
+    """Whoever notices first, the worker or the step that has no time left."""
+    text = 'timeout: 60ms\nsteps: [{name: a, run: [{action: shell, command: "sleep 60"}]}]'
+    play = start(store, text, tmp_path, origin="service")
+    with working(store, tmp_path, threads=threads) as worker:
+        run = finished(worker, play)
+    assert (run.status, [error["type"] for error in run.errors]) == ("timed_out", ["Timeout"])
+
+
+def test_stopping_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, HELD, tmp_path, origin="service")
+    with working(store, tmp_path) as worker:
+        with gate.open("w") as writer:
+            stopping = threading.Thread(target=worker.stop)
+            stopping.start()
+            writer.write("go")
+        stopping.join()
+        assert play.visit("a").status == "succeeded"
+        assert play.status is RunStatus.RUNNING
+    with working(store, tmp_path) as worker:
+        assert finished(worker, play).result == {"x": 1}
+    assert play.steps == {"a": 1, "b": 1}
+
+
+def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, HELD, tmp_path, origin="service")
+    with working(store, tmp_path) as worker:
+        with gate.open("w") as writer:
+            store.stop(play.id, RunStatus.CANCELLED, play.clock())
+            writer.write("go")
+        assert finished(worker, play).status is RunStatus.CANCELLED
+    assert [(visit.step, visit.status.value) for visit in play.visits] == [("a", "succeeded"), ("b", "parked")]
+
+
+def test_waiting_gives_up(store: SqliteStore, tmp_path: Path) -> None:
+    play = start(store, HELD, tmp_path)
+    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1)
+    assert worker.wait_until_finished("default", play.id, 0.001).status is RunStatus.QUEUED
+    with pytest.raises(StoreError, match="There is no run"):
+        worker.wait_until_finished("default", "nothing", 0.001)
+
+
+def test_what_a_dead_worker_held_is_taken_over_at_once(store: SqliteStore, tmp_path: Path) -> None:
+    play = start(store, HELD.replace("cat gate", "true"), tmp_path)
+    host, boot, _, _ = process_name().split("/")
+    assert store.claim(play.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), play.clock()) is not None
+    with working(store, tmp_path, run_id=play.id) as worker:
+        assert finished(worker, play).status is RunStatus.SUCCEEDED
+
+
+def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, HELD, tmp_path, origin="service")
+    renewed = threading.Event()
+
+    class Watched(SqliteStore):
+        def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
+            held = super().renew(run_id, visit_id, fence, until)
+            if held:
+                renewed.set()
+            return held
+
+    watched = Watched(str(store.path))
+    with working(watched, tmp_path, lease=0.03) as worker:
+        with gate.open("w") as writer:
+            renewed.wait()
+            writer.write("go")
+        finished(worker, play)
+    watched.close()
+
+
+class Broken(SqliteStore):
+    """A store that fails now and then."""
+
+    calls = 0
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        self.calls += 1
+        if self.calls in (1, 2):
+            raise StoreError("The store is away.")
+        if self.calls == 3:
+            raise ValueError("a bug")
+        return super().claim(queue, lease, now)
+
+
+def test_a_store_that_is_away_for_a_while(store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    play = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
+    broken = Broken(str(store.path))
+    with working(broken, tmp_path, threads=1) as worker:
+        assert finished(worker, play).status is RunStatus.SUCCEEDED
+    broken.close()
+    assert "the store failed; trying again" in caplog.text
+    assert "a step could not be walked" in caplog.text
+
+
+def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -> None:
+    """The plan is all a new worker needs, in whatever process it is."""
+    play = start(store, HELD.replace("cat gate", "echo x >> f"), tmp_path)
+    claim = play.claim("gone")
+    assert claim is not None
+    store.renew(play.id, claim.visit.id, claim.visit.fence, play.clock())
+    with working(store, tmp_path, run_id=play.id) as worker:
+        assert finished(worker, play).result == {"x": 1}
+    assert (tmp_path / "f").read_text() == "x\n"
+    assert store.plan(play.plan.hash) == compiled(HELD.replace("cat gate", "echo x >> f"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "read", "good", "bad"),
+    [
+        (
+            "NOETL_LEASE_SECONDS",
+            lease_seconds,
+            {"1": 1.0, "2.5": 2.5, "3600": 3600.0},
+            ["", "0", "x", "-1", "nan", "inf"],
+        ),
+        ("NOETL_WORKERS", thread_count, {"1": 1, "1000": 1000}, ["", "0", "1.5", "x", "-1", "1001", "9" * 5000, "²"]),
+    ],
+)
+def test_settings(setting: str, read: Any, good: dict[str, Any], bad: list[str]) -> None:
+    assert {text: read({setting: text}) for text in good} == good
+    assert read({}) > 0
+    for text in bad:
+        with pytest.raises(SettingError, match=f"{setting} is"):
+            read({setting: text})
