@@ -12,16 +12,9 @@ from executor.errors import ActionError, RejectedError
 from executor.records import END, Run, RunStatus, Visit, VisitStatus, timestamp
 from executor.rendering import render
 from executor.transition import derived_id
+from planner.catalogue import Kind
+from planner.kinds import described, is_of_kind
 from planner.plan import Header, Input, Plan
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "object": (dict,),
-    "array": (list,),
-}
 
 
 def new_run(
@@ -71,7 +64,7 @@ def new_run(
         deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,
         live=1,
     )
-    visit_id = derived_id(run_id, "start", header.start)
+    visit_id = derived_id("start", header.start)
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
 
 
@@ -88,7 +81,7 @@ def corrected(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, d
 
 def ending_visit(run_id: str, resumes: int, now: float) -> Visit:
     """The visit that ends a run."""
-    id = derived_id(run_id, END, resumes)
+    id = derived_id(END, resumes)
     return Visit(id, run_id, END, VisitStatus.READY, clock=0, names={}, due_at=now)
 
 
@@ -131,21 +124,11 @@ def _known(header: Header) -> str:
 
 
 def _mismatch(name: str, declared: Input, value: Any) -> str | None:
-    if declared.type != "any":
-        fits = isinstance(value, _TYPES[declared.type]) and (declared.type == "boolean" or not isinstance(value, bool))
-        if not fits:
-            return f"input `{name}` must be {declared.type}, and is {_kind(value)}"
+    if not is_of_kind(value, Kind(declared.type)):
+        return f"input `{name}` must be {declared.type}, and is {described(value)}"
     if declared.enum is not None and value not in declared.enum:
         return f"input `{name}` must be one of {', '.join(map(str, declared.enum))}"
     return None
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "boolean"
-    return next((kind for kind, types in _TYPES.items() if isinstance(value, types)), type(value).__name__)
 
 
 def _beginning(run_id: str, header: Header, now: float) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def settle(
     for target in targets:
         there = step_of(target)
         handed = {name: pointer for name, pointer in names.items() if name in there.hands_on}
-        id = derived_id(visit.run_id, visit.id, choice.case, target)
+        id = derived_id(visit.id, choice.case, target)
         branches.append(Branch(id, target, clock, handed, there.join is not None, there.cyclic))
     live = case.live if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
@@ -258,27 +258,27 @@ def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:
 
 
 def arrive(
-    join: Step, run_id: str, wave: int, arrivals: Sequence[Branch], earlier: Branch | None = None
+    join: Step, wave: int, arrivals: Sequence[Branch], earlier: Branch | None = None
 ) -> tuple[Branch, Mapping[str, int], int]:
     """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
     and of the run.
 
     Of two pointers to one name the one with the greater clock is the later write; writes that race are told apart by
-    id, so that even then the result does not depend on timing. `earlier` is the branch that went on when the join
+    id. Ids are the same in every run of a plan, so even then the result depends on neither timing nor run. `earlier` is the branch that went on when the join
     fired before: on a cycle the others know its names anyway, and after a resume they do not come again.
     """
     clock = max(arrival.clock for arrival in arrivals)
     names: dict[str, tuple[int, str]] = {}
     if earlier is not None:
         clock = max(clock, earlier.clock + 1)
-        names.update(earlier.names)
+        names.update({name: (pointer[0], pointer[1]) for name, pointer in earlier.names.items()})
     for arrival in arrivals:
         for name, pointer in arrival.names.items():
             found = (pointer[0], pointer[1])
             if name not in names or names[name] < found:
                 names[name] = found
     merged = len(arrivals) - 1
-    id = derived_id(run_id, "join", join.name, wave)
+    id = derived_id("join", join.name, wave)
     branch = Branch(id, join.name, clock, names, False, join.cyclic)
     return branch, dict.fromkeys(join.regions, -merged) if merged else {}, -merged
 

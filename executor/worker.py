@@ -69,7 +69,7 @@ class Worker:
         self._clock = clock
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._held: dict[str, Claim] = {}
+        self._held: dict[tuple[str, str], Claim] = {}
         self._lock = threading.Lock()
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
@@ -126,12 +126,12 @@ class Worker:
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
         with self._lock:
-            self._held[claim.visit.id] = claim
+            self._held[claim.run.id, claim.visit.id] = claim
         try:
             return walker.walk(claim)
         finally:
             with self._lock:
-                self._held.pop(claim.visit.id, None)
+                self._held.pop((claim.run.id, claim.visit.id), None)
 
     def _idle_seconds(self) -> float:
         try:

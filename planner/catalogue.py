@@ -38,10 +38,11 @@ class Kind(StrEnum):
 class Parameter:
     """One parameter of an action type.
 
-    `kinds` are alternatives. `choices`, when given, are the only strings allowed; they are compared without regard to case and come out as declared.
-    `requires` names parameters that must be given when this one is.
-    `fields` are the parts of an object of a known shape, each a parameter of its own. `late` are names that only the handler can give a value to:
-    it gets a template that reads one as a function of them.
+    `kinds` are alternatives. `choices`, when given, are the only strings allowed; they are compared without regard to
+    case and come out as declared. `requires` names parameters that must be given when this one is. `fields` are the parts
+    of an object of a known shape, each a parameter of its own. `late` are names that only the handler can give a value
+    to: it gets a template that reads one as a function of them. `written_out` is true of an object whose keys the planner
+    must see, so that a template cannot stand for the whole.
     """
 
     kinds: tuple[Kind, ...]
@@ -53,6 +54,7 @@ class Parameter:
     requires: tuple[str, ...] = ()
     fields: Mapping[str, Parameter] = field(default_factory=dict)
     late: tuple[str, ...] = ()
+    written_out: bool = False
     supported: bool = True
 
 

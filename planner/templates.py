@@ -123,6 +123,11 @@ class Template:
         self.names = frozenset(access[0] for access in self.reads)
         self._path = _path(expressions[0]) if self.is_expression else None
 
+    @property
+    def is_access(self) -> bool:
+        """Whether the text is one expression that only reads a value and does nothing to it."""
+        return self._path is not None
+
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
         """Literal text and expressions in the order they stand, or None when the text has `{% %}` blocks."""

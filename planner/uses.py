@@ -29,7 +29,6 @@ class Place(StrEnum):
 class Use:
     """One template. `step` or `task` is what it stands in; `local` are the names of loops around it.
 
-    `after` is true where the outcome of work can be read: guards, `retry.if`, `repeat.until` and in-place work.
     `secrets` says whether `secrets.NAME` may stand here.
     """
 
@@ -48,7 +47,6 @@ class _Text:
     text: str
     local: frozenset[str] = frozenset()
     secrets: bool = False
-    after: bool = False
 
 
 def find_uses(
@@ -84,8 +82,7 @@ class _Finder:
                     span = self.document.text_span(found.path, problem.start, problem.end)
                     self.diagnostics.add(problem.code, problem.message, span, problem.hint)
                 else:
-                    where = Place.AFTER if found.after and place is Place.WORK else place
-                    yield Use(found.path, template, where, step, task, found.local, found.secrets)
+                    yield Use(found.path, template, place, step, task, found.local, found.secrets)
 
     def task(self, task: Task) -> Iterator[Use]:
         for entry in task.run:
@@ -118,7 +115,7 @@ class _Finder:
             yield from _texts(entry.with_, (*entry.path, "with"), local, secrets=True)
             return
         if entry.retry:
-            yield from _texts(entry.retry.if_, (*entry.path, "retry", "if"), local, after=True)
+            yield from _texts(entry.retry.if_, (*entry.path, "retry", "if"), local)
         declaration = self.catalogue.get(entry.action)
         for name, value in entry.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None
@@ -139,14 +136,12 @@ def _bound_by(loop: Loop) -> frozenset[str]:
     return frozenset({loop.as_, "loop"})
 
 
-def _texts(
-    value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False, after: bool = False
-) -> Iterator[_Text]:
+def _texts(value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False) -> Iterator[_Text]:
     if isinstance(value, str):
-        yield _Text(path, value, local, secrets, after)
+        yield _Text(path, value, local, secrets)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(item, (*path, key), local, secrets=secrets, after=after)
+            yield from _texts(item, (*path, key), local, secrets=secrets)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _texts(item, (*path, index), local, secrets=secrets, after=after)
+            yield from _texts(item, (*path, index), local, secrets=secrets)

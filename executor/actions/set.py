@@ -10,7 +10,7 @@ from planner.catalogue import ActionDeclaration, Kind, Parameter
 DECLARATION = ActionDeclaration(
     type="set",
     description="Gives names to values, which do not see each other.",
-    parameters={"set": Parameter((Kind.OBJECT,), "The names and their values.", required=True)},
+    parameters={"set": Parameter((Kind.OBJECT,), "The names and their values.", required=True, written_out=True)},
 )
 
 

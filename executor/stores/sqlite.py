@@ -391,7 +391,7 @@ class SqliteStore:
                     earlier = Branch("", step, counter["clock"], json.loads(counter["names"]))
                 arrivals = [Branch(r["id"], step, r["clock"], json.loads(r["names"])) for r in rows]
                 join = self.plan_step(run["plan_hash"], step)
-                branch, live, merged = arrive(join, run_id, wave, arrivals, earlier)
+                branch, live, merged = arrive(join, wave, arrivals, earlier)
                 db.execute(_FIRE, (run_id, step, branch.clock, to_text(branch.names)))
                 self._count_live(db, run_id, live)
                 db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
@@ -582,7 +582,7 @@ def _enter(
 
 
 def _enter_deadline(db: sqlite3.Connection, run: Run, due_at: float) -> None:
-    branch = Branch(derived_id(run.id, DEADLINE, run.resumes), DEADLINE, 0, {})
+    branch = Branch(derived_id(DEADLINE, run.resumes), DEADLINE, 0, {})
     _enter(db, run.id, queue_of(run), branch, due_at, 0)
 
 

@@ -97,6 +97,9 @@ class _Check:
             message = f"`{name}` of `{declaration.type}` is part of the language and not supported yet"
             self._diagnostics.add("NP901", message, self._document.key_span(path))
         self._kind(name, parameter, value, path)
+        if parameter.written_out and isinstance(value, str) and has_template(value):
+            message = f"`{name}` is written out, so that its names are known before it runs"
+            self._diagnostics.add("NP504", message, self._document.span(path), "give each name its own template")
         if parameter.fields and isinstance(value, dict):
             self._fields(declaration, name, parameter.fields, value, path)
             return

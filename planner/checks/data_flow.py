@@ -12,7 +12,7 @@ from planner.uses import Place, Use
 
 ATTRIBUTES = {
     "steps": frozenset({"status", "visits", "result", "error"}),
-    "run": frozenset({"id", "started_at", "playbook", "version", "status", "error"}),
+    "run": frozenset({"id", "started_at", "playbook", "version"}),
     "step": frozenset({"name", "visit", "attempt", "idempotency_key"}),
     "result": frozenset({"success", "data", "error", "action", "skipped", "items"}),
     "error": frozenset({"type", "message", "action", "step", "attempt", "retryable", "status", "details"}),

@@ -52,3 +52,6 @@ def _check_secrets(subject: Subject) -> None:
             subject.diagnostics.add("NP406", "`secrets` may not be read here", span, hint)
         elif any(access == ("secrets",) for access in use.template.reads):
             subject.diagnostics.add("NP406", "a secret is read by name: `secrets.NAME`", span)
+        elif "with" in use.path and not use.template.is_access:
+            hint = "put text around it where the task uses it"
+            subject.diagnostics.add("NP406", "a secret is passed to a task by itself", span, hint)

@@ -261,13 +261,16 @@ async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> N
     assert (await http.get(path, params={"format": "gif"})).status_code == 400
 
 
-async def test_a_run_of_a_local_file_is_not_resumed_here(http: httpx.AsyncClient, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("command", ["resume", "cancel"])
+async def test_a_run_of_a_local_file_is_left_alone_here(
+    http: httpx.AsyncClient, settings: dict[str, str], command: str
+) -> None:
     store = open_store(settings["NOETL_STORE"])
     plan = compile_playbook(PICKY, catalogue()).plan
     assert plan is not None
     store.save_plan(plan)
     run = store.create_run(*new_run(plan, {"number": 1}, now=0.0, origin="local", folder="/"))
     store.close()
-    response = await http.post(f"/workflows/{run.id}/resume")
+    response = await http.post(f"/workflows/{run.id}/{command}")
     assert response.status_code == 409
-    assert "noetl runs resume" in response.json()["detail"]
+    assert f"noetl runs {command}" in response.json()["detail"]

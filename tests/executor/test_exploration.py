@@ -78,7 +78,7 @@ class Explorer:
         """The states in which nothing is left to do."""
         start = self.plan.steps[self.plan.header.start]
         joins = dict.fromkeys(start.regions, (1, 0))
-        branch = Branch(derived_id("r", "start"), start.name, 1, {}, counted=start.cyclic)
+        branch = Branch(derived_id("start"), start.name, 1, {}, counted=start.cyclic)
         first = self.enter(World(joins=joins), branch)
         seen = {first.key()}
         stack = [first]
@@ -163,7 +163,7 @@ class Explorer:
             assert waiting >= 0
             if waiting == 0 and world.arrivals.get(join):
                 arrived = list(world.arrivals[join].values())
-                branch, live, merged = arrive(self.plan.steps[join], "r", wave + 1, arrived)
+                branch, live, merged = arrive(self.plan.steps[join], wave + 1, arrived)
                 world = replace(
                     world,
                     arrivals={**world.arrivals, join: {}},
