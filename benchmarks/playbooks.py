@@ -53,8 +53,8 @@ def set_chain(steps: int) -> str:
     """A chain of steps that each add one to what the step before has saved."""
     lines = ["name: chain", "steps:"]
     for at in range(steps):
-        value = f"{{{{ v{at - 1} + 1 }}}}" if at else "1"
-        lines.append(f'- name: s{at}\n  run: [{{action: set, set: {{v{at}: "{value}"}}}}]')
+        value = f'"{{{{ v{at - 1} + 1 }}}}"' if at else "1"
+        lines.append(f"- name: s{at}\n  run: [{{action: set, set: {{v{at}: {value}}}}}]")
         if at + 1 < steps:
             lines.append(f"  rule: [{{case: default, run: [s{at + 1}]}}]")
     return "\n".join([*lines, f'output: {{last: "{{{{ v{steps - 1} }}}}"}}', ""])

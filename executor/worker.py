@@ -110,10 +110,12 @@ class Worker:
         walker = Walker(self._store, lease, self._capabilities, self._clock)
         while not self._stopping.is_set():
             seen = self._store.work.count
+            is_idle = True
             try:
                 claim = self._store.claim(self._queue, lease, self._clock())
                 while claim is not None:
                     claim = self._walk(walker, claim)
+                    is_idle = False
                     if claim is not None and self._stopping.is_set():
                         self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, self._clock())
                         return
@@ -121,7 +123,7 @@ class Worker:
                 logger.exception("the store failed; trying again")
             except Exception:
                 logger.exception("a step could not be walked; its claim will run out and it will be tried again")
-            if not self._stopping.is_set():
+            if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
@@ -16,11 +17,12 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.exceptions import TemplateRuntimeError
+from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError
+from jinja2.filters import make_attrgetter
 from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import missing
+from jinja2.utils import missing, pass_environment
 
 MAX_TEXT = 8 * 1024 * 1024
 MAX_ITEMS = 1_000_000
@@ -96,9 +98,44 @@ def loop_items(items: Iterable[Any]) -> Iterator[Any]:
 
 def concatenate(parts: Iterable[Any]) -> str:
     """The parts as one text, its size checked before it is made."""
-    texts = [str(part) for part in parts]
+    texts = [measured_text(part) for part in parts]
     _text(sum(map(len, texts)))
     return "".join(texts)
+
+
+def measure(value: Any, indent: int = 0) -> None:
+    """Check the size that a value has as text before the text is made. One list may stand in another many times.
+
+    Raises:
+        LimitExceeded: the text would be too long.
+    """
+    size = 0
+    stack = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, str):
+            size += len(item)
+            continue
+        inner: Iterable[Any] = ()
+        if isinstance(item, Mapping):
+            inner = (part for pair in item.items() for part in pair)
+        elif isinstance(item, list | tuple):
+            inner = item
+        for part in inner:
+            size += 1 + indent * (depth + 1)
+            if size > MAX_TEXT:
+                break
+            stack.append((part, depth + 1))
+        if size > MAX_TEXT:
+            break
+    _text(size)
+
+
+def measured_text(value: Any) -> str:
+    """The value as text, its size checked before it is made."""
+    if not isinstance(value, str):
+        measure(value)
+    return str(value)
 
 
 def describe(value: object) -> str:
@@ -136,15 +173,21 @@ class OffsetLexer(Lexer):
         self, source: str, name: str | None, filename: str | None = None, state: str | None = None
     ) -> Iterator[tuple[int, str, str]]:
         offset = 0
-        for _, token, value in super().tokeniter(source, name, filename, state):
-            found = source.find(value, offset)
-            offset = found if found >= 0 else offset
-            yield offset, token, value
-            offset += len(value)
+        try:
+            for _, token, value in super().tokeniter(source, name, filename, state):
+                found = source.find(value, offset)
+                offset = found if found >= 0 else offset
+                yield offset, token, value
+                offset += len(value)
+        except TemplateSyntaxError as error:
+            message = error.message or ""
+            place = re.search(r" at ([0-9]+)$", message)
+            at = int(place[1]) if place else offset
+            raise TemplateSyntaxError(message[: place.start() if place else None], at) from None
 
 
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
-    text, old, new = str(text), str(old), str(new)
+    text, old, new = measured_text(text), measured_text(old), measured_text(new)
     times = text.count(old) if count is None or count < 0 else min(text.count(old), count)
     _text(len(text) + times * max(len(new) - len(old), 0))
     replaced: str = text.replace(old, new, -1 if count is None else count)
@@ -152,7 +195,7 @@ def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
 
 
 def _join_method(separator: str, items: Iterable[str]) -> str:
-    texts = [str(item) for item in bounded(items)]
+    texts = [measured_text(item) for item in bounded(items)]
     _text(sum(map(len, texts)) + len(separator) * len(texts))
     return separator.join(texts)
 
@@ -249,7 +292,7 @@ def _power(left: Any, right: Any) -> Any:
 def _add(left: Any, right: Any) -> Any:
     if isinstance(left, str) and isinstance(right, str):
         _text(len(left) + len(right))
-    elif isinstance(left, list) and isinstance(right, list):
+    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
         _items(len(left) + len(right))
     return left + right
 
@@ -263,13 +306,21 @@ def _modulo(left: Any, right: Any) -> Any:
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {"*": _multiply, "**": _power, "+": _add, "%": _modulo}
 
 
+def _measured(value: Any) -> Any:
+    if isinstance(value, list | tuple | Mapping):
+        measure(value)
+    return value
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that planner and executor share."""
 
     intercepted_binops = frozenset(_OPERATORS)
 
     def __init__(self) -> None:
-        super().__init__(undefined=Missing, optimized=False, keep_trailing_newline=True, cache_size=0)
+        super().__init__(
+            undefined=Missing, optimized=False, keep_trailing_newline=True, cache_size=0, finalize=_measured
+        )
         self.globals = {"range": _range, "dict": dict}
         for name in ("attr", "format", "pprint", "urlize", "xmlattr"):
             del self.filters[name]
@@ -329,10 +380,17 @@ def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def charged(*args: Any, **kwargs: Any) -> Any:
         value = args[skip] if len(args) > skip else None
         options = (*args[skip + 1 :], *kwargs.values())
-        size = len(value) if isinstance(value, str | list | tuple | Mapping) else 1
-        charge(size)
+        if isinstance(value, Iterator):
+            args = (*args[:skip], bounded(value), *args[skip + 1 :])
+        elif isinstance(value, str | list | tuple | Mapping):
+            charge(len(value))
+        if name in _TEXTUAL:
+            for part in (value, *options):
+                measure(part)
         if name in _WIDENING:
-            _text(_WIDENING[name](value) * max((o for o in options if isinstance(o, int)), default=4))
+            _text(_WIDENING[name](value, options))
+        if name == "round":
+            _bits(4 * max((o for o in options if isinstance(o, int)), default=0))
         if name == "replace":
             return _replace(value, *options)
         if name == "join":
@@ -342,6 +400,8 @@ def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             _text(len(result))
         elif isinstance(result, list | tuple):
             _items(len(result))
+        elif isinstance(result, int):
+            _bits(result.bit_length())
         return result
 
     marker = _PassArg.from_obj(function)
@@ -350,27 +410,74 @@ def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return charged
 
 
-def _one(_value: object) -> int:
-    return 1
+_TEXTUAL = frozenset(
+    [
+        "capitalize",
+        "center",
+        "e",
+        "escape",
+        "forceescape",
+        "indent",
+        "lower",
+        "safe",
+        "string",
+        "striptags",
+        "title",
+        "trim",
+        "truncate",
+        "upper",
+        "urlencode",
+        "wordcount",
+        "wordwrap",
+    ]
+)
+"""The filters that make a text of whatever they are given."""
 
 
-def _lines(value: object) -> int:
-    return str(value).count("\n") + 1
+def _widest(options: tuple[Any, ...]) -> int:
+    return max((o if isinstance(o, int) else len(o) for o in options if isinstance(o, int | str)), default=4)
 
 
-_WIDENING: dict[str, Callable[[Any], int]] = {
-    "center": _one,
-    "indent": _lines,
-    "batch": _one,
-    "slice": _one,
-    "truncate": _one,
+def _indented(value: Any, options: tuple[Any, ...]) -> int:
+    return (str(value).count("\n") + 1) * _widest(options)
+
+
+def _wrapped(value: Any, options: tuple[Any, ...]) -> int:
+    return len(str(value)) * max((len(o) for o in options if isinstance(o, str)), default=1)
+
+
+_WIDENING: dict[str, Callable[[Any, tuple[Any, ...]], int]] = {
+    "center": lambda _, options: _widest(options),
+    "indent": _indented,
+    "batch": lambda _, options: _widest(options),
+    "slice": lambda _, options: _widest(options),
+    "truncate": lambda _, options: _widest(options),
+    "wordwrap": _wrapped,
 }
 
 
 def _join_size(value: Any, options: tuple[Any, ...]) -> None:
     separator = next((o for o in options if isinstance(o, str)), "")
     if isinstance(value, list | tuple):
-        _text(sum(len(v) if isinstance(v, str) else 8 for v in value) + len(separator) * len(value))
+        measure(value)
+        _text(sum(len(v) for v in value if isinstance(v, str)) + len(separator) * len(value))
+
+
+@pass_environment
+def _sum(environment: Sandbox, items: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+    """The sum of numbers, or one list of many."""
+    found = bounded(items)
+    parts = found if attribute is None else map(make_attrgetter(environment, attribute), found)
+    if not isinstance(start, list):
+        for part in parts:
+            start = _add(start, part)
+        return start
+    whole = list(start)
+    for part in parts:
+        whole += bounded(part)
+        if len(whole) > MAX_ITEMS:
+            _items(len(whole))
+    return whole
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
@@ -378,6 +485,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
         value._fail_with_undefined_error()
     if indent is not None and not 0 <= indent <= 16:
         raise ValueError("`tojson` indents by 0 to 16")
+    measure(value, indent or 0)
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
     _text(len(text))
     return text
@@ -403,7 +511,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _b64encode(value: str) -> str:
-    return base64.b64encode(str(value).encode()).decode()
+    return base64.b64encode(measured_text(value).encode()).decode()
 
 
 def _b64decode(value: str) -> str:
@@ -411,7 +519,7 @@ def _b64decode(value: str) -> str:
 
 
 def _sha256(value: str) -> str:
-    return hashlib.sha256(str(value).encode()).hexdigest()
+    return hashlib.sha256(measured_text(value).encode()).hexdigest()
 
 
 def _regex_search(text: str, pattern: str) -> Any:
@@ -461,8 +569,8 @@ def _strftime(value: str | float | datetime, pattern: str) -> str:
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
-    "identifier": lambda value: Identifier(str(value)),
-    "raw": lambda value: Raw(str(value)),
+    "identifier": lambda value: Identifier(measured_text(value)),
+    "raw": lambda value: Raw(measured_text(value)),
     "tojson": _to_json,
     "fromjson": _from_json,
     "b64encode": _b64encode,
@@ -472,6 +580,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "regex_replace": _regex_replace,
     "to_datetime": _to_datetime,
     "strftime": _strftime,
+    "sum": _sum,
     LOOP_ITEMS: loop_items,
     CONCATENATE: concatenate,
 }

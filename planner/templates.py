@@ -15,10 +15,9 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.exceptions import TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Undefined
 
-from planner.diagnostics import suggest
 from planner.sandbox import (
     ALLOWED_NODES,
     CONCATENATE,
@@ -31,6 +30,7 @@ from planner.sandbox import (
     Raw,
     Sandbox,
     bounded,
+    charge,
     describe,
     start_budget,
 )
@@ -52,6 +52,8 @@ MAX_SOURCE = 64 * 1024
 MAX_NODES = 4_000
 MAX_DEPTH = 100
 MAX_BRACKETS = 30
+ITEM_UNITS = 4
+"""What an item of a value costs the budget: one list may stand in another many times, and is copied as often."""
 
 Lookup = Callable[[str], Any]
 """Gives the value of a top-level name; raises KeyError when it has none."""
@@ -122,6 +124,7 @@ class Template:
         self.reads, self.guarded = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
         self._path = _path(expressions[0]) if self.is_expression else None
+        self._body = None if self._path else body
 
     @property
     def is_access(self) -> bool:
@@ -133,10 +136,14 @@ class Template:
         """Literal text and expressions in the order they stand, or None when the text has `{% %}` blocks."""
         return None if self.has_blocks else tuple(_parts(self.source))
 
+    def _charged_body(self) -> list[nodes.Node]:
+        """The nodes to compile, which changes them: who comes second parses the text again."""
+        body, self._body = self._body, None
+        return [_charged(node) for node in body or _parse(self.source)]
+
     @cached_property
     def _values(self) -> Callable[[dict[str, Any]], Any]:
-        body = _parse(self.source)
-        _bound(body)
+        body = self._charged_body()
         expressions = [c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)]
         target = nodes.Name(_RESULT, "store", lineno=1)
         assign = nodes.Assign(target, nodes.List(expressions, lineno=1), lineno=1)
@@ -144,8 +151,7 @@ class Template:
 
     @cached_property
     def _text(self) -> Callable[[dict[str, Any]], Any]:
-        body = _parse(self.source)
-        _bound(body)
+        body = self._charged_body()
         return _compiled(nodes.Template(body, lineno=1), lambda _context, chunks: chunks)
 
     def evaluate(self, lookup: Lookup) -> Any:
@@ -191,7 +197,10 @@ class Template:
                 value._fail_with_undefined_error()
         except UndefinedError as error:
             raise EvaluationError("UndefinedName", _message(error)) from None
-        return _plain_or_error(value) if _is_foreign(value) else value
+        if not _is_foreign(value):
+            return value
+        start_budget()
+        return _plain_or_error(value)
 
     def _run(self, function: Callable[[dict[str, Any]], Any], lookup: Lookup) -> Any:
         names: dict[str, Any] = {}
@@ -207,7 +216,7 @@ class Template:
             raise EvaluationError("UndefinedName", _message(error)) from None
         except (LimitExceeded, RecursionError, MemoryError) as error:
             raise EvaluationError("LimitExceeded", _message(error) or "the expression needs too much memory") from None
-        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a filter raises, it is the expression's failure
             raise EvaluationError("TemplateError", _message(error) or type(error).__name__) from None
 
 
@@ -315,20 +324,27 @@ def _check_node(source: str, node: nodes.Node) -> None:
         end = re.compile(r"[\w.+-]+").match(source, node.lineno)
         raise TemplateProblem("NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1)
     if isinstance(node, nodes.Filter) and node.name not in _sandbox.filters:
-        hint = suggest(node.name, _sandbox.filters)
+        hint = _suggest(node.name, _sandbox.filters)
         raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Test) and node.name not in _sandbox.tests:
-        hint = suggest(node.name, _sandbox.tests)
+        hint = _suggest(node.name, _sandbox.tests)
         raise _at(source, "NP402", f"there is no test `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Call):
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
         if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
             name = node.node.name
-            hint = suggest(name, FUNCTIONS) or (
+            hint = _suggest(name, FUNCTIONS) or (
                 f"`{name}` is a filter: write `value | {name}`" if name in _sandbox.filters else None
             )
             raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
+
+
+def _suggest(word: str, known: Iterable[str]) -> str | None:
+    # The executor parses templates too, and has no use for diagnostics until one is wrong.
+    from planner.diagnostics import suggest
+
+    return suggest(word, known)
 
 
 def _is_huge(value: object) -> bool:
@@ -337,9 +353,12 @@ def _is_huge(value: object) -> bool:
     return isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS
 
 
-def _at(source: str, code: str, message: str, offset: int, word: str, hint: str | None = None) -> TemplateProblem:
-    start = source.find(word, max(offset, 0))
-    start = start if start >= 0 else min(max(offset, 0), len(source))
+def _at(
+    source: str, code: str, message: str, offset: int | None, word: str, hint: str | None = None
+) -> TemplateProblem:
+    offset = offset or 0  # some nodes do not know where they stand
+    start = source.find(word, offset)
+    start = start if start >= 0 else min(offset, len(source))
     return TemplateProblem(code, message, start, start + len(word), hint)
 
 
@@ -415,26 +434,16 @@ def _parts(source: str) -> Iterator[str | Expression]:
         yield "".join(text)
 
 
-def _bound(body: Iterable[nodes.Node]) -> None:
-    """Put the budget's filters where Jinja2 has no hook: around what loops go over, and for `~`."""
-    for top in body:
-        for loop in [*top.find_all(nodes.For), *([top] if isinstance(top, nodes.For) else [])]:
-            loop.iter = nodes.Filter(loop.iter, LOOP_ITEMS, [], [], None, None, lineno=loop.lineno)
-        _replace_concatenations(top)
-
-
-def _replace_concatenations(node: nodes.Node) -> None:
-    for field, value in list(node.iter_fields()):
-        if isinstance(value, list):
-            setattr(node, field, [_without_concatenation(item) for item in value])
-        elif isinstance(value, nodes.Node):
-            setattr(node, field, _without_concatenation(value))
-
-
-def _without_concatenation(node: Any) -> Any:
-    if not isinstance(node, nodes.Node):
-        return node
-    _replace_concatenations(node)
+def _charged(node: nodes.Node) -> nodes.Node:
+    """The node with the budget's filters where Jinja2 has no hook: around what loops go over, and for `~`."""
+    for field in node.fields:
+        value = getattr(node, field, None)
+        if isinstance(value, nodes.Node):
+            setattr(node, field, _charged(value))
+        elif isinstance(value, list):
+            setattr(node, field, [_charged(item) if isinstance(item, nodes.Node) else item for item in value])
+    if isinstance(node, nodes.For):
+        node.iter = nodes.Filter(node.iter, LOOP_ITEMS, [], [], None, None, lineno=node.lineno)
     if isinstance(node, nodes.Concat):
         parts = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(parts, CONCATENATE, [], [], None, None, lineno=node.lineno)
@@ -482,6 +491,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
+        charge(len(value))
         return str(value) if type(value).__name__ == "Markup" else value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -490,6 +500,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     if isinstance(value, dict):
+        charge(ITEM_UNITS * len(value))
         return {key if isinstance(key, str) else _to_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, datetime | date):
         return value.isoformat()
@@ -497,6 +508,9 @@ def _plain(value: Any) -> Any:
         return value
     if callable(value):
         raise TypeError("the value is a function: call it with `()`")
+    if isinstance(value, list | tuple):
+        charge(ITEM_UNITS * len(value))
+        return [_plain(item) for item in value]
     if isinstance(value, Iterable):
         return [_plain(item) for item in bounded(value)]
     raise TypeError(f"the value is {describe(value)}, which is not data")

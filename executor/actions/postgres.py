@@ -1,22 +1,20 @@
-"""`postgres`: statements of SQL. Values of templates travel beside the text, never in it.
-
-A list of nothing but texts, numbers or booleans is bound as an array, any other list and every object as jsonb.
-"""
+"""`postgres`: statements of SQL, and CSV files in and out. Values of templates travel beside the text, never in it."""
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from datetime import date, time, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from executor.actions._connections import CONNECTIONS, limit_time
+from executor.actions._copy import prepared_copy_from, prepared_copy_to
+from executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
 from executor.actions.action import Call
 from executor.errors import ActionError
 from executor.sql import Bind, Identifier, Sql
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from planner.kinds import described
 
 if TYPE_CHECKING:
     import psycopg
@@ -42,9 +40,36 @@ DECLARATION = ActionDeclaration(
             choices=("all", "one", "value", "none"),
             requires=("query",),
         ),
-        "rows": Parameter((Kind.ARRAY,), "Objects to run the statement for.", requires=("query",), supported=False),
-        "copy_from": Parameter((Kind.OBJECT,), "`{table, file}`: a CSV file to load.", supported=False),
-        "copy_to": Parameter((Kind.OBJECT,), "`{query, file}`: a CSV file to write.", supported=False),
+        "rows": Parameter(
+            (Kind.ARRAY,),
+            "Objects to run the statement for, one after another in one transaction; `%(name)s` is a value of each, or"
+            " of `params`. The result is `{rowcount}` of them all, and with `fetch: all` also their `rows`.",
+            requires=("query",),
+        ),
+        "copy_from": Parameter(
+            (Kind.OBJECT,),
+            "Loads a CSV file into a table, all of it or nothing. An empty cell is null. The result is `{rowcount}`.",
+            fields={
+                "table": Parameter(
+                    (Kind.STRING,),
+                    "The table, or schema and table with a dot between, as they are spelt.",
+                    required=True,
+                ),
+                "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
+                "columns": Parameter(
+                    (Kind.ARRAY,), "The columns that the file has, in order: those its header names unless given."
+                ),
+                "header": Parameter((Kind.BOOLEAN,), "Whether the first line is a header: true unless given."),
+            },
+        ),
+        "copy_to": Parameter(
+            (Kind.OBJECT,),
+            "Writes the rows of a query as a CSV file with a header. The result is `{rowcount}`.",
+            fields={
+                "query": Parameter((Kind.STRING,), "The statement that gives the rows.", required=True, sink=Sink.SQL),
+                "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
+            },
+        ),
     },
     one_of=("query", "copy_from", "copy_to"),
     idempotent=False,
@@ -54,6 +79,8 @@ _WORTH_REPEATING = ("08", "40", "53", "57P", "58", "55P03", "55006")
 """SQLSTATEs, or how they begin: connection lost, serialisation and deadlock, no resources, shutdown, system, locks."""
 
 _TEMPLATE = "noetl_{}"
+_PLACEHOLDER = re.compile(r"%(?:%|\(([^)]*)\))")
+_ROWS_AT_ONCE = 1_000
 
 
 def perform(call: Call) -> Any:
@@ -62,25 +89,80 @@ def perform(call: Call) -> Any:
     except ImportError:
         message = "`postgres` needs the package psycopg: pip install noetl[postgres]"
         raise ActionError("ActionDisabled", message, retryable=False) from None
-    from executor.actions._connections import CONNECTIONS
-
-    query = call.parameters["query"]
-    statements = [
-        _statement(text, call.parameters.get("params")) for text in (query if isinstance(query, list) else [query])
-    ]
-    if not statements:
-        raise _wrong("`query` is an empty list")
-    if len(statements) > 1 and isinstance(call.parameters.get("params"), list):
-        raise _wrong("`params` is a list, which only one statement can take: give an object")
+    work = _work(call)
     try:
         with CONNECTIONS.lend(call.parameters["connection"], call) as connection:
-            # One statement stands outside of a transaction, for those that must, such as `vacuum`.
-            with connection.transaction() if isinstance(query, list) else nullcontext():
-                for text, values in statements:
-                    cursor = _execute(connection, text, values, call)
-            return _result(cursor, call.parameters.get("fetch", "all"))
+            return work(connection)
     except psycopg.Error as error:
         raise _failed(error, call) from error
+
+
+def _work(call: Call) -> Callable[[Connection], Any]:
+    """What is to be done with a connection. Whatever can be wrong without one has been found."""
+    given = call.parameters
+    if "copy_from" in given:
+        return prepared_copy_from(call, **given["copy_from"])
+    if "copy_to" in given:
+        return prepared_copy_to(call, **given["copy_to"])
+    if "rows" in given:
+        text, rows = _statement_for_rows(given)
+        return lambda connection: _run_for_rows(call, text, rows, connection)
+    query, params = given["query"], given.get("params")
+    statements = [_statement(text, params) for text in (query if isinstance(query, list) else [query])]
+    if not statements:
+        raise _wrong("`query` is an empty list")
+    if len(statements) > 1 and isinstance(params, list):
+        raise _wrong("`params` is a list, which only one statement can take: give an object")
+    return lambda connection: _run(call, statements, connection, is_list=isinstance(query, list))
+
+
+def _run(call: Call, statements: list[tuple[str, Any]], connection: Connection, *, is_list: bool) -> Any:
+    # One statement stands outside of a transaction, for those that must, such as `vacuum`.
+    with connection.transaction() if is_list else nullcontext():
+        for text, values in statements:
+            limit_time(connection, call)
+            # The text is the author's: the types ask for a literal, which it is not.
+            cursor = connection.execute(text.encode(), values)
+    return _result(cursor, call.parameters.get("fetch", "all"))
+
+
+def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection) -> dict[str, Any]:
+    is_returned = call.parameters.get("fetch") == "all"
+    returned: list[dict[str, Any]] = []
+    rowcount = 0
+    with connection.transaction(), connection.cursor() as cursor:
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            limit_time(connection, call)
+            cursor.executemany(text.encode(), rows[start : start + _ROWS_AT_ONCE], returning=is_returned)
+            has_more = True
+            while has_more:
+                rowcount += cursor.rowcount
+                if is_returned and cursor.description is not None:
+                    returned += [row_of(row) for row in cursor]
+                has_more = is_returned and bool(cursor.nextset())
+    return {"rows": returned, "rowcount": rowcount} if is_returned else {"rowcount": rowcount}
+
+
+def _statement_for_rows(given: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """A statement and the values of each row for it."""
+    if isinstance(given["query"], list):
+        raise _wrong("`rows` takes one statement, and `query` is a list")
+    if given.get("fetch", "all") not in ("all", "none"):
+        raise _wrong("`fetch` must be `all` or `none` with `rows`")
+    shared = given.get("params", {})
+    if not isinstance(shared, dict):
+        raise _wrong("`params` must be an object with `rows`")
+    text, values = _statement(given["query"], shared)
+    # What a template stands for is not for data to replace.
+    names = {name for name in _PLACEHOLDER.findall(text) if name and (name in shared or name not in values)}
+    rows = []
+    for at, row in enumerate(given["rows"], 1):
+        if not isinstance(row, dict):
+            raise _wrong(f"`rows`: item {at} is {described(row)}; it must be an object")
+        if missing := names - row.keys() - shared.keys():
+            raise _wrong(f"`rows`: item {at} has no {min(missing)!r}")
+        rows.append({**values, **{name: bound(row[name]) for name in names if name in row}})
+    return text, rows
 
 
 def _statement(query: Any, params: Any) -> tuple[str, Any]:
@@ -93,15 +175,15 @@ def _statement(query: Any, params: Any) -> tuple[str, Any]:
     if params is None:
         # Without values psycopg leaves percent signs alone; with any, they are doubled.
         escape = (lambda text: text.replace("%", "%%")) if binds else (lambda text: text)
-        return _assembled(query, escape, escape, "%s"), [_bound(value) for value in binds] if binds else None
+        return _assembled(query, escape, escape, "%s"), [bound(value) for value in binds] if binds else None
     if not binds:
-        return _assembled(query, str, _doubled, ""), _bound_all(params)
+        return _assembled(query, str, _doubled, ""), bound_all(params)
     if isinstance(params, list):
         raise _wrong("`params` is a list, which cannot be told from the templates in `query`: give an object")
     if taken := [name for name in params if name.startswith(_TEMPLATE.format(""))]:
         raise _wrong(f"`params`: {taken[0]!r} is a name that templates use")
     named = {_TEMPLATE.format(at): value for at, value in enumerate(binds)}
-    return _assembled(query, str, _doubled, f"%({_TEMPLATE})s"), _bound_all({**params, **named})
+    return _assembled(query, str, _doubled, f"%({_TEMPLATE})s"), bound_all({**params, **named})
 
 
 def _assembled(query: Sql, text_form: Any, name_form: Any, placeholder: str) -> str:
@@ -112,9 +194,7 @@ def _assembled(query: Sql, text_form: Any, name_form: Any, placeholder: str) -> 
             pieces.append(placeholder.format(count))
             count += 1
         elif isinstance(part, Identifier):
-            if not part.name or "\0" in part.name:
-                raise _wrong(f"`query`: {part.name!r} cannot be an identifier")
-            pieces.append(name_form(part.quoted))
+            pieces.append(name_form(quoted(part.name)))
         else:
             pieces.append(text_form(part))
     return "".join(pieces)
@@ -124,83 +204,15 @@ def _doubled(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _bound_all(params: Any) -> Any:
-    if isinstance(params, Mapping):
-        return {name: _bound(value) for name, value in params.items()}
-    return [_bound(value) for value in params]
-
-
-def _bound(value: Any) -> Any:
-    from psycopg.types.json import Jsonb
-
-    if not isinstance(value, dict | list):
-        return value
-    kinds = {_kind(item) for item in value if item is not None} if isinstance(value, list) else {None}
-    if kinds <= {int, float} and len(kinds) == 2:
-        # An array has one type, and a float cannot be every integer.
-        return [None if item is None else Decimal(repr(item)) for item in value]
-    return value if len(kinds) <= 1 and kinds <= {bool, int, float, str} else Jsonb(value)
-
-
-def _kind(item: Any) -> type | None:
-    """The type of what an array can hold, texts of every kind being one, or None."""
-    return next((kind for kind in (bool, int, float, str) if isinstance(item, kind)), None)
-
-
-def _execute(connection: Connection, text: str, values: Any, call: Call) -> psycopg.Cursor[dict[str, Any]]:
-    milliseconds = max(min(math.ceil(call.remaining_seconds() * 1000), 2**31 - 1), 1)
-    connection.execute(f"set statement_timeout = {milliseconds}")
-    # The text is the author's: the types ask for a literal, which it is not.
-    return connection.execute(text.encode(), values)
-
-
 def _result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
     has_rows = cursor.description is not None
     if fetch in ("all", "none"):
-        rows = [_row(row) for row in cursor] if has_rows and fetch == "all" else []
+        rows = [row_of(row) for row in cursor] if has_rows and fetch == "all" else []
         return {"rows": rows, "rowcount": cursor.rowcount}
     row = cursor.fetchone() if has_rows else None
     if fetch == "one" or row is None:
-        return None if row is None else _row(row)
-    return _plain(next(iter(row.values()), None))
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    """A value of Postgres as JSON can say it.
-
-    Numerics become numbers where nothing is lost and text where something would be, times ISO 8601, intervals seconds,
-    bytes base64, and what JSON knows nothing of is text.
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Decimal):
-        return _number(value)
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
-
-
-def _number(value: Decimal) -> int | float | str:
-    if not value.is_finite():
-        return str(value)
-    if value == value.to_integral_value():
-        return int(value)
-    number = float(value)
-    return number if Decimal(repr(number)) == value else str(value)
+        return None if row is None else row_of(row)
+    return plain(next(iter(row.values()), None))
 
 
 def _failed(error: psycopg.Error, call: Call) -> ActionError:

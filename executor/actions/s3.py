@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from executor.actions._formats import FORMATS, FormatError, decode, encode
@@ -80,9 +81,8 @@ def _place(uri: str, *, needs_key: bool) -> tuple[str, str]:
 
 
 def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
-    answer = s3.get_object(Bucket=bucket, Key=key)
     raw = bytearray()
-    with answer["Body"] as body:
+    with closing(s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
         for chunk in body.iter_chunks(_CHUNK_BYTES):
             call.remaining_seconds()
             raw += chunk

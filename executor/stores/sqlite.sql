@@ -68,7 +68,7 @@ create table visits (
     failure text,
     primary key (run_id, id)
 ) without rowid;
-create index visits_due on visits (queue, due_at) where status in ('ready', 'retrying', 'running');
+create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'running');
 create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'running');
 
 -- Of a join: the branches on the way to it, and how often it has fired, last with which clock and names. Beside it the

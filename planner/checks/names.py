@@ -135,7 +135,7 @@ def _references(subject: Subject) -> None:
             case str(name) if case is not None and name not in steps and name not in tasks:
                 subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, both))
     for step in subject.playbook.steps:
-        if not step.run and step.rule is None:
+        if not step.run and not step.rule:
             message = f"step `{step.name}` has neither `run` nor `rule`"
             subject.diagnostics.add("NP107", message, subject.name_span(step), "give it work or a rule, or remove it")
         for case in step.rule or ():

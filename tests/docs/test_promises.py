@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -178,4 +179,4 @@ def test_a_secret_travels_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -
         steps: [{name: a, run: [{task: show, with: {key: "%s{{ secrets.KEY }}"}}]}]
         """
     assert ended(store, text % "").result == {"seen": "***", "known": False}
-    assert ended(store, text % "Bearer ").errors == ["ParameterError"]
+    assert codes(dedent(text % "Bearer ")) == ["NP406"]

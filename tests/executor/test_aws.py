@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from uuid import uuid4
 
 import pytest
 
@@ -90,19 +91,20 @@ def test_an_invocation_is_sent_once_and_other_requests_again(monkeypatch: pytest
 
 
 def test_threads_share_a_client(aws: Client) -> None:
-    aws("s3").create_bucket(Bucket="orders")
+    bucket = f"orders-{uuid4()}"
+    aws("s3").create_bucket(Bucket=bucket)
     together = threading.Barrier(8)
 
     def work(n: int) -> None:
         together.wait()
-        perform("s3", put=f"s3://orders/{n}", content=str(n))
+        perform("s3", put=f"s3://{bucket}/{n}", content=str(n))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [perform("s3", get=f"s3://orders/{n}") for n in range(8)] == [str(n) for n in range(8)]
+    assert [perform("s3", get=f"s3://{bucket}/{n}") for n in range(8)] == [str(n) for n in range(8)]
 
 
 @pytest.mark.parametrize(

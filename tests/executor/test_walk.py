@@ -868,6 +868,25 @@ class TestStopping:
         assert play.resume(ok=True).finish().result == {"x": 1, "y": 1}
         assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 1}
 
+    def test_a_branch_that_ended_in_a_failure_goes_on(self, store: SqliteStore) -> None:
+        """The join behind it fires again, and sees what it saw before beside what is new."""
+        text = """
+            on_error: continue
+            input: {ok: boolean}
+            steps:
+            - {name: a, rule: [{case: default, run: [b, c]}]}
+            - name: b
+              run: [{action: fail, message: no, if: "{{ not input.ok }}"}, {action: set, set: {x: 1}}]
+              rule: [{case: default, run: [d]}]
+            - {name: c, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [d]}]}
+            - {name: d, run: [{action: set, set: {z: "{{ x | default(0) + y }}"}}]}
+        """
+        play = played(store, text, ok=False)
+        assert (play.status, play.result) == ("completed_with_errors", {"y": 1, "z": 1})
+        play.resume(ok=True).finish()
+        assert (play.status, play.result, play.run.live) == ("succeeded", {"x": 1, "y": 1, "z": 2}, 0)
+        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 2}
+
 
 class TestCrashes:
     TEXT = """

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from typing import Any
 
@@ -21,16 +22,27 @@ def answer(event, context):
 """
 
 
+TRUST = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        ],
+    }
+)
+
+
 @pytest.fixture
 def function(aws: Client) -> str:
     """The ARN of a function that gives back what it is given, or fails when it is told to."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("code.py", CODE)
+    role = aws("iam").create_role(RoleName="any", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
     made = aws("lambda").create_function(
         FunctionName="echo",
         Runtime="python3.13",
-        Role="arn:aws:iam::123456789012:role/any",
+        Role=role,
         Handler="code.answer",
         Code={"ZipFile": packed.getvalue()},
     )

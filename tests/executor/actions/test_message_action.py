@@ -22,9 +22,19 @@ class Queue:
         found = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
         self.arn: str = found["Attributes"]["QueueArn"]
 
-    def messages(self) -> list[dict[str, Any]]:
+    def admit(self, service: str) -> None:
+        """Let a service of AWS send to it."""
+        statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sqs:SendMessage"}
+        policy = {"Version": "2012-10-17", "Statement": [{**statement, "Resource": self.arn}]}
+        self._sqs.set_queue_attributes(QueueUrl=self.url, Attributes={"Policy": json.dumps(policy)})
+
+    def messages(self, wait_seconds: int = 5) -> list[dict[str, Any]]:
         found = self._sqs.receive_message(
-            QueueUrl=self.url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
+            QueueUrl=self.url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=wait_seconds,
+            MessageAttributeNames=["All"],
+            AttributeNames=["All"],
         )
         return list(found.get("Messages", ()))
 
@@ -75,6 +85,7 @@ def test_a_fifo_queue_drops_what_was_sent_under_the_same_key(aws: Client) -> Non
 def test_a_topic(aws: Client, queue: Queue) -> None:
     sns = aws("sns")
     topic = sns.create_topic(Name="news")["TopicArn"]
+    queue.admit("sns.amazonaws.com")
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
     id = perform("message", to=topic, body={"a": 1}, attributes={"kind": "b"})
     (message,) = queue.messages()
@@ -86,6 +97,7 @@ def test_a_topic(aws: Client, queue: Queue) -> None:
 def test_a_bus(aws: Client, queue: Queue) -> None:
     events = aws("events")
     bus = events.create_event_bus(Name="shop")["EventBusArn"]
+    queue.admit("events.amazonaws.com")
     events.put_rule(Name="all", EventBusName="shop", EventPattern='{"source": ["shop.orders"]}')
     events.put_targets(Rule="all", EventBusName="shop", Targets=[{"Id": "queue", "Arn": queue.arn}])
     attributes = {"source": "shop.orders", "detail_type": "Placed"}
@@ -136,7 +148,7 @@ def test_the_queue_that_drives_runs_is_out_of_bounds(queue: Queue, monkeypatch: 
         with pytest.raises(ActionError, match="NOETL_QUEUE") as caught:
             perform("message", to=to, body="x")
         assert caught.value.type == "AccessDenied"
-    assert queue.messages() == []
+    assert queue.messages(wait_seconds=0) == []
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import csv
+import json
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from executor.actions._connections import CONNECTIONS
+from executor.actions.action import Capabilities
+from executor.capabilities import for_local_run
 from executor.errors import ActionError
 from tests.calls import perform
 
@@ -309,3 +314,186 @@ def test_the_driver_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ActionError, match=r"pip install noetl\[postgres\]"):
         perform("postgres", connection="postgresql://127.0.0.1/x", query="select 1")
+
+
+@pytest.fixture
+def table(postgres_dsn: str) -> str:
+    """The DSN of a database with an empty table `t (a int primary key, b text, c jsonb)`."""
+    perform("postgres", connection=postgres_dsn, query="create table t (a int primary key, b text, c jsonb)")
+    return postgres_dsn
+
+
+def contents(dsn: str, query: str = "select * from t order by a") -> Any:
+    return perform("postgres", connection=dsn, query=query)["rows"]
+
+
+INSERT = "insert into t (a, b) values (%(a)s, %(b)s)"
+
+
+def test_rows_are_inserted_in_bulk(table: str) -> None:
+    rows = [{"a": n, "b": f"{n}%", "more": [n]} for n in range(2_500)]
+    given = {"connection": table, "rows": "{{ rows }}", "names": {"rows": rows}}
+    assert perform("postgres", query=INSERT, **given) == {"rowcount": 2_500}
+    assert contents(table, "select count(*) as n, min(b) as b from t") == [{"n": 2_500, "b": "0%"}]
+    assert perform("postgres", query="update t set b = '%%' where a = %(a)s", fetch="none", **given) == {
+        "rowcount": 2_500
+    }
+
+
+def test_rows_may_give_rows_back(table: str) -> None:
+    rows = [{"a": n, "b": None} for n in range(1_001)]
+    done = perform("postgres", connection=table, query=f"{INSERT} returning a", rows=rows, fetch="ALL")
+    assert done == {"rows": [{"a": n} for n in range(1_001)], "rowcount": 1_001}
+    assert perform("postgres", connection=table, query=INSERT, rows=[]) == {"rowcount": 0}
+
+
+def test_rows_stand_beside_params_and_templates(table: str) -> None:
+    perform(
+        "postgres",
+        connection=table,
+        query="insert into {{ 't' | identifier }} (a, b, c) values (%(a)s, %(b)s, {{ c }})",
+        params={"b": "shared"},
+        rows=[{"a": 1, "c": "not this"}, {"a": 2, "b": "own", "noetl_0": "nor this"}],
+        names={"c": {"x": [1]}},
+    )
+    assert contents(table) == [
+        {"a": 1, "b": "shared", "c": {"x": [1]}},
+        {"a": 2, "b": "own", "c": {"x": [1]}},
+    ]
+
+
+def test_of_rows_all_or_none_are_inserted(table: str) -> None:
+    rows = [{"a": n % 1_500, "b": ""} for n in range(2_000)]
+    with pytest.raises(ActionError, match="duplicate key") as caught:
+        perform("postgres", connection=table, query=INSERT, rows=rows)
+    assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
+    assert contents(table) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rows": [{"a": 1, "b": 2}, {"a": 1}]}, "item 2 has no 'b'"),
+        ({"rows": [[1, 2]]}, "item 1 is a list; it must be an object"),
+        ({"rows": [], "query": [INSERT]}, "one statement"),
+        ({"rows": [], "params": [1]}, "`params` must be an object"),
+        ({"rows": [], "fetch": "one"}, "`fetch` must be `all` or `none`"),
+    ],
+)
+def test_rows_that_cannot_be_inserted(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ActionError, match=message) as caught:
+        perform("postgres", connection="postgresql://127.0.0.1:1/x", **{"query": INSERT, **parameters})
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ("a,b\n1,x\n2,\n", {}),
+        ("\ufeffb:string,a:integer\r\nx,1\r\n,2\r\n", {}),
+        ('whatever,it says\n1,"x"\n2,', {"columns": ["a", "b"]}),
+        ("x,1\n,2\n", {"header": False, "columns": ["b", "a"]}),
+        ("1,x,\n2,,\n", {"header": False}),
+    ],
+)
+def test_a_file_is_loaded(table: str, tmp_path: Path, text: str, how: dict[str, Any]) -> None:
+    (tmp_path / "in.csv").write_text(text, "utf-8", newline="")
+    capabilities = for_local_run(tmp_path)
+    copy = {"table": "public.{{ name }}", "file": "in.csv", **how}
+    done = perform("postgres", connection=table, copy_from=copy, names={"name": "t"}, capabilities=capabilities)
+    assert done == {"rowcount": 2}
+    assert contents(table, "select a, b from t order by a") == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+
+
+def test_a_long_file_is_loaded_and_written_again(table: str, tmp_path: Path) -> None:
+    lines = "".join(f'{n},"grüße, ""{n}"""\n' for n in range(50_000))
+    (tmp_path / "in.csv").write_text(f"a,b\n{lines}", "utf-8")
+    capabilities = for_local_run(tmp_path)
+    loaded = perform(
+        "postgres", connection=table, copy_from={"table": "t", "file": "in.csv"}, capabilities=capabilities
+    )
+    written = perform(
+        "postgres",
+        connection=table,
+        copy_to={"query": "select a, b from t where a >= {{ low }} order by a -- all;", "file": "out/{{ low }}.csv"},
+        names={"low": 0},
+        capabilities=capabilities,
+    )
+    assert loaded == written == {"rowcount": 50_000}
+    assert (tmp_path / "out" / "0.csv").read_bytes() == (tmp_path / "in.csv").read_bytes()
+
+
+NASTY = "'; drop table t; -- \\' $$ %"
+
+
+def test_values_of_a_query_to_copy_are_values(table: str, tmp_path: Path) -> None:
+    names = {"text": NASTY, "list": ["a'", "b"], "object": {"k": NASTY}, "column": 'a"%'}
+    perform(
+        "postgres",
+        connection=table,
+        copy_to={
+            "query": "select {{ text }} as {{ column | identifier }}, {{ list }}::text[] as l, {{ object }} as o, {{ none }} as n",
+            "file": "out.csv",
+        },
+        names=names,
+        capabilities=for_local_run(tmp_path),
+    )
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row['a"%'], row["l"], json.loads(row["o"]), row["n"]) == (NASTY, "{a',b}", {"k": NASTY}, "")
+
+
+def test_a_copy_that_fails_changes_nothing(table: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("a,b\n1,x\n1,y\n")
+    (tmp_path / "out.csv").write_text("before")
+    for copy in (
+        {"copy_from": {"table": "t", "file": "in.csv"}},
+        {"copy_from": {"table": "t", "file": "in.csv", "columns": ["a", "none"]}},
+        {"copy_to": {"query": "select 1 / (a - 3) from generate_series(1, 5) as g(a)", "file": "out.csv"}},
+    ):
+        with pytest.raises(ActionError) as caught:
+            perform("postgres", connection=table, capabilities=for_local_run(tmp_path), **copy)
+        assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
+    assert contents(table) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+    assert (tmp_path / "out.csv").read_text() == "before"
+    assert perform("postgres", connection=table, query="select 1", fetch="value") == 1
+
+
+def test_a_copy_ends_when_the_time_is_up(table: str, tmp_path: Path) -> None:
+    copy = {"query": "select pg_sleep(600)", "file": "out.csv"}
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=table, copy_to=copy, capabilities=for_local_run(tmp_path), seconds=0.3)
+    assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("copy", "type_", "message"),
+    [
+        ({"copy_from": {"table": "t", "file": "../in.csv"}}, "FileError", "outside the folder"),
+        ({"copy_to": {"query": "select 1", "file": "/etc/out.csv"}}, "FileError", "outside the folder"),
+        ({"copy_from": {"table": "t", "file": "none.csv"}}, "FileError", "no such file"),
+        ({"copy_from": {"table": "t", "file": "."}}, "FileError", "not a file|is a directory"),
+        ({"copy_from": {"table": "t", "file": "twice.csv"}}, "FileError", "'a' twice"),
+        ({"copy_from": {"table": "t.", "file": "in.csv"}}, "ParameterError", "cannot be an identifier"),
+        ({"copy_from": {"table": "t", "file": "in.csv", "columns": [1]}}, "ParameterError", "list of texts"),
+        ({"copy_from": {"table": "t"}}, "ParameterError", "`copy_from` needs `file`"),
+        ({"copy_to": {"query": "select '{{ x }}'", "file": "out.csv"}}, "ParameterError", "template inside quotes"),
+        ({"copy_to": {"query": "{{ x }}", "file": "out.csv"}}, "ParameterError", "cannot come from data"),
+        ({"copy_to": "{{ copy }}"}, "ParameterError", "written out"),
+    ],
+)
+def test_what_cannot_be_copied(table: str, tmp_path: Path, copy: dict[str, Any], type_: str, message: str) -> None:
+    (tmp_path / "twice.csv").write_text("a,a\n1,1\n")
+    names = {"x": "y", "copy": {"query": "drop table t", "file": "out.csv"}}
+    with pytest.raises(ActionError, match=message) as caught:
+        perform("postgres", connection=table, names=names, capabilities=for_local_run(tmp_path), **copy)
+    assert (caught.value.type, caught.value.retryable) == (type_, False)
+
+
+def test_copies_are_off_where_files_are() -> None:
+    for copy in ({"copy_from": {"table": "t", "file": "x"}}, {"copy_to": {"query": "select 1", "file": "x"}}):
+        with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
+            perform("postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy)
+        assert caught.value.type == "ActionDisabled"

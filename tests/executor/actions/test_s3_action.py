@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from botocore.stub import Stubber
 
+from executor import aws as ours
 from executor.actions import s3
 from executor.errors import ActionError
 from tests.aws import Client, become_nobody
@@ -12,8 +16,10 @@ from tests.calls import perform
 
 @pytest.fixture
 def bucket(aws: Client) -> str:
-    aws("s3").create_bucket(Bucket="orders")
-    return "s3://orders"
+    """The name of an empty bucket; names are shared by all accounts."""
+    name = f"orders-{uuid4()}"
+    aws("s3").create_bucket(Bucket=name)
+    return name
 
 
 @pytest.mark.parametrize(
@@ -29,47 +35,64 @@ def test_what_is_put_is_got(
     aws: Client, bucket: str, format: str | None, content: Any, stored: str, media_type: str
 ) -> None:
     how = {"format": format} if format else {}
-    uri = f"{bucket}/a b/{{{{ name }}}}"
+    uri = f"s3://{bucket}/a b/{{{{ name }}}}"
     put = perform("s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **how)
-    assert put["uri"] == "s3://orders/a b/ü?#%.txt"
+    assert put["uri"] == f"s3://{bucket}/a b/ü?#%.txt"
     assert put["bytes"] == len(stored.encode())
     assert perform("s3", get=uri, names={"name": "ü?#%.txt"}, **how) == content
-    found = aws("s3").get_object(Bucket="orders", Key="a b/ü?#%.txt")
+    found = aws("s3").get_object(Bucket=bucket, Key="a b/ü?#%.txt")
     assert (found["Body"].read().decode(), found["ContentType"]) == (stored, media_type)
     assert found["ETag"].strip('"') == put["etag"]
 
 
 def test_a_csv_header_may_say_types(aws: Client, bucket: str) -> None:
-    aws("s3").put_object(Bucket="orders", Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
-    assert perform("s3", get=f"{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
+    aws("s3").put_object(Bucket=bucket, Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
+    assert perform("s3", get=f"s3://{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
 
 
-def test_objects_are_listed_by_what_they_begin_with(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for at in range(1_003):
-        aws("s3").put_object(Bucket="orders", Key=f"2026/{at:04}", Body=b"abc")
-    aws("s3").put_object(Bucket="orders", Key="other", Body=b"")
-    found = perform("s3", list=f"{bucket}/2026/")
-    assert [entry["uri"] for entry in found] == [f"{bucket}/2026/{at:04}" for at in range(1_003)]
-    assert {(entry["bytes"], entry["etag"]) for entry in found} == {(3, "900150983cd24fb0d6963f7d28e17f72")}
-    assert found[0]["key"] == "2026/0000"
-    assert found[0]["modified_at"].endswith("+00:00")
-    assert len(perform("s3", list=bucket)) == 1_004
-    assert perform("s3", list=f"{bucket}/none") == []
-    monkeypatch.setattr(s3, "MAX_OBJECTS", 1_000)
-    with pytest.raises(ActionError, match="more than 1,000 objects") as caught:
-        perform("s3", list=f"{bucket}/2026/")
+def test_objects_are_listed_by_what_they_begin_with(aws: Client, bucket: str) -> None:
+    for key in ("2026/b", "2026/a ü", "other"):
+        aws("s3").put_object(Bucket=bucket, Key=key, Body=b"abc")
+    first, second = perform("s3", list=f"s3://{bucket}/2026/")
+    assert first.pop("modified_at").endswith("+00:00")
+    assert first == {
+        "uri": f"s3://{bucket}/2026/a ü",
+        "key": "2026/a ü",
+        "bytes": 3,
+        "etag": "900150983cd24fb0d6963f7d28e17f72",
+    }
+    assert second["key"] == "2026/b"
+    assert len(perform("s3", list=f"s3://{bucket}")) == len(perform("s3", list=f"s3://{bucket}/")) == 3
+    assert perform("s3", list=f"s3://{bucket}/none") == []
+
+
+def test_lists_are_read_to_their_end_or_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(key: str, **more: Any) -> dict[str, Any]:
+        return {"Contents": [{"Key": key, "Size": 0, "ETag": '"e"', "LastModified": datetime.now(UTC)}], **more}
+
+    first = page("a", IsTruncated=True, NextContinuationToken="next")
+    asked = {"Bucket": "orders", "Prefix": ""}
+    with Stubber(ours.client("s3")) as stub:
+        for _ in range(2):
+            stub.add_response("list_objects_v2", first, asked)
+            stub.add_response("list_objects_v2", page("b"), {**asked, "ContinuationToken": "next"})
+        assert [entry["key"] for entry in perform("s3", list="s3://orders")] == ["a", "b"]
+        monkeypatch.setattr(s3, "MAX_OBJECTS", 1)
+        with pytest.raises(ActionError, match="more than 1 objects") as caught:
+            perform("s3", list="s3://orders")
     assert caught.value.type == "LimitExceeded"
 
 
 def test_deleting_twice_is_no_failure(bucket: str) -> None:
-    perform("s3", put=f"{bucket}/x", content="x")
+    perform("s3", put=f"s3://{bucket}/x", content="x")
     for _ in range(2):
-        assert perform("s3", delete=f"{bucket}/x") == {"uri": f"{bucket}/x"}
-    assert perform("s3", list=bucket) == []
+        assert perform("s3", delete=f"s3://{bucket}/x") == {"uri": f"s3://{bucket}/x"}
+    assert perform("s3", list=f"s3://{bucket}") == []
 
 
-@pytest.mark.parametrize("uri", ["s3://orders/none", "s3://no-such-bucket/x"])
-def test_what_is_not_there(bucket: str, uri: str) -> None:
+@pytest.mark.parametrize("suffix", ["", "-which-is-none"])
+def test_what_is_not_there(bucket: str, suffix: str) -> None:
+    uri = f"s3://{bucket}{suffix}/none"
     with pytest.raises(ActionError, match=uri) as caught:
         perform("s3", get=uri)
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
@@ -77,17 +100,17 @@ def test_what_is_not_there(bucket: str, uri: str) -> None:
 
 @pytest.mark.parametrize(("body", "format", "message"), [(b"{", "json", "is not JSON"), (b"\xff", "text", "not UTF-8")])
 def test_content_that_is_not_of_its_format(aws: Client, bucket: str, body: bytes, format: str, message: str) -> None:
-    aws("s3").put_object(Bucket="orders", Key="x", Body=body)
+    aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
     with pytest.raises(ActionError, match=message) as caught:
-        perform("s3", get=f"{bucket}/x", format=format)
+        perform("s3", get=f"s3://{bucket}/x", format=format)
     assert (caught.value.type, caught.value.retryable) == ("FileError", False)
 
 
 def test_an_object_that_is_too_long(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    aws("s3").put_object(Bucket="orders", Key="x", Body=b"abcd")
+    aws("s3").put_object(Bucket=bucket, Key="x", Body=b"abcd")
     monkeypatch.setattr(s3, "MAX_BYTES", 3)
     with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
-        perform("s3", get=f"{bucket}/x")
+        perform("s3", get=f"s3://{bucket}/x")
     assert caught.value.type == "LimitExceeded"
 
 
@@ -99,16 +122,16 @@ def test_what_is_no_address_of_an_object(uri: str) -> None:
 
 
 def test_who_may_not_read_is_told_so(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    perform("s3", put=f"{bucket}/x", content="x")
+    perform("s3", put=f"s3://{bucket}/x", content="x")
     become_nobody(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
-        perform("s3", get=f"{bucket}/x")
+        perform("s3", get=f"s3://{bucket}/x")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("AccessDenied", 403, False)
 
 
 def test_the_bucket_with_the_state_of_runs_is_out_of_bounds(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOETL_BUCKET", "orders")
+    monkeypatch.setenv("NOETL_BUCKET", bucket)
     for verb in ("get", "list", "delete"):
         with pytest.raises(ActionError, match="NOETL_BUCKET") as caught:
-            perform("s3", **{verb: f"{bucket}/x"})
+            perform("s3", **{verb: f"s3://{bucket}/x"})
         assert caught.value.type == "AccessDenied"

@@ -39,7 +39,7 @@ def test_log_takes_levels_in_any_case(caplog: pytest.LogCaptureFixture) -> None:
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
 
 
-@pytest.mark.parametrize("action_type", ["wait", "callback", "workflow", "s3", "message", "lambda"])
+@pytest.mark.parametrize("action_type", ["wait", "callback", "workflow"])
 def test_what_is_not_executed_yet_says_so(action_type: str) -> None:
     from executor.actions import handler
 

@@ -1,0 +1,53 @@
+"""How long a playbook takes to compile, as a multiple of the time in which libyaml loads the same text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from benchmarks.measure import seconds, seconds_without_collection
+from benchmarks.playbooks import SHAPES
+from executor.actions import catalogue
+from planner import read, templates
+from planner.compile import compile_playbook
+from planner.plan import Plan
+
+SIZES = {100: 15, 1_000: 7, 10_000: 3}
+"""Numbers of steps, and how often each is measured."""
+
+
+def measure() -> list[dict[str, Any]]:
+    """One row for every shape and size."""
+    # Ten thousand steps of this length are more text than a playbook may have; growth is to be seen beyond the limit.
+    read.MAX_BYTES = 8 * 1024 * 1024
+    catalogue()
+    return [_row(shape, steps, repetitions) for shape in SHAPES for steps, repetitions in SIZES.items()]
+
+
+def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
+    text = SHAPES[shape](steps)
+
+    def load() -> object:
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+
+    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=templates.parse.cache_clear)
+    loaded = seconds(load, repetitions)
+    loaded_without_collection = seconds_without_collection(load, repetitions)
+    return {
+        "shape": shape,
+        "steps": steps,
+        "bytes": len(text),
+        "compile_seconds": compiled,
+        "load_seconds": loaded,
+        "load_without_collection_seconds": loaded_without_collection,
+        "ratio": compiled / loaded,
+        "ratio_without_collection": compiled / loaded_without_collection,
+        "compile_microseconds_per_step": compiled / steps * 1e6,
+    }
+
+
+def _compile(text: str) -> Plan:
+    plan = compile_playbook(text, catalogue()).plan
+    assert plan is not None
+    return plan

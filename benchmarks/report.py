@@ -1,0 +1,64 @@
+"""The results as tables for a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+PLANNER: Sequence[Column] = (
+    ("shape", lambda row: row["shape"]),
+    ("steps", lambda row: f"{row['steps']:,}"),
+    ("compile", lambda row: f"{row['compile_seconds'] * 1e3:,.0f} ms"),
+    ("a step", lambda row: f"{row['compile_microseconds_per_step']:,.0f} µs"),
+    ("load", lambda row: f"{row['load_seconds'] * 1e3:,.0f} ms"),
+    ("compile/load", lambda row: f"{row['ratio']:.1f}"),
+    ("load, GC paused", lambda row: f"{row['load_without_collection_seconds'] * 1e3:,.0f} ms"),
+    ("compile/that", lambda row: f"{row['ratio_without_collection']:.1f}"),
+)
+EXECUTOR: Sequence[Column] = (
+    ("playbook", lambda row: row["playbook"]),
+    ("run", lambda row: row["run"]),
+    ("row", lambda row: f"{row['row_microseconds']:,.0f} µs"),
+    ("step", lambda row: f"{row['step_microseconds']:,.0f} µs"),
+    ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
+    ("first tenth", lambda row: f"{row['rows_per_step_first_tenth']:.1f}"),
+    ("last tenth", lambda row: f"{row['rows_per_step_last_tenth']:.1f}"),
+    ("start of the run", lambda row: f"{row['start_microseconds']:,.0f} µs"),
+)
+START_UP: Sequence[Column] = (
+    ("command", lambda row: row["command"]),
+    ("time", lambda row: f"{row['seconds'] * 1e3:,.0f} ms"),
+)
+
+
+def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """The rows under a title, each column as wide as it needs; numbers stand to the right."""
+    cells = [[name for name, _ in columns], *([show(row) for _, show in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not index else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+    return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:], ""])
+
+
+def write(path: Path, results: dict[str, Sequence[Row]]) -> None:
+    """Keep the results with the machine they were measured on."""
+    machine = {
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+    path.write_text(json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

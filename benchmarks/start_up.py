@@ -1,0 +1,24 @@
+"""How long a process takes until it can work, less what Python takes without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import seconds
+
+REPETITIONS = 9
+EXECUTOR = "import executor.walk, executor.stores.sqlite"
+
+
+def measure() -> list[dict[str, Any]]:
+    python = [sys.executable, "-c"]
+    noetl = str(Path(sys.executable).parent / "noetl")
+    commands = {"python": [*python, "pass"], EXECUTOR: [*python, EXECUTOR], "noetl --help": [noetl, "--help"]}
+    return [{"command": name, "seconds": _run_seconds(command)} for name, command in commands.items()]
+
+
+def _run_seconds(command: list[str]) -> float:
+    return seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), REPETITIONS)

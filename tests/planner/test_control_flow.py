@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.findings import OK, findings, hints, messages
+
+
+def steps(**rules: str) -> str:
+    """A playbook of steps with these rules; without one a step has work."""
+    lines = [f"- {{name: {name}, {rule or f'run: [{OK}]'}}}" for name, rule in rules.items()]
+    return "steps:\n" + "\n".join(lines)
+
+
+def to(*targets: str, case: str = "default") -> str:
+    return f"rule: [{{case: {case}, run: [{', '.join(targets)}]}}]"
+
+
+class TestUnreachable:
+    def test_a_step_that_nothing_leads_to(self) -> None:
+        assert findings(steps(a="", b="")) == [("NP201", "b")]
+
+    def test_only_the_first_of_many(self) -> None:
+        assert findings(steps(a="", b=to("c"), c=to("d"), d="")) == [("NP201", "b")]
+
+    def test_a_circle_that_nothing_leads_to(self) -> None:
+        text = steps(a="", b="max_visits: 2, " + to("c"), c=to("b"))
+        assert [code for code, _ in findings(text)] == ["NP201", "NP201"]
+
+    def test_the_start_is_another(self) -> None:
+        assert findings("start: b\n" + steps(a="", b="")) == [("NP201", "a")]
+
+    def test_neighbours_of_an_unknown_step_are_not_reported(self) -> None:
+        assert findings(steps(a=to("notfiy"), notify=to("c"), c="")) == [("NP101", "notfiy")]
+        assert findings(steps(a=to("zzz"), b="", c="")) == [("NP101", "zzz")]
+
+    def test_what_is_unreachable_beside_a_slip(self) -> None:
+        assert findings(steps(a=to("notfiy"), notify="", c="")) == [("NP101", "notfiy"), ("NP201", "c")]
+
+    def test_the_last_step_is_reached(self) -> None:
+        text = "finally: b\n" + steps(a="", b="")
+        assert findings(text, "NP201", "NP207") == []
+
+
+class TestCycles:
+    @pytest.mark.parametrize(
+        ("text", "cycle", "word"),
+        [
+            (steps(a=to("a", case="'{{ run.id }}'")), "a → a", "a"),
+            (steps(a=to("b"), b=to("c"), c=to("b", case="'{{ run.id }}'")), "b → c → b", "b"),
+            (steps(a=to("b"), b=to("c"), c=to("{step: a}", case="'{{ run.id }}'")), "a → b → c → a", "a"),
+        ],
+    )
+    def test_a_cycle_without_a_bound(self, text: str, cycle: str, word: str) -> None:
+        assert findings(text, "NP202") == [("NP202", word)]
+        assert messages(text, "NP202") == [f"the cycle {cycle} has no bound"]
+
+    def test_a_bound_anywhere_on_the_cycle_will_do(self) -> None:
+        text = steps(a=to("b"), b="max_visits: 3, " + to("c"), c=to("b", case="'{{ run.id }}'"))
+        assert findings(text) == []
+
+    def test_each_cycle_needs_a_bound(self) -> None:
+        rule = "rule: [{case: '{{ run.id }}', run: [b]}, {case: '{{ not run.id }}', run: [c]}]"
+        text = steps(a=rule, b="max_visits: 2, " + to("a"), c=to("a", case="'{{ run.id }}'"))
+        assert messages(text, "NP202") == ["the cycle a → c → a has no bound"]
+
+    def test_a_bound_without_a_cycle(self) -> None:
+        assert findings(steps(a=f"max_visits: 1, run: [{OK}]")) == []
+
+
+class TestDeadCases:
+    @pytest.mark.parametrize(
+        ("cases", "codes"),
+        [
+            (["default", "'{{ run.id }}'"], ["NP203"]),
+            (["'{{ true }}'", "'{{ run.id }}'", "default"], ["NP203", "NP203"]),
+            (["'{{True}}'", "default"], ["NP203"]),
+            (["'{{ false }}'", "default"], ["NP203"]),
+            (["default", "error"], []),
+            (["default", "'{{ not result.success }}'"], []),
+            (["error", "default"], []),
+            (["'{{ run.id }}'", "default"], []),
+            (["default", "default"], ["NP206"]),
+            (["default", "'{{ run.id }}'", "default"], ["NP203", "NP206"]),
+        ],
+    )
+    def test_cases(self, cases: list[str], codes: list[str]) -> None:
+        rule = ", ".join(f"{{case: {case}, run: []}}" for case in cases)
+        found = findings(steps(a=f"run: [{OK}], rule: [{rule}]"))
+        assert sorted(code for code, _ in found) == codes
+        assert {word for code, word in found if code == "NP203"} <= {"case"}
+
+
+class TestEnds:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            steps(a="max_visits: 5, " + to("a")),
+            steps(a="max_visits: 5, " + to("b"), b=to("a", case="'{{ true }}'")),
+            steps(
+                a="max_visits: 5, " + to("b"),
+                b="rule: [{case: '{{ run.id }}', run: [b]}, {case: default, run: [a]}], max_visits: 2",
+            ),
+        ],
+    )
+    def test_no_end_can_be_reached(self, text: str) -> None:
+        assert "NP204" in [code for code, _ in findings(text)]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            steps(a="max_visits: 5, " + to("a", case="'{{ run.id }}'")),
+            steps(a="max_visits: 5, rule: [{case: '{{ run.id }}', run: []}, {case: default, run: [a]}]"),
+            steps(a="max_visits: 5, rule: [{case: error, run: [b]}, {case: default, run: [a]}]", b=""),
+        ],
+    )
+    def test_an_end_can_be_reached(self, text: str) -> None:
+        assert findings(text) == []
+
+
+class TestRunaways:
+    def test_a_round_that_leaves_a_branch_behind(self) -> None:
+        text = steps(a="max_visits: 3, " + to("b"), b=to("a", "c"), c="")
+        assert findings(text, "NP205") == [("NP205", "case")]
+        expected = "the cycle b → a → b starts again while the branch at `c` may still be on the way"
+        assert messages(text, "NP205") == [expected]
+        assert hints(text, "NP205") == ["let all branches of the fork lead to one step, and go round from there"]
+
+    def test_joins_that_wait_for_each_other(self) -> None:
+        text = steps(
+            a=to("b", "c"), b="max_visits: 2, " + to("c", case="'{{ run.id }}'"), c=to("b", case="'{{ run.id }}'")
+        )
+        assert findings(text) == [("NP205", "b")]
+
+    def test_a_cycle_around_a_join(self) -> None:
+        text = steps(a="max_visits: 2, " + to("b", "c"), b=to("d"), c=to("d"), d=to("a", case="'{{ run.id }}'"))
+        assert findings(text) == []
+
+
+class TestFinally:
+    def test_the_last_step_may_not_be_part_of_the_flow(self) -> None:
+        assert findings("finally: b\n" + steps(a=to("b"), b=""), "NP207") == [("NP207", "b")]
+        assert findings("finally: a\n" + steps(a=""), "NP207") == [("NP207", "a")]

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.findings import STEP, findings, found, hints, messages
+
+NOT_GIVEN = "input: {}\n"
+
+
+def log(expression: str, more: str = "") -> str:
+    return f"steps: [{{name: a, run: [{{action: log, message: '{{{{ {expression} }}}}'}}]{more}}}]"
+
+
+class TestInferredInputs:
+    def test_a_name_that_nothing_produces_is_an_input(self) -> None:
+        (diagnostic,) = found(log("who"))
+        assert (diagnostic.code, diagnostic.severity) == ("NP306", "note")
+        assert findings(log("who"), "NP306") == [("NP306", "who")]
+
+    def test_each_is_told_once(self) -> None:
+        assert findings(log("who ~ who.x ~ input.who ~ input.other"), "NP306") == [("NP306", "who"), ("NP306", "other")]
+
+    def test_a_name_that_looks_like_a_slip(self) -> None:
+        text = """
+            variables: {customer: 1}
+            steps: [{name: a, run: [{action: log, message: "{{ custmer }}"}]}]
+        """
+        (diagnostic,) = found(text)
+        assert (diagnostic.code, diagnostic.severity, diagnostic.hint) == (
+            "NP306",
+            "warning",
+            "did you mean `customer`?",
+        )
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "variables: {who: 1}\n" + log("who"),
+            "environment: {who: 1}\n" + log("who"),
+            "steps: [{name: a, run: [{action: set, set: {who: 1}}, {action: log, message: '{{ who }}'}]}]",
+            "steps: [{name: a, run: [{action: log, message: m, as: who}, {action: log, message: '{{ who }}'}]}]",
+            log("run.id ~ step.name ~ now() ~ uuid() ~ error ~ steps.a.status"),
+            log("range(3) | list"),
+        ],
+    )
+    def test_names_that_are_known(self, text: str) -> None:
+        assert found(text) == []
+
+
+class TestUnknownNames:
+    @pytest.mark.parametrize(
+        ("text", "word"),
+        [
+            (NOT_GIVEN + log("who"), "who"),
+            ("input: {x: any}\n" + log("input.who"), "who"),
+            (log("environment.who"), "who"),
+            (log("step.nmae"), "nmae"),
+            (log("run.who"), "who"),
+            (log("error.tpye"), "tpye"),
+            (log("steps.a.reslut"), "reslut"),
+            (log("item"), "item"),
+            (log("loop.index"), "loop"),
+            (log("args.x"), "args"),
+            (log("result"), "result"),
+            (log("result.data"), "result"),
+            (log("variables.x"), "variables"),
+            ("environment: {a: 1, b: '{{ environment.a }}'}\n" + STEP, "environment"),
+            ("environment: {a: '{{ b }}', b: 1}\n" + STEP, "b"),
+            ("variables: {a: '{{ b }}', b: 1}\n" + STEP, "b"),
+            ("environment: {a: '{{ steps.a.status }}'}\n" + STEP, "steps"),
+            ("environment: {a: '{{ step.name }}'}\n" + STEP, "step"),
+            (STEP + "output: {a: '{{ result }}'}", "result"),
+            ("input: {}\n" + STEP + "output: {a: '{{ who }}'}", "who"),
+        ],
+    )
+    def test_where_they_stand(self, text: str, word: str) -> None:
+        assert findings(text, "NP301") == [("NP301", word)]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            NOT_GIVEN + log("who | default(1)"),
+            NOT_GIVEN + log("who is defined"),
+            "input: {x: any}\n" + log("input.who | default(1)"),
+            "environment: {a: '{{ run.id }}', b: '{{ now() }}'}\n" + STEP,
+            "environment: {a: 1}\nvariables: {b: '{{ a }}'}\n" + STEP,
+            "steps: [{name: a, run: [{action: log, message: m}], rule: [{case: '{{ result.data }}', run: []}]}]",
+            STEP + "output: {a: '{{ steps.a.result }}'}",
+        ],
+    )
+    def test_what_is_provided_for(self, text: str) -> None:
+        assert findings(text, "NP301") == []
+
+    def test_hints(self) -> None:
+        assert hints("input: {user_id: any}\n" + log("usr_id"), "NP301") == ["did you mean `user_id`?"]
+        assert hints("input: {user_id: any}\n" + log("input.usr_id"), "NP301") == ["did you mean `user_id`?"]
+
+
+class TestArguments:
+    TEXT = """
+        tasks:
+        - {name: t, run: [{action: log, message: "{{ args.x }}", level: "{{ args.y | default('info') }}"}]}
+        steps:
+        - name: a
+          run:
+          - {task: t, with: {x: 1}}
+          - {task: t, with: {xx: 1}}
+          - t
+    """
+
+    def test_what_a_call_does_not_give(self) -> None:
+        (message,) = messages(self.TEXT, "NP301")
+        assert message.startswith("`args.x` is not given to task `t` on line 8")
+        assert findings(self.TEXT, "NP301") == [("NP301", "x")]
+
+    def test_what_all_calls_give(self) -> None:
+        text = self.TEXT.replace("{xx: 1}", "{x: 2}").replace("- t\n", "- {task: t, with: {x: 3}}\n")
+        assert findings(text) == []
+
+
+def test_the_order_of_the_steps_does_not_matter() -> None:
+    first = "{name: a, run: [{action: log, message: '{{ who }} {{ x }}'}], rule: [{case: default, run: [b]}]}"
+    second = "{name: b, run: [{action: set, set: {x: 1}}]}"
+    texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
+    assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from planner.diagnostics import Diagnostics
+from planner.graph import Flow, Names
+from planner.parse import parse
+from planner.playbook import Playbook
+from planner.read import read
+
+TEXT = """
+    name: play
+    start: b
+    tasks: {work: [{action: log, message: ok}]}
+    steps:
+    - name: a
+      run: [work]
+    - name: b
+      rule:
+      - {case: "{{ x }}", run: [c, {step: d}]}
+      - {case: "{{ y }}", run: [work, {task: work}, {action: log, message: ok}]}
+      - {case: default, run: []}
+    - {name: c, rule: [{case: default, run: [b]}]}
+    - {name: d, rule: [{case: default, run: [d, e]}]}
+    - {name: e, run: [work]}
+"""
+
+
+@pytest.fixture
+def playbook() -> Playbook:
+    diagnostics = Diagnostics()
+    document = read(dedent(TEXT), diagnostics)
+    assert document is not None
+    parsed = parse(document, diagnostics)
+    assert parsed is not None
+    return parsed.playbook
+
+
+@pytest.fixture
+def flow(playbook: Playbook) -> Flow:
+    return Flow.of(playbook, Names.of(playbook))
+
+
+def test_what_a_case_leads_to(playbook: Playbook) -> None:
+    names = Names.of(playbook)
+    cases = names.steps["b"].rule or []
+    assert [names.targets(case) for case in cases] == [("c", "d"), (), ()]
+    assert [len(names.work(case)) for case in cases] == [0, 3, 0]
+
+
+def test_the_flow(flow: Flow) -> None:
+    assert flow.start == "b"
+    assert flow.targets == {
+        "a": (),
+        "b": (("c", "d"), (), ()),
+        "c": (("b",),),
+        "d": (("d", "e"),),
+        "e": (),
+    }
+    assert list(flow.graph.edges) == [("b", "c"), ("b", "d"), ("c", "b"), ("d", "d"), ("d", "e")]
+
+
+def test_what_can_be_reached(flow: Flow) -> None:
+    assert flow.reachable == {"b", "c", "d", "e"}
+    assert "a" not in flow.component
+
+
+def test_components_come_behind_those_they_lead_to(flow: Flow) -> None:
+    assert set(flow.components) == {frozenset("bc"), frozenset("d"), frozenset("e")}
+    order = flow.component
+    assert all(order[target] <= order[source] for source, target in flow.graph.edges if source in order)
+
+
+def test_cycles(flow: Flow) -> None:
+    assert {step: flow.is_cyclic(step) for step in "bcde"} == {"b": True, "c": True, "d": True, "e": False}
+    assert flow.leads_back("b", ("c",))
+    assert flow.leads_back("d", ("e", "d"))
+    assert not flow.leads_back("b", ("d",))
+    assert not flow.leads_back("b", ())
+
+
+def test_forks(flow: Flow) -> None:
+    assert list(flow.forks()) == [("b", 0, ("c", "d")), ("d", 0, ("d", "e"))]
+
+
+def test_a_start_that_is_unknown_is_the_first_step(playbook: Playbook) -> None:
+    other = playbook.model_copy(update={"start": "nothing"})
+    assert Flow.of(other, Names.of(other)).start == "a"
+
+
+def test_of_two_steps_with_one_name_the_first_counts(playbook: Playbook) -> None:
+    twice = playbook.model_copy(update={"steps": [*playbook.steps, playbook.steps[0].model_copy()]})
+    assert Names.of(twice).steps["a"] is twice.steps[0]

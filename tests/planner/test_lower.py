@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from planner.plan import ONCE, Action, Case, Input, Join, Plan, Retry, TaskCall
+from tests.plays import compiled
+
+OK = "{action: log, message: ok}"
+
+
+def test_actions() -> None:
+    plan = compiled("""
+        steps:
+        - name: a
+          run:
+          - {action: log, message: "{{ 1 }}", level: info}
+          - action: shell
+            command: "true"
+            as: out
+            if: "{{ true }}"
+            timeout: 2m
+            on_error: continue
+            retry: {attempts: 4, delay: 500ms, backoff: 3, max_delay: 1h, jitter: false, if: "{{ error.status }}"}
+          - {action: log, message: ok, if: true, retry: 2}
+          - {action: log, message: ok, if: false}
+    """)
+    first, second, third, fourth = plan.steps["a"].run
+    assert first == Action("log", {"message": "{{ 1 }}", "level": "info"})
+    assert second == Action(
+        "shell",
+        {"command": "true"},
+        "out",
+        "{{ true }}",
+        Retry(4, 0.5, 3.0, 3600.0, False, "{{ error.status }}"),
+        120.0,
+        True,
+    )
+    assert isinstance(third, Action)
+    assert (third.condition, third.retry) == (None, Retry(attempts=2))
+    assert isinstance(fourth, Action)
+    assert fourth.condition == "{{ false }}"
+
+
+def test_tasks() -> None:
+    plan = compiled(f"""
+        tasks:
+          one: [{OK}]
+          two: {{parallel: true, run: [one, {{task: one, with: {{x: "{{{{ 1 }}}}"}}, as: y, if: "{{{{ 2 }}}}", on_error: continue}}]}}
+        steps: [{{name: a, run: [two]}}]
+    """)
+    assert plan.steps["a"].run == (TaskCall("two", {}),)
+    assert plan.tasks["two"].parallel
+    assert plan.tasks["two"].run == (TaskCall("one", {}), TaskCall("one", {"x": "{{ 1 }}"}, "y", "{{ 2 }}", True))
+
+
+def test_cases() -> None:
+    plan = compiled(f"""
+        steps:
+        - name: a
+          max_visits: 3
+          rule:
+          - {{case: error, run: [b]}}
+          - {{case: "{{{{ result.success }}}}", run: [a, c]}}
+          - {{case: "{{{{ run.id }}}}", run: [{OK}]}}
+          - {{case: default, run: []}}
+        - {{name: b, run: [{OK}]}}
+        - {{name: c, max_visits: 1, run: [{OK}], rule: [{{case: "{{{{ run.id }}}}", run: [a]}}]}}
+    """)
+    assert plan.steps["a"].cases == (
+        Case("{{ error }}", True, ("b",), live={"a": -1} if "a" in plan.steps["a"].regions else {}),
+        Case("{{ result.success }}", True, ("a", "c"), live={"a": 1}, leads_back=True),
+        Case("{{ run.id }}", False, (), (Action("log", {"message": "ok"}),)),
+        Case(None),
+    )
+
+
+def test_steps_inherit_from_the_playbook() -> None:
+    plan = compiled(f"""
+        retry: {{attempts: 3, delay: 0}}
+        on_error: continue
+        steps:
+        - {{name: a, run: [{OK}], rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [{OK}], retry: 1, on_error: abort, timeout: 90}}
+    """)
+    first, second = plan.steps["a"], plan.steps["b"]
+    assert (first.retry, first.on_error, first.timeout_seconds) == (Retry(3, 0.0), "continue", None)
+    assert (second.retry, second.on_error, second.timeout_seconds) == (ONCE, "abort", 90.0)
+
+
+def test_joins() -> None:
+    plan = compiled(f"""
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
+        - {{name: b, rule: [{{case: default, run: [d]}}]}}
+        - {{name: c, rule: [{{case: "{{{{ run.id }}}}", run: [d]}}]}}
+        - {{name: d, run: [{OK}]}}
+    """)
+    assert {name: step.join for name, step in plan.steps.items()} == {"a": None, "b": None, "c": None, "d": Join("a")}
+    assert {name: step.regions for name, step in plan.steps.items()} == {"a": (), "b": ("d",), "c": ("d",), "d": ()}
+    assert plan.steps["a"].cases[0].live == {"d": 2}
+    assert plan.steps["b"].cases[0].live == {"d": -1}
+
+
+def test_a_chain_counts_nothing() -> None:
+    plan = compiled(f"""
+        steps:
+        - {{name: a, run: [{OK}], rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [{OK}]}}
+    """)
+    assert all(not step.regions and step.join is None and not step.cyclic for step in plan.steps.values())
+    assert plan.steps["a"].cases[0].live == {}
+
+
+def reads(plan: Plan) -> dict[str, tuple[str, ...]]:
+    return {name: step.reads for name, step in plan.steps.items()}
+
+
+def hands_on(plan: Plan) -> dict[str, set[str]]:
+    return {name: set(step.hands_on) for name, step in plan.steps.items()}
+
+
+def test_what_steps_read_and_hand_on() -> None:
+    plan = compiled("""
+        variables: {v: 1, w: 2}
+        tasks: {t: [{action: log, message: "{{ y }} {{ args.z }} {{ step.name }}"}]}
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1, y: 2, z: 3, w: 4}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: log, message: "{{ v }} {{ w }}", as: unread}], rule: [{case: "{{ x }}", run: [c]}]}
+        - {name: c, run: [{task: t, with: {z: "{{ z }}"}}], rule: [{case: default, run: [{action: log, message: "{{ steps.b.visits }}"}]}]}
+    """)
+    assert reads(plan) == {"a": (), "b": ("w", "x"), "c": ("steps.b", "y", "z")}
+    assert plan.steps["a"].saves == ("w", "x", "y", "z")
+    assert hands_on(plan) == {"a": set(), "b": {"w", "x", "y", "z"}, "c": {"steps.b", "y", "z"}}
+
+
+def test_names_of_a_cycle_stay_with_it() -> None:
+    plan = compiled("""
+        variables: {n: 0}
+        steps:
+        - {name: a, max_visits: 3, run: [{action: set, set: {n: "{{ n + 1 }}"}}], rule: [{case: default, run: [b]}]}
+        - {name: b, rule: [{case: "{{ n < 2 }}", run: [a]}, {case: default, run: [c]}]}
+        - {name: c, run: [{action: log, message: "{{ steps.a.visits }}"}]}
+    """)
+    assert hands_on(plan) == {"a": {"n", "steps.a"}, "b": {"n", "steps.a"}, "c": {"steps.a"}}
+
+
+def test_names_saved_by_tasks_count_for_the_steps_that_call_them() -> None:
+    plan = compiled("""
+        tasks:
+          inner: [{action: set, set: {x: 1}}]
+          outer: [inner, {action: set, set: {y: "{{ x }}"}, as: z}]
+        steps:
+        - {name: a, run: [outer], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: log, message: "{{ y }} {{ z }}"}]}
+    """)
+    assert plan.steps["a"].saves == ("x", "y", "z")
+    assert plan.steps["a"].reads == ("x",)
+    assert hands_on(plan)["b"] == {"y", "z"}
+
+
+def test_names_of_loops_inside_templates_are_not_read() -> None:
+    plan = compiled("""
+        steps:
+        - {name: a, run: [{action: set, set: {i: 1, list: [1]}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: log, message: "{% for i in list %}{{ i }}{% endfor %}"}]}
+    """)
+    assert plan.steps["b"].reads == ("list",)
+
+
+def test_steps_that_cannot_be_reached_are_left_out() -> None:
+    plan = compiled(f"steps: [{{name: a, run: [{OK}]}}, {{name: b, run: [{OK}]}}]")
+    assert list(plan.steps) == ["a"]
+
+
+def test_inputs() -> None:
+    plan = compiled(f"""
+        name: play
+        input:
+          a: integer
+          b: {{type: string, default: x, enum: [x, z], description: What.}}
+        steps: [{{name: s, run: [{OK}]}}]
+    """)
+    assert plan.header.inputs == {
+        "a": Input("integer", line=4),
+        "b": Input("string", False, "x", ("x", "z"), "What.", line=5),
+    }
+    assert not plan.header.takes_other_inputs
+
+
+def test_inferred_inputs() -> None:
+    plan = compiled("""
+        name: play
+        steps:
+        - name: s
+          run:
+          - {action: log, message: "{{ a }} {{ input.b }}"}
+          - {action: log, message: "{{ c | default(1) }}"}
+    """)
+    assert plan.header.inputs == {
+        "a": Input(inferred=True, line=6),
+        "b": Input(inferred=True, line=6),
+        "c": Input(required=False, inferred=True, line=7),
+    }
+    assert not plan.header.takes_other_inputs
+    assert compiled("steps: [{name: s, run: [{action: log, message: '{{ input }}'}]}]").header.takes_other_inputs
+
+
+def test_statistics() -> None:
+    plan = compiled(f"""
+        tasks: {{t: [{OK}, {{action: set, set: {{x: 1}}}}]}}
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
+        - {{name: b, run: [t], rule: [{{case: default, run: [d]}}]}}
+        - {{name: c, max_visits: 2, run: [{OK}], rule: [{{case: "{{{{ run.id }}}}", run: [c]}}, {{case: default, run: [d]}}]}}
+        - {{name: d, rule: [{{case: default, run: [{OK}]}}]}}
+    """)
+    expected = {
+        "steps": 4,
+        "tasks": 1,
+        "edges": 5,
+        "forks": 1,
+        "joins": 1,
+        "cycles": 1,
+        "actions": {"log": 3, "set": 1},
+    }
+    assert {key: plan.header.statistics[key] for key in expected} == expected

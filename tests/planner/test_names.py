@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.findings import OK, STEP, findings, found, hints, messages
+
+
+def test_a_step_that_does_not_exist() -> None:
+    text = f"""
+        steps:
+        - {{name: notify, run: [{OK}], rule: [{{case: default, run: [notifi]}}]}}
+    """
+    assert findings(text) == [("NP101", "notifi")]
+    assert hints(text) == ["did you mean `notify`?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("start: b\n" + STEP, "b"),
+        ("finally: b\n" + STEP, "b"),
+        ("steps: [{name: a, rule: [{case: default, run: [{step: b}]}]}]", "b"),
+        ("steps: [{name: a, run: [{action: log, message: '{{ steps.b.status }}'}]}]", "b"),
+        ("steps: [{name: a, run: [{action: log, message: '{{ steps[\"b c\"].status }}'}]}]", "b c"),
+    ],
+)
+def test_steps_named_elsewhere(text: str, word: str) -> None:
+    assert findings(text, "NP101") == [("NP101", word)]
+
+
+def test_two_steps_with_one_name() -> None:
+    text = f"""
+        steps:
+        - {{name: a, run: [{OK}]}}
+        - {{name: a, run: [{OK}]}}
+    """
+    (diagnostic,) = found(text)
+    assert (diagnostic.code, diagnostic.span.line) == ("NP102", 4)
+    assert [label.span.line for label in diagnostic.labels] == [3]
+
+
+def test_two_tasks_with_one_name() -> None:
+    text = f"""
+        tasks:
+        - {{name: t, run: [{OK}]}}
+        - {{name: t, run: [{OK}]}}
+        steps: [{{name: a, run: [t]}}]
+    """
+    (diagnostic,) = found(text)
+    assert (diagnostic.code, diagnostic.span.line) == ("NP104", 4)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["tsk", "{task: tsk}", "{task: tsk, with: {x: 1}}"],
+)
+def test_a_task_that_does_not_exist(entry: str) -> None:
+    text = f"""
+        tasks: {{task: [{OK}]}}
+        steps: [{{name: a, run: [{entry}, task]}}]
+    """
+    assert findings(text) == [("NP103", "tsk")]
+    assert hints(text) == ["did you mean `task`?"]
+
+
+def test_a_task_of_a_case_that_does_not_exist() -> None:
+    text = "steps: [{name: a, rule: [{case: default, run: [{task: zz}]}]}]"
+    assert findings(text) == [("NP103", "zz")]
+
+
+def test_a_name_of_a_step_and_of_a_task() -> None:
+    text = f"""
+        tasks: {{b: [{OK}]}}
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [b]}}
+    """
+    assert findings(text, "NP105") == [("NP105", "b")]
+    said = text.replace("run: [b]}]", "run: [{step: b}]}]")
+    assert findings(said) == []
+
+
+@pytest.mark.parametrize(
+    ("run", "pointed_at"),
+    [(f"[b, {OK}]", "case"), (f"[{OK}, {{step: b}}]", "case"), ("[b, t]", "case"), ("[b, b]", "b")],
+)
+def test_cases_that_mix(run: str, pointed_at: str) -> None:
+    text = f"""
+        tasks: {{t: [{OK}]}}
+        steps:
+        - {{name: a, run: [t], rule: [{{case: default, run: {run}}}]}}
+        - {{name: b, run: [{OK}]}}
+    """
+    assert findings(text) == [("NP106", pointed_at)]
+
+
+@pytest.mark.parametrize("entry", ["b", "{step: b}"])
+@pytest.mark.parametrize("place", ["step", "task"])
+def test_steps_outside_of_cases(place: str, entry: str) -> None:
+    tasks = f"tasks: {{t: [{entry if place == 'task' else OK}]}}"
+    text = f"""
+        {tasks}
+        steps:
+        - {{name: a, run: [t, {entry if place == "step" else OK}], rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [{OK}]}}
+    """
+    assert [code for code, _ in findings(text)] == ["NP106"]
+
+
+@pytest.mark.parametrize("empty", ["", ", run: []", ", rule: []"])
+def test_a_step_without_work_or_rule(empty: str) -> None:
+    found = findings(f"steps: [{{name: alone{empty}}}]")
+    assert [code for code, _ in found] == ["NP107"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "circle"),
+    [
+        ("{t: [t]}", "t → t"),
+        ("{t: [u], u: [{task: w}], w: [t]}", "t → u → w → t"),
+    ],
+)
+def test_tasks_that_call_each_other(tasks: str, circle: str) -> None:
+    text = f"""
+        tasks: {tasks}
+        steps: [{{name: a, run: [t]}}]
+    """
+    assert messages(text, "NP108") == [f"tasks call each other in a circle: {circle}"]
+
+
+def test_tasks_that_nothing_calls() -> None:
+    text = f"""
+        tasks:
+          used: [{OK}]
+          unused: [used]
+          in_a_case: [{OK}]
+        steps: [{{name: a, run: [used], rule: [{{case: default, run: [in_a_case]}}]}}]
+    """
+    assert findings(text) == [("NP109", "unused")]
+
+
+@pytest.mark.parametrize("name", ["''", "' a'", "'a '", '"a\\u0007"', '"a\\nb"', "x" * 101])
+def test_names_of_steps_that_are_none(name: str) -> None:
+    assert [code for code, _ in findings(f"steps: [{{name: {name}, run: [{OK}]}}]")] == ["NP110"]
+
+
+@pytest.mark.parametrize("name", ["Run Import", "a-b", "1", "é", "x" * 100, "a.b", "default", "None"])
+def test_names_of_steps(name: str) -> None:
+    assert findings(f"steps: [{{name: '{name}', run: [{OK}]}}]") == []
+
+
+@pytest.mark.parametrize("name", ["item", "result", "True", "none", "class", "1a", "a b", "_x", "a-b", "Input"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"input: {{'NAME': any}}\n{STEP}",
+        f"variables: {{'NAME': 1}}\n{STEP}",
+        "steps: [{name: a, run: [{action: log, message: ok, as: 'NAME'}]}]",
+        "steps: [{name: a, run: [{action: set, set: {'NAME': 1}}]}]",
+        f"tasks: {{t: [{OK}]}}\nsteps: [{{name: a, run: [{{task: t, as: 'NAME'}}]}}]",
+    ],
+)
+def test_names_that_cannot_be_bound(text: str, name: str) -> None:
+    assert findings(text.replace("NAME", name), "NP110") == [("NP110", f"'{name}'")]
+
+
+@pytest.mark.parametrize("name", ["x", "é", "items", "x1", "steps_2", "user"])
+def test_names_that_can_be_bound(name: str) -> None:
+    assert findings(f"variables: {{{name}: 1}}\n{STEP}", "NP110") == []
+
+
+def test_what_follows_from_a_broken_step_is_not_reported() -> None:
+    text = f"""
+        tasks: {{t: [{OK}]}}
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [t], rule: 5}}
+        - {{name: c, run: [{OK}]}}
+    """
+    assert [code for code, _ in findings(text)] == ["NP012"]

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from planner.sandbox import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
+from planner.templates import EvaluationError, TemplateProblem, parse
+
+NAMES: dict[str, Any] = {"n": 3, "text": "héllo", "list": [3, 1, 2], "object": {"a": 1, "items": "mine", "_x": 2}}
+
+
+def value(expression: str) -> Any:
+    return parse("{{ " + expression + " }}").evaluate(NAMES.__getitem__)
+
+
+def refused(text: str) -> tuple[str, str]:
+    """How a template is refused, while it is parsed or when it is evaluated."""
+    try:
+        parse(text).evaluate(NAMES.__getitem__)
+    except (TemplateProblem, EvaluationError) as problem:
+        return (problem.code if isinstance(problem, TemplateProblem) else problem.type), problem.message
+    raise AssertionError(f"{text} has a value")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__ }}",
+        "{{ ''['__class__'] }}",
+        "{{ ''['__cla' 'ss__'] }}",
+        "{{ ''['_' ~ '_class__'] }}",
+        "{{ object['_' ~ '_class__'] }}",
+        "{{ list | map(attribute='_' ~ '_class__') | list }}",
+        "{{ list | map(attribute='__class__.__mro__') | list }}",
+        "{{ list | sort(attribute='__class__') }}",
+        "{{ list | groupby('__class__') }}",
+        "{{ list | sum(attribute='__class__') }}",
+        "{{ object._x }}",
+        "{{ list | attr('__class__') }}",
+        "{{ '%s' | format(1) }}",
+        "{{ '{0.__class__}'.format(1) }}",
+        "{{ '{0.__class__}'.format_map(object) }}",
+        "{{ '%s' % 1 }}",
+        "{{ self }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ joiner('a') }}",
+        "{{ namespace(a=1) }}",
+        "{{ range.__self__ }}",
+        "{{ dict.fromkeys(list) }}",
+        "{{ range(3).count }}",
+        "{{ text.encode() }}",
+        "{{ text.format }}",
+        "{{ text.translate }}",
+        "{{ list.append(1) }}",
+        "{{ list.sort() }}",
+        "{{ object.update({}) }}",
+        "{{ object.pop('a') }}",
+        "{{ n.real }}",
+        "{{ n.bit_length() }}",
+        "{% import 'x' as y %}",
+        "{% include 'x' %}",
+        "{% extends 'x' %}",
+        "{% macro m() %}{% endmacro %}",
+        "{% call f() %}{% endcall %}",
+        "{% block b %}{% endblock %}",
+        "{% filter upper %}{% endfilter %}",
+        "{% autoescape true %}{% endautoescape %}",
+        "{{ range(*list) }}",
+        "{{ dict(**object) }}",
+        "{{ text | pprint }}",
+        "{{ text | xmlattr }}",
+        "{{ debug() }}",
+        "{% debug %}",
+        "{{ text.lower.__func__ }}",
+        "{{ text is filter }}{{ text | nothing }}",
+    ],
+)
+def test_what_cannot_be_reached(text: str) -> None:
+    kind, _ = refused(text)
+    assert kind in ("NP401", "NP402", "NP403", "UndefinedName", "TemplateError")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ 10 ** 9 * 'x' }}",
+        "{{ [0] * 10 ** 8 }}",
+        "{{ 2 ** 10000000 }}",
+        "{{ (2 ** 4000) * (2 ** 4000) }}",
+        "{{ ('f' * 8000) | int(base=16) }}",
+        "{{ 1 | round(30000000, 'ceil') }}",
+        "{{ range(10 ** 8) }}",
+        "{{ range(10 ** 7) | list }}",
+        "{{ 'x' | center(10 ** 9) }}",
+        "{{ 'x' | indent(10 ** 9) }}",
+        "{{ ('x\n' * 100000) | indent('y' * 1000000) }}",
+        "{{ ('x ' * 100000) | wordwrap(1, true, 'y' * 1000000) }}",
+        "{{ 'x' | truncate(10 ** 9) }}",
+        "{{ [1] | batch(10 ** 9, 0) | list }}",
+        "{{ ('x' * 8000000) | batch(1) | list }}",
+        "{{ ('x' * 8000000) | replace('x', 'yy') }}",
+        "{{ ('x' * 1000000).replace('x', 'y' * 1000) }}",
+        "{{ (['x' * 1000] * 10000) | join }}",
+        "{{ [1, 2] | join('x' * 8000000) | length }}{{ [1, 2, 3, 4] | join('x' * 4000000) }}",
+        "{{ ('x' * 4000000).join(['', '', '', '']) }}",
+        "{{ ('x' * 5000000) ~ ('x' * 5000000) }}",
+        "{{ ('x' * 5000000) + ('x' * 5000000) }}",
+        "{{ ('&' * 8000000) | escape }}",
+        "{{ [[0] * 1000000] * 60 }}",
+        "{{ ([[1] * 1000000] * 1000) | sum(start=[]) }}",
+        "{{ ['x' * 8000000] * 1000 }}",
+        "{{ (['x' * 8000000] * 1000) | tojson }}",
+        "{{ (['x' * 8000000] * 1000) | string }}",
+        "{{ (['x' * 8000000] * 1000) | upper }}",
+        "{{ (['x' * 8000000] * 1000) | b64encode }}",
+        "{{ (['x' * 8000000] * 1000) ~ '' }}",
+        "{{ [['x' * 8000000] * 1000] | join }}",
+        "{{ ''.join([['x' * 8000000] * 1000]) }}",
+        "a {{ ['x' * 8000000] * 1000 }}",
+        "{% if true %}{{ ['x' * 8000000] * 1000 }}{% endif %}",
+        "{{ [[[[[[[[[[range(1000000) | list]]]]]]]]]] | tojson(indent=16) }}",
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for a in range(1000000) %}0123456789{% endfor %}",
+        "{% set a = [0] * 1000 %}{% set b = [a] * 1000 %}{% set c = [b] * 1000 %}{{ c }}",
+        "{{ ('a' * 8000000) | regex_replace('a', 'bb') }}",
+        "{{ 1 | strftime('%Y' * 1000) }}",
+    ],
+)
+def test_what_would_be_too_much(text: str) -> None:
+    assert refused(text)[0] == "LimitExceeded"
+
+
+@pytest.mark.parametrize("depth", [31, 200, 5000])
+@pytest.mark.parametrize("pair", ["()", "[]"])
+def test_nesting(depth: int, pair: str) -> None:
+    assert refused("{{ " + pair[0] * depth + "1" + pair[1] * depth + " }}")[0] == "NP405"
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ " + "not " * 2000 + "1 }}", "{{ " + "-" * 5000 + "1 }}", "{{ 1" + " + 1" * 9000 + " }}"]
+)
+def test_expressions_that_are_too_complex(text: str) -> None:
+    assert refused(text)[0] == "NP405"
+
+
+def test_source_that_is_too_long() -> None:
+    assert refused("{{ n }}" + "x" * 70_000)[0] == "NP405"
+
+
+def test_what_is_within_the_bounds() -> None:
+    assert len(value(f"[n] * {MAX_ITEMS}")) == MAX_ITEMS
+    assert len(value(f"range({MAX_ITEMS}) | list")) == MAX_ITEMS
+    assert len(value(f"'x' * {MAX_TEXT}")) == MAX_TEXT
+    assert value(f"2 ** {MAX_INTEGER_BITS // 2} > 0")
+    assert value(f"range({MAX_ITEMS}) | sum") == MAX_ITEMS * (MAX_ITEMS - 1) // 2
+    assert value("(range(1000000) | list)[999999]") == 999_999
+
+
+def test_each_evaluation_has_a_budget_of_its_own() -> None:
+    for _ in range(20):
+        value(f"'x' * {MAX_TEXT}")
+    assert parse("{{ r }}").evaluate({"r": range(1000)}.__getitem__) == list(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("'a' ~ 1 ~ none ~ [1]", "a1None[1]"),
+        ("text.upper().split('L')", ["HÉ", "", "O"]),
+        ("text.replace('l', 'L')", "héLLo"),
+        ("text | replace('l', 'L', 1)", "héLlo"),
+        ("'-'.join(['a', 'b'])", "a-b"),
+        ("list | join('-')", "3-1-2"),
+        ("list | sort | first", 1),
+        ("list.index(1)", 1),
+        ("list | sum", 6),
+        ("[{'a': 1}, {'a': 2.5}] | sum(attribute='a')", 3.5),
+        ("[{'a': 1}] | sum('a', 3)", 4),
+        ("[[1], [2, 3]] | sum(start=[])", [1, 2, 3]),
+        ("object.a", 1),
+        ("object.items", "mine"),
+        ("{'b': 1}.items()", [["b", 1]]),
+        ("object.get('zz', 5)", 5),
+        ("object | dictsort", [["_x", 2], ["a", 1], ["items", "mine"]]),
+        ("{'a': [1, {'b': none}]} | tojson", '{"a": [1, {"b": null}]}'),
+        ("'[1, 2]' | fromjson", [1, 2]),
+        ("'a' | b64encode", "YQ=="),
+        ("'YQ==' | b64decode", "a"),
+        ("'a' | sha256 | length", 64),
+        ("'a1b2' | regex_replace('[0-9]', '#')", "a#b#"),
+        ("'a1b22' | regex_search('b([0-9]+)')", ["22"]),
+        ("'a1' | regex_search('[0-9]')", "1"),
+        ("'a' | regex_search('[0-9]')", None),
+        ("('2026-01-31T10:00:00Z' | to_datetime).year", 2026),
+        ("'2026-01-31' | to_datetime | strftime('%d.%m.')", "31.01."),
+        ("0 | to_datetime", "1970-01-01T00:00:00+00:00"),
+        ("'31/01/2026' | to_datetime('%d/%m/%Y') | strftime('%Y')", "2026"),
+        ("1.2345 | round(2, 'ceil')", 1.24),
+        ("'3' | int + 1", 4),
+        ("'x' | int(7)", 7),
+        ("'ff' | int(base=16)", 255),
+        ("7 // 2 + 7 % 2", 4),
+        ("2 ** 10", 1024),
+        ("range(3)", [0, 1, 2]),
+        ("dict(a=1)", {"a": 1}),
+        ("'a b c' | wordwrap(3)", "a b\nc"),
+        ("'abc' | center(7)", "  abc  "),
+        ("'a\nb' | indent(2)", "a\n  b"),
+        ("'a b c d e f g h' | truncate(8)", "a b..."),
+        ("'<a>' | escape", "&lt;a&gt;"),
+        ("list | map('string') | list", ["3", "1", "2"]),
+        ("list | select('odd') | list", [3, 1]),
+        ("list | batch(2) | list", [[3, 1], [2]]),
+        ("none is None and true is True and false is False", True),
+        ("None", None),
+        ("[True, False]", [True, False]),
+        ("zz is defined", False),
+        ("zz | default('d')", "d"),
+        ("object.zz | default('d')", "d"),
+        ("1 if n > 2 else 0", 1),
+        ("list[0:2]", [3, 1]),
+        ("text[-1]", "o"),
+    ],
+)
+def test_what_there_is(expression: str, expected: Any) -> None:
+    assert value(expression) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "kind", "message"),
+    [
+        ("1 / 0", "TemplateError", "division by zero"),
+        ("1 % 0", "TemplateError", "division by zero"),
+        ("n + text", "TemplateError", "unsupported operand"),
+        ("'x' | fromjson", "TemplateError", "Expecting value"),
+        ("'NaN' | fromjson", "TemplateError", "NaN is not JSON"),
+        ("1e308 * 10", "TemplateError", "not a finite number"),
+        ("'a' | regex_search('(')", "TemplateError", "is not a pattern"),
+        ("'x' | to_datetime", "TemplateError", "Invalid isoformat"),
+        ("1e19 | to_datetime", "TemplateError", "out of range"),
+        ("'abcdef' | truncate(2)", "TemplateError", "expected length"),
+        ("(-8) ** 0.5", "TemplateError", "a complex, which is not data"),
+        ("text.upper", "TemplateError", "the value is a function"),
+        ("zz", "UndefinedName", "`zz` has no value here"),
+        ("object.zz", "UndefinedName", "there is no `zz` in an object with `a`, `items`, `_x`"),
+        ("object.zz.yy", "UndefinedName", "there is no `zz`"),
+        ("list[9]", "UndefinedName", "in a list"),
+        ("text.zz", "UndefinedName", "there is no `zz` in a text"),
+        ("zz + 1", "UndefinedName", "`zz` has no value here"),
+        ("[zz]", "UndefinedName", "`zz` has no value here"),
+        ("[zz] | tojson", "UndefinedName", "`zz` has no value here"),
+        ("zz == 1", "UndefinedName", "`zz` has no value here"),
+        ("zz and 1", "UndefinedName", "`zz` has no value here"),
+        ("object | tojson(indent=100)", "TemplateError", "indents by 0 to 16"),
+    ],
+)
+def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: str) -> None:
+    found = refused("{{ " + expression + " }}")
+    assert found[0] == kind
+    assert message in found[1]

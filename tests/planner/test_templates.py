@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.templates import (
+    EvaluationError,
+    Expression,
+    Identifier,
+    Raw,
+    TemplateProblem,
+    has_template,
+    is_true,
+    parse,
+)
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def evaluated(text: str, **names: Any) -> Any:
+    return parse(text).evaluate(names.__getitem__)
+
+
+def problem(text: str) -> TemplateProblem:
+    with pytest.raises(TemplateProblem) as found:
+        parse(text)
+    return found.value
+
+
+@given(PLAIN)
+def test_a_whole_expression_keeps_the_value(value: Any) -> None:
+    for text in ("{{ x }}", "{{x}}", "  {{ x }}\n", "{{ x.y }}", "{{ x['y'] }}", "{{ (x) }}", "{{ [x][0] }}"):
+        given = {"y": value} if "y" in text else value
+        found = evaluated(text, x=given)
+        assert found == value
+        assert type(found) is type(value)
+
+
+@given(st.text(), st.text())
+def test_text_around_makes_text(before: str, after: str) -> None:
+    before, after = (part.replace("{", "").replace("}", "") for part in (before, after))
+    expected = f"{before}1{after}"
+    if before.strip() or after.strip():
+        assert evaluated(before + "{{ x }}" + after, x=1) == expected.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ("{{ x }}{{ x }}", "11"),
+        ("a {{ x }} b {{ y }}", "a 1 b [2, None]"),
+        ("{{ '{{' }} {{ x }}", "{{ 1"),
+        ("{# nothing #}{{ x }}", 1),
+        ("{% raw %}{{ x }}{% endraw %}", "{{ x }}"),
+        ("{% if x %}yes{% endif %}", "yes"),
+        ("{% for i in y %}{{ i }},{% endfor %}", "2,None,"),
+        ("{% set z = x + 1 %}{{ z }}", "2"),
+        ("{{ x }}\n", 1),
+        ("a\n{{ x }}\n", "a\n1\n"),
+        ("{{ True }} {{ None }}", "True None"),
+        ("{{ x -}}  b", "1b"),
+    ],
+)
+def test_values(text: str, expected: Any) -> None:
+    assert evaluated(text, x=1, y=[2, None]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", False), ("a", False), ("{", False), ("{ {", False), ("{{", True), ("{%", True), ("{#", True)],
+)
+def test_what_has_templates(text: str, expected: bool) -> None:
+    assert has_template(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_expression", "has_blocks"),
+    [
+        ("{{ x }}", True, False),
+        (" {{ x }} ", True, False),
+        ("{{ x }}.", False, False),
+        ("{{ x }}{{ y }}", False, False),
+        ("{% if x %}{% endif %}", False, True),
+        ("{{ x }}{% if x %}{% endif %}", False, True),
+        ("text", False, False),
+    ],
+)
+def test_kinds_of_templates(text: str, is_expression: bool, has_blocks: bool) -> None:
+    template = parse(text)
+    assert (template.is_expression, template.has_blocks) == (is_expression, has_blocks)
+    assert (template.parts is None) is has_blocks
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("{{ a }}", {("a",): 3}),
+        ("{{ a.b['c'].d }}", {("a", "b", "c", "d"): 3}),
+        ("{{ a[0].b }}", {("a",): 3}),
+        ("{{ a[b.c] }}", {("a",): 3, ("b", "c"): 5}),
+        ("{{ a }} {{ b.c }} {{ a }}", {("a",): 3, ("b", "c"): 11}),
+        ("{{ a | map(attribute=b) | join(c.d) }}", {("a",): 3, ("b",): 21, ("c", "d"): 31}),
+        ("{{ a.upper() }}", {("a", "upper"): 3}),
+        ("{{ range(a) }}", {("a",): 9}),
+        ("{{ now() ~ uuid() }}", {("now",): 3, ("uuid",): 11}),
+        ("{% for i in a %}{{ i.x }}{{ b }}{% endfor %}", {("a",): 12, ("b",): 28}),
+        ("{% set i = a %}{{ i }}", {("a",): 11}),
+        ("{{ a if b else c }}", {("a",): 3, ("b",): 8, ("c",): 15}),
+        ("{{ {'k': a, b: 1} }}", {("a",): 9, ("b",): 12}),
+        ("text", {}),
+        ("{{ 1 + 2 }}", {}),
+        ("é{{ a }}", {("a",): 4}),
+    ],
+)
+def test_reads(text: str, reads: dict[tuple[str, ...], int]) -> None:
+    found = parse(text).reads
+    assert found == reads
+    assert list(found.values()) == sorted(found.values())
+    assert parse(text).names == {access[0] for access in reads}
+
+
+@pytest.mark.parametrize(
+    ("text", "guarded"),
+    [
+        ("{{ a | default(b) }}", {"a"}),
+        ("{{ a.b | d }}", {"a"}),
+        ("{{ a is defined and b }}", {"a"}),
+        ("{{ a.b is undefined }}", {"a"}),
+        ("{{ a is none }}", set()),
+    ],
+)
+def test_names_that_are_provided_for(text: str, guarded: set[str]) -> None:
+    assert parse(text).guarded == guarded
+
+
+def test_parts() -> None:
+    text = "a {{ x.y }} b {{ t | identifier }}{{ r|raw }}{# c #}{{ '}}' }}"
+    assert parse(text).parts == (
+        "a ",
+        Expression("x.y", 2, 11),
+        " b ",
+        Expression("t | identifier", 14, 34, "identifier"),
+        Expression("r|raw", 34, 45, "raw"),
+        Expression("'}}'", 52, 62),
+    )
+    found = [part for part in parse(text).parts or () if isinstance(part, Expression)]
+    assert [(part.is_identifier, part.is_raw) for part in found] == [
+        (False, False),
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert all(text[part.start : part.end].startswith("{{") for part in found)
+
+
+def test_values_of_sinks() -> None:
+    names = {"x": [1], "t": "table", "r": "raw"}
+    values = parse("{{ x }} {{ t | identifier }} {{ r | raw }}").values(names.__getitem__)
+    assert values == [[1], "table", "raw"]
+    assert [type(value) for value in values] == [list, Identifier, Raw]
+    assert parse("{{ x }}").values(names.__getitem__) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "start", "end"),
+    [
+        ("{{ a + }}", "NP401", 7, 8),
+        ("{{ a b }}", "NP401", 5, 6),
+        ("{{ a", "NP401", 3, 4),
+        ("{{ 'a }}", "NP401", 3, 4),
+        ("{{ }}", "NP401", 3, 4),
+        ("{% if %}", "NP401", 6, 7),
+        ("{% for %}", "NP401", 7, 8),
+        ("{% if a %}", "NP401", 8, 9),
+        ("x {{ a | nothing }}", "NP402", 9, 16),
+        ("{{ a is nothing }}", "NP402", 8, 15),
+        ("{{ nothing(a) }}", "NP402", 3, 10),
+        ("{{ a.__class__ }}", "NP403", 5, 14),
+        ("{% macro m() %}{% endmacro %}", "NP403", 3, 8),
+        ("{% nothing %}", "NP403", 3, 10),
+        ("{% autoescape true %}{% endautoescape %}", "NP403", 0, 24),
+        ("{{ f(*a) }}", "NP403", 4, 5),
+        ("{{ a | x ? }}", "NP401", 9, 10),
+        ("{{ (a] }}", "NP401", 5, 6),
+    ],
+)
+def test_problems_stand_where_they_are(text: str, code: str, start: int, end: int) -> None:
+    found = problem(text)
+    assert found.code == code
+    if "autoescape" not in text:
+        assert (found.start, found.end) == (start, end)
+    assert 0 <= found.start < found.end
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{{ a | lenght }}", "did you mean `length`?"),
+        ("{{ a is definde }}", "did you mean `defined`?"),
+        ("{{ rnage(3) }}", "did you mean `range`?"),
+        ("{{ length(a) }}", "`length` is a filter: write `value | length`"),
+    ],
+)
+def test_hints(text: str, hint: str) -> None:
+    assert problem(text).hint == hint
+
+
+@given(st.text(alphabet="{}%#()[]'\"\\ab1.|,:*+-=~ \n\u00e9_", max_size=40))
+def test_any_text_is_a_template_or_has_a_problem(text: str) -> None:
+    try:
+        template = parse(text)
+    except TemplateProblem as found:
+        assert found.code in ("NP401", "NP402", "NP403", "NP405")
+        assert 0 <= found.start <= found.end <= len(text) + 1
+        return
+    try:
+        template.evaluate({"a": 1, "b": [1]}.__getitem__)
+    except EvaluationError as found:
+        assert found.type in ("UndefinedName", "TemplateError", "LimitExceeded")
+        assert found.message
+
+
+def test_the_same_text_is_parsed_once() -> None:
+    assert parse("{{ once }}") is parse("{{ once }}")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("False", True), ("", False), (0, False), (0.0, False), ([], False), ({}, False), (None, False), ([0], True)],
+)
+def test_truth(value: Any, expected: bool) -> None:
+    assert is_true(value) is expected
+
+
+def test_only_names_that_are_read_are_looked_up() -> None:
+    asked = []
+
+    def lookup(name: str) -> Any:
+        asked.append(name)
+        return {"y": 1}
+
+    parse("{{ x.y + 1 }}").evaluate(lookup)
+    parse("{{ x.y }}").evaluate(lookup)
+    assert asked == ["x", "x"]
