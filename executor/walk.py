@@ -80,10 +80,85 @@ class Walker:
         if refused is not None:
             outcome = Outcome(False, None, refused)
         else:
-            outcome = performance.run(step.run, scope, "run", parallel=step.parallel)
+            try:
+                outcome = self._perform(step, claim, scope, performance)
+            except Paused as paused:
+                self._pause(claim, paused.pause, performance)
+                return None
         outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
         following = self._commit(step, claim, scope, outcome, performance)
         return None if following is None else Claim(run, following)
+
+    def _perform(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Outcome:
+        """The outcome of a step's work, from where it paused last.
+
+        Raises:
+            Paused: it pauses again.
+        """
+        progress = claim.visit.progress or Progress()
+        if step.loop is not None:
+            outcome = self._loop(step, step.loop, claim, scope, performance, progress)
+        else:
+            position = "run" if progress.round == 0 else f"run~{progress.round}"
+            try:
+                outcome = performance.run(
+                    step.run, scope, position, parallel=step.parallel, paused_at=progress.stage
+                )
+            except Suspended as suspended:
+                later = replace(progress, stage=suspended.index)
+                raise Paused(Pause(later, suspended.due_at, dict(scope.saved))) from None
+        if step.repeat is not None and not outcome.failed:
+            return self._repeat(step.repeat, claim, scope, outcome, progress)
+        return outcome
+
+    def _loop(
+        self, step: Step, loop: Loop, claim: Claim, scope: Scope, performance: Performance, progress: Progress
+    ) -> Outcome:
+        """The step's work done for each item: all of them, or the batch that is next."""
+        quiet = performance.quiet()
+
+        def one(own: Scope, position: str) -> Outcome:
+            return quiet.run(step.run, own, position, parallel=step.parallel)
+
+        try:
+            items = items_of(loop, scope.lookup("loop"))
+        except ActionError as problem:
+            return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
+        if loop.batch is None:
+            return performance.loop(loop, items, one, scope, "run")
+        batch = items[progress.item : progress.item + loop.batch]
+        outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, "run")
+        failed = progress.failed + sum(not outcome.success for outcome in outcomes)
+        done = replace(progress, item=progress.item + len(batch), failed=failed)
+        performance.count_items(scope, done.item, failed, len(items))
+        if failed and not loop.forgiving:
+            return gather(outcomes, loop)
+        if done.item < len(items):
+            raise Paused(Pause(done, self.clock(), dict(scope.saved), [to_part(o) for o in outcomes]))
+        parts = self.store.parts(claim.run.id, claim.visit.id)
+        return gather([*(from_part(p) for part in parts for p in part), *outcomes], loop)
+
+    def _repeat(
+        self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress
+    ) -> Outcome:
+        """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
+        try:
+            if is_true(parse(repeat.until).evaluate(scope.after(outcome).lookup("repeat"))):
+                return outcome
+        except EvaluationError as problem:
+            message = f"`repeat.until`: {problem.message}"
+            return Outcome(False, None, error_record(claim.visit, problem.type, message))
+        rounds = progress.round + 1
+        if rounds >= repeat.max_rounds:
+            message = f"`repeat.until` was not true after {rounds} rounds"
+            return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
+        raise Paused(Pause(Progress(round=rounds), self.clock() + repeat.every_seconds, outcome.saved))
+
+    def _pause(self, claim: Claim, later: Pause, performance: Performance) -> None:
+        now = self.clock()
+        later = replace(later, saved=scrub(later.saved), part=scrub(later.part))
+        commit = pause(claim.visit, later, now, _scrubbed(performance.events))
+        self.store.commit(in_time(commit, claim.run.deadline_at, now), now)
 
     def _commit(
         self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
@@ -117,7 +192,7 @@ class Walker:
             in_place = performance.run(work, after, f"rule.{choice.case}")
             saved = {**choice.outcome.saved, **in_place.saved}
             final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))
-        events = tuple(replace(event, payload=scrub(event.payload)) for event in performance.events)
+        events = _scrubbed(performance.events)
         return settle(
             step,
             self._step_of(run),
@@ -141,7 +216,7 @@ class Walker:
                 steps[name.removeprefix("steps.")] = _seen_step(holder)
             elif holder is not None and name in holder.saved:
                 loaded[name] = holder.saved[name]
-        return Scope(run, visit, loaded, steps)
+        return Scope(run, visit, loaded, steps, dict(visit.saved))
 
     def _seconds(self, claim: Claim, step: Step) -> float:
         """How long an attempt may take: the step's timeout, what is left of the run, and of the invocation."""
@@ -197,6 +272,18 @@ class Walker:
                 message = f"`output.{name}`: {problem.message}"
                 errors.append(error_record(claim.visit, problem.type, message) | {"step": None})
         return result, errors
+
+
+class Paused(Exception):  # noqa: N818 - not an error
+    """The work of a visit goes on in a later invocation."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__()
+        self.pause = pause
+
+
+def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
+    return tuple(replace(event, payload=scrub(event.payload)) for event in events)
 
 
 class _Steps(dict[str, Mapping[str, Any]]):
