@@ -27,7 +27,7 @@ MAX_PARALLEL = 32
 logger = logging.getLogger("noetl.executor")
 
 
-class Suspended(Exception):  # noqa: N818 - not an error
+class Suspended(Exception):
     """The item at `index` waits until `due_at` with nothing held."""
 
     def __init__(self, index: int, due_at: float) -> None:
@@ -106,12 +106,15 @@ class Performance:
 
         An item's own actions leave no events; the loop leaves one, with counts.
         """
-        started = self.clock()
         outcomes = self.each(loop, items, 0, len(items), one, scope, position)
         failed = sum(not outcome.success for outcome in outcomes)
-        counts = {"position": position, "done": len(outcomes), "failed": failed, "total": len(items)}
-        self._note(scope, "loop.progress", self.clock(), counts, started)
+        self.count_items(scope, position, len(outcomes), failed, len(items))
         return gather(outcomes, loop)
+
+    def count_items(self, scope: Scope, position: str, done: int, failed: int, total: int) -> None:
+        """Leave the event that tells how far a loop has come."""
+        counts = {"position": position, "done": done, "failed": failed, "total": total}
+        self._note(scope, "loop.progress", self.clock(), counts)
 
     def each(
         self,
@@ -159,7 +162,7 @@ class Performance:
     def _item(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         before = dict(scope.saved)
         if item.loop is None:
-            outcome = self._once(item, scope, position, args)
+            outcome = self.once(item, scope, position, args)
         else:
             outcome = self._looped(item, item.loop, scope, position, args)
         if outcome.failed:
@@ -169,13 +172,11 @@ class Performance:
             scope.saved[item.save_as] = outcome.data
         return outcome
 
-    def _looped(
-        self, item: Work, loop: Loop, scope: Scope, position: str, args: Mapping[str, Any] | None
-    ) -> Outcome:
+    def _looped(self, item: Work, loop: Loop, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         quiet = self.quiet()
 
         def one(own: Scope, at: str) -> Outcome:
-            return quiet._once(item, own, at, args)
+            return quiet.once(item, own, at, args)
 
         try:
             items = items_of(loop, scope.lookup(position, args))
@@ -184,7 +185,8 @@ class Performance:
             return Outcome(False, None, _record(scope, problem, name), name)
         return self.loop(loop, items, one, scope, position)
 
-    def _once(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+    def once(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        """The outcome of an item of work, its loop left aside. `set` saves into the scope."""
         name = item.task if isinstance(item, TaskCall) else item.type
         lookup = scope.lookup(position, args)
         try:
@@ -199,9 +201,7 @@ class Performance:
             scope.saved.update(data)
         return Outcome(True, data, None, name)
 
-    def _wait(
-        self, action: Action, index: int, scope: Scope, position: str, args: Mapping[str, Any] | None
-    ) -> Outcome:
+    def _wait(self, action: Action, index: int, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         """Raises Suspended unless the time has come, or the action is skipped or fails."""
         lookup = scope.lookup(position, args)
         try:
@@ -309,7 +309,7 @@ def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
     failed = next((outcome for outcome in outcomes if not outcome.success), None)
     if failed is not None and not loop.forgiving:
         return Outcome(False, None, failed.error, failed.action)
-    items = tuple(outcome.as_result() for outcome in outcomes)
+    items = tuple(outcome.as_result() for outcome in outcomes) if loop.forgiving else None
     data = [outcome.data for outcome in outcomes]
     error = None if failed is None else failed.error
     return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)

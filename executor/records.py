@@ -32,7 +32,8 @@ class RunStatus(StrEnum):
 
 class VisitStatus(StrEnum):
     """`ready` waits for a worker (from `due_at` on), `retrying` is ready after a failed attempt, `waiting` after a pause that
-    the playbook asked for; `parked` waits for a resume."""
+    the playbook asked for; `parked` waits for a resume.
+    """
 
     READY = "ready"
     RUNNING = "running"
@@ -184,6 +185,7 @@ class Commit:
     `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
     counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
     and `error` when an unhandled failure is why. `part` is what a batch of a loop adds to the result of the visit.
+    `last` is true of the step that runs last, behind which there is only the end of the run.
     """
 
     visit: Visit
@@ -195,6 +197,7 @@ class Commit:
     error: ErrorRecord | None = None
     events: tuple[Event, ...] = ()
     part: Sequence[Any] | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from executor.records import (
     Event,
     Failure,
     Pointers,
+    Progress,
     RunStatus,
     Visit,
     VisitStatus,
@@ -51,6 +52,16 @@ class Outcome:
     @property
     def failed(self) -> bool:
         return not self.success and not self.forgiven
+
+    def to_part(self) -> list[Any]:
+        """What is kept of the outcome of one item until its loop is done."""
+        return [self.success, self.data, self.error, self.action, self.skipped]
+
+    @classmethod
+    def of_part(cls, part: Sequence[Any]) -> Outcome:
+        """The outcome that `to_part` kept."""
+        success, data, error, action, skipped = part
+        return cls(success, data, error, action, skipped)
 
     def as_result(self) -> dict[str, Any]:
         """The outcome as guards see it under `result`."""
@@ -133,7 +144,7 @@ def refusal(step: Step, visit: Visit) -> ErrorRecord | None:
         message = f"step `{step.name}` is not entered more than {step.max_visits} times"
         return error_record(visit, "MaxVisitsExceeded", message)
     if step.at_most_once and visit.claims > 1:
-        message = f"the step was started before and interrupted, and it is not to be started twice"
+        message = "the step was started before and interrupted, and it is not to be started twice"
         return error_record(visit, "StepInterrupted", message, retryable=True)
     if visit.claims > MAX_CLAIMS:
         message = f"the step was started {MAX_CLAIMS} times, and no worker lived to finish it"
@@ -293,6 +304,11 @@ def _kept(visit: Visit, choice: Choice, ends_run: bool) -> Mapping[str, Any]:
     if not choice.failed:
         return choice.outcome.saved
     return visit.saved if ends_run else {}
+
+
+def as_last(commit: Commit) -> Commit:
+    """The commit of the step that runs last: it belongs to no branch, and its failure does not stop the run again."""
+    return replace(commit, live={}, branches_change=0, failed_branches=0, stop=None, error=None, last=True)
 
 
 def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:

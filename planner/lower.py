@@ -76,6 +76,7 @@ class _Lowering:
             loop=lower_loop(step.loop),
             repeat=lower_repeat(step.repeat),
             at_most_once=step.delivery == "at_most_once",
+            runs_last=name == self.playbook.finally_,
             reads=tuple(sorted(self.read_by_step[name])),
             saves=tuple(sorted(self.saved_by_step[name])),
             hands_on=self.handed_on.get(name, frozenset()),

@@ -242,7 +242,8 @@ class Step:
 
     `reads` are the names its templates read, `saves` those it writes, `hands_on` those still read at it or behind
     it; `steps.NAME` stands for what is known of another step. `regions` are the joins for which a branch standing
-    here is still on the way. `cyclic` is true when the step can be visited again.
+    here is still on the way. `cyclic` is true when the step can be visited again, `at_most_once` when an attempt that was
+    interrupted is not made again, `runs_last` of the step named by `finally`.
     """
 
     name: str
@@ -259,6 +260,7 @@ class Step:
     loop: Loop | None = None
     repeat: Repeat | None = None
     at_most_once: bool = False
+    runs_last: bool = False
     reads: tuple[str, ...] = ()
     saves: tuple[str, ...] = ()
     hands_on: frozenset[str] = frozenset()
@@ -279,6 +281,7 @@ class Step:
             "loop": self.loop and self.loop.to_json(),
             "repeat": self.repeat and self.repeat.to_json(),
             "at_most_once": self.at_most_once,
+            "runs_last": self.runs_last,
             "reads": list(self.reads),
             "saves": list(self.saves),
             "hands_on": sorted(self.hands_on),
@@ -302,6 +305,7 @@ class Step:
             loop=Loop.from_json(data["loop"]),
             repeat=Repeat.from_json(data["repeat"]),
             at_most_once=data["at_most_once"],
+            runs_last=data["runs_last"],
             reads=tuple(data["reads"]),
             saves=tuple(data["saves"]),
             hands_on=frozenset(data["hands_on"]),
