@@ -268,7 +268,8 @@ class Walker:
         status = ending(run.stop, run.failed_branches)
         if status is RunStatus.SUCCEEDED and any(visit.step == last_step for visit in unhandled):
             status = RunStatus.FAILED
-        errors: list[ErrorRecord] = [visit.error for visit in unhandled if visit.error is not None]
+        told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
+        errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
         if status is RunStatus.TIMED_OUT:
             timeout = error_record(claim.visit, "Timeout", "the run did not end in time")
             errors.insert(0, timeout | {"step": None})
