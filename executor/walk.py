@@ -335,7 +335,8 @@ def _seen_step(visit: Visit | None) -> Mapping[str, Any]:
     """What `steps.NAME` shows of a step whose last visit on this branch is given."""
     if visit is None:
         return {"status": "pending", "visits": 0}
-    return {"status": visit.status.value, "visits": visit.number, "result": visit.result, "error": visit.error}
+    status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
+    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
 
 
 def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
