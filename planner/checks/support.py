@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from planner.checks.names import entries
 from planner.checks.subject import Subject
-from planner.playbook import ActionEntry, Entry, Path, Step
+from planner.playbook import ActionEntry, Entry, Path, Step, TaskEntry
 
 
 def check_support(subject: Subject) -> None:
@@ -17,8 +18,15 @@ def check_support(subject: Subject) -> None:
         if step.join != "all":
             _report(subject, f"`join: {step.join}`", (*step.path, "join"))
         _check_pauses(subject, step)
+    _check_batches(subject)
     for task in playbook.tasks:
         _refuse_pauses(subject, task.run, "in a task")
+
+
+def _check_batches(subject: Subject) -> None:
+    for entry, _, _ in entries(subject):
+        if isinstance(entry, ActionEntry | TaskEntry) and entry.loop is not None and entry.loop.batch is not None:
+            _report(subject, "`batch` of a loop that is not a step's", (*entry.path, "loop", "batch"))
 
 
 def _check_pauses(subject: Subject, step: Step) -> None:

@@ -16,6 +16,9 @@ def result(store: SqliteStore, text: str, **input: Any) -> Any:
     return play.run.result
 
 
+FOUND = [f"{n * n} at {n}" for n in range(7)]
+
+
 class TestActions:
     @pytest.mark.parametrize("concurrency", [1, 4])
     def test_results_are_in_the_order_of_the_items(self, store: SqliteStore, concurrency: int) -> None:
@@ -118,11 +121,9 @@ class TestSteps:
           - {case: "{{ result.success }}", run: [b]}
         - {name: b, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='text') | list }}"}}]}
     """
-    FOUND = [f"{n * n} at {n}" for n in range(7)]
-
     @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"])
     def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
-        assert result(store, self.TEXT % (spread, "true")) == {"found": self.FOUND}
+        assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}
 
     def test_a_batch_is_an_invocation(self, store: SqliteStore) -> None:
         play = Play(store, self.TEXT % (", batch: 3", "true"))
@@ -143,7 +144,7 @@ class TestSteps:
         text = self.TEXT.replace("steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1)
         play = Play(store, text % (", batch: 2", "input.ok")).finish()
         play.resume(ok=True).finish()
-        assert (play.status, play.run.result) == ("succeeded", {"found": self.FOUND})
+        assert (play.status, play.run.result) == ("succeeded", {"found": FOUND})
         counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
         assert counts == [2, 4, 6, 6, 7]
 

@@ -62,7 +62,7 @@ class TestWait:
         play.resume().finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
 
-    @pytest.mark.parametrize("how", ['until: "soon"', 'seconds: "{{ \'x\' }}"'])
+    @pytest.mark.parametrize("how", ['until: "soon"', "seconds: \"{{ 'x' }}\""])
     def test_a_time_that_is_none(self, store: SqliteStore, how: str) -> None:
         play = Play(store, WAIT % how).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
