@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.actions import catalogue, handler
 from executor.actions.action import Call, Capabilities
+from executor.actions.wait import due
 from executor.errors import ActionError
 from executor.records import ErrorRecord, Event
 from executor.rendering import render, render_parameters
 from executor.scope import Scope
 from executor.secrets import scrub
 from executor.transition import Outcome, error_record, retry_delay_seconds
-from planner.plan import Action, Task, TaskCall, Work
+from planner.kinds import described
+from planner.plan import Action, Loop, Task, TaskCall, Work
 from planner.templates import EvaluationError, Lookup, is_true, parse
 
 MAX_PARALLEL = 32
 logger = logging.getLogger("noetl.executor")
+
+
+class Suspended(Exception):
+    """The item at `index` waits until `due_at` with nothing held."""
+
+    def __init__(self, index: int, due_at: float) -> None:
+        super().__init__()
+        self.index = index
+        self.due_at = due_at
 
 
 @dataclass(slots=True)
@@ -43,12 +55,26 @@ class Performance:
         *,
         parallel: bool = False,
         args: Mapping[str, Any] | None = None,
+        paused_at: int | None = None,
     ) -> Outcome:
-        """The outcome of all items: that of the last one, or of the first that failed and was not forgiven."""
+        """The outcome of all items: that of the last one, or of the first that failed and was not forgiven.
+
+        With `paused_at` the work goes on behind the pause at the item of that index.
+
+        Raises:
+            Suspended: an item waits.
+        """
         if parallel and len(work) > 1:
             return self._together(work, scope, position, args)
         outcome = Outcome()
         for index, item in enumerate(work):
+            if paused_at is not None and index <= paused_at:
+                continue
+            if isinstance(item, Action) and item.type == "wait":
+                outcome = self._wait(item, index, scope, f"{position}.{index}", args)
+                if outcome.failed:
+                    return outcome
+                continue
             outcome = self._item(item, scope, f"{position}.{index}", args)
             if outcome.failed:
                 return outcome
@@ -73,27 +99,120 @@ class Performance:
         data = [outcome.data for outcome in outcomes]
         return Outcome(success, data, error, saved=dict(scope.saved), forgiven=not success)
 
+    def loop(
+        self, loop: Loop, items: Sequence[Any], one: Callable[[Scope, str], Outcome], scope: Scope, position: str
+    ) -> Outcome:
+        """The outcome of `one` for each item, `loop.concurrency` of them at a time: the list of their data, in order.
+
+        An item's own actions leave no events; the loop leaves one, with counts.
+        """
+        outcomes = self.each(loop, items, 0, len(items), one, scope, position)
+        failed = sum(not outcome.success for outcome in outcomes)
+        self.count_items(scope, position, len(outcomes), failed, len(items))
+        return gather(outcomes, loop)
+
+    def count_items(self, scope: Scope, position: str, done: int, failed: int, total: int) -> None:
+        """Leave the event that tells how far a loop has come."""
+        counts = {"position": position, "done": done, "failed": failed, "total": total}
+        self._note(scope, "loop.progress", self.clock(), counts)
+
+    def each(
+        self,
+        loop: Loop,
+        items: Sequence[Any],
+        first: int,
+        total: int,
+        one: Callable[[Scope, str], Outcome],
+        scope: Scope,
+        position: str,
+    ) -> list[Outcome]:
+        """The outcomes of `items`, which begin at index `first` of `total`; up to the first failure, if that ends the loop."""
+        outcomes: dict[int, Outcome] = {}
+        remaining: Iterator[tuple[int, Any]] = iter(enumerate(items))
+        lock = threading.Lock()
+
+        def work() -> None:
+            nonlocal remaining
+            while True:
+                with lock:
+                    index, item = next(remaining, (None, None))
+                if index is None:
+                    return
+                at = first + index
+                local = {loop.name: item, "loop": _position_in_loop(at, total)}
+                outcome = one(scope.copy(local), f"{position}[{at}]")
+                with lock:
+                    outcomes[index] = outcome
+                    if not outcome.success and not loop.forgiving:
+                        remaining = iter(())
+
+        threads = min(loop.concurrency, len(items), MAX_PARALLEL)
+        if threads <= 1:
+            work()
+        else:
+            with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
+                for future in [pool.submit(work) for _ in range(threads)]:
+                    future.result()
+        return [outcomes[index] for index in sorted(outcomes)]
+
+    def quiet(self) -> Performance:
+        """The same performance, whose events nobody reads."""
+        return replace(self, events=[])
+
     def _item(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        before = dict(scope.saved)
+        if item.loop is None:
+            outcome = self.once(item, scope, position, args)
+        else:
+            outcome = self._looped(item, item.loop, scope, position, args)
+        if outcome.failed:
+            scope.saved = before
+            return replace(outcome, forgiven=item.forgiven)
+        if not outcome.skipped and item.save_as is not None:
+            scope.saved[item.save_as] = outcome.data
+        return outcome
+
+    def _looped(self, item: Work, loop: Loop, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        quiet = self.quiet()
+
+        def one(own: Scope, at: str) -> Outcome:
+            return quiet.once(item, own, at, args)
+
+        try:
+            items = items_of(loop, scope.lookup(position, args))
+        except ActionError as problem:
+            name = item.task if isinstance(item, TaskCall) else item.type
+            return Outcome(False, None, _record(scope, problem, name), name)
+        return self.loop(loop, items, one, scope, position)
+
+    def once(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        """The outcome of an item of work, its loop left aside. `set` saves into the scope."""
         name = item.task if isinstance(item, TaskCall) else item.type
         lookup = scope.lookup(position, args)
-        before = dict(scope.saved)
         try:
             if item.condition is not None and not is_true(_evaluate(item.condition, lookup, "if")):
                 return Outcome(action=name, skipped=True)
             if isinstance(item, TaskCall):
-                outcome = self._task(item, scope, position, lookup)
-            else:
-                outcome = Outcome(True, self._action(item, scope, position, args), None, name)
+                return self._task(item, scope, position, lookup)
+            data = self._action(item, scope, position, args)
         except ActionError as problem:
-            outcome = Outcome(False, None, _record(scope, problem, name), name)
-        if outcome.failed:
-            scope.saved = before
-            return replace(outcome, forgiven=item.forgiven)
-        if item.save_as is not None:
-            scope.saved[item.save_as] = outcome.data
-        if isinstance(item, Action) and item.type == "set":
-            scope.saved.update(outcome.data)
-        return outcome
+            return Outcome(False, None, _record(scope, problem, name), name)
+        if item.type == "set":
+            scope.saved.update(data)
+        return Outcome(True, data, None, name)
+
+    def _wait(self, action: Action, index: int, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        """Raises Suspended unless the time has come, or the action is skipped or fails."""
+        lookup = scope.lookup(position, args)
+        try:
+            if action.condition is not None and not is_true(_evaluate(action.condition, lookup, "if")):
+                return Outcome(action=action.type, skipped=True)
+            due_at = due(render_parameters(catalogue()[action.type], action.parameters, lookup), self.clock())
+        except ActionError as problem:
+            return Outcome(False, None, _record(scope, problem, action.type), action.type, forgiven=action.forgiven)
+        if due_at <= self.clock():
+            return Outcome(action=action.type)
+        raise Suspended(index, due_at)
 
     def _task(self, call: TaskCall, scope: Scope, position: str, lookup: Lookup) -> Outcome:
         task = self.task_of(call.task)
@@ -170,6 +289,34 @@ class Performance:
         visit = scope.visit
         duration = None if started is None else max(at - started, 0.0)
         self.events.append(Event(type, at, visit.step, visit.number, visit.attempt, duration, payload))
+
+
+def items_of(loop: Loop, lookup: Lookup) -> list[Any]:
+    """The items a loop goes over.
+
+    Raises:
+        ActionError: they have no value here, or are not a list.
+    """
+    items = render(loop.items, None, lookup)
+    if not isinstance(items, list):
+        message = f"`loop.items` must be a list, and is {described(items)}"
+        raise ActionError("ParameterError", message, retryable=False)
+    return items
+
+
+def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
+    """The outcome of a loop from those of its items."""
+    failed = next((outcome for outcome in outcomes if not outcome.success), None)
+    if failed is not None and not loop.forgiving:
+        return Outcome(False, None, failed.error, failed.action)
+    items = tuple(outcome.as_result() for outcome in outcomes) if loop.forgiving else None
+    data = [outcome.data for outcome in outcomes]
+    error = None if failed is None else failed.error
+    return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
+
+
+def _position_in_loop(index: int, length: int) -> dict[str, Any]:
+    return {"index": index + 1, "index0": index, "first": index == 0, "last": index == length - 1, "length": length}
 
 
 def _evaluate(text: str, lookup: Lookup, what: str) -> Any:

@@ -31,11 +31,14 @@ class RunStatus(StrEnum):
 
 
 class VisitStatus(StrEnum):
-    """`ready` waits for a worker (from `due_at` on), `retrying` is ready after a failed attempt, `parked` waits for a resume."""
+    """`ready` waits for a worker (from `due_at` on), `retrying` is ready after a failed attempt, `waiting` after a pause that
+    the playbook asked for; `parked` waits for a resume.
+    """
 
     READY = "ready"
     RUNNING = "running"
     RETRYING = "retrying"
+    WAITING = "waiting"
     PARKED = "parked"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -92,6 +95,20 @@ class Run:
     errors: Sequence[ErrorRecord] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work of a visit has come when it is done in several invocations.
+
+    `stage` is the index of the item of `run` at which it paused, `round` the number of rounds of `repeat` that are done,
+    `item` the number of items of the step's loop that are done, `failed` how many of them have failed.
+    """
+
+    stage: int | None = None
+    round: int = 0
+    item: int = 0
+    failed: int = 0
+
+
 class Failure(StrEnum):
     """What became of a branch at a visit that failed: a case handled it, it ended there, or it still stands there."""
 
@@ -108,7 +125,7 @@ class Visit:
     commit that carries an older one is refused. `clock` is one more than the greatest clock among its causes
     (Lamport, 1978). `names` are the pointers the visit was handed. `due_at` is when it may be claimed: while it is
     running, the end of its lease. `started_at` is when the attempt was first claimed. `result` is the data of its last
-    item.
+    item. `progress` is known of work that has paused; `saved` is then what it had saved so far.
     """
 
     id: str
@@ -130,6 +147,7 @@ class Visit:
     case: int | None = None
     error: ErrorRecord | None = None
     failure: Failure | None = None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +184,8 @@ class Commit:
 
     `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
     counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
-    and `error` when an unhandled failure is why.
+    and `error` when an unhandled failure is why. `part` is what a batch of a loop adds to the result of the visit.
+    `last` is true of the step that runs last, behind which there is only the end of the run.
     """
 
     visit: Visit
@@ -177,6 +196,8 @@ class Commit:
     stop: RunStatus | None = None
     error: ErrorRecord | None = None
     events: tuple[Event, ...] = ()
+    part: Sequence[Any] | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ class Scope:
 
     `loaded` are values that earlier visits saved; `steps` what is known of other steps, as `steps.NAME` shows it; `saved`
     what this visit has saved so far. `outcome` is known once the run of the step is done, `failed` says whether it
-    counts as the step's failure.
+    counts as the step's failure. `local` are the names of loops around the work.
     """
 
     run: Run
@@ -30,10 +30,11 @@ class Scope:
     saved: dict[str, Any] = field(default_factory=dict)
     outcome: Outcome | None = None
     ending: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
 
-    def copy(self) -> Scope:
-        """A scope that sees what this one has and saves for itself."""
-        return Scope(self.run, self.visit, self.loaded, self.steps, dict(self.saved), self.outcome, self.ending)
+    def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
+        """A scope that sees what this one has, and `local` besides, and saves for itself."""
+        return replace(self, saved=dict(self.saved), local={**self.local, **(local or {})})
 
     def after(self, outcome: Outcome) -> Scope:
         """The scope of the rule, in which the outcome of the run can be read."""
@@ -61,6 +62,8 @@ class Scope:
             given["result"] = self.outcome.as_result
 
         def look_up(name: str) -> Any:
+            if name in self.local:
+                return self.local[name]
             return given[name]() if name in given else self.value(name)
 
         return look_up

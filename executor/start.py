@@ -16,6 +16,9 @@ from planner.catalogue import Kind
 from planner.kinds import described, is_of_kind
 from planner.plan import Header, Input, Plan
 
+LAST_CLOCK = 2**40
+"""The causal clock of the step that runs last: behind every other."""
+
 
 def new_run(
     plan: Plan,
@@ -77,6 +80,11 @@ def corrected(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, d
     inputs = check_inputs(header, {**run.input, **given})
     known = _beginning(run.id, header, run.created_at) | inputs | {"input": inputs}
     return {"input": inputs, "environment": fill_in("environment", header.environment, known)}
+
+
+def last_visit_id(resumes: int) -> str:
+    """The id of the visit of the step that runs last."""
+    return derived_id("finally", resumes)
 
 
 def ending_visit(run_id: str, resumes: int, now: float) -> Visit:

@@ -18,6 +18,7 @@ from executor.records import (
     Event,
     Failure,
     Pointers,
+    Progress,
     RunStatus,
     Visit,
     VisitStatus,
@@ -36,6 +37,7 @@ class Outcome:
     """How the work of a visit went: what its last item gave, and what it saved.
 
     `forgiven` is true when that item failed and may (`on_error: continue`): the work as a whole has not failed then.
+    `items` are the results of the items of a loop.
     """
 
     success: bool = True
@@ -45,10 +47,21 @@ class Outcome:
     skipped: bool = False
     saved: Mapping[str, Any] = field(default_factory=dict)
     forgiven: bool = False
+    items: tuple[Mapping[str, Any], ...] | None = None
 
     @property
     def failed(self) -> bool:
         return not self.success and not self.forgiven
+
+    def to_part(self) -> list[Any]:
+        """What is kept of the outcome of one item until its loop is done."""
+        return [self.success, self.data, self.error, self.action, self.skipped]
+
+    @classmethod
+    def of_part(cls, part: Sequence[Any]) -> Outcome:
+        """The outcome that `to_part` kept."""
+        success, data, error, action, skipped = part
+        return cls(success, data, error, action, skipped)
 
     def as_result(self) -> dict[str, Any]:
         """The outcome as guards see it under `result`."""
@@ -58,6 +71,7 @@ class Outcome:
             "error": self.error,
             "action": self.action,
             "skipped": self.skipped,
+            **({} if self.items is None else {"items": list(self.items)}),
         }
 
 
@@ -69,6 +83,19 @@ class Choice:
     failed: bool
     case: int | None = None
     retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Work that goes on in a later invocation: how far it has come, when it is due, and what it has saved so far.
+
+    `part` are the results of a batch of a loop.
+    """
+
+    progress: Progress
+    due_at: float
+    saved: Mapping[str, Any] = field(default_factory=dict)
+    part: Sequence[Any] | None = None
 
 
 class GuardFailed(Exception):
@@ -116,6 +143,9 @@ def refusal(step: Step, visit: Visit) -> ErrorRecord | None:
     if step.max_visits is not None and visit.number > step.max_visits:
         message = f"step `{step.name}` is not entered more than {step.max_visits} times"
         return error_record(visit, "MaxVisitsExceeded", message)
+    if step.at_most_once and visit.claims > 1:
+        message = "the step was started before and interrupted, and it is not to be started twice"
+        return error_record(visit, "StepInterrupted", message, retryable=True)
     if visit.claims > MAX_CLAIMS:
         message = f"the step was started {MAX_CLAIMS} times, and no worker lived to finish it"
         return error_record(visit, "WorkerLost", message)
@@ -136,10 +166,10 @@ def choose(
 ) -> Choice:
     """The retry or the case that follows an outcome.
 
-    After a failure only error-aware cases are looked at, after a refused visit only those that do not lead back. A guard
+    After a failure only error-aware cases are looked at, past `max_visits` only those that do not lead back. A guard
     without a value fails the step with `GuardError`, after which the error-aware cases are looked at once.
     """
-    refused = refusal(step, visit) is not None
+    refused = step.max_visits is not None and visit.number > step.max_visits
     error = outcome.error
     if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:
         if retry_test(outcome):
@@ -215,6 +245,25 @@ def settle(
     return Commit(done, tuple(branches), live, len(targets) - 1, events=(*events, *tail))
 
 
+def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) -> Commit:
+    """The commit for a piece of work that is to go on later. Attempts start anew then."""
+    later = replace(
+        visit,
+        status=VisitStatus.WAITING if pause.due_at > now else VisitStatus.READY,
+        attempt=1,
+        claims=0,
+        worker=None,
+        due_at=pause.due_at,
+        started_at=None,
+        saved=pause.saved,
+        error=None,
+        progress=pause.progress,
+    )
+    if later.status is VisitStatus.WAITING:
+        events = (*events, _event(visit, "step.waiting", now, {"until": timestamp(pause.due_at)}))
+    return Commit(later, events=tuple(events), part=pause.part)
+
+
 def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) -> Commit:
     assert choice.retry_at is not None
     waiting = replace(
@@ -238,7 +287,7 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
         visit,
         status=VisitStatus.FAILED,
         finished_at=now,
-        saved={} if choice.failed else choice.outcome.saved,
+        saved=_kept(visit, choice, ends_run),
         result=choice.outcome.data,
         case=choice.case,
         error=outcome.error,
@@ -248,6 +297,18 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events)
+
+
+def _kept(visit: Visit, choice: Choice, ends_run: bool) -> Mapping[str, Any]:
+    """What a visit whose failure nothing handles leaves behind: what was saved before a pause, for a resume to go on from."""
+    if not choice.failed:
+        return choice.outcome.saved
+    return visit.saved if ends_run else {}
+
+
+def as_last(commit: Commit) -> Commit:
+    """The commit of the step that runs last: it belongs to no branch, and its failure does not stop the run again."""
+    return replace(commit, live={}, branches_change=0, failed_branches=0, stop=None, error=None, last=True)
 
 
 def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:

@@ -7,14 +7,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from executor.actions.action import Capabilities
 from executor.errors import ActionError, FencedError, PayloadTooLargeError
-from executor.perform import Performance
-from executor.records import DEADLINE, END, Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.perform import Performance, Suspended, gather, items_of
+from executor.records import (
+    DEADLINE,
+    END,
+    Claim,
+    Commit,
+    ErrorRecord,
+    Event,
+    Lease,
+    Progress,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from executor.rendering import render
 from executor.scope import Scope
 from executor.secrets import scrub
@@ -23,19 +36,23 @@ from executor.transition import (
     Choice,
     GuardFailed,
     Outcome,
+    Pause,
+    as_last,
     choose,
     ending,
     error_record,
     in_time,
     latest,
     merge_names,
+    pause,
     refusal,
     settle,
 )
-from planner.plan import Case, Step
+from planner.plan import Case, Loop, Repeat, Step
 from planner.templates import EvaluationError, Template, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
+LAST_STEP_SECONDS = 300.0
 logger = logging.getLogger("noetl.executor")
 
 
@@ -68,7 +85,7 @@ class Walker:
     def _step(self, claim: Claim) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
-        scope = self._load(claim, step)
+        scope = self._load_all(claim) if step.runs_last else self._load(claim, step)
         seconds = self._seconds(claim, step)
         performance = Performance(
             lambda name: self.store.plan_task(run.plan_hash, name),
@@ -80,10 +97,81 @@ class Walker:
         if refused is not None:
             outcome = Outcome(False, None, refused)
         else:
-            outcome = performance.run(step.run, scope, "run", parallel=step.parallel)
+            try:
+                outcome = self._perform(step, claim, scope, performance)
+            except Paused as paused:
+                self._pause(step, claim, paused.pause, performance)
+                return None
         outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
         following = self._commit(step, claim, scope, outcome, performance)
         return None if following is None else Claim(run, following)
+
+    def _perform(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Outcome:
+        """The outcome of a step's work, from where it paused last.
+
+        Raises:
+            Paused: it pauses again.
+        """
+        progress = claim.visit.progress or Progress()
+        if step.loop is not None:
+            outcome = self._loop(step, step.loop, claim, scope, performance, progress)
+        else:
+            position = "run" if progress.round == 0 else f"run~{progress.round}"
+            try:
+                outcome = performance.run(step.run, scope, position, parallel=step.parallel, paused_at=progress.stage)
+            except Suspended as suspended:
+                later = replace(progress, stage=suspended.index)
+                raise Paused(Pause(later, suspended.due_at, dict(scope.saved))) from None
+        if step.repeat is not None and not outcome.failed:
+            return self._repeat(step.repeat, claim, scope, outcome, progress)
+        return outcome
+
+    def _loop(
+        self, step: Step, loop: Loop, claim: Claim, scope: Scope, performance: Performance, progress: Progress
+    ) -> Outcome:
+        """The step's work done for each item: all of them, or the batch that is next."""
+        quiet = performance.quiet()
+
+        def one(own: Scope, position: str) -> Outcome:
+            return quiet.run(step.run, own, position, parallel=step.parallel)
+
+        try:
+            items = items_of(loop, scope.lookup("loop"))
+        except ActionError as problem:
+            return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
+        if loop.batch is None:
+            return performance.loop(loop, items, one, scope, "run")
+        batch = items[progress.item : progress.item + loop.batch]
+        outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, "run")
+        failed = progress.failed + sum(not outcome.success for outcome in outcomes)
+        done = replace(progress, item=progress.item + len(batch), failed=failed)
+        performance.count_items(scope, "run", done.item, failed, len(items))
+        if failed and not loop.forgiving:
+            return gather(outcomes, loop)
+        if done.item < len(items):
+            raise Paused(Pause(done, self.clock(), dict(scope.saved), [outcome.to_part() for outcome in outcomes]))
+        parts = self.store.parts(claim.run.id, claim.visit.id)
+        return gather([*(Outcome.of_part(item) for part in parts for item in part), *outcomes], loop)
+
+    def _repeat(self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress) -> Outcome:
+        """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
+        try:
+            if is_true(parse(repeat.until).evaluate(scope.after(outcome).lookup("repeat"))):
+                return outcome
+        except EvaluationError as problem:
+            message = f"`repeat.until`: {problem.message}"
+            return Outcome(False, None, error_record(claim.visit, problem.type, message))
+        rounds = progress.round + 1
+        if rounds >= repeat.max_rounds:
+            message = f"`repeat.until` was not true after {rounds} rounds"
+            return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
+        raise Paused(Pause(Progress(round=rounds), self.clock() + repeat.every_seconds, outcome.saved))
+
+    def _pause(self, step: Step, claim: Claim, later: Pause, performance: Performance) -> None:
+        now = self.clock()
+        later = replace(later, saved=scrub(later.saved), part=scrub(later.part))
+        commit = pause(claim.visit, later, now, _scrubbed(performance.events))
+        self.store.commit(_bounded(step, commit, claim.run, now), now)
 
     def _commit(
         self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
@@ -94,12 +182,12 @@ class Walker:
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
             try:
-                return self.store.commit(in_time(commit, run.deadline_at, now), now, self.lease)
+                return self.store.commit(_bounded(step, commit, run, now), now, self.lease)
             except PayloadTooLargeError as problem:
                 outcome = Outcome(False, None, error_record(visit, "PayloadTooLarge", str(problem)))
         unhandled = Choice(outcome, failed=True)
         commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), commit.events)
-        return self.store.commit(commit, self.clock(), self.lease)
+        return self.store.commit(_bounded(step, commit, run, self.clock()), self.clock(), self.lease)
 
     def _step_of(self, run: Run) -> Callable[[str], Step]:
         return lambda name: self.store.plan_step(run.plan_hash, name)
@@ -117,7 +205,7 @@ class Walker:
             in_place = performance.run(work, after, f"rule.{choice.case}")
             saved = {**choice.outcome.saved, **in_place.saved}
             final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))
-        events = tuple(replace(event, payload=scrub(event.payload)) for event in performance.events)
+        events = _scrubbed(performance.events)
         return settle(
             step,
             self._step_of(run),
@@ -141,11 +229,28 @@ class Walker:
                 steps[name.removeprefix("steps.")] = _seen_step(holder)
             elif holder is not None and name in holder.saved:
                 loaded[name] = holder.saved[name]
-        return Scope(run, visit, loaded, steps)
+        return Scope(run, visit, loaded, steps, dict(visit.saved))
+
+    def _load_all(self, claim: Claim) -> Scope:
+        """The scope of the step that runs last: every name as it stands, and the ending to come."""
+        run = self._fresh(claim)
+        visits = [visit for visit in self.store.saved(run.id) if visit.id != claim.visit.id]
+        names = merge_names([(v.clock, v.id, v.saved) for v in visits])
+        steps = {visit.step: _seen_step(visit) for visit in sorted(visits, key=_order)}
+        ending_to_come = {"status": ending(run.stop, run.failed_branches).value, "error": run.error}
+        return Scope(run, claim.visit, names, _Steps(steps), dict(claim.visit.saved), ending=ending_to_come)
+
+    def _fresh(self, claim: Claim) -> Run:
+        run = self.store.run(claim.run.tenant, claim.run.id)
+        assert run is not None
+        return run
 
     def _seconds(self, claim: Claim, step: Step) -> float:
         """How long an attempt may take: the step's timeout, what is left of the run, and of the invocation."""
-        seconds = min(step.timeout_seconds or DEFAULT_STEP_SECONDS, self.invocation_seconds)
+        usual = LAST_STEP_SECONDS if step.runs_last else DEFAULT_STEP_SECONDS
+        seconds = min(step.timeout_seconds or usual, self.invocation_seconds)
+        if step.runs_last:
+            return seconds
         if claim.run.deadline_at is not None:
             seconds = min(seconds, max(claim.run.deadline_at - self.clock(), 0.0))
         return seconds
@@ -157,15 +262,17 @@ class Walker:
 
     def _end(self, claim: Claim) -> None:
         """Evaluate the output and give the run its final status."""
-        run = self.store.run(claim.run.tenant, claim.run.id)
-        assert run is not None
+        run = self._fresh(claim)
+        last_step = self.store.plan_header(run.plan_hash).last_step
+        unhandled = [v for v in self.store.visits(run.id) if v.failure in ("open", "ended") and v.error is not None]
         status = ending(run.stop, run.failed_branches)
-        errors: list[ErrorRecord] = []
-        if status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS):
-            visits = self.store.visits(run.id)
-            errors = [v.error for v in visits if v.error is not None and v.failure in ("open", "ended")]
-        elif status is RunStatus.TIMED_OUT:
-            errors = [error_record(claim.visit, "Timeout", "the run did not end in time") | {"step": None}]
+        if status is RunStatus.SUCCEEDED and any(visit.step == last_step for visit in unhandled):
+            status = RunStatus.FAILED
+        told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
+        errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
+        if status is RunStatus.TIMED_OUT:
+            timeout = error_record(claim.visit, "Timeout", "the run did not end in time")
+            errors.insert(0, timeout | {"step": None})
         result = None
         if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
             result, problems = self._result(replace(claim, run=run))
@@ -182,10 +289,7 @@ class Walker:
         names = merge_names([(v.clock, v.id, v.saved) for v in visits])
         if output is None:
             return names, []
-        seen = {
-            v.step: v for v in sorted(self.store.saved(run.id, [v.id for v in self.store.visits(run.id)]), key=_order)
-        }
-        steps = {step: _seen_step(visit) for step, visit in seen.items()}
+        steps = {visit.step: _seen_step(visit) for visit in sorted(visits, key=_order)}
         scope = Scope(run, claim.visit, names, _Steps(steps))
         result: dict[str, Any] = {}
         errors = []
@@ -197,6 +301,23 @@ class Walker:
                 message = f"`output.{name}`: {problem.message}"
                 errors.append(error_record(claim.visit, problem.type, message) | {"step": None})
         return result, errors
+
+
+class Paused(Exception):
+    """The work of a visit goes on in a later invocation."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__()
+        self.pause = pause
+
+
+def _bounded(step: Step, commit: Commit, run: Run, now: float) -> Commit:
+    """The commit, with what the end of the run makes of it."""
+    return as_last(commit) if step.runs_last else in_time(commit, run.deadline_at, now)
+
+
+def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
+    return tuple(replace(event, payload=scrub(event.payload)) for event in events)
 
 
 class _Steps(dict[str, Mapping[str, Any]]):
@@ -214,7 +335,8 @@ def _seen_step(visit: Visit | None) -> Mapping[str, Any]:
     """What `steps.NAME` shows of a step whose last visit on this branch is given."""
     if visit is None:
         return {"status": "pending", "visits": 0}
-    return {"status": visit.status.value, "visits": visit.number, "result": visit.result, "error": visit.error}
+    status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
+    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
 
 
 def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:

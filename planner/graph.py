@@ -88,6 +88,8 @@ class Flow:
 
     def is_cyclic(self, step: str) -> bool:
         """Whether a branch that has left the step can come back to it."""
+        if step not in self.component:
+            return False
         return len(self.components[self.component[step]]) > 1 or self.graph.has_edge(step, step)
 
     def leads_back(self, step: str, targets: tuple[str, ...]) -> bool:

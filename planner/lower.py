@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from planner import playbook
 from planner.checks.data_flow import inferred_inputs
 from planner.checks.subject import Subject, called_tasks, is_error_aware, saved_names
 from planner.joins import ROOT
 from planner.liveness import names_handed_on
-from planner.plan import ONCE, Action, Header, Input, Join, Plan, Retry, TaskCall, Work
+from planner.plan import ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
@@ -36,7 +37,9 @@ class _Lowering:
         self.handed_on = names_handed_on(self.flow, self.read_by_step, marks)
 
     def plan(self) -> Plan:
-        steps = {name: self.step(step) for name, step in self.names.steps.items() if name in self.flow.reachable}
+        last = self.playbook.finally_
+        walked = self.flow.reachable | {last}
+        steps = {name: self.step(step) for name, step in self.names.steps.items() if name in walked}
         tasks = {name: self.task(task) for name, task in self.names.tasks.items()}
         header = Header(
             name=self.playbook.name,
@@ -49,6 +52,7 @@ class _Lowering:
             variables=self.playbook.variables,
             output=self.playbook.output,
             timeout_seconds=self.playbook.timeout,
+            last_step=last,
             statistics=self.statistics(steps, tasks),
         )
         return Plan(header, steps, tasks, self.subject.document.text)
@@ -69,9 +73,13 @@ class _Lowering:
             retry=lower_retry(step.retry) or self.default_retry,
             timeout_seconds=step.timeout,
             on_error=step.on_error or self.playbook.on_error,
+            loop=lower_loop(step.loop),
+            repeat=lower_repeat(step.repeat),
+            at_most_once=step.delivery == "at_most_once",
+            runs_last=name == self.playbook.finally_,
             reads=tuple(sorted(self.read_by_step[name])),
             saves=tuple(sorted(self.saved_by_step[name])),
-            hands_on=self.handed_on[name],
+            hands_on=self.handed_on.get(name, frozenset()),
             line=self.subject.name_span(step).line,
         )
 
@@ -94,7 +102,8 @@ class _Lowering:
             return TaskCall(entry, {})
         forgiven = getattr(entry, "on_error", None) == "continue"
         if isinstance(entry, TaskEntry):
-            return TaskCall(entry.task, entry.with_, entry.as_, lower_condition(entry.if_), forgiven)
+            loop = lower_loop(entry.loop)
+            return TaskCall(entry.task, entry.with_, entry.as_, lower_condition(entry.if_), forgiven, loop)
         assert isinstance(entry, ActionEntry)
         return Action(
             type=entry.action,
@@ -104,6 +113,7 @@ class _Lowering:
             retry=lower_retry(entry.retry) or ONCE,
             timeout_seconds=entry.timeout,
             forgiven=forgiven,
+            loop=lower_loop(entry.loop),
         )
 
     def inputs(self) -> dict[str, Input]:
@@ -202,3 +212,15 @@ def lower_retry(policy: RetryPolicy | None) -> Retry | None:
     return Retry(
         policy.attempts, policy.delay, policy.backoff, policy.max_delay, policy.jitter, lower_condition(policy.if_)
     )
+
+
+def lower_loop(loop: playbook.Loop | None) -> Loop | None:
+    """The loop as the executor knows it."""
+    if loop is None:
+        return None
+    return Loop(loop.items, loop.as_, loop.concurrency, loop.batch, loop.on_error == "continue")
+
+
+def lower_repeat(repeat: playbook.Repeat | None) -> Repeat | None:
+    """The repetition as the executor knows it."""
+    return None if repeat is None else Repeat(repeat.until, repeat.every, repeat.max)

@@ -57,6 +57,51 @@ ONCE = Retry()
 
 
 @dataclass(frozen=True, slots=True)
+class Loop:
+    """Work done once for each of `items` (a template, or a list with templates in it), known as `name` meanwhile.
+
+    `batch` spreads the items over invocations of at most that many; `forgiving` is true of `on_error: continue`.
+    """
+
+    items: Any
+    name: str = "item"
+    concurrency: int = 1
+    batch: int | None = None
+    forgiving: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "items": self.items,
+            "as": self.name,
+            "concurrency": self.concurrency,
+            "batch": self.batch,
+            "forgiving": self.forgiving,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Loop | None:
+        if data is None:
+            return None
+        return cls(data["items"], data["as"], data["concurrency"], data["batch"], data["forgiving"])
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A step's work done again, `every_seconds`, until a guard is true; at most `max_rounds` times."""
+
+    until: str
+    every_seconds: float
+    max_rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"until": self.until, "every_seconds": self.every_seconds, "max_rounds": self.max_rounds}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Repeat | None:
+        return None if data is None else cls(data["until"], data["every_seconds"], data["max_rounds"])
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """One action of a step's work. `parameters` hold templates as text, wherever they are nested.
 
@@ -71,6 +116,7 @@ class Action:
     retry: Retry = ONCE
     timeout_seconds: float | None = None
     forgiven: bool = False
+    loop: Loop | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,6 +127,7 @@ class Action:
             "retry": self.retry.to_json(),
             "timeout_seconds": self.timeout_seconds,
             "forgiven": self.forgiven,
+            "loop": self.loop and self.loop.to_json(),
         }
 
 
@@ -93,6 +140,7 @@ class TaskCall:
     save_as: str | None = None
     condition: str | None = None
     forgiven: bool = False
+    loop: Loop | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,6 +149,7 @@ class TaskCall:
             "as": self.save_as,
             "if": self.condition,
             "forgiven": self.forgiven,
+            "loop": self.loop and self.loop.to_json(),
         }
 
 
@@ -109,7 +158,8 @@ Work = Action | TaskCall
 
 def _work_from_json(data: Mapping[str, Any]) -> Work:
     if "task" in data:
-        return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"])
+        loop = Loop.from_json(data["loop"])
+        return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"], loop)
     return Action(
         data["action"],
         data["parameters"],
@@ -118,6 +168,7 @@ def _work_from_json(data: Mapping[str, Any]) -> Work:
         Retry.from_json(data["retry"]),
         data["timeout_seconds"],
         data["forgiven"],
+        Loop.from_json(data["loop"]),
     )
 
 
@@ -191,7 +242,8 @@ class Step:
 
     `reads` are the names its templates read, `saves` those it writes, `hands_on` those still read at it or behind
     it; `steps.NAME` stands for what is known of another step. `regions` are the joins for which a branch standing
-    here is still on the way. `cyclic` is true when the step can be visited again.
+    here is still on the way. `cyclic` is true when the step can be visited again, `at_most_once` when an attempt that was
+    interrupted is not made again, `runs_last` of the step named by `finally`.
     """
 
     name: str
@@ -205,6 +257,10 @@ class Step:
     retry: Retry = ONCE
     timeout_seconds: float | None = None
     on_error: str = "abort"
+    loop: Loop | None = None
+    repeat: Repeat | None = None
+    at_most_once: bool = False
+    runs_last: bool = False
     reads: tuple[str, ...] = ()
     saves: tuple[str, ...] = ()
     hands_on: frozenset[str] = frozenset()
@@ -222,6 +278,10 @@ class Step:
             "retry": self.retry.to_json(),
             "timeout_seconds": self.timeout_seconds,
             "on_error": self.on_error,
+            "loop": self.loop and self.loop.to_json(),
+            "repeat": self.repeat and self.repeat.to_json(),
+            "at_most_once": self.at_most_once,
+            "runs_last": self.runs_last,
             "reads": list(self.reads),
             "saves": list(self.saves),
             "hands_on": sorted(self.hands_on),
@@ -242,6 +302,10 @@ class Step:
             retry=Retry.from_json(data["retry"]),
             timeout_seconds=data["timeout_seconds"],
             on_error=data["on_error"],
+            loop=Loop.from_json(data["loop"]),
+            repeat=Repeat.from_json(data["repeat"]),
+            at_most_once=data["at_most_once"],
+            runs_last=data["runs_last"],
             reads=tuple(data["reads"]),
             saves=tuple(data["saves"]),
             hands_on=frozenset(data["hands_on"]),
@@ -288,7 +352,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Header:
-    """All of a plan but its steps and tasks, which are read one at a time."""
+    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`."""
 
     name: str
     start: str
@@ -300,6 +364,7 @@ class Header:
     variables: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, Any] | None = None
     timeout_seconds: float | None = None
+    last_step: str | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -315,6 +380,7 @@ class Header:
             "variables": self.variables,
             "output": self.output,
             "timeout_seconds": self.timeout_seconds,
+            "finally": self.last_step,
             "statistics": self.statistics,
         }
 
@@ -338,6 +404,7 @@ class Header:
             variables=data["variables"],
             output=data["output"],
             timeout_seconds=data["timeout_seconds"],
+            last_step=data["finally"],
             statistics=data["statistics"],
         )
 

@@ -9,7 +9,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
-from planner.playbook import InputType, Playbook, RetryPolicy, parse_duration
+from planner.durations import seconds_of
+from planner.playbook import InputType, Playbook, RetryPolicy
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
@@ -34,7 +35,7 @@ class _Generator(GenerateJsonSchema):
     """Describes what may be written, where the models describe what it becomes."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        if schema["function"]["function"] is parse_duration:
+        if schema["function"]["function"] is seconds_of:
             return dict(_DURATION)
         written = super().function_before_schema(schema)
         if schema["schema"].get("cls") is RetryPolicy:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor.records import Event, Failure, Run, RunStatus, Visit, VisitStatus
+from executor.records import Event, Failure, Progress, Run, RunStatus, Visit, VisitStatus
 
 Row = Mapping[str, Any] | sqlite3.Row
 
@@ -78,6 +78,7 @@ def visit_of(row: Row) -> Visit:
         case=row["case"],
         error=from_text(row["error"]),
         failure=None if row["failure"] is None else Failure(row["failure"]),
+        progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
     )
 
 

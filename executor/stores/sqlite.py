@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -25,13 +25,14 @@ from executor.records import (
     Commit,
     ErrorRecord,
     Event,
+    Failure,
     Lease,
     Run,
     RunStatus,
     Visit,
     VisitStatus,
 )
-from executor.start import ending_visit
+from executor.start import LAST_CLOCK, ending_visit, last_visit_id
 from executor.stores.news import News
 from executor.stores.rows import events_of, events_to_text, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.store import queue_of
@@ -41,10 +42,10 @@ from planner.plan import Header, Plan, Step, Task
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
-ACTIVE = "status in ('ready', 'retrying', 'running')"
+ACTIVE = "status in ('ready', 'retrying', 'waiting', 'running')"
 _HEAD = (
     "run_id, id, step, status, clock, names, number, attempt, claims, fence, worker, due_at, started_at, finished_at, "
-    '"case", error, failure'
+    '"case", error, failure, progress'
 )
 _VISIT_COLUMNS = (
     "run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at, started_at"
@@ -82,6 +83,7 @@ class SqliteStore:
         except StoreError:
             self.close()
             raise
+        self._header = lru_cache(maxsize=1024)(self._read_header)
         self._step = lru_cache(maxsize=4096)(self._read_step)
         self._task = lru_cache(maxsize=1024)(self._read_task)
 
@@ -104,7 +106,7 @@ class SqliteStore:
             db.executemany("insert into plan_parts values (?, ?, ?, ?, ?)", rows)
 
     def plan_header(self, plan_hash: str) -> Header:
-        return Header.from_json(json.loads(self._one("select header from plans where hash = ?", plan_hash)["header"]))
+        return self._header(plan_hash)
 
     def plan_step(self, plan_hash: str, name: str) -> Step:
         return self._step(plan_hash, name)
@@ -183,11 +185,15 @@ class SqliteStore:
 
     def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         if visit_ids is None:
-            where, values = "saved is not null", []
+            where, values = "step not in ('@end', '@deadline')", []
         else:
             where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
         query = f"select {_HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
         return [visit_of(row) for row in self._all(query, run_id, *values)]
+
+    def parts(self, run_id: str, visit_id: str) -> list[Sequence[Any]]:
+        query = "select body from parts where run_id = ? and visit_id = ? order by position"
+        return [json.loads(row["body"]) for row in self._all(query, run_id, visit_id)]
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         seq, index = _read_event_id(after)
@@ -208,7 +214,7 @@ class SqliteStore:
             visit = visit_of(
                 db.execute(
                     "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,"
-                    f" started_at = coalesce(started_at, ?) where run_id = ? and id = ? returning {_HEAD}",
+                    f" started_at = coalesce(started_at, ?) where run_id = ? and id = ? returning {_HEAD}, saved",
                     (lease.worker, now + lease.seconds, now, *found),
                 ).fetchone()
             )
@@ -267,20 +273,24 @@ class SqliteStore:
                     visit.run_id,
                 ),
             ).fetchone()
-            _update_visit(db, visit, saved, result, parked=run["stop"] is not None)
-            entering = _Entering(db, run, now, claim_for)
+            _update_visit(db, visit, saved, result, parked=run["stop"] is not None and not commit.last)
+            _keep_part(db, commit)
+            entering = _Entering(db, run, now, claim_for, self._header(run["plan_hash"]).last_step)
             self._move(db, run, commit, entering)
-            if run["stop"] is not None:
+            if commit.last:
+                if visit.finished_at is not None:
+                    entering.end()
+            elif run["stop"] is not None:
                 self._stop_waiting(db, run, entering)
             elif commit.branches_change < 0:
                 left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()["live"]
                 if left == 0:
                     entering.end()
-            events = [*commit.events, *([_started(entering.claimed)] if entering.claimed and not entering.ends else [])]
+            events = [*commit.events, *entering.started()]
             if events:
                 _append(db, visit.run_id, run["seq"], events)
-        retries = visit.status is VisitStatus.RETRYING
-        self.work.announce(entering.count + retries - (entering.claimed is not None))
+        goes_on = visit.finished_at is None
+        self.work.announce(entering.count + goes_on - (entering.claimed is not None))
         return entering.claimed
 
     def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
@@ -316,7 +326,7 @@ class SqliteStore:
                 "update runs set stop = coalesce(stop, ?) where id = ? returning id, plan_hash, origin, seq, live, stop, resumes",
                 (status, run_id),
             ).fetchone()
-            self._stop_waiting(db, run, _Entering(db, run, now, None))
+            self._stop_waiting(db, run, _Entering(db, run, now, None, self._header(run["plan_hash"]).last_step))
         self.work.announce(1)
         return replace(found, stop=RunStatus(run["stop"]))
 
@@ -342,7 +352,9 @@ class SqliteStore:
                     run_id,
                 ),
             ).fetchone()
-            db.execute("delete from visits where run_id = ? and step in (?, ?)", (run_id, END, DEADLINE))
+            header = self._header(run.plan_hash)
+            ends = (END, DEADLINE, header.last_step)
+            db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
             due = db.execute(
                 "update visits set status = 'ready', attempt = 1, claims = 0, due_at = ?, started_at = null, finished_at ="
                 " null, \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
@@ -351,7 +363,7 @@ class SqliteStore:
             )
             resumed = run_of(row)
             if due.rowcount == 0:
-                _Entering(db, row, now, None).end()
+                _Entering(db, row, now, None, header.last_step).end()
             if deadline_at is not None:
                 _enter_deadline(db, resumed, deadline_at)
             _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
@@ -407,9 +419,9 @@ class SqliteStore:
     def _stop_waiting(self, db: sqlite3.Connection, run: sqlite3.Row, entering: _Entering) -> None:
         """Park what has not started in a run that is stopping, and end the run when nothing is left running."""
         db.execute(
-            "update visits set status = 'parked' where run_id = ? and status in ('ready', 'retrying')"
-            " and substr(step, 1, 1) <> '@'",
-            (run["id"],),
+            "update visits set status = 'parked' where run_id = ? and status in ('ready', 'retrying', 'waiting')"
+            " and substr(step, 1, 1) <> '@' and id <> ?",
+            (run["id"], last_visit_id(run["resumes"])),
         )
         query = (
             f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'running' and substr(step, 1, 1) <> '@'"
@@ -432,11 +444,14 @@ class SqliteStore:
         if run.status is not RunStatus.RUNNING:
             return run
         query = (
-            f"select min(case when status = 'retrying' then due_at else 0 end) as first from visits where run_id = ? and"
+            f"select min(case when status in ('retrying', 'waiting') then due_at else 0 end) as first from visits where run_id = ? and"
             f" {ACTIVE} and substr(step, 1, 1) <> '@'"
         )
         first = self._one(query, run.id)["first"]
         return replace(run, status=RunStatus.WAITING) if first is not None and first > time.time() else run
+
+    def _read_header(self, plan_hash: str) -> Header:
+        return Header.from_json(json.loads(self._one("select header from plans where hash = ?", plan_hash)["header"]))
 
     def _read_step(self, plan_hash: str, name: str) -> Step:
         row = self._one("select body from plan_parts where hash = ? and kind = 'step' and name = ?", plan_hash, name)
@@ -511,35 +526,48 @@ class SqliteStore:
 class _Entering:
     """The visits that one transaction adds; the first that is due is claimed, when someone wants it."""
 
-    def __init__(self, db: sqlite3.Connection, run: sqlite3.Row, now: float, claim_for: Lease | None) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, run: sqlite3.Row, now: float, claim_for: Lease | None, last_step: str | None
+    ) -> None:
         self.db = db
         self.run = run
         self.now = now
         self.claim_for = claim_for
+        self.last_step = last_step
         self.claimed: Visit | None = None
-        self.ends = False
         self.count = 0
 
     def enter(self, branch: Branch) -> None:
-        stopped = self.run["stop"] is not None
-        lease = None if stopped or self.claimed is not None else self.claim_for
-        position = (self.run["seq"] << 12) + self.count
-        self.count += 1
-        queue = "service" if self.run["origin"] == "service" else self.run["id"]
-        visit = _enter(self.db, self.run["id"], queue, branch, self.now, position, lease=lease, parked=stopped)
-        if lease is not None:
-            self.claimed = visit
+        """Let a branch enter a step, or wait before it when the run is stopping."""
+        self._add(branch, parked=self.run["stop"] is not None)
 
     def end(self) -> None:
+        """Let the run end: with the step that runs last if there is one, and when that is done for good."""
+        if self.last_step is not None:
+            branch = Branch(last_visit_id(self.run["resumes"]), self.last_step, LAST_CLOCK, {})
+            if self._add(branch) is not None:
+                where = (self.run["id"], DEADLINE)
+                self.db.execute("delete from visits where run_id = ? and step = ?", where)
+                return
+            query = "select finished_at from visits where run_id = ? and id = ?"
+            if self.db.execute(query, (self.run["id"], branch.id)).fetchone()["finished_at"] is None:
+                return
         visit = ending_visit(self.run["id"], self.run["resumes"], self.now)
-        lease = None if self.claimed is not None else self.claim_for
-        queue = "service" if self.run["origin"] == "service" else self.run["id"]
-        branch = Branch(visit.id, visit.step, visit.clock, visit.names)
+        self._add(Branch(visit.id, visit.step, visit.clock, visit.names))
+
+    def started(self) -> list[Event]:
+        """The event of the step that was claimed."""
+        return [] if self.claimed is None or self.claimed.step == END else [_started(self.claimed)]
+
+    def _add(self, branch: Branch, *, parked: bool = False) -> Visit | None:
+        lease = None if parked or self.claimed is not None else self.claim_for
         position = (self.run["seq"] << 12) + self.count
-        self.count += 1
-        entered = _enter(self.db, self.run["id"], queue, branch, self.now, position, lease=lease)
-        if lease is not None and entered is not None:
-            self.claimed, self.ends = entered, True
+        queue = "service" if self.run["origin"] == "service" else self.run["id"]
+        visit = _enter(self.db, self.run["id"], queue, branch, self.now, position, lease=lease, parked=parked)
+        if visit is not None:
+            self.count += 1
+            self.claimed = visit if lease is not None else self.claimed
+        return visit
 
 
 def _enter(
@@ -600,17 +628,31 @@ def _insert_run(db: sqlite3.Connection, run: Run) -> None:
 
 def _update_visit(db: sqlite3.Connection, visit: Visit, saved: str | None, result: str | None, *, parked: bool) -> None:
     """Write what became of a claimed visit. Raises FencedError when the claim has been lost."""
-    status = VisitStatus.PARKED if parked and visit.status is VisitStatus.RETRYING else visit.status
+    status = VisitStatus.PARKED if parked and visit.finished_at is None else visit.status
+    progress = None if visit.progress is None else to_text(asdict(visit.progress))
     changed = db.execute(
         "update visits set status = ?, attempt = ?, claims = ?, due_at = ?, started_at = ?, finished_at = ?, saved = ?,"
-        ' result = ?, "case" = ?, error = ?, failure = ? where run_id = ? and id = ? and fence = ? and status = \'running\'',
+        ' result = ?, "case" = ?, error = ?, failure = ?, progress = ?'
+        " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
             status, visit.attempt, visit.claims, visit.due_at, visit.started_at, visit.finished_at, saved, result,
-            visit.case, to_text_or_null(visit.error), visit.failure, visit.run_id, visit.id, visit.fence,
+            visit.case, to_text_or_null(visit.error), visit.failure, progress, visit.run_id, visit.id,
+            visit.fence,
         ),
     )  # fmt: skip
     if changed.rowcount == 0:
         raise FencedError(f"the claim of step `{visit.step}` has been lost")
+
+
+def _keep_part(db: sqlite3.Connection, commit: Commit) -> None:
+    """Keep what a batch adds to a loop's result, as long as the visit goes on."""
+    visit = commit.visit
+    if commit.part is not None:
+        assert visit.progress is not None
+        row = (visit.run_id, visit.id, visit.progress.item, to_text(list(commit.part)))
+        db.execute("insert or replace into parts values (?, ?, ?, ?)", row)
+    elif visit.finished_at is not None and visit.progress is not None and visit.failure is not Failure.OPEN:
+        db.execute("delete from parts where run_id = ? and visit_id = ?", (visit.run_id, visit.id))
 
 
 def _started(visit: Visit) -> Event:

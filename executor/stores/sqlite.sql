@@ -66,10 +66,20 @@ create table visits (
     "case" integer,
     error text,
     failure text,
+    progress text,
     primary key (run_id, id)
 ) without rowid;
-create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'running');
-create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'running');
+create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'waiting', 'running');
+create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'waiting', 'running');
+
+-- Results of the batches of a loop, until the visit is done.
+create table parts (
+    run_id text not null,
+    visit_id text not null,
+    position integer not null,
+    body text not null,
+    primary key (run_id, visit_id, position)
+) without rowid;
 
 -- Of a join: the branches on the way to it, and how often it has fired, last with which clock and names. Beside it the
 -- visits of a step that can be visited again.

@@ -81,7 +81,11 @@ class Store(Protocol):
         ...
 
     def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        """The visits named, or all that saved something, with what they saved."""
+        """The visits named, or all, with what they saved."""
+        ...
+
+    def parts(self, run_id: str, visit_id: str) -> list[Sequence[Any]]:
+        """The results of the batches of a visit's loop that are committed, in order."""
         ...
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:

@@ -11,8 +11,9 @@ from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.checks.names import entries
 from planner.checks.subject import Subject
 from planner.diagnostics import suggest
+from planner.durations import seconds_of
 from planner.kinds import described, either, is_of_kind
-from planner.playbook import ActionEntry, Path, parse_duration
+from planner.playbook import ActionEntry, Path
 from planner.sinks import ShellLexer, SqlLexer, UrlLexer, UrlPlace
 from planner.templates import Expression, Template, TemplateProblem, has_template, parse
 
@@ -275,7 +276,7 @@ def _is_choice(value: str, parameter: Parameter) -> bool:
 def _is_fit(value: Any, kind: Kind) -> bool:
     if kind is Kind.DURATION and not (isinstance(value, str) and has_template(value)):
         try:
-            parse_duration(value)
+            seconds_of(value)
         except ValueError:
             return False
     return is_of_kind(value, kind)

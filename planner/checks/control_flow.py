@@ -158,3 +158,7 @@ def _finally(subject: Subject) -> None:
         return
     if name == subject.flow.start or subject.flow.graph.in_degree(name) > 0:
         subject.report("NP207", f"step `{name}` runs last and is part of the flow as well", ("finally",))
+    for case in subject.names.steps[name].rule or ():
+        if subject.names.targets(case):
+            message = f"step `{name}` runs last and leads to another step"
+            subject.report("NP207", message, (*case.path, "case"), "nothing comes behind `finally`", key=True)

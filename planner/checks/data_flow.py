@@ -19,6 +19,9 @@ ATTRIBUTES = {
     "callback": frozenset({"url", "token"}),
     "loop": frozenset({"index", "index0", "first", "last", "length"}),
 }
+ENDING = frozenset({"status", "error"})
+"""What `run` has besides in the step that runs last."""
+
 ALWAYS = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
 EARLY = {Place.ENVIRONMENT: ("input",), Place.VARIABLES: ("input", "environment")}
 """The sections that are filled in before a run begins, and those that their templates can see."""
@@ -110,6 +113,8 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         _report(subject, use, name, offset, f"`{name}` is not known before the run has started")
     elif name == "steps":
         _check_step(subject, use, access, offset)
+    elif name == "run" and attribute in ENDING and use.step == subject.playbook.finally_:
+        return
     elif name in ATTRIBUTES and attribute is not None:
         if attribute not in ATTRIBUTES[name] and name not in use.template.guarded:
             _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])

@@ -1,0 +1,88 @@
+"""`finally`: one step that runs last, in every ending."""
+
+from __future__ import annotations
+
+import pytest
+
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+TEXT = """
+    timeout: 100s
+    finally: tidy
+    input: {mode: {type: string, default: ok}}
+    steps:
+    - name: a
+      on_error: %s
+      run:
+      - {action: set, set: {x: 1}}
+      - {action: wait, if: "{{ input.mode == 'slow' }}", seconds: 1000}
+      - {action: fail, if: "{{ input.mode == 'bad' }}", message: bad}
+    - name: tidy
+      run:
+      - {action: set, set: {seen: "{{ run.status }}", why: "{{ run.error.message if run.error else none }}"}}
+      - {action: set, set: {known: "{{ x | default(0) }}", was: "{{ steps.a.status }}"}}
+      - {action: fail, if: "{{ input.mode == 'untidy' }}", message: untidy}
+"""
+
+
+def last(store: SqliteStore, play: Play) -> dict[str, object]:
+    (visit,) = (visit for visit in store.saved(play.id) if visit.step == "tidy")
+    return dict(visit.saved)
+
+
+@pytest.mark.parametrize(
+    ("policy", "mode", "status", "saved"),
+    [
+        ("abort", "ok", "succeeded", {"seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}),
+        ("abort", "bad", "failed", {"seen": "failed", "why": "bad", "known": 0, "was": "failed"}),
+        ("continue", "bad", "completed_with_errors", {"seen": "completed_with_errors", "why": None, "known": 0}),
+        ("abort", "slow", "timed_out", {"seen": "timed_out", "why": None, "known": 1, "was": "pending"}),
+    ],
+)
+def test_it_runs_whatever_happened(
+    store: SqliteStore, policy: str, mode: str, status: str, saved: dict[str, object]
+) -> None:
+    play = Play(store, TEXT % policy, {"mode": mode}).finish()
+    assert play.status == status
+    assert last(store, play).items() >= saved.items()
+    assert [e.step for e in play.events if e.type == "step.started"].count("tidy") == 1
+
+
+def test_it_runs_after_a_cancellation(store: SqliteStore) -> None:
+    play = Play(store, TEXT % "abort")
+    store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
+    play.finish()
+    assert (play.status, last(store, play)["seen"]) == ("cancelled", "cancelled")
+
+
+def test_its_failure_fails_a_run_that_had_succeeded(store: SqliteStore) -> None:
+    play = Play(store, TEXT % "abort", {"mode": "untidy"}).finish()
+    assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["untidy"])
+
+
+def test_a_resumed_run_runs_it_again_at_its_new_end(store: SqliteStore) -> None:
+    play = Play(store, TEXT % "abort", {"mode": "bad"}).finish()
+    play.resume(mode="ok").finish()
+    assert (play.status, last(store, play)["seen"]) == ("succeeded", "succeeded")
+
+
+def test_its_result_is_part_of_the_runs(store: SqliteStore) -> None:
+    play = Play(store, TEXT % "abort").finish()
+    assert play.run.result == {"x": 1, "seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}
+
+
+def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
+    text = """
+        finally: tidy
+        steps:
+        - {name: a, run: [{action: fail, message: bad}]}
+        - name: tidy
+          retry: {attempts: 3, delay: 10s}
+          run:
+          - {action: wait, seconds: 5}
+          - {action: shell, command: "test {{ step.attempt }} = 2"}
+          - {action: set, set: {done: true}}
+    """
+    play = Play(store, text).finish()
+    assert (play.status, last(store, play)) == ("failed", {"done": True})

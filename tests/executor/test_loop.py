@@ -1,0 +1,157 @@
+"""`loop`: on an action, on a call of a task, on a step, and spread over invocations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+
+def result(store: SqliteStore, text: str, **input: Any) -> Any:
+    play = Play(store, text, input).finish()
+    assert play.status == "succeeded", play.run.errors
+    return play.run.result
+
+
+FOUND = [f"{n * n} at {n}" for n in range(7)]
+
+
+class TestActions:
+    @pytest.mark.parametrize("concurrency", [1, 4])
+    def test_results_are_in_the_order_of_the_items(self, store: SqliteStore, concurrency: int) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - action: set
+                set: {n: "{{ item }}", at: "{{ loop.index }}/{{ loop.length }}"}
+                loop: {items: [c, a, b], concurrency: %d}
+                as: all
+        """
+        expected = [{"n": n, "at": f"{at}/3"} for at, n in enumerate("cab", 1)]
+        assert result(store, text % concurrency) == {"all": expected}
+
+    def test_what_an_item_saves_leaves_only_through_the_result(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - {action: set, set: {n: before}}
+              - {action: set, set: {n: "{{ item }}"}, loop: {items: [1, 2]}, as: all}
+              - {action: set, set: {after: "{{ n }}"}}
+        """
+        assert result(store, text) == {"n": "before", "all": [{"n": 1}, {"n": 2}], "after": "before"}
+
+    def test_an_item_may_be_skipped(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - action: set
+                set: {n: "{{ word }}"}
+                if: "{{ word != 'b' }}"
+                loop: {items: [a, b], as: word}
+                as: all
+        """
+        assert result(store, text) == {"all": [{"n": "a"}, None]}
+
+    def test_no_items_no_work(self, store: SqliteStore) -> None:
+        text = "steps: [{name: a, run: [{action: fail, message: no, loop: {items: []}, as: all}]}]"
+        assert result(store, text) == {"all": []}
+
+    def test_a_failed_item_ends_the_loop(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - {action: fail, if: "{{ item == 2 }}", message: "no {{ item }}", loop: {items: [1, 2, 3]}}
+        """
+        play = Play(store, text).finish()
+        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["no 2"])
+        (progress,) = (e.payload for e in play.events if e.type == "loop.progress")
+        assert (progress["done"], progress["failed"], progress["total"]) == (2, 1, 3)
+
+    def test_failures_may_be_let_go(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              run:
+              - action: fail
+                if: "{{ item == 2 }}"
+                message: "no {{ item }}"
+                loop: {items: [1, 2, 3], on_error: continue}
+                as: all
+              rule:
+              - case: "{{ not result.success }}"
+                run: [{action: set, set: {failed: "{{ result['items'] | rejectattr('success') | list | length }}"}}]
+        """
+        assert result(store, text) == {"all": [None, None, None], "failed": 1}
+
+    def test_items_that_are_no_list(self, store: SqliteStore) -> None:
+        text = "steps: [{name: a, run: [{action: log, message: x, loop: {items: '{{ 3 }}'}}]}]"
+        play = Play(store, text).finish()
+        assert [e["type"] for e in play.run.errors] == ["ParameterError"]
+
+    def test_loops_in_loops(self, store: SqliteStore) -> None:
+        text = """
+            tasks:
+              row:
+              - {action: set, set: {x: "{{ args.y }}{{ n }}"}, loop: {items: [1, 2], as: n}, as: cells}
+              - {action: set, set: {row: "{{ cells | map(attribute='x') | list }}"}}
+            steps:
+            - name: a
+              run: [{task: row, with: {y: "{{ letter }}"}, loop: {items: [a, b], as: letter}, as: rows}]
+        """
+        assert result(store, text) == {"rows": [{"row": ["a1", "a2"]}, {"row": ["b1", "b2"]}]}
+
+
+class TestSteps:
+    TEXT = """
+        steps:
+        - name: a
+          loop: {items: "{{ range(7) | list }}", as: n%s}
+          run:
+          - {action: fail, if: "{{ n == 4 and not %s }}", message: four}
+          - {action: set, set: {square: "{{ n * n }}"}}
+          - {action: set, set: {text: "{{ square }} at {{ loop.index0 }}"}}
+          rule:
+          - {case: "{{ result.success }}", run: [b]}
+        - {name: b, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='text') | list }}"}}]}
+    """
+    @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"])
+    def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
+        assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}
+
+    def test_a_batch_is_an_invocation(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT % (", batch: 3", "true"))
+        done = []
+        while not play.run.status.is_final:
+            play.walk_one()
+            done.append(len(store.parts(play.id, store.visits(play.id)[0].id)))
+        assert done[:3] == [1, 2, 0]
+        counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
+        assert counts == [3, 6, 7]
+
+    @pytest.mark.parametrize("spread", ["", ", batch: 2"])
+    def test_a_failed_item_fails_the_step(self, store: SqliteStore, spread: str) -> None:
+        play = Play(store, self.TEXT % (spread, "false")).finish()
+        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["four"])
+
+    def test_a_resumed_loop_goes_on_with_the_batch_that_failed(self, store: SqliteStore) -> None:
+        text = self.TEXT.replace("steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1)
+        play = Play(store, text % (", batch: 2", "input.ok")).finish()
+        play.resume(ok=True).finish()
+        assert (play.status, play.run.result) == ("succeeded", {"found": FOUND})
+        counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
+        assert counts == [2, 4, 6, 6, 7]
+
+    def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
+        play = Play(store, self.TEXT % (", batch: 2", "true"))
+        play.walk_one()
+        play.store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
+        play.finish()
+        assert play.status == "cancelled"
+        assert [e.payload["done"] for e in play.events if e.type == "loop.progress"] == [2]
