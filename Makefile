@@ -32,9 +32,9 @@ bench: .venv/.dev                   ## measure, as a table and as benchmarks/res
 clean:                              ## remove what these commands have made
 	rm -rf .venv .noetl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 
-.venv/.made: infra/venv.py
+.venv/.made: infra/environment.py
 	@test -n "$(PYTHON)" || { echo "noetl needs Python 3.11 or newer on the PATH."; exit 1; }
-	$(PYTHON) infra/venv.py .venv
+	$(PYTHON) infra/environment.py .venv
 	@touch $@
 
 .venv/.core: .venv/.made pyproject.toml

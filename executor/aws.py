@@ -103,8 +103,8 @@ def client(service: str, region: str | None = None) -> Any:
     """
     try:
         import boto3
-        from botocore.config import Config  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ImportError:
         message = "AWS needs the package boto3: pip install 'noetl[aws]'"
         raise ActionError("ActionDisabled", message, retryable=False) from None
@@ -150,7 +150,7 @@ def failure(code: str, message: str, status: int | None = None) -> ActionError:
 
 
 def _translated(error: Exception, what: str) -> Exception:
-    from botocore import exceptions  # type: ignore[import-untyped]
+    from botocore import exceptions
 
     match error:
         case exceptions.ClientError():

@@ -51,5 +51,9 @@ class FencedError(Exception):
     """A commit came from a claimant that had lost its claim; nothing was written."""
 
 
+class NotPlainError(Exception):
+    """What a step saved is not data that JSON can say; nothing was written."""
+
+
 class PayloadTooLargeError(Exception):
     """What a step saved is larger than the store takes; nothing was written."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from executor.actions.action import Capabilities
-from executor.errors import ActionError, FencedError, PayloadTooLargeError
+from executor.errors import ActionError, FencedError, NotPlainError, PayloadTooLargeError
 from executor.perform import Performance, Suspended, gather, items_of
 from executor.records import (
     DEADLINE,
@@ -183,8 +183,9 @@ class Walker:
             now = self.clock()
             try:
                 return self.store.commit(_bounded(step, commit, run, now), now, self.lease)
-            except PayloadTooLargeError as problem:
-                outcome = Outcome(False, None, error_record(visit, "PayloadTooLarge", str(problem)))
+            except (NotPlainError, PayloadTooLargeError) as problem:
+                type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
+                outcome = Outcome(False, None, error_record(visit, type, str(problem)))
         unhandled = Choice(outcome, failed=True)
         commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), commit.events)
         return self.store.commit(_bounded(step, commit, run, self.clock()), self.clock(), self.lease)

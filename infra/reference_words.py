@@ -103,6 +103,7 @@ FILTERS = {
     "regex_search": "the first match of a pattern: its groups as a list, without groups the whole match, or none",
     "regex_replace": "the text with every match of a pattern replaced: `regex_replace('\\s+', ' ')`",
     "to_datetime": "a time: of ISO 8601 text, of seconds since 1970, or of text and a `strptime` pattern; UTC unless it says",
+    "sum": "the sum of numbers, or one list of many: `sum(attribute='amount')`, `sum(start=[])`",
     "strftime": "a time, or what `to_datetime` takes, as text: `strftime('%Y-%m-%d')`",
 }
 """What our own filters give."""

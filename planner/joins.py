@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 ROOT = ""
 """The virtual step before the start, which dominates every step."""
 
+MAX_WATCHED = 1_000_000
+"""How many steps all regions may have together: a plan keeps for each step which joins watch it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runaway:
@@ -40,12 +43,13 @@ class Runaway:
 @dataclass(frozen=True, slots=True)
 class Joins:
     """The compiled joins: the dominator of each (`ROOT`: the beginning of the run), and for every step the joins that
-    wait for a branch standing there.
+    wait for a branch standing there. With `is_too_large` nothing is known, since the regions pass `MAX_WATCHED`.
     """
 
     dominators: Mapping[str, str]
     regions: Mapping[str, tuple[str, ...]]
     runaways: tuple[Runaway, ...]
+    is_too_large: bool = False
 
     def change(self, step: str | None, targets: Sequence[str]) -> dict[str, int]:
         """What moving a branch from `step` to `targets` adds to the live counter of each join; zeros are left out."""
@@ -64,12 +68,19 @@ def find_joins(flow: Flow) -> Joins:
     if not forks:
         return Joins({}, {}, ())
     finder = _Finder(flow, forks)
-    runaways = finder.runaway_forks()
-    finder.compile(step for step in flow.reachable if step not in finder.late)
-    finder.find_late_steps()
-    finder.compile(finder.dominators_first(finder.late))
-    runaways += finder.escapes() + finder.waiting_circles()
+    try:
+        runaways = finder.runaway_forks()
+        finder.compile(step for step in flow.reachable if step not in finder.late)
+        finder.find_late_steps()
+        finder.compile(finder.dominators_first(finder.late))
+        runaways += finder.escapes() + finder.waiting_circles()
+    except _TooLargeError:
+        return Joins({}, {}, (), is_too_large=True)
     return finder.joins(tuple(runaways))
+
+
+class _TooLargeError(Exception):
+    """The regions pass `MAX_WATCHED`."""
 
 
 class _Finder:
@@ -87,6 +98,7 @@ class _Finder:
         self.late: frozenset[str] = frozenset()
         self.entries: frozenset[str] = frozenset()
         self.parallel_cycles: frozenset[int] = frozenset()
+        self.watched = 0
 
     def runaway_forks(self) -> list[Runaway]:
         """Forks on a cycle one of whose branches can come back to the head of the cycle while another cannot, so that a
@@ -149,6 +161,9 @@ class _Finder:
                 if before not in (dominator, step) and before not in found:
                     found.add(before)
                     stack.append(before)
+        self.watched += len(found)
+        if self.watched > MAX_WATCHED:
+            raise _TooLargeError
         return frozenset(found)
 
     def is_joined(self, step: str, dominator: str, region: frozenset[str]) -> bool:

@@ -124,7 +124,8 @@ class Template:
         self.reads, self.guarded = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
         self._path = _path(expressions[0]) if self.is_expression else None
-        self._body = None if self._path else body
+        if self._path is None:
+            self._body = body
 
     @property
     def is_access(self) -> bool:
@@ -137,8 +138,8 @@ class Template:
         return None if self.has_blocks else tuple(_parts(self.source))
 
     def _charged_body(self) -> list[nodes.Node]:
-        """The nodes to compile, which changes them: who comes second parses the text again."""
-        body, self._body = self._body, None
+        """The nodes to compile, which changes them: whoever comes second, on any thread, parses the text again."""
+        body: list[nodes.Node] | None = self.__dict__.pop("_body", None)
         return [_charged(node) for node in body or _parse(self.source)]
 
     @cached_property

@@ -23,7 +23,7 @@ import boto3
 import pytest
 
 from executor import aws as ours
-from infra.venv import main as make_environment
+from infra.environment import main as make_environment
 
 REQUIREMENT = "ministack==1.5.33"
 REGION = "us-east-1"

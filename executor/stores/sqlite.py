@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
+from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError, StoreError
 from executor.host import is_dead
 from executor.records import (
     DEADLINE,
@@ -257,7 +257,10 @@ class SqliteStore:
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
-        saved, result = to_text_or_null(dict(visit.saved)), to_text_or_null(visit.result)
+        try:
+            saved, result = to_text_or_null(dict(visit.saved)), to_text_or_null(visit.result)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise NotPlainError(f"what the step gives is not plain data: {error}") from None
         if len(saved or "") + len(result or "") > MAX_PAYLOAD_BYTES:
             raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
         with self._transaction() as db:

@@ -118,6 +118,7 @@ class Store(Protocol):
 
         Raises:
             FencedError: the claim has been lost.
+            NotPlainError: what the visit saved is not data that JSON can say. Nothing was written.
             PayloadTooLargeError: what the visit saved is larger than the store takes. Nothing was written.
         """
         ...

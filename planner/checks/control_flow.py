@@ -6,6 +6,7 @@ import networkx as nx
 
 from planner.checks.subject import Subject, is_error_aware
 from planner.diagnostics import Label
+from planner.joins import MAX_WATCHED
 from planner.playbook import Case, Path, Step, StepEntry
 
 ARROW = " → "
@@ -136,6 +137,10 @@ def _no_end(subject: Subject) -> None:
 
 
 def _runaways(subject: Subject) -> None:
+    if subject.joins.is_too_large:
+        message = f"joins would have to wait for branches at more than {MAX_WATCHED:,} steps in all"
+        hint = "let branches come together sooner, or move parts to other playbooks"
+        subject.report("NP701", message, ("steps",), hint, key=True)
     for runaway in subject.joins.runaways:
         step = subject.names.steps[runaway.step]
         cycle = ARROW.join(runaway.cycle)

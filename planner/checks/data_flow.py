@@ -26,6 +26,7 @@ ALWAYS = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
 EARLY = {Place.ENVIRONMENT: ("input",), Place.VARIABLES: ("input", "environment")}
 """The sections that are filled in before a run begins, and those that their templates can see."""
 IN_STEPS = frozenset({"step", "steps", "error", "callback"})
+MAX_LINES = 5
 OTHERS = frozenset({"result", "args", "item", "loop", "variables", "none", "true", "false"})
 
 
@@ -146,7 +147,9 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
     lacking = [entry for entry in calls if argument not in entry.with_]
     if lacking or not calls:
         given = {name for entry in calls for name in entry.with_}
-        lines = ", ".join(str(subject.document.span(entry.path).line) for entry in lacking if entry.path)
+        lines = ", ".join(str(subject.document.span(entry.path).line) for entry in lacking[:MAX_LINES] if entry.path)
+        if len(lacking) > MAX_LINES:
+            lines += f" and {len(lacking) - MAX_LINES:,} more"
         message = f"`args.{argument}` is not given to task `{use.task}`" + (f" on line {lines}" if lines else "")
         _report(subject, use, argument, offset, message, given, hint=f"add it to `with: {{{argument}: …}}`")
 

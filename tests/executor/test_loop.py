@@ -121,6 +121,7 @@ class TestSteps:
           - {case: "{{ result.success }}", run: [b]}
         - {name: b, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='text') | list }}"}}]}
     """
+
     @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"])
     def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
         assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}

@@ -991,3 +991,15 @@ def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
     play = played(store, json.dumps({"name": "chain", "steps": steps}))
     assert play.status is RunStatus.SUCCEEDED
     assert {len(visit.names) for visit in play.visits[1:]} == {1}
+
+
+def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {"when": object()})
+    text = """
+        steps:
+        - name: a
+          run: [{action: log, message: x, as: y}]
+          rule: [{case: error, run: [{action: log, message: "{{ error.type }}"}]}]
+    """
+    play = Play(store, text, folder=Path.cwd()).finish()
+    assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]

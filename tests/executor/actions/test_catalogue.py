@@ -11,8 +11,8 @@ import pytest
 from executor import actions
 from executor.errors import SettingError
 
-LANGUAGE = {"http", "postgres", "file", "shell", "python", "set", "log", "fail", "s3", "message", "lambda"}
-LATER = {"wait", "callback", "workflow"}
+LANGUAGE = {"http", "postgres", "file", "shell", "python", "set", "log", "fail", "s3", "message", "lambda", "wait"}
+LATER = {"callback", "workflow"}
 
 
 @pytest.fixture

@@ -432,7 +432,7 @@ def test_values_of_a_query_to_copy_are_values(table: str, tmp_path: Path) -> Non
         "postgres",
         connection=table,
         copy_to={
-            "query": "select {{ text }} as {{ column | identifier }}, {{ list }}::text[] as l, {{ object }} as o, {{ none }} as n",
+            "query": "select {{ text }} as {{ column | identifier }}, {{ list }}::text[] as l, {{ object }} as o, {{ none }} as n;",
             "file": "out.csv",
         },
         names=names,

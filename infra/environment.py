@@ -3,7 +3,7 @@
 Some systems ship Python without `ensurepip` (Debian, unless python3-venv is installed). There pip comes from the package
 index, as a wheel that is checked against the index's own hash. Standard library only.
 
-    python3 infra/venv.py .venv
+    python3 infra/environment.py .venv
 """
 
 from __future__ import annotations

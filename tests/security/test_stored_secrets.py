@@ -1,0 +1,121 @@
+"""Secrets that AWS keeps: in Secrets Manager and in the parameter store of Systems Manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from executor import secrets
+from executor.errors import ActionError
+from executor.rendering import render
+from executor.secrets import STARS, Fetched, resolve, scrub
+from planner.catalogue import Kind, Parameter
+from tests.aws import Client, become_nobody
+from tests.http_server import serve
+
+PREFIX = "/shop/"
+BODY = Parameter((Kind.ANY,), "", secrets=True)
+
+
+@pytest.fixture(autouse=True)
+def _prefix(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("NOETL_SECRETS_PREFIX", PREFIX)
+    yield
+    secrets.FETCHED.forget()
+
+
+def keep_secret(aws: Client, name: str, value: str) -> None:
+    aws("secretsmanager").create_secret(Name=f"{PREFIX}{name}", SecretString=value)
+
+
+def keep_parameter(aws: Client, name: str, value: str) -> None:
+    aws("ssm").put_parameter(Name=f"{PREFIX}{name}", Value=value, Type="SecureString", Overwrite=True)
+
+
+def rendered(text: str) -> Any:
+    return render(text, BODY, {}.__getitem__)
+
+
+def test_the_environment_is_asked_first_then_secrets_manager_then_systems_manager(
+    aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("A", "B", "C"):
+        keep_parameter(aws, name, f"{name} of systems manager")
+    for name in ("A", "B"):
+        keep_secret(aws, name, f"{name} of secrets manager")
+    monkeypatch.setenv("NOETL_SECRET_A", "A of the environment")
+    assert [resolve(name) for name in "ABC"] == [
+        "A of the environment",
+        "B of secrets manager",
+        "C of systems manager",
+    ]
+    assert scrub("Basic B of secrets manager") == f"Basic {STARS}"
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOETL_SECRETS_PREFIX": ""}])
+def test_without_a_prefix_nobody_is_asked(aws: Client, environ: dict[str, str]) -> None:
+    aws("ssm").put_parameter(Name="A", Value="x", Type="SecureString")
+    with pytest.raises(ActionError, match=r"there is no secret `A`: [^`]*$"):
+        resolve("A", environ)
+
+
+def test_a_missing_one_says_where_it_could_be() -> None:
+    with pytest.raises(ActionError, match=f"store it as `{PREFIX}NONE`") as caught:
+        resolve("NONE")
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+    assert rendered("{{ secrets.NONE | default('none') }}") == "none"
+
+
+def test_what_was_found_is_kept_for_five_minutes(aws: Client) -> None:
+    now = 1_000.0
+    fetched = Fetched(clock=lambda: now)
+    name = f"{PREFIX}A"
+    assert fetched.get(name) is None
+    keep_parameter(aws, "A", "one")
+    assert fetched.get(name) == "one"
+    keep_parameter(aws, "A", "two")
+    now += 299
+    assert fetched.get(name) == "one"
+    now += 1
+    assert fetched.get(name) == "two"
+    aws("ssm").delete_parameter(Name=name)
+    now += 300
+    assert fetched.get(name) is None
+
+
+def test_who_may_not_read_is_told_so_and_not_that_there_is_none(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_secret(aws, "A", "value")
+    become_nobody(aws, monkeypatch)
+    with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
+        rendered("{{ secrets.A | default('none') }}")
+    assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
+
+
+def test_who_may_ask_one_of_them_needs_no_more(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_parameter(aws, "A", "value")
+    allow = (
+        '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
+    )
+    become_nobody(aws, monkeypatch)
+    aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
+    assert resolve("A") == "value"
+    with pytest.raises(ActionError) as caught:
+        resolve("B")
+    assert caught.value.type == "AccessDenied"
+
+
+def test_bytes_are_no_secret(aws: Client) -> None:
+    aws("secretsmanager").create_secret(Name=f"{PREFIX}A", SecretBinary=b"\x00\xff")
+    with pytest.raises(ActionError, match="is not text") as caught:
+        resolve("A")
+    assert (caught.value.type, caught.value.retryable) == ("AWSError", False)
+
+
+def test_an_answer_that_does_not_come_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(lambda exchange: exchange.reply(503)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
+        with pytest.raises(ActionError) as caught:
+            rendered("{{ secrets.A | default('none') }}")
+    assert (caught.value.status, caught.value.retryable) == (503, True)
