@@ -51,8 +51,8 @@ def _walks(name: str, text: str, steps: int, repetitions: int) -> list[dict[str,
             row = _committed_row(folder)
             store = open_store(f"sqlite:///{folder}/noetl.db")
             store.save_plan(plan)
-            for run in found:
-                found[run].append({"row": row, **_walk(store, plan, steps)})
+            for walks in found.values():
+                walks.append({"row": row, **_walk(store, plan, steps)})
             store.close()
     return [_summary(name, run, steps, walks) for run, walks in found.items()]
 

@@ -105,13 +105,9 @@ class _Finder:
         round may start before all branches of the last one have come together.
         """
         found = []
-        loops: dict[str, frozenset[str]] = {}
+        loops = self.loops()
         for step, case, targets in self.flow.forks():
-            head = step
-            while head != ROOT and self.flow.component[head] == self.flow.component[step]:
-                if head not in loops:
-                    loops[head] = self.between(self.idom[head], head) | {head}
-                loop = loops[head]
+            for head, loop in loops.get(step, ()):
                 inside = [t for t in targets if t in loop]
                 if step in loop and inside and len(inside) < len(targets):
                     there = nx.shortest_path(self.graph.subgraph(loop), inside[0], head)
@@ -119,8 +115,21 @@ class _Finder:
                     outside = tuple(t for t in targets if t not in loop)
                     found.append(Runaway(step, case, (step, *there, *back[1:]), outside))
                     break
-                head = self.idom[head]
         return found
+
+    def loops(self) -> dict[str, list[tuple[str, frozenset[str]]]]:
+        """For every step of a cycle the heads above it from which the cycle can be gone round and the steps on the way
+        round, from the inside out.
+        """
+        component = self.flow.component
+        loops: dict[str, list[tuple[str, frozenset[str]]]] = {}
+        for step in self.dominators_first(frozenset(filter(self.flow.is_cyclic, self.flow.reachable))):
+            over = self.idom[step]
+            around = loops[over] if over in loops and component[over] == component[step] else []
+            loop = self.between(over, step) | {step}
+            goes_round = any(target in loop for target in self.graph.successors(step))
+            loops[step] = [(step, loop), *around] if goes_round else around
+        return loops
 
     def compile(self, steps: Iterable[str]) -> None:
         for step in steps:

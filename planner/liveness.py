@@ -7,10 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from planner.graph import Flow
 
 
+MAX_HANDED = 1_000_000
+"""How many names may be handed to all steps together: a plan keeps for each step which it takes."""
+
+
+class TooManyNamesError(Exception):
+    """The names handed to the steps pass `MAX_HANDED`."""
+
+
 def names_handed_on(
     flow: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
 ) -> dict[str, frozenset[str]]:
-    """For every step that can be reached, the names that may be saved before it and are read at it or behind it."""
+    """For every step that can be reached, the names that may be saved before it and are read at it or behind it.
+
+    Raises:
+        TooManyNamesError: there are so many that time and the size of the plan would grow with the square of its steps.
+    """
     names = sorted({name for step in flow.reachable for name in reads[step]})
     sets = _NameSets(names)
     read = [sets.pack(name for step in component for name in reads[step]) for component in flow.components]
@@ -29,7 +41,10 @@ def names_handed_on(
     for index, followers in enumerate(behind):
         for following in followers:
             wanted[index] |= wanted[following]
-    handed = [frozenset(sets.unpack(b & w)) for b, w in zip(before, wanted, strict=True)]
+    packed = [b & w for b, w in zip(before, wanted, strict=True)]
+    if sum(p.bit_count() * len(c) for p, c in zip(packed, flow.components, strict=True)) > MAX_HANDED:
+        raise TooManyNamesError
+    handed = [frozenset(sets.unpack(names)) for names in packed]
     return {step: handed[index] for step, index in flow.component.items()}
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import networkx as nx
 
 from planner import playbook
 from planner.checks.data_flow import inferred_inputs
 from planner.checks.subject import Subject, called_tasks, is_error_aware, saved_names
 from planner.joins import ROOT
-from planner.liveness import names_handed_on
+from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on
 from planner.plan import ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
@@ -18,9 +20,14 @@ from planner.plan import Task as PlanTask
 from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 
 
-def lower(subject: Subject) -> Plan:
-    """The plan of a playbook in which no check has found an error."""
-    return _Lowering(subject).plan()
+def lower(subject: Subject) -> Plan | None:
+    """The plan of a playbook in which no check has found an error; None, with NP701, when branches carry too much."""
+    try:
+        return _Lowering(subject).plan()
+    except TooManyNamesError:
+        message = f"branches would have to carry more than {MAX_HANDED:,} names past steps in all"
+        subject.report("NP701", message, ("steps",), "save several values under one name as an object", key=True)
+        return None
 
 
 class _Lowering:
@@ -30,8 +37,9 @@ class _Lowering:
         self.names = subject.names
         self.flow = subject.flow
         self.default_retry = lower_retry(self.playbook.retry) or ONCE
-        self.read_by_step, self.read_by_task = self._reads()
+        self.read_by_step = self._reads()
         self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
+        self._include_called(self.saved_by_task)
         self.saved_by_step = {name: self._saved(step) for name, step in self.names.steps.items()}
         marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
         self.handed_on = names_handed_on(self.flow, self.read_by_step, marks)
@@ -151,8 +159,8 @@ class _Lowering:
     def _reads_all_inputs(self) -> bool:
         return any(("input",) in use.template.reads for use in self.subject.uses)
 
-    def _reads(self) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-        """The saved names and `steps.NAME` that each step reads, through the tasks it calls too; and those of each task."""
+    def _reads(self) -> dict[str, set[str]]:
+        """The saved names and `steps.NAME` that each step reads, through the tasks it calls too."""
         by_step: dict[str, set[str]] = {name: set() for name in self.names.steps}
         by_task: dict[str, set[str]] = {name: set() for name in self.names.tasks}
         produced = self.subject.produced
@@ -165,30 +173,24 @@ class _Lowering:
                     owner.add(access[0])
                 elif access[0] == "steps" and len(access) > 1:
                     owner.add(f"steps.{access[1]}")
+        self._include_called(by_task)
         for name, step in self.names.steps.items():
-            runs: list[Sequence[Entry]] = [step.run or [], *(self.names.work(case) for case in step.rule or ())]
-            for run in runs:
-                for task in self._all_called(run):
-                    by_step[name] |= by_task[task]
-        return by_step, by_task
+            for run in (step.run or (), *(self.names.work(case) for case in step.rule or ())):
+                by_step[name].update(*(by_task[task] for task in called_tasks(run) if task in by_task))
+        return by_step
 
-    def _all_called(self, run: Sequence[Entry]) -> set[str]:
-        """The tasks that a run calls, those that they call, and so on."""
-        found: set[str] = set()
-        stack = [task for task in called_tasks(run) if task in self.names.tasks]
-        while stack:
-            task = stack.pop()
-            if task not in found:
-                found.add(task)
-                stack.extend(self.subject.task_calls.successors(task))
-        return found
+    def _include_called(self, by_task: dict[str, set[str]]) -> None:
+        """Add to the names of each task those of the tasks it calls, of those that they call, and so on."""
+        calls = self.subject.task_calls
+        for task in reversed(list(nx.topological_sort(calls))):
+            by_task[task].update(*map(by_task.__getitem__, calls.successors(task)))
 
     def _saved(self, step: Step) -> set[str]:
-        runs = (step.run or (), *(case.run for case in step.rule or ()))
-        return {name for run in runs for name, _ in saved_names(run)}.union(*map(self._saved_by_calls, runs))
-
-    def _saved_by_calls(self, run: Sequence[Entry]) -> set[str]:
-        return {name for task in self._all_called(run) for name in self.saved_by_task[task]}
+        saved: set[str] = set()
+        for run in (step.run or (), *(case.run for case in step.rule or ())):
+            saved.update(name for name, _ in saved_names(run))
+            saved.update(*(self.saved_by_task[task] for task in called_tasks(run) if task in self.saved_by_task))
+        return saved
 
 
 def lower_guard(guard: str) -> str | None:

@@ -109,8 +109,8 @@ class Expression:
 class Template:
     """A text with templates in it, parsed.
 
-    `reads` maps each access to the offset where it first stands; `guarded` are the names that the text itself provides
-    for having no value (`is defined`, `default`). `called` and the names bound inside are not read.
+    `reads` maps each access to the offset where it first stands; `guarded` are the accesses for which the text
+    itself provides that they have no value (`is defined`, `default`). Names bound inside are not read.
     """
 
     def __init__(self, source: str) -> None:
@@ -131,6 +131,10 @@ class Template:
     def is_access(self) -> bool:
         """Whether the text is one expression that only reads a value and does nothing to it."""
         return self._path is not None
+
+    def provides_for(self, *access: str) -> bool:
+        """Whether the text provides for this having no value: for the access itself, or for what it begins with."""
+        return any(access[: len(guarded)] == guarded for guarded in self.guarded)
 
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
@@ -363,11 +367,11 @@ def _at(
     return TemplateProblem(code, message, start, start + len(word), hint)
 
 
-def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[str]]:
-    """The accesses in the order they stand, without names bound inside; and the names that are provided for."""
+def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[Access]]:
+    """The accesses in the order they stand, without names bound inside; and those that are provided for."""
     reads: dict[Access, int] = {}
     bound: set[str] = set()
-    guarded: set[str] = set()
+    guarded: set[Access] = set()
     stack = list(body)
     while stack:
         node = stack.pop()
@@ -376,7 +380,7 @@ def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[
         ):
             access = _path(node.node) if node.node is not None else None
             if access:
-                guarded.add(access[0])
+                guarded.add(access)
         access = _path(node)
         if access is not None:
             if access[0] not in _sandbox.globals:

@@ -76,7 +76,7 @@ def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
                     continue
                 name = access[1]
                 at = use.template.source.find(name, offset)
-            needed = access[0] not in use.template.guarded
+            needed = not use.template.provides_for(*access[: 2 if access[0] == "input" else 1])
             first = found.setdefault(name, (use, at, needed))
             found[name] = (first[0], first[1], first[2] or needed)
     return found
@@ -94,14 +94,14 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
             declared is not None
             and attribute is not None
             and attribute not in declared
-            and name not in use.template.guarded
+            and not use.template.provides_for(name, attribute)
         ):
             _report(subject, use, attribute, offset, f"there is no input `{attribute}`", declared)
     elif name == "environment" and use.place is Place.ENVIRONMENT:
         _report(subject, use, name, offset, "the entries of `environment` do not see each other")
     elif name == "environment":
         entries = subject.playbook.environment
-        if attribute is not None and attribute not in entries and name not in use.template.guarded:
+        if attribute is not None and attribute not in entries and not use.template.provides_for(name, attribute):
             _report(subject, use, attribute, offset, f"`environment` has no `{attribute}`", entries)
     elif name == "args":
         _check_argument(subject, use, attribute, offset)
@@ -117,7 +117,7 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
     elif name == "run" and attribute in ENDING and use.step == subject.playbook.finally_:
         return
     elif name in ATTRIBUTES and attribute is not None:
-        if attribute not in ATTRIBUTES[name] and name not in use.template.guarded:
+        if attribute not in ATTRIBUTES[name] and not use.template.provides_for(name, attribute):
             _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])
     elif name == "variables":
         _report(
@@ -133,7 +133,7 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         if not any(name in section for section in earlier):
             _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
     elif subject.playbook.input is not None and not _is_given(name) and name not in subject.known_names:
-        if name not in use.template.guarded:
+        if not use.template.provides_for(name):
             _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", subject.known_names)
 
 
@@ -141,7 +141,7 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
     if use.task is None:
         _report(subject, use, "args", offset, "`args` is known inside a task only")
         return
-    if argument is None or "args" in use.template.guarded:
+    if argument is None or use.template.provides_for("args", argument):
         return
     calls = subject.calls.get(use.task, [])
     lacking = [entry for entry in calls if argument not in entry.with_]

@@ -133,17 +133,20 @@ def test_reads(text: str, reads: dict[tuple[str, ...], int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "guarded"),
+    ("text", "access", "provided"),
     [
-        ("{{ a | default(b) }}", {"a"}),
-        ("{{ a.b | d }}", {"a"}),
-        ("{{ a is defined and b }}", {"a"}),
-        ("{{ a.b is undefined }}", {"a"}),
-        ("{{ a is none }}", set()),
+        ("{{ a | default(b) }}", "a", True),
+        ("{{ a | default(b) }}", "b", False),
+        ("{{ a.b | d }}", "a", False),
+        ("{{ a.b | d }}", "a.b", True),
+        ("{{ a is defined and a.b }}", "a.b", True),
+        ("{{ a.b is undefined or a.b.c }}", "a.b.c", True),
+        ("{{ a.y | default(1) }} {{ a.x }}", "a.x", False),
+        ("{{ a is none }}", "a", False),
     ],
 )
-def test_names_that_are_provided_for(text: str, guarded: set[str]) -> None:
-    assert parse(text).guarded == guarded
+def test_what_is_provided_for(text: str, access: str, provided: bool) -> None:
+    assert parse(text).provides_for(*access.split(".")) is provided
 
 
 def test_parts() -> None:
