@@ -257,11 +257,15 @@ class _Finder:
             dominator = self.dominators[join]
             if dominator == ROOT or component[dominator] != component[join]:
                 continue
+            around = region | {join}
+            leaving = [step for step in region if any(t not in around for t in self.graph.successors(step))]
+            if not leaving:
+                continue
             holding = {join} | {other for other, steps in self.region_of.items() if join in steps}
             free = self.graph.subgraph(self.flow.components[component[join]] - holding)
             if dominator not in free:
                 continue
-            for step in sorted(region & free.nodes):
+            for step in sorted(filter(free.has_node, leaving)):
                 out = [t for t in free.successors(step) if t not in region and nx.has_path(free, t, dominator)]
                 if out and self.is_parallel(step, join, region):
                     back = nx.shortest_path(free, out[0], dominator)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from planner.graph import Flow
 
-MAX_HANDED = 1_000_000
+MAX_HANDED = 2_500_000
 """How many names may be handed to all steps together: a plan keeps for each step which it takes."""
 
 

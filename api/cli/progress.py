@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ _OURS = "@"
 
 _SLOW_SECONDS = 2.0
 _SHOWN_AT_ONCE = 12
+_BAR = 20
 
 
 class Progress:
@@ -38,6 +40,7 @@ class Progress:
         self._log = _LogLines(self._console, logging.ERROR if quiet else logging.INFO)
         self._running: dict[tuple[str, int], float] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._loops: dict[tuple[str, int], Counts] = {}
 
     def __enter__(self) -> Self:
         self._log.attach()
@@ -70,18 +73,31 @@ class Progress:
                 case "step.started":
                     self._running.setdefault(_visit(event), time.monotonic())
                     continue
+                case "loop.progress":
+                    self._count(_visit(event), event["payload"])
+                    continue
                 case "step.completed" | "step.failed" | "step.retrying" | "step.waiting" | "step.skipped":
                     self._running.pop(_visit(event), None)
+            if event["type"] in ("step.completed", "step.failed"):
+                self._loops.pop(_visit(event), None)
             if (line := describe(event, targets.get(_visit(event)))) is not None:
                 self._console.print(line)
         self._announce_slow()
+
+    def _count(self, visit: tuple[str, int], payload: Event) -> None:
+        """How far a loop has come; where nothing can be redrawn, a line now and then."""
+        counts = self._loops.setdefault(visit, Counts(payload["done"], time.monotonic()))
+        counts.done, counts.total, counts.failed = payload["done"], payload["total"], payload["failed"]
+        if self._live is None and counts.done < counts.total and time.monotonic() - counts.told_at >= _SLOW_SECONDS:
+            counts.told_at = time.monotonic()
+            self._console.print(f"… {visible(visit[0])}  {counts}")
 
     def _announce_slow(self) -> None:
         """Where nothing can be redrawn, a step that takes its time says so once."""
         if self._live is not None:
             return
         for visit, since in self._running.items():
-            if visit not in self._announced and time.monotonic() - since >= _SLOW_SECONDS:
+            if visit not in self._announced | self._loops.keys() and time.monotonic() - since >= _SLOW_SECONDS:
                 self._announced.add(visit)
                 self._console.print(f"… {visible(visit[0])} is running")
 
@@ -95,9 +111,32 @@ class Progress:
             Text.assemble(("▶ ", "cyan"), visible(step), (f"  {now - since:.1f} s", "dim"))
             for (step, _), since in shown
         ]
+        lines += [Text.assemble(("◍ ", "cyan"), visible(step), f"  {c}") for (step, _), c in self._loops.items()]
         if (more := len(self._running) - len(shown)) > 0:
             lines.append(Text(f"  and {more} more", style="dim"))
         return Group(*lines)
+
+
+@dataclass
+class Counts:
+    """How many items of a loop are done, and how fast it goes since it was first heard of."""
+
+    first: int
+    since: float
+    done: int = 0
+    total: int = 0
+    failed: int = 0
+    told_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.told_at = self.since
+
+    def __str__(self) -> str:
+        filled = _BAR * self.done // max(self.total, 1)
+        failed = f", {self.failed:,} failed" if self.failed else ""
+        elapsed = time.monotonic() - self.since
+        rate = f"  {(self.done - self.first) / elapsed:,.0f}/s" if elapsed > 0 and self.done > self.first else ""
+        return f"{'█' * filled}{'░' * (_BAR - filled)} {self.done:,} of {self.total:,}{failed}{rate}"
 
 
 class _LogLines(logging.Handler):
