@@ -19,6 +19,7 @@ from executor.rendering import render, render_parameters
 from executor.scope import Scope
 from executor.secrets import scrub
 from executor.transition import Outcome, error_record, retry_delay_seconds
+from executor.values import plain
 from planner.kinds import described
 from planner.plan import Action, Loop, Task, TaskCall, Work
 from planner.templates import EvaluationError, Lookup, is_true, parse
@@ -64,7 +65,7 @@ class Performance:
         Raises:
             Suspended: an item waits.
         """
-        if parallel and len(work) > 1:
+        if parallel and work:
             return self._together(work, scope, position, args)
         outcome = Outcome()
         for index, item in enumerate(work):
@@ -217,7 +218,10 @@ class Performance:
     def _task(self, call: TaskCall, scope: Scope, position: str, lookup: Lookup) -> Outcome:
         task = self.task_of(call.task)
         args = render(dict(call.args), None, lookup)
-        return self.run(task.run, scope, f"{position}/{call.task}", parallel=task.parallel, args=args)
+        inside = replace(scope, local={})
+        outcome = self.run(task.run, inside, f"{position}/{call.task}", parallel=task.parallel, args=args)
+        scope.saved = inside.saved
+        return outcome
 
     def _action(self, action: Action, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Any:
         attempt = 0
@@ -334,5 +338,5 @@ def _record(scope: Scope, problem: ActionError, action: str) -> ErrorRecord:
         action=action,
         retryable=problem.retryable,
         status=problem.status,
-        details=problem.details,
+        details=plain(problem.details),
     )

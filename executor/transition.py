@@ -283,11 +283,11 @@ def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) ->
 
 def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float, events: Sequence[Event]) -> Commit:
     ends_run = step.on_error == "abort"
+    # What was saved before a pause stays in the record, for a resume to go on from.
     failed = replace(
         visit,
         status=VisitStatus.FAILED,
         finished_at=now,
-        saved=_kept(visit, choice, ends_run),
         result=choice.outcome.data,
         case=choice.case,
         error=outcome.error,
@@ -297,13 +297,6 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events)
-
-
-def _kept(visit: Visit, choice: Choice, ends_run: bool) -> Mapping[str, Any]:
-    """What a visit whose failure nothing handles leaves behind: what was saved before a pause, for a resume to go on from."""
-    if not choice.failed:
-        return choice.outcome.saved
-    return visit.saved if ends_run else {}
 
 
 def as_last(commit: Commit) -> Commit:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 def read_json(text: str) -> Any:
@@ -17,7 +25,7 @@ def read_json(text: str) -> Any:
         ValueError: it is not JSON, says a number no JSON value can be, or text that UTF-8 cannot carry.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\ud" in text.lower():
             write_json(value).encode()
     except RecursionError:
@@ -39,6 +47,15 @@ def write_json(value: Any) -> str:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def plain(value: Any) -> Any:
+    """`value` where JSON can say it, else how Python shows it."""
+    try:
+        write_json(value)
+    except ValueError:
+        return repr(value)
+    return value
 
 
 def text_of(value: Any) -> str:

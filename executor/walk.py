@@ -21,6 +21,7 @@ from executor.records import (
     Commit,
     ErrorRecord,
     Event,
+    Failure,
     Lease,
     Progress,
     Run,
@@ -58,13 +59,17 @@ logger = logging.getLogger("noetl.executor")
 
 @dataclass(slots=True)
 class Walker:
-    """Walks one visit at a time; `lease` names the worker."""
+    """Walks one visit at a time; `lease` names the worker.
+
+    While `goes_on` says so, a commit claims one of the visits that follow.
+    """
 
     store: Store
     lease: Lease
     capabilities: Capabilities
     clock: Callable[[], float] = time.time
     invocation_seconds: float = DEFAULT_STEP_SECONDS
+    goes_on: Callable[[], bool] = lambda: True
 
     def walk(self, claim: Claim) -> Claim | None:
         """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
@@ -100,8 +105,12 @@ class Walker:
             try:
                 outcome = self._perform(step, claim, scope, performance)
             except Paused as paused:
-                self._pause(step, claim, paused.pause, performance)
-                return None
+                try:
+                    self._pause(step, claim, paused.pause, performance)
+                except (NotPlainError, PayloadTooLargeError) as problem:
+                    outcome = _not_kept(visit, problem)
+                else:
+                    return None
         outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
         following = self._commit(step, claim, scope, outcome, performance)
         return None if following is None else Claim(run, following)
@@ -113,10 +122,10 @@ class Walker:
             Paused: it pauses again.
         """
         progress = claim.visit.progress or Progress()
+        position = "run" if progress.round == 0 else f"run~{progress.round}"
         if step.loop is not None:
-            outcome = self._loop(step, step.loop, claim, scope, performance, progress)
+            outcome = self._loop(step, step.loop, claim, scope, performance, progress, position)
         else:
-            position = "run" if progress.round == 0 else f"run~{progress.round}"
             try:
                 outcome = performance.run(step.run, scope, position, parallel=step.parallel, paused_at=progress.stage)
             except Suspended as suspended:
@@ -127,25 +136,32 @@ class Walker:
         return outcome
 
     def _loop(
-        self, step: Step, loop: Loop, claim: Claim, scope: Scope, performance: Performance, progress: Progress
+        self,
+        step: Step,
+        loop: Loop,
+        claim: Claim,
+        scope: Scope,
+        performance: Performance,
+        progress: Progress,
+        position: str,
     ) -> Outcome:
         """The step's work done for each item: all of them, or the batch that is next."""
         quiet = performance.quiet()
 
-        def one(own: Scope, position: str) -> Outcome:
-            return quiet.run(step.run, own, position, parallel=step.parallel)
+        def one(own: Scope, at: str) -> Outcome:
+            return quiet.run(step.run, own, at, parallel=step.parallel)
 
         try:
             items = items_of(loop, scope.lookup("loop"))
         except ActionError as problem:
             return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
         if loop.batch is None:
-            return performance.loop(loop, items, one, scope, "run")
+            return performance.loop(loop, items, one, scope, position)
         batch = items[progress.item : progress.item + loop.batch]
-        outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, "run")
+        outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, position)
         failed = progress.failed + sum(not outcome.success for outcome in outcomes)
-        done = replace(progress, item=progress.item + len(batch), failed=failed)
-        performance.count_items(scope, "run", done.item, failed, len(items))
+        done = replace(progress, item=progress.item + len(outcomes), failed=failed)
+        performance.count_items(scope, position, done.item, failed, len(items))
         if failed and not loop.forgiving:
             return gather(outcomes, loop)
         if done.item < len(items):
@@ -176,19 +192,27 @@ class Walker:
     def _commit(
         self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
     ) -> Visit | None:
-        """Decide and commit. What is larger than the store takes fails the step, and once more its rule is read."""
+        """Decide and commit. What the store cannot keep fails the step: of its `run`, and once more its rule is read; of
+        in-place work, and it goes to the policy.
+        """
         run, visit = claim.run, claim.visit
         for _ in range(2):
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
             try:
-                return self.store.commit(_bounded(step, commit, run, now), now, self.lease)
+                return self.store.commit(_bounded(step, commit, run, now), now, self._next_lease())
             except (NotPlainError, PayloadTooLargeError) as problem:
-                type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
-                outcome = Outcome(False, None, error_record(visit, type, str(problem)))
+                outcome = _not_kept(visit, problem)
+                if commit.visit.case is not None and step.cases[commit.visit.case].work:
+                    break
         unhandled = Choice(outcome, failed=True)
-        commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), commit.events)
-        return self.store.commit(_bounded(step, commit, run, self.clock()), self.clock(), self.lease)
+        events = _scrubbed(performance.events)
+        commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), events)
+        now = self.clock()
+        return self.store.commit(_bounded(step, commit, run, now), now, self._next_lease())
+
+    def _next_lease(self) -> Lease | None:
+        return self.lease if self.goes_on() else None
 
     def _step_of(self, run: Run) -> Callable[[str], Step]:
         return lambda name: self.store.plan_step(run.plan_hash, name)
@@ -200,22 +224,13 @@ class Walker:
         work = step.cases[choice.case].work if choice.case is not None else ()
         if work:
             after = scope.after(choice.outcome)
-            performance.deadline = time.monotonic() + self._seconds(
-                claim, step
-            )  # a `Timeout` may be what it answers to
+            # Its time begins anew: a `Timeout` may be what it answers to.
+            performance.deadline = time.monotonic() + self._seconds(claim, step)
             in_place = performance.run(work, after, f"rule.{choice.case}")
             saved = {**choice.outcome.saved, **in_place.saved}
             final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))
         events = _scrubbed(performance.events)
-        return settle(
-            step,
-            self._step_of(run),
-            visit,
-            choice,
-            final,
-            self.clock(),
-            events,
-        )
+        return settle(step, self._step_of(run), visit, choice, final, self.clock(), events)
 
     def _load(self, claim: Claim, step: Step) -> Scope:
         """The scope of a visit: one read of the visits that hold what the step's templates read."""
@@ -236,10 +251,9 @@ class Walker:
         """The scope of the step that runs last: every name as it stands, and the ending to come."""
         run = self._fresh(claim)
         visits = [visit for visit in self.store.saved(run.id) if visit.id != claim.visit.id]
-        names = merge_names([(v.clock, v.id, v.saved) for v in visits])
-        steps = {visit.step: _seen_step(visit) for visit in sorted(visits, key=_order)}
         ending_to_come = {"status": ending(run.stop, run.failed_branches).value, "error": run.error}
-        return Scope(run, claim.visit, names, _Steps(steps), dict(claim.visit.saved), ending=ending_to_come)
+        saved = dict(claim.visit.saved)
+        return Scope(run, claim.visit, _last_names(visits), _last_steps(visits), saved, ending=ending_to_come)
 
     def _fresh(self, claim: Claim) -> Run:
         run = self.store.run(claim.run.tenant, claim.run.id)
@@ -287,11 +301,10 @@ class Walker:
         run = claim.run
         output = self.store.plan_header(run.plan_hash).output
         visits = self.store.saved(run.id)
-        names = merge_names([(v.clock, v.id, v.saved) for v in visits])
+        names = _last_names(visits)
         if output is None:
             return names, []
-        steps = {visit.step: _seen_step(visit) for visit in sorted(visits, key=_order)}
-        scope = Scope(run, claim.visit, names, _Steps(steps))
+        scope = Scope(run, claim.visit, names, _last_steps(visits))
         result: dict[str, Any] = {}
         errors = []
         for name, value in output.items():
@@ -328,8 +341,19 @@ class _Steps(dict[str, Mapping[str, Any]]):
         return _seen_step(None)
 
 
-def _order(visit: Visit) -> tuple[int, str]:
-    return visit.clock, visit.id
+def _last_names(visits: Sequence[Visit]) -> dict[str, Any]:
+    """The names as they stand over all branches, but for what a branch that ended in a failure may yet go on with."""
+    return merge_names([(v.clock, v.id, v.saved) for v in visits if v.failure is not Failure.ENDED])
+
+
+def _last_steps(visits: Sequence[Visit]) -> _Steps:
+    return _Steps({v.step: _seen_step(v) for v in sorted(visits, key=lambda v: (v.clock, v.id))})
+
+
+def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Outcome:
+    """The outcome of work that gave what the store cannot keep."""
+    type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
+    return Outcome(False, None, error_record(visit, type, str(problem)))
 
 
 def _seen_step(visit: Visit | None) -> Mapping[str, Any]:

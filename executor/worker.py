@@ -107,7 +107,9 @@ class Worker:
     def _work(self, name: str) -> None:
         worker = f"{process_name()}/{name}"
         lease = Lease(worker, self._lease_seconds)
-        walker = Walker(self._store, lease, self._capabilities, self._clock)
+        walker = Walker(
+            self._store, lease, self._capabilities, self._clock, goes_on=lambda: not self._stopping.is_set()
+        )
         while not self._stopping.is_set():
             seen = self._store.work.count
             is_idle = True
@@ -116,9 +118,6 @@ class Worker:
                 while claim is not None:
                     claim = self._walk(walker, claim)
                     is_idle = False
-                    if claim is not None and self._stopping.is_set():
-                        self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, self._clock())
-                        return
             except StoreError:
                 logger.exception("the store failed; trying again")
             except Exception:

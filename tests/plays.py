@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -81,13 +82,9 @@ class Play:
         claim = self.claim()
         if claim is None:
             return False
-        walker = self.walker()
+        walker = replace(self.walker(), goes_on=lambda: chained)
         while claim is not None:
-            following = walker.walk(claim)
-            if following is not None and not chained:
-                self.store.renew(self.id, following.visit.id, following.visit.fence, self.clock())
-                break
-            claim = following
+            claim = walker.walk(claim)
         return True
 
     def finish(self) -> Play:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.draw.outline import COLOURS, Outline, clip, falls_through, guard, is_error_path, outline, run_in_short
+from planner.draw.outline import (
+    COLOURS,
+    Outline,
+    bounds,
+    clip,
+    falls_through,
+    guard,
+    is_error_path,
+    outline,
+    run_in_short,
+)
 from planner.plan import Plan, Step
 from planner.report import visible
 
@@ -34,7 +44,7 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
         fill, border = COLOURS.get(state, COLOURS["pending"])
         number = shape.position[name]
         work = run_in_short(step.run, parallel=step.parallel, limit=40)
-        label = "\n".join(filter(None, (visible(name), work, *_bounds(step))))
+        label = "\n".join(filter(None, (visible(name), work, *bounds(step))))
         yield (
             f'  s{number} [id="n-{number}", class={_quoted(state)}, label={_quoted(label)}, '
             f'tooltip={_quoted(visible(name))}, fillcolor="{fill}", color="{border}"]'
@@ -44,11 +54,6 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
             yield f"  j{number} -> s{number} [arrowhead=none]"
         yield from _cases(plan, shape, step)
     yield "}"
-
-
-def _bounds(step: Step) -> Iterator[str]:
-    if step.max_visits is not None:
-        yield f"at most {step.max_visits} visits"
 
 
 def _bar(kind: str) -> str:

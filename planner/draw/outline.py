@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from planner.plan import Action, Case, Plan, Step, TaskCall, Work
@@ -89,6 +90,24 @@ def falls_through(step: Step) -> bool:
     """Whether it can happen, as far as its guards say, that no case of the step is true."""
     guards = {guard(case) for case in step.cases}
     return not (guards & _ALWAYS or (guards & _SUCCESS and guards & _FAILURE))
+
+
+def bounds(step: Step) -> Iterator[str]:
+    """How often a step is done, in a few words each; and whether it is the one that runs last."""
+    if step.max_visits is not None:
+        yield f"at most {step.max_visits} visits"
+    if step.loop is not None:
+        items = step.loop.items
+        words = (
+            items.strip().removeprefix("{{").removesuffix("}}").strip()
+            if isinstance(items, str)
+            else f"{len(items)} items"
+        )
+        yield f"for {clip(words, 30)}" + (f", {step.loop.batch} at a time" if step.loop.batch else "")
+    if step.repeat is not None:
+        yield f"up to {step.repeat.max_rounds} rounds"
+    if step.runs_last:
+        yield "finally"
 
 
 def work_in_short(work: Work) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.draw.outline import Outline, clip, falls_through, guard, outline, run_in_short
+from planner.draw.outline import Outline, bounds, clip, falls_through, guard, outline, run_in_short
 from planner.plan import Case, Plan, Step
 from planner.report import cells, visible
 
@@ -82,11 +82,10 @@ def _notes(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
         yield "start"
     if step.join is not None:
         yield "join"
-    if step.max_visits is not None:
-        yield f"at most {step.max_visits} visits"
+    yield from bounds(step)
     if step.retry.attempts > 1:
         yield f"{step.retry.attempts} attempts"
-    if step.name in shape.unreachable:
+    if step.name in shape.unreachable and not step.runs_last:
         yield "unreachable"
 
 

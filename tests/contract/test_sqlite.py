@@ -66,7 +66,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
     SqliteStore(str(path)).close()
     store = SqliteStore(str(path))
-    store._connection().execute("pragma query_only = on")
+    store.file.connection().execute("pragma query_only = on")
     with pytest.raises(StoreError, match="attempt to write a readonly database"):
         started(store)
     store.close()
@@ -113,7 +113,7 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commits_are_on_disk_before_they_count(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
-    db = store._connection()
+    db = store.file.connection()
     assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
     assert db.execute("pragma synchronous").fetchone()[0] == 2
     store.close()
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     run = started(store)
     claim = claimed(store, run)
-    db = store._connection()
+    db = store.file.connection()
     pages = db.execute("pragma page_count").fetchone()[0]
     db.execute(f"pragma max_page_count = {pages}")
     for _ in range(2):

@@ -238,3 +238,13 @@ def _with_password(dsn: str) -> str:
     return (
         dsn if ":" in user else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at or '@'}{host}"))
     )
+
+
+class TestFanOut:
+    def test_every_file_is_counted_and_nothing_is_left_behind(self, example: Example, tmp_path: Path) -> None:
+        play = example("fan_out", count=120)
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result == {"files": 121, "counted": 120, "words": 600}
+        progress = [event.payload for event in play.events if event.type == "loop.progress"]
+        assert [(counts["done"], counts["failed"]) for counts in progress] == [(100, 0), (121, 1)]
+        assert not (tmp_path / "examples/out/scratch").exists()

@@ -95,6 +95,14 @@ class TestActions:
         play = Play(store, text).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
 
+    def test_a_task_sees_nothing_of_the_loop_around_its_call(self, store: SqliteStore) -> None:
+        text = """
+            variables: {x: of the run}
+            tasks: {look: [{action: set, set: {seen: "{{ x }}"}}]}
+            steps: [{name: a, run: [{task: look, loop: {items: [1], as: x}, as: all}]}]
+        """
+        assert result(store, text) == {"all": [{"seen": "of the run"}]}
+
     def test_loops_in_loops(self, store: SqliteStore) -> None:
         text = """
             tasks:
@@ -141,13 +149,26 @@ class TestSteps:
         play = Play(store, self.TEXT % (spread, "false")).finish()
         assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["four"])
 
-    def test_a_resumed_loop_goes_on_with_the_batch_that_failed(self, store: SqliteStore) -> None:
-        text = self.TEXT.replace("steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1)
+    @pytest.mark.parametrize(("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")])
+    def test_a_resumed_loop_goes_on_with_the_batch_that_failed(
+        self, store: SqliteStore, policy: str, ending: str
+    ) -> None:
+        text = f"\n        on_error: {policy}{self.TEXT}".replace(
+            "steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1
+        )
         play = Play(store, text % (", batch: 2", "input.ok")).finish()
+        assert play.status == ending
         play.resume(ok=True).finish()
         assert (play.status, play.run.result) == ("succeeded", {"found": FOUND})
         counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
-        assert counts == [2, 4, 6, 6, 7]
+        assert counts == [2, 4, 5, 6, 7]
+
+    def test_a_batch_that_gives_what_is_not_plain_data(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {1, 2})
+        text = "steps: [{name: a, loop: {items: [1, 2], batch: 1}, run: [{action: log, message: x}]}]"
+        assert Play(store, text).finish().errors == ["FunctionFailed"]
 
     def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
         play = Play(store, self.TEXT % (", batch: 2", "true"))

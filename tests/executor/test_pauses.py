@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from executor.actions.action import Call
 from executor.stores.sqlite import SqliteStore
 from tests.plays import LEASE_SECONDS, Clock, Play
 
@@ -52,6 +56,11 @@ class TestWait:
         """
         play = Play(store, text).finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1})
+
+    def test_what_is_not_plain_data_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {1, 2})
+        text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
+        assert Play(store, text).finish().errors == ["FunctionFailed"]
 
     def test_a_cancelled_wait_does_not_go_on(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90")
@@ -114,6 +123,28 @@ class TestRepeat:
         """
         play = Play(store, text).finish()
         assert len(set(play.run.result["keys"])) == 2
+
+    @pytest.mark.parametrize("spread", ["", ", batch: 2"])
+    def test_each_round_of_a_loop_has_keys_of_its_own(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, spread: str
+    ) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [1, 2, 3]%s}
+              repeat: {until: "{{ now().timestamp() >= 30 }}", every: 30s, max: 3}
+              run: [{action: log, message: x}]
+              rule: [{case: default, run: [{action: set, set: {data: "{{ result.data }}"}}]}]
+        """
+        keys: list[str] = []
+
+        def handler(type: str) -> Callable[[Call], Any]:
+            return lambda call: keys.append(call.idempotency_key) if type == "log" else call.parameters["set"]
+
+        monkeypatch.setattr("executor.perform.handler", handler)
+        play = Play(store, text % spread, clock=Clock(0.0)).finish()
+        assert (play.status, play.result) == ("succeeded", {"data": [None] * 3})
+        assert (len(keys), len(set(keys))) == (6, 6)
 
 
 class TestAtMostOnce:

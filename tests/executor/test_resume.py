@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from executor.stores.sqlite import SqliteStore
 from tests.plays import Play
 
@@ -48,3 +50,39 @@ def test_a_run_whose_output_alone_had_no_value_is_ended_anew(store: SqliteStore)
     assert (play.status, play.run.result) == ("completed_with_errors", {"value": None})
     play.resume(key="found").finish()
     assert (play.status, play.run.result) == ("succeeded", {"value": 1})
+
+
+@pytest.mark.parametrize("policy", ["abort", "continue"])
+def test_a_failed_step_goes_on_behind_its_last_pause(store: SqliteStore, policy: str) -> None:
+    text = """
+        on_error: %s
+        input: {ok: {type: boolean, default: false}}
+        steps:
+        - name: a
+          run:
+          - {action: set, set: {x: 1}}
+          - {action: wait, seconds: 5}
+          - {action: fail, if: "{{ not input.ok }}", message: not yet}
+          - {action: set, set: {y: "{{ x + 1 }}"}}
+    """
+    play = Play(store, text % policy).finish()
+    assert not play.run.result
+    play.resume(ok=True).finish()
+    assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
+    assert [e.payload["position"] for e in play.events if e.type == "action.started"].count("run.0") == 1
+
+
+@pytest.mark.parametrize("policy", ["abort", "continue"])
+def test_a_step_whose_in_place_work_failed_begins_anew(store: SqliteStore, policy: str) -> None:
+    text = """
+        on_error: %s
+        input: {ok: {type: boolean, default: false}}
+        variables: {n: 0}
+        steps:
+        - name: a
+          run: [{action: set, set: {n: "{{ n + 1 }}"}}]
+          rule: [{case: default, run: [{action: fail, if: "{{ not input.ok }}", message: not yet}]}]
+    """
+    play = Play(store, text % policy).finish()
+    play.resume(ok=True).finish()
+    assert (play.status, play.run.result) == ("succeeded", {"n": 1})

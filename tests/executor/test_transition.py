@@ -263,7 +263,7 @@ class TestSettle:
     def test_in_place_work_that_fails_goes_to_the_policy(self, on_error: str, stop: RunStatus | None) -> None:
         rule = step(Case(None, work=WORK), on_error=on_error, regions=("j",))
         commit = settled(rule, Choice(Outcome(data=1, saved={"x": 1}), False, 0), failure("Timeout"))
-        assert (commit.visit.status, commit.visit.case, commit.visit.saved) == ("failed", 0, {"x": 1})
+        assert (commit.visit.status, commit.visit.case, commit.visit.saved) == ("failed", 0, {})
         assert commit.visit.error == error("Timeout")
         assert (commit.stop, commit.error) == (stop, error("Timeout") if stop else None)
 

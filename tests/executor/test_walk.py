@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from executor.errors import RejectedError
+from executor.errors import ActionError, RejectedError
 from executor.records import RunStatus
 from executor.stores import sqlite
 from executor.stores.sqlite import SqliteStore
@@ -283,6 +283,16 @@ class TestParallel:
         """
         assert result(store, text) == {"x": 1, "y": 2, "data": [{"x": 1}, {"y": 2}]}
 
+    def test_one_item_gives_a_list_too(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              parallel: true
+              run: [{action: set, set: {x: 1}}]
+              rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
+        """
+        assert played(store, text).result == {"x": 1, "all": [{"x": 1}]}
+
     def test_one_failure_fails_all(self, store: SqliteStore) -> None:
         text = f"steps: [{{name: s, parallel: true, run: [{{action: set, set: {{x: 1}}}}, {FAIL}]}}]"
         play = played(store, text)
@@ -480,7 +490,7 @@ class TestFailures:
         play = played(store, text)
         assert (play.status, play.errors, play.steps) == ("failed", ["Failed"], {"a": 1})
         (saved,) = store.saved(play.id)
-        assert saved.saved == {"x": 1}
+        assert saved.saved == {}
 
     def test_in_place_work_that_may_fail(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
@@ -508,8 +518,10 @@ class TestFailures:
     def test_in_place_work_that_is_too_large(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
-        play = played(store, f"steps: [{{name: a, rule: [{{case: default, run: [{big}]}}]}}]")
+        rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
+        play = played(store, f"steps: [{{name: a, rule: {rule}}}]")
         assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
+        assert [type for type in play.event_types("a") if type[:4] == "step"] == ["step.started", "step.failed"]
 
 
 class TestRetries:
@@ -804,7 +816,7 @@ class TestStopping:
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish()
         assert (play.status, play.result, play.errors) == ("cancelled", None, [])
-        assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("c", "parked")
+        assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("b", "parked")
 
     def test_cancel_before_the_start(self, store: SqliteStore) -> None:
         play = Play(store, self.TEXT)
@@ -1003,3 +1015,12 @@ def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monk
     """
     play = Play(store, text, folder=Path.cwd()).finish()
     assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]
+
+
+def test_details_of_an_error_that_are_not_plain_data(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(_: object) -> None:
+        raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
+
+    monkeypatch.setattr("executor.perform.handler", lambda _: handler)
+    play = Play(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
+    assert (play.errors, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")

@@ -113,7 +113,9 @@ def test_a_run_that_is_out_of_time(store: SqliteStore, tmp_path: Path, threads: 
 
 
 def test_stopping_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, HELD, tmp_path, origin="service")
+    """What follows is not begun; so it has not been interrupted either."""
+    text = HELD.replace("name: b,", "name: b, delivery: at_most_once,")
+    play = start(store, text, tmp_path, origin="service")
     with working(store, tmp_path) as worker:
         with gate.open("w") as writer:
             stopping = threading.Thread(target=worker.stop)

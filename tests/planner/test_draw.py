@@ -12,7 +12,7 @@ import pytest
 
 from planner.draw import dot, mermaid, text
 from planner.draw.outline import falls_through, outline, run_in_short
-from planner.plan import Action, Case, Header, Join, Plan, Step, TaskCall
+from planner.plan import Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
 
 NASTY = 'a "b" <i>&amp;</i> \\n |{x}| `y` %% ; -->'
 
@@ -166,3 +166,15 @@ def test_control_characters_are_not_drawn() -> None:
     plan = plan_of(Step("a\x1b[31m", cases=(case("x\n == '\x1b'", "a\x1b[31m"),)))
     for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
         assert "\x1b" not in drawn
+
+
+def test_how_often_a_step_is_done() -> None:
+    plan = plan_of(
+        Step("a", loop=Loop("{{ range(9) | list }}", batch=3), cases=(case("default", "b"),)),
+        Step("b", repeat=Repeat("{{ result.success }}", 1.0, 4)),
+        Step("last", runs_last=True),
+    )
+    for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
+        for words in ("for range", "3 at a time", "up to 4 rounds", "finally"):
+            assert words in drawn
+        assert "unreachable" not in drawn

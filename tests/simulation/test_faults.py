@@ -104,7 +104,7 @@ class Simulation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = SqliteStore(str(folder / "noetl.db"))
-        self.store._connection().execute("pragma synchronous = off")
+        self.store.file.connection().execute("pragma synchronous = off")
         self.clock = Clock()
         self.numbers = itertools.count()
 
@@ -163,7 +163,7 @@ class Simulation:
         assert [e.type for e in events].count("workflow.started") == 1
         assert events[-1].type.startswith("workflow.")
         if run.stop is None:
-            db = self.store._connection()
+            db = self.store.file.connection()
             assert run.live == 0
             assert db.execute("select * from joins where run_id = ? and live <> 0", (run_id,)).fetchall() == []
             assert db.execute("select * from arrivals where run_id = ?", (run_id,)).fetchall() == []
@@ -253,7 +253,7 @@ def test_a_commit_without_a_fence_is_noticed(simulation: Simulation, monkeypatch
     assert lost is not None
     simulation.clock.pass_(LEASE_SECONDS)
     assert simulation.walk(simulation.store, run.id)
-    db = simulation.store._connection()
+    db = simulation.store.file.connection()
     db.execute("update visits set status = 'running', fence = 1 where id = ?", (lost.visit.id,))
     Walker(simulation.store, lease, for_local_run(simulation.folder), simulation.clock).walk(lost)
     with pytest.raises(AssertionError):

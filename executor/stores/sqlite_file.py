@@ -1,0 +1,123 @@
+"""The SQLite file of a store: its schema, a connection for each thread, one write transaction at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from executor.errors import StoreError
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+
+
+class SqliteFile:
+    """The file at a path. It and its folder are made when they are not there and `create` is true.
+
+    Raises:
+        StoreError: any method, when the file cannot be used; the constructor also when it is not such a store.
+    """
+
+    def __init__(self, path: str, *, create: bool = True) -> None:
+        self.path = Path(path)
+        self._local = threading.local()
+        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        self._connecting = threading.Lock()
+        self._writing = threading.Lock()
+        if not create and not self.path.exists():
+            raise StoreError(f"There is no store at {path}.")
+        try:
+            _make_folder(self.path.parent)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise StoreError(f"The store at {path} cannot be opened: {error}.") from error
+        except StoreError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        with self._connecting:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+        self._local = threading.local()
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection of this thread."""
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            with self._connecting:
+                # Threads come and go with the load of a service; what they leave open would pile up.
+                for thread in [thread for thread in self._connections if not thread.is_alive()]:
+                    self._connections.pop(thread).close()
+                self._connections[threading.current_thread()] = db
+            db.row_factory = sqlite3.Row
+            db.execute("pragma journal_mode = wal")
+            db.execute("pragma synchronous = full")
+            self._local.db = db
+        return db
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, the only one at its time."""
+        try:
+            db = self.connection()
+            with self._writing:
+                db.execute("begin immediate")
+                try:
+                    yield db
+                    db.execute("commit")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("rollback")
+                    raise
+        except sqlite3.Error as error:
+            raise StoreError(f"The store at {self.path} failed: {error}.") from error
+
+    def all(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """The rows that a query finds."""
+        try:
+            return self.connection().execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"The store at {self.path} failed: {error}.") from error
+
+    def one(self, query: str, *values: Any) -> sqlite3.Row:
+        """The first row that a query finds, where there must be one."""
+        rows = self.all(query, *values)
+        if not rows:
+            raise StoreError(f"The store at {self.path} lacks what it should hold.")
+        return rows[0]
+
+    def _prepare(self) -> None:
+        db = self.connection()
+        version = db.execute("pragma user_version").fetchone()[0]
+        if version == 0:
+            with self.transaction() as fresh:
+                if fresh.execute("pragma user_version").fetchone()[0] == 0:
+                    for statement in _statements(files("executor.stores").joinpath("sqlite.sql").read_text("utf-8")):
+                        fresh.execute(statement)
+                    fresh.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            message = (
+                f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}."
+            )
+            raise StoreError(message)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a store. Git passes over one that is made here."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / ".gitignore").write_text("*\n")
+
+
+def _statements(script: str) -> list[str]:
+    text = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
+    return [statement for statement in text.split(";") if statement.strip()]

@@ -1,0 +1,91 @@
+"""Playbooks as large as they may be: what would grow with the square of their size is refused or left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from executor.actions import catalogue
+from planner import diagnostics, joins, liveness
+from planner.compile import Compilation, compile_playbook
+
+
+def compiled(*steps: str, head: str = "") -> Compilation:
+    return compile_playbook(f"name: grown\n{head}steps:\n" + "".join(steps), catalogue())
+
+
+def saving(at: int, *targets: str) -> str:
+    return (
+        f"- name: s{at}\n  run: [{{action: set, set: {{v{at}: 1}}}}]\n"
+        f"  rule: [{{case: default, run: [{', '.join(targets)}]}}]\n"
+    )
+
+
+def crossing(at: int, last: int) -> str:
+    """Two steps, each of which leads to either of the next two."""
+    targets = [f"a{at + 1}", f"b{at + 1}"] if at < last else ["end", "end"]
+    cases = f'[{{case: "{{{{ step.visit > 1 }}}}", run: [{targets[0]}]}}, {{case: default, run: [{targets[1]}]}}]'
+    return "".join(f"- name: {lane}{at}\n  rule: {cases}\n" for lane in "ab")
+
+
+def crossed(rounds: int) -> Compilation:
+    fork = "- name: fork\n  rule: [{case: default, run: [a0, b0]}]\n"
+    end = "- name: end\n  run: [{action: log, message: done}]\n"
+    return compiled(fork, *(crossing(at, rounds - 1) for at in range(rounds)), end)
+
+
+def test_joins_that_would_watch_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "MAX_WATCHED", 100)
+    assert crossed(5).plan is not None
+    found = crossed(10)
+    assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
+    assert found.plan is None
+
+
+def carried(steps: int) -> Compilation:
+    names = ", ".join(f"v{at}" for at in range(steps))
+    last = f'- name: s{steps}\n  run: [{{action: set, set: {{all: "{{{{ [{names}] }}}}"}}}}]\n'
+    return compiled(*(saving(at, f"s{at + 1}") for at in range(steps)), last)
+
+
+def test_names_that_would_be_carried_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "MAX_HANDED", 100)
+    assert carried(10).plan is not None
+    found = carried(20)
+    assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
+    assert found.plan is None
+
+
+def test_a_name_is_carried_only_from_where_it_is_saved_to_where_it_is_read() -> None:
+    steps = [
+        saving(0, "s1"),
+        saving(1, "s2"),
+        '- name: s2\n  run: [{action: log, message: "{{ v0 }}"}]\n  rule: [{case: default, run: [s3]}]\n',
+        '- name: s3\n  run: [{action: log, message: "{{ v1 }} {{ steps.s1.status }}"}]\n',
+    ]
+    plan = compiled(*steps).plan
+    assert plan is not None
+    assert {name: sorted(step.hands_on) for name, step in plan.steps.items()} == {
+        "s0": [],
+        "s1": ["v0"],
+        "s2": ["steps.s1", "v0", "v1"],
+        "s3": ["steps.s1", "v1"],
+    }
+
+
+def test_on_a_cycle_names_are_carried_all_the_way_round() -> None:
+    steps = [
+        saving(0, "s1").replace("name: s0\n", "name: s0\n  max_visits: 3\n"),
+        '- name: s1\n  run: [{action: log, message: "{{ v2 is defined }}"}]\n  rule: [{case: default, run: [s2]}]\n',
+        saving(2, "s0").replace("rule: [", 'rule: [{case: "{{ step.visit > 1 }}", run: []}, '),
+    ]
+    plan = compiled(*steps).plan
+    assert plan is not None
+    assert all(step.hands_on == {"v2"} for step in plan.steps.values())
+
+
+def test_the_first_of_many_slips_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "MAX_COMPARED", 60)
+    slips = [f"- name: step_{at}\n  rule: [{{case: default, run: [stpe_{at}]}}]\n" for at in range(10)]
+    hints = [found.hint for found in compiled(*slips).diagnostics if found.code == "NP101"]
+    assert hints[0] == "did you mean `step_0`?"
+    assert hints[-1] is None

@@ -1,0 +1,33 @@
+"""Every import is start-up time, which a function in the cloud pays again and again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+STARTED = "executor.walk", "executor.worker", "executor.stores.sqlite", "executor.actions"
+SLOW = ("networkx", "pydantic", "fastapi", "yaml", "httpx", "psycopg", "rich", "typer", "boto3", "uvicorn", "regex")
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The top-level modules that a new Python has loaded once it has imported `modules`."""
+    program = f"import sys, {', '.join(modules)}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def loaded() -> set[str]:
+    return loaded_by(*STARTED)
+
+
+@pytest.mark.parametrize("package", SLOW)
+def test_the_executor_starts_without(package: str, loaded: set[str]) -> None:
+    assert package not in loaded
+
+
+def test_what_was_loaded_is_seen(loaded: set[str]) -> None:
+    assert {"executor", "jinja2", "sqlite3"} <= loaded
+    assert {"networkx", "pydantic", "yaml"} <= loaded_by("planner.compile")
