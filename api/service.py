@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from executor.errors import RejectedError
 from executor.records import Run, RunStatus, Visit, VisitStatus, timestamp
 from executor.start import corrected, new_run
 from executor.stores.store import Store
@@ -114,10 +115,8 @@ class Service:
             entered[visit.step] += _was_entered(visit)
             if visit.step not in latest or visit.number >= latest[visit.step].number:
                 latest[visit.step] = visit
-        now = self._clock()
-        steps = {
-            name: _step_status(run, latest.get(name), entered[name], now) for name in self._step_names(run.plan_hash)
-        }
+        names = self._step_names(run.plan_hash)
+        steps = {name: _step_status(run, latest.get(name), entered[name]) for name in names}
         states = Counter(step["status"] for step in steps.values())
         return {
             "workflow_id": run.id,
@@ -211,9 +210,12 @@ class Service:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: it succeeded, or the input does not fit.
+            RejectedError: it succeeded, the input does not fit, or there is input for a run that has not ended.
         """
         run = self.run(run_id, tenant=tenant)
+        if input and not run.status.is_final:
+            message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without"
+            raise RejectedError("not_ended", message)
         header = self._store.plan_header(run.plan_hash)
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
@@ -250,11 +252,11 @@ def _summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _step_status(run: Run, visit: Visit | None, visits: int, now: float) -> dict[str, Any]:
+def _step_status(run: Run, visit: Visit | None, visits: int) -> dict[str, Any]:
     if visit is None:
         return {"status": "pending", "visits": 0, "attempt": 0, "case": None, "error": None}
     return {
-        "status": _word(run, visit, now),
+        "status": _word(run, visit),
         "visits": visits,
         "attempt": visit.attempt if _was_entered(visit) else 0,
         "case": visit.case,
@@ -266,10 +268,10 @@ def _was_entered(visit: Visit) -> bool:
     return visit.started_at is not None or visit.attempt > 1
 
 
-def _word(run: Run, visit: Visit, now: float) -> str:
+def _word(run: Run, visit: Visit) -> str:
     match visit.status:
         case VisitStatus.READY:
-            return "waiting" if visit.due_at > now else "pending"
+            return "pending"
         case VisitStatus.PARKED:
             return "cancelled" if run.status is RunStatus.CANCELLED else "pending"
         case status:

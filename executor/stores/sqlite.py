@@ -334,7 +334,7 @@ class SqliteStore:
             resumed = run_of(row)
             if due.rowcount == 0:
                 self._branches(db, row, now).end()
-            if deadline_at is not None:
+            elif deadline_at is not None:
                 enter_deadline(db, resumed, deadline_at)
             _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
         self.work.announce()

@@ -13,7 +13,7 @@ from typing import Any
 from executor.errors import StoreError
 
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 30.0
+BUSY_SECONDS = 10.0
 
 
 class SqliteFile:

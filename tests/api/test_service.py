@@ -141,3 +141,11 @@ def test_compilations_are_kept(service: Service) -> None:
     assert service.compile(ADD) is not service.compile(ADD + "\n")
     long = ADD + "#" * 100_000
     assert service.compile(long) is not service.compile(long)
+
+
+def test_input_is_not_corrected_while_a_run_goes_on(service: Service) -> None:
+    run = service.start("name: x\nsteps: [{name: a, run: [{action: log, message: x}]}]", input={})
+    assert service.resume(run.id)["status"] == "queued"
+    with pytest.raises(RejectedError) as rejected:
+        service.resume(run.id, {"x": 1})
+    assert rejected.value.reason == "not_ended"

@@ -82,9 +82,9 @@ def test_what_a_forgiven_task_has_saved_is_dropped(store: Store) -> None:
 
 def test_in_place_work_that_fails_goes_to_the_policy(store: Store) -> None:
     rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
-    play = ended(store, step("[{action: set, set: {kept: true}}]", rule) + "on_error: continue")
+    play = ended(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
     assert play.errors == ["Late"]
-    assert play.result == {"kept": True}
+    assert play.result == {}
 
 
 def test_a_second_guard_error_goes_to_the_policy(store: Store) -> None:

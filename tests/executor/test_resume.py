@@ -86,3 +86,18 @@ def test_a_step_whose_in_place_work_failed_begins_anew(store: SqliteStore, polic
     play = Play(store, text % policy).finish()
     play.resume(ok=True).finish()
     assert (play.status, play.run.result) == ("succeeded", {"n": 1})
+
+
+def test_a_step_that_runs_last_again_has_time_of_its_own(store: SqliteStore) -> None:
+    text = """
+        timeout: 10s
+        finally: tidy
+        input: {ok: {type: boolean, default: false}}
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1}}]}
+        - name: tidy
+          run: [{action: wait, seconds: 20}, {action: fail, if: "{{ not input.ok }}", message: not yet}]
+    """
+    play = Play(store, text).finish()
+    assert play.status == "failed"
+    assert play.resume(ok=True).finish().status == "succeeded"

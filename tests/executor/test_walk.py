@@ -1024,3 +1024,12 @@ def test_details_of_an_error_that_are_not_plain_data(store: SqliteStore, monkeyp
     monkeypatch.setattr("executor.perform.handler", lambda _: handler)
     play = Play(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
     assert (play.errors, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
+
+
+def test_an_empty_object_is_a_result(store: SqliteStore) -> None:
+    text = """
+        steps:
+        - {name: a, run: [{action: python, function: "builtins:dict", args: {}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: set, set: {found: "{{ steps.a.result }}"}}]}
+    """
+    assert played(store, text).result == {"found": {}}

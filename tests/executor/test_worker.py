@@ -167,7 +167,7 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
             return held
 
     watched = Watched(str(store.path))
-    with working(watched, tmp_path, lease=0.03) as worker:
+    with working(watched, tmp_path, lease=0.3) as worker:
         with gate.open("w") as writer:
             renewed.wait()
             writer.write("go")
