@@ -18,6 +18,9 @@ from executor.walk import Walker
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""
 
+PATIENCE_SECONDS = 10.0
+"""How long the store may fail before those who wait for a run are told."""
+
 logger = logging.getLogger("noetl.executor")
 
 
@@ -71,6 +74,7 @@ class Worker:
         self._finished = threading.Event()
         self._held: dict[tuple[str, str], Claim] = {}
         self._lock = threading.Lock()
+        self._store_failure: tuple[float, StoreError] | None = None
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
         self._threads = [threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names]
@@ -96,6 +100,9 @@ class Worker:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             seen = self._store.changes.count
+            failure = self._store_failure
+            if failure is not None and time.monotonic() - failure[0] > PATIENCE_SECONDS:
+                raise failure[1]
             run = self._store.run(tenant, run_id)
             if run is None:
                 raise StoreError(f"There is no run {run_id} in the store.")
@@ -115,15 +122,23 @@ class Worker:
             is_idle = True
             try:
                 claim = self._store.claim(self._queue, lease, self._clock())
+                self._store_failure = None
                 while claim is not None:
                     claim = self._walk(walker, claim)
                     is_idle = False
-            except StoreError:
-                logger.exception("the store failed; trying again")
+            except StoreError as error:
+                self._note_failure(error)
             except Exception:
                 logger.exception("a step could not be walked; its claim will run out and it will be tried again")
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
+
+    def _note_failure(self, error: StoreError) -> None:
+        """Say it once, and remember since when it has been so."""
+        with self._lock:
+            if self._store_failure is None:
+                self._store_failure = (time.monotonic(), error)
+                logger.warning("the store failed; trying again: %s", error)
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
         with self._lock:

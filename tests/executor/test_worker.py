@@ -199,6 +199,24 @@ def test_a_store_that_is_away_for_a_while(store: SqliteStore, tmp_path: Path, ca
     assert "a step could not be walked" in caplog.text
 
 
+class Away(SqliteStore):
+    """A store from which nothing can be claimed."""
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        raise StoreError("The store is away.")
+
+
+def test_a_store_that_stays_away_is_told_to_those_who_wait(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executor.worker.PATIENCE_SECONDS", 0.0)
+    play = start(store, HELD, tmp_path, origin="service")
+    away = Away(str(store.path))
+    with working(away, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
+        worker.wait_until_finished(play.tenant, play.id)
+    away.close()
+
+
 def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -> None:
     """The plan is all a new worker needs, in whatever process it is."""
     play = start(store, HELD.replace("cat gate", "echo x >> f"), tmp_path)
