@@ -42,27 +42,31 @@ class SqliteFile:
             raise
 
     def close(self) -> None:
-        with self._connecting:
-            for connection in self._connections.values():
-                connection.close()
-            self._connections.clear()
-        self._local = threading.local()
+        """Close the connections of this thread and of those that have ended. Another thread may be in the middle of a
+        query, and SQLite does not survive that; what it has open goes with the process.
+        """
+        self._close_unused(threading.current_thread())
+        self._local.__dict__.clear()
 
     def connection(self) -> sqlite3.Connection:
         """The connection of this thread."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            # Threads come and go with the load of a service; what they leave open would pile up.
+            self._close_unused()
             with self._connecting:
-                # Threads come and go with the load of a service; what they leave open would pile up.
-                for thread in [thread for thread in self._connections if not thread.is_alive()]:
-                    self._connections.pop(thread).close()
                 self._connections[threading.current_thread()] = db
             db.row_factory = sqlite3.Row
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
             self._local.db = db
         return db
+
+    def _close_unused(self, *done: threading.Thread) -> None:
+        with self._connecting:
+            for thread in [t for t in self._connections if t in done or not t.is_alive()]:
+                self._connections.pop(thread).close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,4 +147,22 @@ def test_a_dead_worker_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> 
     assert store.claim(run.id, Lease(alive, 1000.0), 2.0) is not None
     assert store.release_dead(run.id, 3.0) == 0
     assert store.claim(run.id, Lease(alive, 1000.0), 3.0) is None
+    store.close()
+
+
+def test_a_store_is_closed_under_a_thread_that_reads_it(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    reading, closed = threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not closed.is_set():
+            store.next_due("service")
+            reading.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    reading.wait()
+    store.close()
+    closed.set()
+    thread.join()
     store.close()
