@@ -241,6 +241,7 @@ def _limits(_: str) -> str:
         ("a playbook", f"{read.MAX_BYTES // mib} MiB of text, {read.MAX_DEPTH} levels deep", "NP004"),
         ("what aliases expand to", f"{read.MAX_ALIASED_NODES:,} nodes", "NP005"),
         ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
+        ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
         ("one template", f"{templates.MAX_SOURCE // 1024} KiB, {templates.MAX_NODES:,} nodes", "NP405"),
         ("a text that an expression makes", f"{sandbox.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),

@@ -35,6 +35,7 @@ RESERVED = frozenset(
     ]
 )
 MAX_NAME = 100
+MAX_TASK_DEPTH = 32
 
 
 def check_names(subject: Subject) -> None:
@@ -43,6 +44,7 @@ def check_names(subject: Subject) -> None:
     _bound_names(subject)
     _references(subject)
     _task_circles(subject)
+    _task_depth(subject)
     _unused_tasks(subject)
 
 
@@ -176,6 +178,14 @@ def _task_circles(subject: Subject) -> None:
             path = [source for source, _ in nx.find_cycle(calls.subgraph(circle), first)]
             message = f"tasks call each other in a circle: {' → '.join([*path, path[0]])}"
             subject.diagnostics.add("NP108", message, subject.name_span(subject.names.tasks[first]))
+
+
+def _task_depth(subject: Subject) -> None:
+    """Tasks are performed by recursion, so how deep they call each other is bounded."""
+    calls = subject.task_calls
+    if nx.is_directed_acyclic_graph(calls) and len(path := nx.dag_longest_path(calls)) > MAX_TASK_DEPTH:
+        message = f"tasks call each other {len(path):,} deep; at most {MAX_TASK_DEPTH} are allowed"
+        subject.diagnostics.add("NP701", message, subject.name_span(subject.names.tasks[path[0]]))
 
 
 def _unused_tasks(subject: Subject) -> None:

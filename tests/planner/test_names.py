@@ -178,3 +178,10 @@ def test_what_follows_from_a_broken_step_is_not_reported() -> None:
         - {{name: c, run: [{OK}]}}
     """
     assert [code for code, _ in findings(text)] == ["NP012"]
+
+
+@pytest.mark.parametrize(("depth", "codes"), [(32, []), (33, ["NP701"])])
+def test_tasks_call_each_other_so_deep_and_no_deeper(depth: int, codes: list[str]) -> None:
+    calls = "".join(f"  t{n}: [t{n + 1}]\n" for n in range(1, depth))
+    text = f"tasks:\n{calls}  t{depth}: [{OK}]\nsteps: [{{name: a, run: [t1]}}]\n"
+    assert [code for code, _ in findings(text)] == codes
