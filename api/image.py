@@ -22,7 +22,7 @@ def image(dot: str, format: str) -> bytes:
     scripts = sysconfig.get_path("scripts")
     program = shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
     if program is None:
-        raise NoGraphvizError(f"drawing {format} needs Graphviz: pip install 'noetl[graph]'")
+        raise NoGraphvizError(f"drawing {format} needs Graphviz, which the extra `graph` of this installation brings")
     try:
         drawn = subprocess.run(
             [program, f"-T{format}"], input=dot.encode(), capture_output=True, check=True, timeout=_LIMIT_SECONDS

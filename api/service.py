@@ -265,7 +265,7 @@ def _step_status(run: Run, visit: Visit | None, visits: int) -> dict[str, Any]:
 
 
 def _was_entered(visit: Visit) -> bool:
-    return visit.started_at is not None or visit.attempt > 1
+    return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
 
 
 def _word(run: Run, visit: Visit) -> str:

@@ -106,7 +106,7 @@ def client(service: str, region: str | None = None) -> Any:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        message = "AWS needs the package boto3: pip install 'noetl[aws]'"
+        message = "AWS needs the package boto3, which the extra `aws` of this installation brings"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     # An invocation that was not heard of again may be under way: it is not begun anew.
     acts = service == "lambda"

@@ -141,7 +141,7 @@ class Performance:
                     return
                 at = first + index
                 local = {loop.name: item, "loop": _position_in_loop(at, total)}
-                outcome = one(scope.copy(local), f"{position}[{at}]")
+                outcome = _numbered(one(scope.copy(local), f"{position}[{at}]"), at, total)
                 with lock:
                     outcomes[index] = outcome
                     if not outcome.success and not loop.forgiving:
@@ -252,7 +252,7 @@ class Performance:
         lookup = scope.lookup(position, args)
         parameters = render_parameters(catalogue()[action.type], action.parameters, lookup)
         labels = {"run": scope.run.id, "step": scope.visit.step, "visit": scope.visit.number}
-        call = Call(parameters, scope.idempotency_key(position), deadline, self.capabilities, labels)
+        call = Call(parameters, scope.idempotency_key(position), deadline, self.capabilities, labels, _logged(labels))
         call.remaining_seconds()
         try:
             return handler(action.type)(call)
@@ -319,8 +319,26 @@ def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
     return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
 
 
+def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:
+    """The outcome, whose failure says which item it is of."""
+    if outcome.success or outcome.error is None:
+        return outcome
+    message = f"item {index + 1:,} of {total:,}: {outcome.error['message']}"
+    return replace(outcome, error=outcome.error | {"message": message})
+
+
 def _position_in_loop(index: int, length: int) -> dict[str, Any]:
     return {"index": index + 1, "index0": index, "first": index == 0, "last": index == length - 1, "length": length}
+
+
+def _logged(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:
+    """Writes what a playbook logs, with what tells its run from others."""
+
+    def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
+        number = logging.getLevelNamesMapping()[level.upper()]
+        logging.getLogger("noetl.playbook").log(number, message, extra={"fields": fields, "labels": labels})
+
+    return log
 
 
 def _evaluate(text: str, lookup: Lookup, what: str) -> Any:

@@ -181,7 +181,8 @@ def choose(
             return Choice(outcome, failed, _first_true(step, outcome, failed, refused, test))
         except GuardFailed as problem:
             was_guard = outcome.error is not None and outcome.error["type"] == "GuardError"
-            guard_error = error_record(visit, "GuardError", problem.message)
+            earlier = None if outcome.error is None else {"error": outcome.error}
+            guard_error = error_record(visit, "GuardError", problem.message, details=earlier)
             outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
             if failed and was_guard:
                 break

@@ -84,7 +84,7 @@ class Walker:
             else:
                 return self._step(claim)
         except FencedError:
-            logger.info("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
+            logger.debug("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
         return None
 
     def _step(self, claim: Claim) -> Claim | None:
@@ -251,7 +251,9 @@ class Walker:
         """The scope of the step that runs last: every name as it stands, and the ending to come."""
         run = self._fresh(claim)
         visits = [visit for visit in self.store.saved(run.id) if visit.id != claim.visit.id]
-        ending_to_come = {"status": ending(run.stop, run.failed_branches).value, "error": run.error}
+        status = ending(run.stop, run.failed_branches)
+        error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
+        ending_to_come = {"status": status.value, "error": error}
         saved = dict(claim.visit.saved)
         return Scope(run, claim.visit, _last_names(visits), _last_steps(visits), saved, ending=ending_to_come)
 
@@ -286,8 +288,7 @@ class Walker:
         told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
         errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
         if status is RunStatus.TIMED_OUT:
-            timeout = error_record(claim.visit, "Timeout", "the run did not end in time")
-            errors.insert(0, timeout | {"step": None})
+            errors.insert(0, _timeout(claim.visit))
         result = None
         if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
             result, problems = self._result(replace(claim, run=run))
@@ -323,6 +324,11 @@ class Paused(Exception):
     def __init__(self, pause: Pause) -> None:
         super().__init__()
         self.pause = pause
+
+
+def _timeout(visit: Visit) -> ErrorRecord:
+    """Why a run that is out of time ends."""
+    return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}
 
 
 def _bounded(step: Step, commit: Commit, run: Run, now: float) -> Commit:

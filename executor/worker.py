@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from executor.actions.action import Capabilities
 from executor.errors import SettingError, StoreError
@@ -87,13 +88,29 @@ class Worker:
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
-        """Claim nothing more. With `drain`, return when the steps at work are committed or the time is over."""
+        """Claim nothing more. With `drain`, return when the steps at work are committed or the time is over; without, give
+        their claims back, so that whoever comes next begins them anew at once.
+        """
         self._stopping.set()
         self._store.work.announce()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
+        if not drain:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        with self._lock:
+            held = list(self._held.values())
+        for claim in held:
+            run, visit = claim.run, claim.visit
+            # What may be done once only has been begun, and that must not be forgotten.
+            with suppress(StoreError):
+                counts = (
+                    not visit.step.startswith("@") and self._store.plan_step(run.plan_hash, visit.step).at_most_once
+                )
+                self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
         """The run once it has ended, or as it is when the time is over."""

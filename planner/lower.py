@@ -10,7 +10,8 @@ import networkx as nx
 
 from planner import playbook
 from planner.checks.data_flow import inferred_inputs
-from planner.checks.subject import Subject, called_tasks, is_error_aware, saved_names
+from planner.checks.subject import Subject, is_error_aware
+from planner.entries import called_tasks, saved_names
 from planner.joins import ROOT
 from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on
 from planner.plan import ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work

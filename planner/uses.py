@@ -10,6 +10,7 @@ from typing import Any
 from planner.catalogue import Catalogue, Parameter
 from planner.diagnostics import Diagnostics
 from planner.document import Document
+from planner.entries import saved_names
 from planner.playbook import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
 from planner.templates import Template, TemplateProblem, has_template, parse
 
@@ -89,7 +90,7 @@ class _Finder:
             yield from self.uses(self.entry(entry, frozenset()), Place.WORK, task=task.name)
 
     def step(self, step: Step) -> Iterator[Use]:
-        local = _bound_by(step.loop) if step.loop else frozenset()
+        local = _bound_by(step.loop) | {n for n, _ in saved_names(step.run or ())} if step.loop else frozenset()
         name = step.name
         if step.loop:
             yield from self.uses(_texts(step.loop.items, (*step.path, "loop", "items")), Place.WORK, name)

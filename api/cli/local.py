@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def _walk(store: Store, service: Service, run: Run, *, quiet: bool) -> Run:
     worker = _worker(store, run)
     if not quiet:
         say(f"run {run.id} of {run.playbook}")
+    terminated = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Progress(quiet=quiet) as progress:
             worker.start()
@@ -80,6 +82,13 @@ def _walk(store: Store, service: Service, run: Run, *, quiet: bool) -> Run:
         worker.stop(drain=False)
         say(f"interrupted; `noetl runs resume {run.id}` goes on with the run")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Being asked to end is being interrupted."""
+    raise KeyboardInterrupt
 
 
 def _show_news(service: Service, run_id: str, cursor: str | None, progress: Progress) -> str | None:

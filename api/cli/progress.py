@@ -40,6 +40,7 @@ class Progress:
         self._log = _LogLines(self._console, logging.ERROR if quiet else logging.INFO)
         self._running: dict[tuple[str, int], float] = {}
         self._announced: set[tuple[str, int]] = set()
+        self._taken: dict[tuple[str, int], Event] = {}
         self._loops: dict[tuple[str, int], Counts] = {}
 
     def __enter__(self) -> Self:
@@ -65,11 +66,13 @@ class Progress:
         if self._quiet:
             return
         events = list(events)
-        targets = {_visit(e): e["payload"] for e in events if e["type"] == "step.transition"}
         for event in events:
             if (event["step"] or "").startswith(_OURS):
                 continue
             match event["type"]:
+                case "step.transition":
+                    self._taken[_visit(event)] = event["payload"]
+                    continue
                 case "step.started":
                     self._running.setdefault(_visit(event), time.monotonic())
                     continue
@@ -80,7 +83,7 @@ class Progress:
                     self._running.pop(_visit(event), None)
             if event["type"] in ("step.completed", "step.failed"):
                 self._loops.pop(_visit(event), None)
-            if (line := describe(event, targets.get(_visit(event)))) is not None:
+            if (line := describe(event, self._taken.pop(_visit(event), None))) is not None:
                 self._console.print(line)
         self._announce_slow()
 

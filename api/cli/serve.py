@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,11 +81,18 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_whose(record),
             "fields": getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _whose(record: logging.LogRecord) -> dict[str, Any]:
+    """The run and step that a playbook's own line comes from."""
+    labels = getattr(record, "labels", None)
+    return {} if labels is None else {"workflow_id": labels["run"], "step": labels["step"], "visit": labels["visit"]}
 
 
 def _address(listener: socket.socket) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import selectors
 import signal
@@ -118,11 +119,25 @@ def run(
     return Finished(process.returncode, **{name: bytes(data) for name, data in output.items()})
 
 
+_running: set[_Group] = set()
+
+
+@atexit.register
+def end_all() -> None:
+    """Afterwards no command that this process has started runs any more: none outlives an interruption."""
+    groups = list(_running)
+    for group in groups:
+        group.ask()
+    for group in groups:
+        group.end(_GRACE_SECONDS)
+
+
 class _Group:
     """A process and all that it starts."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        _running.add(self)
         self._has_ended = threading.Event()
         self._ended_at = 0.0
         self._watcher = threading.Thread(target=self._watch, name=f"watch-{process.pid}", daemon=True)
@@ -135,6 +150,7 @@ class _Group:
         self._has_ended.set()
         self._signal(signal.SIGKILL)
         self._process.wait()
+        _running.discard(self)
 
     @property
     def is_long_gone(self) -> bool:
@@ -144,6 +160,11 @@ class _Group:
     def wait(self, seconds: float) -> bool:
         """Whether it ended within that time."""
         return self._has_ended.wait(seconds)
+
+    def ask(self) -> None:
+        """Ask it to end, and do not wait for that."""
+        if not self._has_ended.is_set():
+            self._signal(signal.SIGTERM)
 
     def end(self, grace_seconds: float) -> None:
         """Afterwards nothing of the group runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from executor.actions.action import Call
+from executor.secrets import scrub
 from executor.values import text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
@@ -21,4 +22,4 @@ DECLARATION = ActionDeclaration(
 
 def perform(call: Call) -> None:
     level = call.parameters.get("level", "info").lower()
-    call.log(level, text_of(call.parameters["message"]), call.parameters.get("fields", {}))
+    call.log(level, scrub(text_of(call.parameters["message"])), scrub(call.parameters.get("fields", {})))

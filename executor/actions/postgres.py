@@ -87,7 +87,7 @@ def perform(call: Call) -> Any:
     try:
         import psycopg
     except ImportError:
-        message = "`postgres` needs the package psycopg: pip install noetl[postgres]"
+        message = "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     work = _work(call)
     try:

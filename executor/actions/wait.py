@@ -33,8 +33,10 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
         if "seconds" in parameters:
             return now + seconds_of(parameters["seconds"])
         until = datetime.fromisoformat(parameters["until"])
-    except ValueError as problem:
-        raise ActionError("ParameterError", str(problem), retryable=False) from None
+    except ValueError:
+        name, value = next(iter(parameters.items()))
+        what = "a duration" if name == "seconds" else "a time such as 2026-12-01T06:00:00Z"
+        raise ActionError("ParameterError", f"`{name}` is {value!r}; it must be {what}", retryable=False) from None
     return (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp()
 
 

@@ -27,5 +27,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
 
         return SqliteStore(rest[1:], create=create)
     if scheme in ("postgres", "postgresql", "dynamodb"):
-        raise SettingError(f"NOETL_STORE: stores of the kind `{scheme}://` are not supported yet.")
-    raise SettingError(f"NOETL_STORE is {url!r}; a store is written `sqlite:///PATH`, for example {DEFAULT_URL}.")
+        raise SettingError(f"Stores of the kind `{scheme}://` (NOETL_STORE, or --store) are not supported yet.")
+    raise SettingError(
+        f"The store (NOETL_STORE, or --store) is {url!r}; it is written `sqlite:///PATH`, for example {DEFAULT_URL}."
+    )

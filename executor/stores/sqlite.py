@@ -208,6 +208,15 @@ class SqliteStore:
             )
             return changed.rowcount == 1
 
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        query = (
+            "update visits set due_at = ?, fence = fence + 1, claims = claims - ? where run_id = ? and id = ? and fence = ?"
+            " and status = 'running'"
+        )
+        with self._transaction() as db:
+            db.execute(query, (now, 0 if counts else 1, run_id, visit_id, fence))
+        self.work.announce(1)
+
     def release_dead(self, queue: str, now: float) -> int:
         query = f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running' and due_at > ?"
         dead = [row["worker"] for row in self.file.all(query, queue, now) if is_dead(row["worker"])]
@@ -326,10 +335,11 @@ class SqliteStore:
             ends = (END, DEADLINE, self._header(run.plan_hash).last_step)
             db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
             due = db.execute(
-                "update visits set status = 'ready', attempt = 1, claims = 0, due_at = ?, started_at = null, finished_at ="
-                " null, \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
+                "update visits set status = 'ready', attempt = 1, claims = 0, started_at = null, finished_at = null, due_at ="
+                " case when status = 'parked' then max(due_at, ?) else ? end,"
+                " \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
                 " ('open', 'ended'))",
-                (now, run_id),
+                (now, now, run_id),
             )
             resumed = run_of(row)
             if due.rowcount == 0:

@@ -108,6 +108,12 @@ class Store(Protocol):
         """Prolong a claim; False when it has been lost."""
         ...
 
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        """Give up a claim whose work is abandoned on purpose: the visit is due at once, and a commit that still comes is
+        refused. Unless it `counts`, the claim is taken as not made. A claim that has been lost is left alone.
+        """
+        ...
+
     def release_dead(self, queue: str, now: float) -> int:
         """Make the visits of workers that are known to be dead due at once; how many there were."""
         ...

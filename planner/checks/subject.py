@@ -12,9 +12,10 @@ import networkx as nx
 from planner.catalogue import Catalogue
 from planner.diagnostics import Diagnostics, Label, Severity, Span
 from planner.document import Document
+from planner.entries import called_tasks, saved_names
 from planner.graph import Flow, Names
 from planner.joins import Joins, find_joins
-from planner.playbook import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
+from planner.playbook import Case, Entry, Path, Playbook, Step, Task, TaskEntry
 from planner.templates import TemplateProblem, parse
 from planner.uses import Use
 
@@ -96,7 +97,7 @@ class Subject:
     def produced(self) -> Mapping[str, Path]:
         """Every name that `as` or `set` saves somewhere, with the first place where one does."""
         found: dict[str, Path] = {}
-        for run in self._runs():
+        for run in self._saving():
             for name, path in saved_names(run):
                 found.setdefault(name, path)
         return found
@@ -116,27 +117,14 @@ class Subject:
             for case in step.rule or ():
                 yield case.run
 
-
-def called_tasks(run: Iterable[Entry]) -> Iterable[str]:
-    """The names that entries call as tasks, in the order written; a name may turn out to be a step's."""
-    for entry in run:
-        if isinstance(entry, TaskEntry):
-            yield entry.task
-        elif isinstance(entry, str):
-            yield entry
-
-
-def saved_names(run: Iterable[Entry]) -> Iterable[tuple[str, Path]]:
-    """The names that entries themselves save, with the places where they are written."""
-    for entry in run:
-        if not isinstance(entry, ActionEntry | TaskEntry):
-            continue
-        if entry.as_ is not None:
-            yield entry.as_, (*entry.path, "as")
-        if isinstance(entry, ActionEntry) and entry.action == "set" and entry.loop is None:
-            values = entry.parameters.get("set")
-            for name in values if isinstance(values, dict) else ():
-                yield name, (*entry.path, "set", name)
+    def _saving(self) -> Iterable[list[Entry]]:
+        """The runs whose names can be read behind them: what is saved inside a loop of a step is local to the item."""
+        for task in self.playbook.tasks:
+            yield task.run
+        for step in self.playbook.steps:
+            yield [] if step.loop is not None else step.run or []
+            for case in step.rule or ():
+                yield case.run
 
 
 def is_error_aware(case: Case) -> bool:

@@ -94,7 +94,7 @@ def test_git_passes_over_a_folder_made_for_a_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["", "sqlite:", "sqlite://", "sqlite:///", "noetl.db", "mysql://x", "sqlite://x.db"])
 def test_urls_that_are_not_of_a_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_STORE", url or "nothing")
-    with pytest.raises(SettingError, match="NOETL_STORE is"):
+    with pytest.raises(SettingError, match="NOETL_STORE, or --store"):
         open_store()
 
 

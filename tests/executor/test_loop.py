@@ -70,7 +70,7 @@ class TestActions:
               - {action: fail, if: "{{ item == 2 }}", message: "no {{ item }}", loop: {items: [1, 2, 3]}}
         """
         play = Play(store, text).finish()
-        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["no 2"])
+        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 2 of 3: no 2"])
         (progress,) = (e.payload for e in play.events if e.type == "loop.progress")
         assert (progress["done"], progress["failed"], progress["total"]) == (2, 1, 3)
 
@@ -147,7 +147,7 @@ class TestSteps:
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
     def test_a_failed_item_fails_the_step(self, store: SqliteStore, spread: str) -> None:
         play = Play(store, self.TEXT % (spread, "false")).finish()
-        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["four"])
+        assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 5 of 7: four"])
 
     @pytest.mark.parametrize(("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")])
     def test_a_resumed_loop_goes_on_with_the_batch_that_failed(

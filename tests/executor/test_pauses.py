@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from executor.actions.action import Call
+from executor.records import RunStatus
 from executor.stores.sqlite import SqliteStore
 from tests.plays import LEASE_SECONDS, Clock, Play
 
@@ -61,6 +62,15 @@ class TestWait:
         monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
         assert Play(store, text).finish().errors == ["FunctionFailed"]
+
+    def test_a_resumed_wait_is_as_long_as_it_was(self, store: SqliteStore) -> None:
+        play = Play(store, WAIT % "seconds: 90", clock=Clock(0.0))
+        play.walk_one()
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        play.finish()
+        play.clock.pass_(10)
+        play.resume().finish()
+        assert (play.status, play.clock()) == ("succeeded", 90.0)
 
     def test_a_cancelled_wait_does_not_go_on(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90")

@@ -199,6 +199,21 @@ def test_a_store_that_is_away_for_a_while(store: SqliteStore, tmp_path: Path, ca
     assert "a step could not be walked" in caplog.text
 
 
+@pytest.mark.parametrize(("delivery", "claims"), [("at_least_once", 0), ("at_most_once", 1)])
+def test_what_is_abandoned_on_purpose_can_be_begun_anew_at_once(
+    store: SqliteStore, tmp_path: Path, gate: Path, delivery: str, claims: int
+) -> None:
+    text = HELD.replace("{name: a,", f"{{name: a, delivery: {delivery},")
+    play = start(store, text, tmp_path, origin="service")
+    with working(store, tmp_path, threads=1, lease=30.0) as worker, gate.open("w") as writer:
+        worker.stop(drain=False)
+        (visit,) = store.visits(play.id)
+        assert (visit.claims, visit.due_at <= time.time()) == (claims, True)
+        writer.write("go")
+    (visit,) = store.visits(play.id)
+    assert visit.status == "running", "its commit was refused"
+
+
 class Away(SqliteStore):
     """A store from which nothing can be claimed."""
 

@@ -312,7 +312,7 @@ def test_a_connection_string_that_cannot_be_read_is_not_repeated() -> None:
 
 def test_the_driver_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ActionError, match=r"pip install noetl\[postgres\]"):
+    with pytest.raises(ActionError, match=r"the extra `postgres`"):
         perform("postgres", connection="postgresql://127.0.0.1/x", query="select 1")
 
 

@@ -9,6 +9,7 @@ import pytest
 from executor.actions import log
 from executor.actions.action import Call
 from executor.errors import ActionError
+from executor.secrets import resolve
 from tests.calls import perform
 
 
@@ -45,3 +46,15 @@ def test_what_is_not_executed_yet_says_so(action_type: str) -> None:
 
     with pytest.raises(ActionError, match="not supported yet"):
         handler(action_type)(Call({}, "key", time.monotonic() + 1))
+
+
+def test_a_log_line_has_stars_for_what_was_revealed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse-battery")
+    resolve("TOKEN")
+    caplog.set_level("INFO", "noetl.playbook")
+    text = "it is correct-horse-battery"
+    log.perform(Call({"message": text, "fields": {"seen": text}}, "key", time.monotonic() + 10))
+    (record,) = caplog.records
+    assert (record.getMessage(), record.fields) == ("it is ***", {"seen": "it is ***"})  # type: ignore[attr-defined]
