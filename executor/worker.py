@@ -151,9 +151,9 @@ class Worker:
                 self._store.work.wait(seen, self._idle_seconds())
 
     def _note_failure(self, error: StoreError) -> None:
-        """Say it once, and remember since when it has been so."""
+        """Say it once, and remember since when it has been so. Of a worker that is stopping the store may be closed."""
         with self._lock:
-            if self._store_failure is None:
+            if self._store_failure is None and not self._stopping.is_set():
                 self._store_failure = (time.monotonic(), error)
                 logger.warning("the store failed; trying again: %s", error)
 

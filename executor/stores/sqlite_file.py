@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from executor.errors import StoreError
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
 
 
 class SqliteFile:
@@ -26,7 +28,7 @@ class SqliteFile:
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
         self._local = threading.local()
-        self._connections: dict[threading.Thread, sqlite3.Connection] = {}
+        self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
         self._writing = threading.Lock()
         if not create and not self.path.exists():
@@ -42,38 +44,46 @@ class SqliteFile:
             raise
 
     def close(self) -> None:
-        """Close the connections of this thread and of those that have ended. Another thread may be in the middle of a
-        query, and SQLite does not survive that; what it has open goes with the process.
+        """Close every connection. One that a thread has in use is waited for, and left to it when that takes long: SQLite
+        does not survive that a connection is closed in the middle of a query.
         """
-        self._close_unused(threading.current_thread())
+        self._close(lambda _: True)
         self._local.__dict__.clear()
 
     def connection(self) -> sqlite3.Connection:
         """The connection of this thread."""
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
+        return self._held().db
+
+    def _held(self) -> _Connection:
+        held: _Connection | None = getattr(self._local, "held", None)
+        if held is None:
             db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            held = _Connection(db)
             # Threads come and go with the load of a service; what they leave open would pile up.
-            self._close_unused()
+            self._close(lambda thread: not thread.is_alive())
             with self._connecting:
-                self._connections[threading.current_thread()] = db
+                self._connections[threading.current_thread()] = held
             db.row_factory = sqlite3.Row
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = full")
-            self._local.db = db
-        return db
+            self._local.held = held
+        return held
 
-    def _close_unused(self, *done: threading.Thread) -> None:
+    def _close(self, which: Callable[[threading.Thread], bool]) -> None:
         with self._connecting:
-            for thread in [t for t in self._connections if t in done or not t.is_alive()]:
-                self._connections.pop(thread).close()
+            for thread in [thread for thread in self._connections if which(thread)]:
+                connection = self._connections.pop(thread)
+                if connection.in_use.acquire(timeout=PATIENCE_SECONDS):
+                    connection.db.close()
+                    connection.in_use.release()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, the only one at its time."""
         try:
-            db = self.connection()
-            with self._writing:
+            held = self._held()
+            db = held.db
+            with self._writing, held.in_use:
                 db.execute("begin immediate")
                 try:
                     yield db
@@ -88,7 +98,9 @@ class SqliteFile:
     def all(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """The rows that a query finds."""
         try:
-            return self.connection().execute(query, values).fetchall()
+            held = self._held()
+            with held.in_use:
+                return held.db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
@@ -113,6 +125,14 @@ class SqliteFile:
                 f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}."
             )
             raise StoreError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What a thread has open, and whether it is in the middle of using it."""
+
+    db: sqlite3.Connection
+    in_use: threading.RLock = field(default_factory=threading.RLock)
 
 
 def _make_folder(folder: Path) -> None:
