@@ -191,6 +191,7 @@ class Performance:
         name = item.task if isinstance(item, TaskCall) else item.type
         lookup = scope.lookup(position, args)
         try:
+            _check_time(self.deadline)
             if item.condition is not None and not is_true(_evaluate(item.condition, lookup, "if")):
                 return Outcome(action=name, skipped=True)
             if isinstance(item, TaskCall):
@@ -339,6 +340,11 @@ def _logged(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]]
         logging.getLogger("noetl.playbook").log(number, message, extra={"fields": fields, "labels": labels})
 
     return log
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise ActionError("Timeout", "the action ran out of time")
 
 
 def _evaluate(text: str, lookup: Lookup, what: str) -> Any:

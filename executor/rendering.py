@@ -184,6 +184,10 @@ def _guarded(template: Template, parameter: Parameter | None, lookup: Lookup, ev
     except EvaluationError as error:
         if missing and error.type == "UndefinedName":
             raise missing[0] from error
+        if "secrets" in template.names or ("args" in template.names and error.type == "TemplateError"):
+            # What went wrong may quote the value.
+            message = "a value that may hold a secret cannot be made here; the details are withheld"
+            raise ActionError(error.type, message, retryable=False) from None
         raise ActionError(error.type, error.message, retryable=False) from error
 
 

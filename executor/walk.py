@@ -295,7 +295,12 @@ class Walker:
             errors += problems
             if problems and status is RunStatus.SUCCEEDED:
                 status = RunStatus.COMPLETED_WITH_ERRORS
-        self.store.finish(claim, status, scrub(result), scrub(errors), self.clock())
+        result, errors = scrub(result), scrub(errors)
+        try:
+            self.store.finish(claim, status, result, errors, self.clock())
+        except PayloadTooLargeError as problem:
+            too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
+            self.store.finish(claim, RunStatus.FAILED, None, [too_large], self.clock())
 
     def _result(self, claim: Claim) -> tuple[dict[str, Any], list[ErrorRecord]]:
         """The result of a run, and an error for each entry of `output` that has no value."""

@@ -50,6 +50,7 @@ class Document:
         self.text = text
         self.data = data
         self._root = root
+        self._last_offsets: tuple[Any, tuple[list[int], list[int]]] | None = None
 
     def span(self, path: Path) -> Span:
         """Where the value stands; its first line, when it has several. An empty value stands where its key does."""
@@ -72,7 +73,7 @@ class Document:
         whole value for anything that is not a scalar.
         """
         _, place = self._find(path)
-        starts, ends = ([], []) if place is None or isinstance(place, Collection) else _offsets(self.text, place)
+        starts, ends = ([], []) if place is None or isinstance(place, Collection) else self._offsets_of(place)
         if not starts:
             return self.span(path)
         start = min(max(start, 0), len(starts))
@@ -80,6 +81,12 @@ class Document:
         beyond = ends[min(end, len(ends)) - 1] if end > start else first
         mark = place.start_mark
         return Span(*position(self.text, first, mark), *position(self.text, beyond, mark))
+
+    def _offsets_of(self, place: Any) -> tuple[list[int], list[int]]:
+        """Of one scalar many words are asked for, one after the other."""
+        if self._last_offsets is None or self._last_offsets[0] is not place:
+            self._last_offsets = (place, _offsets(self.text, place))
+        return self._last_offsets[1]
 
     def _find(self, path: Path) -> tuple[Any, Any]:
         key, place = None, self._root

@@ -135,7 +135,7 @@ class Step(Model):
     loop: Loop | None = None
     repeat: Repeat | None = None
     join: Literal["all", "any", "each"] = "all"
-    max_visits: Annotated[int, Field(ge=1)] | None = None
+    max_visits: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -28,11 +30,17 @@ MAX_TEXT = 8 * 1024 * 1024
 MAX_ITEMS = 1_000_000
 BUDGET = 64 * 1024 * 1024
 LOOP_ROUND = 32
+LIST_ITEM = 8
+CPU_SECONDS = 3.0
+MAX_PATTERN = 1_000
+MAX_REPETITIONS = 10_000
 MAX_INTEGER_BITS = 4096
 REGEX_SECONDS = 1.0
 
 LOOP_ITEMS = "noetl bounded"
 CONCATENATE = "noetl concatenate"
+WEIGHED = "noetl weighed"
+BUILT = "noetl built"
 
 
 class LimitExceeded(TemplateRuntimeError):
@@ -57,6 +65,7 @@ _spent = threading.local()
 def start_budget() -> None:
     """Give the evaluation that follows on this thread its full budget."""
     _spent.units = 0
+    _spent.until = time.thread_time() + CPU_SECONDS
 
 
 def charge(units: int) -> None:
@@ -68,6 +77,8 @@ def charge(units: int) -> None:
     _spent.units = getattr(_spent, "units", 0) + units
     if _spent.units > BUDGET:
         raise LimitExceeded("the expression makes too much data")
+    if time.thread_time() > getattr(_spent, "until", math.inf):
+        raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
 
 
 def _text(length: int) -> None:
@@ -123,12 +134,27 @@ def measure(value: Any, indent: int = 0) -> None:
             inner = item
         for part in inner:
             size += 1 + indent * (depth + 1)
+            if size % 4096 == 0:
+                charge(0)
             if size > MAX_TEXT:
                 break
             stack.append((part, depth + 1))
         if size > MAX_TEXT:
             break
     _text(size)
+
+
+def weighed(value: Any) -> Any:
+    """A value that is about to be compared, charged for its length."""
+    if isinstance(value, str | list | tuple | Mapping):
+        charge(len(value))
+    return value
+
+
+def built(value: Any) -> Any:
+    """A list or object that an expression has made, with all that is in it charged for: parts may be shared many times."""
+    measure(value)
+    return value
 
 
 def measured_text(value: Any) -> str:
@@ -347,7 +373,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for type_, names in _METHODS:
             if isinstance(obj, type_):
                 if attribute in names:
-                    return getattr(obj, attribute)
+                    found = getattr(obj, attribute)
+                    return _charged_method(obj, found) if isinstance(obj, str | list | tuple) else found
                 break
         return self.undefined(obj=obj, name=attribute)
 
@@ -363,6 +390,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         return _OPERATORS[operator](left, right)
+
+
+def _charged_method(obj: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method of a text or list, which reads all of it and may make as much again."""
+
+    def charged(*args: Any) -> Any:
+        charge(len(obj))
+        result = method(*args)
+        if isinstance(result, list | tuple):
+            charge(LIST_ITEM * len(result))
+        elif isinstance(result, str):
+            charge(len(result))
+        return result
+
+    return charged
 
 
 def _range(*bounds: int) -> range:
@@ -524,6 +566,7 @@ def _sha256(value: str) -> str:
 
 def _regex_search(text: str, pattern: str) -> Any:
     """The first match: its groups as a list, or the whole match when the pattern has no groups, or none."""
+    _check_pattern(pattern)
     import regex
 
     try:
@@ -536,6 +579,7 @@ def _regex_search(text: str, pattern: str) -> Any:
 
 
 def _regex_replace(text: str, pattern: str, replacement: str = "") -> str:
+    _check_pattern(pattern)
     import regex
 
     try:
@@ -544,6 +588,13 @@ def _regex_replace(text: str, pattern: str, replacement: str = "") -> str:
         return regex.sub(pattern, replacement, text, timeout=REGEX_SECONDS)
     except (regex.error, TimeoutError) as problem:
         raise _regex_problem(pattern, problem) from None
+
+
+def _check_pattern(pattern: str) -> None:
+    """Compiling a pattern is not under its time limit, so its size is bounded, with bounded repetitions written out."""
+    repetitions = math.prod(max(int(number), 1) for number in re.findall(r"(\d+)\s*\}", pattern)[:100])
+    if len(pattern) > MAX_PATTERN or repetitions > MAX_REPETITIONS:
+        raise LimitExceeded("the pattern is too large")
 
 
 def _regex_problem(pattern: str, problem: Exception) -> Exception:
@@ -582,6 +633,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "strftime": _strftime,
     "sum": _sum,
     LOOP_ITEMS: loop_items,
+    WEIGHED: weighed,
+    BUILT: built,
     CONCATENATE: concatenate,
 }
 

@@ -20,11 +20,13 @@ from jinja2.runtime import Undefined
 
 from planner.sandbox import (
     ALLOWED_NODES,
+    BUILT,
     CONCATENATE,
     FUNCTIONS,
     LOOP_ITEMS,
     MAX_INTEGER_BITS,
     MAX_TEXT,
+    WEIGHED,
     Identifier,
     LimitExceeded,
     Raw,
@@ -449,10 +451,20 @@ def _charged(node: nodes.Node) -> nodes.Node:
             setattr(node, field, [_charged(item) if isinstance(item, nodes.Node) else item for item in value])
     if isinstance(node, nodes.For):
         node.iter = nodes.Filter(node.iter, LOOP_ITEMS, [], [], None, None, lineno=node.lineno)
+    if isinstance(node, nodes.Compare):
+        node.expr = _through(WEIGHED, node.expr)
+        for operand in node.ops:
+            operand.expr = _through(WEIGHED, operand.expr)
+    if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
+        return _through(BUILT, node)
     if isinstance(node, nodes.Concat):
         parts = nodes.List(node.nodes, lineno=node.lineno)
         return nodes.Filter(parts, CONCATENATE, [], [], None, None, lineno=node.lineno)
     return node
+
+
+def _through(name: str, node: nodes.Expr) -> nodes.Expr:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 def _compiled(tree: nodes.Template, pick: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], Any]:

@@ -275,6 +275,9 @@ class SqliteStore:
 
     def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
         run, visit = claim.run, claim.visit
+        result_text, errors_text = to_text(result), to_text(list(errors))
+        if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLargeError(f"the result of the run has more than {MAX_PAYLOAD_BYTES:,} bytes")
         with self._transaction() as db:
             _update_visit(db, replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now), None, None, parked=False)
             db.execute("delete from visits where run_id = ? and step = ?", (run.id, DEADLINE))
@@ -283,8 +286,8 @@ class SqliteStore:
                 " finished_at = ? where id = ? returning seq, started_at",
                 (
                     status,
-                    to_text(result),
-                    to_text(list(errors)),
+                    result_text,
+                    errors_text,
                     to_text_or_null(next(iter(errors), None)),
                     now,
                     run.id,

@@ -137,7 +137,7 @@ class Store(Protocol):
         errors: Sequence[ErrorRecord],
         now: float,
     ) -> None:
-        """Give a run its final status. Raises FencedError as `commit` does."""
+        """Give a run its final status. Raises FencedError and PayloadTooLargeError as `commit` does."""
         ...
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:

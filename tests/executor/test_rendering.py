@@ -227,3 +227,11 @@ def test_exactly_one_of_the_alternatives() -> None:
     for given in ({}, {"a": 1, "b": 2}):
         with pytest.raises(ActionError, match="exactly one of `a`, `b`"):
             check_kinds(declaration, given)
+
+
+@pytest.mark.parametrize("text", ["{{ secrets.TOKEN | to_datetime }}", "{{ {}[secrets.TOKEN | upper] }}"])
+def test_what_goes_wrong_with_a_secret_does_not_tell_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse")
+    with pytest.raises(ActionError) as caught:
+        render(text, Parameter((Kind.ANY,), "", secrets=True), {}.__getitem__)
+    assert "horse" not in caught.value.message.lower()

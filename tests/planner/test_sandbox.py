@@ -262,3 +262,21 @@ def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: 
     found = refused("{{ " + expression + " }}")
     assert found[0] == kind
     assert message in found[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% set a = [1, 1] %}{% set b = [1, 1] %}" + "{% set a = [a, a] %}{% set b = [b, b] %}" * 31 + "{{ a == b }}",
+        "{{ 'a' | regex_search('((((a{1000}){1000}){1000}){1000})') }}",
+        "{{ 'a' | regex_search('a|' * 5000) }}",
+        "{% for i in range(100000) %}{{ -1 in xs }}{% endfor %}",
+        "{% for i in range(100000) %}{{ text.count('ab') }}{% endfor %}",
+    ],
+    ids=["shared comparison", "nested repetitions", "long pattern", "membership", "methods"],
+)
+def test_work_that_would_not_end(text: str) -> None:
+    names = {"xs": list(range(100_000)), "text": "a" * 1_000_000}
+    with pytest.raises(EvaluationError) as caught:
+        parse(text).evaluate(names.__getitem__)
+    assert caught.value.type == "LimitExceeded"
