@@ -41,7 +41,7 @@ class _Lowering:
         self.read_by_step = self._reads()
         self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
         self._include_called(self.saved_by_task)
-        self.saved_by_step = {name: self._saved(step) for name, step in self.names.steps.items()}
+        self.saved_by_step = self._all_saved()
         marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
         self.handed_on = names_handed_on(self.flow, self.read_by_step, marks)
 
@@ -185,6 +185,21 @@ class _Lowering:
         calls = self.subject.task_calls
         for task in reversed(list(nx.topological_sort(calls))):
             by_task[task].update(*map(by_task.__getitem__, calls.successors(task)))
+
+    def _all_saved(self) -> dict[str, set[str]]:
+        """What each step saves. A task's names count for every step that calls it.
+
+        Raises:
+            TooManyNamesError: together they are more than may be handed on.
+        """
+        saved: dict[str, set[str]] = {}
+        total = 0
+        for name, step in self.names.steps.items():
+            saved[name] = self._saved(step)
+            total += len(saved[name]) + len(self.read_by_step[name])
+            if total > MAX_HANDED:
+                raise TooManyNamesError
+        return saved
 
     def _saved(self, step: Step) -> set[str]:
         saved: set[str] = set()

@@ -89,3 +89,12 @@ def test_the_first_of_many_slips_are_explained(monkeypatch: pytest.MonkeyPatch) 
     hints = [found.hint for found in compiled(*slips).diagnostics if found.code == "NP101"]
     assert hints[0] == "did you mean `step_0`?"
     assert hints[-1] is None
+
+
+def test_a_task_of_many_names_that_many_steps_call() -> None:
+    names = ", ".join(f"n{n}: 1" for n in range(2_000))
+    steps = "".join(f"- {{name: s{n}, run: [t]}}\n" for n in range(2_000))
+    text = f"name: x\nstart: s0\ntasks:\n  t:\n  - action: set\n    set: {{{names}}}\nsteps:\n{steps}"
+    found = compile_playbook(text, catalogue())
+    assert found.plan is None
+    assert "NP701" in {diagnostic.code for diagnostic in found.diagnostics}
