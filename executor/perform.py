@@ -108,7 +108,7 @@ class Performance:
         An item's own actions leave no events; the loop leaves one, with counts.
         """
         outcomes = self.each(loop, items, 0, len(items), one, scope, position)
-        failed = sum(not outcome.success for outcome in outcomes)
+        failed = sum(outcome.failed for outcome in outcomes)
         self.count_items(scope, position, len(outcomes), failed, len(items))
         return gather(outcomes, loop)
 
@@ -144,7 +144,7 @@ class Performance:
                 outcome = _numbered(one(scope.copy(local), f"{position}[{at}]"), at, total)
                 with lock:
                     outcomes[index] = outcome
-                    if not outcome.success and not loop.forgiving:
+                    if outcome.failed and not loop.forgiving:
                         remaining = iter(())
 
         threads = min(loop.concurrency, len(items), MAX_PARALLEL)
@@ -311,7 +311,7 @@ def items_of(loop: Loop, lookup: Lookup) -> list[Any]:
 
 def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
     """The outcome of a loop from those of its items."""
-    failed = next((outcome for outcome in outcomes if not outcome.success), None)
+    failed = next((outcome for outcome in outcomes if outcome.failed), None)
     if failed is not None and not loop.forgiving:
         return Outcome(False, None, failed.error, failed.action)
     items = tuple(outcome.as_result() for outcome in outcomes) if loop.forgiving else None
@@ -322,7 +322,7 @@ def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
 
 def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:
     """The outcome, whose failure says which item it is of."""
-    if outcome.success or outcome.error is None:
+    if not outcome.failed or outcome.error is None:
         return outcome
     message = f"item {index + 1:,} of {total:,}: {outcome.error['message']}"
     return replace(outcome, error=outcome.error | {"message": message})

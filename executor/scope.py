@@ -19,8 +19,8 @@ class Scope:
     """The names of one visit.
 
     `loaded` are values that earlier visits saved; `steps` what is known of other steps, as `steps.NAME` shows it; `saved`
-    what this visit has saved so far. `outcome` is known once the run of the step is done, `failed` says whether it
-    counts as the step's failure. `local` are the names of loops around the work.
+    what this visit has saved so far. `outcome` is known once the run of the step is done, `ending` in the step that runs
+    last. `local` are the names of loops around the work.
     """
 
     run: Run

@@ -55,13 +55,13 @@ class Outcome:
 
     def to_part(self) -> list[Any]:
         """What is kept of the outcome of one item until its loop is done."""
-        return [self.success, self.data, self.error, self.action, self.skipped]
+        return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven]
 
     @classmethod
     def of_part(cls, part: Sequence[Any]) -> Outcome:
         """The outcome that `to_part` kept."""
-        success, data, error, action, skipped = part
-        return cls(success, data, error, action, skipped)
+        success, data, error, action, skipped, forgiven = part
+        return cls(success, data, error, action, skipped, forgiven=forgiven)
 
     def as_result(self) -> dict[str, Any]:
         """The outcome as guards see it under `result`."""

@@ -159,7 +159,7 @@ class Walker:
             return performance.loop(loop, items, one, scope, position)
         batch = items[progress.item : progress.item + loop.batch]
         outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, position)
-        failed = progress.failed + sum(not outcome.success for outcome in outcomes)
+        failed = progress.failed + sum(outcome.failed for outcome in outcomes)
         done = replace(progress, item=progress.item + len(outcomes), failed=failed)
         performance.count_items(scope, position, done.item, failed, len(items))
         if failed and not loop.forgiving:

@@ -173,10 +173,6 @@ class Diagnostics:
     def errors(self) -> int:
         return sum(d.severity is Severity.ERROR for d in self._found)
 
-    @property
-    def warnings(self) -> int:
-        return sum(d.severity is Severity.WARNING for d in self._found)
-
 
 def suggest(word: str, known: Iterable[str]) -> str | None:
     """A hint naming the one known word that `word` is likely a slip of, or None when there is no single one."""

@@ -134,6 +134,17 @@ class TestSteps:
     def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
         assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}
 
+    @pytest.mark.parametrize("spread", ["", ", batch: 2"])
+    def test_what_an_item_forgives_does_not_fail_it(self, store: SqliteStore, spread: str) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [1, 2, 3]%s}
+              run: [{action: fail, if: "{{ item == 2 }}", message: no, on_error: continue}]
+              rule: [{case: "{{ result.success }}", run: [{action: set, set: {all: true}}]}]
+        """
+        assert result(store, text % spread) == {"all": True}
+
     def test_a_batch_is_an_invocation(self, store: SqliteStore) -> None:
         play = Play(store, self.TEXT % (", batch: 3", "true"))
         done = []
