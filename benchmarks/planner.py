@@ -31,7 +31,7 @@ def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
     def load() -> object:
         return yaml.load(text, Loader=yaml.CSafeLoader)
 
-    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=templates.parse.cache_clear)
+    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=templates.parsed.cache_clear)
     loaded = seconds(load, repetitions)
     loaded_without_collection = seconds_without_collection(load, repetitions)
     return {

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from executor import perform, secrets
-from executor.actions import _process, catalogue, file, http, python
-from executor.stores import sqlite
-from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF, NOT_YET
-from planner import parse, playbook, read, sandbox, templates
+from executor import egress, perform, secrets, start, waiting
+from executor.actions import _formats, _process, action, catalogue, file, http, python
+from executor.stores import sql_store, sql_waits
+from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from planner import budget, diagnostics, parse, playbook, read, sandbox, sizes, templates
 from planner.catalogue import ActionDeclaration, Parameter, Sink
 from planner.checks import names
 from planner.diagnostics import CODES
@@ -143,11 +143,10 @@ _PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases"}
 
 
 def _types(_: str) -> str:
-    """The action types that are executed."""
+    """The action types."""
     rows = (
         (f"[`{d.type}`](#{d.type})", d.description, _result(d) or "see below", "yes" if d.idempotent else "no")
         for d in catalogue().values()
-        if d.supported
     )
     return _table(("type", "what it does", "result", "may simply be repeated"), rows)
 
@@ -161,9 +160,8 @@ def _action(action_type: str) -> str:
     declaration = catalogue()[action_type]
     rows = []
     for name, parameter in declaration.parameters.items():
-        if parameter.supported:
-            rows.append(_parameter(name, parameter, declaration))
-            rows.extend(_parameter(f"{name}.{part}", found) for part, found in parameter.fields.items())
+        rows.append(_parameter(name, parameter, declaration))
+        rows.extend(_parameter(f"{name}.{part}", found) for part, found in parameter.fields.items())
     return _table(("parameter", "takes", "", "meaning"), rows)
 
 
@@ -175,9 +173,8 @@ def _parameter(name: str, parameter: Parameter, declaration: ActionDeclaration |
 def _presence(declaration: ActionDeclaration, name: str, parameter: Parameter) -> str:
     if parameter.required:
         return "needed"
-    supported = [other for other in declaration.one_of if declaration.parameters[other].supported]
-    if name in supported:
-        return "one of these" if len(supported) > 1 else "needed"
+    if name in declaration.one_of:
+        return "one of these" if len(declaration.one_of) > 1 else "needed"
     if parameter.requires:
         return f"with {listed(ticked(parameter.requires), 'and')}"
     return ""
@@ -216,21 +213,6 @@ def _methods_by_word() -> Iterator[tuple[str, frozenset[str]]]:
             yield METHODS_OF[type_], found | ({"replace", "join"} if type_ is str else set())
 
 
-def _not_yet(_: str) -> str:
-    types = [f"`{d.type}`" for d in catalogue().values() if not d.supported]
-    parameters = [
-        f"`{name}` of `{d.type}`"
-        for d in catalogue().values()
-        if d.supported
-        for name, parameter in d.parameters.items()
-        if not parameter.supported
-    ]
-    rows = [*((what, meaning) for what, (meaning, _) in NOT_YET.items())]
-    rows.append(("action types", ", ".join(types)))
-    rows.append(("parameters", ", ".join(parameters)))
-    return _table(("what", "what it will be"), rows)
-
-
 def _reserved(_: str) -> str:
     return f"{' '.join(ticked(sorted(names.RESERVED)))}\n"
 
@@ -241,28 +223,47 @@ def _limits(_: str) -> str:
         ("a playbook", f"{read.MAX_BYTES // mib} MiB of text, {read.MAX_DEPTH} levels deep", "NP004"),
         ("what aliases expand to", f"{read.MAX_ALIASED_NODES:,} nodes", "NP005"),
         ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
+        ("tasks; entries of the `run` of a step or task", f"{sizes.MAX_TASKS:,}; {sizes.MAX_TARGETS:,}", "NP701"),
+        ("cases of all steps; entries of all `run`", f"{sizes.MAX_ALL_CASES:,}; {sizes.MAX_ALL_ENTRIES:,}", "NP701"),
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
+        ("findings; constructs of the wrong shape", f"{diagnostics.MAX_FINDINGS:,}; {parse.MAX_MISTAKES:,}", "NP902"),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
         ("one template", f"{templates.MAX_SOURCE // 1024} KiB, {templates.MAX_NODES:,} nodes", "NP405"),
-        ("a text that an expression makes", f"{sandbox.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
-        ("a list that an expression makes", f"{sandbox.MAX_ITEMS:,} items", "`LimitExceeded`"),
-        ("what one evaluation handles", f"{sandbox.BUDGET // mib} Mi characters and items", "`LimitExceeded`"),
-        ("a whole number", f"{sandbox.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
+        ("a text that an expression makes", f"{budget.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
+        ("a list that an expression makes", f"{budget.MAX_ITEMS:,} items", "`LimitExceeded`"),
+        ("an expression, and all templates of an action together", _budget(), "`LimitExceeded`"),
+        ("`environment` and `variables` at the start", f"{start.MAX_HELD // mib} MiB as JSON", "the run is refused"),
+        ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
         ("a regular expression", f"{sandbox.REGEX_SECONDS:g} s", "`LimitExceeded`"),
         ("items of `parallel` at work at once", f"{perform.MAX_PARALLEL}; the others wait", ""),
         ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
+        ("the pages of an `http` action together", f"{http.LARGEST_BYTES // mib} MiB as JSON", "`LimitExceeded`"),
+        ("silence of a server, for `http`", f"{egress.SILENCE_SECONDS:g} s unless `timeout` says", "`Timeout`"),
+        ("`http` and `postgres`", f"{action.UNTOLD_SECONDS / 3600:g} h unless `timeout` says", "`Timeout`"),
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS} unless `follow_redirects` says", "`HTTPStatus`"),
-        ("a file that `file` reads", f"{file.MAX_BYTES // mib} MiB", "`LimitExceeded`"),
+        ("a file that `file` reads", _file(), "`LimitExceeded`"),
+        ("files that `list` finds", f"{file.MAX_FOUND:,}", "`LimitExceeded`"),
         ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
         ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
-        ("what a visit saves, in SQLite", f"{sqlite.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
+        ("what a visit saves, in SQLite", f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
+        ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // mib} MiB as JSON", "refused"),
+        ("runs that start each other", f"{waiting.MAX_DEPTH} deep", "`LimitExceeded`"),
         ("a secret that is kept out of sight", f"{secrets.SHORTEST} characters or more", ""),
     )
     return _table(("what", "at most", "beyond it"), rows)
 
 
+def _budget() -> str:
+    units = f"{budget.BUDGET // (1024 * 1024)} Mi characters and items"
+    return f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
+
+
+def _file() -> str:
+    return f"{file.MAX_BYTES // (1024 * 1024)} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
+
+
 def _sizes() -> str:
-    return f"{parse.MAX_STEPS:,}; {parse.MAX_CASES:,}; {parse.MAX_TARGETS:,}"
+    return f"{sizes.MAX_STEPS:,}; {sizes.MAX_CASES:,}; {sizes.MAX_TARGETS:,}"
 
 
 def _diagnostics(_: str) -> str:
@@ -279,7 +280,6 @@ _PARTS: Mapping[str, Callable[[str], str]] = {
     "action": _action,
     "filters": _filters,
     "methods": _methods,
-    "unsupported": _not_yet,
     "limits": _limits,
     "reserved": _reserved,
     "diagnostics": _diagnostics,

@@ -1,4 +1,4 @@
-"""What the code has no words for: the meaning of every key, and of what is not executed yet. Tests hold both to the code."""
+"""What the code has no words for: the meaning of every key. Tests hold it to the code."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("loop", "items"): "The list, or a template that gives one.",
     ("loop", "as"): "What an item is called.",
     ("loop", "concurrency"): "How many items are at work at once, up to 32.",
-    ("loop", "batch"): "How many items an invocation does; of a step only.",
+    ("loop", "batch"): "How many items an invocation does.",
     ("loop", "on_error"): "`continue`: a failed item does not end the loop.",
     ("repeat", "until"): "The condition, over `result` and all names.",
     ("repeat", "every"): "How long to pause between two rounds.",
@@ -110,23 +110,3 @@ FILTERS = {
 
 METHODS_OF: dict[type, str] = {str: "a text", Mapping: "an object", list: "a list", datetime: "a time"}
 """The types whose methods are listed; the others are variations of these."""
-
-NOT_YET: dict[str, tuple[str, str]] = {
-    "`mode: sequential`": (
-        "branches one after another",
-        "mode: sequential\nsteps: [{name: a, run: [{action: log, message: x}]}]",
-    ),
-    "`wait` in a task, a case, a loop or beside others": (
-        "a pause anywhere",
-        "steps: [{name: a, parallel: true, run: [{action: wait, seconds: 1}, {action: log, message: x}]}]",
-    ),
-    "`batch` of the loop of an action or a call": (
-        "the items of a single action, spread over invocations",
-        "steps: [{name: a, run: [{action: log, message: x, loop: {items: [1], batch: 1}}]}]",
-    ),
-    "`join: any`, `join: each`": (
-        "a step that runs at the first arrival, or once for each",
-        "steps: [{name: a, join: any, run: [{action: log, message: x}]}]",
-    ),
-}
-"""What is part of the language and not executed yet: what it will be, and an example without its `name`."""

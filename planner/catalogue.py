@@ -5,10 +5,11 @@ Standard library only: the executor imports this at start-up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 
 class Sink(StrEnum):
@@ -42,7 +43,8 @@ class Parameter:
     case and come out as declared. `requires` names parameters that must be given when this one is. `fields` are the parts
     of an object of a known shape, each a parameter of its own. `late` are names that only the handler can give a value
     to: it gets a template that reads one as a function of them. `written_out` is true of an object whose keys the planner
-    must see, so that a template cannot stand for the whole.
+    must see, so that a template cannot stand for the whole. `refuses` says of a value of one of the kinds why it can never
+    work and what would, or None; values without templates are asked about before anything runs.
     """
 
     kinds: tuple[Kind, ...]
@@ -55,7 +57,7 @@ class Parameter:
     fields: Mapping[str, Parameter] = field(default_factory=dict)
     late: tuple[str, ...] = ()
     written_out: bool = False
-    supported: bool = True
+    refuses: Callable[[Any], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,6 @@ class ActionDeclaration:
     `one_of` names parameters of which exactly one must be given. `result` maps the keys of the result's data to a
     kind, when the result is an object of a known shape, and is None otherwise. `suspends` is true of actions that
     wait for something outside with nothing held. `idempotent` is false where a second execution may act twice.
-    `supported` is false for types that are part of the language and not executed yet.
     """
 
     type: str
@@ -75,7 +76,6 @@ class ActionDeclaration:
     result: Mapping[str, Kind] | None = None
     suspends: bool = False
     idempotent: bool = True
-    supported: bool = True
 
 
 class Catalogue(Mapping[str, ActionDeclaration]):

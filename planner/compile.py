@@ -13,7 +13,6 @@ from planner.checks.expressions import check_expressions
 from planner.checks.inputs import check_inputs
 from planner.checks.names import check_names
 from planner.checks.subject import Subject
-from planner.checks.support import check_support
 from planner.diagnostics import Diagnostic, Diagnostics
 from planner.garbage import collection_paused
 from planner.lower import lower
@@ -29,7 +28,6 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_expressions,
     check_data_flow,
     check_actions,
-    check_support,
 )
 """Every family of checks. Each reports what it finds and none depends on another."""
 

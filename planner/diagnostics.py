@@ -124,7 +124,7 @@ CODES = _codes(
     ("NP509", "template inside shell quotes"),
     ("NP701", "more steps, cases or targets than the limits"),
     ("NP900", "a bug of ours"),
-    ("NP901", "not supported yet"),
+    ("NP902", "findings that are not shown", Severity.NOTE),
 )
 
 
@@ -133,10 +133,15 @@ MAX_FINDINGS = 2_000
 
 
 class Diagnostics:
-    """Collects findings in any order; iterates them by place, each once. Past `MAX_FINDINGS` a first error is still kept."""
+    """Collects findings in any order; iterates them by place, each once.
+
+    Past `MAX_FINDINGS` a first error is still kept, and the last of all says how many others there were.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Diagnostic, None] = {}
+        self._not_kept: set[int] = set()
+        self._left_out = 0
         self._has_error = False
         self._compared = 0
 
@@ -152,9 +157,16 @@ class Diagnostics:
     ) -> None:
         """Record a finding under a code of `CODES`, with that code's severity unless another is given."""
         severity = severity or CODES[code].severity
+        found = Diagnostic(code, message, span, hint, severity, tuple(labels))
         if len(self._found) < MAX_FINDINGS or (severity is Severity.ERROR and not self._has_error):
             self._has_error = self._has_error or severity is Severity.ERROR
-            self._found[Diagnostic(code, message, span, hint, severity, tuple(labels))] = None
+            self._found[found] = None
+        elif found not in self._found:
+            self._not_kept.add(hash(found))
+
+    def leave_out(self, number: int) -> None:
+        """Count findings that there are, and that are not worth working out."""
+        self._left_out += number
 
     def suggest(self, word: str, known: Collection[str]) -> str | None:
         """As the function. None once many words were compared with many, which takes long: mistakes by the thousand have
@@ -164,7 +176,11 @@ class Diagnostics:
         return suggest(word, known) if self._compared <= MAX_COMPARED else None
 
     def __iter__(self) -> Iterator[Diagnostic]:
-        return iter(sorted(self._found, key=lambda d: (d.span, d.code, d.message)))
+        kept = sorted(self._found, key=lambda d: (d.span, d.code, d.message))
+        yield from kept
+        if number := len(self._not_kept) + self._left_out:
+            message = f"{number:,} more findings are not shown" if number > 1 else "1 more finding is not shown"
+            yield Diagnostic("NP902", message, kept[-1].span, "mend those above, and check again", Severity.NOTE)
 
     def __len__(self) -> int:
         return len(self._found)

@@ -51,6 +51,7 @@ class Document:
         self.data = data
         self._root = root
         self._last_offsets: tuple[Any, tuple[list[int], list[int]]] | None = None
+        self._text_spans: dict[tuple[int, int, int], Span] = {}
 
     def span(self, path: Path) -> Span:
         """Where the value stands; its first line, when it has several. An empty value stands where its key does."""
@@ -73,6 +74,10 @@ class Document:
         whole value for anything that is not a scalar.
         """
         _, place = self._find(path)
+        # A scalar that has many aliases is one place.
+        asked = (id(place), start, end)
+        if (known := self._text_spans.get(asked)) is not None:
+            return known
         starts, ends = ([], []) if place is None or isinstance(place, Collection) else self._offsets_of(place)
         if not starts:
             return self.span(path)
@@ -80,7 +85,13 @@ class Document:
         first = starts[start] if start < len(starts) else ends[-1]
         beyond = ends[min(end, len(ends)) - 1] if end > start else first
         mark = place.start_mark
-        return Span(*position(self.text, first, mark), *position(self.text, beyond, mark))
+        span = Span(*position(self.text, first, mark), *position(self.text, beyond, mark))
+        self._text_spans[asked] = span
+        return span
+
+    def node(self, path: Path) -> object:
+        """What the value is in the text, which all aliases of one value have in common; None where nothing is."""
+        return self._find(path)[1]
 
     def _offsets_of(self, place: Any) -> tuple[list[int], list[int]]:
         """Of one scalar many words are asked for, one after the other."""

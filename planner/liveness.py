@@ -47,6 +47,22 @@ def names_handed_on(
     return {step: handed[index] for step, index in flow.component.items()}
 
 
+def names_in_turns(
+    flow: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+) -> dict[str, frozenset[str]]:
+    """The same where branches go one after another: a step takes whatever is saved anywhere and read anywhere, since any
+    step may come before any other.
+
+    Raises:
+        TooManyNamesError: as for branches that go together.
+    """
+    read = {name for step in flow.reachable for name in reads[step]}
+    names = frozenset(read & {name for step in flow.reachable for name in saves[step]})
+    if len(names) * len(flow.reachable) > MAX_HANDED:
+        raise TooManyNamesError
+    return dict.fromkeys(flow.reachable, names)
+
+
 class _NameSets:
     """Sets of names as integers with a bit for each: every step has one that may hold most of the names."""
 

@@ -9,12 +9,14 @@ from typing import Any
 import networkx as nx
 
 from planner import playbook
+from planner.bounds import most_visits
+from planner.catalogue import Kind
 from planner.checks.data_flow import inferred_inputs
 from planner.checks.subject import Subject, is_error_aware
 from planner.entries import called_tasks, saved_names
 from planner.joins import ROOT
-from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on
-from planner.plan import ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
+from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on, names_in_turns
+from planner.plan import MOST_COUNTED, ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
@@ -37,13 +39,15 @@ class _Lowering:
         self.playbook = subject.playbook
         self.names = subject.names
         self.flow = subject.flow
+        self.is_sequential = self.playbook.mode == "sequential"
         self.default_retry = lower_retry(self.playbook.retry) or ONCE
         self.read_by_step = self._reads()
         self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
         self._include_called(self.saved_by_task)
         self.saved_by_step = self._all_saved()
         marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
-        self.handed_on = names_handed_on(self.flow, self.read_by_step, marks)
+        hand_on = names_in_turns if self.is_sequential else names_handed_on
+        self.handed_on = hand_on(self.flow, {**self.read_by_step, **self.waves()}, marks)
 
     def plan(self) -> Plan:
         last = self.playbook.finally_
@@ -62,9 +66,20 @@ class _Lowering:
             output=self.playbook.output,
             timeout_seconds=self.playbook.timeout,
             last_step=last,
+            sequential=self.is_sequential,
             statistics=self.statistics(steps, tasks),
         )
         return Plan(header, steps, tasks, self.subject.document.text)
+
+    def waves(self) -> dict[str, set[str]]:
+        """What each `join: any` needs to know besides what it reads: the visit at which the branches parted that arrive."""
+        joins = self.subject.joins
+        parted = {join: joins.dominators[join] for join in joins.discriminators}
+        return {
+            join: {*self.read_by_step[join], f"steps.{dominator}"}
+            for join, dominator in parted.items()
+            if dominator != ROOT and self.flow.is_cyclic(dominator)
+        }
 
     def step(self, step: Step) -> PlanStep:
         name = step.name
@@ -75,9 +90,9 @@ class _Lowering:
             run=tuple(map(self.work, step.run or ())),
             parallel=step.parallel,
             cases=tuple(self.case(step, case) for case in step.rule or ()),
-            join=None if dominator is None else Join(None if dominator == ROOT else dominator),
-            regions=joins.regions.get(name, ()),
-            cyclic=self.flow.is_cyclic(name),
+            join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
+            regions=joins.waiting(name),
+            cyclic=self.flow.is_cyclic(name) or name in joins.multi,
             max_visits=step.max_visits,
             retry=lower_retry(step.retry) or self.default_retry,
             timeout_seconds=step.timeout,
@@ -116,7 +131,7 @@ class _Lowering:
         assert isinstance(entry, ActionEntry)
         return Action(
             type=entry.action,
-            parameters=entry.parameters,
+            parameters={name: self.parameter(entry, name, value) for name, value in entry.parameters.items()},
             save_as=entry.as_,
             condition=lower_condition(entry.if_),
             retry=lower_retry(entry.retry) or ONCE,
@@ -124,6 +139,15 @@ class _Lowering:
             forgiven=forgiven,
             loop=lower_loop(entry.loop),
         )
+
+    def parameter(self, entry: ActionEntry, name: str, value: Any) -> Any:
+        """A parameter as it is written, but for one that is itself an action."""
+        declared = self.subject.catalogue[entry.action].parameters.get(name)
+        if declared is None or Kind.ACTION not in declared.kinds or not isinstance(value, dict):
+            return value
+        work = self.work(ActionEntry.model_validate(value))
+        assert isinstance(work, Action)
+        return work.to_json()
 
     def inputs(self) -> dict[str, Input]:
         if self.playbook.input is None:
@@ -154,8 +178,16 @@ class _Lowering:
             "forks": sum(len(case.targets) > 1 for case in cases),
             "joins": sum(step.join is not None for step in steps.values()),
             "cycles": sum(self.flow.is_cyclic(next(iter(c))) for c in self.flow.components),
+            "most_visits": self.most_visits(),
             "actions": dict(sorted(actions.items())),
         }
+
+    def most_visits(self) -> int:
+        """The bound of a run's visits, with that of the step that runs last."""
+        steps = self.names.steps.values()
+        max_visits = {step.name: step.max_visits for step in steps if step.max_visits is not None}
+        visits = most_visits(self.flow, self.subject.joins, max_visits)
+        return min(visits + (self.playbook.finally_ is not None), MOST_COUNTED)
 
     def _reads_all_inputs(self) -> bool:
         return any(("input",) in use.template.reads for use in self.subject.uses)

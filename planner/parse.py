@@ -28,11 +28,9 @@ from planner.mistakes import (
     wrong_value,
 )
 from planner.playbook import ActionEntry, Case, Model, Path, Playbook, Step, Task, TaskEntry
+from planner.sizes import is_too_large
 from planner.wording import described, shown
 
-MAX_STEPS = 10_000
-MAX_CASES = 100
-MAX_TARGETS = 1_000
 MAX_MISTAKES = 1_000
 """How many wrong constructs are reported; where there are more, nothing else is checked."""
 
@@ -74,7 +72,7 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
         return None
     with collection_paused():
         draft = Draft(data)
-        if _is_too_long(document, diagnostics):
+        if is_too_large(document, diagnostics):
             return None
         _check_task_keys(document, diagnostics)
         while True:
@@ -98,6 +96,9 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
 
     found = _by_path(draft, error)
     is_hopeless = len(found) > MAX_MISTAKES
+    if is_hopeless:
+        places = [(id(document.node(draft.place(path))), missing) for (path, missing), _ in found]
+        diagnostics.leave_out(len(set(places)) - len(set(places[:MAX_MISTAKES])))
     renamed: dict[Path, Path] = {}
     wrong: set[Path] = set()
 
@@ -154,31 +155,6 @@ def _by_path(draft: Draft, error: ValidationError) -> list[tuple[tuple[Path, str
         found.setdefault((draft.locate(item["loc"]), missing), []).append(item)
     # Missing keys come last: what another key is a slip of is not missing.
     return sorted(found.items(), key=lambda pair: pair[0][1] is not None)
-
-
-def _is_too_long(document: Document, diagnostics: Diagnostics) -> bool:
-    """Whether there are more steps, cases or targets than may be; the first of the surplus is reported."""
-
-    def surplus(items: Any, most: int, message: str, path: Path) -> bool:
-        if not isinstance(items, list) or len(items) <= most:
-            return False
-        diagnostics.add("NP701", message, document.span((*path, most)))
-        return True
-
-    steps = document.data.get("steps")
-    if surplus(steps, MAX_STEPS, f"a playbook has at most {MAX_STEPS:,} steps", ("steps",)):
-        return True
-    found = False
-    for index, step in enumerate(steps if isinstance(steps, list) else ()):
-        cases = step.get("rule") if isinstance(step, dict) else None
-        path: Path = ("steps", index, "rule")
-        if surplus(cases, MAX_CASES, f"a step has at most {MAX_CASES} cases", path):
-            found = True
-            continue
-        for number, case in enumerate(cases if isinstance(cases, list) else ()):
-            run = case.get("run") if isinstance(case, dict) else None
-            found |= surplus(run, MAX_TARGETS, f"a case has at most {MAX_TARGETS:,} targets", (*path, number, "run"))
-    return found
 
 
 def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:

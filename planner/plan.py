@@ -15,6 +15,9 @@ from typing import Any
 
 FORMAT = 1
 
+MOST_COUNTED = 10**15
+"""The most visits that statistics tell apart: the number stands for itself and all above it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -103,7 +106,8 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One action of a step's work. `parameters` hold templates as text, wherever they are nested.
+    """One action of a step's work. `parameters` hold templates as text, wherever they are nested; one that is itself an action
+    is as `to_json` describes it.
 
     `condition` is the guard written as `if`; `save_as` the name written as `as`; `forgiven` is true of
     `on_error: continue`.
@@ -160,6 +164,11 @@ def _work_from_json(data: Mapping[str, Any]) -> Work:
     if "task" in data:
         loop = Loop.from_json(data["loop"])
         return TaskCall(data["task"], data["args"], data["as"], data["if"], data["forgiven"], loop)
+    return action_from_json(data)
+
+
+def action_from_json(data: Mapping[str, Any]) -> Action:
+    """The action that `Action.to_json` described."""
     return Action(
         data["action"],
         data["parameters"],
@@ -228,12 +237,21 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A synchronising merge compiled at a step: it waits for branches that left `dominator` and are still on the way."""
+    """What becomes of branches that parted behind `dominator` (None: since the run began) and arrive at a step.
+
+    In mode `all` they wait for those that are still on the way and go on as one. In mode `any` the first goes on, and the
+    others of its wave end: of those that left the same visit of `dominator`.
+    """
 
     dominator: str | None
+    mode: str = "all"
 
     def to_json(self) -> dict[str, Any]:
-        return {"mode": "all", "dominator": self.dominator}
+        return {"mode": self.mode, "dominator": self.dominator}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Join | None:
+        return None if data is None else cls(data["dominator"], data["mode"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +313,7 @@ class Step:
             run=tuple(map(_work_from_json, data["run"])),
             parallel=data["parallel"],
             cases=tuple(map(Case.from_json, data["cases"])),
-            join=Join(data["join"]["dominator"]) if data["join"] else None,
+            join=Join.from_json(data["join"]),
             regions=tuple(data["regions"]),
             cyclic=data["cyclic"],
             max_visits=data["max_visits"],
@@ -352,7 +370,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Header:
-    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`."""
+    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`.
+
+    With `sequential` branches go one after another, and each sees what those before it have saved.
+    """
 
     name: str
     start: str
@@ -365,6 +386,7 @@ class Header:
     output: Mapping[str, Any] | None = None
     timeout_seconds: float | None = None
     last_step: str | None = None
+    sequential: bool = False
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -381,6 +403,7 @@ class Header:
             "output": self.output,
             "timeout_seconds": self.timeout_seconds,
             "finally": self.last_step,
+            "sequential": self.sequential,
             "statistics": self.statistics,
         }
 
@@ -405,6 +428,7 @@ class Header:
             output=data["output"],
             timeout_seconds=data["timeout_seconds"],
             last_step=data["finally"],
+            sequential=data["sequential"],
             statistics=data["statistics"],
         )
 

@@ -179,14 +179,16 @@ def _source_line(number: int, text: str, marks: list[_Mark], gutter: int, width:
 
 
 def concise(checked: Sequence[Checked]) -> Iterator[Fragment]:
-    """`file:line:col: NP101 message`, one finding a line, with its hint in brackets."""
+    """`file:line:col: error: NP101 message`, one finding a line, with its hint in brackets: what compilers print and
+    editors read.
+    """
     for source in checked:
         for diagnostic in source.diagnostics:
             span = diagnostic.span
             yield Fragment(f"{visible(source.file)}:{span.line}:{span.column}: ")
-            yield Fragment(diagnostic.code, _SEVERITY_STYLE[diagnostic.severity])
+            yield Fragment(f"{diagnostic.severity.value}:", _SEVERITY_STYLE[diagnostic.severity])
             hint = f" ({visible(diagnostic.hint)})" if diagnostic.hint else ""
-            yield Fragment(f" {visible(diagnostic.message)}{hint}\n")
+            yield Fragment(f" {diagnostic.code} {visible(diagnostic.message)}{hint}\n")
 
 
 def plain(fragments: Iterable[Fragment]) -> str:

@@ -18,23 +18,31 @@ from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Undefined
 
+from planner.budget import (
+    LIST,
+    LIST_ITEM,
+    MAPPING,
+    MAX_INTEGER_BITS,
+    MAX_TEXT,
+    LimitExceeded,
+    bounded,
+    charge,
+    one_budget,
+    start_budget,
+)
 from planner.sandbox import (
     ALLOWED_NODES,
     BUILT,
     CONCATENATE,
+    COPIED,
     FUNCTIONS,
     LOOP_ITEMS,
-    MAX_INTEGER_BITS,
-    MAX_TEXT,
+    SEARCHED,
     WEIGHED,
     Identifier,
-    LimitExceeded,
     Raw,
     Sandbox,
-    bounded,
-    charge,
     describe,
-    start_budget,
 )
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "TemplateProblem",
     "has_template",
     "is_true",
+    "one_budget",
     "parse",
 ]
 
@@ -54,8 +63,8 @@ MAX_SOURCE = 64 * 1024
 MAX_NODES = 4_000
 MAX_DEPTH = 100
 MAX_BRACKETS = 30
-ITEM_UNITS = 4
-"""What an item of a value costs the budget: one list may stand in another many times, and is copied as often."""
+MAX_MESSAGE = 1_000
+TIME_UNITS = 32
 
 Lookup = Callable[[str], Any]
 """Gives the value of a top-level name; raises KeyError when it has none."""
@@ -79,6 +88,10 @@ class TemplateProblem(Exception):
         self.start = start
         self.end = end
         self.hint = hint
+
+    def anew(self) -> TemplateProblem:
+        """The same problem, as nobody has raised it."""
+        return TemplateProblem(self.code, self.message, self.start, self.end, self.hint)
 
 
 class EvaluationError(Exception):
@@ -232,14 +245,26 @@ def has_template(text: str) -> bool:
     return "{" in text and _OPENING.search(text) is not None
 
 
-@lru_cache(maxsize=65_536)
 def parse(source: str) -> Template:
     """The template that the text is.
 
     Raises:
         TemplateProblem: it is not one, or uses what the sandbox does not have.
     """
-    return Template(source)
+    found = parsed(source)
+    if isinstance(found, TemplateProblem):
+        raise found.anew()
+    return found
+
+
+@lru_cache(maxsize=65_536)
+def parsed(source: str) -> Template | TemplateProblem:
+    """What `parse` gives or raises, worked out once for each text."""
+    try:
+        return Template(source)
+    except TemplateProblem as problem:
+        # What was raised holds on to everything that was at work.
+        return problem.anew()
 
 
 def is_true(value: object) -> bool:
@@ -250,7 +275,8 @@ def is_true(value: object) -> bool:
 def _message(error: BaseException) -> str:
     if isinstance(error, ZeroDivisionError):
         return "division by zero"
-    return str(error)
+    # Some quote all of a value.
+    return str(error)[:MAX_MESSAGE]
 
 
 def _parse(source: str) -> list[nodes.Node]:
@@ -442,7 +468,9 @@ def _parts(source: str) -> Iterator[str | Expression]:
 
 
 def _charged(node: nodes.Node) -> nodes.Node:
-    """The node with the budget's filters where Jinja2 has no hook: around what loops go over, and for `~`."""
+    """The node with the budget's filters where Jinja2 has no hook: around what is looped over, compared or cut out, and
+    for `~`.
+    """
     for field in node.fields:
         value = getattr(node, field, None)
         if isinstance(value, nodes.Node):
@@ -454,7 +482,9 @@ def _charged(node: nodes.Node) -> nodes.Node:
     if isinstance(node, nodes.Compare):
         node.expr = _through(WEIGHED, node.expr)
         for operand in node.ops:
-            operand.expr = _through(WEIGHED, operand.expr)
+            operand.expr = _through(SEARCHED if operand.op in ("in", "notin") else WEIGHED, operand.expr)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        return _through(COPIED, node)
     if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
         return _through(BUILT, node)
     if isinstance(node, nodes.Concat):
@@ -504,7 +534,10 @@ def _plain_or_error(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON knows it: lists for what can be walked, text for times. `Raw`, `Identifier` and secrets stay."""
+    """The value as JSON knows it: lists for what can be walked, text for times. `Raw`, `Identifier` and secrets stay.
+
+    Lists and objects are copied, as often as they stand in others, and charged for.
+    """
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -517,16 +550,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     if isinstance(value, dict):
-        charge(ITEM_UNITS * len(value))
+        charge(MAPPING + 2 * LIST_ITEM * len(value))
         return {key if isinstance(key, str) else _to_text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, datetime | date):
+        charge(TIME_UNITS)
         return value.isoformat()
     if isinstance(value, Mapping):
         return value
     if callable(value):
         raise TypeError("the value is a function: call it with `()`")
     if isinstance(value, list | tuple):
-        charge(ITEM_UNITS * len(value))
+        charge(LIST + LIST_ITEM * len(value))
         return [_plain(item) for item in value]
     if isinstance(value, Iterable):
         return [_plain(item) for item in bounded(value)]

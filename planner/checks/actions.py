@@ -1,10 +1,12 @@
-"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP403, NP901)."""
+"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP403)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from pydantic import ValidationError
 
 from planner.addresses import is_never_allowed
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
@@ -13,9 +15,11 @@ from planner.checks.subject import Subject
 from planner.diagnostics import suggest
 from planner.durations import seconds_of
 from planner.kinds import described, either, is_of_kind
+from planner.mistakes import wrong_value
 from planner.playbook import ActionEntry, Path
 from planner.sinks import ShellLexer, SqlLexer, UrlLexer, UrlPlace
 from planner.templates import Expression, Template, TemplateProblem, has_template, parse
+from planner.wording import quoted
 
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """What every action takes besides the parameters of its type."""
@@ -50,8 +54,6 @@ class _Check:
             hint = suggest(type_, self._catalogue) or f"there are {known}"
             self._diagnostics.add("NP501", f"there is no action type `{type_}`", at, hint)
             return
-        if not declaration.supported:
-            self._diagnostics.add("NP901", f"`{type_}` is part of the language and not supported yet", at)
         misspelt = set()
         for name, value in parameters.items():
             parameter = declaration.parameters.get(name)
@@ -94,9 +96,6 @@ class _Check:
     def _parameter(
         self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: Path
     ) -> None:
-        if not parameter.supported:
-            message = f"`{name}` of `{declaration.type}` is part of the language and not supported yet"
-            self._diagnostics.add("NP901", message, self._document.key_span(path))
         self._kind(name, parameter, value, path)
         if parameter.written_out and isinstance(value, str) and has_template(value):
             message = f"`{name}` is written out, so that its names are known before it runs"
@@ -108,10 +107,35 @@ class _Check:
             for text, place in _sink_texts(parameter, value, path):
                 self._sink(name, parameter.sink, text, place)
         if Kind.ACTION in parameter.kinds and isinstance(value, dict) and isinstance(value.get("action"), str):
-            nested = {key: item for key, item in value.items() if key not in COMMON}
-            self.action(value["action"], nested, path)
+            self._nested(name, value, path)
         else:
             self._literal_secrets(name, value, path)
+
+    def _nested(self, name: str, value: dict[str, Any], path: Path) -> None:
+        """An action that is a parameter: it is done at once, and what it gives is not kept."""
+        own = {key: item for key, item in value.items() if key not in COMMON}
+        for key in value.keys() & (COMMON - {"action", "retry", "timeout"}):
+            at = self._document.key_span((*path, key))
+            self._diagnostics.add(
+                "NP502", f"the action of `{name}` takes no `{key}`", at, "it takes `retry` and `timeout`"
+            )
+        try:
+            ActionEntry.model_validate({key: value[key] for key in ("action", "retry", "timeout") if key in value})
+        except ValidationError as problem:
+            for error in problem.errors():
+                place, inside = path, value
+                for part in error["loc"]:
+                    if isinstance(inside, dict) and part in inside:
+                        place, inside = (*place, part), inside[part]
+                mistake = wrong_value(place, error["input"], [error])
+                self._diagnostics.add(mistake.code, mistake.message, self._document.span(place), mistake.hint)
+        nested = self._catalogue.get(value["action"])
+        if nested is not None and nested.suspends:
+            at = self._document.span((*path, "action"))
+            self._diagnostics.add(
+                "NP504", f"the action of `{name}` cannot be one that waits, as `{nested.type}` does", at
+            )
+        self.action(value["action"], own, path)
 
     def _fields(
         self,
@@ -143,6 +167,9 @@ class _Check:
             choices = ", ".join(f"`{choice}`" for choice in parameter.choices)
             hint = suggest(value.lower(), parameter.choices) or f"it is one of {choices}"
             self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", at, hint)
+        elif parameter.refuses is not None and not any(has_template(text) for _, text, _ in _texts(name, value, path)):
+            if (reason := parameter.refuses(value)) is not None:
+                self._diagnostics.add("NP504", f"`{name}` cannot be {_quoted(value)}", at, reason)
 
     def _sink(self, name: str, sink: Sink, text: str, path: Path) -> None:
         template = _parsed(text)
@@ -267,6 +294,10 @@ def _may_be_anything(value: Any) -> bool:
         return False
     template = _parsed(value)
     return template is None or template.is_expression
+
+
+def _quoted(value: Any) -> str:
+    return "empty" if value in ("", []) else quoted(value)
 
 
 def _is_choice(value: str, parameter: Parameter) -> bool:

@@ -46,11 +46,20 @@ def _ambiguous_targets(subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
+def _targets_of_repeated_steps(subject: Subject) -> list[tuple[str, str]]:
+    """Where any of the steps of one name leads, each with that name."""
+    repeated = (step for step in subject.playbook.steps if step.name in subject.repeated_steps)
+    return [
+        (step.name, target) for step in repeated for case in step.rule or () for target in subject.names.targets(case)
+    ]
+
+
 def _unreachable(subject: Subject) -> None:
     if subject.broken_steps:
         return
     graph = subject.flow.graph.copy()
     graph.add_edges_from(_ambiguous_targets(subject))
+    graph.add_edges_from(_targets_of_repeated_steps(subject))
     for source, target in _unknown_targets(subject):
         meant = subject.diagnostics.suggest(target, subject.names.steps)
         if meant is None:
@@ -70,7 +79,7 @@ def _unreachable(subject: Subject) -> None:
 
 def _unbounded_cycles(subject: Subject) -> None:
     steps = subject.names.steps
-    bounded = {name for name, step in steps.items() if step.max_visits is not None}
+    bounded = {name for name, step in steps.items() if step.max_visits is not None or name in subject.repeated_steps}
     free = subject.flow.graph.subgraph(subject.flow.graph.nodes - bounded)
     for circle in nx.strongly_connected_components(free):
         first = next(name for name in steps if name in circle) if len(circle) > 1 else next(iter(circle))
@@ -127,7 +136,7 @@ def _can_end(subject: Subject, step: Step) -> bool:
 
 
 def _no_end(subject: Subject) -> None:
-    if subject.broken_steps or _unknown_targets(subject):
+    if subject.broken_steps or subject.repeated_steps or _unknown_targets(subject):
         return
     steps = subject.names.steps
     if not any(_can_end(subject, steps[name]) for name in subject.flow.reachable):
@@ -142,6 +151,8 @@ def _runaways(subject: Subject) -> None:
         hint = "let branches come together sooner, or move parts to other playbooks"
         subject.report("NP701", message, ("steps",), hint, key=True)
     for runaway in subject.joins.runaways:
+        if not subject.repeated_steps.isdisjoint((runaway.step, *runaway.cycle, *runaway.left)):
+            continue
         step = subject.names.steps[runaway.step]
         cycle = ARROW.join(runaway.cycle)
         left = ", ".join(f"`{name}`" for name in runaway.left)
@@ -159,7 +170,7 @@ _JOIN_FIRST = "let all branches of the fork lead to one step, and go round from 
 
 def _finally(subject: Subject) -> None:
     name = subject.playbook.finally_
-    if name is None or name not in subject.names.steps:
+    if name is None or name not in subject.names.steps or name in subject.repeated_steps:
         return
     if name == subject.flow.start or subject.flow.graph.in_degree(name) > 0:
         subject.report("NP207", f"step `{name}` runs last and is part of the flow as well", ("finally",))

@@ -42,7 +42,7 @@ def check_data_flow(subject: Subject) -> None:
     """Report every read of a name that has no producer, and every inferred input once."""
     for use in subject.uses:
         for access, offset in use.template.reads.items():
-            if access[0] not in use.local:
+            if access[0] not in use.local or access[0] == "callback":
                 _check_read(subject, use, access, offset)
     for name, (use, offset, _) in _inferred(subject).items():
         likely = subject.diagnostics.suggest(name, subject.known_names)
@@ -107,6 +107,8 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         _check_argument(subject, use, attribute, offset)
     elif name in ("item", "loop"):
         _report(subject, use, name, offset, f"`{name}` is known inside a loop only")
+    elif name == "callback" and name not in use.local:
+        _report(subject, use, name, offset, "`callback` is known in the `notify` of a `callback` only")
     elif name == "result" and use.place in (Place.WORK, Place.ENVIRONMENT, Place.VARIABLES, Place.OUTPUT):
         hint = "save what an action gives with `as`, or read `steps.NAME.result`"
         _report(subject, use, name, offset, "`result` is known in a `rule` only", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,12 +66,19 @@ class Subject:
         return Names.of(self.playbook)
 
     @cached_property
+    def repeated_steps(self) -> frozenset[str]:
+        """The names that several steps have: what leads to which of them, and where they lead, nobody can know."""
+        counted = Counter(step.name for step in self.playbook.steps)
+        return frozenset(name for name, number in counted.items() if number > 1)
+
+    @cached_property
     def flow(self) -> Flow:
         return Flow.of(self.playbook, self.names)
 
     @cached_property
     def joins(self) -> Joins:
-        return find_joins(self.flow)
+        modes = {step.name: step.join for step in self.names.steps.values() if step.join != "all"}
+        return find_joins(self.flow, modes)
 
     @cached_property
     def task_calls(self) -> TaskGraph:

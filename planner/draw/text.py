@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from planner.draw.outline import Outline, bounds, clip, falls_through, guard, outline, run_in_short
-from planner.plan import Case, Plan, Step
+from planner.plan import MOST_COUNTED, Case, Plan, Step
 from planner.report import cells, visible
 
 _STATE_SIGNS = {
@@ -72,9 +72,19 @@ def _headline(plan: Plan) -> str:
         (sum(len(case.targets) > 1 for step in steps for case in step.cases), "fork"),
         (sum(step.join is not None for step in steps), "join"),
     )
-    counted = ", ".join(f"{n} {word}{'s' * (n != 1)}" for n, word in numbers if n)
+    counted = ", ".join([*(_counted(n, word) for n, word in numbers if n), *_most_visits(plan)])
     version = f" {visible(plan.header.version)}" if plan.header.version else ""
     return f"{visible(plan.header.name)}{version}: {counted}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _most_visits(plan: Plan) -> Iterator[str]:
+    visits = plan.header.statistics.get("most_visits")
+    if visits is not None:
+        yield f"at most {_counted(visits, 'visit')}" if visits < MOST_COUNTED else f"{MOST_COUNTED:,} visits or more"
 
 
 def _notes(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:

@@ -16,7 +16,11 @@ from planner.report import Checked, concise, plain
 
 BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-WITHOUT_EXAMPLES = {"NP900": "a bug cannot be shown", "NP701": "an example would be too long; below it is made"}
+WITHOUT_EXAMPLES = {
+    "NP900": "a bug cannot be shown",
+    "NP701": "an example would be too long; below it is made",
+    "NP902": "an example would be too long; below it is made",
+}
 
 
 class Example(NamedTuple):
@@ -73,3 +77,12 @@ def test_the_passing_example_has_no_findings(code: str) -> None:
 def test_np701(steps: str) -> None:
     codes = {d.code for d in compile_playbook(f"name: large\nsteps:\n{steps}", catalogue()).diagnostics}
     assert "NP701" in codes
+
+
+def test_np902() -> None:
+    steps = "".join(f"  - {{name: s{n}, rule: [{{case: default, run: [t{n}]}}]}}\n" for n in range(2_500))
+    found = compile_playbook(f"name: many\nsteps:\n{steps}", catalogue()).diagnostics
+    assert [(d.code, d.message) for d in found[-2:]] == [
+        ("NP101", "step `t1999` does not exist"),
+        ("NP902", "500 more findings are not shown"),
+    ]

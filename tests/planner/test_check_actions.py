@@ -8,7 +8,7 @@ from executor.actions import catalogue
 from planner.compile import compile_playbook
 from planner.diagnostics import Diagnostic
 
-OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403", "NP901"}
+OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403"}
 
 
 def findings(*actions: str) -> list[tuple[str, str, Diagnostic]]:
@@ -54,6 +54,59 @@ GOOD = [
 @pytest.mark.parametrize("action", GOOD)
 def test_what_is_right(action: str) -> None:
     assert words(action) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "word", "reason"),
+    [
+        ("wait, until: tomorrow", "tomorrow", "write a time such as `2026-12-01T06:00:00Z`"),
+        ("wait, seconds: soon", "soon", None),
+        (
+            "http, url: 'https://x.test', method: FETCH",
+            "FETCH",
+            "it is one of `GET`, `HEAD`, `OPTIONS`, `POST`, `PUT`, `PATCH`, `DELETE`",
+        ),
+        ("python, function: foo", "foo", "write `package.module:name`"),
+        ("python, function: 'lib:_clean'", "'lib:_clean'", "`_clean` is private to its module"),
+        ("shell, command: ' '", "' '", "name what is to be run"),
+        ("shell, command: []", "[]", "name what is to be run"),
+        ("shell, command: ['', x]", "['', x]", "name what is to be run"),
+        ('shell, command: "a\\0b"', '"a\\0b"', "a command has no NUL in it"),
+        ("s3, get: orders/x", "orders/x", "write `s3://BUCKET/KEY`"),
+        ("s3, put: 's3://orders', content: x", "'s3://orders'", "write `s3://BUCKET/KEY`"),
+        ("s3, delete: 's3:///x'", "'s3:///x'", "write `s3://BUCKET/KEY`"),
+        ("s3, list: orders", "orders", "write `s3://BUCKET/PREFIX`"),
+        ("lambda, function: 'my function'", "'my function'", "write the name of a function, or its ARN"),
+        (
+            "message, to: orders, body: x",
+            "orders",
+            "it is neither the URL of a queue nor the ARN of a queue, a topic or a bus",
+        ),
+    ],
+)
+def test_what_can_never_work(action: str, word: str, reason: str | None) -> None:
+    ((code, found, diagnostic),) = findings(f"{{action: {action}}}")
+    assert (code, found, diagnostic.hint) == ("NP504", word, reason)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "wait, until: 2030-01-01",
+        "wait, until: 'on {{ x }}'",
+        "wait, until: '{{ x }}'",
+        "python, function: 'lib.{{ x }}'",
+        "shell, command: ['', '{{ x }}']",
+        "shell, command: '{{ x }}'",
+        "s3, get: '{{ x }}/key'",
+        "s3, list: 's3://orders'",
+        "lambda, function: 'arn:aws:lambda:eu-west-1:123456789012:function:resize:live'",
+        "message, to: 'https://sqs.eu-west-1.amazonaws.com/123456789012/orders.fifo', body: x",
+        "message, to: 'arn:aws:events:eu-west-1:123456789012:event-bus/shop', body: {}",
+    ],
+)
+def test_what_may_work(action: str) -> None:
+    assert words(f"{{action: {action}}}") == []
 
 
 def test_actions_everywhere_are_looked_at() -> None:
@@ -273,15 +326,10 @@ def test_what_is_no_secret(action: str) -> None:
     assert words(action) == []
 
 
-def test_what_is_not_supported_yet() -> None:
-    assert words("{action: workflow, playbook: nightly}") == [("NP901", "workflow")]
-    assert words("{action: workflow}") == [("NP503", "workflow"), ("NP901", "workflow")]
-
-
 def test_actions_in_actions_are_looked_at() -> None:
     nested = "{action: callback, notify: {action: http, urll: x, as: a, json: {to: '{{ callback.url }}'}}}"
-    assert words(nested) == [("NP901", "callback"), ("NP502", "urll")]
-    assert words("{action: callback, notify: {url: x}}") == [("NP901", "callback"), ("NP504", "{url: x}")]
+    assert words(nested) == [("NP502", "urll"), ("NP502", "as")]
+    assert words("{action: callback, notify: {url: x}}") == [("NP504", "{url: x}")]
 
 
 @pytest.mark.parametrize(
@@ -316,3 +364,24 @@ def test_a_statement_within_a_parameter_is_one(query: str, expected: list[tuple[
 
 def test_broken_templates_are_left_to_others() -> None:
     assert words("{action: shell, command: 'echo {{ x'}", "{action: http, url: 'https://x.test/{{ x | zzz }}'}") == []
+
+
+@pytest.mark.parametrize(
+    ("notify", "found"),
+    [
+        ("{action: log, message: x, as: y}", ["NP502 6:39"]),
+        ("{action: log, message: x, retry: lots}", ["NP012 6:46"]),
+        ("{action: log, message: x, retry: {attempts: 0}}", ["NP012 6:57"]),
+        ("{action: log, message: x, timeout: soon, loop: {items: [1]}}", ["NP012 6:48", "NP502 6:54"]),
+        ("{action: wait, seconds: 1}", ["NP504 6:22"]),
+        ("{action: logg, message: x}", ["NP501 6:22"]),
+        ('{action: log, message: "{{ callback.ulr }}"}', ["NP301 6:49"]),
+        ("{action: log}", ["NP503 6:22"]),
+        ("hello", ["NP504 6:13"]),
+        ('{action: log, message: "{{ callback.url }}", retry: 2, timeout: 5s}', []),
+    ],
+)
+def test_the_action_of_a_callback(notify: str, found: list[str]) -> None:
+    text = f"name: x\nsteps:\n- name: a\n  run:\n  - action: callback\n    notify: {notify}\n"
+    diagnostics = compile_playbook(text, catalogue()).diagnostics
+    assert [f"{d.code} {d.span.line}:{d.span.column}" for d in diagnostics] == found

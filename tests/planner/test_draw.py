@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sysconfig
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
 from planner.draw import dot, mermaid, text
 from planner.draw.outline import falls_through, outline, run_in_short
-from planner.plan import Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
+from planner.plan import MOST_COUNTED, Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
 
 NASTY = 'a "b" <i>&amp;</i> \\n |{x}| `y` %% ; -->'
 
@@ -66,6 +67,16 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
         "5  report   fail                           ▪ log ■\n"
         "6  lonely   (unreachable)                  → meet\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("visits", "words"),
+    [(1, "at most 1 visit"), (1234, "at most 1,234 visits"), (MOST_COUNTED, "1,000,000,000,000,000 visits or more")],
+)
+def test_text_says_how_many_visits_there_may_be(visits: int, words: str) -> None:
+    plan = chain(2)
+    plan = replace(plan, header=replace(plan.header, statistics={"most_visits": visits}))
+    assert text.draw(plan).splitlines()[0] == f"example: 2 steps, 1 edge, {words}"
 
 
 def test_text_shows_the_state_of_each_step() -> None:

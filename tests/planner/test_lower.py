@@ -219,6 +219,7 @@ def test_statistics() -> None:
         "forks": 1,
         "joins": 1,
         "cycles": 1,
+        "most_visits": 6,
         "actions": {"log": 3, "set": 1},
     }
     assert {key: plan.header.statistics[key] for key in expected} == expected

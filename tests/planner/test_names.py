@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.planner.findings import OK, STEP, findings, found, hints, messages
@@ -37,6 +39,46 @@ def test_two_steps_with_one_name() -> None:
     (diagnostic,) = found(text)
     assert (diagnostic.code, diagnostic.span.line) == ("NP102", 4)
     assert [label.span.line for label in diagnostic.labels] == [3]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param("s(a, [b]), s(b), s(b, [c]), s(c)", id="reached from the second only"),
+        pytest.param("s(a, [b]), s(b, [c]), s(c, [b]), s(b)", id="a cycle through the first"),
+        pytest.param("s(a, [b]), s(b, [a]), s(a)", id="a cycle through the start"),
+        pytest.param("s(a, [b, c]), s(b, [a]), s(c, [d]), s(d), s(a, [d])", id="a fork on a cycle"),
+    ],
+)
+def test_what_only_follows_from_two_steps_with_one_name_is_not_reported(steps: str) -> None:
+    def written(match: re.Match[str]) -> str:
+        rule = f"rule: [{{case: default, run: {match[2]}}}]" if match[2] else f"run: [{OK}]"
+        return f"{{name: {match[1]}, {rule}}}"
+
+    text = "steps: [" + re.sub(r"s\((\w)(?:, (\[.*?\]))?\)", written, steps) + "]"
+    assert [code for code, _ in findings(text)] == ["NP102"]
+
+
+def test_one_of_two_steps_with_one_name_may_be_meant_to_run_last() -> None:
+    text = f"""
+        finally: b
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b]}}]}}
+        - {{name: b, run: [{OK}]}}
+        - {{name: b, run: [{OK}]}}
+    """
+    assert [code for code, _ in findings(text)] == ["NP102"]
+
+
+def test_what_does_not_follow_from_two_steps_with_one_name_is_reported() -> None:
+    text = f"""
+        steps:
+        - {{name: a, rule: [{{case: "{{{{ run.id }}}}", run: [a]}}, {{case: default, run: [b]}}]}}
+        - {{name: b, run: [{OK}]}}
+        - {{name: b, run: [{OK}]}}
+        - {{name: c, run: [{OK}]}}
+    """
+    assert findings(text) == [("NP202", "a"), ("NP102", "b"), ("NP201", "c")]
 
 
 def test_two_tasks_with_one_name() -> None:

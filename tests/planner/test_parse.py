@@ -7,10 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from planner import sizes
 from planner.diagnostics import Diagnostic, Diagnostics
-from planner.parse import MAX_CASES, MAX_MISTAKES, MAX_STEPS, MAX_TARGETS, Parsed, parse
+from planner.parse import MAX_MISTAKES, Parsed, parse
 from planner.playbook import ActionEntry, Model, Playbook, TaskEntry
 from planner.read import Document, read
+from planner.sizes import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
 
 
 def parsed(text: str) -> tuple[Parsed | None, Document, list[Diagnostic]]:
@@ -254,6 +256,46 @@ def test_1_000_targets_and_no_more() -> None:
     assert (found.code, found.span.line, found.span.column) == ("NP701", MAX_TARGETS + 7, 7)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("steps: [{name: a, run: [", "]}]\n"),
+        ("steps: [{name: a}]\ntasks: [{name: t, run: [", "]}]\n"),
+        ("steps: [{name: a}]\ntasks: {t: [", "]}\n"),
+        ("steps: [{name: a}]\ntasks: {t: {run: [", "]}}\n"),
+    ],
+)
+def test_1_000_entries_of_a_run_and_no_more(before: str, after: str) -> None:
+    good(f"name: p\n{before}{'b, ' * MAX_TARGETS}{after}")
+    found = only(f"name: p\n{before}{'b, ' * MAX_TARGETS}more{after}")
+    assert (found.code, found.span.end_column - found.span.column) == ("NP701", len("more"))
+
+
+@pytest.mark.parametrize("task", ["t%d: []", "- {name: t%d, run: []}"])
+def test_10_000_tasks_and_no_more(task: str) -> None:
+    lines = ["name: p", "steps: [{name: a}]", "tasks:", *(f"  {task % n}" for n in range(MAX_TASKS))]
+    assert len(good("\n".join(lines)).tasks) == MAX_TASKS
+    found = only("\n".join([*lines, f"  {task % MAX_TASKS}"]))
+    assert (found.code, found.span.line) == ("NP701", MAX_TASKS + 4)
+
+
+def test_100_000_cases_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MAX_ALL_CASES", 100)
+    rule = "[" + "{case: x}, " * 50 + "]"
+    steps = [f"- {{name: s{n}, rule: {rule}}}" for n in range(4)]
+    good("\n".join(["name: p", "steps:", *steps[:2]]))
+    found = only("\n".join(["name: p", "steps:", *steps]))
+    assert (found.code, found.span.line, found.message) == ("NP701", 5, "a playbook has at most 100 cases")
+
+
+def test_100_000_entries_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MAX_ALL_ENTRIES", 3)
+    text = "name: p\ntasks: {t: [x]}\nsteps:\n- {name: a, run: [t], rule: [{case: x, run: [b]}]}\n"
+    good(text)
+    found = only(text + "- {name: b, run: [t, t]}\n- {name: c, run: [t]}\n")
+    assert (found.code, found.span.line, found.span.column) == ("NP701", 5, 19)
+
+
 # -- what remains ----------------------------------------------------------------------------------------------------
 
 
@@ -324,9 +366,18 @@ def test_a_name_after_a_broken_entry_keeps_its_place() -> None:
 
 
 def test_more_than_a_thousand_mistakes_are_not_all_told() -> None:
-    result, _, diagnostics = parsed(step("run: [" + "5, " * 100_000 + "x]"))
+    steps = "".join(f"- {{name: s{n}, run: [{'5, ' * 1000}]}}\n" for n in range(3))
+    result, _, diagnostics = parsed(f"name: p\nsteps:\n{steps}")
     assert result is None
-    assert len(diagnostics) == MAX_MISTAKES
+    *shown, last = diagnostics
+    assert len(shown) == MAX_MISTAKES
+    assert (last.code, last.message) == ("NP902", "2,000 more findings are not shown")
+
+
+def test_mistakes_in_something_shared_are_counted_once() -> None:
+    aliases = "".join(f"- {{name: s{n}, run: *r}}\n" for n in range(20))
+    _, _, diagnostics = parsed(f"name: p\nsteps:\n- {{name: a, run: &r [{'5, ' * 100}]}}\n{aliases}")
+    assert [d.code for d in diagnostics] == ["NP012"] * 100
 
 
 def test_a_mistake_in_something_shared_is_one_mistake() -> None:

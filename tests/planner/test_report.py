@@ -93,7 +93,8 @@ def test_lines_end_as_yaml_says() -> None:
 def test_concise_is_one_line_a_finding() -> None:
     warning = Diagnostic("NP109", "unused\ntask", Span(1, 1, 1, 2), severity=Severity.WARNING)
     assert plain(concise([Checked("a.yaml", TEXT, (UNKNOWN, warning))])) == (
-        "a.yaml:3:8: NP101 there is no step `notfy` (did you mean `notify`?)\na.yaml:1:1: NP109 unused task\n"
+        "a.yaml:3:8: error: NP101 there is no step `notfy` (did you mean `notify`?)\n"
+        "a.yaml:1:1: warning: NP109 unused task\n"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from planner.sandbox import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
+from planner.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
 from planner.templates import EvaluationError, TemplateProblem, parse
 
 NAMES: dict[str, Any] = {"n": 3, "text": "héllo", "list": [3, 1, 2], "object": {"a": 1, "items": "mine", "_x": 2}}

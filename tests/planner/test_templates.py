@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner import templates
 from planner.templates import (
     EvaluationError,
     Expression,
     Identifier,
     Raw,
+    Template,
     TemplateProblem,
     has_template,
     is_true,
@@ -30,6 +32,22 @@ PLAIN = st.recursive(
 
 def evaluated(text: str, **names: Any) -> Any:
     return parse(text).evaluate(names.__getitem__)
+
+
+def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+
+    class Noted(Template):
+        def __init__(self, source: str) -> None:
+            texts.append(source)
+            super().__init__(source)
+
+    monkeypatch.setattr(templates, "Template", Noted)
+    good, bad = "{{ parsed_once }}", "{{ parsed_once | nothing }}"
+    assert parse(good) is parse(good)
+    first, second = problem(bad), problem(bad)
+    assert first is not second and (first.code, first.start) == (second.code, second.start) == ("NP402", 17)
+    assert texts == [good, bad]
 
 
 def problem(text: str) -> TemplateProblem:

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import networkx as nx
+import pytest
+from hypothesis import assume, given, reject
+from hypothesis import strategies as st
+
+from executor.stores.store import Store
+from planner.bounds import most_visits
+from planner.graph import Flow
+from planner.joins import ALL, Joins, find_joins
+from planner.plan import MOST_COUNTED
+from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED, Explorer
+from tests.planner.test_joins import Cases, flow_of
+from tests.planner.tokens import Branch, Model, State, TooMany
+from tests.plays import Play, compiled
+from tests.strategies import flows
+
+Bounds = Mapping[str, int]
+
+
+@dataclass
+class AllRuns(Model):
+    """Every run of a flow: at each visit any case may be taken or none, in any order; a refused one cannot lead back."""
+
+    bounds: Bounds = field(default_factory=dict)
+
+    def _events(self, state: State) -> Iterator[State]:
+        for branch in state.standing:
+            rest = replace(state, standing=state.standing - {branch})
+            for targets in {(), *self.flow.targets[branch.step]}:
+                if self.is_refused(branch) and self.flow.leads_back(branch.step, targets):
+                    continue
+                after = self._moved(rest, branch, targets)
+                for join in self._ready(after, self._touched(branch.step, targets)):
+                    after = self._fire(after, join)
+                yield after
+
+    def is_refused(self, branch: Branch) -> bool:
+        return branch.visit > self.bounds.get(branch.step, branch.visit)
+
+    @property
+    def most_visits(self) -> int:
+        return max(sum(dict(visits).values()) for visits in self.outcomes())
+
+
+def all_runs(flow: Flow, bounds: Bounds, modes: Mapping[str, str] = ALL) -> AllRuns:
+    return AllRuns(flow, find_joins(flow, modes), lambda *_: (), modes=modes, bounds=bounds)
+
+
+@st.composite
+def bounded_flows(draw: st.DrawFn, *, acyclic: bool) -> AllRuns:
+    flow = draw(flows(acyclic=acyclic, max_steps=7 if acyclic else 5))
+    steps = st.sampled_from(list(flow.targets))
+    bounds = draw(st.dictionaries(steps, st.integers(1, 2)))
+    for step in flow.targets:
+        if not nx.is_directed_acyclic_graph(flow.graph.subgraph(flow.targets.keys() - bounds.keys())):
+            bounds.setdefault(step, 1)
+    modes = draw(st.dictionaries(steps, st.sampled_from(["any", "each"]), max_size=2))
+    return all_runs(flow, {step: bound for step, bound in bounds.items() if flow.is_cyclic(step)}, modes)
+
+
+@pytest.mark.parametrize("acyclic", [True, False])
+@given(drawn=st.data())
+def test_no_run_has_more_visits(drawn: st.DataObject, acyclic: bool) -> None:
+    runs = drawn.draw(bounded_flows(acyclic=acyclic))
+    assume(not runs.joins.runaways)
+    try:
+        most = runs.most_visits
+    except TooMany:
+        reject()
+    assert most <= most_visits(runs.flow, runs.joins, runs.bounds)
+
+
+@given(flows(acyclic=True, max_steps=7))
+def test_where_nothing_repeats_no_step_counts_twice(flow: Flow) -> None:
+    assert most_visits(flow, find_joins(flow), {}) <= len(flow.reachable)
+
+
+def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
+    """Forks within both branches of a fork, each joined again."""
+    if depth == 0:
+        return {}
+    sides = [f"{name}0", f"{name}1"]
+    around = {f"fork {name}": [[f"fork {side}" for side in sides]]}
+    around |= {f"{'fork' if depth == 1 else 'join'} {side}": [[f"join {name}"]] for side in sides}
+    return around | diamonds(depth - 1, sides[0]) | diamonds(depth - 1, sides[1])
+
+
+@pytest.mark.parametrize(
+    ("cases", "bounds", "visits"),
+    [
+        pytest.param({"a": [["b"]], "b": [["c"]], "c": [["d"]]}, {}, 4, id="chain"),
+        pytest.param({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}, {}, 4, id="choice"),
+        pytest.param({"a": [["b"], ["z"]], "b": [["c"]]}, {}, 3, id="the longer way"),
+        pytest.param({"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}, {}, 5, id="diamond"),
+        pytest.param(diamonds(3), {}, 7 + 8 + 7, id="three levels of diamonds"),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]], "e": [["g"]], "f": [["g"]]},
+            {},
+            7,
+            id="diamond behind diamond",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"], ["e", "f"]], "c": [["d"]], "e": [["d"]], "f": [["d"]]},
+            {},
+            6,
+            id="fork in one case",
+        ),
+        pytest.param({"a": [["a"], []]}, {"a": 3}, 4, id="step that repeats itself"),
+        pytest.param({"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"a": 5}, 15 + 1, id="loop bounded first"),
+        pytest.param({"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"c": 5}, 15 + 3 + 1, id="loop bounded last"),
+        pytest.param(
+            {"a": [["a"], ["b"]], "b": [["c"]], "c": [["b"], ["d"]]}, {"a": 10, "b": 4}, 11 + 9, id="loop, then loop"
+        ),
+        pytest.param({"a": [["b"]], "b": [["b"], ["a"]]}, {"a": 3, "b": 10}, 4 + 10, id="loop in a loop"),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]], "e": [["f"]]},
+            {"a": 6},
+            24 + 2,
+            id="fork and join on a cycle",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]}, {"a": 2}, 6 + 1, id="join at the head of a cycle"
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["b"], ["d"]], "c": [["d"]]}, {"b": 3}, 1 + 4 + 1 + 1, id="loop in a region"
+        ),
+    ],
+)
+def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> None:
+    flow = flow_of(cases)
+    assert most_visits(flow, find_joins(flow), bounds) == visits
+    if len(flow.targets) < 10:
+        assert all_runs(flow, bounds).most_visits == visits
+
+
+@pytest.mark.parametrize(
+    ("cases", "bounds", "modes"),
+    [
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]], "x": [["w"]], "y": [["w"]]},
+            {"a": 2},
+            {},
+            id="ways out of both branches on a cycle",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]], "y": [["x"]]},
+            {"c": 1, "d": 1},
+            {"x": "each"},
+            id="ways out to a step that runs for each branch",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]}, {"b": 2, "c": 1}, {}, id="bounds in both branches"
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"], ["a"]], "e": [["d"]]},
+            {"a": 2, "e": 4},
+            {},
+            id="a join that leads into its region",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]], "e": [["a"], ["z"]]},
+            {"e": 2},
+            {"d": "each", "e": "each"},
+            id="a cycle for each branch",
+        ),
+        pytest.param(
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["d"], ["e"]], "d": [["a"], ["e"]]},
+            {"a": 2},
+            {"d": "any"},
+            id="a cycle that goes on with the first branch",
+        ),
+    ],
+)
+def test_what_is_known_roughly(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) -> None:
+    runs = all_runs(flow_of(cases), bounds, modes)
+    most = runs.most_visits
+    assert not runs.joins.runaways
+    assert most <= most_visits(runs.flow, runs.joins, bounds) <= most + 4
+
+
+def test_a_step_that_runs_for_each_branch_counts_for_each() -> None:
+    flow = flow_of({"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]})
+    assert most_visits(flow, find_joins(flow), {}) == 7
+    assert most_visits(flow, find_joins(flow, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
+
+
+def test_a_branch_that_leaves_in_every_round_counts_in_every_round() -> None:
+    flow = flow_of({"a": [["a", "b"], []], "b": [["c"]], "c": []})
+    assert most_visits(flow, Joins({}, {}, (), multi=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
+
+
+def test_large_numbers_are_cut() -> None:
+    names = [f"s{n}" for n in range(60)]
+    cases = {name: [[f"{name} x", f"{name} y"]] for name in names}
+    cases |= {f"{name} {side}": [[after]] for name, after in pairwise(names) for side in "xy"}
+    flow = flow_of(cases)
+    assert most_visits(flow, Joins({}, {}, ()), {}) == MOST_COUNTED
+
+
+def test_a_ring_of_many_steps() -> None:
+    size = 10_000
+    cases = {f"s{n}": [[f"s{(n + 1) % size}"], []] for n in range(size)}
+    flow = flow_of(cases)
+    assert most_visits(flow, find_joins(flow), dict.fromkeys(flow.targets, 2)) == 2 * size + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "visits"),
+    [
+        pytest.param(
+            """
+            variables: {n: 0}
+            steps:
+            - name: again
+              max_visits: 3
+              run: [{action: set, set: {n: "{{ n + 1 }}"}}]
+              rule: [{case: error, run: [enough]}, {case: default, run: [again]}]
+            - {name: enough, run: [{action: log, message: "{{ n }}"}]}
+            """,
+            5,
+            id="a refused visit that is handled",
+        ),
+        pytest.param(
+            """
+            steps:
+            - {name: a, rule: [{case: default, run: [b, c]}]}
+            - {name: b, rule: [{case: default, run: [d]}]}
+            - {name: c, rule: [{case: default, run: [d]}]}
+            - {name: d, max_visits: 2, rule: [{case: "{{ step.visit < 9 }}", run: [a]}]}
+            """,
+            12,
+            id="fork and join on a cycle",
+        ),
+        pytest.param(
+            """
+            finally: tidy
+            steps:
+            - {name: a, rule: [{case: default, run: [b]}]}
+            - {name: b, run: [{action: log, message: x}]}
+            - {name: tidy, run: [{action: log, message: x}]}
+            """,
+            3,
+            id="finally",
+        ),
+    ],
+)
+def test_what_the_executor_counts(store: Store, text: str, visits: int) -> None:
+    plan = compiled(text)
+    assert plan.header.statistics["most_visits"] == visits
+    assert len(Play(store, plan).finish().visits) == visits
+
+
+@pytest.mark.parametrize("text", [CHAIN, DIAMOND, NESTED, CYCLE, LATE, f"\n    on_error: continue{LOOP_INSIDE}"])
+def test_every_way_a_playbook_can_go(text: str) -> None:
+    plan = compiled(text)
+    may_be_refused = frozenset(step.name for step in plan.steps.values() if step.max_visits is not None)
+    most = max(len(world.visits) for world in Explorer(plan, may_be_refused).endings())
+    assert most == plan.header.statistics["most_visits"]
