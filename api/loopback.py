@@ -15,7 +15,12 @@ _RULE = (
     "No authentication is configured, so only clients on this machine are served, under a loopback name such as "
     "localhost and not from pages of other sites."
 )
-_FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_FORWARDING = re.compile(
+    r"forwarded|via|x-forwarded(-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip|x-original-(forwarded-for|host)"
+    r"|x-envoy-.*|true-client-ip|cf-.*|cdn-loop|fastly-client-ip|fly-client-ip"
+)
+"""The headers by which proxies and tunnels tell whom they speak for, or that they are there."""
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?")
 
 
@@ -23,7 +28,8 @@ class LoopbackOnly:
     """Middleware that refuses whoever is not on this machine, whatever started the app.
 
     The `Host` is looked at because a foreign name that resolves to 127.0.0.1 would let any web page in, and the
-    `Origin` because browsers send simple requests to any address. A forwarded request hides who its client is.
+    `Origin` and `Sec-Fetch-Site` because browsers send simple requests to any address. A forwarded request hides who its
+    client is.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,14 +50,18 @@ def _refusal(scope: Scope) -> str | None:
     if not client or not is_loopback(client[0]):
         return "The request comes from another machine."
     headers = Headers(scope=scope)
-    if any(name in headers for name in _FORWARDING_HEADERS):
-        return "The request was forwarded by a proxy."
+    for name in headers:
+        if _FORWARDING.fullmatch(name.lower()):
+            return f"The request has the header `{name}`: a proxy forwarded it, and who is behind that cannot be told."
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not is_loopback(_host_name(hosts[0])):
         return "The request's Host is not a loopback name."
     for origin in headers.getlist("origin"):
         if _netloc(origin) != hosts[0].lower():
             return "The request's Origin is another site."
+    is_safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
+    if not is_safe and any(site in ("cross-site", "same-site") for site in headers.getlist("sec-fetch-site")):
+        return "The request comes from a page of another site in a browser, as its Sec-Fetch-Site says."
     return None
 
 

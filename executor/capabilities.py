@@ -26,6 +26,7 @@ def for_local_run(folder: Path) -> Capabilities:
         python_modules=("*",),
         inherit_environment=True,
         networks=LOOPBACK,
+        any_server=True,
     )
 
 

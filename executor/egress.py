@@ -1,4 +1,4 @@
-"""The way out: HTTP connections that go to vetted addresses only.
+"""The way out: connections that go to vetted addresses only.
 
 A host is resolved once, all its addresses are vetted, and the connection goes to one of exactly these: a second
 answer of the resolver is never asked for. Nothing is taken from the environment, proxies included.
@@ -7,6 +7,7 @@ answer of the resolver is never asked for. Nothing is taken from the environment
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
 import threading
 import time
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     import httpx
 
 SETTING = "NOETL_ALLOW_NETWORKS"
+
+CONNECT_SECONDS = 10.0
+"""How long the way to one address may take: to find the address, to connect, and to shake hands."""
+SILENCE_SECONDS = 60.0
+"""How long a server may say nothing, where nobody says how long the whole may take."""
+
+_PIECE = 64 * 1024
 
 Resolver = Callable[[str, int], list[str]]
 """The addresses of a host, for a port."""
@@ -61,7 +69,7 @@ GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 
 
 def is_allowed(address: Address, networks: Iterable[str]) -> bool:
-    """Whether `http` may connect to an address, given the ranges (CIDR) that the operator allows besides."""
+    """Whether an action may connect to an address, given the ranges (CIDR) that the operator allows besides."""
     if is_never(address):
         return False
     if any(address in ipaddress.ip_network(network) for network in networks):
@@ -70,7 +78,7 @@ def is_allowed(address: Address, networks: Iterable[str]) -> bool:
     return is_routed and not any(address in network for network in DENIED)
 
 
-def vet(host: str, addresses: Iterable[str], networks: Iterable[str]) -> list[str]:
+def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str = "http") -> list[str]:
     """The addresses of a host, in order, when all of them are allowed.
 
     Raises:
@@ -81,7 +89,9 @@ def vet(host: str, addresses: Iterable[str], networks: Iterable[str]) -> list[st
     for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
-            raise forbidden(f"`{host}` is at {address}, which `http` may not reach", allowable=not is_never(address))
+            raise forbidden(
+                f"`{host}` is at {address}, which `{action}` may not reach", allowable=not is_never(address)
+            )
         vetted.append(str(address))
     return vetted
 
@@ -102,22 +112,39 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-_deadline: ContextVar[float] = ContextVar("deadline")
+def addresses(
+    host: str, port: int, networks: Iterable[str], resolver: Resolver = resolve, action: str = "http"
+) -> list[str]:
+    """The addresses of a host, asked for once and vetted. Use it inside `until`.
+
+    Raises:
+        ActionError: `ForbiddenAddress`.
+        OSError: it has none; a TimeoutError where that was not known in time.
+    """
+    if is_never_allowed(host):
+        raise forbidden(f"`{host}` is out of bounds for `{action}`")
+    return vet(host, _resolve_in_time(resolver, host, port), networks, action)
+
+
+_bounds: ContextVar[tuple[float, float]] = ContextVar("bounds")
 
 
 @contextmanager
-def until(deadline: float) -> Iterator[None]:
-    """Within it, all reading, writing and connecting together ends by `deadline` (of `time.monotonic`)."""
-    token = _deadline.set(deadline)
+def until(deadline: float, silence: float = math.inf) -> Iterator[None]:
+    """Within it, all reading, writing and connecting together ends by `deadline` (of `time.monotonic`), and nothing of it
+    waits longer than `silence` seconds.
+    """
+    token = _bounds.set((deadline, silence))
     try:
         yield
     finally:
-        _deadline.reset(token)
+        _bounds.reset(token)
 
 
-def _left() -> float:
+def _left(most: float = math.inf) -> float:
+    deadline, silence = _bounds.get()
     # Zero would make a socket non-blocking instead of late.
-    return max(_deadline.get() - time.monotonic(), 0.001)
+    return max(min(deadline - time.monotonic(), silence, most), 0.001)
 
 
 @cache
@@ -136,7 +163,9 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
             return self._inner.read(max_bytes, _left())
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            self._inner.write(buffer, _left())
+            # The time is that of each sending, of which a reader who takes little at a time makes many.
+            for start in range(0, len(buffer), _PIECE):
+                self._inner.write(buffer[start : start + _PIECE], _left())
 
         def close(self) -> None:
             self._inner.close()
@@ -144,7 +173,7 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
         def start_tls(
             self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
         ) -> httpcore.NetworkStream:
-            return Stream(self._inner.start_tls(ssl_context, server_hostname, _left()))
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, _left(CONNECT_SECONDS)))
 
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
@@ -163,12 +192,17 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
             local_address: str | None = None,
             socket_options: Any = None,
         ) -> httpcore.NetworkStream:
-            if is_never_allowed(host):
-                raise forbidden(f"`{host}` is out of bounds for `http`")
             failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
-            for address in vet(host, _resolve_in_time(resolver, host, port), networks):
+            try:
+                vetted = addresses(host, port, networks, resolver)
+            except TimeoutError as error:
+                raise httpcore.ConnectTimeout(str(error)) from None
+            except OSError as error:
+                raise httpcore.ConnectError(str(error)) from None
+            for address in vetted:
                 try:
-                    return Stream(self._sockets.connect_tcp(address, port, _left(), None, socket_options))
+                    left = _left(CONNECT_SECONDS)
+                    return Stream(self._sockets.connect_tcp(address, port, left, None, socket_options))
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                     failure = error
             raise failure
@@ -188,21 +222,19 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
 
 def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:
     """What the resolver says, unless it takes too long: it cannot be interrupted, so it is left behind."""
-    import httpcore
-
-    answer: list[list[str] | OSError] = []
+    answer: list[list[str] | str] = []
 
     def ask() -> None:
         try:
             answer.append(resolver(host, port))
         except (OSError, UnicodeError) as error:
-            answer.append(OSError(str(error)))
+            answer.append(str(error))
 
     thread = threading.Thread(target=ask, name="resolve", daemon=True)
     thread.start()
-    thread.join(_left())
+    thread.join(_left(CONNECT_SECONDS))
     if not answer:
-        raise httpcore.ConnectTimeout(f"`{host}` was not resolved in time")
-    if isinstance(answer[0], OSError):
-        raise httpcore.ConnectError(f"`{host}` cannot be resolved: {answer[0]}")
+        raise TimeoutError(f"`{host}` was not resolved in time")
+    if isinstance(answer[0], str):
+        raise OSError(f"`{host}` cannot be resolved: {answer[0]}")
     return answer[0]

@@ -47,6 +47,10 @@ class RejectedError(Exception):
         self.details = details
 
 
+class CancelledError(Exception):
+    """The run was cancelled while its work was being done, which is therefore abandoned."""
+
+
 class FencedError(Exception):
     """A commit came from a claimant that had lost its claim; nothing was written."""
 

@@ -15,9 +15,11 @@ from executor.values import text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described, either, is_of_kind
 from planner.sinks import UrlLexer, UrlPlace
-from planner.templates import EvaluationError, Expression, Lookup, Template, has_template, parse
+from planner.templates import EvaluationError, Expression, Lookup, Template, has_template, one_budget, parse
+from planner.wording import quoted
 
 
+@one_budget()
 def render_parameters(declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup) -> dict[str, Any]:
     """All parameters of an action, rendered and of the kinds it declares.
 
@@ -37,16 +39,20 @@ def render_parameters(declaration: ActionDeclaration, parameters: Mapping[str, A
     return check_kinds(declaration, rendered)
 
 
+@one_budget()
 def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
-    """`value` with every template in it filled in, at any depth; keys stay as they are.
+    """`value` with every template in it filled in, at any depth and on one budget; keys stay as they are.
 
     Text of a sink comes out as that sink needs it: a whole `Sql`, a quoted command, an encoded address. `secrets` are
     revealed where the parameter may carry them, unknown where it may not, and by reference where there is no parameter.
-    A template that reads a late name of its parameter comes out as a function of the late names, given as keywords.
+    A template that reads a late name of its parameter comes out as a function of the late names, given as keywords. An
+    action that is a parameter stays as it is: it is rendered when it is performed.
 
     Raises:
         ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or what keeps a secret away.
     """
+    if parameter is not None and Kind.ACTION in parameter.kinds:
+        return value
     if parameter is not None and parameter.fields:
         return _fields(value, parameter.fields, lookup)
     if parameter is not None and parameter.late and isinstance(value, str) and _reads_any(value, parameter.late):
@@ -93,6 +99,8 @@ def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[
             checked[name] = _checked(name, parameter.fields, value)
         else:
             checked[name] = _chosen(name, value, parameter) if parameter.choices else value
+        if parameter.refuses is not None and not callable(value) and (reason := parameter.refuses(value)) is not None:
+            raise _wrong(f"`{name}` cannot be {described(value) if parameter.secrets else quoted(value)}: {reason}")
     for name, parameter in parameters.items():
         if parameter.required and name not in checked:
             raise _wrong(f"`{owner}` needs `{name}`")

@@ -14,6 +14,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -75,6 +76,37 @@ def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
             retryable=False,
         )
     REVEALED.add(value)
+    return value
+
+
+def fold(value: Any) -> dict[str, Any]:
+    """A plain value with secrets in it, as data that `unfold` makes the same of: the secrets stand beside it, by name."""
+    places: list[tuple[list[str | int], str]] = []
+
+    def find(value: Any, place: list[str | int]) -> None:
+        if isinstance(value, Secret):
+            places.append((place, value.name))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                find(item, [*place, key])
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                find(item, [*place, index])
+
+    find(value, [])
+    return {"value": value, "secrets": places}
+
+
+def unfold(folded: Mapping[str, Any]) -> Any:
+    """The value that `fold` was given."""
+    value = deepcopy(folded["value"])
+    for place, name in folded["secrets"]:
+        if not place:
+            return Secret(name)
+        inside = value
+        for key in place[:-1]:
+            inside = inside[key]
+        inside[place[-1]] = Secret(name)
     return value
 
 
@@ -185,11 +217,18 @@ class Revealed:
 
 
 REVEALED = Revealed()
+TOKENS = Revealed()
+"""Tokens of callbacks. A playbook may log one, for somebody to answer with, and none is stored."""
 
 
 def scrub(value: Any) -> Any:
     """A plain value without any secret that this process has revealed. Values of less than 8 characters stay."""
     return REVEALED.scrub(value)
+
+
+def scrub_stored(value: Any) -> Any:
+    """A plain value as it may be stored: without secrets, and without tokens that answer callbacks."""
+    return TOKENS.scrub(REVEALED.scrub(value))
 
 
 def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:

@@ -1,7 +1,7 @@
-"""The one Jinja2 environment: an allow-list of what expressions can reach, and a budget for what they may cost.
+"""The one Jinja2 environment: an allow-list of what expressions can reach, each part of it charged to the budget.
 
-Jinja2's own sandbox stops escapes and not bombs (`'x' * 10**9`), so here every operation that can make a value larger
-is charged before it is done, against a budget that each evaluation gets anew.
+Jinja2's own sandbox stops escapes and not bombs (`'x' * 10**9`), so here every operation that can make a value larger,
+or take long in one go, is charged before it is done.
 """
 
 from __future__ import annotations
@@ -11,40 +11,64 @@ import hashlib
 import json
 import math
 import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError
-from jinja2.filters import make_attrgetter
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.filters import make_attrgetter, make_multi_attrgetter
 from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import missing, pass_environment
+from jinja2.utils import _PassArg, missing, pass_environment
 
-MAX_TEXT = 8 * 1024 * 1024
-MAX_ITEMS = 1_000_000
-BUDGET = 64 * 1024 * 1024
-LOOP_ROUND = 32
-LIST_ITEM = 8
-CPU_SECONDS = 3.0
+from planner.budget import (
+    LIST,
+    LIST_ITEM,
+    MAPPING,
+    MAX_ITEMS,
+    LimitExceeded,
+    bounded,
+    built,
+    charge,
+    charge_bits,
+    charge_items,
+    charge_order,
+    charge_search,
+    charge_text,
+    concatenated,
+    copied,
+    loop_items,
+    measure,
+    measured_text,
+    reading,
+    rehearsed,
+    searched,
+    weighed,
+)
+
 MAX_PATTERN = 1_000
 MAX_REPETITIONS = 10_000
-MAX_INTEGER_BITS = 4096
+MAX_TIME_TEXT = 200
 REGEX_SECONDS = 1.0
+
+JSON_VALUE = 32
+"""What a value costs that is read from JSON, on top of its letters; a list or object costs twice that."""
+LINE = 512
+WORD = 32
+TITLE_LETTER = 16
+STRIPPED_LETTER = 4
+PAIRS_AT_ONCE = 64
+"""How many letters are compared with how many others for a unit, where each may have to be compared with each."""
 
 LOOP_ITEMS = "noetl bounded"
 CONCATENATE = "noetl concatenate"
 WEIGHED = "noetl weighed"
+SEARCHED = "noetl searched"
 BUILT = "noetl built"
-
-
-class LimitExceeded(TemplateRuntimeError):
-    """An expression would make a value larger, or take longer, than it may."""
+COPIED = "noetl copied"
 
 
 class Raw(str):
@@ -57,111 +81,6 @@ class Identifier(str):
     """The name of a table or column, which an SQL sink quotes as such."""
 
     __slots__ = ()
-
-
-_spent = threading.local()
-
-
-def start_budget() -> None:
-    """Give the evaluation that follows on this thread its full budget."""
-    _spent.units = 0
-    _spent.until = time.thread_time() + CPU_SECONDS
-
-
-def charge(units: int) -> None:
-    """Take `units` (characters or items) from the evaluation's budget.
-
-    Raises:
-        LimitExceeded: the evaluation has used it up.
-    """
-    _spent.units = getattr(_spent, "units", 0) + units
-    if _spent.units > BUDGET:
-        raise LimitExceeded("the expression makes too much data")
-    if time.thread_time() > getattr(_spent, "until", math.inf):
-        raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
-
-
-def _text(length: int) -> None:
-    if length > MAX_TEXT:
-        raise LimitExceeded(f"the expression makes a text of more than {MAX_TEXT:,} characters")
-    charge(length)
-
-
-def _items(length: int) -> None:
-    if length > MAX_ITEMS:
-        raise LimitExceeded(f"the expression makes a list of more than {MAX_ITEMS:,} items")
-    charge(length)
-
-
-def bounded(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, each charged as it is taken."""
-    for count, item in enumerate(items, 1):
-        _items(1) if count <= MAX_ITEMS else _items(count)
-        yield item
-
-
-def loop_items(items: Iterable[Any]) -> Iterator[Any]:
-    """The items of a loop, each charged for the work its round does."""
-    for item in items:
-        charge(LOOP_ROUND)
-        yield item
-
-
-def concatenate(parts: Iterable[Any]) -> str:
-    """The parts as one text, its size checked before it is made."""
-    texts = [measured_text(part) for part in parts]
-    _text(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def measure(value: Any, indent: int = 0) -> None:
-    """Check the size that a value has as text before the text is made. One list may stand in another many times.
-
-    Raises:
-        LimitExceeded: the text would be too long.
-    """
-    size = 0
-    stack = [(value, 0)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            size += len(item)
-            continue
-        inner: Iterable[Any] = ()
-        if isinstance(item, Mapping):
-            inner = (part for pair in item.items() for part in pair)
-        elif isinstance(item, list | tuple):
-            inner = item
-        for part in inner:
-            size += 1 + indent * (depth + 1)
-            if size % 4096 == 0:
-                charge(0)
-            if size > MAX_TEXT:
-                break
-            stack.append((part, depth + 1))
-        if size > MAX_TEXT:
-            break
-    _text(size)
-
-
-def weighed(value: Any) -> Any:
-    """A value that is about to be compared, charged for its length."""
-    if isinstance(value, str | list | tuple | Mapping):
-        charge(len(value))
-    return value
-
-
-def built(value: Any) -> Any:
-    """A list or object that an expression has made, with all that is in it charged for: parts may be shared many times."""
-    measure(value)
-    return value
-
-
-def measured_text(value: Any) -> str:
-    """The value as text, its size checked before it is made."""
-    if not isinstance(value, str):
-        measure(value)
-    return str(value)
 
 
 def describe(value: object) -> str:
@@ -215,15 +134,13 @@ class OffsetLexer(Lexer):
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
     text, old, new = measured_text(text), measured_text(old), measured_text(new)
     times = text.count(old) if count is None or count < 0 else min(text.count(old), count)
-    _text(len(text) + times * max(len(new) - len(old), 0))
+    charge_text(len(text) + times * max(len(new) - len(old), 0))
     replaced: str = text.replace(old, new, -1 if count is None else count)
     return replaced
 
 
 def _join_method(separator: str, items: Iterable[str]) -> str:
-    texts = [measured_text(item) for item in bounded(items)]
-    _text(sum(map(len, texts)) + len(separator) * len(texts))
-    return separator.join(texts)
+    return concatenated(bounded(items), separator)
 
 
 _TEXT_METHODS = frozenset(
@@ -296,30 +213,25 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
 def _multiply(left: Any, right: Any) -> Any:
     for sequence, times in ((left, right), (right, left)):
         if isinstance(sequence, str) and isinstance(times, int):
-            _text(len(sequence) * max(times, 0))
+            charge_text(len(sequence) * max(times, 0))
         elif isinstance(sequence, list | tuple) and isinstance(times, int):
-            _items(len(sequence) * max(times, 0))
+            charge_items(len(sequence) * max(times, 0), LIST_ITEM)
     if isinstance(left, int) and isinstance(right, int):
-        _bits(left.bit_length() + right.bit_length())
+        charge_bits(left.bit_length() + right.bit_length())
     return left * right
-
-
-def _bits(bits: int) -> None:
-    if bits > MAX_INTEGER_BITS:
-        raise LimitExceeded("the expression makes a number that is too large")
 
 
 def _power(left: Any, right: Any) -> Any:
     if isinstance(left, int) and isinstance(right, int):
-        _bits(left.bit_length() * max(right, 0))
+        charge_bits(left.bit_length() * max(right, 0))
     return left**right
 
 
 def _add(left: Any, right: Any) -> Any:
     if isinstance(left, str) and isinstance(right, str):
-        _text(len(left) + len(right))
+        charge_text(len(left) + len(right))
     elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        _items(len(left) + len(right))
+        charge_items(len(left) + len(right), LIST_ITEM)
     return left + right
 
 
@@ -333,7 +245,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {"*": _multiply, "**": _power
 
 
 def _measured(value: Any) -> Any:
-    if isinstance(value, list | tuple | Mapping):
+    if isinstance(value, list | tuple | Mapping | ValuesView | KeysView | ItemsView):
         measure(value)
     return value
 
@@ -347,12 +259,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             undefined=Missing, optimized=False, keep_trailing_newline=True, cache_size=0, finalize=_measured
         )
-        self.globals = {"range": _range, "dict": dict}
+        self.globals = {"range": _range, "dict": _dict}
         for name in ("attr", "format", "pprint", "urlize", "xmlattr"):
             del self.filters[name]
         for name, function in list(self.filters.items()):
-            self.filters[name] = _charged(name, function)
+            self.filters[name] = _charged(self, name, function)
         self.filters.update(_FILTERS)
+        self.tests |= {name: _comparing(self.tests[name]) for name in _COMPARING}
+        self.tests |= {name: _of_text(self.tests[name]) for name in ("lower", "upper")}
+        self.tests["in"] = _is_in
         self.tests |= {word.capitalize(): self.tests[word] for word in ("none", "true", "false")}
 
     @cached_property
@@ -374,7 +289,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(obj, type_):
                 if attribute in names:
                     found = getattr(obj, attribute)
-                    return _charged_method(obj, found) if isinstance(obj, str | list | tuple) else found
+                    return _charged_method(obj, attribute, found) if isinstance(obj, str | list | tuple) else found
                 break
         return self.undefined(obj=obj, name=attribute)
 
@@ -392,61 +307,99 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _OPERATORS[operator](left, right)
 
 
-def _charged_method(obj: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+def _charged_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """The method of a text or list, which reads all of it and may make as much again."""
 
     def charged(*args: Any) -> Any:
-        charge(len(obj))
+        charge(len(obj) if isinstance(obj, str) else reading(obj))
+        for arg in args:
+            weighed(arg)
+        if name in _SLOW_METHODS and args and isinstance(args[0], str):
+            charge(len(obj) * len(args[0]) // PAIRS_AT_ONCE)
+        if name in ("split", "rsplit") and len(args) < 3:
+            most = args[1] if len(args) == 2 else -1
+            args = (args[0] if args else None, min(most, MAX_ITEMS) if most >= 0 else MAX_ITEMS)
+        if name == "splitlines":
+            charge_items(obj.count("\n") + obj.count("\r"), LIST)
         result = method(*args)
         if isinstance(result, list | tuple):
-            charge(LIST_ITEM * len(result))
+            charge_items(len(result), LIST)
         elif isinstance(result, str):
-            charge(len(result))
+            charge_text(len(result))
         return result
 
     return charged
 
 
+_SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
+"""The methods of texts that may compare each letter with each of their argument."""
+
+
 def _range(*bounds: int) -> range:
     numbers = range(*bounds)
-    _items(len(numbers))
+    charge_items(len(numbers))
     return numbers
 
 
-def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The built-in filter, its arguments and result held to the limits."""
-    from jinja2.utils import _PassArg
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    made: dict[Any, Any] = dict(*args, **kwargs)
+    charge(MAPPING + 2 * LIST_ITEM * len(made))
+    return made
 
-    skip = 1 if _PassArg.from_obj(function) is not None else 0
+
+_COMPARING = frozenset(
+    ["==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "ge", ">=", "<", "lt", "lessthan", "<=", "le"]
+)
+
+
+def _comparing(test: Any) -> Any:
+    """The built-in test, its operands charged for."""
+    return lambda left, right: test(weighed(left), weighed(right))
+
+
+def _of_text(test: Any) -> Any:
+    """The built-in test of a text, which may be made for it."""
+    return lambda value: test(measured_text(value))
+
+
+def _is_in(value: Any, where: Any) -> bool:
+    charge_search(value, where)
+    return value in where
+
+
+def _charged(environment: Sandbox, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The built-in filter, its arguments and result held to the limits."""
+    marker = _PassArg.from_obj(function)
+    skip = 1 if marker is not None else 0
 
     def charged(*args: Any, **kwargs: Any) -> Any:
         value = args[skip] if len(args) > skip else None
         options = (*args[skip + 1 :], *kwargs.values())
         if isinstance(value, Iterator):
-            args = (*args[:skip], bounded(value), *args[skip + 1 :])
-        elif isinstance(value, str | list | tuple | Mapping):
+            value = list(bounded(value)) if name in _ORDERING else bounded(value)
+            args = (*args[:skip], value, *args[skip + 1 :])
+        elif isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
             charge(len(value))
         if name in _TEXTUAL:
             for part in (value, *options):
                 measure(part)
         if name in _WIDENING:
-            _text(_WIDENING[name](value, options))
-        if name == "round":
-            _bits(4 * max((o for o in options if isinstance(o, int)), default=0))
+            charge_text(_WIDENING[name](value, options))
+        if name in _PRICES:
+            _PRICES[name](environment, *args[skip:], **kwargs)
         if name == "replace":
             return _replace(value, *options)
         if name == "join":
-            _join_size(value, options)
+            return _join(environment, *args[skip:], **kwargs)
         result = function(*args, **kwargs)
         if isinstance(result, str):
-            _text(len(result))
+            charge_text(len(result))
         elif isinstance(result, list | tuple):
-            _items(len(result))
+            charge_items(len(result), LIST_ITEM)
         elif isinstance(result, int):
-            _bits(result.bit_length())
+            charge_bits(result.bit_length())
         return result
 
-    marker = _PassArg.from_obj(function)
     if marker is not None:
         charged.jinja_pass_arg = marker  # type: ignore[attr-defined]
     return charged
@@ -498,11 +451,97 @@ _WIDENING: dict[str, Callable[[Any, tuple[Any, ...]], int]] = {
 }
 
 
-def _join_size(value: Any, options: tuple[Any, ...]) -> None:
-    separator = next((o for o in options if isinstance(o, str)), "")
-    if isinstance(value, list | tuple):
-        measure(value)
-        _text(sum(len(v) for v in value if isinstance(v, str)) + len(separator) * len(value))
+_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_SEPARATORS = re.compile(r"[\s-]+")
+
+
+def _wrapping(
+    environment: Sandbox, text: Any, width: Any = 79, break_long_words: bool = True, *_: Any, **__: Any
+) -> None:
+    if not isinstance(text, str) or not isinstance(width, int):
+        return
+    charge(LINE * (1 + len(text) - len(_LINE_ENDS.sub("", text))) + WORD * (len(text) - len(_SEPARATORS.sub("", text))))
+    width = max(width, 1)
+    if break_long_words and width < len(text):
+        for word in re.finditer(rf"\S{{{width + 1},}}", text):
+            # Of what is left of a word a copy is made for each line.
+            length = len(word[0])
+            charge(WORD * length // width + length * length // (512 * width))
+
+
+def _letters(each: int) -> Callable[..., None]:
+    return lambda _, text, *__, **___: charge(each * len(measured_text(text)))
+
+
+def _trimming(environment: Sandbox, text: Any, chars: Any = None) -> None:
+    if isinstance(chars, str):
+        charge(len(measured_text(text)) * len(chars) // PAIRS_AT_ONCE)
+
+
+def _rounding(environment: Sandbox, value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
+    if isinstance(precision, int):
+        charge_bits(4 * precision)
+
+
+def _listing(environment: Sandbox, value: Any) -> None:
+    if isinstance(value, str):
+        charge_items(len(value), LIST_ITEM)
+
+
+def _keys(value: Any, attribute: Any, getter: Callable[[Any], Any]) -> list[Any]:
+    """What values are put in order by, as given."""
+    if attribute is None and isinstance(value, list):
+        return value
+    with rehearsed():
+        return list(bounded(value) if attribute is None else map(getter, bounded(value)))
+
+
+def _sorting(
+    environment: Sandbox, value: Any, reverse: bool = False, case_sensitive: bool = False, attribute: Any = None
+) -> None:
+    charge_order(_keys(value, attribute, make_multi_attrgetter(environment, attribute)), sorted=True)
+
+
+def _grouping(
+    environment: Sandbox, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False
+) -> None:
+    charge_order(_keys(value, attribute, make_attrgetter(environment, attribute, default=default)), sorted=True)
+
+
+def _choosing(environment: Sandbox, value: Any, case_sensitive: bool = False, attribute: Any = None) -> None:
+    charge_order(_keys(value, attribute, make_attrgetter(environment, attribute)), sorted=False)
+
+
+def _sorting_keys(
+    environment: Sandbox, value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
+) -> None:
+    charge_order(list(value.values() if by == "value" else value), sorted=True)
+
+
+_ORDERING = frozenset({"groupby", "max", "min", "sort", "unique"})
+
+_PRICES: dict[str, Callable[..., None]] = {
+    "dictsort": _sorting_keys,
+    "groupby": _grouping,
+    "list": _listing,
+    "max": _choosing,
+    "min": _choosing,
+    "round": _rounding,
+    "sort": _sorting,
+    "striptags": _letters(STRIPPED_LETTER),
+    "title": _letters(TITLE_LETTER),
+    "trim": _trimming,
+    "unique": _choosing,
+    "wordwrap": _wrapping,
+}
+"""What charges for a filter before it works, given what the filter is given."""
+
+
+def _join(environment: Sandbox, value: Any, d: Any = "", attribute: Any = None) -> str:
+    parts = bounded(value)
+    return concatenated(
+        parts if attribute is None else map(make_attrgetter(environment, attribute), parts), measured_text(d)
+    )
 
 
 @pass_environment
@@ -518,7 +557,7 @@ def _sum(environment: Sandbox, items: Iterable[Any], attribute: str | int | None
     for part in parts:
         whole += bounded(part)
         if len(whole) > MAX_ITEMS:
-            _items(len(whole))
+            charge_items(len(whole))
     return whole
 
 
@@ -529,7 +568,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
         raise ValueError("`tojson` indents by 0 to 16")
     measure(value, indent or 0)
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
-    _text(len(text))
+    charge_text(len(text))
     return text
 
 
@@ -544,7 +583,9 @@ def _json_default(value: object) -> Any:
 
 
 def _from_json(text: str) -> Any:
-    charge(len(text))
+    # Counted in the text, because what it says is made in one go.
+    values = text.count(",") + 2 * (text.count("[") + text.count("{"))
+    charge(len(text) + JSON_VALUE * values)
     return json.loads(text, parse_constant=_no_constant)
 
 
@@ -553,20 +594,26 @@ def _no_constant(name: str) -> Any:
 
 
 def _b64encode(value: str) -> str:
-    return base64.b64encode(measured_text(value).encode()).decode()
+    raw = measured_text(value).encode()
+    charge_text(4 * len(raw) // 3)
+    return base64.b64encode(raw).decode()
 
 
 def _b64decode(value: str) -> str:
+    charge_text(len(value))
     return base64.b64decode(value, validate=True).decode()
 
 
 def _sha256(value: str) -> str:
-    return hashlib.sha256(measured_text(value).encode()).hexdigest()
+    raw = measured_text(value).encode()
+    charge(len(raw))
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _regex_search(text: str, pattern: str) -> Any:
     """The first match: its groups as a list, or the whole match when the pattern has no groups, or none."""
     _check_pattern(pattern)
+    charge(len(text))
     import regex
 
     try:
@@ -584,7 +631,7 @@ def _regex_replace(text: str, pattern: str, replacement: str = "") -> str:
 
     try:
         matches = sum(1 for _ in regex.finditer(pattern, text, timeout=REGEX_SECONDS))
-        _text(len(text) + matches * (len(replacement) + len(text) * replacement.count("\\")))
+        charge_text(len(text) + matches * (len(replacement) + len(text) * replacement.count("\\")))
         return regex.sub(pattern, replacement, text, timeout=REGEX_SECONDS)
     except (regex.error, TimeoutError) as problem:
         raise _regex_problem(pattern, problem) from None
@@ -609,19 +656,21 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):
         return value
+    if len(value) > MAX_TIME_TEXT or len(pattern or "") > MAX_TIME_TEXT:
+        raise LimitExceeded("the text or the pattern of `to_datetime` is too long")
     moment = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value)  # noqa: DTZ007 - below
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
-    if len(pattern) > 200:
+    if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
     return _to_datetime(value).strftime(pattern)
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
-    "identifier": lambda value: Identifier(measured_text(value)),
-    "raw": lambda value: Raw(measured_text(value)),
+    "identifier": lambda value: Identifier(copied(measured_text(value))),
+    "raw": lambda value: Raw(copied(measured_text(value))),
     "tojson": _to_json,
     "fromjson": _from_json,
     "b64encode": _b64encode,
@@ -634,8 +683,10 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "sum": _sum,
     LOOP_ITEMS: loop_items,
     WEIGHED: weighed,
+    SEARCHED: searched,
     BUILT: built,
-    CONCATENATE: concatenate,
+    COPIED: copied,
+    CONCATENATE: concatenated,
 }
 
 FUNCTIONS = frozenset({"range", "dict", "now", "uuid"})

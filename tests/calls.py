@@ -22,10 +22,11 @@ def perform(
     names: Mapping[str, Any] | None = None,
     seconds: float = 30,
     key: str = "key-1",
+    timeout_seconds: float | None = None,
     **parameters: Any,
 ) -> Any:
-    """The result of an action whose templates see `names`."""
+    """The result of an action whose templates see `names`. `timeout_seconds` is what its author said of its time."""
     known = names or {}
     rendered = render_parameters(catalogue()[action_type], parameters, known.__getitem__)
-    call = Call(rendered, key, time.monotonic() + seconds, capabilities)
+    call = Call(rendered, key, time.monotonic() + seconds, capabilities, timeout_seconds=timeout_seconds)
     return handler(action_type)(call)

@@ -10,13 +10,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.answers import JSON, EventPage
 from api.bodies import accepts, known_query
+from api.problems import Problem
 from api.routes.common import PROBLEMS, Asked, is_stopping
 from api.service import EVENTS_PER_PAGE, Service
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
+
+MAX_STREAMS = 64
+"""How many streams are open at once in a process. Each asks the store again and again, for as long as a run may last."""
 
 _EVENT_STREAM = "text/event-stream"
 _SHORTEST_PAUSE_SECONDS = 0.05
@@ -43,11 +48,29 @@ async def events(
     after = request.headers.get("last-event-id") or cursor
     # Asked before the stream begins, because only then can an unknown id or cursor be answered with a problem.
     await run_in_threadpool(service.events, workflow_id, after, 1)
-    return StreamingResponse(
+    return _EventStream(
         _stream(request, service, workflow_id, after),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
+
+
+class _EventStream(StreamingResponse):
+    """A stream that is counted for as long as it is open, or a problem where too many are."""
+
+    open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _EventStream.open >= MAX_STREAMS:
+            detail = f"{MAX_STREAMS} streams of events are open here, which is all there may be. The pages are served."
+            problem = Problem(503, detail, slug="too-many-streams", headers={"Retry-After": "5"})
+            await problem.response(scope["path"])(scope, receive, send)
+            return
+        _EventStream.open += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _EventStream.open -= 1
 
 
 async def _stream(request: Request, service: Service, workflow_id: str, after: str | None) -> AsyncIterator[str]:

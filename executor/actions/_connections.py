@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import socket
@@ -12,7 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from executor.actions._servers import Server, parsed, unreachable, vetted
 from executor.actions.action import Call
+from executor.egress import CONNECT_SECONDS
 from executor.errors import ActionError
 
 if TYPE_CHECKING:
@@ -25,10 +28,15 @@ _IDLE_SECONDS = 60.0
 _LATE_SECONDS = 1.0
 """How long after its own timeout a silent server is given up."""
 
+_ALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000"}
+"""A machine that is gone is noticed within a minute, however long a statement may take."""
+
+_log = logging.getLogger("noetl.executor")
+
 
 @dataclass(frozen=True, slots=True)
 class _Idle:
-    dsn: str
+    servers: tuple[Server, ...]
     connection: Connection
     since: float
 
@@ -41,13 +49,19 @@ class Connections:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lend(self, dsn: str, call: Call) -> Iterator[Connection]:
+    def lend(self, text: str, call: Call) -> Iterator[Connection]:
         """A connection in autocommit mode, which is cut off when the call is out of time.
 
         Raises:
-            ActionError: there is none to be had.
+            ActionError: there is none to be had, or there must be none.
         """
-        connection = self._take(dsn) or _connect(dsn, call)
+        if call.capabilities.any_server:
+            parsed(text)
+            servers: tuple[Server, ...] = (text,)
+        else:
+            servers = vetted(text, call)
+        # What is kept is known by its vetted addresses, so whoever gets it may reach them.
+        connection = self._take(servers) or _connect(servers, call)
         watchdog = threading.Timer(call.remaining_seconds() + _LATE_SECONDS, _cut, [connection])
         watchdog.daemon = True
         watchdog.start()
@@ -57,7 +71,7 @@ class Connections:
             is_clean = True
         finally:
             watchdog.cancel()
-            self._give_back(dsn, connection, is_clean)
+            self._give_back(servers, connection, is_clean)
 
     def close(self) -> None:
         """Close all that are idle."""
@@ -66,11 +80,11 @@ class Connections:
         for entry in idle:
             entry.connection.close()
 
-    def _take(self, dsn: str) -> Connection | None:
+    def _take(self, servers: tuple[Server, ...]) -> Connection | None:
         """The connection used last of those that are fit for use; the others are closed."""
         now = time.monotonic()
         with self._lock:
-            mine = [entry for entry in self._idle if entry.dsn == dsn]
+            mine = [entry for entry in self._idle if entry.servers == servers]
             stale = [
                 entry for entry in self._idle if now - entry.since > _IDLE_SECONDS or not _is_alive(entry.connection)
             ]
@@ -81,7 +95,7 @@ class Connections:
             entry.connection.close()
         return taken.connection if taken else None
 
-    def _give_back(self, dsn: str, connection: Connection, is_clean: bool) -> None:
+    def _give_back(self, servers: tuple[Server, ...], connection: Connection, is_clean: bool) -> None:
         import psycopg
 
         # What a failed call left behind is not worth finding out.
@@ -90,7 +104,7 @@ class Connections:
                 connection.execute("discard all")
                 with self._lock:
                     if len(self._idle) < _MOST_IDLE:
-                        self._idle.append(_Idle(dsn, connection, time.monotonic()))
+                        self._idle.append(_Idle(servers, connection, time.monotonic()))
                         return
         connection.close()
 
@@ -101,32 +115,47 @@ def limit_time(connection: Connection, call: Call) -> None:
     connection.execute(f"set statement_timeout = {milliseconds}")
 
 
-def _connect(dsn: str, call: Call) -> Connection:
+def _connect(servers: tuple[Server, ...], call: Call) -> Connection:
+    """A connection to the first server that gives one."""
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+
+    failure: psycopg.Error | None = None
+    for server in servers:
+        try:
+            return _attempt(server, call)
+        except psycopg.Error as error:
+            call.remaining_seconds()
+            failure = error
+    reason = str(failure).strip().rpartition("\n")[2]
+    _, is_said, said = reason.partition("FATAL:")
+    is_refused = bool(is_said) and "too many" not in said and "starting up" not in said
+    if not call.capabilities.any_server:
+        _log.warning("no connection to Postgres: %s", reason)
+        if not is_said:
+            raise unreachable() from failure
+        # What a server says of itself does not tell what else there is.
+        reason = f"the server said: {said.strip()}"
+    raise ActionError("ConnectionFailed", reason, retryable=not is_refused) from failure
+
+
+def _attempt(server: Server, call: Call) -> Connection:
+    import psycopg
     from psycopg.rows import dict_row
 
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.Error:
-        message = "`connection` cannot be read: write `postgresql://user:password@host/database`"
-        raise ActionError("ParameterError", message, retryable=False) from None
-    seconds = call.remaining_seconds()
-    try:
+    said = parsed(server)
+    wanted = said.get("connect_timeout", "")
+    seconds = int(wanted) if wanted.isdecimal() and int(wanted) > 0 else CONNECT_SECONDS
+    extra: dict[str, Any] = {keyword: value for keyword, value in _ALIVE.items() if keyword not in said}
+    return psycopg.connect(
+        server,
+        autocommit=True,
         # Two seconds is the least that libpq waits.
-        return psycopg.connect(
-            dsn,
-            autocommit=True,
-            connect_timeout=max(math.ceil(min(seconds, 3600)), 2),
-            application_name="noetl",
-            prepare_threshold=None,
-            row_factory=dict_row,
-        )
-    except psycopg.Error as error:
-        call.remaining_seconds()
-        reason = str(error).strip().rpartition("\n")[2]
-        is_refused = "FATAL:" in reason and "too many" not in reason and "starting up" not in reason
-        raise ActionError("ConnectionFailed", reason, retryable=not is_refused) from error
+        connect_timeout=max(math.ceil(min(seconds, call.remaining_seconds(), 3600)), 2),
+        fallback_application_name=said.get("fallback_application_name", "noetl"),
+        prepare_threshold=None,
+        row_factory=dict_row,
+        **extra,
+    )
 
 
 def _is_alive(connection: Connection) -> bool:

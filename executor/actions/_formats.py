@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from executor.errors import ActionError
 from executor.values import read_json, text_of, write_json
 
 FORMATS = ("text", "json", "jsonl", "csv")
+MAX_VALUES = 5_000_000
+"""How many values a text may hold: cells of CSV, and what commas and brackets of JSON can stand between."""
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 class FormatError(Exception):
@@ -22,15 +28,27 @@ def decode(text: str, format: str) -> Any:
 
     Raises:
         FormatError: it is not of the format.
+        ActionError: `LimitExceeded`.
     """
     match format:
         case "json":
+            check_size(text)
             return _value(text, "it")
         case "jsonl":
+            check_size(text, lines=True)
             return [_value(line, f"line {at}") for at, line in enumerate(text.split("\n"), 1) if line.strip()]
         case "csv":
-            return _read_csv(text)
+            return read_csv(_lines(text))
     return text
+
+
+def check_size(text: str, *, lines: bool = False) -> None:
+    """See to it that a text of JSON has no more values than may be, without reading it.
+
+    Raises:
+        ActionError: `LimitExceeded`.
+    """
+    _check_count(text.count(",") + text.count("[") + text.count("{") + (text.count("\n") if lines else 0))
 
 
 def encode(content: Any, format: str) -> str:
@@ -81,7 +99,25 @@ def write_csv(rows: Iterable[dict[str, Any]], names: list[str], *, header: bool 
 
 def header_names(text: str) -> list[str]:
     """The names of the columns of a CSV text, without their types; empty when it has no header."""
-    return [name for name, _ in _header(next(iter(_cells(text)), (1, []))[1])]
+    return [name for name, _ in _header(next(iter(_cells(_lines(text))), (1, []))[1])]
+
+
+def read_csv(lines: Iterable[str], check: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+    """The rows of CSV as objects; `check` is called for every line.
+
+    Raises:
+        FormatError: it is not CSV, or a cell is not of its type.
+        ActionError: `LimitExceeded`.
+    """
+    rows = iter(_cells(lines, check))
+    names = _header(next(rows, (1, []))[1])
+    found: list[dict[str, Any]] = []
+    for line, row in rows:
+        if len(row) != len(names):
+            raise FormatError(f"line {line} has {len(row)} cells, and the header {len(names)}")
+        _check_count(len(names) * (len(found) + 1))
+        found.append({name: _cell(cell, type_, name, line) for cell, (name, type_) in zip(row, names, strict=True)})
+    return found
 
 
 def _value(text: str, what: str) -> Any:
@@ -91,28 +127,38 @@ def _value(text: str, what: str) -> Any:
         raise FormatError(f"{what} is not JSON: {error}") from None
 
 
-def _cells(text: str) -> Iterable[tuple[int, list[str]]]:
+def _check_count(count: int) -> None:
+    if count > MAX_VALUES:
+        raise ActionError("LimitExceeded", f"it holds more than {MAX_VALUES:,} values", retryable=False)
+
+
+def _lines(text: str) -> Iterable[str]:
+    return (found[0] for found in _LINE.finditer(text))
+
+
+def _cells(lines: Iterable[str], check: Callable[[], object] = lambda: None) -> Iterable[tuple[int, list[str]]]:
     """The rows that are not blank, each with the number of its last line."""
     import csv
 
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    commas = 0
+
+    def counted() -> Iterable[str]:
+        # Before the row is made: one line may hold them all.
+        nonlocal commas
+        for line in lines:
+            check()
+            commas += line.count(",")
+            _check_count(commas)
+            yield line
+
+    reader = csv.reader(counted(), strict=True)
     try:
         for row in reader:
+            commas = 0
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
         raise FormatError(f"line {reader.line_num} is not CSV: {error}") from None
-
-
-def _read_csv(text: str) -> list[dict[str, Any]]:
-    rows = iter(_cells(text))
-    names = _header(next(rows, (1, []))[1])
-    found = []
-    for line, row in rows:
-        if len(row) != len(names):
-            raise FormatError(f"line {line} has {len(row)} cells, and the header {len(names)}")
-        found.append({name: _cell(cell, type_, name, line) for cell, (name, type_) in zip(row, names, strict=True)})
-    return found
 
 
 def _header(cells: list[str]) -> list[tuple[str, str | None]]:

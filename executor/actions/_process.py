@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from executor.actions.action import Call
-from executor.errors import ActionError
+from executor.errors import ActionError, CancelledError
 from executor.values import text_of
 
 MAX_OUTPUT = 1024 * 1024
@@ -64,12 +64,13 @@ def run(
 ) -> Finished:
     """Run a command to its end. With `result_limit` it also has a pipe, whose number is the last argument.
 
-    When it ends, whatever it left running in its group is killed. When it is out of time the group is asked to end,
-    and killed two seconds later.
+    When it ends, whatever it left running in its group is killed. When it is out of time or the run is cancelled, the
+    group is asked to end, and killed two seconds later.
 
     Raises:
         OSError: it cannot be started.
         ActionError: `Timeout`, or `LimitExceeded` when it prints more than 1 MiB on a stream.
+        CancelledError: the run was cancelled.
     """
     call.remaining_seconds()
     limits = {"stdout": MAX_OUTPUT, "stderr": MAX_OUTPUT}
@@ -107,6 +108,9 @@ def run(
         output = _exchange(group, call, process.stdin, stdin, sources, limits)
     except ActionError as error:
         group.end(_GRACE_SECONDS if error.type == "Timeout" else 0)
+        raise
+    except CancelledError:
+        group.end(_GRACE_SECONDS)
         raise
     finally:
         group.end(0)
@@ -211,8 +215,8 @@ def _exchange(
                         raise ActionError("LimitExceeded", message, retryable=False)
                 else:
                     selector.unregister(key.fd)
-    if not group.wait(call.remaining_seconds()):
-        call.remaining_seconds()
+    while not group.wait(min(call.remaining_seconds(), 0.1)):
+        pass
     return output
 
 

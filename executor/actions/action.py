@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
-from executor.errors import ActionError
+from executor.errors import ActionError, CancelledError
+from executor.records import NEVER, Run, Wait
 from planner.catalogue import ActionDeclaration
+
+UNTOLD_SECONDS = 3600.0
+"""How long a request or a statement may take whose author does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,9 @@ class Capabilities:
 
     `files_root` is the folder that `file` may touch, `shell` whether commands run, `python_modules` the modules whose
     functions may be called (`*`: any). `inherit_environment` gives commands the whole environment instead of the few
-    names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` may reach although they are denied by default.
+    names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` and `postgres` may reach although they are denied by
+    default. With `any_server` a connection of `postgres` is what libpq makes of it, sockets, files and the environment
+    included, instead of one to a vetted address.
     """
 
     files_root: Path | None = None
@@ -28,13 +35,69 @@ class Capabilities:
     python_modules: tuple[str, ...] = ()
     inherit_environment: bool = False
     networks: tuple[str, ...] = ()
+    any_server: bool = False
+
+
+class Suspend(Exception):
+    """Raised by a handler that waits for something with nothing held.
+
+    The handler is called again at `due_at` (seconds since the epoch), or when the wait `awaits` has its answer. It finds
+    `memory`, which must be plain data, in its call then.
+    """
+
+    def __init__(self, memory: Any, due_at: float = NEVER, awaits: str | None = None) -> None:
+        super().__init__()
+        self.memory = memory
+        self.due_at = due_at
+        self.awaits = awaits
+
+
+class Outside(Protocol):
+    """What an action that waits may ask about the world outside its step. Every method may raise StoreError."""
+
+    def open(self, wait: str) -> dict[str, str]:
+        """A new token with which the wait can be answered, under `token`, and the address to send the answer to, under
+        `url`. Only the hash of the token is kept.
+        """
+        ...
+
+    def wait(self, wait: str) -> Wait:
+        """What is known of the wait."""
+        ...
+
+    def close(self, wait: str) -> Wait:
+        """The wait, which from now on is answered no more; one that had an answer before keeps it."""
+        ...
+
+    def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
+        """A run of a playbook, whose end answers the wait unless it is detached. Starting it again changes nothing.
+
+        Raises:
+            ActionError: there is no such playbook, it does not take this input, or runs start each other too deeply.
+        """
+        ...
+
+    def run(self, run_id: str) -> Run:
+        """A run that was started here."""
+        ...
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run that was started here, unless it has ended."""
+        ...
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that was started here and has ended without success; its end answers the wait again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One attempt of one action: its rendered parameters and what surrounds it.
 
-    `deadline` is on the clock of `time.monotonic`. A handler gives up by then, with `Timeout`.
+    `deadline` is on the clock of `time.monotonic`. A handler gives up by then, with `Timeout`. The rest is for actions that
+    wait: `now` is in seconds since the epoch, `memory` what the handler said when it suspended, `again` whether the step has
+    failed or its run has ended since and is gone on with, `wait` the id for a wait that begins now, `timeout_seconds` how
+    long it may last (None: for ever), and `act` performs an action that is a parameter, with names known in it besides.
     """
 
     parameters: Mapping[str, Any]
@@ -47,13 +110,30 @@ class Call:
             logging.getLevelNamesMapping()[level.upper()], message, extra={"fields": fields}
         )
     )
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    now: float = 0.0
+    memory: Any = None
+    wait: str = ""
+    again: bool = False
+    timeout_seconds: float | None = None
+    outside: Outside | None = None
+    act: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+
+    def within(self, seconds: float) -> Call:
+        """The call, which ends after `seconds` where its author does not say how long it may take."""
+        if self.timeout_seconds is not None:
+            return self
+        return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))
 
     def remaining_seconds(self) -> float:
         """The time left.
 
         Raises:
             ActionError: `Timeout`, when there is none.
+            CancelledError: the run was cancelled.
         """
+        if self.cancelled.is_set():
+            raise CancelledError
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise ActionError("Timeout", "the action ran out of time")
@@ -70,10 +150,6 @@ class ActionModule(Protocol):
 
         Raises:
             ActionError: it failed; nothing else may escape but bugs.
+            Suspend: it waits, as the declaration says it may.
         """
         ...
-
-
-def not_supported(action_type: str) -> NoReturn:
-    """What the handlers of declared but unexecuted types do; the planner lets none of them through."""
-    raise ActionError("ActionDisabled", f"`{action_type}` is not supported yet", retryable=False)

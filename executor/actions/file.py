@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -9,12 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from executor.actions._files import allowed_folder, failed, inside, of_system, outside, reader, replacement
-from executor.actions._formats import FORMATS, FormatError, columns, decode, encode, header_names, write_csv
+from executor.actions._formats import (
+    FORMATS,
+    FormatError,
+    columns,
+    decode,
+    encode,
+    header_names,
+    read_csv,
+    write_csv,
+)
+from executor.actions._patterns import matching
 from executor.actions.action import Call
 from executor.errors import ActionError
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
+MAX_FOUND = 1_000_000
+"""How many files `list` finds."""
+
+_LONGEST_PATTERN = 4_096
 
 DECLARATION = ActionDeclaration(
     type="file",
@@ -51,8 +66,18 @@ def perform(call: Call) -> Any:
 
 
 def _read(root: Path, path: str, call: Call) -> Any:
-    text = _text(inside(root, path), path)
-    return decode(text, call.parameters.get("format", "text"))
+    target = inside(root, path)
+    format = call.parameters.get("format", "text")
+    if format != "csv":
+        return decode(_text(target, path), format)
+    # Row by row: the text of a whole file would lie in memory beside what it says.
+    with reader(target, path) as file:
+        _check_length(os.fstat(file.fileno()).st_size, path)
+        try:
+            with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
+                return read_csv(lines, call.remaining_seconds)
+        except UnicodeDecodeError:
+            raise failed(path, "it is not UTF-8") from None
 
 
 def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
@@ -101,14 +126,14 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
         raise outside(pattern)
     if not relative.parts:
         raise failed(pattern, "it is not a pattern")
+    if len(pattern) > _LONGEST_PATTERN:
+        raise failed(pattern[:100], f"a pattern is at most {_LONGEST_PATTERN:,} characters long")
     found = []
-    try:
-        for path in root.glob(str(relative)):
-            call.remaining_seconds()
-            if path.is_file() and path.resolve().is_relative_to(root):
-                found.append(path.relative_to(root).as_posix())
-    except ValueError as error:
-        raise failed(pattern, str(error)) from None
+    for path in matching(root, relative.parts, call.remaining_seconds):
+        if path.is_file() and path.resolve().is_relative_to(root):
+            found.append(path.relative_to(root).as_posix())
+            if len(found) > MAX_FOUND:
+                raise ActionError("LimitExceeded", f"there are more than {MAX_FOUND:,} files", retryable=False)
     return sorted(found)
 
 
@@ -135,12 +160,16 @@ _VERBS: dict[str, Callable[[Path, str, Call], Any]] = {
 def _text(target: Path, path: str) -> str:
     with reader(target, path) as file:
         raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ActionError("LimitExceeded", f"`{path}` is longer than {MAX_BYTES:,} bytes", retryable=False)
+    _check_length(len(raw), path)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise failed(path, "it is not UTF-8") from None
+
+
+def _check_length(length: int, path: str) -> None:
+    if length > MAX_BYTES:
+        raise ActionError("LimitExceeded", f"`{path}` is longer than {MAX_BYTES:,} bytes", retryable=False)
 
 
 def _encoded(text: str) -> bytes:

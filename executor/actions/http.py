@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import time
 import zlib
@@ -10,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from executor.actions.action import Call
+from executor.actions._formats import check_size
+from executor.actions.action import UNTOLD_SECONDS, Call
+from executor.egress import SILENCE_SECONDS
 from executor.errors import ActionError
 from executor.values import read_json, text_of, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_BYTES = 10 * 1024 * 1024
+LARGEST_BYTES = 256 * 1024 * 1024
+"""How much `max_bytes` can be, and how long the pages of one action may be together, as JSON."""
 MAX_REDIRECTS = 3
 MAX_PAGES = 100
 MAX_TRIES = 3
@@ -29,7 +34,10 @@ MAX_ERROR_BYTES = 64 * 1024
 
 DECLARATION = ActionDeclaration(
     type="http",
-    description="Sends one request. 4xx and 5xx fail unless accepted.",
+    description=(
+        "Sends one request. 4xx and 5xx fail unless accepted. Without `timeout`, a server may be silent for"
+        f" {SILENCE_SECONDS:g} s, and the whole may take an hour."
+    ),
     parameters={
         "method": Parameter(
             (Kind.STRING,),
@@ -49,7 +57,9 @@ DECLARATION = ActionDeclaration(
         "follow_redirects": Parameter(
             (Kind.BOOLEAN, Kind.INTEGER), "Whether to follow redirects, or how many: 3 unless given."
         ),
-        "max_bytes": Parameter((Kind.INTEGER,), "The longest body to read, unpacked: 10 MiB unless given."),
+        "max_bytes": Parameter(
+            (Kind.INTEGER,), "The longest body to read, unpacked: 10 MiB unless given, 256 MiB at most."
+        ),
         "paginate": Parameter(
             (Kind.OBJECT,),
             "Follows pages. The result is the list of all `items`, or without `items` of the pages' bodies.",
@@ -104,16 +114,22 @@ def perform(call: Call) -> Any:
 
     from executor import egress
 
+    call = call.within(UNTOLD_SECONDS)
     request = _request(call)
     transport = egress.transport(call.capabilities.networks)
     call.remaining_seconds()
+    silence = egress.SILENCE_SECONDS if call.timeout_seconds is None else math.inf
     try:
-        with egress.until(call.deadline):
+        with egress.until(call.deadline, silence):
             if "paginate" in call.parameters:
                 return _pages(call, transport, request, call.parameters["paginate"])
             return _follow(call, transport, request)[0]
+    except httpx.ConnectTimeout as error:
+        raise ActionError("Timeout", f"`{request.url.host}` was not reached in time") from error
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise ActionError("Timeout", f"`{request.url.host}` did not answer in time") from error
+        is_silent = call.deadline > time.monotonic()
+        why = f": it said nothing for {silence:g} s, which `timeout` can extend" if is_silent else ""
+        raise ActionError("Timeout", f"`{request.url.host}` did not answer in time{why}") from error
     except httpx.TransportError as error:
         call.remaining_seconds()
         reason = str(error) or type(error).__name__
@@ -122,6 +138,8 @@ def perform(call: Call) -> Any:
 
 def _request(call: Call) -> _Request:
     given = call.parameters
+    if not 0 <= given.get("max_bytes", MAX_BYTES) <= LARGEST_BYTES:
+        raise _wrong(f"`max_bytes` must be from 0 to {LARGEST_BYTES:,}")
     method = given.get("method", "GET").upper()
     content, content_type = _content(given)
     headers = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "noetl"}
@@ -235,12 +253,17 @@ def _pages(call: Call, transport: httpx.HTTPTransport, first: _Request, paginate
     if most < 1:
         raise _wrong("`paginate`: `max_pages` must be at least 1")
     found: list[Any] = []
+    left = LARGEST_BYTES
     request = first
     for page in range(1, most + 1):
         if first.method in _UNSAFE and not has_own_key:
             request = replace(request, headers={**request.headers, "idempotency-key": f"{call.idempotency_key}-{page}"})
         response, url = _follow(call, transport, request)
-        found += _late(paginate, "items", response) if "items" in paginate else [response["body"]]
+        items = _late(paginate, "items", response) if "items" in paginate else [response["body"]]
+        left -= len(write_json(items))
+        if left < 0:
+            raise ActionError("LimitExceeded", f"the pages are longer than {LARGEST_BYTES:,} together", retryable=False)
+        found += items
         following = _late(paginate, "next", response)
         if following is None or not following.strip():
             return found
@@ -411,6 +434,7 @@ def _body(response: httpx.Response, body: bytes) -> Any:
     text = _decoded(response, body)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.endswith(("/json", "+json")):
+        check_size(text)
         try:
             return read_json(text.removeprefix("\ufeff"))
         except ValueError:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from executor.actions.action import Call
 from executor.errors import ActionError
 from executor.values import read_json, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter
+
+_NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
+
+
+def _is_no_function(name: str) -> str | None:
+    return None if _NAME.fullmatch(name) else "write the name of a function, or its ARN"
+
 
 DECLARATION = ActionDeclaration(
     type="lambda",
@@ -17,6 +25,7 @@ DECLARATION = ActionDeclaration(
             (Kind.STRING,),
             "The name or ARN of the function, `:` and a version or alias behind it if any.",
             required=True,
+            refuses=_is_no_function,
         ),
         "payload": Parameter((Kind.ANY,), "What the function is given: an empty object unless given.", secrets=True),
     },

@@ -12,6 +12,16 @@ from executor.errors import ActionError
 from executor.values import text_of, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
+_ARN = re.compile(r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)")
+_QUEUE_URL = re.compile(r"https?://(?P<host>[^/\s?#@]+)/(?P<account>\d+)/(?P<name>[\w.-]+)")
+
+
+def _is_nowhere(to: str) -> str | None:
+    if _ARN.fullmatch(to) or _QUEUE_URL.fullmatch(to):
+        return None
+    return "it is neither the URL of a queue nor the ARN of a queue, a topic or a bus"
+
+
 DECLARATION = ActionDeclaration(
     type="message",
     description="Publishes a message. Its result is the message's id.",
@@ -20,6 +30,7 @@ DECLARATION = ActionDeclaration(
             (Kind.STRING,),
             "The URL of a queue, or the ARN of a queue, a topic or a bus (for a queue's, `sqs:GetQueueUrl` is needed).",
             required=True,
+            refuses=_is_nowhere,
         ),
         "body": Parameter(
             (Kind.ANY,),
@@ -36,8 +47,6 @@ DECLARATION = ActionDeclaration(
     idempotent=False,
 )
 
-_ARN = re.compile(r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)")
-_QUEUE_URL = re.compile(r"https?://(?P<host>[^/\s?#@]+)/(?P<account>\d+)/(?P<name>[\w.-]+)")
 _QUEUE_HOST = re.compile(r"(?:sqs\.(?P<region>[\w-]+)|(?P<old>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?")
 _EVENT = ("source", "detail_type")
 
@@ -52,9 +61,7 @@ def perform(call: Call) -> str:
     if arn and arn["service"] == "events":
         return aws.in_time(call.remaining_seconds(), f"`{to}`", lambda: _put_event(call, to, arn["region"]))
     queue = arn or url
-    if queue is None:
-        message = f"{to!r} is neither the URL of a queue nor the ARN of a queue, a topic or a bus"
-        raise ActionError("ParameterError", message, retryable=False)
+    assert queue is not None
     _refuse_our_own(queue["account"], queue["name"])
     if arn:
         region = arn["region"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from executor.actions._connections import CONNECTIONS, limit_time
 from executor.actions._copy import prepared_copy_from, prepared_copy_to
 from executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
-from executor.actions.action import Call
+from executor.actions.action import UNTOLD_SECONDS, Call
 from executor.errors import ActionError
 from executor.sql import Bind, Identifier, Sql
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 DECLARATION = ActionDeclaration(
     type="postgres",
-    description="Runs one statement, or a list of them in one transaction. Of a list, the last one's result is given.",
+    description=(
+        "Runs one statement, or a list of them in one transaction. Of a list, the last one's result is given. Without"
+        " `timeout`, it may take an hour."
+    ),
     parameters={
         "connection": Parameter(
             (Kind.STRING,), "The server, as a URL or as `key=value` words.", required=True, secrets=True
@@ -89,6 +92,7 @@ def perform(call: Call) -> Any:
     except ImportError:
         message = "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
         raise ActionError("ActionDisabled", message, retryable=False) from None
+    call = call.within(UNTOLD_SECONDS)
     work = _work(call)
     try:
         with CONNECTIONS.lend(call.parameters["connection"], call) as connection:

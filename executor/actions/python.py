@@ -15,11 +15,19 @@ from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_RESULT = 64 * 1024 * 1024
 
+
+def _is_no_function(function: str) -> str | None:
+    module, colon, name = function.partition(":")
+    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        return "write `package.module:name`"
+    return f"`{name}` is private to its module" if name.startswith("_") else None
+
+
 DECLARATION = ActionDeclaration(
     type="python",
     description="Calls a function of an allow-listed module. Its result is what the function returns.",
     parameters={
-        "function": Parameter((Kind.STRING,), "Which: `package.module:name`.", required=True),
+        "function": Parameter((Kind.STRING,), "Which: `package.module:name`.", required=True, refuses=_is_no_function),
         "args": Parameter(
             (Kind.OBJECT, Kind.ARRAY), "Its arguments: by name, or a list of them in order.", secrets=True
         ),
@@ -58,12 +66,7 @@ def perform(call: Call) -> Any:
 
 
 def _function(call: Call) -> tuple[str, str]:
-    function = call.parameters["function"]
-    module, colon, name = function.partition(":")
-    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise ActionError("ParameterError", f"`function` is {function!r}; write `package.module:name`", retryable=False)
-    if name.startswith("_"):
-        raise ActionError("ParameterError", f"`{name}` is private to its module", retryable=False)
+    module, _, name = call.parameters["function"].partition(":")
     allowed = call.capabilities.python_modules
     if "*" not in allowed and not any(module == known or module.startswith(f"{known}.") for known in allowed):
         message = f"the module `{module}` is off here: NOETL_PYTHON_MODULES lists those that may be called"

@@ -16,23 +16,43 @@ from planner.catalogue import ActionDeclaration, Kind, Parameter
 MAX_BYTES = 256 * 1024 * 1024
 MAX_OBJECTS = 100_000
 
+_URI = re.compile(r"s3://(?P<bucket>[^/\s]+)(?:/(?P<key>.*))?", re.DOTALL)
+
+
+def _is_no_object(uri: str) -> str | None:
+    found = _URI.fullmatch(uri)
+    return None if found and found["key"] else "write `s3://BUCKET/KEY`"
+
+
+def _is_no_prefix(uri: str) -> str | None:
+    return None if _URI.fullmatch(uri) else "write `s3://BUCKET/PREFIX`"
+
+
 DECLARATION = ActionDeclaration(
     type="s3",
     description="Reads, writes, lists or deletes objects of a bucket.",
     parameters={
-        "get": Parameter((Kind.STRING,), "The object to read, as `s3://BUCKET/KEY`. Its content is the result."),
+        "get": Parameter(
+            (Kind.STRING,),
+            "The object to read, as `s3://BUCKET/KEY`. Its content is the result.",
+            refuses=_is_no_object,
+        ),
         "put": Parameter(
             (Kind.STRING,),
             "The object to write, as `s3://BUCKET/KEY`. Its result is `{uri, bytes, etag}`.",
             requires=("content",),
+            refuses=_is_no_object,
         ),
         "list": Parameter(
             (Kind.STRING,),
             "What the objects begin with, as `s3://BUCKET/PREFIX`. The result is a list of"
             " `{uri, key, bytes, etag, modified_at}`, in the order of their keys.",
+            refuses=_is_no_prefix,
         ),
         "delete": Parameter(
-            (Kind.STRING,), "The object to delete; one that is not there is no failure. Its result is `{uri}`."
+            (Kind.STRING,),
+            "The object to delete; one that is not there is no failure. Its result is `{uri}`.",
+            refuses=_is_no_object,
         ),
         "content": Parameter((Kind.ANY,), "What to write."),
         "format": Parameter(
@@ -44,7 +64,6 @@ DECLARATION = ActionDeclaration(
     one_of=("get", "put", "list", "delete"),
 )
 
-_URI = re.compile(r"s3://(?P<bucket>[^/\s]+)(?:/(?P<key>.*))?", re.DOTALL)
 _CHUNK_BYTES = 1024 * 1024
 _MEDIA_TYPES = {
     "text": "text/plain; charset=utf-8",
@@ -59,7 +78,7 @@ def perform(call: Call) -> Any:
 
     verb = next(verb for verb in _VERBS if verb in call.parameters)
     uri = call.parameters[verb]
-    bucket, key = _place(uri, needs_key=verb != "list")
+    bucket, key = _place(uri)
     try:
         return aws.in_time(
             call.remaining_seconds(), f"`{uri}`", lambda: _VERBS[verb](aws.client("s3"), bucket, key, call)
@@ -68,11 +87,9 @@ def perform(call: Call) -> Any:
         raise ActionError("FileError", f"`{uri}`: {error}", retryable=False) from None
 
 
-def _place(uri: str, *, needs_key: bool) -> tuple[str, str]:
+def _place(uri: str) -> tuple[str, str]:
     found = _URI.fullmatch(uri)
-    if not found or (needs_key and not found["key"]):
-        form = "s3://BUCKET/KEY" if needs_key else "s3://BUCKET/PREFIX"
-        raise ActionError("ParameterError", f"{uri!r} is not an object of S3: write `{form}`", retryable=False)
+    assert found is not None
     if found["bucket"] == os.environ.get("NOETL_BUCKET"):
         raise ActionError(
             "AccessDenied", f"the bucket {found['bucket']!r} holds the state of runs (NOETL_BUCKET)", retryable=False

@@ -12,6 +12,14 @@ from executor.errors import ActionError
 from executor.values import read_json, text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
+
+def _is_no_command(command: str | list[Any]) -> str | None:
+    words = [command] if isinstance(command, str) else [text_of(word) for word in command]
+    if not any(word.strip() for word in words[:1]):
+        return "name what is to be run"
+    return "a command has no NUL in it" if any("\0" in word for word in words) else None
+
+
 DECLARATION = ActionDeclaration(
     type="shell",
     description="Runs one command. An exit code other than 0 fails.",
@@ -21,6 +29,7 @@ DECLARATION = ActionDeclaration(
             "Text for `/bin/sh`, or a list that is run without a shell.",
             required=True,
             sink=Sink.SHELL,
+            refuses=_is_no_command,
         ),
         "env": Parameter((Kind.OBJECT,), "Variables added to its environment.", secrets=True),
         "cwd": Parameter((Kind.STRING,), "Where it runs, from the working folder on."),
@@ -40,8 +49,6 @@ def perform(call: Call) -> dict[str, Any]:
         raise ActionError("ActionDisabled", message, retryable=False)
     command = call.parameters["command"]
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [text_of(word) for word in command]
-    if not argv or any("\0" in word for word in argv):
-        raise ActionError("ParameterError", "`command` is empty or has a NUL in it", retryable=False)
     cwd = _folder(call)
     env = _process.environment(call, call.parameters.get("env", {}))
     stdin = text_of(call.parameters.get("stdin")).encode("utf-8", "replace")

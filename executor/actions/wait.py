@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
-from executor.actions.action import Call, not_supported
+from executor.actions.action import Call, Suspend
 from executor.errors import ActionError
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 from planner.durations import seconds_of
+
+
+def _is_no_time(until: str) -> str | None:
+    try:
+        datetime.fromisoformat(until)
+    except ValueError:
+        return "write a time such as `2026-12-01T06:00:00Z`"
+    return None
+
 
 DECLARATION = ActionDeclaration(
     type="wait",
     description="Waits for a time. Nothing runs meanwhile, neither a thread nor an invocation.",
     parameters={
         "seconds": Parameter((Kind.DURATION,), "How long."),
-        "until": Parameter((Kind.STRING,), "The end, as RFC 3339 writes it; UTC unless it says."),
+        "until": Parameter((Kind.STRING,), "The end, as RFC 3339 writes it; UTC unless it says.", refuses=_is_no_time),
     },
     one_of=("seconds", "until"),
     suspends=True,
@@ -27,19 +36,18 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
     """When the wait is over, in seconds since the epoch.
 
     Raises:
-        ActionError: `ParameterError`, when the parameter is no duration or time.
+        ActionError: `ParameterError`, when the parameter is no duration.
     """
-    try:
-        if "seconds" in parameters:
+    if "seconds" in parameters:
+        try:
             return now + seconds_of(parameters["seconds"])
-        until = datetime.fromisoformat(parameters["until"])
-    except ValueError:
-        name, value = next(iter(parameters.items()))
-        what = "a duration" if name == "seconds" else "a time such as 2026-12-01T06:00:00Z"
-        raise ActionError("ParameterError", f"`{name}` is {value!r}; it must be {what}", retryable=False) from None
+        except ValueError as error:
+            raise ActionError("ParameterError", f"`seconds`: {error}", retryable=False) from None
+    until = datetime.fromisoformat(parameters["until"])
     return (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp()
 
 
-def perform(call: Call) -> NoReturn:
-    """Never reached in a `run`, where the step pauses instead; other places are refused by the planner."""
-    not_supported("wait")
+def perform(call: Call) -> None:
+    due_at = due(call.parameters, call.now) if call.memory is None else call.memory["due_at"]
+    if due_at > call.now:
+        raise Suspend({"due_at": due_at}, due_at)

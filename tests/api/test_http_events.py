@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from api.answers import EventPage
+from api.routes import events
 
 pytestmark = pytest.mark.anyio
 
@@ -70,12 +75,12 @@ async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
     workflow_id = accepted.json()["workflow_id"]
     response = await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
     assert response.headers["content-type"].startswith("text/event-stream")
-    *events, end = frames(response.text)
+    *found, end = frames(response.text)
     assert end["event"] == "end"
     assert json.loads(end["data"]) == {"workflow_id": workflow_id, "status": "succeeded"}
     page = (await http.get(f"/workflows/{workflow_id}/events")).json()
-    assert [json.loads(event["data"]) for event in events] == page["items"]
-    assert [(event["id"], event["event"]) for event in events] == [(item["id"], item["type"]) for item in page["items"]]
+    assert [json.loads(event["data"]) for event in found] == page["items"]
+    assert [(event["id"], event["event"]) for event in found] == [(item["id"], item["type"]) for item in page["items"]]
 
 
 async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -> None:
@@ -84,6 +89,60 @@ async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -
     for seen in range(1, len(whole) - 1):
         rest = frames((await http.get(path, headers=STREAM | {"Last-Event-ID": whole[seen - 1]["id"]})).text)
         assert rest == whole[seen:]
+
+
+async def test_no_more_streams_are_open_than_may_be(
+    http: httpx.AsyncClient, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_STREAMS", 1)
+    playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
+    accepted = await http.post("/workflows/run", content=playbook, headers={"Content-Type": "application/yaml"})
+    path = accepted.json()["links"]["events"]
+    is_open = asyncio.Event()
+    stream = events._stream
+
+    async def noticed(*args: Any) -> AsyncIterator[str]:
+        is_open.set()
+        async for frame in stream(*args):
+            yield frame
+
+    monkeypatch.setattr(events, "_stream", noticed)
+    first = asyncio.create_task(http.get(path, headers=STREAM))
+    await is_open.wait()
+    refused = await http.get(path, headers=STREAM)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["type"] == "urn:noetl:problem:too-many-streams"
+    assert (await http.get(path)).status_code == 200
+    await asyncio.to_thread(gate.write_bytes, b"")
+    assert (await first).status_code == 200
+    assert (await http.get(path, headers=STREAM)).status_code == 200
+
+
+async def test_a_stream_that_is_cut_off_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_STREAMS", 1)
+    sent: list[Any] = []
+
+    async def endless() -> AsyncIterator[str]:
+        while True:
+            yield "x"
+            await asyncio.sleep(0)
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def broken(message: Any) -> None:
+        raise OSError("the connection is gone")
+
+    async def kept(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/", "asgi": {"spec_version": "2.3"}}
+    await events._EventStream(endless())(scope, gone, kept)
+    with pytest.raises(ClientDisconnect):
+        await events._EventStream(endless())(scope | {"asgi": {"spec_version": "2.4"}}, gone, broken)
+    assert events._EventStream.open == 0
+    assert sent == [] or sent[0]["status"] == 200
 
 
 @pytest.mark.parametrize("query", ["cursor=zzz", f"cursor={10**30}-0", "limit=0", "limit=1001", "after=1"])

@@ -14,12 +14,14 @@ from api.loopback import LoopbackOnly
 SERVED = LoopbackOnly(PlainTextResponse("served"))
 
 
-def answer(client: str | None = "127.0.0.1", **headers: str) -> httpx.Response:
+def answer(client: str | None = "127.0.0.1", method: str = "GET", **headers: str) -> httpx.Response:
     async def ask() -> httpx.Response:
         peer: Any = None if client is None else (client, 40000)
         transport = httpx.ASGITransport(SERVED, client=peer)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as http:
-            return await http.get("/", headers={name.replace("_", "-"): value for name, value in headers.items()})
+            return await http.request(
+                method, "/", headers={name.replace("_", "-"): value for name, value in headers.items()}
+            )
 
     return asyncio.run(ask())
 
@@ -71,9 +73,36 @@ def test_foreign_origins_are_refused(origin: str) -> None:
     assert answer(host="localhost:8000", origin=origin).status_code == 403
 
 
-@pytest.mark.parametrize("header", ["x_forwarded_for", "forwarded", "x_real_ip", "x_forwarded_host"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server", "Via",
+        "X-Real-IP", "X-Client-IP", "CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Original-Forwarded-For", "CDN-Loop",
+    ],
+)  # fmt: skip
 def test_what_a_proxy_forwards_is_refused(header: str) -> None:
-    assert answer(**{header: "127.0.0.1"}).status_code == 403
+    for method in ("GET", "POST"):
+        response = answer(method=method, **{header: "127.0.0.1"})
+        assert response.status_code == 403
+        assert f"the header `{header.lower()}`: a proxy forwarded it" in response.json()["detail"]
+
+
+def test_a_header_that_no_proxy_sets_is_none_of_them() -> None:
+    assert answer(**{"X-Via": "a", "Conf-Id": "b", "X-Forward": "c"}).text == "served"
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_other_sites_change_nothing(site: str) -> None:
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        response = answer(method=method, sec_fetch_site=site)
+        assert response.status_code == 403
+        assert "Sec-Fetch-Site" in response.json()["detail"]
+    assert answer(sec_fetch_site=site).text == "served"
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_pages_of_the_service_and_people_change_what_they_like(site: str) -> None:
+    assert answer(method="POST", sec_fetch_site=site).text == "served"
 
 
 def test_websockets_are_refused_likewise() -> None:

@@ -17,6 +17,7 @@ def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
         python_modules=("*",),
         inherit_environment=True,
         networks=("127.0.0.0/8", "::1/128"),
+        any_server=True,
     )
 
 

@@ -38,6 +38,26 @@ def test_values_keep_their_type_and_text_is_text() -> None:
     }
 
 
+def test_what_a_parameter_refuses_is_a_wrong_parameter() -> None:
+    def refuses(value: Any) -> str | None:
+        return "write `b`" if value == "a" else None
+
+    declaration = ActionDeclaration(
+        "test",
+        "",
+        {
+            "open": Parameter((Kind.STRING,), "", refuses=refuses),
+            "hidden": Parameter((Kind.STRING,), "", refuses=refuses, secrets=True),
+        },
+    )
+    assert render_parameters(declaration, {"open": "{{ v }}"}, {"v": "b"}.__getitem__) == {"open": "b"}
+    for name, shown in (("open", "`a`"), ("hidden", "text")):
+        with pytest.raises(ActionError) as caught:
+            render_parameters(declaration, {name: "{{ v }}"}, {"v": "a"}.__getitem__)
+        assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+        assert caught.value.message == f"`{name}` cannot be {shown}: write `b`"
+
+
 def test_text_that_says_raw_is_plain_text() -> None:
     assert type(rendered("{{ s | raw }}", s="x")) is str
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import resource
 import select
+import socket
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from executor import egress
+from executor.actions import http
 from executor.errors import ActionError
 from tests.calls import perform
 from tests.http_server import Exchange, serve
@@ -78,6 +82,72 @@ def drip(head: bytes, piece: bytes) -> Callable[[Exchange], None]:
 def test_a_slow_drip_ends_with_the_time_of_the_action(head: bytes, piece: bytes) -> None:
     error = failure(drip(head, piece), seconds=0.5)
     assert (error.type, error.retryable) == ("Timeout", True)
+
+
+def silent(exchange: Exchange) -> None:
+    """Says nothing until the client is gone, or for a while."""
+    if not select.select([exchange.connection], [], [], 0.5)[0]:
+        exchange.reply(200, b"at last")
+
+
+def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
+    error = failure(silent)
+    assert (error.type, error.retryable) == ("Timeout", True)
+    assert error.message == "`127.0.0.1` did not answer in time: it said nothing for 0.1 s, which `timeout` can extend"
+
+
+def test_a_silent_server_is_waited_for_by_whom_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
+    with serve(silent) as server:
+        assert perform("http", url=server.url(), timeout_seconds=20)["body"] == "at last"
+
+
+def test_a_drip_ends_too_where_nobody_says_how_long_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "UNTOLD_SECONDS", 0.3)
+    assert failure(drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), seconds=60).type == "Timeout"
+
+
+def test_a_reader_who_takes_little_at_a_time_does_not_get_more_time() -> None:
+    end = threading.Event()
+    taken: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def take() -> None:
+            client, _ = listener.accept()
+            with client:
+                while piece := client.recv(64 * 1024):
+                    taken.append(len(piece))
+                    end.wait(0.01)
+
+        reader = threading.Thread(target=take)
+        reader.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(ActionError) as caught:
+            perform("http", url=url, method="POST", body="x" * 32 * 1024 * 1024, seconds=0.5)
+        end.set()
+        reader.join()
+    assert caught.value.type == "Timeout"
+    assert sum(taken) < 31 * 1024 * 1024
+
+
+@pytest.mark.parametrize("most", [-1, 256 * 1024 * 1024 + 1])
+def test_no_playbook_raises_the_limit_without_end(most: int) -> None:
+    error = failure(lambda exchange: exchange.reply(200), max_bytes=most)
+    assert (error.type, error.retryable) == ("ParameterError", False)
+
+
+def test_pages_are_not_gathered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LARGEST_BYTES", 10_000)
+    paginate = {"next": "/again", "max_pages": 1_000_000}
+    error = failure(lambda exchange: exchange.reply(200, b"x" * 3_000), paginate=paginate, max_bytes=5_000)
+    assert (error.type, error.retryable) == ("LimitExceeded", False)
+
+
+def test_a_body_of_nothing_but_brackets_is_not_read() -> None:
+    body = b"[" + b"[]," * 3_000_000 + b"[]]"
+    error = failure(lambda exchange: exchange.reply(200, body, content_type="application/json"))
+    assert (error.type, error.message) == ("LimitExceeded", "it holds more than 5,000,000 values")
 
 
 def test_headers_without_an_end() -> None:

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from executor.actions import _formats, file
+from executor.actions._formats import decode, read_csv
+from executor.actions._patterns import matching
 from executor.actions.action import Capabilities
 from executor.capabilities import for_local_run
 from executor.errors import ActionError
@@ -154,6 +157,125 @@ def test_list(root: Path) -> None:
     assert act(root, list="**/*.csv") == ["a.csv", "b.csv", "sub/c.csv"]
     assert act(root, list="none/*") == []
     assert act(root, list=f"{root}/*.txt") == ["d.txt"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*", "a", "none", "*.csv", ".*", "[ab].csv", "?.csv", "[!a].csv", "sub/*", "*/*", "*/c*", "sub/deep/c.csv", "**/*",
+        "**/*.csv", "**/c.csv", "sub/**/c.csv", "**/deep/*", "**/sub/**/*", "**/**/*.csv", "./*.csv", "link/*", "*/deep/c.csv",
+        "**/link/*", "a.csv/*", "[", "*.CSV",
+    ],
+)  # fmt: skip
+def test_a_pattern_finds_what_globs_find(root: Path, pattern: str) -> None:
+    for name in (
+        "a.csv",
+        "b.csv",
+        ".c.csv",
+        "a",
+        "[",
+        "sub/c.csv",
+        "sub/deep/c.csv",
+        "sub/deep/sub/d",
+        "other/deep/c.csv",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "link").symlink_to(root / "sub")
+    (root / "loop").symlink_to(root)
+    expected = sorted({path.relative_to(root).as_posix() for path in root.glob(pattern) if path.is_file()})
+    assert act(root, list=pattern) == expected
+
+
+def test_any_depth_at_the_end_is_every_file_below(root: Path) -> None:
+    for name in ("a", "sub/b", "sub/deep/c"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert act(root, list="**") == ["a", "sub/b", "sub/deep/c"]
+    assert act(root, list="sub/**") == ["sub/b", "sub/deep/c"]
+    assert act(root, list="a/**") == []
+
+
+def test_a_folder_is_read_once_however_many_ways_lead_there(root: Path) -> None:
+    folder = root
+    for _ in range(40):
+        folder /= "d"
+        folder.mkdir()
+    (folder / "f").touch()
+    (found,) = act(root, list="**/d/" * 12 + "f")
+    assert found == "d/" * 40 + "f"
+    assert act(root, list="**/d/**/" * 12 + "none") == []
+
+
+def test_a_pattern_that_finds_nothing_keeps_to_its_time(root: Path) -> None:
+    (root / "a").touch()
+
+    def check() -> None:
+        raise ActionError("Timeout", "the action ran out of time")
+
+    for parts in (("**", "none"), ("none",)):
+        with pytest.raises(ActionError, match="out of time"):
+            list(matching(root, parts, check))
+
+
+def test_a_pattern_that_is_too_long(root: Path) -> None:
+    with pytest.raises(ActionError, match="at most 4,096 characters") as caught:
+        act(root, list="*" * 5_000)
+    assert caught.value.type == "FileError"
+
+
+def test_no_more_files_are_found_than_may_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "MAX_FOUND", 2)
+    for name in "abc":
+        (root / name).touch()
+    assert act(root, list="[ab]") == ["a", "b"]
+    with pytest.raises(ActionError, match="more than 2 files") as caught:
+        act(root, list="*")
+    assert caught.value.type == "LimitExceeded"
+
+
+@pytest.mark.parametrize(
+    ("format", "fits", "too_much"),
+    [
+        ("csv", "a,b\n1,2\n3,4\n", "a,b\n1,2\n3,4\n5,6\n"),
+        ("csv", "a,b,c,d,e\n", "a,b,c,d,e,f\n"),
+        ("csv", "a\n1\n2\n3\n4\n", 'a\n",,,\n,,"\n'),
+        ("json", "[[], 1, 2]", "[[], 1, 2, 3]"),
+        ("json", '[{"a": 1}, 2]', '[{"a": {}}, {}]'),
+        ("jsonl", "1\n2\n3\n4\n", "1\n2\n3\n4\n5\n"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["read", "decode"])
+def test_a_file_holds_no_more_values_than_may_be(
+    root: Path, monkeypatch: pytest.MonkeyPatch, format: str, fits: str, too_much: str, verb: str
+) -> None:
+    monkeypatch.setattr(_formats, "MAX_VALUES", 4)
+    (root / "f").write_text(fits)
+    assert act(root, read="f", format=format) == decode(fits, format)
+    (root / "f").write_text(too_much)
+    with pytest.raises(ActionError, match="more than 4 values") as caught:
+        act(root, read="f", format=format) if verb == "read" else decode(too_much, format)
+    assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+
+
+def test_a_csv_file_is_no_longer_than_any_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file, "MAX_BYTES", 3)
+    (root / "f").write_text("a\n1\n")
+    with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
+        act(root, read="f", format="csv")
+    assert caught.value.type == "LimitExceeded"
+
+
+def test_reading_rows_keeps_to_its_time() -> None:
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ActionError("Timeout", "the action ran out of time")
+
+    with pytest.raises(ActionError, match="out of time"):
+        read_csv(["\n"] * 5, check)
 
 
 def test_delete_is_content_with_a_file_that_is_gone(root: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from executor.actions import _connections, postgres
 from executor.actions._connections import CONNECTIONS
 from executor.actions.action import Capabilities
 from executor.capabilities import for_local_run
@@ -202,6 +203,27 @@ def test_a_statement_ends_when_it_waits_for_a_lock(postgres_dsn: str) -> None:
         with pytest.raises(ActionError) as caught:
             perform("postgres", connection=postgres_dsn, query=["select 1", "select * from t"], seconds=0.3)
     assert caught.value.type == "Timeout"
+
+
+def test_a_statement_ends_where_nobody_says_how_long_it_may_take(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "UNTOLD_SECONDS", 0.3)
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=60)
+    assert caught.value.type == "Timeout"
+    slow = "select pg_sleep(0.5)"
+    assert perform("postgres", connection=postgres_dsn, query=slow, fetch="value", timeout_seconds=60) == ""
+
+
+@pytest.mark.parametrize("said", ["", "&connect_timeout=2"])
+def test_a_server_that_does_not_take_the_connection_is_given_up(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two seconds is the least that the driver waits.
+    monkeypatch.setattr(_connections, "CONNECT_SECONDS", 0.1 if not said else 60)
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ActionError, match="timeout") as caught:
+        connection = f"postgresql://a@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=disable{said}"
+        perform("postgres", connection=connection, query="select 1", seconds=60)
+    assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
 def test_a_server_that_falls_silent_is_given_up(postgres_server: str) -> None:

@@ -40,14 +40,6 @@ def test_log_takes_levels_in_any_case(caplog: pytest.LogCaptureFixture) -> None:
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
 
 
-@pytest.mark.parametrize("action_type", ["wait", "callback", "workflow"])
-def test_what_is_not_executed_yet_says_so(action_type: str) -> None:
-    from executor.actions import handler
-
-    with pytest.raises(ActionError, match="not supported yet"):
-        handler(action_type)(Call({}, "key", time.monotonic() + 1))
-
-
 def test_a_log_line_has_stars_for_what_was_revealed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,381 @@
+"""Servers of Postgres that must not be connected to, and what of this machine must not reach those that are."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from executor import egress
+from executor.actions import _connections
+from executor.actions._connections import CONNECTIONS
+from executor.actions._servers import vetted
+from executor.actions.action import Call, Capabilities
+from executor.errors import ActionError
+from tests.calls import perform
+from tests.security.test_egress import SPELLINGS, Resolver
+
+OUTSIDE = Capabilities()
+LOOPBACK = Capabilities(networks=("127.0.0.0/8",))
+
+
+@pytest.fixture(autouse=True)
+def no_idle_connections() -> Iterator[None]:
+    yield
+    CONNECTIONS.close()
+
+
+class Gate:
+    """A way over TCP to the socket of the server of the tests; it counts who comes."""
+
+    def __init__(self, target: dict[str, Any], address: str) -> None:
+        self._target = target
+        self._listener = socket.create_server((address, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.comers = 0
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        # Closing a listener does not wake up whoever accepts.
+        self._is_closing = True
+        with socket.create_connection(self._listener.getsockname()):
+            self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self._is_closing:
+                    client.close()
+                    return
+                self.comers += 1
+                server = self._connect()
+                for source, sink in ((client, server), (server, client)):
+                    threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        host, port = str(self._target["host"]), int(self._target.get("port", 5432))
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(f"{host}/.s.PGSQL.{port}")
+        return connection
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError), closing(source), closing(sink):
+            while found := source.recv(65536):
+                sink.sendall(found)
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def gate(postgres_dsn: str) -> Iterator[Gate]:
+    with closing(Gate(conninfo_to_dict(postgres_dsn), "127.0.0.1")) as found:
+        yield found
+
+
+@pytest.fixture
+def at_db_test(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    """A resolver that gives 127.0.0.1 once for any name."""
+    resolver = Resolver(["127.0.0.1"])
+    monkeypatch.setattr(egress, "resolve", resolver)
+    return resolver
+
+
+def through(gate: Gate, dsn: str, **said: Any) -> str:
+    """The connection string of a database, through a gate and under a name that only a resolver of ours knows."""
+    own = {k: v for k, v in conninfo_to_dict(dsn).items() if k in ("user", "password", "dbname")}
+    return make_conninfo("", **{**own, "host": "db.test", "port": gate.port, **said})
+
+
+def refused(connection: str, capabilities: Capabilities = OUTSIDE) -> ActionError:
+    with pytest.raises(ActionError) as caught:
+        perform("postgres", capabilities=capabilities, connection=connection, query="select 1", seconds=20)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        "",
+        "user=a",
+        "dbname=postgres user=postgres",
+        "postgresql://a@/x",
+        "postgresql:///x?user=a",
+        "host=/var/run/postgresql user=a",
+        "host=@abstract user=a",
+        "postgresql://a@%2Ftmp/x",
+        "postgresql://a@/x?host=/tmp",
+        "host=8.8.8.8,/tmp user=a",
+        "host=8.8.8.8, user=a",
+        "host=,8.8.8.8 user=a",
+        "host=8.8.8.8 hostaddr=127.0.0.1 user=a",
+        "hostaddr=8.8.8.8 user=a",
+        "postgresql://a@8.8.8.8/x?hostaddr=127.0.0.1",
+        "service=x",
+        "postgresql://a@8.8.8.8/x?service=x",
+        "host=8.8.8.8 user=a passfile=/etc/passwd",
+        "host=8.8.8.8 user=a sslkey=/etc/passwd",
+        "host=8.8.8.8 user=a sslcert=/etc/passwd",
+        "host=8.8.8.8 user=a sslrootcert=/etc/passwd",
+        "host=8.8.8.8 user=a sslcrl=/etc/passwd",
+        "host=8.8.8.8 user=a sslcrldir=/etc",
+        "host=8.8.8.8 user=a sslkeylogfile=/tmp/keys",
+        "host=8.8.8.8 user=a requirepeer=root",
+        "host=8.8.8.8 user=a gssencmode=prefer",
+        "host=8.8.8.8 user=a krbsrvname=x",
+        "host=8.8.8.8 user=a require_auth=gss",
+        "host=8.8.8.8 user=a replication=database",
+        "host=8.8.8.8 user=a oauth_issuer=http://127.0.0.1 oauth_client_id=x",
+        "host=8.8.8.8 user=a load_balance_hosts=random",
+        "host=8.8.8.8 user=a client_encoding=sjis",
+    ],
+)
+def test_what_leads_into_this_machine_is_refused(connection: str) -> None:
+    error = refused(connection)
+    assert (error.type, error.retryable) == ("ForbiddenAddress", False)
+
+
+def test_words_that_this_driver_does_not_know_are_refused_too() -> None:
+    assert refused("host=8.8.8.8 user=a servicefile=/etc/passwd").type in ("ForbiddenAddress", "ParameterError")
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+def test_no_spelling_gets_through(host: str) -> None:
+    error = refused(make_conninfo("", host=host.strip("[]"), user="a"))
+    assert (error.type, error.retryable) == ("ForbiddenAddress", False)
+    assert error.message.startswith(
+        "`connection` leads to an address that `postgres` may not reach; NOETL_ALLOW_NETWORKS"
+    )
+
+
+def test_metadata_is_never_allowed() -> None:
+    everything = Capabilities(networks=("0.0.0.0/0", "::/0"))
+    assert refused("host=169.254.169.254 port=80 user=a", everything).type == "ForbiddenAddress"
+
+
+@pytest.mark.parametrize(
+    "connection",
+    ["postgresql://a@8.8.8.8:1,10.0.0.1:2/x", "host=10.0.0.1,8.8.8.8 user=a", "host=8.8.8.8,localhost user=a"],
+)
+def test_every_host_of_a_list_is_vetted(connection: str) -> None:
+    assert refused(connection).type == "ForbiddenAddress"
+
+
+def servers(connection: str, *answers: list[str], capabilities: Capabilities = OUTSIDE) -> list[dict[str, Any]]:
+    call = Call({}, "key", float("inf"), capabilities)
+    return [dict(conninfo_to_dict(server)) for server in vetted(connection, call, Resolver(*answers))]
+
+
+def test_every_address_of_a_host_is_vetted() -> None:
+    with pytest.raises(ActionError) as caught:
+        servers("host=db.test user=a", ["8.8.8.8", "192.168.0.1"])
+    assert caught.value.type == "ForbiddenAddress"
+    assert "192.168.0.1" not in caught.value.message
+
+
+def test_each_address_is_a_server_of_its_own_and_the_name_stays_for_tls() -> None:
+    found = servers("postgresql://a@one.test:1,two.test:2/x", ["8.8.8.8", "2606:4700::1111"], ["1.1.1.1"])
+    assert [(s["host"], s["hostaddr"], s["port"], s["dbname"]) for s in found] == [
+        ("one.test", "8.8.8.8", "1", "x"),
+        ("one.test", "2606:4700::1111", "1", "x"),
+        ("two.test", "1.1.1.1", "2", "x"),
+    ]
+
+
+def test_a_standby_is_looked_for_before_anything_else_is_taken() -> None:
+    found = servers("host=a.test,b.test user=a target_session_attrs=prefer-standby", ["8.8.8.8"], ["1.1.1.1"])
+    assert [(s["host"], s["target_session_attrs"]) for s in found] == [
+        ("a.test", "standby"),
+        ("b.test", "standby"),
+        ("a.test", "any"),
+        ("b.test", "any"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        "host=db.test",
+        "host=db.test user=a port=0",
+        "host=db.test user=a port=65536",
+        "host=db.test user=a port=1,2",
+        "host=db.test user=a port=-1",
+        "host=db.test user=a port=٣",
+        f"host={','.join(['db.test'] * 17)} user=a",
+        "postgresql://a:%ff@db.test/x",
+        "postgresql://a:\ud800@db.test/x",
+    ],
+)
+def test_what_names_no_server(connection: str) -> None:
+    error = refused(connection)
+    assert (error.type, error.retryable) == ("ParameterError", False)
+
+
+@pytest.mark.parametrize(
+    "password", ["", " ", "it's", "back\\slash", "a b='c'", "hostaddr=127.0.0.1", "x' hostaddr='::1", "à\u2028é"]
+)
+def test_a_value_is_never_taken_for_more_than_a_value(password: str) -> None:
+    (found,) = servers(make_conninfo("", host="db.test", user="a", password=password, dbname="host=/tmp"), ["8.8.8.8"])
+    assert (found["password"], found["dbname"], found["hostaddr"]) == (password, "host=/tmp", "8.8.8.8")
+
+
+def test_the_vetted_address_is_connected_to(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
+    at_db_test.answers.append(["169.254.169.254"])
+    connection = through(gate, postgres_dsn, options="-c search_path=mine", application_name="reports")
+    query = "select current_setting('search_path') || ' ' || current_setting('application_name')"
+    found = perform("postgres", capabilities=LOOPBACK, connection=connection, query=query, fetch="value")
+    assert (found, at_db_test.asked, gate.comers) == ("mine reports", ["db.test"], 1)
+    # What the name stands for by now counts for connections that are kept, too.
+    assert refused(connection, LOOPBACK).type == "ForbiddenAddress"
+    assert gate.comers == 1
+
+
+def test_kept_connections_are_those_of_the_same_addresses(
+    postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"]))
+    connection = through(gate, postgres_dsn)
+    for comers in (1, 1, 2):
+        perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1")
+        assert gate.comers == comers
+
+
+def test_the_next_address_is_tried(postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.9", "127.0.0.1"]))
+    connection = through(gate, postgres_dsn)
+    assert perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value") == 1
+
+
+def test_connections_of_local_runs_are_not_lent_to_others(postgres_dsn: str) -> None:
+    assert perform("postgres", connection=postgres_dsn, query="select 1", fetch="value") == 1
+    assert refused(postgres_dsn, LOOPBACK).type == "ForbiddenAddress"
+
+
+def variables() -> list[str]:
+    return [option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar is not None]
+
+
+def test_nothing_comes_from_the_environment(
+    postgres_dsn: str, gate: Gate, at_db_test: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    services = tmp_path / "services"
+    services.write_text("[elsewhere]\nhost=/nowhere\nhostaddr=127.0.0.9\nport=1\nuser=x\npassword=x\nsslmode=require\n")
+    for name in variables():
+        monkeypatch.setenv(name, "nonsense")
+    monkeypatch.setenv("PGSERVICE", "elsewhere")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    connection = through(gate, postgres_dsn)
+    found = perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
+    assert found == 1
+
+
+def test_every_keyword_that_would_be_looked_up_has_a_value() -> None:
+    (found,) = servers("host=db.test user=a", ["8.8.8.8"])
+    looked_up = {o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar is not None}
+    # The service is only looked up for keywords that have none.
+    assert looked_up - found.keys() == {"service"}
+    for keyword in ("passfile", "sslcert", "sslkey", "sslrootcert"):
+        assert not Path(found[keyword]).exists()
+        assert found[keyword]
+
+
+class Stranger:
+    """A server that asks for a password in clear text and keeps what it is told."""
+
+    def __init__(self, answer: bytes = b"R\0\0\0\x08\0\0\0\x03") -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.told = b""
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client, suppress(OSError):
+            while length := client.recv(4):
+                message = client.recv(int.from_bytes(length, "big") - 4)
+                self.told += message
+                client.sendall(self._answer if message.startswith(b"\0\x03\0\0") else b"N")
+                if message.startswith(b"\0\x03\0\0"):
+                    break
+            while more := client.recv(1024):
+                self.told += more
+
+
+def test_passwords_of_this_machine_stay_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = tmp_path / ".pgpass"
+    home.write_text("*:*:*:*:of-the-file\n")
+    home.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PGPASSFILE", str(home))
+    monkeypatch.setenv("PGPASSWORD", "of-the-environment")
+    with closing(Stranger()) as stranger:
+        error = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
+    assert error.type == "ConnectionFailed"
+    assert b"user\0a\0" in stranger.told
+    assert b"of-the" not in stranger.told
+
+
+def test_what_does_not_speak_the_protocol_looks_like_what_does_not_listen() -> None:
+    with closing(Stranger(b"SSH-2.0-secret_banner\r\n")) as stranger:
+        other = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
+    closed = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
+    unknown = refused("host=nowhere.invalid user=a", LOOPBACK)
+    told = [(error.type, error.message, error.retryable, error.details) for error in (other, closed, unknown)]
+    assert told == [told[0]] * 3
+    assert told[0][:3] == ("ConnectionFailed", "there is no connection to the server that `connection` names", True)
+
+
+def test_a_silent_server_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_connections, "CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = refused(f"host=127.0.0.1 port={listener.getsockname()[1]} user=a", LOOPBACK)
+    assert (silent.type, silent.message) == (
+        "ConnectionFailed",
+        "there is no connection to the server that `connection` names",
+    )
+
+
+def test_what_a_server_says_of_itself_is_told(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
+    error = refused(through(gate, postgres_dsn, dbname="missing"), LOOPBACK)
+    assert (error.type, error.retryable) == ("ConnectionFailed", False)
+    assert error.message == 'the server said: database "missing" does not exist'
+
+
+def test_local_runs_reach_what_their_author_reaches(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = str(conninfo_to_dict(postgres_server)["host"])
+    monkeypatch.setenv("PGHOST", host)
+    if "port" in conninfo_to_dict(postgres_server):
+        monkeypatch.setenv("PGPORT", str(urlsplit(postgres_server).port))
+    user = conninfo_to_dict(postgres_server)["user"]
+    assert perform("postgres", connection=f"user={user} dbname=postgres", query="select 1", fetch="value") == 1
+    assert os.environ["PGHOST"] == host
+
+
+def test_trust_is_of_the_operators_choosing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", "/etc/ours.pem")
+    (found,) = servers("host=db.test user=a sslmode=verify-full", ["8.8.8.8"])
+    assert (found["sslmode"], found["sslrootcert"]) == ("verify-full", "/etc/ours.pem")
+    (found,) = servers("host=db.test user=a sslrootcert=system", ["8.8.8.8"])
+    assert (found["sslmode"], found["sslrootcert"]) == ("verify-full", "system")
+    (found,) = servers("host=db.test user=a", ["8.8.8.8"])
+    assert found["sslrootcert"] != "/etc/ours.pem"
