@@ -47,7 +47,7 @@ def _walks(name: str, text: str, steps: int, repetitions: int) -> list[dict[str,
     found: dict[str, list[dict[str, float]]] = {"first": [], "later": []}
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
-            templates.parse.cache_clear()
+            templates.parsed.cache_clear()
             row = _committed_row(folder)
             store = open_store(f"sqlite:///{folder}/noetl.db")
             store.save_plan(plan)
@@ -59,10 +59,10 @@ def _walks(name: str, text: str, steps: int, repetitions: int) -> list[dict[str,
 
 def _walk(store: Store, plan: Plan, steps: int) -> dict[str, float]:
     started = time.perf_counter()
-    run, first = new_run(plan, {}, now=time.time(), origin="local")
+    run, first = new_run(plan.header, plan.hash, {}, now=time.time(), origin="local")
     run = store.create_run(run, first)
     created = time.perf_counter()
-    worker = Worker(store, capabilities=for_local_run(FOLDER), threads=1, run_id=run.id)
+    worker = Worker(store, capabilities=for_local_run(FOLDER), threads=1, queue=run.queue)
     worker.start()
     ended = worker.wait_until_finished(run.tenant, run.id)
     worker.stop()

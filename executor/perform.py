@@ -1,27 +1,30 @@
-"""Performs the work of a step: its actions and tasks, one after another or together."""
+"""Performs the work of a step: its actions and tasks, one after another or together.
+
+Work that waits for something suspends: it leaves a journal of what has been done and what is needed to go on, and
+is performed again from there. `docs/decisions/0005-pieces.md` says what stands in a journal.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.actions import catalogue, handler
-from executor.actions.action import Call, Capabilities
-from executor.actions.wait import due
-from executor.errors import ActionError
-from executor.records import ErrorRecord, Event
+from executor.actions.action import Call, Capabilities, Outside, Suspend
+from executor.errors import ActionError, CancelledError, FencedError, StoreError
+from executor.records import NEVER, ErrorRecord, Event, Part
 from executor.rendering import render, render_parameters
 from executor.scope import Scope
-from executor.secrets import scrub
-from executor.transition import Outcome, error_record, retry_delay_seconds
+from executor.secrets import fold, scrub, unfold
+from executor.transition import Outcome, derived_id, error_record, retry_delay_seconds
 from executor.values import plain
 from planner.kinds import described
-from planner.plan import Action, Loop, Task, TaskCall, Work
+from planner.plan import Action, Loop, Task, TaskCall, Work, action_from_json
 from planner.templates import EvaluationError, Lookup, is_true, parse
 
 MAX_PARALLEL = 32
@@ -29,24 +32,61 @@ logger = logging.getLogger("noetl.executor")
 
 
 class Suspended(Exception):
-    """The item at `index` waits until `due_at` with nothing held."""
+    """The work goes on later: at `due_at`, or when one of the waits `awaits` has its answer. `journal` says from where,
+    `parts` are the results of batches that are done, and `actions` the types of those that wait.
+    """
 
-    def __init__(self, index: int, due_at: float) -> None:
+    def __init__(
+        self,
+        journal: dict[str, Any],
+        due_at: float = NEVER,
+        awaits: Iterable[str] = (),
+        parts: Iterable[Part] = (),
+        actions: Iterable[str] = (),
+    ) -> None:
         super().__init__()
-        self.index = index
+        self.journal = journal
         self.due_at = due_at
+        self.awaits = tuple(awaits)
+        self.parts = tuple(parts)
+        self.actions = tuple(actions)
+
+    @classmethod
+    def together(cls, journal: dict[str, Any], suspended: Iterable[Suspended]) -> Suspended:
+        """What all of them wait for, on top of what a journal says."""
+        each = list(suspended)
+        for one in each:
+            journal |= one.journal
+        return cls(
+            journal,
+            min((one.due_at for one in each), default=NEVER),
+            (wait for one in each for wait in one.awaits),
+            (part for one in each for part in one.parts),
+            dict.fromkeys(action for one in each for action in one.actions),
+        )
+
+
+def _no_parts(loop: str) -> list[Outcome]:
+    return []
 
 
 @dataclass(slots=True)
 class Performance:
-    """One attempt at the work of a visit. `deadline` is on the clock of `time.monotonic`; `events` grow as it goes."""
+    """One attempt at the work of a visit. `deadline` is on the clock of `time.monotonic`; `events` grow as it goes.
+
+    `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
+    are done. When `cancelled` is set, the work ends with CancelledError.
+    """
 
     task_of: Callable[[str], Task]
     capabilities: Capabilities
     deadline: float
     clock: Callable[[], float] = time.time
-    pause: Callable[[float], None] = time.sleep
     events: list[Event] = field(default_factory=list)
+    journal: Mapping[str, Any] = field(default_factory=dict)
+    parts_of: Callable[[str], list[Outcome]] = _no_parts
+    outside: Outside | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(
         self,
@@ -56,11 +96,8 @@ class Performance:
         *,
         parallel: bool = False,
         args: Mapping[str, Any] | None = None,
-        paused_at: int | None = None,
     ) -> Outcome:
         """The outcome of all items: that of the last one, or of the first that failed and was not forgiven.
-
-        With `paused_at` the work goes on behind the pause at the item of that index.
 
         Raises:
             Suspended: an item waits.
@@ -68,56 +105,91 @@ class Performance:
         if parallel and work:
             return self._together(work, scope, position, args)
         outcome = Outcome()
-        for index, item in enumerate(work):
-            if paused_at is not None and index <= paused_at:
-                continue
-            if isinstance(item, Action) and item.type == "wait":
-                outcome = self._wait(item, index, scope, f"{position}.{index}", args)
-                if outcome.failed:
-                    return outcome
-                continue
-            outcome = self._item(item, scope, f"{position}.{index}", args)
+        first = self.journal.get(position, {}).get("at", 0)
+        for index, item in enumerate(work[first:], first):
+            try:
+                outcome = self._item(item, scope, f"{position}.{index}", args)
+            except Suspended as suspended:
+                suspended.journal[position] = {"at": index}
+                raise
             if outcome.failed:
                 return outcome
         return replace(outcome, saved=dict(scope.saved))
 
     def _together(self, work: Sequence[Work], scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
-        scopes = [scope.copy() for _ in work]
-        with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
-            pending = [
-                pool.submit(self._item, item, own, f"{position}.{index}", args)
-                for index, (item, own) in enumerate(zip(work, scopes, strict=True))
-            ]
-            outcomes = [future.result() for future in pending]
         before = dict(scope.saved)
-        for own in scopes:
-            scope.saved.update({n: v for n, v in own.saved.items() if n not in before or before[n] is not v})
+        scopes = [self._scope_at(f"{position}#{index}", scope) for index in range(len(work))]
+
+        def one(index: int) -> Outcome | Suspended:
+            done = self._done_at(f"{position}#{index}")
+            try:
+                return done or self._item(work[index], scopes[index], f"{position}.{index}", args)
+            except Suspended as suspended:
+                return suspended
+
+        with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
+            outcomes = list(pool.map(one, range(len(work))))
         for outcome in outcomes:
-            if outcome.failed:
+            if isinstance(outcome, Outcome) and outcome.failed:
                 return Outcome(False, None, outcome.error, outcome.action)
-        success = all(outcome.success for outcome in outcomes)
-        error = next((outcome.error for outcome in outcomes if outcome.error), None)
-        data = [outcome.data for outcome in outcomes]
+        if any(isinstance(outcome, Suspended) for outcome in outcomes):
+            journal = {
+                f"{position}#{index}": _kept(outcome, _changes(before, scopes[index]))
+                for index, outcome in enumerate(outcomes)
+            }
+            raise Suspended.together(journal, (o for o in outcomes if isinstance(o, Suspended)))
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+        for own in scopes:
+            scope.saved.update(_changes(before, own))
+        success = all(outcome.success for outcome in finished)
+        error = next((outcome.error for outcome in finished if outcome.error), None)
+        data = [outcome.data for outcome in finished]
         return Outcome(success, data, error, saved=dict(scope.saved), forgiven=not success)
+
+    def _scope_at(self, place: str, scope: Scope, local: Mapping[str, Any] | None = None) -> Scope:
+        """The scope of work beside other work, with what it had saved when it suspended."""
+        own = scope.copy(local)
+        own.saved.update(self.journal.get(place, {}).get("saved", {}))
+        return own
+
+    def _done_at(self, place: str) -> Outcome | None:
+        done = self.journal.get(place, {}).get("done")
+        return None if done is None else Outcome.of_part(done)
 
     def loop(
         self, loop: Loop, items: Sequence[Any], one: Callable[[Scope, str], Outcome], scope: Scope, position: str
     ) -> Outcome:
         """The outcome of `one` for each item, `loop.concurrency` of them at a time: the list of their data, in order.
 
-        An item's own actions leave no events; the loop leaves one, with counts.
-        """
-        outcomes = self.each(loop, items, 0, len(items), one, scope, position)
-        failed = sum(outcome.failed for outcome in outcomes)
-        self.count_items(scope, position, len(outcomes), failed, len(items))
-        return gather(outcomes, loop)
+        An item's own actions leave no events; the loop leaves one for each batch, with counts.
 
-    def count_items(self, scope: Scope, position: str, done: int, failed: int, total: int) -> None:
+        Raises:
+            Suspended: an item waits, or a batch is done and another one left.
+        """
+        entry = self.journal.get(position, {"next": 0, "failed": 0, "total": len(items)})
+        first = entry["next"]
+        batch = items[first : first + loop.batch] if loop.batch else items[first:]
+        try:
+            outcomes = self._each(loop, batch, first, len(items), one, scope, position)
+        except Suspended as suspended:
+            suspended.journal[position] = entry
+            raise
+        done, failed = first + len(outcomes), entry["failed"] + sum(outcome.failed for outcome in outcomes)
+        self._count_items(scope, position, done, failed, len(items))
+        if failed and not loop.forgiving:
+            return gather(outcomes, loop)
+        if done < len(items):
+            part = Part(position, first, [outcome.to_part() for outcome in outcomes])
+            counts = {"next": done, "failed": failed, "total": len(items)}
+            raise Suspended({position: counts}, self.clock(), parts=[part])
+        return gather([*(self.parts_of(position) if first else ()), *outcomes], loop)
+
+    def _count_items(self, scope: Scope, position: str, done: int, failed: int, total: int) -> None:
         """Leave the event that tells how far a loop has come."""
         counts = {"position": position, "done": done, "failed": failed, "total": total}
         self._note(scope, "loop.progress", self.clock(), counts)
 
-    def each(
+    def _each(
         self,
         loop: Loop,
         items: Sequence[Any],
@@ -127,33 +199,53 @@ class Performance:
         scope: Scope,
         position: str,
     ) -> list[Outcome]:
-        """The outcomes of `items`, which begin at index `first` of `total`; up to the first failure, if that ends the loop."""
-        outcomes: dict[int, Outcome] = {}
-        remaining: Iterator[tuple[int, Any]] = iter(enumerate(items))
+        """The outcomes of `items`, which begin at index `first` of `total`; up to the first failure, if that ends the loop.
+
+        Those that were begun before are gone on with first. One that waits is still at work: it keeps another from being
+        begun where `loop.concurrency` are.
+        """
+        places = [f"{position}#{first + index}" for index in range(len(items))]
+        outcomes = {i: done for i, place in enumerate(places) if (done := self._done_at(place)) is not None}
+        suspended: dict[int, Suspended] = {}
+        own: dict[int, Scope] = {}
+        left = sorted(set(range(len(items))) - outcomes.keys(), key=lambda i: (places[i] not in self.journal, i))
+        queue = iter(left)
         lock = threading.Lock()
+        at_work = 0
+        has_failed = False
 
         def work() -> None:
-            nonlocal remaining
+            nonlocal at_work, has_failed
             while True:
                 with lock:
-                    index, item = next(remaining, (None, None))
-                if index is None:
-                    return
+                    if has_failed or at_work >= loop.concurrency or (index := next(queue, None)) is None:
+                        return
+                    at_work += 1
                 at = first + index
-                local = {loop.name: item, "loop": _position_in_loop(at, total)}
-                outcome = _numbered(one(scope.copy(local), f"{position}[{at}]"), at, total)
+                local = {loop.name: items[index], "loop": _position_in_loop(at, total)}
+                own[index] = self._scope_at(places[index], scope, local)
+                try:
+                    outcome = _numbered(one(own[index], f"{position}[{at}]"), at, total)
+                except Suspended as waits:
+                    suspended[index] = waits
+                    continue
                 with lock:
+                    at_work -= 1
                     outcomes[index] = outcome
-                    if outcome.failed and not loop.forgiving:
-                        remaining = iter(())
+                    has_failed |= outcome.failed and not loop.forgiving
 
-        threads = min(loop.concurrency, len(items), MAX_PARALLEL)
+        threads = min(loop.concurrency, len(left), MAX_PARALLEL)
         if threads <= 1:
             work()
         else:
             with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
                 for future in [pool.submit(work) for _ in range(threads)]:
                     future.result()
+        if suspended and not has_failed:
+            journal = {places[index]: _kept(outcome, {}) for index, outcome in outcomes.items()}
+            for index, waits in suspended.items():
+                journal[places[index]] = _kept(waits, _changes(scope.saved, own[index]))
+            raise Suspended.together(journal, suspended.values())
         return [outcomes[index] for index in sorted(outcomes)]
 
     def quiet(self) -> Performance:
@@ -191,8 +283,9 @@ class Performance:
         name = item.task if isinstance(item, TaskCall) else item.type
         lookup = scope.lookup(position, args)
         try:
-            _check_time(self.deadline)
-            if item.condition is not None and not is_true(_evaluate(item.condition, lookup, "if")):
+            self._check_time()
+            is_begun = position in self.journal or f"{position}/{name}" in self.journal
+            if not is_begun and item.condition is not None and not is_true(_evaluate(item.condition, lookup, "if")):
                 return Outcome(action=name, skipped=True)
             if isinstance(item, TaskCall):
                 return self._task(item, scope, position, lookup)
@@ -203,67 +296,116 @@ class Performance:
             scope.saved.update(data)
         return Outcome(True, data, None, name)
 
-    def _wait(self, action: Action, index: int, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
-        """Raises Suspended unless the time has come, or the action is skipped or fails."""
-        lookup = scope.lookup(position, args)
-        try:
-            if action.condition is not None and not is_true(_evaluate(action.condition, lookup, "if")):
-                return Outcome(action=action.type, skipped=True)
-            due_at = due(render_parameters(catalogue()[action.type], action.parameters, lookup), self.clock())
-        except ActionError as problem:
-            return Outcome(False, None, _record(scope, problem, action.type), action.type, forgiven=action.forgiven)
-        if due_at <= self.clock():
-            return Outcome(action=action.type)
-        raise Suspended(index, due_at)
-
     def _task(self, call: TaskCall, scope: Scope, position: str, lookup: Lookup) -> Outcome:
         task = self.task_of(call.task)
-        args = render(dict(call.args), None, lookup)
+        inner = f"{position}/{call.task}"
+        entry = self.journal.get(inner)
+        args = render(dict(call.args), None, lookup) if entry is None else unfold(entry["args"])
         inside = replace(scope, local={})
-        outcome = self.run(task.run, inside, f"{position}/{call.task}", parallel=task.parallel, args=args)
-        scope.saved = inside.saved
-        return outcome
+        try:
+            return self.run(task.run, inside, inner, parallel=task.parallel, args=args)
+        except Suspended as suspended:
+            suspended.journal[inner] = {**suspended.journal.get(inner, {}), "args": fold(args)}
+            raise
+        finally:
+            scope.saved = inside.saved
 
     def _action(self, action: Action, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Any:
-        attempt = 0
+        kept = self.journal.get(position)
+        tries = [scope.run.resumes, scope.visit.attempt]
+        again = kept is not None and kept["tries"] != tries
+        attempt = 1 if kept is None or again else kept["attempt"]
+        begun = 1 if kept is None else kept["begun"] + again
+        memory = None if kept is None else kept["memory"]
         while True:
-            attempt += 1
-            started = self.clock()
-            self._note(scope, "action.started", started, {"action": action.type, "position": position})
+            started = self.clock() if kept is None else kept["started_at"]
+            if kept is None:
+                self._note(scope, "action.started", started, {"action": action.type, "position": position})
+            wait = derived_id("wait", scope.visit.id, position, attempt, begun)
             try:
-                data = self._attempt(action, scope, position, args)
+                data = self._attempt(action, scope, position, args, wait, memory, again=again)
+            except Suspend as waits:
+                entry = {
+                    "action": action.type,
+                    "attempt": attempt,
+                    "begun": begun,
+                    "tries": tries,
+                    "started_at": started,
+                    "memory": waits.memory,
+                }
+                awaits = [waits.awaits] if waits.awaits is not None else []
+                raise Suspended({position: entry}, waits.due_at, awaits, actions=[action.type]) from None
             except ActionError as problem:
                 record = _record(scope, problem, action.type)
                 payload = {"action": action.type, "position": position, "error": scrub(record)}
-                wait = self._wait_before_retry(action, scope, position, args, problem, attempt)
-                if wait is None:
+                seconds = self._seconds_before_retry(action, scope, position, args, problem, attempt)
+                if seconds is None:
                     self._note(scope, "action.failed", self.clock(), payload, started)
                     raise
-                self._note(scope, "action.retrying", self.clock(), payload | {"wait_seconds": wait}, started)
-                self.pause(wait)
+                self._note(scope, "action.retrying", self.clock(), payload | {"wait_seconds": seconds}, started)
+                if self.cancelled.wait(seconds):
+                    raise CancelledError from None
+                kept = memory = None
+                attempt += 1
             else:
                 payload = {"action": action.type, "position": position}
                 self._note(scope, "action.completed", self.clock(), payload, started)
                 return data
 
-    def _attempt(self, action: Action, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Any:
+    def _check_time(self) -> None:
+        if self.cancelled.is_set():
+            raise CancelledError
+        if time.monotonic() >= self.deadline:
+            raise ActionError("Timeout", "the action ran out of time")
+
+    def _attempt(
+        self,
+        action: Action,
+        scope: Scope,
+        position: str,
+        args: Mapping[str, Any] | None,
+        wait: str,
+        memory: Any,
+        *,
+        again: bool,
+    ) -> Any:
+        declaration = catalogue()[action.type]
         deadline = self.deadline
-        if action.timeout_seconds is not None:
+        if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
-        lookup = scope.lookup(position, args)
-        parameters = render_parameters(catalogue()[action.type], action.parameters, lookup)
+        parameters = render_parameters(declaration, action.parameters, scope.lookup(position, args))
         labels = {"run": scope.run.id, "step": scope.visit.step, "visit": scope.visit.number}
-        call = Call(parameters, scope.idempotency_key(position), deadline, self.capabilities, labels, _logged(labels))
+
+        def act(nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+            inside = replace(scope, local={**scope.local, **known})
+            return self._action(action_from_json(nested), inside, f"{position}~", args)
+
+        call = Call(
+            parameters,
+            scope.idempotency_key(position),
+            deadline,
+            self.capabilities,
+            labels,
+            _logged(labels),
+            self.cancelled,
+            now=self.clock(),
+            memory=memory,
+            wait=wait,
+            again=again,
+            timeout_seconds=action.timeout_seconds,
+            outside=self.outside,
+            act=act,
+        )
         call.remaining_seconds()
         try:
             return handler(action.type)(call)
-        except ActionError:
+        except (ActionError, Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
             logger.exception("the handler of `%s` raised", action.type)
             raise ActionError(type(bug).__name__, f"the handler of `{action.type}` raised: {bug}") from bug
 
-    def _wait_before_retry(
+    def _seconds_before_retry(
         self,
         action: Action,
         scope: Scope,
@@ -320,6 +462,16 @@ def gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
     return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
 
 
+def _kept(outcome: Outcome | Suspended, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a journal keeps of work beside other work."""
+    return {"saved": dict(saved)} | ({"done": outcome.to_part()} if isinstance(outcome, Outcome) else {})
+
+
+def _changes(before: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
+    """What has been saved in a scope since."""
+    return {n: value for n, value in scope.saved.items() if n not in before or before[n] is not value}
+
+
 def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:
     """The outcome, whose failure says which item it is of."""
     if not outcome.failed or outcome.error is None:
@@ -340,11 +492,6 @@ def _logged(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]]
         logging.getLogger("noetl.playbook").log(number, message, extra={"fields": fields, "labels": labels})
 
     return log
-
-
-def _check_time(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise ActionError("Timeout", "the action ran out of time")
 
 
 def _evaluate(text: str, lookup: Lookup, what: str) -> Any:

@@ -15,6 +15,10 @@ DEADLINE = "@deadline"
 """The pseudo-step whose visit is due when a run is out of time."""
 
 
+NEVER = 253402300799.0
+"""When nothing but an answer from outside makes a visit due: the last second that a timestamp can name."""
+
+
 class RunStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -61,13 +65,50 @@ Pointers = Mapping[str, tuple[int, str]]
 """Which visit holds a name: its causal clock and its id. The greater clock is the later write."""
 
 
+SERVICE = "service"
+"""The queue of the runs that the workers of a service walk."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitKey:
+    """Which wait: the run, the visit, and the id that the wait has at its visit."""
+
+    run_id: str
+    visit_id: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What is known of an answer that a visit waits for: what was sent and when, and the last sign of life."""
+
+    id: str
+    answer: Any = None
+    answered_at: float | None = None
+    heard_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Playbook:
+    """A playbook of the registry. `version` is None until the store has given it a number."""
+
+    tenant: str
+    name: str
+    version: str | None
+    plan_hash: str
+    created_at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 
+    `queue` is whose workers walk it: those of the service, or the process that started the local run it belongs to.
     `stop` is the ending a run is heading for while running steps finish; `live` counts its branches; `failed_branches`
     those that ended in an unhandled failure; `resumes` how often it was resumed. `folder` is where a local run was
-    started, and None for runs of a service.
+    started and `source` the file of its playbook; both are None for runs of a service. `parent` is the wait of another
+    run that this one answers when it ends; `depth` is 0 for runs that no run started. `resumed_from` is the run whose
+    history this one goes on with.
     """
 
     id: str
@@ -77,12 +118,17 @@ class Run:
     plan_hash: str
     status: RunStatus
     origin: str
+    queue: str
     input: Mapping[str, Any]
     environment: Mapping[str, Any]
     variables: Mapping[str, Any]
     tags: Sequence[str]
     folder: str | None
     created_at: float
+    source: str | None = None
+    parent: WaitKey | None = None
+    depth: int = 0
+    resumed_from: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None
@@ -99,14 +145,21 @@ class Run:
 class Progress:
     """How far the work of a visit has come when it is done in several invocations.
 
-    `stage` is the index of the item of `run` at which it paused, `round` the number of rounds of `repeat` that are done,
-    `item` the number of items of the step's loop that are done, `failed` how many of them have failed.
+    `round` is the number of rounds of `repeat` that are done. `journal` tells for the positions of the work that paused
+    what is needed to go on there: `docs/decisions/0005-pieces.md`.
     """
 
-    stage: int | None = None
     round: int = 0
-    item: int = 0
-    failed: int = 0
+    journal: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a batch adds to the result of the loop at a position: outcomes of its items, which begin at index `first`."""
+
+    loop: str
+    first: int
+    outcomes: Sequence[Any]
 
 
 class Failure(StrEnum):
@@ -124,7 +177,8 @@ class Visit:
     `number` counts the visits of the step from 1, `attempt` the attempts from 1. `fence` grows with every claim; a
     commit that carries an older one is refused. `clock` is one more than the greatest clock among its causes
     (Lamport, 1978). `names` are the pointers the visit was handed. `due_at` is when it may be claimed: while it is
-    running, the end of its lease. `started_at` is when the attempt was first claimed. `result` is the data of its last
+    running, the end of its lease. `started_at` is when the attempt was first claimed, `piece_at` when the piece of it
+    was that is at work: after a pause another one begins. `result` is the data of its last
     item. `progress` is known of work that has paused; `saved` is then what it had saved so far.
     """
 
@@ -141,6 +195,7 @@ class Visit:
     worker: str | None = None
     due_at: float = 0.0
     started_at: float | None = None
+    piece_at: float | None = None
     finished_at: float | None = None
     saved: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
@@ -168,7 +223,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join."""
+    """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join (`joins`).
+
+    With `is_absorbed` it ends where another has made the same visit before. `counted` is true when the visits of the step
+    are.
+    """
 
     id: str
     step: str
@@ -176,6 +235,7 @@ class Branch:
     names: Pointers
     joins: bool = False
     counted: bool = False
+    is_absorbed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +244,9 @@ class Commit:
 
     `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
     counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
-    and `error` when an unhandled failure is why. `part` is what a batch of a loop adds to the result of the visit.
-    `last` is true of the step that runs last, behind which there is only the end of the run.
+    and `error` when an unhandled failure is why. `parts` are what batches of loops add to their results, and `awaits` the
+    waits whose answers the visit waits for when it pauses. `last` is true of the step that runs last, behind which there is
+    only the end of the run. `seen` are the names that the next branch sees, where branches go one after another.
     """
 
     visit: Visit
@@ -196,8 +257,10 @@ class Commit:
     stop: RunStatus | None = None
     error: ErrorRecord | None = None
     events: tuple[Event, ...] = ()
-    part: Sequence[Any] | None = None
+    parts: tuple[Part, ...] = ()
+    awaits: tuple[str, ...] = ()
     last: bool = False
+    seen: Pointers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Scope:
         return self.outcome.error if self.outcome is not None and self.outcome.failed else None
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.visit.started_at or 0.0, UTC)
+        return datetime.fromtimestamp(self.visit.piece_at or 0.0, UTC)
 
     def _run(self) -> dict[str, Any]:
         run = self.run

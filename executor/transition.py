@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.records import (
+    NEVER,
     Branch,
     Commit,
     ErrorRecord,
     Event,
     Failure,
+    Part,
     Pointers,
     Progress,
     RunStatus,
@@ -54,14 +56,17 @@ class Outcome:
         return not self.success and not self.forgiven
 
     def to_part(self) -> list[Any]:
-        """What is kept of the outcome of one item until its loop is done."""
-        return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven]
+        """What is kept of an outcome until the work around it is done: all but what was saved."""
+        items = None if self.items is None else list(self.items)
+        return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 
     @classmethod
     def of_part(cls, part: Sequence[Any]) -> Outcome:
         """The outcome that `to_part` kept."""
-        success, data, error, action, skipped, forgiven = part
-        return cls(success, data, error, action, skipped, forgiven=forgiven)
+        success, data, error, action, skipped, forgiven, items = part
+        return cls(
+            success, data, error, action, skipped, forgiven=forgiven, items=None if items is None else tuple(items)
+        )
 
     def as_result(self) -> dict[str, Any]:
         """The outcome as guards see it under `result`."""
@@ -87,15 +92,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Work that goes on in a later invocation: how far it has come, when it is due, and what it has saved so far.
+    """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
 
-    `part` are the results of a batch of a loop.
+    It is due at `due_at`, or when one of the waits `awaits` has its answer. `parts` are the results of batches that are
+    done, `actions` the types of the actions that wait.
     """
 
     progress: Progress
     due_at: float
     saved: Mapping[str, Any] = field(default_factory=dict)
-    part: Sequence[Any] | None = None
+    parts: tuple[Part, ...] = ()
+    awaits: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
 
 
 class GuardFailed(Exception):
@@ -226,9 +234,7 @@ def settle(
     branches = []
     for target in targets:
         there = step_of(target)
-        handed = {name: pointer for name, pointer in names.items() if name in there.hands_on}
-        id = derived_id(visit.id, choice.case, target)
-        branches.append(Branch(id, target, clock, handed, there.join is not None, there.cyclic))
+        branches.append(_branch(visit, choice.case, there, clock, names))
     live = case.live if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
         visit,
@@ -243,26 +249,46 @@ def settle(
     transition = _event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
     finished = _finished(done, now)
     tail = (transition, finished) if step.cases else (finished,)
-    return Commit(done, tuple(branches), live, len(targets) - 1, events=(*events, *tail))
+    return Commit(done, tuple(branches), live, len(targets) - 1, events=(*events, *tail), seen=names)
+
+
+def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Pointers) -> Branch:
+    """The branch that goes from a visit to a step. At a `join: any` all branches of a wave, which began at one visit of its
+    dominator, make the same visit.
+    """
+    handed = {name: pointer for name, pointer in names.items() if name in there.hands_on}
+    if there.join is None or there.join.mode == "all":
+        id = derived_id(visit.id, case, there.name)
+        return Branch(id, there.name, clock, handed, there.join is not None, there.cyclic)
+    wave = handed.get(f"steps.{there.join.dominator}", (0, ""))[1]
+    return Branch(derived_id("any", there.name, wave), there.name, clock, handed, False, there.cyclic, True)
 
 
 def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) -> Commit:
-    """The commit for a piece of work that is to go on later. Attempts start anew then."""
+    """The commit for a piece of work that is to go on later. Attempts start anew with another batch or another round."""
+    attempt = 1 if pause.parts or not pause.progress.journal else visit.attempt
     later = replace(
         visit,
         status=VisitStatus.WAITING if pause.due_at > now else VisitStatus.READY,
-        attempt=1,
+        attempt=attempt,
         claims=0,
         worker=None,
         due_at=pause.due_at,
-        started_at=None,
+        piece_at=None,
         saved=pause.saved,
         error=None,
         progress=pause.progress,
     )
     if later.status is VisitStatus.WAITING:
-        events = (*events, _event(visit, "step.waiting", now, {"until": timestamp(pause.due_at)}))
-    return Commit(later, events=tuple(events), part=pause.part)
+        until = timestamp(pause.due_at) if pause.due_at < NEVER else None
+        events = (*events, _event(visit, "step.waiting", now, {"until": until, "actions": list(pause.actions)}))
+    return Commit(later, events=tuple(events), parts=pause.parts, awaits=pause.awaits)
+
+
+def abandon(visit: Visit, events: Sequence[Event] = ()) -> Commit:
+    """The commit for work that was given up because its run was cancelled: a resume begins the attempt anew."""
+    later = replace(visit, status=VisitStatus.READY, claims=0, worker=None, due_at=0.0, started_at=None, piece_at=None)
+    return Commit(later, events=tuple(events))
 
 
 def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) -> Commit:
@@ -275,6 +301,7 @@ def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) ->
         worker=None,
         due_at=choice.retry_at,
         started_at=None,
+        piece_at=None,
         error=choice.outcome.error,
     )
     payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(choice.retry_at)}
@@ -297,7 +324,14 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
     events = (*events, _finished(failed, now))
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
-    return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events)
+    seen = {**visit.names, f"steps.{step.name}": (visit.clock, visit.id)}
+    return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events, seen=seen)
+
+
+def next_in_line(visit: Visit, clock: int, seen: Pointers) -> Visit:
+    """A visit that waited for its turn, with what all those before it have saved, as of the causal clock of the last."""
+    names = {**visit.names, **seen}
+    return replace(visit, clock=max(visit.clock, clock + 1), names=names)
 
 
 def as_last(commit: Commit) -> Commit:

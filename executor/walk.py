@@ -6,14 +6,15 @@ The same code runs in local workers and behind a queue. A crash anywhere in it i
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from executor.actions.action import Capabilities
-from executor.errors import ActionError, FencedError, NotPlainError, PayloadTooLargeError
-from executor.perform import Performance, Suspended, gather, items_of
+from executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
+from executor.perform import Performance, Suspended, items_of
 from executor.records import (
     DEADLINE,
     END,
@@ -31,13 +32,14 @@ from executor.records import (
 )
 from executor.rendering import render
 from executor.scope import Scope
-from executor.secrets import scrub
+from executor.secrets import scrub_stored
 from executor.stores.store import Store
 from executor.transition import (
     Choice,
     GuardFailed,
     Outcome,
     Pause,
+    abandon,
     as_last,
     choose,
     ending,
@@ -49,11 +51,15 @@ from executor.transition import (
     refusal,
     settle,
 )
+from executor.waiting import FindPlaybook, Waiting, in_registry
 from planner.plan import Case, Loop, Repeat, Step
 from planner.templates import EvaluationError, Template, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0
+IN_PLACE = "rule"
+"""Where a journal keeps what the rule was read after, when the work of the case it took has paused."""
+
 logger = logging.getLogger("noetl.executor")
 
 
@@ -61,7 +67,8 @@ logger = logging.getLogger("noetl.executor")
 class Walker:
     """Walks one visit at a time; `lease` names the worker.
 
-    While `goes_on` says so, a commit claims one of the visits that follow.
+    While `goes_on` says so, a commit claims one of the visits that follow. `find_playbook` finds those that runs start, in
+    the registry unless given; `public_url` is how callbacks are reached.
     """
 
     store: Store
@@ -70,11 +77,13 @@ class Walker:
     clock: Callable[[], float] = time.time
     invocation_seconds: float = DEFAULT_STEP_SECONDS
     goes_on: Callable[[], bool] = lambda: True
+    find_playbook: FindPlaybook | None = None
+    public_url: str | None = None
 
-    def walk(self, claim: Claim) -> Claim | None:
+    def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> Claim | None:
         """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
 
-        A visit whose claim was lost meanwhile is left to whoever has it.
+        A visit whose claim was lost meanwhile is left to whoever has it. When `cancelled` is set, its work is given up.
         """
         try:
             if claim.visit.step == END:
@@ -82,38 +91,44 @@ class Walker:
             elif claim.visit.step == DEADLINE:
                 self._time_out(claim)
             else:
-                return self._step(claim)
+                return self._step(claim, cancelled or threading.Event())
         except FencedError:
             logger.debug("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
         return None
 
-    def _step(self, claim: Claim) -> Claim | None:
+    def _step(self, claim: Claim, cancelled: threading.Event) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
         scope = self._load_all(claim) if step.runs_last else self._load(claim, step)
-        seconds = self._seconds(claim, step)
+        find_playbook = self.find_playbook or in_registry(self.store)
         performance = Performance(
             lambda name: self.store.plan_task(run.plan_hash, name),
             self.capabilities,
-            time.monotonic() + seconds,
+            time.monotonic() + self._seconds(claim, step),
             self.clock,
+            journal={} if visit.progress is None else visit.progress.journal,
+            parts_of=self._parts_of(claim),
+            outside=Waiting(self.store, claim, find_playbook, self.public_url, self.clock),
+            cancelled=cancelled,
         )
         refused = refusal(step, visit)
-        if refused is not None:
-            outcome = Outcome(False, None, refused)
-        else:
-            try:
-                outcome = self._perform(step, claim, scope, performance)
-            except Paused as paused:
-                try:
-                    self._pause(step, claim, paused.pause, performance)
-                except (NotPlainError, PayloadTooLargeError) as problem:
-                    outcome = _not_kept(visit, problem)
-                else:
-                    return None
-        outcome = replace(outcome, data=scrub(outcome.data), saved=scrub(outcome.saved), error=scrub(outcome.error))
-        following = self._commit(step, claim, scope, outcome, performance)
+        try:
+            outcome = (
+                Outcome(False, None, refused) if refused is not None else self._perform(step, claim, scope, performance)
+            )
+            following = self._commit(step, claim, scope, outcome, performance)
+        except Paused as paused:
+            following = self._pause(step, claim, scope, paused.pause, performance)
+        except CancelledError:
+            following = self._abandon(step, claim, scope, performance)
         return None if following is None else Claim(run, following)
+
+    def _parts_of(self, claim: Claim) -> Callable[[str], list[Outcome]]:
+        def parts_of(loop: str) -> list[Outcome]:
+            parts = self.store.parts(claim.run.id, claim.visit.id, loop)
+            return [Outcome.of_part(item) for part in parts for item in part]
+
+        return parts_of
 
     def _perform(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Outcome:
         """The outcome of a step's work, from where it paused last.
@@ -122,28 +137,22 @@ class Walker:
             Paused: it pauses again.
         """
         progress = claim.visit.progress or Progress()
+        if IN_PLACE in progress.journal:
+            return replace(Outcome.of_part(progress.journal[IN_PLACE]["outcome"]), saved=dict(scope.saved))
         position = "run" if progress.round == 0 else f"run~{progress.round}"
-        if step.loop is not None:
-            outcome = self._loop(step, step.loop, claim, scope, performance, progress, position)
-        else:
-            try:
-                outcome = performance.run(step.run, scope, position, parallel=step.parallel, paused_at=progress.stage)
-            except Suspended as suspended:
-                later = replace(progress, stage=suspended.index)
-                raise Paused(Pause(later, suspended.due_at, dict(scope.saved))) from None
+        try:
+            if step.loop is not None:
+                outcome = self._loop(step, step.loop, claim, scope, performance, position)
+            else:
+                outcome = performance.run(step.run, scope, position, parallel=step.parallel)
+        except Suspended as suspended:
+            raise Paused(_paused(suspended, progress.round, scope)) from None
         if step.repeat is not None and not outcome.failed:
             return self._repeat(step.repeat, claim, scope, outcome, progress)
         return outcome
 
     def _loop(
-        self,
-        step: Step,
-        loop: Loop,
-        claim: Claim,
-        scope: Scope,
-        performance: Performance,
-        progress: Progress,
-        position: str,
+        self, step: Step, loop: Loop, claim: Claim, scope: Scope, performance: Performance, position: str
     ) -> Outcome:
         """The step's work done for each item: all of them, or the batch that is next."""
         quiet = performance.quiet()
@@ -155,19 +164,7 @@ class Walker:
             items = items_of(loop, scope.lookup("loop"))
         except ActionError as problem:
             return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
-        if loop.batch is None:
-            return performance.loop(loop, items, one, scope, position)
-        batch = items[progress.item : progress.item + loop.batch]
-        outcomes = performance.each(loop, batch, progress.item, len(items), one, scope, position)
-        failed = progress.failed + sum(outcome.failed for outcome in outcomes)
-        done = replace(progress, item=progress.item + len(outcomes), failed=failed)
-        performance.count_items(scope, position, done.item, failed, len(items))
-        if failed and not loop.forgiving:
-            return gather(outcomes, loop)
-        if done.item < len(items):
-            raise Paused(Pause(done, self.clock(), dict(scope.saved), [outcome.to_part() for outcome in outcomes]))
-        parts = self.store.parts(claim.run.id, claim.visit.id)
-        return gather([*(Outcome.of_part(item) for part in parts for item in part), *outcomes], loop)
+        return performance.loop(loop, items, one, scope, position)
 
     def _repeat(self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress) -> Outcome:
         """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
@@ -181,13 +178,29 @@ class Walker:
         if rounds >= repeat.max_rounds:
             message = f"`repeat.until` was not true after {rounds} rounds"
             return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
-        raise Paused(Pause(Progress(round=rounds), self.clock() + repeat.every_seconds, outcome.saved))
+        raise Paused(Pause(Progress(rounds), self.clock() + repeat.every_seconds, outcome.saved))
 
-    def _pause(self, step: Step, claim: Claim, later: Pause, performance: Performance) -> None:
+    def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, performance: Performance) -> Visit | None:
+        """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
-        later = replace(later, saved=scrub(later.saved), part=scrub(later.part))
+        parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
+        progress = replace(later.progress, journal=scrub_stored(later.progress.journal))
+        later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now, _scrubbed(performance.events))
-        self.store.commit(_bounded(step, commit, claim.run, now), now)
+        try:
+            return self.store.commit(_bounded(step, commit, claim.run, now), now, self._next_lease())
+        except (NotPlainError, PayloadTooLargeError) as problem:
+            unhandled = Choice(_not_kept(claim.visit, problem), failed=True)
+            return self._settle(step, claim, unhandled, unhandled.outcome, performance)
+
+    def _abandon(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Visit | None:
+        """Give up the work of a run that was cancelled. What may be done once only has failed then."""
+        if step.at_most_once:
+            message = "the run was cancelled while the step was at work, and it is not to be started twice"
+            interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
+            return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, performance)
+        commit = abandon(claim.visit, _scrubbed(performance.events))
+        return self.store.commit(as_last(commit) if step.runs_last else commit, self.clock())
 
     def _commit(
         self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
@@ -196,6 +209,12 @@ class Walker:
         in-place work, and it goes to the policy.
         """
         run, visit = claim.run, claim.visit
+        outcome = replace(
+            outcome,
+            data=scrub_stored(outcome.data),
+            saved=scrub_stored(outcome.saved),
+            error=scrub_stored(outcome.error),
+        )
         for _ in range(2):
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
@@ -205,11 +224,16 @@ class Walker:
                 outcome = _not_kept(visit, problem)
                 if commit.visit.case is not None and step.cases[commit.visit.case].work:
                     break
-        unhandled = Choice(outcome, failed=True)
-        events = _scrubbed(performance.events)
-        commit = settle(step, self._step_of(run), visit, unhandled, outcome, self.clock(), events)
+        return self._settle(step, claim, Choice(outcome, failed=True), outcome, performance)
+
+    def _settle(
+        self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, performance: Performance
+    ) -> Visit | None:
         now = self.clock()
-        return self.store.commit(_bounded(step, commit, run, now), now, self._next_lease())
+        commit = settle(
+            step, self._step_of(claim.run), claim.visit, choice, outcome, now, _scrubbed(performance.events)
+        )
+        return self.store.commit(_bounded(step, commit, claim.run, now), now, self._next_lease())
 
     def _next_lease(self) -> Lease | None:
         return self.lease if self.goes_on() else None
@@ -218,17 +242,31 @@ class Walker:
         return lambda name: self.store.plan_step(run.plan_hash, name)
 
     def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance) -> Commit:
+        """The commit that an outcome leads to, with the in-place work of the case that it takes.
+
+        Raises:
+            Paused: that work pauses.
+        """
         run, visit = claim.run, claim.visit
-        choice = choose(step, visit, outcome, _guard_test(scope), _retry_test(step, scope), self.clock())
+        begun = performance.journal.get(IN_PLACE)
+        if begun is not None:
+            choice = Choice(outcome, begun["failed"], begun["case"])
+        else:
+            choice = choose(step, visit, outcome, _guard_test(scope), _retry_test(step, scope), self.clock())
         final = choice.outcome
         work = step.cases[choice.case].work if choice.case is not None else ()
         if work:
             after = scope.after(choice.outcome)
             # Its time begins anew: a `Timeout` may be what it answers to.
             performance.deadline = time.monotonic() + self._seconds(claim, step)
-            in_place = performance.run(work, after, f"rule.{choice.case}")
+            try:
+                in_place = performance.run(work, after, f"rule.{choice.case}")
+            except Suspended as suspended:
+                kept = {"case": choice.case, "failed": choice.failed, "outcome": choice.outcome.to_part()}
+                suspended.journal[IN_PLACE] = kept
+                raise Paused(_paused(suspended, 0, after)) from None
             saved = {**choice.outcome.saved, **in_place.saved}
-            final = replace(in_place, saved=scrub(saved), error=scrub(in_place.error))
+            final = replace(in_place, saved=scrub_stored(saved), error=scrub_stored(in_place.error))
         events = _scrubbed(performance.events)
         return settle(step, self._step_of(run), visit, choice, final, self.clock(), events)
 
@@ -295,7 +333,7 @@ class Walker:
             errors += problems
             if problems and status is RunStatus.SUCCEEDED:
                 status = RunStatus.COMPLETED_WITH_ERRORS
-        result, errors = scrub(result), scrub(errors)
+        result, errors = scrub_stored(result), scrub_stored(errors)
         try:
             self.store.finish(claim, status, result, errors, self.clock())
         except PayloadTooLargeError as problem:
@@ -331,6 +369,13 @@ class Paused(Exception):
         self.pause = pause
 
 
+def _paused(suspended: Suspended, round: int, scope: Scope) -> Pause:
+    """The pause of work that has saved into a scope so far."""
+    progress = Progress(round, suspended.journal)
+    saved = dict(scope.saved)
+    return Pause(progress, suspended.due_at, saved, suspended.parts, suspended.awaits, suspended.actions)
+
+
 def _timeout(visit: Visit) -> ErrorRecord:
     """Why a run that is out of time ends."""
     return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}
@@ -342,7 +387,7 @@ def _bounded(step: Step, commit: Commit, run: Run, now: float) -> Commit:
 
 
 def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
-    return tuple(replace(event, payload=scrub(event.payload)) for event in events)
+    return tuple(replace(event, payload=scrub_stored(event.payload)) for event in events)
 
 
 class _Steps(dict[str, Mapping[str, Any]]):

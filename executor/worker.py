@@ -8,16 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 from executor.actions.action import Capabilities
 from executor.errors import SettingError, StoreError
 from executor.host import process_name
-from executor.records import Claim, Lease, Run
+from executor.records import SERVICE, Claim, Lease, Run
+from executor.start import last_visit_id
 from executor.stores.store import Store
+from executor.waiting import FindPlaybook
 from executor.walk import Walker
 
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""
+
+LOOK_SECONDS = 0.5
+"""How often a worker with work at hand looks whether the runs it is for have been cancelled."""
 
 PATIENCE_SECONDS = 10.0
 """How long the store may fail before those who wait for a run are told."""
@@ -53,8 +59,32 @@ def thread_count(environ: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
+def public_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """How callbacks reach this service from outside: `NOETL_PUBLIC_URL`, or None.
+
+    Raises:
+        SettingError: it is not the http or https URL of a place that more can be appended to.
+    """
+    text = environ.get("NOETL_PUBLIC_URL", "").strip()
+    if not text:
+        return None
+    try:
+        parts = urlsplit(text)
+        is_place = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_place = False
+    if not is_place or not text.isprintable() or any(sign in text for sign in " ?#@"):
+        example = "https://noetl.example.com"
+        raise SettingError(f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}.")
+    return text
+
+
 class Worker:
-    """Claims visits of one queue and walks them: those of the service, or with `run_id` those of one local run."""
+    """Claims visits of one queue and walks them: those of the service, or those of a local run and the runs it starts.
+
+    `find_playbook` finds the playbooks that runs start, in the registry unless given; `public_url` is how callbacks are
+    reached.
+    """
 
     def __init__(
         self,
@@ -62,18 +92,22 @@ class Worker:
         *,
         capabilities: Capabilities,
         threads: int | None = None,
-        run_id: str | None = None,
+        queue: str = SERVICE,
         lease: float | None = None,
         clock: Callable[[], float] = time.time,
+        find_playbook: FindPlaybook | None = None,
+        public_url: str | None = None,
     ) -> None:
         self._store = store
         self._capabilities = capabilities
-        self._queue = run_id or "service"
+        self._queue = queue
+        self._find_playbook = find_playbook
+        self._public_url = public_url
         self._lease_seconds = lease_seconds() if lease is None else lease
         self._clock = clock
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._held: dict[tuple[str, str], Claim] = {}
+        self._held: dict[tuple[str, str], tuple[Claim, threading.Event]] = {}
         self._lock = threading.Lock()
         self._store_failure: tuple[float, StoreError] | None = None
         count = thread_count() if threads is None else threads
@@ -88,8 +122,8 @@ class Worker:
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
-        """Claim nothing more. With `drain`, return when the steps at work are committed or the time is over; without, give
-        their claims back, so that whoever comes next begins them anew at once.
+        """Claim nothing more. With `drain`, wait until the steps at work are committed or the time is over. The claims of
+        those that are not are given back, so that whoever comes next begins them anew at once, and their work is given up.
         """
         self._stopping.set()
         self._store.work.announce()
@@ -97,13 +131,10 @@ class Worker:
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
-        if not drain:
-            self._give_back()
+        self._give_back()
 
     def _give_back(self) -> None:
-        with self._lock:
-            held = list(self._held.values())
-        for claim in held:
+        for claim, given_up in self._at_work():
             run, visit = claim.run, claim.visit
             # What may be done once only has been begun, and that must not be forgotten.
             with suppress(StoreError):
@@ -111,6 +142,11 @@ class Worker:
                     not visit.step.startswith("@") and self._store.plan_step(run.plan_hash, visit.step).at_most_once
                 )
                 self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
+            given_up.set()
+
+    def _at_work(self) -> list[tuple[Claim, threading.Event]]:
+        with self._lock:
+            return list(self._held.values())
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
         """The run once it has ended, or as it is when the time is over."""
@@ -132,7 +168,13 @@ class Worker:
         worker = f"{process_name()}/{name}"
         lease = Lease(worker, self._lease_seconds)
         walker = Walker(
-            self._store, lease, self._capabilities, self._clock, goes_on=lambda: not self._stopping.is_set()
+            self._store,
+            lease,
+            self._capabilities,
+            self._clock,
+            goes_on=lambda: not self._stopping.is_set(),
+            find_playbook=self._find_playbook,
+            public_url=self._public_url,
         )
         while not self._stopping.is_set():
             seen = self._store.work.count
@@ -158,10 +200,11 @@ class Worker:
                 logger.warning("the store failed; trying again: %s", error)
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
+        cancelled = threading.Event()
         with self._lock:
-            self._held[claim.run.id, claim.visit.id] = claim
+            self._held[claim.run.id, claim.visit.id] = (claim, cancelled)
         try:
-            return walker.walk(claim)
+            return walker.walk(claim, cancelled)
         finally:
             with self._lock:
                 self._held.pop((claim.run.id, claim.visit.id), None)
@@ -174,14 +217,26 @@ class Worker:
         return IDLE_SECONDS if due is None else min(max(due - self._clock(), 0.001), IDLE_SECONDS)
 
     def _keep(self) -> None:
-        """Renew the claims at work, and take over those of workers that have died."""
-        while not self._finished.wait(self._lease_seconds / 3):
+        """Renew the claims at work, take over those of workers that have died, and give up the work of cancelled runs."""
+        renew_at = time.monotonic() + self._lease_seconds / 3
+        while not self._finished.wait(min(LOOK_SECONDS, self._lease_seconds / 3)):
             try:
-                with self._lock:
-                    held = list(self._held.values())
-                for claim in held:
+                self._notice_cancelled()
+                if time.monotonic() < renew_at:
+                    continue
+                renew_at = time.monotonic() + self._lease_seconds / 3
+                for claim, _ in self._at_work():
                     until = self._clock() + self._lease_seconds
                     self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, until)
                 self._store.release_dead(self._queue, self._clock())
             except StoreError:
-                logger.exception("the store failed; claims are renewed when it is back")
+                # Of a worker that has stopped the store may be closed.
+                if not self._finished.is_set():
+                    logger.exception("the store failed; claims are renewed when it is back")
+
+    def _notice_cancelled(self) -> None:
+        held = self._at_work()
+        cancelled = self._store.cancelled(sorted({claim.run.id for claim, _ in held})) if held else ()
+        for claim, event in held:
+            if claim.run.id in cancelled and claim.visit.id != last_visit_id(claim.run.resumes):
+                event.set()

@@ -14,7 +14,7 @@ from executor.actions import catalogue
 from executor.capabilities import for_local_run
 from executor.records import Claim, Event, Lease, Run, RunStatus, Visit
 from executor.start import corrected, new_run
-from executor.stores.store import Store, queue_of
+from executor.stores.store import Store
 from executor.walk import Walker
 from planner.compile import compile_playbook
 from planner.diagnostics import Severity
@@ -66,10 +66,10 @@ class Play:
         self.clock = clock or Clock()
         self.capabilities = for_local_run(folder or Path.cwd())
         store.save_plan(self.plan)
-        run, first = new_run(self.plan, input or {}, now=self.clock(), **{"origin": "local", **options})
+        run, first = new_run(self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options})
         self.id = store.create_run(run, first).id
         self.tenant = run.tenant
-        self.queue = queue_of(run)
+        self.queue = run.queue
 
     def walker(self, name: str = "one") -> Walker:
         return Walker(self.store, Lease(name, LEASE_SECONDS), self.capabilities, self.clock)

@@ -26,8 +26,14 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         from executor.stores.sqlite import SqliteStore
 
         return SqliteStore(rest[1:], create=create)
-    if scheme in ("postgres", "postgresql", "dynamodb"):
-        raise SettingError(f"Stores of the kind `{scheme}://` (NOETL_STORE, or --store) are not supported yet.")
+    if scheme in ("postgres", "postgresql") and separator:
+        from executor.stores.postgres import PostgresStore
+
+        return PostgresStore(url)
+    if scheme == "dynamodb":
+        raise SettingError("Stores of the kind `dynamodb://` (NOETL_STORE, or --store) are not supported yet.")
+    shown = f"{scheme}:…" if "@" in url else url
     raise SettingError(
-        f"The store (NOETL_STORE, or --store) is {url!r}; it is written `sqlite:///PATH`, for example {DEFAULT_URL}."
+        f"The store (NOETL_STORE, or --store) is {shown!r}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
+        " or as a URI of Postgres, `postgresql://HOST/DATABASE`."
     )

@@ -39,3 +39,25 @@ def read_cursor(cursor: str) -> tuple[float, str]:
         return float(created_at), str(id)
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise RejectedError("invalid_cursor", "the cursor is not one that a page of runs came with") from None
+
+
+def write_place(place: str | int) -> str:
+    """The cursor behind a place in an order of one kind of value."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def read_place(cursor: str, kind: type[str | int]) -> str | int:
+    """What `write_place` was given.
+
+    Raises:
+        RejectedError: `invalid_cursor`.
+    """
+    try:
+        place = json.loads(base64.urlsafe_b64decode(cursor))
+        str(place).encode()
+    except (ValueError, TypeError, RecursionError):
+        place = None
+    # true is no number, and databases know no larger ones
+    if type(place) is kind and (isinstance(place, str) or (isinstance(place, int) and abs(place) < 2**63)):
+        return place
+    raise RejectedError("invalid_cursor", "the cursor is not one that a page came with")

@@ -7,7 +7,17 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor.records import Event, Failure, Progress, Run, RunStatus, Visit, VisitStatus
+from executor.records import (
+    Event,
+    Failure,
+    Playbook,
+    Progress,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    WaitKey,
+)
 
 Row = Mapping[str, Any] | sqlite3.Row
 
@@ -35,11 +45,16 @@ def run_of(row: Row) -> Run:
         plan_hash=row["plan_hash"],
         status=RunStatus(row["status"]),
         origin=row["origin"],
+        queue=row["queue"],
         input=json.loads(row["input"]),
         environment=json.loads(row["environment"]),
         variables=json.loads(row["variables"]),
         tags=tuple(json.loads(row["tags"])),
         folder=row["folder"],
+        source=row["source"],
+        parent=parent_of(row),
+        depth=row["depth"],
+        resumed_from=row["resumed_from"],
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
@@ -52,6 +67,15 @@ def run_of(row: Row) -> Run:
         error=from_text(row["error"]),
         errors=tuple(json.loads(row["errors"])),
     )
+
+
+def parent_of(row: Row) -> WaitKey | None:
+    """The wait that the run of the row answers."""
+    return None if row["parent_run"] is None else WaitKey(row["parent_run"], row["parent_visit"], row["parent_wait"])
+
+
+def playbook_of(row: Row) -> Playbook:
+    return Playbook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
 
 
 def visit_of(row: Row) -> Visit:
@@ -72,6 +96,7 @@ def visit_of(row: Row) -> Visit:
         worker=row["worker"],
         due_at=row["due_at"],
         started_at=row["started_at"],
+        piece_at=row["piece_at"],
         finished_at=row["finished_at"],
         saved=(from_text(row["saved"]) or {}) if "saved" in columns else {},
         result=from_text(row["result"]) if "result" in columns else None,

@@ -24,11 +24,18 @@ create table runs (
     plan_hash text not null,
     status text not null,
     origin text not null,
+    queue text not null,
     input text not null,
     environment text not null,
     variables text not null,
     tags text not null,
     folder text,
+    source text,
+    parent_run text,
+    parent_visit text,
+    parent_wait text,
+    depth integer not null default 0,
+    resumed_from text,
     created_at real not null,
     started_at real,
     finished_at real,
@@ -43,6 +50,7 @@ create table runs (
     errors text not null default '[]'
 );
 create index runs_newest on runs (tenant, created_at desc, id desc);
+create index runs_children on runs (parent_run) where parent_run is not null;
 
 create table visits (
     run_id text not null,
@@ -60,6 +68,7 @@ create table visits (
     worker text,
     due_at real not null,
     started_at real,
+    piece_at real,
     finished_at real,
     saved text,
     result text,
@@ -72,14 +81,47 @@ create table visits (
 create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'waiting', 'running');
 create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'waiting', 'running');
 
--- Results of the batches of a loop, until the visit is done.
+-- Results of the batches of loops, until their visit is done.
 create table parts (
     run_id text not null,
     visit_id text not null,
+    loop text not null,
     position integer not null,
     body text not null,
-    primary key (run_id, visit_id, position)
+    primary key (run_id, visit_id, loop, position)
 ) without rowid;
+
+-- What visits wait for, as far as anything has been heard of it, and the hashes of the tokens that answer.
+create table waits (
+    run_id text not null,
+    visit_id text not null,
+    id text not null,
+    answer text,
+    answered_at real,
+    heard_at real,
+    closed_at real,
+    primary key (run_id, visit_id, id)
+) without rowid;
+
+create table tokens (
+    hash text primary key,
+    run_id text not null,
+    visit_id text not null,
+    wait_id text not null
+) without rowid;
+
+-- The registry. What was removed stays, so that its version never means anything else.
+create table playbooks (
+    tenant text not null,
+    name text not null,
+    version text not null,
+    number integer not null,
+    plan_hash text not null,
+    created_at real not null,
+    removed_at real,
+    primary key (tenant, name, version)
+) without rowid;
+create unique index playbooks_newest on playbooks (tenant, name, number desc);
 
 -- Of a join: the branches on the way to it, and how often it has fired, last with which clock and names. Beside it the
 -- visits of a step that can be visited again.

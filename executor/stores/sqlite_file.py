@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from executor.errors import StoreError
+from executor.stores.database import Writer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
 
@@ -110,6 +111,12 @@ class SqliteFile:
         if not rows:
             raise StoreError(f"The store at {self.path} lacks what it should hold.")
         return rows[0]
+
+    def lock_run(self, db: Writer, run_id: str) -> None:
+        """There is nothing to do: write transactions follow each other."""
+
+    def lock_name(self, db: Writer, name: str) -> None:
+        """There is nothing to do: write transactions follow each other."""
 
     def _prepare(self) -> None:
         db = self.connection()

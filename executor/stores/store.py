@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from executor.records import Claim, Commit, ErrorRecord, Event, Lease, Run, RunStatus, Visit
+from executor.records import (
+    Claim,
+    Commit,
+    ErrorRecord,
+    Event,
+    Lease,
+    Playbook,
+    Run,
+    RunStatus,
+    Visit,
+    Wait,
+    WaitKey,
+)
 from executor.stores.news import News
 from planner.plan import Header, Plan, Step, Task
 
@@ -47,9 +59,12 @@ class Store(Protocol):
         """The whole plan with its source, for those who show it."""
         ...
 
-    def create_run(self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None) -> Run:
-        """Start a run with its first visit. With an idempotency key and the hash of the request, the run that the same
-        key has started before is returned instead, and nothing is written.
+    def create_run(
+        self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
+    ) -> Run:
+        """Start a run with its first visit. Where there is a run with its id, that is returned, and nothing is written; so is
+        with an idempotency key and the hash of the request the run that the same key has started before. `history` are
+        finished visits of another run that this one goes on from.
 
         Raises:
             RejectedError: `idempotency_key_reused`, when the key came with another request before.
@@ -66,10 +81,13 @@ class Store(Protocol):
         playbook: str | None = None,
         tag: str | None = None,
         since: float | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[Run], str | None]:
-        """A page of runs, the newest first, and the cursor of the next page if there is one.
+        """A page of runs, the newest first, and the cursor of the next page if there is one. `parent` is the id of the run
+        that has started them and waits for them.
 
         Raises:
             RejectedError: `invalid_cursor`.
@@ -84,8 +102,8 @@ class Store(Protocol):
         """The visits named, or all, with what they saved."""
         ...
 
-    def parts(self, run_id: str, visit_id: str) -> list[Sequence[Any]]:
-        """The results of the batches of a visit's loop that are committed, in order."""
+    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        """The results of the batches that are committed of the loop at a position of a visit's work, in order."""
         ...
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
@@ -120,7 +138,7 @@ class Store(Protocol):
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write an outcome and everything that follows from it: visits, arrivals, counters, joins that fire, the visit
-        that ends the run. With `claim_for` the first of the visits that became due is claimed at once and returned.
+        that ends the run. A visit that pauses is due at once when one of the waits it awaits has its answer. With `claim_for` the first of the visits that became due is claimed at once and returned.
 
         Raises:
             FencedError: the claim has been lost.
@@ -137,11 +155,43 @@ class Store(Protocol):
         errors: Sequence[ErrorRecord],
         now: float,
     ) -> None:
-        """Give a run its final status. Raises FencedError and PayloadTooLargeError as `commit` does."""
+        """Give a run its final status, and the wait that it answers its answer. Raises FencedError and PayloadTooLargeError
+        as `commit` does.
+        """
+        ...
+
+    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+        """Let a wait of a claimed visit be answered with a token, beside those that were opened before.
+
+        Raises:
+            FencedError: the claim has been lost.
+        """
+        ...
+
+    def wait(self, key: WaitKey) -> Wait:
+        """What is known of a wait: nothing, when it was never opened."""
+        ...
+
+    def close_wait(self, key: WaitKey, now: float) -> Wait:
+        """Take no answer to a wait any more; the wait, with the answer that it may have had before."""
+        ...
+
+    def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
+        """Answer a wait, and say which: its visit is due at once. The same answer again changes nothing.
+
+        Raises:
+            RejectedError: `unknown_token`; `answered_otherwise`, when another answer came before; `closed`, when nobody waits
+                for it any more; `too_large`.
+        """
+        ...
+
+    def hear(self, token_hash: str, now: float) -> None:
+        """Note that whoever is to answer a wait is alive. Raises `unknown_token` and `closed` as `answer` does."""
         ...
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        """Let a run end with `status`: nothing new starts, running steps finish. Repeated, it changes nothing.
+        """Let a run end with `status`: nothing new starts, running steps finish. The runs that it has started and waits for
+        are cancelled. Repeated, it changes nothing.
 
         Raises:
             RejectedError: `finished`, when the run has ended otherwise.
@@ -159,7 +209,34 @@ class Store(Protocol):
         """
         ...
 
+    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of the runs that have been cancelled, so that what runs of them should be given up."""
+        ...
 
-def queue_of(run: Run) -> str:
-    """The queue that holds the visits of a run: that of the service, or one of its own when it is local."""
-    return "service" if run.origin == "service" else run.id
+    def register(self, playbook: Playbook) -> Playbook:
+        """Keep a playbook under its name and version; without a version under the next number. The same text again is the
+        playbook that was kept before.
+
+        Raises:
+            RejectedError: `version_exists`, when the version was kept with another text.
+        """
+        ...
+
+    def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
+        """A playbook of the registry: the version, or the newest that is there."""
+        ...
+
+    def playbooks(
+        self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Playbook], str | None]:
+        """A page of the registry, and the cursor of the next page if there is one: the newest version of each playbook, by
+        name; with a name all versions of it, the newest first.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
+        """Remove a version of a playbook, or all of them, from the registry; how many there were. Runs go on."""
+        ...

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.records import END, Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.records import END, Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus, WaitKey
 from executor.start import new_run
 from executor.stores.store import Store
 from executor.transition import Choice, Outcome, error_record, in_time, settle
@@ -48,7 +48,7 @@ def started(
     """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
     plan = compiled(text)
     store.save_plan(plan)
-    run, first = new_run(plan, options.pop("input", {}), now=now, **{"origin": "local", **options})
+    run, first = new_run(plan.header, plan.hash, options.pop("input", {}), now=now, **{"origin": "local", **options})
     return store.create_run(run, first, key)
 
 
@@ -597,6 +597,20 @@ class StoreContract:
         assert ids(status=RunStatus.QUEUED, playbook="x") == set()
         claimed(store, second, 3.0)
         assert ids(status=RunStatus.RUNNING) == {second.id}
+
+    def test_runs_that_belong_together(self, store: Store) -> None:
+        root, other = started(store, now=1.0), started(store, now=2.0)
+        parent = WaitKey(root.id, "visit", "wait")
+        child = started(store, now=3.0, parent=parent, queue=root.queue, depth=1)
+        detached = started(store, now=4.0, queue=root.queue, depth=1)
+
+        def ids(**filters: Any) -> list[str]:
+            return [run.id for run in store.runs("default", **filters)[0]]
+
+        assert ids(queue=root.queue) == [detached.id, child.id, root.id]
+        assert ids(queue=root.queue, since=3.5) == [detached.id]
+        assert ids(parent=root.id) == [child.id]
+        assert (ids(parent=other.id), ids(queue="")) == ([], [])
 
     def test_tenants_do_not_see_each_other(self, store: Store) -> None:
         mine, theirs = started(store, tenant="mine"), started(store, tenant="theirs")

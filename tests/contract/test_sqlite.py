@@ -13,19 +13,24 @@ import pytest
 from executor.errors import SettingError, StoreError
 from executor.host import process_name
 from executor.records import Lease
-from executor.stores import open_store, sqlite
+from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.sqlite import SqliteStore
+from executor.stores.sqlite_file import SCHEMA_VERSION
+from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import StoreContract, claimed, done, started
+from tests.contract.waits_contract import WaitsContract
 
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract):
+class TestSqlite(StoreContract, WaitsContract, RegistryContract):
     payload_limit = LIMIT
+    answer_limit = LIMIT
 
     @pytest.fixture
     def store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
-        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", LIMIT)
+        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", LIMIT)
+        monkeypatch.setattr(sql_waits, "MAX_ANSWER_BYTES", LIMIT)
         opened = SqliteStore(str(tmp_path / "noetl.db"))
         yield opened
         opened.close()
@@ -52,7 +57,7 @@ def test_a_database_of_a_later_version(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("pragma user_version = 99")
     db.close()
-    with pytest.raises(StoreError, match="has schema 99, and this version of noetl knows 1"):
+    with pytest.raises(StoreError, match=f"has schema 99, and this version of noetl knows {SCHEMA_VERSION}"):
         SqliteStore(str(path))
 
 
@@ -99,10 +104,15 @@ def test_urls_that_are_not_of_a_store(url: str, monkeypatch: pytest.MonkeyPatch)
         open_store()
 
 
-@pytest.mark.parametrize("url", ["postgresql://localhost/noetl", "dynamodb://table"])
-def test_stores_that_are_not_there_yet(url: str) -> None:
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(SettingError) as found:
+        open_store("postgress://user:secret@localhost/noetl")
+    assert "secret" not in str(found.value)
+
+
+def test_stores_that_are_not_there_yet() -> None:
     with pytest.raises(SettingError, match="not supported yet"):
-        open_store(url)
+        open_store("dynamodb://table")
 
 
 def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from executor.records import Branch, Commit, Failure, RunStatus, Visit, VisitStatus
+from executor.records import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
 from executor.transition import (
     GuardFailed,
     Outcome,
+    Pause,
     arrive,
     choose,
     derived_id,
     ending,
     error_record,
     merge_names,
+    next_in_line,
+    pause,
     refusal,
     settle,
 )
@@ -39,7 +43,9 @@ when the first guard has no value, `retry` for a failure that is tried again.
 
 @dataclass(frozen=True)
 class World:
-    """All that a store holds of one run."""
+    """All that a store holds of one run. `line` are the visits that wait for their turn, where branches go one after
+    another; the first is the one whose turn it is.
+    """
 
     visits: Mapping[str, Visit] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -49,6 +55,7 @@ class World:
     failed_branches: int = 0
     stop: RunStatus | None = None
     resumed: bool = False
+    line: tuple[str, ...] = ()
     deeds: Mapping[tuple[str, int, int], Deed] = field(default_factory=dict)
 
     def key(self) -> Any:
@@ -58,6 +65,7 @@ class World:
             self.live,
             self.stop,
             self.resumed,
+            self.line,
             tuple(sorted(self.deeds.items())),
         )
 
@@ -66,20 +74,28 @@ class World:
 
     @property
     def is_final(self) -> bool:
-        return not self.standing(VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING)
+        return not self.standing(VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.WAITING)
 
 
 class Explorer:
-    def __init__(self, plan: Plan, failing: frozenset[str]) -> None:
+    def __init__(
+        self, plan: Plan, failing: frozenset[str] = frozenset(), waiting: frozenset[str] = frozenset()
+    ) -> None:
         self.plan = plan
         self.failing = failing
+        self.waiting = waiting
 
-    def endings(self) -> list[World]:
-        """The states in which nothing is left to do."""
+    def begin(self) -> World:
+        """The state of a run that has been started."""
         start = self.plan.steps[self.plan.header.start]
         joins = dict.fromkeys(start.regions, (1, 0))
         branch = Branch(derived_id("start"), start.name, 1, {}, counted=start.cyclic)
         first = self.enter(World(joins=joins), branch)
+        return replace(first, line=tuple(first.visits))
+
+    def endings(self) -> list[World]:
+        """The states in which nothing is left to do."""
+        first = self.begin()
         seen = {first.key()}
         stack = [first]
         found = []
@@ -95,11 +111,13 @@ class Explorer:
         return found
 
     def events(self, world: World) -> Iterator[World]:
-        for visit in world.standing(VisitStatus.READY, VisitStatus.RETRYING):
+        for visit in world.standing(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING):
+            if self.plan.header.sequential and visit.id != world.line[0]:
+                continue
             running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0)
             yield replace(world, visits={**world.visits, visit.id: running})
         for visit in world.standing(VisitStatus.RUNNING):
-            at = (visit.step, visit.number, visit.attempt)
+            at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
             for deed in [world.deeds[at]] if at in world.deeds else self.deeds(world, visit):
                 commit = self.perform(visit, deed)
                 yield self.commit(replace(world, deeds={**world.deeds, at: deed}), commit)
@@ -109,12 +127,16 @@ class Explorer:
     def deeds(self, world: World, visit: Visit) -> Iterator[Deed]:
         step = self.plan.steps[visit.step]
         guarded = [index for index, case in enumerate(step.cases) if case.guard is not None]
-        if refusal(step, visit) is None:
-            yield from (("case", index) for index in [*guarded, -1])
-            if guarded:
-                yield "broken", -1
+        aware = [index for index in guarded if step.cases[index].error_aware]
+        if refusal(step, visit) is not None:
+            yield from (("fail", index) for index in [*aware, -1])
+            return
+        yield from (("case", index) for index in [*guarded, -1])
+        if guarded:
+            yield "broken", -1
+        if visit.step in self.waiting and visit.progress is None:
+            yield "wait", -1
         if visit.step in self.failing and not world.resumed:
-            aware = [index for index in guarded if step.cases[index].error_aware]
             yield from (("fail", index) for index in [*aware, -1])
             if visit.attempt < step.retry.attempts:
                 yield "retry", -1
@@ -122,6 +144,8 @@ class Explorer:
     def perform(self, visit: Visit, deed: Deed) -> Commit:
         step = self.plan.steps[visit.step]
         what, index = deed
+        if what == "wait":
+            return pause(visit, Pause(Progress(journal={"run": {"at": 0}}), 1.0), 0.0)
         refused = refusal(step, visit)
         error = refused or error_record(visit, "Failed", "no", retryable=what == "retry")
         saved = dict.fromkeys(step.saves, f"{visit.step} {visit.number}")
@@ -140,8 +164,9 @@ class Explorer:
         """What a store makes of a commit."""
         stop = world.stop or commit.stop
         visit = commit.visit
-        if stop is not None and visit.status is VisitStatus.RETRYING:
+        if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
             visit = replace(visit, status=VisitStatus.PARKED)
+        before = world.visits.keys()
         world = replace(
             world,
             visits={**world.visits, visit.id: visit},
@@ -155,8 +180,10 @@ class Explorer:
                 touched[branch.step] = None
                 arrivals = {**world.arrivals.get(branch.step, {}), branch.id: branch}
                 world = replace(world, arrivals={**world.arrivals, branch.step: arrivals})
-            else:
-                world = self.enter(world, branch)
+            elif branch.is_absorbed and branch.id in world.visits:
+                regions = self.plan.steps[branch.step].regions
+                touched |= dict.fromkeys(regions)
+                world = replace(self.count(world, dict.fromkeys(regions, -1)), live=world.live - 1)
         world = self.count(world, commit.live)
         for join in touched:
             waiting, wave = world.joins.get(join, (0, 0))
@@ -171,13 +198,30 @@ class Explorer:
                     live=world.live + merged,
                 )
                 world = self.enter(self.count(world, live), branch)
+        for branch in commit.branches:
+            if not branch.joins and branch.id not in world.visits:
+                world = self.enter(world, branch)
+        if self.plan.header.sequential:
+            world = self.in_turn(world, commit, [id for id in world.visits if id not in before])
         if stop is not None:
             parked = {
                 v.id: replace(v, status=VisitStatus.PARKED)
-                for v in world.standing(VisitStatus.READY, VisitStatus.RETRYING)
+                for v in world.standing(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
             }
             world = replace(world, visits={**world.visits, **parked})
         return world
+
+    def in_turn(self, world: World, commit: Commit, entered: list[str]) -> World:
+        """The new visits go before those that waited before; the first sees what the visit that has ended saw and saved."""
+        if commit.visit.finished_at is None:
+            return world
+        if commit.visit.failure is Failure.OPEN:
+            return replace(world, line=(commit.visit.id, *entered, *world.line[1:]))
+        line = (*entered, *world.line[1:])
+        if line and world.stop is None:
+            first = next_in_line(world.visits[line[0]], commit.visit.clock, commit.seen or {})
+            world = replace(world, visits={**world.visits, first.id: first})
+        return replace(world, line=line)
 
     def count(self, world: World, live: Mapping[str, int]) -> World:
         joins = dict(world.joins)
@@ -263,20 +307,25 @@ LOOP_INSIDE = """
     - {name: d, run: [{action: log, message: "{{ n }}"}]}
 """
 
+SEQUENTIAL = "mode: sequential\n" + dedent(DIAMOND)
+
 
 @pytest.mark.parametrize(
-    ("text", "failing", "endings"),
+    ("text", "failing", "waiting", "endings"),
     [
-        pytest.param(CHAIN, "abc", {"succeeded", "failed"}, id="chain"),
-        pytest.param(DIAMOND, "bc", {"succeeded", "failed"}, id="diamond"),
-        pytest.param(NESTED, "d", {"succeeded", "completed_with_errors"}, id="nested"),
-        pytest.param(CYCLE, "", {"succeeded", "failed"}, id="cycle"),
-        pytest.param(LATE, "", {"succeeded", "failed"}, id="late"),
-        pytest.param(LOOP_INSIDE, "c", {"succeeded", "failed"}, id="loop inside a region"),
+        pytest.param(CHAIN, "abc", "", {"succeeded", "failed"}, id="chain"),
+        pytest.param(CHAIN, "b", "abc", {"succeeded", "failed"}, id="chain that waits"),
+        pytest.param(DIAMOND, "bc", "", {"succeeded", "failed"}, id="diamond"),
+        pytest.param(DIAMOND, "b", "cd", {"succeeded", "failed"}, id="diamond that waits"),
+        pytest.param(NESTED, "d", "", {"succeeded", "completed_with_errors"}, id="nested"),
+        pytest.param(CYCLE, "", "", {"succeeded", "failed"}, id="cycle"),
+        pytest.param(LATE, "", "", {"succeeded", "failed"}, id="late"),
+        pytest.param(LOOP_INSIDE, "c", "", {"succeeded", "failed"}, id="loop inside a region"),
+        pytest.param(SEQUENTIAL, "bc", "d", {"succeeded", "failed"}, id="one after another"),
     ],
 )
-def test_every_way_a_playbook_can_go(text: str, failing: str, endings: set[str]) -> None:
-    explorer = Explorer(compiled(text), frozenset(failing))
+def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endings: set[str]) -> None:
+    explorer = Explorer(compiled(text), frozenset(failing), frozenset(waiting))
     found: dict[Any, set[Any]] = defaultdict(set)
     statuses = set()
     for world in explorer.endings():
@@ -284,15 +333,15 @@ def test_every_way_a_playbook_can_go(text: str, failing: str, endings: set[str])
         left = world.standing(VisitStatus.PARKED) + [v for v in world.visits.values() if v.failure is Failure.OPEN]
         if world.stop is None:
             assert world.live == 0
-            assert not any(waiting for waiting, _ in world.joins.values())
+            assert not any(live for live, _ in world.joins.values())
             assert not any(world.arrivals.values())
             assert not left
             names = merge_names([(v.clock, v.id, v.saved) for v in world.visits.values()])
             visits = Counter(v.step for v in world.visits.values())
             found[tuple(sorted(world.deeds.items()))].add((tuple(sorted(names.items())), tuple(sorted(visits.items()))))
         else:
-            waiting = sum(map(len, world.arrivals.values()))
-            assert world.live == len(left) + waiting
+            arrived = sum(map(len, world.arrivals.values()))
+            assert world.live == len(left) + arrived
     assert statuses == endings
     assert all(len(ways) == 1 for ways in found.values())
     assert len(found) > 1

@@ -43,7 +43,7 @@ class TestWait:
 
     def test_what_was_done_before_is_not_done_again(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90").finish()
-        assert [e.payload["position"] for e in play.events if e.type == "action.started"] == ["run.0", "run.2"]
+        assert [e.payload["position"] for e in play.events if e.type == "action.started"] == ["run.0", "run.1", "run.2"]
 
     def test_a_retry_goes_on_behind_the_last_wait(self, store: SqliteStore) -> None:
         text = """
@@ -81,7 +81,7 @@ class TestWait:
         play.resume().finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
 
-    @pytest.mark.parametrize("how", ['until: "soon"', "seconds: \"{{ 'x' }}\""])
+    @pytest.mark.parametrize("how", ['until: "{{ 1 }} soon"', "seconds: \"{{ 'x' }}\""])
     def test_a_time_that_is_none(self, store: SqliteStore, how: str) -> None:
         play = Play(store, WAIT % how).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]

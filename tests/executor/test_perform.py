@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from executor.transition import Outcome
 from planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
 from planner.plan import Action, Retry, Task, TaskCall, Work
 
-RUN = Run("r1", "default", "p", None, "h", RunStatus.RUNNING, "local", {}, {}, {}, (), None, 0.0)
+RUN = Run("r1", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
 VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {})
 PROBE = ActionDeclaration("probe", "What a test says.", {"say": Parameter((Kind.ANY,), "What to say.")})
 
@@ -50,10 +51,22 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
 def performance(
     tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None
 ) -> Performance:
-    pause = (lambda _: None) if waits is None else waits.append
-    return Performance(
-        (tasks or {}).__getitem__, for_local_run(Path.cwd()), time.monotonic() + seconds, lambda: 5.0, pause
-    )
+    cancelled = Hasty([] if waits is None else waits)
+    deadline = time.monotonic() + seconds
+    return Performance((tasks or {}).__getitem__, for_local_run(Path.cwd()), deadline, lambda: 5.0, cancelled=cancelled)
+
+
+class Hasty(threading.Event):
+    """An event that never comes, and that nobody waits for: it notes for how long they would have."""
+
+    def __init__(self, waits: list[float]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        return False
 
 
 def act(say: Any = None, **fields: Any) -> Action:

@@ -18,6 +18,7 @@ RUN = Run(
     "hash",
     RunStatus.RUNNING,
     "local",
+    "r1",
     input={"i": "input", "a": "input"},
     environment={"e": "environment", "i": "environment"},
     variables={"v": "variable", "i": "variable"},
@@ -26,7 +27,7 @@ RUN = Run(
     created_at=5.0,
     started_at=10.0,
 )
-VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {}, number=3, attempt=2, started_at=20.0)
+VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {}, number=3, attempt=2, piece_at=20.0)
 ERROR = error_record(VISIT, "Failed", "no")
 
 

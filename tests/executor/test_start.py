@@ -13,8 +13,12 @@ from tests.plays import compiled
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"
 
 
+def started(plan: Plan, given: dict[str, Any], **options: Any) -> Run:
+    return new_run(plan.header, plan.hash, given, **options)[0]
+
+
 def begun(text: str, given: dict[str, Any] | None = None, **options: Any) -> Run:
-    return new_run(compiled(text + STEPS), given or {}, now=100.0, **options)[0]
+    return started(compiled(text + STEPS), given or {}, now=100.0, **options)
 
 
 def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
@@ -27,12 +31,12 @@ def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str,
 
 def test_a_run_and_its_first_visit() -> None:
     plan = compiled('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
-    run, visit = new_run(plan, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"])
+    run, visit = new_run(plan.header, plan.hash, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"])
     assert (run.tenant, run.playbook, run.version, run.plan_hash) == ("t", "x", "3", plan.hash)
     assert (run.status, run.origin, run.folder, run.tags) == (RunStatus.QUEUED, "local", "/f", ("x",))
     assert (run.created_at, run.started_at, run.deadline_at, run.live) == (100.0, None, 160.0, 1)
     assert (visit.run_id, visit.step, visit.status, visit.clock) == (run.id, "a", VisitStatus.READY, 1)
-    assert new_run(plan, {}, now=100.0)[0].id != run.id
+    assert new_run(plan.header, plan.hash, {}, now=100.0)[0].id != run.id
 
 
 def test_a_run_without_a_timeout_has_no_deadline() -> None:
@@ -87,14 +91,14 @@ def test_all_problems_are_told_at_once() -> None:
 def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
     text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: log, message: '{{ who }}'}"
     with pytest.raises(RejectedError) as found:
-        new_run(compiled(text), {}, now=1.0)
+        started(compiled(text), {}, now=1.0)
     assert found.value.message == "input `who` is missing: it is read on line 5"
-    assert new_run(compiled(text), {"who": [1]}, now=1.0)[0].input == {"who": [1]}
+    assert started(compiled(text), {"who": [1]}, now=1.0).input == {"who": [1]}
 
 
 def test_other_inputs_where_all_are_read() -> None:
     text = "name: x\nsteps: [{name: a, run: [{action: log, message: '{{ input }}'}]}]"
-    assert new_run(compiled(text), {"any": 1}, now=1.0)[0].input == {"any": 1}
+    assert started(compiled(text), {"any": 1}, now=1.0).input == {"any": 1}
 
 
 def test_configuration_is_filled_in() -> None:
@@ -122,7 +126,7 @@ def test_variables_may_be_given() -> None:
 
 def test_corrected_input() -> None:
     plan: Plan = compiled('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
-    run, _ = new_run(plan, {"a": 1}, now=1.0)
+    run, _ = new_run(plan.header, plan.hash, {"a": 1}, now=1.0)
     assert corrected(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}
     assert corrected(plan.header, run, {"a": 2}) == {"input": {"a": 2, "b": 1}, "environment": {"e": 2}}
     with pytest.raises(RejectedError):

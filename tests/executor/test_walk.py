@@ -10,7 +10,7 @@ import pytest
 
 from executor.errors import ActionError, RejectedError
 from executor.records import RunStatus
-from executor.stores import sqlite
+from executor.stores import sql_store
 from executor.stores.sqlite import SqliteStore
 from executor.transition import MAX_CLAIMS
 from tests.plays import LEASE_SECONDS, Clock, Play
@@ -497,7 +497,7 @@ class TestFailures:
         assert played(store, text).status is RunStatus.SUCCEEDED
 
     def test_what_is_too_large_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         text = """
             steps:
             - name: a
@@ -510,13 +510,13 @@ class TestFailures:
 
     def test_what_is_too_large_again(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """A rule that answers to something too large with something too large does not keep the run for ever."""
-        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
         assert (play.status, play.errors, play.steps) == ("failed", ["PayloadTooLarge"], {"a": 1})
 
     def test_in_place_work_that_is_too_large(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sqlite, "MAX_PAYLOAD_BYTES", 1000)
+        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
         play = played(store, f"steps: [{{name: a, rule: {rule}}}]")

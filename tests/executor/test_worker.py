@@ -83,7 +83,7 @@ def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
 def test_a_worker_of_one_run_leaves_others_alone(store: SqliteStore, tmp_path: Path) -> None:
     mine, other = (start(store, HELD.replace("cat gate", "true"), tmp_path) for _ in range(2))
     served = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
-    with working(store, tmp_path, run_id=mine.id) as worker:
+    with working(store, tmp_path, queue=mine.queue) as worker:
         finished(worker, mine)
     assert (other.status, served.status) == (RunStatus.QUEUED, RunStatus.QUEUED)
 
@@ -151,7 +151,7 @@ def test_what_a_dead_worker_held_is_taken_over_at_once(store: SqliteStore, tmp_p
     play = start(store, HELD.replace("cat gate", "true"), tmp_path)
     host, boot, _, _ = process_name().split("/")
     assert store.claim(play.queue, Lease(f"{host}/{boot}/4194999/1/walk-0", 3600.0), play.clock()) is not None
-    with working(store, tmp_path, run_id=play.id) as worker:
+    with working(store, tmp_path, queue=play.queue) as worker:
         assert finished(worker, play).status is RunStatus.SUCCEEDED
 
 
@@ -238,7 +238,7 @@ def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -
     claim = play.claim("gone")
     assert claim is not None
     store.renew(play.id, claim.visit.id, claim.visit.fence, play.clock())
-    with working(store, tmp_path, run_id=play.id) as worker:
+    with working(store, tmp_path, queue=play.queue) as worker:
         assert finished(worker, play).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"
     assert store.plan(play.plan.hash) == compiled(HELD.replace("cat gate", "echo x >> f"))
@@ -262,3 +262,115 @@ def test_settings(setting: str, read: Any, good: dict[str, Any], bad: list[str])
     for text in bad:
         with pytest.raises(SettingError, match=f"{setting} is"):
             read({setting: text})
+
+
+class TestCancelling:
+    STUBBORN = """
+        steps:
+        - {name: a, run: [{action: shell, command: "trap 'echo asked >> said' TERM; echo $$ > pid; cat gate; while :; do sleep 0.1; done"}]%s}
+    """
+
+    def cancelled(self, store: SqliteStore, folder: Path, text: str) -> Play:
+        """The run, cancelled while its command was running."""
+        play = start(store, text, folder)
+        with working(store, folder, queue=play.queue) as worker:
+            # Opening it waits for the command to open its end.
+            (folder / "gate").write_text("go on")
+            store.stop(play.id, RunStatus.CANCELLED, time.time())
+            finished(worker, play)
+        return play
+
+    def test_a_command_is_asked_to_end_and_then_killed(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        play = self.cancelled(store, tmp_path, self.STUBBORN % "")
+        assert (play.status, (tmp_path / "said").read_text()) == ("cancelled", "asked\n")
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+        assert play.visit("a").status == "parked"
+        assert [e.type for e in play.events if e.type.startswith("workflow.")] == [
+            "workflow.started",
+            "workflow.cancelled",
+        ]
+
+    def test_its_step_is_done_again_when_the_run_goes_on(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        text = HELD.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
+        play = self.cancelled(store, tmp_path, text)
+        (tmp_path / "there").touch()
+        store.resume(play.id, time.time(), deadline_at=None, values={})
+        with working(store, tmp_path, queue=play.queue) as worker:
+            gate.write_text("go on")
+            assert finished(worker, play).result == {"x": 1}
+
+    def test_what_may_be_done_once_only_has_failed(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        play = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
+        visit = play.visit("a")
+        assert (play.status, visit.status, visit.error and visit.error["type"]) == (
+            "cancelled",
+            "failed",
+            "StepInterrupted",
+        )
+
+    def test_the_wait_before_another_attempt_is_over(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        text = """
+            steps:
+            - {name: a, run: [{action: shell, command: "cat gate; exit 1", retry: {attempts: 2, delay: 1h, jitter: false}}]}
+        """
+        assert self.cancelled(store, tmp_path, text).status == "cancelled"
+
+    def test_other_items_are_not_begun(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        text = """
+            steps:
+            - {name: a, loop: {items: [1, 2, 3]}, run: [{action: shell, command: "echo $$ >> pids; cat gate; sleep 60"}]}
+        """
+        play = self.cancelled(store, tmp_path, text)
+        assert play.status == "cancelled"
+        assert len((tmp_path / "pids").read_text().splitlines()) == 1
+
+    def test_the_step_that_runs_last_is_let_finish(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+        text = """
+            finally: last
+            steps:
+            - {name: a, run: [{action: set, set: {x: 1}}]}
+            - {name: last, run: [{action: shell, command: "cat gate; sleep 1; echo done > done"}]}
+        """
+        play = self.cancelled(store, tmp_path, text)
+        assert (play.status, (tmp_path / "done").read_text()) == ("cancelled", "done\n")
+
+
+def test_what_is_not_finished_in_time_is_given_back(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, HELD, tmp_path)
+    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1, lease=3000.0, queue=play.queue)
+    worker.start()
+    writing = os.open(gate, os.O_WRONLY)
+    worker.stop(timeout_seconds=0.1)
+    visit = play.visit("a")
+    assert (visit.status, visit.claims) == ("running", 0)
+    assert visit.due_at <= time.time()
+    os.close(writing)
+    for thread in threading.enumerate():
+        if thread.name.startswith("noetl-walk"):
+            thread.join(SECONDS)
+    with working(store, tmp_path, queue=play.queue) as other:
+        gate.write_text("go on")
+        assert finished(other, play).result == {"x": 1}
+
+
+def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
+    store: SqliteStore, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    def ask(run_ids: Any) -> set[str]:
+        asked.set()
+        closed.wait(SECONDS)
+        raise StoreError("The store is closed.")
+
+    monkeypatch.setattr(store, "cancelled", ask)
+    play = start(store, HELD, tmp_path)
+    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1, queue=play.queue)
+    worker.start()
+    with gate.open("w"):
+        assert asked.wait(SECONDS)
+        worker.stop(drain=False)
+        closed.set()
+        worker._keeper.join(SECONDS)
+    assert caplog.messages == []

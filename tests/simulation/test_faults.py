@@ -18,12 +18,13 @@ import pytest
 
 from executor.capabilities import for_local_run
 from executor.errors import StoreError
-from executor.records import Lease, RunStatus
+from executor.records import Lease, Playbook, Run, RunStatus
 from executor.scope import Scope
 from executor.start import new_run
 from executor.stores.sqlite import SqliteStore
 from executor.stores.store import Store
 from executor.transition import derived_id
+from executor.waiting import hash_of
 from executor.walk import Walker
 from planner.plan import Plan
 from tests.plays import LEASE_SECONDS, Clock, compiled
@@ -84,7 +85,56 @@ PLAYBOOKS = {
         steps:
         - {name: a, run: [NOTE, {action: set, set: {x: 1}}], rule: [{case: default, run: [{task: note, with: {x: "{{ x }}"}}]}]}
     """,
+    "pauses": """
+        tasks: {slow: [NOTE, {action: wait, seconds: "{{ args.s }}"}, NOTE, {action: set, set: {x: "{{ args.s }}"}}]}
+        steps:
+        - name: a
+          parallel: true
+          run: [{task: slow, with: {s: 5}}, {task: slow, with: {s: 9}, on_error: continue, loop: {items: [1, 2], concurrency: 2}}, NOTE]
+          rule: [{case: default, run: [{action: wait, seconds: 1}, NOTE, {action: set, set: {y: "{{ x }}"}}]}]
+    """,
+    "batches": """
+        steps:
+        - name: a
+          loop: {items: [1, 2, 3, 4, 5], batch: 2}
+          run: [NOTE, {action: set, set: {x: "{{ item }}"}}]
+          rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | map(attribute='x') | list }}"}}, NOTE]}]
+    """,
+    "rounds": """
+        variables: {n: 0}
+        steps:
+        - {name: a, repeat: {until: "{{ n == 3 }}", every: 5s, max: 5}, run: [NOTE, {action: set, set: {n: "{{ n + 1 }}"}}]}
+    """,
+    "callback": """
+        steps:
+        - name: a
+          parallel: true
+          run:
+            - {action: callback, timeout: 1h, notify: ASK, as: x}
+            - {action: callback, timeout: 30s, as: y, on_error: continue}
+          rule: [{case: default, run: [b]}]
+        - {name: b, run: [NOTE, {action: set, set: {z: "{{ x }}", late: "{{ y is not defined }}"}}]}
+    """,
+    "workflow": """
+        steps:
+        - {name: a, run: [NOTE], rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [NOTE, {action: workflow, playbook: child, input: {n: 7}, as: x}, NOTE], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [{action: workflow, playbook: child, input: {n: 0}}], rule: [{case: error, run: [d]}]}
+        - {name: d, run: [NOTE, {action: set, set: {z: "{{ [x, steps.c.error.type] }}"}}]}
+    """,
 }
+ASK = """{action: file, append: "{{ run.id }}.tokens", content: "{{ callback.token }}\\n "}"""
+CHILD = """
+    name: child
+    input: {n: integer}
+    steps:
+    - {name: a, run: [NOTE, {action: wait, seconds: "{{ n }}"}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [NOTE, {action: set, set: {half: "{{ 14 / n }}"}}]}
+"""
+
+
+def playbook(name: str) -> Plan:
+    return compiled(PLAYBOOKS[name].replace("NOTE", NOTE).replace("ASK", ASK))
 
 
 @dataclass(frozen=True)
@@ -96,6 +146,7 @@ class End:
     errors: tuple[str, ...]
     visits: tuple[tuple[str, int, str, int], ...]
     lines: Counter[str]
+    children: tuple[str, ...]
 
 
 class Simulation:
@@ -107,6 +158,9 @@ class Simulation:
         self.store.file.connection().execute("pragma synchronous = off")
         self.clock = Clock()
         self.numbers = itertools.count()
+        child = compiled(CHILD.replace("NOTE", NOTE))
+        self.store.save_plan(child)
+        self.store.register(Playbook("default", "child", None, child.hash, 0.0))
 
     def run(self, plan: Plan, *faults: tuple[Fault, int]) -> tuple[list[str], End]:
         """The calls of the store, and the end of a run with these faults: each stands at a call after the one before."""
@@ -118,7 +172,7 @@ class Simulation:
         while not run_id:
             try:
                 store.save_plan(plan)
-                run, first = new_run(plan, {}, now=self.clock(), origin="local")
+                run, first = new_run(plan.header, plan.hash, {}, now=self.clock(), origin="local")
                 run_id = queue = store.create_run(run, first, (key, "body")).id
             except (Crash, StoreError):
                 store = FaultyStore(self.store, calls, *next(rest, (None, 0)))
@@ -133,11 +187,23 @@ class Simulation:
             assert found is not None
             if found.status.is_final:
                 return calls, self.check(run_id)
+            if self.answer(run_id):
+                continue
             due = self.store.next_due(queue)
             assert due is not None, "the run is stuck"
             assert due <= self.clock() + 4000, "the run is stuck"
             self.clock.now = max(self.clock(), due)
         raise AssertionError("the run does not end")
+
+    def answer(self, run_id: str) -> bool:
+        """Answer what the run has asked for, with every token that it gave; whether there was anything."""
+        path = self.folder / f"{run_id}.tokens"
+        if not path.exists():
+            return False
+        for token in path.read_text().split():
+            self.store.answer(hash_of(token), "yes", self.clock())
+        path.unlink()
+        return True
 
     def walk(self, store: Store, queue: str) -> bool:
         lease = Lease("worker", LEASE_SECONDS)
@@ -175,7 +241,11 @@ class Simulation:
             tuple(sorted(error["type"] for error in run.errors)),
             tuple(sorted((v.step, v.number, v.status.value, v.attempt) for v in visits)),
             Counter(path.read_text().splitlines()),
+            tuple(sorted(run.status.value for run in self.store.runs("default")[0] if self.is_child(run, run_id))),
         )
+
+    def is_child(self, run: Run, run_id: str) -> bool:
+        return run.parent is not None and run.parent.run_id == run_id
 
 
 @pytest.fixture
@@ -197,6 +267,7 @@ def check(end: End, expected: End, where: str, most_repeated: int = 1) -> None:
     """That a run with faults ended as the one without, and did again no more than it had to, under the same keys."""
     assert (end.status, end.result, end.errors) == (expected.status, expected.result, expected.errors), where
     assert end.visits == expected.visits, where
+    assert end.children == expected.children, where
     assert places(end.lines).keys() == places(expected.lines).keys(), where
     assert len(places(end.lines) - places(expected.lines)) <= most_repeated, where
     assert len(end.lines) == len(expected.lines), f"{where}: a key has changed"
@@ -205,7 +276,7 @@ def check(end: End, expected: End, where: str, most_repeated: int = 1) -> None:
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_every_call_of_the_store_may_fail(simulation: Simulation, name: str, fault: Fault) -> None:
-    plan = compiled(PLAYBOOKS[name].replace("NOTE", NOTE))
+    plan = playbook(name)
     calls, expected = simulation.run(plan)
     assert calls.count("commit") >= len(expected.visits)
     for at, call in enumerate(calls, 1):
@@ -215,7 +286,7 @@ def test_every_call_of_the_store_may_fail(simulation: Simulation, name: str, fau
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_two_faults(simulation: Simulation, name: str) -> None:
-    plan = compiled(PLAYBOOKS[name].replace("NOTE", NOTE))
+    plan = playbook(name)
     calls, expected = simulation.run(plan)
     chance = random.Random(name)
     for _ in range(40):
@@ -244,8 +315,8 @@ def test_a_run_that_is_stuck_is_noticed(simulation: Simulation, monkeypatch: pyt
 
 def test_a_commit_without_a_fence_is_noticed(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control of the harness: a claim that was lost, and commits all the same."""
-    plan = compiled(PLAYBOOKS["chain"].replace("NOTE", NOTE))
-    run, first = new_run(plan, {}, now=simulation.clock(), origin="local")
+    plan = playbook("chain")
+    run, first = new_run(plan.header, plan.hash, {}, now=simulation.clock(), origin="local")
     simulation.store.save_plan(plan)
     simulation.store.create_run(run, first)
     lease = Lease("worker", LEASE_SECONDS)

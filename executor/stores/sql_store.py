@@ -1,0 +1,549 @@
+"""Runs in a database that speaks SQL: what SQLite and Postgres have in common.
+
+Every transaction that writes to a run locks it first, so those of one run follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache
+from typing import Any
+
+from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
+from executor.records import (
+    DEADLINE,
+    END,
+    NEVER,
+    Branch,
+    Claim,
+    Commit,
+    ErrorRecord,
+    Event,
+    Failure,
+    Lease,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
+from executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from executor.stores.database import Database, Writer
+from executor.stores.news import News
+from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_of, to_text, to_text_or_null, visit_of
+from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
+from executor.stores.sql_playbooks import SqlPlaybooks
+from executor.stores.sql_waits import SqlWaits, forget_answer, give_answer, is_any_answered
+from planner.plan import Header, Plan, Step, Task
+
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+MOST_CROWDED = 64
+"""Among how many visits that are due a worker chooses, when others are after the same ones."""
+
+
+class SqlStore(SqlWaits, SqlPlaybooks):
+    """The store in a database."""
+
+    has_tag: str
+    """The condition that a run carries a tag."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.changes = News()
+        self.work = News()
+        self._header = lru_cache(maxsize=1024)(self._read_header)
+        self._step = lru_cache(maxsize=4096)(self._read_step)
+        self._task = lru_cache(maxsize=1024)(self._read_task)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def announce(self, pieces: int | None = None) -> None:
+        """Let workers know that so many visits have become due, or (None) that some may have."""
+        self.work.announce(pieces)
+
+    def save_plan(self, plan: Plan) -> None:
+        with self._transaction() as db:
+            if db.execute("select 1 from plans where hash = ?", (plan.hash,)).fetchone():
+                return
+            header = to_text(plan.header.to_json())
+            insert = "insert into plans values (?, ?, ?) on conflict do nothing"
+            if db.execute(insert, (plan.hash, header, plan.source)).rowcount == 0:
+                return
+            parts = [("step", name, to_text(step.to_json())) for name, step in plan.steps.items()]
+            parts += [("task", name, to_text(task.to_json())) for name, task in plan.tasks.items()]
+            rows = [(plan.hash, kind, index, name, body) for index, (kind, name, body) in enumerate(parts)]
+            db.executemany("insert into plan_parts values (?, ?, ?, ?, ?)", rows)
+
+    def plan_header(self, plan_hash: str) -> Header:
+        return self._header(plan_hash)
+
+    def plan_step(self, plan_hash: str, name: str) -> Step:
+        return self._step(plan_hash, name)
+
+    def plan_task(self, plan_hash: str, name: str) -> Task:
+        return self._task(plan_hash, name)
+
+    def plan(self, plan_hash: str) -> Plan:
+        row = self.database.one("select header, source from plans where hash = ?", plan_hash)
+        parts = self.database.all("select kind, name, body from plan_parts where hash = ? order by position", plan_hash)
+        steps = {p["name"]: Step.from_json(p["name"], json.loads(p["body"])) for p in parts if p["kind"] == "step"}
+        tasks = {p["name"]: Task.from_json(json.loads(p["body"])) for p in parts if p["kind"] == "task"}
+        return Plan(Header.from_json(json.loads(row["header"])), steps, tasks, row["source"])
+
+    def create_run(
+        self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
+    ) -> Run:
+        with self._transaction() as db:
+            if idempotency is not None:
+                insert = "insert into idempotency_keys values (?, ?, ?, ?) on conflict do nothing"
+                if db.execute(insert, (run.tenant, *idempotency, run.id)).rowcount == 0:
+                    return self._earlier(db, run.tenant, *idempotency)
+            if not _insert_run(db, run):
+                return run_of(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
+            for position, past in enumerate(history):
+                _insert_finished(db, run, past, position)
+            step = self.plan_step(run.plan_hash, first.step)
+            count_live(db, run.id, dict.fromkeys(step.regions, 1))
+            branch = Branch(first.id, first.step, first.clock, first.names, counted=step.cyclic)
+            enter(db, run.id, run.queue, branch, first.due_at, position=len(history))
+            if run.deadline_at is not None:
+                enter_deadline(db, run, run.deadline_at)
+            payload = {"playbook": run.playbook} | ({"resumed_from": run.resumed_from} if run.resumed_from else {})
+            _append(db, run.id, 1, [Event("workflow.started", run.created_at, payload=payload)])
+        self.announce(1)
+        return run
+
+    def run(self, tenant: str, run_id: str) -> Run | None:
+        rows = self.database.all("select * from runs where id = ? and tenant = ?", run_id, tenant)
+        return self._with_waiting(run_of(rows[0])) if rows else None
+
+    def runs(
+        self,
+        tenant: str,
+        *,
+        status: RunStatus | None = None,
+        playbook: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[Run], str | None]:
+        where: list[str] = ["tenant = ?"]
+        values: list[Any] = [tenant]
+        for clause, value in (
+            ("playbook = ?", playbook),
+            ("created_at >= ?", since),
+            ("queue = ?", queue),
+            ("parent_run = ?", parent),
+        ):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        if status is RunStatus.WAITING:
+            where.append("status in ('queued', 'running')")
+        elif status is not None:
+            where.append("status = ?")
+            values.append(status.value)
+        if tag is not None:
+            where.append(self.has_tag)
+            values.append(tag)
+        if cursor is not None:
+            where.append("(created_at, id) < (?, ?)")
+            values.extend(read_cursor(cursor))
+        found: list[Run] = []
+        query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
+        rows = self.database.all(query, *values, limit + 1)
+        for row in rows[:limit]:
+            run = self._with_waiting(run_of(row))
+            if status in (None, run.status):
+                found.append(run)
+        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
+
+    def visits(self, run_id: str) -> list[Visit]:
+        return [
+            visit_of(row)
+            for row in self.database.all(f"select {HEAD} from visits where run_id = ? order by position", run_id)
+        ]
+
+    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        if visit_ids is None:
+            where, values = "step not in ('@end', '@deadline')", []
+        else:
+            where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
+        query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
+        return [visit_of(row) for row in self.database.all(query, run_id, *values)]
+
+    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
+        return [json.loads(row["body"]) for row in self.database.all(query, run_id, visit_id, loop)]
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        seq, index = read_event_id(after)
+        query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
+        rows = self.database.all(query, run_id, seq, limit + 1)
+        found = [e for row in rows for e in events_of(row["seq"], row["events"])]
+        return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
+
+    def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
+        find = f"select run_id, id, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
+        crowd = 1
+        while due := self.database.all(find, queue, now, crowd):
+            found = due[random.randrange(len(due))]
+            with self.database.transaction() as db:
+                claim = self._claim(db, found, lease, now)
+            if claim is not None:
+                return claim
+            # Another worker was faster, and may be so again: from now on they are to look for different ones.
+            crowd = min(crowd * 4, MOST_CROWDED)
+        return None
+
+    def _claim(self, db: Writer, due: Row, lease: Lease, now: float) -> Claim | None:
+        """The claim of a visit that was due when it was found, unless somebody has it now."""
+        self.database.lock_run(db, due["run_id"])
+        found = db.execute(
+            "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,"
+            " started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?) where run_id = ? and id = ?"
+            f" and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? returning {HEAD}, saved",
+            (
+                lease.worker, now + lease.seconds, now, now, due["run_id"], due["id"],
+                now, -1 if due["started_at"] is None else due["started_at"],
+            ),
+        ).fetchone()  # fmt: skip
+        if found is None:
+            return None
+        visit = visit_of(found)
+        row = db.execute(
+            "update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)"
+            " where id = ? returning *",
+            (now, visit.run_id),
+        ).fetchone()
+        if due["started_at"] is None and not visit.step.startswith("@"):
+            _append(db, visit.run_id, row["seq"], [started(visit)])
+        return Claim(run_of(row), visit)
+
+    def next_due(self, queue: str) -> float | None:
+        rows = self.database.all(
+            f"select due_at from visits where queue = ? and {ACTIVE} order by due_at limit 1", queue
+        )
+        return rows[0]["due_at"] if rows else None
+
+    def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
+        with self.database.transaction() as db:
+            changed = db.execute(
+                "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'",
+                (until, run_id, visit_id, fence),
+            )
+            return changed.rowcount == 1
+
+    def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
+        query = (
+            "update visits set due_at = ?, fence = fence + 1, claims = claims - ? where run_id = ? and id = ? and fence = ?"
+            " and status = 'running'"
+        )
+        with self._transaction() as db:
+            db.execute(query, (now, 0 if counts else 1, run_id, visit_id, fence))
+        self.announce(1)
+
+    def release_dead(self, queue: str, now: float) -> int:
+        """Who is dead can be told on the same machine only."""
+        return 0
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        visit = commit.visit
+        saved, result, progress, parts = texts_of(commit)
+        with self._transaction() as db:
+            run = db.execute(
+                "update runs set seq = seq + 1, live = live + ?, failed_branches = failed_branches + ?,"
+                " stop = coalesce(stop, ?), error = coalesce(error, ?) where id = ?"
+                " returning id, plan_hash, queue, seq, live, stop, resumes",
+                (
+                    commit.branches_change,
+                    commit.failed_branches,
+                    commit.stop,
+                    to_text_or_null(commit.error),
+                    visit.run_id,
+                ),
+            ).fetchone()
+            if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
+                visit = replace(visit, due_at=now)
+            parked = run["stop"] is not None and not commit.last
+            _update_visit(db, visit, saved, result, progress, parked=parked)
+            _keep_parts(db, visit, parts)
+            branches = self._branches(db, run, now, claim_for)
+            branches.move(commit.branches, commit.live)
+            if commit.last:
+                if visit.finished_at is not None:
+                    branches.end()
+            elif run["stop"] is not None:
+                branches.stop()
+            elif visit.finished_at is not None:
+                if branches.header.sequential:
+                    branches.take_turn(visit.clock, commit.seen)
+                if commit.branches_change < 0 or branches.absorbed:
+                    left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()["live"]
+                    if left == 0:
+                        branches.end()
+            events = [*commit.events, *branches.started()]
+            if events:
+                _append(db, visit.run_id, run["seq"], events)
+        goes_on = visit.finished_at is None
+        self.announce(branches.count + goes_on - (branches.claimed is not None))
+        return branches.claimed
+
+    def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
+        run, visit = claim.run, claim.visit
+        result_text, errors_text = to_text(result), to_text(list(errors))
+        if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLargeError(f"the result of the run has more than {MAX_PAYLOAD_BYTES:,} bytes")
+        with self._transaction() as db:
+            self.database.lock_run(db, run.id)
+            done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
+            _update_visit(db, done, None, None, None, parked=False)
+            db.execute("delete from visits where run_id = ? and step = ?", (run.id, DEADLINE))
+            row = db.execute(
+                "update runs set seq = seq + 1, status = ?, result = ?, errors = ?, error = coalesce(error, ?),"
+                " finished_at = ? where id = ? returning *",
+                (
+                    status,
+                    result_text,
+                    errors_text,
+                    to_text_or_null(next(iter(errors), None)),
+                    now,
+                    run.id,
+                ),
+            ).fetchone()
+            name = status if status in ("failed", "cancelled", "timed_out") else "completed"
+            duration = max(now - (row["started_at"] or now), 0.0)
+            event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
+            _append(db, run.id, row["seq"], [event])
+            if (parent := parent_of(row)) is not None:
+                self.database.lock_run(db, parent.run_id)
+                give_answer(db, parent, "null", now)
+        self.announce()
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        with self._transaction() as db:
+            self.database.lock_run(db, run_id)
+            found = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            if found.status.is_final:
+                if found.status is status:
+                    return found
+                raise RejectedError("finished", f"run {run_id} has ended already: {found.status}")
+            stop = self._stop(db, run_id, status, now)
+        self.announce()
+        return replace(found, stop=stop)
+
+    def _stop(self, db: Writer, run_id: str, status: RunStatus, now: float) -> RunStatus:
+        run = db.execute(
+            "update runs set stop = coalesce(stop, ?) where id = ? returning id, plan_hash, queue, seq, live, stop, resumes",
+            (status, run_id),
+        ).fetchone()
+        self._branches(db, run, now).stop()
+        return RunStatus(run["stop"])
+
+    def resume(
+        self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+    ) -> Run:
+        with self._transaction() as db:
+            self.database.lock_run(db, run_id)
+            run = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            if not run.status.is_final:
+                return run
+            if run.status is RunStatus.SUCCEEDED:
+                raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to go on with")
+            reopened = self._reopen_branches(db, run)
+            row = db.execute(
+                "update runs set status = 'queued', stop = null, resumes = resumes + 1, seq = seq + 1, finished_at = null,"
+                " live = live + ?, failed_branches = 0,"
+                " result = null, error = null, errors = '[]', deadline_at = ?, input = coalesce(?, input),"
+                " environment = coalesce(?, environment) where id = ? returning *",
+                (
+                    reopened,
+                    deadline_at,
+                    *(to_text(dict(values[name])) if name in values else None for name in ("input", "environment")),
+                    run_id,
+                ),
+            ).fetchone()
+            ends = (END, DEADLINE, self._header(run.plan_hash).last_step)
+            db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
+            due = db.execute(
+                "update visits set attempt = 1, status ="
+                " case when status = 'parked' and due_at > ? and progress is not null then 'waiting' else 'ready' end,"
+                " claims = 0, started_at = null, piece_at = null, finished_at = null,"
+                " due_at = case when status = 'parked' and due_at > ? then due_at else ? end,"
+                " \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
+                " ('open', 'ended'))",
+                (now, now, now, run_id),
+            )
+            resumed = run_of(row)
+            branches = self._branches(db, row, now)
+            if branches.header.sequential:
+                branches.stand_in_line()
+            if resumed.parent is not None:
+                forget_answer(db, resumed.parent)
+            if due.rowcount == 0:
+                branches.end()
+            elif deadline_at is not None:
+                enter_deadline(db, resumed, deadline_at)
+            _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
+        self.announce()
+        return resumed
+
+    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+        query = f"select id from runs where stop = 'cancelled' and id in ({', '.join('?' * len(run_ids))})"
+        return {row["id"] for row in self.database.all(query, *run_ids)} if run_ids else set()
+
+    def _reopen_branches(self, db: Writer, run: Run) -> int:
+        """Count the branches again that ended in a failure nothing handled; how many there are."""
+        rows = db.execute("select step from visits where run_id = ? and failure = 'ended'", (run.id,)).fetchall()
+        for row in rows:
+            step = self.plan_step(run.plan_hash, row["step"])
+            count_live(db, run.id, dict.fromkeys(step.regions, 1))
+        return len(rows)
+
+    def _branches(self, db: Writer, run: Row, now: float, claim_for: Lease | None = None) -> Branches:
+        plan_hash = run["plan_hash"]
+
+        def cancel(run_id: str) -> None:
+            self._stop(db, run_id, RunStatus.CANCELLED, now)
+
+        header = self._header(plan_hash)
+        return Branches(db, run, header, lambda name: self._step(plan_hash, name), cancel, now, claim_for)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Writer]:
+        """A write transaction that is news to those who watch runs."""
+        with self.database.transaction() as db:
+            yield db
+        self.changes.announce()
+
+    def _earlier(self, db: Writer, tenant: str, key: str, request_hash: str) -> Run:
+        query = "select request_hash, run_id from idempotency_keys where tenant = ? and key = ?"
+        row = db.execute(query, (tenant, key)).fetchone()
+        if row["request_hash"] != request_hash:
+            message = "the idempotency key was used with another request before"
+            raise RejectedError("idempotency_key_reused", message)
+        return run_of(db.execute("select * from runs where id = ?", (row["run_id"],)).fetchone())
+
+    def _with_waiting(self, run: Run) -> Run:
+        """A run is `waiting` when there is nothing to do for it but to wait."""
+        if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
+            return run
+        query = (
+            "select count(*) as active, count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
+            f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
+        )
+        found = self.database.one(query, NEVER, run.id)
+        return replace(run, status=RunStatus.WAITING) if 0 < found["active"] == found["waiting"] else run
+
+    def _read_header(self, plan_hash: str) -> Header:
+        return Header.from_json(
+            json.loads(self.database.one("select header from plans where hash = ?", plan_hash)["header"])
+        )
+
+    def _read_step(self, plan_hash: str, name: str) -> Step:
+        row = self.database.one(
+            "select body from plan_parts where hash = ? and kind = 'step' and name = ?", plan_hash, name
+        )
+        return Step.from_json(name, json.loads(row["body"]))
+
+    def _read_task(self, plan_hash: str, name: str) -> Task:
+        row = self.database.one(
+            "select body from plan_parts where hash = ? and kind = 'task' and name = ?", plan_hash, name
+        )
+        return Task.from_json(json.loads(row["body"]))
+
+
+def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[tuple[str, int, str]]]:
+    """What a visit saved, its result, its progress and the parts of loops, as text.
+
+    Raises:
+        NotPlainError: some of it is not data that JSON can say.
+        PayloadTooLargeError: together it is larger than a store takes.
+    """
+    visit = commit.visit
+    try:
+        saved = to_text_or_null(dict(visit.saved))
+        result = None if visit.result is None else to_text(visit.result)
+        progress = None if visit.progress is None else to_text(asdict(visit.progress))
+        parts = [(part.loop, part.first, to_text(list(part.outcomes))) for part in commit.parts]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotPlainError(f"what the step gives is not plain data: {error}") from None
+    length = sum(len(text or "") for text in (saved, result, progress, *(text for _, _, text in parts)))
+    if length > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
+    return saved, result, progress, parts
+
+
+def _insert_run(db: Writer, run: Run) -> bool:
+    """Add a run; False when there is one with its id."""
+    parent = (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
+    inserted = db.execute(
+        "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,"
+        " tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, created_at, deadline_at, live,"
+        f" seq) values ({', '.join('?' * 22)}, 1) on conflict do nothing",
+        (
+            run.id, run.tenant, run.playbook, run.version, run.plan_hash, run.status, run.origin, run.queue,
+            to_text(dict(run.input)), to_text(dict(run.environment)), to_text(dict(run.variables)),
+            to_text(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.created_at,
+            run.deadline_at, run.live,
+        ),
+    )  # fmt: skip
+    return inserted.rowcount == 1
+
+
+def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
+    """Add a visit that another run has finished."""
+    db.execute(
+        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt, due_at, started_at,"
+        f' finished_at, saved, result, "case", error, failure) values ({", ".join("?" * 18)})',
+        (
+            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, to_text(visit.names), visit.number,
+            visit.attempt, visit.due_at, visit.started_at, visit.finished_at, to_text_or_null(dict(visit.saved)),
+            None if visit.result is None else to_text(visit.result), visit.case, to_text_or_null(visit.error), visit.failure,
+        ),
+    )  # fmt: skip
+
+
+def _update_visit(
+    db: Writer, visit: Visit, saved: str | None, result: str | None, progress: str | None, *, parked: bool
+) -> None:
+    """Write what became of a claimed visit. Raises FencedError when the claim has been lost."""
+    status = VisitStatus.PARKED if parked and visit.finished_at is None else visit.status
+    changed = db.execute(
+        "update visits set status = ?, attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?,"
+        ' result = ?, "case" = ?, error = ?, failure = ?, progress = ?'
+        " where run_id = ? and id = ? and fence = ? and status = 'running'",
+        (
+            status, visit.attempt, visit.claims, visit.due_at, visit.started_at, visit.piece_at, visit.finished_at, saved, result,
+            visit.case, to_text_or_null(visit.error), visit.failure, progress, visit.run_id, visit.id,
+            visit.fence,
+        ),
+    )  # fmt: skip
+    if changed.rowcount == 0:
+        raise FencedError(f"the claim of step `{visit.step}` has been lost")
+
+
+def _keep_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]]) -> None:
+    """Keep what batches add to the results of loops until the visit is done, or begins anew in another round."""
+    if visit.progress is None:
+        return
+    rows = [(visit.run_id, visit.id, *part) for part in parts]
+    insert = (
+        "insert into parts values (?, ?, ?, ?, ?)"
+        " on conflict (run_id, visit_id, loop, position) do update set body = excluded.body"
+    )
+    db.executemany(insert, rows)
+    may_go_on = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
+    if not visit.progress.journal or not may_go_on:
+        db.execute("delete from parts where run_id = ? and visit_id = ?", (visit.run_id, visit.id))
+
+
+def _append(db: Writer, run_id: str, seq: int, events: Sequence[Event]) -> None:
+    db.execute("insert into history values (?, ?, ?)", (run_id, seq, events_to_text(events)))

@@ -1,0 +1,182 @@
+"""What every store has to keep of the registry of playbooks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from executor.errors import RejectedError
+from executor.records import Playbook
+from executor.stores.store import Store
+from tests.contract.store_contract import together
+
+
+def playbook(name: str = "a", version: str | None = None, text: str = "one", *, at: float = 1.0) -> Playbook:
+    """A playbook that is not registered yet. What stands behind its hash is nothing to the registry."""
+    return Playbook("default", name, version, text, at)
+
+
+def registered(store: Store, *versions: str | None, name: str = "a") -> None:
+    """The versions are registered in this order, each with a text of its own."""
+    for version in versions:
+        store.register(playbook(name, version, f"{name} {version}"))
+
+
+def names(store: Store, name: str | None = None) -> list[tuple[str, str | None]]:
+    found, cursor = store.playbooks("default", name)
+    assert cursor is None
+    return [(playbook.name, playbook.version) for playbook in found]
+
+
+class RegistryContract:
+    """As `StoreContract`."""
+
+    def test_a_playbook_is_found_under_its_name(self, store: Store, second: Store) -> None:
+        kept = store.register(playbook("a b/ü\U0001f600", "3 β", at=7.5))
+        assert kept == playbook("a b/ü\U0001f600", "3 β", at=7.5)
+        for way in (store, second):
+            assert way.playbook("default", "a b/ü\U0001f600") == kept
+            assert way.playbook("default", "a b/ü\U0001f600", "3 β") == kept
+        assert store.playbook("default", "a b/ü\U0001f600", "3") is None
+        assert store.playbook("default", "a b") is None
+
+    def test_without_a_version_it_is_given_the_next_number(self, store: Store) -> None:
+        assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == ["1", "2", "3"]
+        assert store.register(playbook("b")).version == "1"
+
+    def test_a_number_that_is_taken_is_passed_over(self, store: Store) -> None:
+        registered(store, "2", "x", "4")
+        assert [store.register(playbook(text=text)).version for text in ("one", "two")] == ["5", "6"]
+        registered(store, "2", name="b")
+        registered(store, None, name="b")
+        assert names(store, "b") == [("b", "3"), ("b", "2")]
+
+    def test_the_same_text_again_changes_nothing(self, store: Store) -> None:
+        for version in (None, "x"):
+            kept = store.register(playbook("a", version, f"text {version}", at=1.0))
+            assert store.register(playbook("a", version, f"text {version}", at=9.0)) == kept
+        assert names(store, "a") == [("a", "x"), ("a", "1")]
+
+    def test_a_text_of_earlier_is_another_number(self, store: Store) -> None:
+        for text in ("one", "two", "one"):
+            store.register(playbook(text=text))
+        assert [found.plan_hash for found in store.playbooks("default", "a")[0]] == ["one", "two", "one"]
+
+    def test_a_version_never_means_anything_else(self, store: Store) -> None:
+        kept = store.register(playbook("a", "x", "one"))
+        store.register(playbook("b", "x", "two"))
+        for _ in range(2):
+            with pytest.raises(RejectedError) as rejected:
+                store.register(playbook("a", "x", "two"))
+            assert rejected.value.reason == "version_exists"
+            store.unregister("default", "a", "x", now=5.0)
+        assert store.register(playbook("a", "x", "one", at=9.0)) == kept
+        assert store.playbook("default", "a", "x") == kept
+
+    def test_a_number_is_not_given_again(self, store: Store) -> None:
+        registered(store, None)
+        store.unregister("default", "a", now=5.0)
+        assert store.playbook("default", "a") is None
+        assert store.register(playbook(text="a None")).version == "2"
+
+    def test_the_newest_is_the_one_registered_last(self, store: Store) -> None:
+        registered(store, "9", "1", "5")
+        registered(store, "9")
+        found = store.playbook("default", "a")
+        assert found is not None
+        assert found.version == "5"
+
+    def test_what_is_removed_is_not_found(self, store: Store) -> None:
+        registered(store, "1", "2", "3")
+        registered(store, "1", name="b")
+        assert store.unregister("default", "a", "3", now=5.0) == 1
+        assert store.unregister("default", "a", "3", now=6.0) == 0
+        assert store.playbook("default", "a", "3") is None
+        newest = store.playbook("default", "a")
+        assert newest is not None
+        assert newest.version == "2"
+        assert names(store) == [("a", "2"), ("b", "1")]
+        assert names(store, "a") == [("a", "2"), ("a", "1")]
+        assert store.unregister("default", "a", now=7.0) == 2
+        assert store.unregister("default", "a", now=8.0) == 0
+        assert store.unregister("default", "c", now=8.0) == 0
+        assert (names(store, "a"), names(store)) == ([], [("b", "1")])
+
+    def test_the_newest_of_each_by_name(self, store: Store) -> None:
+        registered(store, "1", "2", name="b")
+        registered(store, "7", name="a")
+        registered(store, "1", name="B")
+        assert names(store) == [("B", "1"), ("a", "7"), ("b", "2")]
+
+    def test_the_registry_comes_in_pages(self, store: Store) -> None:
+        for index in range(7):
+            registered(store, "1", "2", name=f"p{index}")
+        registered(store, *map(str, range(7)), name="p")
+        for name, whole in ((None, names(store)), ("p", names(store, "p"))):
+            found: list[tuple[str, str | None]] = []
+            cursor = None
+            while True:
+                page, cursor = store.playbooks("default", name, limit=3, cursor=cursor)
+                found += [(entry.name, entry.version) for entry in page]
+                registered(store, f"new {len(found)}", name=name or "a new one")
+                if cursor is None:
+                    break
+            assert found == whole
+
+    @pytest.mark.parametrize("name", [None, "p"])
+    def test_a_cursor_that_is_none(self, store: Store, name: str | None) -> None:
+        registered(store, "1", "2", "3", name="p")
+        registered(store, "1", name="q")
+        _, by_name = store.playbooks("default", limit=1)
+        _, by_number = store.playbooks("default", "p", limit=1)
+        assert by_name is not None
+        assert by_number is not None
+        ours = by_name if name is None else by_number
+        others = {by_name, by_number} - {ours}
+        # true, null, [], {}, a lone surrogate, 10**30, text that is not base64
+        broken = (
+            "dHJ1ZQ==",
+            "bnVsbA==",
+            "W10=",
+            "e30=",
+            "Ilx1ZDgwMCI=",
+            "MTAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw",
+            "",
+            "!",
+            "é",
+        )
+        for cursor in (*others, *broken):
+            with pytest.raises(RejectedError) as rejected:
+                store.playbooks("default", name, cursor=cursor)
+            assert rejected.value.reason == "invalid_cursor"
+
+    def test_tenants_have_registries_of_their_own(self, store: Store) -> None:
+        mine, theirs = (replace(playbook("a", "1", tenant), tenant=tenant) for tenant in ("mine", "theirs"))
+        assert store.register(mine) == mine
+        assert store.register(theirs) == theirs
+        assert store.playbook("mine", "a") == mine
+        assert store.playbooks("theirs") == ([theirs], None)
+        assert store.playbooks("nobody") == ([], None)
+        assert store.unregister("mine", "a", now=5.0) == 1
+        assert store.playbook("theirs", "a", "1") == theirs
+
+    def test_many_texts_at_the_same_moment(self, store: Store, second: Store) -> None:
+        def register(index: int) -> str | None:
+            return (second if index % 2 else store).register(playbook(text=str(index))).version
+
+        assert sorted(map(str, together(6, register))) == ["1", "2", "3", "4", "5", "6"]
+
+    def test_one_text_at_the_same_moment(self, store: Store, second: Store) -> None:
+        kept = together(6, lambda index: (second if index % 2 else store).register(playbook(at=float(index))))
+        assert len(set(kept)) == 1
+
+    def test_one_version_at_the_same_moment(self, store: Store, second: Store) -> None:
+        def register(index: int) -> bool:
+            try:
+                (second if index % 2 else store).register(playbook("a", "x", str(index)))
+            except RejectedError:
+                return False
+            return True
+
+        assert sum(together(6, register)) == 1

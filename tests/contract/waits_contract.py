@@ -1,0 +1,447 @@
+"""What every store has to keep of what visits wait for: answers to tokens, and other runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from executor.errors import FencedError, RejectedError
+from executor.records import NEVER, Claim, Commit, Part, Progress, Run, RunStatus, Visit, VisitStatus, Wait, WaitKey
+from executor.start import new_run
+from executor.stores.store import Store
+from executor.transition import Pause, pause
+from tests.contract.store_contract import (
+    CHAIN,
+    DIAMOND,
+    LEASE,
+    claimed,
+    current,
+    done,
+    ended,
+    everything,
+    failed,
+    started,
+    states,
+    together,
+)
+from tests.plays import compiled
+
+
+def key_of(claim: Claim, wait: str = "w") -> WaitKey:
+    return WaitKey(claim.run.id, claim.visit.id, wait)
+
+
+def opened(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> WaitKey:
+    key = key_of(claim, wait)
+    store.open_wait(key, claim.visit.fence, token)
+    return key
+
+
+def paused(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
+    """The commit of a visit that waits for these."""
+    return pause(claim.visit, Pause(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
+
+
+def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
+    """A run whose only visit waits for an answer to the token, and nothing else."""
+    run = started(store)
+    claim = claimed(store, run)
+    key = opened(store, claim, token)
+    store.commit(paused(claim, key.id), 1.0)
+    return run, key
+
+
+def child(store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any) -> Run:
+    """A run that answers a wait of another one when it ends; without a wait, one that does not."""
+    plan = compiled(CHAIN)
+    store.save_plan(plan)
+    run, first = new_run(
+        plan.header,
+        plan.hash,
+        {},
+        now=now,
+        id=id,
+        parent=key,
+        depth=1,
+        origin="local",
+        **{"queue": parent.queue, **options},
+    )
+    return store.create_run(run, first)
+
+
+def facts(visit: Visit) -> tuple[Any, ...]:
+    """What is known of a finished visit, but for who had claimed it when."""
+    when = (visit.clock, visit.number, visit.attempt, visit.started_at, visit.finished_at)
+    gave = (visit.saved, visit.result, visit.case, visit.error, visit.failure)
+    return visit.id, visit.run_id, visit.step, visit.status, visit.names, when, gave
+
+
+def refused(store: Store, body: Any = None, token: str = "t", now: float = 9.0) -> str:
+    with pytest.raises(RejectedError) as rejected:
+        store.answer(token, body, now)
+    return rejected.value.reason
+
+
+def unheard(store: Store, token: str = "t") -> str:
+    with pytest.raises(RejectedError) as rejected:
+        store.hear(token, 9.0)
+    return rejected.value.reason
+
+
+class WaitsContract:
+    """As `StoreContract`; an answer has at most `answer_limit` bytes of JSON there."""
+
+    answer_limit: int
+
+    # Answers
+
+    def test_a_wait_that_nobody_opened(self, store: Store) -> None:
+        assert store.wait(key_of(claimed(store, started(store)))) == Wait("w")
+
+    def test_an_answer_makes_the_visit_due(self, store: Store, second: Store) -> None:
+        run, key = waiting(store)
+        assert (store.next_due(run.id), store.wait(key)) == (NEVER, Wait("w"))
+        store.answer("t", {"yes": True}, 5.0)
+        assert store.next_due(run.id) == 5.0
+        assert second.wait(key) == store.wait(key) == Wait("w", {"yes": True}, answered_at=5.0)
+        visit = claimed(store, run, 5.0).visit
+        assert (visit.id, visit.progress) == (key.visit_id, Progress(journal={"run": {"at": 0}}))
+
+    @pytest.mark.parametrize("body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]])
+    def test_answers_come_back_as_they_were(self, store: Store, body: Any) -> None:
+        _, key = waiting(store)
+        store.answer("t", body, 5.0)
+        found = store.wait(key)
+        assert (found.answer, found.answered_at) == (body, 5.0)
+        assert type(found.answer) is type(body)
+        store.answer("t", body, 6.0)
+
+    def test_the_same_answer_again_changes_nothing(self, store: Store) -> None:
+        run, key = waiting(store)
+        assert store.answer("t", {"a": 1, "b": [2]}, 5.0) == key
+        before = (store.wait(key), everything(store, run), store.next_due(run.id))
+        assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
+        assert (store.wait(key), everything(store, run), store.next_due(run.id)) == before
+
+    @pytest.mark.parametrize(("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})])
+    def test_another_answer_is_refused(self, store: Store, body: Any, other: Any) -> None:
+        _, key = waiting(store)
+        store.answer("t", body, 5.0)
+        assert refused(store, other) == "answered_otherwise"
+        assert repr(store.wait(key).answer) == repr(body)
+
+    def test_one_of_many_answers_counts(self, store: Store, second: Store) -> None:
+        _, key = waiting(store)
+
+        def answer(index: int) -> bool:
+            try:
+                (second if index % 2 else store).answer("t", index, 5.0)
+            except RejectedError:
+                return False
+            return True
+
+        taken = together(6, answer)
+        assert sum(taken) == 1
+        assert store.wait(key).answer == taken.index(True)
+
+    def test_an_unknown_token(self, store: Store) -> None:
+        waiting(store)
+        assert refused(store, token="other") == unheard(store, token="other") == "unknown_token"
+
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_the_size_of_an_answer(self, store: Store, more: int) -> None:
+        run, key = waiting(store)
+        text = "x" * (self.answer_limit - 2 + more)
+        if not more:
+            store.answer("t", text, 5.0)
+            assert store.wait(key).answer == text
+            return
+        before = everything(store, run)
+        assert refused(store, text) == "too_large"
+        assert (store.wait(key), everything(store, run)) == (Wait("w"), before)
+        store.answer("t", "x", 5.0)
+
+    def test_every_token_of_a_wait_answers_it(self, store: Store) -> None:
+        claim = claimed(store, started(store))
+        key = opened(store, claim, "first")
+        opened(store, claim, "second")
+        store.commit(paused(claim, "w"), 1.0)
+        store.answer("first", 1, 5.0)
+        store.answer("second", 1, 6.0)
+        assert refused(store, 2, "second") == "answered_otherwise"
+        assert store.wait(key).answered_at == 5.0
+
+    def test_waits_of_one_visit_have_answers_of_their_own(self, store: Store) -> None:
+        claim = claimed(store, started(store))
+        one, two = opened(store, claim, "t1", "one"), opened(store, claim, "t2", "two")
+        store.commit(paused(claim, "one", "two"), 1.0)
+        store.answer("t2", 2, 5.0)
+        assert (store.wait(one), store.wait(two).answer) == (Wait("one"), 2)
+        store.answer("t1", 1, 6.0)
+        assert store.wait(one).answer == 1
+
+    # Answers that come while the visit is at work
+
+    def test_a_pause_is_over_when_the_answer_was_there_before(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        opened(store, claim)
+        store.answer("t", 1, 2.0)
+        assert store.wait(key_of(claim)).answer == 1
+        assert store.claim(run.id, LEASE, 3.0) is None
+        store.commit(paused(claim, "w"), 4.0)
+        assert store.next_due(run.id) == 4.0
+        assert claimed(store, run, 4.0).visit.id == claim.visit.id
+
+    def test_a_pause_goes_on_when_another_wait_was_answered(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        opened(store, claim)
+        opened(store, claim, "other", "x")
+        store.answer("other", 1, 2.0)
+        store.commit(paused(claim, "w", due_at=50.0), 4.0)
+        assert store.next_due(run.id) == 50.0
+
+    def test_only_who_holds_the_visit_opens_a_wait(self, store: Store) -> None:
+        run = started(store)
+        lost = claimed(store, run)
+        held = claimed(store, run, now=30.0)
+        with pytest.raises(FencedError):
+            opened(store, lost)
+        assert refused(store) == "unknown_token"
+        opened(store, held, "mine")
+        store.commit(paused(held, "w"), 31.0)
+        with pytest.raises(FencedError):
+            opened(store, held)
+        assert refused(store) == "unknown_token"
+
+    # Signs of life
+
+    def test_a_sign_of_life(self, store: Store) -> None:
+        run, key = waiting(store)
+        store.hear("t", 5.0)
+        store.hear("t", 6.0)
+        assert store.wait(key) == Wait("w", heard_at=6.0)
+        assert store.next_due(run.id) == NEVER
+        store.answer("t", 1, 7.0)
+        assert unheard(store) == "closed"
+        assert store.wait(key) == Wait("w", 1, 7.0, 6.0)
+
+    # Waits that are over
+
+    def test_a_wait_that_is_closed(self, store: Store) -> None:
+        run, key = waiting(store)
+        for now in (5.0, 6.0):
+            assert store.close_wait(key, now) == Wait("w")
+        assert refused(store) == unheard(store) == "closed"
+        assert (store.wait(key), store.next_due(run.id)) == (Wait("w"), NEVER)
+
+    def test_a_wait_is_closed_after_its_answer(self, store: Store) -> None:
+        _, key = waiting(store)
+        store.answer("t", 7, 5.0)
+        assert store.close_wait(key, 6.0) == Wait("w", 7, 5.0)
+        store.answer("t", 7, 8.0)
+        assert refused(store, 8) == "answered_otherwise"
+
+    def test_a_wait_is_closed_before_it_is_opened(self, store: Store) -> None:
+        claim = claimed(store, started(store))
+        assert store.close_wait(key_of(claim), 5.0) == Wait("w")
+        opened(store, claim)
+        assert refused(store) == "closed"
+
+    def test_a_visit_that_is_finished(self, store: Store) -> None:
+        claim = claimed(store, started(store))
+        opened(store, claim)
+        store.commit(done(store, claim), 2.0)
+        assert refused(store) == unheard(store) == "closed"
+
+    def test_a_run_that_has_ended_waits_again_when_it_goes_on(self, store: Store) -> None:
+        run, key = waiting(store)
+        store.stop(run.id, RunStatus.CANCELLED, 2.0)
+        ended(store, run, RunStatus.CANCELLED, 3.0)
+        assert refused(store) == unheard(store) == "closed"
+        store.resume(run.id, 10.0, deadline_at=None, values={})
+        assert store.next_due(run.id) == NEVER
+        store.answer("t", 1, 11.0)
+        assert claimed(store, run, 11.0).visit.id == key.visit_id
+
+    def test_an_answer_does_not_jump_the_line(self, store: Store) -> None:
+        """Where branches go one after another, one that waits for its turn still does."""
+        plan = compiled(DIAMOND)
+        plan = replace(plan, header=replace(plan.header, sequential=True))
+        store.save_plan(plan)
+        run = store.create_run(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
+        store.commit(done(store, claimed(store, run)), 1.0)
+        at_work = claimed(store, run, 1.0)
+        _, first, second, *_ = store.visits(run.id)
+        assert (at_work.visit.id, second.due_at) == (first.id, NEVER)
+        other = child(store, run, WaitKey(run.id, second.id, "w"), "c", queue="another")
+        store.stop(other.id, RunStatus.CANCELLED, 2.0)
+        end = store.claim("another", LEASE, 2.0)
+        assert end is not None
+        store.finish(end, RunStatus.CANCELLED, None, [], 3.0)
+        assert store.claim(run.id, LEASE, 4.0) is None
+        store.commit(done(store, at_work), 5.0)
+        assert claimed(store, run, 5.0).visit.id == second.id
+
+    def test_an_answer_to_a_run_that_stops_is_there_when_it_goes_on(self, store: Store) -> None:
+        run, key = waiting(store)
+        store.stop(run.id, RunStatus.CANCELLED, 2.0)
+        store.answer("t", 1, 2.5)
+        assert states(store, run)[0] == ("a", "parked")
+        ended(store, run, RunStatus.CANCELLED, 3.0)
+        store.resume(run.id, 10.0, deadline_at=None, values={})
+        assert claimed(store, run, 10.0).visit.id == key.visit_id
+        assert store.wait(key).answer == 1
+
+    # News
+
+    def test_an_answer_wakes_who_waits(self, store: Store) -> None:
+        waiting(store)
+        work, changes = store.work.count, store.changes.count
+        store.answer("t", 1, 5.0)
+        store.work.wait(work, 60.0)
+        store.changes.wait(changes, 60.0)
+
+    # Runs that other runs wait for
+
+    def test_where_a_run_comes_from_comes_back(self, store: Store) -> None:
+        parent, key = waiting(store)
+        plain = child(store, parent, None, "b")
+        run, first = new_run(store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml")
+        linked = store.create_run(replace(run, resumed_from=parent.id), first)
+        answering = child(store, parent, key, "c", source="x.yaml")
+        for run in (plain, linked, answering):
+            assert current(store, run) == run
+        assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (key, 1, None, parent.id)
+
+    def test_a_run_that_is_there_is_not_started_again(self, store: Store) -> None:
+        parent, key = waiting(store)
+        first = child(store, parent, key, "c")
+        before = everything(store, first)
+        assert child(store, parent, key, "c", now=5.0) == first
+        assert everything(store, first) == before
+        assert len(store.runs("default")[0]) == 2
+
+    @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.SUCCEEDED])
+    def test_a_run_that_ends_answers_its_wait(self, store: Store, status: RunStatus) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.commit(paused(claim, "w"), 1.0)
+        other = child(store, run, key_of(claim), "c")
+        if status is RunStatus.FAILED:
+            store.commit(failed(store, claimed(store, run, 2.0)), 2.0)
+        else:
+            for _ in range(3):
+                store.commit(done(store, claimed(store, run, 2.0)), 2.0)
+        assert (store.wait(key_of(claim)), store.next_due(run.id)) == (Wait("w"), 2.0)
+        end = claimed(store, run, 2.0)
+        assert end.run.id == other.id
+        store.finish(end, status, None, [], 3.0)
+        assert store.wait(key_of(claim)) == Wait("w", answered_at=3.0)
+        assert claimed(store, run, 3.0).visit.id == claim.visit.id
+
+    def test_a_run_ends_before_the_other_waits(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        other = child(store, run, key_of(claim), "c")
+        store.stop(other.id, RunStatus.CANCELLED, 2.0)
+        store.finish(claimed(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.commit(paused(claim, "w"), 4.0)
+        assert claimed(store, run, 4.0).visit.id == claim.visit.id
+
+    def test_a_run_that_goes_on_is_waited_for_again(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        other = child(store, run, key_of(claim), "c")
+        store.stop(other.id, RunStatus.CANCELLED, 2.0)
+        store.finish(claimed(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.resume(other.id, 4.0, deadline_at=None, values={})
+        assert store.wait(key_of(claim)) == Wait("w")
+        store.commit(paused(claim, "w"), 5.0)
+        assert claimed(store, run, 6.0).run.id == other.id
+        assert store.claim(run.id, LEASE, 6.0) is None
+
+    @pytest.mark.parametrize("how", ["stop", "fail"])
+    def test_the_runs_that_are_waited_for_are_cancelled(self, store: Store, how: str) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        awaited = child(store, run, key_of(claim), "c")
+        detached = child(store, run, None, "d")
+        below = child(store, awaited, WaitKey("c", store.visits("c")[0].id, "w"), "e")
+        over = child(store, run, key_of(claim, "x"), "f")
+        store.stop(over.id, RunStatus.FAILED, 1.0)
+        if how == "stop":
+            store.stop(run.id, RunStatus.CANCELLED, 2.0)
+        else:
+            store.commit(failed(store, claim), 2.0)
+        stops = [current(store, each).stop for each in (awaited, below, detached, over)]
+        assert stops == ["cancelled", "cancelled", None, "failed"]
+        assert states(store, awaited)[0] == ("a", VisitStatus.PARKED)
+        assert store.cancelled([run.id, awaited.id, below.id, detached.id, over.id]) == {
+            *([run.id] if how == "stop" else []),
+            awaited.id,
+            below.id,
+        }
+        assert store.cancelled([]) == set()
+
+    # What is known of work that goes on later
+
+    def test_results_of_batches_are_kept_until_the_visit_is_done(self, store: Store) -> None:
+        run = started(store)
+        batches = [Part("run", 0, [[1], {"a": None}]), Part("run.0", 0, ["x"]), Part("run", 2, [3])]
+        for part in batches:
+            later = Pause(Progress(journal={"run": {"next": 2}}), 1.0, parts=(part,))
+            store.commit(pause(claimed(store, run, 1.0).visit, later, 1.0), 1.0)
+        claim = claimed(store, run, 1.0)
+        found = {loop: store.parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
+        assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
+        store.commit(failed(store, claim), 2.0)
+        assert store.parts(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
+        ended(store, run, RunStatus.FAILED, 3.0)
+        store.resume(run.id, 4.0, deadline_at=None, values={})
+        store.commit(done(store, claimed(store, run, 4.0)), 5.0)
+        assert [store.parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
+
+    @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
+    def test_a_claim_that_is_given_up(self, store: Store, counts: bool, claims: int) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        for _ in range(2):
+            store.release(run.id, claim.visit.id, claim.visit.fence, 2.0, counts=counts)
+        with pytest.raises(FencedError):
+            store.commit(done(store, claim), 3.0)
+        again = claimed(store, run, 2.0).visit
+        assert (again.id, again.claims) == (claim.visit.id, claims)
+
+    # Runs that go on with the history of another one
+
+    def test_history_comes_back_as_it_was(self, store: Store) -> None:
+        before = started(store)
+        store.commit(done(store, claimed(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
+        store.commit(failed(store, claimed(store, before, 1.0)), 2.0)
+        ended(store, before, RunStatus.FAILED, 3.0)
+        run, first = new_run(store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local")
+        run = replace(run, resumed_from=before.id)
+        history = [replace(v, run_id=run.id) for v in store.saved(before.id)]
+        first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
+        store.create_run(run, first, history=history)
+        *past, now = store.visits(run.id)
+        assert [visit.step for visit in past] == ["a", "b"]
+        assert list(map(facts, store.saved(run.id, [v.id for v in history]))) == list(map(facts, history))
+        assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
+        assert current(store, run).live == 1
+        (event,) = store.events(run.id)
+        assert (event.type, event.payload) == ("workflow.started", {"playbook": "play", "resumed_from": before.id})
+
+    def test_history_is_not_walked_again(self, store: Store) -> None:
+        before = started(store)
+        store.commit(done(store, claimed(store, before)), 1.0)
+        run, first = new_run(store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local")
+        history = [replace(visit, run_id=run.id) for visit in store.saved(before.id) if visit.finished_at]
+        store.create_run(run, replace(first, step="c", id="first"), history=history)
+        visit = claimed(store, run, 5.0).visit
+        assert (visit.step, visit.id) == ("c", "first")
+        assert store.claim(run.id, LEASE, 5.0) is None

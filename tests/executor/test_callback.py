@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.errors import RejectedError
+from executor.records import NEVER, RunStatus
+from executor.stores.sqlite import SqliteStore
+from executor.waiting import hash_of
+from tests.plays import Play
+
+ASK = """
+    steps:
+    - name: ask
+      run:
+        - {action: file, append: done.txt, content: "before\\n"}
+        - {action: callback, as: answer, notify: {action: file, append: tokens.txt, content: "{{ callback.token }}\\n."}%s}
+      rule:
+        - {case: "{{ error.type == 'CallbackExpired' }}", run: [{action: set, set: {why: "{{ error.message }}"}}]}
+"""
+
+
+class Asked(Play):
+    """A run that has asked, and is waiting."""
+
+    @classmethod
+    def begun(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> Asked:
+        play = cls(store, text, input, folder=folder)
+        play.folder = folder
+        while play.walk_one():
+            pass
+        return play
+
+    folder: Path
+
+    @property
+    def tokens(self) -> list[str]:
+        return [token for token in self.folder.joinpath("tokens.txt").read_text().split("\n.") if token]
+
+    def answer(self, body: Any, token: str | None = None) -> None:
+        self.store.answer(hash_of(token or self.tokens[-1]), body, self.clock())
+
+    def refused(self, body: Any = None, token: str | None = None) -> str:
+        with pytest.raises(RejectedError) as found:
+            self.answer(body, token)
+        return found.value.reason
+
+
+Begin = Callable[..., Asked]
+
+
+@pytest.fixture
+def begin(store: SqliteStore, tmp_path: Path) -> Begin:
+    return lambda options="", **input: Asked.begun(store, tmp_path, ASK % options, **input)
+
+
+def test_the_answer_is_the_result(begin: Begin) -> None:
+    play = begin()
+    assert play.status is RunStatus.WAITING
+    play.answer({"yes": True})
+    assert play.finish().result == {"answer": {"yes": True}}
+    assert play.folder.joinpath("done.txt").read_text() == "before\n"
+
+
+@pytest.mark.parametrize("body", [None, False, "text", [1, 2], {"a": {"b": 1}}, 1.5])
+def test_an_answer_may_be_any_value(begin: Begin, body: Any) -> None:
+    play = begin()
+    play.answer(body)
+    assert play.finish().result == {"answer": body}
+
+
+def test_nothing_is_held_meanwhile(begin: Begin) -> None:
+    play = begin()
+    visit = play.visit("ask")
+    assert (visit.status, visit.due_at, visit.claims) == ("waiting", NEVER, 0)
+    waiting = next(event for event in play.events if event.type == "step.waiting")
+    assert waiting.payload == {"until": None, "actions": ["callback"]}
+
+
+def test_a_token_answers_once(begin: Begin) -> None:
+    play = begin()
+    play.answer({"yes": True})
+    play.answer({"yes": True})
+    assert play.refused({"yes": False}) == "answered_otherwise"
+    play.finish()
+    play.answer({"yes": True})
+    assert play.refused({"yes": False}) == "answered_otherwise"
+    assert play.result == {"answer": {"yes": True}}
+
+
+def test_only_the_hash_of_a_token_is_stored(begin: Begin, store: SqliteStore) -> None:
+    play = begin()
+    (token,) = play.tokens
+    assert len(token) >= 43
+    assert token.isalnum()
+    play.answer(1)
+    play.finish()
+    everything = "\n".join(store.file.connection().iterdump())
+    assert token not in everything
+    assert hash_of(token) in everything
+
+
+def test_an_unknown_token(begin: Begin) -> None:
+    assert begin().refused(token="x" * 43) == "unknown_token"
+
+
+def test_an_answer_that_is_too_large(begin: Begin) -> None:
+    play = begin()
+    assert play.refused("x" * (1024 * 1024)) == "too_large"
+    play.answer("x")
+    assert play.finish().result == {"answer": "x"}
+
+
+class TestExpiry:
+    def test_nobody_answers_in_time(self, begin: Begin) -> None:
+        play = begin(", timeout: 10s")
+        before = play.clock()
+        play.finish()
+        assert (play.result, play.clock() - before) == ({"why": "nobody answered in time"}, 10)
+        assert play.refused() == "closed"
+
+    def test_an_answer_that_comes_before_the_step_notices(self, begin: Begin) -> None:
+        play = begin(", timeout: 10s")
+        play.clock.pass_(11)
+        play.answer("late, and not too late")
+        assert play.finish().result == {"answer": "late, and not too late"}
+
+    def test_a_sign_of_life(self, begin: Begin) -> None:
+        play = begin(", timeout: 60s, heartbeat: 10s")
+        for _ in range(3):
+            play.clock.pass_(8)
+            play.store.hear(hash_of(play.tokens[0]), play.clock())
+            play.walk_one()
+        before = play.clock()
+        play.finish()
+        assert play.result == {"why": "nothing was heard from the other side for 10 seconds"}
+        assert play.clock() - before == 10
+        with pytest.raises(RejectedError, match="any more"):
+            play.store.hear(hash_of(play.tokens[0]), play.clock())
+
+    def test_signs_of_life_do_not_prolong_the_whole(self, begin: Begin) -> None:
+        play = begin(", timeout: 15s, heartbeat: 10s")
+        play.clock.pass_(8)
+        play.store.hear(hash_of(play.tokens[0]), play.clock())
+        assert play.finish().result == {"why": "nobody answered in time"}
+
+
+class TestEndings:
+    def test_a_cancelled_run_takes_no_answer(self, begin: Begin) -> None:
+        play = begin()
+        play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        play.finish()
+        assert play.refused() == "closed"
+
+    def test_a_run_that_goes_on_still_waits_for_the_same_answer(self, begin: Begin) -> None:
+        play = begin()
+        play.store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        play.finish()
+        play.resume()
+        play.answer(7)
+        assert play.finish().result == {"answer": 7}
+        assert len(play.tokens) == 1
+
+    def test_after_a_failure_it_asks_again(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = (ASK % ", timeout: 10s").partition("      rule:")[0]
+        play = Asked.begun(store, tmp_path, text).finish()
+        assert play.errors == ["CallbackExpired"]
+        play.resume()
+        while play.walk_one():
+            pass
+        assert isinstance(play, Asked)
+        first, second = play.tokens
+        assert play.refused(token=first) == "closed"
+        play.answer(7)
+        assert play.finish().result == {"answer": 7}
+        assert second != first
+        assert tmp_path.joinpath("done.txt").read_text() == "before\n"
+
+    def test_a_step_that_is_tried_again_asks_again(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = (ASK % ", timeout: 10s").replace(
+            "name: ask", "name: ask\n      retry: {attempts: 2, delay: 5s, jitter: false}"
+        )
+        play = Asked.begun(store, tmp_path, text)
+        before = play.clock()
+        play.finish()
+        assert (play.clock() - before, len(play.tokens)) == (25, 2)
+        assert tmp_path.joinpath("done.txt").read_text() == "before\n"
+
+
+class TestNotify:
+    def test_it_fails(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = ASK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
+        play = Asked.begun(store, tmp_path, text)
+        assert play.errors == ["FileError"]
+
+    def test_it_is_tried_again_with_a_token_that_works_as_well(self, store: SqliteStore, tmp_path: Path) -> None:
+        """The worker dies between asking and waiting: whoever was asked first may answer."""
+        play = Asked(store, ASK % "", {}, folder=tmp_path)
+        play.folder = tmp_path
+        claim = play.claim()
+        assert claim is not None
+        walker = play.walker()
+
+        class Dead(BaseException):
+            pass
+
+        def die(*_: Any) -> None:
+            raise Dead
+
+        broken = replace(walker, store=_Without(store, "commit", die))
+        with pytest.raises(Dead):
+            broken.walk(claim)
+        play.clock.pass_(60)
+        while play.walk_one():
+            pass
+        first, second = play.tokens
+        assert first != second
+        play.answer(1, first)
+        assert play.refused(2, second) == "answered_otherwise"
+        assert play.finish().result == {"answer": 1}
+
+    def test_the_address(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Asked(store, ASK.replace("callback.token", "callback.url") % "", {}, folder=tmp_path)
+        play.folder = tmp_path
+        claim = play.claim()
+        assert claim is not None
+        replace(play.walker(), public_url="https://x.test/").walk(claim)
+        (url,) = play.tokens
+        assert url.startswith("https://x.test/workflows/callbacks/")
+        play.answer(1, url.rpartition("/")[2])
+        assert play.finish().result == {"answer": 1}
+
+    def test_an_address_that_nobody_knows(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = Asked.begun(store, tmp_path, ASK.replace("callback.token", "callback.url") % "")
+        (error,) = play.run.errors
+        assert "NOETL_PUBLIC_URL" in error["message"]
+
+
+class TestMany:
+    def test_items_of_a_loop_wait_for_their_own_answers(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: ask
+              loop: {items: [a, b, c], concurrency: 3}
+              run:
+                - action: callback
+                  notify: {action: file, write: "{{ item }}.txt", content: "{{ callback.token }}"}
+                  as: answer
+              rule: [{case: default, run: [{action: set, set: {all: "{{ result.data }}"}}]}]
+        """
+        play = Asked.begun(store, tmp_path, text)
+        for name in "bca":
+            play.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
+            play.walk_one()
+        assert play.finish().result == {"all": ["A", "B", "C"]}
+
+    def test_an_answer_while_the_step_is_at_work(self, store: SqliteStore, tmp_path: Path) -> None:
+        """It answers before the step has paused: the pause is over at once."""
+        text = ASK.replace("append: tokens.txt", "write: tokens.txt") % ""
+        play = Asked(store, text, {}, folder=tmp_path)
+        play.folder = tmp_path
+
+        def commit(*args: Any) -> Any:
+            play.answer("quick")
+            return store.commit(*args)
+
+        claim = play.claim()
+        assert claim is not None
+        replace(play.walker(), store=_Without(store, "commit", commit)).walk(claim)
+        assert play.visit("ask").due_at == play.clock()
+        assert play.finish().result == {"answer": "quick"}
+
+
+class _Without:
+    """A store with another method in place of one of its own."""
+
+    def __init__(self, store: SqliteStore, name: str, method: Callable[..., Any]) -> None:
+        self._store = store
+        self._name = name
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        return self._method if name == self._name else getattr(self._store, name)

@@ -1,0 +1,280 @@
+"""Work that waits anywhere, and goes on from there without doing again what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.records import VisitStatus
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+
+def done(folder: Path) -> Counter[str]:
+    """How often each line was written."""
+    path = folder / "done.txt"
+    return Counter(path.read_text().splitlines()) if path.exists() else Counter()
+
+
+def play(store: SqliteStore, folder: Path, text: str, **input: Any) -> Play:
+    return Play(store, text.replace("NOTE", "action: file, append: done.txt, content"), input, folder=folder)
+
+
+def result(store: SqliteStore, folder: Path, text: str) -> Any:
+    finished = play(store, folder, text).finish()
+    assert finished.status == "succeeded", finished.run.errors
+    return finished.result
+
+
+class TestTasks:
+    TEXT = """
+        tasks:
+          inner: [{NOTE: "inner\\n"}, {action: wait, seconds: "{{ args.pause }}"}, {action: set, set: {b: "{{ args.pause }}"}}]
+          outer:
+            - {NOTE: "outer\\n"}
+            - {action: set, set: {pause: 1}}
+            - {task: inner, with: {pause: "{{ args.by }}"}}
+            - {action: set, set: {c: "{{ args.by + b }}"}}
+        steps:
+        - name: a
+          run: [{action: set, set: {pause: 5}}, {task: outer, if: "{{ pause == 5 }}", with: {by: "{{ pause }}"}}, {NOTE: "after\\n"}]
+    """
+
+    def test_a_task_goes_on_with_its_arguments(self, store: SqliteStore, tmp_path: Path) -> None:
+        """`if` and `with` are not read again: what they were read from has changed."""
+        assert result(store, tmp_path, self.TEXT) == {"pause": 1, "b": 5, "c": 10}
+        assert done(tmp_path) == {"outer": 1, "inner": 1, "after": 1}
+
+    def test_secrets_are_passed_on_by_reference(
+        self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NOETL_SECRET_KEY", "open sesame")
+        text = """
+            tasks:
+              ask: [{action: wait, seconds: 1}, {action: shell, command: "wc -c", stdin: "{{ args.keys[0].key }}", as: count}]
+            steps:
+            - {name: a, run: [{task: ask, with: {keys: [{key: "{{ secrets.KEY }}"}]}}]}
+        """
+        playing = play(store, tmp_path, text)
+        playing.walk_one()
+        assert "sesame" not in str(store.visits(playing.id))
+        assert playing.finish().result["count"]["stdout"].strip() == "11"
+
+
+class TestParallel:
+    TEXT = """
+        steps:
+        - name: a
+          parallel: true
+          run:
+            - {task: slow, as: slow}
+            - {action: set, set: {b: 2}}
+            - {action: wait, seconds: 5}
+            - {NOTE: "once\\n", as: file}
+          rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | length }}"}}]}]
+        tasks:
+          slow: [{NOTE: "begin\\n"}, {action: set, set: {a: 1}}, {action: wait, seconds: 9}, {action: set, set: {c: "{{ a + 2 }}"}}]
+    """
+
+    def test_what_is_done_stays_done(self, store: SqliteStore, tmp_path: Path) -> None:
+        found = result(store, tmp_path, self.TEXT)
+        assert (found["a"], found["b"], found["c"], found["all"]) == (1, 2, 3, 4)
+        assert done(tmp_path) == {"begin": 1, "once": 1}
+
+    def test_all_wait_at_once(self, store: SqliteStore, tmp_path: Path) -> None:
+        playing = play(store, tmp_path, self.TEXT)
+        before = playing.clock()
+        assert playing.finish().clock() - before == 9
+
+    def test_a_failure_does_not_wait_for_those_that_do(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - {name: a, parallel: true, run: [{action: wait, seconds: 60}, {action: fail, message: no}]}
+        """
+        playing = play(store, tmp_path, text)
+        before = playing.clock()
+        assert playing.finish().errors == ["Failed"]
+        assert playing.clock() == before
+
+
+class TestLoops:
+    STEP = """
+        steps:
+        - name: a
+          loop: {{items: [1, 2, 3, 4, 5], concurrency: {concurrency}{batch}}}
+          run:
+            - {{action: set, set: {{double: "{{{{ item * 2 }}}}"}}}}
+            - {{NOTE: "i{{{{ item }}}}\\n"}}
+            - {{action: wait, seconds: 10}}
+            - {{action: set, set: {{all: "{{{{ double + loop.index }}}}"}}}}
+          rule: [{{case: default, run: [{{action: set, set: {{found: "{{{{ result.data }}}}"}}}}]}}]
+    """
+
+    @pytest.mark.parametrize(
+        ("concurrency", "batch", "seconds"),
+        [(1, "", 50), (2, "", 30), (5, "", 10), (40, "", 10), (2, ", batch: 2", 30), (5, ", batch: 3", 20)],
+    )
+    def test_items_that_wait_are_at_work(
+        self, store: SqliteStore, tmp_path: Path, concurrency: int, batch: str, seconds: float
+    ) -> None:
+        """No more than `concurrency` are begun and not done."""
+        playing = play(store, tmp_path, self.STEP.format(concurrency=concurrency, batch=batch))
+        before = playing.clock()
+        found = playing.finish().result["found"]
+        assert found == [{"all": 3 * item} for item in (1, 2, 3, 4, 5)]
+        assert playing.clock() - before == seconds
+        assert done(tmp_path) == {f"i{n}": 1 for n in (1, 2, 3, 4, 5)}
+
+    @pytest.mark.parametrize("batch", ["", ", batch: 1", ", batch: 3", ", batch: 9"])
+    @pytest.mark.parametrize("seconds", [0, 5])
+    def test_loops_of_tasks_and_actions_in_batches(
+        self, store: SqliteStore, tmp_path: Path, batch: str, seconds: int
+    ) -> None:
+        text = f"""
+            tasks:
+              note: [{{NOTE: "i{{{{ args.i }}}}\\n"}}, {{action: wait, seconds: {seconds}}}, {{action: set, set: {{x: "{{{{ args.i + 1 }}}}"}}}}]
+            steps:
+            - name: a
+              run:
+                - {{task: note, with: {{i: "{{{{ item }}}}"}}, loop: {{items: "{{{{ range(4) | list }}}}"{batch}}}, as: notes}}
+                - {{action: set, set: {{y: "{{{{ n }}}}"}}, loop: {{items: [7, 8, 9], as: n{batch}}}, as: sets}}
+        """
+        assert result(store, tmp_path, text) == {
+            "notes": [{"x": i} for i in (1, 2, 3, 4)],
+            "sets": [{"y": i} for i in (7, 8, 9)],
+        }
+        assert done(tmp_path) == {f"i{n}": 1 for n in range(4)}
+
+    def test_batches_of_two_loops_at_once(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              parallel: true
+              run:
+                - {action: set, set: {y: "{{ item }}"}, loop: {items: [1, 2, 3], batch: 1}, as: a}
+                - {action: set, set: {y: "{{ item }}"}, loop: {items: [4, 5, 6, 7, 8], batch: 2}, as: b}
+        """
+        assert result(store, tmp_path, text) == {
+            "a": [{"y": i} for i in (1, 2, 3)],
+            "b": [{"y": i} for i in (4, 5, 6, 7, 8)],
+        }
+
+    def test_loops_in_loops(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            tasks:
+              inner:
+                - {action: wait, seconds: "{{ item }}", loop: {items: "{{ args.items }}", concurrency: 9}}
+                - {NOTE: "i{{ args.items[0] }}\\n"}
+                - {action: set, set: {last: "{{ args.items[0] }}"}}
+            steps:
+            - name: a
+              run: [{task: inner, with: {items: "{{ list }}"}, loop: {items: [[1, 2], [3, 4]], as: list, concurrency: 2}, as: all}]
+        """
+        playing = play(store, tmp_path, text)
+        before = playing.clock()
+        assert playing.finish().result == {"all": [{"last": 1}, {"last": 3}]}
+        assert playing.clock() - before == 4
+        assert done(tmp_path) == {"i1": 1, "i3": 1}
+
+    def test_a_failed_item_gives_up_those_that_wait(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [50, 0, 70], concurrency: 2}
+              run: [{action: wait, seconds: "{{ item }}"}, {action: fail, message: no}]
+        """
+        playing = play(store, tmp_path, text)
+        before = playing.clock()
+        assert playing.finish().errors == ["Failed"]
+        assert playing.clock() == before
+
+    def test_what_fails_later_is_counted(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [3, 1, 2], concurrency: 3, on_error: continue}
+              run: [{action: wait, seconds: "{{ item }}"}, {action: fail, message: no, if: "{{ item == 1 }}"}, {action: set, set: {x: "{{ item }}"}}]
+              rule: [{case: default, run: [{action: set, set: {found: "{{ result.data }}"}}]}]
+        """
+        assert result(store, tmp_path, text)["found"] == [{"x": 3}, None, {"x": 2}]
+
+
+class TestCases:
+    TEXT = """
+        steps:
+        - name: a
+          run: [{NOTE: "run\\n"}, {action: set, set: {x: 1}}]
+          rule:
+            - case: "{{ result.data.x == 1 }}"
+              run:
+                - {NOTE: "case\\n"}
+                - {action: set, set: {y: "{{ result.data.x + 1 }}"}}
+                - {action: wait, seconds: 5}
+                - {action: set, set: {z: "{{ x + y + result.data.x }}"}}
+            - {case: default, run: [{NOTE: "never\\n"}]}
+    """
+
+    def test_in_place_work_goes_on(self, store: SqliteStore, tmp_path: Path) -> None:
+        assert result(store, tmp_path, self.TEXT) == {"x": 1, "y": 2, "z": 4}
+        assert done(tmp_path) == {"run": 1, "case": 1}
+
+    def test_in_place_work_after_a_failure(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{action: fail, message: no, type: Odd}]
+              rule: [{case: error, run: [{action: wait, seconds: 5}, {action: set, set: {why: "{{ error.type }}"}}]}]
+        """
+        playing = play(store, tmp_path, text).finish()
+        assert (playing.status, playing.result) == ("succeeded", {"why": "Odd"})
+        assert playing.visit("a").status is VisitStatus.FAILED
+
+    def test_in_place_work_that_fails_later(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              run: [{NOTE: "run\\n"}]
+              rule: [{case: default, run: [{action: wait, seconds: 5}, {action: fail, message: no, if: "{{ input.bad }}"}]}]
+        """
+        playing = play(store, tmp_path, text, bad=True).finish()
+        assert playing.errors == ["Failed"]
+        assert playing.resume(bad=False).finish().status == "succeeded"
+        assert done(tmp_path) == {"run": 1}
+
+
+class TestRetries:
+    def test_a_step_is_tried_again_from_its_last_pause(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            tasks:
+              ask: [{NOTE: "before\\n"}, {action: wait, seconds: 5}, {NOTE: "behind\\n"}, {action: shell, command: exit 1, if: "{{ step.attempt < 3 }}"}]
+            steps:
+            - {name: a, retry: {attempts: 3, delay: 1s, jitter: false}, run: [{task: ask}]}
+        """
+        assert play(store, tmp_path, text).finish().status == "succeeded"
+        assert done(tmp_path) == {"before": 1, "behind": 3}
+
+    def test_an_action_is_tried_again(self, store: SqliteStore, tmp_path: Path) -> None:
+        """Its attempts go on where they were, and not from the first."""
+        text = """
+            steps:
+            - {name: a, run: [{action: callback, timeout: 10s, retry: {attempts: 3, delay: 0s}, notify: {NOTE: "asked\\n"}}]}
+        """
+        playing = play(store, tmp_path, text)
+        before = playing.clock()
+        assert playing.finish().errors == ["CallbackExpired"]
+        assert playing.clock() - before == 30
+        assert done(tmp_path) == {"asked": 3}
+
+    def test_rounds_begin_anew(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            variables: {n: 0}
+            steps:
+            - name: a
+              repeat: {until: "{{ n == 3 }}", every: 1s, max: 5}
+              run: [{NOTE: "begin\\n"}, {action: wait, seconds: 1, loop: {items: [1, 2], batch: 1}}, {action: set, set: {n: "{{ n + 1 }}"}}]
+        """
+        assert result(store, tmp_path, text)["n"] == 3
+        assert done(tmp_path) == {"begin": 3}

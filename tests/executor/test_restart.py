@@ -1,0 +1,146 @@
+"""A new run that begins at a step of another run and knows what that one knew there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.errors import RejectedError
+from executor.start import restarted
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+CHAIN = """
+    output: {all: "{{ [a, b, c] }}", seen: "{{ steps.one.result.a }}"}
+    steps:
+    - {name: one, run: [{action: set, set: {a: "{{ input.start }}"}}], rule: [{case: default, run: [two]}]}
+    - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}], rule: [{case: default, run: [three]}]}
+    - {name: three, run: [{action: fail, message: no, if: "{{ input.bad }}"}, {action: set, set: {c: "{{ a + b + steps.two.visits }}"}}]}
+"""
+
+
+def started_from(play: Play, step: str, **given: Any) -> Play:
+    """The run that begins at a step of this one."""
+    store = play.store
+    visits = store.saved(play.id)
+    run, first, history = restarted(play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock())
+    store.create_run(run, first, history=history)
+    again = object.__new__(Play)
+    again.store, again.plan, again.clock, again.capabilities = store, play.plan, play.clock, play.capabilities
+    again.id, again.tenant, again.queue = run.id, run.tenant, run.queue
+    return again
+
+
+def test_it_knows_what_was_known_there(store: SqliteStore) -> None:
+    play = Play(store, CHAIN, {"start": 1, "bad": True}).finish()
+    again = started_from(play, "three", bad=False).finish()
+    assert (again.status, again.result) == ("succeeded", {"all": [1, 2, 4], "seen": 1})
+    assert (again.run.resumed_from, again.id != play.id) == (play.id, True)
+    assert again.events[0].payload == {"playbook": "play", "resumed_from": play.id}
+    assert [e.step for e in again.events if e.type == "step.started"] == ["three"]
+    assert play.run.status == "failed"
+
+
+def test_what_came_behind_is_forgotten(store: SqliteStore) -> None:
+    play = Play(store, CHAIN, {"start": 1, "bad": False}).finish()
+    again = started_from(play, "two", start=5).finish()
+    assert again.result == {"all": [1, 2, 4], "seen": 1}
+    assert [visit.step for visit in again.visits] == ["one", "two", "three"]
+
+
+def test_from_the_beginning(store: SqliteStore) -> None:
+    play = Play(store, CHAIN, {"start": 1, "bad": False}).finish()
+    assert started_from(play, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
+
+
+def test_from_a_step_that_was_not_reached(store: SqliteStore) -> None:
+    text = """
+        steps:
+        - {name: one, run: [{action: set, set: {a: 1}}], rule: [{case: "{{ input.x }}", run: [two]}]}
+        - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}]}
+    """
+    play = Play(store, text, {"x": False}).finish()
+    assert started_from(play, "two").finish().result == {"a": 1, "b": 2}
+
+
+def test_it_can_be_resumed_itself(store: SqliteStore, tmp_path: Path) -> None:
+    play = Play(store, CHAIN, {"start": 1, "bad": True}).finish()
+    again = started_from(play, "three").finish()
+    assert again.errors == ["Failed"]
+    assert again.resume(bad=False).finish().result["all"] == [1, 2, 4]
+
+
+def test_visits_are_counted_anew(store: SqliteStore) -> None:
+    text = """
+        variables: {n: 0}
+        steps:
+        - {name: top, run: [{action: set, set: {n: "{{ n + 1 }}"}}], rule: [{case: default, run: [fork]}]}
+        - {name: fork, rule: [{case: default, run: [left, right]}]}
+        - {name: left, rule: [{case: default, run: [meet]}]}
+        - {name: right, rule: [{case: default, run: [meet]}]}
+        - {name: meet, max_visits: 3, rule: [{case: default, run: [top]}, {case: error, run: []}]}
+    """
+    play = Play(store, text).finish()
+    again = started_from(play, "top").finish()
+    assert (play.result, again.result) == ({"n": 4}, {"n": 7})
+
+
+@pytest.mark.parametrize("step", ["left", "right"])
+def test_not_from_a_branch_beside_others(store: SqliteStore, step: str) -> None:
+    text = """
+        steps:
+        - {name: fork, rule: [{case: default, run: [left, right]}]}
+        - {name: left, rule: [{case: default, run: [meet]}]}
+        - {name: right, rule: [{case: default, run: [meet]}]}
+        - {name: meet, run: [{action: log, message: met}]}
+    """
+    play = Play(store, text).finish()
+    with pytest.raises(RejectedError, match="`meet`") as found:
+        started_from(play, step)
+    assert found.value.reason == "inside_region"
+    assert started_from(play, "meet").finish().steps == {"fork": 1, "left": 1, "right": 1, "meet": 1}
+    assert started_from(play, "fork").finish().status == "succeeded"
+
+
+def test_not_from_a_run_that_has_not_ended(store: SqliteStore) -> None:
+    with pytest.raises(RejectedError) as found:
+        started_from(Play(store, CHAIN, {"start": 1, "bad": True}), "two")
+    assert found.value.reason == "not_ended"
+
+
+def test_failures_that_ended_branches_are_over(store: SqliteStore) -> None:
+    text = """
+        on_error: continue
+        steps:
+        - {name: one, rule: [{case: default, run: [bad, good]}]}
+        - {name: bad, run: [{action: fail, message: no}]}
+        - {name: good, run: [{action: set, set: {a: 1}}], rule: [{case: default, run: [end]}]}
+        - {name: end, run: [{action: set, set: {b: "{{ a }}"}}]}
+    """
+    play = Play(store, text).finish()
+    assert play.status == "completed_with_errors"
+    again = started_from(play, "end").finish()
+    assert (again.status, again.result) == ("succeeded", {"a": 1, "b": 1})
+
+
+def test_not_from_the_step_that_runs_last(store: SqliteStore) -> None:
+    text = """
+        finally: last
+        steps: [{name: a, run: [{action: set, set: {x: {}}}]}, {name: last, run: [{action: log, message: x}]}]
+    """
+    play = Play(store, text).finish()
+    with pytest.raises(RejectedError, match="runs last") as found:
+        started_from(play, "last")
+    assert found.value.reason == "unknown_step"
+
+
+def test_empty_results_are_remembered(store: SqliteStore) -> None:
+    text = """
+        steps:
+        - {name: a, run: [{action: set, set: {}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: set, set: {x: "{{ steps.a.result }}"}}]}
+    """
+    play = Play(store, text).finish()
+    assert started_from(play, "b").finish().result == play.result == {"x": {}}

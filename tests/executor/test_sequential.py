@@ -1,0 +1,164 @@
+"""`mode: sequential`: branches one after another, depth first, in the order written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from executor.records import RunStatus
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Clock, Play
+
+TREE = """
+    mode: sequential
+    variables: {seen: []}
+    steps:
+    - {name: a, run: [NOTE], rule: [{case: default, run: [b, c, d]}]}
+    - {name: b, run: [NOTE], rule: [{case: default, run: [e, f]}]}
+    - {name: c, run: [NOTE], rule: [{case: default, run: [g]}]}
+    - {name: d, run: [NOTE]}
+    - {name: e, run: [NOTE]}
+    - {name: f, run: [NOTE]}
+    - {name: g, run: [NOTE]}
+"""
+NOTE = """{action: set, set: {seen: "{{ seen + [step.name] }}"}}"""
+
+
+def play(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> Play:
+    return Play(store, text.replace("NOTE", NOTE), input)
+
+
+def order(play: Play) -> list[str]:
+    """The steps in the order in which they ended."""
+    return [e.step or "" for e in play.events if e.type in ("step.completed", "step.failed")]
+
+
+def test_depth_first_in_the_order_written(store: SqliteStore) -> None:
+    playing = play(store, TREE).finish()
+    assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
+    assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
+
+
+def test_one_at_a_time(store: SqliteStore) -> None:
+    playing = play(store, TREE)
+    while not playing.status.is_final:
+        claim = playing.claim()
+        assert claim is not None
+        assert playing.claim("other") is None
+        replace(playing.walker(), goes_on=lambda: False).walk(claim)
+    assert playing.status is RunStatus.SUCCEEDED
+
+
+def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
+    playing = play(store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}"))
+    while playing.walk_one():
+        pass
+    assert (order(playing), playing.status) == (["a", "b"], "waiting")
+    assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
+
+
+def test_a_branch_that_is_tried_again_holds_the_next(store: SqliteStore) -> None:
+    flaky = """{name: e, retry: {attempts: 2, delay: 60s}, run: [{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}, NOTE]}"""
+    playing = play(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
+    while playing.walk_one():
+        pass
+    assert order(playing) == ["a", "b"]
+    assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
+
+
+JOIN = """
+    mode: sequential
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c, d]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [j]}]}
+    - {name: c, run: [{action: set, set: {y: "{{ x + 1 }}"}}], rule: [{case: default, run: [j]}]}
+    - {name: d, run: [{action: set, set: {z: "{{ total }}"}}]}
+    - {name: j, run: [{action: set, set: {total: "{{ x + y }}"}}], rule: [{case: default, run: [k]}]}
+    - {name: k, run: [{action: set, set: {total: "{{ total + 1 }}"}}]}
+"""
+
+
+def test_a_fired_join_goes_first(store: SqliteStore) -> None:
+    """It fires when `c` arrives, and it and all behind it go before `d`, which was forked off earlier."""
+    playing = play(store, JOIN).finish()
+    assert order(playing) == ["a", "b", "c", "j", "k", "d"]
+    assert playing.result == {"x": 1, "y": 2, "total": 4, "z": 4}
+
+
+def test_a_later_branch_sees_what_earlier_ones_saved(store: SqliteStore) -> None:
+    """Also what no step on the way reads, and how the steps went."""
+    text = """
+        mode: sequential
+        on_error: continue
+        steps:
+        - {name: a, run: [{action: set, set: {x: 0}}], rule: [{case: default, run: [b, c, d]}]}
+        - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b2]}]}
+        - {name: b2, run: [{action: set, set: {unseen: 2}}]}
+        - {name: c, run: [{action: set, set: {x: 5}}, {action: fail, message: no}]}
+        - {name: d, run: [{action: set, set: {y: "{{ [x, unseen, steps.b2.status, steps.c.error.message] }}"}}]}
+    """
+    assert play(store, text).finish().result == {"x": 1, "unseen": 2, "y": [1, 2, "succeeded", "no"]}
+
+
+def test_a_cycle(store: SqliteStore) -> None:
+    text = """
+        mode: sequential
+        variables: {seen: []}
+        steps:
+        - {name: a, max_visits: 2, run: [NOTE], rule: [{case: error, run: [e]}, {case: default, run: [b, c]}]}
+        - {name: b, run: [NOTE], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [NOTE], rule: [{case: default, run: [d]}]}
+        - {name: d, run: [NOTE], rule: [{case: default, run: [a]}]}
+        - {name: e, run: [NOTE]}
+    """
+    assert play(store, text).finish().result == {"seen": [*"abcdabcde"]}
+
+
+class TestEndings:
+    def test_a_failure_ends_the_run(self, store: SqliteStore) -> None:
+        playing = play(store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}"))
+        assert playing.finish().errors == ["Failed"]
+        assert order(playing) == ["a", "b", "e", "f"]
+
+    @pytest.mark.parametrize("step", "abefcgd")
+    def test_a_failed_run_goes_on_where_it_failed(self, store: SqliteStore, step: str) -> None:
+        fail = '{action: fail, message: no, if: "{{ input.bad == step.name }}"}'
+        playing = play(store, TREE.replace("NOTE", f"{fail}, NOTE"), {"bad": step}).finish()
+        assert playing.errors == ["Failed"]
+        playing.resume(bad="").finish()
+        assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
+
+    @pytest.mark.parametrize("walked", range(7))
+    def test_a_cancelled_run_goes_on_in_line(self, store: SqliteStore, walked: int) -> None:
+        playing = play(store, TREE)
+        for _ in range(walked):
+            playing.walk_one()
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        playing.finish().resume().finish()
+        assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
+        assert order(playing) == ["a", "b", "e", "f", "c", "g", "d"]
+
+    def test_one_that_waited_still_holds_the_next(self, store: SqliteStore) -> None:
+        text = TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
+        playing = Play(store, text.replace("NOTE", NOTE), clock=Clock(0.0))
+        while playing.walk_one():
+            pass
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        playing.finish().resume()
+        while playing.walk_one():
+            pass
+        assert (order(playing), playing.status) == (["a", "b"], "waiting")
+        playing.finish()
+        assert (order(playing), playing.clock()) == (["a", "b", "e", "f", "c", "g", "d"], 60.0)
+
+    def test_branches_that_failed_go_again_in_line(self, store: SqliteStore) -> None:
+        fail = '{action: fail, message: no, if: "{{ input.bad }}"}'
+        text = TREE.replace("mode:", "on_error: continue\n    mode:").replace("NOTE", f"{fail}, NOTE", 99)
+        text = text.replace("{name: a, run: [" + f"{fail}, NOTE]", "{name: a, run: [NOTE]")
+        playing = play(store, text, {"bad": True}).finish()
+        assert order(playing) == ["a", "b", "c", "d"]
+        playing.resume(bad=False).finish()
+        assert sorted(playing.result["seen"]) == ["a", "b", "c", "d", "e", "f", "g"]
+        assert order(playing)[4:] == ["b", "e", "f", "c", "g", "d"]

@@ -1,0 +1,240 @@
+"""Runs that other runs start, with `workflow`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from executor.records import Playbook, Run, RunStatus
+from executor.stores.sqlite import SqliteStore
+from executor.waiting import MAX_DEPTH
+from tests.plays import Play, compiled
+
+CHILD = """
+    name: child
+    input: {n: integer}
+    steps:
+    - name: work
+      run: [{action: wait, seconds: "{{ n }}"}, {action: fail, if: "{{ n == 7 }}", message: seven}, {action: set, set: {twice: "{{ n * 2 }}"}}]
+    output: {twice: "{{ twice }}"}
+"""
+PARENT = """
+    steps:
+    - name: call
+      run: [{action: workflow, playbook: child, input: {n: "{{ input.n }}"}, as: found%s}]
+      rule: [{case: "{{ result.success }}", run: [after]}%s]
+    - {name: after, run: [{action: set, set: {done: true}}]}
+"""
+
+
+def register(store: SqliteStore, text: str, version: str | None = None) -> Playbook:
+    plan = compiled(text)
+    store.save_plan(plan)
+    return store.register(Playbook("default", plan.header.name, version, plan.hash, 0.0))
+
+
+def play(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> Play:
+    return Play(store, text, input)
+
+
+def children(playing: Play) -> list[Run]:
+    return [run for run in playing.store.runs("default")[0] if run.id != playing.id]
+
+
+@pytest.fixture(autouse=True)
+def child(store: SqliteStore) -> None:
+    register(store, CHILD)
+
+
+def walked(playing: Play) -> Play:
+    """The run, when nothing is due at this moment."""
+    while playing.walk_one(chained=True):
+        pass
+    return playing
+
+
+class TestResults:
+    def test_the_result_of_the_other_run(self, store: SqliteStore) -> None:
+        playing = play(store, n=5).finish()
+        assert playing.result == {"found": {"twice": 10}, "done": True}
+        (child,) = children(playing)
+        assert (child.playbook, child.depth, child.queue, child.status) == ("child", 1, playing.queue, "succeeded")
+        assert child.parent is not None
+        assert child.parent.run_id == playing.id
+
+    def test_both_wait(self, store: SqliteStore) -> None:
+        playing = walked(play(store, n=5))
+        assert playing.status is RunStatus.WAITING
+        assert [child.status for child in children(playing)] == ["waiting"]
+
+    def test_a_failure_is_passed_up(self, store: SqliteStore) -> None:
+        playing = play(store, n=7).finish()
+        (error,) = playing.run.errors
+        (child,) = children(playing)
+        assert error["type"] == "WorkflowFailed"
+        assert error["message"] == f"run {child.id} of `child` failed: Failed: seven"
+        details = error["details"]
+        assert (details["workflow_id"], details["status"], details["result"]) == (child.id, "failed", None)
+        assert details["error"]["message"] == "seven"
+
+    def test_a_failure_is_handled(self, store: SqliteStore) -> None:
+        handled = ', {case: error, run: [{action: set, set: {why: "{{ error.details.error.message }}"}}]}'
+        assert play(store, PARENT % ("", handled), n=7).finish().result == {"why": "seven"}
+
+    def test_tried_again_it_is_another_run(self, store: SqliteStore) -> None:
+        playing = play(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()
+        assert playing.errors == ["WorkflowFailed"]
+        assert [child.resumes for child in children(playing)] == [0, 0, 0]
+
+    def test_a_step_that_is_tried_again_goes_on_with_the_run(self, store: SqliteStore) -> None:
+        text = (PARENT % ("", "")).replace("name: call", "name: call\n      retry: {attempts: 3, delay: 1s}")
+        playing = play(store, text, n=7).finish()
+        assert playing.errors == ["WorkflowFailed"]
+        assert [child.resumes for child in children(playing)] == [2]
+
+    def test_many_at_once(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: call
+              loop: {items: [1, 2, 3, 4], concurrency: 2}
+              run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}, as: found}]
+              rule: [{case: default, run: [{action: set, set: {all: "{{ result.data | map(attribute='twice') | list }}"}}]}]
+        """
+        playing = play(store, text)
+        before = playing.clock()
+        assert playing.finish().result == {"all": [2, 4, 6, 8]}
+        assert playing.clock() - before == 6
+
+
+class TestStarts:
+    def test_an_unknown_playbook(self, store: SqliteStore) -> None:
+        (error,) = play(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
+        assert (error["type"], error["message"]) == ("ParameterError", "there is no playbook `other`")
+
+    def test_input_that_does_not_fit(self, store: SqliteStore) -> None:
+        (error,) = play(store, n="five").finish().run.errors
+        assert error["type"] == "ParameterError"
+        assert error["message"] == "`child` cannot be started: input `n` must be integer, and is text"
+
+    def test_a_version(self, store: SqliteStore) -> None:
+        register(store, CHILD.replace("n * 2", "n * 3"), "b")
+        pinned = PARENT % (', version: "1"', "")
+        assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
+        assert play(store, n=1).finish().result["found"] == {"twice": 3}
+        (error,) = play(store, PARENT % (", version: c", ""), n=1).finish().run.errors
+        assert error["message"] == "there is no playbook version c of `child`"
+
+    def test_it_is_looked_up_once(self, store: SqliteStore) -> None:
+        """A run goes on with the version it began, whatever is registered meanwhile."""
+        playing = walked(play(store, n=5))
+        register(store, CHILD.replace("n * 2", "n * 3"), "b")
+        assert playing.finish().result["found"] == {"twice": 10}
+
+    def test_runs_do_not_start_each_other_without_end(self, store: SqliteStore) -> None:
+        register(store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]")
+        playing = play(store, "name: first\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]").finish()
+        assert playing.errors == ["WorkflowFailed"]
+        assert max(child.depth for child in children(playing)) == MAX_DEPTH
+        deepest = next(child for child in children(playing) if child.depth == MAX_DEPTH)
+        assert [error["type"] for error in deepest.errors] == ["LimitExceeded"]
+
+    def test_detached_it_goes_on_by_itself(self, store: SqliteStore) -> None:
+        playing = play(store, PARENT % (", detach: true", ""), n=5)
+        before = playing.clock()
+        playing.finish()
+        (child,) = children(playing)
+        assert playing.result == {"found": {"workflow_id": child.id}, "done": True}
+        assert (playing.clock(), child.status, child.parent) == (before, "queued", None)
+        while (due := store.next_due(playing.queue)) is not None:
+            playing.clock.now = max(due, playing.clock())
+            playing.walk_one()
+        assert children(playing)[0].status is RunStatus.SUCCEEDED
+
+    def test_started_twice_it_is_one_run(self, store: SqliteStore) -> None:
+        """The worker dies between the start and its commit."""
+        playing = play(store, n=5)
+        claim = playing.claim()
+        assert claim is not None
+        walker = playing.walker()
+        store.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
+        walker.walk(claim)
+        assert len(children(playing)) == 1
+        assert playing.finish().result["found"] == {"twice": 10}
+        assert len(children(playing)) == 1
+
+
+class TestEndings:
+    def test_out_of_time_it_is_cancelled(self, store: SqliteStore) -> None:
+        playing = play(store, PARENT % (", timeout: 3s", ""), n=5)
+        before = playing.clock()
+        assert playing.finish().errors == ["Timeout"]
+        assert playing.clock() - before == 3
+        walked(playing)
+        assert [child.status for child in children(playing)] == ["cancelled"]
+
+    def test_cancelling_is_passed_down(self, store: SqliteStore) -> None:
+        register(store, (PARENT % ("", "")).replace("steps:", "name: middle\n    steps:", 1))
+        playing = walked(play(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5))
+        assert len(children(playing)) == 2
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        walked(playing)
+        assert [run.status for run in store.runs("default")[0]] == ["cancelled"] * 3
+
+    def test_resuming_is_passed_down(self, store: SqliteStore) -> None:
+        playing = walked(play(store, n=5))
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        walked(playing).resume()
+        assert playing.finish().result["found"] == {"twice": 10}
+        assert [child.resumes for child in children(playing)] == [1]
+
+    def test_a_failed_run_is_gone_on_with(self, store: SqliteStore, tmp_path: Path) -> None:
+        register(
+            store,
+            """
+            name: flaky
+            steps:
+            - {name: a, run: [{action: file, append: done.txt, content: "a"}], rule: [{case: default, run: [b]}]}
+            - {name: b, run: [{action: file, read: there.txt, as: text}]}
+        """,
+        )
+        text = "steps: [{name: a, run: [{action: workflow, playbook: flaky, as: found}]}]"
+        playing = Play(store, text, folder=tmp_path).finish()
+        assert playing.errors == ["WorkflowFailed"]
+        (tmp_path / "there.txt").write_text("now")
+        assert playing.resume().finish().result == {"found": {"text": "now"}}
+        assert (tmp_path / "done.txt").read_text() == "a"
+
+    def test_a_failing_sibling_cancels_it(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - {name: a, rule: [{case: default, run: [call, bad]}]}
+            - {name: call, run: [{action: workflow, playbook: child, input: {n: 50}}]}
+            - {name: bad, run: [{action: wait, seconds: 1}, {action: fail, message: no}]}
+        """
+        playing = play(store, text).finish()
+        assert playing.errors == ["Failed"]
+        walked(playing)
+        assert [child.status for child in children(playing)] == ["cancelled"]
+
+    def test_the_step_that_runs_last_may_start_one(self, store: SqliteStore) -> None:
+        text = """
+            finally: last
+            steps:
+            - {name: a, run: [{action: wait, seconds: 60}]}
+            - {name: last, run: [{action: workflow, playbook: child, input: {n: 3}, as: found}]}
+        """
+        playing = walked(play(store, text))
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        walked(playing)
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        assert playing.finish().status is RunStatus.CANCELLED
+        assert [child.status for child in children(playing)] == ["succeeded"]
+
+    def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
+        playing = play(store, "timeout: 2s\n" + dedent(PARENT % ("", "")), n=5).finish()
+        assert playing.status is RunStatus.TIMED_OUT
+        walked(playing)
+        assert [child.status for child in children(playing)] == ["cancelled"]
