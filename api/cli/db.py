@@ -1,0 +1,29 @@
+"""`noetl db …`"""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from api.cli.console import RefusalError, say
+from api.cli.stores import StoreOption
+
+app = typer.Typer(help="Look after the database of a store.")
+
+
+@app.callback()
+def _group() -> None:
+    """A group of one command would be that command without this."""
+
+
+@app.command("upgrade", epilog="Example: noetl db upgrade --store postgresql://localhost/noetl")
+def upgrade_database(store: StoreOption = None) -> None:
+    """Bring the schema of a store in Postgres up to date. Runs may be at work meanwhile; doing it again changes nothing."""
+    from infra import migrations
+
+    url = store or os.environ.get("NOETL_STORE") or ""
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise RefusalError("a store in Postgres is upgraded: --store postgresql://HOST/DATABASE, or NOETL_STORE")
+    applied = migrations.upgrade(url)
+    say(f"applied migration {', '.join(map(str, applied))}" if applied else "the schema is up to date")

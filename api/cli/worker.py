@@ -1,0 +1,50 @@
+"""`noetl worker`"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from api.cli.console import say
+from api.cli.logs import log_as_json_lines
+from api.cli.stores import StoreOption, opened
+
+DRAIN_SECONDS = 20.0
+
+
+def worker(
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1000, help="How many steps at once. Else NOETL_WORKERS.")
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Walk the runs of a service that shares this store, until asked to end (SIGTERM, Ctrl-C).
+
+    Any number of workers may share a store in Postgres, join and leave. One that is asked to end finishes the steps at work,
+    for 20 seconds; what is left then, others begin anew.
+    """
+    from executor.capabilities import for_service
+    from executor.worker import Worker, lease_seconds, public_url, thread_count
+
+    capabilities = for_service(os.environ)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with opened(store) as opened_store:
+        log_as_json_lines()
+        walking = Worker(
+            opened_store,
+            capabilities=capabilities,
+            threads=threads or thread_count(),
+            lease=lease_seconds(),
+            public_url=public_url(),
+        )
+        walking.start()
+        say("working")
+        ended.wait()
+        say("finishing the steps at work")
+        walking.stop(timeout_seconds=DRAIN_SECONDS)

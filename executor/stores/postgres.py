@@ -1,0 +1,123 @@
+"""Runs in Postgres, for any number of workers on any number of machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from executor.records import Branch, Commit, Lease, Visit, VisitStatus
+from executor.stores.postgres_database import PostgresDatabase
+from executor.stores.rows import events_to_text, to_text, to_text_or_null
+from executor.stores.sql_branches import started
+from executor.stores.sql_store import SqlStore, texts_of
+
+_STEP = """
+    with run as (
+        update runs set seq = seq + 1 where id = ? and stop is null returning seq, queue
+    ), done as (
+        update visits set status = ?, finished_at = ?, saved = ?, result = ?, "case" = ?, error = ?, failure = ?
+        where run_id = ? and id = ? and fence = ? and status = 'running' and exists (select 1 from run)
+        returning id
+    ), entered as (
+        insert into visits (run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at,
+            started_at, piece_at)
+        select ?, ?, ?, queue, ?, seq << 12, ?, ?, 1, ?, ?, ?, ?, ?, ? from run where exists (select 1 from done)
+        returning id
+    ), past as (
+        insert into history select ?, seq, ? from run where exists (select 1 from done)
+    )
+    select count(*) as entered from entered
+"""
+"""A step of a chain: its outcome, the visit that follows and the history, in one statement, which is a transaction."""
+
+
+class PostgresStore(SqlStore):
+    """The store in the database that a libpq URI leads to.
+
+    Raises:
+        StoreError: it cannot be reached, or its schema is not up to date.
+    """
+
+    has_tag = "tags::jsonb @> to_jsonb(?::text)"
+
+    def __init__(self, uri: str) -> None:
+        self.postgres = PostgresDatabase(uri)
+        super().__init__(self.postgres)
+        self._goes_in_turns = lru_cache(maxsize=4096)(self._read_whether_in_turns)
+        self.postgres.listen(self._hear)
+
+    def _hear(self) -> None:
+        self.work.announce()
+        self.changes.announce()
+
+    def announce(self, pieces: int | None = None) -> None:
+        super().announce(pieces)
+        if pieces != 0:
+            self.postgres.notify()
+
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+        if (branch := self._next_in_chain(commit)) is not None:
+            following = _following(commit, branch, now, claim_for)
+            if self._step_on(commit, following, claim_for):
+                return following if claim_for is not None else None
+        return super().commit(commit, now, claim_for)
+
+    def _next_in_chain(self, commit: Commit) -> Branch | None:
+        """The branch that a step hands on when nothing else comes of it."""
+        visit = commit.visit
+        is_plain = visit.finished_at is not None and visit.progress is None and commit.stop is None and not commit.last
+        if not is_plain or commit.live or len(commit.branches) != 1 or commit.branches_change or commit.failed_branches:
+            return None
+        (branch,) = commit.branches
+        is_alone = not (branch.joins or branch.counted or branch.is_absorbed)
+        return branch if is_alone and not self._goes_in_turns(visit.run_id) else None
+
+    def _read_whether_in_turns(self, run_id: str) -> bool:
+        """Whether the branches of a run go one after another."""
+        row = self.postgres.one("select plan_hash from runs where id = ?", run_id)
+        return self.plan_header(row["plan_hash"]).sequential
+
+    def _step_on(self, commit: Commit, following: Visit, claim_for: Lease | None) -> bool:
+        """Whether the commit could be made so: the run is not stopping, and the claim is held."""
+        visit = commit.visit
+        saved, result, _, _ = texts_of(commit)
+        events = [*commit.events, *([started(following)] if claim_for is not None else [])]
+        values = (
+            visit.run_id,
+            visit.status, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
+            visit.run_id, visit.id, visit.fence,
+            following.run_id, following.id, following.step, following.status, following.clock,
+            to_text(following.names), following.claims, following.fence, following.worker, following.due_at,
+            following.started_at, following.piece_at,
+            visit.run_id, events_to_text(events),
+        )  # fmt: skip
+        if not self.postgres.one(_STEP, *values)["entered"]:
+            return False
+        self.changes.announce()
+        self.announce(0 if claim_for is not None else 1)
+        return True
+
+
+def _following(commit: Commit, branch: Branch, now: float, claim_for: Lease | None) -> Visit:
+    """The visit that the branch makes, claimed when someone wants it."""
+    visit = Visit(
+        branch.id,
+        commit.visit.run_id,
+        branch.step,
+        VisitStatus.READY,
+        branch.clock,
+        branch.names,
+        due_at=now,
+    )
+    if claim_for is None:
+        return visit
+    return replace(
+        visit,
+        status=VisitStatus.RUNNING,
+        claims=1,
+        fence=1,
+        worker=claim_for.worker,
+        due_at=now + claim_for.seconds,
+        started_at=now,
+        piece_at=now,
+    )

@@ -1,0 +1,49 @@
+"""The schema of a store in Postgres: numbered migrations, and what applies them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+
+from executor.errors import StoreError
+
+FOLDER = Path(__file__).parent / "postgres"
+CONNECT_SECONDS = 10
+_APPLIED = """
+    create table if not exists noetl_migrations
+        (number integer primary key, applied_at timestamptz not null default now())
+"""
+_LOCK = 7_304_905_021
+"""The advisory lock of those who upgrade."""
+
+
+def migrations() -> list[str]:
+    """The texts of all migrations, in order: the number of each is its place, from 1."""
+    return [path.read_text("utf-8") for path in sorted(FOLDER.glob("*.sql"))]
+
+
+def upgrade(uri: str) -> list[int]:
+    """Bring the schema up to date, all of it or nothing; the numbers of the migrations that were applied. Several may do so
+    at once.
+
+    Raises:
+        StoreError: the database cannot be reached, refuses, or has a later schema.
+    """
+    known = migrations()
+    try:
+        with psycopg.connect(uri, connect_timeout=CONNECT_SECONDS) as connection:
+            connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            connection.execute(_APPLIED)
+            row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
+            applied: int = 0 if row is None else row[0]
+            if applied > len(known):
+                message = f"The store in Postgres has schema {applied}, and this version of noetl knows {len(known)}."
+                raise StoreError(message)
+            missing = list(range(applied + 1, len(known) + 1))
+            for number in missing:
+                connection.execute(known[number - 1].encode())
+                connection.execute("insert into noetl_migrations (number) values (%s)", [number])
+            return missing
+    except psycopg.Error as error:
+        raise StoreError(f"The store in Postgres cannot be upgraded: {str(error).strip()}.") from error

@@ -1,0 +1,40 @@
+"""Commands as processes of their own, and what tells that something still runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """A command in a folder, in a process group of its own, with these settings and none of this machine."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | settings
+    return subprocess.Popen(
+        [sys.executable, "-c", "from api.cli import main; main()", *arguments],
+        cwd=folder,
+        env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+class Alive:
+    """The reader of the pipe that a command holds open."""
+
+    def __init__(self, path: Path) -> None:
+        self._pipe = path.open("rb", buffering=0)
+        self.group = int(self._pipe.readline())
+
+    def __bool__(self) -> bool:
+        os.set_blocking(self._pipe.fileno(), False)
+        return self._pipe.read(1) is None
+
+    def close(self) -> None:
+        if self:
+            os.killpg(self.group, signal.SIGKILL)
+        self._pipe.close()

@@ -1,0 +1,141 @@
+"""Workers that share a store in Postgres: they take over from each other, and leave without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.service import Service
+from executor.actions import catalogue
+from executor.records import Run
+from executor.stores import open_store
+from executor.stores.store import Store
+from tests.e2e.processes import noetl
+from tests.postgres import postgres_dsn, postgres_server
+
+__all__ = ["postgres_dsn", "postgres_server"]
+SECONDS = 50.0
+
+
+class Workers:
+    """Workers of one store, each with one thread."""
+
+    def __init__(self, folder: Path, dsn: str) -> None:
+        self.folder = folder
+        self.settings = {
+            "NOETL_STORE": dsn,
+            "NOETL_WORKERS": "1",
+            "NOETL_LEASE_SECONDS": "1",
+            "NOETL_ALLOW_SHELL": "1",
+        }
+        upgrading = noetl(folder, "db", "upgrade", **self.settings)
+        assert upgrading.communicate(timeout=SECONDS)[1] == "applied migration 1\n"
+        self.all: list[subprocess.Popen[str]] = []
+
+    def start(self) -> subprocess.Popen[str]:
+        self.all.append(noetl(self.folder, "worker", **self.settings))
+        return self.all[-1]
+
+    def close(self) -> None:
+        for worker in self.all:
+            worker.kill()
+            worker.communicate()
+
+
+@pytest.fixture
+def workers(tmp_path: Path, postgres_dsn: str) -> Iterator[Workers]:
+    found = Workers(tmp_path, postgres_dsn)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def store(workers: Workers) -> Iterator[Store]:
+    opened = open_store(workers.settings["NOETL_STORE"])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe: who opens it to write waits until a command reads from it."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+def begin(store: Store, gate: Path) -> Run:
+    """A run whose first step lasts until something is written to the pipe."""
+    text = f"""
+name: held
+steps:
+- {{name: a, run: [{{action: shell, command: "echo $$ >> {gate}.pids; cat {gate}", as: said}}], rule: [{{case: default, run: [b]}}]}}
+- {{name: b, run: [{{action: set, set: {{heard: "{{{{ said.stdout }}}}"}}}}]}}
+output: {{heard: "{{{{ heard }}}}"}}
+"""
+    return Service(store, catalogue()).start(text, input={})
+
+
+def ended(store: Store, run: Run) -> Run:
+    """The run when it has ended."""
+    for _ in range(200):
+        seen = store.changes.count
+        found = store.run("default", run.id)
+        assert found is not None
+        if found.status.is_final:
+            return found
+        store.changes.wait(seen, SECONDS / 200)
+    raise AssertionError("the run does not end")
+
+
+def test_one_takes_over_from_one_that_is_killed(workers: Workers, store: Store, gate: Path) -> None:
+    first = workers.start()
+    run = begin(store, gate)
+    with gate.open("w"):
+        first.send_signal(signal.SIGKILL)
+        first.wait(SECONDS)
+        os.kill(int(Path(f"{gate}.pids").read_text()), signal.SIGKILL)
+    workers.start()
+    gate.write_text("at last")
+    assert ended(store, run).result == {"heard": "at last"}
+    assert len(Path(f"{gate}.pids").read_text().split()) == 2
+
+
+def test_one_that_is_asked_to_end_finishes_its_step(workers: Workers, store: Store, gate: Path) -> None:
+    worker = workers.start()
+    run = begin(store, gate)
+    with gate.open("w") as writing:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.stderr is not None
+        said = [worker.stderr.readline(), worker.stderr.readline()]
+        writing.write("in time")
+    assert (worker.wait(SECONDS), said) == (0, ["working\n", "finishing the steps at work\n"])
+    assert [visit.status for visit in store.visits(run.id)] == ["succeeded", "ready"]
+    workers.start()
+    assert ended(store, run).result == {"heard": "in time"}
+
+
+def test_two_share_the_work(workers: Workers, store: Store, gate: Path) -> None:
+    """One is held up by a step, and the other goes on with what else there is."""
+    workers.start()
+    held = begin(store, gate)
+    with gate.open("w") as writing:
+        workers.start()
+        free = Service(store, catalogue()).start(
+            "name: free\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]", input={}
+        )
+        assert ended(store, free).result == {"x": 1}
+        writing.write("now")
+    assert ended(store, held).result == {"heard": "now"}
+
+
+def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
+    missing = noetl(tmp_path, "worker", NOETL_STORE="postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
+    said = missing.communicate(timeout=SECONDS)[1]
+    assert missing.returncode == 2
+    assert said.startswith("noetl: The store in Postgres failed: ")
+    assert "Traceback" not in said
