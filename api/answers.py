@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 from starlette.responses import JSONResponse
@@ -56,12 +56,39 @@ class Result(_Answer):
     errors: list[Failure]
 
 
+class WaitingFor(_Answer):
+    """What makes a step that is `waiting` go on: the time comes, or one of the actions (their types, each once) has its
+    answer. `until` is null when there is no such time, `workflows` are the runs that it has started and waits for.
+    """
+
+    until: str | None
+    actions: list[str]
+    workflows: list[str]
+
+
+class LoopCounts(_Answer):
+    """How far an unfinished loop had come when it paused last, between batches or to wait. `position` is where it stands in
+    the step. `done` counts all items that are over, `failed` those of them that failed.
+    """
+
+    position: str
+    done: int
+    failed: int
+    total: int
+
+
 class StepStatus(_Answer):
+    """The latest visit of a step. `waiting_for` is there when `status` is `waiting`, `loops` when a loop of an unfinished
+    step has paused.
+    """
+
     status: str
     visits: int
     attempt: int
     case: int | None
     error: Failure | None
+    waiting_for: WaitingFor | None = None
+    loops: list[LoopCounts] | None = None
 
 
 class Progress(_Answer):
@@ -71,9 +98,15 @@ class Progress(_Answer):
 
 
 class Status(_Answer):
+    """`parent` is the run that started this one and waits for it, `resumed_from` the one whose history it goes on with. Each
+    is there only where there is such a run.
+    """
+
     workflow_id: str
     status: str
     playbook: str
+    parent: str | None = None
+    resumed_from: str | None = None
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -87,6 +120,8 @@ class Summary(_Answer):
     status: str
     playbook: str
     version: str | None
+    parent: str | None = None
+    resumed_from: str | None = None
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -96,6 +131,34 @@ class Summary(_Answer):
 class RunPage(_Answer):
     items: list[Summary]
     next_cursor: str | None
+
+
+class Registered(_Answer):
+    name: str
+    version: str
+    plan_hash: str
+    created_at: str
+
+
+class PlaybookPage(_Answer):
+    items: list[Registered]
+    next_cursor: str | None
+
+
+class PlaybookLinks(_Answer):
+    self: str
+    versions: str
+
+
+class RegisteredText(Registered):
+    source: str
+    links: PlaybookLinks
+
+
+class Taken(_Answer):
+    """What came in for a callback has been taken."""
+
+    status: Literal["accepted"]
 
 
 class HistoryEntry(_Answer):

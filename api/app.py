@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,13 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.answers import JSON
 from api.loopback import LoopbackOnly
-from api.routes import events, graph, health, plans, workflows
+from api.routes import callbacks, events, graph, health, plans, playbooks, workflows
 from api.service import Service
 from executor.actions import catalogue
 from executor.capabilities import for_service
 from executor.errors import SettingError, StoreError
 from executor.stores import DEFAULT_URL, open_store
-from executor.worker import Worker, lease_seconds, thread_count
+from executor.worker import Worker, lease_seconds, public_url, thread_count
 
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
@@ -42,11 +43,13 @@ def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings = os.environ if environ is None else environ
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
+        url = public_url(settings)
+        logging.getLogger("uvicorn.access").addFilter(_without_tokens)
         store = await run_in_threadpool(open_store, settings.get("NOETL_STORE") or DEFAULT_URL)
         try:
             app.state.service = Service(store, catalogue())
             app.state.is_stopping = False
-            worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease)
+            worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease, public_url=url)
             await run_in_threadpool(worker.start)
             try:
                 with _noticing_signals(lambda: setattr(app.state, "is_stopping", True)):
@@ -66,7 +69,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
         middleware=[Middleware(PlainStartupFailure), Middleware(problems.Failsafe), Middleware(LoopbackOnly)],
     )
     problems.install(app)
-    for noun in (workflows, events, graph, plans, health):
+    for noun in (callbacks, workflows, events, graph, playbooks, plans, health):
         app.include_router(noun.router)
     return app
 
@@ -85,6 +88,13 @@ class PlainStartupFailure:
             await send(message)
 
         await self._app(scope, receive, tell if scope["type"] == "lifespan" else send)
+
+
+def _without_tokens(record: logging.LogRecord) -> bool:
+    """A request is logged as everything shows its address: without the token that answers a callback."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(problems.shown(arg) if isinstance(arg, str) else arg for arg in record.args)
+    return True
 
 
 @contextmanager

@@ -32,13 +32,29 @@ _FOLDED_BY_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """A playbook and what it is to be run with."""
+class Reference:
+    """A playbook of the registry: a version of it, or the newest."""
 
-    text: str | bytes
+    name: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A playbook, as text or by reference, and what it is to be run with."""
+
+    playbook: str | bytes | Reference
     input: Mapping[str, Any]
     variables: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Corrected input for a run that is resumed, and the step that a new run is to go on from instead."""
+
+    input: Mapping[str, Any] | None = None
+    step: str | None = None
 
 
 async def read_submission(request: Request) -> Submission:
@@ -60,22 +76,46 @@ async def read_submission(request: Request) -> Submission:
     return Submission(body, given)
 
 
-async def read_resumption(request: Request) -> Mapping[str, Any] | None:
-    """The corrected input that a request to resume carries, if any.
+async def read_playbook(request: Request) -> str | bytes:
+    """The playbook that a request carries as YAML, or in an object of JSON.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
+    body = await _read(request)
+    known_query(request, ())
+    return _text(_members(decode_json(body, "The body"), ("playbook",))) if content_type == JSON_TYPE else body
+
+
+async def read_resumption(request: Request) -> Resumption:
+    """What a request to resume says, which may be nothing.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
     body = await _read(request)
     if not body:
-        return None
+        return Resumption()
     _content_type(request, (JSON_TYPE,))
     members = _members(decode_json(body, "The body"), ("input", "from"))
-    if "from" in members:
-        raise Problem(
-            422, "Starting from another step (`from`) is not supported yet; nothing was resumed.", slug="not-supported"
-        )
-    return _object(members, "input")
+    step = members.get("from")
+    if step is not None and not isinstance(step, str):
+        raise _invalid("`from` must be the name of a step.", "from")
+    return Resumption(_object(members, "input"), step)
+
+
+async def read_answer(request: Request) -> Any:
+    """The JSON value that a request carries; null when its body is empty.
+
+    Raises:
+        Problem: 400, 413 or 415.
+    """
+    body = await _read(request)
+    if not body:
+        return None
+    _content_type(request, (JSON_TYPE,))
+    return decode_json(body, "The body")
 
 
 def decode_json(body: bytes, subject: str) -> Any:
@@ -209,19 +249,7 @@ def _content_type(request: Request, supported: tuple[str, ...]) -> str:
 
 def _submission(body: Any) -> Submission:
     members = _members(body, _SUBMISSION_KEYS)
-    if "playbook" not in members:
-        raise _invalid("The body has no `playbook`.", "playbook")
-    playbook = members["playbook"]
-    if isinstance(playbook, dict):
-        if playbook.keys() <= {"name", "version"}:
-            raise Problem(
-                422,
-                "The registry of playbooks is not supported yet; send the playbook itself, with its steps.",
-                slug="not-supported",
-            )
-        playbook = _as_yaml(playbook)
-    if not isinstance(playbook, str):
-        raise _invalid("`playbook` must be the text of a playbook or an object.", "playbook")
+    playbook = _reference(members.get("playbook")) or _text(members)
     tags = members.get("tags") or []
     if (
         not isinstance(tags, list)
@@ -230,6 +258,28 @@ def _submission(body: Any) -> Submission:
     ):
         raise _invalid(f"`tags` must be at most {_MAX_TAGS} texts of 1 to {_MAX_TAG_LENGTH} characters.", "tags")
     return Submission(playbook, _object(members, "input") or {}, _object(members, "variables"), tuple(tags))
+
+
+def _reference(playbook: Any) -> Reference | None:
+    """The reference that an object is which says nothing but a name and perhaps a version."""
+    if not isinstance(playbook, dict) or "name" not in playbook or not playbook.keys() <= {"name", "version"}:
+        return None
+    name, version = playbook["name"], playbook.get("version")
+    if not isinstance(name, str) or not isinstance(version, str | None):
+        raise _invalid("A playbook of the registry is named by `name` and `version`, both text.", "playbook")
+    return Reference(name, version)
+
+
+def _text(members: Mapping[str, Any]) -> str:
+    """The text of the member `playbook`."""
+    if "playbook" not in members:
+        raise _invalid("The body has no `playbook`.", "playbook")
+    playbook = members["playbook"]
+    if isinstance(playbook, dict):
+        return _as_yaml(playbook)
+    if not isinstance(playbook, str):
+        raise _invalid("`playbook` must be the text of a playbook or an object.", "playbook")
+    return playbook
 
 
 def _members(body: Any, known: tuple[str, ...]) -> dict[str, Any]:

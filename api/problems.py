@@ -11,19 +11,28 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import JSON
 from api.service import NotFoundError, PlaybookError
 from executor.errors import RejectedError, StoreError
+from executor.secrets import STARS
+from executor.waiting import CALLBACKS
 
 _log = logging.getLogger("noetl.api")
 
 _REJECTED = {
-    "invalid_input": 422,
-    "idempotency_key_reused": 422,
     "invalid_cursor": 400,
+    "unknown_token": 404,
+    "closed": 410,
+    "too_large": 413,
+    "idempotency_key_reused": 422,
+    "inside_region": 422,
+    "invalid_input": 422,
+    "invalid_name": 422,
+    "unknown_step": 422,
 }
 """Status codes of the reasons for which a request is rejected; any other reason is a conflict, 409."""
 
@@ -55,15 +64,25 @@ class Problem(Exception):
 
     def response(self, path: str) -> Response:
         """The answer to a request for `path`."""
+        instance = shown(path)
+        unkept = {"Cache-Control": "no-store"} if instance != path else {}
         document = {
             "type": f"urn:noetl:problem:{self.slug}" if self.slug else "about:blank",
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
-            "instance": path,
+            "instance": instance,
             **self.extras,
         }
-        return JSON(document, self.status, headers=self.headers, media_type="application/problem+json")
+        return JSON(
+            document, self.status, headers={**(self.headers or {}), **unkept}, media_type="application/problem+json"
+        )
+
+
+def shown(path: str) -> str:
+    """The path of a request as answers and logs may show it: a token that answers a callback is a credential."""
+    before, callbacks, token = path.partition(CALLBACKS)
+    return f"{before}{callbacks}{STARS}" if token else path
 
 
 def install(app: FastAPI) -> None:
@@ -103,9 +122,12 @@ class Failsafe:
 
         try:
             await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            # Nobody is there to be answered, and nothing is wrong here.
+            return
         except Exception:
             reference = secrets.token_hex(8)
-            _log.exception("%s %s failed, reference %s", scope["method"], scope["path"], reference)
+            _log.exception("%s %s failed, reference %s", scope["method"], shown(scope["path"]), reference)
             if has_started:
                 raise
             problem = Problem(
@@ -139,9 +161,9 @@ def _problem_of(request: Request, error: Exception) -> Problem:
         case RequestValidationError():
             return Problem(400, "; ".join(_sentence(found) for found in error.errors()), slug="invalid-request")
         case HTTPException(status_code=404):
-            return Problem(404, f"There is nothing at {request.url.path}.")
+            return Problem(404, f"There is nothing at {shown(request.url.path)}.")
         case HTTPException(status_code=405):
-            return Problem(405, f"{request.method} is not allowed at {request.url.path}.", headers=error.headers)
+            return Problem(405, f"{request.method} is not allowed at {shown(request.url.path)}.", headers=error.headers)
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers)
     raise error
@@ -149,7 +171,7 @@ def _problem_of(request: Request, error: Exception) -> Problem:
 
 def _count_errors(error: PlaybookError) -> str:
     errors = sum(diagnostic.severity == "error" for diagnostic in error.diagnostics)
-    return f"The playbook has {errors} error{'' if errors == 1 else 's'}; nothing was started."
+    return f"The playbook has {errors} error{'' if errors == 1 else 's'}; nothing was started or stored."
 
 
 def _sentence(found: Mapping[str, Any]) -> str:

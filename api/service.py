@@ -1,4 +1,4 @@
-"""What the ways in share: start runs, ask about them, stop them and go on with them.
+"""What the ways in share: start runs, ask about them, stop them and go on with them; keep playbooks; answer who waits.
 
 Every call blocks while the store works. Answers are the bodies that HTTP and `--json` show.
 """
@@ -12,17 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from api.standing import step_statuses
 from executor.errors import RejectedError
-from executor.records import Run, RunStatus, Visit, VisitStatus, timestamp
-from executor.start import corrected, new_run
+from executor.records import Playbook, Run, RunStatus, timestamp
+from executor.start import corrected, new_run, restarted
 from executor.stores.store import Store
+from executor.waiting import hash_of
 from planner.catalogue import Catalogue
+from planner.checks.names import MAX_NAME, is_name
 from planner.compile import Compilation, compile_playbook
-from planner.diagnostics import Diagnostic
-from planner.plan import Plan, canonical
+from planner.diagnostics import Diagnostic, suggest
+from planner.plan import Header, Plan, canonical
 
 DEFAULT_TENANT = "default"
 EVENTS_PER_PAGE = 1000
+
+_RESERVED_SEGMENTS = ("", ".", "..", "versions")
+"""What cannot stand between slashes in the address of a playbook: other parts of it could not be told from the name."""
 
 _CACHED_TEXT_LENGTH = 64 * 1024
 """Longer playbooks are compiled anew: a compilation takes many times the memory of its text."""
@@ -37,11 +43,11 @@ class PlaybookError(Exception):
 
 
 class NotFoundError(Exception):
-    """Nothing is known under the id that was asked for. The message is a sentence."""
+    """Nothing is known under the id or name that was asked for. The message is a sentence."""
 
 
 class Service:
-    """Runs of one store. Safe to share between threads."""
+    """Runs and playbooks of one store. Safe to share between threads."""
 
     def __init__(self, store: Store, catalogue: Catalogue, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -72,24 +78,90 @@ class Service:
             PlaybookError: it does not compile.
             RejectedError: `invalid_input`, or `idempotency_key_reused` by another request.
         """
-        compilation = self.compile(text)
-        plan = compilation.plan
-        if plan is None:
-            raise PlaybookError(compilation.diagnostics)
-        run, first = new_run(
+        plan = self._compiled(text)
+
+        def found() -> tuple[Header, str]:
+            return plan.header, plan.hash
+
+        return self._start(
+            plan.source,
+            found,
             plan,
-            input,
+            input=input,
             tenant=tenant,
+            idempotency_key=idempotency_key,
             variables=variables,
             tags=tags,
+        )
+
+    def start_registered(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        input: Mapping[str, Any],
+        tenant: str = DEFAULT_TENANT,
+        idempotency_key: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> Run:
+        """As `start`, a run of a playbook of the registry: of the version, or the newest that is there.
+
+        With an `idempotency_key` that the same request carried before, this is the run started then, whatever has become of
+        the registry meanwhile.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+            RejectedError: `invalid_input`, or `idempotency_key_reused` by another request.
+        """
+
+        def found() -> tuple[Header, str]:
+            plan_hash = self._registered(tenant, name, version).plan_hash
+            return self._store.plan_header(plan_hash), plan_hash
+
+        return self._start(
+            {"name": name, "version": version},
+            found,
+            input=input,
+            tenant=tenant,
+            idempotency_key=idempotency_key,
+            variables=variables,
+            tags=tags,
+        )
+
+    def start_from(
+        self,
+        run_id: str,
+        step: str,
+        input: Mapping[str, Any] | None = None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """A new run is stored that goes on from a step of one that has ended, with what that knew there; `input` is laid over
+        what that was given.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`, or `idempotency_key_reused` by another
+                request.
+        """
+        run = self.run(run_id, tenant=tenant)
+        names = self._step_names(run.plan_hash)
+        if step not in names:
+            hint = suggest(step, names)
+            raise RejectedError("unknown_step", f"the playbook has no step `{step}`" + (f"; {hint}" if hint else ""))
+        fresh, first, history = restarted(
+            self._store.plan_header(run.plan_hash),
+            self._store.plan_step(run.plan_hash, step),
+            run,
+            self._store.saved(run.id),
+            input or {},
             now=self._clock(),
         )
-        idempotency = None
-        if idempotency_key is not None:
-            request = canonical([plan.source, input, variables, list(tags)])
-            idempotency = (idempotency_key, hashlib.sha256(request.encode()).hexdigest())
-        self._store.save_plan(plan)
-        return self._store.create_run(run, first, idempotency=idempotency)
+        asked = [run.id, step, dict(input or {})]
+        idempotency = None if idempotency_key is None else (idempotency_key, _hash(asked))
+        return self._store.create_run(fresh, first, idempotency=idempotency, history=history)
 
     def run(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> Run:
         """The run's record.
@@ -109,19 +181,13 @@ class Service:
             NotFoundError: the tenant has no such run.
         """
         run = self.run(run_id, tenant=tenant)
-        latest: dict[str, Visit] = {}
-        entered: Counter[str] = Counter()
-        for visit in self._store.visits(run.id):
-            entered[visit.step] += _was_entered(visit)
-            if visit.step not in latest or visit.number >= latest[visit.step].number:
-                latest[visit.step] = visit
-        names = self._step_names(run.plan_hash)
-        steps = {name: _step_status(run, latest.get(name), entered[name]) for name in names}
+        steps = step_statuses(run, self._step_names(run.plan_hash), self._store.visits(run.id))
         states = Counter(step["status"] for step in steps.values())
         return {
             "workflow_id": run.id,
             "status": run.status.value,
             "playbook": run.playbook,
+            **_origins(run),
             "created_at": timestamp(run.created_at),
             "started_at": timestamp(run.started_at),
             "finished_at": timestamp(run.finished_at),
@@ -169,7 +235,7 @@ class Service:
         found, next_cursor = self._store.runs(
             tenant, status=status, playbook=playbook, tag=tag, since=since, limit=limit, cursor=cursor
         )
-        return {"items": [_summary(run) for run in found], "next_cursor": next_cursor}
+        return {"items": [summary_of(run) for run in found], "next_cursor": next_cursor}
 
     def events(
         self,
@@ -201,7 +267,7 @@ class Service:
             RejectedError: it has already finished in another way.
         """
         run = self.run(run_id, tenant=tenant)
-        return _summary(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
+        return summary_of(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
 
     def resume(
         self, run_id: str, input: Mapping[str, Any] | None = None, *, tenant: str = DEFAULT_TENANT
@@ -220,7 +286,137 @@ class Service:
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = corrected(header, run, input) if input else {}
-        return _summary(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
+        return summary_of(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
+
+    def answer(self, token: str, body: Any) -> None:
+        """The step that asked with the token has its answer and goes on. The same answer again changes nothing.
+
+        Raises:
+            RejectedError: `unknown_token`; `answered_otherwise`, when another answer came before; `closed`, when nobody waits
+                for it any more; `too_large`.
+        """
+        self._store.answer(hash_of(token), body, self._clock())
+
+    def hear(self, token: str) -> None:
+        """It is noted that whoever is to answer is alive.
+
+        Raises:
+            RejectedError: `unknown_token` and `closed`, as for an answer.
+        """
+        self._store.hear(hash_of(token), self._clock())
+
+    def register(self, text: str | bytes, *, tenant: str = DEFAULT_TENANT) -> tuple[dict[str, Any], bool]:
+        """The playbook is in the registry, under its name and its `version`, or the next number if it has none; and whether
+        it was not there before. Registering the same text again changes nothing.
+
+        Raises:
+            PlaybookError: it does not compile.
+            RejectedError: `invalid_name`, when name or version can have no address; `version_exists`, when the version was
+                registered with another text, even if it has been removed since.
+        """
+        plan = self._compiled(text)
+        name, version = plan.header.name, plan.header.version
+        _check_addressable("name", name)
+        if version is not None:
+            _check_addressable("version", version)
+        before = self._store.playbook(tenant, name, version)
+        self._store.save_plan(plan)
+        try:
+            found = self._store.register(Playbook(tenant, name, version, plan.hash, round(self._clock(), 6)))
+        except RejectedError:
+            # Another release of the compiler may make another plan of the same text.
+            if before is None or self._store.plan(before.plan_hash).source != plan.source:
+                raise
+            found = before
+        return _entry(found), found != before
+
+    def playbooks(
+        self,
+        name: str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> dict[str, Any]:
+        """One page of the tenant's registry, and the cursor of the next one: the newest version of each playbook, by name; or
+        all versions of one, the newest first.
+
+        Raises:
+            NotFoundError: the registry has no playbook of the name.
+            RejectedError: the cursor is not one of ours.
+        """
+        found, next_cursor = self._store.playbooks(tenant, name, limit=limit, cursor=cursor)
+        if name is not None and cursor is None and not found:
+            raise _no_playbook(name, None)
+        return {"items": [_entry(playbook) for playbook in found], "next_cursor": next_cursor}
+
+    def playbook(self, name: str, version: str | None = None, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+        """A playbook of the registry with its text, as `source`: the version, or the newest that is there.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+        """
+        found = self._registered(tenant, name, version)
+        return _entry(found) | {"source": self._store.plan(found.plan_hash).source}
+
+    def unregister(self, name: str, version: str | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
+        """The version of a playbook, or all of them, are not in the registry any more. Runs of it go on.
+
+        Raises:
+            NotFoundError: the registry had no such playbook.
+        """
+        if not self._store.unregister(tenant, name, version, now=self._clock()):
+            raise _no_playbook(name, version)
+
+    def _start(
+        self,
+        asked: object,
+        find: Callable[[], tuple[Header, str]],
+        unsaved: Plan | None = None,
+        *,
+        input: Mapping[str, Any],
+        tenant: str,
+        idempotency_key: str | None,
+        variables: Mapping[str, Any] | None,
+        tags: Sequence[str],
+    ) -> Run:
+        """A run of the plan that `find` gives, or the one that was started for the same request, which `asked` for it, before.
+
+        The id of a run that is started with a key follows from key and request, so that it is found before the plan is
+        looked for.
+        """
+        run_id = idempotency = None
+        if idempotency_key is not None:
+            idempotency = (idempotency_key, _hash([asked, input, variables, list(tags)]))
+            run_id = _hash([tenant, *idempotency])[:24]
+            if (earlier := self._store.run(tenant, run_id)) is not None:
+                return earlier
+        header, plan_hash = find()
+        run, first = new_run(
+            header,
+            plan_hash,
+            input,
+            id=run_id,
+            tenant=tenant,
+            variables=variables,
+            tags=tags,
+            now=self._clock(),
+        )
+        if unsaved is not None:
+            self._store.save_plan(unsaved)
+        return self._store.create_run(run, first, idempotency=idempotency)
+
+    def _compiled(self, text: str | bytes) -> Plan:
+        compilation = self.compile(text)
+        if compilation.plan is None:
+            raise PlaybookError(compilation.diagnostics)
+        return compilation.plan
+
+    def _registered(self, tenant: str, name: str, version: str | None) -> Playbook:
+        found = self._store.playbook(tenant, name, version)
+        if found is None:
+            raise _no_playbook(name, version)
+        return found
 
     def _compile(self, text: str | bytes) -> Compilation:
         return compile_playbook(text, self._catalogue)
@@ -239,12 +435,46 @@ def result_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _summary(run: Run) -> dict[str, Any]:
+def _hash(request: Any) -> str:
+    return hashlib.sha256(canonical(request).encode()).hexdigest()
+
+
+def _entry(playbook: Playbook) -> dict[str, Any]:
+    return {
+        "name": playbook.name,
+        "version": playbook.version,
+        "plan_hash": playbook.plan_hash,
+        "created_at": timestamp(playbook.created_at),
+    }
+
+
+def _no_playbook(name: str, version: str | None) -> NotFoundError:
+    wanted = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
+    return NotFoundError(f"there is no {wanted}")
+
+
+def _check_addressable(what: str, text: str) -> None:
+    """Nothing happens if a name or version can stand in an address.
+
+    Raises:
+        RejectedError: `invalid_name` otherwise.
+    """
+    if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
+        message = (
+            f"a playbook is registered under a {what} of 1 to {MAX_NAME} printable characters without blanks around it,"
+            " in which nothing between slashes is empty, `.`, `..` or `versions`"
+        )
+        raise RejectedError("invalid_name", message)
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    """The entry of a run in the list of runs."""
     return {
         "workflow_id": run.id,
         "status": run.status.value,
         "playbook": run.playbook,
         "version": run.version,
+        **_origins(run),
         "created_at": timestamp(run.created_at),
         "started_at": timestamp(run.started_at),
         "finished_at": timestamp(run.finished_at),
@@ -252,27 +482,7 @@ def _summary(run: Run) -> dict[str, Any]:
     }
 
 
-def _step_status(run: Run, visit: Visit | None, visits: int) -> dict[str, Any]:
-    if visit is None:
-        return {"status": "pending", "visits": 0, "attempt": 0, "case": None, "error": None}
-    return {
-        "status": _word(run, visit),
-        "visits": visits,
-        "attempt": visit.attempt if _was_entered(visit) else 0,
-        "case": visit.case,
-        "error": visit.error,
-    }
-
-
-def _was_entered(visit: Visit) -> bool:
-    return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
-
-
-def _word(run: Run, visit: Visit) -> str:
-    match visit.status:
-        case VisitStatus.READY:
-            return "pending"
-        case VisitStatus.PARKED:
-            return "cancelled" if run.status is RunStatus.CANCELLED else "pending"
-        case status:
-            return status.value
+def _origins(run: Run) -> dict[str, Any]:
+    """The run that started this one and waits for it, and the run whose history this one goes on with, where there are."""
+    parent = {} if run.parent is None else {"parent": run.parent.run_id}
+    return parent if run.resumed_from is None else parent | {"resumed_from": run.resumed_from}

@@ -7,10 +7,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.answers import JSON, PlanAnswer
-from api.bodies import read_submission
+from api.bodies import Reference, read_submission
 from api.routes.common import PROBLEMS, Asked
 from api.routes.workflows import SUBMISSION
-from api.service import PlaybookError
+from api.service import PlaybookError, Service
+from planner.compile import Compilation
 
 router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -19,7 +20,7 @@ router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JS
 async def plan(request: Request, service: Asked) -> Response:
     """Diagnostics, graph and statistics of the playbook in the body."""
     submission = await read_submission(request)
-    compilation = await run_in_threadpool(service.compile, submission.text)
+    compilation = await run_in_threadpool(_compile, service, submission.playbook)
     if compilation.plan is None:
         raise PlaybookError(compilation.diagnostics)
     described = compilation.plan.to_json()
@@ -34,3 +35,10 @@ async def plan(request: Request, service: Asked) -> Response:
             "statistics": described["statistics"],
         }
     )
+
+
+def _compile(service: Service, playbook: str | bytes | Reference) -> Compilation:
+    if isinstance(playbook, Reference):
+        source: str = service.playbook(playbook.name, playbook.version)["source"]
+        return service.compile(source)
+    return service.compile(playbook)

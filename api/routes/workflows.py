@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,11 +11,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.answers import JSON, Accepted, Result, RunPage, Status, Summary
-from api.bodies import idempotency_key, known_query, preferred_wait_seconds, read_resumption, read_submission
+from api.bodies import (
+    Reference,
+    Resumption,
+    Submission,
+    idempotency_key,
+    known_query,
+    preferred_wait_seconds,
+    read_resumption,
+    read_submission,
+)
 from api.problems import Problem
 from api.routes.common import PROBLEMS, RETRY_AFTER, Asked, finished_within, links
-from api.service import Service, result_of
-from executor.records import RunStatus
+from api.service import Service, result_of, summary_of
+from executor.records import Run, RunStatus
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -33,7 +41,7 @@ SUBMISSION: dict[str, Any] = {
                     "properties": {
                         "playbook": {
                             "oneOf": [{"type": "string"}, {"type": "object"}],
-                            "description": "The playbook, as text or as JSON.",
+                            "description": "The playbook as text or as JSON, or `{name, version?}` of one that is registered.",
                         },
                         "input": {"type": "object"},
                         "variables": {"type": "object"},
@@ -74,11 +82,22 @@ _RESUME: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "additionalProperties": False,
-                    "properties": {"input": {"type": "object"}},
+                    "properties": {
+                        "input": {"type": "object", "description": "Laid over the run's input."},
+                        "from": {"type": "string", "description": "The step that a new run goes on from."},
+                    },
                 }
             }
         }
-    }
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "With `from`: the same key with the same body starts one run.",
+        }
+    ],
 }
 
 
@@ -86,18 +105,11 @@ _RESUME: dict[str, Any] = {
     "/run", status_code=202, responses={202: {"model": Accepted}, 200: {"model": Result}}, openapi_extra=_START
 )
 async def run(request: Request, service: Asked) -> Response:
-    """Start a run of the playbook in the body."""
+    """Start a run of the playbook in the body, or of one that is registered."""
     key = idempotency_key(request)
     wait_seconds = preferred_wait_seconds(request)
     submission = await read_submission(request)
-    run = await run_in_threadpool(
-        service.start,
-        submission.text,
-        input=submission.input,
-        variables=submission.variables,
-        tags=submission.tags,
-        idempotency_key=key,
-    )
+    run = await run_in_threadpool(_start, service, submission, key)
     found = links(request, run.id)
     headers = {"Location": found["status"]}
     if wait_seconds is not None:
@@ -173,15 +185,33 @@ def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
 
 @router.post("/{workflow_id}/resume", status_code=202, responses={202: {"model": Summary}}, openapi_extra=_RESUME)
 async def resume(workflow_id: str, request: Request, service: Asked) -> Response:
-    """The run goes on from its failed and parked steps, with corrected input if given."""
-    corrected = await read_resumption(request)
-    body = await run_in_threadpool(_resume, service, workflow_id, corrected)
-    return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
+    """The run goes on from its failed and parked steps, with corrected input if given; or a new run goes on from another
+    step of it.
+    """
+    key = idempotency_key(request)
+    resumption = await read_resumption(request)
+    body = await run_in_threadpool(_resume, service, workflow_id, resumption, key)
+    return JSON(body, 202, headers={"Location": links(request, body["workflow_id"])["status"]} | RETRY_AFTER)
 
 
-def _resume(service: Service, workflow_id: str, corrected: Mapping[str, Any] | None) -> dict[str, Any]:
+def _start(service: Service, submission: Submission, key: str | None) -> Run:
+    options: dict[str, Any] = {
+        "input": submission.input,
+        "variables": submission.variables,
+        "tags": submission.tags,
+        "idempotency_key": key,
+    }
+    playbook = submission.playbook
+    if isinstance(playbook, Reference):
+        return service.start_registered(playbook.name, playbook.version, **options)
+    return service.start(playbook, **options)
+
+
+def _resume(service: Service, workflow_id: str, resumption: Resumption, key: str | None) -> dict[str, Any]:
     _refuse_local(service, workflow_id, "resume")
-    return service.resume(workflow_id, corrected)
+    if resumption.step is None:
+        return service.resume(workflow_id, resumption.input)
+    return summary_of(service.start_from(workflow_id, resumption.step, resumption.input, idempotency_key=key))
 
 
 def _refuse_local(service: Service, workflow_id: str, command: str) -> None:

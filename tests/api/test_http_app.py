@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from api.app import create_app
+from executor.errors import StoreError
 
 pytestmark = pytest.mark.anyio
 
@@ -38,12 +39,20 @@ async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
         "/workflows/{workflow_id}/graph",
         "/workflows/{workflow_id}/cancel",
         "/workflows/{workflow_id}/resume",
+        "/workflows/callbacks/{token}",
+        "/workflows/callbacks/{token}/heartbeat",
+        "/playbooks",
+        "/playbooks/{name}",
+        "/playbooks/{name}/versions",
+        "/playbooks/{name}/versions/{version}",
         "/plan",
         "/healthz",
         "/readyz",
     }
     body = document["paths"]["/workflows/run"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/yaml", "application/json"}
+    for operation in ("/workflows/callbacks/{token}", "/workflows/callbacks/{token}/heartbeat"):
+        assert document["paths"][operation]["post"]["security"] == []
     assert "HTTPValidationError" not in str(document)
     assert (await http.get("/docs")).status_code == 200
 
@@ -55,8 +64,19 @@ async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
         {"NOETL_STORE": "carrier-pigeon://coop"},
         {"NOETL_WORKERS": "many"},
         {"NOETL_FILES_ROOT": "/nothing/here"},
+        {"NOETL_PUBLIC_URL": "noetl.test"},
+        {"NOETL_PUBLIC_URL": "ftp://noetl.test"},
+        {"NOETL_PUBLIC_URL": "https://"},
+        {"NOETL_PUBLIC_URL": "https://noetl.test:99999"},
+        {"NOETL_PUBLIC_URL": "https://noetl.test:0"},
+        {"NOETL_PUBLIC_URL": "https://[noetl.test"},
+        {"NOETL_PUBLIC_URL": "https://noetl.test/a b"},
+        {"NOETL_PUBLIC_URL": "https://noetl\n.test"},
+        {"NOETL_PUBLIC_URL": "https://noetl.test/?to="},
+        {"NOETL_PUBLIC_URL": "https://noetl.test/#"},
+        {"NOETL_PUBLIC_URL": "https://me:pass@noetl.test/"},
     ],
-    ids=lambda wrong: next(iter(wrong)),
+    ids=lambda wrong: "=".join(next(iter(wrong.items()))),
 )
 async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
     settings: dict[str, str], wrong: dict[str, str]
@@ -74,6 +94,7 @@ async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
     [message] = sent
     assert message["type"] == "lifespan.startup.failed"
     assert message["message"] == str(raised.value)
+    assert isinstance(raised.value, StoreError) or next(iter(wrong)) in message["message"]
     assert "Traceback" not in message["message"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 import yaml
@@ -11,10 +12,14 @@ from fastapi import Request
 
 from api.bodies import (
     MAX_BODY_BYTES,
+    Reference,
+    Resumption,
     accepts,
     decode_json,
     idempotency_key,
     preferred_wait_seconds,
+    read_answer,
+    read_playbook,
     read_resumption,
     read_submission,
 )
@@ -87,7 +92,7 @@ def test_json_is_decoded_to_its_value() -> None:
 def test_yaml_is_handed_on_as_it_is(content_type: str) -> None:
     asked = request(b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type)
     submission = asyncio.run(read_submission(asked))
-    assert submission.text == b"name: a\nsteps: []\n"
+    assert submission.playbook == b"name: a\nsteps: []\n"
     assert submission.input == {"n": 1}
 
 
@@ -120,13 +125,13 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
 
 def test_the_largest_body_is_read() -> None:
     asked = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
-    assert len(asyncio.run(read_submission(asked)).text) == MAX_BODY_BYTES
+    assert asyncio.run(read_submission(asked)).playbook == b"x" * MAX_BODY_BYTES
 
 
 def test_json_carries_a_playbook_with_what_belongs_to_it() -> None:
     body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
     submission = asyncio.run(read_submission(request(json.dumps(body).encode(), content_type="application/json")))
-    assert submission.text == "name: a"
+    assert submission.playbook == "name: a"
     assert submission.input == {"n": 1}
     assert submission.variables == {"v": 2}
     assert submission.tags == ("x", "y")
@@ -137,7 +142,8 @@ def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
     playbook = {"name": "a", "steps": [{"name": "s", "run": [{"action": "log", "message": message}]}]}
     body = json.dumps({"playbook": playbook}).encode()
     submission = asyncio.run(read_submission(request(body, content_type="application/json")))
-    assert yaml.safe_load(submission.text) == playbook
+    assert isinstance(submission.playbook, str)
+    assert yaml.safe_load(submission.playbook) == playbook
 
 
 @pytest.mark.parametrize(
@@ -152,8 +158,8 @@ def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
         ({"playbook": "a", "variables": "x"}, "`variables` must be an object"),
         ({"playbook": "a", "tags": "x"}, "`tags` must be"),
         ({"playbook": "a", "tags": [""]}, "`tags` must be"),
-        ({"playbook": {"name": "a", "version": "1"}}, "registry of playbooks is not supported yet"),
-        ({"playbook": {"name": "a"}}, "registry of playbooks is not supported yet"),
+        ({"playbook": {"name": 1}}, "`name` and `version`, both text"),
+        ({"playbook": {"name": "a", "version": 1}}, "`name` and `version`, both text"),
     ],
 )
 def test_json_of_another_shape_is_unprocessable(body: object, words: str) -> None:
@@ -177,14 +183,78 @@ def test_a_bad_query_is_refused(query: str, words: str) -> None:
     assert words in problem.detail
 
 
-def test_a_resumption_may_correct_the_input() -> None:
-    def read(body: bytes, **headers: str) -> object:
+@pytest.mark.parametrize(
+    ("playbook", "reference"),
+    [
+        ({"name": "a"}, Reference("a")),
+        ({"name": "a/b ü", "version": "1"}, Reference("a/b ü", "1")),
+        ({"name": "a", "version": None}, Reference("a")),
+    ],
+)
+def test_an_object_without_steps_names_a_playbook_of_the_registry(
+    playbook: dict[str, Any], reference: Reference
+) -> None:
+    body = json.dumps({"playbook": playbook, "input": {"n": 1}}).encode()
+    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert (submission.playbook, submission.input) == (reference, {"n": 1})
+
+
+@pytest.mark.parametrize("playbook", [{}, {"version": "1"}, {"name": "a", "steps": []}, {"name": "a", "input": {}}])
+def test_any_other_object_is_a_playbook(playbook: dict[str, Any]) -> None:
+    body = json.dumps({"playbook": playbook}).encode()
+    submission = asyncio.run(read_submission(request(body, content_type="application/json")))
+    assert isinstance(submission.playbook, str)
+    assert yaml.safe_load(submission.playbook) == playbook
+
+
+def test_a_playbook_to_keep_comes_as_yaml_or_json() -> None:
+    def read(body: bytes, query: str = "", **headers: str) -> str | bytes:
+        return asyncio.run(read_playbook(request(body, query=query, **headers)))
+
+    assert read(b"name: a", content_type="application/yaml") == b"name: a"
+    assert read(b'{"playbook": "name: a"}', content_type="application/json") == "name: a"
+    reference = yaml.safe_load(read(b'{"playbook": {"name": "a"}}', content_type="application/json"))
+    assert reference == {"name": "a"}
+    for body, query, headers, status in (
+        (b"name: a", "", {}, 415),
+        (b"name: a", "input=1", {"content_type": "application/yaml"}, 400),
+        (b"{}", "", {"content_type": "application/json"}, 422),
+        (b'{"playbook": "name: a", "input": {}}', "", {"content_type": "application/json"}, 422),
+    ):
+        with pytest.raises(Problem) as raised:
+            read(body, query, **headers)
+        assert raised.value.status == status
+
+
+@pytest.mark.parametrize("body", [b"null", b"0", b'"text"', b"[1, {}]", b'{"a": null}', b" 1.5 "])
+def test_an_answer_is_any_value(body: bytes) -> None:
+    assert asyncio.run(read_answer(request(body, content_type="application/json"))) == json.loads(body)
+
+
+def test_an_answer_without_a_body_is_null() -> None:
+    assert asyncio.run(read_answer(request())) is None
+    assert asyncio.run(read_answer(request(content_type="application/x-www-form-urlencoded"))) is None
+    for headers, status in (
+        ({"content_type": "application/x-www-form-urlencoded"}, 415),
+        ({"content_type": "application/yaml"}, 415),
+        ({}, 415),
+        ({"content_type": "application/json", "content_length": str(MAX_BODY_BYTES + 1)}, 413),
+        ({"content_type": "application/json"}, 400),
+    ):
+        with pytest.raises(Problem) as raised:
+            asyncio.run(read_answer(request(b"a=1", **headers)))
+        assert raised.value.status == status
+
+
+def test_a_resumption_may_correct_the_input_and_name_a_step() -> None:
+    def read(body: bytes, **headers: str) -> Resumption:
         return asyncio.run(read_resumption(request(body, **headers)))
 
-    assert read(b"") is None
-    assert read(b"{}", content_type="application/json") is None
-    assert read(b'{"input": {"a": 1}}', content_type="application/json") == {"a": 1}
-    for body, status in ((b'{"from": "a"}', 422), (b'{"inptu": {}}', 422), (b'{"input": 1}', 422), (b"{", 400)):
+    assert read(b"") == Resumption()
+    assert read(b"{}", content_type="application/json") == Resumption()
+    assert read(b'{"input": {"a": 1}}', content_type="application/json") == Resumption({"a": 1})
+    assert read(b'{"from": "a b"}', content_type="application/json") == Resumption(None, "a b")
+    for body, status in ((b'{"from": 1}', 422), (b'{"inptu": {}}', 422), (b'{"input": 1}', 422), (b"{", 400)):
         with pytest.raises(Problem) as raised:
             read(body, content_type="application/json")
         assert raised.value.status == status

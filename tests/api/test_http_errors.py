@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import httpx
 import pytest
 
+from api import problems
 from api.app import create_app
 
 pytestmark = pytest.mark.anyio
@@ -60,6 +62,20 @@ async def test_other_machines(settings: dict[str, str]) -> None:
         assert_problem(await remote.get("/healthz"), 403)
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/workflows/callbacks/token", "/workflows/callbacks/***"),
+        ("/base/workflows/callbacks/token/heartbeat?a=b", "/base/workflows/callbacks/***"),
+        ("/workflows/callbacks/", "/workflows/callbacks/"),
+        ("/workflows/callbacks", "/workflows/callbacks"),
+        ("/playbooks/callbacks/versions/1", "/playbooks/callbacks/versions/1"),
+    ],
+)
+async def test_tokens_are_left_out_of_paths(path: str, shown: str) -> None:
+    assert problems.shown(path) == shown
+
+
 async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
     settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -77,3 +93,28 @@ async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
     [record] = [record for record in caplog.records if record.name == "noetl.api"]
     assert response.json()["reference"] in record.getMessage()
     assert record.exc_info is not None
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_bug(
+    settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(settings)
+    sent: list[Any] = []
+    received = iter([{"type": "http.request", "body": b"name:", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/yaml")]
+    scope = {
+        "type": "http", "method": "POST", "path": "/workflows/run", "raw_path": b"/workflows/run", "query_string": b"",
+        "headers": headers, "client": ("127.0.0.1", 1), "server": ("localhost", 80), "scheme": "http", "root_path": "",
+        "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }  # fmt: skip
+    async with app.router.lifespan_context(app):
+        await app(scope, receive, send)
+    assert sent == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

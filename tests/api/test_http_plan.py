@@ -32,13 +32,16 @@ async def test_a_plan_is_described_and_nothing_is_stored(http: httpx.AsyncClient
     assert [(edge.source, edge.target, edge.case) for edge in body.graph.edges] == [("a", "b", 0)]
     assert [finding.code for finding in body.diagnostics] == ["NP306"]
     assert "start" in body.inputs
-    assert body.statistics
+    assert body.statistics["most_visits"] == 2
     assert (await http.get("/workflows")).json()["items"] == []
 
 
 async def test_json_is_understood_as_for_a_run(http: httpx.AsyncClient) -> None:
     text = await http.post("/plan", json={"playbook": PLAYBOOK})
     assert text.status_code == 200
+    assert (await http.post("/plan", json={"playbook": {"name": "two"}})).status_code == 404
+    await http.post("/playbooks", json={"playbook": PLAYBOOK})
+    assert (await http.post("/plan", json={"playbook": {"name": "two"}})).json() == text.json()
     broken = await http.post("/plan", json={"playbook": {"name": "a", "steps": []}})
     assert broken.status_code == 422
     assert broken.json()["diagnostics"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +13,11 @@ from api.service import NotFoundError, PlaybookError, Service
 from executor.actions import catalogue
 from executor.actions.action import Capabilities
 from executor.errors import RejectedError
-from executor.records import Run, RunStatus
+from executor.records import Playbook, Run, RunStatus, timestamp
 from executor.stores import open_store
 from executor.stores.store import Store
 from executor.worker import Worker
+from tests.plays import Play
 
 ADD = """\
 name: add
@@ -113,6 +116,22 @@ def test_tenants_do_not_see_each_other(service: Service) -> None:
             ask(run.id, tenant="two")
         with pytest.raises(NotFoundError):
             ask(run.id)
+    with pytest.raises(NotFoundError):
+        service.start_from(run.id, "sum", tenant="two")
+
+
+def test_tenants_do_not_see_each_others_playbooks(service: Service) -> None:
+    service.register(ADD, tenant="one")
+    assert service.playbooks(tenant="two")["items"] == []
+    for ask in (service.playbook, service.playbooks, service.unregister):
+        with pytest.raises(NotFoundError):
+            ask("add", tenant="two")
+    with pytest.raises(NotFoundError):
+        service.start_registered("add", input={"a": 1}, tenant="two")
+    assert service.register(ADD.replace("1000", "2000"), tenant="two")[1]
+    service.unregister("add", tenant="two")
+    assert service.playbook("add", tenant="one")["source"] == ADD
+    assert service.start_registered("add", input={"a": 1}, tenant="one").tenant == "one"
 
 
 def test_a_step_between_two_attempts_is_retrying(service: Service, store: Store, tmp_path: Path) -> None:
@@ -129,11 +148,147 @@ def test_a_step_between_two_attempts_is_retrying(service: Service, store: Store,
     assert status["status"] == "waiting"
 
 
+def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store: Store) -> None:
+    text = """
+        name: many
+        steps:
+          - name: a
+            loop: {items: "{{ range(5) | list }}", batch: 2, concurrency: 2, on_error: continue}
+            run:
+              - {action: fail, message: no, if: "{{ item == 1 }}"}
+              - {action: wait, seconds: "{{ 3600 if item == 4 else 60 }}", if: "{{ item >= 3 }}"}
+    """
+    play = Play(store, text)
+
+    def walk() -> dict[str, Any]:
+        assert play.walk_one()
+        step: dict[str, Any] = service.status(play.id)["steps"]["a"]
+        return step
+
+    assert service.status(play.id)["steps"]["a"].keys().isdisjoint({"waiting_for", "loops"})
+    step = walk()
+    assert step["loops"] == [{"position": "run", "done": 2, "failed": 1, "total": 5}]
+    assert (step["status"], step["visits"], "waiting_for" in step) == ("pending", 1, False)
+    step = walk()
+    assert step["loops"] == [{"position": "run", "done": 3, "failed": 1, "total": 5}]
+    until = timestamp(play.clock() + 60)
+    assert (step["status"], step["waiting_for"]) == ("waiting", {"until": until, "actions": ["wait"], "workflows": []})
+    play.clock.pass_(60)
+    assert walk()["loops"][0]["done"] == 4
+    play.finish()
+    step = service.status(play.id)["steps"]["a"]
+    assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)
+
+
+def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(service: Service, store: Store) -> None:
+    text = """
+        name: nested
+        tasks:
+          inner: [{action: wait, seconds: 60, loop: {items: [1, 2]}}]
+        steps:
+          - name: a
+            parallel: true
+            run:
+              - {action: wait, seconds: "{{ item }}", loop: {items: [0, 60, 120]}}
+              - {task: inner, loop: {items: [1]}}
+              - {task: inner}
+    """
+    play = Play(store, text)
+    play.walk_one()
+    found = {loop["position"]: (loop["done"], loop["total"]) for loop in service.status(play.id)["steps"]["a"]["loops"]}
+    assert found == {"run.0": (1, 3), "run.1": (0, 1), "run.2/inner.0": (0, 2)}
+
+
+def test_a_step_that_repeats_waits_for_a_time(service: Service, store: Store) -> None:
+    text = """
+        name: poll
+        steps:
+          - name: a
+            repeat: {until: "{{ false }}", every: 30s, max: 3}
+            run: [{action: log, message: asking}]
+    """
+    play = Play(store, text)
+    play.walk_one()
+    waiting_for = service.status(play.id)["steps"]["a"]["waiting_for"]
+    assert waiting_for == {"until": timestamp(play.clock() + 30), "actions": [], "workflows": []}
+
+
 def test_a_queued_run_is_cancelled(service: Service, store: Store) -> None:
     run = service.start(ADD, input={"a": 1})
     service.cancel(run.id)
     assert walk(store, run).status is RunStatus.CANCELLED
     assert service.status(run.id)["steps"]["sum"]["status"] == "cancelled"
+
+
+def test_a_playbook_is_registered_once(service: Service) -> None:
+    entry, is_new = service.register(ADD)
+    assert (entry["name"], entry["version"], is_new) == ("add", "2", True)
+    assert service.register(ADD.encode()) == (entry, False)
+    assert service.playbook("add") == service.playbook("add", "2") == entry | {"source": ADD}
+    assert service.playbooks() == service.playbooks("add") == {"items": [entry], "next_cursor": None}
+    with pytest.raises(RejectedError) as rejected:
+        service.register(ADD.replace("1000", "2000"))
+    assert rejected.value.reason == "version_exists"
+    with pytest.raises(PlaybookError):
+        service.register("name: a\n")
+    service.unregister("add", "2")
+    assert service.register(ADD) == (entry, True)
+
+
+def test_a_text_stays_itself_when_another_release_compiles_it_to_another_plan(service: Service, store: Store) -> None:
+    plan = service.compile(ADD).plan
+    assert plan is not None
+    earlier = replace(plan, header=replace(plan.header, statistics={"another": "release"}))
+    store.save_plan(earlier)
+    store.register(Playbook("default", "add", "2", earlier.hash, 1.0))
+    entry, is_new = service.register(ADD)
+    assert (entry["plan_hash"], is_new) == (earlier.hash, False)
+
+
+def test_a_run_of_a_registered_playbook(service: Service, store: Store) -> None:
+    service.register(ADD)
+    run = service.start_registered("add", "2", input={"a": 2}, variables={"c": 5}, tags=["x"])
+    assert (run.playbook, run.version, run.tags) == ("add", "2", ("x",))
+    assert walk(store, run).result == {"total": 8}
+    with pytest.raises(NotFoundError, match="no version `3` of playbook `add`"):
+        service.start_registered("add", "3", input={})
+    with pytest.raises(NotFoundError, match="no playbook `sub`"):
+        service.start_registered("sub", input={})
+
+
+def test_a_key_tells_a_text_from_a_name(service: Service) -> None:
+    service.register(ADD)
+    first = service.start_registered("add", input={"a": 1}, idempotency_key="k")
+    assert service.start_registered("add", input={"a": 1}, idempotency_key="k").id == first.id
+    assert service.start_registered("add", input={"a": 1}, idempotency_key="l").id != first.id
+    for start in (
+        lambda: service.start_registered("add", input={"a": 2}, idempotency_key="k"),
+        lambda: service.start_registered("add", "2", input={"a": 1}, idempotency_key="k"),
+        lambda: service.start(ADD, input={"a": 1}, idempotency_key="k"),
+    ):
+        with pytest.raises(RejectedError) as rejected:
+            start()
+        assert rejected.value.reason == "idempotency_key_reused"
+
+
+def test_a_run_goes_on_from_a_step_of_another(service: Service, store: Store) -> None:
+    run = service.start(ADD, input={"a": 2}, tags=["x"])
+    walk(store, run)
+    fresh = service.start_from(run.id, "large", {"b": 5})
+    assert (fresh.resumed_from, fresh.input, fresh.tags) == (run.id, {"a": 2, "b": 5}, ("x",))
+    assert walk(store, fresh).result == {"total": 3}
+    assert service.status(fresh.id)["resumed_from"] == run.id
+    assert "resumed_from" not in service.status(run.id)
+    with pytest.raises(RejectedError, match="no step `larg`; did you mean `large`") as rejected:
+        service.start_from(run.id, "larg")
+    assert rejected.value.reason == "unknown_step"
+
+
+def test_tokens_that_nobody_gave_out(service: Service) -> None:
+    for ask in (lambda: service.answer("x", 1), lambda: service.hear("x")):
+        with pytest.raises(RejectedError) as rejected:
+            ask()
+        assert rejected.value.reason == "unknown_token"
 
 
 def test_compilations_are_kept(service: Service) -> None:

@@ -1,0 +1,235 @@
+"""`POST /workflows/callbacks/{token}`: answers from outside, taken by the app whose own workers go on with the run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.answers import Status, Taken
+from api.app import create_app
+
+pytestmark = pytest.mark.anyio
+
+PUBLIC = "https://noetl.test/base"
+STREAM = {"Accept": "text/event-stream"}
+ASK = """\
+name: ask
+input: {gate: string}
+steps:
+  - name: ask
+    run:
+      - {action: callback, as: answer, notify: {action: shell, command: [tee, "{{ input.gate }}"], stdin: "{{ callback.url }}"}%s}
+"""
+
+
+@pytest.fixture
+def settings(settings: dict[str, str]) -> dict[str, str]:
+    return settings | {"NOETL_PUBLIC_URL": f"{PUBLIC}/"}
+
+
+class Asked:
+    """A run that has asked for an answer: its id, and where it is to be sent."""
+
+    def __init__(self, http: httpx.AsyncClient, workflow_id: str, path: str) -> None:
+        self.http = http
+        self.workflow_id = workflow_id
+        self.path = path
+
+    @property
+    def token(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @classmethod
+    async def begun(cls, http: httpx.AsyncClient, gate: Path, options: str = "") -> Asked:
+        body = {"playbook": ASK % options, "input": {"gate": str(gate)}}
+        response = await http.post("/workflows/run", json=body)
+        assert response.status_code == 202, response.text
+        url = await asyncio.to_thread(gate.read_text)
+        assert url.startswith(f"{PUBLIC}/workflows/callbacks/")
+        return cls(http, response.json()["workflow_id"], url.removeprefix(PUBLIC))
+
+    async def answer(self, body: Any) -> httpx.Response:
+        return await self.http.post(self.path, json=body)
+
+    async def status(self) -> dict[str, Any]:
+        response = await self.http.get(f"/workflows/status/{self.workflow_id}")
+        body: dict[str, Any] = response.json()
+        Status.model_validate(body)
+        return body
+
+    async def waiting(self) -> dict[str, Any]:
+        """The status once the step waits."""
+        while True:
+            status = await self.status()
+            if status["status"] == "waiting":
+                return status
+            await asyncio.sleep(0.01)
+
+    async def result(self) -> dict[str, Any]:
+        await self.http.get(f"/workflows/{self.workflow_id}/events", headers=STREAM)
+        body: dict[str, Any] = (await self.http.get(f"/workflows/result/{self.workflow_id}")).json()
+        return body
+
+    async def cancel(self) -> None:
+        await self.http.post(f"/workflows/{self.workflow_id}/cancel")
+        assert (await self.result())["status"] == "cancelled"
+
+
+@pytest.fixture
+async def asked(http: httpx.AsyncClient, gate: Path) -> AsyncIterator[Asked]:
+    yield await Asked.begun(http, gate)
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str | None = None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    problem = response.json()
+    assert problem["type"] == (f"urn:noetl:problem:{slug}" if slug else "about:blank")
+    assert problem["instance"] == "/workflows/callbacks/***"
+
+
+async def test_an_answer_lets_the_run_go_on_to_its_end(asked: Asked) -> None:
+    response = await asked.answer({"yes": True})
+    assert response.status_code == 202
+    assert Taken.model_validate(response.json()).status == "accepted"
+    assert response.headers["cache-control"] == "no-store"
+    result = await asked.result()
+    assert (result["status"], result["result"]) == ("succeeded", {"answer": {"yes": True}})
+
+
+@pytest.mark.parametrize("body", [None, False, 0, "text", [1, {"a": []}]])
+async def test_an_answer_is_any_value(asked: Asked, body: Any) -> None:
+    assert (await asked.answer(body)).status_code == 202
+    assert (await asked.result())["result"] == {"answer": body}
+
+
+async def test_an_answer_without_a_body_is_null(asked: Asked) -> None:
+    assert (await asked.http.post(asked.path)).status_code == 202
+    assert (await asked.result())["result"] == {"answer": None}
+
+
+async def test_a_run_answers_once(asked: Asked) -> None:
+    """While it goes on, and when it has ended."""
+    await asked.answer({"yes": True})
+    for _ in range(2):
+        assert (await asked.answer({"yes": True})).status_code == 202
+        assert_problem(await asked.answer({"yes": False}), 409, "answered-otherwise")
+        assert (await asked.result())["result"] == {"answer": {"yes": True}}
+
+
+async def test_what_a_step_waits_for_is_seen(asked: Asked) -> None:
+    step = (await asked.waiting())["steps"]["ask"]
+    assert (step["status"], step["visits"]) == ("waiting", 1)
+    assert step["waiting_for"] == {"until": None, "actions": ["callback"], "workflows": []}
+    await asked.answer(1)
+    await asked.result()
+    assert "waiting_for" not in (await asked.status())["steps"]["ask"]
+
+
+async def test_until_when_it_waits_is_seen(http: httpx.AsyncClient, gate: Path) -> None:
+    asked = await Asked.begun(http, gate, ", timeout: 1h")
+    waiting_for = (await asked.waiting())["steps"]["ask"]["waiting_for"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z", waiting_for["until"])
+
+
+async def test_a_heartbeat(http: httpx.AsyncClient, gate: Path) -> None:
+    asked = await Asked.begun(http, gate, ", heartbeat: 1h")
+    for body in (None, {"ignored": 1}):
+        response = await http.post(f"{asked.path}/heartbeat", json=body)
+        assert (response.status_code, response.json()) == (202, {"status": "accepted"})
+        assert response.headers["cache-control"] == "no-store"
+    assert (await asked.waiting())["steps"]["ask"]["waiting_for"]["until"] is not None
+    await asked.answer(1)
+    assert_problem(await http.post(f"{asked.path}/heartbeat"), 410, "closed")
+
+
+async def test_when_nobody_waits_any_more(asked: Asked) -> None:
+    await asked.cancel()
+    assert_problem(await asked.answer(1), 410, "closed")
+    assert_problem(await asked.http.post(f"{asked.path}/heartbeat"), 410, "closed")
+
+
+@pytest.mark.parametrize("path", ["x" * 43, "x" * 43 + "/heartbeat", "%00", "cancel", "a%20b"])
+async def test_an_unknown_token(asked: Asked, path: str) -> None:
+    assert_problem(await asked.http.post(f"/workflows/callbacks/{path}", json=1), 404, "unknown-token")
+
+
+async def test_what_is_no_answer_leaves_the_run_waiting(asked: Asked) -> None:
+    post = asked.http.post
+    assert_problem(await post(asked.path, data={"yes": "1"}), 415, "unsupported-media-type")
+    assert_problem(
+        await post(asked.path, content="{", headers={"Content-Type": "application/json"}), 400, "malformed-json"
+    )
+    assert_problem(await asked.answer("x" * (1024 * 1024)), 413, "too-large")
+    assert_problem(await asked.answer("é" * 200_000), 413, "too-large")  # that a store keeps as ASCII
+    await asked.answer("x")
+    assert (await asked.result())["result"] == {"answer": "x"}
+
+
+async def test_a_token_is_shown_nowhere(
+    asked: Asked, settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    http, path = asked.http, asked.path
+    await asked.answer("given")
+    responses = [await asked.answer("other"), await http.get(path), await http.post(f"{path}/other")]
+    assert [response.status_code for response in responses] == [409, 405, 404]
+    transport = httpx.ASGITransport(create_app(settings))  # not started, so that everything goes wrong in it
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as broken:
+        responses += [await broken.post(path), await broken.post(path, headers={"Host": "noetl.test"})]
+    assert [response.status_code for response in responses[3:]] == [500, 403]
+    slugs = ["answered-otherwise", None, None, "internal-error", "loopback-only"]
+    for response, slug in zip(responses, slugs, strict=True):
+        assert_problem(response, response.status_code, slug)
+        assert asked.token not in response.text
+    log = "\n".join(caplog.handler.format(record) for record in caplog.records if record.name != "httpx")
+    assert responses[3].json()["reference"] in log
+    assert asked.token not in log
+    assert asked.token not in (await http.get(f"/workflows/{asked.workflow_id}/events")).text
+
+
+@pytest.fixture
+def served(settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of the app under a server that logs requests, and its process."""
+    command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", "0", "--no-use-colors"]
+    env = os.environ | settings
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = ""
+    while not (found := re.search(r"running on (http://[\d.:]+)", lines)):
+        line = process.stdout.readline()
+        assert line, lines
+        lines += line
+    yield found[1], process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_server_logs_requests_without_the_token(served: tuple[str, subprocess.Popen[str]]) -> None:
+    address, process = served
+    assert httpx.post(f"{address}/workflows/callbacks/some-token", timeout=60).status_code == 404
+    process.terminate()
+    log, _ = process.communicate(timeout=60)
+    assert '"POST /workflows/callbacks/*** HTTP/1.1" 404' in log
+    assert "some-token" not in log
+
+
+async def test_other_lines_of_a_server_are_left_alone(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "uvicorn.access")
+    logging.getLogger("uvicorn.access").info("%s %d", "/workflows/status/a", 200)
+    logging.getLogger("uvicorn.access").info("plain")
+    assert [record.getMessage() for record in caplog.records][-2:] == ["/workflows/status/a 200", "plain"]

@@ -1,0 +1,323 @@
+"""`/playbooks`, and runs of what is registered there."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from api.answers import PlaybookPage, Registered, RegisteredText, Status, Summary
+
+pytestmark = pytest.mark.anyio
+
+YAML = {"Content-Type": "application/yaml"}
+PATIENT = {"Prefer": "wait=25"}
+STREAM = {"Accept": "text/event-stream"}
+
+GREET = """\
+name: greet
+steps:
+  - name: say
+    run: [{action: set, set: {said: "Hello %s"}}]
+"""
+CHILD = """\
+name: etl/child
+input: {gate: string}
+steps:
+  - name: hold
+    run: [{action: shell, command: [cat, "{{ input.gate }}"], as: read}]
+output: {read: "{{ read.stdout }}"}
+"""
+PARENT = """\
+name: parent
+input: {gate: string}
+steps:
+  - name: call
+    run: [{action: workflow, playbook: etl/child, input: {gate: "{{ input.gate }}"}, as: found}]
+"""
+
+
+def versioned(version: str, what: str = "Ada") -> str:
+    return f"version: '{version}'\n" + GREET % what
+
+
+def named(name: str, version: str | None = None) -> dict[str, Any]:
+    steps = [{"name": "say", "run": [{"action": "set", "set": {"said": name}}]}]
+    return {"name": name, "steps": steps} | ({} if version is None else {"version": version})
+
+
+async def register(http: httpx.AsyncClient, text: str) -> httpx.Response:
+    return await http.post("/playbooks", content=text, headers=YAML)
+
+
+async def run(http: httpx.AsyncClient, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
+    return await http.post("/workflows/run", json=body, headers=headers)
+
+
+def assert_problem(response: httpx.Response, status: int, slug: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == f"urn:noetl:problem:{slug}"
+
+
+class TestRegistering:
+    async def test_a_playbook_is_kept(self, http: httpx.AsyncClient) -> None:
+        text = GREET % "Ada"
+        response = await register(http, text)
+        assert response.status_code == 201
+        kept = Registered.model_validate(response.json())
+        assert (kept.name, kept.version, len(kept.plan_hash)) == ("greet", "1", 64)
+        assert response.headers["location"] == "/playbooks/greet/versions/1"
+        for path in (response.headers["location"], "/playbooks/greet"):
+            found = RegisteredText.model_validate((await http.get(path)).json())
+            assert Registered(**{name: getattr(found, name) for name in Registered.model_fields}) == kept
+            assert found.source == text
+            assert found.links.self == response.headers["location"]
+            assert found.links.versions == "/playbooks/greet/versions"
+
+    async def test_the_same_text_again(self, http: httpx.AsyncClient) -> None:
+        for text in (GREET % "Ada", versioned("x")):
+            first, second = await register(http, text), await register(http, text)
+            assert (first.status_code, second.status_code) == (201, 200)
+            assert second.json() == first.json()
+            assert second.headers["location"] == first.headers["location"]
+
+    async def test_another_text_is_another_version(self, http: httpx.AsyncClient) -> None:
+        await register(http, GREET % "Ada")
+        for text, version in ((GREET % "Eve", "2"), (versioned("3 β"), "3%20%CE%B2"), (GREET % "Zoe", "4")):
+            response = await register(http, text)
+            assert (response.status_code, response.headers["location"]) == (201, f"/playbooks/greet/versions/{version}")
+
+    async def test_a_version_never_means_anything_else(self, http: httpx.AsyncClient) -> None:
+        await register(http, versioned("1", "Ada"))
+        assert_problem(await register(http, versioned("1", "Eve")), 409, "version-exists")
+        await http.delete("/playbooks/greet")
+        assert_problem(await register(http, versioned("1", "Eve")), 409, "version-exists")
+        assert (await http.get("/playbooks/greet")).status_code == 404
+        assert (await register(http, versioned("1", "Ada"))).status_code == 201
+        assert "Ada" in (await http.get("/playbooks/greet")).json()["source"]
+
+    @pytest.mark.parametrize("playbook", [named("greet"), GREET % "Ada"], ids=["object", "text"])
+    async def test_it_may_come_as_json(self, http: httpx.AsyncClient, playbook: Any) -> None:
+        assert (await http.post("/playbooks", json={"playbook": playbook})).status_code == 201
+        answer = await run(http, PATIENT, playbook={"name": "greet"})
+        assert answer.json()["status"] == "succeeded"
+
+    async def test_one_with_errors_is_not_kept(self, http: httpx.AsyncClient) -> None:
+        response = await register(http, "name: greet\nsteps: [{name: a, run: [{action: htpp}]}]\n")
+        assert_problem(response, 422, "invalid-playbook")
+        assert [found["code"] for found in response.json()["diagnostics"]] == ["NP501"]
+        assert (await http.post("/playbooks", data={"playbook": "x"})).status_code == 415
+        assert (await http.post("/playbooks", json={"playbook": GREET % "A", "input": {}})).status_code == 422
+        assert (await http.post("/playbooks?input={}", content=GREET % "A", headers=YAML)).status_code == 400
+        assert (await http.get("/playbooks")).json() == {"items": [], "next_cursor": None}
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [
+            ("a b", "a%20b"),
+            ("etl/daily/load", "etl/daily/load"),
+            ("100%", "100%25"),
+            ("%2F", "%252F"),
+            ("what? #1 & \"ü\" 'é' \U0001f600", None),
+            ("a;b=c,d:e@f+g", None),
+            ("versionsx/xversions", "versionsx/xversions"),
+        ],
+    )
+    async def test_any_printable_name_has_an_address(
+        self, http: httpx.AsyncClient, name: str, path: str | None
+    ) -> None:
+        response = await http.post("/playbooks", json={"playbook": named(name, name)})
+        assert response.status_code == 201, response.text
+        location = response.headers["location"]
+        assert location.isascii()
+        if path is not None:
+            assert location == f"/playbooks/{path}/versions/{path}"
+        encoded = quote(name, safe="")
+        for address in (
+            location,
+            f"/playbooks/{quote(name)}",
+            f"/playbooks/{encoded}",
+            f"/playbooks/{encoded}/versions/{encoded}",
+        ):
+            found = await http.get(address)
+            assert found.status_code == 200, address
+            assert (found.json()["name"], found.json()["version"]) == (name, name)
+        links = (await http.get(location)).json()["links"]
+        assert links["self"] == location
+        assert [item["name"] for item in (await http.get(links["versions"])).json()["items"]] == [name]
+        assert (await http.delete(location)).status_code == 204
+        assert (await http.get(f"/playbooks/{encoded}")).status_code == 404
+
+    @pytest.mark.parametrize(
+        "name",
+        ["", " a", "a\n", "a\0b", "x" * 101, ".", "..", "a/../b", "a//b", "/a", "a/", "versions", "a/versions/1"],
+    )
+    @pytest.mark.parametrize("is_version", [False, True])
+    async def test_one_that_has_none_is_refused(self, http: httpx.AsyncClient, name: str, is_version: bool) -> None:
+        playbook = named("a", name) if is_version else named(name)
+        response = await http.post("/playbooks", json={"playbook": playbook})
+        assert_problem(response, 422, "invalid-name")
+        assert ("version of 1 to 100" if is_version else "name of 1 to 100") in response.json()["detail"]
+        assert (await http.get("/playbooks")).json()["items"] == []
+
+    @pytest.mark.parametrize("method", ["GET", "DELETE"])
+    @pytest.mark.parametrize(
+        "path",
+        ["", "greet/versions/", "greet/versions/2", "greet/", "other", "other/versions/1", "%00", "greet/versions/%00"],
+    )
+    async def test_what_is_not_there_is_not_found(self, http: httpx.AsyncClient, method: str, path: str) -> None:
+        await register(http, GREET % "Ada")
+        assert_problem(await http.request(method, f"/playbooks/{path}"), 404, "not-found")
+        assert_problem(await http.get("/playbooks/other/versions"), 404, "not-found")
+        assert (await http.get("/playbooks/greet")).status_code == 200
+
+    @pytest.mark.parametrize(("method", "path"), [("PUT", "greet"), ("POST", "greet"), ("DELETE", ""), ("PUT", "")])
+    async def test_other_methods(self, http: httpx.AsyncClient, method: str, path: str) -> None:
+        response = await http.request(method, f"/playbooks/{path}".rstrip("/"))
+        assert response.status_code == 405
+        assert response.headers["allow"]
+
+
+class TestListing:
+    async def test_the_newest_of_each(self, http: httpx.AsyncClient) -> None:
+        for text in (GREET % "Ada", GREET % "Eve"):
+            await register(http, text)
+        for name in ("a", "b", "z"):
+            await http.post("/playbooks", json={"playbook": named(name)})
+        first = PlaybookPage.model_validate((await http.get("/playbooks?limit=3")).json())
+        assert [(item.name, item.version) for item in first.items] == [("a", "1"), ("b", "1"), ("greet", "2")]
+        rest = (await http.get("/playbooks", params={"limit": 3, "cursor": first.next_cursor})).json()
+        assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["z"], None)
+
+    async def test_all_versions_of_one(self, http: httpx.AsyncClient) -> None:
+        for who in ("Ada", "Eve", "Zoe"):
+            await register(http, GREET % who)
+        first = PlaybookPage.model_validate((await http.get("/playbooks/greet/versions?limit=2")).json())
+        assert [item.version for item in first.items] == ["3", "2"]
+        rest = await http.get("/playbooks/greet/versions", params={"limit": 2, "cursor": first.next_cursor})
+        assert [item["version"] for item in rest.json()["items"]] == ["1"]
+
+    @pytest.mark.parametrize("path", ["/playbooks", "/playbooks/greet/versions"])
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=1001", "cursor=x", "cursor=MTAwMDAwMDAwMDAwMDAwMDAwMDA=", "curs=x"]
+    )
+    async def test_a_bad_query_is_refused(self, http: httpx.AsyncClient, path: str, query: str) -> None:
+        await register(http, GREET % "Ada")
+        assert (await http.get(f"{path}?{query}")).status_code == 400
+
+    async def test_what_is_removed(self, http: httpx.AsyncClient) -> None:
+        for who in ("Ada", "Eve", "Zoe"):
+            await register(http, GREET % who)
+        removed = await http.delete("/playbooks/greet/versions/3")
+        assert (removed.status_code, removed.content) == (204, b"")
+        assert (await http.get("/playbooks/greet")).json()["version"] == "2"
+        assert (await http.get("/playbooks/greet/versions/3")).status_code == 404
+        assert (await http.delete("/playbooks/greet")).status_code == 204
+        assert (await http.get("/playbooks")).json()["items"] == []
+        assert_problem(await http.delete("/playbooks/greet"), 404, "not-found")
+
+
+class TestRuns:
+    async def test_of_the_newest_version_or_of_another(self, http: httpx.AsyncClient) -> None:
+        await register(http, GREET % "Ada")
+        await register(http, GREET % "Eve")
+        for playbook, said in (
+            ({"name": "greet"}, "Hello Eve"),
+            ({"name": "greet", "version": "1"}, "Hello Ada"),
+            ({"name": "greet", "version": None}, "Hello Eve"),
+        ):
+            answer = await run(http, PATIENT, playbook=playbook, tags=["t"])
+            assert (answer.status_code, answer.json()["result"]) == (200, {"said": said})
+        items = (await http.get("/workflows?tag=t")).json()["items"]
+        assert [item["playbook"] for item in items] == ["greet"] * 3
+
+    async def test_what_belongs_to_a_run_is_checked(self, http: httpx.AsyncClient) -> None:
+        text = 'input: {n: integer}\nvariables: {v: 1}\nname: add\nsteps: [{name: a, run: [{action: set, set: {s: "{{ input.n + v }}"}}]}]\n'
+        await register(http, text)
+        answer = await run(http, PATIENT, playbook={"name": "add"}, input={"n": 2}, variables={"v": 40})
+        assert answer.json()["result"]["s"] == 42
+        assert_problem(await run(http, playbook={"name": "add"}, input={"n": "x"}), 422, "invalid-input")
+
+    @pytest.mark.parametrize("playbook", [{"name": "other"}, {"name": "greet", "version": "2"}, {"name": "\0"}])
+    async def test_of_an_unknown_one(self, http: httpx.AsyncClient, playbook: dict[str, str]) -> None:
+        await register(http, GREET % "Ada")
+        assert_problem(await run(http, playbook=playbook), 404, "not-found")
+        assert (await http.get("/workflows")).json()["items"] == []
+
+    async def test_the_same_key_is_the_same_run_whatever_is_registered_meanwhile(self, http: httpx.AsyncClient) -> None:
+        key = {"Idempotency-Key": "k"}
+        await register(http, GREET % "Ada")
+        first = await run(http, key, playbook={"name": "greet"})
+        assert first.status_code == 202
+        await register(http, "input: {needed: integer}\n" + GREET % "Eve")
+        assert_problem(await run(http, playbook={"name": "greet"}), 422, "invalid-input")
+        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()["workflow_id"]
+        other = await run(http, key, playbook={"name": "greet", "version": "1"})
+        assert_problem(other, 422, "idempotency-key-reused")
+        assert_problem(await run(http, key, playbook=GREET % "Ada"), 422, "idempotency-key-reused")
+        await http.delete("/playbooks/greet")
+        assert_problem(await run(http, playbook={"name": "greet"}), 404, "not-found")
+        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()["workflow_id"]
+        assert len((await http.get("/workflows")).json()["items"]) == 1
+
+    async def test_one_key_at_the_same_moment(self, http: httpx.AsyncClient) -> None:
+        await register(http, GREET % "Ada")
+        body = {"playbook": {"name": "greet"}}
+        answers = await asyncio.gather(*(run(http, {"Idempotency-Key": "k"}, **body) for _ in range(8)))
+        assert len({answer.json()["workflow_id"] for answer in answers}) == 1
+
+
+class TestRunsThatStartRuns:
+    async def begun(self, http: httpx.AsyncClient, gate: Path) -> tuple[str, str, Any]:
+        """The parent and the child that it waits for, and the open gate the child is held at."""
+        assert (await register(http, CHILD)).status_code == 201
+        started = await run(http, playbook=PARENT, input={"gate": str(gate)})
+        arrived = await asyncio.to_thread(gate.open, "w")
+        while True:
+            parent = (await http.get(started.json()["links"]["status"])).json()
+            Status.model_validate(parent)
+            if parent["status"] == "waiting":
+                break
+            await asyncio.sleep(0.01)
+        waiting_for = parent["steps"]["call"]["waiting_for"]
+        [child] = waiting_for["workflows"]
+        assert waiting_for == {"until": None, "actions": ["workflow"], "workflows": [child]}
+        return parent["workflow_id"], child, arrived
+
+    async def end(self, http: httpx.AsyncClient, workflow_id: str) -> Any:
+        await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
+        return (await http.get(f"/workflows/result/{workflow_id}")).json()
+
+    async def test_the_result_of_a_registered_playbook(self, http: httpx.AsyncClient, gate: Path) -> None:
+        parent, child, arrived = await self.begun(http, gate)
+        arrived.write("through")
+        arrived.close()
+        assert (await self.end(http, parent))["result"] == {"found": {"read": "through"}}
+        status = Status.model_validate((await http.get(f"/workflows/status/{child}")).json())
+        assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
+        items = [Summary.model_validate(item) for item in (await http.get("/workflows")).json()["items"]]
+        assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
+
+    async def test_it_is_removed_while_another_waits_for_its_run(self, http: httpx.AsyncClient, gate: Path) -> None:
+        parent, child, arrived = await self.begun(http, gate)
+        assert (await http.delete("/playbooks/etl/child")).status_code == 204
+        arrived.write("through")
+        arrived.close()
+        result = await self.end(http, parent)
+        assert (result["status"], result["result"]) == ("succeeded", {"found": {"read": "through"}})
+        assert (await http.get(f"/workflows/{child}/graph?format=json")).status_code == 200
+        again = await run(http, PATIENT, playbook=PARENT, input={"gate": str(gate)})
+        assert again.json()["errors"][0]["message"] == "there is no playbook `etl/child`"
+
+    async def test_cancelling_is_passed_down(self, http: httpx.AsyncClient, gate: Path) -> None:
+        parent, child, arrived = await self.begun(http, gate)
+        await http.post(f"/workflows/{parent}/cancel")
+        arrived.close()
+        assert [(await self.end(http, each))["status"] for each in (parent, child)] == ["cancelled", "cancelled"]
