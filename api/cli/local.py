@@ -1,15 +1,23 @@
-"""A run walked to its end in this process, watched, and its outcome said."""
+"""Local runs: walked to their end in this process, with the runs that they start, and their outcome said."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from api.cli.console import FAILED, INTERRUPTED, say, write_json
-from api.cli.progress import Progress, duration, failure
+from api.cli.console import INTERRUPTED, say
+from api.cli.follow import Follower
+from api.cli.outcome import ending, leave, tell
+from api.cli.progress import Progress
 
 if TYPE_CHECKING:
     from api.service import Service
@@ -20,102 +28,185 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_SECONDS = 0.1
 _ENDING_SECONDS = 5.0
+_GIVING_UP_SECONDS = 3.0
+_BESIDE = ("noetl-loop", "noetl-item")
+"""What the names of threads begin with that do work beside other work."""
+
+_MOST_NAMED = 5
+_RUNS_AT_ONCE = 1000
 
 
 def walk_to_the_end(
-    store: Store, service: Service, run: Run, plan: Plan, *, file: str | None, as_json: bool, quiet: bool
+    store: Store,
+    service: Service,
+    run: Run,
+    plan: Plan,
+    *,
+    as_json: bool,
+    quiet: bool,
+    follower: Follower | None = None,
 ) -> None:
-    """Walk the run, say how it goes on stderr and write its result to stdout.
+    """Walk the run, say how it goes on stderr and write its result to stdout; then see out the runs that it has started
+    and not waited for. A `follower` knows what has happened before.
 
     Raises:
         typer.Exit: it did not succeed, or was interrupted.
     """
-    ended = _walk(store, service, run, quiet=quiet)
-    for error in _errors(ended):
-        say(_error_line(error, plan, file))
-    if ended.status.value != "succeeded":
-        say(f"run {ended.id} {ended.status.value}{_resumable(ended)}")
-    elif not quiet:
-        took = (ended.finished_at or ended.created_at) - (ended.started_at or ended.created_at)
-        say(f"run {ended.id} succeeded in {duration(took)}")
-    if as_json:
-        write_json({**service.result(run.id), "steps": service.status(run.id)["steps"]})
-    elif ended.status.value in ("succeeded", "completed_with_errors"):
-        write_json(ended.result)
-    if ended.status.value != "succeeded":
-        raise typer.Exit(FAILED)
+    worker = _worker(store, run)
+    current, began_at = run, time.time()
+    follower = follower or Follower(store, run)
+    try:
+        if not quiet:
+            say(f"run {run.id} of {run.playbook}{f', from run {run.resumed_from}' if run.resumed_from else ''}")
+        with _ended_when_asked_to(), Progress(follower.roots, quiet=quiet) as progress:
+            # Not before: what its steps log is shown from here on.
+            worker.start()
+            current = _ended(worker, run, follower, progress)
+            progress.stand_still()
+            tell(service, current, plan, as_json=as_json, quiet=quiet)
+            if store.next_due(run.queue) is not None:
+                progress.go_on()
+                _see_out(store, run, follower, progress, quiet=quiet)
+            worker.stop()
+    except KeyboardInterrupt:
+        worker.stop(drain=False)
+        for open_run in _open_runs(store, run) if current.status.is_final else [run]:
+            say(f"interrupted; `noetl runs resume {open_run.id}` goes on with the run")
+        _leave_what_hangs()
+        raise typer.Exit(INTERRUPTED) from None
+    for other in reversed(_runs_with(store, run)):
+        is_new = other.finished_at is not None and other.finished_at >= began_at
+        if is_new and other.parent is None and other.status.value != "succeeded":
+            say(f"run {other.id} of {other.playbook} {ending(other)}")
+    leave(current)
+
+
+def _ended(worker: Worker, run: Run, follower: Follower, progress: Progress) -> Run:
+    """The run once the worker has taken it to its end."""
+    while True:
+        current = worker.wait_until_finished(run.tenant, run.id, timeout_seconds=_LOOK_EVERY_SECONDS)
+        progress.show(follower.news())
+        if current.status.is_final:
+            return current
+
+
+def _see_out(store: Store, run: Run, follower: Follower, progress: Progress, *, quiet: bool) -> None:
+    """Return when the worker has nothing left to do for the runs that were started with this one."""
+    known: set[str] = set()
+    while store.next_due(run.queue) is not None:
+        seen = store.changes.count
+        new = [other for other in _open_runs(store, run) if other.stop is None and other.id not in known]
+        if new and not quiet:
+            say(f"{_named(new)} {'goes' if len(new) == 1 else 'go'} on; Ctrl-C leaves that to `noetl runs resume`")
+        for other in new:
+            known.add(other.id)
+            follower.add(other, depth=1)
+        progress.show(follower.news())
+        store.changes.wait(seen, _LOOK_EVERY_SECONDS)
+    progress.show(follower.news())
+
+
+def _named(runs: list[Run]) -> str:
+    named = ", ".join(f"{run.id} of {run.playbook}" for run in runs[:_MOST_NAMED])
+    more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    return f"run{'s' if len(runs) > 1 else ''} {named}{more}"
+
+
+def _runs_with(store: Store, run: Run) -> list[Run]:
+    """The other runs that began with the same one, or with this one, the newest first."""
+    found: list[Run] = []
+    first = store.run(run.tenant, run.queue) or run
+    cursor = None
+    while True:
+        page, cursor = store.runs(
+            run.tenant, queue=run.queue, since=first.created_at, limit=_RUNS_AT_ONCE, cursor=cursor
+        )
+        found += [other for other in page if other.id != run.id]
+        if cursor is None:
+            return found
+
+
+def _open_runs(store: Store, run: Run) -> list[Run]:
+    """Those of the others that have not ended, without those that one of them waits for."""
+    left = [other for other in _runs_with(store, run) if not other.status.is_final]
+    ids = {other.id for other in left}
+    return [other for other in left if other.parent is None or other.parent.run_id not in ids]
 
 
 def let_it_end(store: Store, run: Run) -> Run:
-    """The run that was told to stop, once it has ended, or as it is after a while: another process may be at work."""
-    worker = _worker(store, run)
-    worker.start()
-    ended = worker.wait_until_finished(run.tenant, run.id, timeout_seconds=_ENDING_SECONDS)
-    worker.stop(drain=ended.status.is_final)
-    return ended
+    """The run that was told to stop, once it has ended with those it has started, or as it is after a while. Where the
+    process that walked it is gone, and no other run waits for it, this process does what is left to do.
+    """
+    worker = _worker(store, run) if run.parent is None and is_abandoned(store, run) else None
+    if worker is not None:
+        worker.start()
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        seen = store.changes.count
+        current = store.run(run.tenant, run.id) or run
+        ends = [other for other in _runs_with(store, run) if other.stop is not None and not other.status.is_final]
+        has_ended = current.status.is_final and not ends
+        if has_ended or time.monotonic() >= until:
+            break
+        store.changes.wait(seen, _LOOK_EVERY_SECONDS)
+    if worker is not None:
+        worker.stop(drain=has_ended, timeout_seconds=_ENDING_SECONDS)
+    return current
+
+
+def is_abandoned(store: Store, run: Run) -> bool:
+    """Whether the process is gone that has worked for a local run last, as far as can be known here."""
+    from executor.host import is_dead
+
+    worker = None
+    cursor = None
+    while events := store.events(run.id, cursor):
+        cursor = events[-1].id
+        worker = next((e.payload["worker"] for e in reversed(events) if e.type == "step.started"), worker)
+    return worker is None or is_dead(worker)
 
 
 def _worker(store: Store, run: Run) -> Worker:
+    from api.cli.beside import Beside
     from executor.capabilities import for_local_run
-    from executor.worker import Worker
+    from executor.worker import Worker, public_url
 
     folder = Path(run.folder) if run.folder else Path.cwd()
-    return Worker(store, run_id=run.id, capabilities=for_local_run(folder))
+    return Worker(
+        store,
+        queue=run.queue,
+        capabilities=for_local_run(folder),
+        find_playbook=Beside(store),
+        public_url=public_url(),
+    )
 
 
-def _walk(store: Store, service: Service, run: Run, *, quiet: bool) -> Run:
-    worker = _worker(store, run)
-    if not quiet:
-        say(f"run {run.id} of {run.playbook}")
-    terminated = signal.signal(signal.SIGTERM, _interrupt)
+@contextmanager
+def _ended_when_asked_to() -> Iterator[None]:
+    """Within it, being asked to end is being interrupted."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Progress(quiet=quiet) as progress:
-            worker.start()
-            cursor = None
-            while True:
-                current = worker.wait_until_finished(run.tenant, run.id, timeout_seconds=_LOOK_EVERY_SECONDS)
-                cursor = _show_news(service, run.id, cursor, progress)
-                if current.status.is_final:
-                    worker.stop()
-                    return current
-    except KeyboardInterrupt:
-        worker.stop(drain=False)
-        say(f"interrupted; `noetl runs resume {run.id}` goes on with the run")
-        raise typer.Exit(INTERRUPTED) from None
+        yield
     finally:
-        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_what_hangs() -> None:
+    """Return when the work that was given up has ended. Where it does not within a few seconds, the process ends here: the
+    interpreter would wait for the threads of a pool as long as a server does not answer them.
+    """
+    from executor.actions._process import end_all
+
+    until = time.monotonic() + _GIVING_UP_SECONDS
+    beside = [thread for thread in threading.enumerate() if thread.name.startswith(_BESIDE)]
+    for thread in beside:
+        thread.join(max(until - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in beside):
+        end_all()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """Being asked to end is being interrupted."""
     raise KeyboardInterrupt
-
-
-def _show_news(service: Service, run_id: str, cursor: str | None, progress: Progress) -> str | None:
-    while True:
-        page = service.events(run_id, cursor)
-        if page["items"]:
-            cursor = page["items"][-1]["id"]
-        progress.show(page["items"])
-        if page["next_cursor"] is None:
-            return cursor
-
-
-def _errors(run: Run) -> list[Any]:
-    errors = list(run.errors)
-    if run.error is not None and run.error not in errors:
-        errors.insert(0, run.error)
-    return errors
-
-
-def _error_line(error: Any, plan: Plan, file: str | None) -> str:
-    step = plan.steps.get(error["step"] or "")
-    place = f"{file or 'line'}:{step.line}: " if step and file else f"line {step.line}: " if step else ""
-    where = f"step `{error['step']}`" if error["step"] else "the run"
-    action = f", action {error['action']}" if error["action"] else ""
-    attempt = f", attempt {error['attempt']}" if error["attempt"] > 1 else ""
-    return f"{place}{where}{action}{attempt}: {failure(error)}"
-
-
-def _resumable(run: Run) -> str:
-    return f"; `noetl runs resume {run.id}` goes on from there" if run.status.is_final else ""

@@ -1,4 +1,4 @@
-"""A run as it goes on: a line for each step that ends, and on a terminal those that are running, all on stderr.
+"""A run as it goes on: a line for each step that ends, and on a terminal those that are at work, all on stderr.
 
 What a playbook logs is shown among them.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from api.cli.board import BAR, Doing, State, countdown, duration, failure, is_end, moment, waiting
 from api.cli.console import stderr_console
 from planner.report import visible
 
@@ -20,126 +20,172 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-Event = Mapping[str, Any]
+    from api.cli.follow import Followed, News
+    from executor.records import Event
 
 _OURS = "@"
-"""What the names of steps begin with that no playbook wrote."""
-
 _SLOW_SECONDS = 2.0
 _SHOWN_AT_ONCE = 12
-_BAR = 20
+_NARROW = 60
+
+Visit = tuple[str, str, int]
+"""A visit of one of the runs that are shown: the run, the step, and which time it is."""
 
 
 class Progress:
-    """Shows events as they are handed in. A context manager: until it is left, a terminal's lower part is redrawn."""
+    """Shows what is new in `followed` runs as it is handed in. A context manager: until it is left, what is logged is shown,
+    and unless it stands still, a terminal's lower part is redrawn.
+    """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(
+        self, followed: Sequence[Followed] = (), *, quiet: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._followed = followed
         self._quiet = quiet
+        self._clock = clock
         self._console = stderr_console()
+        self._redraws = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._live: Live | None = None
         self._log = _LogLines(self._console, logging.ERROR if quiet else logging.INFO)
-        self._running: dict[tuple[str, int], float] = {}
-        self._announced: set[tuple[str, int]] = set()
-        self._taken: dict[tuple[str, int], Event] = {}
-        self._loops: dict[tuple[str, int], Counts] = {}
+        self._announced: set[tuple[Visit, State]] = set()
+        self._told_at: dict[Visit, float] = {}
+        self._taken: dict[Visit, Mapping[str, Any]] = {}
+        self._retried: dict[Visit, int] = {}
+        self._looped: dict[Visit, Mapping[str, Any]] = {}
 
     def __enter__(self) -> Self:
         self._log.attach()
-        if self._console.is_terminal and not self._quiet:
+        self.go_on()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stand_still()
+        self._log.detach()
+
+    def go_on(self) -> None:
+        """Redraw the lower part of a terminal from now on."""
+        if self._redraws:
             from rich.live import Live
 
             self._live = Live(
                 console=self._console, get_renderable=self._lower_part, refresh_per_second=8, transient=True
             )
             self._live.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def stand_still(self) -> None:
+        """Leave the terminal to others from now on."""
         if self._live is not None:
             self._live.stop()
-        self._log.detach()
+            self._live = None
 
-    def show(self, events: Iterable[Event]) -> None:
-        """Show what the events, in their order, tell."""
+    def show(self, news: News) -> None:
+        """Show what the news, in their order, tell."""
         if self._quiet:
             return
-        events = list(events)
-        for event in events:
-            if (event["step"] or "").startswith(_OURS):
-                continue
-            match event["type"]:
-                case "step.transition":
-                    self._taken[_visit(event)] = event["payload"]
-                    continue
-                case "step.started":
-                    self._running.setdefault(_visit(event), time.monotonic())
-                    continue
-                case "loop.progress":
-                    self._count(_visit(event), event["payload"])
-                    continue
-                case "step.completed" | "step.failed" | "step.retrying" | "step.waiting" | "step.skipped":
-                    self._running.pop(_visit(event), None)
-            if event["type"] in ("step.completed", "step.failed"):
-                self._loops.pop(_visit(event), None)
-            if (line := describe(event, self._taken.pop(_visit(event), None))) is not None:
+        for followed, event in news:
+            for line in self._lines(followed, event):
                 self._console.print(line)
         self._announce_slow()
 
-    def _count(self, visit: tuple[str, int], payload: Event) -> None:
+    def _lines(self, followed: Followed, event: Event) -> Iterator[Text]:
+        if is_end(event) and followed.depth:
+            yield _ending(followed, event)
+        if event.step is None or event.step.startswith(_OURS):
+            return
+        visit = (followed.run.id, event.step, event.visit or 1)
+        match event.type:
+            case "step.transition":
+                self._taken[visit] = event.payload
+            case "action.retrying":
+                self._retried[visit] = self._retried.get(visit, 0) + 1
+            case "loop.progress":
+                self._looped[visit] = event.payload
+                yield from self._count(followed, event, visit)
+            case "step.waiting":
+                if not self._redraws and self._is_new(visit, State.WAITING):
+                    yield _indented(followed, _waiting(event))
+            case "step.completed" | "step.failed" | "step.retrying" | "step.skipped":
+                taken, retried = self._taken.pop(visit, None), self._retried.pop(visit, 0)
+                yield _indented(followed, describe(event, taken, retried, self._looped.pop(visit, None)))
+
+    def _count(self, followed: Followed, event: Event, visit: Visit) -> Iterator[Text]:
         """How far a loop has come; where nothing can be redrawn, a line now and then."""
-        counts = self._loops.setdefault(visit, Counts(payload["done"], time.monotonic()))
-        counts.done, counts.total, counts.failed = payload["done"], payload["total"], payload["failed"]
-        if self._live is None and counts.done < counts.total and time.monotonic() - counts.told_at >= _SLOW_SECONDS:
-            counts.told_at = time.monotonic()
-            self._console.print(f"… {visible(visit[0])}  {counts}")
+        from rich.text import Text
+
+        now = self._clock()
+        told_at = self._told_at.setdefault(visit, event.at)
+        counts = followed.board.counts(event)
+        if not self._redraws and counts is not None and now - told_at >= _SLOW_SECONDS:
+            self._told_at[visit] = now
+            yield _indented(followed, Text(f"… {visible(event.step or '')}  {counts.shown()}"))
 
     def _announce_slow(self) -> None:
         """Where nothing can be redrawn, a step that takes its time says so once."""
-        if self._live is not None:
+        from rich.text import Text
+
+        if self._redraws:
             return
-        for visit, since in self._running.items():
-            if visit not in self._announced | self._loops.keys() and time.monotonic() - since >= _SLOW_SECONDS:
-                self._announced.add(visit)
-                self._console.print(f"… {visible(visit[0])} is running")
+        for followed, doing in _everything(self._followed):
+            visit = (followed.run.id, doing.step, doing.visit)
+            is_slow = doing.state is State.RUNNING and self._clock() - doing.since >= _SLOW_SECONDS
+            if is_slow and doing.counts is None and self._is_new(visit, State.RUNNING):
+                self._console.print(_indented(followed, Text(f"… {visible(doing.step)} is running")))
+
+    def _is_new(self, visit: Visit, state: State) -> bool:
+        """Whether it has not been told yet that a visit stands so."""
+        is_new = (visit, state) not in self._announced
+        self._announced.add((visit, state))
+        return is_new
 
     def _lower_part(self) -> RenderableType:
         from rich.console import Group
-        from rich.text import Text
 
-        now = time.monotonic()
-        shown = list(self._running.items())[:_SHOWN_AT_ONCE]
-        lines = [
-            Text.assemble(("▶ ", "cyan"), visible(step), (f"  {now - since:.1f} s", "dim"))
-            for (step, _), since in shown
-        ]
-        lines += [Text.assemble(("◍ ", "cyan"), visible(step), f"  {c}") for (step, _), c in self._loops.items()]
-        if (more := len(self._running) - len(shown)) > 0:
-            lines.append(Text(f"  and {more} more", style="dim"))
-        return Group(*lines)
+        size = self._console.size
+        return Group(*lower_part(self._followed, self._clock(), size.width, min(size.height - 2, _SHOWN_AT_ONCE)))
 
 
-@dataclass
-class Counts:
-    """How many items of a loop are done, and how fast it goes since it was first heard of."""
+def lower_part(followed: Iterable[Followed], now: float, width: int, most: int) -> list[Text]:
+    """What is at work in the runs and those that they have started, in at most `most` lines of at most `width` cells."""
+    from rich.text import Text
 
-    first: int
-    since: float
-    done: int = 0
-    total: int = 0
-    failed: int = 0
-    told_at: float = 0.0
+    rows = list(_everything(followed))
+    fits = rows if len(rows) <= most else rows[: max(most - 1, 0)]
+    lines = [_indented(of, _at_work(doing, now, width)) for of, doing in fits]
+    if len(fits) < len(rows):
+        lines.append(Text(f"  and {len(rows) - len(fits)} more", style="dim"))
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
-    def __post_init__(self) -> None:
-        self.told_at = self.since
 
-    def __str__(self) -> str:
-        filled = _BAR * self.done // max(self.total, 1)
-        failed = f", {self.failed:,} failed" if self.failed else ""
-        elapsed = time.monotonic() - self.since
-        rate = f"  {(self.done - self.first) / elapsed:,.0f}/s" if elapsed > 0 and self.done > self.first else ""
-        return f"{'█' * filled}{'░' * (_BAR - filled)} {self.done:,} of {self.total:,}{failed}{rate}"
+def _everything(followed: Iterable[Followed]) -> Iterator[tuple[Followed, Doing]]:
+    for one in followed:
+        yield from ((one, doing) for doing in one.board.doing())
+        yield from _everything(list(one.started))
+
+
+def _at_work(doing: Doing, now: float, width: int) -> Text:
+    from rich.text import Text
+
+    step = visible(doing.step)
+    left = "" if doing.until is None else countdown(doing.until - now)
+    match doing.state:
+        case State.WAITING:
+            return Text.assemble(("◷ ", "yellow"), step, (f"  {waiting(doing, left)}", "dim"))
+        case State.RETRYING:
+            return Text.assemble(("↻ ", "yellow"), step, (f"  attempt {doing.attempt} in {left}", "dim"))
+        case State.RUNNING if doing.counts is not None:
+            return Text.assemble(("▶ ", "cyan"), step, f"  {doing.counts.shown(BAR if width >= _NARROW else BAR // 2)}")
+        case State.RUNNING:
+            attempt = f"  attempt {doing.attempt}" if doing.attempt > 1 else ""
+            return Text.assemble(("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}", "dim"))
+
+
+def _elapsed(seconds: float) -> str:
+    return f"{max(seconds, 0.0):.1f} s" if seconds < 60 else duration(seconds)
 
 
 class _LogLines(logging.Handler):
@@ -168,49 +214,76 @@ class _LogLines(logging.Handler):
         self._console.print(visible(f"│ {level}{record.getMessage()}{why}{listed}"))
 
 
-def _visit(event: Event) -> tuple[str, int]:
-    return event["step"] or "", event["visit"] or 1
-
-
-def describe(event: Event, transition: Mapping[str, Any] | None) -> Text | None:
-    """An event as a line, with the case that its step took; None for those that are not shown."""
+def _indented(followed: Followed, line: Text) -> Text:
+    """The line of a step, two further to the right for each run above its own, and with the name of its playbook."""
     from rich.text import Text
 
-    step = visible(event["step"] or "")
-    attempt = f"  attempt {event['attempt']}" if (event["attempt"] or 1) > 1 else ""
-    took = f"  {duration(event['duration_ms'] / 1000)}" if event["duration_ms"] is not None else ""
-    payload = event["payload"]
-    match event["type"]:
+    if not followed.depth:
+        return line
+    sign, rest = line[:2], line[2:]
+    return Text.assemble("  " * followed.depth, sign, (f"{visible(followed.run.playbook)}: ", "dim"), rest)
+
+
+def _ending(followed: Followed, event: Event) -> Text:
+    """The end of a run that another one has started."""
+    from rich.text import Text
+
+    status = event.payload.get("status", event.type.removeprefix("workflow."))
+    sign = ("✓ ", "green") if status == "succeeded" else ("✗ ", "red")
+    how = "" if status == "succeeded" else f"  {status}"
+    took = f"  {duration(event.duration_seconds or 0.0)}"
+    name = visible(followed.run.playbook)
+    return Text.assemble("  " * followed.depth, sign, name, how, (f"{took}  run {followed.run.id}", "dim"))
+
+
+def describe(
+    event: Event,
+    transition: Mapping[str, Any] | None = None,
+    retried: int = 0,
+    looped: Mapping[str, Any] | None = None,
+) -> Text:
+    """How a visit or an attempt ended as a line, with the case that its step took, how often its actions were tried again,
+    and how the items of its loop went.
+    """
+    from rich.text import Text
+
+    step = visible(event.step or "")
+    attempt = f"  attempt {event.attempt}" if (event.attempt or 1) > 1 else ""
+    took = f"  {duration(event.duration_seconds)}" if event.duration_seconds is not None else ""
+    again = f"  {retried} {'retry' if retried == 1 else 'retries'}" if retried else ""
+    details = (f"{took}{attempt}{again}{_items(looped)}", "dim")
+    error = event.payload.get("error")
+    match event.type:
         case "step.completed":
-            return Text.assemble(("✓ ", "green"), step, (f"{took}{attempt}", "dim"), _taken(transition))
+            return Text.assemble(("✓ ", "green"), step, details, _taken(transition))
         case "step.failed":
-            why = ("  " + failure(payload.get("error")), "red")
-            return Text.assemble(("✗ ", "red"), step, (f"{took}{attempt}", "dim"), why, _taken(transition))
+            return Text.assemble(("✗ ", "red"), step, details, ("  " + failure(error), "red"), _taken(transition))
         case "step.retrying":
-            return Text.assemble(("↻ ", "yellow"), step, (attempt, "dim"), f"  {failure(payload.get('error'))}")
-        case "step.waiting":
-            return Text.assemble(("◷ ", "yellow"), step, "  is waiting")
-        case "step.skipped":
-            return Text.assemble(("⊘ ", "dim"), step, "  is skipped")
+            next_at = moment(event.payload.get("next_attempt_at"))
+            soon = "" if next_at is None else f"; again in {duration(max(next_at - event.at, 0.0))}"
+            return Text.assemble(("↻ ", "yellow"), step, details, f"  {failure(error)}{soon}")
         case _:
-            return None
+            return Text.assemble(("⊘ ", "dim"), step, "  is skipped")
+
+
+def _items(looped: Mapping[str, Any] | None) -> str:
+    if looped is None:
+        return ""
+    failed = f", {looped['failed']:,} failed" if looped["failed"] else ""
+    done, total = looped["done"], looped["total"]
+    return f"  {f'{done:,} of ' if done < total else ''}{total:,} item{'s' * (total != 1)}{failed}"
+
+
+def _waiting(event: Event) -> Text:
+    from rich.text import Text
+
+    actions, until = tuple(event.payload.get("actions", ())), event.payload.get("until")
+    what = waiting(Doing(event.step or "", event.at, actions=actions), "")
+    return Text.assemble(
+        ("◷ ", "yellow"), visible(event.step or ""), f"  {what}{f' until {until[:19]}Z' if until else ''}"
+    )
 
 
 def _taken(transition: Mapping[str, Any] | None) -> str:
     targets = (transition or {}).get("targets") or ()
     return f"  → {', '.join(map(visible, targets))}" if targets else ""
-
-
-def failure(error: Mapping[str, Any] | None) -> str:
-    """A failure in one line: its type and its message."""
-    return visible(f"{error['type']}: {error['message']}") if error else "failed"
-
-
-def duration(seconds: float) -> str:
-    """`12 ms`, `3.4 s`, `5 m 12 s` or `2 h 3 m`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} m {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} m"

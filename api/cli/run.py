@@ -33,6 +33,7 @@ def run(
     """Run a playbook here, and write its result to stdout as JSON.
 
     Progress goes to stderr. The run is kept in the store, so that it can be resumed after a failure, a crash or Ctrl-C.
+    Playbooks that it starts are looked for beside its file, then in the registry.
     """
     from api.cli.inputs import read_file, read_pairs
     from api.cli.local import walk_to_the_end
@@ -42,14 +43,14 @@ def run(
 
     source = read_source(file)
     from_file = read_file(input) if input is not None else {}
-    plan = compiled_plan(source)
+    plan = compiled_plan(source, quiet=quiet)
     types = {name: declared.type for name, declared in plan.header.inputs.items()}
     new, first = _new_run(plan, {**from_file, **read_pairs(given or (), types)}, file)
     with opened(store) as opened_store:
         opened_store.save_plan(plan)
-        created = opened_store.create_run(new, first, idempotency=None)
+        created = opened_store.create_run(new, first)
         service = Service(opened_store, catalogue())
-        walk_to_the_end(opened_store, service, created, plan, file=file, as_json=json, quiet=quiet)
+        walk_to_the_end(opened_store, service, created, plan, as_json=json, quiet=quiet)
 
 
 def _new_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Visit]:
@@ -59,8 +60,10 @@ def _new_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Vis
     from executor.errors import RejectedError
     from executor.start import new_run
 
+    folder = str(Path.cwd())
+    source = None if file == "-" else str(Path(file).absolute())
     try:
-        return new_run(plan, values, origin="local", folder=str(Path.cwd()), now=time.time())
+        return new_run(plan.header, plan.hash, values, origin="local", folder=folder, source=source, now=time.time())
     except RejectedError as error:
         raise RefusalError("\n".join(_sentences(error, file)) or str(error)) from error
 

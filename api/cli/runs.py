@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from api.service import Service
     from executor.stores.store import Store
 
-app = typer.Typer(help="See, stop and resume the runs of a store.")
+app = typer.Typer(help="See, follow, answer, stop and resume the runs of a store.")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A run's id.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what went wrong.")]
 
 
 class Status(StrEnum):
@@ -74,14 +75,16 @@ def list_runs(
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
 def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
-    """Show where a run stands, step by step."""
-    from api.cli.progress import failure
+    """Show where a run stands, step by step, and what it waits for."""
+    from api.cli.board import failure
+    from api.cli.local import is_abandoned
     from planner.draw import text
 
     with _served(store) as (opened_store, service):
         status = service.status(id)
         run = service.run(id)
         plan = opened_store.plan(run.plan_hash)
+        is_left = run.origin == "local" and not run.status.is_final and is_abandoned(opened_store, run)
     if json:
         write_json(status)
         return
@@ -89,7 +92,14 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     for moment in ("created_at", "started_at", "finished_at"):
         if status[moment]:
             write(f"{moment.removesuffix('_at'):<9}{status[moment]}\n")
+    if run.parent is not None:
+        write(f"{'parent':<9}{run.parent.run_id}\n")
+    if run.resumed_from is not None:
+        write(f"{'from':<9}{run.resumed_from}\n")
     write("\n" + text.draw(plan, {name: step["status"] for name, step in status["steps"].items()}))
+    waiting = [line for name, step in status["steps"].items() for line in _waiting(name, step)]
+    if waiting:
+        write("\n" + "".join(f"{line}\n" for line in waiting))
     failed = [(name, step["error"]) for name, step in status["steps"].items() if step["error"]]
     if failed or run.errors or run.error:
         write("\n")
@@ -98,6 +108,8 @@ def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None
     for error in run.errors or filter(None, [run.error]):
         if error["step"] not in dict(failed):
             write(f"{failure(error)}\n")
+    if is_left:
+        say(f"nobody seems to be at work on it: `noetl runs resume {id}` goes on with the run")
 
 
 @app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")
@@ -135,7 +147,7 @@ def _all_events(service: Service, id: str) -> Iterator[dict[str, Any]]:
 
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
 def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
-    """Cancel a run: its running steps finish, and nothing new starts."""
+    """Cancel a run: what is at work is given up, and nothing new starts."""
     from api.cli.local import let_it_end
 
     with _served(store) as (opened_store, service):
@@ -147,7 +159,7 @@ def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = No
     if json:
         write_json({"workflow_id": run.id, "status": run.status.value})
     else:
-        say(f"run {id} {'is being cancelled' if not run.status.is_final else f'is {run.status.value}'}")
+        say(f"run {id} is {run.status.value if run.status.is_final else 'being cancelled'}")
 
 
 @app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")
@@ -155,27 +167,90 @@ def resume_run(
     id: IdArgument,
     given: GivenOption = None,
     input: InputOption = None,
+    step: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="A step that a new run goes on from instead.")
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but what went wrong.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Go on with a run that crashed, failed or was stopped, from where it stood, with corrected input if given."""
+    """Go on with a run that crashed, failed or was stopped, from where it stood, with corrected input if given.
+
+    With --from, a new run goes on from a step of one that has ended, with what that one knew there.
+    """
+    from api.cli.follow import Follower
     from api.cli.inputs import read_file, read_pairs
     from api.cli.local import walk_to_the_end
+    from api.service import summary_of
 
     from_file = read_file(input) if input is not None else {}
     with _served(store) as (opened_store, service):
         run = service.run(id)
         plan = opened_store.plan(run.plan_hash)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        summary = service.resume(id, {**from_file, **read_pairs(given or (), types)})
+        values = {**from_file, **read_pairs(given or (), types)}
+        if step is not None:
+            run = service.start_from(id, step, values)
+            follower = None
+        else:
+            follower = Follower(opened_store, run)
+            follower.skip()
+            service.resume(id, values)
+            run = service.run(id)
         if run.origin == "local":
-            walk_to_the_end(opened_store, service, service.run(id), plan, file=None, as_json=json, quiet=quiet)
+            walk_to_the_end(opened_store, service, run, plan, as_json=json, quiet=quiet, follower=follower)
             return
     if json:
-        write_json(summary)
+        write_json(summary_of(run))
     else:
-        say(f"run {id} is {summary['status']}: the workers of its service go on with it")
+        say(f"run {run.id} is {run.status.value}: the workers of its service go on with it")
+
+
+@app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")
+def watch_run(id: IdArgument, json: JsonOption = False, quiet: QuietOption = False, store: StoreOption = None) -> None:
+    """Follow a run that another process works for, until it ends. Ctrl-C leaves it alone."""
+    from api.cli.watch import watch_to_the_end
+
+    with _served(store) as (opened_store, service):
+        watch_to_the_end(opened_store, service, service.run(id), as_json=json, quiet=quiet)
+
+
+@app.command("answer", no_args_is_help=True, epilog="Example: noetl runs answer TOKEN -d '{\"approved\": true}'")
+def answer_callback(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `callback` has asked with: its token or URL.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", metavar="JSON", help="The answer; null unless given, - for standard input.")
+    ] = "null",
+    heartbeat: Annotated[
+        bool, typer.Option("--heartbeat", help="Only say that the answer is being worked on.")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Answer a step that waits in a `callback`.
+
+    A URL is answered over HTTP, a token, or a URL with --store, in the store.
+    """
+    from api.cli.answer import answer_in_store, answer_over_http, read_answer, token_of
+
+    answer = None if heartbeat else read_answer(data)
+    if store is None and "://" in token:
+        answer_over_http(token, answer, heartbeat=heartbeat)
+        return
+    with _served(store) as (opened_store, _):
+        answer_in_store(opened_store, token_of(token), answer, heartbeat=heartbeat)
+
+
+def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
+    """What a step waits for, in words."""
+    from api.cli.board import Doing, waiting
+    from planner.report import visible
+
+    wait = step.get("waiting_for")
+    if wait is not None:
+        until = "" if wait["until"] is None else f" until {wait['until'][:19]}Z"
+        what = waiting(Doing(name, 0.0, actions=tuple(wait["actions"])), "")
+        runs = f": {', '.join(wait['workflows'])}" if wait["workflows"] else ""
+        yield f"{visible(name)} {what}{until}{runs}"
 
 
 def _write_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import socket
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from api.cli.console import RefusalError, say
+from api.cli.logs import log_as_json_lines
 from api.cli.stores import StoreOption
-from executor.records import timestamp
 
 
 def serve(
@@ -20,7 +18,10 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8000,
     store: StoreOption = None,
 ) -> None:
-    """Serve HTTP on this machine, and execute the runs that are started over it."""
+    """Serve HTTP on this machine, and execute the runs that are started over it.
+
+    Callbacks are answered here too, unless NOETL_PUBLIC_URL says how else they are reached.
+    """
     from api.loopback import is_loopback
 
     if not is_loopback(host):
@@ -29,7 +30,8 @@ def serve(
         )
     listener = _listener(host, port)
     with listener:
-        _serve(listener, {**os.environ, **({"NOETL_STORE": store} if store else {})})
+        url = os.environ.get("NOETL_PUBLIC_URL") or _address(listener)
+        _serve(listener, {**os.environ, "NOETL_PUBLIC_URL": url, **({"NOETL_STORE": store} if store else {})})
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -63,36 +65,11 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
             if self.started:
                 say(f"serving {_address(listener)} for this machine only, as no authentication is configured")
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_as_json_lines()
     server = Server(uvicorn.Config(create_app(environ), log_level="warning"))
     server.run(sockets=[listener])
     if not server.started:
         raise RefusalError("the service did not start")
-
-
-class _JsonLines(logging.Formatter):
-    """A record as one line of JSON, in which nothing is left that a terminal would obey."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "at": timestamp(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_whose(record),
-            "fields": getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    """The run and step that a playbook's own line comes from."""
-    labels = getattr(record, "labels", None)
-    return {} if labels is None else {"workflow_id": labels["run"], "step": labels["step"], "visit": labels["visit"]}
 
 
 def _address(listener: socket.socket) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,17 +54,21 @@ def compile_source(source: Source) -> Compilation:
     return compile_playbook(source.content, catalogue())
 
 
-def compiled_plan(source: Source) -> Plan:
-    """The plan of the source, after everything that was found in it has been said on stderr.
+def compiled_plan(source: Source, *, quiet: bool = False) -> Plan:
+    """The plan of the source, after everything that was found in it has been said on stderr; quietly, errors only.
 
     Raises:
         RefusalError: the playbook has errors.
     """
+    from planner.diagnostics import Severity
     from planner.report import full, summary
 
     compilation = compile_source(source)
     checked = [found(source, compilation)]
-    if compilation.diagnostics:
+    if quiet:
+        errors = tuple(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
+        checked = [replace(checked[0], diagnostics=errors)]
+    if checked[0].diagnostics:
         show(full(checked))
     if compilation.plan is None:
         raise RefusalError(summary(checked), FAILED)

@@ -82,3 +82,52 @@ def test_a_run_that_is_killed_is_finished(tmp_path: Path) -> None:
     assert done.keys() == set(names)
     assert done.total() <= STEPS + 3
     store.close()
+
+
+ITEMS, BATCH = 2000, 100
+HELD_AT = [ITEMS // 3, ITEMS // 3 * 2]
+"""The items that wait, each at a pipe of its own."""
+
+
+def killed_at_the_gate(process: subprocess.Popen[str], gate: Path) -> None:
+    """Kill the process when an item waits there; from then on none does."""
+    with process, gate.open("w"):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    gate.unlink()
+    gate.touch()
+
+
+def test_a_loop_that_is_killed_has_every_item_once_in_its_result(tmp_path: Path) -> None:
+    gates = [tmp_path / f"gate{item}" for item in HELD_AT]
+    for gate in gates:
+        os.mkfifo(gate)
+    step = {
+        "name": "each",
+        "loop": {"items": f"{{{{ range({ITEMS}) | list }}}}", "batch": BATCH, "concurrency": 8},
+        "run": [
+            {"action": "file", "append": "lines", "content": "{{ item }} done\n"},
+            {"action": "shell", "if": f"{{{{ item in {HELD_AT} }}}}", "command": "cat gate{{ item }}"},
+            {"action": "set", "set": {"double": "{{ item * 2 }}"}},
+        ],
+    }
+    output = {"all": "{{ steps.each.result | map(attribute='double') | list }}"}
+    (tmp_path / "loop.json").write_text(json.dumps({"name": "loop", "steps": [step], "output": output}))
+
+    killed_at_the_gate(noetl(tmp_path, "run", "loop.json"), gates[0])
+    store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
+    (run,) = store.runs("default")[0]
+    killed_at_the_gate(noetl(tmp_path, "runs", "resume", run.id), gates[1])
+    with noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
+        answer, complaint = process.communicate(timeout=SECONDS)
+
+    assert (process.returncode, complaint.count("Traceback")) == (0, 0)
+    assert json.loads(answer)["result"]["all"] == [item * 2 for item in range(ITEMS)]
+    done = Counter(int(line.split()[0]) for line in (tmp_path / "lines").read_text().splitlines())
+    assert done.keys() == set(range(ITEMS))
+    assert done.total() <= ITEMS + 2 * BATCH
+    counted = [event.payload["done"] for event in store.events(run.id) if event.type == "loop.progress"]
+    assert counted == list(range(BATCH, ITEMS + 1, BATCH))
+    assert [event.type for event in store.events(run.id)].count("workflow.completed") == 1
+    store.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -14,11 +16,14 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
+from api.cli.beside import Beside
 from executor.actions import catalogue
 from executor.actions._connections import CONNECTIONS
 from executor.capabilities import for_service
 from executor.records import RunStatus
 from executor.stores.store import Store
+from executor.waiting import hash_of
+from executor.walk import Walker
 from planner.compile import compile_playbook
 from tests.http_server import Exchange, Server, serve
 from tests.plays import Play
@@ -30,14 +35,24 @@ PASSWORD = "correct-horse-battery"
 Example = Callable[..., Play]
 
 
+class Beginning(Play):
+    """A run of a file, begun in the folder above; it finds others beside it."""
+
+    def __init__(self, store: Store, path: Path, input: dict[str, Any]) -> None:
+        folder = path.parents[1]
+        super().__init__(store, path.read_text("utf-8"), input, folder=folder, source=str(path))
+
+    def walker(self, name: str = "one") -> Walker:
+        return replace(super().walker(name), find_playbook=Beside(self.store))
+
+
 @pytest.fixture
 def example(store: Store, tmp_path: Path) -> Example:
     """`example(name, **input)`: a finished run of it, started beside a copy of the folder of examples."""
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
 
     def run(name: str, **input: Any) -> Play:
-        text = (EXAMPLES / f"{name}.yaml").read_text("utf-8")
-        return Play(store, text, input, folder=tmp_path).finish()
+        return Beginning(store, tmp_path / "examples" / f"{name}.yaml", input).finish()
 
     return run
 
@@ -248,3 +263,51 @@ class TestFanOut:
         progress = [event.payload for event in play.events if event.type == "loop.progress"]
         assert [(counts["done"], counts["failed"]) for counts in progress] == [(100, 0), (121, 1)]
         assert not (tmp_path / "examples/out/scratch").exists()
+
+
+class TestApproval:
+    @pytest.fixture
+    def asked(self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[Play, str]:
+        """A run that waits for an answer, and the token that it has logged."""
+        caplog.set_level("INFO", "noetl.playbook")
+        play = Beginning(store, EXAMPLES / "approval.yaml", {})
+        while play.walk_one(chained=True):
+            pass
+        assert play.status is RunStatus.WAITING
+        return play, re.findall(r"noetl runs answer (\S+) -d true", caplog.text)[0]
+
+    @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
+    def test_the_answer_decides(self, store: Store, asked: tuple[Play, str], answer: Any, outcome: str) -> None:
+        play, token = asked
+        store.answer(hash_of(token), answer, play.clock())
+        assert play.finish().result == {"outcome": outcome}
+
+    def test_nobody_answers(self, asked: tuple[Play, str]) -> None:
+        play, _ = asked
+        before = play.clock()
+        assert play.finish().result == {"outcome": "expired"}
+        assert (play.status, play.clock() - before) == (RunStatus.SUCCEEDED, 600)
+
+    def test_nobody_is_asked_about_little(self, example: Example) -> None:
+        play = example("approval", amount=50)
+        assert (play.result, play.steps) == ({"outcome": "paid"}, {"look": 1, "pay": 1})
+
+
+class TestCloseDay:
+    def test_every_region_is_closed_in_a_run_of_its_own(self, example: Example, store: Store) -> None:
+        play = example("close_day")
+        assert {region["region"]: region["total"] for region in play.result["closed"]} == TOTALS
+        assert (play.result["total"], play.result["missing"]) == (2340.6, [])
+        runs, _ = store.runs("default", parent=play.id)
+        assert sorted(run.input["region"] for run in runs) == sorted(TOTALS)
+
+    def test_a_region_without_orders_is_missing(self, example: Example, store: Store) -> None:
+        play = example("close_day", regions=["atlantis", "asia"])
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result == {
+            "total": TOTALS["asia"],
+            "closed": [{"region": "asia", "orders": 3, "total": TOTALS["asia"]}],
+            "missing": ["atlantis"],
+        }
+        failed, _ = store.runs("default", parent=play.id, status=RunStatus.FAILED)
+        assert [run.error and run.error["type"] for run in failed] == ["NoOrders"]

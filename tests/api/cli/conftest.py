@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +33,14 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, and nothing of this machine's settings."""
     monkeypatch.chdir(tmp_path)
-    for name in ("NOETL_STORE", "NOETL_DEBUG", "NOETL_WORKERS"):
+    for name in ("NOETL_STORE", "NOETL_DEBUG", "NOETL_WORKERS", "NOETL_PUBLIC_URL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -55,3 +60,21 @@ def noetl(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Outcome(exit_.value.code or 0, captured.out, captured.err)
 
     return command
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """`start(*arguments)`: `noetl` as a process of its own in the working folder, with pipes; killed when the test is over."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from api.cli import main; main()", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, start_new_session=True, **{**pipes, **options}))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

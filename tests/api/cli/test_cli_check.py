@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,18 @@ def test_many_mistakes_are_as_many_findings_each_in_its_place(noetl: Command, fo
     Path("many.yaml").write_text(MISTAKES)
     outcome = noetl("check", "many.yaml", "--format", "concise")
     assert (outcome.exit_code, outcome.out) == (1, "")
-    assert [" ".join(line.split()[:2]) for line in outcome.err.splitlines()] == [
-        "many.yaml:2:1: NP010",
-        "many.yaml:6:38: NP502",
-        "many.yaml:9:14: NP012",
-        "many.yaml:10:20: NP501",
-        "many.yaml:13:15: NP101",
-        "many.yaml:14:15: NP407",
-        "many.yaml:19:38: NP301",
-        "many.yaml:19:87: NP402",
-        "many.yaml:20:11: NP102",
-        "many.yaml:21:43: NP509",
-        "many.yaml:23:20: NP503",
+    assert [" ".join(line.split()[:3]) for line in outcome.err.splitlines()] == [
+        "many.yaml:2:1: error: NP010",
+        "many.yaml:6:38: error: NP502",
+        "many.yaml:9:14: error: NP012",
+        "many.yaml:10:20: error: NP501",
+        "many.yaml:13:15: error: NP101",
+        "many.yaml:14:15: error: NP407",
+        "many.yaml:19:38: error: NP301",
+        "many.yaml:19:87: error: NP402",
+        "many.yaml:20:11: error: NP102",
+        "many.yaml:21:43: error: NP509",
+        "many.yaml:23:20: error: NP503",
     ]
 
 
@@ -96,7 +97,7 @@ def test_warnings_do_not_fail(noetl: Command, folder: Path) -> None:
     Path("warned.yaml").write_text(GOOD.replace("message: hello", "message: yes"))
     outcome = noetl("check", "warned.yaml", "--format", "concise")
     assert outcome.exit_code == 0
-    assert "NP006" in outcome.err
+    assert re.match(r"warned.yaml:\d+:\d+: warning: NP006 ", outcome.err)
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "run"])

@@ -35,7 +35,7 @@ def playbook(folder: Path) -> None:
 def test_text_is_the_default(noetl: Command) -> None:
     outcome = noetl("plan", "fork.yaml")
     assert (outcome.exit_code, outcome.err) == (0, "")
-    assert outcome.out.startswith("fork: 4 steps, 4 edges, 1 fork, 1 join\n")
+    assert outcome.out.startswith("fork: 4 steps, 4 edges, 1 fork, 1 join, at most 4 visits\n")
 
 
 def test_json_is_the_plan(noetl: Command) -> None:

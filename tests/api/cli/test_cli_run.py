@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from executor.worker import Worker
+
 Command = Callable[..., Any]
 
 DEMO = """\
@@ -74,6 +76,29 @@ def test_the_result_is_on_stdout_and_the_way_to_it_on_stderr(noetl: Command, fol
     assert "→ left, right" in outcome.err
     assert "│ warning: met ␛[31mat 10\n" in outcome.err
     assert (folder / ".noetl" / "noetl.db").exists()
+
+
+def test_quiet_is_quiet_about_warnings_and_not_about_errors(noetl: Command) -> None:
+    warned = "name: warned\nsteps:\n  - name: only\n    run: [{action: set, set: {answer: off}}]\n"
+    assert "NP006" in noetl("run", "-", stdin=warned).err
+    outcome = noetl("run", "-", "-q", stdin=warned)
+    assert (outcome.json, outcome.err) == ({"answer": "off"}, "")
+    refused = noetl("run", "-", "--quiet", stdin=warned + "    rule: [{case: default, run: [nowhere]}]\n")
+    assert (refused.exit_code, refused.out) == (1, "")
+    assert "error[NP101]" in refused.err and "NP006" not in refused.err
+    assert refused.err.endswith("noetl: 1 error in -\n")
+
+
+def test_nothing_that_is_logged_at_once_is_lost(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Worker.start
+
+    def start_and_wait(worker: Worker) -> None:
+        start(worker)
+        worker.wait_until_finished("default", worker._queue, 30)
+
+    monkeypatch.setattr(Worker, "start", start_and_wait)
+    outcome = noetl("run", "demo.yaml", "-i", "count=1")
+    assert "│ warning: met ␛[31mat 10\n" in outcome.err
 
 
 def test_json_is_the_envelope(noetl: Command) -> None:

@@ -1,0 +1,65 @@
+"""`noetl runs resume --from`"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+CHAIN = """\
+name: chain
+input: {number: {type: integer, default: 1}}
+steps:
+  - name: first
+    run: [{action: shell, command: "echo first >> trace"}, {action: set, set: {known: "{{ input.number * 10 }}"}}]
+    rule: [{case: default, run: [second]}]
+  - name: second
+    run: [{action: shell, command: "echo second >> trace"}, {action: set, set: {sum: "{{ known + input.number }}"}}]
+    rule: [{case: default, run: [left, right]}]
+  - {name: left, rule: [{case: default, run: [meet]}]}
+  - {name: right, rule: [{case: default, run: [meet]}]}
+  - name: meet
+    run: [{action: workflow, playbook: last, as: last}]
+output: {sum: "{{ sum }}", last: "{{ last.done }}"}
+"""
+
+
+@pytest.fixture
+def ended(noetl: Command, folder: Path) -> str:
+    """The id of a run that has succeeded."""
+    Path("chain.yaml").write_text(CHAIN)
+    Path("last.yaml").write_text("name: last\nsteps: [{name: only, run: [{action: set, set: {done: true}}]}]\n")
+    outcome = noetl("run", "chain.yaml", "-q", "--json")
+    assert outcome.json["result"] == {"sum": 11, "last": True}
+    id: str = outcome.json["workflow_id"]
+    return id
+
+
+def test_a_new_run_goes_on_from_a_step(noetl: Command, ended: str) -> None:
+    outcome = noetl("runs", "resume", ended, "--from", "second", "-i", "number=5")
+    assert (outcome.exit_code, outcome.json) == (0, {"sum": 15, "last": True})
+    new = outcome.err.split()[1]
+    assert outcome.err.startswith(f"run {new} of chain, from run {ended}\n")
+    assert new != ended
+    assert Path("trace").read_text() == "first\nsecond\nsecond\n"
+    assert f"\nfrom     {ended}\n" in noetl("runs", "show", new).out
+    assert noetl("runs", "show", new, "--json").json["resumed_from"] == ended
+
+
+@pytest.mark.parametrize(
+    ("step", "given", "sentence"),
+    [
+        ("secnd", "number=1", "the playbook has no step `secnd`; did you mean `second`?"),
+        ("left", "number=1", "come together at `meet`"),
+        ("second", "number=x", "input `number` must be integer"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(noetl: Command, ended: str, step: str, given: str, sentence: str) -> None:
+    outcome = noetl("runs", "resume", ended, "--from", step, "-i", given)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert sentence in outcome.err and len(outcome.err.splitlines()) == 1
+    assert noetl("runs", "list", "--playbook", "chain").out.count("\n") == 1
