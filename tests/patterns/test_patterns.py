@@ -1,0 +1,447 @@
+"""Every playbook of `docs/patterns.md`, run: which steps it visits, how often, in which order, and what comes out.
+
+The playbooks are those of the page, found by their headings. Below a heading the first is the pattern, or the one that a
+test names; runs find the others in the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+
+from executor.actions import catalogue
+from executor.errors import RejectedError
+from executor.records import Playbook, Run, RunStatus
+from executor.stores.store import Store
+from executor.waiting import MAX_DEPTH, hash_of
+from executor.walk import Walker
+from infra.reference import ROOT
+from planner.compile import compile_playbook
+from planner.diagnostics import Severity
+from tests.http_server import Server, serve
+from tests.plays import Play, compiled
+
+TEXT = (ROOT / "docs" / "patterns.md").read_text("utf-8")
+MINUTE, HOUR, DAY = 60, 3600, 86400
+SYSTEMS = ("NoETL", "Step Functions", "Conductor", "Argo", "Airflow")
+WORDS = {"●": "yes", "◐": "partly", "○": "no"}
+
+
+class Pattern(NamedTuple):
+    """What stands below a heading: its playbooks by name, and what is said of each system."""
+
+    playbooks: dict[str, str]
+    said: dict[str, str]
+
+
+def patterns() -> dict[str, Pattern]:
+    found = {}
+    for section in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]:
+        heading, _, text = section.partition("\n")
+        blocks = re.findall(r"^```yaml\n(name: (\w+)\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        said = dict(re.findall(r"^- ([A-Z][\w ]+): (\w+)", text, re.MULTILINE))
+        found[heading] = Pattern({name: block for block, name in blocks}, said)
+        if re.search(r"^Partly: ", text, re.MULTILINE):
+            said["NoETL"] = "partly"
+    return found
+
+
+PATTERNS = patterns()
+PLAYBOOKS = {name: text for pattern in PATTERNS.values() for name, text in pattern.playbooks.items()}
+ROWS = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\) \| (.*) \|$", TEXT, re.MULTILINE)
+
+
+class Example(Play):
+    """A run of a playbook of the page, in which callbacks have addresses. `but` is a text in it and what stands there instead."""
+
+    def __init__(
+        self, store: Store, heading: str, name: str | None = None, /, *, but: tuple[str, str] = ("", ""), **input: Any
+    ) -> None:
+        playbooks = PATTERNS[heading].playbooks
+        assert but[0] in "".join(playbooks.values())
+        plans = {other: compiled(text.replace(*but) if but[0] else text) for other, text in playbooks.items()}
+        for other, plan in plans.items():
+            store.save_plan(plan)
+            store.register(Playbook("default", other, None, plan.hash, 0.0))
+        super().__init__(store, plans[name or next(iter(plans))], input)
+        self.began_at = self.clock()
+
+    def walker(self, name: str = "one") -> Walker:
+        return replace(super().walker(name), public_url="https://noetl.test")
+
+    def walk(self) -> Example:
+        """Walk until nothing is due at this moment."""
+        while self.walk_one(chained=True):
+            pass
+        return self
+
+    def pass_(self, seconds: float) -> Example:
+        """Let time pass, and walk whatever is due on the way."""
+        end = self.clock() + seconds
+        while (due := self.store.next_due(self.queue)) is not None and due <= end:
+            self.clock.now = max(self.clock(), due)
+            self.walk()
+        self.clock.now = end
+        return self
+
+    def finish(self) -> Example:
+        super().finish()
+        return self
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.began_at
+
+    @property
+    def course(self) -> list[str]:
+        """What began and what ended, in this order."""
+        told: dict[str, None] = {}
+        for event in self.events:
+            if event.type in ("step.started", "step.completed", "step.failed") and not str(event.step).startswith("@"):
+                word = "began" if event.type == "step.started" else "ended"
+                visit = f" ({event.visit})" if event.visit != 1 else ""
+                told.setdefault(f"{event.step} {word}{visit}")
+        return list(told)
+
+    @property
+    def others(self) -> list[Run]:
+        """The runs that this one and its own have started, the oldest first."""
+        return sorted((run for run in self.store.runs(self.tenant)[0] if run.id != self.id), key=lambda run: run.depth)
+
+
+class Desk:
+    """Somebody outside who is asked, and answers when a test says so."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.url = server.url()
+
+    @property
+    def asked(self) -> list[str]:
+        """The tokens that came, in their order."""
+        bodies = [json.loads(request.body) for request in self.server.requests]
+        return [address.rpartition("/")[2] for body in bodies for address in body.values()]
+
+    def answer(self, play: Example, body: Any, which: int = -1) -> None:
+        play.store.answer(hash_of(self.asked[which]), body, play.clock())
+
+    def is_refused(self, play: Example, body: Any, which: int = -1) -> str:
+        with pytest.raises(RejectedError) as found:
+            self.answer(play, body, which)
+        return found.value.reason
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with serve(lambda exchange: exchange.reply()) as server:
+        yield Desk(server)
+
+
+class TestPage:
+    def test_there_are_twenty_patterns(self) -> None:
+        anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in PATTERNS]
+        assert [anchor for anchor, _ in ROWS] == anchors
+        assert len(anchors) == 20
+
+    @pytest.mark.parametrize(("heading", "row"), list(zip(PATTERNS, ROWS, strict=False)))
+    def test_the_table_says_what_the_section_says(self, heading: str, row: tuple[str, str]) -> None:
+        said = {"NoETL": "yes"} | PATTERNS[heading].said
+        assert {system: said.get(system) for system in SYSTEMS} == dict(
+            zip(SYSTEMS, (WORDS[mark] for mark in row[1].split(" | ")), strict=True)
+        )
+
+    @pytest.mark.parametrize("name", PLAYBOOKS)
+    def test_a_playbook_compiles_without_a_warning(self, name: str) -> None:
+        found = compile_playbook(PLAYBOOKS[name], catalogue())
+        assert found.plan is not None
+        assert [d for d in found.diagnostics if d.severity is not Severity.NOTE] == []
+
+    @pytest.mark.parametrize("heading", PATTERNS)
+    def test_a_pattern_is_short(self, heading: str) -> None:
+        playbooks = PATTERNS[heading].playbooks
+        assert playbooks
+        assert all(text.count("\n") <= 26 for text in playbooks.values())
+
+
+def test_sequence(store: Store) -> None:
+    play = Example(store, "Sequence").finish()
+    assert play.course == ["pack began", "pack ended", "ship began", "ship ended", "bill began", "bill ended"]
+    assert play.result == {"log": ["packed", "shipped", "billed"]}
+
+
+def test_parallel_split(store: Store) -> None:
+    play = Example(store, "Parallel split").walk()
+    assert play.course == ["order began", "order ended", "reserve began", "charge began"]
+    play.finish()
+    assert play.steps == {"order": 1, "reserve": 1, "charge": 1}
+    assert (play.result, play.seconds) == ({"reserved": True, "charged": True}, MINUTE)
+
+
+def test_synchronization(store: Store) -> None:
+    play = Example(store, "Synchronization").walk()
+    assert "charge ended" in play.course
+    assert "ship began" not in play.course
+    play.finish()
+    assert play.steps == {"order": 1, "reserve": 1, "charge": 1, "ship": 1}
+    assert play.course[-3:] == ["reserve ended", "ship began", "ship ended"]
+    assert play.result["shipped"] == "from shelf 7, 40 paid"
+
+
+@pytest.mark.parametrize(
+    ("amount", "step", "answer"),
+    [(5000, "ask_a_person", "later"), (1000, "approve", "yes"), (0.5, "approve", "yes"), (0, "refuse", "no")],
+)
+def test_exclusive_choice(store: Store, amount: float, step: str, answer: str) -> None:
+    play = Example(store, "Exclusive choice", amount=amount).finish()
+    assert (play.steps, play.result) == ({"check": 1, step: 1}, {"answer": answer})
+
+
+@pytest.mark.parametrize(("known", "step", "what"), [(True, "update", "updated"), (False, "create", "created")])
+def test_simple_merge(store: Store, known: bool, step: str, what: str) -> None:
+    play = Example(store, "Simple merge", known=known).finish()
+    assert play.steps == {"look_up": 1, step: 1, "tell": 1}
+    assert play.result["message"] == f"the customer was {what}"
+
+
+def test_only_a_merge_of_branches_that_may_both_arrive_is_a_join() -> None:
+    assert compiled(PLAYBOOKS["simple_merge"]).steps["tell"].join is None
+    assert compiled(PLAYBOOKS["synchronization"]).steps["ship"].join is not None
+
+
+@pytest.mark.parametrize(("fire", "injured", "crime"), list(product([False, True], repeat=3)))
+def test_multi_choice(store: Store, fire: bool, injured: bool, crime: bool) -> None:
+    play = Example(store, "Multi-choice", fire=fire, injured=injured, crime=crime).finish()
+    ways = {"fire_brigade": fire, "ambulance": injured, "police": crime}
+    assert {step: play.steps.get(step, 0) for step in ways} == ways
+    assert play.status is RunStatus.SUCCEEDED
+
+
+class TestSynchronizingMerge:
+    @pytest.mark.parametrize(("flight", "hotel"), list(product([False, True], repeat=2)))
+    def test_those_that_were_begun_are_waited_for(self, store: Store, flight: bool, hotel: bool) -> None:
+        play = Example(store, "Synchronizing merge", flight=flight, hotel=hotel).finish()
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.steps.get("itinerary", 0) == (flight or hotel)
+        if flight or hotel:
+            assert play.result["trip"] == ["NO 17" if flight else None, 12 if hotel else None]
+        assert play.seconds == (MINUTE if flight else 0)
+
+    @pytest.mark.parametrize(("flight", "visits"), [(True, 1), (False, 0)])
+    def test_a_branch_that_has_failed_is_not(self, store: Store, flight: bool, visits: int) -> None:
+        play = Example(store, "Synchronizing merge", flight=flight, hotel=True, full=True).finish()
+        assert (play.status, play.errors) == ("completed_with_errors", ["Failed"])
+        assert play.steps.get("itinerary", 0) == visits
+        assert play.result.get("trip") == (["NO 17", None] if flight else None)
+
+
+def test_multi_merge(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "noetl.playbook")
+    play = Example(store, "Multi-merge").pass_(10)
+    assert (play.steps["audit"], play.steps.get("close", 0)) == (1, 0)
+    play.finish()
+    assert play.steps == {"order": 1, "charge": 1, "ship": 1, "audit": 2, "close": 1}
+    assert caplog.messages == ["shipped", "charged"]
+    assert play.course[-2:] == ["close began", "close ended"]
+
+
+def test_what_follows_a_multi_merge_may_be_one_too(store: Store) -> None:
+    play = Example(store, "Multi-merge", but=("- name: close", "- name: close\n    join: each")).finish()
+    assert (play.steps["audit"], play.steps["close"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
+def test_discriminator(store: Store, seconds: int, published: str) -> None:
+    play = Example(store, "Discriminator", but=("seconds: 10", f"seconds: {seconds}")).pass_(min(seconds, MINUTE))
+    assert play.course[-2:] == ["publish began", "publish ended"]
+    assert play.status is RunStatus.WAITING
+    play.finish()
+    assert play.steps == {"translate": 1, "one_service": 1, "another": 1, "publish": 1}
+    assert play.result == {"one": "Hallo", "other": "Guten Tag", "published": published}
+    assert play.seconds == max(seconds, MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("draft", "faults", "visits", "end"),
+    [
+        (True, 0, {"review": 1}, "publish"),
+        (True, 2, {"review": 3, "write": 2}, "publish"),
+        (False, 2, {"review": 2, "write": 2}, "publish"),
+        (False, 9, {"review": 5, "write": 6}, "give_up"),
+    ],
+)
+def test_arbitrary_cycles(store: Store, draft: bool, faults: int, visits: dict[str, int], end: str) -> None:
+    play = Example(store, "Arbitrary cycles", draft=draft, faults=faults).finish()
+    assert play.steps == {"begin": 1, **visits, end: 1}
+    assert (play.status, play.result["published"]) == ("succeeded", end == "publish")
+
+
+@pytest.mark.parametrize(("gift", "wrapped"), [(False, {}), (True, {"wrap": 1})])
+def test_implicit_termination(store: Store, gift: bool, wrapped: dict[str, int]) -> None:
+    play = Example(store, "Implicit termination", gift=gift).pass_(59)
+    assert "thank ended" in play.course
+    assert play.status is RunStatus.WAITING
+    play.pass_(1)
+    assert (play.status, play.seconds) == ("succeeded", MINUTE)
+    assert play.steps == {"order": 1, "ship": 1, "thank": 1, "wrap?": 1, **wrapped}
+
+
+class TestInstances:
+    def test_without_synchronization(self, store: Store) -> None:
+        play = Example(store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]).walk()
+        assert (play.status, play.result, play.seconds) == ("succeeded", {"reminders": 3}, 0)
+        assert [run.status for run in play.others] == ["waiting"] * 3
+        play.pass_(DAY)
+        assert sorted(run.result["reminded"] for run in play.others) == ["Ada", "Edsger", "Grace"]
+
+    def test_known_at_design_time(self, store: Store) -> None:
+        play = Example(store, "Multiple instances known at design time").pass_(59)
+        assert play.steps == {"review": 1}
+        play.pass_(1)
+        assert (play.status, play.steps) == ("succeeded", {"review": 1, "decide": 1})
+        assert play.result["verdicts"] == ["Ada likes it", "Grace likes it", "Edsger likes it"]
+
+    @pytest.mark.parametrize("count", [0, 1, 3, 250])
+    def test_known_at_run_time(self, store: Store, count: int) -> None:
+        lines = [{"price": price, "count": 2} for price in range(count)]
+        play = Example(store, "Multiple instances known at run time", lines=lines).finish()
+        assert play.steps == {"price": 1, "add_up": 1}
+        assert play.result["sum"] == sum(2 * line["price"] for line in lines)
+
+    def test_not_known_before(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+        for number, claim in enumerate([{"damage": 5}, {"damage": 70}, {"damage": 600}, None], 1):
+            assert len(desk.asked) == number
+            desk.answer(play, claim)
+            play.walk()
+        assert "handle ended" not in play.course
+        assert [run.status for run in play.others] == ["waiting", "waiting", "succeeded"]
+        play.finish()
+        assert (play.result["damage"], play.steps["add"], play.seconds) == (675, 1, HOUR)
+
+    def test_they_begin_while_others_are_at_work_or_have_ended(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+        desk.answer(play, {"damage": 5})
+        play.pass_(2 * HOUR)
+        assert "handle ended" in play.course
+        desk.answer(play, {"damage": 70})
+        play.walk()
+        desk.answer(play, None)
+        assert play.finish().result["damage"] == 75
+        assert play.seconds == 3 * HOUR
+
+    def test_so_deep_and_no_deeper(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
+        for _ in range(MAX_DEPTH + 1):
+            desk.answer(play, {"damage": 1})
+            play.walk()
+        assert play.finish().errors == ["WorkflowFailed"]
+        assert len(play.others) == MAX_DEPTH
+        assert f"goes {MAX_DEPTH} runs deep" in TEXT
+
+
+class TestDeferredChoice:
+    @pytest.mark.parametrize(
+        ("by", "step", "offer"), [("customer", "accept", "accepted"), ("agent", "withdraw", "withdrawn")]
+    )
+    def test_the_first_answer_is_taken(self, store: Store, desk: Desk, by: str, step: str, offer: str) -> None:
+        play = Example(store, "Deferred choice", desk=desk.url).walk()
+        assert play.steps == {"offer": 1}
+        desk.answer(play, {"by": by})
+        assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
+        play.finish()
+        assert (play.steps, play.result["offer"]) == ({"offer": 1, step: 1}, offer)
+        assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
+
+    def test_nobody_answers(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Deferred choice", desk=desk.url).finish()
+        assert (play.steps, play.result, play.seconds) == ({"offer": 1, "lapse": 1}, {"offer": "lapsed"}, 7 * DAY)
+        assert desk.is_refused(play, {"by": "customer"}) == "closed"
+
+    @pytest.mark.parametrize(("first", "until"), [(0, 3 * DAY), (1, DAY)])
+    def test_the_loser_of_a_race_is_not_withdrawn(self, store: Store, desk: Desk, first: int, until: int) -> None:
+        play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
+        desk.answer(play, "coming", first)
+        play.walk()
+        assert play.course[-2:] == ["help began", "help ended"]
+        assert play.status is RunStatus.WAITING
+        play.finish()
+        assert (play.status, play.seconds, play.steps["help"]) == ("succeeded", until, 1)
+
+    def test_the_loser_of_a_race_may_still_be_answered(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
+        for which in (1, 0):
+            assert play.status is RunStatus.WAITING
+            desk.answer(play, "coming", which)
+            play.walk()
+            assert play.steps["help"] == 1
+        assert (play.status, play.seconds) == ("succeeded", 0)
+
+
+def test_interleaved_parallel_routing(store: Store) -> None:
+    play = Example(store, "Interleaved parallel routing").finish()
+    order = ["check_in", "blood_test", "x_ray", "eye_test", "doctor"]
+    assert play.course == [f"{step} {word}" for step in order for word in ("began", "ended")]
+    assert (play.result["report"], play.seconds) == ("blood, x-ray, eyes", 30)
+
+
+class TestMilestone:
+    def test_changes_while_the_order_is_open(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Milestone", desk=desk.url).walk()
+        for change in ("colour", "size"):
+            desk.answer(play, {"change": change})
+            play.walk()
+        assert (play.steps, play.status) == ({"open": 3, "change": 2}, "waiting")
+        desk.answer(play, {"ship": True})
+        play.finish()
+        assert play.steps == {"open": 3, "change": 2, "ship": 1}
+        assert play.result["changes"] == ["colour", "size"]
+        assert {desk.is_refused(play, {"change": "too late"}, which) for which in range(3)} == {"answered_otherwise"}
+
+    def test_it_passes(self, store: Store, desk: Desk) -> None:
+        play = Example(store, "Milestone", desk=desk.url).finish()
+        assert (play.steps, play.seconds) == ({"open": 1, "ship": 1}, 14 * DAY)
+        assert desk.is_refused(play, {"change": "too late"}) == "closed"
+
+
+class TestCancelActivity:
+    def test_it_is_cancelled_and_the_run_goes_on(self, store: Store) -> None:
+        play = Example(store, "Cancel activity").walk()
+        (film,) = play.others
+        store.stop(film.id, RunStatus.CANCELLED, play.clock())
+        play.walk()
+        assert (play.status, play.seconds) == ("succeeded", 0)
+        assert play.steps == {"film": 1, "use_stills": 1, "publish": 1}
+        assert play.result["published"] == 1
+        assert play.others[0].status is RunStatus.CANCELLED
+
+    def test_it_is_out_of_time(self, store: Store) -> None:
+        play = Example(store, "Cancel activity", but=("seconds: 90m", "seconds: 3h")).finish()
+        assert (play.steps, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
+        assert play.walk().others[0].status is RunStatus.CANCELLED
+
+    def test_it_ends_by_itself(self, store: Store) -> None:
+        play = Example(store, "Cancel activity").finish()
+        assert (play.steps, play.result["published"]) == ({"film": 1, "publish": 1}, 24)
+
+
+class TestCancelCase:
+    def test_all_of_it_is_withdrawn(self, store: Store) -> None:
+        play = Example(store, "Cancel case").walk()
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        play.walk()
+        assert (play.status, play.seconds) == ("cancelled", 0)
+        assert play.steps == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
+        assert [run.status for run in play.others] == ["cancelled"]
+        play.pass_(DAY)
+        assert "furnish" not in play.steps
+
+    def test_otherwise_it_is_not(self, store: Store) -> None:
+        play = Example(store, "Cancel case").finish()
+        assert (play.result, play.seconds) == ({"furnished": True, "key_returned": "succeeded"}, 12 * HOUR)
+        assert play.course[-2:] == ["release began", "release ended"]
