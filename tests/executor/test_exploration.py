@@ -78,12 +78,21 @@ class World:
 
 
 class Explorer:
+    """`failing` are the steps that may fail, `waiting` those that may pause, `shared` those at which several branches may
+    stand at once.
+    """
+
     def __init__(
-        self, plan: Plan, failing: frozenset[str] = frozenset(), waiting: frozenset[str] = frozenset()
+        self,
+        plan: Plan,
+        failing: frozenset[str] = frozenset(),
+        waiting: frozenset[str] = frozenset(),
+        shared: frozenset[str] = frozenset(),
     ) -> None:
         self.plan = plan
         self.failing = failing
         self.waiting = waiting
+        self.shared = shared
 
     def begin(self) -> World:
         """The state of a run that has been started."""
@@ -236,7 +245,7 @@ class Explorer:
         step = self.plan.steps[branch.step]
         assert step.cyclic or number == 1, f"{branch.step} is visited twice"
         standing = world.standing(VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED)
-        assert branch.step not in {visit.step for visit in standing}
+        assert branch.step in self.shared or branch.step not in {visit.step for visit in standing}
         visit = Visit(branch.id, "r", branch.step, VisitStatus.READY, branch.clock, branch.names, number)
         return replace(
             world,
@@ -308,6 +317,60 @@ LOOP_INSIDE = """
 """
 
 SEQUENTIAL = "mode: sequential\n" + dedent(DIAMOND)
+
+
+FIRST = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c, d]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: "{{ x }}", run: [j]}]}
+    - {name: c, rule: [{case: default, run: [j]}]}
+    - {name: d, rule: [{case: default, run: [k]}]}
+    - {name: j, join: any, rule: [{case: default, run: [k]}]}
+    - {name: k, run: [{action: log, message: x}]}
+"""
+FIRST_OF_EACH_ROUND = """
+    steps:
+    - {name: a, max_visits: 2, rule: [{case: error, run: []}, {case: default, run: [b, c]}]}
+    - {name: b, rule: [{case: default, run: [j]}]}
+    - {name: c, rule: [{case: "{{ run.id }}", run: [j]}]}
+    - {name: j, join: any, rule: [{case: default, run: [a]}]}
+"""
+EACH = """
+    on_error: continue
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c, d]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [e]}]}
+    - {name: c, rule: [{case: "{{ run.id }}", run: [e]}]}
+    - {name: d, rule: [{case: default, run: [f]}]}
+    - {name: e, join: each, rule: [{case: "{{ run.id }}", run: [f]}]}
+    - {name: f, run: [{action: log, message: x}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "failing", "shared"),
+    [
+        pytest.param(FIRST, "", "", id="first"),
+        pytest.param(FIRST, "b", "", id="first with a failure"),
+        pytest.param(FIRST_OF_EACH_ROUND, "", "bcj", id="first of each round"),
+        pytest.param(EACH, "", "e", id="each"),
+        pytest.param(EACH, "b", "e", id="each with a failure"),
+    ],
+)
+def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) -> None:
+    """Who is first is chance; how many branches are left over, and where, is not."""
+    explorer = Explorer(compiled(text), frozenset(failing), shared=frozenset(shared))
+    endings = explorer.endings()
+    assert len(endings) > 1
+    for world in endings:
+        if world.stop is None:
+            assert world.live == 0
+            assert not any(live for live, _ in world.joins.values())
+            assert not any(world.arrivals.values())
+        else:
+            left = [v for v in world.visits.values() if v.failure is Failure.OPEN]
+            parked, arrived = world.standing(VisitStatus.PARKED), sum(map(len, world.arrivals.values()))
+            assert world.live == len(left) + len(parked) + arrived
 
 
 @pytest.mark.parametrize(
