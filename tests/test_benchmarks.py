@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import executor, planner, report
+from benchmarks import executor, planner, report, waiting
 from benchmarks.playbooks import SHAPES, fan_out, set_chain
 from executor.actions import catalogue
 from planner.compile import compile_playbook
@@ -32,3 +32,9 @@ def test_rows_of_the_executor(text: str, steps: int) -> None:
     first, later = executor._walks("a walk", text, steps, 1)
     assert (first["run"], later["run"], first["steps"]) == ("first", "later", steps)
     assert "a walk" in report.table("Walking", report.EXECUTOR, [first, later])
+
+
+def test_what_waits() -> None:
+    found = waiting.measure(runs=5, items=2_500, spread_seconds=0.1)
+    assert (found["items"], found["runs"]) == (2_500, 5)
+    assert found["late_seconds_worst"] >= found["late_seconds_median"] >= 0

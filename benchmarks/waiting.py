@@ -1,0 +1,123 @@
+"""Runs that wait in SQLite, and a long loop: what they hold, and how late they are. `python -m benchmarks.waiting`.
+
+Every run waits for a time of its own; they come one after another within `SPREAD_SECONDS`. It is measured in this process,
+so the memory is that of the worker, the store and what was needed to start the runs.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from executor.actions import catalogue
+from executor.capabilities import for_local_run
+from executor.start import new_run
+from executor.stores import open_store
+from executor.stores.store import Store
+from executor.worker import Worker
+from planner.compile import compile_playbook
+from planner.plan import Plan
+
+RUNS = 10_000
+ITEMS = 100_000
+SPREAD_SECONDS = 100.0
+THREADS = 8
+FOLDER = Path(__file__).parent
+WAIT = """
+name: patient
+input: {until: string}
+steps:
+- {name: a, run: [{action: wait, until: "{{ until }}"}, {action: set, set: {x: 1}}]}
+"""
+LOOP = """
+name: long
+input: {count: integer}
+steps:
+- name: each
+  loop: {items: "{{ range(count) | list }}", batch: 1000}
+  run: [{action: set, set: {x: "{{ item }}"}}]
+  rule: [{case: default, run: [tell]}]
+- name: tell
+  run: [{action: set, set: {sum: "{{ steps.each.result | map(attribute='x') | sum }}"}}]
+output: {sum: "{{ sum }}"}
+"""
+
+
+def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD_SECONDS) -> dict[str, Any]:
+    """What the runs and the loop took. Times are in seconds, memory in MiB."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        store = open_store(f"sqlite:///{folder}/noetl.db")
+        worker = Worker(store, capabilities=for_local_run(FOLDER), threads=THREADS)
+        try:
+            return {**_loop(store, worker, items), **_wait(store, worker, runs, spread_seconds)}
+        finally:
+            worker.stop()
+            store.close()
+
+
+def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
+    plan = _plan(store, LOOP)
+    before = _memory()
+    run = store.create_run(*new_run(plan.header, plan.hash, {"count": items}, now=time.time()))
+    started = time.perf_counter()
+    worker.start()
+    ended = worker.wait_until_finished(run.tenant, run.id)
+    took = time.perf_counter() - started
+    assert ended.result == {"sum": items * (items - 1) // 2}
+    return {"items": items, "loop_seconds": took, "items_per_second": items / took, "loop_mib": _memory() - before}
+
+
+def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dict[str, Any]:
+    plan = _plan(store, WAIT)
+    begun = time.time()
+    # Long enough for all of them to be waiting before the first is due.
+    first_due = begun + runs / 100 + 2
+    due = {}
+    for index in range(runs):
+        at = first_due + spread_seconds * index / runs
+        given = {"until": datetime.fromtimestamp(at, UTC).isoformat()}
+        due[store.create_run(*new_run(plan.header, plan.hash, given, now=time.time())).id] = at
+    while (next_due := store.next_due("service")) is not None and next_due < first_due:
+        time.sleep(0.1)
+    threads, memory, waiting_at = threading.active_count(), _memory(), time.time()
+    assert waiting_at < first_due, "the machine is too slow for so many runs in so short a time"
+    while store.next_due("service") is not None:
+        time.sleep(0.5)
+    late = sorted(_went_on(store, id) - at for id, at in due.items())
+    return {
+        "runs": runs,
+        "threads": threads,
+        "memory_mib_while_all_wait": memory,
+        "memory_mib_at_the_end": _memory(),
+        "late_seconds_median": median(late),
+        "late_seconds_worst": late[-1],
+    }
+
+
+def _went_on(store: Store, run_id: str) -> float:
+    return next(event.at for event in store.events(run_id) if event.type == "step.completed")
+
+
+def _plan(store: Store, text: str) -> Plan:
+    plan = compile_playbook(text, catalogue()).plan
+    assert plan is not None
+    store.save_plan(plan)
+    return plan
+
+
+def _memory() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1024**2 if sys.platform == "darwin" else most / 1024
+
+
+if __name__ == "__main__":
+    for name, value in measure().items():
+        print(f"{name:<28}{value:,.2f}" if isinstance(value, float) else f"{name:<28}{value:,}")
