@@ -1,14 +1,16 @@
 """Which steps must wait for other branches, and for which.
 
 A step is compiled as a join when two branches that were alive together can arrive at it. It then waits for the branches
-in its *region*: the steps between its dominator and itself. What a region means, and why waiting by regions is the
-synchronising merge of the language, is in docs/decisions/0002-joins.md.
+in its *region*: the steps between its dominator and itself. What a region means, why waiting by regions is the
+synchronising merge of the language, and what becomes of it beside `join: any` and `join: each`, is in
+docs/decisions/0002-joins.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import networkx as nx
@@ -25,55 +27,69 @@ ROOT = ""
 MAX_WATCHED = 1_000_000
 """How many steps all regions may have together: a plan keeps for each step which joins watch it."""
 
+ALL: Mapping[str, str] = MappingProxyType({})
+"""The modes of a playbook in which every step is `join: all`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runaway:
     """A cycle that starts again while a branch of its last round may still be on the way.
 
     `case` is the index of the forking case of `step`, or None when two joins would wait for each other; `cycle` are
-    steps of the cycle, `left` the steps at which branches are left behind.
+    steps of the cycle, `left` the steps at which branches are left behind. `first` is the `join: any` that goes on without
+    them, if that is why.
     """
 
     step: str
     case: int | None
     cycle: tuple[str, ...]
     left: tuple[str, ...]
+    first: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Joins:
-    """The compiled joins: the dominator of each (`ROOT`: the beginning of the run), and for every step the joins that
-    wait for a branch standing there. With `is_too_large` nothing is known, since the regions pass `MAX_WATCHED`.
+    """The compiled joins: the dominator of each (`ROOT`: the beginning of the run), and for every step the joins in whose
+    regions it lies. With `is_too_large` nothing is known, since the regions pass `MAX_WATCHED`.
+
+    `discriminators` are the joins that let the first branch go on (`join: any`), `multi` the steps that are visited once for
+    each of several branches (`join: each`) and are no joins.
     """
 
     dominators: Mapping[str, str]
     regions: Mapping[str, tuple[str, ...]]
     runaways: tuple[Runaway, ...]
     is_too_large: bool = False
+    discriminators: frozenset[str] = frozenset()
+    multi: frozenset[str] = frozenset()
+
+    def waiting(self, step: str) -> tuple[str, ...]:
+        """The joins that wait for a branch standing at the step."""
+        joins = self.regions.get(step, ())
+        return tuple(join for join in joins if join not in self.discriminators) if self.discriminators else joins
 
     def change(self, step: str | None, targets: Sequence[str]) -> dict[str, int]:
         """What moving a branch from `step` to `targets` adds to the live counter of each join; zeros are left out."""
         change: dict[str, int] = {}
-        for join in self.regions.get(step, ()) if step is not None else ():
+        for join in self.waiting(step) if step is not None else ():
             change[join] = -1
         for target in targets:
-            for join in self.regions.get(target, ()):
+            for join in self.waiting(target):
                 change[join] = change.get(join, 0) + 1
         return {join: delta for join, delta in change.items() if delta}
 
 
-def find_joins(flow: Flow) -> Joins:
-    """The joins of a playbook."""
+def find_joins(flow: Flow, modes: Mapping[str, str] = ALL) -> Joins:
+    """The joins of a playbook. `modes` holds the mode of every step that is not `join: all`."""
     forks = [(step, targets) for step, _, targets in flow.forks()]
     if not forks:
         return Joins({}, {}, ())
-    finder = _Finder(flow, forks)
+    finder = _Finder(flow, forks, modes)
     try:
         runaways = finder.runaway_forks()
-        finder.compile(step for step in flow.reachable if step not in finder.late)
-        finder.find_late_steps()
-        finder.compile(finder.dominators_first(finder.late))
-        runaways += finder.escapes() + finder.waiting_circles()
+        for index in reversed(range(len(flow.components))):
+            finder.compile(index)
+        runaways += finder.waiting_circles() + finder.overtakings()
     except _TooLargeError:
         return Joins({}, {}, (), is_too_large=True)
     return finder.joins(tuple(runaways))
@@ -84,8 +100,16 @@ class _TooLargeError(Exception):
 
 
 class _Finder:
-    def __init__(self, flow: Flow, forks: list[tuple[str, tuple[str, ...]]]) -> None:
+    """Finds the joins of one component of the flow after another, each after those that lead to it.
+
+    A step is *late* when branches can arrive there that did not come together at the dominators behind which they parted:
+    behind a step that is visited once for each branch, and behind a cycle that a branch may leave while another goes round.
+    `entries` are the first late steps on such ways.
+    """
+
+    def __init__(self, flow: Flow, forks: list[tuple[str, tuple[str, ...]]], modes: Mapping[str, str]) -> None:
         self.flow = flow
+        self.modes = modes
         self.forks = forks
         self.forks_of: dict[str, list[tuple[str, ...]]] = {}
         for step, targets in forks:
@@ -93,26 +117,32 @@ class _Finder:
         self.graph: StepGraph = nx.DiGraph(flow.graph.subgraph(flow.reachable))
         self.graph.add_edge(ROOT, flow.start)
         self.idom = immediate_dominators(ROOT, self.graph.successors, self.graph.predecessors)
+        tree: nx.DiGraph[str] = nx.DiGraph((dominator, step) for step, dominator in self.idom.items())
+        self.position = {step: index for index, step in enumerate(nx.dfs_preorder_nodes(tree, ROOT))}
         self.dominators: dict[str, str] = {}
         self.region_of: dict[str, frozenset[str]] = {}
-        self.late: frozenset[str] = frozenset()
-        self.entries: frozenset[str] = frozenset()
-        self.parallel_cycles: frozenset[int] = frozenset()
+        self.multi: set[str] = set()
+        self.late: set[str] = set()
+        self.entries: set[str] = set()
+        self.loops_of: dict[str, list[int]] = {}
+        self.number_of_loops = 0
+        self.parallel: set[int] = set()
         self.watched = 0
+        self.nested = 0
 
     def runaway_forks(self) -> list[Runaway]:
         """Forks on a cycle one of whose branches can come back to the head of the cycle while another cannot, so that a
-        round may start before all branches of the last one have come together.
+        round may start before all branches of the last one have come together. A `join: each` step does not mind.
         """
         found = []
         loops = self.loops()
         for step, case, targets in self.flow.forks():
             for head, loop in loops.get(step, ()):
                 inside = [t for t in targets if t in loop]
-                if step in loop and inside and len(inside) < len(targets):
+                outside = tuple(t for t in targets if t not in loop and self.modes.get(t) != "each")
+                if step in loop and inside and outside:
                     there = nx.shortest_path(self.graph.subgraph(loop), inside[0], head)
                     back = nx.shortest_path(self.graph, head, step)
-                    outside = tuple(t for t in targets if t not in loop)
                     found.append(Runaway(step, case, (step, *there, *back[1:]), outside))
                     break
         return found
@@ -131,35 +161,56 @@ class _Finder:
             loops[step] = [(step, loop), *around] if goes_round else around
         return loops
 
-    def compile(self, steps: Iterable[str]) -> None:
-        for step in steps:
-            if self.graph.in_degree(step) < 2 and step not in self.late:
-                continue
+    def compile(self, index: int) -> None:
+        """Find the joins of a component, and where steps behind it become late."""
+        steps = self.dominators_first(self.flow.components[index])
+        known = None
+        while known != (known := (sum(step in self.entries for step in steps), len(self.parallel))):
+            for step in steps:
+                self.dominators.pop(step, None)
+                self.region_of.pop(step, None)
+            if any(
+                step in self.entries or any(map(self.late.__contains__, self.graph.predecessors(step)))
+                for step in steps
+            ):
+                self.late.update(steps)
+            for step in steps:
+                self.judge(step)
+            self.find_exits(steps)
+
+    def judge(self, step: str) -> None:
+        """See whether the step is a join, or visited once for each of several branches."""
+        if self.graph.in_degree(step) < 2 and step not in self.late:
+            return
+        each = self.modes.get(step) == "each"
+        if not (each and step in self.entries):
             dominator = self.boundary(step)
             region = self.between(dominator, step)
-            if self.is_joined(step, dominator, region):
+            if not self.is_joined(step, dominator, region):
+                return
+            if not each:
                 self.dominators[step] = dominator
                 self.region_of[step] = region
+                return
+        self.multi.add(step)
+        self.entries.update(self.graph.successors(step))
 
-    def dominators_first(self, steps: frozenset[str]) -> list[str]:
-        if not steps:
-            return []
-        tree: nx.DiGraph[str] = nx.DiGraph()
-        tree.add_edges_from((dominator, step) for step, dominator in self.idom.items() if step != ROOT)
-        return [step for step in nx.dfs_preorder_nodes(tree, ROOT) if step in steps]
+    def dominators_first(self, steps: Iterable[str]) -> list[str]:
+        return sorted(steps, key=self.position.__getitem__)
 
     def boundary(self, step: str) -> str:
         """The nearest dominator at which no branch but the one that stands there can still reach the step."""
         dominator = self.idom[step]
-        while dominator != ROOT and step in self.late and not self.gathers(dominator):
+        while dominator != ROOT and step in self.late and not self.gathers(dominator, step):
             dominator = self.idom[dominator]
         return dominator
 
-    def gathers(self, dominator: str) -> bool:
+    def gathers(self, dominator: str, step: str) -> bool:
         """Whether a late step may rely on its dominator: all branches that can reach it have come together there."""
-        if dominator in self.late:
-            return dominator in self.dominators
-        return self.flow.component[dominator] not in self.parallel_cycles
+        if dominator in self.multi:
+            return False
+        left = self.loops_of.get(dominator, ())[self.common_loops(dominator, step) :]
+        return self.parallel.isdisjoint(left)
 
     def between(self, dominator: str, step: str) -> frozenset[str]:
         """The steps from which `step` can be reached without passing `dominator`."""
@@ -186,7 +237,7 @@ class _Finder:
             for targets in self.forks_of.get(source, ())
         ]
         if step in self.late:
-            groups.append([entry for entry in self.entries if entry in inside])
+            groups.append([entry for entry in inside if entry in self.entries])
         groups = [group for group in groups if len(group) > 1]
         if not groups:
             return False
@@ -212,74 +263,79 @@ class _Finder:
             last.update(dict.fromkeys(path, top))
         return last
 
-    def find_late_steps(self) -> None:
-        """Steps behind a cycle that a branch may leave for them while another one goes round again, so that branches of
-        different rounds can meet there.
+    def find_exits(self, steps: Sequence[str]) -> None:
+        """See where a branch may leave a loop while another one goes round again, so that branches of different rounds can
+        meet behind it.
         """
-        component = self.flow.component
-        entries: set[str] = set()
-        cycles: set[int] = set()
-        for join, region in self.region_of.items():
-            if not self.flow.is_cyclic(join):
-                continue
-            for step in region | {join}:
-                if component[step] != component[join] or step == join:
-                    continue
-                outside = [t for t in self.graph.successors(step) if component[t] != component[join]]
-                if outside and self.is_parallel(step, join, region):
-                    entries.update(outside)
-                    cycles.add(component[join])
-        late = set(entries)
-        for entry in entries:
-            late |= nx.descendants(self.graph, entry)
-        self.entries, self.late, self.parallel_cycles = frozenset(entries), frozenset(late), frozenset(cycles)
-        for step in late:
-            self.dominators.pop(step, None)
-            self.region_of.pop(step, None)
+        if not self.flow.is_cyclic(steps[0]):
+            return
+        if steps[0] not in self.loops_of and any(step in self.forks_of or step in self.region_of for step in steps):
+            self.nest(steps)
+        for step in steps:
+            for targets in self.forks_of.get(step, ()):
+                self.leave(step, targets, max(self.common_loops(step, target) for target in targets))
+        for join in filter(self.region_of.__contains__, steps):
+            for step in self.apart(join):
+                self.leave(step, self.graph.successors(step), self.common_loops(join, step))
 
-    def is_parallel(self, step: str, join: str, region: frozenset[str]) -> bool:
-        """Whether a branch at the step of the region can have a sibling there."""
-        inside = self.graph.subgraph(region)
-        for source in (self.dominators[join], join, *region):
-            for targets in self.forks_of.get(source, ()):
-                group = [t for t in targets if t in region or t == join]
-                if len(group) > 1 and any(t in region and (t == step or nx.has_path(inside, t, step)) for t in group):
-                    return True
-        return False
+    def leave(self, step: str, targets: Iterable[str], depth: int) -> None:
+        """Take note of the targets that lie outside the innermost of the first `depth` loops around a step."""
+        for target in targets:
+            common = self.common_loops(step, target)
+            if common < depth:
+                self.entries.add(target)
+                self.parallel.update(self.loops_of[step][common:depth])
 
-    def escapes(self) -> list[Runaway]:
-        """Joins whose region a branch can leave back to its dominator, where nothing holds it until the branches it left
-        behind have come together.
+    def common_loops(self, one: str, other: str) -> int:
+        """How many loops both steps are in."""
+        pairs = zip(self.loops_of.get(one, ()), self.loops_of.get(other, ()), strict=False)
+        return sum(first == second for first, second in pairs)
+
+    def nest(self, steps: Iterable[str]) -> None:
+        """Find the loops of a component, from the outside in: itself, and those left without the step at which it is entered,
+        and so on, as far as there are forks in them.
         """
-        component = self.flow.component
-        found = []
-        for join, region in self.region_of.items():
-            dominator = self.dominators[join]
-            if dominator == ROOT or component[dominator] != component[join]:
-                continue
-            around = region | {join}
-            leaving = [step for step in region if any(t not in around for t in self.graph.successors(step))]
-            if not leaving:
-                continue
-            holding = {join} | {other for other, steps in self.region_of.items() if join in steps}
-            free = self.graph.subgraph(self.flow.components[component[join]] - holding)
-            if dominator not in free:
-                continue
-            for step in sorted(filter(free.has_node, leaving)):
-                out = [t for t in free.successors(step) if t not in region and nx.has_path(free, t, dominator)]
-                if out and self.is_parallel(step, join, region):
-                    back = nx.shortest_path(free, out[0], dominator)
-                    there = nx.shortest_path(self.graph, dominator, step)
-                    found.append(Runaway(step, None, (*there, *back), (join,)))
-                    break
+        stack = [frozenset(steps)]
+        while stack:
+            loop = stack.pop()
+            self.nested += len(loop)
+            if self.nested > MAX_WATCHED:
+                raise _TooLargeError
+            self.number_of_loops += 1
+            for step in loop:
+                self.loops_of.setdefault(step, []).append(self.number_of_loops)
+            inner = self.graph.subgraph(loop - {self.head(loop)})
+            parts = map(frozenset, nx.strongly_connected_components(inner))
+            stack += [part for part in parts if not part.isdisjoint(self.forks_of) and inner.subgraph(part).edges]
+
+    def head(self, loop: frozenset[str]) -> str:
+        """The step at which a loop is entered; of one with several entrances, a join at which rounds come together."""
+        entrances = [step for step in loop if any(before not in loop for before in self.graph.predecessors(step))]
+        several = len(entrances) > 1
+        return min(loop, key=lambda step: (several and step not in self.region_of, self.position[step]))
+
+    def apart(self, join: str) -> set[str]:
+        """The steps of a region at which a branch can have a sibling in it or at the join."""
+        region = self.region_of[join]
+        groups = (
+            [target for target in targets if target in region or target == join]
+            for source in (self.dominators[join], join, *region)
+            for targets in self.forks_of.get(source, ())
+        )
+        found = {target for group in groups if len(group) > 1 for target in group if target != join}
+        stack = [*found]
+        while stack:
+            for target in self.graph.successors(stack.pop()):
+                if target in region and target not in found:
+                    found.add(target)
+                    stack.append(target)
         return found
 
     def waiting_circles(self) -> list[Runaway]:
         """Joins each of which would wait for a branch that waits at another one of them."""
         waits: nx.DiGraph[str] = nx.DiGraph()
-        waits.add_edges_from(
-            (other, join) for join, region in self.region_of.items() for other in region & self.dominators.keys()
-        )
+        waiting = {join: region for join, region in self.region_of.items() if self.waits(join)}
+        waits.add_edges_from((other, join) for join, region in waiting.items() for other in region & waiting.keys())
         circles = (c for c in nx.strongly_connected_components(waits) if len(c) > 1)
         order = {step: index for index, step in enumerate(self.flow.targets)}
         found = []
@@ -290,10 +346,49 @@ class _Finder:
             found.append(Runaway(first, None, (*there, *back[1:]), (first, *others)))
         return found
 
+    def waits(self, join: str) -> bool:
+        return self.modes.get(join) != "any"
+
+    def overtakings(self) -> list[Runaway]:
+        """Cycles that a `join: any` lets start again, where something behind cannot tell the branches that it did not wait for
+        from those of the next round: itself, when the cycle does not pass its dominator, or a join that waits for them.
+        """
+        component = self.flow.component
+        discriminators = [join for join in self.region_of if not self.waits(join) and self.flow.is_cyclic(join)]
+        watching: dict[str, list[str]] = {}
+        for join in self.region_of if discriminators else ():
+            for step in self.region_of[join] if self.waits(join) else ():
+                watching.setdefault(step, []).append(join)
+        found = []
+        for first in discriminators:
+            around = self.region_of[first] | {first}
+            again = [target for target in self.graph.successors(first) if target in around]
+            if again:
+                back = nx.shortest_path(self.graph.subgraph(around), again[0], first)
+                found.append(Runaway(first, None, (first, *back), (first,), first))
+                continue
+            behind = {join for step in around for join in watching.get(step, ())}
+            holding = {join for join in behind if around <= self.region_of[join]}
+            free = self.graph.subgraph(self.flow.components[component[first]] - holding)
+            for join in self.dominators_first(behind):
+                dominator = self.dominators[join]
+                if dominator in free and nx.has_path(free, first, dominator):
+                    there = nx.shortest_path(free, first, dominator)
+                    back = nx.shortest_path(self.graph, dominator, first)
+                    found.append(Runaway(first, None, (*there, *back[1:]), (join,), first))
+                    break
+        return found
+
     def joins(self, runaways: tuple[Runaway, ...]) -> Joins:
         order = {step: index for index, step in enumerate(self.flow.targets)}
         regions: dict[str, list[str]] = {}
         for join in sorted(self.region_of, key=order.__getitem__):
             for step in self.region_of[join]:
                 regions.setdefault(step, []).append(join)
-        return Joins(self.dominators, {step: tuple(joins) for step, joins in regions.items()}, runaways)
+        return Joins(
+            self.dominators,
+            {step: tuple(joins) for step, joins in regions.items()},
+            runaways,
+            discriminators=frozenset(join for join in self.dominators if not self.waits(join)),
+            multi=frozenset(self.multi),
+        )

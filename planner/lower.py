@@ -91,6 +91,7 @@ class _Lowering:
             parallel=step.parallel,
             cases=tuple(self.case(step, case) for case in step.rule or ()),
             join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
+            each=name in joins.multi,
             regions=joins.waiting(name),
             cyclic=self.flow.is_cyclic(name) or name in joins.multi,
             max_visits=step.max_visits,

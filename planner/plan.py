@@ -260,8 +260,9 @@ class Step:
 
     `reads` are the names its templates read, `saves` those it writes, `hands_on` those still read at it or behind
     it; `steps.NAME` stands for what is known of another step. `regions` are the joins for which a branch standing
-    here is still on the way. `cyclic` is true when the step can be visited again, `at_most_once` when an attempt that was
-    interrupted is not made again, `runs_last` of the step named by `finally`.
+    here is still on the way. `each` is true when the step is visited for each of several branches, `cyclic` when it can be
+    visited again, `at_most_once` when an attempt that was interrupted is not made again, `runs_last` of the step named by
+    `finally`.
     """
 
     name: str
@@ -269,6 +270,7 @@ class Step:
     parallel: bool = False
     cases: tuple[Case, ...] = ()
     join: Join | None = None
+    each: bool = False
     regions: tuple[str, ...] = ()
     cyclic: bool = False
     max_visits: int | None = None
@@ -290,6 +292,7 @@ class Step:
             "parallel": self.parallel,
             "cases": [c.to_json() for c in self.cases],
             "join": self.join and self.join.to_json(),
+            "each": self.each,
             "regions": list(self.regions),
             "cyclic": self.cyclic,
             "max_visits": self.max_visits,
@@ -314,6 +317,7 @@ class Step:
             parallel=data["parallel"],
             cases=tuple(map(Case.from_json, data["cases"])),
             join=Join.from_json(data["join"]),
+            each=data["each"],
             regions=tuple(data["regions"]),
             cyclic=data["cyclic"],
             max_visits=data["max_visits"],

@@ -6,7 +6,7 @@ import networkx as nx
 
 from planner.checks.subject import Subject, is_error_aware
 from planner.diagnostics import Label
-from planner.joins import MAX_WATCHED
+from planner.joins import MAX_WATCHED, Runaway
 from planner.playbook import Case, Path, Step, StepEntry
 
 ARROW = " → "
@@ -151,21 +151,46 @@ def _runaways(subject: Subject) -> None:
         hint = "let branches come together sooner, or move parts to other playbooks"
         subject.report("NP701", message, ("steps",), hint, key=True)
     for runaway in subject.joins.runaways:
-        if not subject.repeated_steps.isdisjoint((runaway.step, *runaway.cycle, *runaway.left)):
-            continue
-        step = subject.names.steps[runaway.step]
-        cycle = ARROW.join(runaway.cycle)
-        left = ", ".join(f"`{name}`" for name in runaway.left)
-        if runaway.case is None:
-            message = f"the cycle {cycle} leaves a parallel region before its branches have come together at {left}"
-            subject.diagnostics.add("NP205", message, subject.name_span(step), _JOIN_FIRST)
-        else:
-            case = (step.rule or [])[runaway.case]
-            message = f"the cycle {cycle} starts again while the branch at {left} may still be on the way"
-            subject.report("NP205", message, (*case.path, "case"), _JOIN_FIRST, key=True)
+        if subject.repeated_steps.isdisjoint((runaway.step, *runaway.cycle, *runaway.left)):
+            _runaway(subject, runaway)
+    if subject.playbook.mode == "sequential":
+        _waves_in_turns(subject)
+
+
+def _runaway(subject: Subject, runaway: Runaway) -> None:
+    step = subject.names.steps[runaway.step]
+    cycle = ARROW.join(runaway.cycle)
+    left = ", ".join(f"`{name}`" for name in runaway.left)
+    if runaway.first is not None:
+        message = (
+            f"the cycle {cycle} starts again while branches that did not come first may still be on the way to {left}"
+        )
+        hint = _JOIN_EACH_ROUND if runaway.left == (step.name,) else _JOIN_TOO
+        subject.report("NP205", message, (*step.path, "join"), hint)
+    elif runaway.case is None:
+        message = f"{left} would wait for each other on the cycle {cycle}"
+        subject.diagnostics.add("NP205", message, subject.name_span(step), _JOIN_FIRST)
+    else:
+        case = (step.rule or [])[runaway.case]
+        message = f"the cycle {cycle} starts again while the branch at {left} may still be on the way"
+        subject.report("NP205", message, (*case.path, "case"), _JOIN_FIRST, key=True)
+
+
+def _waves_in_turns(subject: Subject) -> None:
+    """Report every `join: any` on a cycle of a playbook whose branches see what others before them went through: none of them
+    knows any more in which round it parted from the others.
+    """
+    joins = subject.joins
+    for name in subject.flow.targets:
+        if name in joins.discriminators and subject.flow.is_cyclic(joins.dominators[name]):
+            message = f"where branches go one after another, `{name}` cannot tell those of different rounds apart"
+            subject.report("NP205", message, (*subject.names.steps[name].path, "join"), _WAIT)
 
 
 _JOIN_FIRST = "let all branches of the fork lead to one step, and go round from there"
+_WAIT = "let it wait for them: `join: all`"
+_JOIN_EACH_ROUND = f"{_WAIT}, or let every round pass a fork and, behind it, a step with `join: any`"
+_JOIN_TOO = f"{_WAIT}, or go round from a step that all of them lead to"
 
 
 def _finally(subject: Subject) -> None:

@@ -16,6 +16,7 @@ from planner.draw.outline import (
     falls_through,
     guard,
     is_error_path,
+    mode,
     outline,
     run_in_short,
 )
@@ -44,7 +45,7 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
         fill, border = COLOURS.get(state, COLOURS["pending"])
         number = shape.position[name]
         work = run_in_short(step.run, parallel=step.parallel, limit=40)
-        label = "\n".join(filter(None, (visible(name), work, *bounds(step))))
+        label = "\n".join(filter(None, (visible(name), work, mode(step), *bounds(step))))
         yield (
             f'  s{number} [id="n-{number}", class={_quoted(state)}, label={_quoted(label)}, '
             f'tooltip={_quoted(visible(name))}, fillcolor="{fill}", color="{border}"]'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.draw.outline import COLOURS, bounds, clip, falls_through, guard, is_error_path, outline, run_in_short
+from planner.draw.outline import COLOURS, bounds, clip, falls_through, guard, is_error_path, mode, outline, run_in_short
 from planner.plan import Plan, Step
 from planner.report import visible
 
@@ -23,7 +23,7 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
         number = shape.position[name]
         work = run_in_short(step.run, parallel=step.parallel)
         label = f"<b>{_escaped(visible(name))}</b>" + "".join(
-            f"<br/>{_escaped(words)}" for words in (work, *bounds(step)) if words
+            f"<br/>{_escaped(words)}" for words in (work, mode(step), *bounds(step)) if words
         )
         yield f'  s{number}["{label}"]'
         if step.join is not None:

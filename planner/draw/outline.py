@@ -92,6 +92,13 @@ def falls_through(step: Step) -> bool:
     return not (guards & _ALWAYS or (guards & _SUCCESS and guards & _FAILURE))
 
 
+def mode(step: Step) -> str:
+    """How branches come together at the step; nothing where several never arrive."""
+    if step.join is not None:
+        return f"join: {step.join.mode}"
+    return "join: each" if step.each else ""
+
+
 def bounds(step: Step) -> Iterator[str]:
     """How often a step is done, in a few words each; and whether it is the one that runs last."""
     if step.max_visits is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from planner.draw.outline import Outline, bounds, clip, falls_through, guard, outline, run_in_short
+from planner.draw.outline import Outline, bounds, clip, falls_through, guard, mode, outline, run_in_short
 from planner.plan import MOST_COUNTED, Case, Plan, Step
 from planner.report import cells, visible
 
@@ -32,7 +33,8 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
     shape = outline(plan)
     yield _headline(plan)
     titles = {name: "  " * min(len(step.regions), _DEEPEST) + _name(name) for name, step in plan.steps.items()}
-    works = {name: _work(plan, shape, step) for name, step in plan.steps.items()}
+    free = _free_of_joins(plan)
+    works = {name: _work(plan, shape, step, name in free) for name, step in plan.steps.items()}
     digits = len(str(len(titles)))
     title_column = max(map(cells, titles.values()))
     work_column = min(max(map(cells, works.values())), _WORK)
@@ -55,8 +57,8 @@ def _name(name: str) -> str:
     return clip(visible(name), _NAME)
 
 
-def _work(plan: Plan, shape: Outline, step: Step) -> str:
-    notes = ", ".join(_notes(plan, shape, step))
+def _work(plan: Plan, shape: Outline, step: Step, is_free: bool) -> str:
+    notes = ", ".join(_notes(plan, shape, step, is_free))
     return "  ".join(filter(None, (run_in_short(step.run, parallel=step.parallel), notes and f"({notes})")))
 
 
@@ -87,11 +89,24 @@ def _most_visits(plan: Plan) -> Iterator[str]:
         yield f"at most {_counted(visits, 'visit')}" if visits < MOST_COUNTED else f"{MOST_COUNTED:,} visits or more"
 
 
-def _notes(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
+def _free_of_joins(plan: Plan) -> set[str]:
+    """The steps at which branches of a plan with forks could be thought to meet, and do not."""
+    if not any(len(case.targets) > 1 for step in plan.steps.values() for case in step.cases):
+        return set()
+    ways = Counter(edge["target"] for edge in plan.edges())
+    return {name for name, step in plan.steps.items() if ways[name] > 1 and step.join is None and not step.each}
+
+
+def _notes(plan: Plan, shape: Outline, step: Step, is_free: bool) -> Iterator[str]:
     if step.name == plan.header.start:
         yield "start"
     if step.join is not None:
-        yield "join"
+        since = "the start" if step.join.dominator is None else _name(step.join.dominator)
+        yield f"{mode(step)} since {since}"
+    elif step.each:
+        yield mode(step)
+    elif is_free:
+        yield "no join needed"
     yield from bounds(step)
     if step.retry.attempts > 1:
         yield f"{step.retry.attempts} attempts"

@@ -130,6 +130,40 @@ class TestRunaways:
             a=to("b", "c"), b="max_visits: 2, " + to("c", case="'{{ run.id }}'"), c=to("b", case="'{{ run.id }}'")
         )
         assert findings(text) == [("NP205", "b")]
+        assert messages(text) == ["`b`, `c` would wait for each other on the cycle b → c → b"]
+
+    def test_the_first_comes_back_to_a_step_that_did_not_wait(self) -> None:
+        again = to("b", case="'{{ run.id }}'")
+        text = steps(a=to("b", "c"), b=to("d"), c=to("d"), d=f"join: any, max_visits: 2, {again}")
+        assert findings(text) == [("NP205", "any")]
+        assert messages(text) == [
+            "the cycle d → b → d starts again while branches that did not come first may still be on the way to `d`"
+        ]
+
+    def test_the_first_begins_a_round_before_another_step_has_them_all(self) -> None:
+        again = to("a", case="'{{ run.id }}'")
+        text = steps(
+            a="max_visits: 2, " + to("b", "c", "d"),
+            b=to("e"), c=to("e"), d=to("f"), e=to("f"), f=f"join: any, {again}",
+        )  # fmt: skip
+        assert findings(text) == [("NP205", "any")]
+        assert messages(text) == [
+            "the cycle f → a → d → f starts again while branches that did not come first may still be on the way to `e`"
+        ]
+
+    def test_races_on_a_cycle_where_branches_go_one_after_another(self) -> None:
+        again = to("a", case="'{{ run.id }}'")
+        text = steps(a="max_visits: 2, " + to("b", "c"), b=to("d"), c=to("d"), d=f"join: any, {again}")
+        assert findings(text) == []
+        assert findings("mode: sequential\n" + text) == [("NP205", "any")]
+        once = steps(a=to("b", "c"), b=to("d"), c=to("d"), d=f"join: any, run: [{OK}]")
+        assert findings("mode: sequential\n" + once) == []
+
+    def test_one_more_branch_in_every_round(self) -> None:
+        rule = "rule: [{case: '{{ run.id }}', run: [a, b]}, {case: default, run: [b]}]"
+        text = steps(a=f"max_visits: 2, {rule}", b=f"run: [{OK}], join: MODE")
+        assert findings(text.replace("MODE", "all")) == [("NP205", "case")]
+        assert findings(text.replace("MODE", "each")) == []
 
     def test_a_cycle_around_a_join(self) -> None:
         text = steps(a="max_visits: 2, " + to("b", "c"), b=to("d"), c=to("d"), d=to("a", case="'{{ run.id }}'"))

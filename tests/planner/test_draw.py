@@ -59,13 +59,13 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
         "1  load     http GET  (start)\n"
         "   ├─ result.success ⇉ left, right\n"
         "   └─ error          → report\n"
-        "2    left   task sum                       → meet\n"
-        "3    right                                 → meet\n"
-        "4  meet     log  (join, at most 3 visits)\n"
+        "2    left   task sum                          → meet\n"
+        "3    right                                    → meet\n"
+        "4  meet     log  (join: all since load, at most 3 visits)\n"
         "   ├─ again     → ↺ load\n"
         "   └─ otherwise ■\n"
-        "5  report   fail                           ▪ log ■\n"
-        "6  lonely   (unreachable)                  → meet\n"
+        "5  report   fail                              ▪ log ■\n"
+        "6  lonely   (unreachable)                     → meet\n"
     )
 
 
@@ -77,6 +77,29 @@ def test_text_says_how_many_visits_there_may_be(visits: int, words: str) -> None
     plan = chain(2)
     plan = replace(plan, header=replace(plan.header, statistics={"most_visits": visits}))
     assert text.draw(plan).splitlines()[0] == f"example: 2 steps, 1 edge, {words}"
+
+
+def test_how_branches_come_together() -> None:
+    plan = plan_of(
+        Step("a", cases=(case("x", "b", "c"), case("default", "c", "d"))),
+        Step("b", join=Join("a", "any"), cases=(case("default", "d"),)),
+        Step("c", each=True, cases=(case("default", "d"),)),
+        Step("d", join=Join(None), cases=(case("x", "e"), case("y", "e"))),
+        Step("e"),
+    )
+    notes = dict(re.findall(r"^\d +(\w).*\((.*)\)", text.draw(plan), re.MULTILINE))
+    assert notes == {
+        "a": "start",
+        "b": "join: any since a",
+        "c": "join: each",
+        "d": "join: all since the start",
+        "e": "no join needed",
+    }
+    alone = plan_of(Step("a", cases=(case("x", "b"), case("default", "b"))), Step("b"))
+    assert "join" not in text.draw(alone)
+    for drawn, label in ((mermaid.draw(plan), "<b>{}</b><br/>join#58; {}"), (dot.draw(plan), "{}\\njoin: {}")):
+        for step, mode in (("b", "any"), ("c", "each"), ("d", "all")):
+            assert f'"{label.format(step, mode)}"' in drawn
 
 
 def test_text_shows_the_state_of_each_step() -> None:

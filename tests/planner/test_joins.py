@@ -7,7 +7,7 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from planner.graph import Flow
-from planner.joins import ROOT, Joins, find_joins
+from planner.joins import ALL, ROOT, Joins, find_joins
 from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
 from tests.strategies import Chances, case_taken, chances, flows
 
@@ -26,15 +26,73 @@ def flow_of(cases: Cases) -> Flow:
     return Flow(next(iter(cases)), targets)
 
 
-def walked(flow: Flow, chances: Chances, protocol: Protocol = Protocol.ATOMIC, *, acyclic: bool = False) -> set[Counts]:
+def walked(
+    flow: Flow, chances: Chances, protocol: Protocol = Protocol.ATOMIC, modes: Mapping[str, str] = ALL
+) -> set[Counts]:
     def targets(step: str, visit: int) -> tuple[str, ...]:
         return case_taken(flow, chances, step, visit, MOST_VISITS)
 
-    return Model(flow, find_joins(flow), targets, protocol, acyclic).outcomes()
+    return Model(flow, find_joins(flow, modes), targets, protocol, modes).outcomes()
 
 
 def always_first(flow: Flow) -> Chances:
     return {step: [0] for step in flow.targets}
+
+
+@st.composite
+def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
+    """A flow of chains, choices, forks that are joined and rounds, one in another, with a few edges that fit nowhere."""
+    cases: dict[str, list[list[str]]] = {}
+
+    def step(*of_step: list[str]) -> str:
+        name = f"s{len(cases)}"
+        cases[name] = list(of_step)
+        return name
+
+    def block(size: int) -> tuple[str, str]:
+        """The first and the last step of a block of about so many steps."""
+        kind = draw(st.sampled_from(["chain", "choice", "fork", "fork", "round", "round"])) if size > 2 else "chain"
+        if kind == "chain":
+            first = last = step()
+            if size > 1:
+                following, last = block(size - 1)
+                cases[first].append([following])
+        elif kind == "round":
+            first, last = block(size - 1)
+            cases[last].append([first])
+            if draw(st.booleans()):
+                before, last = last, step()
+                cases[before].append([last])
+        else:
+            first, last = step(), step()
+            sides = [block((size - 2) // 2), block((size - 2) // 2)]
+            firsts = [side for side, _ in sides]
+            cases[first] += [firsts] if kind == "fork" else [[side] for side in firsts]
+            for _, end in sides:
+                cases[end].append([last])
+        return first, last
+
+    start, _ = block(draw(st.integers(3, max_steps)))
+    names = st.sampled_from(list(cases))
+    for source, targets in draw(st.lists(st.tuples(names, st.lists(names, max_size=2, unique=True)), max_size=3)):
+        cases[source].append(targets)
+    return Flow(start, {name: tuple(map(tuple, of_step)) for name, of_step in cases.items()})
+
+
+def any_flows() -> st.SearchStrategy[Flow]:
+    return st.one_of(flows(acyclic=True), flows(acyclic=False, max_steps=7), nested_flows())
+
+
+def mixed_modes(flow: Flow) -> st.SearchStrategy[Mapping[str, str]]:
+    return st.dictionaries(st.sampled_from(list(flow.targets)), st.sampled_from(["any", "each"]), max_size=4)
+
+
+def has_waves(flow: Flow, joins: Joins) -> bool:
+    """Whether a branch that comes too late for a `join: any` may still be on the way when the next round begins, so that which
+    of them is first can decide what is visited.
+    """
+    dominators = (joins.dominators[join] for join in joins.discriminators)
+    return any(step != ROOT and flow.is_cyclic(step) for step in dominators)
 
 
 @given(flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))))
@@ -42,19 +100,35 @@ def test_acyclic_flows(drawn: tuple[Flow, Chances]) -> None:
     """In every order: each step at most once, entered when no live branch can still reach it, nothing left over."""
     flow, chances = drawn
     assert not find_joins(flow).runaways
-    assert len(walked(flow, chances, acyclic=True)) == 1
+    assert len(walked(flow, chances)) == 1
 
 
-@given(flows(acyclic=False, max_steps=7).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))))
-def test_cyclic_flows(drawn: tuple[Flow, Chances]) -> None:
+@pytest.mark.parametrize("drawn_from", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"])
+@given(drawn=st.data())
+def test_cyclic_flows(drawn_from: st.SearchStrategy[Flow], drawn: st.DataObject) -> None:
     """In every order the same visits, never two branches at one step, nothing left over."""
-    flow, chances = drawn
+    flow = drawn.draw(drawn_from)
     assume(not find_joins(flow).runaways)
     try:
-        found = walked(flow, chances)
+        found = walked(flow, drawn.draw(chances(flow)))
     except TooMany:
         reject()
     assert len(found) == 1
+
+
+@given(drawn=st.data())
+def test_flows_of_mixed_modes(drawn: st.DataObject) -> None:
+    """The same, with two branches at one step only if it is `join: each`, or if one of them came too late elsewhere."""
+    flow = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(flow))
+    joins = find_joins(flow, modes)
+    assume(not joins.runaways)
+    assume(joins.discriminators or joins.multi)
+    try:
+        found = walked(flow, drawn.draw(chances(flow)), modes=modes)
+    except TooMany:
+        reject()
+    assert len(found) == 1 or has_waves(flow, joins)
 
 
 DIAMOND: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]]}
@@ -134,6 +208,40 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             id="late steps behind a parallel cycle",
         ),
         pytest.param(
+            {
+                "a": [["b", "c"]],
+                "b": [["d"], ["h"]],
+                "c": [["d"]],
+                "d": [["a"], ["h"]],
+                "h": [["p", "q"], []],
+                "p": [["h"], ["y"]],
+                "q": [["h"]],
+            },
+            {"d": "a", "h": ROOT, "y": ROOT},
+            {**{step: {"d", "h", "y"} for step in "bc"}, **{step: {"h", "y"} for step in "adpq"}, "h": {"y"}},
+            id="late steps behind a parallel cycle that is late itself",
+        ),
+        pytest.param(
+            {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["a"]]},
+            {"a": ROOT, "b": "a"},
+            {"b": {"a"}, "c": {"a", "b"}},
+            id="out of a cycle within a cycle",
+        ),
+        pytest.param(
+            {
+                "o": [["a"]],
+                "a": [["b", "c"]],
+                "b": [["d"], ["x"]],
+                "c": [["d"]],
+                "d": [["a"], ["y"]],
+                "x": [["y"]],
+                "y": [["o"], []],
+            },
+            {"d": "a", "x": "o", "y": "o"},
+            {**{step: {"d", "x", "y"} for step in "bc"}, "a": {"x", "y"}, "d": {"x", "y"}, "x": {"y"}},
+            id="late steps behind a parallel cycle within a cycle",
+        ),
+        pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []}, {}, {}, id="branches that never meet"
         ),
         pytest.param(
@@ -162,9 +270,6 @@ def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, se
         pytest.param(
             {"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]}, "b", None, ("b", "c"), id="joins that wait for each other"
         ),
-        pytest.param(
-            {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["a"]]}, "c", None, ("b",), id="out of a region and back"
-        ),
     ],
 )
 def test_runaways(cases: Cases, step: str, case: int | None, left: tuple[str, ...]) -> None:
@@ -173,6 +278,148 @@ def test_runaways(cases: Cases, step: str, case: int | None, left: tuple[str, ..
     assert runaway.cycle[0] == runaway.cycle[-1]
     graph = flow_of(cases).graph
     assert all(graph.has_edge(*edge) for edge in zip(runaway.cycle, runaway.cycle[1:], strict=False))
+
+
+def runaway_of(cases: Cases, modes: Mapping[str, str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """The join that goes on too early, the cycle that it lets begin again, and where branches may be left."""
+    (runaway,) = find_joins(flow_of(cases), modes).runaways
+    return runaway.first, runaway.cycle, runaway.left
+
+
+RACE: Cases = {"a": [["b", "c", "d"]], "b": [["k"]], "c": [["k"]], "d": [["j"]], "k": [["j"]], "j": [["a"], ["z"]]}
+
+
+class TestFirstArrivals:
+    def test_no_join_counts_for_them(self) -> None:
+        joins = find_joins(flow_of(DIAMOND), {"d": "any"})
+        assert (joins.dominators, joins.discriminators, joins.multi) == ({"d": "a"}, {"d"}, frozenset())
+        assert joins.regions == {"b": ("d",), "c": ("d",)}
+        assert joins.waiting("b") == ()
+        assert joins.change("a", ("b", "c")) == {}
+
+    def test_joins_around_wait_for_those_that_come_too_late(self) -> None:
+        cases: Cases = {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["f"]], "e": [["f"]]}
+        joins = find_joins(flow_of(cases), {"e": "any"})
+        assert (joins.dominators, joins.discriminators) == ({"e": "a", "f": "a"}, {"e"})
+        assert {step: joins.waiting(step) for step in "bcde"} == dict.fromkeys("bcde", ("f",))
+
+    def test_what_is_only_behind_them_does_not_wait(self) -> None:
+        cases: Cases = {**DIAMOND, "d": [["e", "f"]], "e": [["g"]], "f": [["g"]]}
+        joins = find_joins(flow_of(cases), {"d": "any"})
+        assert joins.dominators == {"d": "a", "g": "d"}
+        assert joins.waiting("b") == ()
+
+    def test_where_one_branch_at_most_can_arrive(self) -> None:
+        flow = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        assert find_joins(flow, {"d": "any"}).dominators == {}
+
+    def test_a_race_in_every_round(self) -> None:
+        cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
+        flow, modes = flow_of(cases), {"d": "any"}
+        joins = find_joins(flow, modes)
+        assert (joins.dominators, joins.runaways) == ({"d": "a"}, ())
+        chances = {**always_first(flow), "d": [0, 1]}
+        twice = {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
+        assert walked(flow, chances, modes=modes) == {frozenset(twice.items())}
+
+    def test_a_cycle_that_does_not_pass_the_fork(self) -> None:
+        cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["b"], []]}
+        assert runaway_of(cases, {"d": "any"}) == ("d", ("d", "b", "d"), ("d",))
+        cases = {"a": [["b", "c"], []], "b": [["a"]], "c": [["a"]]}
+        assert runaway_of(cases, {"a": "any"}) == ("a", ("a", "b", "a"), ("a",))
+
+    def test_a_join_that_would_mix_two_rounds(self) -> None:
+        assert runaway_of(RACE, {"j": "any"}) == ("j", ("j", "a", "d", "j"), ("k",))
+
+    def test_a_join_that_ends_the_round_waits_for_those_that_come_too_late(self) -> None:
+        flow = flow_of({**RACE, "j": [["m"]], "d": [["j"]], "c": [["m"]], "m": [["a"], ["z"]]})
+        joins = find_joins(flow, {"j": "any"})
+        assert (joins.dominators, joins.runaways) == ({"j": "a", "m": "a"}, ())
+
+    def test_first_of_several_firsts(self) -> None:
+        joins = find_joins(flow_of(RACE), {"j": "any", "k": "any"})
+        assert (joins.dominators, joins.runaways) == ({"j": "a", "k": "a"}, ())
+
+
+CHAIN: Cases = {**DIAMOND, "d": [["e"]], "e": [["f"]]}
+
+
+class TestVisitsForEach:
+    @pytest.mark.parametrize(
+        ("each", "multi", "joins"),
+        [
+            ("d", "d", {"e": "a"}),
+            ("de", "de", {"f": "a"}),
+            ("def", "def", {}),
+            ("df", "d", {"e": "a"}),
+            ("ef", "", {"d": "a"}),
+        ],
+    )
+    def test_what_follows_comes_together_unless_it_says_so_too(
+        self, each: str, multi: str, joins: dict[str, str]
+    ) -> None:
+        found = find_joins(flow_of(CHAIN), dict.fromkeys(each, "each"))
+        assert (found.multi, found.dominators) == (set(multi), joins)
+
+    def test_once_for_each_branch(self) -> None:
+        flow = flow_of(CHAIN)
+        (visits,) = walked(flow, always_first(flow), modes={"d": "each"})
+        assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
+
+    def test_the_first_of_each(self) -> None:
+        flow, modes = flow_of(CHAIN), {"d": "each", "e": "any"}
+        assert find_joins(flow, modes).discriminators == {"e"}
+        (visits,) = walked(flow, always_first(flow), modes=modes)
+        assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
+
+    def test_joins_behind_them_reach_back_to_where_there_was_one_branch(self) -> None:
+        cases: Cases = {**DIAMOND, "d": [["e"], ["f"]], "e": [["g"]], "f": [["g"]]}
+        joins = find_joins(flow_of(cases), {"d": "each"})
+        assert joins.dominators == {"e": "a", "f": "a", "g": "a"}
+        assert joins.waiting("b") == ("e", "f", "g")
+
+    def test_a_fork_behind_them_begins_where_they_have_come_together(self) -> None:
+        cases: Cases = {**DIAMOND, "d": [["e"]], "e": [["f", "g"]], "f": [["h"]], "g": [["h"]]}
+        assert find_joins(flow_of(cases), {"d": "each"}).dominators == {"e": "a", "h": "e"}
+
+    def test_back_to_the_head_of_a_cycle(self) -> None:
+        cases: Cases = {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
+        flow, modes = flow_of(cases), {"d": "each"}
+        joins = find_joins(flow, modes)
+        assert (joins.dominators, joins.multi, joins.runaways) == ({"a": ROOT, "e": ROOT}, {"d"}, ())
+        chances = {**always_first(flow), "a": [0, 1], "d": [0, 1]}
+        (visits,) = walked(flow, chances, modes=modes)
+        assert dict(visits) == {"a": 2, "b": 1, "c": 1, "d": 2, "e": 1}
+
+    def test_one_branch_more_in_every_round(self) -> None:
+        cases: Cases = {"a": [["a", "b"], ["b"]], "b": [["c"]], "c": []}
+        flow = flow_of(cases)
+        assert [runaway.left for runaway in find_joins(flow).runaways] == [("b",)]
+        modes = {"b": "each"}
+        joins = find_joins(flow, modes)
+        assert (joins.dominators, joins.multi, joins.runaways) == ({"c": ROOT}, {"b"}, ())
+        (visits,) = walked(flow, {**always_first(flow), "a": [0, 0, 1]}, modes=modes)
+        assert dict(visits) == {"a": 3, "b": 3, "c": 1}
+
+    def test_where_one_branch_at_most_can_arrive(self) -> None:
+        flow = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        assert find_joins(flow, {"d": "each"}).multi == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("modes", "wrong"),
+    [
+        pytest.param({"d": "any"}, Joins({"d": "a"}, {"b": ("d",), "c": ("d",)}, ()), id="a race that waits"),
+        pytest.param({"d": "any"}, Joins({}, {}, ()), id="a race without an end"),
+        pytest.param({}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="a race that nobody wanted"),
+        pytest.param({"d": "each"}, Joins({}, {}, (), multi=frozenset("d")), id="what follows is no join"),
+        pytest.param({"d": "each"}, Joins({"e": "d"}, {}, (), multi=frozenset("d")), id="what follows does not wait"),
+    ],
+)
+def test_the_model_catches_a_planner_that_is_wrong_about_modes(modes: Mapping[str, str], wrong: Joins) -> None:
+    flow = flow_of({**DIAMOND, "d": [["e"]]})
+    with pytest.raises(Broken):
+        Model(flow, wrong, lambda step, _: (flow.targets[step] or ((),))[0], modes=modes).outcomes()
 
 
 def test_a_flow_without_forks_has_no_joins() -> None:
@@ -206,5 +453,5 @@ def test_a_wide_fork_is_joined_once() -> None:
     middle = [f"m{index}" for index in range(8)]
     flow = flow_of({"a": [middle], **{step: [["z"]] for step in middle}})
     assert find_joins(flow).dominators == {"z": "a"}
-    (visits,) = walked(flow, always_first(flow), acyclic=True)
+    (visits,) = walked(flow, always_first(flow))
     assert dict(visits) == dict.fromkeys(["a", *middle, "z"], 1)

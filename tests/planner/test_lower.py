@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from planner.plan import ONCE, Action, Case, Input, Join, Plan, Retry, TaskCall
+from dataclasses import replace
+from textwrap import dedent
+
+import pytest
+
+from planner import liveness
+from planner.plan import ONCE, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 from tests.plays import compiled
 
 OK = "{action: log, message: ok}"
@@ -97,6 +103,93 @@ def test_joins() -> None:
     assert {name: step.regions for name, step in plan.steps.items()} == {"a": (), "b": ("d",), "c": ("d",), "d": ()}
     assert plan.steps["a"].cases[0].live == {"d": 2}
     assert plan.steps["b"].cases[0].live == {"d": -1}
+
+
+RACE = """
+    steps:
+    - {name: o, run: [{action: log, message: x}], rule: [{case: default, run: [a]}]}
+    - {name: a, max_visits: 3, rule: [{case: default, run: [b, c]}]}
+    - {name: b, rule: [{case: default, run: [d]}]}
+    - {name: c, rule: [{case: default, run: [e]}]}
+    - {name: e, rule: [{case: default, run: [d]}]}
+    - {name: d, join: any, rule: [{case: "{{ run.id }}", run: [AGAIN]}, {case: default, run: [z]}]}
+    - {name: y, run: [{action: log, message: x}]}
+    - {name: z, run: [{action: log, message: x}]}
+"""
+
+
+def test_the_first_arrival_of_a_wave() -> None:
+    """Nothing is counted for it, and where there are several waves, branches know theirs."""
+    plan = compiled(RACE.replace("AGAIN", "a"))
+    assert {name: step.join for name, step in plan.steps.items() if step.join} == {"d": Join("a", "any")}
+    assert not any(step.regions or case.live for step in plan.steps.values() for case in step.cases)
+    assert all("steps.a" in plan.steps[name].hands_on for name in "bced")
+    assert not plan.steps["z"].hands_on and not plan.steps["o"].hands_on
+    assert not plan.steps["d"].reads
+    once = compiled(RACE.replace("AGAIN", "y"))
+    assert once.steps["d"].join == Join("a", "any")
+    assert not any(step.hands_on for step in once.steps.values())
+
+
+def test_visits_for_each_branch_are_counted() -> None:
+    plan = compiled(f"""
+        steps:
+        - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
+        - {{name: b, rule: [{{case: default, run: [d]}}]}}
+        - {{name: c, rule: [{{case: default, run: [d]}}]}}
+        - {{name: d, join: each, rule: [{{case: default, run: [e]}}]}}
+        - {{name: e, join: each, rule: [{{case: default, run: [f]}}]}}
+        - {{name: f, rule: [{{case: default, run: [g]}}]}}
+        - {{name: g, join: each, run: [{OK}]}}
+    """)
+    assert {name: (step.each, step.cyclic, step.join) for name, step in plan.steps.items()} == {
+        **dict.fromkeys("abcg", (False, False, None)),
+        **dict.fromkeys("de", (True, True, None)),
+        "f": (False, False, Join("a")),
+    }
+    assert plan.steps["a"].cases[0].live == {"f": 2}
+    assert plan.steps["e"].cases[0].live == {"f": -1}
+
+
+@pytest.mark.parametrize(
+    "text", [RACE.replace("AGAIN", "y"), "mode: sequential\n" + dedent(RACE).replace("AGAIN", "y")]
+)
+def test_modes_survive_json(text: str) -> None:
+    plan = compiled(text)
+    step = replace(plan.steps["d"], each=True)
+    assert Header.from_json(plan.header.to_json()) == plan.header
+    assert Step.from_json("d", step.to_json()) == step
+
+
+def test_where_branches_go_one_after_another_each_is_handed_all_that_is_read() -> None:
+    text = """
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: set, set: {x: 1, y: 2, unread: 3}}], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [{action: log, message: "{{ x }} {{ steps.b.status }}"}]}
+        - {name: d, run: [{action: log, message: "{{ y }}"}]}
+    """
+    together = compiled(text)
+    assert not together.header.sequential
+    assert hands_on(together) == {"a": set(), "b": set(), "c": set(), "d": {"y"}}
+    in_turns = compiled("mode: sequential\n" + dedent(text))
+    assert in_turns.header.sequential
+    assert hands_on(in_turns) == {name: {"steps.b", "x", "y"} for name in "abcd"}
+
+
+def test_what_is_handed_on_in_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+        name: play
+        mode: sequential
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: log, message: "{{ x }}"}]}
+    """
+    monkeypatch.setattr(liveness, "MAX_HANDED", 2)
+    assert hands_on(compiled(text)) == {"a": {"x"}, "b": {"x"}}
+    monkeypatch.setattr(liveness, "MAX_HANDED", 1)
+    with pytest.raises(AssertionError, match="NP701"):
+        compiled(text)
 
 
 def test_a_chain_counts_nothing() -> None:
