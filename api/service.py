@@ -171,7 +171,7 @@ class Service:
         """
         run = self._store.run(tenant, run_id)
         if run is None:
-            raise NotFoundError(f"there is no workflow `{run_id}`")
+            raise NotFoundError(f"there is no run `{run_id}`")
         return run
 
     def status(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class Service:
         }
 
     def cancel(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
-        """The run is heading for `cancelled`: running steps finish, nothing new starts. A repeat changes nothing.
+        """The run is heading for `cancelled`: what is at work is given up, nothing new starts. A repeat changes nothing.
 
         Raises:
             NotFoundError: the tenant has no such run.

@@ -75,7 +75,7 @@ class Performance:
     """One attempt at the work of a visit. `deadline` is on the clock of `time.monotonic`; `events` grow as it goes.
 
     `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
-    are done. When `cancelled` is set, the work ends with CancelledError.
+    are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait.
     """
 
     task_of: Callable[[str], Task]
@@ -87,6 +87,7 @@ class Performance:
     parts_of: Callable[[str], list[Outcome]] = _no_parts
     outside: Outside | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    waits: set[str] = field(default_factory=set)
 
     def run(
         self,
@@ -253,11 +254,17 @@ class Performance:
         return replace(self, events=[])
 
     def _item(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
-        before = dict(scope.saved)
-        if item.loop is None:
-            outcome = self.once(item, scope, position, args)
-        else:
-            outcome = self._looped(item, item.loop, scope, position, args)
+        place = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
+        before = _before(scope.saved, self.journal.get(place, {}).get("undo"))
+        try:
+            if item.loop is None:
+                outcome = self.once(item, scope, position, args)
+            else:
+                outcome = self._looped(item, item.loop, scope, position, args)
+        except Suspended as suspended:
+            if undo := _undo(before, scope.saved):
+                suspended.journal[place]["undo"] = undo
+            raise
         if outcome.failed:
             scope.saved = before
             return replace(outcome, forgiven=item.forgiven)
@@ -313,7 +320,7 @@ class Performance:
     def _action(self, action: Action, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Any:
         kept = self.journal.get(position)
         tries = [scope.run.resumes, scope.visit.attempt]
-        again = kept is not None and kept["tries"] != tries
+        again = tries != ([0, 1] if kept is None else kept["tries"])
         attempt = 1 if kept is None or again else kept["attempt"]
         begun = 1 if kept is None else kept["begun"] + again
         memory = None if kept is None else kept["memory"]
@@ -370,6 +377,8 @@ class Performance:
         again: bool,
     ) -> Any:
         declaration = catalogue()[action.type]
+        if declaration.suspends:
+            self.waits.add(wait)
         deadline = self.deadline
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
@@ -470,6 +479,24 @@ def _kept(outcome: Outcome | Suspended, saved: Mapping[str, Any]) -> dict[str, A
 def _changes(before: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
     """What has been saved in a scope since."""
     return {n: value for n, value in scope.saved.items() if n not in before or before[n] is not value}
+
+
+def _undo(before: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What makes of the names saved since those that were saved before: for each its value then, if it had one."""
+    return {
+        name: [before[name]] if name in before else []
+        for name, value in saved.items()
+        if name not in before or before[name] is not value
+    }
+
+
+def _before(saved: Mapping[str, Any], undo: Mapping[str, list[Any]] | None) -> dict[str, Any]:
+    """The names that were saved before, as `_undo` tells."""
+    before = dict(saved)
+    for name, value in (undo or {}).items():
+        before.pop(name, None)
+        before.update({name: value[0]} if value else {})
+    return before
 
 
 def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:

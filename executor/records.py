@@ -204,6 +204,11 @@ class Visit:
     failure: Failure | None = None
     progress: Progress | None = None
 
+    @property
+    def has_ended_branch(self) -> bool:
+        """Whether its failure was handled by nothing: what it has saved is for a resume to go on with, and nobody sees it."""
+        return self.failure in (Failure.ENDED, Failure.OPEN)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -246,7 +251,8 @@ class Commit:
     counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
     and `error` when an unhandled failure is why. `parts` are what batches of loops add to their results, and `awaits` the
     waits whose answers the visit waits for when it pauses. `last` is true of the step that runs last, behind which there is
-    only the end of the run. `seen` are the names that the next branch sees, where branches go one after another.
+    only the end of the run. `seen` are the names that the next branch sees, where branches go one after another. With
+    `waited` the visit may have started runs that it waited for: those that are not done when it is over are cancelled.
     """
 
     visit: Visit
@@ -261,6 +267,7 @@ class Commit:
     awaits: tuple[str, ...] = ()
     last: bool = False
     seen: Pointers | None = None
+    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,8 @@ def _pointers(visits: Sequence[Visit]) -> Pointers:
     """Which visits hold the names at the end, of visits in their causal order."""
     names: dict[str, tuple[int, str]] = {}
     for visit in visits:
-        names.update(dict.fromkeys([*visit.saved, f"steps.{visit.step}"], (visit.clock, visit.id)))
+        saved = () if visit.has_ended_branch else visit.saved
+        names.update(dict.fromkeys([*saved, f"steps.{visit.step}"], (visit.clock, visit.id)))
     return names
 
 
@@ -175,7 +176,8 @@ def _remembered(visit: Visit, run_id: str) -> Visit:
     """A visit as another run remembers it: under an id that none of its own can have, its failure over and done with."""
     failure = None if visit.failure is None else Failure.HANDLED
     id, names = derived_id("remembered", visit.id), _moved(visit.names)
-    return replace(visit, id=id, run_id=run_id, names=names, failure=failure, progress=None)
+    saved = {} if visit.has_ended_branch else visit.saved
+    return replace(visit, id=id, run_id=run_id, names=names, saved=saved, failure=failure, progress=None)
 
 
 def _moved(names: Pointers) -> Pointers:

@@ -147,8 +147,8 @@ def error_record(
 
 
 def refusal(step: Step, visit: Visit) -> ErrorRecord | None:
-    """Why the visit must not be performed, if so: it is past a bound."""
-    if step.max_visits is not None and visit.number > step.max_visits:
+    """Why the visit must not be performed, if so: it is past a bound. One that has paused was entered before."""
+    if step.max_visits is not None and visit.number > step.max_visits and visit.progress is None:
         message = f"step `{step.name}` is not entered more than {step.max_visits} times"
         return error_record(visit, "MaxVisitsExceeded", message)
     if step.at_most_once and visit.claims > 1:
@@ -267,6 +267,7 @@ def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Poin
 def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) -> Commit:
     """The commit for a piece of work that is to go on later. Attempts start anew with another batch or another round."""
     attempt = 1 if pause.parts or not pause.progress.journal else visit.attempt
+    progress = replace(pause.progress, journal=_at_attempt(pause.progress.journal, attempt))
     later = replace(
         visit,
         status=VisitStatus.WAITING if pause.due_at > now else VisitStatus.READY,
@@ -277,12 +278,20 @@ def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) 
         piece_at=None,
         saved=pause.saved,
         error=None,
-        progress=pause.progress,
+        progress=progress,
     )
     if later.status is VisitStatus.WAITING:
         until = timestamp(pause.due_at) if pause.due_at < NEVER else None
         events = (*events, _event(visit, "step.waiting", now, {"until": until, "actions": list(pause.actions)}))
     return Commit(later, events=tuple(events), parts=pause.parts, awaits=pause.awaits)
+
+
+def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
+    """The journal, whose actions wait in an attempt of this number."""
+    return {
+        place: entry | {"tries": [entry["tries"][0], attempt]} if "tries" in entry else entry
+        for place, entry in journal.items()
+    }
 
 
 def abandon(visit: Visit, events: Sequence[Event] = ()) -> Commit:

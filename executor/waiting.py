@@ -73,8 +73,8 @@ class Waiting:
             raise ActionError("LimitExceeded", message, retryable=False)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
-            wanted = f"`{playbook}`" if version is None else f"version {version} of `{playbook}`"
-            raise ActionError("ParameterError", f"there is no playbook {wanted}", retryable=False)
+            wanted = f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
+            raise ActionError("ParameterError", f"there is no {wanted}", retryable=False)
         try:
             run, first = new_run(
                 self.store.plan_header(plan_hash),
@@ -107,7 +107,8 @@ class Waiting:
     def resume(self, run_id: str) -> None:
         now = self.clock()
         seconds = self.store.plan_header(self.run(run_id).plan_hash).timeout_seconds
-        self.store.resume(run_id, now, deadline_at=None if seconds is None else now + seconds, values={})
+        with suppress(RejectedError):  # somebody else has gone on with it, to a good end
+            self.store.resume(run_id, now, deadline_at=None if seconds is None else now + seconds, values={})
 
     def _key(self, wait: str) -> WaitKey:
         visit = self.claim.visit

@@ -22,7 +22,6 @@ from executor.records import (
     Commit,
     ErrorRecord,
     Event,
-    Failure,
     Lease,
     Progress,
     Run,
@@ -113,9 +112,12 @@ class Walker:
         )
         refused = refusal(step, visit)
         try:
-            outcome = (
-                Outcome(False, None, refused) if refused is not None else self._perform(step, claim, scope, performance)
-            )
+            if refused is not None:
+                # What it was at is not gone on with: the rule is read for the refusal.
+                performance.journal = {}
+                outcome = Outcome(False, None, refused)
+            else:
+                outcome = self._perform(step, claim, scope, performance)
             following = self._commit(step, claim, scope, outcome, performance)
         except Paused as paused:
             following = self._pause(step, claim, scope, paused.pause, performance)
@@ -188,10 +190,17 @@ class Walker:
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now, _scrubbed(performance.events))
         try:
-            return self.store.commit(_bounded(step, commit, claim.run, now), now, self._next_lease())
+            return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
         except (NotPlainError, PayloadTooLargeError) as problem:
-            unhandled = Choice(_not_kept(claim.visit, problem), failed=True)
-            return self._settle(step, claim, unhandled, unhandled.outcome, performance)
+            outcome = _not_kept(claim.visit, problem)
+        if IN_PLACE in progress.journal:
+            return self._settle(step, claim, Choice(outcome, failed=True), outcome, performance)
+        try:
+            return self._commit(step, claim, scope, outcome, performance)
+        except Paused as paused:
+            return self._pause(step, claim, scope, paused.pause, performance)
+        except CancelledError:
+            return self._abandon(step, claim, scope, performance)
 
     def _abandon(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Visit | None:
         """Give up the work of a run that was cancelled. What may be done once only has failed then."""
@@ -208,7 +217,7 @@ class Walker:
         """Decide and commit. What the store cannot keep fails the step: of its `run`, and once more its rule is read; of
         in-place work, and it goes to the policy.
         """
-        run, visit = claim.run, claim.visit
+        visit = claim.visit
         outcome = replace(
             outcome,
             data=scrub_stored(outcome.data),
@@ -219,7 +228,7 @@ class Walker:
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
             try:
-                return self.store.commit(_bounded(step, commit, run, now), now, self._next_lease())
+                return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
             except (NotPlainError, PayloadTooLargeError) as problem:
                 outcome = _not_kept(visit, problem)
                 if commit.visit.case is not None and step.cases[commit.visit.case].work:
@@ -233,7 +242,7 @@ class Walker:
         commit = settle(
             step, self._step_of(claim.run), claim.visit, choice, outcome, now, _scrubbed(performance.events)
         )
-        return self.store.commit(_bounded(step, commit, claim.run, now), now, self._next_lease())
+        return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
 
     def _next_lease(self) -> Lease | None:
         return self.lease if self.goes_on() else None
@@ -265,8 +274,7 @@ class Walker:
                 kept = {"case": choice.case, "failed": choice.failed, "outcome": choice.outcome.to_part()}
                 suspended.journal[IN_PLACE] = kept
                 raise Paused(_paused(suspended, 0, after)) from None
-            saved = {**choice.outcome.saved, **in_place.saved}
-            final = replace(in_place, saved=scrub_stored(saved), error=scrub_stored(in_place.error))
+            final = replace(in_place, saved=scrub_stored(in_place.saved), error=scrub_stored(in_place.error))
         events = _scrubbed(performance.events)
         return settle(step, self._step_of(run), visit, choice, final, self.clock(), events)
 
@@ -381,9 +389,12 @@ def _timeout(visit: Visit) -> ErrorRecord:
     return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}
 
 
-def _bounded(step: Step, commit: Commit, run: Run, now: float) -> Commit:
-    """The commit, with what the end of the run makes of it."""
-    return as_last(commit) if step.runs_last else in_time(commit, run.deadline_at, now)
+def _bounded(step: Step, commit: Commit, claim: Claim, performance: Performance, now: float) -> Commit:
+    """The commit, with what the end of the run makes of it, and what may be left of earlier attempts at it."""
+    visit = claim.visit
+    is_first = visit.progress is None and (visit.claims, visit.attempt, claim.run.resumes) == (1, 1, 0)
+    commit = replace(commit, waited=not is_first or bool(performance.waits))
+    return as_last(commit) if step.runs_last else in_time(commit, claim.run.deadline_at, now)
 
 
 def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
@@ -399,7 +410,7 @@ class _Steps(dict[str, Mapping[str, Any]]):
 
 def _last_names(visits: Sequence[Visit]) -> dict[str, Any]:
     """The names as they stand over all branches, but for what a branch that ended in a failure may yet go on with."""
-    return merge_names([(v.clock, v.id, v.saved) for v in visits if v.failure is not Failure.ENDED])
+    return merge_names([(v.clock, v.id, v.saved) for v in visits if not v.has_ended_branch])
 
 
 def _last_steps(visits: Sequence[Visit]) -> _Steps:

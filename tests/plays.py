@@ -12,7 +12,7 @@ from typing import Any
 
 from executor.actions import catalogue
 from executor.capabilities import for_local_run
-from executor.records import Claim, Event, Lease, Run, RunStatus, Visit
+from executor.records import NEVER, Claim, Event, Lease, Run, RunStatus, Visit
 from executor.start import corrected, new_run
 from executor.stores.store import Store
 from executor.walk import Walker
@@ -66,7 +66,9 @@ class Play:
         self.clock = clock or Clock()
         self.capabilities = for_local_run(folder or Path.cwd())
         store.save_plan(self.plan)
-        run, first = new_run(self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options})
+        run, first = new_run(
+            self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options}
+        )
         self.id = store.create_run(run, first).id
         self.tenant = run.tenant
         self.queue = run.queue
@@ -94,7 +96,7 @@ class Play:
                 return self
             if not self.walk_one(chained=True):
                 due = self.store.next_due(self.queue)
-                assert due is not None, f"the run is stuck: {self.run}"
+                assert due is not None and due < NEVER, f"the run is stuck: {self.run}"
                 self.clock.now = max(self.clock.now, due)
         raise AssertionError("the run does not end")
 

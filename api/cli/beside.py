@@ -122,10 +122,8 @@ class Beside:
     def _missing(self, files: list[_File], run: Run, name: str, version: str | None) -> ActionError:
         from planner.diagnostics import suggest
 
-        wanted = f"`{name}`" if version is None else f"version {version} of `{name}`"
-        message = (
-            f"there is no playbook {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
-        )
+        wanted = f"playbook `{name}`" if version is None else f"version {version} of `{name}`"
+        message = f"there is no {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
         known = {file: head for file in files if (head := self._heads.get(file)) is not None and head.is_playbook}
         for file, head in known.items() if version is not None else ():
             if name in (file.path.stem, head.name):

@@ -124,9 +124,11 @@ class Board:
             doing.counts.lately.append((doing.since, 0))
         doing.counts.take(event.at, told["done"], told["total"], told["failed"])
 
-    def forget_pace(self) -> None:
-        """Afterwards the time that has passed since the last event does not count."""
+    def begin_anew(self, now: float) -> None:
+        """What was at work is begun anew: the time that has passed does not count."""
         for doing in self._doing.values():
+            if doing.state is State.RUNNING:
+                doing.since = now
             if doing.counts is not None:
                 doing.counts.lately.clear()
 

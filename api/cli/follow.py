@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,9 +46,11 @@ class Follower:
             self.roots.append(followed)
 
     def skip(self) -> None:
-        """Take what has happened so far as known."""
-        for followed, _ in self.news():
-            followed.board.forget_pace()
+        """Take what has happened so far as known, and wait for what happens when the runs go on."""
+        for followed in {followed.run.id: followed for followed, _ in self.news()}.values():
+            followed.board.begin_anew(time.time())
+        for root in self.roots:
+            root.board.has_ended = False
 
     def news(self) -> News:
         """What has happened since it was asked last, in the order in which it did."""

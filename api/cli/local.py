@@ -155,15 +155,13 @@ def let_it_end(store: Store, run: Run) -> Run:
 
 
 def is_abandoned(store: Store, run: Run) -> bool:
-    """Whether the process is gone that has worked for a local run last, as far as can be known here."""
+    """Whether the processes are gone that have worked for a local run, as far as can be known here: one that has only
+    waited so far leaves no trace.
+    """
     from executor.host import is_dead
 
-    worker = None
-    cursor = None
-    while events := store.events(run.id, cursor):
-        cursor = events[-1].id
-        worker = next((e.payload["worker"] for e in reversed(events) if e.type == "step.started"), worker)
-    return worker is None or is_dead(worker)
+    workers = {visit.worker for visit in store.visits(run.id) if visit.worker is not None}
+    return all(map(is_dead, workers))
 
 
 def _worker(store: Store, run: Run) -> Worker:

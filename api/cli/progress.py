@@ -27,6 +27,8 @@ _OURS = "@"
 _SLOW_SECONDS = 2.0
 _SHOWN_AT_ONCE = 12
 _NARROW = 60
+_INTERRUPT = "^C"
+"""What a terminal adds to the last line when a command is interrupted: a line that it breaks could not be erased."""
 
 Visit = tuple[str, str, int]
 """A visit of one of the runs that are shown: the run, the step, and which time it is."""
@@ -143,7 +145,8 @@ class Progress:
         from rich.console import Group
 
         size = self._console.size
-        return Group(*lower_part(self._followed, self._clock(), size.width, min(size.height - 2, _SHOWN_AT_ONCE)))
+        width = size.width - len(_INTERRUPT)
+        return Group(*lower_part(self._followed, self._clock(), width, min(size.height - 2, _SHOWN_AT_ONCE)))
 
 
 def lower_part(followed: Iterable[Followed], now: float, width: int, most: int) -> list[Text]:

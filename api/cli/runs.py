@@ -241,12 +241,17 @@ def answer_callback(
 
 
 def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
-    """What a step waits for, in words."""
-    from api.cli.board import Doing, waiting
+    """What a step waits for, in words. Behind the time at which it goes on it only waits for somebody to do so."""
+    import time
+
+    from api.cli.board import Doing, moment, waiting
     from planner.report import visible
 
     wait = step.get("waiting_for")
-    if wait is not None:
+    due_at = moment(wait["until"]) if wait is not None else None
+    if wait is not None and due_at is not None and due_at <= time.time():
+        yield f"{visible(name)} is due since {wait['until'][:19]}Z"
+    elif wait is not None:
         until = "" if wait["until"] is None else f" until {wait['until'][:19]}Z"
         what = waiting(Doing(name, 0.0, actions=tuple(wait["actions"])), "")
         runs = f": {', '.join(wait['workflows'])}" if wait["workflows"] else ""

@@ -177,7 +177,7 @@ def runs(
 
 @router.post("/{workflow_id}/cancel", status_code=202, responses={202: {"model": Summary}})
 def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
-    """Running steps finish and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
+    """What is at work is given up and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
     _refuse_local(service, workflow_id, "cancel")
     body = service.cancel(workflow_id)
     return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)

@@ -38,11 +38,14 @@ def perform(call: Call) -> Any:
         child = call.outside.run(memory["run"])
     if child.status is RunStatus.SUCCEEDED:
         return child.result
-    if child.status.is_final:
-        if not call.again:
-            raise _failed(child)
-        call.outside.resume(child.id)
-        memory = {**memory, "expires_at": _expires_at(call)}
+    if call.again or memory.get("again"):
+        if child.stop is not None and not child.status.is_final:
+            raise Suspend({**memory, "again": True}, awaits=memory["wait"])
+        if child.status.is_final:
+            call.outside.resume(child.id)
+        memory = {"run": child.id, "wait": memory["wait"], "expires_at": _expires_at(call)}
+    elif child.status.is_final:
+        raise _failed(child)
     if memory["expires_at"] <= call.now:
         call.outside.cancel(child.id)
         raise ActionError("Timeout", f"run {child.id} of `{child.playbook}` did not end in time, and was cancelled")

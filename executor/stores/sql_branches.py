@@ -97,20 +97,26 @@ class Branches:
         """
         last = last_visit_id(self.run["resumes"])
         self.db.execute(
-            "update visits set status = 'parked' where run_id = ? and status in ('ready', 'retrying', 'waiting')"
+            "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"
+            " where run_id = ? and status in ('ready', 'retrying', 'waiting')"
             " and substr(step, 1, 1) <> '@' and id <> ?",
-            (self.run["id"], last),
+            (self.now, self.run["id"], last),
         )
-        query = (
-            "select id from runs where parent_run = ? and parent_visit <> ? and finished_at is null and stop is null"
-        )
-        for child in self.db.execute(query, (self.run["id"], last)).fetchall():
-            self.cancel(child["id"])
+        self._cancel_runs("parent_visit <> ?", last)
         query = (
             f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'running' and substr(step, 1, 1) <> '@'"
         )
         if self.db.execute(query, (self.run["id"],)).fetchone() is None:
             self.end()
+
+    def give_up_runs(self, visit: str) -> None:
+        """Cancel the runs that a visit has started and does not wait for any more."""
+        self._cancel_runs("parent_visit = ?", visit)
+
+    def _cancel_runs(self, which: str, visit: str) -> None:
+        query = f"select id from runs where parent_run = ? and {which} and finished_at is null and stop is null"
+        for child in self.db.execute(query, (self.run["id"], visit)).fetchall():
+            self.cancel(child["id"])
 
     def end(self) -> None:
         """Let the run end: with the step that runs last if there is one, and when that is done for good."""
@@ -141,7 +147,7 @@ class Branches:
         first, then of those before. It sees what those before it have `seen`, as of their `clock`.
         """
         query = (
-            f"select {HEAD} from visits where run_id = ? and {ACTIVE} and status = 'ready' and due_at = ?"
+            f"select {HEAD}, saved from visits where run_id = ? and {ACTIVE} and status = 'ready' and due_at = ?"
             " order by position >> 12 desc, position limit 1"
         )
         row = self.db.execute(query, (self.run["id"], NEVER)).fetchone()

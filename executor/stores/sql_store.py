@@ -1,6 +1,7 @@
 """Runs in a database that speaks SQL: what SQLite and Postgres have in common.
 
-Every transaction that writes to a run locks it first, so those of one run follow each other.
+Every transaction that writes to a run locks it first, so those of one run follow each other. A run that another waits for
+is locked after that one.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class SqlStore(SqlWaits, SqlPlaybooks):
     """The store in a database."""
 
     has_tag: str
-    """The condition that a run carries a tag."""
+    """The condition that a run carries a tag, which is given as JSON."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -152,7 +153,7 @@ class SqlStore(SqlWaits, SqlPlaybooks):
             values.append(status.value)
         if tag is not None:
             where.append(self.has_tag)
-            values.append(tag)
+            values.append(to_text(tag))
         if cursor is not None:
             where.append("(created_at, id) < (?, ?)")
             values.extend(read_cursor(cursor))
@@ -191,41 +192,41 @@ class SqlStore(SqlWaits, SqlPlaybooks):
         return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        find = f"select run_id, id, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
+        find = f"select run_id, id, step, number, attempt, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
         crowd = 1
         while due := self.database.all(find, queue, now, crowd):
             found = due[random.randrange(len(due))]
-            with self.database.transaction() as db:
-                claim = self._claim(db, found, lease, now)
+            claim = self._claim(found, lease, now)
             if claim is not None:
                 return claim
             # Another worker was faster, and may be so again: from now on they are to look for different ones.
             crowd = min(crowd * 4, MOST_CROWDED)
         return None
 
-    def _claim(self, db: Writer, due: Row, lease: Lease, now: float) -> Claim | None:
+    def _claim(self, due: Row, lease: Lease, now: float) -> Claim | None:
         """The claim of a visit that was due when it was found, unless somebody has it now."""
-        self.database.lock_run(db, due["run_id"])
-        found = db.execute(
-            "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,"
-            " started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?) where run_id = ? and id = ?"
-            f" and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? returning {HEAD}, saved",
-            (
-                lease.worker, now + lease.seconds, now, now, due["run_id"], due["id"],
-                now, -1 if due["started_at"] is None else due["started_at"],
-            ),
-        ).fetchone()  # fmt: skip
-        if found is None:
-            return None
-        visit = visit_of(found)
-        row = db.execute(
-            "update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)"
-            " where id = ? returning *",
-            (now, visit.run_id),
-        ).fetchone()
-        if due["started_at"] is None and not visit.step.startswith("@"):
-            _append(db, visit.run_id, row["seq"], [started(visit)])
-        return Claim(run_of(row), visit)
+        with self.database.transaction() as db:
+            self.database.lock_run(db, due["run_id"])
+            found = db.execute(
+                "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,"
+                " started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?) where run_id = ? and id = ?"
+                f" and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? returning {HEAD}, saved",
+                (
+                    lease.worker, now + lease.seconds, now, now, due["run_id"], due["id"],
+                    now, -1 if due["started_at"] is None else due["started_at"],
+                ),
+            ).fetchone()  # fmt: skip
+            if found is None:
+                return None
+            visit = visit_of(found)
+            row = db.execute(
+                "update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)"
+                " where id = ? returning *",
+                (now, visit.run_id),
+            ).fetchone()
+            if due["started_at"] is None and not visit.step.startswith("@"):
+                _append(db, visit.run_id, row["seq"], [started(visit)])
+            return Claim(run_of(row), visit)
 
     def next_due(self, queue: str) -> float | None:
         rows = self.database.all(
@@ -277,6 +278,8 @@ class SqlStore(SqlWaits, SqlPlaybooks):
             _keep_parts(db, visit, parts)
             branches = self._branches(db, run, now, claim_for)
             branches.move(commit.branches, commit.live)
+            if commit.waited and visit.finished_at is not None:
+                branches.give_up_runs(visit.id)
             if commit.last:
                 if visit.finished_at is not None:
                     branches.end()
@@ -302,6 +305,8 @@ class SqlStore(SqlWaits, SqlPlaybooks):
         if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLargeError(f"the result of the run has more than {MAX_PAYLOAD_BYTES:,} bytes")
         with self._transaction() as db:
+            if run.parent is not None:
+                self.database.lock_run(db, run.parent.run_id)
             self.database.lock_run(db, run.id)
             done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
             _update_visit(db, done, None, None, None, parked=False)
@@ -322,9 +327,8 @@ class SqlStore(SqlWaits, SqlPlaybooks):
             duration = max(now - (row["started_at"] or now), 0.0)
             event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
             _append(db, run.id, row["seq"], [event])
-            if (parent := parent_of(row)) is not None:
-                self.database.lock_run(db, parent.run_id)
-                give_answer(db, parent, "null", now)
+            if run.parent is not None:
+                give_answer(db, run.parent, "null", now)
         self.announce()
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
@@ -351,6 +355,9 @@ class SqlStore(SqlWaits, SqlPlaybooks):
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
         with self._transaction() as db:
+            parent = parent_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            if parent is not None:
+                self.database.lock_run(db, parent.run_id)
             self.database.lock_run(db, run_id)
             run = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
             if not run.status.is_final:
@@ -385,8 +392,8 @@ class SqlStore(SqlWaits, SqlPlaybooks):
             branches = self._branches(db, row, now)
             if branches.header.sequential:
                 branches.stand_in_line()
-            if resumed.parent is not None:
-                forget_answer(db, resumed.parent)
+            if parent is not None:
+                forget_answer(db, parent)
             if due.rowcount == 0:
                 branches.end()
             elif deadline_at is not None:

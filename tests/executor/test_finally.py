@@ -91,3 +91,13 @@ def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
     """
     play = Play(store, text).finish()
     assert (play.status, last(store, play)) == ("failed", {"done": True})
+
+
+def test_it_does_not_see_what_a_failed_step_saved_before_a_pause(store: SqliteStore) -> None:
+    text = """
+        finally: tidy
+        steps:
+        - {name: a, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+        - {name: tidy, run: [{action: set, set: {known: "{{ x is defined }}"}}]}
+    """
+    assert last(store, Play(store, text).finish()) == {"known": False}

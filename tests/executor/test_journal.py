@@ -10,7 +10,7 @@ import pytest
 
 from executor.records import VisitStatus
 from executor.stores.sqlite import SqliteStore
-from tests.plays import Play
+from tests.plays import LEASE_SECONDS, Play
 
 
 def done(folder: Path) -> Counter[str]:
@@ -62,6 +62,22 @@ class TestTasks:
         playing.walk_one()
         assert "sesame" not in str(store.visits(playing.id))
         assert playing.finish().result["count"]["stdout"].strip() == "11"
+
+    @pytest.mark.parametrize("parallel", ["false", "true"])
+    @pytest.mark.parametrize("pause", ["{action: wait, seconds: 1}", "{action: log, message: x}"])
+    def test_what_a_failed_task_has_saved_is_dropped(
+        self, store: SqliteStore, tmp_path: Path, pause: str, parallel: str
+    ) -> None:
+        """Also what it saved before it paused, and what that replaced is back."""
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: set, set: {{y: 7}}}}, {{task: outer}}, {{action: set, set: {{z: "{{{{ [x is defined, y] }}}}"}}}}]
+            tasks:
+              bad: [{{action: set, set: {{x: 1, y: 8}}}}, {pause}, {{action: fail, message: no}}]
+              outer: {{parallel: {parallel}, run: [{{task: bad, on_error: continue}}, {{action: log, message: x}}]}}
+        """
+        assert result(store, tmp_path, text) == {"y": 7, "z": [False, 7]}
 
 
 class TestParallel:
@@ -244,6 +260,49 @@ class TestCases:
         assert playing.resume(bad=False).finish().status == "succeeded"
         assert done(tmp_path) == {"run": 1}
 
+    def test_what_failed_in_place_work_has_saved_is_dropped(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            tasks: {bad: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+            steps:
+            - {name: a, rule: [{case: default, run: [{task: bad, on_error: continue}, {action: set, set: {y: 2}}]}]}
+        """
+        assert result(store, tmp_path, text) == {"y": 2}
+
+    def test_in_place_work_past_max_visits(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              max_visits: 1
+              rule:
+                - case: error
+                  run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: set, set: {y: "{{ [x, error.type] }}"}}]
+                - {case: default, run: [a]}
+        """
+        assert result(store, tmp_path, text) == {"x": 1, "y": [1, "MaxVisitsExceeded"]}
+
+    @pytest.mark.parametrize(
+        ("options", "deaths", "error"),
+        [("delivery: at_most_once", 1, "StepInterrupted"), ("retry: 1", 5, "WorkerLost")],
+    )
+    def test_in_place_work_whose_workers_die(
+        self, store: SqliteStore, tmp_path: Path, options: str, deaths: int, error: str
+    ) -> None:
+        """It is given up like any other, and not begun once more for the error of being given up."""
+        text = f"""
+            steps:
+            - name: a
+              {options}
+              rule: [{{case: default, run: [{{action: wait, seconds: 1}}, {{NOTE: "once\\n"}}]}}]
+        """
+        playing = play(store, tmp_path, text)
+        playing.walk_one()
+        playing.clock.pass_(1)
+        for _ in range(deaths):
+            assert playing.claim("dies") is not None
+            playing.clock.pass_(LEASE_SECONDS)
+        assert playing.finish().errors == [error]
+        assert done(tmp_path) == {}
+
 
 class TestRetries:
     def test_a_step_is_tried_again_from_its_last_pause(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -278,3 +337,41 @@ class TestRetries:
         """
         assert result(store, tmp_path, text)["n"] == 3
         assert done(tmp_path) == {"begin": 3}
+
+    def test_a_batch_that_is_done_is_not_a_failure(self, store: SqliteStore, tmp_path: Path) -> None:
+        """Attempts start anew with the next batch. A callback that has expired meanwhile fails, and the retry asks again."""
+        text = """
+            tasks: {flaky: [{action: wait, seconds: 2}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]}
+            steps:
+            - name: a
+              parallel: true
+              retry: {attempts: 2, delay: 1s, jitter: false}
+              run:
+                - {action: callback, timeout: 30s, notify: {NOTE: "asked\\n"}}
+                - {action: wait, seconds: "{{ item }}", loop: {items: [1, 2, 40], batch: 1}}
+                - {task: flaky}
+        """
+        playing = play(store, tmp_path, text)
+        while not any(event.attempt == 2 and event.type == "loop.progress" for event in playing.events):
+            if not playing.walk_one():
+                playing.clock.now = store.next_due(playing.queue) or 0.0
+        playing.clock.pass_(100)
+        playing.walk_one()
+        assert playing.visit("a").error is not None
+        assert done(tmp_path) == {"asked": 1}
+        playing.clock.pass_(1)
+        playing.walk_one()
+        assert done(tmp_path) == {"asked": 2}
+
+    def test_a_journal_that_is_too_large(
+        self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("executor.stores.sql_store.MAX_PAYLOAD_BYTES", 1000)
+        text = """
+            steps:
+            - name: a
+              parallel: true
+              run: [{action: set, set: {x: "{{ 'x' * 2000 }}"}}, {action: wait, seconds: 5}]
+              rule: [{case: "{{ error.type == 'PayloadTooLarge' }}", run: [{action: wait, seconds: 5}, {action: set, set: {y: 1}}]}]
+        """
+        assert result(store, tmp_path, text) == {"y": 1}

@@ -144,3 +144,16 @@ def test_empty_results_are_remembered(store: SqliteStore) -> None:
     """
     play = Play(store, text).finish()
     assert started_from(play, "b").finish().result == play.result == {"x": {}}
+
+
+def test_what_a_failed_branch_had_saved_before_a_pause_is_not_known(store: SqliteStore) -> None:
+    text = """
+        on_error: continue
+        steps:
+        - {name: one, rule: [{case: default, run: [bad, good]}]}
+        - {name: bad, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
+        - {name: good, run: [{action: wait, seconds: 5}], rule: [{case: default, run: [end]}]}
+        - {name: end, run: [{action: set, set: {b: "{{ x is defined }}"}}]}
+    """
+    play = Play(store, text).finish()
+    assert started_from(play, "end").finish().result == play.result == {"b": False}

@@ -162,3 +162,24 @@ class TestEndings:
         playing.resume(bad=False).finish()
         assert sorted(playing.result["seen"]) == ["a", "b", "c", "d", "e", "f", "g"]
         assert order(playing)[4:] == ["b", "e", "f", "c", "g", "d"]
+
+    PAUSED = """
+        mode: sequential
+        on_error: continue
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, FAIL, {action: set, set: {y: "{{ x }}"}}]}
+        - {name: c, run: [{action: set, set: {v: 1}}, {action: wait, seconds: 1}, FAIL, {action: set, set: {w: "{{ v }}"}}]}
+    """.replace("FAIL", '{action: fail, message: no, if: "{{ not input.ok }}"}')
+
+    def test_branches_that_failed_behind_a_pause_go_on_from_there(self, store: SqliteStore) -> None:
+        playing = play(store, self.PAUSED, {"ok": False}).finish()
+        assert playing.resume(ok=True).finish().result == {"x": 1, "y": 1, "v": 1, "w": 1}
+
+    def test_one_that_stood_in_line_when_the_run_was_cancelled(self, store: SqliteStore) -> None:
+        playing = play(store, self.PAUSED, {"ok": False}).finish().resume()
+        store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
+        before = playing.clock()
+        playing.finish().resume(ok=True).finish()
+        assert playing.result == {"x": 1, "y": 1, "v": 1, "w": 1}
+        assert playing.clock() == before

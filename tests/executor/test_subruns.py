@@ -125,7 +125,7 @@ class TestStarts:
         assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
         assert play(store, n=1).finish().result["found"] == {"twice": 3}
         (error,) = play(store, PARENT % (", version: c", ""), n=1).finish().run.errors
-        assert error["message"] == "there is no playbook version c of `child`"
+        assert error["message"] == "there is no version c of playbook `child`"
 
     def test_it_is_looked_up_once(self, store: SqliteStore) -> None:
         """A run goes on with the version it began, whatever is registered meanwhile."""
@@ -238,3 +238,77 @@ class TestEndings:
         assert playing.status is RunStatus.TIMED_OUT
         walked(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
+
+
+class TestNobodyWaits:
+    """Runs that were started by work which was given up since."""
+
+    BESIDE = """
+        on_error: %s
+        steps:
+        - name: a
+          parallel: true
+          run: [{action: workflow, playbook: child, input: {n: 5}, as: found}, {action: fail, message: no, if: "{{ not input.ok }}"}]
+    """
+
+    def test_a_failure_that_is_handled_cancels_them(self, store: SqliteStore) -> None:
+        handled = "  rule: [{case: error, run: [b]}]\n        - {name: b, run: [{action: wait, seconds: 1}]}\n    "
+        playing = walked(play(store, self.BESIDE % "abort" + "    " + handled, ok=False))
+        assert playing.status is RunStatus.WAITING
+        assert [child.status for child in children(playing)] == ["cancelled"]
+
+    def test_an_item_that_failed_cancels_the_others(self, store: SqliteStore) -> None:
+        text = """
+            on_error: continue
+            steps:
+            - name: a
+              loop: {items: [50, 3], concurrency: 2}
+              run: [{action: workflow, playbook: child, input: {n: "{{ item }}"}}, {action: fail, message: no}]
+        """
+        playing = walked(play(store, text).finish())
+        assert sorted(child.status for child in children(playing)) == ["cancelled", "succeeded"]
+
+    def test_a_task_that_was_forgiven_leaves_none(self, store: SqliteStore) -> None:
+        text = """
+            tasks: {t: {parallel: true, run: [{action: workflow, playbook: child, input: {n: 50}}, {action: fail, message: no}]}}
+            steps: [{name: a, run: [{task: t, on_error: continue}]}]
+        """
+        playing = walked(play(store, text).finish())
+        assert (playing.status, [child.status for child in children(playing)]) == ("succeeded", ["cancelled"])
+
+    @pytest.mark.parametrize("policy", ["abort", "continue"])
+    def test_a_resume_goes_on_with_them(self, store: SqliteStore, policy: str) -> None:
+        playing = walked(play(store, self.BESIDE % policy, ok=False).finish())
+        assert [child.status for child in children(playing)] == ["cancelled"]
+        assert playing.resume(ok=True).finish().result == {"found": {"twice": 10}}
+        assert [child.resumes for child in children(playing)] == [1]
+
+    def test_a_retry_goes_on_with_one_that_failed_meanwhile(self, store: SqliteStore) -> None:
+        text = """
+            steps:
+            - name: a
+              retry: {attempts: 2, delay: 60s}
+              parallel: true
+              run: [{action: workflow, playbook: child, input: {n: 7}}, {action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}]
+        """
+        assert [child.resumes for child in children(play(store, text).finish())] == [1]
+
+    def test_a_retry_waits_for_the_end_of_one_that_is_being_cancelled(self, store: SqliteStore) -> None:
+        text = (PARENT % (", timeout: 3s", "")).replace(
+            "name: call", "name: call\n      retry: {attempts: 2, delay: 0s}"
+        )
+        playing = play(store, text, n=5).finish()
+        assert playing.result["found"] == {"twice": 10}
+        assert [child.resumes for child in children(playing)] == [1]
+
+    def test_one_that_was_gone_on_with_by_itself(self, store: SqliteStore) -> None:
+        """Its parent has failed with it, and finds it done when it goes on."""
+        playing = walked(play(store, n=5))
+        (child,) = children(playing)
+        store.stop(child.id, RunStatus.CANCELLED, playing.clock())
+        assert walked(playing).errors == ["WorkflowFailed"]
+        store.resume(child.id, playing.clock(), deadline_at=None, values={})
+        while (due := store.next_due(playing.queue)) is not None:
+            playing.clock.now = max(due, playing.clock())
+            playing.walk_one()
+        assert playing.resume().finish().result["found"] == {"twice": 10}

@@ -251,7 +251,9 @@ def test_multi_merge(store: Store, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_follows_a_multi_merge_may_be_one_too(store: Store) -> None:
-    play = Example(store, "Multi-merge", but=("- name: close", "- name: close\n    join: each")).finish()
+    close = "- name: close\n    run: [{action: set, set: {closed: true}}]"
+    each = "- name: close\n    join: each\n    run: [{action: log, message: closed}]"
+    play = Example(store, "Multi-merge", but=(close, each)).finish()
     assert (play.steps["audit"], play.steps["close"]) == (2, 2)
 
 

@@ -100,8 +100,7 @@ def test_versions(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) 
     register(store, child(3, version="3"))
     assert found(store, beside(run, "child", "3")) == 3
     assert refused(beside, run, version="4") == (
-        "there is no playbook version 4 of `child`, neither beside parent.yaml nor in the registry;"
-        " child.yaml is version 2"
+        "there is no version 4 of `child`, neither beside parent.yaml nor in the registry; child.yaml is version 2"
     )
 
 

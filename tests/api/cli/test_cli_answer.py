@@ -98,6 +98,7 @@ def test_nobody_is_at_work(noetl: Command, abandoned: str) -> None:
         f"answered run {id}",
         f"nobody is at work on it: `noetl runs resume {id}` goes on with the run",
     ]
+    assert "\nask is due since 20" in noetl("runs", "show", id).out
     assert noetl("runs", "resume", id, "-q").json == {"decision": 7}
 
 

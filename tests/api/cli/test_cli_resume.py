@@ -1,4 +1,4 @@
-"""`noetl runs resume --from`"""
+"""`noetl runs resume`"""
 
 from __future__ import annotations
 
@@ -63,3 +63,16 @@ def test_what_cannot_be_is_a_sentence(noetl: Command, ended: str, step: str, giv
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert sentence in outcome.err and len(outcome.err.splitlines()) == 1
     assert noetl("runs", "list", "--playbook", "chain").out.count("\n") == 1
+
+
+def test_what_a_run_does_that_had_failed_is_shown(noetl: Command, folder: Path) -> None:
+    Path("flaky.yaml").write_text(
+        "name: flaky\ninput: {ready: {type: boolean, default: false}}\nsteps:\n"
+        "  - name: check\n    run: [{action: fail, if: '{{ not input.ready }}', message: not yet}]\n"
+        "    rule: [{case: default, run: [go]}]\n"
+        "  - {name: go, run: [{action: set, set: {went: true}}]}\n"
+    )
+    noetl("run", "flaky.yaml", "-q")
+    (run,) = noetl("runs", "list", "--json").json["items"]
+    outcome = noetl("runs", "resume", run["workflow_id"], "-i", "ready=true")
+    assert [line.split()[:2] for line in outcome.err.splitlines()[1:3]] == [["✓", "check"], ["✓", "go"]]

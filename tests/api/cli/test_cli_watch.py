@@ -98,6 +98,18 @@ def test_nobody_is_at_work(noetl: Command, start: Start) -> None:
     )
 
 
+def test_a_process_that_goes_on_is_at_work(noetl: Command, start: Start) -> None:
+    running = start("run", "held.yaml")
+    with open("gate", "w"):
+        id = run_of(noetl)
+        os.killpg(running.pid, signal.SIGINT)
+        running.wait(60)
+    resuming = start("runs", "resume", id, "-q")
+    with open("gate", "w"):
+        assert noetl("runs", "show", id).err == ""
+    assert resuming.wait(60) == 0
+
+
 @pytest.mark.parametrize(("terminal", "sign"), [("xterm", "▶ stand"), ("dumb", "… stand is running")])
 def test_a_terminal_shows_what_is_at_work(noetl: Command, start: Start, terminal: str, sign: str) -> None:
     """One that cannot be redrawn is told instead."""

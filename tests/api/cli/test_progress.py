@@ -120,13 +120,29 @@ class TestLowerPart:
     def test_time_in_which_nobody_was_at_work_does_not_count(self, told: Told, clock: Clock) -> None:
         told.tell("step.started")
         told.count(100, 400)
-        told.board.forget_pace()
         clock.pass_(3600)
+        told.board.begin_anew(clock())
         told.count(200, 400)
         assert told.lines() == ["▶ each  ██████████░░░░░░░░░░ 200 of 400"]
         clock.pass_(2)
         told.count(300, 400)
         assert told.lines() == ["▶ each  ███████████████░░░░░ 300 of 400  50/s"]
+
+    def test_what_is_begun_anew_begins_then(self, told: Told, clock: Clock) -> None:
+        told.tell("step.started", "a")
+        told.tell("step.waiting", "b", actions=["wait"], until=timestamp(NOW + 3610))
+        clock.pass_(3600)
+        told.board.begin_anew(clock())
+        clock.pass_(2)
+        assert told.lines() == ["▶ a  2.0 s", "◷ b  goes on in 8 s"]
+
+    def test_there_is_room_for_what_a_terminal_adds(
+        self, told: Told, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "20")
+        told.tell("step.started", "a" * 30)
+        (line,) = Progress([told], clock=clock)._lower_part().renderables
+        assert line.plain == "▶ " + "a" * 15 + "…"
 
     def test_what_runs_stands_first_and_the_rest_is_counted(self, told: Told) -> None:
         told.tell("step.waiting", "a", actions=["callback"], until=None)
