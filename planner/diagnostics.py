@@ -106,6 +106,7 @@ CODES = _codes(
     ("NP206", "`default` more than once"),
     ("NP207", "`finally` step is also part of the flow"),
     ("NP301", "name that no path has produced"),
+    ("NP303", "parallel branches write one name"),
     ("NP306", "inferred input", Severity.NOTE),
     ("NP401", "expression syntax"),
     ("NP402", "unknown filter, test or function"),

@@ -368,6 +368,8 @@ class _Finder:
                 found.append(Runaway(first, None, (first, *back), (first,), first))
                 continue
             behind = {join for step in around for join in watching.get(step, ())}
+            if not behind:
+                continue
             holding = {join for join in behind if around <= self.region_of[join]}
             free = self.graph.subgraph(self.flow.components[component[first]] - holding)
             for join in self.dominators_first(behind):

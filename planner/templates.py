@@ -130,7 +130,7 @@ class Template:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        body = _parse(source)
+        body = syntax_of(source)
         self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         expressions = [child for child in outputs if not isinstance(child, nodes.TemplateData)]
@@ -138,7 +138,7 @@ class Template:
         self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
         self.reads, self.guarded = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
-        self._path = _path(expressions[0]) if self.is_expression else None
+        self._path = access_of(expressions[0]) if self.is_expression else None
         if self._path is None:
             self._body = body
 
@@ -159,7 +159,7 @@ class Template:
     def _charged_body(self) -> list[nodes.Node]:
         """The nodes to compile, which changes them: whoever comes second, on any thread, parses the text again."""
         body: list[nodes.Node] | None = self.__dict__.pop("_body", None)
-        return [_charged(node) for node in body or _parse(self.source)]
+        return [_charged(node) for node in body or syntax_of(self.source)]
 
     @cached_property
     def _values(self) -> Callable[[dict[str, Any]], Any]:
@@ -279,7 +279,12 @@ def _message(error: BaseException) -> str:
     return str(error)[:MAX_MESSAGE]
 
 
-def _parse(source: str) -> list[nodes.Node]:
+def syntax_of(source: str) -> list[nodes.Node]:
+    """The nodes of a text with templates in it.
+
+    Raises:
+        TemplateProblem: as `parse`.
+    """
     if len(source) > MAX_SOURCE:
         raise TemplateProblem("NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source))
     _check_brackets(source)
@@ -330,10 +335,10 @@ def _check_nodes(source: str, tree: nodes.Node) -> None:
             raise TemplateProblem("NP405", "the expression is too complex", 0, len(source))
         for node in level:
             _check_node(source, node)
-        level = [child for node in level for child in _children(node)]
+        level = [child for node in level for child in children_of(node)]
 
 
-def _children(node: nodes.Node) -> list[nodes.Node]:
+def children_of(node: nodes.Node) -> list[nodes.Node]:
     """The nodes right below a node, in order."""
     children: list[nodes.Node] = []
     for field in node.fields:
@@ -406,29 +411,30 @@ def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[
         if (isinstance(node, nodes.Filter) and node.name in ("default", "d")) or (
             isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
         ):
-            access = _path(node.node) if node.node is not None else None
+            access = access_of(node.node) if node.node is not None else None
             if access:
                 guarded.add(access)
-        access = _path(node)
+        access = access_of(node)
         if access is not None:
             if access[0] not in _sandbox.globals:
-                offset = _name_offset(node)
+                offset = offset_of(node)
                 reads[access] = min(offset, reads.get(access, offset))
             continue
         if isinstance(node, nodes.Name) and node.ctx == "store":
             bound.add(node.name)
-        stack += _children(node)
+        stack += children_of(node)
     kept = {access: at for access, at in reads.items() if (access[0] not in bound and access[0] != "loop") or not bound}
     return dict(sorted(kept.items(), key=lambda item: item[1])), frozenset(guarded)
 
 
-def _name_offset(node: nodes.Node) -> int:
+def offset_of(node: nodes.Node) -> int:
+    """Where in the text the name stands that an access begins with."""
     while isinstance(node, nodes.Getattr | nodes.Getitem):
         node = node.node
     return node.lineno
 
 
-def _path(node: nodes.Node) -> Access | None:
+def access_of(node: nodes.Node) -> Access | None:
     """The access that the node is, or None when it is anything else."""
     attributes: list[str] = []
     while True:

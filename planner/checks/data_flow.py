@@ -1,12 +1,15 @@
-"""NP301 and NP306: every name that a template reads is produced somewhere, or is an input."""
+"""NP301 to NP306: every name that a template reads is produced, or is an input, and means one thing."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from planner.checks.races import check_races
 from planner.checks.subject import Subject
+from planner.checks.whole import is_whole
 from planner.diagnostics import Severity, Span
+from planner.saves import Saves
 from planner.templates import Access
 from planner.uses import Place, Use
 
@@ -53,6 +56,8 @@ def check_data_flow(subject: Subject) -> None:
         else:
             message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
+    if is_whole(subject):
+        check_races(subject, Saves(subject.names, subject.task_calls))
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:

@@ -242,6 +242,12 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             id="late steps behind a parallel cycle within a cycle",
         ),
         pytest.param(
+            {"a": [["b"], ["c"]], "b": [["c"]], "c": [["a"], ["d"]], "d": [["e", "c"]], "e": [["a"], ["b"]]},
+            {"a": ROOT, "c": "a"},
+            {"b": {"a", "c"}, "c": {"a"}, "d": {"a", "c"}, "e": {"a", "c"}},
+            id="a cycle with two ways in",
+        ),
+        pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []}, {}, {}, id="branches that never meet"
         ),
         pytest.param(

@@ -1,0 +1,119 @@
+"""NP303: what branches save never depends on which of them is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.checks.subject import Subject
+from planner.concurrency import bits, find_concurrency
+from planner.diagnostics import Label, Span
+from planner.liveness import MAX_HANDED
+from planner.playbook import Step
+from planner.saves import Placed, Saves, placed, repeated
+
+MAX_RACES = 500
+"""How many are worked out: names by the thousand that branches by the thousand save have one cause."""
+
+OWN_NAMES = "let each of them save a name of its own"
+SAVE_BEHIND = "let a step behind it save the name, where the branches have come together"
+WAIT = "let the step wait for all branches: `join: all`"
+
+
+def check_races(subject: Subject, saves: Saves) -> None:
+    """Report every name that items, steps or visits save which may be at work at the same time."""
+    races = _Races(subject, saves)
+    for task in subject.names.tasks.values():
+        if task.parallel:
+            races.items(saves.run_of_task(task))
+    for step in subject.names.steps.values():
+        if step.parallel and step.loop is None:
+            races.items(placed(step.run or (), (*step.path, "run")))
+    if subject.playbook.mode == "parallel":
+        races.branches()
+
+
+class _Races:
+    def __init__(self, subject: Subject, saves: Saves) -> None:
+        self.subject = subject
+        self.saves = saves
+        self.found = 0
+
+    def items(self, run: Iterable[Placed]) -> None:
+        """The items of a `parallel: true`."""
+        first: dict[int, Placed] = {}
+        known = 0
+        for path, entry in run:
+            saved = self.saves.of_entry(entry)
+            for index in self.names(saved & known):
+                name = self.saves.names[index]
+                earlier, later = ([first[index]], [(path, entry)])
+                self.report(name, f"two items that run together save `{name}`", earlier, later, "the first one is here")
+            for index in bits(saved & ~known):
+                first[index] = (path, entry)
+            known |= saved
+
+    def branches(self) -> None:
+        """Steps that branches may be at together, and visits of one step."""
+        flow, joins = self.subject.flow, self.subject.joins
+        saved = {step: self.saves.by_step[step] for step in flow.targets if step in flow.reachable}
+        shared = repeated(saved)
+        if not (shared or joins.multi or joins.discriminators) or not any(flow.forks()):
+            return
+        if sum(mask.bit_count() for mask in saved.values()) > MAX_HANDED:
+            return  # which NP701 says
+        concurrency = find_concurrency(flow, joins)
+        savers: dict[int, int] = {}
+        steps = self.subject.names.steps
+        for at, name in enumerate(concurrency.steps):
+            beside = concurrency.beside.get(name, 0)
+            if beside >> at & 1:
+                self.visits(steps[name])
+            for index in bits(saved[name] & shared):
+                earlier = savers.get(index, 0)
+                if earlier & beside and list(self.names(1 << index)):
+                    self.steps(
+                        self.saves.names[index], steps[concurrency.steps[next(bits(earlier & beside))]], steps[name]
+                    )
+                savers[index] = earlier | 1 << at
+
+    def steps(self, name: str, first: Step, second: Step) -> None:
+        message = f"`{name}` is saved by `{first.name}` and by `{second.name}`, which may run at the same time"
+        earlier, later = map(self.saves.run_of_step, (first, second))
+        self.report(name, message, earlier, later, f"`{first.name}` saves it here")
+
+    def visits(self, step: Step) -> None:
+        """A step that several branches may visit at once."""
+        joins = self.subject.joins
+        if step.name in joins.multi:
+            place, why, hint = step, "it is visited once for each branch", SAVE_BEHIND
+        else:
+            late = next(join for join in joins.regions[step.name] if join in joins.discriminators)
+            place, why, hint = (
+                self.subject.names.steps[late],
+                "a branch that comes too late here goes on until then",
+                WAIT,
+            )
+        label = Label(self.subject.document.span((*place.path, "join")), why)
+        for index in self.names(self.saves.by_step[step.name]):
+            name = self.saves.names[index]
+            message = f"`{name}` is saved by several visits of `{step.name}`, which may run at the same time"
+            span = self.span(self.saves.run_of_step(step), name)
+            self.subject.diagnostics.add("NP303", message, span, hint, labels=[label])
+
+    def names(self, raced: int) -> Iterable[int]:
+        """The names of races that are to be reported; of the others only the number is told."""
+        for index in bits(raced):
+            self.found += 1
+            if self.found <= MAX_RACES:
+                yield index
+            else:
+                self.subject.diagnostics.leave_out(1)
+
+    def report(self, name: str, message: str, first: Iterable[Placed], second: Iterable[Placed], at_first: str) -> None:
+        label = Label(self.span(first, name), at_first)
+        self.subject.diagnostics.add("NP303", message, self.span(second, name), OWN_NAMES, labels=[label])
+
+    def span(self, run: Iterable[Placed], name: str) -> Span:
+        saved = self.saves.place(run, name)
+        document = self.subject.document
+        return document.key_span(saved.path) if saved.is_key else document.span(saved.path)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import pytest
+from hypothesis import assume, given, reject, settings
+from hypothesis import strategies as st
+
+from planner import concurrency
+from planner.concurrency import find_concurrency
+from planner.graph import Flow
+from planner.joins import ALL, find_joins
+from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
+from tests.planner.tokens import Model, State, Step, TooMany
+
+Pair = tuple[Step, Step]
+MOST_VISITS = 2
+
+
+@dataclass
+class Meetings(Model):
+    """The model in which every branch may take any case, or end, at each of its visits: which steps meet at work."""
+
+    met: set[Pair] = field(default_factory=set)
+    choice: int = 0
+
+    @classmethod
+    def of(cls, flow: Flow, modes: Mapping[str, str]) -> set[Pair]:
+        """All pairs of steps at which two branches ever stand."""
+        model = cls(flow, find_joins(flow, modes), lambda *_: (), modes=modes)
+        model.targets = model.chosen
+        model.outcomes()
+        return model.met
+
+    def chosen(self, step: Step, visit: int) -> tuple[Step, ...]:
+        cases = self.flow.targets[step] if visit <= MOST_VISITS else ()
+        return cases[self.choice] if self.choice < len(cases) else ()
+
+    def _events(self, state: State) -> Iterator[State]:
+        for one, other in combinations(sorted(branch.step for branch in state.standing), 2):
+            self.met |= {(one, other), (other, one)}
+        for choice in range(-1, 3):
+            self.choice = choice if choice >= 0 else 99
+            yield from super()._events(state)
+
+
+def pairs(flow: Flow, modes: Mapping[str, str] = ALL) -> set[Pair]:
+    found = find_concurrency(flow, find_joins(flow, modes))
+    assert not found.is_too_large
+    return {(step, other) for step in found.steps for other in found.of(step)}
+
+
+def ends(flow: Flow) -> bool:
+    return not any(map(flow.is_cyclic, flow.reachable))
+
+
+@settings(max_examples=250)
+@given(drawn=st.data())
+def test_what_may_be_at_work_at_once(drawn: st.DataObject) -> None:
+    """Without rounds it is exactly that; with them, nothing is missed."""
+    flow = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(flow))
+    assume(not find_joins(flow, modes).runaways)
+    try:
+        met = Meetings.of(flow, modes)
+    except TooMany:
+        reject()
+    found = pairs(flow, modes)
+    assert met == found if ends(flow) else met <= found
+
+
+def both(*written: str) -> set[Pair]:
+    return {met for pair in written for met in ((pair[0], pair[1]), (pair[1], pair[0]))}
+
+
+RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d": [["e"]]}
+
+
+@pytest.mark.parametrize(
+    ("cases", "modes", "expected"),
+    [
+        pytest.param(DIAMOND, {}, both("bc"), id="diamond"),
+        pytest.param({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]]}, {}, set(), id="exclusive diamond"),
+        pytest.param({**DIAMOND, "b": [["d"], ["e"]]}, {}, both("bc", "ce", "de"), id="past the join"),
+        pytest.param({**DIAMOND, "b": [["d", "e"]]}, {}, both("bc", "ce", "de"), id="beside the join"),
+        pytest.param(RACE, {}, both("bc", "bx"), id="uneven diamond"),
+        pytest.param(
+            RACE, {"d": "any"}, both("bc", "bx", "bd", "be", "cd", "ce", "xd", "xe"), id="the first of two goes on"
+        ),
+        pytest.param(DIAMOND, {"d": "each"}, both("bc", "bd", "cd", "dd"), id="one visit for each"),
+        pytest.param(
+            {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"]]},
+            {"d": "any"},
+            {(one, other) for one in "abcd" for other in "abcd" if {one, other} & {"b", "c"}},
+            id="races one after another",
+        ),
+    ],
+)
+def test_pairs(cases: Cases, modes: Mapping[str, str], expected: set[Pair]) -> None:
+    assert pairs(flow_of(cases), modes) == expected
+
+
+def test_too_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrency, "MAX_MOVES", 3)
+    flow = flow_of(DIAMOND)
+    found = find_concurrency(flow, find_joins(flow))
+    assert (found.is_too_large, found.of("b")) == (True, frozenset())
+
+
+def test_long_branches_take_few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """About as many as there are steps, and not as there are pairs of them."""
+    length = 500
+    monkeypatch.setattr(concurrency, "MAX_MOVES", 20 * length)
+    cases: dict[str, list[list[str]]] = {"fork": [["a0", "b0"]]}
+    for lane in "ab":
+        for at in range(length):
+            cases[f"{lane}{at}"] = [[f"{lane}{at + 1}" if at + 1 < length else "join"]]
+    flow = flow_of(cases)
+    found = find_concurrency(flow, find_joins(flow))
+    assert found.of("a7") == {f"b{at}" for at in range(length)}
+    spine = {f"f{at}": [[f"x{at}", f"f{at + 1}"]] for at in range(length)}
+    flow = flow_of(spine)
+    found = find_concurrency(flow, find_joins(flow))
+    assert "x0" in found.of(f"x{length - 1}")

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import pytest
+
+from planner import concurrency
+from planner.checks import races
+from tests.planner.findings import findings, found, hints, messages
+
+
+def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
+    """A step that saves one name, or none, and leads to all targets at once."""
+    work = f"{{action: set, set: {{{saves}: 1}}}}" if saves else "{action: log, message: m}"
+    rule = f", rule: [{{case: default, run: [{', '.join(targets)}]}}]" if targets else ""
+    return f"{{name: {name}, run: [{work}]{more}{rule}}}"
+
+
+def playbook(*steps: str, head: str = "") -> str:
+    return f"{head}steps:\n" + "".join(f"- {one}\n" for one in steps)
+
+
+def raced(*steps: str, head: str = "") -> list[str]:
+    """The names that are told to be saved by branches which may run at the same time, with the lines of all places."""
+    return [
+        f"{d.message.split('`')[1]} {','.join(str(label.span.line) for label in d.labels)},{d.span.line}"
+        for d in found(playbook(*steps, head=head))
+        if d.code == "NP303"
+    ]
+
+
+FORK = step("a", "b", "c")
+
+
+class TestBranches:
+    def test_both_places_are_shown(self) -> None:
+        text = playbook(FORK, step("b", saves="x"), step("c", saves="x"))
+        (diagnostic,) = (d for d in found(text) if d.code == "NP303")
+        assert (diagnostic.severity, diagnostic.span.line) == ("error", 4)
+        assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "`b` saves it here")]
+        assert findings(text, "NP303") == [("NP303", "x")]
+        assert messages(text, "NP303") == ["`x` is saved by `b` and by `c`, which may run at the same time"]
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            pytest.param((FORK, step("b", saves="x"), step("c", "d"), step("d", saves="x")), id="further on"),
+            pytest.param(
+                (step("a", "b", "c", "d"), step("b", "e", saves="x"), step("c", "e"), step("d", saves="x"), step("e")),
+                id="beside a join",
+            ),
+            pytest.param(
+                (FORK, step("b", "d"), step("c", "e"), step("d", "e", saves="x"), step("e", "f", more=", join: any"),
+                 step("f", saves="x")),
+                id="too late",
+            ),
+            pytest.param(
+                (FORK, "{name: b, rule: [{case: '{{ run.id }}', run: [d]}, {case: default, run: [e]}]}", step("c", "d"),
+                 step("d", saves="x"), step("e", saves="x")),
+                id="past a join",
+            ),
+            pytest.param(
+                (FORK, step("b", saves="x"), "{name: c, rule: [{case: default, run: [{action: log, message: m, as: x}]}]}"),
+                id="in place",
+            ),
+            pytest.param(
+                (FORK, step("b", saves="x"), "{name: c, run: [{action: log, message: m, loop: {items: [1]}, as: x}]}"),
+                id="the list of a loop",
+            ),
+        ],
+    )  # fmt: skip
+    def test_a_race(self, steps: tuple[str, ...]) -> None:
+        (name,) = {race.split()[0] for race in raced(*steps)}
+        assert name == "x"
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            pytest.param((FORK, step("b", "d", saves="x"), step("c", "d", saves="y"), step("d")), id="other names"),
+            pytest.param((FORK, step("b", "d", saves="x"), step("c", "d"), step("d", saves="x")), id="at the join"),
+            pytest.param(
+                (FORK, step("b", "d", saves="x"), step("c", "d"), step("d", "e"), step("e", saves="x")), id="behind it"
+            ),
+            pytest.param((step("a", "b", "c", saves="x"), step("b", saves="x"), step("c")), id="before the fork"),
+            pytest.param((FORK, step("b", "d", saves="x"), step("c"), step("d", saves="x")), id="one after another"),
+            pytest.param(
+                ("{name: a, rule: [{case: '{{ run.id }}', run: [b]}, {case: default, run: [c]}]}", step("b", saves="x"),
+                 step("c", saves="x")),
+                id="exclusive cases",
+            ),
+            pytest.param(
+                (FORK, step("b", "d"), step("c", "d"), step("d", "e", more=", join: any", saves="x"),
+                 step("e", saves="x")),
+                id="behind the first of them",
+            ),
+            pytest.param(
+                (FORK, step("b", saves="x"), "{name: c, loop: {items: [1]}, run: [{action: set, set: {x: 1}}]}"),
+                id="local to the item of a step's loop",
+            ),
+            pytest.param(
+                (FORK, step("b", saves="x"), "{name: c, run: [{action: set, set: {x: 1}, loop: {items: [1]}}]}"),
+                id="local to the item of an action's loop",
+            ),
+            pytest.param(
+                (step("a", "b", "c", more=", max_visits: 2", saves="x"), step("b", "d"), step("c", "d"), step("d", "a")),
+                id="in every round",
+            ),
+        ],
+    )  # fmt: skip
+    def test_no_race(self, steps: tuple[str, ...]) -> None:
+        assert raced(*steps) == []
+
+    def test_each_place_once(self) -> None:
+        assert raced(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == ["x 3,4", "x 3,5"]
+
+    def test_what_tasks_save_counts_where_they_are_called(self) -> None:
+        tasks = "tasks: {t: [u], u: [{action: set, set: {x: 1}}]}\n"
+        text = playbook(FORK, "{name: b, run: [t]}", "{name: c, run: [{task: u}]}", head=tasks)
+        assert findings(text, "NP303") == [("NP303", "u")]
+        assert raced(FORK, "{name: b, run: [t]}", step("c", saves="x"), head=tasks) == ["x 4,5"]
+        looped = "{name: c, run: [{task: u, loop: {items: [1]}}]}"
+        assert raced(FORK, "{name: b, run: [t]}", looped, head=tasks) == []
+
+    def test_one_after_another(self) -> None:
+        steps = (FORK, step("b", saves="x"), step("c", saves="x"))
+        assert raced(*steps, head="mode: sequential\n") == []
+
+    def test_a_mistake_elsewhere_comes_first(self) -> None:
+        steps = (FORK, step("b", "nowhere", saves="x"), step("c", saves="x"))
+        assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
+
+
+class TestVisits:
+    def test_a_step_that_is_visited_for_each_branch(self) -> None:
+        text = playbook(FORK, step("b", "d"), step("c", "d"), step("d", more=", join: each", saves="x"))
+        assert findings(text, "NP303") == [("NP303", "x")]
+        assert messages(text, "NP303") == ["`x` is saved by several visits of `d`, which may run at the same time"]
+        assert hints(text, "NP303") == [races.SAVE_BEHIND]
+        (label,) = next(d for d in found(text) if d.code == "NP303").labels
+        assert (label.span.line, label.text) == (5, "it is visited once for each branch")
+
+    def test_unless_one_branch_at_most_arrives(self) -> None:
+        assert raced(step("a", "d"), step("d", more=", join: each", saves="x")) == []
+
+    def test_one_that_comes_too_late_beside_the_next_round(self) -> None:
+        text = playbook(
+            "{name: a, max_visits: 2, rule: [{case: error, run: []}, {case: default, run: [b, c]}]}",
+            step("b", "d"),
+            step("c", "d", saves="x"),
+            step("d", "a", more=", join: any"),
+        )
+        assert messages(text, "NP303") == ["`x` is saved by several visits of `c`, which may run at the same time"]
+        assert hints(text, "NP303") == [races.WAIT]
+
+
+class TestItems:
+    def test_of_a_step(self) -> None:
+        text = playbook(
+            "{name: a, parallel: true, run: [{action: set, set: {x: 1}}, {action: log, message: m, as: x}]}"
+        )
+        assert messages(text, "NP303") == ["two items that run together save `x`"]
+        (diagnostic,) = (d for d in found(text) if d.code == "NP303")
+        assert [(label.span.column, label.text) for label in diagnostic.labels] == [(55, "the first one is here")]
+
+    def test_of_a_task(self) -> None:
+        head = "tasks: [{name: t, parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 1}}]}]\n"
+        assert raced("{name: a, run: [t]}", head=head) == ["x 1,1"]
+
+    def test_one_after_another(self) -> None:
+        assert raced("{name: a, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]}") == []
+
+    def test_in_a_loop_they_are_local(self) -> None:
+        items = "run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]"
+        assert raced(f"{{name: a, parallel: true, loop: {{items: [1]}}, {items}}}") == []
+
+
+def test_of_many_races_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(races, "MAX_RACES", 3)
+    branches = [step(f"b{at}", saves="x") for at in range(9)]
+    diagnostics = found(playbook(step("a", *(f"b{at}" for at in range(9))), *branches))
+    assert [d.code for d in diagnostics].count("NP303") == 3
+    assert (diagnostics[-1].code, diagnostics[-1].message) == ("NP902", "5 more findings are not shown")
+
+
+def test_where_there_are_too_many_ways_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (FORK, step("b", saves="x"), step("c", saves="x"))
+    monkeypatch.setattr(concurrency, "MAX_MOVES", 1)
+    assert raced(*steps) == []
