@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import executor, planner, report, start_up
+from benchmarks import executor, planner, postgres, report, start_up
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -18,7 +18,10 @@ def main() -> None:
     executor_rows = executor.measure()
     title = "Walking with one thread on SQLite, compared with one committed row (WAL, synchronous=FULL)"
     print(report.table(title, report.EXECUTOR, executor_rows))
-    report.write(RESULTS, {"start_up": start_up_rows, "planner": planner_rows, "executor": executor_rows})
+    postgres_rows = postgres.measure()
+    print(report.table(report.POSTGRES_TITLE, report.POSTGRES, postgres_rows))
+    results = {"start_up": start_up_rows, "planner": planner_rows, "executor": executor_rows, "postgres": postgres_rows}
+    report.write(RESULTS, results)
     print(f"Written to {RESULTS}.")
 
 

@@ -67,18 +67,18 @@ def _walk(store: Store, plan: Plan, steps: int) -> dict[str, float]:
     ended = worker.wait_until_finished(run.tenant, run.id)
     worker.stop()
     assert ended.status is RunStatus.SUCCEEDED
-    ends = _ends(store, run)
-    assert len(ends) == steps
+    finished = ends(store, run)
+    assert len(finished) == steps
     tenth = max(steps // 10, 2)
     return {
         "start": created - started,
-        "step": (ends[-1] - ends[0]) / (steps - 1),
-        "head": (ends[tenth] - ends[0]) / tenth,
-        "tail": (ends[-1] - ends[-1 - tenth]) / tenth,
+        "step": (finished[-1] - finished[0]) / (steps - 1),
+        "head": (finished[tenth] - finished[0]) / tenth,
+        "tail": (finished[-1] - finished[-1 - tenth]) / tenth,
     }
 
 
-def _ends(store: Store, run: Run) -> list[float]:
+def ends(store: Store, run: Run) -> list[float]:
     """When each step was completed, in order."""
     ends: list[float] = []
     after = None

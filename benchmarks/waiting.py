@@ -78,7 +78,7 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     plan = _plan(store, WAIT)
     begun = time.time()
     # Long enough for all of them to be waiting before the first is due.
-    first_due = begun + runs / 100 + 2
+    first_due = begun + runs / 40 + 2
     due = {}
     for index in range(runs):
         at = first_due + spread_seconds * index / runs
@@ -87,13 +87,13 @@ def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dic
     while (next_due := store.next_due("service")) is not None and next_due < first_due:
         time.sleep(0.1)
     threads, memory, waiting_at = threading.active_count(), _memory(), time.time()
-    assert waiting_at < first_due, "the machine is too slow for so many runs in so short a time"
     while store.next_due("service") is not None:
         time.sleep(0.5)
     late = sorted(_went_on(store, id) - at for id, at in due.items())
     return {
         "runs": runs,
         "threads": threads,
+        "all_waited_at_once": waiting_at < first_due,
         "memory_mib_while_all_wait": memory,
         "memory_mib_at_the_end": _memory(),
         "late_seconds_median": median(late),
