@@ -37,6 +37,10 @@ class StoreError(Exception):
     """The store cannot be opened or used. The message says which and why."""
 
 
+class SchemaError(StoreError):
+    """The store is one of another version. The message says what to do."""
+
+
 class RejectedError(Exception):
     """A request cannot be done as things stand; nothing was changed. `reason` is a short slug for programs."""
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psycopg
 
-from executor.errors import StoreError
+from executor.errors import SchemaError
+from executor.stores.postgres_address import conninfo_of, failure_of
 
 FOLDER = Path(__file__).parent / "postgres"
-CONNECT_SECONDS = 10
 _APPLIED = """
     create table if not exists noetl_migrations
         (number integer primary key, applied_at timestamptz not null default now())
@@ -32,18 +32,18 @@ def upgrade(uri: str) -> list[int]:
     """
     known = migrations()
     try:
-        with psycopg.connect(uri, connect_timeout=CONNECT_SECONDS) as connection:
+        with psycopg.connect(conninfo_of(uri)) as connection:
             connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
             connection.execute(_APPLIED)
             row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
             applied: int = 0 if row is None else row[0]
             if applied > len(known):
                 message = f"The store in Postgres has schema {applied}, and this version of noetl knows {len(known)}."
-                raise StoreError(message)
+                raise SchemaError(message)
             missing = list(range(applied + 1, len(known) + 1))
             for number in missing:
                 connection.execute(known[number - 1].encode())
                 connection.execute("insert into noetl_migrations (number) values (%s)", [number])
             return missing
     except psycopg.Error as error:
-        raise StoreError(f"The store in Postgres cannot be upgraded: {str(error).strip()}.") from error
+        raise failure_of(error, "cannot be upgraded") from error

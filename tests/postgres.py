@@ -11,7 +11,8 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -20,6 +21,7 @@ import psycopg
 import pytest
 
 SETTING = "NOETL_TEST_PG_DSN"
+QUICK = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
 
 
 @pytest.fixture(scope="session")
@@ -28,65 +30,85 @@ def postgres_server() -> Iterator[str]:
     if given := os.environ.get(SETTING):
         yield given
         return
-    # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir="/tmp") as folder:
-        yield from _serve(Path(folder))
+    with serving() as server:
+        yield server.dsn
 
 
 @pytest.fixture
 def postgres_dsn(postgres_server: str) -> Iterator[str]:
     """The DSN of an empty database, which is gone after the test."""
+    with emptied(postgres_server) as dsn:
+        yield dsn
+
+
+@contextmanager
+def emptied(server: str) -> Iterator[str]:
+    """The DSN of a new database on a server, which is gone afterwards."""
     name = f"test_{uuid4().hex}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
+    with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"create database {name}".encode())
-        yield urlunsplit(urlsplit(postgres_server)._replace(path=f"/{name}"))
+    yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)".encode())
 
 
-def _serve(folder: Path) -> Iterator[str]:
-    # Postgres refuses to run as root; nobody must then own its folder and reach the binaries.
-    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-    folder.chmod(0o755)
-    home = folder / "home"
-    home.mkdir(mode=0o700)
-    binaries = _binaries()
-    if user is not None:
-        os.chown(home, user.pw_uid, user.pw_gid)
-        binaries = _reachable(binaries, folder)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"HOME": str(home)}
-    output = folder / "output"
+@contextmanager
+def serving(**options: str) -> Iterator[Server]:
+    """A server of one's own, with these options beside those that make tests fast, or in their place."""
+    # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir="/tmp") as folder:
+        server = Server(Path(folder), {**QUICK, **options})
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
-    def run(program: str, *arguments: str) -> None:
+
+class Server:
+    """A server in a folder, which may be stopped and started again. Its superuser is `postgres`, whom it trusts."""
+
+    def __init__(self, folder: Path, options: Mapping[str, str]) -> None:
+        # Postgres refuses to run as root; nobody must then own its folder and reach the binaries.
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        folder.chmod(0o755)
+        self.home = folder / "home"
+        self.home.mkdir(mode=0o700)
+        self._binaries = _binaries()
+        if self._user is not None:
+            os.chown(self.home, self._user.pw_uid, self._user.pw_gid)
+            self._binaries = _reachable(self._binaries, folder)
+        self._output = folder / "output"
+        self._options = {"listen_addresses": "''", "unix_socket_directories": str(self.home), **options}
+        self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self.home), safe='')}"
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
+
+    def start(self) -> None:
+        """Afterwards it takes connections."""
+        options = " ".join(f"-c {name}={value}" for name, value in self._options.items())
+        self._run("pg_ctl", "start", "-w", "-o", options)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Afterwards it is gone, and with it every connection: at once, and as after a crash, when the mode is `immediate`."""
+        self._run("pg_ctl", "stop", "-w", "-m", mode)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         # The server inherits the output of what starts it: a pipe would stay open, or fill up.
-        with output.open("ab") as log:
+        with self._output.open("ab") as log:
             done = subprocess.run(
-                [str(binaries / "bin" / program), "-D", str(home / "data"), *arguments],
+                [str(self._binaries / "bin" / program), "-D", str(self.home / "data"), *arguments],
                 check=False,
-                cwd=home,
-                env=environ,
+                cwd=self.home,
+                env=environ | {"HOME": str(self.home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=None if user is None else user.pw_uid,
-                group=None if user is None else user.pw_gid,
-                extra_groups=None if user is None else [],
+                user=None if self._user is None else self._user.pw_uid,
+                group=None if self._user is None else self._user.pw_gid,
+                extra_groups=None if self._user is None else [],
             )
-        assert done.returncode == 0, f"{program} failed: {output.read_text()}"
-
-    run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N")
-    options = {
-        "listen_addresses": "''",
-        "unix_socket_directories": str(home),
-        "fsync": "off",
-        "full_page_writes": "off",
-        "synchronous_commit": "off",
-        "max_connections": "200",
-    }
-    run("pg_ctl", "start", "-w", "-o", " ".join(f"-c {name}={value}" for name, value in options.items()))
-    try:
-        yield f"postgresql://postgres@/postgres?host={quote(str(home), safe='')}"
-    finally:
-        run("pg_ctl", "stop", "-w", "-m", "fast")
+        assert done.returncode == 0, f"{program} failed: {self._output.read_text()}"
 
 
 def _binaries() -> Path:

@@ -11,6 +11,7 @@ import typer
 from api.cli import db, runs
 from api.cli.check import check
 from api.cli.console import FAILED, INTERRUPTED, MISUSED, RefusalError, say, write
+from api.cli.doctor import doctor
 from api.cli.explain import explain
 from api.cli.plan import plan
 from api.cli.run import run
@@ -31,6 +32,7 @@ app.add_typer(runs.app, name="runs", no_args_is_help=True, epilog="Example: noet
 app.command(epilog="Example: noetl serve --port 8080")(serve)
 app.command(epilog="Example: noetl worker --store postgresql://localhost/noetl")(worker)
 app.add_typer(db.app, name="db", no_args_is_help=True, epilog="Example: noetl db upgrade")
+app.command(epilog="Example: noetl doctor --store postgresql://localhost/noetl")(doctor)
 app.command(epilog="Example: noetl explain NP101")(explain)
 app.command(epilog="Example: noetl schema > noetl.schema.json")(schema)
 

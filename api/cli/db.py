@@ -20,8 +20,10 @@ def _group() -> None:
 @app.command("upgrade", epilog="Example: noetl db upgrade --store postgresql://localhost/noetl")
 def upgrade_database(store: StoreOption = None) -> None:
     """Bring the schema of a store in Postgres up to date. Runs may be at work meanwhile; doing it again changes nothing."""
-    from infra import migrations
-
+    try:
+        from infra import migrations
+    except ImportError as error:
+        raise RefusalError("a store in Postgres needs the extra `postgres` of this installation") from error
     url = store or os.environ.get("NOETL_STORE") or ""
     if not url.startswith(("postgres://", "postgresql://")):
         raise RefusalError("a store in Postgres is upgraded: --store postgresql://HOST/DATABASE, or NOETL_STORE")

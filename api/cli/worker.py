@@ -24,8 +24,8 @@ def worker(
 ) -> None:
     """Walk the runs of a service that shares this store, until asked to end (SIGTERM, Ctrl-C).
 
-    Any number of workers may share a store in Postgres, join and leave. One that is asked to end finishes the steps at work,
-    for 20 seconds; what is left then, others begin anew.
+    Any number of workers may share a store in Postgres, join and leave.
+    One that is asked to end finishes the steps at work, for 20 seconds; what is left then, others begin anew.
     """
     from executor.capabilities import for_service
     from executor.worker import Worker, lease_seconds, public_url, thread_count

@@ -32,8 +32,9 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         return PostgresStore(url)
     if scheme == "dynamodb":
         raise SettingError("Stores of the kind `dynamodb://` (NOETL_STORE, or --store) are not supported yet.")
-    shown = f"{scheme}:…" if "@" in url else url
+    # What stands behind the scheme may hold a password.
+    shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
-        f"The store (NOETL_STORE, or --store) is {shown!r}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
+        f"The store (NOETL_STORE, or --store) is {shown}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
         " or as a URI of Postgres, `postgresql://HOST/DATABASE`."
     )

@@ -6,6 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from executor.errors import StoreError
+
+
+class UnwrittenError(StoreError):
+    """The database failed for a reason that passes, and nothing was written: the whole operation may be done again."""
+
 
 class Result(Protocol):
     """What a statement gave: rows, which are read by the names of their columns, or how many it changed."""
@@ -52,5 +58,7 @@ class Database(Protocol):
         ...
 
     def lock_run(self, db: Writer, run_id: str) -> None:
-        """Let no other transaction write to a run until this one is done."""
+        """Let no other transaction write to a run until this one is done. Who locks two runs locks the one first that waits
+        for the other.
+        """
         ...

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from executor.records import Branch, Commit, Lease, Visit, VisitStatus
+from executor.records import Branch, Claim, Commit, Event, Lease, Visit, VisitStatus
 from executor.stores.postgres_database import PostgresDatabase
-from executor.stores.rows import events_to_text, to_text, to_text_or_null
-from executor.stores.sql_branches import started
+from executor.stores.repetition import repeated
+from executor.stores.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
+from executor.stores.sql_branches import ACTIVE, HEAD, started
 from executor.stores.sql_store import SqlStore, texts_of
 
 _STEP = """
@@ -31,14 +32,40 @@ _STEP = """
 """A step of a chain: its outcome, the visit that follows and the history, in one statement, which is a transaction."""
 
 
+_VISIT = [column.strip('"') for column in (*HEAD.split(", "), "saved")]
+_CLAIM = f"""
+    with locked as (
+        select 1 from runs where id = ? for update
+    ), claimed as (
+        update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,
+            started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?)
+        where run_id = ? and id = ? and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? and attempt = ?
+            and exists (select 1 from locked)
+        returning {", ".join(f'"{name}" as "visit_{name}"' for name in _VISIT)}
+    ), run as (
+        update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)
+        where id = ? and exists (select 1 from claimed)
+        returning *
+    ), past as (
+        insert into history select id, seq, ? from run where ?
+    )
+    select * from claimed, run
+"""
+"""A claim in one statement, so that the run is locked for no longer than that takes. Rows that others have changed since it
+began are looked at again as they are now.
+"""
+
+
 class PostgresStore(SqlStore):
-    """The store in the database that a libpq URI leads to.
+    """The store in the database that a libpq URI leads to. What another transaction or a lost connection keeps from being
+    written is written again; where it cannot be known whether it was, that is a StoreError.
 
     Raises:
         StoreError: it cannot be reached, or its schema is not up to date.
     """
 
-    has_tag = "tags::jsonb @> to_jsonb(?::text)"
+    # A cast to `jsonb` fails where a tag is not valid Unicode, and then no page of runs could be read.
+    has_tag = "exists (select 1 from json_array_elements(tags::json) as tag where tag::text = ?)"
 
     def __init__(self, uri: str) -> None:
         self.postgres = PostgresDatabase(uri)
@@ -55,6 +82,22 @@ class PostgresStore(SqlStore):
         if pieces != 0:
             self.postgres.notify()
 
+    save_plan = repeated(SqlStore.save_plan)
+    create_run = repeated(SqlStore.create_run)
+    claim = repeated(SqlStore.claim)
+    renew = repeated(SqlStore.renew)
+    release = repeated(SqlStore.release)
+    finish = repeated(SqlStore.finish)
+    open_wait = repeated(SqlStore.open_wait)
+    close_wait = repeated(SqlStore.close_wait)
+    answer = repeated(SqlStore.answer)
+    hear = repeated(SqlStore.hear)
+    stop = repeated(SqlStore.stop)
+    resume = repeated(SqlStore.resume)
+    register = repeated(SqlStore.register)
+    unregister = repeated(SqlStore.unregister)
+
+    @repeated
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         if (branch := self._next_in_chain(commit)) is not None:
             following = _following(commit, branch, now, claim_for)
@@ -62,11 +105,34 @@ class PostgresStore(SqlStore):
                 return following if claim_for is not None else None
         return super().commit(commit, now, claim_for)
 
+    def _claim(self, due: Row, lease: Lease, now: float) -> Claim | None:
+        begins = due["started_at"] is None
+        payload = {"worker": lease.worker}
+        event = Event("step.started", now, due["step"], due["number"], due["attempt"], payload=payload)
+        values = (
+            due["run_id"],
+            lease.worker, now + lease.seconds, now, now,
+            due["run_id"], due["id"], now, -1 if begins else due["started_at"], due["attempt"],
+            now, due["run_id"],
+            events_to_text([event]), begins and not due["step"].startswith("@"),
+        )  # fmt: skip
+        row = self.postgres.change(_CLAIM, *values)
+        if row is None:
+            return None
+        return Claim(run_of(row), visit_of({name: row[f"visit_{name}"] for name in _VISIT}))
+
     def _next_in_chain(self, commit: Commit) -> Branch | None:
         """The branch that a step hands on when nothing else comes of it."""
         visit = commit.visit
         is_plain = visit.finished_at is not None and visit.progress is None and commit.stop is None and not commit.last
-        if not is_plain or commit.live or len(commit.branches) != 1 or commit.branches_change or commit.failed_branches:
+        if (
+            not is_plain
+            or commit.live
+            or commit.waited
+            or len(commit.branches) != 1
+            or commit.branches_change
+            or commit.failed_branches
+        ):
             return None
         (branch,) = commit.branches
         is_alone = not (branch.joins or branch.counted or branch.is_absorbed)
@@ -91,7 +157,8 @@ class PostgresStore(SqlStore):
             following.started_at, following.piece_at,
             visit.run_id, events_to_text(events),
         )  # fmt: skip
-        if not self.postgres.one(_STEP, *values)["entered"]:
+        row = self.postgres.change(_STEP, *values)
+        if row is None or not row["entered"]:
             return False
         self.changes.announce()
         self.announce(0 if claim_for is not None else 1)

@@ -1,7 +1,8 @@
-"""The Postgres of a store: its connections, its schema, and what other processes have to say."""
+"""The Postgres of a store: its connections, its schema, and which of its failures pass."""
 
 from __future__ import annotations
 
+import selectors
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,7 +10,11 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import StoreError
+from executor.errors import SchemaError, StoreError
+from executor.stores.database import UnwrittenError
+from executor.stores.postgres_address import CONNECT_SECONDS, conninfo_of, failure_of, settle
+from executor.stores.postgres_listener import CHANNEL, Listener
+from executor.stores.repetition import repeated
 
 if TYPE_CHECKING:
     import psycopg
@@ -17,13 +22,24 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[dict[str, Any]]
 
-CONNECT_SECONDS = 10.0
-STATEMENT_SECONDS = 30
-LISTEN_SECONDS = 0.5
-CHANNEL = "noetl"
-_MOST_CONNECTIONS = 64
+MOST_CONNECTIONS = 64
+PREPARE_AFTER = 5
+"""How often a connection sees a statement before it prepares it."""
+
 SCHEMA_VERSION = 1
 """How many of the migrations in `infra/postgres` this version needs."""
+
+_IN_THE_WAY = ("40001", "40P01")
+"""Transactions were in each other's way, and the server has undone this one."""
+
+_NOT_PREPARED = ("26000", "42P05")
+"""A connection is not the session it was: something that pools transactions stands between."""
+
+_FAREWELLS = ("57P01", "57P02", "57P03", "57P05", "25P03")
+"""The server ends the session, and with it what was not committed."""
+
+_STALE_PLAN = "0A000"
+"""Among other things: a table has other columns than when the statement was prepared."""
 
 
 class PostgresDatabase:
@@ -31,6 +47,7 @@ class PostgresDatabase:
 
     Raises:
         StoreError: any method, when it cannot be reached or fails; the constructor also when its schema is not up to date.
+        UnwrittenError: `transaction` and `change`, when it failed for a reason that passes, and nothing was written.
     """
 
     def __init__(self, uri: str) -> None:
@@ -40,51 +57,57 @@ class PostgresDatabase:
             from psycopg_pool import ConnectionPool
         except ImportError as error:
             raise StoreError("A store in Postgres needs the extra `postgres` of this installation.") from error
-        self._uri = uri
+        self._conninfo = conninfo_of(uri)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            uri,
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "connect_timeout": int(CONNECT_SECONDS),
-                "application_name": "noetl",
-                "options": f"-c statement_timeout={STATEMENT_SECONDS * 1000} -c idle_in_transaction_session_timeout=60000",
-            },
+            self._conninfo,
+            kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=1,
-            max_size=_MOST_CONNECTIONS,
+            max_size=MOST_CONNECTIONS,
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
+            configure=settle,
+            check=_check,
             open=False,
         )
-        self._closed = threading.Event()
-        self._listeners: list[threading.Thread] = []
+        self._prepare_after: int | None = PREPARE_AFTER
+        self._listeners: list[Listener] = []
+        self._at_work = threading.local()
         try:
             # A pool that finds no server says so after a while only, and not why.
-            with psycopg.connect(uri, autocommit=True, connect_timeout=int(CONNECT_SECONDS)) as connection:
+            with psycopg.connect(self._conninfo, autocommit=True) as connection:
                 _check_schema(connection)
             self._pool.open()
         except BaseException as error:
             self.close()
             if isinstance(error, StoreError):
                 raise
-            raise self._failure(error) from error
+            raise failure_of(error) from error
 
     def close(self) -> None:
-        self._closed.set()
-        for thread in self._listeners:
-            thread.join(2 * LISTEN_SECONDS)
+        for listener in self._listeners:
+            listener.close()
         self._pool.close(timeout=5)
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresWriter]:
-        """A transaction. Statements wait for those of others that have locked the same rows."""
-        with self._failing(), self._pool.connection() as connection, connection.transaction():
-            yield PostgresWriter(connection)
+        """A transaction. Statements wait for those of others that have locked the same rows. What this thread reads meanwhile
+        by `all` and `one` belongs to it.
+        """
+        is_committing = False
+        with self._connection(lambda: not is_committing) as connection, connection.transaction():
+            self._at_work.writer = PostgresWriter(connection)
+            try:
+                yield self._at_work.writer
+            finally:
+                self._at_work.writer = None
+            is_committing = True
 
     def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """The rows that a query finds."""
-        with self._failing(), self._pool.connection() as connection:
-            return PostgresWriter(connection).execute(query, values).fetchall()
+        if not all(map(_can_be_kept, values)):
+            return []
+        writer: PostgresWriter | None = getattr(self._at_work, "writer", None)
+        return self._read(query, values) if writer is None else writer.execute(query, values).fetchall()
 
     def one(self, query: str, *values: Any) -> dict[str, Any]:
         """The first row that a query finds, where there must be one."""
@@ -93,49 +116,73 @@ class PostgresDatabase:
             raise StoreError("The store in Postgres lacks what it should hold.")
         return rows[0]
 
+    def change(self, query: str, *values: Any) -> dict[str, Any] | None:
+        """The row that a statement gives, if any, which is a transaction of its own."""
+        with self._connection(lambda: False) as connection:
+            return PostgresWriter(connection).execute(query, values).fetchone()
+
     def lock_name(self, db: Any, name: str) -> None:
         """Let no other transaction lock the name until this one is done."""
         db.execute("select pg_advisory_xact_lock(hashtextextended(?, 0))", (name,))
-
-    def notify(self) -> None:
-        """Let other processes know that something is due or has changed. That it could not be done is not an error."""
-        with suppress(StoreError):
-            self.all(f"select pg_notify('{CHANNEL}', '')")
 
     def lock_run(self, db: Any, run_id: str) -> None:
         """Let no other transaction write to a run until this one is done."""
         db.execute("select 1 from runs where id = ? for update", (run_id,))
 
+    def notify(self) -> None:
+        """Let other processes know that something is due or has changed. That it could not be done is not an error."""
+        with suppress(StoreError):
+            self.change(f"select pg_notify('{CHANNEL}', '')")
+
     def listen(self, heard: Callable[[], object]) -> None:
         """From now on a thread calls `heard` when a process has written something that is due, until the database is closed."""
-        thread = threading.Thread(target=self._listen, args=(heard,), name="noetl-listen", daemon=True)
-        self._listeners.append(thread)
-        thread.start()
+        self._listeners.append(Listener(self._conninfo, heard))
 
-    def _listen(self, heard: Callable[[], object]) -> None:
-        import psycopg
-
-        while not self._closed.is_set():
-            # Who does not hear looks by himself now and then, so a connection that is lost is only slower.
-            with suppress(psycopg.Error), psycopg.connect(self._uri, autocommit=True) as connection:
-                connection.execute(f"listen {CHANNEL}".encode())
-                while not self._closed.is_set():
-                    for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
-                        heard()
-            self._closed.wait(LISTEN_SECONDS)
+    @repeated
+    def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        with self._connection(lambda: True) as connection:
+            return PostgresWriter(connection).execute(query, values).fetchall()
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _connection(self, is_unwritten: Callable[[], bool]) -> Iterator[Connection]:
+        """A connection of the pool. `is_unwritten` tells whether what is lost with it cannot have been written."""
+        import psycopg
+        from psycopg_pool import PoolTimeout
+
+        try:
+            with self._pool.connection() as connection:
+                connection.prepare_threshold = self._prepare_after
+                try:
+                    yield connection
+                except psycopg.Error as error:
+                    if self._passes(error, connection, is_unwritten):
+                        raise UnwrittenError(str(failure_of(error))) from error
+                    raise
+        except PoolTimeout as error:
+            raise self._why_no_connection() from error
+        except psycopg.Error as error:
+            raise failure_of(error) from error
+
+    def _passes(self, error: psycopg.Error, connection: Connection, is_unwritten: Callable[[], bool]) -> bool:
+        """Whether nothing was written, and the same may go well the next time."""
+        if error.sqlstate in _IN_THE_WAY:
+            return True
+        if error.sqlstate in _NOT_PREPARED or (error.sqlstate == _STALE_PLAN and "cached plan" in str(error)):
+            if error.sqlstate in _NOT_PREPARED:
+                self._prepare_after = None
+            connection.close()
+            return True
+        return (connection.broken or error.sqlstate in _FAREWELLS) and is_unwritten()
+
+    def _why_no_connection(self) -> StoreError:
+        """What keeps the pool from giving a connection, which it does not say."""
         import psycopg
 
         try:
-            yield
+            psycopg.connect(self._conninfo, connect_timeout=2).close()
         except psycopg.Error as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: BaseException) -> StoreError:
-        reason = str(error).strip().split("\n")[0]
-        return StoreError(f"The store in Postgres failed: {reason}.")
+            return failure_of(error)
+        return StoreError("The store in Postgres failed: all connections of this process are in use.")
 
 
 class PostgresWriter:
@@ -156,6 +203,14 @@ class PostgresWriter:
                 cursor.executemany(_translated(query), listed)
 
 
+def _check(connection: psycopg.Connection[Any]) -> None:
+    """Nothing, unless the server has something to say to an idle connection: farewell, most likely."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        if selector.select(0):
+            connection.execute("select 1", prepare=False)
+
+
 def _check_schema(connection: psycopg.Connection[Any]) -> None:
     there = connection.execute("select to_regclass('noetl_migrations')").fetchone()
     applied = 0
@@ -163,16 +218,26 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
         row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
         applied = 0 if row is None else row[0]
     if applied < SCHEMA_VERSION:
-        raise StoreError("The schema of the store in Postgres is not up to date: run `noetl db upgrade`.")
+        raise SchemaError("The schema of the store in Postgres is not up to date: run `noetl db upgrade`.")
     if applied > SCHEMA_VERSION:
         message = f"The store in Postgres has schema {applied}, and this version of noetl knows {SCHEMA_VERSION}."
-        raise StoreError(message)
+        raise SchemaError(message)
 
 
 @lru_cache(maxsize=1024)
 def _translated(query: str) -> bytes:
-    return query.replace("?", "%s").encode()
+    return query.replace("%", "%%").replace("?", "%s").encode()
 
 
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
+
+
+def _can_be_kept(value: Any) -> bool:
+    """Whether there can be such a value in a column: not text with a NUL, or half a surrogate pair, in it."""
+    if not isinstance(value, str):
+        return True
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False

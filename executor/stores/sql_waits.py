@@ -98,7 +98,8 @@ def forget_answer(db: Writer, key: WaitKey) -> None:
 def is_any_answered(db: Writer, run_id: str, visit_id: str, ids: tuple[str, ...]) -> bool:
     """Whether one of the waits of a visit has its answer already."""
     query = "select id from waits where run_id = ? and visit_id = ? and answered_at is not null"
-    return any(row["id"] in ids for row in db.execute(query, (run_id, visit_id)))
+    asked = frozenset(ids)
+    return any(row["id"] in asked for row in db.execute(query, (run_id, visit_id)))
 
 
 def _check_open(db: Writer, key: WaitKey, row: Row) -> None:

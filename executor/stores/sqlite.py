@@ -15,7 +15,7 @@ class SqliteStore(SqlStore):
         StoreError: the file cannot be opened, or is not such a store.
     """
 
-    has_tag = "exists (select 1 from json_each(tags) where json_each.value = ?)"
+    has_tag = "exists (select 1 from json_each(tags) where json_each.value = json_extract(?, '$'))"
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.file = SqliteFile(path, create=create)

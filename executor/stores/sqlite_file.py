@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from executor.errors import StoreError
+from executor.errors import SchemaError, StoreError
 from executor.stores.database import Writer
 
 SCHEMA_VERSION = 2
@@ -62,11 +62,12 @@ class SqliteFile:
             held = _Connection(db)
             # Threads come and go with the load of a service; what they leave open would pile up.
             self._close(lambda thread: not thread.is_alive())
-            with self._connecting:
-                self._connections[threading.current_thread()] = held
             db.row_factory = sqlite3.Row
-            db.execute("pragma journal_mode = wal")
-            db.execute("pragma synchronous = full")
+            with held.in_use:
+                with self._connecting:
+                    self._connections[threading.current_thread()] = held
+                db.execute("pragma journal_mode = wal")
+                db.execute("pragma synchronous = full")
             self._local.held = held
         return held
 
@@ -131,7 +132,7 @@ class SqliteFile:
             message = (
                 f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}."
             )
-            raise StoreError(message)
+            raise SchemaError(message)
 
 
 @dataclass(frozen=True, slots=True)

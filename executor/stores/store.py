@@ -190,8 +190,8 @@ class Store(Protocol):
         ...
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        """Let a run end with `status`: nothing new starts, running steps finish. The runs that it has started and waits for
-        are cancelled. Repeated, it changes nothing.
+        """Let a run end with `status`: nothing new starts, and running steps finish, or are given up where it is cancelled. The
+        runs that it has started and waits for are cancelled. Repeated, it changes nothing.
 
         Raises:
             RejectedError: `finished`, when the run has ended otherwise.

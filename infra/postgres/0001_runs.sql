@@ -77,6 +77,11 @@ create table visits (
     failure text,
     progress text,
     primary key (run_id, id)
+) with (
+    -- Who looks for what is due walks over what was due before, until that is vacuumed.
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    vacuum_index_cleanup = on
 );
 create index visits_due on visits (queue, due_at, position) where status in ('ready', 'retrying', 'waiting', 'running');
 create index visits_active on visits (run_id, status) where status in ('ready', 'retrying', 'waiting', 'running');

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from executor.errors import StoreError
 from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.postgres import PostgresStore
-from executor.stores.postgres_database import SCHEMA_VERSION
+from executor.stores.postgres_database import SCHEMA_VERSION, PostgresWriter
 from infra.migrations import migrations, upgrade
+from tests.contract.doctor_contract import DoctorContract
 from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import StoreContract
+from tests.contract.store_contract import LEASE, StoreContract
 from tests.contract.waits_contract import WaitsContract
 from tests.postgres import postgres_dsn, postgres_server
 
@@ -21,7 +23,7 @@ __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 
-class TestPostgres(StoreContract, WaitsContract, RegistryContract):
+class TestPostgres(StoreContract, WaitsContract, RegistryContract, DoctorContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 
@@ -82,3 +84,77 @@ def test_its_url(postgres_dsn: str) -> None:
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(StoreError, match="The store in Postgres failed"):
         PostgresStore("postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
+
+
+class TestQueries:
+    """What is asked often is found by an index, however much is there that is over."""
+
+    @pytest.fixture
+    def store(self, postgres_dsn: str) -> Iterator[PostgresStore]:
+        upgrade(postgres_dsn)
+        store = PostgresStore(postgres_dsn)
+        with store.database.transaction() as db:
+            visits = (
+                "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at, finished_at)"
+                " select 'run' || n / 100, 'v' || n, 's', 'service', ?, n, 1, '{}', 1, n,"
+                " case when ? = 'succeeded' then 1.0 end from generate_series(?::int, ?) n"
+            )
+            db.execute(visits, ("succeeded", "succeeded", 1, 40_000))
+            db.execute(visits, ("ready", "ready", 40_001, 42_000))
+            db.execute(
+                "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment, variables,"
+                " tags, created_at, live) select 'run' || n, 't' || n % 3, 'p', 'h', 'running', 'service', 'service', '{}',"
+                " '{}', '{}', '[]', n, 1 from generate_series(0, 6000) n"
+            )
+            db.execute("analyze visits, runs")
+        yield store
+        store.close()
+
+    def plans(
+        self, store: PostgresStore, ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch, about: str
+    ) -> list[str]:
+        """How the queries about a table are planned, once with their values and once without."""
+        asked: list[tuple[str, tuple[Any, ...]]] = []
+        execute = PostgresWriter.execute
+
+        def noted(writer: PostgresWriter, query: str, values: Any = (), /) -> Any:
+            asked.append((query, tuple(values)))
+            return execute(writer, query, values)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PostgresWriter, "execute", noted)
+            ask()
+        found = []
+        for query, values in dict(asked).items():
+            if f" from {about} " in query and " for update" not in query:
+                rows = store.database.all(f"explain {query}", *values)
+                first, *rest = query.split("?")
+                blank = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+                rows += store.database.all(f"explain (generic_plan) {blank}")
+                found.append("\n".join(row["QUERY PLAN"] for row in rows))
+        assert found
+        return found
+
+    def test_what_is_due(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def ask() -> None:
+            claim = store.claim("service", LEASE, 1e9)
+            assert claim is not None and claim.visit.id == "v40001"
+            assert store.next_due("service") is not None
+
+        for plan in self.plans(store, ask, monkeypatch, "visits"):
+            assert plan.count("using visits_due") == 2, plan
+            assert "Seq Scan" not in plan and "Sort" not in plan
+
+    def test_pages_of_runs(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def ask() -> None:
+            page, cursor = store.runs("t1", limit=50)
+            more, _ = store.runs("t1", limit=50, cursor=cursor)
+            assert len({run.id for run in (*page, *more)}) == 100
+
+        for plan in self.plans(store, ask, monkeypatch, "runs"):
+            assert plan.count("using runs_newest") == 2, plan
+            assert "Seq Scan" not in plan and "Sort" not in plan
+
+    def test_how_a_run_stands(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        for plan in self.plans(store, lambda: store.runs("t1", limit=5), monkeypatch, "visits"):
+            assert "Index" in plan and "Seq Scan" not in plan, plan

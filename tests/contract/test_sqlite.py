@@ -16,6 +16,7 @@ from executor.records import Lease
 from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.sqlite import SqliteStore
 from executor.stores.sqlite_file import SCHEMA_VERSION
+from tests.contract.doctor_contract import DoctorContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import StoreContract, claimed, done, started
 from tests.contract.waits_contract import WaitsContract
@@ -23,7 +24,7 @@ from tests.contract.waits_contract import WaitsContract
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, WaitsContract, RegistryContract):
+class TestSqlite(StoreContract, WaitsContract, RegistryContract, DoctorContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 

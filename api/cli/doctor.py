@@ -1,0 +1,45 @@
+"""`noetl doctor`"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.console import FAILED, RefusalError, say, write, write_json
+from api.cli.stores import StoreOption, opened
+
+if TYPE_CHECKING:
+    from executor.stores.doctor import Finding
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Check that a store holds what it must: no run is stuck, and nothing is left over. Runs may be at work meanwhile."""
+    from planner.report import visible
+
+    found = _examined(store)
+    if json:
+        findings = [{"check": one.check, "workflow_id": one.run_id, "message": one.message} for one in found]
+        write_json({"healthy": not found, "findings": findings})
+    else:
+        write("".join(f"{visible(one.message)}\n" for one in found))
+    if found:
+        raise typer.Exit(FAILED)
+    say("nothing is wrong")
+
+
+def _examined(url: str | None) -> list[Finding]:
+    from executor.errors import SchemaError
+    from executor.stores.doctor import Finding, examine
+    from executor.stores.sql_store import SqlStore
+
+    try:
+        with opened(url, create=False) as store:
+            if not isinstance(store, SqlStore):
+                raise RefusalError("stores in SQLite and Postgres are checked, and this is another one")
+            return examine(store.database)
+    except SchemaError as error:
+        return [Finding("schema", str(error))]

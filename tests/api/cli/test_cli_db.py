@@ -1,0 +1,33 @@
+"""`noetl db`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+
+def test_what_is_not_installed_is_a_sentence(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "infra.migrations", raising=False)
+    monkeypatch.delattr("infra.migrations", raising=False)
+    outcome = noetl("db", "upgrade", "--store", "postgresql://localhost/none")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err == "noetl: a store in Postgres needs the extra `postgres` of this installation\n"
+
+
+def test_a_server_that_is_not_there_is_one_sentence(noetl: Command) -> None:
+    outcome = noetl("db", "upgrade", "--store", "postgresql://127.0.0.1:1/none")
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.endswith("Connection refused.\n") and len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])
+def test_only_postgres_is_upgraded(noetl: Command, store: str) -> None:
+    outcome = noetl("db", "upgrade", "--store", store)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert "--store postgresql://HOST/DATABASE" in outcome.err

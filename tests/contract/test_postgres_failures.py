@@ -1,0 +1,461 @@
+"""What becomes of a store when its Postgres goes away, in the middle of whatever it is; and what is said then."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+
+from executor.capabilities import for_local_run
+from executor.errors import FencedError, SettingError, StoreError
+from executor.records import RunStatus
+from executor.stores import open_store, repetition
+from executor.stores.database import UnwrittenError
+from executor.stores.doctor import examine
+from executor.stores.postgres import PostgresStore
+from executor.stores.repetition import MOST_REPETITIONS, repeated
+from executor.worker import Worker
+from infra.migrations import upgrade
+from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
+from tests.plays import Play, compiled
+from tests.postgres import Server, emptied, postgres_dsn, postgres_server, serving
+
+__all__ = ["postgres_dsn", "postgres_server"]
+SECRET = "hunter22"
+
+
+@pytest.fixture
+def store(postgres_dsn: str) -> Iterator[PostgresStore]:
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A server that tests may stop and start."""
+    with serving(max_connections="12", superuser_reserved_connections="0", synchronous_commit="on") as server:
+        yield server
+
+
+@pytest.fixture
+def own_dsn(own_server: Server) -> Iterator[str]:
+    with emptied(own_server.dsn) as dsn:
+        upgrade(dsn)
+        yield dsn
+
+
+def end_sessions(administrator: psycopg.Connection[Any], state: str = "idle") -> int:
+    """End the sessions of others in this database that are in this state; how many there were."""
+    query = (
+        "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity where datname = current_database()"
+        " and pid <> pg_backend_pid() and application_name = 'noetl' and state = %s and query not like 'listen%%'"
+    )
+    found = administrator.execute(query, [state]).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def blocked(administrator: psycopg.Connection[Any]) -> int:
+    """The session that waits for a lock, once there is one."""
+    query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    while (found := administrator.execute(query).fetchone()) is None:
+        administrator.execute("select pg_sleep(0.01)")
+    return int(found[0])
+
+
+class TestRepetition:
+    @pytest.fixture(autouse=True)
+    def pauses(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        found: list[float] = []
+        monkeypatch.setattr(repetition.time, "sleep", found.append)
+        return found
+
+    @pytest.mark.parametrize("failures", range(MOST_REPETITIONS + 2))
+    def test_it_has_an_end(self, pauses: list[float], failures: int) -> None:
+        left = [UnwrittenError("no")] * failures
+
+        @repeated
+        def operation(answer: int) -> int:
+            if left:
+                raise left.pop()
+            return answer
+
+        if failures > MOST_REPETITIONS:
+            with pytest.raises(StoreError, match="no"):
+                operation(3)
+        else:
+            assert operation(3) == 3
+        assert len(pauses) == min(failures, MOST_REPETITIONS)
+        for index, pause in enumerate(pauses):
+            longest = min(0.01 * 2**index, 1.0)
+            assert longest / 2 <= pause <= longest
+
+    @pytest.mark.parametrize("error", [StoreError("no"), FencedError("no"), ValueError("no")])
+    def test_only_what_has_written_nothing_is_done_again(self, pauses: list[float], error: Exception) -> None:
+        @repeated
+        def operation() -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            operation()
+        assert pauses == []
+
+
+class TestLostConnections:
+    def test_one_that_was_idle(self, store: PostgresStore, administrator: psycopg.Connection[Any]) -> None:
+        run = started(store)
+        assert end_sessions(administrator) > 0
+        claim = claimed(store, run)
+        assert end_sessions(administrator) > 0
+        assert store.commit(done(store, claim), 1.0, LEASE) is not None
+        assert end_sessions(administrator) > 0
+        assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+
+    def test_one_in_the_middle_of_a_transaction(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any]
+    ) -> None:
+        """Nothing was written, so it is done again."""
+        run = started(store)
+        with ThreadPoolExecutor(1) as pool:
+            with administrator.transaction():
+                administrator.execute("select 1 from runs for update")
+                doing = pool.submit(store.stop, run.id, RunStatus.CANCELLED, 1.0)
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
+            assert doing.result().stop is RunStatus.CANCELLED
+
+    def test_one_in_the_middle_of_a_read(self, store: PostgresStore, administrator: psycopg.Connection[Any]) -> None:
+        run = started(store)
+        with ThreadPoolExecutor(1) as pool:
+            with administrator.transaction():
+                administrator.execute("lock table runs")
+                doing = pool.submit(store.run, "default", run.id)
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
+            assert doing.result() == run
+
+    @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["one statement", "a transaction"])
+    def test_one_at_the_commit(self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str) -> None:
+        """Whether it was written cannot be known: that is said, and whoever comes after the lease begins anew."""
+        run = started(store, text)
+        claim = claimed(store, run)
+        administrator.execute("""
+            create function hold() returns trigger language plpgsql as
+                'begin perform pg_advisory_xact_lock(1); return null; end';
+            create constraint trigger hold after insert on visits deferrable initially deferred
+                for each row execute function hold();
+        """)
+        with ThreadPoolExecutor(1) as pool:
+            with administrator.transaction():
+                administrator.execute("select pg_advisory_xact_lock(1)")
+                doing = pool.submit(store.commit, done(store, claim), 1.0, LEASE)
+                administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
+            error = doing.exception()
+        assert isinstance(error, StoreError) and not isinstance(error, UnwrittenError)
+        assert [visit.status for visit in store.visits(run.id)] == ["running"]
+        again = claimed(store, run, 30.0)
+        assert again.visit.fence == claim.visit.fence + 1
+        store.commit(done(store, again), 31.0)
+        with pytest.raises(FencedError):
+            store.commit(done(store, claim), 31.0)
+        assert examine(store.database) == []
+
+
+class Proxy:
+    """Stands before a server. When `cut` is part of what a client sends, the connection is lost: before the server has it when
+    `loses` is "question", before the client has the answer when it is "answer".
+    """
+
+    def __init__(self, dsn: str) -> None:
+        parts = urlsplit(dsn)
+        folder = parse_qs(parts.query)["host"][0]
+        self._server = f"{folder}/.s.PGSQL.5432"
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.cut: bytes | None = None
+        self.loses = "answer"
+        port = self._listening.getsockname()[1]
+        self.dsn = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable&gssencmode=disable"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with self._listening, suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                self._threads.append(threading.Thread(target=self._pass, args=(client,)))
+                self._threads[-1].start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with (
+            client,
+            socket.socket(socket.AF_UNIX) as server,
+            selectors.DefaultSelector() as selector,
+            suppress(OSError),
+        ):
+            server.connect(self._server)
+            selector.register(client, selectors.EVENT_READ, server)
+            selector.register(server, selectors.EVENT_READ, client)
+            while True:
+                for key, _ in selector.select():
+                    source: Any = key.fileobj
+                    if not (sent := source.recv(65536)):
+                        return
+                    if source is client and self.cut is not None and self.cut in sent:
+                        self.cut = None
+                        if self.loses == "answer":
+                            server.sendall(sent)
+                            server.shutdown(socket.SHUT_WR)
+                            while server.recv(65536):  # until the server has done it, and gone
+                                pass
+                        return
+                    key.data.sendall(sent)
+
+
+@pytest.fixture
+def proxy(own_dsn: str) -> Iterator[Proxy]:
+    with closing(Proxy(own_dsn)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("loses", ["question", "answer"])
+@pytest.mark.parametrize(("text", "cut"), [(CHAIN, b"with run as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"])
+def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, loses: str) -> None:
+    """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
+    with closing(PostgresStore(proxy.dsn)) as store:
+        play = Play(store, text, folder=Path.cwd())
+        claim = play.claim()
+        assert claim is not None
+        proxy.loses, proxy.cut = loses, cut
+        with pytest.raises(StoreError) as raised:
+            play.walker().walk(claim)
+        assert not isinstance(raised.value, UnwrittenError)
+        assert proxy.cut is None
+        play.finish()
+        assert play.status is RunStatus.SUCCEEDED
+        assert set(play.steps.values()) == {1}
+        assert play.event_types().count("workflow.completed") == 1
+        assert play.event_types("a").count("step.completed") == 1
+        assert examine(store.database) == []
+
+
+class TestRestarts:
+    @pytest.mark.parametrize("mode", ["fast", "immediate"])
+    def test_workers_survive(self, own_server: Server, own_dsn: str, tmp_path: Path, mode: str) -> None:
+        with closing(PostgresStore(own_dsn)) as store:
+            worker = Worker(store, capabilities=for_local_run(tmp_path), threads=2, queue="q", lease=1.0)
+            worker.start()
+            before = worker.wait_until_finished("default", started(store, queue="q", now=1.0).id)
+            own_server.stop(mode)
+            own_server.start()
+            after = worker.wait_until_finished("default", started(store, queue="q", now=2.0).id)
+            worker.stop()
+            assert (before.status, after.status) == ("succeeded", "succeeded")
+            assert examine(store.database) == []
+
+    def test_who_listens_hears_again(self, own_server: Server, own_dsn: str) -> None:
+        with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
+            own_server.stop()
+            own_server.start()
+            heard = store.work.count
+            while store.work.count == heard:
+                started(other)
+                store.work.wait(heard, 0.05)
+
+    def test_a_server_that_stays_away_is_said(
+        self, own_server: Server, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(PostgresStore(own_dsn)) as store:
+            store.postgres._pool.timeout = 0.2
+            own_server.stop()
+            try:
+                with pytest.raises(StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"):
+                    started(store)
+            finally:
+                own_server.start()
+            store.postgres._pool.timeout = 10.0
+            assert started(store).status is RunStatus.QUEUED
+
+
+class TestTooManyConnections:
+    @contextmanager
+    def crowded(self, dsn: str, left: int = 0) -> Iterator[None]:
+        """So many connections are left."""
+        with ExitStack() as held:
+            taken: list[psycopg.Connection[Any]] = []
+            with suppress(psycopg.OperationalError):
+                while True:
+                    taken.append(held.enter_context(psycopg.connect(dsn)))
+            for connection in taken[:left]:
+                connection.close()
+            yield
+
+    def test_it_is_said(self, own_dsn: str) -> None:
+        reason = r"^The store in Postgres failed: .*too many clients already\.$"
+        with self.crowded(own_dsn), pytest.raises(StoreError, match=reason):
+            PostgresStore(own_dsn)
+
+    def test_one_is_enough(self, own_dsn: str) -> None:
+        """For as many threads as there are, and plans that nobody has read before."""
+        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
+            store.save_plan(compiled(DIAMOND))
+            with ThreadPoolExecutor(4) as pool:
+                runs = list(pool.map(lambda _: started(store, DIAMOND), range(4)))
+                claims = list(pool.map(lambda run: claimed(store, run), runs))
+                list(pool.map(lambda claim: store.commit(done(store, claim), 1.0), claims))
+            assert {len(store.visits(run.id)) for run in runs} == {5}
+
+    def test_none_is_left_in_the_pool(self, own_dsn: str) -> None:
+        with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn), ExitStack() as held:
+            store.postgres._pool.timeout = 0.2
+            with suppress(PoolTimeout):
+                while True:
+                    held.enter_context(store.postgres._pool.connection())
+            with pytest.raises(StoreError, match=r"too many clients already\.$"):
+                store.run("default", "x")
+
+
+class TestAddress:
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            f"postgresql://u:{SECRET}@127.0.0.1:1/db?connect_timeout=1",
+            f"postgresql://u:{SECRET}@127.0.0.1:port/db",
+            f"postgresql://u:%zz{SECRET}@127.0.0.1:1/db",
+            f"postgresql://u:{SECRET}%00@127.0.0.1:1/db",
+            f"postgresql://u:a/{SECRET}@127.0.0.1:1/db",
+            f"postgresql://u:1/{SECRET}@127.0.0.1:1/db",
+            f"postgresql://u:a@{SECRET}@127.0.0.1:1/db?connect_timeout=1",
+            f"postgresql://u:a#{SECRET}@127.0.0.1:1/db",
+            f"postgresql://u:a?{SECRET}@127.0.0.1:1/db",
+            f"postgresql://u:[{SECRET}@127.0.0.1:1/db",
+            f"postgresql://127.0.0.1:1/db?user=u&password={SECRET}&connect_timeout=1",
+            f"postgresql://127.0.0.1:1/db?pasword={SECRET}",
+            f"postgresql://127.0.0.1:1/db?password={SECRET}&sslmode=nonsense",
+            f"postgres://u:{SECRET}@127.0.0.1:1,127.0.0.1:2/db?connect_timeout=1",
+            f"postgresql:/u:{SECRET}@127.0.0.1/db",
+            f"host=127.0.0.1 password={SECRET}",
+            f"postgresql+psycopg://u:{SECRET}@127.0.0.1/db",
+            f"mysql://u:{SECRET}@127.0.0.1/db",
+        ],
+    )
+    def test_passwords_stay_secret(self, uri: str, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        for use in (open_store, upgrade) if uri.startswith(("postgres://", "postgresql://")) else (open_store,):
+            with pytest.raises((StoreError, SettingError)) as raised:
+                use(uri)
+            error = raised.value
+            assert SECRET not in "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            assert "\n" not in str(error)
+        assert SECRET not in caplog.text
+
+    @pytest.mark.parametrize(
+        ("uri", "reason"),
+        [
+            ("postgresql://h/db?nonsense=1", 'invalid URI query parameter: "nonsense"'),
+            ("postgresql://h:port/db", "its port is a number"),
+            ("postgresql://u:p@ss@h/db", "is written as in %40"),
+            ("postgresql://u:1/a@h/db", "is written as in %40"),
+        ],
+    )
+    def test_what_is_wrong_with_it(self, uri: str, reason: str) -> None:
+        with pytest.raises(StoreError) as raised:
+            PostgresStore(uri)
+        assert reason in str(raised.value)
+        assert str(raised.value).startswith("The URI of the store in Postgres cannot be read: ")
+
+    def test_what_libpq_takes(self, postgres_dsn: str) -> None:
+        uri = postgres_dsn.replace("postgresql://", "postgres://")
+        upgrade(uri)
+        more = "&sslmode=disable&connect_timeout=7&options=-c%20statement_timeout%3D5s&application_name=mine"
+        with closing(open_store(uri + more)) as store:
+            assert isinstance(store, PostgresStore)
+            shown = {name: self.setting(store, name) for name in ("statement_timeout", "application_name")}
+            assert shown == {"statement_timeout": "5s", "application_name": "mine"}
+
+    def test_what_sessions_are_bound_by(self, store: PostgresStore) -> None:
+        names = ("statement_timeout", "idle_in_transaction_session_timeout", "application_name")
+        assert [self.setting(store, name) for name in names] == ["30s", "20s", "noetl"]
+
+    def test_the_database_may_bind_them_otherwise(self, postgres_dsn: str) -> None:
+        """But for what transactions are built on."""
+        upgrade(postgres_dsn)
+        name = urlsplit(postgres_dsn).path[1:]
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute(f"alter database {name} set statement_timeout = '7s'".encode())
+            connection.execute(f"alter database {name} set default_transaction_isolation = 'serializable'".encode())
+        with closing(PostgresStore(postgres_dsn)) as store:
+            shown = [self.setting(store, name) for name in ("statement_timeout", "default_transaction_isolation")]
+            assert shown == ["7s", "read committed"]
+
+    def setting(self, store: PostgresStore, name: str) -> str:
+        return str(store.postgres.one("select current_setting(?) as value", name)["value"])
+
+
+class TestPrepared:
+    def runs(self, store: PostgresStore, run_id: str) -> None:
+        for _ in range(12):
+            assert store.run("default", run_id) is not None
+
+    def test_a_session_that_forgets_statements(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any]
+    ) -> None:
+        """As behind a pool of transactions, where the next statement may come to another session."""
+        run = started(store)
+        self.runs(store, run.id)
+        for _ in range(12):
+            # Hidden from the client, which would else forget them too.
+            with store.postgres._pool.connection() as connection:
+                connection.execute("do $$ begin execute 'deallocate all'; end $$", prepare=False)
+            assert store.run("default", run.id) == run
+        assert store.postgres._prepare_after is None
+        assert started(store).status is RunStatus.QUEUED
+
+    def test_a_table_that_gets_another_column(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any]
+    ) -> None:
+        """A later release migrates the schema while this one is at work."""
+        run = started(store)
+        self.runs(store, run.id)
+        administrator.execute("alter table runs add column later text")
+        assert store.run("default", run.id) == run
+
+
+class TestText:
+    @pytest.mark.parametrize("text", ["a\0b", "\ud83d", "\0"])
+    def test_what_no_column_holds_is_not_found(self, store: PostgresStore, text: str) -> None:
+        run = started(store)
+        assert store.run("default", text) is None
+        assert store.run(text, run.id) is None
+        assert store.runs("default", playbook=text) == ([], None)
+        assert store.events(text) == []
+        assert store.playbook("default", text) is None
+        assert store.playbooks("default", text) == ([], None)
+
+    @pytest.mark.parametrize("tag", ["a\0b", "\ud83d", '"', "\\", ",", "é", "a'b", "%", "?"])
+    def test_tags_are_any_text(self, store: PostgresStore, tag: str) -> None:
+        run = started(store, tags=[tag, "x"])
+        started(store, tags=["y", f"{tag}{tag}"])
+        assert [found.id for found in store.runs("default", tag=tag)[0]] == [run.id]
+        assert [found.id for found in store.runs("default", tag="x")[0]] == [run.id]

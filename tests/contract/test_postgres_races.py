@@ -1,0 +1,430 @@
+"""Many workers at one Postgres: whatever they do at once, and whoever comes too late, the runs end as one worker's would."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import psycopg
+import pytest
+
+from executor.capabilities import for_local_run
+from executor.errors import FencedError, RejectedError
+from executor.records import END, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.stores.doctor import examine
+from executor.stores.postgres import PostgresStore
+from executor.stores.postgres_database import PostgresDatabase
+from executor.worker import Worker
+from infra.migrations import upgrade
+from tests.contract.store_contract import (
+    CHAIN,
+    DIAMOND,
+    LEASE,
+    claimed,
+    current,
+    done,
+    ended,
+    failed,
+    started,
+    together,
+)
+from tests.contract.waits_contract import child, opened, paused, waiting
+from tests.plays import compiled
+from tests.postgres import postgres_dsn, postgres_server
+
+__all__ = ["postgres_dsn", "postgres_server"]
+ROUNDS = 12
+TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out"}
+
+
+@pytest.fixture
+def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
+    """Ways into one store, each with its own connections, as processes have them."""
+    upgrade(postgres_dsn)
+    found = [PostgresStore(postgres_dsn) for _ in range(4)]
+    yield found
+    for store in found:
+        store.close()
+
+
+@pytest.fixture
+def store(stores: list[PostgresStore]) -> PostgresStore:
+    return stores[0]
+
+
+class Onlooker:
+    """A session beside the store's, which holds locks and sees who waits for them."""
+
+    def __init__(self, dsn: str) -> None:
+        self.connection = psycopg.connect(dsn, autocommit=True)
+        self.connection.execute("set deadlock_timeout = '60s'")
+
+    def hold(self, run: Run) -> None:
+        """Lock a run until `let_go`."""
+        if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+            self.connection.execute("begin")
+        self.connection.execute("select 1 from runs where id = %s for update", [run.id])
+
+    def let_go(self) -> None:
+        self.connection.execute("rollback")
+
+    def wait_for_blocked(self, count: int = 1) -> list[int]:
+        """The sessions that wait for a lock, once there are so many."""
+        query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        with psycopg.connect(self.connection.info.dsn, autocommit=True) as looking:
+            while True:
+                found = [pid for (pid,) in looking.execute(query)]
+                if len(found) >= count:
+                    return found
+                looking.execute("select pg_sleep(0.01)")
+
+
+@pytest.fixture
+def onlooker(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[Onlooker]:
+    found = Onlooker(postgres_dsn)
+    yield found
+    found.connection.close()
+
+
+@pytest.fixture
+def beside() -> Iterator[Callable[..., Future[Any]]]:
+    """Starts work in a thread."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool.submit
+
+
+def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
+    """The run, when the workers of all stores have walked it to its end."""
+    workers = [
+        Worker(store, capabilities=for_local_run(Path.cwd()), threads=threads, queue=run.queue) for store in stores
+    ]
+    for worker in workers:
+        worker.start()
+    found = workers[0].wait_until_finished(run.tenant, run.id)
+    for worker in workers:
+        worker.stop()
+    return found
+
+
+def is_sound(store: PostgresStore, *runs: Run) -> bool:
+    """Whether nothing is left over, and each run has ended once."""
+    assert examine(store.database) == []
+    for run in runs:
+        ends = [event.type for event in store.events(run.id, limit=10_000) if event.type in TERMINAL]
+        assert len(ends) == 1 + current(store, run).resumes, ends
+    return True
+
+
+def is_complete(store: PostgresStore, run: Run, visits: int) -> bool:
+    """Whether every one of so many visits has succeeded, once."""
+    found = [visit for visit in store.visits(run.id) if not visit.step.startswith("@")]
+    assert Counter(visit.status for visit in found) == {VisitStatus.SUCCEEDED: visits}
+    assert max(Counter((visit.step, visit.number) for visit in found).values()) == 1
+    with store.database.transaction() as db:
+        counted = db.execute("select sum(live) as live from joins where run_id = ?", (run.id,)).fetchone()
+        left = db.execute("select count(*) as arrivals from arrivals where run_id = ?", (run.id,)).fetchone()
+    assert (counted["live"], left["arrivals"], current(store, run).live) == (0, 0, 0)
+    return is_sound(store, run)
+
+
+def fork(branches: int) -> str:
+    """A fork into so many steps, and their join."""
+    names = ", ".join(f"b{index}" for index in range(branches))
+    steps = [
+        f"- {{name: b{index}, run: [{{action: set, set: {{v{index}: {index}}}}}], rule: [{{case: default, run: [c]}}]}}"
+        for index in range(branches)
+    ]
+    total = f"v0 + v{branches - 1}"
+    return "\n".join([
+        "name: fork", "steps:", f"- {{name: a, rule: [{{case: default, run: [{names}]}}]}}", *steps,
+        f'- {{name: c, run: [{{action: set, set: {{total: "{{{{ {total} }}}}"}}}}]}}', 'output: {total: "{{ total }}"}',
+    ])  # fmt: skip
+
+
+def forks_in_forks(depth: int) -> tuple[str, int]:
+    """Forks of three within each other, joined from the inside out; and how many steps there are."""
+    steps: list[str] = []
+
+    def block(name: str, left: int, after: str | None) -> str:
+        going_on = f", rule: [{{case: default, run: [{after}]}}]" if after else ""
+        if left == 0:
+            steps.append(f"- {{name: {name}, run: [{{action: set, set: {{{name}_seen: 1}}}}]{going_on}}}")
+            return name
+        join = f"{name}_join"
+        inner = [block(f"{name}_{index}", left - 1, join) for index in range(3)]
+        steps.append(f"- {{name: {name}, rule: [{{case: default, run: [{', '.join(inner)}]}}]}}")
+        steps.append(f"- {{name: {join}, run: [{{action: set, set: {{{join}_seen: 1}}}}]{going_on}}}")
+        return name
+
+    block("f", depth, None)
+    steps.sort(key=lambda step: not step.startswith("- {name: f,"))
+    return "\n".join(["name: nested", "steps:", *steps]), len(steps)
+
+
+def test_eight_workers_at_one_join(stores: list[PostgresStore]) -> None:
+    run = started(stores[0], fork(200))
+    found = walked(stores, run)
+    assert (found.status, found.result) == ("succeeded", {"total": 199})
+    assert is_complete(stores[0], run, 202)
+
+
+def test_eight_workers_at_joins_within_joins(stores: list[PostgresStore]) -> None:
+    text, steps = forks_in_forks(4)
+    run = started(stores[0], text)
+    assert walked(stores, run).status is RunStatus.SUCCEEDED
+    assert is_complete(stores[0], run, steps)
+
+
+def test_claims_that_are_taken_over_while_their_holders_commit(stores: list[PostgresStore]) -> None:
+    """Every visit is claimed by several, since leases are over at once; one of each is believed."""
+    run = started(stores[0], fork(24))
+    believed: list[str] = []
+
+    def work(index: int) -> None:
+        store = stores[index % len(stores)]
+        while not current(store, run).status.is_final:
+            claim = store.claim(run.queue, Lease(str(index), 0.0), 2.0)
+            if claim is None:
+                continue
+            with suppress(FencedError):
+                if claim.visit.step == END:
+                    store.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
+                else:
+                    store.commit(done(store, claim, case=0), 2.0)
+                believed.append(claim.visit.id)
+
+    together(8, work)
+    assert max(Counter(believed).values()) == 1
+    assert max(visit.claims for visit in stores[0].visits(run.id)) > 1
+    assert is_complete(stores[0], run, 26)
+
+
+def test_an_answer_and_a_pause_at_once(stores: list[PostgresStore]) -> None:
+    for index in range(ROUNDS):
+        run = started(stores[0])
+        claim = claimed(stores[0], run)
+        key = opened(stores[0], claim, f"token {index}")
+        work = [
+            lambda claim=claim, key=key: stores[0].commit(paused(claim, key.id), 5.0),
+            lambda index=index: stores[1].answer(f"token {index}", index, 5.0),
+        ]
+        together(2, lambda which, work=work: work[which]())
+        again = claimed(stores[0], run, 5.0)
+        assert (again.visit.id, stores[0].wait(key).answer) == (claim.visit.id, index)
+    assert examine(stores[0].database) == []
+
+
+def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
+    _, key = waiting(stores[0])
+
+    def answer(index: int) -> int | None:
+        try:
+            stores[index % 4].answer("t", index, 5.0)
+        except RejectedError:
+            return None
+        return index
+
+    accepted = [index for index in together(8, answer) if index is not None]
+    assert accepted == [stores[0].wait(key).answer]
+
+
+def test_a_child_that_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
+    for index in range(ROUNDS):
+        parent, key = waiting(stores[0], f"token {index}")
+        inner = child(stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}")
+        for _ in range(3):
+            claim = stores[0].claim(f"q{index}", LEASE, 2.0)
+            assert claim is not None
+            stores[0].commit(done(stores[0], claim), 2.0)
+        last = stores[0].claim(f"q{index}", LEASE, 2.0)
+        assert last is not None and last.visit.step == END
+        work = [
+            lambda last=last: stores[0].finish(last, RunStatus.SUCCEEDED, None, [], 3.0),
+            lambda parent=parent: stores[1].stop(parent.id, RunStatus.CANCELLED, 3.0),
+        ]
+        together(2, lambda which, work=work: work[which]())
+        ended(stores[0], parent, RunStatus.CANCELLED, 4.0)
+        assert is_sound(stores[0], parent, inner)
+
+
+@pytest.mark.parametrize("how", ["finish", "resume"])
+def test_a_parent_is_locked_before_its_child(
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], how: str
+) -> None:
+    """As it is when the parent is cancelled: else the two would wait for each other."""
+    parent, key = waiting(store)
+    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    store.stop(inner.id, RunStatus.CANCELLED, 2.0)
+    last = store.claim("inner", LEASE, 2.0)
+    assert last is not None
+
+    def finish() -> None:
+        store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+
+    if how == "resume":
+        finish()
+    onlooker.hold(parent)
+    doing = beside(finish) if how == "finish" else beside(store.resume, "child", 4.0, deadline_at=None, values={})
+    onlooker.wait_for_blocked()
+    onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
+    onlooker.let_go()
+    doing.result()
+    assert examine(store.database) == []
+
+
+@pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None])
+def test_a_claim_that_had_to_wait_looks_again(
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
+) -> None:
+    """The visit is looked at as it is when the run can be locked, not as it was when it was found."""
+    run = started(store, now=1.0)
+    onlooker.hold(run)
+    doing = beside(store.claim, run.queue, LEASE, 2.0)
+    onlooker.wait_for_blocked()
+    if change is not None:
+        onlooker.connection.execute(f"update visits set {change}".encode())
+    onlooker.connection.execute("commit")
+    claim = doing.result()
+    if change in ("status = 'parked'", "due_at = 9e9"):
+        assert claim is None
+        assert current(store, run).status is RunStatus.QUEUED
+        assert len(store.events(run.id)) == 1
+    else:
+        expected = {None: (1, 1), "fence = fence + 1": (2, 1), "attempt = 2": (1, 2)}[change]
+        assert (claim.visit.fence, claim.visit.attempt) == expected
+        assert [event.attempt for event in store.events(run.id)] == [None, claim.visit.attempt]
+
+
+@pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'ready'"])
+def test_a_step_that_had_to_wait_is_fenced(
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str
+) -> None:
+    run = started(store)
+    claim = claimed(store, run)
+    onlooker.hold(run)
+    doing = beside(store.commit, done(store, claim), 2.0, LEASE)
+    onlooker.wait_for_blocked()
+    onlooker.connection.execute(f"update visits set {change}".encode())
+    onlooker.connection.execute("commit")
+    assert isinstance(doing.exception(), FencedError)
+    assert [visit.step for visit in store.visits(run.id)] == ["a"]
+
+
+def test_a_stop_while_branches_commit(stores: list[PostgresStore]) -> None:
+    for _ in range(ROUNDS):
+        run = started(stores[0], DIAMOND)
+        stores[0].commit(done(stores[0], claimed(stores[0], run)), 1.0)
+        claims = [claimed(stores[0], run, 1.0) for _ in range(4)]
+
+        def work(index: int, run: Run = run, claims: list[Any] = claims) -> None:
+            if index == 4:
+                stores[0].stop(run.id, RunStatus.CANCELLED, 2.0)
+            else:
+                stores[index].commit(done(stores[index], claims[index]), 2.0)
+
+        together(5, work)
+        ended(stores[0], run, RunStatus.CANCELLED, 3.0)
+        assert is_sound(stores[0], run)
+        stores[0].resume(run.id, 4.0, deadline_at=None, values={})
+        assert walked(stores[:1], run).status is RunStatus.SUCCEEDED
+        assert is_complete(stores[0], run, 7)
+
+
+def test_a_stop_while_a_chain_goes_on(stores: list[PostgresStore]) -> None:
+    """Whichever comes first: the step that follows is parked."""
+    for _ in range(ROUNDS):
+        run = started(stores[0])
+        claim = claimed(stores[0], run)
+        work = [
+            lambda claim=claim: stores[0].commit(done(stores[0], claim), 2.0),
+            lambda run=run: stores[1].stop(run.id, RunStatus.CANCELLED, 2.0),
+        ]
+        together(2, lambda which, work=work: work[which]())
+        states = {(visit.step, visit.status.value) for visit in stores[0].visits(run.id)}
+        assert states == {("a", "succeeded"), ("b", "parked"), (END, "ready")}
+        ended(stores[0], run, RunStatus.CANCELLED, 3.0)
+        assert is_sound(stores[0], run)
+
+
+def test_many_resumes_at_once(stores: list[PostgresStore]) -> None:
+    run = started(stores[0], DIAMOND)
+    stores[0].commit(done(stores[0], claimed(stores[0], run)), 1.0)
+    stores[0].commit(failed(stores[0], claimed(stores[0], run, 1.0)), 2.0)
+    ended(stores[0], run, RunStatus.FAILED, 3.0)
+    resumed = together(8, lambda index: stores[index % 4].resume(run.id, 4.0, deadline_at=None, values={}))
+    assert {run.resumes for run in resumed} == {1}
+    assert walked(stores, run).status is RunStatus.SUCCEEDED
+    assert is_complete(stores[0], run, 7)
+
+
+def test_a_wait_is_closed_while_the_child_goes_on(
+    store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]]
+) -> None:
+    """The answer that the child gave is forgotten in the meantime."""
+    parent, key = waiting(store)
+    wait = WaitKey(parent.id, key.visit_id, "child")
+    inner = child(store, parent, wait, "child", queue="inner")
+    store.stop(inner.id, RunStatus.CANCELLED, 2.0)
+    last = store.claim("inner", LEASE, 2.0)
+    assert last is not None
+    store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+    onlooker.hold(parent)
+    doing = [beside(store.resume, "child", 4.0, deadline_at=None, values={}), beside(store.close_wait, wait, 5.0)]
+    onlooker.wait_for_blocked(2)
+    onlooker.let_go()
+    assert [future.exception() for future in doing] == [None, None]
+
+
+def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -> None:
+    runs = together(8, lambda index: started(stores[index % 4], key=("k", "body")).id)
+    assert len(set(runs)) == 1
+    assert [run.id for run in stores[0].runs("default")[0]] == runs[:1]
+    assert examine(stores[0].database) == []
+
+
+def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> None:
+    plans = [compiled(dedent(CHAIN.replace("n: 1", f"n: {index}"))) for index in range(8)]
+    for plan in plans:
+        stores[0].save_plan(plan)
+
+    def register(index: int) -> str | None:
+        return stores[index % 4].register(Playbook("default", "p", None, plans[index].hash, 1.0)).version
+
+    assert sorted(map(str, together(8, register))) == [str(number) for number in range(1, 9)]
+    assert examine(stores[0].database) == []
+
+
+def test_sessions_that_wait_for_each_other(
+    postgres_dsn: str,
+    store: PostgresStore,
+    onlooker: Onlooker,
+    beside: Callable[..., Future[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Postgres ends one of them: what it did is done again, and nobody learns of it."""
+    seen: list[str | None] = []
+    passes = PostgresDatabase._passes
+
+    def noted(self: PostgresDatabase, error: psycopg.Error, *more: Any) -> bool:
+        seen.append(error.sqlstate)
+        return passes(self, error, *more)
+
+    monkeypatch.setattr(PostgresDatabase, "_passes", noted)
+    impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
+    parent, key = waiting(store)
+    inner = child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
+    onlooker.hold(inner)
+    doing = beside(impatient.stop, parent.id, RunStatus.CANCELLED, 2.0)
+    onlooker.wait_for_blocked()
+    onlooker.hold(parent)
+    onlooker.let_go()
+    assert doing.result().stop is RunStatus.CANCELLED
+    assert seen == ["40P01"]
+    assert {current(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
+    assert examine(store.database) == []
+    impatient.close()
