@@ -100,6 +100,22 @@ class Playbook:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
+    hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.
+    """
+
+    id: str
+    hash: str
+    tenant: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: float
+    last_used_at: float | None = None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 

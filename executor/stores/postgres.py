@@ -96,6 +96,9 @@ class PostgresStore(SqlStore):
     resume = repeated(SqlStore.resume)
     register = repeated(SqlStore.register)
     unregister = repeated(SqlStore.unregister)
+    add_key = repeated(SqlStore.add_key)
+    revoke_key = repeated(SqlStore.revoke_key)
+    touch_key = repeated(SqlStore.touch_key)
 
     @repeated
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:

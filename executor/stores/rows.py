@@ -10,6 +10,7 @@ from typing import Any
 from executor.records import (
     Event,
     Failure,
+    Key,
     Playbook,
     Progress,
     Run,
@@ -72,6 +73,19 @@ def run_of(row: Row) -> Run:
 def parent_of(row: Row) -> WaitKey | None:
     """The wait that the run of the row answers."""
     return None if row["parent_run"] is None else WaitKey(row["parent_run"], row["parent_visit"], row["parent_wait"])
+
+
+def key_of(row: Row) -> Key:
+    return Key(
+        id=row["id"],
+        hash=row["hash"],
+        tenant=row["tenant"],
+        name=row["name"],
+        scopes=tuple(json.loads(row["scopes"])),
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        revoked_at=row["revoked_at"],
+    )
 
 
 def playbook_of(row: Row) -> Playbook:

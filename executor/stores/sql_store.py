@@ -36,6 +36,7 @@ from executor.stores.database import Database, Writer
 from executor.stores.news import News
 from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
+from executor.stores.sql_keys import SqlKeys
 from executor.stores.sql_playbooks import SqlPlaybooks
 from executor.stores.sql_waits import SqlWaits, forget_answer, give_answer, is_any_answered
 from planner.plan import Header, Plan, Step, Task
@@ -45,7 +46,7 @@ MOST_CROWDED = 64
 """Among how many visits that are due a worker chooses, when others are after the same ones."""
 
 
-class SqlStore(SqlWaits, SqlPlaybooks):
+class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys):
     """The store in a database."""
 
     has_tag: str

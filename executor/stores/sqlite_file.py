@@ -14,7 +14,10 @@ from typing import Any
 from executor.errors import SchemaError, StoreError
 from executor.stores.database import Writer
 
-SCHEMA_VERSION = 2
+SCRIPTS = {2: "sqlite.sql", 3: "sqlite_keys.sql"}
+"""What brings a store to each version, from the one before it or from nothing."""
+
+SCHEMA_VERSION = max(SCRIPTS)
 BUSY_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
 
@@ -122,12 +125,14 @@ class SqliteFile:
     def _prepare(self) -> None:
         db = self.connection()
         version = db.execute("pragma user_version").fetchone()[0]
-        if version == 0:
-            with self.transaction() as fresh:
-                if fresh.execute("pragma user_version").fetchone()[0] == 0:
-                    for statement in _statements(files("executor.stores").joinpath("sqlite.sql").read_text("utf-8")):
-                        fresh.execute(statement)
-                    fresh.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        if version == 0 or min(SCRIPTS) <= version < SCHEMA_VERSION:
+            with self.transaction() as db:
+                # Another process may have been faster.
+                version = db.execute("pragma user_version").fetchone()[0]
+                for script in (script for number, script in SCRIPTS.items() if number > version):
+                    for statement in _statements(files("executor.stores").joinpath(script).read_text("utf-8")):
+                        db.execute(statement)
+                db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
         elif version != SCHEMA_VERSION:
             message = (
                 f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}."

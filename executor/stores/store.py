@@ -10,6 +10,7 @@ from executor.records import (
     Commit,
     ErrorRecord,
     Event,
+    Key,
     Lease,
     Playbook,
     Run,
@@ -239,4 +240,32 @@ class Store(Protocol):
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         """Remove a version of a playbook, or all of them, from the registry; how many there were. Runs go on."""
+        ...
+
+    def add_key(self, key: Key) -> None:
+        """Keep an API key.
+
+        Raises:
+            RejectedError: `key_exists`, when one with its id is kept.
+        """
+        ...
+
+    def key(self, id: str) -> Key | None:
+        """The key with an id, of whatever tenant, also when it has been revoked."""
+        ...
+
+    def keys(self, tenant: str) -> list[Key]:
+        """All keys of a tenant, the oldest first, also those that have been revoked."""
+        ...
+
+    def has_keys(self) -> bool:
+        """Whether any key was ever kept, of whatever tenant."""
+        ...
+
+    def revoke_key(self, tenant: str, id: str, now: float) -> bool:
+        """Note that a key is not to be believed any more; False when the tenant has none with the id. The first time holds."""
+        ...
+
+    def touch_key(self, id: str, now: float) -> None:
+        """Note that a key was used. The latest time holds."""
         ...

@@ -14,6 +14,7 @@ from executor.stores.postgres import PostgresStore
 from executor.stores.postgres_database import SCHEMA_VERSION, PostgresWriter
 from infra.migrations import migrations, upgrade
 from tests.contract.doctor_contract import DoctorContract
+from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import LEASE, StoreContract
 from tests.contract.waits_contract import WaitsContract
@@ -23,7 +24,7 @@ __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 
-class TestPostgres(StoreContract, WaitsContract, RegistryContract, DoctorContract):
+class TestPostgres(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 

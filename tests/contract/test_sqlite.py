@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.sqlite import SqliteStore
 from executor.stores.sqlite_file import SCHEMA_VERSION
 from tests.contract.doctor_contract import DoctorContract
+from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import StoreContract, claimed, done, started
 from tests.contract.waits_contract import WaitsContract
@@ -24,7 +26,7 @@ from tests.contract.waits_contract import WaitsContract
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, WaitsContract, RegistryContract, DoctorContract):
+class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 
@@ -51,6 +53,23 @@ def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
         SqliteStore(str(path))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    db = sqlite3.connect(path)
+    db.executescript(files("executor.stores").joinpath("sqlite.sql").read_text("utf-8"))
+    db.execute("insert into playbooks values ('default', 'a', '1', 1, 'hash', 1.0, null)")
+    db.execute("pragma user_version = 2")
+    db.commit()
+    db.close()
+    store = SqliteStore(str(path), create=False)
+    assert not store.has_keys()
+    assert [playbook.name for playbook in store.playbooks("default")[0]] == ["a"]
+    store.close()
+    again = SqliteStore(str(path))
+    assert again.file.one("pragma user_version")[0] == SCHEMA_VERSION
+    again.close()
 
 
 def test_a_database_of_a_later_version(tmp_path: Path) -> None:
