@@ -14,7 +14,8 @@ from planner.bounds import most_visits
 from planner.graph import Flow
 from planner.joins import ALL, Joins, find_joins
 from planner.plan import MOST_COUNTED
-from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED, Explorer
+from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
+from tests.exploration import Explorer
 from tests.planner.test_joins import Cases, flow_of
 from tests.planner.tokens import Branch, Model, State, TooMany
 from tests.plays import Play, compiled

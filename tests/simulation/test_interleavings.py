@@ -13,7 +13,7 @@ from executor.records import Claim, RunStatus, VisitStatus
 from executor.stores.sqlite import SqliteStore
 from planner.graph import Flow
 from planner.plan import Plan
-from tests.executor.test_exploration import Explorer
+from tests.exploration import Explorer
 from tests.plays import LEASE_SECONDS, Play, compiled
 from tests.strategies import Chances, case_taken, chances, flows
 
