@@ -7,6 +7,7 @@ is performed again from there. `docs/decisions/0005-pieces.md` says what stands 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +29,19 @@ from planner.plan import Action, Loop, Task, TaskCall, Work, action_from_json
 from planner.templates import EvaluationError, Lookup, is_true, parse
 
 MAX_PARALLEL = 32
+HELD_SECONDS = 10.0
+"""A longer wait between two attempts of an action is a pause of its step: it holds no thread."""
+
+PARAMETER = "~"
+"""What the position of an action ends with that is a parameter of another one."""
+
 logger = logging.getLogger("noetl.executor")
 
 
 class Suspended(Exception):
     """The work goes on later: at `due_at`, or when one of the waits `awaits` has its answer. `journal` says from where,
-    `parts` are the results of batches that are done, and `actions` the types of those that wait.
+    `parts` are the results of batches that are done, `actions` the types of those that wait, and `retried` of those that
+    are to be tried again.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class Suspended(Exception):
         awaits: Iterable[str] = (),
         parts: Iterable[Part] = (),
         actions: Iterable[str] = (),
+        retried: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.journal = journal
@@ -50,6 +59,7 @@ class Suspended(Exception):
         self.awaits = tuple(awaits)
         self.parts = tuple(parts)
         self.actions = tuple(actions)
+        self.retried = tuple(retried)
 
     @classmethod
     def together(cls, journal: dict[str, Any], suspended: Iterable[Suspended]) -> Suspended:
@@ -63,6 +73,7 @@ class Suspended(Exception):
             (wait for one in each for wait in one.awaits),
             (part for one in each for part in one.parts),
             dict.fromkeys(action for one in each for action in one.actions),
+            dict.fromkeys(action for one in each for action in one.retried),
         )
 
 
@@ -72,7 +83,8 @@ def _no_parts(loop: str) -> list[Outcome]:
 
 @dataclass(slots=True)
 class Performance:
-    """One attempt at the work of a visit. `deadline` is on the clock of `time.monotonic`; `events` grow as it goes.
+    """One attempt at the work of a visit. On the clock of `time.monotonic`, `began` is when the attempt would have begun had it
+    never paused, `expires` when it is out of time, and `deadline` when this piece of it is; `events` grow as it goes.
 
     `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
     are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait.
@@ -82,6 +94,8 @@ class Performance:
     capabilities: Capabilities
     deadline: float
     clock: Callable[[], float] = time.time
+    began: float = field(default_factory=time.monotonic)
+    expires: float = math.inf
     events: list[Event] = field(default_factory=list)
     journal: Mapping[str, Any] = field(default_factory=dict)
     parts_of: Callable[[str], list[Outcome]] = _no_parts
@@ -325,15 +339,15 @@ class Performance:
         begun = 1 if kept is None else kept["begun"] + again
         memory = None if kept is None else kept["memory"]
         while True:
-            started = self.clock() if kept is None else kept["started_at"]
-            if kept is None:
+            started = None if kept is None else kept["started_at"]
+            if started is None:
+                started = self.clock()
                 self._note(scope, "action.started", started, {"action": action.type, "position": position})
             wait = derived_id("wait", scope.visit.id, position, attempt, begun)
             try:
                 data = self._attempt(action, scope, position, args, wait, memory, again=again)
             except Suspend as waits:
                 entry = {
-                    "action": action.type,
                     "attempt": attempt,
                     "begun": begun,
                     "tries": tries,
@@ -350,14 +364,21 @@ class Performance:
                     self._note(scope, "action.failed", self.clock(), payload, started)
                     raise
                 self._note(scope, "action.retrying", self.clock(), payload | {"wait_seconds": seconds}, started)
-                if self.cancelled.wait(seconds):
-                    raise CancelledError from None
                 kept = memory = None
                 attempt += 1
+                if self._pauses(position, seconds):
+                    entry = {"attempt": attempt, "begun": begun, "tries": tries, "started_at": None, "memory": None}
+                    raise Suspended({position: entry}, self.clock() + seconds, retried=[action.type]) from None
+                if self.cancelled.wait(seconds):
+                    raise CancelledError from None
             else:
                 payload = {"action": action.type, "position": position}
                 self._note(scope, "action.completed", self.clock(), payload, started)
                 return data
+
+    def _pauses(self, position: str, seconds: float) -> bool:
+        """Whether an action is tried again in another piece. One that is a parameter of another one cannot be."""
+        return seconds > HELD_SECONDS and not position.endswith(PARAMETER)
 
     def _check_time(self) -> None:
         if self.cancelled.is_set():
@@ -387,7 +408,7 @@ class Performance:
 
         def act(nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
             inside = replace(scope, local={**scope.local, **known})
-            return self._action(action_from_json(nested), inside, f"{position}~", args)
+            return self._action(action_from_json(nested), inside, position + PARAMETER, args)
 
         call = Call(
             parameters,
@@ -427,7 +448,7 @@ class Performance:
         if attempt >= retry.attempts or not problem.retryable:
             return None
         wait = retry_delay_seconds(retry, attempt, scope.run.id, scope.visit.id, position)
-        if time.monotonic() + wait >= self.deadline:
+        if time.monotonic() + wait >= (self.expires if self._pauses(position, wait) else self.deadline):
             return None
         if retry.condition is not None:
             lookup = scope.lookup(position, args, _record(scope, problem, action.type))

@@ -95,7 +95,7 @@ class Pause:
     """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
 
     It is due at `due_at`, or when one of the waits `awaits` has its answer. `parts` are the results of batches that are
-    done, `actions` the types of the actions that wait.
+    done, `actions` the types of the actions that wait, and `retried` of those that are to be tried again.
     """
 
     progress: Progress
@@ -104,6 +104,7 @@ class Pause:
     parts: tuple[Part, ...] = ()
     awaits: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    retried: tuple[str, ...] = ()
 
 
 class GuardFailed(Exception):
@@ -282,7 +283,9 @@ def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) 
     )
     if later.status is VisitStatus.WAITING:
         until = timestamp(pause.due_at) if pause.due_at < NEVER else None
-        events = (*events, _event(visit, "step.waiting", now, {"until": until, "actions": list(pause.actions)}))
+        again = {"retried": list(pause.retried)} if pause.retried else {}
+        payload = {"until": until, "actions": list(pause.actions), **again}
+        events = (*events, _event(visit, "step.waiting", now, payload))
     return Commit(later, events=tuple(events), parts=pause.parts, awaits=pause.awaits)
 
 

@@ -58,6 +58,8 @@ DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0
 IN_PLACE = "rule"
 """Where a journal keeps what the rule was read after, when the work of the case it took has paused."""
+TIME = "time"
+"""Where a journal keeps how much of its time an attempt had taken when it paused, and since when the pause counts."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -103,13 +105,14 @@ class Walker:
         performance = Performance(
             lambda name: self.store.plan_task(run.plan_hash, name),
             self.capabilities,
-            time.monotonic() + self._seconds(claim, step),
+            time.monotonic(),
             self.clock,
             journal={} if visit.progress is None else visit.progress.journal,
             parts_of=self._parts_of(claim),
             outside=Waiting(self.store, claim, find_playbook, self.public_url, self.clock),
             cancelled=cancelled,
         )
+        self._give_time(performance, claim, step, _seconds_taken(claim, self.clock()))
         refused = refusal(step, visit)
         try:
             if refused is not None:
@@ -186,7 +189,7 @@ class Walker:
         """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
         parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
-        progress = replace(later.progress, journal=scrub_stored(later.progress.journal))
+        progress = replace(later.progress, journal=scrub_stored(_timed(later, claim, performance)))
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now, _scrubbed(performance.events))
         try:
@@ -266,8 +269,9 @@ class Walker:
         work = step.cases[choice.case].work if choice.case is not None else ()
         if work:
             after = scope.after(choice.outcome)
-            # Its time begins anew: a `Timeout` may be what it answers to.
-            performance.deadline = time.monotonic() + self._seconds(claim, step)
+            if begun is None:
+                # Its time begins anew: a `Timeout` may be what it answers to.
+                self._give_time(performance, claim, step)
             try:
                 in_place = performance.run(work, after, f"rule.{choice.case}")
             except Suspended as suspended:
@@ -308,15 +312,15 @@ class Walker:
         assert run is not None
         return run
 
-    def _seconds(self, claim: Claim, step: Step) -> float:
-        """How long an attempt may take: the step's timeout, what is left of the run, and of the invocation."""
+    def _give_time(self, performance: Performance, claim: Claim, step: Step, taken_seconds: float = 0.0) -> None:
+        """Say when an attempt that has taken so long is out of time: by the step's timeout, the run's, or the invocation's."""
+        now = time.monotonic()
         usual = LAST_STEP_SECONDS if step.runs_last else DEFAULT_STEP_SECONDS
-        seconds = min(step.timeout_seconds or usual, self.invocation_seconds)
-        if step.runs_last:
-            return seconds
-        if claim.run.deadline_at is not None:
-            seconds = min(seconds, max(claim.run.deadline_at - self.clock(), 0.0))
-        return seconds
+        performance.began = now - taken_seconds
+        performance.expires = performance.began + (step.timeout_seconds or usual)
+        if not step.runs_last and claim.run.deadline_at is not None:
+            performance.expires = min(performance.expires, now + max(claim.run.deadline_at - self.clock(), 0.0))
+        performance.deadline = min(performance.expires, now + self.invocation_seconds)
 
     def _time_out(self, claim: Claim) -> None:
         now = self.clock()
@@ -381,7 +385,31 @@ def _paused(suspended: Suspended, round: int, scope: Scope) -> Pause:
     """The pause of work that has saved into a scope so far."""
     progress = Progress(round, suspended.journal)
     saved = dict(scope.saved)
-    return Pause(progress, suspended.due_at, saved, suspended.parts, suspended.awaits, suspended.actions)
+    actions, retried = suspended.actions, suspended.retried
+    return Pause(progress, suspended.due_at, saved, suspended.parts, suspended.awaits, actions, retried)
+
+
+def _seconds_taken(claim: Claim, now: float) -> float:
+    """How much of its time the attempt took before it paused, and while it waited to try an action again."""
+    journal = {} if claim.visit.progress is None else claim.visit.progress.journal
+    kept = journal.get(TIME)
+    if kept is None or kept["tries"] != [claim.run.resumes, claim.visit.attempt]:
+        return 0.0
+    since = kept["since"]
+    return float(kept["seconds"]) + (0.0 if since is None else max(now - since, 0.0))
+
+
+def _timed(later: Pause, claim: Claim, performance: Performance) -> Mapping[str, Any]:
+    """The journal of a pause, with the time that the attempt has taken so far, unless another one begins behind it."""
+    journal = later.progress.journal
+    if not journal or later.parts:
+        return journal
+    tries = [claim.run.resumes, claim.visit.attempt]
+    seconds = time.monotonic() - performance.began
+    return {
+        **journal,
+        TIME: {"tries": tries, "seconds": seconds, "since": performance.clock() if later.retried else None},
+    }
 
 
 def _timeout(visit: Visit) -> ErrorRecord:

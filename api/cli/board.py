@@ -70,6 +70,7 @@ class Doing:
     attempt: int = 1
     until: float | None = None
     actions: tuple[str, ...] = ()
+    retried: tuple[str, ...] = ()
     counts: Counts | None = None
 
     def waits_for(self) -> str:
@@ -103,6 +104,7 @@ class Board:
                 doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
                 doing.state, doing.until = State.WAITING, moment(event.payload.get("until"))
                 doing.actions = tuple(event.payload.get("actions", ()))
+                doing.retried = tuple(event.payload.get("retried", ()))
                 self.starts_runs |= "workflow" in doing.actions
             case "step.retrying":
                 doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
@@ -152,6 +154,9 @@ def waiting(doing: Doing, left: str) -> str:
     what = doing.waits_for()
     if what:
         return f"waits for {what}{f', {left} left' if left else ''}"
+    if doing.retried:
+        again = f"tries {listed([f'`{action}`' for action in doing.retried], 'and')} again"
+        return f"{again} in {left}" if left else again
     verb = "goes on" if doing.actions else "next round"
     return f"{verb} in {left}" if left else "waits"
 

@@ -280,11 +280,11 @@ def _items(looped: Mapping[str, Any] | None) -> str:
 def _waiting(event: Event) -> Text:
     from rich.text import Text
 
-    actions, until = tuple(event.payload.get("actions", ())), event.payload.get("until")
-    what = waiting(Doing(event.step or "", event.at, actions=actions), "")
-    return Text.assemble(
-        ("◷ ", "yellow"), visible(event.step or ""), f"  {what}{f' until {until[:19]}Z' if until else ''}"
-    )
+    actions, retried = tuple(event.payload.get("actions", ())), tuple(event.payload.get("retried", ()))
+    what = waiting(Doing(event.step or "", event.at, actions=actions, retried=retried), "")
+    until = event.payload.get("until")
+    when = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
+    return Text.assemble(("◷ ", "yellow"), visible(event.step or ""), f"  {what}{when}")
 
 
 def _taken(transition: Mapping[str, Any] | None) -> str:

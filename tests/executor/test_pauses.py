@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import executor.perform
 from executor.actions.action import Call
 from executor.records import RunStatus
 from executor.stores.sqlite import SqliteStore
@@ -20,6 +25,30 @@ WAIT = """
       - {action: wait, %s}
       - {action: set, set: {y: "{{ x + 1 }}"}}
 """
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `log` takes three seconds."""
+    monotonic, handler, passed = time.monotonic, executor.perform.handler, [0]
+
+    def log(_: Call) -> None:
+        passed[0] += 3
+
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + passed[0])
+    monkeypatch.setattr("executor.perform.handler", lambda name: log if name == "log" else handler(name))
+
+
+class Hasty(threading.Event):
+    """An event that never comes, and that nobody waits for: it notes for how long they would have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
 
 
 class TestWait:
@@ -62,6 +91,35 @@ class TestWait:
         monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
         assert Play(store, text).finish().errors == ["FunctionFailed"]
+
+    @pytest.mark.parametrize(
+        ("step", "ending"),
+        [
+            ("timeout: 8s", "succeeded"),
+            ("timeout: 5s", "failed"),
+            ("timeout: 5s, retry: 2", "succeeded"),
+            ("timeout: 5s, repeat: {until: '{{ step.visit == 1 }}', max: 2}", "failed"),
+        ],
+    )
+    def test_the_time_before_a_wait_counts(self, store: SqliteStore, slow: None, step: str, ending: str) -> None:
+        """And the wait does not. Another attempt, which begins behind it, has all the time again."""
+        work = "[{action: log, message: x}, {action: wait, seconds: 90}, {action: log, message: y}, {action: log, message: z}]"
+        play = Play(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
+        assert (play.status, play.errors) == (ending, ["Timeout"] if ending == "failed" else [])
+
+    def test_a_resume_has_all_the_time_again(self, store: SqliteStore, slow: None) -> None:
+        log = "{action: log, message: x}"
+        work = f"[{log}, {log}, {{action: wait, seconds: 90}}, {log}, {log}, {{action: wait, seconds: 90}}, {log}]"
+        play = Play(store, f"steps: [{{name: a, timeout: 10s, run: {work}}}]").finish()
+        assert play.errors == ["Timeout"]
+        assert play.resume().finish().status == "succeeded"
+
+    def test_the_time_in_place_counts_from_there(self, store: SqliteStore, slow: None) -> None:
+        log = "{action: log, message: x}"
+        in_place = f"[{log}, {{action: wait, seconds: 9}}, {log}, MORE{log}]"
+        text = f"steps: [{{name: a, timeout: 7s, run: [{log}, {log}], rule: [{{case: default, run: {in_place}}}]}}]"
+        assert Play(store, text.replace("MORE", "")).finish().status == "succeeded"
+        assert Play(store, text.replace("MORE", f"{log}, ")).finish().errors == ["Timeout"]
 
     def test_a_resumed_wait_is_as_long_as_it_was(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90", clock=Clock(0.0))
@@ -178,3 +236,92 @@ class TestAtMostOnce:
 
     def test_a_retry_is_another_attempt(self, store: SqliteStore) -> None:
         assert self.interrupted(store, "retry: 2").run.result == {"attempt": 2}
+
+
+class TestRetriesOfActions:
+    """A long wait before another attempt of an action is a pause."""
+
+    TEXT = """
+        steps:
+        - name: a
+          STEP
+          run:
+          - {action: file, append: lines.txt, content: "before\\n"}
+          - action: shell
+            command: echo try >> lines.txt; test $(grep -c try lines.txt) = TRIES
+            retry: {attempts: 4, delay: 1m, jitter: false}
+            if: "{{ x is not defined }}"
+          - {action: set, set: {x: "{{ step.attempt }}"}}
+    """
+
+    def play(self, store: SqliteStore, folder: Path, tries: int, step: str = "on_error: abort") -> Play:
+        return Play(store, self.TEXT.replace("TRIES", str(tries)).replace("STEP", step), folder=folder)
+
+    def test_nothing_is_held_meanwhile(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = self.play(store, tmp_path, 3)
+        before = play.clock()
+        assert play.walk_one()
+        assert not play.walk_one()
+        assert (play.status, play.visit("a").status, play.visit("a").due_at) == ("waiting", "waiting", before + 60)
+        (waiting,) = [event for event in play.events if event.type == "step.waiting"]
+        assert (waiting.payload["actions"], waiting.payload["retried"]) == ([], ["shell"])
+        assert (play.finish().status, play.result, play.clock()) == ("succeeded", {"x": 1}, before + 180)
+        assert (tmp_path / "lines.txt").read_text().split() == ["before", "try", "try", "try"]
+        assert [event.type for event in play.events if event.payload.get("action") == "shell"] == [
+            *["action.started", "action.retrying"] * 2,
+            "action.started",
+            "action.completed",
+        ]
+
+    def test_they_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = self.play(store, tmp_path, 8).finish()
+        assert (play.errors, (tmp_path / "lines.txt").read_text().count("try")) == (["CommandFailed"], 4)
+        play.resume().finish()
+        assert (play.errors, (tmp_path / "lines.txt").read_text().count("try")) == ([], 8)
+
+    def test_another_attempt_of_the_step_has_them_all_again(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = self.play(store, tmp_path, 6, "retry: {attempts: 2, delay: 1s}").finish()
+        assert (play.status, play.result) == ("succeeded", {"x": 2})
+        assert (tmp_path / "lines.txt").read_text().split() == ["before", *["try"] * 6]
+
+    def test_the_waits_take_time_of_the_step(self, store: SqliteStore, tmp_path: Path) -> None:
+        """One that would not fit is not begun."""
+        play = self.play(store, tmp_path, 9, "timeout: 4m")
+        before = play.clock()
+        assert (play.finish().errors, play.clock() - before) == (["CommandFailed"], 180)
+
+    def test_the_end_of_an_invocation_does_not_matter(self, store: SqliteStore, tmp_path: Path) -> None:
+        play = self.play(store, tmp_path, 2)
+        claim = play.claim()
+        assert claim is not None
+        replace(play.walker(), invocation_seconds=30, goes_on=lambda: False).walk(claim)
+        assert play.finish().status == "succeeded"
+
+    def test_items_beside_each_other(self, store: SqliteStore, tmp_path: Path) -> None:
+        text = """
+            steps:
+            - name: a
+              loop: {items: [1, 2, 3], concurrency: 2, as: n}
+              run:
+              - action: shell
+                command: echo $N >> lines.txt; test $(grep -c $N lines.txt) = $N
+                env: {N: "{{ n }}"}
+                retry: {attempts: 3, delay: 1m, jitter: false}
+              - {action: set, set: {done: "{{ n }}"}}
+        """
+        play = Play(store, text, folder=tmp_path)
+        before = play.clock()
+        play.finish()
+        assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
+        (visit,) = store.saved(play.id)
+        assert visit.result == [{"done": 1}, {"done": 2}, {"done": 3}]
+        assert sorted((tmp_path / "lines.txt").read_text().split()) == ["1", "2", "2", "3", "3", "3"]
+        assert play.clock() - before == 60 + 120
+
+    def test_the_notification_of_a_callback_is_done_at_once(self, store: SqliteStore) -> None:
+        notify = "{action: shell, command: exit 1, retry: {attempts: 2, delay: 1m, jitter: false}}"
+        play = Play(store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]")
+        claim, hasty = play.claim(), Hasty()
+        assert claim is not None
+        play.walker().walk(claim, hasty)
+        assert (hasty.waits, play.finish().errors) == ([60.0], ["CommandFailed"])

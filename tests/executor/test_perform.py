@@ -53,7 +53,10 @@ def performance(
 ) -> Performance:
     cancelled = Hasty([] if waits is None else waits)
     deadline = time.monotonic() + seconds
-    return Performance((tasks or {}).__getitem__, for_local_run(Path.cwd()), deadline, lambda: 5.0, cancelled=cancelled)
+    capabilities = for_local_run(Path.cwd())
+    return Performance(
+        (tasks or {}).__getitem__, capabilities, deadline, lambda: 5.0, cancelled=cancelled, expires=deadline
+    )
 
 
 class Hasty(threading.Event):

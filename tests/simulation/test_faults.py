@@ -58,6 +58,20 @@ PLAYBOOKS = {
           rule: [{case: default, run: [b]}]
         - {name: b, run: [NOTE]}
     """,
+    "retry of an action": """
+        steps:
+        - name: a
+          parallel: true
+          run:
+          - action: shell
+            command: echo x >> $TRIES; test $(wc -l < $TRIES) -gt 2
+            env: {TRIES: "{{ run.id }}.tries"}
+            retry: {attempts: 9, delay: 20s}
+          - NOTE
+          - {action: wait, seconds: 30}
+          rule: [{case: default, run: [b]}]
+        - {name: b, run: [NOTE, {action: set, set: {n: "{{ steps.a.visits }}"}}]}
+    """,
     "failure": """
         steps:
         - {name: a, run: [NOTE], rule: [{case: default, run: [b, c]}]}

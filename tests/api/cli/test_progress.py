@@ -94,6 +94,13 @@ class TestLowerPart:
         told.tell("step.waiting", actions=actions, until=until)
         assert told.lines() == [line]
 
+    def test_an_action_that_is_to_be_tried_again(self, told: Told) -> None:
+        until = timestamp(NOW + 30)
+        told.tell("step.waiting", actions=[], retried=["http", "shell"], until=until)
+        assert told.lines() == ["◷ each  tries `http` and `shell` again in 30 s"]
+        told.tell("step.waiting", actions=["callback"], retried=["http"], until=until)
+        assert told.lines() == ["◷ each  waits for an answer, 30 s left"]
+
     def test_a_time_that_is_over_is_not_counted_on(self, told: Told, clock: Clock) -> None:
         told.tell("step.waiting", actions=["wait"], until=timestamp(NOW + 1))
         clock.pass_(5)
