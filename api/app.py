@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -23,31 +22,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
 from api.answers import JSON
-from api.loopback import LoopbackOnly
+from api.gate import Gate
 from api.routes import callbacks, events, graph, health, plans, playbooks, workflows
-from api.service import Service
-from executor.actions import catalogue
+from api.routes.common import check_that_all_are_guarded
+from api.shared import Shared
 from executor.capabilities import for_service
 from executor.errors import SettingError, StoreError
-from executor.stores import DEFAULT_URL, open_store
 from executor.worker import Worker, lease_seconds, public_url, thread_count
 
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
 
 
-def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
-    """The service with the settings of `environ`, or of the process's environment when it starts."""
+def create_app(environ: Mapping[str, str] | None = None, *, always_authenticated: bool = False) -> FastAPI:
+    """The service with the settings of `environ`, or of the process's environment when it starts. Without a start, as behind
+    API Gateway, it opens its store when it is first asked, and walks nothing.
+
+    With `always_authenticated`, this machine needs credentials like anyone else.
+    """
+    shared = Shared(environ, always_authenticated=always_authenticated)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings = os.environ if environ is None else environ
+        settings = shared.settings
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
         url = public_url(settings)
         logging.getLogger("uvicorn.access").addFilter(_without_tokens)
-        store = await run_in_threadpool(open_store, settings.get("NOETL_STORE") or DEFAULT_URL)
+        store = (await run_in_threadpool(shared.opened)).store
         try:
-            app.state.service = Service(store, catalogue())
             app.state.is_stopping = False
             worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease, public_url=url)
             await run_in_threadpool(worker.start)
@@ -57,7 +59,7 @@ def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
         finally:
-            store.close()
+            shared.close()
 
     app = FastAPI(
         title="NoETL",
@@ -66,10 +68,17 @@ def create_app(environ: Mapping[str, str] | None = None) -> FastAPI:
         lifespan=lifespan,
         default_response_class=JSON,
         redirect_slashes=False,
-        middleware=[Middleware(PlainStartupFailure), Middleware(problems.Failsafe), Middleware(LoopbackOnly)],
+        middleware=[
+            Middleware(PlainStartupFailure),
+            Middleware(problems.Failsafe),
+            Middleware(Gate, shared=shared),
+        ],
     )
+    app.state.shared = shared
+    app.state.is_stopping = False
     problems.install(app)
     for noun in (callbacks, workflows, events, graph, playbooks, plans, health):
+        check_that_all_are_guarded(noun.router)
         app.include_router(noun.router)
     return app
 

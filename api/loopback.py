@@ -7,7 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from api.problems import Problem
 
@@ -24,28 +24,20 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?")
 
 
-class LoopbackOnly:
-    """Middleware that refuses whoever is not on this machine, whatever started the app.
+def refusal(scope: Scope) -> Problem | None:
+    """Why a request does not come from this machine, or not from a page of this service; None where it does.
 
     The `Host` is looked at because a foreign name that resolves to 127.0.0.1 would let any web page in, and the
     `Origin` and `Sec-Fetch-Site` because browsers send simple requests to any address. A forwarded request hides who its
     client is.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (reason := _refusal(scope)) is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
-        else:
-            problem = Problem(403, f"{reason} {_RULE}", slug="loopback-only", title="Only this machine is served")
-            await problem.response(scope["path"])(scope, receive, send)
+    reason = _reason(scope)
+    if reason is None:
+        return None
+    return Problem(403, f"{reason} {_RULE}", slug="loopback-only", title="Only this machine is served")
 
 
-def _refusal(scope: Scope) -> str | None:
+def _reason(scope: Scope) -> str | None:
     client = scope.get("client")
     if not client or not is_loopback(client[0]):
         return "The request comes from another machine."

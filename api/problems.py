@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answers import JSON
 from api.service import NotFoundError, PlaybookError
-from executor.errors import RejectedError, StoreError
+from executor.errors import RejectedError, SettingError, StoreError
 from executor.secrets import STARS
 from executor.waiting import CALLBACKS
 
@@ -89,7 +89,7 @@ def install(app: FastAPI) -> None:
     """From now on every error of the app is answered with a problem document."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return _problem_of(request, error).response(request.url.path)
+        return problem_of(request, error).response(request.url.path)
 
     for expected in (
         Problem,
@@ -97,6 +97,7 @@ def install(app: FastAPI) -> None:
         NotFoundError,
         RejectedError,
         StoreError,
+        SettingError,
         RequestValidationError,
         HTTPException,
     ):
@@ -139,7 +140,8 @@ class Failsafe:
             await problem.response(scope["path"])(scope, receive, send)
 
 
-def _problem_of(request: Request, error: Exception) -> Problem:
+def problem_of(request: Request, error: Exception) -> Problem:
+    """The problem that an error is to whoever has asked; one that is a bug of ours is raised again."""
     match error:
         case Problem():
             return error
@@ -158,6 +160,9 @@ def _problem_of(request: Request, error: Exception) -> Problem:
         case StoreError():
             _log.error("the store failed: %s", error)
             return Problem(503, "The store cannot be reached.", slug="store-unavailable", headers={"Retry-After": "5"})
+        case SettingError():
+            _log.error("the service is not set up: %s", error)
+            return Problem(503, "The service is not set up. Its log says what is missing.", slug="not-set-up")
         case RequestValidationError():
             return Problem(400, "; ".join(_sentence(found) for found in error.errors()), slug="invalid-request")
         case HTTPException(status_code=404):

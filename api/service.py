@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -47,14 +48,28 @@ class NotFoundError(Exception):
 
 
 class Service:
-    """Runs and playbooks of one store. Safe to share between threads."""
+    """Runs and playbooks of one tenant in a store. Safe to share between threads."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._tenant = tenant
         self._clock = clock
         self._compile_cached = lru_cache(maxsize=64)(self._compile)
         self._step_names = lru_cache(maxsize=64)(self._read_step_names)
+
+    def of(self, tenant: str) -> Service:
+        """The service of another tenant. What is compiled is shared: a plan is the same for everyone."""
+        other = copy(self)
+        other._tenant = tenant  # noqa: SLF001  It is one of us.
+        return other
 
     def compile(self, text: str | bytes) -> Compilation:
         """The plan of a playbook, or what is wrong with it; never raises on bad text."""
@@ -65,7 +80,6 @@ class Service:
         text: str | bytes,
         *,
         input: Mapping[str, Any],
-        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
         variables: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
@@ -88,7 +102,6 @@ class Service:
             found,
             plan,
             input=input,
-            tenant=tenant,
             idempotency_key=idempotency_key,
             variables=variables,
             tags=tags,
@@ -100,7 +113,6 @@ class Service:
         version: str | None = None,
         *,
         input: Mapping[str, Any],
-        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
         variables: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
@@ -116,14 +128,13 @@ class Service:
         """
 
         def found() -> tuple[Header, str]:
-            plan_hash = self._registered(tenant, name, version).plan_hash
+            plan_hash = self._registered(name, version).plan_hash
             return self._store.plan_header(plan_hash), plan_hash
 
         return self._start(
             {"name": name, "version": version},
             found,
             input=input,
-            tenant=tenant,
             idempotency_key=idempotency_key,
             variables=variables,
             tags=tags,
@@ -135,7 +146,6 @@ class Service:
         step: str,
         input: Mapping[str, Any] | None = None,
         *,
-        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
     ) -> Run:
         """A new run is stored that goes on from a step of one that has ended, with what that knew there; `input` is laid over
@@ -146,7 +156,7 @@ class Service:
             RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`, or `idempotency_key_reused` by another
                 request.
         """
-        run = self.run(run_id, tenant=tenant)
+        run = self.run(run_id)
         names = self._step_names(run.plan_hash)
         if step not in names:
             hint = suggest(step, names)
@@ -163,24 +173,24 @@ class Service:
         idempotency = None if idempotency_key is None else (idempotency_key, _hash(asked))
         return self._store.create_run(fresh, first, idempotency=idempotency, history=history)
 
-    def run(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> Run:
+    def run(self, run_id: str) -> Run:
         """The run's record.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        run = self._store.run(tenant, run_id)
+        run = self._store.run(self._tenant, run_id)
         if run is None:
             raise NotFoundError(f"there is no run `{run_id}`")
         return run
 
-    def status(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+    def status(self, run_id: str) -> dict[str, Any]:
         """Where the run stands: the body of `/workflows/status/{id}`.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        run = self.run(run_id, tenant=tenant)
+        run = self.run(run_id)
         steps = step_statuses(run, self._step_names(run.plan_hash), self._store.visits(run.id))
         states = Counter(step["status"] for step in steps.values())
         return {
@@ -200,21 +210,21 @@ class Service:
             "error": run.error,
         }
 
-    def plan(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> Plan:
+    def plan(self, run_id: str) -> Plan:
         """The plan that the run follows, with its source.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self._store.plan(self.run(run_id, tenant=tenant).plan_hash)
+        return self._store.plan(self.run(run_id).plan_hash)
 
-    def result(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+    def result(self, run_id: str) -> dict[str, Any]:
         """What came out, null until the run has finished: the body of `/workflows/result/{id}`.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return result_of(self.run(run_id, tenant=tenant))
+        return result_of(self.run(run_id))
 
     def runs(
         self,
@@ -225,7 +235,6 @@ class Service:
         since: float | None = None,
         limit: int = 100,
         cursor: str | None = None,
-        tenant: str = DEFAULT_TENANT,
     ) -> dict[str, Any]:
         """One page of the tenant's runs, the newest first, and the cursor of the next one.
 
@@ -233,7 +242,7 @@ class Service:
             RejectedError: the cursor is not one of ours.
         """
         found, next_cursor = self._store.runs(
-            tenant, status=status, playbook=playbook, tag=tag, since=since, limit=limit, cursor=cursor
+            self._tenant, status=status, playbook=playbook, tag=tag, since=since, limit=limit, cursor=cursor
         )
         return {"items": [summary_of(run) for run in found], "next_cursor": next_cursor}
 
@@ -242,8 +251,6 @@ class Service:
         run_id: str,
         after: str | None = None,
         limit: int = EVENTS_PER_PAGE,
-        *,
-        tenant: str = DEFAULT_TENANT,
     ) -> dict[str, Any]:
         """One page of the run's history, behind the event `after`; `next_cursor` is null where no more is known yet.
 
@@ -251,7 +258,7 @@ class Service:
             NotFoundError: the tenant has no such run.
             RejectedError: the cursor is not one of ours.
         """
-        run = self.run(run_id, tenant=tenant)
+        run = self.run(run_id)
         found = self._store.events(run.id, after, limit + 1)
         page = found[:limit]
         return {
@@ -259,26 +266,24 @@ class Service:
             "next_cursor": page[-1].id if len(found) > limit else None,
         }
 
-    def cancel(self, run_id: str, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+    def cancel(self, run_id: str) -> dict[str, Any]:
         """The run is heading for `cancelled`: what is at work is given up, nothing new starts. A repeat changes nothing.
 
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: it has already finished in another way.
         """
-        run = self.run(run_id, tenant=tenant)
+        run = self.run(run_id)
         return summary_of(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
 
-    def resume(
-        self, run_id: str, input: Mapping[str, Any] | None = None, *, tenant: str = DEFAULT_TENANT
-    ) -> dict[str, Any]:
+    def resume(self, run_id: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The run goes on from its failed and parked visits, with `input` laid over what it was given.
 
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: it succeeded, the input does not fit, or there is input for a run that has not ended.
         """
-        run = self.run(run_id, tenant=tenant)
+        run = self.run(run_id)
         if input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without"
             raise RejectedError("not_ended", message)
@@ -305,7 +310,7 @@ class Service:
         """
         self._store.hear(hash_of(token), self._clock())
 
-    def register(self, text: str | bytes, *, tenant: str = DEFAULT_TENANT) -> tuple[dict[str, Any], bool]:
+    def register(self, text: str | bytes) -> tuple[dict[str, Any], bool]:
         """The playbook is in the registry, under its name and its `version`, or the next number if it has none; and whether
         it was not there before. Registering the same text again changes nothing.
 
@@ -319,10 +324,10 @@ class Service:
         _check_addressable("name", name)
         if version is not None:
             _check_addressable("version", version)
-        before = self._store.playbook(tenant, name, version)
+        before = self._store.playbook(self._tenant, name, version)
         self._store.save_plan(plan)
         try:
-            found = self._store.register(Playbook(tenant, name, version, plan.hash, round(self._clock(), 6)))
+            found = self._store.register(Playbook(self._tenant, name, version, plan.hash, round(self._clock(), 6)))
         except RejectedError:
             # Another release of the compiler may make another plan of the same text.
             if before is None or self._store.plan(before.plan_hash).source != plan.source:
@@ -336,7 +341,6 @@ class Service:
         *,
         limit: int = 100,
         cursor: str | None = None,
-        tenant: str = DEFAULT_TENANT,
     ) -> dict[str, Any]:
         """One page of the tenant's registry, and the cursor of the next one: the newest version of each playbook, by name; or
         all versions of one, the newest first.
@@ -345,27 +349,27 @@ class Service:
             NotFoundError: the registry has no playbook of the name.
             RejectedError: the cursor is not one of ours.
         """
-        found, next_cursor = self._store.playbooks(tenant, name, limit=limit, cursor=cursor)
+        found, next_cursor = self._store.playbooks(self._tenant, name, limit=limit, cursor=cursor)
         if name is not None and cursor is None and not found:
             raise _no_playbook(name, None)
         return {"items": [_entry(playbook) for playbook in found], "next_cursor": next_cursor}
 
-    def playbook(self, name: str, version: str | None = None, *, tenant: str = DEFAULT_TENANT) -> dict[str, Any]:
+    def playbook(self, name: str, version: str | None = None) -> dict[str, Any]:
         """A playbook of the registry with its text, as `source`: the version, or the newest that is there.
 
         Raises:
             NotFoundError: the registry has no such playbook.
         """
-        found = self._registered(tenant, name, version)
+        found = self._registered(name, version)
         return _entry(found) | {"source": self._store.plan(found.plan_hash).source}
 
-    def unregister(self, name: str, version: str | None = None, *, tenant: str = DEFAULT_TENANT) -> None:
+    def unregister(self, name: str, version: str | None = None) -> None:
         """The version of a playbook, or all of them, are not in the registry any more. Runs of it go on.
 
         Raises:
             NotFoundError: the registry had no such playbook.
         """
-        if not self._store.unregister(tenant, name, version, now=self._clock()):
+        if not self._store.unregister(self._tenant, name, version, now=self._clock()):
             raise _no_playbook(name, version)
 
     def _start(
@@ -375,7 +379,6 @@ class Service:
         unsaved: Plan | None = None,
         *,
         input: Mapping[str, Any],
-        tenant: str,
         idempotency_key: str | None,
         variables: Mapping[str, Any] | None,
         tags: Sequence[str],
@@ -388,8 +391,8 @@ class Service:
         run_id = idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _hash([asked, input, variables, list(tags)]))
-            run_id = _hash([tenant, *idempotency])[:24]
-            if (earlier := self._store.run(tenant, run_id)) is not None:
+            run_id = _hash([self._tenant, *idempotency])[:24]
+            if (earlier := self._store.run(self._tenant, run_id)) is not None:
                 return earlier
         header, plan_hash = find()
         run, first = new_run(
@@ -397,7 +400,7 @@ class Service:
             plan_hash,
             input,
             id=run_id,
-            tenant=tenant,
+            tenant=self._tenant,
             variables=variables,
             tags=tags,
             now=self._clock(),
@@ -412,8 +415,8 @@ class Service:
             raise PlaybookError(compilation.diagnostics)
         return compilation.plan
 
-    def _registered(self, tenant: str, name: str, version: str | None) -> Playbook:
-        found = self._store.playbook(tenant, name, version)
+    def _registered(self, name: str, version: str | None) -> Playbook:
+        found = self._store.playbook(self._tenant, name, version)
         if found is None:
             raise _no_playbook(name, version)
         return found

@@ -66,7 +66,7 @@ def list_runs(
         write_json(page)
         return
     rows = [(run["workflow_id"], run["status"], run["created_at"][:19], run["playbook"]) for run in page["items"]]
-    _write_table(rows)
+    write_table(rows)
     if not rows:
         say("no runs")
     if page["next_cursor"]:
@@ -122,7 +122,7 @@ def show_events(id: IdArgument, json: JsonOption = False, store: StoreOption = N
         return
     import json as encoder
 
-    _write_table(
+    write_table(
         [
             (
                 event["at"],
@@ -258,7 +258,8 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
         yield f"{visible(name)} {what}{until}{runs}"
 
 
-def _write_table(rows: Sequence[tuple[str, ...]]) -> None:
+def write_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Write rows of cells to stdout, in columns."""
     from planner.report import cells, visible
 
     shown = [tuple(map(visible, row)) for row in rows]

@@ -12,26 +12,52 @@ from api.cli.console import RefusalError, say
 from api.cli.logs import log_as_json_lines
 from api.cli.stores import StoreOption
 
+_LOOPBACK_ONLY = "for this machine only, as no authentication is configured"
+
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="A loopback address.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8000,
     store: StoreOption = None,
 ) -> None:
-    """Serve HTTP on this machine, and execute the runs that are started over it.
+    """Serve HTTP, and execute the runs that are started over it.
 
+    While there is no API key and no issuer of tokens (NOETL_JWT_ISSUER), only this machine is served.
     Callbacks are answered here too, unless NOETL_PUBLIC_URL says how else they are reached.
     """
     from api.loopback import is_loopback
 
-    if not is_loopback(host):
+    environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
+    if not is_loopback(host) and not _tells_callers_apart(environ):
         raise RefusalError(
-            f"cannot serve on {host}: no authentication is configured, so only this machine may be served (127.0.0.1)"
+            f"cannot serve on {host}: no authentication is configured, so only this machine may be served (127.0.0.1);"
+            " `noetl keys create` makes an API key, and NOETL_JWT_ISSUER names whose tokens are believed"
         )
     listener = _listener(host, port)
     with listener:
         url = os.environ.get("NOETL_PUBLIC_URL") or _address(listener)
-        _serve(listener, {**os.environ, "NOETL_PUBLIC_URL": url, **({"NOETL_STORE": store} if store else {})})
+        _serve(listener, {**environ, "NOETL_PUBLIC_URL": url})
+
+
+def _tells_callers_apart(environ: dict[str, str]) -> bool:
+    """Whether the service will ask for credentials. No store is made to find out."""
+    from api.tokens import issuer_of
+    from executor.errors import StoreError
+    from executor.stores import DEFAULT_URL, open_store
+
+    if issuer_of(environ) is not None:
+        return True
+    url = environ.get("NOETL_STORE") or DEFAULT_URL
+    try:
+        store = open_store(url, create=False)
+    except StoreError:
+        if not url.startswith("sqlite:"):
+            raise
+        return False
+    try:
+        return store.has_keys()
+    finally:
+        store.close()
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -53,17 +79,20 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     import uvicorn
 
     from api.app import create_app
+    from api.tokens import issuer_of
     from executor.capabilities import for_service
     from executor.stores import open_store
 
     for_service(environ)
+    issuer_of(environ)
     open_store(environ.get("NOETL_STORE")).close()
+    served = "to those with an API key or a token" if _tells_callers_apart(environ) else _LOOPBACK_ONLY
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                say(f"serving {_address(listener)} for this machine only, as no authentication is configured")
+                say(f"serving {_address(listener)} {served}")
 
     log_as_json_lines()
     server = Server(uvicorn.Config(create_app(environ), log_level="warning"))

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from api.answers import JSON, Taken
 from api.bodies import read_answer
-from api.routes.common import PROBLEMS, Asked
+from api.routes.common import PROBLEMS, ForAll
 from executor.waiting import CALLBACKS
 
 router = APIRouter(prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON)
@@ -28,7 +28,7 @@ _ANSWER: dict[str, Any] = _OPEN | {
 
 
 @router.post("/{token}", status_code=202, responses={202: {"model": Taken}}, openapi_extra=_ANSWER)
-async def answer(token: str, request: Request, service: Asked) -> Response:
+async def answer(token: str, request: Request, service: ForAll) -> Response:
     """The body is the answer that a step waits for. The same answer again changes nothing."""
     body = await read_answer(request)
     await run_in_threadpool(service.answer, token, body)
@@ -36,7 +36,7 @@ async def answer(token: str, request: Request, service: Asked) -> Response:
 
 
 @router.post("/{token}/heartbeat", status_code=202, responses={202: {"model": Taken}}, openapi_extra=_OPEN)
-def heartbeat(token: str, service: Asked) -> Response:
+def heartbeat(token: str, service: ForAll) -> Response:
     """Whoever is to answer is still at work. The body is not read."""
     service.hear(token)
     return _taken()

@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute
 
 from api.answers import ProblemDocument
+from api.callers import not_allowed, unauthenticated
+from api.gate import caller_of
 from api.service import Service
+from api.shared import Shared
 from executor.records import Run
 
 RETRY_AFTER = {"Retry-After": "1"}
@@ -22,13 +29,66 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+_BEARER = HTTPBearer(auto_error=False, scheme_name="key or token", description="An API key, or a JSON Web Token.")
 
 
-Asked = Annotated[Service, Depends(_service)]
-"""The service, as a parameter of a route."""
+class Guard:
+    """A dependency of a route: the service, for the tenant of a caller who has the scope."""
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+
+    async def __call__(self, request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Service:
+        caller = caller_of(request)
+        if caller is None:
+            raise unauthenticated("This needs an API key or a token, as `Authorization: Bearer …`.", error=None)
+        if not caller.may(self._scope):
+            raise not_allowed(self._scope)
+        return _service(request).of(caller.tenant)
+
+
+def _service(request: Request) -> Service:
+    shared: Shared = request.app.state.shared
+    return shared.opened().service
+
+
+async def anyone() -> None:
+    """A dependency of a route that is open to everyone and asks for no service."""
+
+
+async def _for_all(request: Request) -> Service:
+    return _service(request)
+
+
+ForAll = Annotated[Service, Depends(_for_all)]
+"""The service as a parameter of a route that is open to everyone, who is told nothing of any tenant."""
+
+ToRead = Annotated[Service, Depends(Guard("read"))]
+"""The service of the caller's tenant, as a parameter of a route that shows what is there."""
+
+ToRun = Annotated[Service, Depends(Guard("run"))]
+"""The same where runs are started, stopped or gone on with."""
+
+ToAdminister = Annotated[Service, Depends(Guard("admin"))]
+"""The same where it is changed what others run."""
+
+
+def check_that_all_are_guarded(router: APIRouter) -> None:
+    """Nothing happens if each route says who may use it.
+
+    Raises:
+        TypeError: one does not.
+    """
+    for route in router.routes:
+        guards = [
+            needed for needed in _needed(route) if isinstance(needed.call, Guard) or needed.call in (anyone, _for_all)
+        ]
+        if len(guards) != 1:
+            raise TypeError(f"{getattr(route, 'path', route)} does not say who may use it")
+
+
+def _needed(route: BaseRoute) -> list[Dependant]:
+    return route.dependant.dependencies if isinstance(route, APIRoute) else []
 
 
 def links(request: Request, run_id: str) -> dict[str, str]:

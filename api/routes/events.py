@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from api.answers import JSON, EventPage
 from api.bodies import accepts, known_query
 from api.problems import Problem
-from api.routes.common import PROBLEMS, Asked, is_stopping
+from api.routes.common import PROBLEMS, ToRead, is_stopping
 from api.service import EVENTS_PER_PAGE, Service
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
@@ -37,7 +37,7 @@ _COMMENT_AFTER_SECONDS = 15.0
 async def events(
     workflow_id: str,
     request: Request,
-    service: Asked,
+    service: ToRead,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE)] = EVENTS_PER_PAGE,
 ) -> Response:

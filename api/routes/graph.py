@@ -11,7 +11,7 @@ from api.answers import JSON, Graph
 from api.bodies import known_query
 from api.image import NoGraphvizError, image
 from api.problems import Problem
-from api.routes.common import PROBLEMS, Asked
+from api.routes.common import PROBLEMS, ToRead
 from planner.draw import dot, mermaid
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
@@ -35,7 +35,7 @@ class GraphFormat(StrEnum):
         }
     },
 )
-def graph(workflow_id: str, request: Request, service: Asked, format: GraphFormat = GraphFormat.SVG) -> Response:
+def graph(workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG) -> Response:
     """The plan with the run's states on it: a picture, Mermaid text, or the graph as JSON."""
     known_query(request, ("format",))
     plan = service.plan(workflow_id)

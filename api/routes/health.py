@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from api.answers import JSON
-from api.routes.common import Asked
+from api.routes.common import ForAll, anyone
 
 router = APIRouter(tags=["health"], default_response_class=JSON)
 
 
-@router.get("/healthz")
+@router.get("/healthz", dependencies=[Depends(anyone)])
 async def healthz() -> Response:
     """The process answers; the store is not asked."""
     return JSON({"status": "ok"})
 
 
 @router.get("/readyz")
-def readyz(service: Asked) -> Response:
+def readyz(service: ForAll) -> Response:
     """The store answers, too; 503 if it does not."""
     service.runs(limit=1)
     return JSON({"status": "ready"})

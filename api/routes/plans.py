@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from api.answers import JSON, PlanAnswer
 from api.bodies import Reference, read_submission
-from api.routes.common import PROBLEMS, Asked
+from api.routes.common import PROBLEMS, ToRead
 from api.routes.workflows import SUBMISSION
 from api.service import PlaybookError, Service
 from planner.compile import Compilation
@@ -17,7 +17,7 @@ router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JS
 
 
 @router.post("/plan", responses={200: {"model": PlanAnswer}}, openapi_extra=SUBMISSION)
-async def plan(request: Request, service: Asked) -> Response:
+async def plan(request: Request, service: ToRead) -> Response:
     """Diagnostics, graph and statistics of the playbook in the body."""
     submission = await read_submission(request)
     compilation = await run_in_threadpool(_compile, service, submission.playbook)

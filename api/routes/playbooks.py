@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from api.answers import JSON, PlaybookPage, Registered, RegisteredText
 from api.bodies import known_query, read_playbook
-from api.routes.common import PROBLEMS, Asked
+from api.routes.common import PROBLEMS, ToAdminister, ToRead
 
 router = APIRouter(prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -48,47 +48,47 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 @router.post(
     "", status_code=201, responses={201: {"model": Registered}, 200: {"model": Registered}}, openapi_extra=_REGISTER
 )
-async def register(request: Request, service: Asked) -> Response:
+async def register(request: Request, service: ToAdminister) -> Response:
     """Keep the playbook in the body, under its name and version. 200 when it was there already."""
     body, is_new = await run_in_threadpool(service.register, await read_playbook(request))
     return JSON(body, 201 if is_new else 200, headers={"Location": _links(request, body)["self"]})
 
 
 @router.get("", responses={200: {"model": PlaybookPage}})
-def playbooks(request: Request, service: Asked, limit: Limit = 100, cursor: str | None = None) -> Response:
+def playbooks(request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None) -> Response:
     """The newest version of each playbook, by name."""
     known_query(request, ("limit", "cursor"))
     return JSON(service.playbooks(limit=limit, cursor=cursor))
 
 
 @router.get("/{name:path}/versions/{version:path}", responses={200: {"model": RegisteredText}})
-def version(name: str, version: str, request: Request, service: Asked) -> Response:
+def version(name: str, version: str, request: Request, service: ToRead) -> Response:
     """A version of a playbook, with its text."""
     return _text(request, service.playbook(name, version))
 
 
 @router.delete("/{name:path}/versions/{version:path}", status_code=204, responses=_GONE)
-def remove_version(name: str, version: str, service: Asked) -> Response:
+def remove_version(name: str, version: str, service: ToAdminister) -> Response:
     """Remove a version from the registry. Runs of it go on."""
     service.unregister(name, version)
     return Response(status_code=204)
 
 
 @router.get("/{name:path}/versions", responses={200: {"model": PlaybookPage}})
-def versions(name: str, request: Request, service: Asked, limit: Limit = 100, cursor: str | None = None) -> Response:
+def versions(name: str, request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None) -> Response:
     """All versions of a playbook, the newest first."""
     known_query(request, ("limit", "cursor"))
     return JSON(service.playbooks(name, limit=limit, cursor=cursor))
 
 
 @router.get("/{name:path}", responses={200: {"model": RegisteredText}})
-def playbook(name: str, request: Request, service: Asked) -> Response:
+def playbook(name: str, request: Request, service: ToRead) -> Response:
     """The newest version of a playbook, with its text."""
     return _text(request, service.playbook(name))
 
 
 @router.delete("/{name:path}", status_code=204, responses=_GONE)
-def remove(name: str, service: Asked) -> Response:
+def remove(name: str, service: ToAdminister) -> Response:
     """Remove all versions of a playbook from the registry. Runs of them go on."""
     service.unregister(name)
     return Response(status_code=204)

@@ -22,7 +22,7 @@ from api.bodies import (
     read_submission,
 )
 from api.problems import Problem
-from api.routes.common import PROBLEMS, RETRY_AFTER, Asked, finished_within, links
+from api.routes.common import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
 from api.service import Service, result_of, summary_of
 from executor.records import Run, RunStatus
 
@@ -104,7 +104,7 @@ _RESUME: dict[str, Any] = {
 @router.post(
     "/run", status_code=202, responses={202: {"model": Accepted}, 200: {"model": Result}}, openapi_extra=_START
 )
-async def run(request: Request, service: Asked) -> Response:
+async def run(request: Request, service: ToRun) -> Response:
     """Start a run of the playbook in the body, or of one that is registered."""
     key = idempotency_key(request)
     wait_seconds = preferred_wait_seconds(request)
@@ -128,7 +128,7 @@ async def run(request: Request, service: Asked) -> Response:
 
 
 @router.get("/status/{workflow_id}", responses={200: {"model": Status}, 304: {"description": "As before"}})
-def status(workflow_id: str, request: Request, service: Asked) -> Response:
+def status(workflow_id: str, request: Request, service: ToRead) -> Response:
     """How the run and each of its steps stand."""
     answer = JSON(service.status(workflow_id))
     tag = f'"{hashlib.sha256(bytes(answer.body)).hexdigest()[:32]}"'
@@ -140,7 +140,7 @@ def status(workflow_id: str, request: Request, service: Asked) -> Response:
 
 
 @router.get("/result/{workflow_id}", responses={200: {"model": Result}, 202: {"model": Result}})
-def result(workflow_id: str, service: Asked) -> Response:
+def result(workflow_id: str, service: ToRead) -> Response:
     """What came out of the run; 202 while it has not finished."""
     body = service.result(workflow_id)
     if RunStatus(body["status"]).is_final:
@@ -151,7 +151,7 @@ def result(workflow_id: str, service: Asked) -> Response:
 @router.get("", responses={200: {"model": RunPage}})
 def runs(
     request: Request,
-    service: Asked,
+    service: ToRead,
     status: RunStatus | None = None,
     playbook: str | None = None,
     tag: str | None = None,
@@ -176,7 +176,7 @@ def runs(
 
 
 @router.post("/{workflow_id}/cancel", status_code=202, responses={202: {"model": Summary}})
-def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
+def cancel(workflow_id: str, request: Request, service: ToRun) -> Response:
     """What is at work is given up and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
     _refuse_local(service, workflow_id, "cancel")
     body = service.cancel(workflow_id)
@@ -184,7 +184,7 @@ def cancel(workflow_id: str, request: Request, service: Asked) -> Response:
 
 
 @router.post("/{workflow_id}/resume", status_code=202, responses={202: {"model": Summary}}, openapi_extra=_RESUME)
-async def resume(workflow_id: str, request: Request, service: Asked) -> Response:
+async def resume(workflow_id: str, request: Request, service: ToRun) -> Response:
     """The run goes on from its failed and parked steps, with corrected input if given; or a new run goes on from another
     step of it.
     """

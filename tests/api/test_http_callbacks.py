@@ -185,9 +185,12 @@ async def test_a_token_is_shown_nowhere(
     await asked.answer("given")
     responses = [await asked.answer("other"), await http.get(path), await http.post(f"{path}/other")]
     assert [response.status_code for response in responses] == [409, 405, 404]
-    transport = httpx.ASGITransport(create_app(settings))  # not started, so that everything goes wrong in it
+    app = create_app(settings)
+    shared, app.state.shared = app.state.shared, None  # so that everything goes wrong in it
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as broken:
         responses += [await broken.post(path), await broken.post(path, headers={"Host": "noetl.test"})]
+    shared.close()
     assert [response.status_code for response in responses[3:]] == [500, 403]
     slugs = ["answered-otherwise", None, None, "internal-error", "loopback-only"]
     for response, slug in zip(responses, slugs, strict=True):

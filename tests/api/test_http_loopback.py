@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from api.loopback import LoopbackOnly
+from api.gate import Gate
+from api.shared import Shared
 
-SERVED = LoopbackOnly(PlainTextResponse("served"))
+SETTINGS: dict[str, str] = {}
+SHARED = Shared(SETTINGS)
+SERVED = Gate(PlainTextResponse("served"), SHARED)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A store without keys, which is given up after the tests."""
+    SETTINGS["NOETL_STORE"] = f"sqlite:///{tmp_path_factory.mktemp('store')}/noetl.db"
+    yield
+    SHARED.close()
 
 
 def answer(client: str | None = "127.0.0.1", method: str = "GET", **headers: str) -> httpx.Response:

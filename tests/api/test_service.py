@@ -108,30 +108,30 @@ def test_a_key_belongs_to_one_request(service: Service) -> None:
 
 
 def test_tenants_do_not_see_each_other(service: Service) -> None:
-    run = service.start(ADD, input={"a": 1}, tenant="one", idempotency_key="k")
-    assert service.start(ADD, input={"a": 2}, tenant="two", idempotency_key="k").id != run.id
-    assert [item["workflow_id"] for item in service.runs(tenant="one")["items"]] == [run.id]
-    for ask in (service.run, service.status, service.result, service.events, service.cancel, service.resume):
-        with pytest.raises(NotFoundError):
-            ask(run.id, tenant="two")
-        with pytest.raises(NotFoundError):
-            ask(run.id)
+    run = service.of("one").start(ADD, input={"a": 1}, idempotency_key="k")
+    assert service.of("two").start(ADD, input={"a": 2}, idempotency_key="k").id != run.id
+    assert [item["workflow_id"] for item in service.of("one").runs()["items"]] == [run.id]
+    for other in (service, service.of("two")):
+        for ask in (other.run, other.status, other.result, other.events, other.cancel, other.resume):
+            with pytest.raises(NotFoundError):
+                ask(run.id)
     with pytest.raises(NotFoundError):
-        service.start_from(run.id, "sum", tenant="two")
+        service.of("two").start_from(run.id, "sum")
 
 
 def test_tenants_do_not_see_each_others_playbooks(service: Service) -> None:
-    service.register(ADD, tenant="one")
-    assert service.playbooks(tenant="two")["items"] == []
-    for ask in (service.playbook, service.playbooks, service.unregister):
+    service.of("one").register(ADD)
+    assert service.of("two").playbooks()["items"] == []
+    other = service.of("two")
+    for ask in (other.playbook, other.playbooks, other.unregister):
         with pytest.raises(NotFoundError):
-            ask("add", tenant="two")
+            ask("add")
     with pytest.raises(NotFoundError):
-        service.start_registered("add", input={"a": 1}, tenant="two")
-    assert service.register(ADD.replace("1000", "2000"), tenant="two")[1]
-    service.unregister("add", tenant="two")
-    assert service.playbook("add", tenant="one")["source"] == ADD
-    assert service.start_registered("add", input={"a": 1}, tenant="one").tenant == "one"
+        service.of("two").start_registered("add", input={"a": 1})
+    assert service.of("two").register(ADD.replace("1000", "2000"))[1]
+    service.of("two").unregister("add")
+    assert service.of("one").playbook("add")["source"] == ADD
+    assert service.of("one").start_registered("add", input={"a": 1}).tenant == "one"
 
 
 def test_a_step_between_two_attempts_is_retrying(service: Service, store: Store, tmp_path: Path) -> None:

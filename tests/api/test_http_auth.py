@@ -1,0 +1,393 @@
+"""Who is served once there is an API key or an issuer of tokens: every route, from the app's own list."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from api import callers
+from api.app import create_app
+from api.gate import OPEN
+from api.keys import SCOPES, hash_of, new_key
+from api.routes.common import check_that_all_are_guarded
+from executor.records import Key
+from executor.stores import open_store
+from tests.api.issuer import AUDIENCE, NAME, serving, token
+
+pytestmark = pytest.mark.anyio
+
+GREET = "name: greet\nsteps: [{name: greet, run: [{action: log, message: hello}]}]\noutput: {said: hello}\n"
+YAML = {"Content-Type": "application/yaml"}
+
+NEEDED: dict[tuple[str, str], str | None] = {
+    ("post", "/workflows/run"): "run",
+    ("get", "/workflows"): "read",
+    ("get", "/workflows/status/{workflow_id}"): "read",
+    ("get", "/workflows/result/{workflow_id}"): "read",
+    ("get", "/workflows/{workflow_id}/events"): "read",
+    ("get", "/workflows/{workflow_id}/graph"): "read",
+    ("post", "/workflows/{workflow_id}/cancel"): "run",
+    ("post", "/workflows/{workflow_id}/resume"): "run",
+    ("post", "/workflows/callbacks/{token}"): None,
+    ("post", "/workflows/callbacks/{token}/heartbeat"): None,
+    ("post", "/playbooks"): "admin",
+    ("get", "/playbooks"): "read",
+    ("get", "/playbooks/{name}"): "read",
+    ("delete", "/playbooks/{name}"): "admin",
+    ("get", "/playbooks/{name}/versions"): "read",
+    ("get", "/playbooks/{name}/versions/{version}"): "read",
+    ("delete", "/playbooks/{name}/versions/{version}"): "admin",
+    ("post", "/plan"): "read",
+    ("get", "/healthz"): None,
+    ("get", "/readyz"): None,
+}
+"""The scope that each route needs; None for those that are open. A route that is not here fails the first test."""
+
+PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+GUARDED = [(method, path, scope) for (method, path), scope in NEEDED.items() if scope is not None]
+
+
+@pytest.fixture
+def keys(settings: dict[str, str]) -> dict[str, str]:
+    """A key for each scope, by scope; of another tenant; and one that has been revoked."""
+    store = open_store(settings["NOETL_STORE"])
+    texts = {}
+    for name, scope, tenant in (*((scope, scope, "default") for scope in SCOPES), ("foreign", "admin", "another")):
+        texts[name], key = new_key(name, [scope], tenant, 1.0)
+        store.add_key(key)
+    texts["revoked"], key = new_key("revoked", ["admin"], "default", 1.0)
+    store.add_key(replace(key, revoked_at=None))
+    store.revoke_key("default", key.id, 2.0)
+    store.close()
+    return texts
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def ask(http: httpx.AsyncClient, method: str, path: str, key: str | None, **values: str) -> httpx.Response:
+    """A request that makes sense but for who asks, and for ids that nobody has unless they are given."""
+    given = {"workflow_id": "nosuch", "token": "nosuch", "name": "nosuch", "version": "1", **values}
+    headers = {} if key is None else bearer(key)
+    if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
+        return await http.post(path, headers=headers | YAML, content=GREET)
+    return await http.request(method, path.format(**given), headers=headers)
+
+
+def assert_refused(response: httpx.Response, status: int, slug: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == f"urn:noetl:problem:{slug}"
+    assert response.headers["www-authenticate"].startswith('Bearer realm="noetl"')
+
+
+async def test_every_route_is_in_the_table(settings: dict[str, str]) -> None:
+    app = create_app(settings)
+    document = app.openapi()
+    found = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert found == set(NEEDED)
+    pages = [str(route.path) for route in app.routes if hasattr(route, "path")]
+    assert sorted(pages) == sorted(PAGES)
+    assert {path for (_, path), scope in NEEDED.items() if scope is None} == {
+        *OPEN,
+        "/workflows/callbacks/{token}",
+        "/workflows/callbacks/{token}/heartbeat",
+    }
+    for method, path in NEEDED:
+        operation = document["paths"][path][method]
+        assert bool(operation.get("security")) == (NEEDED[method, path] is not None), path
+
+
+async def test_a_route_that_does_not_say_who_may_use_it_is_refused() -> None:
+    router = APIRouter()
+
+    @router.get("/open")
+    def anything() -> None: ...
+
+    with pytest.raises(TypeError, match="/open does not say who may use it"):
+        check_that_all_are_guarded(router)
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
+async def test_without_credentials(
+    http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
+) -> None:
+    assert_refused(await ask(http, method, path, None), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
+async def test_with_wrong_credentials(
+    http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
+) -> None:
+    unknown, _ = new_key("unknown", ["admin"], "default", 1.0)
+    half = keys["admin"][:-1] + ("0" if keys["admin"][-1] != "0" else "1")
+    for key in (
+        unknown,
+        half,
+        keys["revoked"],
+        keys["admin"].upper(),
+        keys["admin"][:20],
+        "noetl_",
+        "ey.ey.ey",
+        hash_of(""),
+    ):
+        assert_refused(await ask(http, method, path, key), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
+async def test_with_each_scope(
+    http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
+) -> None:
+    for given in SCOPES:
+        response = await ask(http, method, path, keys[given])
+        if SCOPES.index(given) < SCOPES.index(scope):
+            assert_refused(response, 403, "insufficient-scope")
+            assert response.json()["scope"] == scope
+        else:
+            assert response.status_code not in (401, 403), response.text
+
+
+@pytest.mark.parametrize(("method", "path"), [place for place, scope in NEEDED.items() if scope is None])
+@pytest.mark.parametrize("client", ["127.0.0.1", "203.0.113.9"])
+async def test_open_routes(settings: dict[str, str], keys: dict[str, str], method: str, path: str, client: str) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://noetl.test") as http:
+            response = await ask(http, method, path, None)
+    assert response.status_code == (404 if "token" in path else 200)
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/nosuch", "/workflows/nosuch/nosuch", "//healthz", "/healthz/"])
+async def test_what_is_no_route_of_ours_needs_credentials(
+    http: httpx.AsyncClient, keys: dict[str, str], path: str
+) -> None:
+    assert (await http.get(path)).status_code == 401
+    assert (await http.get(path, headers=bearer(keys["read"]))).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("path", ["/workflows/callbacks/events", "/workflows/callbacks/graph"])
+async def test_nothing_else_is_open_below_callbacks(http: httpx.AsyncClient, keys: dict[str, str], path: str) -> None:
+    assert_refused(await http.get(path), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer {} {}", "Bearer {},", "Token {}", "Bearer\t{}", "Bearer é", f"Bearer {'x' * 9000}"],
+)  # fmt: skip
+async def test_headers_that_are_no_credentials(
+    settings: dict[str, str], http: httpx.AsyncClient, keys: dict[str, str], header: str
+) -> None:
+    value = header.replace("{}", keys["admin"]).encode()
+    assert_refused(await http.get("/workflows", headers=[(b"authorization", value)]), 401, "unauthenticated")
+
+
+async def test_two_headers_are_none(http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+    both = [("Authorization", f"Bearer {keys[scope]}") for scope in ("admin", "read")]
+    assert_refused(await http.get("/workflows", headers=both), 401, "unauthenticated")
+
+
+async def test_the_body_of_someone_unknown_is_not_read(settings: dict[str, str], keys: dict[str, str]) -> None:
+    app = create_app(settings)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"noetl.test"), (b"content-type", b"application/yaml")]
+    for key, status in ((None, 401), (keys["read"], 403)):
+        extra = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
+        scope = {
+            "type": "http", "method": "POST", "path": "/workflows/run", "raw_path": b"/workflows/run", "query_string": b"",
+            "headers": headers + extra, "client": ("203.0.113.9", 1), "server": ("noetl.test", 80), "scheme": "http",
+            "root_path": "", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert sent[-2]["status"] == status
+    app.state.shared.close()
+
+
+class TestTenants:
+    """What one tenant has is not there for another: the same answer as for what nobody has."""
+
+    @pytest.fixture
+    async def owned(self, http: httpx.AsyncClient, keys: dict[str, str]) -> dict[str, str]:
+        headers = bearer(keys["admin"]) | YAML
+        run = await http.post("/workflows/run", content=GREET, headers=headers | {"Prefer": "wait=20"})
+        assert run.json()["status"] == "succeeded"
+        assert (await http.post("/playbooks", content=GREET, headers=headers)).status_code == 201
+        return {"workflow_id": run.json()["workflow_id"], "name": "greet", "version": "1"}
+
+    @pytest.mark.parametrize(
+        ("method", "path"), [(method, path) for method, path, _ in GUARDED if "{" in path], ids=" ".join
+    )
+    async def test_ids_of_others_are_unknown(
+        self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str], method: str, path: str
+    ) -> None:
+        foreign = await ask(http, method, path, keys["foreign"], **owned)
+        nobodys = await ask(http, method, path, keys["foreign"], workflow_id="nosuch", name="nosuch", version="1")
+        assert foreign.status_code == nobodys.status_code == 404
+        for value in owned.values():
+            assert re.sub(r"nosuch", value, nobodys.json()["title"]) == foreign.json()["title"]
+        own = await ask(http, method, path, keys["admin"], **owned)
+        assert own.status_code in (200, 202, 204, 409)
+
+    async def test_lists_hold_what_is_ones_own(
+        self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str]
+    ) -> None:
+        for path in ("/workflows", "/playbooks"):
+            assert (await http.get(path, headers=bearer(keys["foreign"]))).json()["items"] == []
+            assert len((await http.get(path, headers=bearer(keys["admin"]))).json()["items"]) == 1
+
+    async def test_one_key_of_idempotency_in_two_tenants(self, http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+        headers = YAML | {"Idempotency-Key": "k"}
+        started = [
+            await http.post("/workflows/run", content=GREET, headers=headers | bearer(keys[name]))
+            for name in ("admin", "foreign", "admin")
+        ]
+        ids = [response.json()["workflow_id"] for response in started]
+        assert ids[0] == ids[2] != ids[1]
+
+    async def test_a_registered_playbook_of_others_is_not_run(
+        self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str]
+    ) -> None:
+        body = {"playbook": {"name": "greet"}}
+        for path in ("/workflows/run", "/plan"):
+            assert (await http.post(path, json=body, headers=bearer(keys["foreign"]))).status_code == 404
+
+
+async def test_the_first_key_is_noticed_by_a_service_at_work(
+    settings: dict[str, str], http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await http.get("/workflows")).status_code == 200
+    monkeypatch.setattr(callers, "LOOK_AGAIN_SECONDS", 0.0)
+    store = open_store(settings["NOETL_STORE"])
+    text, key = new_key("first", ["read"], "default", 1.0)
+    store.add_key(key)
+    assert (await http.get("/workflows")).status_code == 401
+    assert (await http.get("/workflows", headers=bearer(text))).status_code == 200
+    store.revoke_key("default", key.id, 2.0)
+    store.close()
+    assert (await http.get("/workflows", headers=bearer(text))).status_code == 401
+    assert (await http.get("/workflows")).status_code == 401
+
+
+async def test_an_app_that_is_shut_serves_nobody_without_credentials(settings: dict[str, str]) -> None:
+    app = create_app(settings, always_authenticated=True)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        assert (await http.get("/healthz")).status_code == 200
+        assert_refused(await http.get("/workflows"), 401, "unauthenticated")
+    app.state.shared.close()
+
+
+async def test_the_last_use_of_a_key_is_noted_now_and_then(
+    settings: dict[str, str], http: httpx.AsyncClient, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(settings["NOETL_STORE"])
+
+    def used() -> float | None:
+        [key] = [key for key in store.keys("default") if key.name == "read"]
+        return key.last_used_at
+
+    assert used() is None
+    await http.get("/workflows", headers=bearer(keys["read"]))
+    first = used()
+    assert first is not None
+    await http.get("/workflows", headers=bearer(keys["read"]))
+    assert used() == first
+    monkeypatch.setattr(callers, "NOTE_USE_SECONDS", 0.0)
+    await http.get("/workflows", headers=bearer(keys["read"]))
+    assert (used() or 0.0) > first
+    store.close()
+
+
+async def test_a_key_is_kept_nowhere(
+    http: httpx.AsyncClient, keys: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    answers = [await ask(http, method, path, keys["admin"]) for method, path, _ in GUARDED]
+    answers += [await http.get("/workflows", headers=bearer(keys["revoked"]))]
+    secret = keys["admin"].rpartition("_")[2]
+    db = sqlite3.connect(tmp_path / "noetl.db")
+    dump = "\n".join(db.iterdump())
+    db.close()
+    assert hash_of(keys["admin"]) in dump
+    for text in (dump, *(answer.text for answer in answers), *(record.getMessage() for record in caplog.records)):
+        assert secret not in text and keys["revoked"].rpartition("_")[2] not in text
+
+
+async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the time of a refusal does not tell whether there is a key with the id."""
+    from api import keys as ours
+
+    compared: list[tuple[str, str]] = []
+
+    def compare(a: str, b: str) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(ours.secrets, "compare_digest", compare)
+    text, key = new_key("a", ["read"], "default", 1.0)
+    for kept, good in (
+        (key, True),
+        (None, False),
+        (replace(key, revoked_at=1.0), False),
+        (replace(key, hash="0" * 64), False),
+    ):
+        before = len(compared)
+        assert ours.is_valid(text, kept) is good
+        assert len(compared) == before + 1
+        assert [len(digest) for digest in compared[-1]] == [64, 64]
+
+
+@pytest.fixture
+async def with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+    with serving() as issuer:
+        named = {
+            "NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": AUDIENCE, "NOETL_JWKS_URL": issuer.url, "NOETL_JWT_TENANT_CLAIM": "org",
+        }  # fmt: skip
+        app = create_app(settings | named)
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
+            async with httpx.AsyncClient(transport=transport, base_url="https://noetl.test", timeout=60) as client:
+                yield client
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
+async def test_tokens_of_each_scope(with_issuer: httpx.AsyncClient, method: str, path: str, scope: str) -> None:
+    assert_refused(await ask(with_issuer, method, path, None), 401, "unauthenticated")
+    assert_refused(await ask(with_issuer, method, path, token(aud="another")), 401, "unauthenticated")
+    assert_refused(await ask(with_issuer, method, path, token(scope="openid")), 403, "insufficient-scope")
+    for given in SCOPES:
+        response = await ask(with_issuer, method, path, token(scope=given))
+        assert (response.status_code == 403) == (SCOPES.index(given) < SCOPES.index(scope)), response.text
+
+
+async def test_a_token_acts_in_its_tenant(with_issuer: httpx.AsyncClient) -> None:
+    started = await with_issuer.post("/workflows/run", content=GREET, headers=YAML | bearer(token(org="sales")))
+    path = started.json()["links"]["status"]
+    assert (await with_issuer.get(path, headers=bearer(token(org="sales")))).status_code == 200
+    assert (await with_issuer.get(path, headers=bearer(token(org="support", scope="admin")))).status_code == 404
+
+
+async def test_keys_and_tokens_work_beside_each_other(with_issuer: httpx.AsyncClient, keys: dict[str, str]) -> None:
+    assert (await with_issuer.get("/workflows", headers=bearer(keys["read"]))).status_code == 200
+    assert (await with_issuer.get("/workflows", headers=bearer(token()))).status_code == 200
+
+
+def test_a_key_says_whose_it_is() -> None:
+    text, key = new_key("nightly", ["run"], "sales", 2.5)
+    assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)
+    assert key == Key(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)
