@@ -6,6 +6,7 @@ The same code runs in local workers and behind a queue. A crash anywhere in it i
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,9 @@ from planner.templates import EvaluationError, Template, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0
+MOST_OF_IT = 0.9
+"""The part of an invocation that is enough for any step: something has always passed before it is begun."""
+
 IN_PLACE = "rule"
 """Where a journal keeps what the rule was read after, when the work of the case it took has paused."""
 TIME = "time"
@@ -68,7 +72,8 @@ logger = logging.getLogger("noetl.executor")
 class Walker:
     """Walks one visit at a time; `lease` names the worker.
 
-    While `goes_on` says so, a commit claims one of the visits that follow. `find_playbook` finds those that runs start, in
+    While `goes_on` says so, a commit claims one of the visits that follow. An invocation is `invocation_seconds` long; this one
+    is over at `ends_at` of the monotonic clock, if it is given. `find_playbook` finds those that runs start, in
     the registry unless given; `public_url` is how callbacks are reached.
     """
 
@@ -77,6 +82,7 @@ class Walker:
     capabilities: Capabilities
     clock: Callable[[], float] = time.time
     invocation_seconds: float = DEFAULT_STEP_SECONDS
+    ends_at: float | None = None
     goes_on: Callable[[], bool] = lambda: True
     find_playbook: FindPlaybook | None = None
     public_url: str | None = None
@@ -100,6 +106,9 @@ class Walker:
     def _step(self, claim: Claim, cancelled: threading.Event) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
+        if not self._has_time_for(step):
+            self.store.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
+            return None
         scope = self._load_all(claim) if step.runs_last else self._load(claim, step)
         find_playbook = self.find_playbook or in_registry(self.store)
         performance = Performance(
@@ -320,7 +329,16 @@ class Walker:
         performance.expires = performance.began + (step.timeout_seconds or usual)
         if not step.runs_last and claim.run.deadline_at is not None:
             performance.expires = min(performance.expires, now + max(claim.run.deadline_at - self.clock(), 0.0))
-        performance.deadline = min(performance.expires, now + self.invocation_seconds)
+        performance.deadline = min(performance.expires, now + self.invocation_seconds, self.ends_at or math.inf)
+
+    def _has_time_for(self, step: Step) -> bool:
+        """Whether the step can take in this invocation what it may take, or about as long as an invocation lasts at most. A
+        step that does not say may take half of one.
+        """
+        if self.ends_at is None:
+            return True
+        wanted = min(step.timeout_seconds or self.invocation_seconds / 2, self.invocation_seconds * MOST_OF_IT)
+        return self.ends_at - time.monotonic() >= wanted
 
     def _time_out(self, claim: Claim) -> None:
         now = self.clock()

@@ -7,23 +7,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from executor.actions.action import Capabilities
 from executor.errors import SettingError, StoreError
 from executor.host import process_name
-from executor.records import SERVICE, Claim, Lease, Run
-from executor.start import last_visit_id
+from executor.keeping import Keeper
+from executor.records import SERVICE, Lease, Run
 from executor.stores.store import Store
 from executor.waiting import FindPlaybook
 from executor.walk import Walker
 
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""
-
-LOOK_SECONDS = 0.5
-"""How often a worker with work at hand looks whether the runs it is for have been cancelled."""
 
 PATIENCE_SECONDS = 10.0
 """How long the store may fail before those who wait for a run are told."""
@@ -107,18 +103,18 @@ class Worker:
         self._clock = clock
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._held: dict[tuple[str, str], tuple[Claim, threading.Event]] = {}
+        self._keeper = Keeper(store, self._lease_seconds, clock)
         self._lock = threading.Lock()
         self._store_failure: tuple[float, StoreError] | None = None
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
         self._threads = [threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names]
-        self._keeper = threading.Thread(target=self._keep, name="noetl-keep", daemon=True)
+        self._keeping = threading.Thread(target=self._keep, name="noetl-keep", daemon=True)
 
     def start(self) -> None:
         """Begin to work. What dead workers of this machine held is taken over at once."""
         self._store.release_dead(self._queue, self._clock())
-        for thread in (*self._threads, self._keeper):
+        for thread in (*self._threads, self._keeping):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
@@ -131,22 +127,7 @@ class Worker:
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for claim, given_up in self._at_work():
-            run, visit = claim.run, claim.visit
-            # What may be done once only has been begun, and that must not be forgotten.
-            with suppress(StoreError):
-                counts = (
-                    not visit.step.startswith("@") and self._store.plan_step(run.plan_hash, visit.step).at_most_once
-                )
-                self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
-            given_up.set()
-
-    def _at_work(self) -> list[tuple[Claim, threading.Event]]:
-        with self._lock:
-            return list(self._held.values())
+        self._keeper.give_back()
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
         """The run once it has ended, or as it is when the time is over."""
@@ -183,7 +164,7 @@ class Worker:
                 claim = self._store.claim(self._queue, lease, self._clock())
                 self._store_failure = None
                 while claim is not None:
-                    claim = self._walk(walker, claim)
+                    claim = self._keeper.walk(walker, claim)
                     is_idle = False
             except StoreError as error:
                 self._note_failure(error)
@@ -199,16 +180,6 @@ class Worker:
                 self._store_failure = (time.monotonic(), error)
                 logger.warning("the store failed; trying again: %s", error)
 
-    def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
-        cancelled = threading.Event()
-        with self._lock:
-            self._held[claim.run.id, claim.visit.id] = (claim, cancelled)
-        try:
-            return walker.walk(claim, cancelled)
-        finally:
-            with self._lock:
-                self._held.pop((claim.run.id, claim.visit.id), None)
-
     def _idle_seconds(self) -> float:
         try:
             due = self._store.next_due(self._queue)
@@ -217,26 +188,5 @@ class Worker:
         return IDLE_SECONDS if due is None else min(max(due - self._clock(), 0.001), IDLE_SECONDS)
 
     def _keep(self) -> None:
-        """Renew the claims at work, take over those of workers that have died, and give up the work of cancelled runs."""
-        renew_at = time.monotonic() + self._lease_seconds / 3
-        while not self._finished.wait(min(LOOK_SECONDS, self._lease_seconds / 3)):
-            try:
-                self._notice_cancelled()
-                if time.monotonic() < renew_at:
-                    continue
-                renew_at = time.monotonic() + self._lease_seconds / 3
-                for claim, _ in self._at_work():
-                    until = self._clock() + self._lease_seconds
-                    self._store.renew(claim.run.id, claim.visit.id, claim.visit.fence, until)
-                self._store.release_dead(self._queue, self._clock())
-            except StoreError:
-                # Of a worker that has stopped the store may be closed.
-                if not self._finished.is_set():
-                    logger.exception("the store failed; claims are renewed when it is back")
-
-    def _notice_cancelled(self) -> None:
-        held = self._at_work()
-        cancelled = self._store.cancelled(sorted({claim.run.id for claim, _ in held})) if held else ()
-        for claim, event in held:
-            if claim.run.id in cancelled and claim.visit.id != last_visit_id(claim.run.resumes):
-                event.set()
+        """Keep the claims at work alive, and take over those of workers that have died."""
+        self._keeper.keep(self._finished, lambda: self._store.release_dead(self._queue, self._clock()))

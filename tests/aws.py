@@ -6,7 +6,6 @@ forgets everything when it ends; each test has an account of its own.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import signal
@@ -23,11 +22,10 @@ import boto3
 import pytest
 
 from executor import aws as ours
-from infra.environment import main as make_environment
+from tests.tools import environment
 
 REQUIREMENT = "ministack==1.5.33"
 REGION = "us-east-1"
-_ROOT = Path(__file__).resolve().parent.parent
 _TRIES = 3
 
 Client = Callable[[str], Any]
@@ -37,7 +35,7 @@ Client = Callable[[str], Any]
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[str]:
     """The URL of a running server."""
-    program = _program()
+    program = environment(REQUIREMENT) / "bin" / "ministack"
     with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
         for tries in range(1, _TRIES + 1):
             url = f"http://127.0.0.1:{_free_port()}"
@@ -83,21 +81,6 @@ def become_nobody(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     iam.create_user(UserName="nobody")
     key = iam.create_access_key(UserName="nobody")["AccessKey"]
     use_credentials(monkeypatch, key["AccessKeyId"], key["SecretAccessKey"])
-
-
-def _program() -> Path:
-    """The server's command, in an environment whose name says what is in it."""
-    folder = _ROOT / ".venv" / REQUIREMENT.replace("==", "-")
-    made = folder / ".made"
-    folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            make_environment(str(folder))
-            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, REQUIREMENT], check=True)
-            made.touch()
-    return folder / "bin" / "ministack"
 
 
 def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from api.cli.console import RefusalError, say
-from api.cli.logs import log_as_json_lines
 from api.cli.stores import StoreOption
+from executor.logs import log_as_json_lines
 
 _LOOPBACK_ONLY = "for this machine only, as no authentication is configured"
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from api.cli.console import say
-from api.cli.logs import log_as_json_lines
 from api.cli.stores import StoreOption, opened
+from executor.logs import log_as_json_lines
 
 DRAIN_SECONDS = 20.0
 

@@ -372,5 +372,5 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
         assert asked.wait(SECONDS)
         worker.stop(drain=False)
         closed.set()
-        worker._keeper.join(SECONDS)
+        worker._keeping.join(SECONDS)
     assert caplog.messages == []

@@ -1,0 +1,28 @@
+"""Programs that tests need in environments of their own, since they pin what we do not. Each is made once, from the package index."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import subprocess
+from pathlib import Path
+
+from infra.environment import main as make_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(*requirements: str) -> Path:
+    """The folder of an environment with these packages in it, and what they need; its name says what the first one is."""
+    digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
+    folder = ROOT / ".venv" / f"{requirements[0].replace('==', '-')}-{digest}"
+    made = folder / ".made"
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make_environment(str(folder))
+            pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, *requirements], check=True)
+            made.touch()
+    return folder
