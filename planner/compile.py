@@ -10,6 +10,7 @@ from planner.checks.actions import check_actions
 from planner.checks.control_flow import check_control_flow
 from planner.checks.data_flow import check_data_flow
 from planner.checks.expressions import check_expressions
+from planner.checks.guards import check_guards
 from planner.checks.inputs import check_inputs
 from planner.checks.names import check_names
 from planner.checks.subject import Subject
@@ -25,6 +26,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_names,
     check_inputs,
     check_control_flow,
+    check_guards,
     check_expressions,
     check_data_flow,
     check_actions,

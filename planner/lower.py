@@ -12,7 +12,7 @@ from planner import playbook
 from planner.bounds import most_visits
 from planner.catalogue import Kind
 from planner.checks.data_flow import inferred_inputs
-from planner.checks.subject import Subject, is_error_aware
+from planner.checks.subject import Subject
 from planner.entries import called_tasks, saved_names
 from planner.joins import ROOT
 from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on, names_in_turns
@@ -21,6 +21,7 @@ from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
 from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
+from planner.rules import is_error_aware
 
 
 def lower(subject: Subject) -> Plan | None:

@@ -147,6 +147,16 @@ class Template:
         """Whether the text is one expression that only reads a value and does nothing to it."""
         return self._path is not None
 
+    @property
+    def expression(self) -> nodes.Node:
+        """The syntax of the one expression that the text is."""
+        outputs = (child for node in self._syntax() if isinstance(node, nodes.Output) for child in node.nodes)
+        return next(child for child in outputs if not isinstance(child, nodes.TemplateData))
+
+    def _syntax(self) -> list[nodes.Node]:
+        body: list[nodes.Node] | None = self.__dict__.get("_body")
+        return body or syntax_of(self.source)
+
     def provides_for(self, *access: str) -> bool:
         """Whether the text provides for this having no value: for the access itself, or for what it begins with."""
         return any(access[: len(guarded)] == guarded for guarded in self.guarded)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import networkx as nx
 
-from planner.checks.subject import Subject, is_error_aware
-from planner.diagnostics import Label
+from planner.checks.subject import Subject
 from planner.joins import MAX_WATCHED, Runaway
-from planner.playbook import Case, Path, Step, StepEntry
+from planner.playbook import Path, Step, StepEntry
 
 ARROW = " → "
 
@@ -16,7 +15,6 @@ def check_control_flow(subject: Subject) -> None:
     """Report what is wrong with the graph as a whole."""
     _unreachable(subject)
     _unbounded_cycles(subject)
-    _dead_cases(subject)
     _no_end(subject)
     _runaways(subject)
     _finally(subject)
@@ -100,39 +98,15 @@ def _target_path(subject: Subject, source: str, target: str) -> Path:
     return subject.names.steps[source].path
 
 
-def _is_always(case: Case) -> bool:
-    text = case.case.replace(" ", "").lower() if isinstance(case.case, str) else ""
-    return text in ("default", "{{true}}")
-
-
-def _is_never(case: Case) -> bool:
-    text = case.case.replace(" ", "").lower() if isinstance(case.case, str) else ""
-    return text in ("{{false}}", "{{none}}")
-
-
-def _dead_cases(subject: Subject) -> None:
-    for step in subject.playbook.steps:
-        default: Case | None = None
-        always: Case | None = None
-        for case in step.rule or ():
-            if case.case == "default" and default is not None:
-                label = Label(subject.document.span((*default.path, "case")), "the first one is here")
-                subject.report("NP206", "`default` is there already", (*case.path, "case"), labels=[label])
-            elif _is_never(case) or (always is not None and not is_error_aware(case)):
-                reason = "its guard is never true" if always is None else "a case before it is always taken"
-                subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
-            if case.case == "default" and default is None:
-                default = case
-            if always is None and _is_always(case):
-                always = case
-
-
 def _can_end(subject: Subject, step: Step) -> bool:
     """Whether a branch can end at the step other than by a failure that nothing handles."""
-    cases = step.rule or []
-    if any(not subject.names.targets(case) for case in cases):
+    if not step.rule:
         return True
-    return not any(_is_always(case) for case in cases)
+    verdict = subject.verdicts[step.path]
+    dead = {dead.case for dead in verdict.dead}
+    return verdict.may_end or any(
+        not subject.names.targets(case) for at, case in enumerate(step.rule) if at not in dead
+    )
 
 
 def _no_end(subject: Subject) -> None:

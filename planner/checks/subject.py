@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,16 @@ from planner.document import Document
 from planner.entries import called_tasks, saved_names
 from planner.graph import Flow, Names
 from planner.joins import Joins, find_joins
-from planner.playbook import Case, Entry, Path, Playbook, Step, Task, TaskEntry
-from planner.templates import TemplateProblem, parse
+from planner.playbook import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
+from planner.reasoning import Allowance
+from planner.rules import Candidate, Facts, Verdict, candidate_of, judge
 from planner.uses import Use
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]
+
+MAX_REASONING = 100_000
+"""How many steps all searches for values of guards may take together."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,31 @@ class Subject:
         return find_joins(self.flow, modes)
 
     @cached_property
+    def verdicts(self) -> Mapping[Path, Verdict]:
+        """What can become of the rule of each step that has one, by the step's path."""
+        allowance = Allowance(MAX_REASONING)
+        own = self.produced.keys() | self.playbook.variables.keys() | self.playbook.environment.keys() | self.lost_names
+        inputs = self.playbook.input or {}
+        plain = frozenset(inputs.keys() - own)
+        return {
+            step.path: judge(
+                [self._candidate(step, case) for case in step.rule],
+                Facts(inputs, plain, may_be_forgiven(step), step.max_visits is not None),
+                allowance,
+            )
+            for step in self.playbook.steps
+            if step.rule
+        }
+
+    def _candidate(self, step: Step, case: Case) -> Candidate:
+        candidate = candidate_of(case.case)
+        if step.max_visits is None or not candidate.is_error_aware:
+            return candidate
+        targets = self.names.targets(case)
+        known = step.name in self.flow.component and step.name not in self.repeated_steps
+        return replace(candidate, leads_back=self.flow.leads_back(step.name, targets) if known else bool(targets))
+
+    @cached_property
     def task_calls(self) -> TaskGraph:
         """An edge from each task to every task it calls."""
         calls: TaskGraph = nx.DiGraph()
@@ -135,14 +164,10 @@ class Subject:
                 yield case.run
 
 
-def is_error_aware(case: Case) -> bool:
-    """Whether the guard reads `error`, `result.success` or `result.error`, so that the case may handle a failure."""
-    if case.case == "error":
-        return True
-    if not isinstance(case.case, str):
-        return False
-    try:
-        reads = parse(case.case).reads
-    except TemplateProblem:
-        return False
-    return any(a[0] == "error" or a[:2] in (("result", "success"), ("result", "error")) for a in reads)
+def may_be_forgiven(step: Step) -> bool:
+    """Whether the work of the step may count as a success although something in it has failed."""
+    return any(
+        ((loop := getattr(part, "loop", None)) is not None and loop.on_error == "continue")
+        or (part is not step and (not isinstance(part, ActionEntry) or part.on_error == "continue"))
+        for part in (step, *(step.run or ()))
+    )
