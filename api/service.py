@@ -83,10 +83,12 @@ class Service:
         idempotency_key: str | None = None,
         variables: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
+        trace: str | None = None,
     ) -> Run:
         """A run of the playbook is stored, with its first visit ready for a worker.
 
-        With an `idempotency_key` that the same request carried before, this is the run started then.
+        With an `idempotency_key` that the same request carried before, this is the run started then. `trace` is the `traceparent`
+        of whoever asks.
 
         Raises:
             PlaybookError: it does not compile.
@@ -105,6 +107,7 @@ class Service:
             idempotency_key=idempotency_key,
             variables=variables,
             tags=tags,
+            trace=trace,
         )
 
     def start_registered(
@@ -116,6 +119,7 @@ class Service:
         idempotency_key: str | None = None,
         variables: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
+        trace: str | None = None,
     ) -> Run:
         """As `start`, a run of a playbook of the registry: of the version, or the newest that is there.
 
@@ -138,6 +142,7 @@ class Service:
             idempotency_key=idempotency_key,
             variables=variables,
             tags=tags,
+            trace=trace,
         )
 
     def start_from(
@@ -382,6 +387,7 @@ class Service:
         idempotency_key: str | None,
         variables: Mapping[str, Any] | None,
         tags: Sequence[str],
+        trace: str | None,
     ) -> Run:
         """A run of the plan that `find` gives, or the one that was started for the same request, which `asked` for it, before.
 
@@ -403,6 +409,7 @@ class Service:
             tenant=self._tenant,
             variables=variables,
             tags=tags,
+            trace=trace,
             now=self._clock(),
         )
         if unsaved is not None:

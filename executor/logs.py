@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from executor.records import timestamp
 
+ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("ABOUT", default={})  # noqa: B039  Nobody changes it.
+"""What the lines of a thread are about, where their writers do not say more."""
+
 
 def log_as_json_lines() -> None:
-    """From now on this process logs so."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    """From now on this process logs so: where it does already, or to stderr."""
+    root = logging.getLogger()
+    for handler in root.handlers or [logging.StreamHandler()]:
+        handler.setFormatter(_JsonLines())
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
 
 
 class _JsonLines(logging.Formatter):
@@ -34,6 +41,8 @@ class _JsonLines(logging.Formatter):
 
 
 def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    """The run and step that a playbook's own line comes from."""
+    """The run, step and trace that a line is about."""
     labels = getattr(record, "labels", None)
-    return {} if labels is None else {"workflow_id": labels["run"], "step": labels["step"], "visit": labels["visit"]}
+    named = {"workflow_id": "run", "step": "step", "visit": "visit", "trace_id": "trace"}
+    own = {} if labels is None else {name: labels[label] for name, label in named.items() if label in labels}
+    return {**ABOUT.get(), **own}

@@ -22,6 +22,7 @@ from executor.records import NEVER, ErrorRecord, Event, Part
 from executor.rendering import render, render_parameters
 from executor.scope import Scope
 from executor.secrets import fold, scrub, unfold
+from executor.tracing import trace_id, traceparent
 from executor.transition import Outcome, derived_id, error_record, retry_delay_seconds
 from executor.values import plain
 from planner.kinds import described
@@ -404,7 +405,12 @@ class Performance:
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
         parameters = render_parameters(declaration, action.parameters, scope.lookup(position, args))
-        labels = {"run": scope.run.id, "step": scope.visit.step, "visit": scope.visit.number}
+        labels = {
+            "run": scope.run.id,
+            "step": scope.visit.step,
+            "visit": scope.visit.number,
+            "trace": trace_id(scope.run),
+        }
 
         def act(nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
             inside = replace(scope, local={**scope.local, **known})
@@ -425,6 +431,7 @@ class Performance:
             timeout_seconds=action.timeout_seconds,
             outside=self.outside,
             act=act,
+            traceparent=traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
         )
         call.remaining_seconds()
         try:

@@ -124,7 +124,7 @@ class Run:
     those that ended in an unhandled failure; `resumes` how often it was resumed. `folder` is where a local run was
     started and `source` the file of its playbook; both are None for runs of a service. `parent` is the wait of another
     run that this one answers when it ends; `depth` is 0 for runs that no run started. `resumed_from` is the run whose
-    history this one goes on with.
+    history this one goes on with. `trace` is the W3C `traceparent` of whoever started it.
     """
 
     id: str
@@ -145,6 +145,7 @@ class Run:
     parent: WaitKey | None = None
     depth: int = 0
     resumed_from: str | None = None
+    trace: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None

@@ -53,6 +53,7 @@ def new_run(
     depth: int = 0,
     variables: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    trace: str | None = None,
 ) -> tuple[Run, Visit]:
     """A run of the plan with this header and hash, and the visit it begins with, neither of them stored yet.
 
@@ -92,6 +93,7 @@ def new_run(
         source=source,
         parent=parent,
         depth=depth,
+        trace=trace,
         created_at=now,
         deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,
         live=1,

@@ -14,6 +14,7 @@ from executor.records import Claim, Run, RunStatus, Wait, WaitKey
 from executor.secrets import TOKENS
 from executor.start import new_run
 from executor.stores.store import Store
+from executor.tracing import traceparent
 from executor.transition import derived_id
 
 MAX_DEPTH = 10
@@ -89,6 +90,7 @@ class Waiting:
                 source=parent.source,
                 parent=None if detached else self._key(wait),
                 depth=parent.depth + 1,
+                trace=traceparent(parent, self.claim.visit.id, wait),
             )
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"

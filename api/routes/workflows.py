@@ -25,6 +25,7 @@ from api.problems import Problem
 from api.routes.common import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
 from api.service import Service, result_of, summary_of
 from executor.records import Run, RunStatus
+from executor.tracing import read_traceparent
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -73,6 +74,12 @@ _START: dict[str, Any] = {
             "schema": {"type": "string"},
             "description": "The same key with the same body starts one run.",
         },
+        {
+            "name": "traceparent",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "W3C Trace Context: what the run does, and its log, belong to this trace.",
+        },
     ],
 }
 _RESUME: dict[str, Any] = {
@@ -109,7 +116,9 @@ async def run(request: Request, service: ToRun) -> Response:
     key = idempotency_key(request)
     wait_seconds = preferred_wait_seconds(request)
     submission = await read_submission(request)
-    run = await run_in_threadpool(_start, service, submission, key)
+    run = await run_in_threadpool(
+        _start, service, submission, key, read_traceparent(request.headers.get("traceparent"))
+    )
     found = links(request, run.id)
     headers = {"Location": found["status"]}
     if wait_seconds is not None:
@@ -194,12 +203,13 @@ async def resume(workflow_id: str, request: Request, service: ToRun) -> Response
     return JSON(body, 202, headers={"Location": links(request, body["workflow_id"])["status"]} | RETRY_AFTER)
 
 
-def _start(service: Service, submission: Submission, key: str | None) -> Run:
+def _start(service: Service, submission: Submission, key: str | None, trace: str | None) -> Run:
     options: dict[str, Any] = {
         "input": submission.input,
         "variables": submission.variables,
         "tags": submission.tags,
         "idempotency_key": key,
+        "trace": trace,
     }
     playbook = submission.playbook
     if isinstance(playbook, Reference):

@@ -94,7 +94,8 @@ class Outside(Protocol):
 class Call:
     """One attempt of one action: its rendered parameters and what surrounds it.
 
-    `deadline` is on the clock of `time.monotonic`. A handler gives up by then, with `Timeout`. The rest is for actions that
+    `deadline` is on the clock of `time.monotonic`. A handler gives up by then, with `Timeout`. `traceparent` tells
+    others which trace the work belongs to. The rest is for actions that
     wait: `now` is in seconds since the epoch, `memory` what the handler said when it suspended, `again` whether the step has
     failed or its run has ended since and is gone on with, `wait` the id for a wait that begins now, `timeout_seconds` how
     long it may last (None: for ever), and `act` performs an action that is a parameter, with names known in it besides.
@@ -118,6 +119,7 @@ class Call:
     timeout_seconds: float | None = None
     outside: Outside | None = None
     act: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+    traceparent: str = ""
 
     def within(self, seconds: float) -> Call:
         """The call, which ends after `seconds` where its author does not say how long it may take."""

@@ -143,6 +143,8 @@ def _request(call: Call) -> _Request:
     method = given.get("method", "GET").upper()
     content, content_type = _content(given)
     headers = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "noetl"}
+    if call.traceparent:
+        headers["traceparent"] = call.traceparent
     if content_type:
         headers["content-type"] = content_type
     if method in _UNSAFE:

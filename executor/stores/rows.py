@@ -56,6 +56,7 @@ def run_of(row: Row) -> Run:
         parent=parent_of(row),
         depth=row["depth"],
         resumed_from=row["resumed_from"],
+        trace=row["trace"],
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],

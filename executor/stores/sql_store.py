@@ -494,12 +494,12 @@ def _insert_run(db: Writer, run: Run) -> bool:
     parent = (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
     inserted = db.execute(
         "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,"
-        " tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, created_at, deadline_at, live,"
-        f" seq) values ({', '.join('?' * 22)}, 1) on conflict do nothing",
+        " tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace, created_at, deadline_at, live,"
+        f" seq) values ({', '.join('?' * 23)}, 1) on conflict do nothing",
         (
             run.id, run.tenant, run.playbook, run.version, run.plan_hash, run.status, run.origin, run.queue,
             to_text(dict(run.input)), to_text(dict(run.environment)), to_text(dict(run.variables)),
-            to_text(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.created_at,
+            to_text(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace, run.created_at,
             run.deadline_at, run.live,
         ),
     )  # fmt: skip

@@ -620,6 +620,13 @@ class StoreContract:
         assert [run.id for run in store.runs("theirs")[0]] == [theirs.id]
         assert store.runs("nobody") == ([], None)
 
+    def test_the_trace_of_whoever_started_a_run(self, store: Store, second: Store) -> None:
+        trace = f"00-{'1' * 32}-{'2' * 16}-01"
+        run, other = started(store, trace=trace), started(store)
+        assert (current(second, run).trace, current(second, other).trace) == (trace, None)
+        claim = claimed(store, run)
+        assert claim.run.trace == trace
+
     def test_events_come_in_pages(self, store: Store) -> None:
         run = started(store)
         for _ in range(3):

@@ -16,6 +16,7 @@ from executor.errors import ActionError
 from executor.perform import Performance
 from executor.records import Run, RunStatus, Visit, VisitStatus
 from executor.scope import Scope
+from executor.tracing import trace_id
 from executor.transition import Outcome
 from planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
 from planner.plan import Action, Retry, Task, TaskCall, Work
@@ -95,7 +96,7 @@ def test_a_call_has_all_around_it(probe: Probe) -> None:
     (call,) = probe.calls
     assert call.parameters == {"say": "x"}
     assert call.idempotency_key == Scope(RUN, VISIT).idempotency_key("run.0")
-    assert call.labels == {"run": "r1", "step": "s", "visit": 1}
+    assert call.labels == {"run": "r1", "step": "s", "visit": 1, "trace": trace_id(RUN)}
     assert 0 < call.remaining_seconds() <= 60
 
 

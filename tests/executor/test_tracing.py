@@ -1,0 +1,117 @@
+"""One run is one trace, with what it asks of others and the runs that it starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import httpx
+import pytest
+
+from executor.logs import ABOUT, log_as_json_lines
+from executor.records import Run
+from executor.stores.sqlite import SqliteStore
+from executor.tracing import read_traceparent, trace_id, traceparent
+from tests.executor.test_subruns import CHILD, PARENT, children, register
+from tests.http_server import Exchange, serve
+from tests.plays import Play
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+GIVEN = f"00-{TRACE}-{SPAN}-01"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (GIVEN, GIVEN),
+        (f" {GIVEN} ", GIVEN),
+        (f"00-{TRACE}-{SPAN}-00", GIVEN),
+        (f"01-{TRACE}-{SPAN}-01-more", GIVEN),
+        (f"00-{TRACE}-{SPAN}-01-more", None),
+        (f"ff-{TRACE}-{SPAN}-01", None),
+        (f"00-{'0' * 32}-{SPAN}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (GIVEN.upper(), None),
+        (GIVEN[:-1], None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_headers_are_read(text: str | None, read: str | None) -> None:
+    assert read_traceparent(text) == read
+
+
+def run_of(play: Play) -> Run:
+    found = play.store.run("default", play.id)
+    assert found is not None
+    return found
+
+
+def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
+    register(store, CHILD)
+    play = Play(store, PARENT % ("", ""), {"n": 0}).finish()
+    [child] = children(play)
+    assert trace_id(child) == trace_id(run_of(play))
+    assert child.trace is not None and read_traceparent(child.trace) == child.trace
+
+
+def test_requests_carry_it(store: SqliteStore) -> None:
+    def refuse_once(exchange: Exchange) -> None:
+        exchange.reply(503 if len(server.requests) == 1 else 200)
+
+    with serve(refuse_once) as server:
+        text = f"""
+            steps:
+            - {{name: a, run: [{{action: http, url: "{server.url()}", retry: {{attempts: 2, delay: 1ms}}}}], rule: [{{case: default, run: [b]}}]}}
+            - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
+            """
+        play = Play(store, text, {}).finish()
+        first, again, own = [request.headers["traceparent"] for request in server.requests]
+    assert first == again
+    assert trace_id(run_of(play)) == first.split("-")[1]
+    assert own == "mine"
+
+
+def test_causes_are_told_apart(store: SqliteStore) -> None:
+    run = run_of(Play(store, "steps: [{name: a, rule: []}]", {}))
+    spans = {traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
+    assert len(spans) == 4
+    assert all(read_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
+
+
+def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers.clear()
+    about = ABOUT.set({"workflow_id": "a", "trace_id": TRACE})
+    try:
+        log_as_json_lines()
+        labels = {"run": "a", "step": "s", "visit": 2, "trace": TRACE}
+        logging.getLogger("noetl.playbook").info("one\nline \x1b[2J", extra={"fields": {"n": 1}, "labels": labels})
+        logging.getLogger("noetl.executor").info("another")
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    finally:
+        ABOUT.reset(about)
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert [(line["message"], line["workflow_id"], line["trace_id"]) for line in lines] == [
+        ("one\nline \x1b[2J", "a", TRACE),
+        ("another", "a", TRACE),
+    ]
+    assert (lines[0]["step"], lines[0]["visit"]) == ("s", 2)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_whoever_starts_a_run_says_which_trace_it_is(tmp_path: object) -> None:
+    from api.app import create_app
+
+    app = create_app({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db", "NOETL_WORKERS": "1"})
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            headers = {"Content-Type": "application/yaml", "traceparent": GIVEN}
+            content = "name: x\nsteps: [{name: a, rule: []}]"
+            answer = await http.post("/workflows/run", content=content, headers=headers)
+        run = app.state.shared.opened().store.run("default", answer.json()["workflow_id"])
+    assert run.trace == GIVEN and trace_id(run) == TRACE
