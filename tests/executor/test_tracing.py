@@ -73,7 +73,7 @@ def test_requests_carry_it(store: SqliteStore) -> None:
 
 
 def test_causes_are_told_apart(store: SqliteStore) -> None:
-    run = run_of(Play(store, "steps: [{name: a, rule: []}]", {}))
+    run = run_of(Play(store, "steps: [{name: a, run: [{action: set, set: {b: 1}}]}]", {}))
     spans = {traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
     assert len(spans) == 4
     assert all(read_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
@@ -111,7 +111,7 @@ async def test_whoever_starts_a_run_says_which_trace_it_is(tmp_path: object) -> 
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             headers = {"Content-Type": "application/yaml", "traceparent": GIVEN}
-            content = "name: x\nsteps: [{name: a, rule: []}]"
+            content = "name: x\nsteps: [{name: a, run: [{action: set, set: {b: 1}}]}]"
             answer = await http.post("/workflows/run", content=content, headers=headers)
         run = app.state.shared.opened().store.run("default", answer.json()["workflow_id"])
     assert run.trace == GIVEN and trace_id(run) == TRACE
