@@ -66,7 +66,9 @@ class ActionDeclaration:
 
     `one_of` names parameters of which exactly one must be given. `result` maps the keys of the result's data to a
     kind, when the result is an object of a known shape, and is None otherwise. `suspends` is true of actions that
-    wait for something outside with nothing held. `idempotent` is false where a second execution may act twice.
+    wait for something outside with nothing held. `idempotent` is false where a second execution may act twice;
+    `acts_twice`, when given, says of parameters as they are written whether theirs may. `is_atomic` is true where an action
+    that has failed has changed nothing.
     """
 
     type: str
@@ -76,6 +78,12 @@ class ActionDeclaration:
     result: Mapping[str, Kind] | None = None
     suspends: bool = False
     idempotent: bool = True
+    acts_twice: Callable[[Mapping[str, Any]], bool] | None = None
+    is_atomic: bool = False
+
+    def may_act_twice(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether an action with these parameters, done again, may act twice."""
+        return not self.idempotent if self.acts_twice is None else self.acts_twice(parameters)
 
 
 class Catalogue(Mapping[str, ActionDeclaration]):

@@ -13,7 +13,9 @@ from planner.checks.expressions import check_expressions
 from planner.checks.guards import check_guards
 from planner.checks.inputs import check_inputs
 from planner.checks.names import check_names
+from planner.checks.repetition import check_repetition
 from planner.checks.subject import Subject
+from planner.checks.timing import check_timing
 from planner.diagnostics import Diagnostic, Diagnostics
 from planner.garbage import collection_paused
 from planner.lower import lower
@@ -30,6 +32,8 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_expressions,
     check_data_flow,
     check_actions,
+    check_repetition,
+    check_timing,
 )
 """Every family of checks. Each reports what it finds and none depends on another."""
 
@@ -42,13 +46,16 @@ class Compilation:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def compile_playbook(text: str | bytes, catalogue: Catalogue) -> Compilation:
-    """Compile a playbook; whatever the text is, the answer is a `Compilation` and not an exception."""
+def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None = None) -> Compilation:
+    """Compile a playbook; whatever the text is, the answer is a `Compilation` and not an exception.
+
+    With `target: lambda` it is also judged by what an invocation there can do.
+    """
     with collection_paused():
-        return _compile(text, catalogue)
+        return _compile(text, catalogue, target)
 
 
-def _compile(text: str | bytes, catalogue: Catalogue) -> Compilation:
+def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Compilation:
     diagnostics = Diagnostics()
     document = read(text, diagnostics)
     parsed = parse(document, diagnostics) if document is not None else None
@@ -64,6 +71,7 @@ def _compile(text: str | bytes, catalogue: Catalogue) -> Compilation:
         parsed.broken_steps,
         parsed.broken_tasks,
         parsed.lost_names,
+        target,
     )
     for check in CHECKS:
         check(subject)

@@ -8,7 +8,7 @@ docs/decisions/0002-joins.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -81,14 +81,12 @@ class Joins:
 
 def find_joins(flow: Flow, modes: Mapping[str, str] = ALL) -> Joins:
     """The joins of a playbook. `modes` holds the mode of every step that is not `join: all`."""
-    forks = [(step, targets) for step, _, targets in flow.forks()]
-    if not forks:
+    if not any(flow.forks()):
         return Joins({}, {}, ())
-    finder = _Finder(flow, forks, modes)
+    finder = JoinFinder(flow, modes)
     try:
         runaways = finder.runaway_forks()
-        for index in reversed(range(len(flow.components))):
-            finder.compile(index)
+        finder.compile_all()
         runaways += finder.waiting_circles() + finder.overtakings()
     except _TooLargeError:
         return Joins({}, {}, (), is_too_large=True)
@@ -99,7 +97,7 @@ class _TooLargeError(Exception):
     """The regions pass `MAX_WATCHED`."""
 
 
-class _Finder:
+class JoinFinder:
     """Finds the joins of one component of the flow after another, each after those that lead to it.
 
     A step is *late* when branches can arrive there that did not come together at the dominators behind which they parted:
@@ -107,12 +105,11 @@ class _Finder:
     `entries` are the first late steps on such ways.
     """
 
-    def __init__(self, flow: Flow, forks: list[tuple[str, tuple[str, ...]]], modes: Mapping[str, str]) -> None:
+    def __init__(self, flow: Flow, modes: Mapping[str, str]) -> None:
         self.flow = flow
         self.modes = modes
-        self.forks = forks
         self.forks_of: dict[str, list[tuple[str, ...]]] = {}
-        for step, targets in forks:
+        for step, _, targets in flow.forks():
             self.forks_of.setdefault(step, []).append(targets)
         self.graph: StepGraph = nx.DiGraph(flow.graph.subgraph(flow.reachable))
         self.graph.add_edge(ROOT, flow.start)
@@ -160,6 +157,11 @@ class _Finder:
             goes_round = any(target in loop for target in self.graph.successors(step))
             loops[step] = [(step, loop), *around] if goes_round else around
         return loops
+
+    def compile_all(self) -> None:
+        """Find the joins of all components."""
+        for index in reversed(range(len(self.flow.components))):
+            self.compile(index)
 
     def compile(self, index: int) -> None:
         """Find the joins of a component, and where steps behind it become late."""
@@ -231,11 +233,7 @@ class _Finder:
         if step in self.entries:
             return True
         inside = region | {step}
-        groups = [
-            [target for target in targets if target in inside]
-            for source in (dominator, step, *region)
-            for targets in self.forks_of.get(source, ())
-        ]
+        groups = [group for _, group in self.forks_within(step, dominator, region)]
         if step in self.late:
             groups.append([entry for entry in inside if entry in self.entries])
         groups = [group for group in groups if len(group) > 1]
@@ -243,6 +241,12 @@ class _Finder:
             return False
         last = self.last_steps(step, inside)
         return any(len({last[target] for target in group}) > 1 for group in groups)
+
+    def forks_within(self, step: str, dominator: str, region: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
+        """The forks on the ways to a step: where they are, and those of their targets that lie in its region, or are it."""
+        for source in (dominator, step, *region):
+            for targets in self.forks_of.get(source, ()):
+                yield source, [target for target in targets if target in region or target == step]
 
     def last_steps(self, step: str, inside: frozenset[str]) -> dict[str, str]:
         """For every step of a region the one that all its ways to the join pass last before the join, if there is one
@@ -317,11 +321,7 @@ class _Finder:
     def apart(self, join: str) -> set[str]:
         """The steps of a region at which a branch can have a sibling in it or at the join."""
         region = self.region_of[join]
-        groups = (
-            [target for target in targets if target in region or target == join]
-            for source in (self.dominators[join], join, *region)
-            for targets in self.forks_of.get(source, ())
-        )
+        groups = (group for _, group in self.forks_within(join, self.dominators[join], region))
         found = {target for group in groups if len(group) > 1 for target in group if target != join}
         stack = [*found]
         while stack:

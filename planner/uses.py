@@ -133,6 +133,11 @@ def _parameter_texts(value: Any, parameter: Parameter | None, path: Path, local:
     yield from _texts(value, path, local | late, secrets=parameter is None or parameter.secrets)
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    return (found.text for found in _texts(value, ()))
+
+
 def _bound_by(loop: Loop) -> frozenset[str]:
     return frozenset({loop.as_, "loop"})
 

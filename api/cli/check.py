@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from api.cli.console import FAILED, say, show, stderr_console, write
+from api.cli.source import TargetOption
 
 
 class CheckFormat(StrEnum):
@@ -21,6 +22,7 @@ class CheckFormat(StrEnum):
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Playbooks, or - for standard input.")],
     format: Annotated[CheckFormat, typer.Option("--format", help="How findings are reported.")] = CheckFormat.FULL,
+    target: TargetOption = None,
 ) -> None:
     """Check playbooks and report everything that is found, without running anything.
 
@@ -31,7 +33,7 @@ def check(
     from planner.diagnostics import Severity
 
     sources = [read_source(file) for file in files]
-    checked = [found(source, compile_source(source)) for source in sources]
+    checked = [found(source, compile_source(source, target)) for source in sources]
     console = stderr_console()
     match format:
         case CheckFormat.FULL:

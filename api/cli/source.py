@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from api.cli.console import FAILED, RefusalError, show
 
@@ -13,6 +16,15 @@ if TYPE_CHECKING:
     from planner.compile import Compilation
     from planner.plan import Plan
     from planner.report import Checked
+
+
+class Target(StrEnum):
+    """Where a playbook is to run, when that bounds what it can do."""
+
+    LAMBDA = "lambda"
+
+
+TargetOption = Annotated[Target | None, typer.Option("--target", help="Also check that it can run there.")]
 
 _MORE_THAN_ANY_PLAYBOOK = (1 << 20) + 1
 
@@ -46,15 +58,15 @@ def read_source(file: str) -> Source:
         raise RefusalError(f"cannot read {file!r}: {error}") from error
 
 
-def compile_source(source: Source) -> Compilation:
-    """The source compiled for the actions that this installation has."""
+def compile_source(source: Source, target: str | None = None) -> Compilation:
+    """The source compiled for the actions that this installation has, and for the target it is to run on, if given."""
     from executor.actions import catalogue
     from planner.compile import compile_playbook
 
-    return compile_playbook(source.content, catalogue())
+    return compile_playbook(source.content, catalogue(), target)
 
 
-def compiled_plan(source: Source, *, quiet: bool = False) -> Plan:
+def compiled_plan(source: Source, *, quiet: bool = False, target: str | None = None) -> Plan:
     """The plan of the source, after everything that was found in it has been said on stderr; quietly, errors only.
 
     Raises:
@@ -63,7 +75,7 @@ def compiled_plan(source: Source, *, quiet: bool = False) -> Plan:
     from planner.diagnostics import Severity
     from planner.report import full, summary
 
-    compilation = compile_source(source)
+    compilation = compile_source(source, target)
     checked = [found(source, compilation)]
     if quiet:
         errors = tuple(d for d in compilation.diagnostics if d.severity is Severity.ERROR)

@@ -49,6 +49,7 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("read", "write", "append", "list", "delete"),
     idempotent=False,
+    acts_twice=lambda parameters: "append" in parameters,
 )
 
 

@@ -80,6 +80,8 @@ DECLARATION = ActionDeclaration(
     },
     result={"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY},
     idempotent=False,
+    # Unsafe methods send a key that a retry repeats.
+    acts_twice=lambda _: False,
 )
 
 _UNSAFE = ("POST", "PUT", "PATCH", "DELETE")

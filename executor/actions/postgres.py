@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
     from executor.actions._connections import Connection
 
+_ADDING = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
+_FOUND_AGAIN = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)
+
+
+def _may_add_rows(parameters: Mapping[str, Any]) -> bool:
+    """Whether the statements may add rows that are there already. Of functions and of sums in updates nobody can tell."""
+    query = parameters.get("query")
+    statements = query if isinstance(query, list) else [query]
+    return "copy_from" in parameters or any(
+        isinstance(statement, str) and _ADDING.search(statement) and not _FOUND_AGAIN.search(statement)
+        for statement in statements
+    )
+
+
 DECLARATION = ActionDeclaration(
     type="postgres",
     description=(
@@ -76,6 +90,8 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("query", "copy_from", "copy_to"),
     idempotent=False,
+    acts_twice=_may_add_rows,
+    is_atomic=True,
 )
 
 _WORTH_REPEATING = ("08", "40", "53", "57P", "58", "55P03", "55006")

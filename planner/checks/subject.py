@@ -33,7 +33,7 @@ class Subject:
     """A playbook under check.
 
     `broken_steps` and `broken_tasks` are names whose definitions could not be read as a whole, `lost_names` those that
-    the parts left out would have saved.
+    the parts left out would have saved. `target` is where the playbook is to run, if that is known: `lambda`.
     """
 
     playbook: Playbook
@@ -44,6 +44,7 @@ class Subject:
     broken_steps: frozenset[str] = frozenset()
     broken_tasks: frozenset[str] = frozenset()
     lost_names: frozenset[str] = frozenset()
+    target: str | None = None
 
     def report(
         self,

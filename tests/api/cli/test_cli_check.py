@@ -201,3 +201,12 @@ def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> Non
     assert "finally" in schema["properties"] and schema["additionalProperties"] is False
     assert schema["$schema"].endswith("2020-12/schema")
     json.dumps(schema)
+
+
+def test_what_cannot_run_on_lambda(noetl: Command) -> None:
+    text = "name: slow\nsteps: [{name: a, timeout: 1h, run: [{action: log, message: x}]}]\n"
+    assert noetl("check", "-", stdin=text).exit_code == 0
+    refused = noetl("check", "-", "--target", "lambda", stdin=text)
+    assert refused.exit_code == 1
+    assert "error[NP601]" in refused.err
+    assert noetl("plan", "-", "--target", "lambda", stdin=text).exit_code == 1

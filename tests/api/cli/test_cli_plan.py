@@ -73,3 +73,18 @@ def test_warnings_are_said_and_the_plan_is_drawn(noetl: Command) -> None:
     assert outcome.exit_code == 0
     assert "warning[NP006]" in outcome.err
     assert json.loads(outcome.out)["name"] == "fork"
+
+
+def test_joins_are_explained(noetl: Command) -> None:
+    outcome = noetl("plan", "fork.yaml", "--explain-joins")
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [
+        "meet: waits for all branches: the fork at `begin` makes branches that can meet here",
+        "  begin → left → meet",
+        "  begin → right → meet",
+    ]
+    (meeting,) = noetl("plan", "fork.yaml", "--explain-joins", "-f", "json").json
+    assert meeting["ways"] == [["begin", "left", "meet"], ["begin", "right", "meet"]]
+    refused = noetl("plan", "fork.yaml", "--explain-joins", "-f", "svg")
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert "as text or json" in refused.err
