@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
+_READ_ONCE_SECONDS = 25
+"""Longer than the longest poll of a queue."""
 _LONGEST_INVOCATION_SECONDS = 900
 _MOST_CLIENTS = 64
 _BORN_SLOWLY = threading.Lock()
@@ -91,18 +93,18 @@ def in_time(seconds: float, what: str, work: Callable[[], Result]) -> Result:
     except Exception as error:
         if not future.done():
             raise ActionError("Timeout", f"{what} did not answer in time") from error
-        raise _translated(error, what) from error
+        raise translated(error, what) from error
 
 
 @lru_cache(_MOST_CLIENTS)
-def client(service: str, region: str | None = None) -> Any:
-    """The client of a service, in a region or in the one of the environment. Threads may share it.
+def client(service: str, region: str | None = None, *, once: bool = False) -> Any:
+    """The client of a service, in a region or in the one of the environment. Threads may share it. With `once` it never
+    repeats a call by itself, and gives up sooner: for callers that must know whether a call was repeated.
 
     Raises:
         ActionError: `ActionDisabled`, where boto3 or a setting is missing; the message names it.
     """
     try:
-        import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
@@ -112,22 +114,30 @@ def client(service: str, region: str | None = None) -> Any:
     acts = service == "lambda"
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_LONGEST_INVOCATION_SECONDS if acts else _READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 1 if acts else 3},
+        read_timeout=_LONGEST_INVOCATION_SECONDS if acts else _READ_ONCE_SECONDS if once else _READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 1 if acts or once else 3},
         max_pool_connections=50,
         user_agent_extra="noetl",
     )
     try:
         with _BORN_SLOWLY:
-            session = boto3.Session(region_name=region or os.environ.get("AWS_REGION"))
-            return session.client(service, config=config)
+            return _session().client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
-        raise _translated(error, "AWS") from error
+        raise translated(error, "AWS") from error
+
+
+@lru_cache(1)
+def _session() -> Any:
+    """What all clients of the process are made from: reading the descriptions of services takes its time."""
+    import boto3
+
+    return boto3.Session()
 
 
 def forget() -> None:
     """Let clients be made anew, of the environment as it is now."""
     client.cache_clear()
+    _session.cache_clear()
 
 
 def region_of(arn: str) -> str | None:
@@ -149,7 +159,8 @@ def failure(code: str, message: str, status: int | None = None) -> ActionError:
     return ActionError("AWSError", f"{message} ({code})", retryable=retryable, status=status, details=details)
 
 
-def _translated(error: Exception, what: str) -> Exception:
+def translated(error: Exception, what: str) -> Exception:
+    """What a playbook is told of an error of boto3; any other error as it is."""
     from botocore import exceptions
 
     match error:

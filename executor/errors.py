@@ -41,6 +41,10 @@ class SchemaError(StoreError):
     """The store is one of another version. The message says what to do."""
 
 
+class MessageError(Exception):
+    """A message of a queue is not one that this version of the executor has written."""
+
+
 class RejectedError(Exception):
     """A request cannot be done as things stand; nothing was changed. `reason` is a short slug for programs."""
 

@@ -237,10 +237,13 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A visit that this worker holds until `visit.due_at`, and the run it belongs to."""
+    """A visit that this worker holds until `visit.due_at`, and the run it belongs to. `loaded` are visits that were read with
+    it, with what they saved: of those that its step reads.
+    """
 
     run: Run
     visit: Visit
+    loaded: tuple[Visit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

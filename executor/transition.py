@@ -229,13 +229,6 @@ def settle(
     if unhandled:
         return _policy(step, visit, choice, outcome, now, events)
     targets = case.targets if case is not None else ()
-    clock = visit.clock + 1
-    saved_by = dict.fromkeys(outcome.saved, (visit.clock, visit.id))
-    names = {**visit.names, **saved_by, f"steps.{step.name}": (visit.clock, visit.id)}
-    branches = []
-    for target in targets:
-        there = step_of(target)
-        branches.append(_branch(visit, choice.case, there, clock, names))
     live = case.live if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
         visit,
@@ -250,7 +243,25 @@ def settle(
     transition = _event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
     finished = _finished(done, now)
     tail = (transition, finished) if step.cases else (finished,)
-    return Commit(done, tuple(branches), live, len(targets) - 1, events=(*events, *tail), seen=names)
+    branches = branches_of(done, step, step_of)
+    return Commit(done, branches, live, len(targets) - 1, events=(*events, *tail), seen=seen_behind(done))
+
+
+def seen_behind(visit: Visit) -> Pointers:
+    """What is known behind a visit that is done: what it was handed, and what it adds. What a branch had saved that ended in
+    a failure is seen by nobody.
+    """
+    saved = () if visit.has_ended_branch else visit.saved
+    return {**visit.names, **dict.fromkeys([*saved, f"steps.{visit.step}"], (visit.clock, visit.id))}
+
+
+def branches_of(visit: Visit, step: Step, step_of: StepOf) -> tuple[Branch, ...]:
+    """The branches that go on from a visit that is done, by the case that it took."""
+    if visit.case is None or visit.has_ended_branch:
+        return ()
+    names = seen_behind(visit)
+    targets = step.cases[visit.case].targets
+    return tuple(_branch(visit, visit.case, step_of(target), visit.clock + 1, names) for target in targets)
 
 
 def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Pointers) -> Branch:
@@ -336,8 +347,8 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
     events = (*events, _finished(failed, now))
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
-    seen = {**visit.names, f"steps.{step.name}": (visit.clock, visit.id)}
-    return Commit(failed, (), dict.fromkeys(step.regions, -1), -1, failed_branches=1, events=events, seen=seen)
+    live = dict.fromkeys(step.regions, -1)
+    return Commit(failed, (), live, -1, failed_branches=1, events=events, seen=seen_behind(failed))
 
 
 def next_in_line(visit: Visit, clock: int, seen: Pointers) -> Visit:

@@ -292,10 +292,12 @@ class Walker:
         return settle(step, self._step_of(run), visit, choice, final, self.clock(), events)
 
     def _load(self, claim: Claim, step: Step) -> Scope:
-        """The scope of a visit: one read of the visits that hold what the step's templates read."""
+        """The scope of a visit: one read of the visits that hold what the step's templates read, unless they came with it."""
         run, visit = claim.run, claim.visit
         holders = latest(visit.names, step.reads)
-        read = {v.id: v for v in self.store.saved(run.id, sorted(set(holders.values())))} if holders else {}
+        read = {v.id: v for v in claim.loaded}
+        missing = sorted(set(holders.values()) - set(read))
+        read |= {v.id: v for v in self.store.saved(run.id, missing)} if missing else {}
         loaded: dict[str, Any] = {}
         steps: dict[str, Mapping[str, Any]] = {}
         for name in step.reads:

@@ -19,13 +19,29 @@ def _group() -> None:
 
 @app.command("upgrade", epilog="Example: noetl db upgrade --store postgresql://localhost/noetl")
 def upgrade_database(store: StoreOption = None) -> None:
-    """Bring the schema of a store in Postgres up to date. Runs may be at work meanwhile; doing it again changes nothing."""
+    """Bring the schema of a store in Postgres up to date, or make the table of one in DynamoDB. Runs may be at work meanwhile;
+    doing it again changes nothing.
+    """
+    url = store or os.environ.get("NOETL_STORE") or ""
+    if url.startswith("dynamodb://"):
+        _make_table(url)
+        return
     try:
         from infra import migrations
     except ImportError as error:
         raise RefusalError("a store in Postgres needs the extra `postgres` of this installation") from error
-    url = store or os.environ.get("NOETL_STORE") or ""
     if not url.startswith(("postgres://", "postgresql://")):
-        raise RefusalError("a store in Postgres is upgraded: --store postgresql://HOST/DATABASE, or NOETL_STORE")
+        raise RefusalError(
+            "a store in Postgres or DynamoDB is upgraded: --store postgresql://HOST/DATABASE or dynamodb://TABLE, or"
+            " NOETL_STORE"
+        )
     applied = migrations.upgrade(url)
     say(f"applied migration {', '.join(map(str, applied))}" if applied else "the schema is up to date")
+
+
+def _make_table(url: str) -> None:
+    from executor.stores import table_of
+    from infra import dynamodb
+
+    made = dynamodb.upgrade(table_of(url))
+    say(f"made {', '.join(made)}" if made else "the table is up to date")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from executor.errors import SettingError
@@ -30,11 +31,39 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         from executor.stores.postgres import PostgresStore
 
         return PostgresStore(url)
-    if scheme == "dynamodb":
-        raise SettingError("Stores of the kind `dynamodb://` (NOETL_STORE, or --store) are not supported yet.")
+    if scheme == "dynamodb" and separator:
+        return _in_dynamodb(table_of(url))
     # What stands behind the scheme may hold a password.
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
         f"The store (NOETL_STORE, or --store) is {shown}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
-        " or as a URI of Postgres, `postgresql://HOST/DATABASE`."
+        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or as a table of DynamoDB, `dynamodb://TABLE`."
     )
+
+
+def table_of(url: str) -> str:
+    """The name of the table of a store in DynamoDB.
+
+    Raises:
+        SettingError: the URL names none.
+    """
+    table = url.partition("://")[2]
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", table):
+        message = (
+            f"The store (NOETL_STORE, or --store) names the table {table!r}; it is written `dynamodb://TABLE`, a name of 3 to"
+            " 255 letters, digits, `_`, `-` and `.`."
+        )
+        raise SettingError(message)
+    return table
+
+
+def _in_dynamodb(table: str) -> Store:
+    queue = os.environ.get("NOETL_QUEUE", "").strip() or None
+    if queue is not None and not queue.startswith(("https://", "http://")):
+        raise SettingError(f"NOETL_QUEUE is {queue!r}; it must be the URL of a queue of SQS.")
+    bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
+    if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
+    from executor.stores.dynamo.store import DynamoStore
+
+    return DynamoStore(table, queue_url=queue, bucket=bucket)

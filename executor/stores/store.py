@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from executor.records import (
@@ -21,6 +23,23 @@ from executor.records import (
 )
 from executor.stores.news import News
 from planner.plan import Header, Plan, Step, Task
+
+
+class Received(StrEnum):
+    """What is to be done with a message that gave no claim: `done` is deleted; `held`, whose visit somebody has claimed, is left
+    in its queue and comes again.
+    """
+
+    DONE = "done"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many runs a sweep has looked at, and for how many visits it has sent a message that was missing."""
+
+    runs: int
+    repaired: int
 
 
 class Store(Protocol):
@@ -268,4 +287,24 @@ class Store(Protocol):
 
     def touch_key(self, id: str, now: float) -> None:
         """Note that a key was used. The latest time holds."""
+        ...
+
+
+class QueuedStore(Store, Protocol):
+    """A store whose queue is elsewhere: messages tell which visits have become due, and what is true stands in the store."""
+
+    def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
+        """The claim of the visit that a message tells of, or what is to be done with the message. Where the visit was done
+        before, what follows from it is made due again, and where its time has not come the message is sent again with a delay.
+        With `give_up` the claim counts as one too many, so that walking it fails the visit.
+
+        Raises:
+            MessageError: the message is none of the store's.
+        """
+        ...
+
+    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+        """Look at so many of the runs that have not ended, and let workers know again of what is long overdue; the next sweep
+        goes on behind them.
+        """
         ...

@@ -130,11 +130,6 @@ def test_a_password_is_not_shown() -> None:
     assert "secret" not in str(found.value)
 
 
-def test_stores_that_are_not_there_yet() -> None:
-    with pytest.raises(SettingError, match="not supported yet"):
-        open_store("dynamodb://table")
-
-
 def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NOETL_STORE", raising=False)

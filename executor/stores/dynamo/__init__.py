@@ -1,0 +1,1 @@
+"""Runs in DynamoDB, their messages in SQS, their large values in S3."""

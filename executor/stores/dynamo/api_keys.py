@@ -1,0 +1,78 @@
+"""API keys in the table: each under its id, with an item beside it that its tenant finds it by."""
+
+from __future__ import annotations
+
+from executor.errors import RejectedError
+from executor.records import Key
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import Item
+from executor.stores.dynamo.change import ABSENT, PRESENT, Change, Condition, Put
+from executor.stores.dynamo.core import Core
+from executor.stores.dynamo.repeating import Refused
+
+
+class ApiKeys(Core):
+    """The part of the store that keeps API keys."""
+
+    def add_key(self, key: Key) -> None:
+        item = {
+            "hash": key.hash,
+            "tenant_of": key.tenant,
+            "name": key.name,
+            "scopes": list(key.scopes),
+            "at": key.created_at,
+        }
+        link = keys.api_key_of(key.tenant, key.created_at, key.id)
+        try:
+            self.table.write(
+                [
+                    Put(keys.api_key(key.id), item, (ABSENT,)),
+                    Put(link, {"key": key.id}, when=()),
+                    Change(keys.ANY_API_KEY, {"there": True}),
+                ]
+            )
+        except Refused:
+            raise RejectedError("key_exists", f"there is a key {key.id} already") from None
+
+    def key(self, id: str) -> Key | None:
+        item = self.table.get(keys.api_key(id))
+        return None if item is None else _key_of(item)
+
+    def keys(self, tenant: str) -> list[Key]:
+        links = list(self.table.query(keys.api_key_of(tenant, 0.0, "").pk, "A#"))
+        found = self.table.get_many([keys.api_key(link["key"]) for link in links])
+        return sorted(map(_key_of, found.values()), key=lambda key: (key.created_at, key.id))
+
+    def has_keys(self) -> bool:
+        return self.table.get(keys.ANY_API_KEY) is not None
+
+    def revoke_key(self, tenant: str, id: str, now: float) -> bool:
+        try:
+            self.table.update(Change(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),)))
+        except Refused:
+            return False
+        return True
+
+    def touch_key(self, id: str, now: float) -> None:
+        item = self.table.get(keys.api_key(id))
+        while item is not None and item.get("used", 0.0) < now:
+            same: Condition = ("used", "=", item["used"]) if "used" in item else ("used", "absent", None)
+            try:
+                self.table.update(Change(keys.api_key(id), {"used": now}, when=(PRESENT, same)))
+            except Refused as refused:
+                item = refused.found[0]
+            else:
+                return
+
+
+def _key_of(item: Item) -> Key:
+    return Key(
+        item["pk"][2:],
+        item["hash"],
+        item["tenant_of"],
+        item["name"],
+        tuple(item["scopes"]),
+        item["at"],
+        item.get("used"),
+        item.get("revoked"),
+    )

@@ -1,0 +1,177 @@
+"""What the parts of the store in DynamoDB share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import TypeVar
+
+from executor.errors import StoreError
+from executor.records import END, SERVICE, Lease, Visit
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import Item
+from executor.stores.dynamo.blobs import Blobs
+from executor.stores.dynamo.inbox import Inbox
+from executor.stores.dynamo.notes import Memory, Messages, Note
+from executor.stores.dynamo.plans import Plans
+from executor.stores.dynamo.runs import spread_of
+from executor.stores.dynamo.table import Table
+from executor.stores.dynamo.visits import Record, StepOf
+from executor.stores.news import News
+from executor.transition import latest
+
+MOST_HELD = 10_000
+MOST_THREADS = 16
+MOST_RACES = 64
+"""How often a change is begun anew because others were faster, before the store gives up."""
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A claim that this process has made: what was read for it."""
+
+    record: Record
+    head: Item
+
+
+class Core:
+    """A table, the bucket and the queue beside it, and what this process knows of them."""
+
+    def __init__(self, table: Table, messages: Messages | None = None, bucket: str | None = None) -> None:
+        self.table = table
+        self.messages = messages
+        self.blobs = Blobs(bucket)
+        self.plans = Plans(table)
+        self.memory = Memory()
+        self.inbox = None if messages is None else Inbox(messages)
+        self.changes = News()
+        self.work = News()
+        self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self._spreads: OrderedDict[str, int] = OrderedDict()
+        self._open: dict[str, set[str]] = {}
+        self._lock = Lock()
+
+    def step_of(self, plan_hash: str) -> StepOf:
+        return lambda name: self.plans.step(plan_hash, name)
+
+    def in_parallel(self, work: Callable[[T], U], over: Sequence[T]) -> list[U]:
+        """What `work` gives for each, at once where there are several."""
+        if len(over) <= 1:
+            return [work(one) for one in over]
+        with ThreadPoolExecutor(min(len(over), MOST_THREADS), "noetl-dynamodb") as pool:
+            return list(pool.map(work, over))
+
+    def head(self, run_id: str) -> Item:
+        found = self.table.get(keys.head(run_id))
+        if found is None:
+            raise StoreError(f"There is no run {run_id} in the store.")
+        self.note_head(found)
+        return found
+
+    def note_head(self, head: Item) -> None:
+        """Remember what never changes of a run, and that it is there."""
+        run_id = head["pk"][2:]
+        with self._lock:
+            self._spreads[run_id] = spread_of(head)
+            while len(self._spreads) > MOST_HELD:
+                self._spreads.popitem(last=False)
+            if "finished" in head:
+                self._open.get(head["queue"], set()).discard(run_id)
+            elif head["queue"] != SERVICE or self.messages is None:
+                self._open.setdefault(head["queue"], set()).add(run_id)
+
+    def known_open(self, queue: str) -> set[str]:
+        """Runs of a queue that this process has seen open: its index may not know of them yet."""
+        with self._lock:
+            return set(self._open.get(queue, ()))
+
+    def spread(self, run_id: str) -> int:
+        """Over how many partitions a run is spread; 1 for one that is not there."""
+        found = self._spreads.get(run_id)
+        if found is None:
+            head = self.table.get(keys.head(run_id))
+            if head is None:
+                return 1
+            self.note_head(head)
+            found = spread_of(head)
+        return found
+
+    def visit_key(self, run_id: str, visit_id: str) -> keys.Key:
+        return keys.visit(run_id, visit_id, self.spread(run_id))
+
+    def hold(self, record: Record, head: Item) -> None:
+        """Remember what was read for a claim until it is committed."""
+        visit = record.visit
+        with self._lock:
+            self._held[visit.run_id, visit.id] = Held(record, head)
+            while len(self._held) > MOST_HELD:
+                self._held.popitem(last=False)
+
+    def held(self, visit: Visit) -> Held | None:
+        """What was read for a claim, if this process has made it."""
+        found = self._held.get((visit.run_id, visit.id))
+        return found if found is not None and found.record.visit.fence == visit.fence else None
+
+    def let_go(self, visit: Visit) -> None:
+        with self._lock:
+            self._held.pop((visit.run_id, visit.id), None)
+
+    def note_of(self, record: Record, head: Item) -> Note:
+        """The message about a visit that has become due."""
+        visit = record.visit
+        step = None if visit.step.startswith("@") else self.plans.step(head["plan"], visit.step)
+        holders = () if step is None else sorted(set(latest(visit.names, step.reads).values()))
+        cause = None if record.is_written else record.way.cause
+        # Of a step that reads more than one read gives, the rest is asked for later.
+        return Note(visit.run_id, visit.id, visit.step, visit.due_at, spread_of(head), cause, tuple(holders[:64]))
+
+    def dispatch(self, head: Item, records: Iterable[Record], now: float) -> None:
+        """Let workers know of visits that are due, or will be."""
+        notes = [self.note_of(record, head) for record in records]
+        if not notes:
+            return
+        self.tell(head["queue"], notes, now)
+
+    def tell(self, queue: str, notes: Sequence[Note], now: float) -> None:
+        if queue == SERVICE and self.messages is not None:
+            self.messages.send(notes, now)
+        else:
+            self.memory.add(queue, notes)
+        self.work.announce(len(notes))
+
+    # What the parts ask of each other.
+
+    def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
+        """Claim a visit that has just become due; None when somebody else has it."""
+        raise NotImplementedError
+
+    def follow(
+        self,
+        record: Record,
+        now: float,
+        *,
+        again: bool = False,
+        claim_for: Lease | None = None,
+        known: Item | None = None,
+    ) -> Visit | None:
+        """Do what follows from the outcome of a visit: fire joins, end the run, let workers know. Doing it `again` changes
+        nothing, but tells workers again. `known` is the head of the run as it was when the visit was claimed.
+        """
+        raise NotImplementedError
+
+    def settle_stop(self, run_id: str, now: float) -> list[Record]:
+        """Park what has not started in a run that is stopping, and let it end when nothing is left running: the visits that
+        are due then.
+        """
+        raise NotImplementedError
+
+    def is_last(self, record: Record, head: Item) -> bool:
+        """Whether a visit belongs to no branch: the end of a run, or the step that runs last."""
+        step = record.visit.step
+        return step == END or step == self.plans.header(head["plan"]).last_step

@@ -1,0 +1,157 @@
+"""The history of a run: what has happened to its visits, in an order that readers agree on.
+
+Events lie in the records of visits, in the order of each. The first reader that finds new ones puts them in an order in
+which no effect comes before its cause, and appends a page which says so, unless another reader was faster. Pages are never
+changed, so a place in them is a place in the history for good, and who goes on from there misses nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+
+from executor.records import END, Event, VisitStatus
+from executor.stores.cursors import read_event_id
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import Item
+from executor.stores.dynamo.change import Put
+from executor.stores.dynamo.core import MOST_RACES, Core
+from executor.stores.dynamo.repeating import Refused
+from executor.stores.dynamo.runs import spread_of
+from executor.stores.dynamo.visits import Record
+from executor.stores.dynamo.whole import read_whole
+
+PAGE = 1000
+HEAD = ""
+"""The stream of what happens to the run as a whole; those of visits have their ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What has happened to one visit, or to the run, in order; behind the streams of its causes."""
+
+    name: str
+    events: tuple[Event, ...]
+    causes: tuple[str, ...] = ()
+    is_done: bool = False
+    rank: tuple[int, int] = (0, 0)
+
+
+class History(Core):
+    """The part of the store that tells what has happened."""
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        place = read_event_id(after)
+        for _ in range(MOST_RACES):
+            # The pages first: what they name is there when the visits are read after them.
+            pages = [list(item["streams"]) for item in self.table.query(keys.partition(run_id), "E#")]
+            streams = self._streams(run_id)
+            told = dict.fromkeys(streams, 0)
+            for name in (name for page in pages for name in page):
+                told[name] = told.get(name, 0) + 1
+            new = list(ordered(streams, told))
+            if not self._append(run_id, len(pages), new):
+                continue
+            pages += [new[at : at + PAGE] for at in range(0, len(new), PAGE)]
+            return _page(pages, streams, place, limit)
+        return _page(pages, streams, place, limit)
+
+    def _append(self, run_id: str, number: int, streams: list[str]) -> bool:
+        """Append pages to the history; False when another reader was faster."""
+        for at in range(0, len(streams), PAGE):
+            number += 1
+            try:
+                self.table.write([Put(keys.entry(run_id, number), {"streams": streams[at : at + PAGE]})])
+            except Refused:
+                return False
+        return True
+
+    def _streams(self, run_id: str) -> dict[str, Stream]:
+        whole = read_whole(self, run_id)
+        if whole is None:
+            return {}
+        past: dict[str, list[Item]] = {}
+        for number in range(spread_of(whole.head)):
+            for item in self.table.query(keys.partition(run_id, number), "X#"):
+                past.setdefault(item["sk"].split("#")[1], []).append(item)
+        told = self.blobs.read(whole.head.get("told")) or []
+        run = Stream(HEAD, tuple(_event(one) for one in told), rank=(-1, 0))
+        streams = [self._stream(record, past.get(record.visit.id, ())) for record in whole.records]
+        return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
+
+    def _stream(self, record: Record, past: Iterable[Item]) -> Stream | None:
+        """What has happened to a visit: claims that began an attempt, and the outcomes of claims."""
+        item, visit, way = record.item, record.visit, record.way
+        if not item or item.get("history"):
+            return None
+        entries: list[tuple[int, int, list[Event]]] = []
+        for fence, at, worker, attempt in item.get("begun", ()):
+            begun = Event("step.started", at, visit.step, visit.number, attempt, payload={"worker": worker})
+            entries.append((fence, 0, [begun]))
+        for one in past:
+            fence = int(one["sk"].rpartition("#")[2])
+            entries.append((fence, 1, [_event(event) for event in self.blobs.read(one["told"]) or ()]))
+        told = (self.blobs.read(item.get("told")) or {}).get("h", ())
+        entries.append((visit.fence, 1, [_event(event) for event in told]))
+        happened = tuple(event for _, _, found in sorted(entries, key=lambda e: e[:2]) for event in found)
+        causes = way.causes or ((way.cause,) if way.cause else ())
+        is_done = visit.finished_at is not None or visit.status is VisitStatus.PARKED
+        return Stream(visit.id, happened, causes, is_done, (int(visit.step == END), visit.clock))
+
+
+def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[str]:
+    """The streams of the events that are not told yet, one name for each, in an order in which causes come first: of those
+    that may be next, the one that happened first. Nothing is told of a stream before all of its causes.
+    """
+    left = {name: told.get(name, 0) for name in streams}
+    ready: list[tuple[float, tuple[int, int], int, str]] = []
+    waiting: dict[str, list[str]] = {}
+    tick = count()
+
+    def is_told(name: str) -> bool:
+        stream = streams.get(name)
+        return stream is None or (stream.is_done and left[name] >= len(stream.events))
+
+    def offer(name: str) -> None:
+        stream = streams[name]
+        if left[name] >= len(stream.events):
+            return
+        missing = next((cause for cause in stream.causes if not is_told(cause)), None)
+        if missing is not None and left[name] == 0:
+            waiting.setdefault(missing, []).append(name)
+            return
+        heapq.heappush(ready, (stream.events[left[name]].at, stream.rank, next(tick), name))
+
+    for name in streams:
+        offer(name)
+    while ready:
+        *_, name = heapq.heappop(ready)
+        yield name
+        left[name] += 1
+        offer(name)
+        if is_told(name):
+            for other in waiting.pop(name, ()):
+                offer(other)
+
+
+def _page(pages: list[list[str]], streams: Mapping[str, Stream], place: tuple[int, int], limit: int) -> list[Event]:
+    """The events behind a place, at most so many."""
+    told: dict[str, int] = {}
+    found: list[Event] = []
+    for number, page in enumerate(pages, 1):
+        for index, name in enumerate(page):
+            nth = told.get(name, 0)
+            told[name] = nth + 1
+            stream = streams.get(name)
+            if (number, index) > place and stream is not None and nth < len(stream.events):
+                found.append(replace(stream.events[nth], id=f"{number}-{index}"))
+                if len(found) == limit:
+                    return found
+    return found
+
+
+def _event(told: list[object]) -> Event:
+    type, at, step, visit, attempt, duration, payload = told
+    return Event(type, at, step, visit, attempt, duration, payload)  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""Under which keys the table keeps what: `docs/dynamodb.md` lists who asks for it.
+
+Everything of a run lies under the run's id: in one partition, or spread over several where the plan forks widely, so that
+a thousand branches do not write to one place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+MOST_PARTITIONS = 64
+"""Over how many partitions a run is spread at most: one transaction reads and writes a counter of each."""
+
+BRANCHES_EACH = 16
+"""How many branches of a fork share a partition of their run."""
+
+
+class Key(NamedTuple):
+    """The primary key of an item."""
+
+    pk: str
+    sk: str
+
+
+SCHEMA = Key("S#schema", "S")
+"""Where a table says of which version its items are."""
+
+
+def partition(run_id: str, number: int = 0) -> str:
+    return f"R#{run_id}" if number == 0 else f"R#{run_id}#{number}"
+
+
+def home_of(visit_id: str, spread: int) -> int:
+    """The number of the partition that keeps a visit, in a run that is spread over so many."""
+    if spread == 1:
+        return 0
+    return int.from_bytes(hashlib.blake2b(visit_id.encode(), digest_size=4).digest(), "big") % spread
+
+
+def head(run_id: str) -> Key:
+    return Key(partition(run_id), "H")
+
+
+def counter(run_id: str, number: int) -> Key:
+    return Key(partition(run_id, number), "C")
+
+
+def visit(run_id: str, visit_id: str, spread: int) -> Key:
+    return Key(partition(run_id, home_of(visit_id, spread)), f"V#{visit_id}")
+
+
+def past(run_id: str, visit_id: str, fence: int, spread: int) -> Key:
+    """The history that a visit had when a claim of it ended without an outcome."""
+    return Key(partition(run_id, home_of(visit_id, spread)), f"X#{visit_id}#{fence:08d}")
+
+
+def wait(run_id: str, visit_id: str, id: str, spread: int) -> Key:
+    return Key(partition(run_id, home_of(visit_id, spread)), f"W#{visit_id}#{id}")
+
+
+def part(run_id: str, visit_id: str, loop: str, first: int, spread: int) -> Key:
+    return Key(partition(run_id, home_of(visit_id, spread)), f"P#{visit_id}#{loop}#{first:012d}")
+
+
+def join(run_id: str, step: str) -> Key:
+    return Key(partition(run_id), f"J#{step}")
+
+
+def number(run_id: str, step: str) -> Key:
+    """How often a step was visited by branches of a run that has forked."""
+    return Key(partition(run_id), f"N#{step}")
+
+
+def child(run_id: str, visit_id: str, child_id: str) -> Key:
+    return Key(partition(run_id), f"K#{visit_id}#{child_id}")
+
+
+def entry(run_id: str, number: int) -> Key:
+    """A page of the history, as its first reader has put it in order."""
+    return Key(partition(run_id), f"E#{number:08d}")
+
+
+def plan(plan_hash: str, block: int = 0) -> Key:
+    return Key(f"P#{plan_hash}", f"B#{block:04d}")
+
+
+def token(token_hash: str) -> Key:
+    return Key(f"T#{token_hash}", "T")
+
+
+def idempotency(tenant: str, key: str) -> Key:
+    return Key(f"I#{hashlib.sha256(f'{len(tenant)}.{tenant}{key}'.encode('utf-8', 'surrogatepass')).hexdigest()}", "I")
+
+
+def playbook(tenant: str, name: str) -> Key:
+    """The newest version of a playbook, in the order of names."""
+    return Key(f"B#{tenant}", f"N#{name}")
+
+
+def version(tenant: str, name: str, version: str) -> Key:
+    return Key(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
+
+
+ANY_API_KEY = Key("A#", "any")
+"""Where the table says that it was ever given an API key."""
+
+
+def api_key(id: str) -> Key:
+    return Key(f"A#{id}", "A")
+
+
+def api_key_of(tenant: str, at: float, id: str) -> Key:
+    """Where a tenant finds its keys, the oldest first."""
+    return Key(f"O#{tenant}", f"A#{created(at, id)}")
+
+
+def created(at: float, run_id: str) -> str:
+    """The place of a run among those of its tenant and its queue: by when it was created, then by its id."""
+    return f"{at:020.6f}#{run_id}"

@@ -1,0 +1,83 @@
+"""Plans in the table: compressed, in as many blocks as they need, and read once by each process."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from executor.errors import StoreError
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.blobs import from_bytes, to_bytes
+from executor.stores.dynamo.change import Put
+from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS
+from executor.stores.dynamo.repeating import Refused
+from executor.stores.dynamo.table import Table
+from planner.plan import Header, Plan, Step, Task
+
+BLOCK_BYTES = 350 * 1024
+
+
+class Plans:
+    """The plans of a table. What is read of one is kept: a plan never changes."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._document = lru_cache(maxsize=64)(self._read)
+        self.header = lru_cache(maxsize=1024)(self._header)
+        self.step = lru_cache(maxsize=4096)(self._step)
+        self.task = lru_cache(maxsize=1024)(self._task)
+
+    def save(self, plan: Plan) -> None:
+        if self._table.get(keys.plan(plan.hash)) is not None:
+            return
+        document = {
+            "header": plan.header.to_json(),
+            "steps": [[name, step.to_json()] for name, step in plan.steps.items()],
+            "tasks": [[name, task.to_json()] for name, task in plan.tasks.items()],
+            "source": json.dumps(plan.source),
+        }
+        packed = to_bytes(document)
+        blocks = [packed[at : at + BLOCK_BYTES] for at in range(0, len(packed), BLOCK_BYTES)]
+        # The first block tells how many there are, and is there when all are.
+        for number, block in reversed(list(enumerate(blocks))):
+            first = {"blocks": len(blocks), "spread": spread_of(plan)} if number == 0 else {}
+            try:
+                self._table.write([Put(keys.plan(plan.hash, number), {"body": block, **first})])
+            except Refused:
+                continue
+
+    def plan(self, plan_hash: str) -> Plan:
+        document = self._document(plan_hash)
+        steps = {name: Step.from_json(name, body) for name, body in document["steps"].items()}
+        tasks = {name: Task.from_json(body) for name, body in document["tasks"].items()}
+        return Plan(Header.from_json(document["header"]), steps, tasks, json.loads(document["source"]))
+
+    def spread(self, plan_hash: str) -> int:
+        """Over how many partitions a run of the plan is spread."""
+        return int(self._document(plan_hash)["spread"])
+
+    def _read(self, plan_hash: str) -> dict[str, Any]:
+        first = self._table.get(keys.plan(plan_hash))
+        if first is None:
+            raise StoreError(f"The store in DynamoDB holds no plan {plan_hash}.")
+        rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
+        found = self._table.get_many(rest)
+        document: dict[str, Any] = from_bytes(b"".join([first["body"], *(found[key]["body"] for key in rest)]))
+        named = {kind: dict(document[kind]) for kind in ("steps", "tasks")}
+        return {**document, **named, "spread": first["spread"]}
+
+    def _header(self, plan_hash: str) -> Header:
+        return Header.from_json(self._document(plan_hash)["header"])
+
+    def _step(self, plan_hash: str, name: str) -> Step:
+        return Step.from_json(name, self._document(plan_hash)["steps"][name])
+
+    def _task(self, plan_hash: str, name: str) -> Task:
+        return Task.from_json(self._document(plan_hash)["tasks"][name])
+
+
+def spread_of(plan: Plan) -> int:
+    """Over how many partitions the runs of a plan are spread: as its widest fork needs."""
+    widest = max((len(case.targets) for step in plan.steps.values() for case in step.cases), default=1)
+    return max(1, min(MOST_PARTITIONS, -(-widest // BRANCHES_EACH)))

@@ -1,0 +1,53 @@
+"""The store in DynamoDB, whose messages are in SQS and whose large values are in S3."""
+
+from __future__ import annotations
+
+from executor.errors import SchemaError
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.api_keys import ApiKeys
+from executor.stores.dynamo.asking import Asking
+from executor.stores.dynamo.history import History
+from executor.stores.dynamo.notes import Messages
+from executor.stores.dynamo.registry import Registry
+from executor.stores.dynamo.sweeping import Sweeping
+from executor.stores.dynamo.table import Table
+from executor.stores.dynamo.waits import Waits
+from planner.plan import Header, Plan, Step, Task
+
+SCHEMA_VERSION = 1
+"""What the items of a table are like; one that says nothing of it is of this version."""
+
+
+class DynamoStore(Waits, Registry, ApiKeys, History, Asking, Sweeping):
+    """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
+    local runs, and without a queue all, as the table says. With a bucket, large values lie there.
+
+    Raises:
+        StoreError: the table cannot be reached, or is not there.
+    """
+
+    def __init__(self, table: str, *, queue_url: str | None = None, bucket: str | None = None) -> None:
+        super().__init__(Table(table), None if queue_url is None else Messages(queue_url), bucket)
+        kept = self.table.get(keys.SCHEMA)
+        schema = SCHEMA_VERSION if kept is None else kept["schema"]
+        if schema > SCHEMA_VERSION:
+            message = f"The store in DynamoDB has schema {schema}, and this version of noetl knows {SCHEMA_VERSION}."
+            raise SchemaError(message)
+
+    def close(self) -> None:
+        """Clients are shared by the whole process, so there is nothing to give up."""
+
+    def save_plan(self, plan: Plan) -> None:
+        self.plans.save(plan)
+
+    def plan_header(self, plan_hash: str) -> Header:
+        return self.plans.header(plan_hash)
+
+    def plan_step(self, plan_hash: str, name: str) -> Step:
+        return self.plans.step(plan_hash, name)
+
+    def plan_task(self, plan_hash: str, name: str) -> Task:
+        return self.plans.task(plan_hash, name)
+
+    def plan(self, plan_hash: str) -> Plan:
+        return self.plans.plan(plan_hash)

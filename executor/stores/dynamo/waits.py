@@ -1,0 +1,125 @@
+"""What visits wait for: tokens that answer, and the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from executor.errors import FencedError, RejectedError
+from executor.records import VisitStatus, Wait, WaitKey
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import Item
+from executor.stores.dynamo.change import ABSENT, Change, Check, Condition, Put, Write
+from executor.stores.dynamo.core import Core
+from executor.stores.dynamo.notes import Note
+from executor.stores.dynamo.repeating import Refused
+from executor.stores.dynamo.runs import is_over
+from executor.stores.rows import to_text
+from planner.plan import canonical
+
+MAX_ANSWER_BYTES = 1024 * 1024
+
+
+class Waits(Core):
+    """The part of the store that keeps waits."""
+
+    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+        spread = self.spread(key.run_id)
+        held: tuple[Condition, ...] = (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
+        token = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
+        writes: list[Write] = [
+            Check(keys.visit(key.run_id, key.visit_id, spread), held),
+            Put(keys.token(token_hash), token, (ABSENT,)),
+            Change(keys.wait(key.run_id, key.visit_id, key.id, spread), {"asked": True}),
+        ]
+        try:
+            self.table.write(writes)
+        except Refused:
+            raise FencedError("the claim of the step that waits has been lost") from None
+
+    def wait(self, key: WaitKey) -> Wait:
+        item = self.table.get(self._wait_key(key))
+        return Wait(key.id) if item is None else self._wait_of(key, item)
+
+    def close_wait(self, key: WaitKey, now: float) -> Wait:
+        return self._wait_of(key, self.table.update(Change(self._wait_key(key), keep={"closed": now})))
+
+    def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
+        if len(to_text(body)) > MAX_ANSWER_BYTES:
+            raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
+        key, item = self._found(token_hash)
+        while "answered" not in item:
+            self._check_open(key, item)
+            kept = self.blobs.keep(key.run_id, body) or to_text(body).encode()
+            when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
+            try:
+                self.table.update(Change(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
+            except Refused as refused:
+                item = refused.found[0] or {}
+                continue
+            self.make_due(key.run_id, key.visit_id, now)
+            self.changes.announce()
+            return key
+        if canonical(self.blobs.read(item["answer"])) != canonical(body):  # to `==`, 1 and true are the same
+            raise RejectedError("answered_otherwise", "another answer came before")
+        # Whoever brought it first may have died before the visit was due.
+        self.wake_if_answered(key.run_id, key.visit_id, now)
+        return key
+
+    def hear(self, token_hash: str, now: float) -> None:
+        key, item = self._found(token_hash)
+        self._check_open(key, item)
+        self.table.update(Change(self._wait_key(key), {"heard": now}))
+
+    def make_due(self, run_id: str, visit_id: str, now: float) -> None:
+        """Make a visit due that waits, now or when its run goes on."""
+        key = self.visit_key(run_id, visit_id)
+        states = (VisitStatus.WAITING.value, VisitStatus.PARKED.value)
+        try:
+            item = self.table.update(Change(key, {"due": now}, when=(("status", "in", states),)))
+        except Refused:
+            return  # it is at work, and looks when it pauses
+        head = self.head(run_id)
+        if item["status"] == VisitStatus.WAITING and not is_over(head):
+            self.tell(head["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now)
+
+    def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
+        """Make a visit due that waits for an answer which is there; whether it was."""
+        key = self.visit_key(run_id, visit_id)
+        item = self.table.get(key)
+        if item is None or item["status"] != VisitStatus.WAITING or item["due"] <= now:
+            return False
+        waits = [keys.wait(run_id, visit_id, id, self.spread(run_id)) for id in item.get("awaits", ())]
+        if not any("answered" in wait for wait in self.table.get_many(waits).values()):
+            return False
+        when: tuple[Condition, ...] = (
+            ("status", "=", VisitStatus.WAITING.value),
+            ("fence", "=", item["fence"]),
+            ("due", "=", item["due"]),
+        )
+        try:
+            self.table.update(Change(key, {"due": now}, when=when))
+        except Refused:
+            return False
+        self.tell(self.head(run_id)["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now)
+        return True
+
+    def _found(self, token_hash: str) -> tuple[WaitKey, Item]:
+        """The wait that a token answers."""
+        token = self.table.get(keys.token(token_hash))
+        if token is None:
+            raise RejectedError("unknown_token", "no step waits or has waited for this answer")
+        key = WaitKey(token["run"], token["visit"], token["wait"])
+        return key, self.table.get(self._wait_key(key)) or {}
+
+    def _check_open(self, key: WaitKey, item: Item) -> None:
+        at = [self.visit_key(key.run_id, key.visit_id), keys.head(key.run_id)]
+        found = self.table.get_many(at)
+        is_waited_for = all(one in found and "finished" not in found[one] for one in at)
+        if "closed" in item or "answered" in item or not is_waited_for:
+            raise RejectedError("closed", "the step does not wait for an answer any more")
+
+    def _wait_key(self, key: WaitKey) -> keys.Key:
+        return keys.wait(key.run_id, key.visit_id, key.id, self.spread(key.run_id))
+
+    def _wait_of(self, key: WaitKey, item: Item) -> Wait:
+        return Wait(key.id, self.blobs.read(item.get("answer")), item.get("answered"), item.get("heard"))
