@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.formulas import ALWAYS, ERROR, Formula, Known, Term, formula_of, is_plain, leaves_of
+from planner.formulas import ALWAYS, ERROR, Formula, Known, Literal, Term, formula_of, is_plain, leaves_of
 from planner.playbook import Case, InputDeclaration
 from planner.reasoning import Allowance, State, Terms, TooHardError, Values, World
 from planner.templates import Access, TemplateProblem, parse
@@ -107,7 +107,11 @@ def candidate_of(guard: str | bool, *, leads_back: bool = False) -> Candidate:
         template = None
     if template is None:
         return Candidate(None)
-    formula = formula_of(template.expression) if template.is_expression else None
+    formula: Formula | None = None
+    if template.path is not None:
+        formula = ERROR if template.path == ("error",) else Literal(template.path, "truth")
+    elif template.is_expression:
+        formula = formula_of(template.expression)
     return Candidate(formula, reads_error(template.reads), leads_back, _asks_for_error(template.reads))
 
 

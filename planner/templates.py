@@ -125,11 +125,16 @@ class Template:
     """A text with templates in it, parsed.
 
     `reads` maps each access to the offset where it first stands; `guarded` are the accesses for which the text
-    itself provides that they have no value (`is defined`, `default`). Names bound inside are not read.
+    itself provides that they have no value (`is defined`, `default`). Names bound inside are not read. `path` is the
+    access when the text is nothing but one, else None.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
+        plain = _plain_parts(source)
+        if plain is not None:
+            self._read(plain)
+            return
         body = syntax_of(source)
         self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
@@ -138,14 +143,28 @@ class Template:
         self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
         self.reads, self.guarded = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
-        self._path = access_of(expressions[0]) if self.is_expression else None
-        if self._path is None:
+        self.path = access_of(expressions[0]) if self.is_expression else None
+        if self.path is None:
             self._body = body
+
+    def _read(self, parts: list[str | Expression]) -> None:
+        """Take what the parts say, whose expressions are names with attributes."""
+        self.has_blocks = False
+        self.parts = tuple(parts)
+        self.reads, self.guarded = {}, frozenset()
+        for part in parts:
+            if isinstance(part, Expression):
+                access = tuple(part.source.split("."))
+                self.reads.setdefault(access, self.source.index(part.source, part.start))
+        self.names = frozenset(access[0] for access in self.reads)
+        texts = [part for part in parts if isinstance(part, str)]
+        self.is_expression = len(parts) == len(texts) + 1 and not any(map(str.strip, texts))
+        self.path = next(iter(self.reads)) if self.is_expression else None
 
     @property
     def is_access(self) -> bool:
         """Whether the text is one expression that only reads a value and does nothing to it."""
-        return self._path is not None
+        return self.path is not None
 
     @property
     def expression(self) -> nodes.Node:
@@ -190,7 +209,7 @@ class Template:
         Raises:
             EvaluationError: a name has no value, an operation fails, or a limit is reached.
         """
-        if self._path is not None:
+        if self.path is not None:
             return self._follow(lookup)
         if self.has_blocks:
             return self._run(self._text, lookup)
@@ -209,13 +228,13 @@ class Template:
         Raises:
             EvaluationError: as `evaluate`.
         """
-        if self._path is not None:
+        if self.path is not None:
             return [self._follow(lookup)]
         return [_plain_or_error(value) for value in self._run(self._values, lookup)]
 
     def _follow(self, lookup: Lookup) -> Any:
-        assert self._path is not None
-        name, *attributes = self._path
+        assert self.path is not None
+        name, *attributes = self.path
         try:
             value = lookup(name)
         except KeyError:
@@ -457,6 +476,35 @@ def access_of(node: nodes.Node) -> Access | None:
         else:
             return None
         node = node.node
+
+
+_PLAIN = re.compile(r"\{\{[ \t\n]*(?P<access>[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,20})[ \t\n]*\}\}")
+_WORDS = frozenset(
+    ["and", "dict", "else", "False", "false", "if", "in", "is", "None", "none", "not", "or", "range", "True", "true"]
+)
+_MAX_PLAIN = 100
+
+
+def _plain_parts(source: str) -> list[str | Expression] | None:
+    """What `_parts` gives, of a text whose expressions are names with attributes; None for any other. Most texts are such,
+    and the parser takes twenty times as long to say so.
+    """
+    if "\r" in source or len(source) > MAX_SOURCE or source.count("[") + source.count("(") > MAX_BRACKETS - 2:
+        return None
+    parts: list[str | Expression] = []
+    end = count = 0
+    while (opening := _OPENING.search(source, end)) is not None:
+        found = _PLAIN.match(source, opening.start())
+        count += 1
+        if found is None or found["access"].partition(".")[0] in _WORDS or count > _MAX_PLAIN:
+            return None
+        if found.start() > end:
+            parts.append(source[end : found.start()])
+        parts.append(Expression(found["access"], found.start(), found.end()))
+        end = found.end()
+    if end < len(source):
+        parts.append(source[end:])
+    return None if any("{" in part for part in parts if isinstance(part, str)) else parts
 
 
 def _parts(source: str) -> Iterator[str | Expression]:

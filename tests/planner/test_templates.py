@@ -276,3 +276,32 @@ def test_only_names_that_are_read_are_looked_up() -> None:
     parse("{{ x.y + 1 }}").evaluate(lookup)
     parse("{{ x.y }}").evaluate(lookup)
     assert asked == ["x", "x"]
+
+
+pieces = st.sampled_from(
+    [
+        "{{ x }}", "{{x.y}}", "{{ x.y.z }}", "{{\n x }}", "{{ x", "}}", "{", "}", "{% if x %}", "{{ true }}", "{{ x._y }}",
+        "{{ _x }}", "{{ range }}", "{{ x | upper }}", "{{- x -}}", "{# x #}", "{{ x.and }}", "{{ not }}", "{{ x.1 }}",
+        " ", "\n", "\r\n", "a", "é", "(", "(" * 10, "[" * 20, ")", "{{ 'x' }}", "{{ x.y", ".z }}", "{{ é }}",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(pieces, max_size=6).map("".join))
+def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> None:
+    def seen() -> object:
+        templates.parsed.cache_clear()
+        try:
+            found = parse(text)
+        except TemplateProblem as problem:
+            return problem.code, problem.start, problem.end
+        return (
+            found.is_expression, found.has_blocks, found.reads, list(found.reads), found.guarded, found.names,
+            found.path, found.parts,
+        )  # fmt: skip
+
+    plainly = seen()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(templates, "_plain_parts", lambda _: None)
+        assert plainly == seen()
+    templates.parsed.cache_clear()
