@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -33,14 +34,18 @@ from executor.worker import Worker, lease_seconds, public_url, thread_count
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
 
+GATEWAY_SECONDS = 20.0
+"""How long a stream of events is behind a gateway that answers with all of it at once, within half a minute."""
 
-def create_app(environ: Mapping[str, str] | None = None, *, always_authenticated: bool = False) -> FastAPI:
-    """The service with the settings of `environ`, or of the process's environment when it starts. Without a start, as behind
-    API Gateway, it opens its store when it is first asked, and walks nothing.
 
-    With `always_authenticated`, this machine needs credentials like anyone else.
+def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool = False) -> FastAPI:
+    """The service with the settings of `environ`, or of the process's environment when it starts. Without a start it opens its
+    store when it is first asked, and walks nothing.
+
+    `behind_gateway` nobody is this machine, so everyone needs credentials; and an answer must be whole before the gateway
+    gives it up, so streams end soon.
     """
-    shared = Shared(environ, always_authenticated=always_authenticated)
+    shared = Shared(environ, always_authenticated=behind_gateway)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,6 +81,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, always_authenticated
     )
     app.state.shared = shared
     app.state.is_stopping = False
+    app.state.stream_seconds = GATEWAY_SECONDS if behind_gateway else math.inf
     problems.install(app)
     for noun in (callbacks, workflows, events, graph, playbooks, plans, health):
         check_that_all_are_guarded(noun.router)

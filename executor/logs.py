@@ -18,13 +18,19 @@ def log_as_json_lines() -> None:
     """From now on this process logs so: where it does already, or to stderr."""
     root = logging.getLogger()
     for handler in root.handlers or [logging.StreamHandler()]:
-        handler.setFormatter(_JsonLines())
+        # Where there is no terminator, as in Lambda, lines end only where their text does.
+        handler.setFormatter(_JsonLines("" if hasattr(handler, "terminator") else "\n"))
         root.addHandler(handler)
     root.setLevel(logging.INFO)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
 
 
 class _JsonLines(logging.Formatter):
     """A record as one line of JSON, in which nothing is left that a terminal would obey."""
+
+    def __init__(self, end: str = "") -> None:
+        super().__init__()
+        self._end = end
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -37,7 +43,7 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=str) + self._end
 
 
 def _whose(record: logging.LogRecord) -> dict[str, Any]:

@@ -24,7 +24,9 @@ import pytest
 from executor import aws as ours
 from tests.tools import environment
 
-REQUIREMENT = "ministack==1.5.33"
+REQUIREMENTS = ("ministack==1.5.33", "aws-sam-translator", "cryptography", "boto3==1.43.106")
+"""What it serves with, and what it reads templates of SAM with."""
+
 REGION = "us-east-1"
 _TRIES = 3
 
@@ -35,7 +37,7 @@ Client = Callable[[str], Any]
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[str]:
     """The URL of a running server."""
-    program = environment(REQUIREMENT) / "bin" / "ministack"
+    program = environment(*REQUIREMENTS) / "bin" / "ministack"
     with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
         for tries in range(1, _TRIES + 1):
             url = f"http://127.0.0.1:{_free_port()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -76,7 +77,8 @@ class _EventStream(StreamingResponse):
 async def _stream(request: Request, service: Service, workflow_id: str, after: str | None) -> AsyncIterator[str]:
     pause = _SHORTEST_PAUSE_SECONDS
     silence = 0.0
-    while not is_stopping(request):
+    ends_at = time.monotonic() + request.app.state.stream_seconds
+    while not is_stopping(request) and time.monotonic() < ends_at:
         # The run is looked at first: what a finished run has written by then is all there is.
         run = await run_in_threadpool(service.run, workflow_id)
         page = await run_in_threadpool(service.events, workflow_id, after)

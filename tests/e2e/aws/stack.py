@@ -1,0 +1,185 @@
+"""The template of this repository, built and deployed into an emulator, with its functions under the runtime client of AWS.
+
+What is deployed is what `sam build` has made, but for two things that make the functions run here: the runtime is one of our
+own, which starts the client of AWS in an environment where only that and boto3 are installed, and the packages are built for
+this machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import yaml
+
+from api.keys import new_key
+from tests.aws import REGION
+from tests.tools import ROOT, environment
+
+SAM = "aws-sam-cli==1.170.0"
+RUNTIME = ("awslambdaric==4.2.2", "boto3")
+FUNCTIONS = ("ApiFunction", "StepFunction", "DeadLetterFunction", "SweepFunction")
+CONTENT = {"Content-Type": "application/yaml"}
+SECONDS = 60.0
+OWNER = "test"
+"""The name and the word of whoever may do everything in the account."""
+
+
+def build(folder: Path) -> Path:
+    """The folder in which `sam build` has put the template and the packages of its functions."""
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAM_"))},
+        "NOETL_ARCHITECTURE": {"aarch64": "arm64"}.get(platform.machine(), platform.machine()),
+        "NOETL_PYTHON": ".".join(platform.python_version_tuple()[:2]),
+        "PYTHON": str(ROOT / ".venv" / "bin" / "python"),
+        "SAM_CLI_TELEMETRY": "0",
+    }
+    sam = environment(SAM) / "bin" / "sam"
+    command = [sam, "build", "--template", ROOT / "template.yaml", "--build-dir", folder, "--region", REGION]
+    done = subprocess.run(command, env=environ, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def package(folder: Path) -> bytes:
+    """The package of a function as a zip file, with what starts it here."""
+    python = environment(*RUNTIME) / "bin" / "python"
+    start = f'#!/bin/sh\ncd "$LAMBDA_TASK_ROOT"\nexec {python} -m awslambdaric "$_HANDLER"\n'
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder))
+        entry = zipfile.ZipInfo("bootstrap")
+        entry.external_attr = 0o755 << 16
+        archive.writestr(entry, start)
+    return body.getvalue()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!Ref a` as `{"Ref": "a"}`, and so on."""
+
+
+def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    name = suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}"
+    if isinstance(node, yaml.ScalarNode):
+        value: Any = loader.construct_scalar(node)
+        return {name: value.split(".", 1) if suffix == "GetAtt" else value}
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    return {name: loader.construct_mapping(node, deep=True)}
+
+
+_Loader.add_multi_constructor("!", _tagged)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A deployed stack: its outputs, and clients of the account that it is in. The emulator's gateway knows no other one."""
+
+    server: str
+    outputs: Mapping[str, str]
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.server,
+            aws_access_key_id=OWNER,
+            aws_secret_access_key=OWNER,
+        )
+
+    def key(self, scope: str = "admin", tenant: str = "default") -> str:
+        """A new API key, put into the table by whoever may."""
+        from executor.stores.dynamo.store import DynamoStore
+
+        text, key = new_key("tests", [scope], tenant, time.time())
+        DynamoStore(self.outputs["TableName"]).add_key(key)
+        return text
+
+    def http(self, key: str | None) -> httpx.Client:
+        """Speaks to the service through the gateway."""
+        headers = {"Host": f"{self.outputs['ApiId']}.execute-api.localhost"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        return httpx.Client(base_url=self.server, headers=headers, timeout=SECONDS)
+
+    def messages(self, queue: str) -> int:
+        """How many messages there are in a queue, whether they are at work or not."""
+        names = (
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        )
+        found = self.client("sqs").get_queue_attributes(QueueUrl=self.outputs[queue], AttributeNames=["All"])[
+            "Attributes"
+        ]
+        return sum(int(found.get(name, 0)) for name in names)
+
+
+def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
+    """Put the values of parameters in where a number is wanted: the emulator hands on text, which AWS makes one of."""
+    numbers = {
+        name: int(given.get(name, parameter["Default"]))
+        for name, parameter in template["Parameters"].items()
+        if parameter["Type"] == "Number"
+    }
+
+    def put(value: Any, place: str = "") -> Any:
+        if isinstance(value, dict) and value.get("Ref") in numbers and place != "Fn::FindInMap":
+            return numbers[value["Ref"]]
+        if isinstance(value, dict):
+            return {name: put(part, name) for name, part in value.items()}
+        return [put(part, place) for part in value] if isinstance(value, list) else value
+
+    template["Resources"] = put(template["Resources"])
+
+
+def deploy(server: str, built: Path, change: Callable[[Any], object] = lambda _: None, **parameters: str) -> Stack:
+    """The stack of a template that was built, once it is complete; `change` may spoil the template first."""
+    stack = Stack(server, {})
+    s3, cloudformation = stack.client("s3"), stack.client("cloudformation")
+    bucket = f"packages-{secrets.token_hex(4)}"
+    s3.create_bucket(Bucket=bucket)
+    template = yaml.load((built / "template.yaml").read_text("utf-8"), _Loader)
+    template.get("Globals", {}).get("Function", {}).pop("Runtime", None)
+    packages: dict[str, bytes] = {}
+    for name in FUNCTIONS:
+        function = template["Resources"][name]["Properties"]
+        handler = function["Handler"].partition(".")[0]
+        if handler not in packages:
+            packages[handler] = package(built / name)
+            s3.put_object(Bucket=bucket, Key=handler, Body=packages[handler])
+        function |= {"CodeUri": f"s3://{bucket}/{handler}", "Runtime": "provided.al2023"}
+    change(template)
+    given = {"Authentication": "api-keys", "Architecture": "x86_64", "StepTimeoutSeconds": "15", **parameters}
+    _put_numbers(template, given)
+    name = f"noetl-{secrets.token_hex(4)}"
+    cloudformation.create_stack(
+        StackName=name,
+        TemplateBody=json.dumps(template),
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+    )
+    until = time.monotonic() + SECONDS
+    while True:
+        [found] = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        if found["StackStatus"] == "CREATE_COMPLETE":
+            outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+            return Stack(server, outputs)
+        if "IN_PROGRESS" not in found["StackStatus"] or time.monotonic() > until:
+            events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
+            raise AssertionError("\n".join(str(event.get("ResourceStatusReason")) for event in events))
+        time.sleep(0.1)

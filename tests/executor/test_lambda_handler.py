@@ -1,0 +1,246 @@
+"""The functions of Lambda, called as Lambda calls them, with messages of a real queue."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from executor import lambda_handler as ours
+from executor.errors import SettingError, StoreError
+from executor.records import Lease, Run, RunStatus
+from executor.stores import open_store
+from executor.stores.dynamo.store import DynamoStore
+from executor.stores.store import Received
+from infra.dynamodb import upgrade
+from tests.aws import Client, aws, aws_server
+from tests.contract.store_contract import started
+from tests.http_server import Exchange, serve
+
+__all__ = ["aws", "aws_server"]
+
+ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
+CHAIN = (
+    "name: chain\nsteps:\n"
+    + "".join(
+        f"- {{name: s{n}, run: [{{action: set, set: {{n: {n}}}}}], rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
+        for n in range(4)
+    )
+    + "- {name: s4, run: [{action: set, set: {n: 4}}]}\n"
+)
+
+
+@dataclass
+class Context:
+    seconds: float = 60.0
+    aws_request_id: str = "request"
+    function_name: str = "step"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+@dataclass
+class Queue:
+    """A queue of SQS whose messages are handed to the function by the test."""
+
+    aws: Client
+    url: str
+    store: DynamoStore
+
+    def records(self, most: int = 10) -> list[dict[str, Any]]:
+        """The messages that are there, as Lambda hands them over. They are gone from the queue."""
+        found: list[dict[str, Any]] = []
+        while len(found) < most:
+            asked = {"MaxNumberOfMessages": min(most - len(found), 10), "WaitTimeSeconds": 0}
+            messages = self.aws("sqs").receive_message(QueueUrl=self.url, **asked).get("Messages", ())
+            if not messages:
+                return found
+            for message in messages:
+                self.aws("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
+                found.append({"messageId": message["MessageId"], "body": message["Body"], "eventSource": "aws:sqs"})
+        return found
+
+    def drive(self, run: Run, context: Context | None = None) -> RunStatus:
+        """Hand over what there is until there is nothing; how the run stands then."""
+        while records := self.records():
+            assert ours.step({"Records": records}, context or Context()) == {"batchItemFailures": []}
+        return self.status(run)
+
+    def status(self, run: Run) -> RunStatus:
+        found = self.store.run(run.tenant, run.id)
+        assert found is not None
+        return found.status
+
+
+@pytest.fixture
+def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    upgrade("noetl")
+    url = str(aws("sqs").create_queue(QueueName="noetl")["QueueUrl"])
+    monkeypatch.setenv("NOETL_QUEUE", url)
+    monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
+    monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
+    ours._warm.cache_clear()
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    yield Queue(aws, url, store)
+    ours._warm.cache_clear()
+
+
+def start(queue: Queue, text: str) -> Run:
+    return started(queue.store, text, now=time.time(), origin="service")
+
+
+def failures(answer: dict[str, Any]) -> list[str]:
+    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+
+
+def test_a_run_is_walked_to_its_end_in_one_invocation(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    run = start(queue, CHAIN)
+    answer = ours.step({"Records": queue.records()}, Context())
+    assert answer == {"batchItemFailures": []}
+    assert queue.status(run) is RunStatus.SUCCEEDED
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["Steps"], metrics["FunctionName"]) == (6, "step")
+    named = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+    assert {metric["Name"] for metric in named} == {"Steps", "Milliseconds"} < set(metrics)
+
+
+def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) -> None:
+    slow = "name: slow\nsteps: [{name: a, timeout: 30s, run: [{action: set, set: {n: 1}}]}]\n"
+    run = start(queue, slow)
+    [record] = queue.records()
+    claimed = queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
+    assert not isinstance(claimed, Received)
+    queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
+    [record] = queue.records()
+    invocation = ours._Invocation(ours._warm(), Context(60.0), ours.Tally("step"), give_up=False)
+    invocation._started -= 40.0  # of the 58 seconds 18 are left
+    assert invocation.walk_all([record]) == []
+    [visit] = queue.store.visits(run.id)
+    assert (visit.claims, visit.finished_at) == (0, None)
+    assert queue.drive(run) is RunStatus.SUCCEEDED
+
+
+def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
+    hanging = threading.Event()
+
+    def hang(exchange: Exchange) -> None:
+        hanging.wait(30.0)
+
+    with serve(hang) as server:
+        run = start(
+            queue, f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n'
+        )
+        before = time.monotonic()
+        assert queue.drive(run, Context(ours.MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
+        assert time.monotonic() - before < 20.0
+        hanging.set()
+    found = queue.store.run("default", run.id)
+    assert found is not None and [error["type"] for error in found.errors] == ["Timeout"]
+
+
+def test_messages_that_are_not_ours_do_not_hold_up_the_others(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [start(queue, ONE) for _ in range(3)]
+    good = queue.records()
+    bad = [
+        {"messageId": f"bad {n}", "body": body}
+        for n, body in enumerate(("", "{}", "[1]", '{"v": 99}', "\ud800", "x" * 300_000))
+    ] + [{"messageId": "bad 6"}, {"messageId": "bad 7", "body": None}]
+    answer = ours.step({"Records": [bad[0], good[0], *bad[1:4], good[1], *bad[4:], good[2]]}, Context())
+    assert sorted(failures(answer)) == [f"bad {n}" for n in range(8)]
+    assert [queue.status(run) for run in runs] == [RunStatus.SUCCEEDED] * 3
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["NotOurs"], metrics["Steps"]) == (8, 6)
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_one_that_cannot_be_walked_comes_again(queue: Queue, position: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [start(queue, ONE) for _ in range(4)]
+    records = queue.records()
+    store = ours._warm().store
+    claim_message = store.claim_message
+
+    def claim(body: str, *rest: Any, **more: Any) -> Any:
+        if body == records[position]["body"]:
+            raise (StoreError("The store is away."), RuntimeError("a bug"))[position % 2]
+        return claim_message(body, *rest, **more)
+
+    monkeypatch.setattr(store, "claim_message", claim)
+    assert failures(ours.step({"Records": records}, Context())) == [records[position]["messageId"]]
+    assert [queue.status(run) for run in runs].count(RunStatus.SUCCEEDED) == 3
+
+
+def test_one_that_another_worker_has_is_left(queue: Queue) -> None:
+    start(queue, ONE)
+    [record] = queue.records()
+    queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
+    assert failures(ours.step({"Records": [record]}, Context())) == [record["messageId"]]
+
+
+def test_a_message_that_comes_again_changes_nothing(queue: Queue) -> None:
+    run = start(queue, CHAIN)
+    records = queue.records()
+    for _ in range(3):
+        assert failures(ours.step({"Records": records * 3}, Context())) in (
+            [],
+            [records[0]["messageId"]] * 2,
+            [records[0]["messageId"]],
+        )
+    queue.drive(run)
+    visits = queue.store.visits(run.id)
+    assert [(visit.step, visit.claims) for visit in visits if not visit.step.startswith("@")] == [
+        (f"s{n}", 1) for n in range(5)
+    ]
+    assert queue.status(run) is RunStatus.SUCCEEDED
+
+
+def test_what_is_given_up_fails_and_its_run_ends(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    run = start(queue, ONE)
+    answer = ours.dead_letter({"Records": queue.records()}, Context(function_name="dead"))
+    assert failures(answer) == []
+    found = queue.store.run("default", run.id)
+    assert found is not None
+    assert (found.status, [error["type"] for error in found.errors]) == (RunStatus.FAILED, ["WorkerLost"])
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["GivenUp"], metrics["FunctionName"]) == (1, "dead")
+
+
+def test_what_is_not_ours_stays_among_the_dead_letters(queue: Queue) -> None:
+    assert failures(ours.dead_letter({"Records": [{"messageId": "m", "body": "x"}]}, Context())) == ["m"]
+
+
+def test_a_sweep_says_what_it_has_found(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(queue, ONE)
+    queue.records()  # and they are lost
+    assert ours.sweep({}, Context()) == {"runs": 1, "sent_again": 0}
+    later = time.time() + 1000
+    with monkeypatch.context() as changed:
+        changed.setattr(ours.time, "time", lambda: later)
+        assert ours.sweep({}, Context()) == {"runs": 1, "sent_again": 1}
+    assert queue.records() != []
+    assert queue.status(run) is not RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("event", [{}, {"Records": None}, {"Records": "x"}, {"Records": [1]}, [], "x", None, 7])
+def test_events_that_are_no_batch(queue: Queue, event: Any) -> None:
+    with pytest.raises(TypeError, match="not a batch of messages of SQS"):
+        ours.step(event, Context())
+
+
+def test_an_empty_batch(queue: Queue) -> None:
+    assert ours.step({"Records": []}, Context()) == {"batchItemFailures": []}
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///x.db", "carrier://pigeon"])
+def test_a_store_that_sends_no_messages(monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOETL_STORE", url)
+    ours._warm.cache_clear()
+    with pytest.raises(SettingError, match="NOETL_STORE"):
+        ours.step({"Records": [{"messageId": "m", "body": "{}"}]}, Context())
