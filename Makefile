@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all check format bench clean
+.PHONY: run test test-all check format bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -28,6 +28,9 @@ format: .venv/.dev                  ## put the code in the form that `check` wan
 
 bench: .venv/.dev                   ## measure, as a table and as benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+matrix: .venv/.dev                  ## every fault at every call of every playbook of the corpus, on every store, as a table
+	$(BIN)/python -m tests.simulation
 
 clean:                              ## remove what these commands have made
 	rm -rf .venv .noetl .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -462,7 +462,12 @@ def _last_names(visits: Sequence[Visit]) -> dict[str, Any]:
 
 
 def _last_steps(visits: Sequence[Visit]) -> _Steps:
-    return _Steps({v.step: _seen_step(v) for v in sorted(visits, key=lambda v: (v.clock, v.id))})
+    found = _Steps()
+    for visit in sorted(visits, key=lambda v: (v.clock, v.id)):
+        # Which of several branches came first is a matter of time, and how often they came is not.
+        number = max(visit.number, found[visit.step]["visits"])
+        found[visit.step] = _seen_step(replace(visit, number=number))
+    return found
 
 
 def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Outcome:

@@ -13,19 +13,21 @@ from executor.stores.sql_branches import ACTIVE, HEAD, started
 from executor.stores.sql_store import SqlStore, texts_of
 
 _STEP = """
-    with run as (
-        update runs set seq = seq + 1 where id = ? and stop is null returning seq, queue
+    with locked as (
+        select 1 from runs where id = ? and stop is null for update
     ), done as (
         update visits set status = ?, finished_at = ?, saved = ?, result = ?, "case" = ?, error = ?, failure = ?
-        where run_id = ? and id = ? and fence = ? and status = 'running' and exists (select 1 from run)
+        where run_id = ? and id = ? and fence = ? and status = 'running' and exists (select 1 from locked)
         returning id
+    ), run as (
+        update runs set seq = seq + 1 where id = ? and exists (select 1 from done) returning seq, queue
     ), entered as (
         insert into visits (run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at,
             started_at, piece_at)
-        select ?, ?, ?, queue, ?, seq << 12, ?, ?, 1, ?, ?, ?, ?, ?, ? from run where exists (select 1 from done)
+        select ?, ?, ?, queue, ?, seq << 12, ?, ?, 1, ?, ?, ?, ?, ?, ? from run
         returning id
     ), past as (
-        insert into history select ?, seq, ? from run where exists (select 1 from done)
+        insert into history select ?, seq, ? from run
     )
     select count(*) as entered from entered
 """
@@ -154,7 +156,7 @@ class PostgresStore(SqlStore):
         values = (
             visit.run_id,
             visit.status, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
-            visit.run_id, visit.id, visit.fence,
+            visit.run_id, visit.id, visit.fence, visit.run_id,
             following.run_id, following.id, following.step, following.status, following.clock,
             to_text(following.names), following.claims, following.fence, following.worker, following.due_at,
             following.started_at, following.piece_at,

@@ -240,7 +240,7 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("loses", ["question", "answer"])
-@pytest.mark.parametrize(("text", "cut"), [(CHAIN, b"with run as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"])
+@pytest.mark.parametrize(("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"])
 def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, loses: str) -> None:
     """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
