@@ -46,6 +46,38 @@ START_UP: Sequence[Column] = (
     ("command", lambda row: row["command"]),
     ("time", lambda row: f"{row['seconds'] * 1e3:,.0f} ms"),
 )
+MUTANTS: Sequence[Column] = (
+    ("operator", lambda row: row["operator"]),
+    ("mutants", lambda row: f"{row['mutants']:,}"),
+    ("the same", lambda row: f"{row['same']:,}"),
+    ("another playbook", lambda row: f"{row['other']:,}"),
+    ("worse", lambda row: f"{row['worse']:,}"),
+    ("no playbook", lambda row: f"{row['outside']:,}"),
+    ("detected", lambda row: _share(row["detected"], row["wrong"])),
+    ("right place", lambda row: _share(row["placed"], row["wrong"])),
+    ("refused for nothing", lambda row: f"{row['refused_for_nothing']:,}"),
+)
+VALID: Sequence[Column] = (
+    ("source", lambda row: row["source"]),
+    ("playbooks", lambda row: f"{row['playbooks']:,}"),
+    ("errors", lambda row: f"{row['error']:,}"),
+    ("warnings", lambda row: f"{row['warning']:,}"),
+    ("notes", lambda row: f"{row['note']:,}"),
+)
+AGREEMENT: Sequence[Column] = (
+    ("playbooks", lambda row: row["of"]),
+    ("number", lambda row: f"{row['playbooks']:,}"),
+    ("without errors", lambda row: f"{row['without_errors']:,}"),
+    ("runs", lambda row: f"{row['runs']:,}"),
+    ("states", lambda row: f"{row['states']:,}"),
+    ("confirmed", lambda row: f"{sum(row['confirmed'].values()):,}"),
+    ("refuted", lambda row: f"{sum(row['refuted'].values()):,}"),
+    ("untold", lambda row: f"{sum(row['untold'].values()):,}"),
+)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.1f} %)" if whole else "-"
 
 
 def table(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from benchmarks import executor, planner, report, waiting
+from benchmarks.checks import __main__ as checks
+from benchmarks.checks.corpus import Sound
+from benchmarks.checks.mutants import OPERATORS, Original
 from benchmarks.playbooks import SHAPES, fan_out, set_chain
 from executor.actions import catalogue
 from planner.compile import compile_playbook
@@ -38,3 +44,50 @@ def test_what_waits() -> None:
     found = waiting.measure(runs=5, items=2_500, spread_seconds=0.1)
     assert (found["items"], found["runs"]) == (2_500, 5)
     assert found["late_seconds_worst"] >= found["late_seconds_median"] >= 0
+
+
+DIAMOND = """
+name: diamond
+steps:
+- {name: a, rule: [{case: default, run: [b, c]}]}
+- {name: b, run: [{action: shell, command: date, as: n}], rule: [{case: default, run: [d]}]}
+- {name: c, run: [{action: set, set: {m: 1}}], rule: [{case: default, run: [d]}]}
+- {name: d, run: [{action: log, message: "{{ n.stdout }} {{ m }}"}]}
+"""
+
+
+def judged(*operators: str) -> list[tuple[str, bool, bool, bool]]:
+    """What becomes of all mutants of the diamond: whether it is worse, detected, and at the right place."""
+    original = Original.of(Sound("test", "diamond", DIAMOND))
+    assert original is not None
+    found = original.mutants(100, operators)
+    return [(m.operator, bool(m.worse), m.is_detected, m.is_at_the_right_place) for m in found]
+
+
+def test_mutants() -> None:
+    assert judged("rename_target", "add_race", "duplicate_step") == [
+        *[("rename_target", True, True, True)] * 4,
+        ("add_race", True, True, True),
+        *[("duplicate_step", True, True, True)] * 3,
+    ]
+    assert len(OPERATORS) >= 15
+
+
+def test_what_changes_nothing_is_no_mistake() -> None:
+    """Both branches lead to a step that reads nothing, so that it does not matter which of them comes."""
+    original = Original.of(Sound("test", "diamond", DIAMOND.replace("{{ n.stdout }} {{ m }}", "done")))
+    assert original is not None
+    found = list(original.mutants(100, ["remove_as"]))
+    assert [(mutant.is_wrong, mutant.is_detected) for mutant in found] == [(False, False)]
+
+
+def test_the_judgement_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "checks.json"
+    checks.main(["--valid", "3", "--generated", "1", "--chance", "5", "--sites", "1", "--results", str(results)])
+    written = json.loads(results.read_text("utf-8"))
+    rows = {row["operator"]: row for row in written["mutants"]}
+    assert rows.keys() == {*OPERATORS, "all"}
+    assert rows["all"]["wrong"] == sum(row["wrong"] for name, row in rows.items() if name != "all") > 0
+    assert rows["all"]["detected"] <= rows["all"]["wrong"] <= rows["all"]["mutants"]
+    assert [row["playbooks"] for row in written["agreement"]] == [3, 5]
+    assert "rename_target" in capsys.readouterr().out

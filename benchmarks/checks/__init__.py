@@ -1,0 +1,1 @@
+"""How good the compiler's judgement is, measured against exhaustive execution."""

@@ -1,0 +1,113 @@
+"""Small playbooks made by chance: any case may lead anywhere, any step may save and read any name. Most have something wrong
+with them; what that is, exhaustive execution tells.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import yaml
+
+Data = dict[str, Any]
+
+NAMES = ("alpha", "beta", "gamma")
+
+
+def by_chance(seed: int) -> str:
+    """The playbook of a seed: three to six steps, each guard with an input of its own."""
+    random = Random(seed)
+    steps = [f"s{index}" for index in range(random.choice([3, 4, 4, 5, 5, 6]))]
+    inputs: Data = {}
+    is_calm = random.random() < 0.6
+    data: Data = {"name": f"by_chance_{seed}", "input": inputs}
+    if random.random() < 0.2:
+        data["mode"] = "sequential"
+    if random.random() < 0.3:
+        data["on_error"] = "continue"
+    if random.random() < 0.2:
+        data["variables"] = {"gamma": 1}
+    data["steps"] = [_step(random, steps, index, inputs, is_calm=is_calm) for index in range(len(steps))]
+    if random.random() < 0.15:
+        data["steps"].append({"name": "tidy", "run": [_log(_reading(random))]})
+        data["finally"] = "tidy"
+    if random.random() < 0.3:
+        data["output"] = {"told": _reading(random)}
+    return yaml.safe_dump(data, sort_keys=False, width=10_000)
+
+
+def _step(random: Random, steps: list[str], index: int, inputs: Data, *, is_calm: bool) -> Data:
+    step: Data = {"name": steps[index]}
+    run = [_work(random, inputs, index) for _ in range(random.choice([0, 1, 1, 2]))]
+    later = steps[index + 1 :] if is_calm or random.random() < 0.7 else steps
+    rule = _rule(random, later, index, inputs)
+    if not run and not rule:
+        run = [_log("nothing to do")]
+    if run:
+        step["run"] = run
+    if rule:
+        step["rule"] = rule
+    if later is steps and random.random() < 0.85:
+        step["max_visits"] = random.choice([1, 2])
+    if random.random() < 0.06:
+        step["join"] = random.choice(["any", "each"])
+    if random.random() < 0.08:
+        step["on_error"] = random.choice(["abort", "continue"])
+    return step
+
+
+def _rule(random: Random, later: list[str], index: int, inputs: Data) -> list[Data]:
+    rule: list[Data] = []
+    if random.random() < 0.25:
+        rule.append(
+            {
+                "case": random.choice(["error", "{{ error }}", "{{ not result.success }}"]),
+                "run": _targets(random, later),
+            }
+        )
+    if random.random() < 0.5:
+        guard = f"go{index}"
+        inputs[guard] = "boolean"
+        kind = random.randrange(6)
+        text = f"{{{{ input.{guard} }}}}" if kind else f"{{{{ {random.choice(NAMES)} is defined }}}}"
+        rule.append({"case": text, "run": _targets(random, later)})
+    if later and random.random() < 0.8:
+        rule.append({"case": "default", "run": _targets(random, later)})
+    return rule
+
+
+def _targets(random: Random, later: list[str]) -> list[str]:
+    size = min(random.choice([0, 1, 1, 1, 2, 2, 3]), len(later))
+    return random.sample(later, size)
+
+
+def _work(random: Random, inputs: Data, index: int) -> Data:
+    kind = random.randrange(8)
+    name = random.choice(NAMES)
+    if kind < 3:
+        return {"action": "set", "set": {name: f"from s{index}"}}
+    if kind == 3:
+        return {"action": "set", "set": {name: _reading(random)}}
+    if kind == 4:
+        return {"action": "shell", "command": "date", "as": name}
+    if kind == 5:
+        flag = f"do{index}"
+        inputs[flag] = "boolean"
+        return {"action": "set", "if": f"{{{{ input.{flag} }}}}", "set": {name: "perhaps"}}
+    if kind == 6:
+        return {"action": "shell", "command": "date", "as": name, "on_error": "continue"}
+    return _log(_reading(random))
+
+
+def _reading(random: Random) -> str:
+    name = random.choice(NAMES)
+    kind = random.randrange(8)
+    if kind == 0:
+        return f"{{{{ {name} | default('none') }}}}"
+    if kind == 1:
+        return f"{{{{ {name} if {name} is defined else 'none' }}}}"
+    return f"see {{{{ {name} }}}}"
+
+
+def _log(message: str) -> Data:
+    return {"action": "log", "message": message}

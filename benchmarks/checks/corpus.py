@@ -1,0 +1,69 @@
+"""The playbooks that are known to be valid: examples, patterns, documentation, and what the tests compile without an error."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+from executor.actions import catalogue
+from planner.compile import compile_playbook
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 8_000
+"""Longer texts of tests are made to be large, and are left out."""
+_BLOCK = re.compile(r"^(?<!-->\n)```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_PASSES = re.compile(r"^## Passes\n+```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A valid playbook: where it is from, what it is called there, and its text."""
+
+    source: str
+    name: str
+    text: str
+
+
+def written() -> list[Sound]:
+    """All that people have written, each text once."""
+    found: dict[str, Sound] = {}
+    for playbook in (*_examples(), *_documents(), *_explanations(), *_tests()):
+        found.setdefault(playbook.text.strip(), playbook)
+    return list(found.values())
+
+
+def _examples() -> Iterator[Sound]:
+    for path in sorted((ROOT / "examples").glob("*.yaml")):
+        yield Sound("examples", path.stem, path.read_text("utf-8"))
+
+
+def _documents() -> Iterator[Sound]:
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for number, block in enumerate(_BLOCK.findall(path.read_text("utf-8"))):
+            if re.search(r"^name:", block, re.MULTILINE) and re.search(r"^steps:", block, re.MULTILINE):
+                yield Sound(path.name, f"{path.stem} {number}", block)
+
+
+def _explanations() -> Iterator[Sound]:
+    for path in sorted((ROOT / "planner" / "explanations").glob("*.md")):
+        for block in _PASSES.findall(path.read_text("utf-8")):
+            yield Sound("explanations", path.stem, block)
+
+
+def _tests() -> Iterator[Sound]:
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "steps:" in node.value:
+                text = dedent(node.value)
+                if not re.search("^name:", text, re.MULTILINE):
+                    text = f"name: play\n{text}"
+                if len(text) <= LONGEST and _compiles(text):
+                    yield Sound("tests", f"{path.stem} {node.lineno}", text)
+
+
+def _compiles(text: str) -> bool:
+    return compile_playbook(text, catalogue()).plan is not None

@@ -1,0 +1,287 @@
+"""Sound playbooks, made from a seed: sequences, forks and joins, choices, bounded cycles, loops, error edges and tasks, nested,
+with names that are read only where they have a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Any
+
+import yaml
+
+Data = dict[str, Any]
+
+
+@dataclass
+class Known:
+    """The names that have a value wherever a branch comes by, and those that may have one. `may_end` is true where the branch
+    may have ended on the way.
+    """
+
+    surely: list[str]
+    perhaps: list[str] = field(default_factory=list)
+    may_end: bool = False
+
+    def copy(self) -> Known:
+        return Known(list(self.surely), list(self.perhaps), may_end=False)
+
+
+MOST_STEPS = 13
+
+
+def generated(seed: int) -> str:
+    """The sound playbook of a seed, of at most `MOST_STEPS` steps."""
+    for attempt in count():
+        maker = Generator(seed * 1_000 + attempt, 1 + seed % 4)
+        text = maker.playbook()
+        if len(maker.steps) <= MOST_STEPS:
+            return text
+    raise AssertionError
+
+
+class Generator:
+    """Makes the playbook of a seed; `size` is about how many blocks it has."""
+
+    def __init__(self, seed: int, size: int = 4) -> None:
+        self.random = Random(seed)
+        self.size = size
+        self.steps: list[Data] = []
+        self.tasks: list[Data] = []
+        self.count = 0
+        self.is_forgiving = self.random.random() < 0.25
+        self.data: Data = {"name": f"generated_{seed}"}
+
+    def playbook(self) -> str:
+        """The text."""
+        self.data["input"] = {"user": "integer", "limit": {"type": "integer", "default": 10}, "items": "array"}
+        self.data["environment"] = {"base": "https://api.example.com"}
+        self.data["variables"] = {"round": 0}
+        if self.is_forgiving:
+            self.data["on_error"] = "continue"
+        known = Known([])
+        first = self.sequence(self.size, known, None, depth=0, in_fork=False)
+        self.data["start"] = first
+        if self.random.random() < 0.3:
+            last = self.fresh("tidy")
+            self.steps.append({"name": last, "run": [_log("{{ run.status }}")]})
+            self.data["finally"] = last
+        self.random.shuffle(self.steps)
+        if self.tasks:
+            self.data["tasks"] = self.tasks
+        self.data["steps"] = self.steps
+        self.data["output"] = {
+            name: f"{{{{ {name} | default(none) }}}}"
+            for name in dict.fromkeys((*known.surely[-2:], *known.perhaps[-1:]))
+        } or {"user": "{{ input.user }}"}
+        return yaml.safe_dump(self.data, sort_keys=False, width=10_000, allow_unicode=True)
+
+    def fresh(self, stem: str) -> str:
+        self.count += 1
+        return f"{stem}_{self.count}"
+
+    def step(self, name: str, run: list[Data] | None, rule: Sequence[Data] = (), **more: Any) -> None:
+        self.steps.append(
+            {"name": name, **({"run": run} if run else {}), **({"rule": list(rule)} if rule else {}), **more}
+        )
+
+    def sequence(self, size: int, known: Known, after: str | None, *, depth: int, in_fork: bool) -> str:
+        """Blocks one after another, which lead to `after`; the name of the first step."""
+        kinds: list[Callable[..., None]] = [
+            self.work,
+            self.choice,
+            self.cycle,
+            self.loop,
+            self.error,
+            self.call,
+            self.ending,
+        ]
+        if depth < 2:
+            kinds += [self.fork, self.fork, self.choice]
+        names = [self.fresh("s") for _ in range(size)]
+        for index, name in enumerate(names):
+            then = names[index + 1] if index + 1 < size else after
+            self.random.choice(kinds)(name, known, then, depth=depth, in_fork=in_fork)
+        return names[0]
+
+    # Blocks: each adds steps that begin with the one named and lead to `then`.
+
+    def work(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+        run, saved = self.actions(known)
+        self.step(name, run, _go(then))
+        known.surely += saved
+
+    def fork(self, name: str, known: Known, then: str | None, *, depth: int, in_fork: bool) -> None:
+        join = self.fresh("join")
+        branches = []
+        ends = []
+        for _ in range(self.random.choice([2, 2, 3])):
+            inside = known.copy()
+            branches.append(self.sequence(self.random.choice([1, 1, 2]), inside, join, depth=depth + 1, in_fork=True))
+            ends.append(inside)
+        self.step(name, None, [{"case": "default", "run": branches}])
+        before = set(known.surely)
+        is_sure = not self.is_forgiving and not any(end.may_end for end in ends)
+        for end in ends:
+            new = [n for n in end.surely if n not in before]
+            known.perhaps += [n for n in end.perhaps if n not in known.perhaps]
+            if is_sure:
+                known.surely += new
+            else:
+                known.perhaps += new
+        if not is_sure and in_fork:
+            known.may_end = True
+        run, saved = self.actions(known)
+        self.step(join, run, _go(then))
+        known.surely += saved
+
+    def choice(self, name: str, known: Known, then: str | None, *, depth: int, in_fork: bool) -> None:
+        request, guards = self.question(known)
+        common = self.fresh("v")
+        end = then
+        if end is None:
+            end = self.fresh("end")
+            self.step(end, [_log(f"{{{{ {common} }}}}")])
+        rule = []
+        before = set(known.surely)
+        for guard in [*guards, "default"]:
+            inside = known.copy()
+            if self.random.random() < 0.6 and depth < 2:
+                leg = self.fresh("leg")
+                first = self.sequence(1, inside, leg, depth=depth + 1, in_fork=in_fork)
+            else:
+                first = leg = self.fresh("leg")
+            self.step(leg, [_set(common, self.value(inside))], _go(end))
+            known.perhaps += [
+                n for n in (*inside.surely, *inside.perhaps) if n not in before and n not in known.perhaps
+            ]
+            known.may_end |= inside.may_end
+            rule.append({"case": guard, "run": [first]})
+        known.surely.append(common)
+        self.step(name, [request], rule)
+
+    def cycle(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+        counter = self.fresh("n")
+        out = then or self.fresh("end")
+        if then is None:
+            self.step(out, [_log("enough")])
+        bound = self.random.choice([1, 2, 3])
+        saved = self.fresh("v")
+        run = [self.request(known, saved), _set(counter, "{{ step.visit }}")]
+        rule: list[Data] = [{"case": "error", "run": [out]}]
+        guard = f"{{{{ {saved}.body.more }}}}"
+        if self.random.random() < 0.5:
+            body = self.fresh("again")
+            self.step(body, [_log(f"{{{{ {counter} }}}}")], [{"case": "default", "run": [name]}])
+            rule.append({"case": guard, "run": [body]})
+        else:
+            rule.append({"case": guard, "run": [name]})
+        rule.append({"case": "default", "run": [out]})
+        self.step(name, run, rule, max_visits=bound)
+        known.perhaps += [saved, counter]
+
+    def loop(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+        local = self.fresh("each")
+        run = [
+            {"action": "http", "url": f"{{{{ environment.base }}}}/{{{{ {local} }}}}", "as": "reply"},
+            _set("seen", "{{ reply.status }}"),
+        ]
+        self.step(name, run, _go(then), loop={"items": "{{ input.items }}", "as": local})
+
+    def error(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+        saved, common = self.fresh("v"), self.fresh("v")
+        good, bad = self.fresh("good"), self.fresh("bad")
+        guard = self.random.choice(["error", "{{ error }}", "{{ error is not none }}"])
+        self.step(
+            name, [self.request(known, saved)], [{"case": guard, "run": [bad]}, {"case": "default", "run": [good]}]
+        )
+        self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go(then))
+        self.step(bad, [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")], _go(then))
+        known.perhaps.append(saved)
+        known.surely.append(common)
+
+    def call(self, name: str, known: Known, then: str | None, **_: Any) -> None:
+        task, saved = self.fresh("task"), self.fresh("v")
+        run = [
+            {"action": "shell", "command": "echo {{ args.what }}", "as": saved},
+            {
+                "action": "postgres",
+                "connection": "{{ secrets.DSN }}",
+                "query": "select {{ args.what }}",
+                "fetch": "none",
+            },
+        ]
+        self.tasks.append({"name": task, "run": run[: self.random.choice([1, 2])]})
+        self.step(name, [{"task": task, "with": {"what": self.value(known)}}], _go(then))
+        known.surely.append(saved)
+
+    def ending(self, name: str, known: Known, then: str | None, *, in_fork: bool, **_: Any) -> None:
+        """A choice of which one case ends the branch, with work of its own or with none."""
+        request, guards = self.question(known)
+        last = self.random.choice([[], [_log(self.value(known))]])
+        rule: list[Data] = [{"case": guards[0], "run": last}, {"case": "default", "run": [then]}]
+        self.step(name, [request], rule if then else [])
+        known.may_end |= in_fork and then is not None
+
+    # What stands in a step.
+
+    def actions(self, known: Known) -> tuple[list[Data], list[str]]:
+        """Work that saves one name or two."""
+        run: list[Data] = []
+        saved: list[str] = []
+        inside = Known(list(known.surely), list(known.perhaps))
+        for _ in range(self.random.choice([1, 1, 2])):
+            name = self.fresh("v")
+            kind = self.random.randrange(5)
+            if kind == 0:
+                run.append(self.request(inside, name))
+            elif kind == 1:
+                run.append({"action": "shell", "command": f"echo {self.value(inside)}", "as": name})
+            elif kind == 2:
+                query = f"select * from users where id = {self.value(inside)}"
+                run.append({"action": "postgres", "connection": "{{ secrets.DSN }}", "query": query, "as": name})
+            else:
+                run.append(_set(name, self.value(inside)))
+            saved.append(name)
+            inside.surely.append(name)
+        if self.random.random() < 0.3 and inside.perhaps:
+            name = self.random.choice(inside.perhaps)
+            run.append(_log(f"{{{{ {name} | default('nothing') }}}}"))
+        return run, saved
+
+    def request(self, known: Known, saved: str) -> Data:
+        return {"action": "http", "url": f"{{{{ environment.base }}}}/users/{self.value(known)}", "as": saved}
+
+    def value(self, known: Known) -> str:
+        """A template over names that have a value, or a constant."""
+        if known.surely and self.random.random() < 0.8:
+            return f"{{{{ {self.random.choice(known.surely)} }}}}"
+        return self.random.choice(["{{ input.user }}", "{{ input.limit }}", "{{ step.name }}"])
+
+    def question(self, known: Known) -> tuple[Data, list[str]]:
+        """A request, and one guard or two over its answer, each of which may be true."""
+        name = self.fresh("v")
+        request = self.request(known, name)
+        known.surely.append(name)
+        kind = self.random.randrange(4)
+        if kind == 0:
+            return request, [f"{{{{ {name}.body.kind == 'a' }}}}", f"{{{{ {name}.body.kind == 'b' }}}}"]
+        if kind == 1:
+            return request, [f"{{{{ {name}.body.number > 20 }}}}", f"{{{{ {name}.body.number > 10 }}}}"]
+        if kind == 2:
+            return request, [f"{{{{ {name}.body.ready and {self.random.choice(known.surely)} is defined }}}}"]
+        return request, [f"{{{{ not {name}.body.ready }}}}"]
+
+
+def _go(then: str | None) -> list[Data]:
+    return [] if then is None else [{"case": "default", "run": [then]}]
+
+
+def _set(name: str, value: str) -> Data:
+    return {"action": "set", "set": {name: value}}
+
+
+def _log(message: str) -> Data:
+    return {"action": "log", "message": message}

@@ -1,0 +1,69 @@
+"""Plans of playbooks that nobody has checked: what would be executed if the compiler let everything pass."""
+
+from __future__ import annotations
+
+from executor.actions import catalogue
+from planner.checks.subject import Subject
+from planner.diagnostics import Diagnostics
+from planner.lower import _Lowering
+from planner.parse import parse
+from planner.plan import MOST_COUNTED, Plan
+from planner.playbook import Entry
+from planner.read import read
+from planner.uses import find_uses
+
+
+class NoPlan(Exception):
+    """The text has no meaning that could be executed."""
+
+
+class _Unchecked(_Lowering):
+    """Lowers whatever there is. Steps that are named and missing stay among the targets."""
+
+    def most_visits(self) -> int:
+        try:
+            return super().most_visits()
+        except Exception:  # noqa: BLE001 - a cycle without a bound
+            return MOST_COUNTED
+
+
+def unchecked_plan(text: str) -> Plan:
+    """The plan of a playbook, whatever is wrong with it.
+
+    Raises:
+        NoPlan: so much is wrong that there is none.
+    """
+    diagnostics = Diagnostics()
+    document = read(text, diagnostics)
+    parsed = parse(document, diagnostics) if document is not None else None
+    if document is None or parsed is None or diagnostics.errors:
+        raise NoPlan("it cannot be read as a playbook")
+    uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
+    if diagnostics.errors:
+        raise NoPlan("a template cannot be read")
+    subject = Subject(parsed.playbook, document, catalogue(), diagnostics, uses)
+    try:
+        return _Unchecked(subject).plan()
+    except Exception as problem:
+        raise NoPlan(f"it has no plan: {problem}") from problem
+
+
+def dangling(text: str) -> set[tuple[str, int, str]]:
+    """Names in cases that are neither a step's nor a task's: the step, the index of the case, the name."""
+    diagnostics = Diagnostics()
+    document = read(text, diagnostics)
+    parsed = parse(document, diagnostics) if document is not None else None
+    if parsed is None:
+        return set()
+    names = {step.name for step in parsed.playbook.steps} | {task.name for task in parsed.playbook.tasks}
+    return {
+        (step.name, index, name)
+        for step in parsed.playbook.steps
+        for index, case in enumerate(step.rule or ())
+        for entry in case.run
+        if (name := _named(entry)) is not None and name not in names
+    }
+
+
+def _named(entry: Entry) -> str | None:
+    return entry if isinstance(entry, str) else None
