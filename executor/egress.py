@@ -6,6 +6,7 @@ answer of the resolver is never asked for. Nothing is taken from the environment
 
 from __future__ import annotations
 
+import atexit
 import ipaddress
 import math
 import socket
@@ -149,7 +150,9 @@ def _left(most: float = math.inf) -> float:
 
 @cache
 def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.HTTPTransport:
-    """The transport, with its pool of connections, of everyone who may reach the same networks. Use it inside `until`."""
+    """The transport, with its pool of connections, of everyone who may reach the same networks. Use it inside `until`. It is
+    there until the process ends.
+    """
     import httpcore
     import httpx
 
@@ -217,6 +220,7 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
         keepalive_expiry=5.0,
         network_backend=Backend(),
     )
+    atexit.register(made.close)
     return made
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -425,3 +427,12 @@ def test_a_connection_that_breaks_once_is_not_seen() -> None:
 
     with serve(hang_up_once) as server:
         assert perform("http", url=server.url())["body"] == "x"
+
+
+def test_no_connection_is_left_when_the_process_ends() -> None:
+    """One that is kept for the next request would be told of as an unclosed socket."""
+    with serve(echo) as server:
+        script = f"from tests.calls import perform; perform('http', url={server.url()!r})"
+        command = [sys.executable, "-W", "always::ResourceWarning", "-c", script]
+        ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
