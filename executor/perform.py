@@ -20,6 +20,7 @@ from executor.actions.action import Call, Capabilities, Outside, Suspend
 from executor.errors import ActionError, CancelledError, FencedError, StoreError
 from executor.records import NEVER, ErrorRecord, Event, Part
 from executor.rendering import render, render_parameters
+from executor.room import MOST_GIVEN, Room, size_of
 from executor.scope import Scope
 from executor.secrets import fold, scrub, unfold
 from executor.tracing import trace_id, traceparent
@@ -88,7 +89,8 @@ class Performance:
     never paused, `expires` when it is out of time, and `deadline` when this piece of it is; `events` grow as it goes.
 
     `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
-    are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait.
+    are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait,
+    `room` is what the work may hold.
     """
 
     task_of: Callable[[str], Task]
@@ -103,6 +105,7 @@ class Performance:
     outside: Outside | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     waits: set[str] = field(default_factory=set)
+    room: Room = field(default_factory=Room)
 
     def run(
         self,
@@ -139,14 +142,18 @@ class Performance:
         def one(index: int) -> Outcome | Suspended:
             done = self._done_at(f"{position}#{index}")
             try:
-                return done or self._item(work[index], scopes[index], f"{position}.{index}", args)
+                found = done or self._item(work[index], scopes[index], f"{position}.{index}", args)
             except Suspended as suspended:
                 return suspended
+            return self._held(found, scopes[index])
 
         with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
             outcomes = list(pool.map(one, range(len(work))))
+        self.room.take(-sum(size_of(outcome.data) for outcome in outcomes if isinstance(outcome, Outcome)))
         for outcome in outcomes:
             if isinstance(outcome, Outcome) and outcome.failed:
+                for own in scopes:
+                    self._forget(own)
                 return Outcome(False, None, outcome.error, outcome.action)
         if any(isinstance(outcome, Suspended) for outcome in outcomes):
             journal = {
@@ -157,6 +164,7 @@ class Performance:
         finished = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
         for own in scopes:
             scope.saved.update(_changes(before, own))
+            scope.sizes.update(own.sizes)
         success = all(outcome.success for outcome in finished)
         error = next((outcome.error for outcome in finished if outcome.error), None)
         data = [outcome.data for outcome in finished]
@@ -181,8 +189,9 @@ class Performance:
 
         Raises:
             Suspended: an item waits, or a batch is done and another one left.
+            ActionError: `PayloadTooLarge`; all that the items have given is more than can be held.
         """
-        entry = self.journal.get(position, {"next": 0, "failed": 0, "total": len(items)})
+        entry = self.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
         first = entry["next"]
         batch = items[first : first + loop.batch] if loop.batch else items[first:]
         try:
@@ -190,13 +199,19 @@ class Performance:
         except Suspended as suspended:
             suspended.journal[position] = entry
             raise
+        size = sum(size_of(outcome.data) for outcome in outcomes)
+        self.room.take(-size)
+        given = entry.get("given", 0) + size
+        if first and given > MOST_GIVEN:
+            message = f"the loop has given more than {MOST_GIVEN:,} characters as JSON"
+            raise ActionError("PayloadTooLarge", message, retryable=False)
         done, failed = first + len(outcomes), entry["failed"] + sum(outcome.failed for outcome in outcomes)
         self._count_items(scope, position, done, failed, len(items))
         if failed and not loop.forgiving:
             return gather(outcomes, loop)
         if done < len(items):
             part = Part(position, first, [outcome.to_part() for outcome in outcomes])
-            counts = {"next": done, "failed": failed, "total": len(items)}
+            counts = {"next": done, "failed": failed, "total": len(items), "given": given}
             raise Suspended({position: counts}, self.clock(), parts=[part])
         return gather([*(self.parts_of(position) if first else ()), *outcomes], loop)
 
@@ -222,6 +237,7 @@ class Performance:
         """
         places = [f"{position}#{first + index}" for index in range(len(items))]
         outcomes = {i: done for i, place in enumerate(places) if (done := self._done_at(place)) is not None}
+        self.room.take(sum(size_of(outcome.data) for outcome in outcomes.values()))
         suspended: dict[int, Suspended] = {}
         own: dict[int, Scope] = {}
         left = sorted(set(range(len(items))) - outcomes.keys(), key=lambda i: (places[i] not in self.journal, i))
@@ -241,13 +257,16 @@ class Performance:
                 local = {loop.name: items[index], "loop": _position_in_loop(at, total)}
                 own[index] = self._scope_at(places[index], scope, local)
                 try:
-                    outcome = _numbered(one(own[index], f"{position}[{at}]"), at, total)
+                    outcome = one(own[index], f"{position}[{at}]")
                 except Suspended as waits:
                     suspended[index] = waits
                     continue
+                done = own.pop(index)
+                self._forget(done)
+                outcome = self._held(outcome, done)
                 with lock:
                     at_work -= 1
-                    outcomes[index] = outcome
+                    outcomes[index] = _numbered(outcome, at, total)
                     has_failed |= outcome.failed and not loop.forgiving
 
         threads = min(loop.concurrency, len(left), MAX_PARALLEL)
@@ -264,45 +283,73 @@ class Performance:
             raise Suspended.together(journal, suspended.values())
         return [outcomes[index] for index in sorted(outcomes)]
 
+    def _held(self, outcome: Outcome, scope: Scope) -> Outcome:
+        """The outcome, whose data is held until the work beside it is done; or a failure, where there is no room for it."""
+        try:
+            self.room.take(size_of(outcome.data))
+        except ActionError as problem:
+            return Outcome(False, None, _record(scope, problem, outcome.action or "loop"), outcome.action)
+        return outcome
+
+    def _save(self, scope: Scope, names: Mapping[str, Any]) -> None:
+        """Save values under their names.
+
+        Raises:
+            ActionError: `PayloadTooLarge`; there is no room for them.
+        """
+        for name, value in names.items():
+            size = size_of(value)
+            self.room.take(size - scope.sizes.get(name, 0))
+            scope.sizes[name] = size
+            scope.saved[name] = value
+
+    def _forget(self, scope: Scope, sizes: Mapping[str, int] | None = None) -> None:
+        """Hold no more of what a scope has saved than these `sizes` tell, which it had before."""
+        self.room.take(sum((sizes or {}).values()) - sum(scope.sizes.values()))
+        scope.sizes.clear()
+        scope.sizes.update(sizes or {})
+
     def quiet(self) -> Performance:
         """The same performance, whose events nobody reads."""
         return replace(self, events=[])
 
     def _item(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         place = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
-        before = _before(scope.saved, self.journal.get(place, {}).get("undo"))
+        before, sizes = _before(scope.saved, self.journal.get(place, {}).get("undo")), dict(scope.sizes)
         try:
             if item.loop is None:
                 outcome = self.once(item, scope, position, args)
             else:
                 outcome = self._looped(item, item.loop, scope, position, args)
+            if not outcome.failed and not outcome.skipped and item.save_as is not None:
+                self._save(scope, {item.save_as: outcome.data})
         except Suspended as suspended:
             if undo := _undo(before, scope.saved):
                 suspended.journal[place]["undo"] = undo
             raise
+        except ActionError as problem:
+            name = _name(item)
+            outcome = Outcome(False, None, _record(scope, problem, name), name)
         if outcome.failed:
             scope.saved = before
+            self._forget(scope, sizes)
             return replace(outcome, forgiven=item.forgiven)
-        if not outcome.skipped and item.save_as is not None:
-            scope.saved[item.save_as] = outcome.data
         return outcome
 
     def _looped(self, item: Work, loop: Loop, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
+        """Raises ActionError: there is nothing to go over, or it holds too much."""
         quiet = self.quiet()
 
         def one(own: Scope, at: str) -> Outcome:
             return quiet.once(item, own, at, args)
 
-        try:
-            items = items_of(loop, scope.lookup(position, args))
-        except ActionError as problem:
-            name = item.task if isinstance(item, TaskCall) else item.type
-            return Outcome(False, None, _record(scope, problem, name), name)
-        return self.loop(loop, items, one, scope, position)
+        items = items_of(loop, scope.lookup(position, args))
+        with self.room.held(items):
+            return self.loop(loop, items, one, scope, position)
 
     def once(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         """The outcome of an item of work, its loop left aside. `set` saves into the scope."""
-        name = item.task if isinstance(item, TaskCall) else item.type
+        name = _name(item)
         lookup = scope.lookup(position, args)
         try:
             self._check_time()
@@ -312,10 +359,10 @@ class Performance:
             if isinstance(item, TaskCall):
                 return self._task(item, scope, position, lookup)
             data = self._action(item, scope, position, args)
+            if item.type == "set":
+                self._save(scope, data)
         except ActionError as problem:
             return Outcome(False, None, _record(scope, problem, name), name)
-        if item.type == "set":
-            scope.saved.update(data)
         return Outcome(True, data, None, name)
 
     def _task(self, call: TaskCall, scope: Scope, position: str, lookup: Lookup) -> Outcome:
@@ -325,7 +372,8 @@ class Performance:
         args = render(dict(call.args), None, lookup) if entry is None else unfold(entry["args"])
         inside = replace(scope, local={})
         try:
-            return self.run(task.run, inside, inner, parallel=task.parallel, args=args)
+            with self.room.held(args):
+                return self.run(task.run, inside, inner, parallel=task.parallel, args=args)
         except Suspended as suspended:
             suspended.journal[inner] = {**suspended.journal.get(inner, {}), "args": fold(args)}
             raise
@@ -473,6 +521,11 @@ class Performance:
         visit = scope.visit
         duration = None if started is None else max(at - started, 0.0)
         self.events.append(Event(type, at, visit.step, visit.number, visit.attempt, duration, payload))
+
+
+def _name(item: Work) -> str:
+    """What is said of where a failure comes from: the type of an action, or the name of a task."""
+    return item.task if isinstance(item, TaskCall) else item.type
 
 
 def items_of(loop: Loop, lookup: Lookup) -> list[Any]:

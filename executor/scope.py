@@ -20,7 +20,7 @@ class Scope:
 
     `loaded` are values that earlier visits saved; `steps` what is known of other steps, as `steps.NAME` shows it; `saved`
     what this visit has saved so far. `outcome` is known once the run of the step is done, `ending` in the step that runs
-    last. `local` are the names of loops around the work.
+    last. `local` are the names of loops around the work. `sizes` tells how much of what is saved this work holds.
     """
 
     run: Run
@@ -31,10 +31,11 @@ class Scope:
     outcome: Outcome | None = None
     ending: Mapping[str, Any] = field(default_factory=dict)
     local: Mapping[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
         """A scope that sees what this one has, and `local` besides, and saves for itself."""
-        return replace(self, saved=dict(self.saved), local={**self.local, **(local or {})})
+        return replace(self, saved=dict(self.saved), local={**self.local, **(local or {})}, sizes={})
 
     def after(self, outcome: Outcome) -> Scope:
         """The scope of the rule, in which the outcome of the run can be read."""

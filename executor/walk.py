@@ -176,9 +176,10 @@ class Walker:
 
         try:
             items = items_of(loop, scope.lookup("loop"))
+            with performance.room.held(items):
+                return performance.loop(loop, items, one, scope, position)
         except ActionError as problem:
             return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
-        return performance.loop(loop, items, one, scope, position)
 
     def _repeat(self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress) -> Outcome:
         """The outcome when the condition is true or will not become so; else the work pauses until the next round."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from executor import egress, perform, secrets, start, waiting
+from executor import egress, perform, room, secrets, start, waiting
 from executor.actions import _formats, _process, action, catalogue, file, http, python
 from executor.stores import sql_store, sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
@@ -245,6 +245,11 @@ def _limits(_: str) -> str:
         ("files that `list` finds", f"{file.MAX_FOUND:,}", "`LimitExceeded`"),
         ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
         ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
+        (
+            "what the work of a step holds at once, and the batches of a loop together",
+            f"{room.MOST_HELD // mib} MiB, and {room.MOST_GIVEN // mib} MiB, as JSON",
+            "`PayloadTooLarge`",
+        ),
         ("what a visit saves, in SQLite", f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
         ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // mib} MiB as JSON", "refused"),
         ("runs that start each other", f"{waiting.MAX_DEPTH} deep", "`LimitExceeded`"),

@@ -24,6 +24,54 @@ def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> Flow:
     return Flow(names[0], targets)
 
 
+@st.composite
+def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
+    """A flow of chains, choices, forks that are joined and rounds, one in another, with a few edges that fit nowhere."""
+    cases: dict[str, list[list[str]]] = {}
+
+    def step(*of_step: list[str]) -> str:
+        name = f"s{len(cases)}"
+        cases[name] = list(of_step)
+        return name
+
+    def block(size: int) -> tuple[str, str]:
+        """The first and the last step of a block of about so many steps."""
+        kind = draw(st.sampled_from(["chain", "choice", "fork", "fork", "round", "round"])) if size > 2 else "chain"
+        if kind == "chain":
+            first = last = step()
+            if size > 1:
+                following, last = block(size - 1)
+                cases[first].append([following])
+        elif kind == "round":
+            first, last = block(size - 1)
+            cases[last].append([first])
+            if draw(st.booleans()):
+                before, last = last, step()
+                cases[before].append([last])
+        else:
+            first, last = step(), step()
+            sides = [block((size - 2) // 2), block((size - 2) // 2)]
+            firsts = [side for side, _ in sides]
+            cases[first] += [firsts] if kind == "fork" else [[side] for side in firsts]
+            for _, end in sides:
+                cases[end].append([last])
+        return first, last
+
+    start, _ = block(draw(st.integers(3, max_steps)))
+    names = st.sampled_from(list(cases))
+    for source, targets in draw(st.lists(st.tuples(names, st.lists(names, max_size=2, unique=True)), max_size=3)):
+        cases[source].append(targets)
+    return Flow(start, {name: tuple(map(tuple, of_step)) for name, of_step in cases.items()})
+
+
+def any_flows() -> st.SearchStrategy[Flow]:
+    return st.one_of(flows(acyclic=True), flows(acyclic=False, max_steps=7), nested_flows())
+
+
+def mixed_modes(flow: Flow) -> st.SearchStrategy[Mapping[str, str]]:
+    return st.dictionaries(st.sampled_from(list(flow.targets)), st.sampled_from(["any", "each"]), max_size=4)
+
+
 def chances(flow: Flow) -> st.SearchStrategy[Chances]:
     return st.fixed_dictionaries({step: st.lists(st.integers(0, 11), min_size=1, max_size=3) for step in flow.targets})
 

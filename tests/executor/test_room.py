@@ -1,0 +1,116 @@
+"""What the work of a step may hold at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executor import perform
+from executor.errors import ActionError
+from executor.room import Room, size_of
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+MOST = 3000
+TEXT = "{{ 'x' * 1000 }}"
+
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A room of `MOST`; what is held in it is told after each change."""
+    told: list[int] = []
+
+    class Small(Room):
+        def __init__(self) -> None:
+            super().__init__(MOST)
+
+        def take(self, size: int) -> None:
+            super().take(size)
+            told.append(self._held)
+
+    fields = perform.Performance.__dataclass_fields__
+    monkeypatch.setattr(fields["room"], "default_factory", Small)
+    create = perform.Performance.__init__
+
+    def init(self: perform.Performance, *args: Any, **options: Any) -> None:
+        create(self, *args, **({"room": Small()} | options))
+
+    monkeypatch.setattr(perform.Performance, "__init__", init)
+    return told
+
+
+def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> Play:
+    return Play(
+        store,
+        f"tasks: {{say: [{{action: set, set: {{y: '{{{{ args.x | default(0) }}}}'}}}}]}}\nsteps: {steps}",
+        folder=folder,
+    ).finish()
+
+
+@given(plain_values)
+def test_nothing_is_taken_for_larger_than_it_is(value: Any) -> None:
+    length = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    assert length / 9 <= size_of(value) <= length
+
+
+def test_what_is_full_takes_no_more() -> None:
+    room = Room(10)
+    room.take(6)
+    with room.held("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
+        room.take(1)
+    assert (refused.value.type, refused.value.retryable) == ("PayloadTooLarge", False)
+    room.take(4)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        f'run: [{{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}, {{action: set, as: d, set: {{c: "{TEXT}"}}}}]',
+        f'loop: {{items: [1, 2, 3]}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]',
+        f'run: [{{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2, 3], concurrency: 3}}}}]',
+        f'parallel: true, run: [{{task: say, with: {{x: "{TEXT}"}}}}, {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}]',
+        f'run: [{{task: say, with: {{x: ["{TEXT}", "{TEXT}"]}}}}]',
+        f'run: [{{action: log, message: x, loop: {{items: ["{TEXT}", "{TEXT}", "{TEXT}"]}}}}]',
+        f'loop: {{items: ["{TEXT}", "{TEXT}", "{TEXT}"]}}, run: [{{action: log, message: x}}]',
+        f'rule: [{{case: default, run: [{{action: set, set: {{a: "{TEXT}", b: "{TEXT}", c: "{TEXT}"}}}}]}}]',
+    ],
+)
+def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
+    play = ended(store, f"[{{name: a, {step}}}]")
+    assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "run: [" + ", ".join(f'{{action: set, set: {{a: "{TEXT}"}}}}' for _ in range(9)) + "]",
+        f'run: [{{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2]}}}}, {{action: set, set: {{a: "{TEXT}"}}, loop: {{items: [1, 2]}}}}]',
+        f'loop: {{items: [1, 2]}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}, {{action: log, message: x}}]',
+        f'run: [{{action: set, set: {{a: "{TEXT}", b: "{{{{ 1 / 0 }}}}"}}, on_error: continue}}, {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}]',
+        f'parallel: true, run: [{{action: set, set: {{a: "{TEXT}"}}}}, {{action: log, message: x}}], retry: 2',
+    ],
+    ids=["overwritten", "one loop after another", "known to the item only", "dropped by a failure", "together"],
+)
+def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int], step: str) -> None:
+    play = ended(store, f"[{{name: a, {step}}}]")
+    assert play.errors == []
+    assert min(small) >= 0
+    assert small[-1] == sum(size_of(value) for value in (play.result or {}).values())
+
+
+def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perform, "MOST_GIVEN", MOST)
+    loop = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
+    play = ended(store, loop)
+    assert play.errors == ["PayloadTooLarge"]
+    assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
