@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.console import FAILED, RefusalError, say, write, write_json
+from api.cli.console import FAILED, say, write, write_json
 from api.cli.stores import StoreOption, opened
 
 if TYPE_CHECKING:
@@ -33,13 +33,10 @@ def doctor(
 
 def _examined(url: str | None) -> list[Finding]:
     from executor.errors import SchemaError
-    from executor.stores.doctor import Finding, examine
-    from executor.stores.sql_store import SqlStore
+    from executor.stores.doctor import Finding
 
     try:
         with opened(url, create=False) as store:
-            if not isinstance(store, SqlStore):
-                raise RefusalError("stores in SQLite and Postgres are checked, and this is another one")
-            return examine(store.database)
+            return store.examine()
     except SchemaError as error:
         return [Finding("schema", str(error))]

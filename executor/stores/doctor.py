@@ -1,10 +1,11 @@
-"""Whether a store holds what it must: questions that find nothing in a store that is well.
+"""Whether a store holds what it must: questions that find nothing in a store that is well. Here they are asked in SQL.
 
 Each is one query, which sees the store as it stood at one moment, so runs may be at work meanwhile. Nothing is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from executor.records import DEADLINE, NEVER
@@ -117,6 +118,14 @@ _CHECKS = (
 )
 
 
+def limited(found: Iterable[Finding]) -> list[Finding]:
+    """The findings, as many of each check as are told."""
+    by_check: dict[str, list[Finding]] = {}
+    for finding in found:
+        by_check.setdefault(finding.check, []).append(finding)
+    return [finding for check, findings in by_check.items() for finding in _told(check, findings)]
+
+
 def examine(database: Database) -> list[Finding]:
     """What is wrong with the store in a database."""
     return [finding for check in _CHECKS for finding in _findings(database, check)]
@@ -124,7 +133,10 @@ def examine(database: Database) -> list[Finding]:
 
 def _findings(database: Database, check: _Check) -> list[Finding]:
     rows = [dict(row) for row in database.all(f"{check.query} limit ?", MOST_FINDINGS + 1)]
-    found = [Finding(check.name, check.sentence.format(**row), row.get("run_id")) for row in rows[:MOST_FINDINGS]]
-    if len(rows) > MOST_FINDINGS:
-        found.append(Finding(check.name, f"there are more than {MOST_FINDINGS} such findings"))
-    return found
+    return _told(check.name, [Finding(check.name, check.sentence.format(**row), row.get("run_id")) for row in rows])
+
+
+def _told(check: str, found: list[Finding]) -> list[Finding]:
+    if len(found) <= MOST_FINDINGS:
+        return found
+    return [*found[:MOST_FINDINGS], Finding(check, f"there are more than {MOST_FINDINGS} such findings")]

@@ -33,6 +33,7 @@ from executor.records import (
 )
 from executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from executor.stores.database import Database, Writer
+from executor.stores.doctor import Finding, examine
 from executor.stores.news import News
 from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
@@ -62,6 +63,9 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys):
 
     def close(self) -> None:
         self.database.close()
+
+    def examine(self) -> list[Finding]:
+        return examine(self.database)
 
     def announce(self, pieces: int | None = None) -> None:
         """Let workers know that so many visits have become due, or (None) that some may have."""

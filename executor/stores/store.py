@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from executor.records import (
     Claim,
@@ -23,6 +23,9 @@ from executor.records import (
 )
 from executor.stores.news import News
 from planner.plan import Header, Plan, Step, Task
+
+if TYPE_CHECKING:
+    from executor.stores.doctor import Finding
 
 
 class Received(StrEnum):
@@ -283,6 +286,10 @@ class Store(Protocol):
 
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
         """Note that a key is not to be believed any more; False when the tenant has none with the id. The first time holds."""
+        ...
+
+    def examine(self) -> list[Finding]:
+        """What is wrong with the store: nothing, where all is well. Runs may be at work meanwhile; nothing is changed."""
         ...
 
     def touch_key(self, id: str, now: float) -> None:

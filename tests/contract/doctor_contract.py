@@ -3,153 +3,227 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import pytest
 
 from executor.records import NEVER, Run, RunStatus, WaitKey
-from executor.stores.doctor import MOST_FINDINGS, examine
+from executor.stores.doctor import MOST_FINDINGS
 from executor.stores.sql_store import SqlStore
+from executor.stores.store import Store
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
 from tests.contract.waits_contract import child, waiting
 from tests.plays import Play
 
 
-def finished(store: SqlStore, text: str = DIAMOND) -> Run:
+class Damage(Protocol):
+    """Changes of a store that none of its operations makes. Values by the names that records have; None takes one away."""
+
+    kinds: tuple[str, ...]
+    """What can be left of a run that is not there."""
+
+    def visits(self, store: Any, run: Run, step: str, **values: Any) -> None:
+        """Change the visit of a step."""
+        ...
+
+    def run(self, store: Any, run_id: str, **values: Any) -> None: ...
+
+    def live(self, store: Any, run: Run, join: str, live: int) -> None:
+        """Say that so many branches are on the way to a join."""
+        ...
+
+    def arrival(self, store: Any, run: Run, join: str) -> None:
+        """Let something have arrived at a join."""
+        ...
+
+    def parent(self, store: Any, run_id: str, parent: str) -> None: ...
+
+    def version(self, store: Any, name: str, version: str, plan_hash: str) -> None:
+        """Register a playbook whose plan was not saved."""
+        ...
+
+    def leftover(self, store: Any, kind: str, run_id: str) -> None:
+        """Leave something of a run behind that is not there."""
+        ...
+
+
+class SqlDamage:
+    """Damage that SQL does."""
+
+    _rows: ClassVar = {
+        "visits": ("visits (run_id, id, step, queue, status, position, clock, names, number, due_at)", "?, '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1"),
+        "joins": ("joins (run_id, step)", "?, 'a'"),
+        "arrivals": ("arrivals", "?, 'a', 'x', 1, '{}'"),
+        "visit_counts": ("visit_counts", "?, 'a', 1"),
+        "waits": ("waits (run_id, visit_id, id)", "?, 'a', 'x'"),
+        "tokens": ("tokens (run_id, hash, visit_id, wait_id)", "?, 'hash', 'a', 'x'"),
+        "parts": ("parts", "?, 'a', 'x', 1, '[]'"),
+        "history": ("history", "?, 1, '[]'"),
+        "idempotency_keys": ("idempotency_keys (run_id, tenant, key, request_hash)", "?, 't', 'k', 'h'"),
+    }  # fmt: skip
+    kinds = tuple(_rows)
+
+    def visits(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
+        sets = ", ".join(f"{name} = ?" for name in values)
+        _change(store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step)
+
+    def run(self, store: SqlStore, run_id: str, **values: Any) -> None:
+        sets = ", ".join(f"{name} = ?" for name in values)
+        _change(store, f"update runs set {sets} where id = ?", *values.values(), run_id)
+
+    def live(self, store: SqlStore, run: Run, join: str, live: int) -> None:
+        _change(store, "update joins set live = ? where run_id = ? and step = ?", live, run.id, join)
+
+    def arrival(self, store: SqlStore, run: Run, join: str) -> None:
+        _change(store, "insert into arrivals values (?, ?, 'x', 1, '{}')", run.id, join)
+
+    def parent(self, store: SqlStore, run_id: str, parent: str) -> None:
+        self.run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
+
+    def version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
+        _change(store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash)
+
+    def leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
+        columns, values = self._rows[kind]
+        _change(store, f"insert into {columns} values ({values})", run_id)
+
+
+def _change(store: SqlStore, query: str, *values: Any) -> None:
+    with store.database.transaction() as db:
+        assert db.execute(query, values).rowcount > 0
+
+
+def finished(store: Store, text: str = DIAMOND) -> Run:
     """A run that was walked to its end."""
     return Play(store, text, folder=Path.cwd()).finish().run
 
 
-def broken(store: SqlStore, query: str, *values: Any) -> list[tuple[str, str | None, str]]:
-    """What is found after a change that no operation of a store makes."""
-    assert examine(store.database) == []
-    with store.database.transaction() as db:
-        assert db.execute(query, values).rowcount > 0
-    return [(one.check, one.run_id, one.message) for one in examine(store.database)]
+def found(store: Store) -> list[tuple[str, str | None, str]]:
+    return [(one.check, one.run_id, one.message) for one in store.examine()]
+
+
+def kinds(store: Store) -> list[tuple[str, str | None]]:
+    return [(one.check, one.run_id) for one in store.examine()]
 
 
 class DoctorContract:
-    """`store` is an empty store."""
+    """`store` is an empty store, and `damage` what breaks it."""
 
-    def test_a_store_that_is_well(self, store: SqlStore) -> None:
-        assert examine(store.database) == []
+    damage: Damage = SqlDamage()
+
+    def test_a_store_that_is_well(self, store: Store) -> None:
+        assert store.examine() == []
         assert finished(store).status is RunStatus.SUCCEEDED
         stopped = started(store, DIAMOND)
         store.commit(done(store, claimed(store, stopped)), 1.0)
         store.commit(failed(store, claimed(store, stopped, 1.0)), 2.0)
-        assert examine(store.database) == []
+        assert store.examine() == []
         assert ended(store, stopped, RunStatus.FAILED, 3.0).live > 0
         run, key = waiting(store)
-        assert examine(store.database) == []
+        assert store.examine() == []
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
-        assert examine(store.database) == []
+        assert store.examine() == []
         store.stop(inner.id, RunStatus.CANCELLED, 3.0)
         ended(store, inner, RunStatus.CANCELLED, 4.0)
-        assert examine(store.database) == []
+        assert store.examine() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
-    def test_a_run_with_nothing_left(self, store: SqlStore, status: str) -> None:
+    def test_a_run_with_nothing_left(self, store: Store, status: str) -> None:
         run = started(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
-        expected = ("stuck", run.id, f"run {run.id} has not ended, and nothing is left that could go on with it")
-        assert expected in broken(store, "update visits set status = ? where step = 'a'", status)
+        self.damage.visits(store, run, "a", status=status)
+        assert ("stuck", run.id, f"run {run.id} has not ended, and nothing is left that could go on with it") in found(
+            store
+        )
 
-    def test_a_wait_that_is_not_open(self, store: SqlStore) -> None:
-        run, _ = waiting(store)
-        expected = ("waits in vain", run.id, f"run {run.id} waits, and nobody can give the answer any more")
-        assert broken(store, "update waits set closed_at = 1") == [expected]
+    def test_a_wait_that_is_not_open(self, store: Store) -> None:
+        run, key = waiting(store)
+        store.close_wait(key, 2.0)
+        assert found(store) == [
+            ("waits in vain", run.id, f"run {run.id} waits, and nobody can give the answer any more")
+        ]
 
-    def test_a_child_that_has_ended_without_a_word(self, store: SqlStore) -> None:
+    def test_a_child_that_has_ended_without_a_word(self, store: Store) -> None:
         run, key = waiting(store)
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
-        query = "update runs set status = 'failed', finished_at = 1 where id = ?"
-        found = {check: whose for check, whose, _ in broken(store, query, inner.id)}
-        assert found == {"waits in vain": run.id, "goes on after its end": inner.id}
+        assert store.examine() == []
+        self.damage.run(store, inner.id, status="failed", finished_at=1)
+        assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
-    def test_a_line_in_which_nobody_has_a_turn(self, store: SqlStore) -> None:
+    def test_a_line_in_which_nobody_has_a_turn(self, store: Store) -> None:
         run = started(store)
-        found = broken(store, "update visits set due_at = ?", NEVER)
-        assert [(check, whose) for check, whose, _ in found] == [("waits in vain", run.id)]
+        self.damage.visits(store, run, "a", due_at=NEVER)
+        assert kinds(store) == [("waits in vain", run.id)]
 
-    def test_a_step_to_be_done_in_a_run_that_has_ended(self, store: SqlStore) -> None:
+    def test_a_step_to_be_done_in_a_run_that_has_ended(self, store: Store) -> None:
         run = finished(store)
-        found = broken(store, "update visits set status = 'ready', finished_at = null where step = 'd'")
+        self.damage.visits(store, run, "d", status="ready", finished_at=None)
         expected = ("goes on after its end", run.id, f"run {run.id} has ended, and step `d` is still to be done")
-        assert found == [expected]
+        assert found(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
-    def test_counters_of_joins(self, store: SqlStore, live: int) -> None:
+    def test_counters_of_joins(self, store: Store, live: int) -> None:
         run = finished(store)
+        self.damage.live(store, run, "c", live)
         expected = ("counters of joins", run.id, f"run {run.id} counts {live} branches on the way to the join `c`")
-        assert broken(store, "update joins set live = ?", live) == [expected]
+        assert found(store) == [expected]
 
-    def test_a_negative_counter_of_a_run_at_work(self, store: SqlStore) -> None:
+    def test_a_negative_counter_of_a_run_at_work(self, store: Store) -> None:
         run = started(store, DIAMOND)
         store.commit(done(store, claimed(store, run)), 1.0)
-        found = broken(store, "update joins set live = -1")
-        assert [(check, whose) for check, whose, _ in found] == [("counters of joins", run.id)]
+        self.damage.live(store, run, "c", -1)
+        assert kinds(store) == [("counters of joins", run.id)]
 
     @pytest.mark.parametrize("live", [-1, 2])
-    def test_counters_of_runs(self, store: SqlStore, live: int) -> None:
+    def test_counters_of_runs(self, store: Store, live: int) -> None:
         run = finished(store)
-        expected = ("counters of runs", run.id, f"run {run.id} counts {live} branches")
-        assert broken(store, "update runs set live = ?", live) == [expected]
+        self.damage.run(store, run.id, live=live)
+        assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} branches")]
 
-    def test_an_arrival_that_is_left(self, store: SqlStore) -> None:
+    def test_an_arrival_that_is_left(self, store: Store) -> None:
         run = finished(store)
+        self.damage.arrival(store, run, "c")
         message = f"run {run.id} has ended, and branches still stand before the join `c`"
-        found = broken(store, "insert into arrivals values (?, 'c', 'x', 1, '{}')", run.id)
-        assert found == [("arrivals", run.id, message)]
+        assert found(store) == [("arrivals", run.id, message)]
 
-    def test_endings_that_do_not_fit(self, store: SqlStore) -> None:
+    def test_endings_that_do_not_fit(self, store: Store) -> None:
         run = finished(store)
-        found = broken(store, "update runs set status = 'running'")
-        assert ("endings of runs", run.id) in [(check, whose) for check, whose, _ in found]
+        self.damage.run(store, run.id, status="running")
+        assert ("endings of runs", run.id) in kinds(store)
 
-    def test_visits_that_do_not_fit(self, store: SqlStore) -> None:
+    def test_visits_that_do_not_fit(self, store: Store) -> None:
         run = finished(store)
-        found = broken(store, "update visits set finished_at = null where step = 'd'")
-        assert [(check, whose) for check, whose, _ in found] == [("endings of visits", run.id)]
+        self.damage.visits(store, run, "d", finished_at=None)
+        assert kinds(store) == [("endings of visits", run.id)]
 
-    @pytest.mark.parametrize(
-        ("table", "values"),
-        [
-            ("visits (run_id, id, step, queue, status, position, clock, names, number, due_at)", "'no', '1', 'a', 'q', 'parked', 1, 1, '{}', 1, 1"),
-            ("joins (run_id, step)", "'no', 'a'"),
-            ("arrivals", "'no', 'a', 'x', 1, '{}'"),
-            ("visit_counts", "'no', 'a', 1"),
-            ("waits (run_id, visit_id, id)", "'no', 'a', 'x'"),
-            ("tokens", "'hash', 'no', 'a', 'x'"),
-            ("parts", "'no', 'a', 'x', 1, '[]'"),
-            ("history", "'no', 1, '[]'"),
-            ("idempotency_keys", "'t', 'k', 'h', 'no'"),
-        ],
-    )  # fmt: skip
-    def test_rows_of_a_run_that_is_not_there(self, store: SqlStore, table: str, values: str) -> None:
-        found = broken(store, f"insert into {table} values ({values})")
-        message = f"`{table.split(' ')[0]}` holds rows of run no, which is not there"
-        assert found == [("unknown runs", "no", message)]
+    def test_what_is_left_of_a_run_that_is_not_there(self, store: Store) -> None:
+        for kind in self.damage.kinds:
+            self.damage.leftover(store, kind, "no")
+        expected = [
+            ("unknown runs", "no", f"`{kind}` holds rows of run no, which is not there") for kind in self.damage.kinds
+        ]
+        assert sorted(found(store)) == sorted(expected)
 
-    def test_a_parent_that_is_not_there(self, store: SqlStore) -> None:
+    def test_a_parent_that_is_not_there(self, store: Store) -> None:
         run = started(store)
-        found = broken(store, "update runs set parent_run = 'no', parent_visit = 'v', parent_wait = 'w'")
-        assert found == [("unknown parents", run.id, f"run {run.id} belongs to run no, which is not there")]
+        self.damage.parent(store, run.id, "no")
+        assert found(store) == [("unknown parents", run.id, f"run {run.id} belongs to run no, which is not there")]
 
-    def test_plans_that_are_not_there(self, store: SqlStore) -> None:
-        run = started(store)
-        found = broken(store, "update runs set plan_hash = 'no'")
-        assert found == [("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has a plan that is not there")]
-        with store.database.transaction() as db:
-            db.execute("update runs set plan_hash = ?", (run.plan_hash,))
-        found = broken(store, "insert into playbooks values ('default', 'p', '3', 1, 'no', 0, null)")
-        assert found == [("unknown plans", None, "version 3 of playbook `p` has a plan that is not there")]
+    def test_plans_that_are_not_there(self, store: Store) -> None:
+        self.damage.version(store, "p", "3", "no")
+        assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has a plan that is not there")]
 
-    def test_so_many_that_not_all_are_told(self, store: SqlStore) -> None:
-        with store.database.transaction() as db:
-            db.executemany(
-                "insert into visit_counts values (?, 'a', 1)", [(f"r{n}",) for n in range(MOST_FINDINGS + 1)]
-            )
-        found = examine(store.database)
-        assert len(found) == MOST_FINDINGS + 1
-        assert found[-1].message == f"there are more than {MOST_FINDINGS} such findings"
+    def test_a_plan_of_a_run_that_is_not_there(self, store: Store) -> None:
+        run = finished(store, CHAIN)
+        self.damage.run(store, run.id, plan_hash="no")
+        assert found(store) == [
+            ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has a plan that is not there")
+        ]
+
+    def test_so_many_that_not_all_are_told(self, store: Store) -> None:
+        for number in range(MOST_FINDINGS + 1):
+            self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
+        findings = store.examine()
+        assert len(findings) == MOST_FINDINGS + 1
+        assert findings[-1].message == f"there are more than {MOST_FINDINGS} such findings"

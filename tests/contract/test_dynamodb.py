@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from executor.capabilities import for_local_run
 from executor.errors import MessageError
-from executor.records import Claim, RunStatus, VisitStatus
+from executor.records import Claim, Playbook, Run, RunStatus, VisitStatus
 from executor.stores import open_store
-from executor.stores.dynamo import commits, waits
+from executor.stores.dynamo import commits, keys, waits
+from executor.stores.dynamo.change import Change, Put
 from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.store import Received, Store, Swept
@@ -20,6 +22,7 @@ from executor.walk import Walker
 from executor.worker import Worker
 from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
+from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import (
@@ -37,9 +40,59 @@ __all__ = ["aws", "aws_server"]
 LIMIT = 4096
 
 
-class TestDynamo(StoreContract, WaitsContract, RegistryContract, KeysContract):
+class ItemDamage:
+    """Damage that is done to items."""
+
+    _names: ClassVar = {"finished_at": "finished", "due_at": "due", "plan_hash": "plan"}
+    kinds = ("visits", "joins", "counters", "visit counts", "waits", "tokens", "parts", "history", "idempotency keys")
+
+    def visits(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
+        (visit,) = (visit for visit in store.visits(run.id) if visit.step == step)
+        key = keys.visit(run.id, visit.id, 1)
+        first = {"step": step, "due": visit.due_at, "status": visit.status.value}
+        sets = {self._names.get(name, name): value for name, value in values.items()}
+        store.table.write([Change(key, sets, keep={name: value for name, value in first.items() if name not in sets})])
+
+    def run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
+        live = values.pop("live", None)
+        if live is not None:
+            # The branch that a run begins with is counted nowhere.
+            store.table.write([Change(keys.counter(run_id, 0), {"live": live - 1})])
+            return
+        sets = {self._names.get(name, name): value for name, value in values.items()}
+        store.table.write([Change(keys.head(run_id), sets)])
+
+    def live(self, store: DynamoStore, run: Run, join: str, live: int) -> None:
+        store.table.write([Change(keys.counter(run.id, 0), {f"j#{join}": live})])
+
+    def arrival(self, store: DynamoStore, run: Run, join: str) -> None:
+        store.table.write([Change(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
+
+    def parent(self, store: DynamoStore, run_id: str, parent: str) -> None:
+        store.table.write([Change(keys.head(run_id), {"parent": [parent, "v", "w"]})])
+
+    def version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
+        store.register(Playbook("default", name, version, plan_hash, 0.0))
+
+    def leftover(self, store: DynamoStore, kind: str, run_id: str) -> None:
+        key = {
+            "visits": keys.visit(run_id, "v", 1),
+            "joins": keys.join(run_id, "a"),
+            "counters": keys.counter(run_id, 3),
+            "visit counts": keys.number(run_id, "a"),
+            "waits": keys.wait(run_id, "v", "w", 1),
+            "tokens": keys.token("t"),
+            "parts": keys.part(run_id, "v", "run", 0, 1),
+            "history": keys.entry(run_id, 1),
+            "idempotency keys": keys.idempotency("default", "k"),
+        }[kind]
+        store.table.write([Put(key, {"run": run_id})])
+
+
+class TestDynamo(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
+    damage = ItemDamage()
 
     @pytest.fixture
     def store(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoStore]:
@@ -138,7 +191,7 @@ class TestQueue:
         assert isinstance(store, DynamoStore)
         now = time.time()
         run = started(store, origin="service", now=now)
-        claim = store.claim_message(received(aws, queue), LEASE, now)
+        claim = store.claim_message(received(aws, queue), LEASE, now + 0.5)
         assert isinstance(claim, Claim)
         store.commit(failed(store, claim, retry_at=now + 5000.0), now)
         assert sent(aws, queue, delayed=True) == 1

@@ -50,7 +50,7 @@ class Asking(Claims):
                 return self._earlier(run.tenant, *idempotency)
             found = self.head(run.id)
             self._begin(found, run.created_at)
-            return self._told_run(found)
+            return self.told_run(found)
         key = keys.head(run.id)
         head |= {"pk": key.pk, "sk": key.sk}
         self.note_head(head)
@@ -73,7 +73,7 @@ class Asking(Claims):
         head = self.head(found["run"])
         # Whoever started it may have died before anybody knew of it.
         self._begin(head, head["at"])
-        return self._told_run(head)
+        return self.told_run(head)
 
     def _keep_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
         """Keep visits that another run has finished, before there is a run that knows of them."""
@@ -103,7 +103,7 @@ class Asking(Claims):
         whole = read_whole(self, run_id)
         return run if whole is None else replace(run, status=whole.status())
 
-    def _told_run(self, head: Item) -> Run:
+    def told_run(self, head: Item) -> Run:
         run_id = head["pk"][2:]
         found = self.table.get_many([keys.counter(run_id, number) for number in range(spread_of(head))])
         return run_of(head, self.blobs, counts_of(head, list(found.values()), self.step_of(head["plan"])))
@@ -242,7 +242,7 @@ class Asking(Claims):
         heads = self.table.get_many([keys.head(run_id) for run_id in run_ids])
         return {head["pk"][2:] for head in heads.values() if head.get("stop") == RunStatus.CANCELLED}
 
-    def _way_of(self, head: Item, item: Item) -> Way:
+    def way_of(self, head: Item, item: Item) -> Way:
         run_id, spread = head["pk"][2:], spread_of(head)
         cause = self.table.get(keys.visit(run_id, item["cause"], spread)) if "cause" in item else None
         record = self._record(Note(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None)

@@ -17,7 +17,8 @@ def attribute(value: Any) -> dict[str, Any]:
         case str():
             return {"S": str(value)}
         case int() | float():
-            return {"N": repr(value)}
+            # As DynamoDB gives them back, so that the same write says the same.
+            return {"N": repr(int(value) if value == int(value) else value)}
         case bytes():
             return {"B": value}
         case list() | tuple():

@@ -42,7 +42,7 @@ class Claims(Core):
         for _ in range(MOST_RACES):
             note = self.memory.take(queue, now)
             if note is None:
-                self.memory.replace(queue, self._active(queue))
+                self.memory.replace(queue, self._active(queue, now))
                 note = self.memory.take(queue, now)
             if note is None:
                 return None
@@ -108,15 +108,19 @@ class Claims(Core):
         self.work.announce(inbox.poll(math.ceil(lease.seconds)))
         return None
 
-    def _active(self, queue: str) -> list[Note]:
-        """What is to be done in a queue, as the table says: the visits of its open runs."""
+    def _active(self, queue: str, now: float | None = None) -> list[Note]:
+        """What is to be done in a queue, as the table says: the visits of its open runs. With `now`, what follows from a commit
+        whose worker died is done before.
+        """
         ids = sorted(self.known_open(queue) | set(self.open_runs(queue)))
         notes: list[tuple[tuple[object, ...], Note]] = []
         for whole in self.in_parallel(lambda run_id: read_whole(self, run_id), ids):
-            if whole is not None:
-                self.note_head(whole.head)
-                head = whole.head
-                notes += [((one.visit.due_at, *one.order), self.note_of(one, head)) for one in whole.active]
+            if whole is None:
+                continue
+            self.note_head(whole.head)
+            head = whole.head
+            mended = [] if now is None else self.mend(whole, now)
+            notes += [((one.visit.due_at, *one.order), self.note_of(one, head)) for one in [*whole.active, *mended]]
         return [note for _, note in sorted(notes, key=lambda one: one[0])]
 
     def open_runs(self, queue: str) -> list[str]:
@@ -190,10 +194,6 @@ class Claims(Core):
             if head is not None and not is_over(head):
                 self.tell(head["queue"], [replace(note, due_at=due_at)], now)
         return Received.DONE
-
-    def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
-        """Make a visit due that waits for an answer which is there; whether it was."""
-        raise NotImplementedError
 
     def _follow_again(self, note: Note, item: Item, now: float) -> None:
         record = self._whole_record(note.run_id, item)

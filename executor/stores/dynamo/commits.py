@@ -74,11 +74,7 @@ class Commits(Core):
         item = self.table.get(keys.visit(visit.run_id, visit.id, spread_of(head)))
         if item is None or item.get("fence") != visit.fence:
             raise _fenced(visit)
-        return Held(Record(visit, self._way_of(head, item), item), head)
-
-    def _way_of(self, head: Item, item: Item) -> Way:
-        """How a visit that has been claimed came to be."""
-        raise NotImplementedError
+        return Held(Record(visit, self.way_of(head, item), item), head)
 
     def _note_waiting(self, head: Item) -> None:
         """Let the run say that it may be waiting, before it is."""
@@ -284,29 +280,6 @@ class Commits(Core):
         found = self.table.get_many([keys.visit(visit.run_id, branch.id, spread) for branch in branches])
         records = [record_of(visit.run_id, item, self.blobs) for item in found.values()]
         return [one for one in records if one is not None and one.way.cause == visit.id and _is_ready(one)]
-
-    def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
-        raise NotImplementedError
-
-    def look(self, record: Record, head: Item, now: float, *, again: bool = False) -> tuple[list[Record], bool]:
-        """Fire the joins that have nothing left to wait for; the visits that are due then, and whether no branch is left."""
-        raise NotImplementedError
-
-    def end(self, head: Item, now: float) -> list[Record]:
-        """Let a run end; the visits that are due then."""
-        raise NotImplementedError
-
-    def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
-        """Let the visit go whose turn it is, where branches go one after another."""
-        raise NotImplementedError
-
-    def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
-        """Cancel the runs that a visit has started and does not wait for any more."""
-        raise NotImplementedError
-
-    def answer_parent(self, head: Item, now: float) -> None:
-        """Wake the visit that waits for a run which has ended."""
-        raise NotImplementedError
 
 
 class Move:

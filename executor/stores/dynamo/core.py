@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from executor.errors import StoreError
-from executor.records import END, SERVICE, Lease, Visit
+from executor.records import END, SERVICE, Lease, Run, Visit
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.blobs import Blobs
@@ -19,9 +19,12 @@ from executor.stores.dynamo.notes import Memory, Messages, Note
 from executor.stores.dynamo.plans import Plans
 from executor.stores.dynamo.runs import spread_of
 from executor.stores.dynamo.table import Table
-from executor.stores.dynamo.visits import Record, StepOf
+from executor.stores.dynamo.visits import Record, StepOf, Way
 from executor.stores.news import News
 from executor.transition import latest
+
+if TYPE_CHECKING:
+    from executor.stores.dynamo.whole import Whole
 
 MOST_HELD = 10_000
 MOST_THREADS = 16
@@ -163,6 +166,50 @@ class Core:
         """Do what follows from the outcome of a visit: fire joins, end the run, let workers know. Doing it `again` changes
         nothing, but tells workers again. `known` is the head of the run as it was when the visit was claimed.
         """
+        raise NotImplementedError
+
+    def look(self, record: Record, head: Item, now: float, *, again: bool = False) -> tuple[list[Record], bool]:
+        """Fire the joins that have nothing left to wait for; the visits that are due then, and whether no branch is left."""
+        raise NotImplementedError
+
+    def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
+        """Let the visit go whose turn it is, where branches go one after another. It sees what those before it have seen, of
+        which `record` was the last.
+        """
+        raise NotImplementedError
+
+    def end(self, head: Item, now: float) -> list[Record]:
+        """Let a run end: with the step that runs last if there is one, and when that is done for good. The visits that are due
+        then.
+        """
+        raise NotImplementedError
+
+    def mend(self, whole: Whole, now: float) -> list[Record]:
+        """Do what follows from a commit whose worker died before that; the visits that are due then."""
+        raise NotImplementedError
+
+    def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
+        """Cancel the runs that a visit has started and does not wait for any more."""
+        raise NotImplementedError
+
+    def make_due(self, run_id: str, visit_id: str, now: float) -> None:
+        """Make a visit due that waits, now or when its run goes on."""
+        raise NotImplementedError
+
+    def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
+        """Make a visit due that waits for an answer which is there; whether it was."""
+        raise NotImplementedError
+
+    def answer_parent(self, head: Item, now: float) -> None:
+        """Wake the visit that waits for a run which has ended."""
+        raise NotImplementedError
+
+    def told_run(self, head: Item) -> Run:
+        """A run as its head and its counters tell of it."""
+        raise NotImplementedError
+
+    def way_of(self, head: Item, item: Item) -> Way:
+        """How a visit that has been claimed came to be."""
         raise NotImplementedError
 
     def settle_stop(self, run_id: str, now: float) -> list[Record]:

@@ -56,7 +56,7 @@ class Endings(Joins):
     def _make(self, head: Item, visit: Visit, now: float) -> tuple[Record, bool]:
         """Add a visit unless it is there; the record as it is, and whether it is new."""
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
-        way = Way(entered=now)
+        way = Way(entered=now, line=LAST_CLOCK)
         item = entered(visit, way) | {"resumes": head.get("resumes", 0)}
         try:
             self.table.write([Put(key, item)])
@@ -121,10 +121,6 @@ class Endings(Joins):
             run_id, visit_id, _ = head["parent"]
             self.make_due(run_id, visit_id, now)
 
-    def make_due(self, run_id: str, visit_id: str, now: float) -> None:
-        """Make a visit due whose wait was answered."""
-        raise NotImplementedError
-
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         head = self.head(run_id)
         if is_over(head):
@@ -135,17 +131,14 @@ class Endings(Joins):
         if "stop" not in head:
             try:
                 stops = Change(
-                    keys.head(run_id), keep={"stop": status.value}, when=(PRESENT, ("finished", "absent", None))
+                    keys.head(run_id), keep={"stop": str(status)}, when=(PRESENT, ("finished", "absent", None))
                 )
                 head = self.table.update(stops)
             except Refused:
                 return self.stop(run_id, status, now)
         self.dispatch(head, self.settle_stop(run_id, now), now)
         self.changes.announce()
-        return self._told_run(head)
-
-    def _told_run(self, head: Item) -> Run:
-        raise NotImplementedError
+        return self.told_run(head)
 
     def settle_stop(self, run_id: str, now: float) -> list[Record]:
         for tries in range(MOST_RACES):
@@ -165,9 +158,13 @@ class Endings(Joins):
         """Let all that has not started wait for a resume; whether there was anything."""
         head = whole.head
         fired, _ = self.fire_joins(head, None, now)
-        waiting = [one for one in whole.active if one.visit.status in _WAITS and self._may_park(one, head)]
+        waiting = self.parkable(whole)
         self.in_parallel(lambda record: self._park_waiting(record, head, now), waiting)
         return bool(waiting or fired)
+
+    def parkable(self, whole: Whole) -> list[Record]:
+        """The visits that have not started, or that wait, of a run that is stopping."""
+        return [one for one in whole.active if one.visit.status in _WAITS and self._may_park(one, whole.head)]
 
     def _may_park(self, record: Record, head: Item) -> bool:
         return not is_pseudo(record) and not self.is_last(record, head)
@@ -216,7 +213,7 @@ class Endings(Joins):
         active = [one for one in whole.active if self._may_park(one, head)]
         if any(one.visit.status is not VisitStatus.READY or one.visit.due_at < NEVER for one in active):
             return []  # somebody has a turn
-        in_line = sorted(active, key=lambda one: (-one.way.line, one.order))
+        in_line = sorted(active, key=lambda one: (-one.way.line, *one.place))
         if not in_line:
             return []
         chosen = in_line[0]
@@ -265,7 +262,7 @@ class Endings(Joins):
             due.append(deadline)
         self.dispatch(head, due, now)
         self.changes.announce()
-        return self._told_run(head)
+        return self.told_run(head)
 
     def _reopen(
         self, whole: Whole, run: Run, now: float, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]

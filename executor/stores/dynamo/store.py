@@ -6,6 +6,7 @@ from executor.errors import SchemaError
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.api_keys import ApiKeys
 from executor.stores.dynamo.asking import Asking
+from executor.stores.dynamo.doctor import Doctor
 from executor.stores.dynamo.history import History
 from executor.stores.dynamo.notes import Messages
 from executor.stores.dynamo.registry import Registry
@@ -18,7 +19,7 @@ SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""
 
 
-class DynamoStore(Waits, Registry, ApiKeys, History, Asking, Sweeping):
+class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Asking, Sweeping):
     """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
     local runs, and without a queue all, as the table says. With a bucket, large values lie there.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from executor.records import SERVICE, VisitStatus
+from executor.records import NEVER, SERVICE, VisitStatus
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import attributes
 from executor.stores.dynamo.change import Change
@@ -60,28 +60,40 @@ class Sweeping(Endings):
 
     def _lost(self, whole: Whole, now: float) -> list[Record]:
         """The visits that nobody would go on with, after what had been left half done is done."""
+        since = now - GRACE_SECONDS
+        overdue = [record for record in whole.active if record.visit.due_at < since]
+        if any(record.item.get("at", record.way.entered) > since for record in whole.records if not is_pseudo(record)):
+            # Somebody is at it, and does what follows.
+            return overdue
+        known = {record.visit.id for record in overdue}
+        return [*overdue, *(one for one in self.mend(whole, now) if one.visit.id not in known)]
+
+    def mend(self, whole: Whole, now: float) -> list[Record]:
         head = whole.head
         run_id = head["pk"][2:]
+        if is_over(head):
+            return []
         if "reopening" in head:
             self.resume(run_id, now, deadline_at=head.get("deadline"), values={})
             return []
-        active = whole.active
+        active = [one for one in whole.active if not is_pseudo(one)]
         for record in active:
-            if record.visit.status is VisitStatus.WAITING:
+            if record.visit.status is VisitStatus.WAITING and record.visit.due_at > now:
                 self.wake_if_answered(run_id, record.visit.id, now)
-        overdue = [record for record in active if record.visit.due_at < now - GRACE_SECONDS]
-        if any(record.visit.due_at >= now - GRACE_SECONDS and not is_pseudo(record) for record in active):
-            # Somebody is at it: what follows from that is not for us.
-            return overdue
-        if overdue and not all(is_pseudo(record) for record in overdue) and "stop" not in head:
-            return overdue
-        if max(record.way.entered for record in whole.records) > now - GRACE_SECONDS:
-            return overdue
+        mended: list[Record] = []
+        is_empty = False
+        if whole.joins_to_fire or whole.counts.live <= 0:
+            # What the whole counts was not read at one moment.
+            mended, counts = self.fire_joins(head, None, now)
+            is_empty = counts.live <= 0
         if "stop" in head:
-            return [*overdue, *self.settle_stop(run_id, now)]
-        fired, counts = self.fire_joins(head, None, now)
-        if not fired and self.plans.header(head["plan"]).sequential:
-            fired = self.take_turn(head, None, now)
-        if not fired and counts.live <= 0:
-            fired = self.end(head, now)
-        return [*overdue, *fired]
+            at_work = any(one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active)
+            return mended if at_work and not self.parkable(whole) else self.settle_stop(run_id, now)
+        if mended:
+            return mended
+        if self.plans.header(head["plan"]).sequential and not any(one.visit.due_at < NEVER for one in active):
+            mended = self.take_turn(head, whole.last_done, now)
+        is_ending = any(self.is_last(one, head) for one in whole.active)
+        if not mended and is_empty and not is_ending:
+            mended = self.end(head, now)
+        return mended

@@ -107,9 +107,12 @@ class Table:
         """A page of an index, as the client gives it."""
         return dict(self._call("query", TableName=self.name, IndexName=name, **asked))
 
-    def scan(self) -> Iterator[Item]:
-        """Every item of the table."""
+    def scan(self, told: Sequence[str] = ()) -> Iterator[Item]:
+        """Every item of the table: these attributes of it, or all."""
         asked: dict[str, Any] = {"TableName": self.name, "ConsistentRead": True}
+        if told:
+            names = {f"#{index}": name for index, name in enumerate(told)}
+            asked |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
         while True:
             answer = self._call("scan", **asked)
             yield from map(item_of, answer["Items"])

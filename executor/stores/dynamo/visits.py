@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.records import (
+    END,
     NEVER,
     Branch,
     Event,
@@ -37,8 +38,8 @@ class Way:
 
     `cause` is the visit before it ("" at the beginning of a run), or `causes` those that came together; `index` its place
     among those that came to be with it at `entered`. `home` is the partition whose counter counts the branch. `counts` are
-    the visits of steps that can be visited again, as far as the run had not `forked`. `line` is where it stands when
-    branches go one after another: the later, the sooner.
+    the visits of steps that can be visited again, as far as the run had not `forked`. `line` is the clock of the
+    visit whose commit made it.
     """
 
     cause: str = ""
@@ -64,10 +65,15 @@ class Record:
         return bool(self.item)
 
     @property
-    def order(self) -> tuple[float, bool, int, int, str]:
+    def order(self) -> tuple[float, bool, int, bool, int, str]:
         """Where it stands among the visits of its run, in the order they came to be."""
-        visit, way = self.visit, self.way
-        return (way.entered, visit.step == "@end", visit.clock, way.index, visit.id)
+        return (self.way.entered, self.visit.step == END, *self.place)
+
+    @property
+    def place(self) -> tuple[int, bool, int, str]:
+        """Where it stands among those that came to be at the same time."""
+        way = self.way
+        return (way.line, not way.causes, way.index, self.visit.id)
 
     @property
     def is_fresh(self) -> bool:

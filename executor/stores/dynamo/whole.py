@@ -53,6 +53,17 @@ class Whole:
         found = [record for record in self.shown if record.visit.status in ACTIVE]
         return sorted(found, key=lambda record: (record.visit.due_at, *record.order))
 
+    @property
+    def joins_to_fire(self) -> set[str]:
+        """The joins at which branches have arrived, and for which none is on the way any more."""
+        return {join for join, came in self.counts.arrived.items() if came and self.counts.joins.get(join, 0) <= 0}
+
+    @property
+    def last_done(self) -> Record | None:
+        """The visit of a step that was done last."""
+        done = [one for one in self.records if "at" in one.item and not is_pseudo(one)]
+        return max(done, key=lambda one: (one.item["at"], one.visit.clock), default=None)
+
     def status(self) -> RunStatus:
         """The run is `waiting` when there is nothing to do for it but to wait."""
         status = RunStatus(self.head["status"])

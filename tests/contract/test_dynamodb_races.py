@@ -1,0 +1,326 @@
+"""What only many workers at once, lost answers and messages that come twice can get wrong in DynamoDB."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.capabilities import for_local_run
+from executor.errors import FencedError, StoreError
+from executor.records import END, Claim, Lease, RunStatus
+from executor.start import new_run
+from executor.stores.dynamo import table as tables
+from executor.stores.dynamo.keys import BRANCHES_EACH
+from executor.stores.dynamo.notes import Note
+from executor.stores.dynamo.store import DynamoStore
+from executor.stores.store import Received
+from executor.walk import Walker
+from infra.dynamodb import upgrade
+from tests.aws import Client
+from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started, together
+from tests.plays import Play, compiled
+
+NESTED = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b1, b2, b3]}]}
+    - {name: b1, rule: [{case: default, run: [c1, c2]}]}
+    - {name: b2, rule: [{case: default, run: [d]}]}
+    - {name: b3, rule: [{case: "{{ run.id == '' }}", run: [d]}]}
+    - {name: c1, rule: [{case: default, run: [c]}]}
+    - {name: c2, rule: [{case: default, run: [c]}]}
+    - {name: c, rule: [{case: default, run: [d]}]}
+    - {name: d, rule: [{case: default, run: [e]}]}
+    - {name: e, run: [{action: log, message: done}]}
+"""
+TURNING = """
+    steps:
+    - {name: a, max_visits: 4, rule: [{case: "{{ steps.a.visits < 3 }}", run: [b1, b2]}, {case: default, run: [z]}]}
+    - {name: b1, rule: [{case: default, run: [c]}]}
+    - {name: b2, rule: [{case: default, run: [c]}]}
+    - {name: c, rule: [{case: default, run: [a]}]}
+    - {name: z, run: [{action: log, message: done}]}
+"""
+FIRST = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b1, b2, b3]}]}
+    - {name: b1, rule: [{case: default, run: [c]}]}
+    - {name: b2, rule: [{case: default, run: [c]}]}
+    - {name: b3, rule: [{case: default, run: [c]}]}
+    - {name: c, join: any, rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: log, message: done}]}
+"""
+
+
+def wide(width: int) -> str:
+    """A fork of so many branches, which come together."""
+    names = [f"b{number}" for number in range(width)]
+    lines = ["steps:", f"- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"]
+    lines += [f"- {{name: {name}, rule: [{{case: default, run: [c]}}]}}" for name in names]
+    return "\n".join([*lines, "- {name: c, run: [{action: log, message: done}]}"])
+
+
+@pytest.fixture
+def store(aws: Client) -> Iterator[DynamoStore]:
+    upgrade("noetl")
+    yield DynamoStore("noetl")
+
+
+class Wire:
+    """A queue whose messages a test delivers as it likes."""
+
+    def __init__(self) -> None:
+        self.bodies: list[str] = []
+        self.lock = threading.Lock()
+
+    def send(self, notes: list[Note], now: float) -> None:
+        with self.lock:
+            self.bodies += [note.to_text() for note in notes if note.due_at <= now]
+
+    def take(self, chance: random.Random, *, twice: float = 0.0) -> str | None:
+        with self.lock:
+            if not self.bodies:
+                return None
+            at = chance.randrange(len(self.bodies))
+            return self.bodies[at] if chance.random() < twice else self.bodies.pop(at)
+
+
+def behind_a_queue(wire: Wire) -> DynamoStore:
+    """A store whose messages go over the wire."""
+    store = DynamoStore("noetl", queue_url="http://queue.invalid")
+    store.messages = wire  # type: ignore[assignment]
+    return store
+
+
+def begun(store: DynamoStore, text: str) -> str:
+    plan = compiled(text)
+    store.save_plan(plan)
+    return store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0)).id
+
+
+def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> None:
+    """What a handler does with a message: one that is held comes again."""
+    found = store.claim_message(body, LEASE, now)
+    if found is Received.HELD:
+        with wire.lock:
+            wire.bodies.append(body)
+    elif isinstance(found, Claim):
+        Walker(store, LEASE, for_local_run(Path.cwd()), lambda: now, goes_on=lambda: False).walk(found)
+
+
+def visited(store: DynamoStore, run_id: str) -> Counter[str]:
+    return Counter(visit.step for visit in store.visits(run_id) if visit.finished_at is not None)
+
+
+def check(store: DynamoStore, run_id: str, expected: dict[str, int]) -> None:
+    """A run that has ended well: each step visited as often as it must be, each transition once, nothing left in counters."""
+    run = store.run("default", run_id)
+    assert run is not None
+    assert (run.status, run.live) == (RunStatus.SUCCEEDED, 0)
+    assert visited(store, run_id) == expected | {END: 1}
+    events = store.events(run_id, limit=10_000)
+    finished = Counter((event.step, event.visit) for event in events if event.type == "step.completed")
+    assert set(finished.values()) == {1}
+    assert finished.total() == sum(expected.values())
+
+
+PLAYBOOKS: dict[str, tuple[str, dict[str, int]]] = {
+    "chain": (CHAIN, dict.fromkeys("abc", 1)),
+    "diamond": (DIAMOND, dict.fromkeys(["a", "b1", "b2", "b3", "b4", "c", "d"], 1)),
+    "nested": (NESTED, dict.fromkeys(["a", "b1", "b2", "b3", "c1", "c2", "c", "d", "e"], 1)),
+    "turning": (TURNING, {"a": 4, "b1": 3, "b2": 3, "c": 3, "z": 1}),
+    "first": (FIRST, dict.fromkeys(["a", "b1", "b2", "b3", "c", "d"], 1)),
+}
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_messages_that_come_twice_and_in_any_order(store: DynamoStore, name: str) -> None:
+    text, expected = PLAYBOOKS[name]
+    chance = random.Random(name)
+    wire = Wire()
+    queued = behind_a_queue(wire)
+    run_id = begun(queued, text)
+    while (body := wire.take(chance, twice=0.3)) is not None:
+        deliver(queued, body, wire)
+    check(queued, run_id, expected)
+
+
+@pytest.mark.parametrize("name", ["diamond", "nested", "turning", "first"])
+def test_many_workers_at_once(store: DynamoStore, name: str) -> None:
+    text, expected = PLAYBOOKS[name]
+    wire = Wire()
+    run_ids = [begun(behind_a_queue(wire), text) for _ in range(2)]
+    over = threading.Event()
+
+    def work(index: int) -> None:
+        queued, chance = behind_a_queue(wire), random.Random(index)
+        while not over.is_set():
+            body = wire.take(chance, twice=0.2)
+            if body is not None:
+                deliver(queued, body, wire)
+            ended = [store.run("default", run_id) for run_id in run_ids] if body is None else []
+            if ended and all(run is not None and run.status.is_final for run in ended):
+                over.set()
+
+    together(4, work)
+    for run_id in run_ids:
+        check(store, run_id, expected)
+
+
+def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
+    width = 4 * BRANCHES_EACH
+    wire = Wire()
+    run_id = begun(behind_a_queue(wire), wide(width))
+    head = store.head(run_id)
+    assert head["spread"] == 4
+    over = threading.Event()
+
+    def work(index: int) -> None:
+        queued, chance = behind_a_queue(wire), random.Random(index)
+        while not over.is_set():
+            body = wire.take(chance, twice=0.05)
+            if body is not None:
+                deliver(queued, body, wire)
+            elif (run := store.run("default", run_id)) is not None and run.status.is_final:
+                over.set()
+
+    together(4, work)
+    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+    writers = Counter(item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C")
+    assert len(writers) == 4
+    # Each branch wrote its end to the counter of its neighbours, and to no other.
+    assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(range(1, BRANCHES_EACH + 6))
+
+
+class Lost(Exception):
+    """The process has died, or the answer was lost."""
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_that_dies_at_any_write(
+    store: DynamoStore, name: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write of a run is where a worker dies once, before it or after it; its message comes again."""
+    text, expected = PLAYBOOKS[name]
+    write = tables.Table._write
+    writes = [0]
+    dies_at = [10**9]
+
+    def counted(self: Any, *args: Any, **asked: Any) -> dict[str, Any]:
+        writes[0] += 1
+        if writes[0] == dies_at[0] and when == "before":
+            raise Lost
+        found = write(self, *args, **asked)
+        if writes[0] == dies_at[0]:
+            raise Lost
+        return found
+
+    monkeypatch.setattr(tables.Table, "_write", counted)
+    wire = Wire()
+    queued = behind_a_queue(wire)
+    chance = random.Random(f"{name} {when}")
+    point = 1
+    while True:
+        run_id = begun(queued, text)
+        writes[0], dies_at[0] = 0, point
+        now = 2.0
+        while (body := wire.take(chance)) is not None:
+            try:
+                deliver(queued, body, wire, now=now)
+            except Lost:
+                wire.bodies.append(body)
+                now += LEASE.seconds + 1
+        if writes[0] < point:
+            break
+        dies_at[0] = 10**9
+        check(queued, run_id, expected)
+        # Playbooks with many writes are tried at some of them.
+        point += 1 if name in ("chain", "diamond") else chance.randrange(2, 6)
+    assert point > 8
+
+
+class TestLostAnswers:
+    """An answer that is lost does not make a write that was made count as one that was not."""
+
+    def test_of_a_claim(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = started(store)
+        with answers_lost(monkeypatch, "update_item"):
+            claim = claimed(store, run)
+        assert (claim.visit.fence, claim.visit.claims) == (1, 1)
+
+    @pytest.mark.parametrize("text", [CHAIN, DIAMOND])
+    def test_of_a_commit(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        run = started(store, text)
+        claim = claimed(store, run)
+        with answers_lost(monkeypatch, "update_item", "transact_write_items"):
+            store.commit(done(store, claim), 1.0)
+        expected = 4 if text is DIAMOND else 1
+        found = store.run("default", run.id)
+        assert found is not None and found.live == expected
+        with pytest.raises(FencedError):
+            store.commit(done(store, claim), 2.0)
+
+    def test_of_everything(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
+            run = Play(store, NESTED).finish().run
+        check(store, run.id, PLAYBOOKS["nested"][1])
+
+
+class answers_lost:
+    """Every first answer to these calls is lost on its way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:
+        self._calls = calls
+        self._patch = monkeypatch.context()
+
+    def __enter__(self) -> None:
+        from botocore.exceptions import ReadTimeoutError
+
+        patch = self._patch.__enter__()
+        patch.setattr("executor.stores.dynamo.repeating.FIRST_PAUSE_SECONDS", 0.0)
+        client = tables.client("dynamodb", once=True)
+        for call in self._calls:
+            method = getattr(client, call)
+            count = [0]
+
+            def lossy(method: Callable[..., Any] = method, count: list[int] = count, **asked: Any) -> Any:
+                count[0] += 1
+                is_lost = count[0] % 2 == 1
+                try:
+                    return method(**asked)
+                finally:
+                    if is_lost:
+                        raise ReadTimeoutError(endpoint_url="http://lost.invalid")
+
+            patch.setattr(client, call, lossy)
+
+    def __exit__(self, *args: object) -> None:
+        self._patch.__exit__(*args)
+
+
+def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = started(store)
+    claim = claimed(store, run)
+    monkeypatch.setattr("executor.stores.dynamo.repeating.FIRST_PAUSE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        from executor import aws as clients
+
+        clients.forget()
+        with pytest.raises(StoreError, match="failed 9 times: no answer from table noetl"):
+            store.commit(done(store, claim), 1.0)
+    clients.forget()
+    store.commit(done(store, claim), 1.0)
+    assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
+
+
+def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
+    run = started(store, DIAMOND)
+    claims = together(4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0))
+    assert sum(claim is not None for claim in claims) == 1
