@@ -10,15 +10,15 @@ from pathlib import Path
 
 @cache
 def process_name() -> str:
-    """The name of this process, told apart from any other that ever had its number: host, boot, number and start time."""
+    """The name of this process, told apart from any other that ever had its number: place, boot, number and start time."""
     pid = os.getpid()
-    return f"{socket.gethostname()}/{_boot()}/{pid}/{_started(pid) or 0}"
+    return f"{_place()}/{_boot()}/{pid}/{_started(pid) or 0}"
 
 
 def is_dead(worker: str | None) -> bool:
     """Whether a worker ran in a process of this machine that is gone. False when that cannot be known."""
     parts = (worker or "").split("/")
-    if len(parts) < 4 or parts[0] != socket.gethostname() or not parts[2].isdigit():
+    if len(parts) < 4 or parts[0] != _place() or not parts[2].isdigit():
         return False
     _, boot, pid, started = parts[:4]
     if boot != _boot():
@@ -26,6 +26,15 @@ def is_dead(worker: str | None) -> bool:
     if started != "0":
         return str(_started(int(pid))) != started
     return not _exists(int(pid))
+
+
+@cache
+def _place() -> str:
+    """Where numbers of processes mean the same: the host, and where it has several the namespace."""
+    try:
+        return f"{socket.gethostname()}:{Path('/proc/self/ns/pid').readlink().name.strip('pid:[]')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _boot() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ IDLE_SECONDS = 0.5
 
 PATIENCE_SECONDS = 10.0
 """How long the store may fail before those who wait for a run are told."""
+
+SWEEP_SECONDS = 60.0
+"""How often a worker looks for runs that nothing would go on with."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -79,7 +83,7 @@ class Worker:
     """Claims visits of one queue and walks them: those of the service, or those of a local run and the runs it starts.
 
     `find_playbook` finds the playbooks that runs start, in the registry unless given; `public_url` is how callbacks are
-    reached.
+    reached. `repaired` is how many runs this worker has found that nothing would have gone on with.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Worker:
         self._keeper = Keeper(store, self._lease_seconds, clock)
         self._lock = threading.Lock()
         self._store_failure: tuple[float, StoreError] | None = None
+        self.repaired = 0
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
         self._threads = [threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names]
@@ -188,5 +193,15 @@ class Worker:
         return IDLE_SECONDS if due is None else min(max(due - self._clock(), 0.001), IDLE_SECONDS)
 
     def _keep(self) -> None:
-        """Keep the claims at work alive, and take over those of workers that have died."""
-        self._keeper.keep(self._finished, lambda: self._store.release_dead(self._queue, self._clock()))
+        """Keep the claims at work alive, take over those of workers that have died, and look for what was left behind."""
+        sweep_at = time.monotonic()
+
+        def look() -> None:
+            nonlocal sweep_at
+            self._store.release_dead(self._queue, self._clock())
+            if time.monotonic() >= sweep_at:
+                self.repaired += self._store.sweep(self._clock()).repaired
+                # By chance, so that workers that were started together do not all look at once.
+                sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
+
+        self._keeper.keep(self._finished, look)

@@ -36,7 +36,7 @@ class _Check:
 
 _COMPLETE = "status in ('succeeded', 'completed_with_errors')"
 _LEFT = f"select 1 from visits where run_id = runs.id and {ACTIVE} and step <> '{DEADLINE}'"
-_AWAITED = """
+AWAITED = """
     exists (
         select 1 from waits where waits.run_id = visits.run_id and waits.visit_id = visits.id
         and answered_at is null and closed_at is null
@@ -45,19 +45,29 @@ _AWAITED = """
         and child.finished_at is null
     )
 """
+"""Of a visit: somebody can give the answer that it waits for."""
+
+STUCK = f"select id as run_id from runs where finished_at is null and not exists ({_LEFT})"
+"""The runs with nothing left that could be due."""
+
+IN_VAIN = (
+    f"select id as run_id from runs where finished_at is null and exists ({_LEFT}) and not exists"
+    f" ({_LEFT} and (due_at < {NEVER:.0f} or (status = 'waiting' and ({AWAITED}))))"
+)
+"""The runs all of whose visits wait for what cannot come."""
+
 _OF_RUNS = (
     "visits", "joins", "arrivals", "visit_counts", "waits", "tokens", "parts", "history", "idempotency_keys",
 )  # fmt: skip
 _CHECKS = (
     _Check(
         "stuck",
-        f"select id as run_id from runs where finished_at is null and not exists ({_LEFT})",
+        STUCK,
         "run {run_id} has not ended, and nothing is left that could go on with it",
     ),
     _Check(
         "waits in vain",
-        f"select id as run_id from runs where finished_at is null and exists ({_LEFT}) and not exists"
-        f" ({_LEFT} and (due_at < {NEVER:.0f} or (status = 'waiting' and ({_AWAITED}))))",
+        IN_VAIN,
         "run {run_id} waits, and nobody can give the answer any more",
     ),
     _Check(

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
+from executor.host import is_dead
 from executor.records import (
     DEADLINE,
     END,
@@ -39,6 +40,7 @@ from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_
 from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
 from executor.stores.sql_keys import SqlKeys
 from executor.stores.sql_playbooks import SqlPlaybooks
+from executor.stores.sql_sweeping import SqlSweeping
 from executor.stores.sql_waits import SqlWaits, forget_answer, give_answer, is_any_answered
 from planner.plan import Header, Plan, Step, Task
 
@@ -47,7 +49,7 @@ MOST_CROWDED = 64
 """Among how many visits that are due a worker chooses, when others are after the same ones."""
 
 
-class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys):
+class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
     """The store in a database."""
 
     has_tag: str
@@ -257,8 +259,18 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys):
         self.announce(1)
 
     def release_dead(self, queue: str, now: float) -> int:
-        """Who is dead can be told on the same machine only."""
-        return 0
+        query = f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running' and due_at > ?"
+        dead = [row["worker"] for row in self.database.all(query, queue, now) if is_dead(row["worker"])]
+        if not dead:
+            return 0
+        with self._transaction() as db:
+            changed = db.execute(
+                f"update visits set due_at = ? where queue = ? and {ACTIVE} and status = 'running'"
+                f" and worker in ({', '.join('?' * len(dead))})",
+                (now, queue, *dead),
+            )
+        self.announce()
+        return changed.rowcount
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit

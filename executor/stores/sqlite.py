@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from executor.host import is_dead
-from executor.stores.sql_branches import ACTIVE
 from executor.stores.sql_store import SqlStore
 from executor.stores.sqlite_file import SqliteFile
 
@@ -21,17 +19,3 @@ class SqliteStore(SqlStore):
         self.file = SqliteFile(path, create=create)
         self.path = self.file.path
         super().__init__(self.file)
-
-    def release_dead(self, queue: str, now: float) -> int:
-        query = f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running' and due_at > ?"
-        dead = [row["worker"] for row in self.file.all(query, queue, now) if is_dead(row["worker"])]
-        if not dead:
-            return 0
-        with self.file.transaction() as db:
-            changed = db.execute(
-                f"update visits set due_at = ? where queue = ? and {ACTIVE} and status = 'running'"
-                f" and worker in ({', '.join('?' * len(dead))})",
-                (now, queue, *dead),
-            )
-        self.changes.announce()
-        return changed.rowcount

@@ -39,7 +39,7 @@ class Received(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many runs a sweep has looked at, and for how many visits it has sent a message that was missing."""
+    """How many runs a sweep has looked at, and how many runs or visits of them it has put right."""
 
     runs: int
     repaired: int
@@ -296,6 +296,12 @@ class Store(Protocol):
         """Note that a key was used. The latest time holds."""
         ...
 
+    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+        """Look at so many of the runs that have not ended, and put right those that nothing would go on with. Where the queue is
+        elsewhere the next sweep goes on behind them.
+        """
+        ...
+
 
 class QueuedStore(Store, Protocol):
     """A store whose queue is elsewhere: messages tell which visits have become due, and what is true stands in the store."""
@@ -307,11 +313,5 @@ class QueuedStore(Store, Protocol):
 
         Raises:
             MessageError: the message is none of the store's.
-        """
-        ...
-
-    def sweep(self, now: float, *, limit: int = 200) -> Swept:
-        """Look at so many of the runs that have not ended, and let workers know again of what is long overdue; the next sweep
-        goes on behind them.
         """
         ...

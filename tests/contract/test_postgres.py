@@ -17,6 +17,7 @@ from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import LEASE, StoreContract
+from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.postgres import postgres_dsn, postgres_server
 
@@ -24,7 +25,7 @@ __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 
-class TestPostgres(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
+class TestPostgres(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 

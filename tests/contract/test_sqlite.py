@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from executor.errors import SettingError, StoreError
-from executor.host import process_name
-from executor.records import Lease
 from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.sqlite import SqliteStore
 from executor.stores.sqlite_file import SCHEMA_VERSION
@@ -21,12 +19,13 @@ from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import StoreContract, claimed, done, started
+from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract):
+class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract):
     payload_limit = LIMIT
     answer_limit = LIMIT
 
@@ -159,20 +158,6 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     db.execute("pragma max_page_count = 1000000")
     store.commit(done(store, claim), 1.0)
     assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
-    store.close()
-
-
-def test_a_dead_worker_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
-    store = SqliteStore(str(tmp_path / "noetl.db"))
-    run = started(store)
-    host, boot, _, _ = process_name().split("/")
-    dead, alive = f"{host}/{boot}/4194999/1/walk", f"{process_name()}/walk"
-    assert store.claim(run.id, Lease(dead, 1000.0), 1.0) is not None
-    assert store.claim(run.id, Lease(alive, 1000.0), 2.0) is None
-    assert store.release_dead(run.id, 2.0) == 1
-    assert store.claim(run.id, Lease(alive, 1000.0), 2.0) is not None
-    assert store.release_dead(run.id, 3.0) == 0
-    assert store.claim(run.id, Lease(alive, 1000.0), 3.0) is None
     store.close()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from api.service import Service
+from benchmarks import killing
 from executor.actions import catalogue
 from executor.records import Run
 from executor.stores import open_store
@@ -34,7 +35,7 @@ class Workers:
             "NOETL_ALLOW_SHELL": "1",
         }
         upgrading = noetl(folder, "db", "upgrade", **self.settings)
-        assert upgrading.communicate(timeout=SECONDS)[1] == "applied migration 1\n"
+        assert upgrading.communicate(timeout=SECONDS)[1].startswith("applied migration 1")
         self.all: list[subprocess.Popen[str]] = []
 
     def start(self) -> subprocess.Popen[str]:
@@ -139,3 +140,9 @@ def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert said.startswith("noetl: The store in Postgres failed: ")
     assert "Traceback" not in said
+
+
+def test_workers_that_are_killed_lose_nothing(postgres_dsn: str) -> None:
+    """At its full size it is `python -m benchmarks.killing`."""
+    found = killing.measure(postgres_dsn, runs=40, steps=10, workers=2, every_seconds=0.3, kills=3)
+    assert found["killed"] == 3

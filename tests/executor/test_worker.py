@@ -374,3 +374,15 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
         closed.set()
         worker._keeping.join(SECONDS)
     assert caplog.messages == []
+
+
+def test_a_worker_looks_for_what_was_left_behind(
+    store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    play = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
+    assert play.walk_one()
+    store.file.connection().execute("delete from visits where step = '@end'")
+    with working(store, tmp_path, queue=play.queue, lease=1) as worker:
+        assert finished(worker, play).result == {"x": 1}
+        assert worker.repaired == 1
+    assert caplog.messages == [f"run {play.id} was left behind: its end is due"]

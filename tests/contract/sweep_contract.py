@@ -1,0 +1,148 @@
+"""What an SQL store can be left with is found and put right by a sweep: it is broken here by hand, in each way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executor.host import process_name
+from executor.records import NEVER, Lease, RunStatus
+from executor.stores.doctor import examine
+from executor.stores.sql_store import SqlStore
+from executor.stores.store import Swept
+from tests.plays import LEASE_SECONDS, Play
+
+FORK = """
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
+    - {name: c, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: set, set: {z: 3}}]}
+"""
+SEQUENTIAL = """
+    mode: sequential
+    steps:
+    - {name: a, rule: [{case: default, run: [b, c]}]}
+    - {name: b, run: [{action: set, set: {x: 1}}]}
+    - {name: c, run: [{action: set, set: {y: 2}}]}
+"""
+WAIT = "steps: [{name: a, run: [{action: callback, timeout: 1h, as: x, on_error: continue}]}]"
+
+
+def begun(store: SqlStore, text: str, steps: int) -> Play:
+    """A run of which so many steps are done, one at a time."""
+    play = Play(store, text, folder=Path.cwd())
+    for _ in range(steps):
+        assert play.walk_one()
+    return play
+
+
+def broken(store: SqlStore, query: str, *values: Any) -> None:
+    with store.database.transaction() as db:
+        assert db.execute(query, values).rowcount > 0
+
+
+class SweepContract:
+    """`store` is an empty store."""
+
+    def test_nothing_is_wrong(self, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+        play = begun(store, FORK, 1)
+        begun(store, WAIT, 1)
+        begun(store, SEQUENTIAL, 1)
+        before = store.visits(play.id)
+        assert store.sweep(play.clock()) == Swept(3, 0)
+        assert store.visits(play.id) == before
+        assert caplog.records == []
+
+    def test_a_run_whose_end_was_lost(self, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+        play = begun(store, FORK, 4)
+        broken(store, "delete from visits where step = '@end'")
+        assert [found.check for found in examine(store.database)] == ["stuck"]
+        assert store.sweep(play.clock()) == Swept(1, 1)
+        (record,) = caplog.records
+        assert record.getMessage() == f"run {play.id} was left behind: its end is due"
+        assert vars(record)["fields"] == {"workflow_id": play.id, "repaired": "its end is due"}
+        assert play.finish().status is RunStatus.SUCCEEDED
+        assert examine(store.database) == []
+        assert store.sweep(play.clock()) == Swept(0, 0)
+
+    def test_a_join_that_has_not_fired(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 2)
+        (rest,) = (visit for visit in play.visits if visit.finished_at is None)
+        broken(store, "update visits set status = 'succeeded', finished_at = 1 where id = ?", rest.id)
+        broken(store, "update joins set live = 0")
+        broken(store, "update runs set live = 1")
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.SUCCEEDED
+
+    def test_steps_that_are_parked_for_nothing(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 1)
+        broken(store, "update visits set status = 'parked' where status = 'ready'")
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.SUCCEEDED
+        assert examine(store.database) == []
+
+    def test_a_branch_that_is_gone(self, store: SqlStore) -> None:
+        """Nobody knows where it stood: the run fails, and says why."""
+        play = begun(store, FORK, 1)
+        broken(store, "delete from visits where status = 'ready'")
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.FAILED
+        assert play.run.error is not None
+        assert (play.run.error["type"], play.run.error["message"]) == ("WorkerLost", "a branch of the run was lost")
+
+    def test_a_stop_that_was_not_finished(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 1)
+        store.stop(play.id, RunStatus.CANCELLED, play.clock())
+        broken(store, "delete from visits where step = '@end'")
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.CANCELLED
+
+    def test_an_answer_that_nobody_was_told_of(self, store: SqlStore) -> None:
+        play = begun(store, WAIT, 1)
+        broken(store, "update waits set answer = '7', answered_at = 1")
+        broken(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
+        assert [found.check for found in examine(store.database)] == ["waits in vain"]
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().result == {"x": 7}
+
+    def test_a_line_in_which_nobody_has_a_turn(self, store: SqlStore) -> None:
+        play = begun(store, SEQUENTIAL, 1)
+        broken(store, "update visits set due_at = ? where status = 'ready'", NEVER)
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().result == {"x": 1, "y": 2}
+
+    def test_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 0)
+        assert play.claim() is not None
+        assert store.sweep(play.clock()) == Swept(1, 0)
+        broken(store, "update visits set due_at = ?", play.clock() + 1e6)
+        assert store.sweep(play.clock()).repaired == 1
+        play.clock.pass_(LEASE_SECONDS)
+        assert play.finish().status is RunStatus.SUCCEEDED
+
+    def test_a_run_without_its_deadline(self, store: SqlStore) -> None:
+        play = begun(store, "timeout: 1h\nsteps: [{name: a, run: [{action: wait, seconds: 2h}]}]", 1)
+        broken(store, "delete from visits where step = '@deadline'")
+        assert store.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.TIMED_OUT
+
+    def test_a_last_step_has_a_time_of_its_own(self, store: SqlStore) -> None:
+        text = "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n- {name: z, run: [{action: wait, seconds: 9}]}"
+        play = begun(store, text, 2)
+        assert [visit.step for visit in play.visits] == ["a", "z"]
+        assert store.sweep(play.clock()) == Swept(1, 0)
+
+    def test_a_dead_worker_of_this_machine_is_taken_over_at_once(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 0)
+        place, boot, _, _ = process_name().split("/")
+        dead, alive = f"{place}/{boot}/4194999/1/walk", f"{process_name()}/walk"
+        now = play.clock()
+        assert store.claim(play.queue, Lease(dead, 1000.0), now) is not None
+        assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
+        assert store.release_dead(play.queue, now) == 1
+        assert store.claim(play.queue, Lease(alive, 1000.0), now) is not None
+        assert store.release_dead(play.queue, now) == 0
+        assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
