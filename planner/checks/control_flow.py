@@ -5,6 +5,7 @@ from __future__ import annotations
 import networkx as nx
 
 from planner.checks.subject import Subject
+from planner.diagnostics import Label
 from planner.joins import MAX_WATCHED, Runaway
 from planner.playbook import Path, Step, StepEntry
 
@@ -147,7 +148,9 @@ def _runaway(subject: Subject, runaway: Runaway) -> None:
     else:
         case = (step.rule or [])[runaway.case]
         message = f"the cycle {cycle} starts again while the branch at {left} may still be on the way"
-        subject.report("NP205", message, (*case.path, "case"), _JOIN_FIRST, key=True)
+        label = Label(subject.document.key_span((*case.path, "case")), "the branches part here")
+        again = _target_path(subject, *runaway.cycle[-2:])
+        subject.report("NP205", message, again, _JOIN_FIRST, labels=[label])
 
 
 def _waves_in_turns(subject: Subject) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planner.findings import OK, findings, hints, messages
+from tests.planner.findings import OK, findings, found, hints, messages
 
 
 def steps(**rules: str) -> str:
@@ -120,10 +120,13 @@ class TestEnds:
 class TestRunaways:
     def test_a_round_that_leaves_a_branch_behind(self) -> None:
         text = steps(a="max_visits: 3, " + to("b"), b=to("a", "c"), c="")
-        assert findings(text, "NP205") == [("NP205", "case")]
+        assert findings(text, "NP205") == [("NP205", "b")]
         expected = "the cycle b → a → b starts again while the branch at `c` may still be on the way"
         assert messages(text, "NP205") == [expected]
         assert hints(text, "NP205") == ["let all branches of the fork lead to one step, and go round from there"]
+        (runaway,) = (diagnostic for diagnostic in found(text) if diagnostic.code == "NP205")
+        (label,) = runaway.labels
+        assert (runaway.span.line, label.span.line, label.text) == (2, 3, "the branches part here")
 
     def test_joins_that_wait_for_each_other(self) -> None:
         text = steps(
@@ -162,7 +165,7 @@ class TestRunaways:
     def test_one_more_branch_in_every_round(self) -> None:
         rule = "rule: [{case: '{{ run.id }}', run: [a, b]}, {case: default, run: [b]}]"
         text = steps(a=f"max_visits: 2, {rule}", b=f"run: [{OK}], join: MODE")
-        assert findings(text.replace("MODE", "all")) == [("NP205", "case")]
+        assert findings(text.replace("MODE", "all")) == [("NP205", "a")]
         assert findings(text.replace("MODE", "each")) == []
 
     def test_a_cycle_around_a_join(self) -> None:
