@@ -55,7 +55,7 @@ MUTANTS: Sequence[Column] = (
     ("no playbook", lambda row: f"{row['outside']:,}"),
     ("detected", lambda row: _share(row["detected"], row["wrong"])),
     ("right place", lambda row: _share(row["placed"], row["wrong"])),
-    ("refused for nothing", lambda row: f"{row['refused_for_nothing']:,}"),
+    ("refused all the same", lambda row: f"{row['refused_anyway']:,}"),
 )
 VALID: Sequence[Column] = (
     ("source", lambda row: row["source"]),

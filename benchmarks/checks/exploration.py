@@ -41,6 +41,7 @@ MOST_WORLDS = 2_000
 MOST_VISITS = 40
 """A run with more visits has no bound, where its plan names none."""
 MOST_ROUNDS = 2
+MOST_COMPARED = 200
 LONGEST_CYCLE = 12
 CHOSEN = "it was chosen to fail"
 WRONG = frozenset({"UndefinedName", "TemplateError", "ParameterError", "LimitExceeded", "Misquoted", "UnknownTask"})
@@ -68,7 +69,8 @@ class Mistake:
 class Ending:
     """How one run went: its visits with the cases they took, what it gave, what it did outside, in no order."""
 
-    deeds: Any
+    beginning: str
+    deeds: frozenset[tuple[Any, Any]]
     status: str
     result: str
     visits: tuple[tuple[str, int], ...]
@@ -90,7 +92,6 @@ class Explored:
     races: set[tuple[str, str, str]] = field(default_factory=set)
     writers: set[tuple[str, str, str]] = field(default_factory=set)
     endings: set[Ending] = field(default_factory=set)
-    orders: dict[Any, set[tuple[str, str]]] = field(default_factory=dict)
     most_visits: int = 0
     is_endless: bool = False
     is_whole: bool = True
@@ -100,12 +101,25 @@ class Explored:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether one set of deeds has several results."""
-        return any(len(results) > 1 for results in self.orders.values())
+        """Whether runs differ that begin alike, do not fail and in which every visit that both have goes the same way."""
+        alike: dict[str, list[Ending]] = {}
+        for run in self.endings:
+            if run.status != "failed":
+                alike.setdefault(run.beginning, []).append(run)
+        return any(
+            (one.visits, one.result) != (other.visits, other.result) and _agree(one.deeds, other.deeds)
+            for endings in alike.values()
+            for one, other in combinations(endings[:MOST_COMPARED], 2)
+        )
 
     @property
     def outcomes(self) -> set[tuple[str, str, tuple[str, ...]]]:
         return {(ending.status, ending.result, ending.effects) for ending in self.endings}
+
+
+def _agree(one: frozenset[tuple[Any, Any]], other: frozenset[tuple[Any, Any]]) -> bool:
+    differ = one ^ other
+    return len({at for at, _ in differ}) == len(differ)
 
 
 @dataclass
@@ -353,20 +367,27 @@ class Walks(Explorer):
     def finish(self, world: World) -> None:
         self.store.world = world
         self.walker.walk(Claim(self.run, ending_visit("run", 0, 0.0)))
-        status, result, errors = self.store.results.pop()
+        _, result, errors = self.store.results.pop()
         for error in errors:
             if error["step"] is None:
                 self.mistake(None, error["type"], error["message"])
-        deeds = (write_json(self.beginning), tuple(sorted(world.deeds.items())))
         shown = write_json(_sorted(result))
-        self.found.orders.setdefault(deeds, set()).add((status.value, shown))
         visits = tuple(
             sorted(
                 (v.step, -1 if v.case is None else v.case) for v in world.visits.values() if v.finished_at is not None
             )
         )
         effects = tuple(sorted(e for v in world.visits.values() for e in self.effects_at(world, v)))
-        self.found.endings.add(Ending(deeds, ending(world.stop, world.failed_branches).value, shown, visits, effects))
+        self.found.endings.add(
+            Ending(
+                write_json(self.beginning),
+                frozenset(world.deeds.items()),
+                ending(world.stop, world.failed_branches).value,
+                shown,
+                visits,
+                effects,
+            )
+        )
 
     def effects_at(self, world: World, visit: Visit) -> Iterator[str]:
         for piece in (2, 3):

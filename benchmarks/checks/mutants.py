@@ -187,16 +187,16 @@ class Shown:
 
     def _dead(self, original: Original) -> Iterator[str]:
         before = _dead_cases(original.plan, original.behaviour)
-        for key, cases in _dead_cases(self.plan, self.behaviour).items():
-            if len(cases) <= len(before.get(key, ())):
+        for step, cases in _dead_cases(self.plan, self.behaviour).items():
+            known = before.get(step, {})
+            if step not in self.behaviour.visited or len(cases) <= len(known):
                 continue
-            step, index = cases[-1]
+            new = [index for index, looks in cases.items() if looks not in known.values()] or list(cases)[-1:]
             for at, one in enumerate(self.data["steps"]):
-                if one["name"] == step and len(one.get("rule") or ()) > index:
+                for index in new if one["name"] == step else ():
                     path = ("steps", at, "rule", index, "case")
                     self.evidence |= {self.places.key(path), self.places.value(path)}
-            if step in self.behaviour.visited:
-                yield f"case {index + 1} of {step} is never taken"
+            yield f"case {', '.join(str(index + 1) for index in new)} of {step} is never taken"
         unseen = {step["name"] for step in original.data["steps"]} - original.behaviour.visited
         for at, one in enumerate(self.data["steps"]):
             if one["name"] not in self.behaviour.visited | unseen:
@@ -207,6 +207,8 @@ class Shown:
         before, now = original.behaviour, self.behaviour
         if now.is_endless and not before.is_endless:
             yield "a run does not end"
+        if now.depends_on_order and not before.depends_on_order:
+            yield "what a run does depends on which branch is faster"
         if now.broken - before.broken:
             yield "; ".join(sorted(now.broken))
         for name, *steps in sorted(now.races - before.races):
@@ -222,18 +224,19 @@ class Shown:
         needed = {name for name, declared in self.plan.header.inputs.items() if declared.required}
         for name in sorted(needed - original.plan.header.inputs.keys()):
             yield f"a run needs an input {name}"
+            for path, text in self.places.texts():
+                if "{{" in text:
+                    self.evidence |= set(self.places.words(path, name))
         if now.rejected and not before.rejected:
             yield f"a run cannot begin: {min(now.rejected)}"
 
 
-def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[Any, list[tuple[str, int]]]:
-    """Cases that no run has taken, by what they look like."""
-    found: dict[Any, list[tuple[str, int]]] = {}
-    for step in plan.steps.values():
-        for index, case in enumerate(step.cases):
-            if (step.name, index) not in behaviour.taken:
-                found.setdefault((step.name, _looks(case)), []).append((step.name, index))
-    return found
+def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[str, dict[int, Any]]:
+    """The cases of each step that no run has taken, and what they look like."""
+    return {
+        step.name: {i: _looks(case) for i, case in enumerate(step.cases) if (step.name, i) not in behaviour.taken}
+        for step in plan.steps.values()
+    }
 
 
 def _looks(case: Case) -> Any:
@@ -252,7 +255,7 @@ class Row:
     worse: int = 0
     detected: int = 0
     placed: int = 0
-    refused_for_nothing: int = 0
+    refused_anyway: int = 0
 
     @property
     def wrong(self) -> int:
@@ -263,7 +266,7 @@ class Row:
         if not mutant.is_wrong:
             self.other += mutant.differs
             self.same += not mutant.differs
-            self.refused_for_nothing += mutant.is_refused
+            self.refused_anyway += mutant.is_refused
             return
         self.worse += bool(mutant.worse)
         self.outside += not mutant.worse
@@ -271,7 +274,7 @@ class Row:
         self.placed += mutant.is_at_the_right_place
 
     def add(self, other: Row) -> None:
-        for name in ("mutants", "same", "other", "outside", "worse", "detected", "placed", "refused_for_nothing"):
+        for name in ("mutants", "same", "other", "outside", "worse", "detected", "placed", "refused_anyway"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_json(self) -> dict[str, Any]:
@@ -286,7 +289,7 @@ class Row:
             "wrong": self.wrong,
             "detected": self.detected,
             "placed": self.placed,
-            "refused_for_nothing": self.refused_for_nothing,
+            "refused_anyway": self.refused_anyway,
         }
 
 

@@ -84,6 +84,15 @@ def _case(path: Path) -> Where:
     return lambda places: iter((places.key((*path, "case")), places.value((*path, "case"))))
 
 
+def _names(data: Data, *names: str) -> Where:
+    """Where steps have their names."""
+    return _values(*(("steps", at, "name") for at, step in enumerate(data["steps"]) if step["name"] in names))
+
+
+def _is_name(entry: object) -> bool:
+    return isinstance(entry, str)
+
+
 def _word(path: Path, word: str) -> Where:
     return lambda places: places.words(path, word)
 
@@ -228,14 +237,14 @@ def rename_target(data: Data, plan: Plan) -> Iterator[Change]:
 
 def drop_target(data: Data, plan: Plan) -> Iterator[Change]:
     """A case does not lead to one of its steps any more."""
-    for path, _ in _targets(data):
-        yield Change(_without(data, path), _case(path[:-2]))
+    for path, name in _targets(data):
+        yield Change(_without(data, path), _all(_case(path[:-2]), _names(data, name)))
 
 
 def drop_case(data: Data, plan: Plan) -> Iterator[Change]:
     """A case is gone."""
-    for path, _ in _cases(data):
-        yield Change(_without(data, path), lambda _: iter(()))
+    for path, case in _cases(data):
+        yield Change(_without(data, path), _names(data, *filter(_is_name, case.get("run") or [])))
 
 
 def swap_cases(data: Data, plan: Plan) -> Iterator[Change]:
@@ -254,7 +263,7 @@ def redirect(data: Data, plan: Plan) -> Iterator[Change]:
     for path, name in _targets(data):
         other = names[(names.index(name) + 1) % len(names)]
         if other not in _at(data, path[:-1]):
-            yield Change(_changed(data, path, other), _values(path))
+            yield Change(_changed(data, path, other), _all(_values(path), _names(data, name)))
 
 
 def remove_bound(data: Data, plan: Plan) -> Iterator[Change]:
@@ -271,18 +280,19 @@ def remove_bound(data: Data, plan: Plan) -> Iterator[Change]:
 
 def _circle(plan: Plan, step: str) -> set[str]:
     """The steps on a cycle with a step."""
+    return {other for other in _behind(plan, step) if step in _behind(plan, other)} | {step}
 
-    def reached(start: str) -> set[str]:
-        found: set[str] = set()
-        stack = [start]
-        while stack:
-            for case in plan.steps[stack.pop()].cases:
-                new = set(case.targets) - found
-                found |= new
-                stack += new
-        return found
 
-    return {other for other in reached(step) if step in reached(other)} | {step}
+def _behind(plan: Plan, start: str) -> set[str]:
+    """The steps that a branch can go to from a step."""
+    found: set[str] = set()
+    stack = [start]
+    while stack:
+        for case in plan.steps[stack.pop()].cases:
+            new = set(case.targets) - found
+            found |= new
+            stack += new
+    return found
 
 
 def leave_region(data: Data, plan: Plan) -> Iterator[Change]:
@@ -301,7 +311,9 @@ def leave_region(data: Data, plan: Plan) -> Iterator[Change]:
             copy["steps"][at]["rule"] = [back, *(copy["steps"][at].get("rule") or [])]
             copy["steps"][path[1]].setdefault("max_visits", 3)
             new: Path = ("steps", at, "rule", 0)
-            yield Change(copy, _all(_case(new), _values((*new, "run", 0))), is_outside=True)
+            # Where the others come by the fork as well, they wait for each other there.
+            is_outside = not any(fork in _behind(plan, other) for other in targets[1:])
+            yield Change(copy, _all(_case(new), _values((*new, "run", 0))), is_outside=is_outside)
 
 
 def duplicate_step(data: Data, plan: Plan) -> Iterator[Change]:
