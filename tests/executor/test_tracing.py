@@ -57,7 +57,7 @@ def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
 
 def test_requests_carry_it(store: SqliteStore) -> None:
     def refuse_once(exchange: Exchange) -> None:
-        exchange.reply(503 if len(server.requests) == 1 else 200)
+        exchange.reply(503 if len(server.requests) == 1 else 200, connection="close")
 
     with serve(refuse_once) as server:
         text = f"""
