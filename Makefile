@@ -12,9 +12,10 @@ run: .venv/.core                    ## compile, draw and run examples/quickstart
 	$(BIN)/noetl run examples/quickstart.yaml
 
 test: .venv/.dev                    ## every test that needs nothing but packages from the index
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/e2e/aws
 
-test-all: test                      ## and those that need packages of the system: none yet
+test-all: test                      ## and those that build, deploy and use what AWS is given, in an emulator
+	$(BIN)/pytest tests/e2e/aws
 
 check: .venv/.dev                   ## format, lint, types, and which package may import which
 	$(BIN)/ruff format --check .

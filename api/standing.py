@@ -55,7 +55,7 @@ def _word(run: Run, visit: Visit) -> str:
 
 def _waiting_for(visit: Visit) -> dict[str, Any]:
     """What makes a visit that waits go on: a time, and what the actions that wait are and which runs they have started."""
-    waiting = [entry for entry in _journal(visit).values() if "memory" in entry]
+    waiting = [entry for entry in _journal(visit).values() if entry.get("memory") is not None]
     return {
         "until": timestamp(visit.due_at) if visit.due_at < NEVER else None,
         "actions": sorted({entry["action"] for entry in waiting}),

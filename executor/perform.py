@@ -397,6 +397,7 @@ class Performance:
                 data = self._attempt(action, scope, position, args, wait, memory, again=again)
             except Suspend as waits:
                 entry = {
+                    "action": action.type,
                     "attempt": attempt,
                     "begun": begun,
                     "tries": tries,

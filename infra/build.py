@@ -130,7 +130,9 @@ def _install(requirements: list[str], folder: Path, python: str, machine: str) -
 def _compile(folder: Path, *, instead: bool = False) -> None:
     """Compile the modules of a folder, which cannot be written to in Lambda, beside or `instead` of their sources."""
     mode = PycInvalidationMode.UNCHECKED_HASH
-    if not compileall.compile_dir(folder, quiet=2, legacy=instead, invalidation_mode=mode, force=True):
+    # Tracebacks name files as they are called in the package, wherever it was built.
+    strip = str(folder if instead else folder.parent)
+    if not compileall.compile_dir(folder, quiet=2, legacy=instead, invalidation_mode=mode, force=True, stripdir=strip):
         sys.exit(f"What is in {folder} cannot be compiled.")
     for source in folder.rglob("*.py") if instead else ():
         source.unlink()

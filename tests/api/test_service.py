@@ -180,6 +180,17 @@ def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store
     assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)
 
 
+def test_an_action_that_is_to_be_tried_again_waits_for_nothing_else(service: Service, store: Store) -> None:
+    retry = "retry: {attempts: 2, delay: 1h}"
+    text = f"name: x\nsteps: [{{name: a, run: [{{action: http, url: 'http://127.0.0.1:1', {retry}}}]}}]"
+    play = Play(store, text)
+    assert play.walk_one()
+    step = service.status(play.id)["steps"]["a"]
+    assert step["status"] == "waiting"
+    assert step["waiting_for"] == {"until": step["waiting_for"]["until"], "actions": [], "workflows": []}
+    assert step["waiting_for"]["until"] > (timestamp(play.clock()) or "")
+
+
 def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(service: Service, store: Store) -> None:
     text = """
         name: nested

@@ -1,8 +1,9 @@
 """The template of this repository, built and deployed into an emulator, with its functions under the runtime client of AWS.
 
-What is deployed is what `sam build` has made, but for two things that make the functions run here: the runtime is one of our
-own, which starts the client of AWS in an environment where only that and boto3 are installed, and the packages are built for
-this machine.
+What is deployed is what `sam build` has made, but for what makes it run here. The runtime is one of our own, which starts the
+client of AWS in an environment where only that and boto3 are installed; the packages are built for this machine. And the
+emulator differs from AWS in some ways: it hands on numbers as text; it asks for a permission `sqs:SendMessageBatch`, where AWS takes
+`sqs:SendMessage` for both; and it speaks plain HTTP, which the policy of the bucket denies.
 """
 
 from __future__ import annotations
@@ -163,6 +164,11 @@ def deploy(server: str, built: Path, change: Callable[[Any], object] = lambda _:
             packages[handler] = package(built / name)
             s3.put_object(Bucket=bucket, Key=handler, Body=packages[handler])
         function |= {"CodeUri": f"s3://{bucket}/{handler}", "Runtime": "provided.al2023"}
+        for policy in function["Policies"]:
+            for statement in policy.get("Statement", ()):
+                if statement.get("Action") == "sqs:SendMessage":
+                    statement["Action"] = ["sqs:SendMessage", "sqs:SendMessageBatch"]
+    del template["Resources"]["PayloadBucketPolicy"]
     change(template)
     given = {"Authentication": "api-keys", "Architecture": "x86_64", "StepTimeoutSeconds": "15", **parameters}
     _put_numbers(template, given)

@@ -1,0 +1,67 @@
+"""A service over HTTP, as somebody far away uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import Any
+
+import httpx
+
+SECONDS = 90.0
+FINAL = ("succeeded", "completed_with_errors", "failed", "cancelled", "timed_out")
+
+
+@dataclass(frozen=True)
+class Service:
+    http: httpx.Client
+
+    def start(self, text: str, input: Mapping[str, Any] | None = None, **headers: str) -> str:
+        """The id of a run that was accepted."""
+        text = dedent(text)
+        body = {"playbook": text if text.startswith("name:") else f"name: x\n{text}", "input": dict(input or {})}
+        answer = self.http.post("/workflows/run", json=body, headers=headers)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["workflow_id"])
+
+    def result(self, id: str, seconds: float = SECONDS) -> dict[str, Any]:
+        """The result of a run once it has ended."""
+        until = time.monotonic() + seconds
+        while True:
+            answer = self.http.get(f"/workflows/result/{id}")
+            if answer.status_code == 200:
+                return dict(answer.json())
+            assert answer.status_code == 202, answer.text
+            assert time.monotonic() < until, self.status(id)
+            time.sleep(0.2)
+
+    def ended(self, text: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The result of a new run of a playbook."""
+        return self.result(self.start(text, input))
+
+    def status(self, id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/workflows/status/{id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def events(self, id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = self.http.get(f"/workflows/{id}/events", params={} if cursor is None else {"cursor": cursor}).json()
+            found += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    def until(self, id: str, step: str, status: str, seconds: float = SECONDS) -> dict[str, Any]:
+        """How a step stands, once its status is that."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.status(id)["steps"][step]
+            if found["status"] == status:
+                return dict(found)
+            assert time.monotonic() < end, self.status(id)
+            time.sleep(0.1)

@@ -1,0 +1,190 @@
+"""What is killed, stopped, refused or sent twice: runs end all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.aws.service import Service
+from tests.e2e.aws.stack import RUNTIME, Stack
+from tests.http_server import Exchange, serve
+from tests.tools import environment
+
+CALL = (
+    "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty(stack: Stack) -> None:
+    """Messages come again soon, and claims hold for a short time, so that nobody waits here for a quarter of an hour."""
+    for queue in ("QueueUrl", "DeadLetterQueueUrl"):
+        stack.client("sqs").set_queue_attributes(QueueUrl=stack.outputs[queue], Attributes={"VisibilityTimeout": "3"})
+    functions = stack.client("lambda")
+    for name in ("StepFunctionName", "DeadLetterFunctionName"):
+        found = functions.get_function_configuration(FunctionName=stack.outputs[name])["Environment"]["Variables"]
+        environ = {"Variables": found | {"NOETL_LEASE_SECONDS": "2"}}
+        functions.update_function_configuration(FunctionName=stack.outputs[name], Environment=environ)
+
+
+def workers() -> list[int]:
+    """The processes that walk runs."""
+    python = str(environment(*RUNTIME) / "bin" / "python")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0].decode() == python and b"executor.lambda_handler.step" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def end(number: int) -> None:
+    for process in workers():
+        os.kill(process, number)
+
+
+def logged(stack: Stack, function: str) -> str:
+    """Everything that a function has written."""
+    logs = stack.client("logs")
+    [group] = [
+        group["logGroupName"]
+        for group in logs.describe_log_groups()["logGroups"]
+        if group["logGroupName"].startswith(f"/noetl/{stack.outputs['TableName'].rpartition('-Table-')[0]}/{function}")
+    ]
+    return "\n".join(event["message"] for event in logs.filter_log_events(logGroupName=group)["events"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "out of time"])
+def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int) -> None:
+    def lose_once(exchange: Exchange) -> None:
+        if len(asked.requests) == 1:
+            end(number)
+            asked.closing.wait(30.0)
+        else:
+            exchange.reply(200, connection="close")
+
+    with serve(lose_once) as asked:
+        id = service.start(CALL.format(url=asked.url()))
+        assert service.result(id)["result"] == {"status": 200}
+        assert len(asked.requests) == 2
+        assert len({request.headers["traceparent"].split("-")[1] for request in asked.requests}) == 1
+    assert service.status(id)["steps"]["a"]["visits"] == 1
+
+
+def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, stack: Stack) -> None:
+    with serve(lambda _: end(signal.SIGKILL)) as asked:
+        found = service.result(service.start(CALL.format(url=asked.url())), seconds=110.0)
+        assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["WorkerLost"])
+        assert 3 <= len(asked.requests) <= 5
+    assert '"GivenUp": 1' in logged(stack, "dead-letter")
+    assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+
+
+def test_a_message_that_is_not_ours_ends_among_the_dead_letters(service: Service, stack: Stack) -> None:
+    sqs = stack.client("sqs")
+    sqs.send_message(QueueUrl=stack.outputs["QueueUrl"], MessageBody="hello")
+    assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+    until = time.monotonic() + 90.0
+    while not stack.messages("DeadLetterQueueUrl"):
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    assert "is not one of ours" in logged(stack, "step")
+    sqs.purge_queue(QueueUrl=stack.outputs["DeadLetterQueueUrl"])
+
+
+@pytest.fixture
+def paused(stack: Stack) -> Iterator[threading.Event]:
+    """The queue is not read until the event is set, or the test is over."""
+    functions = stack.client("lambda")
+    [mapping] = functions.list_event_source_mappings(FunctionName=stack.outputs["StepFunctionName"])[
+        "EventSourceMappings"
+    ]
+    functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+    begun = threading.Event()
+
+    def begin() -> None:
+        begun.wait(60.0)
+        functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    time.sleep(1.0)  # what was asked for before has its answer by then
+    yield begun
+    begun.set()
+    thread.join()
+
+
+def test_messages_that_come_several_times(service: Service, stack: Stack, paused: threading.Event) -> None:
+    text = """
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [{action: wait, seconds: 1}], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [{action: wait, seconds: 1}], rule: [{case: default, run: [d]}]}
+        - {name: d, run: [{action: set, set: {n: 1}}]}
+    """
+    id = service.start(text)
+    sqs, url = stack.client("sqs"), stack.outputs["QueueUrl"]
+    [message] = [
+        message
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5)["Messages"]
+        if id in message["Body"]
+    ]
+    for _ in range(5):
+        sqs.send_message(QueueUrl=url, MessageBody=message["Body"])
+    paused.set()
+    assert service.result(id)["result"] == {"n": 1}
+    sqs.send_message(QueueUrl=url, MessageBody=message["Body"])
+    time.sleep(2.0)
+    assert service.result(id)["result"] == {"n": 1}
+    types = [event["type"] for event in service.events(id)]
+    assert types.count("workflow.completed") == 1
+    assert types.count("step.finished") == 4 or types.count("step.completed") == 4, types
+    assert {step["visits"] for step in service.status(id)["steps"].values()} == {1}
+
+
+def test_a_handler_that_raises_says_so_as_lambda_does(stack: Stack) -> None:
+    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["StepFunctionName"], Payload=b'{"no": "batch"}')
+    assert answer["FunctionError"]
+    told = json.loads(answer["Payload"].read())
+    assert told["errorType"] == "TypeError"
+    assert "not a batch of messages of SQS" in told["errorMessage"]
+
+
+def test_the_sweeper_looks_at_what_is_open(service: Service, stack: Stack) -> None:
+    id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
+    service.until(id, "a", "waiting")
+    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
+    assert "FunctionError" not in answer
+    assert json.loads(answer["Payload"].read())["runs"] >= 1
+    service.http.post(f"/workflows/{id}/cancel")
+
+
+def test_a_permission_that_is_missing_is_noticed(service: Service, stack: Stack) -> None:
+    iam = stack.client("iam")
+    role = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["StepFunctionName"])["Role"]
+    role = role.rpartition("/")[2]
+    [name] = iam.list_role_policies(RoleName=role)["PolicyNames"]
+    policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    policy = json.loads(policy) if isinstance(policy, str) else policy
+    without = policy | {"Statement": [one for one in policy["Statement"] if one["Sid"] != "Data"]}
+    iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(without))
+    try:
+        id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
+        until = time.monotonic() + 60.0
+        while "is not authorized to perform: dynamodb:" not in (log := logged(stack, "step")):
+            assert time.monotonic() < until, log[-2000:]
+            time.sleep(0.5)
+        assert service.status(id)["status"] == "queued"
+    finally:
+        iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
+    assert service.result(id)["status"] == "succeeded"

@@ -1,0 +1,85 @@
+"""What comes in through the gateway: who is served, and what is answered to what makes no sense."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.e2e.aws.service import Service
+from tests.e2e.aws.stack import CONTENT, Stack
+
+ONE = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
+
+
+def assert_problem(answer: httpx.Response, status: int) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+
+
+def test_nobody_is_served_without_credentials(stack: Stack) -> None:
+    with stack.http(None) as http:
+        assert http.get("/healthz").status_code == 200
+        for answer in (
+            http.get("/workflows"),
+            http.post("/workflows/run", content=ONE, headers=CONTENT),
+            http.get("/docs"),
+        ):
+            assert_problem(answer, 401)
+    with stack.http("noetl_" + "0" * 12 + "_" + "0" * 64) as http:
+        assert_problem(http.get("/workflows"), 401)
+
+
+def test_scopes_and_tenants_hold(stack: Stack, service: Service) -> None:
+    id = service.start(ONE)
+    with stack.http(stack.key("read")) as reader, stack.http(stack.key("admin", "another")) as other:
+        assert reader.get(f"/workflows/status/{id}").status_code == 200
+        assert_problem(reader.post("/workflows/run", content=ONE, headers=CONTENT), 403)
+        assert_problem(other.get(f"/workflows/status/{id}"), 404)
+        assert other.get("/workflows").json()["items"] == []
+
+
+def test_what_makes_no_sense(service: Service) -> None:
+    http = service.http
+    assert_problem(http.get("/nosuch"), 404)
+    assert_problem(http.get("/workflows/status/nosuch"), 404)
+    assert_problem(http.put("/workflows/run"), 405)
+    assert_problem(http.post("/workflows/run", content=ONE), 415)
+    assert_problem(http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"}), 400)
+    assert_problem(http.post("/workflows/run", content="x" * 1_100_000, headers=CONTENT), 413)
+    assert_problem(http.get("/workflows?limit=x"), 400)
+    refused = http.post("/workflows/run", content="name: hello", headers=CONTENT)
+    assert_problem(refused, 422)
+    assert refused.json()["diagnostics"][0]["code"] == "NP011"
+
+
+def test_a_request_that_is_sent_again_starts_one_run(service: Service) -> None:
+    headers = CONTENT | {"Idempotency-Key": "the same"}
+    answers = [service.http.post("/workflows/run", content=ONE, headers=headers) for _ in range(3)]
+    assert len({answer.json()["workflow_id"] for answer in answers}) == 1
+    assert_problem(service.http.post("/workflows/run", content=ONE + "# more\ntimeout: 1h\n", headers=headers), 422)
+
+
+def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
+    id = service.start(ONE)
+    service.result(id)
+    answer = service.http.get(f"/workflows/{id}/events", headers={"Accept": "text/event-stream"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.rstrip().rpartition("event: ")[2].startswith("end")
+
+
+def test_names_and_text_of_all_languages(service: Service) -> None:
+    text = "name: grüße/東京\nsteps: [{name: a, run: [{action: set, set: {said: 'ß 😀'}}]}]\n"
+    assert service.http.post("/playbooks", content=text.encode(), headers=CONTENT).status_code == 201
+    assert service.http.get("/playbooks/gr%C3%BC%C3%9Fe%2F%E6%9D%B1%E4%BA%AC").json()["source"] == text
+    id = service.start(text)
+    assert service.result(id)["result"] == {"said": "ß 😀"}
+
+
+@pytest.mark.parametrize("event", [{}, {"version": "2.0"}, {"Records": []}, [], "x"])
+def test_an_event_that_is_no_request(stack: Stack, event: object) -> None:
+    payload = json.dumps(event).encode()
+    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["ApiFunctionName"], Payload=payload)
+    assert answer["FunctionError"]

@@ -1,0 +1,189 @@
+"""Runs through the gateway, the functions, the queue, the table and the bucket, as they are deployed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.aws.service import Service
+from tests.e2e.aws.stack import CONTENT, Stack
+from tests.http_server import Exchange, serve
+from tests.tools import ROOT
+
+NEEDS_A_MACHINE = ("file", "shell", "python", "postgres", "http", "s3")
+"""What a service does not allow, or what somebody else would have to provide."""
+
+
+def portable(path: Path) -> bool:
+    text = path.read_text("utf-8")
+    actions = {
+        line.split("action:")[1].split(",")[0].split("}")[0].strip() for line in text.splitlines() if "action:" in line
+    }
+    return actions.isdisjoint(NEEDS_A_MACHINE) and "secrets." not in text
+
+
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if portable(path)]
+
+
+def test_there_are_examples() -> None:
+    assert ROOT / "examples" / "portable.yaml" in EXAMPLES
+
+
+def test_the_portable_example(service: Service) -> None:
+    text = (ROOT / "examples" / "portable.yaml").read_text("utf-8")
+    answer = service.http.post("/workflows/run", content=text, headers=CONTENT | {"Prefer": "wait=25"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "succeeded"
+    assert answer.json()["result"]["customer"] == yaml.safe_load(text)["input"]["customer"]["default"]
+
+
+def test_a_fork_whose_branches_come_together(service: Service) -> None:
+    branches = "".join(
+        f"- {{name: b{n}, run: [{{action: set, set: {{v{n}: {n}}}}}], rule: [{{case: default, run: [c]}}]}}\n"
+        for n in range(12)
+    )
+    text = (
+        f"name: fork\nsteps:\n- {{name: a, rule: [{{case: default, run: [{', '.join(f'b{n}' for n in range(12))}]}}]}}\n{branches}"
+        f"- {{name: c, run: [{{action: set, set: {{total: '{{{{ {' + '.join(f'v{n}' for n in range(12))} }}}}'}}}}]}}\noutput: {{total: '{{{{ total }}}}'}}\n"
+    )
+    ids = [service.start(text) for _ in range(3)]
+    for id in ids:
+        found = service.result(id)
+        assert (found["status"], found["result"]) == ("succeeded", {"total": 66})
+        steps = service.status(id)["steps"]
+        assert {name: step["visits"] for name, step in steps.items()} == dict.fromkeys(steps, 1)
+
+
+def test_a_wait_holds_nothing(service: Service) -> None:
+    before = time.monotonic()
+    id = service.start("steps: [{name: a, run: [{action: wait, seconds: 4}, {action: set, set: {done: true}}]}]")
+    assert service.until(id, "a", "waiting")["waiting_for"]["until"] is not None
+    assert service.result(id)["result"] == {"done": True}
+    assert time.monotonic() - before >= 4.0
+
+
+CALLBACK = """
+    steps:
+    - name: ask
+      run: [{action: callback, notify: {action: http, url: "{{ input.url }}", method: POST, json: {url: "{{ callback.url }}"}}, as: said}]
+    output: {answer: "{{ said }}"}
+"""
+
+
+def test_a_callback_is_answered_by_whoever_has_its_address(service: Service, stack: Stack) -> None:
+    with serve(lambda exchange: exchange.reply(204)) as asked:
+        id = service.start(CALLBACK, {"url": asked.url()})
+        service.until(id, "ask", "waiting")
+        url = json.loads(asked.requests[0].body)["url"]
+    assert url.startswith(stack.outputs["ApiUrl"])
+    path = url.removeprefix(stack.outputs["ApiUrl"])
+    with stack.http(None) as nobody:
+        assert nobody.post(f"{path}/heartbeat").status_code == 202
+        assert nobody.post(path, json={"yes": 1}).status_code == 202
+        assert nobody.post(path, json={"yes": 1}).status_code == 202
+        assert nobody.post(path, json={"yes": 2}).status_code == 409
+        assert nobody.post(f"{path}0", json={"yes": 1}).status_code == 404
+    assert service.result(id)["result"] == {"answer": {"yes": 1}}
+
+
+def test_a_step_is_tried_again(service: Service) -> None:
+    def refuse_twice(exchange: Exchange) -> None:
+        exchange.reply(503 if len(asked.requests) < 3 else 200, connection="close")
+
+    with serve(refuse_twice) as asked:
+        found = service.ended(
+            f"steps: [{{name: a, retry: {{attempts: 5, delay: 100ms}}, run: [{{action: http, url: '{asked.url()}'}}]}}]"
+        )
+        assert found["status"] == "succeeded"
+        assert len(asked.requests) == 3
+        keys = {request.headers["traceparent"].split("-")[1] for request in asked.requests}
+    assert len(keys) == 1
+
+
+def test_a_failure_that_nothing_handles(service: Service) -> None:
+    found = service.ended("steps: [{name: a, run: [{action: fail, type: Own, message: no}]}]")
+    assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["Own"])
+
+
+def test_large_values_lie_in_the_bucket(service: Service, stack: Stack) -> None:
+    text = """
+        input: {given: string}
+        steps:
+        - {name: a, run: [{action: set, set: {big: "{{ input.given }}!"}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: set, set: {size: "{{ big | length }}"}}]}
+        output: {size: "{{ size }}", big: "{{ big }}"}
+    """
+    # What does not get smaller when it is compressed.
+    given = base64.b64encode(random.Random(7).randbytes(600_000)).decode()
+    found = service.ended(text, {"given": given})
+    assert (found["status"], found["result"]) == ("succeeded", {"size": 800_001, "big": f"{given}!"})
+    listed = stack.client("s3").list_objects_v2(Bucket=stack.outputs["BucketName"])
+    assert max(item["Size"] for item in listed["Contents"]) >= 600_000
+
+
+def test_a_loop_of_two_thousand_items(service: Service) -> None:
+    text = """
+        steps:
+        - name: each
+          run: [{action: set, set: {twice: "{{ item * 2 }}"}, loop: {items: "{{ range(2000) | list }}", batch: 250}, as: all}]
+          rule: [{case: default, run: [done]}]
+        - {name: done, run: [{action: set, set: {count: "{{ all | length }}"}}]}
+        output: {count: "{{ count }}"}
+    """
+    id = service.start(text)
+    assert service.result(id)["result"] == {"count": 2000}
+    assert [event["type"] for event in service.events(id)].count("loop.progress") >= 7
+
+
+def test_a_run_is_cancelled(service: Service) -> None:
+    id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
+    service.until(id, "a", "waiting")
+    for _ in range(2):
+        assert service.http.post(f"/workflows/{id}/cancel").status_code == 202
+    assert service.result(id)["status"] == "cancelled"
+
+
+def test_a_run_is_resumed_with_corrected_input(service: Service) -> None:
+    text = """
+        input: {n: integer}
+        steps:
+        - {name: a, run: [{action: set, set: {seen: "{{ uuid() }}"}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: fail, if: "{{ input.n == 0 }}", message: no}, {action: set, set: {m: "{{ 10 // input.n }}"}}]}
+        output: {m: "{{ m }}"}
+    """
+    id = service.start(text, {"n": 0})
+    assert service.result(id)["status"] == "failed"
+    assert service.http.post(f"/workflows/{id}/resume", json={"input": {"n": 5}}).status_code == 202
+    assert service.result(id)["result"] == {"m": 2}
+    assert service.status(id)["steps"]["a"]["visits"] == 1
+
+
+def test_a_registered_playbook_is_run_by_another(service: Service) -> None:
+    child = "name: child\ninput: {n: integer}\nsteps: [{name: a, run: [{action: set, set: {m: '{{ input.n + 1 }}'}}]}]\noutput: {m: '{{ m }}'}\n"
+    assert service.http.post("/playbooks", content=child, headers=CONTENT).status_code == 201
+    text = "steps: [{name: call, run: [{action: workflow, playbook: child, input: {n: 1}, as: found}]}]\noutput: {m: '{{ found.m }}'}"
+    found = service.ended(text)
+    assert (found["result"], found["errors"]) == ({"m": 2}, [])
+
+
+@pytest.mark.parametrize("steps", [30])
+def test_how_long_a_chain_takes(service: Service, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
+    chain = "".join(
+        f"- {{name: s{n}, run: [{{action: set, set: {{v: {n}}}}}], rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
+        for n in range(steps - 1)
+    )
+    text = f"name: chain\nsteps:\n{chain}- {{name: s{steps - 1}, run: [{{action: set, set: {{v: {steps}}}}}]}}\n"
+    times = []
+    for _ in range(3):
+        before = time.monotonic()
+        assert service.ended(text)["result"] == {"v": steps}
+        times.append(time.monotonic() - before)
+    with capsys.disabled():
+        print(f"\na run of {steps} steps: {statistics.median(times):.2f} s in the emulator, request to result")

@@ -1,0 +1,46 @@
+"""The commands that operators use: what `sam build` has made is deployed by `sam deploy` and gone after `sam delete`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.aws import REGION
+from tests.e2e.aws.stack import SAM, Stack
+from tests.tools import environment
+
+
+def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "SAM_CLI_TELEMETRY": "0"}
+    command = [str(environment(SAM) / "bin" / "sam"), *arguments, "--region", REGION]
+    return subprocess.run(command, env=environ, cwd=folder, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.timeout(400)
+def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -> None:
+    deploy = (
+        "deploy", "--template-file", str(built / "template.yaml"), "--stack-name", "by-hand", "--resolve-s3",
+        "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND", "--no-confirm-changeset", "--no-progressbar",
+        "--parameter-overrides",
+    )  # fmt: skip
+    done = sam(*deploy, "Authentication=api-keys", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cloudformation = boto3.client("cloudformation", region_name=REGION)
+    [found] = cloudformation.describe_stacks(StackName="by-hand")["Stacks"]
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+    stack = Stack(account, outputs)
+    with stack.http(None) as http:
+        assert http.get("/healthz").json() == {"status": "ok"}
+        assert http.get("/workflows").status_code == 401
+    with stack.http(stack.key("read")) as http:
+        assert http.get("/workflows").json() == {"items": [], "next_cursor": None}
+    done = sam("delete", "--stack-name", "by-hand", "--no-prompts", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(cloudformation.exceptions.ClientError, match="does not exist"):
+        cloudformation.describe_stacks(StackName="by-hand")
+    # What the runs have left is not gone with what walked them.
+    assert boto3.client("dynamodb", region_name=REGION).describe_table(TableName=outputs["TableName"])
