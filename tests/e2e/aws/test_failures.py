@@ -64,7 +64,7 @@ def logged(stack: Stack, function: str) -> str:
     return "\n".join(event["message"] for event in logs.filter_log_events(logGroupName=group)["events"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "out of time"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int) -> None:
     def lose_once(exchange: Exchange) -> None:
         if len(asked.requests) == 1:
