@@ -324,6 +324,21 @@ SCENES = (
         result={"n": 3},
     ),
     Scene(
+        "an action that is tried again later",
+        """
+        steps:
+        - name: a
+          parallel: true
+          run:
+          - {action: shell, command: ["false"], retry: {attempts: 3, delay: 20s}, on_error: continue}
+          - NOTE
+          - {action: wait, seconds: 30}
+          rule: [{case: default, run: [b]}]
+        - {name: b, run: [NOTE, {action: set, set: {n: "{{ steps.a.visits }}"}}]}
+        """,
+        result={"n": 1},
+    ),
+    Scene(
         "retries that end",
         """
         steps:
