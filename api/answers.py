@@ -59,11 +59,13 @@ class Result(_Answer):
 class WaitingFor(_Answer):
     """What makes a step that is `waiting` go on: the time comes, or one of the actions (their types, each once) has its
     answer. `until` is null when there is no such time, `workflows` are the runs that it has started and waits for.
+    `retried` is there when actions (their types) are to be tried again.
     """
 
     until: str | None
     actions: list[str]
     workflows: list[str]
+    retried: list[str] | None = None
 
 
 class LoopCounts(_Answer):

@@ -54,12 +54,17 @@ def _word(run: Run, visit: Visit) -> str:
 
 
 def _waiting_for(visit: Visit) -> dict[str, Any]:
-    """What makes a visit that waits go on: a time, and what the actions that wait are and which runs they have started."""
-    waiting = [entry for entry in _journal(visit).values() if entry.get("memory") is not None]
+    """What makes a visit that waits go on: a time, what the actions that wait are and which runs they have started, and the
+    actions that are to be tried again.
+    """
+    entries = [entry for entry in _journal(visit).values() if "action" in entry]
+    waiting = [entry for entry in entries if "memory" in entry]
+    retried = sorted({entry["action"] for entry in entries if "memory" not in entry})
     return {
         "until": timestamp(visit.due_at) if visit.due_at < NEVER else None,
         "actions": sorted({entry["action"] for entry in waiting}),
         "workflows": [entry["memory"]["run"] for entry in waiting if entry["action"] == "workflow"],
+        **({"retried": retried} if retried else {}),
     }
 
 

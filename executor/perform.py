@@ -386,7 +386,7 @@ class Performance:
         again = tries != ([0, 1] if kept is None else kept["tries"])
         attempt = 1 if kept is None or again else kept["attempt"]
         begun = 1 if kept is None else kept["begun"] + again
-        memory = None if kept is None else kept["memory"]
+        memory = None if kept is None else kept.get("memory")
         while True:
             started = None if kept is None else kept["started_at"]
             if started is None:
@@ -417,7 +417,13 @@ class Performance:
                 kept = memory = None
                 attempt += 1
                 if self._pauses(position, seconds):
-                    entry = {"attempt": attempt, "begun": begun, "tries": tries, "started_at": None, "memory": None}
+                    entry = {
+                        "action": action.type,
+                        "attempt": attempt,
+                        "begun": begun,
+                        "tries": tries,
+                        "started_at": None,
+                    }
                     raise Suspended({position: entry}, self.clock() + seconds, retried=[action.type]) from None
                 if self.cancelled.wait(seconds):
                     raise CancelledError from None

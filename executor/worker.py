@@ -133,6 +133,8 @@ class Worker:
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
         self._keeper.give_back()
+        if drain and self._keeping.is_alive():
+            self._keeping.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
         """The run once it has ended, or as it is when the time is over."""

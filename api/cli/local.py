@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY_SECONDS = 0.1
 _ENDING_SECONDS = 5.0
 _GIVING_UP_SECONDS = 3.0
-_BESIDE = ("noetl-loop", "noetl-item")
-"""What the names of threads begin with that do work beside other work."""
+_AT_WORK = ("noetl-walk", "noetl-keep", "noetl-loop", "noetl-item")
+"""What the names of threads begin with that walk runs, and that do work beside other work."""
 
 _MOST_NAMED = 5
 _RUNS_AT_ONCE = 1000
@@ -191,15 +191,16 @@ def _ended_when_asked_to() -> Iterator[None]:
 
 def _leave_what_hangs() -> None:
     """Return when the work that was given up has ended. Where it does not within a few seconds, the process ends here: the
-    interpreter would wait for the threads of a pool as long as a server does not answer them.
+    interpreter would wait for the threads of a pool as long as a server does not answer them, and is not safe from others
+    that come back from SQLite while it takes itself apart.
     """
     from executor.actions._process import end_all
 
     until = time.monotonic() + _GIVING_UP_SECONDS
-    beside = [thread for thread in threading.enumerate() if thread.name.startswith(_BESIDE)]
-    for thread in beside:
+    at_work = [thread for thread in threading.enumerate() if thread.name.startswith(_AT_WORK)]
+    for thread in at_work:
         thread.join(max(until - time.monotonic(), 0.0))
-    if any(thread.is_alive() for thread in beside):
+    if any(thread.is_alive() for thread in at_work):
         end_all()
         sys.stdout.flush()
         sys.stderr.flush()

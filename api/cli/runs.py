@@ -252,10 +252,11 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
     if wait is not None and due_at is not None and due_at <= time.time():
         yield f"{visible(name)} is due since {wait['until'][:19]}Z"
     elif wait is not None:
-        until = "" if wait["until"] is None else f" until {wait['until'][:19]}Z"
-        what = waiting(Doing(name, 0.0, actions=tuple(wait["actions"])), "")
+        when = "until" if wait["actions"] or "retried" not in wait else "at"
+        until = "" if wait["until"] is None else f" {when} {wait['until'][:19]}Z"
+        doing = Doing(name, 0.0, actions=tuple(wait["actions"]), retried=tuple(wait.get("retried", ())))
         runs = f": {', '.join(wait['workflows'])}" if wait["workflows"] else ""
-        yield f"{visible(name)} {what}{until}{runs}"
+        yield f"{visible(name)} {waiting(doing, '')}{until}{runs}"
 
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -17,7 +17,7 @@ from executor.records import Playbook, Run, RunStatus, timestamp
 from executor.stores import open_store
 from executor.stores.store import Store
 from executor.worker import Worker
-from tests.plays import Play
+from tests.plays import Play, compiled
 
 ADD = """\
 name: add
@@ -180,17 +180,6 @@ def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store
     assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)
 
 
-def test_an_action_that_is_to_be_tried_again_waits_for_nothing_else(service: Service, store: Store) -> None:
-    retry = "retry: {attempts: 2, delay: 1h}"
-    text = f"name: x\nsteps: [{{name: a, run: [{{action: http, url: 'http://127.0.0.1:1', {retry}}}]}}]"
-    play = Play(store, text)
-    assert play.walk_one()
-    step = service.status(play.id)["steps"]["a"]
-    assert step["status"] == "waiting"
-    assert step["waiting_for"] == {"until": step["waiting_for"]["until"], "actions": [], "workflows": []}
-    assert step["waiting_for"]["until"] > (timestamp(play.clock()) or "")
-
-
 def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(service: Service, store: Store) -> None:
     text = """
         name: nested
@@ -208,6 +197,26 @@ def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(se
     play.walk_one()
     found = {loop["position"]: (loop["done"], loop["total"]) for loop in service.status(play.id)["steps"]["a"]["loops"]}
     assert found == {"run.0": (1, 3), "run.1": (0, 1), "run.2/inner.0": (0, 2)}
+
+
+@pytest.mark.parametrize("action", ["workflow, playbook: child", "shell, command: exit 1"])
+def test_an_action_that_is_to_be_tried_again(service: Service, store: Store, action: str) -> None:
+    child = compiled("name: child\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
+    store.save_plan(child)
+    store.register(Playbook("default", "child", None, child.hash, 0.0))
+    text = f"""
+        name: again
+        steps:
+          - name: a
+            run: [{{action: {action}, retry: {{attempts: 2, delay: 30s, jitter: false}}}}]
+    """
+    play = Play(store, text)
+    while service.status(play.id)["steps"]["a"].get("waiting_for", {}).get("retried") is None:
+        assert play.walk_one()
+    waiting_for = service.status(play.id)["steps"]["a"]["waiting_for"]
+    until = timestamp(play.clock() + 30)
+    assert waiting_for == {"until": until, "actions": [], "workflows": [], "retried": [action.split(",")[0]]}
+    assert play.finish().status == "failed"
 
 
 def test_a_step_that_repeats_waits_for_a_time(service: Service, store: Store) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from api.cli.local import _leave_what_hangs
 from executor.stores import open_store
 from tests.e2e.processes import Alive, noetl
 from tests.http_server import Exchange, serve
@@ -63,3 +65,11 @@ def test_servers_that_do_not_answer_are_left(tmp_path: Path) -> None:
         over.set()
     assert (running.returncode, out, err.count("Traceback")) == (130, "", 0), err
     assert "`noetl runs resume " in err.splitlines()[-1]
+
+
+def test_threads_at_work_are_waited_for() -> None:
+    """The interpreter is not to take itself apart while one of them is in the middle of a query."""
+    thread = threading.Thread(target=time.sleep, args=(0.5,), name="noetl-walk-0", daemon=True)
+    thread.start()
+    _leave_what_hangs()
+    assert not thread.is_alive()

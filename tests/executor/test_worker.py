@@ -386,3 +386,25 @@ def test_a_worker_looks_for_what_was_left_behind(
         assert finished(worker, play).result == {"x": 1}
         assert worker.repaired == 1
     assert caplog.messages == [f"run {play.id} was left behind: its end is due"]
+
+
+def test_a_worker_that_has_stopped_has_no_thread_in_its_store(tmp_path: Path) -> None:
+    """The process may end then, and SQLite does not survive that it is taken apart under somebody's feet."""
+    inside, calls = threading.Event(), []
+
+    class Slow(SqliteStore):
+        def release_dead(self, queue: str, now: float) -> int:
+            calls.append(now)
+            if len(calls) > 1:  # the first is that of the start
+                inside.set()
+                time.sleep(0.5)
+            return super().release_dead(queue, now)
+
+    store = Slow(str(tmp_path / "slow.db"))
+    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=2, lease=0.3)
+    before = set(threading.enumerate())
+    worker.start()
+    assert inside.wait(30)
+    worker.stop()
+    assert set(threading.enumerate()) <= before
+    store.close()
