@@ -64,6 +64,7 @@ def _in_dynamodb(table: str) -> Store:
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
+    from executor.stores.dynamo.retention import retention_seconds
     from executor.stores.dynamo.store import DynamoStore
 
-    return DynamoStore(table, queue_url=queue, bucket=bucket)
+    return DynamoStore(table, queue_url=queue, bucket=bucket, keeps_seconds=retention_seconds())

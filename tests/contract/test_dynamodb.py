@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import pytest
 
 from executor.capabilities import for_local_run
-from executor.errors import MessageError
+from executor.errors import MessageError, RejectedError, SettingError
 from executor.records import Claim, Playbook, Run, RunStatus, VisitStatus
 from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
 from executor.stores.dynamo.change import Change, Put
 from executor.stores.dynamo.notes import Note
+from executor.stores.dynamo.retention import DAY_SECONDS, retention_seconds
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.store import Received, Store, Swept
 from executor.walk import Walker
@@ -29,12 +30,14 @@ from tests.contract.store_contract import (
     DIAMOND,
     LEASE,
     StoreContract,
+    claimed,
     done,
+    ended,
     everything,
     failed,
     started,
 )
-from tests.contract.waits_contract import WaitsContract
+from tests.contract.waits_contract import WaitsContract, opened
 
 __all__ = ["aws", "aws_server"]
 LIMIT = 4096
@@ -108,6 +111,37 @@ class TestDynamo(StoreContract, WaitsContract, RegistryContract, KeysContract, D
         opened = DynamoStore("noetl")
         yield opened
         opened.close()
+
+
+class TestRetention:
+    @pytest.fixture
+    def store(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> DynamoStore:
+        upgrade("noetl")
+        monkeypatch.setenv("NOETL_RETENTION_DAYS", "2")
+        opened = open_store("dynamodb://noetl")
+        assert isinstance(opened, DynamoStore)
+        return opened
+
+    def test_what_is_left_of_a_run_expires(self, store: DynamoStore) -> None:
+        run = started(store, key=("k", "body"))
+        opened(store, claimed(store, run), "token")
+        store.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.commit(done(store, claimed(store, run, 30.0)), 31.0)
+        assert not any("expires" in item for item in store.table.scan())
+        ended(store, run, RunStatus.CANCELLED, 100.0)
+        times = {item["sk"][0]: item.get("expires") for item in store.table.scan()}
+        after = 100 + 3 * DAY_SECONDS
+        assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
+        assert store.examine() == []
+        with pytest.raises(RejectedError, match="kept for as long"):
+            store.resume(run.id, after, deadline_at=None, values={})
+        store.resume(run.id, 200.0, deadline_at=None, values={})
+        assert not any("expires" in item for item in store.table.scan())
+
+    @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
+    def test_a_time_that_is_none(self, days: str) -> None:
+        with pytest.raises(SettingError, match="NOETL_RETENTION_DAYS"):
+            retention_seconds({"NOETL_RETENTION_DAYS": days})
 
 
 class TestQueue:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.errors import RejectedError, StoreError
+from executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from executor.records import Run, RunStatus, Visit
 from executor.stores.cursors import read_cursor, write_cursor
 from executor.stores.dynamo import keys
@@ -38,6 +38,7 @@ class Asking(Claims):
             name, request_hash = idempotency
             told = {"run": run.id, "tenant": run.tenant, "request": request_hash}
             writes.append(Put(keys.idempotency(run.tenant, name), told))
+            head["key"] = keys.idempotency(run.tenant, name).pk
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
             writes.append(Put(child, {"wait": run.parent.id}, when=()))
@@ -45,6 +46,8 @@ class Asking(Claims):
             self._keep_history(run, history, spread)
         try:
             self.table.write(writes)
+        except PayloadTooLargeError as problem:
+            raise RejectedError("too_large", f"the run cannot be kept: {problem}") from None
         except Refused as refused:
             if idempotency is not None and len(writes) > 1 and refused.failed[1]:
                 return self._earlier(run.tenant, *idempotency)
@@ -128,11 +131,13 @@ class Asking(Claims):
             candidates, more = self._listed(tenant, status, playbook, tag, since, queue, limit + 1, behind)
         found: list[Run] = []
         page = candidates if parent is not None else candidates[:limit]
-        heads = self.table.get_many([keys.head(run_id) for run_id in page])
+        wanted_items = [key for run_id in page for key in (keys.head(run_id), keys.counter(run_id, 0))]
+        items = self.table.get_many(wanted_items)
+        heads = {key: item for key, item in items.items() if key.sk == "H"}
         for head in sorted(heads.values(), key=lambda head: str(head["created"]), reverse=True):
             if head["tenant"] != tenant:
                 continue
-            run = self._stands(head, self.table.get(keys.counter(head["pk"][2:], 0)))
+            run = self._stands(head, items.get(keys.counter(head["pk"][2:], 0)))
             wanted = (
                 (status is None or run.status is status)
                 and (playbook is None or run.playbook == playbook)

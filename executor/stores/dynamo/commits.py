@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError
 from executor.records import (
@@ -25,7 +26,7 @@ from executor.records import (
 )
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import Change, Condition, Put, Write
+from executor.stores.dynamo.change import PRESENT, Change, Condition, Put, Write
 from executor.stores.dynamo.core import MOST_RACES, Core, Held
 from executor.stores.dynamo.repeating import Refused, pause_seconds
 from executor.stores.dynamo.runs import Deltas, joins_of, spread_of
@@ -78,7 +79,8 @@ class Commits(Core):
 
     def _note_waiting(self, head: Item) -> None:
         """Let the run say that it may be waiting, before it is."""
-        self.table.update(Change(keys.Key(head["pk"], head["sk"]), {"waits": True}))
+        with suppress(Refused):  # it is gone
+            self.table.update(Change(keys.Key(head["pk"], head["sk"]), {"waits": True}, when=(PRESENT,)))
 
     def _write(self, commit: Commit, held: Held, sets: Item, now: float) -> Record:
         """Write an outcome, with everything that must be written with it; the record as it is then."""
@@ -205,11 +207,12 @@ class Commits(Core):
         known: Item | None = None,
     ) -> Visit | None:
         visit, item = record.visit, record.item
-        head = self._head_for(record, None if again or claim_for is not None else known)
+        head = self._head_for(record, None if again else known)
         header = self.plans.header(head["plan"])
         is_done = visit.finished_at is not None
         if visit.step == END:
             self.answer_parent(head, now)
+            self.let_expire(head, now)
             return None
         if is_done and item.get("waited"):
             self.give_up_runs(visit.run_id, visit.id, now)
@@ -234,7 +237,13 @@ class Commits(Core):
                 due = [one for one in due if one.visit.due_at < NEVER] + self.take_turn(head, record, now)
             if is_empty:
                 due += self.end(head, now)
-        return self._hand_on(head, due, visit, now, claim_for)
+        claimed = self._hand_on(head, due, visit, now, claim_for)
+        if claimed is None and claim_for is not None and due and head is known:
+            # The claim may have found the run stopping, which the head did not say yet.
+            head = self.head(visit.run_id)
+            due = self.settle_stop(visit.run_id, now) if "stop" in head else []
+            claimed = self._hand_on(head, due, visit, now, claim_for)
+        return claimed
 
     def _head_for(self, record: Record, known: Item | None) -> Item:
         """The head of the run: as it is now where it matters, else as it was when the visit was claimed."""

@@ -46,8 +46,15 @@ class Held:
 class Core:
     """A table, the bucket and the queue beside it, and what this process knows of them."""
 
-    def __init__(self, table: Table, messages: Messages | None = None, bucket: str | None = None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        messages: Messages | None = None,
+        bucket: str | None = None,
+        keeps_seconds: float | None = None,
+    ) -> None:
         self.table = table
+        self.keeps_seconds = keeps_seconds
         self.messages = messages
         self.blobs = Blobs(bucket)
         self.plans = Plans(table)
@@ -202,6 +209,14 @@ class Core:
 
     def answer_parent(self, head: Item, now: float) -> None:
         """Wake the visit that waits for a run which has ended."""
+        raise NotImplementedError
+
+    def let_expire(self, head: Item, now: float) -> None:
+        """Say when the items of a run that has ended may be deleted."""
+        raise NotImplementedError
+
+    def keep(self, head: Item) -> None:
+        """Let a run not expire after all."""
         raise NotImplementedError
 
     def told_run(self, head: Item) -> Run:

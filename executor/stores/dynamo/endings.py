@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -106,6 +107,7 @@ class Endings(Joins):
         self.let_go(visit)
         self.note_head(head | {"finished": now})
         self.answer_parent(head, now)
+        self.let_expire(head, now)
         if self.inbox is not None:
             self.inbox.done(run.id, visit.id)
         self.changes.announce()
@@ -200,7 +202,8 @@ class Endings(Joins):
                 continue
             head = self.table.get(keys.head(child))
             if head is not None and not is_over(head) and "stop" not in head:
-                self.stop(child, RunStatus.CANCELLED, now)
+                with suppress(RejectedError):  # it has ended meanwhile
+                    self.stop(child, RunStatus.CANCELLED, now)
 
     def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
         """Let the visit go whose turn it is: of those that the last step made the first, then of those before. It sees what
@@ -245,11 +248,14 @@ class Endings(Joins):
         if run.status is RunStatus.SUCCEEDED:
             raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to go on with")
         if run.status.is_final:
+            if head.get("expires", now + 1) <= now:
+                raise RejectedError("not_resumable", f"run {run_id} has been kept for as long as runs are kept")
             try:
                 head = self._reopen(whole, run, now, deadline_at, values)
             except Refused:
                 return self.resume(run_id, now, deadline_at=deadline_at, values=values)
         opened = self._open_visits(whole, head, now)
+        self.keep(head)
         head = self.table.update(Change(keys.head(run_id), {"reopening": None}))
         due = [one for one in opened if one.visit.due_at < NEVER]
         if self.plans.header(head["plan"]).sequential:

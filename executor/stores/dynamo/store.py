@@ -10,6 +10,7 @@ from executor.stores.dynamo.doctor import Doctor
 from executor.stores.dynamo.history import History
 from executor.stores.dynamo.notes import Messages
 from executor.stores.dynamo.registry import Registry
+from executor.stores.dynamo.retention import Retention
 from executor.stores.dynamo.sweeping import Sweeping
 from executor.stores.dynamo.table import Table
 from executor.stores.dynamo.waits import Waits
@@ -19,16 +20,24 @@ SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""
 
 
-class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Asking, Sweeping):
+class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Retention, Asking, Sweeping):
     """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
-    local runs, and without a queue all, as the table says. With a bucket, large values lie there.
+    local runs, and without a queue all, as the table says. With a bucket, large values lie there. Runs that have ended are kept for
+    `keeps_seconds`, or for ever.
 
     Raises:
         StoreError: the table cannot be reached, or is not there.
     """
 
-    def __init__(self, table: str, *, queue_url: str | None = None, bucket: str | None = None) -> None:
-        super().__init__(Table(table), None if queue_url is None else Messages(queue_url), bucket)
+    def __init__(
+        self,
+        table: str,
+        *,
+        queue_url: str | None = None,
+        bucket: str | None = None,
+        keeps_seconds: float | None = None,
+    ) -> None:
+        super().__init__(Table(table), None if queue_url is None else Messages(queue_url), bucket, keeps_seconds)
         kept = self.table.get(keys.SCHEMA)
         schema = SCHEMA_VERSION if kept is None else kept["schema"]
         if schema > SCHEMA_VERSION:

@@ -84,14 +84,14 @@ class Table:
         return [item_of(found.get("Item", {})) for found in answer["Responses"]]
 
     def query(self, pk: str, prefix: str, *, after: str | None = None, backward: bool = False) -> Iterator[Item]:
-        """The items of a partition whose sort key begins so, in its order; `after` one of them."""
+        """The items of a partition whose sort key begins so, or all, in its order; `after` one of them."""
         if after is None:
-            which, values = "begins_with(sk, :prefix)", {":prefix": prefix}
+            which, values = (" AND begins_with(sk, :prefix)", {":prefix": prefix}) if prefix else ("", {})
         else:
-            which, values = "sk BETWEEN :after AND :end", {":after": f"{after}\x00", ":end": f"{prefix}\U0010ffff"}
+            which, values = " AND sk BETWEEN :after AND :end", {":after": f"{after}\x00", ":end": f"{prefix}\U0010ffff"}
         asked = {
             "TableName": self.name,
-            "KeyConditionExpression": f"pk = :pk AND {which}",
+            "KeyConditionExpression": f"pk = :pk{which}",
             "ExpressionAttributeValues": attributes({":pk": pk, **values}),
             "ConsistentRead": True,
             "ScanIndexForward": not backward,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor.errors import FencedError, RejectedError
+from executor.errors import FencedError, PayloadTooLargeError, RejectedError
 from executor.records import VisitStatus, Wait, WaitKey
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
@@ -29,7 +29,7 @@ class Waits(Core):
         writes: list[Write] = [
             Check(keys.visit(key.run_id, key.visit_id, spread), held),
             Put(keys.token(token_hash), token, (ABSENT,)),
-            Change(keys.wait(key.run_id, key.visit_id, key.id, spread), {"asked": True}),
+            Change(keys.wait(key.run_id, key.visit_id, key.id, spread), append={"tokens": [token_hash]}),
         ]
         try:
             self.table.write(writes)
@@ -53,6 +53,8 @@ class Waits(Core):
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             try:
                 self.table.update(Change(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
+            except PayloadTooLargeError as problem:
+                raise RejectedError("too_large", f"the answer cannot be kept: {problem}") from None
             except Refused as refused:
                 item = refused.found[0] or {}
                 continue

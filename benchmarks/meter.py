@@ -1,0 +1,124 @@
+"""What is asked of AWS, counted where botocore sends it, and what it costs at list price."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from executor.aws import client
+from executor.stores.dynamo.attributes import item_of, size_of
+
+PRICES: Mapping[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text("utf-8"))
+
+_READS = frozenset({"BatchGetItem", "GetItem", "Query", "Scan", "TransactGetItems"})
+_WRITES = frozenset({"BatchWriteItem", "DeleteItem", "PutItem", "TransactWriteItems", "UpdateItem"})
+_READ_UNIT_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Usage:
+    """What was asked: HTTP requests by service and operation, units of DynamoDB, bytes of bodies sent and received."""
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    read_units: float = 0.0
+    write_units: float = 0.0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def count(self, service: str, *operations: str) -> int:
+        """How many requests a service had: those of some operations, or all."""
+        return sum(
+            n
+            for (s, operation), n in self.requests.items()
+            if s == service and operation in (operations or (operation,))
+        )
+
+    @property
+    def dollars(self) -> float:
+        """What it costs, without the functions that ask."""
+        prices = PRICES["per_million"]
+        millionths = (
+            self.write_units * prices["dynamodb_write_units"]
+            + self.read_units * prices["dynamodb_read_units"]
+            + self.count("sqs") * prices["sqs_requests"]
+            + self.count("s3", "PutObject") * prices["s3_puts"]
+            + self.count("s3", "GetObject") * prices["s3_gets"]
+        )
+        return float(millionths / 1e6)
+
+
+def lambda_dollars(seconds: float) -> float:
+    """What one invocation costs that takes so long."""
+    gigabytes = PRICES["lambda_memory_megabytes"] / 1024
+    per_invocation = PRICES["per_million"]["lambda_requests"] / 1e6
+    return float(per_invocation + seconds * gigabytes * PRICES["lambda_arm_gigabyte_second"])
+
+
+class Meter:
+    """Counts what the clients of the store ask while it is attached."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._lock = threading.Lock()
+
+    def read(self) -> Usage:
+        """What was asked since the last time."""
+        with self._lock:
+            found, self.usage = self.usage, Usage()
+        return found
+
+    @contextmanager
+    def attached(self, *services: str) -> Iterator[Meter]:
+        """Count until the block ends."""
+        clients = [client(service, once=True) for service in services or ("dynamodb", "sqs", "s3")]
+        hooks = (
+            ("provide-client-params.dynamodb", self._ask_for_units),
+            ("before-send", self._sent),
+            ("after-call", self._answered),
+        )
+        for one in clients:
+            for event, hook in hooks:
+                one.meta.events.register(event, hook)
+        try:
+            yield self
+        finally:
+            for one in clients:
+                for event, hook in hooks:
+                    one.meta.events.unregister(event, hook)
+
+    def _ask_for_units(self, params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any] | None:
+        if model.name in _READS | _WRITES:
+            return params | {"ReturnConsumedCapacity": "TOTAL"}
+        return None
+
+    def _sent(self, request: Any, event_name: str, **_: Any) -> None:
+        _, service, operation = event_name.split(".")
+        with self._lock:
+            self.usage.requests[service, operation] += 1
+            self.usage.sent_bytes += (
+                len(request.body or b"") if isinstance(request.body, (bytes, str, type(None))) else 0
+            )
+
+    def _answered(self, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+        told = parsed.get("ConsumedCapacity")
+        units = sum(one["CapacityUnits"] for one in ([told] if isinstance(told, dict) else told or ()))
+        with self._lock:
+            self.usage.received_bytes += len(http_response.content)
+            if model.name in _WRITES:
+                self.usage.write_units += units
+            elif model.name in _READS:
+                self.usage.read_units += units or _units_read(parsed)
+
+
+def _units_read(answer: Mapping[str, Any]) -> float:
+    """The units of a strongly consistent read of items, by the rule that AWS publishes, for an emulator that does not tell: one
+    for each 4 KB of each.
+    """
+    items = [item for found in answer.get("Responses", {}).values() for item in found]
+    return float(sum(max(1, -(-size_of(item_of(item)) // _READ_UNIT_BYTES)) for item in items))

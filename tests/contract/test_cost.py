@@ -1,0 +1,77 @@
+"""What a step costs on DynamoDB and SQS stays within its budget, wherever in a run it is."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from benchmarks import cost
+from benchmarks.meter import Meter, Usage, lambda_dollars
+from executor.stores import open_store
+from executor.stores.dynamo.store import DynamoStore
+from infra.dynamodb import upgrade
+from tests.aws import Client
+
+STEPS = 1_005
+REQUESTS = 4
+"""The most requests to DynamoDB and SQS before the receive and the delete of a step's message."""
+
+DOLLARS_A_MILLION = 3.6
+
+
+@pytest.fixture
+def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
+    upgrade("noetl")
+    url = str(aws("sqs").create_queue(QueueName="noetl")["QueueUrl"])
+    monkeypatch.setenv("NOETL_QUEUE", url)
+    monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
+    return url
+
+
+@pytest.mark.timeout(600)
+def test_a_step_of_a_chain(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        spent = [usage for usage, _ in cost.walked(store, queue, STEPS, meter, lambda: 1.0)]
+    middle = spent[1:-1]  # the first lets the run begin, the last lets it end
+    rows = [cost.row_of(number, usage, 0.0) for number, usage in enumerate(middle, 2)]
+    assert {row["requests"] for row in rows} == {REQUESTS}
+    assert {row["all_requests"] for row in rows} == {REQUESTS + 2}
+    assert {(row["write_units"], row["read_units"]) for row in rows} == {(3.0, 2.0)}
+    assert max(row["dollars_a_million"] for row in rows) <= DOLLARS_A_MILLION
+    # Names and numbers of steps grow by a digit or two; nothing else does.
+    sent = [statistics.mean(row["sent_bytes"] for row in part) for part in (rows[8:18], rows[-10:])]
+    assert sent[1] - sent[0] < 64
+
+
+def test_what_is_asked_in_a_step(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        _, (usage, _), _ = cost.walked(store, queue, 3, meter, lambda: 1.0)
+    assert usage.requests == {
+        ("sqs", "ReceiveMessage"): 1,
+        ("dynamodb", "UpdateItem"): 2,
+        ("dynamodb", "BatchGetItem"): 1,
+        ("sqs", "SendMessage"): 1,
+        ("sqs", "DeleteMessage"): 1,
+    }
+
+
+def test_steps_that_are_walked_in_one_invocation(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        spent = cost.walked(store, queue, 12, meter, lambda: 1.0, walks_on=True)
+    rows = [cost.row_of(number, usage, 0.0) for number, (usage, _) in enumerate(spent, 1)][1:10]
+    assert {row["all_requests"] for row in rows} == {4}
+    assert max(row["dollars_a_million"] for row in rows) <= 2.4
+
+
+def test_prices() -> None:
+    usage = Usage(read_units=8.0, write_units=2.0)
+    usage.requests.update({("sqs", "SendMessage"): 3, ("s3", "PutObject"): 1, ("s3", "GetObject"): 1})
+    assert usage.dollars * 1e6 == pytest.approx(8 * 0.125 + 2 * 0.625 + 3 * 0.4 + 5.0 + 0.4)
+    assert lambda_dollars(0.1) * 1e6 == pytest.approx(0.2 + 0.1 * 0.25 * 13.3334)

@@ -1,0 +1,368 @@
+"""Answers of AWS that no emulator gives: conflicts, throttling, keys left unanswered. The Stubber of botocore says them."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import ANY, Stubber
+
+from executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
+from executor.stores import open_store
+from executor.stores.dynamo import blobs as buckets
+from executor.stores.dynamo import keys, notes, repeating
+from executor.stores.dynamo import table as tables
+from executor.stores.dynamo.attributes import attribute, attributes, item_of
+from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
+from executor.stores.dynamo.change import ABSENT, Change, Check, Put
+from executor.stores.dynamo.notes import Messages, Note
+from executor.stores.dynamo.repeating import MOST_TRIES, Refused
+from executor.stores.dynamo.store import DynamoStore
+from executor.stores.dynamo.table import Table
+from infra.dynamodb import upgrade
+from tests.aws import Client, become_nobody
+from tests.contract.store_contract import claimed, done, started
+
+ONE, TWO = keys.Key("p", "one"), keys.Key("p", "two")
+CANCELLED = "TransactionCanceledException"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.0)
+
+
+def stubbed(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> Stubber:
+    client = boto3.client(
+        service,
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="y",
+        endpoint_url="http://x.invalid",
+    )
+    monkeypatch.setattr(module, "client", lambda *_, **__: client)
+    return Stubber(client)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    with stubbed("dynamodb", tables, monkeypatch) as stub:
+        yield stub
+        stub.assert_no_pending_responses()
+
+
+def fail(
+    stub: Stubber, call: str, code: str, times: int = 1, *, status: int = 400, message: str = "no", **more: Any
+) -> None:
+    for _ in range(times):
+        stub.add_client_error(call, code, message, status, modeled_fields=more or None)
+
+
+def reasons(*codes: str | None) -> dict[str, Any]:
+    return {"CancellationReasons": [{"Code": code or "None", "Message": code or ""} for code in codes]}
+
+
+TWO_WRITES = [Change(ONE, {"a": 1}), Put(TWO, {"b": 2})]
+
+
+class TestPassingFailures:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "ProvisionedThroughputExceededException",
+            "ThrottlingException",
+            "RequestLimitExceeded",
+            "InternalServerError",
+            "TransactionConflictException",
+        ],
+    )
+    @pytest.mark.parametrize("times", [1, MOST_TRIES - 1])
+    def test_it_is_tried_again(self, stub: Stubber, code: str, times: int) -> None:
+        fail(stub, "update_item", code, times)
+        stub.add_response("update_item", {"Attributes": attributes({"a": 1})})
+        assert Table("t").update(Change(ONE, {"a": 1})) == {"a": 1}
+
+    def test_not_for_ever(self, stub: Stubber) -> None:
+        fail(stub, "update_item", "ThrottlingException", MOST_TRIES)
+        with pytest.raises(StoreError, match=f"failed {MOST_TRIES} times: table t .NOETL_STORE.: no"):
+            Table("t").update(Change(ONE, {"a": 1}))
+
+    @pytest.mark.parametrize(
+        "codes", [("TransactionConflict", None), (None, "ThrottlingError"), ("TransactionConflict",) * 2]
+    )
+    def test_transactions_in_each_others_way(self, stub: Stubber, codes: tuple[str | None, ...]) -> None:
+        fail(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
+        fail(stub, "transact_write_items", "TransactionInProgressException")
+        stub.add_response("transact_write_items", {})
+        Table("t").write(TWO_WRITES)
+
+    def test_a_transaction_is_repeated_under_one_token(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+        table = Table("t")
+        send = table.client.transact_write_items
+        monkeypatch.setattr(
+            table.client,
+            "transact_write_items",
+            lambda **given: (asked.append(given["ClientRequestToken"]), send(**given))[1],
+        )
+        fail(stub, "transact_write_items", "InternalServerError", status=500)
+        stub.add_response("transact_write_items", {})
+        stub.add_response("transact_write_items", {})
+        table.write(TWO_WRITES)
+        table.write(TWO_WRITES)
+        assert asked[0] == asked[1] != asked[2]
+
+    def test_a_token_that_was_used_for_something_else(self, stub: Stubber) -> None:
+        fail(stub, "transact_write_items", "IdempotentParameterMismatchException")
+        with pytest.raises(StoreError, match="IdempotentParameterMismatch"):
+            Table("t").write(TWO_WRITES)
+
+
+class TestRefusals:
+    def test_a_condition_that_does_not_hold(self, stub: Stubber) -> None:
+        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 7}))
+        with pytest.raises(Refused) as refused:
+            Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))
+        assert refused.value.found == [{"a": 7}]
+
+    def test_one_of_a_transaction(self, stub: Stubber) -> None:
+        fail(stub, "transact_write_items", CANCELLED, **reasons("TransactionConflict", "ConditionalCheckFailed"))
+        with pytest.raises(Refused) as refused:
+            Table("t").write(TWO_WRITES)
+        assert refused.value.failed == [False, True]
+
+    def test_it_is_our_own_write_that_is_in_the_way(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
+        fail(stub, "update_item", "InternalServerError", status=500)
+        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "mine"}))
+        assert Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
+
+    @pytest.mark.parametrize("first", ["InternalServerError", "ThrottlingException"])
+    def test_it_is_that_of_somebody_else(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+        monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
+        fail(stub, "update_item", first, status=500 if first == "InternalServerError" else 400)
+        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "theirs"}))
+        with pytest.raises(Refused):
+            Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))
+
+    def test_an_item_that_is_too_large(self, stub: Stubber) -> None:
+        message = "Item size to update has exceeded the maximum allowed size"
+        fail(stub, "update_item", "ValidationException", message=message)
+        with pytest.raises(PayloadTooLargeError):
+            Table("t").update(Change(ONE, {"a": 1}))
+
+
+class TestLimits:
+    """What DynamoDB would refuse is not even asked for."""
+
+    def test_an_item(self, stub: Stubber) -> None:
+        largest = tables.MOST_BYTES - tables._MARGIN
+        stub.add_response("put_item", {})
+        Table("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
+        with pytest.raises(PayloadTooLargeError, match="409,600 bytes"):
+            Table("t").write([Put(ONE, {"a": b"x" * largest})])
+
+    def test_a_transaction(self, stub: Stubber) -> None:
+        def writes(count: int) -> list[Any]:
+            return [Change(keys.Key("p", str(number)), {"a": 1}) for number in range(count)]
+
+        stub.add_response("transact_write_items", {})
+        Table("t").write(writes(100))
+        with pytest.raises(PayloadTooLargeError, match="100 items"):
+            Table("t").write(writes(101))
+        with pytest.raises(PayloadTooLargeError, match="4,194,304 bytes"):
+            Table("t").write([Put(keys.Key("p", str(n)), {"a": b"x" * 390_000}) for n in range(11)])
+
+
+class TestWhatIsLeft:
+    def test_keys(self, stub: Stubber) -> None:
+        one, two = ({"pk": {"S": "p"}, "sk": {"S": name}} for name in ("one", "two"))
+        left = {"t": {"Keys": [two], "ConsistentRead": True}}
+        stub.add_response("batch_get_item", {"Responses": {"t": [one]}, "UnprocessedKeys": left})
+        stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
+        stub.add_response("batch_get_item", {"Responses": {"t": [two]}}, {"RequestItems": left})
+        assert set(Table("t").get_many([ONE, TWO])) == {ONE, TWO}
+
+    def test_keys_for_ever(self, stub: Stubber) -> None:
+        left = {"t": {"Keys": [attributes(ONE._asdict())], "ConsistentRead": True}}
+        for _ in range(MOST_TRIES):
+            stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
+        with pytest.raises(StoreError, match="overloaded"):
+            Table("t").get_many([ONE])
+
+    def test_more_keys_than_one_call_takes(self, stub: Stubber) -> None:
+        for count in (100, 100, 50):
+            stub.add_response("batch_get_item", {"Responses": {}}, {"RequestItems": {"t": ANY}})
+            assert count
+        assert Table("t").get_many([keys.Key("p", str(number)) for number in range(250)]) == {}
+
+    def test_deletions(self, stub: Stubber) -> None:
+        request = {"DeleteRequest": {"Key": attributes(TWO._asdict())}}
+        stub.add_response("batch_write_item", {"UnprocessedItems": {"t": [request]}})
+        stub.add_response("batch_write_item", {}, {"RequestItems": {"t": [request]}})
+        Table("t").delete([ONE, TWO])
+
+    def test_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with stubbed("sqs", notes, monkeypatch) as stub:
+            failed = {"Id": "1", "SenderFault": False, "Code": "InternalError"}
+            sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
+            stub.add_response("send_message_batch", {"Successful": [sent], "Failed": [failed]})
+            stub.add_response("send_message_batch", {"Successful": [{**sent, "Id": "1"}], "Failed": []})
+            Messages("http://q").send([Note("r", str(number), "s", 0.0) for number in range(2)], 1.0)
+            stub.assert_no_pending_responses()
+
+    def test_messages_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed = [{"Id": str(n), "SenderFault": False, "Code": "InternalError"} for n in range(2)]
+        with stubbed("sqs", notes, monkeypatch) as stub:
+            for _ in range(MOST_TRIES):
+                stub.add_response("send_message_batch", {"Successful": [], "Failed": failed})
+            with pytest.raises(StoreError, match="NOETL_QUEUE"):
+                Messages("http://q").send([Note("r", str(number), "s", 0.0) for number in range(2)], 1.0)
+
+    def test_messages_come_when_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with stubbed("sqs", notes, monkeypatch) as stub:
+            for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
+                asked = {"QueueUrl": "http://q", "MessageBody": ANY} | (
+                    {} if delay is None else {"DelaySeconds": delay}
+                )
+                stub.add_response("send_message", {"MessageId": "m"}, asked)
+                Messages("http://q").send([Note("r", "v", "s", due)], 1.0)
+            stub.assert_no_pending_responses()
+
+
+class TestBlobs:
+    @pytest.fixture
+    def store(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> DynamoStore:
+        upgrade("noetl")
+        bucket = f"values-{secrets.token_hex(8)}"
+        aws("s3").create_bucket(Bucket=bucket)
+        monkeypatch.setenv("NOETL_BUCKET", bucket)
+        store = open_store("dynamodb://noetl")
+        assert isinstance(store, DynamoStore)
+        return store
+
+    def test_a_long_value_lies_in_the_bucket(
+        self, store: DynamoStore, aws: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = started(store)
+        # What compresses well stays in its item, however long it was.
+        monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.to_text(value).encode())
+        text = "x" * (2 * buckets.INLINE_BYTES)
+        store.commit(done(store, claimed(store, run), saved={"n": text}, data=text), 1.0)
+        (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
+        assert found["Key"].startswith(f"runs/{run.id}/")
+        another = DynamoStore("noetl", bucket=store.blobs.bucket)
+        (visit,) = another.saved(run.id, [claimed_id(another, run.id)])
+        assert (visit.saved, visit.result) == ({"n": text}, text)
+        assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
+
+    def test_one_that_was_changed_there(self, store: DynamoStore, aws: Client) -> None:
+        kept = store.blobs.keep("r", ["x" * 10] * 3)
+        assert kept is not None
+        key = "runs/r/" + "0" * 64
+        aws("s3").put_object(Bucket=store.blobs.bucket, Key=key, Body=b"something else")
+        with pytest.raises(StoreError, match="damaged"):
+            store.blobs.read(b"@" + key.encode())
+
+    def test_without_a_bucket_it_is_too_large(self, aws: Client) -> None:
+        upgrade("noetl")
+        store = DynamoStore("noetl")
+        run = started(store)
+        claim = claimed(store, run)
+        text = "".join(random.Random(1).choices(string.printable, k=1_000_000))
+        with pytest.raises(PayloadTooLargeError):
+            store.commit(done(store, claim, saved={"n": text}), 1.0)
+        store.commit(done(store, claim), 1.0)
+
+    def test_a_bucket_that_is_not_there(self, aws: Client) -> None:
+        blobs = Blobs("nothing-here")
+        with pytest.raises(StoreError, match=r"there is no bucket nothing-here .NOETL_BUCKET."):
+            blobs.keep("r", random.Random(1).choices(range(10**9), k=10_000))
+
+
+def claimed_id(store: DynamoStore, run_id: str) -> str:
+    return store.visits(run_id)[0].id
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("url", "queue", "bucket", "named"),
+        [
+            ("dynamodb://", None, None, "NOETL_STORE"),
+            ("dynamodb://a b", None, None, "NOETL_STORE"),
+            ("dynamodb://noetl", "queue", None, "NOETL_QUEUE"),
+            ("dynamodb://noetl", None, "A_B", "NOETL_BUCKET"),
+        ],
+    )
+    def test_that_cannot_be(
+        self, url: str, queue: str | None, bucket: str | None, named: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in (("NOETL_QUEUE", queue), ("NOETL_BUCKET", bucket)):
+            monkeypatch.setenv(name, value or "")
+        with pytest.raises(SettingError, match=named):
+            open_store(url)
+
+    def test_a_table_that_is_not_there(self, aws: Client) -> None:
+        with pytest.raises(StoreError, match=r"there is no table nothing .NOETL_STORE.* `noetl db upgrade`"):
+            open_store("dynamodb://nothing")
+
+    def test_credentials_that_are_refused(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        upgrade("noetl")
+        become_nobody(aws, monkeypatch)
+        with pytest.raises(StoreError, match=r"refused: .* The credentials"):
+            open_store("dynamodb://noetl")
+
+    def test_a_table_of_a_later_version(self, aws: Client) -> None:
+        upgrade("noetl")
+        Table("noetl").write([Change(keys.SCHEMA, {"schema": 99})])
+        with pytest.raises(SchemaError, match="has schema 99, and this version of noetl knows 1"):
+            open_store("dynamodb://noetl")
+
+    def test_a_table_of_somebody_else(self, aws: Client) -> None:
+        key = [{"AttributeName": "id", "KeyType": "HASH"}]
+        attribute = [{"AttributeName": "id", "AttributeType": "S"}]
+        aws("dynamodb").create_table(
+            TableName="theirs", KeySchema=key, AttributeDefinitions=attribute, BillingMode="PAY_PER_REQUEST"
+        )
+        with pytest.raises(StoreError, match="other keys than a store of noetl"):
+            upgrade("theirs")
+
+    def test_a_table_is_made_once(self, aws: Client) -> None:
+        assert upgrade("noetl") == ["table noetl", "time to live"]
+        assert upgrade("noetl") == []
+
+
+@pytest.mark.parametrize(
+    "value", ["", "é\x00\U0001f600", 0, -5, 2**60, 1.5, 1e-7, True, False, b"", b"\x00z", [1, ["a", b"b"]]]
+)
+def test_values_come_back(value: Any) -> None:
+    found = item_of({"x": attribute(value)})["x"]
+    assert found == value
+    assert type(found) is type(value) or isinstance(value, float)
+
+
+def test_what_is_no_attribute() -> None:
+    with pytest.raises(TypeError):
+        attribute({"a": 1})
+    with pytest.raises(TypeError):
+        Table("t").write([Check(ONE, (ABSENT,))])
+
+
+@pytest.mark.parametrize("value", [None, {}, [], "", 0, "\ud800", {"a": [1, None]}, "x" * 10_000, list(range(500))])
+def test_packed_values_come_back(value: Any) -> None:
+    assert from_bytes(to_bytes(value)) == value
+
+
+def test_a_lost_claim_is_known_for_lost(aws: Client) -> None:
+    upgrade("noetl")
+    store = DynamoStore("noetl")
+    run = started(store)
+    lost = claimed(store, run)
+    claimed(store, run, now=30.0)
+    with pytest.raises(FencedError):
+        DynamoStore("noetl").commit(done(store, lost), 31.0)
