@@ -168,10 +168,7 @@ class Judge:
                     return None
                 return self.behaviour.is_endless or not any(e.status == "succeeded" for e in self.behaviour.endings)
             case "NP301" | "NP302":
-                met = self._is_met(self.places.word(place), step, path)
-                # Work that only puts values together fails when a worker is lost, say, which is not explored.
-                relies_on_failure = "(failed)" in diagnostic.message or "` fail" in diagnostic.message
-                return met or None if relies_on_failure else met
+                return self._is_met(self.places.word(place), step, path)
             case "NP303":
                 return self._is_raced(self.places.word(place), path, step)
         return None
@@ -190,9 +187,6 @@ class Judge:
         steps = {m.step for m in self.mended.mistakes if m.name == name}
         if path[:1] == ("tasks",):
             return bool(steps) or None
-        if step == self.plan.header.last_step:
-            # It runs when a run is cancelled, too, which may be at any time and is not explored.
-            return step in steps or None
         if step is None and not any(e.status != "failed" for e in self.behaviour.endings):
             return None
         return (step in steps) or (None if step is not None and step not in self.mended.visited else False)
