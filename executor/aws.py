@@ -105,6 +105,7 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
         ActionError: `ActionDisabled`, where boto3 or a setting is missing; the message names it.
     """
     try:
+        import boto3  # noqa: F401 -- where it is missing, that is said here
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
