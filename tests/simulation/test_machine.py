@@ -120,6 +120,8 @@ def scripts(draw: st.DrawFn) -> Script:
     if draw(st.booleans()):
         lines += ['- {name: last, run: [{action: set, set: {ending: "{{ run.status }}"}}]}', "finally: last"]
     lines += ["timeout: 30m"] * draw(st.booleans())
+    if not modes and draw(st.integers(0, 3)) == 0:
+        lines.append("mode: sequential")
     found = compile_playbook("\n".join(lines), catalogue())
     assume(found.plan is not None and not any(d.severity is Severity.ERROR for d in found.diagnostics))
     assert found.plan is not None
@@ -249,7 +251,7 @@ class Machine(RuleBasedStateMachine):
         try:
             key = self.store.answer(token, "yes", self.clock())
         except RejectedError as refused:
-            assert refused.code == "closed"
+            assert refused.reason == "closed"
             self.unchanged(lambda: self.refused(lambda: self.store.answer(token, "yes", self.clock())))
             return
         assert key.run_id in self.runs
