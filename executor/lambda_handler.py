@@ -234,6 +234,7 @@ def _warm() -> Warm:
         raise SettingError("NOETL_STORE is not set; it names the table, as dynamodb://TABLE.")
     store = open_store(url)
     if not isinstance(store, DynamoStore):
+        store.close()
         raise SettingError("NOETL_STORE is not a store that sends messages; it names the table, as dynamodb://TABLE.")
     return Warm(store, for_service(os.environ), lease_seconds(), public_url())
 
