@@ -60,7 +60,9 @@ class Claims(Core):
         return self._claim(Note.of_text(body), lease, now, give_up=give_up)
 
     def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
-        found = self._claim(self.note_of(record, head), lease, now, known=record, repeats=False)
+        # What the step reads is asked for when it is begun.
+        note = replace(self.note_of(record, head), holders=())
+        found = self._claim(note, lease, now, known=record, repeats=False)
         return found.visit if isinstance(found, Claim) else None
 
     def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:

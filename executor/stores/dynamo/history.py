@@ -24,19 +24,33 @@ from executor.stores.dynamo.visits import Record
 from executor.stores.dynamo.whole import read_whole
 
 PAGE = 1000
+_BEGINNINGS = ("workflow.started", "workflow.resumed")
 HEAD = ""
 """The stream of what happens to the run as a whole; those of visits have their ids."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What has happened to one visit, or to the run, in order; behind the streams of its causes."""
+    """What has happened to one visit, or to the run, in order; behind the streams of its causes. `rank` tells streams apart
+    whose events happened at the same time.
+    """
 
     name: str
     events: tuple[Event, ...]
     causes: tuple[str, ...] = ()
     is_done: bool = False
     rank: tuple[int, int] = (0, 0)
+
+    def key(self, index: int, latest: float) -> tuple[float, int, tuple[int, int]]:
+        """Where an event stands among those of other streams that could be next. The end of a run comes behind all that there
+        is, until the run goes on.
+        """
+        event = self.events[index]
+        if self.name != HEAD:
+            return (event.at, 0, self.rank)
+        if event.type in _BEGINNINGS:
+            return (event.at, -1, self.rank)
+        return (latest if index + 1 == len(self.events) else event.at, 1, self.rank)
 
 
 class History(Core):
@@ -77,7 +91,7 @@ class History(Core):
             for item in self.table.query(keys.partition(run_id, number), "X#"):
                 past.setdefault(item["sk"].split("#")[1], []).append(item)
         told = self.blobs.read(whole.head.get("told")) or []
-        run = Stream(HEAD, tuple(_event(one) for one in told), rank=(-1, 0))
+        run = Stream(HEAD, tuple(_event(one) for one in told))
         streams = [self._stream(record, past.get(record.visit.id, ())) for record in whole.records]
         return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
 
@@ -106,7 +120,8 @@ def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[
     that may be next, the one that happened first. Nothing is told of a stream before all of its causes.
     """
     left = {name: told.get(name, 0) for name in streams}
-    ready: list[tuple[float, tuple[int, int], int, str]] = []
+    latest = max((event.at for stream in streams.values() for event in stream.events), default=0.0)
+    ready: list[tuple[tuple[float, int, tuple[int, int]], int, str]] = []
     waiting: dict[str, list[str]] = {}
     tick = count()
 
@@ -122,7 +137,7 @@ def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[
         if missing is not None and left[name] == 0:
             waiting.setdefault(missing, []).append(name)
             return
-        heapq.heappush(ready, (stream.events[left[name]].at, stream.rank, next(tick), name))
+        heapq.heappush(ready, (stream.key(left[name], latest), next(tick), name))
 
     for name in streams:
         offer(name)

@@ -127,6 +127,8 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
             is_torn = True
         else:
             found[id] = record
+    # What a visit follows from was written before it: where it is missing, its partition was read too early.
+    is_torn = is_torn or any(id not in by_id for one in found.values() for id in (one.way.cause, *one.way.causes) if id)
     return [*found.values(), *(record for id, record in derived.items() if id not in found)], is_torn
 
 

@@ -1,0 +1,81 @@
+"""The order that the first reader gives to what has happened: causes first, and nothing twice."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+
+from executor.records import Event
+from executor.stores.dynamo.history import HEAD, Stream, ordered
+
+
+def stream(name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1) -> Stream:
+    return Stream(name, tuple(Event("step.x", at) for at in times), causes, is_done, (0, clock))
+
+
+def head(*events: tuple[str, float]) -> Stream:
+    return Stream(HEAD, tuple(Event(f"workflow.{type}", at) for type, at in events))
+
+
+def order(*streams: Stream, **told: int) -> str:
+    return "".join(name or "." for name in ordered({one.name: one for one in streams}, told))
+
+
+def test_what_does_not_depend_on_each_other_comes_as_it_happened() -> None:
+    assert order(stream("a", 1.0, 4.0), stream("b", 2.0, 3.0)) == "abba"
+
+
+def test_a_cause_comes_first_whatever_the_clocks_say() -> None:
+    assert order(stream("a", 10.0, 11.0), stream("b", 1.0, 2.0, causes=("a",))) == "aabb"
+    assert order(stream("j", 0.0, causes=("a", "b")), stream("a", 5.0), stream("b", 6.0)) == "abj"
+
+
+def test_nothing_is_told_of_what_follows_from_something_unseen() -> None:
+    assert order(stream("a", 1.0, is_done=False), stream("b", 2.0, causes=("a",))) == "a"
+    # The item of its cause is gone: nothing more will be known of it.
+    assert order(stream("b", 2.0, causes=("gone",))) == "b"
+
+
+def test_the_beginning_and_the_end_of_a_run() -> None:
+    assert order(head(("started", 1.0), ("completed", 1.0)), stream("a", 1.0, 1.0)) == ".aa."
+    assert order(head(("started", 1.0), ("completed", 2.0)), stream("a", 1.0, 3.0)) == ".aa."
+
+
+def test_a_run_that_goes_on() -> None:
+    run = head(("started", 1.0), ("failed", 2.0), ("resumed", 3.0), ("completed", 4.0))
+    assert order(run, stream("a", 1.0, 2.0, 3.0, 4.0)) == ".aa..aa."
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_reader_who_comes_between_changes_nothing_that_was_told(seed: int) -> None:
+    """However a run grows, what is told later comes behind, each event once, and causes come before their effects."""
+    chance = random.Random(seed)
+    names = [f"v{number}" for number in range(8)]
+    causes = {name: tuple(chance.sample(names[:at], min(at, chance.randrange(3)))) for at, name in enumerate(names)}
+    length = {name: chance.randrange(1, 4) for name in names}
+    grown = dict.fromkeys(names, 0)
+    told: list[str] = []
+    while True:
+        streams = {
+            name: stream(
+                name,
+                *(float(zlib.crc32(f"{seed} {name} {n}".encode()) % 97) for n in range(grown[name])),
+                causes=causes[name],
+                is_done=grown[name] == length[name],
+            )
+            for name in names
+            if grown[name]
+        }
+        seen = {name: told.count(name) for name in streams}
+        told += list(ordered(streams, seen))
+        assert all(told.count(name) <= grown[name] for name in names)
+        able = [n for n in names if grown[n] < length[n] and all(grown[c] == length[c] for c in causes[n])]
+        if not able:
+            break
+        grown[chance.choice(able)] += 1
+    assert {name: told.count(name) for name in names} == length
+    for name in names:
+        for cause in causes[name]:
+            assert max(at for at, one in enumerate(told) if one == cause) < told.index(name)
