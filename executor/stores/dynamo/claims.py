@@ -233,7 +233,8 @@ class Claims(Core):
                 return Received.DONE
         if head["status"] == RunStatus.QUEUED:
             head = self._set_running(head, now)
-        self.hold(record, head)
+        if not self.hold(record, head):
+            return Received.HELD
         loaded = [record_of(note.run_id, found[one], self.blobs) for one in holders if one in found]
         return Claim(run_of(head, self.blobs), record.visit, tuple(one.visit for one in loaded if one is not None))
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from executor.errors import FencedError, NotPlainError, PayloadTooLargeError
+from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
 from executor.records import (
     DEADLINE,
     END,
@@ -85,25 +85,13 @@ class Commits(Core):
     def _write(self, commit: Commit, held: Held, sets: Item, now: float) -> Record:
         """Write an outcome, with everything that must be written with it; the record as it is then."""
         visit, record, head = commit.visit, held.record, held.head
-        run_id, spread = visit.run_id, spread_of(head)
-        key = keys.visit(run_id, visit.id, spread)
+        spread = spread_of(head)
+        key = keys.visit(visit.run_id, visit.id, spread)
         beside: list[Write] = [*self._parts(commit, spread), *self._past(commit, spread), *_stop(commit, head, self)]
         absorbed: set[str] = set()
         for tries in range(MOST_RACES):
             move = self._move(commit, held, absorbed, now)
-            own: Item = {**sets, "awaits": list(commit.awaits) or None}
-            if visit.finished_at is not None:
-                own |= self_contained(visit, record.way)
-                own |= {
-                    "at": now,
-                    "next": len(commit.branches) or None,
-                    "numbers": move.numbers or None,
-                    "waited": commit.waited or None,
-                    "counted": bool(move.writes) or None,
-                    "last": commit.last or None,
-                }
-            # What is not there need not be removed.
-            own = {name: value for name, value in own.items() if value is not None or name in record.item}
+            own = _own(commit, record, sets, move, now)
             when: tuple[Condition, ...] = (("fence", "=", visit.fence), ("status", "=", VisitStatus.RUNNING.value))
             writes: list[Write] = [Change(key, own, when=when), *beside, *move.writes]
             try:
@@ -116,12 +104,9 @@ class Commits(Core):
                 if tries:
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
-            item = {**record.item, **{name: value for name, value in own.items() if value is not None}}
-            for name in [name for name, value in own.items() if value is None]:
-                item.pop(name, None)
-            item |= {"pk": key.pk, "sk": key.sk}
-            return Record(visit, record.way, item)
-        raise PayloadTooLargeError("the step could not be committed: too many others write beside it")
+            item = {name: value for name, value in {**record.item, **own}.items() if value is not None}
+            return Record(visit, record.way, item | key._asdict())
+        raise StoreError(f"A step of run {visit.run_id} could not be committed: too many others write beside it.")
 
     def _move(self, commit: Commit, held: Held, absorbed: set[str], now: float) -> Move:
         """How the branches of a commit move, where those in `absorbed` are known to find their visit made."""
@@ -289,6 +274,24 @@ class Commits(Core):
         found = self.table.get_many([keys.visit(visit.run_id, branch.id, spread) for branch in branches])
         records = [record_of(visit.run_id, item, self.blobs) for item in found.values()]
         return [one for one in records if one is not None and one.way.cause == visit.id and _is_ready(one)]
+
+
+def _own(commit: Commit, record: Record, sets: Item, move: Move, now: float) -> Item:
+    """What a commit changes of the visit's own item."""
+    visit = commit.visit
+    own: Item = {**sets, "awaits": list(commit.awaits) or None}
+    if visit.finished_at is not None:
+        own |= self_contained(visit, record.way)
+        own |= {
+            "at": now,
+            "next": len(commit.branches) or None,
+            "numbers": move.numbers or None,
+            "waited": commit.waited or None,
+            "counted": bool(move.writes) or None,
+            "last": commit.last or None,
+        }
+    # What is not there need not be removed.
+    return {name: value for name, value in own.items() if value is not None or name in record.item}
 
 
 class Move:

@@ -63,6 +63,7 @@ class Core:
         self.changes = News()
         self.work = News()
         self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self._fences: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._spreads: OrderedDict[str, int] = OrderedDict()
         self._open: dict[str, set[str]] = {}
         self._lock = Lock()
@@ -115,13 +116,19 @@ class Core:
     def visit_key(self, run_id: str, visit_id: str) -> keys.Key:
         return keys.visit(run_id, visit_id, self.spread(run_id))
 
-    def hold(self, record: Record, head: Item) -> None:
-        """Remember what was read for a claim until it is committed."""
+    def hold(self, record: Record, head: Item) -> bool:
+        """Remember what was read for a claim until it is committed; False when another thread has taken the visit over."""
         visit = record.visit
         with self._lock:
+            if self._fences.get((visit.run_id, visit.id), 0) > visit.fence:
+                return False
+            self._fences[visit.run_id, visit.id] = visit.fence
+            while len(self._fences) > MOST_HELD:
+                self._fences.popitem(last=False)
             self._held[visit.run_id, visit.id] = Held(record, head)
             while len(self._held) > MOST_HELD:
                 self._held.popitem(last=False)
+        return True
 
     def held(self, visit: Visit) -> Held | None:
         """What was read for a claim, if this process has made it."""

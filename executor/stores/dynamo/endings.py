@@ -254,7 +254,9 @@ class Endings(Joins):
                 head = self._reopen(whole, run, now, deadline_at, values)
             except Refused:
                 return self.resume(run_id, now, deadline_at=deadline_at, values=values)
-        opened = self._open_visits(whole, head, now)
+        # A resume that was interrupted may have opened some before, or all.
+        before = [one for one in whole.active if self._may_park(one, head)]
+        opened = [*before, *self._open_visits(whole, head, now)]
         self.keep(head)
         head = self.table.update(Change(keys.head(run_id), {"reopening": None}))
         due = [one for one in opened if one.visit.due_at < NEVER]

@@ -89,10 +89,9 @@ class Sweeping(Endings):
         if "stop" in head:
             at_work = any(one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active)
             return mended if at_work and not self.parkable(whole) else self.settle_stop(run_id, now)
-        if mended:
-            return mended
-        if self.plans.header(head["plan"]).sequential and not any(one.visit.due_at < NEVER for one in active):
-            mended = self.take_turn(head, whole.last_done, now)
+        if self.plans.header(head["plan"]).sequential:
+            has_turn = any(one.visit.due_at < NEVER for one in active)
+            mended = [] if has_turn else self.take_turn(head, whole.last_done, now)
         is_ending = any(self.is_last(one, head) for one in whole.active)
         if not mended and is_empty and not is_ending:
             mended = self.end(head, now)
