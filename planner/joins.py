@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
 ROOT = ""
 """The virtual step before the start, which dominates every step."""
 
-MAX_WATCHED = 1_000_000
+MAX_WATCHED = 500_000
 """How many steps all regions may have together: a plan keeps for each step which joins watch it."""
+
+MAX_WORK = 2_000_000
+"""How many ways from step to step are looked at in all to find the joins: half a second's worth."""
+
+MAX_CHANGES = 1_000_000
+"""How many counters of joins all ways may change together."""
+
+MAX_RUNAWAYS = 20
+"""How many cycles are shown whose rounds may overlap. They mostly have one cause."""
 
 ALL: Mapping[str, str] = MappingProxyType({})
 """The modes of a playbook in which every step is `join: all`."""
@@ -50,7 +60,7 @@ class Runaway:
 @dataclass(frozen=True, slots=True)
 class Joins:
     """The compiled joins: the dominator of each (`ROOT`: the beginning of the run), and for every step the joins in whose
-    regions it lies. With `is_too_large` nothing is known, since the regions pass `MAX_WATCHED`.
+    regions it lies. With `is_too_large` nothing is known, since it is too much.
 
     `discriminators` are the joins that let the first branch go on (`join: any`), `multi` the steps that are visited once for
     each of several branches (`join: each`) and are no joins.
@@ -88,13 +98,13 @@ def find_joins(flow: Flow, modes: Mapping[str, str] = ALL) -> Joins:
         runaways = finder.runaway_forks()
         finder.compile_all()
         runaways += finder.waiting_circles() + finder.overtakings()
+        return finder.joins(tuple(runaways[:MAX_RUNAWAYS]))
     except _TooLargeError:
         return Joins({}, {}, (), is_too_large=True)
-    return finder.joins(tuple(runaways))
 
 
 class _TooLargeError(Exception):
-    """The regions pass `MAX_WATCHED`."""
+    """The joins are too many, or too many branches meet, to find out or to keep."""
 
 
 class JoinFinder:
@@ -124,17 +134,29 @@ class JoinFinder:
         self.loops_of: dict[str, list[int]] = {}
         self.number_of_loops = 0
         self.parallel: set[int] = set()
+        self.before = {step: list(self.graph.predecessors(step)) for step in self.graph}
+        self.after = {step: list(self.graph.successors(step)) for step in self.graph}
+        self.cyclic = frozenset(filter(flow.is_cyclic, flow.reachable))
         self.watched = 0
-        self.nested = 0
+        self.spent = 0
+
+    def spend(self, work: int) -> None:
+        """Count what is looked at. Raises _TooLargeError past `MAX_WORK`."""
+        self.spent += work
+        if self.spent > MAX_WORK:
+            raise _TooLargeError
 
     def runaway_forks(self) -> list[Runaway]:
         """Forks on a cycle one of whose branches can come back to the head of the cycle while another cannot, so that a
         round may start before all branches of the last one have come together. A `join: each` step does not mind.
         """
-        found = []
+        found: list[Runaway] = []
         loops = self.loops()
         for step, case, targets in self.flow.forks():
+            if len(found) == MAX_RUNAWAYS:
+                break
             for head, loop in loops.get(step, ()):
+                self.spend(len(targets))
                 inside = [t for t in targets if t in loop]
                 outside = tuple(t for t in targets if t not in loop and self.modes.get(t) != "each")
                 if step in loop and inside and outside:
@@ -150,12 +172,13 @@ class JoinFinder:
         """
         component = self.flow.component
         loops: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for step in self.dominators_first(frozenset(filter(self.flow.is_cyclic, self.flow.reachable))):
+        for step in self.dominators_first(self.cyclic):
             over = self.idom[step]
             around = loops[over] if over in loops and component[over] == component[step] else []
             loop = self.between(over, step) | {step}
             goes_round = any(target in loop for target in self.graph.successors(step))
             loops[step] = [(step, loop), *around] if goes_round else around
+            self.spend(len(around))
         return loops
 
     def compile_all(self) -> None:
@@ -219,8 +242,10 @@ class JoinFinder:
         found: set[str] = set()
         stack = [step]
         while stack:
-            for before in self.graph.predecessors(stack.pop()):
-                if before not in (dominator, step) and before not in found:
+            ways = self.before[stack.pop()]
+            self.spend(1 + len(ways))
+            for before in ways:
+                if before not in found and before not in (dominator, step):
                     found.add(before)
                     stack.append(before)
         self.watched += len(found)
@@ -246,18 +271,28 @@ class JoinFinder:
         """The forks on the ways to a step: where they are, and those of their targets that lie in its region, or are it."""
         for source in (dominator, step, *region):
             for targets in self.forks_of.get(source, ()):
+                self.spend(len(targets))
                 yield source, [target for target in targets if target in region or target == step]
 
     def last_steps(self, step: str, inside: frozenset[str]) -> dict[str, str]:
         """For every step of a region the one that all its ways to the join pass last before the join, if there is one
         (a child of the join in the tree of post-dominators), else itself.
         """
+        last = {step: step}
+        ways = len(inside) + sum(len(self.after[name]) for name in inside)
+        if inside.isdisjoint(self.cyclic):
+            self.spend(ways)
+            for name in sorted(inside - {step}, key=self.flow.component.__getitem__):
+                # Where all go on to one last step it is this one's too; the join itself is none.
+                lasts = {last[other] for other in self.after[name] if other in inside}
+                last[name] = name if step in lasts or len(lasts) > 1 else lasts.pop()
+            return last
+        self.spend(8 * ways)
         tree = immediate_dominators(
             step,
-            lambda name: [other for other in self.graph.predecessors(name) if other in inside],
-            lambda name: [other for other in self.graph.successors(name) if other in inside],
+            lambda name: [other for other in self.before[name] if other in inside],
+            lambda name: [other for other in self.after[name] if other in inside],
         )
-        last = {step: step}
         for first in inside:
             target, path = first, []
             while target not in last and tree[target] != step:
@@ -292,8 +327,9 @@ class JoinFinder:
 
     def common_loops(self, one: str, other: str) -> int:
         """How many loops both steps are in."""
-        pairs = zip(self.loops_of.get(one, ()), self.loops_of.get(other, ()), strict=False)
-        return sum(first == second for first, second in pairs)
+        first, second = self.loops_of.get(one, ()), self.loops_of.get(other, ())
+        self.spend(1 + min(len(first), len(second)))
+        return sum(map(eq, first, second))
 
     def nest(self, steps: Iterable[str]) -> None:
         """Find the loops of a component, from the outside in: itself, and those left without the step at which it is entered,
@@ -302,9 +338,7 @@ class JoinFinder:
         stack = [frozenset(steps)]
         while stack:
             loop = stack.pop()
-            self.nested += len(loop)
-            if self.nested > MAX_WATCHED:
-                raise _TooLargeError
+            self.spend(8 * sum(len(self.after[step]) for step in loop))
             self.number_of_loops += 1
             for step in loop:
                 self.loops_of.setdefault(step, []).append(self.number_of_loops)
@@ -314,7 +348,7 @@ class JoinFinder:
 
     def head(self, loop: frozenset[str]) -> str:
         """The step at which a loop is entered; of one with several entrances, a join at which rounds come together."""
-        entrances = [step for step in loop if any(before not in loop for before in self.graph.predecessors(step))]
+        entrances = [step for step in loop if not loop.issuperset(self.before[step])]
         several = len(entrances) > 1
         return min(loop, key=lambda step: (several and step not in self.region_of, self.position[step]))
 
@@ -325,7 +359,9 @@ class JoinFinder:
         found = {target for group in groups if len(group) > 1 for target in group if target != join}
         stack = [*found]
         while stack:
-            for target in self.graph.successors(stack.pop()):
+            ways = self.after[stack.pop()]
+            self.spend(len(ways))
+            for target in ways:
                 if target in region and target not in found:
                     found.add(target)
                     stack.append(target)
@@ -335,7 +371,8 @@ class JoinFinder:
         """Joins each of which would wait for a branch that waits at another one of them."""
         waits: nx.DiGraph[str] = nx.DiGraph()
         waiting = {join: region for join, region in self.region_of.items() if self.waits(join)}
-        waits.add_edges_from((other, join) for join, region in waiting.items() for other in region & waiting.keys())
+        together = self.cyclic & waiting.keys()
+        waits.add_edges_from((other, join) for join in together for other in waiting[join] & together)
         circles = (c for c in nx.strongly_connected_components(waits) if len(c) > 1)
         order = {step: index for index, step in enumerate(self.flow.targets)}
         found = []
@@ -387,6 +424,9 @@ class JoinFinder:
         for join in sorted(self.region_of, key=order.__getitem__):
             for step in self.region_of[join]:
                 regions.setdefault(step, []).append(join)
+        changes = sum(len(regions.get(t, ())) for cases in self.flow.targets.values() for case in cases for t in case)
+        if changes > MAX_CHANGES:
+            raise _TooLargeError
         return Joins(
             self.dominators,
             {step: tuple(joins) for step, joins in regions.items()},

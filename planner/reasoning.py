@@ -33,6 +33,10 @@ class Allowance:
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
+    @property
+    def is_used_up(self) -> bool:
+        return self.steps <= 0
+
     def search(self) -> Allowance:
         """The allowance of one search."""
         return _Part(self, min(MAX_STEPS, self.steps))

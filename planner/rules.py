@@ -33,6 +33,8 @@ from planner.value_classes import (
 
 STATUSES = ("pending", "running", "waiting", "retrying", "succeeded", "failed", "cancelled")
 REFUSED = "MaxVisitsExceeded"
+MAX_ENUM = 100
+"""How many values of an input are told apart."""
 MAX_NAMED = 2
 """Of how many terms a value is told for which no case is taken."""
 
@@ -140,8 +142,8 @@ def _asks_for_error(reads: Collection[Access]) -> bool:
 
 def judge(cases: Sequence[Candidate], facts: Facts, allowance: Allowance) -> Verdict:
     """What can become of a rule. Nothing that is hard to say is said."""
-    if not _is_worth_while(cases, facts):
-        choices = sum(case.formula != ERROR for case in cases)
+    if allowance.is_used_up or not _is_worth_while(cases, facts):
+        choices = 0 if allowance.is_used_up else sum(case.formula != ERROR for case in cases)
         may_end = all(case.formula != ALWAYS for case in cases)
         return Verdict((), may_end, "" if may_end else None, choices)
     return _Judge(cases, facts, allowance).verdict()
@@ -170,6 +172,8 @@ class _Judge:
         self.facts = facts
         self.allowance = allowance
         self.terms = Terms((case.formula for case in cases if case.formula is not None), self.constants)
+        # Eight classes cost about what a step does, when their term is tested.
+        allowance.steps -= sum(classes.size for classes in self.terms.classes.values()) // 8
 
     def verdict(self) -> Verdict:
         success, failure = World(self.terms, self.after_success), World(self.terms, self.after_failure)
@@ -350,8 +354,10 @@ def _declared(declared: InputDeclaration, classes: Classes) -> int:
 
 
 def _is_of_scalars(declared: InputDeclaration) -> bool:
-    return declared.enum is not None and all(
-        value is None or isinstance(value, str | int | float) for value in declared.enum
+    return (
+        declared.enum is not None
+        and len(declared.enum) <= MAX_ENUM
+        and all(value is None or isinstance(value, str | int | float) for value in declared.enum)
     )
 
 

@@ -53,6 +53,11 @@ class Classes:
         self.texts = _bits(self._first_text + 1, self._end)
         self.all = (1 << _FIRST_NUMBER) - 1 | self.numbers | self.texts
 
+    @property
+    def size(self) -> int:
+        """How many classes there are."""
+        return self._end
+
     def whole_numbers(self, least: float = -math.inf) -> int:
         """The classes that have whole numbers from `least` on in them."""
         found = 0

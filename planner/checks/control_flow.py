@@ -6,7 +6,7 @@ import networkx as nx
 
 from planner.checks.subject import Subject
 from planner.diagnostics import Label
-from planner.joins import MAX_WATCHED, Runaway
+from planner.joins import Runaway
 from planner.playbook import Path, Step, StepEntry
 
 ARROW = " → "
@@ -122,7 +122,7 @@ def _no_end(subject: Subject) -> None:
 
 def _runaways(subject: Subject) -> None:
     if subject.joins.is_too_large:
-        message = f"joins would have to wait for branches at more than {MAX_WATCHED:,} steps in all"
+        message = "branches meet in too many ways: which of them wait for which others is too much to find out"
         hint = "let branches come together sooner, or move parts to other playbooks"
         subject.report("NP701", message, ("steps",), hint, key=True)
     for runaway in subject.joins.runaways:

@@ -24,7 +24,7 @@ from planner.uses import Use
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]
 
-MAX_REASONING = 100_000
+MAX_REASONING = 200_000
 """How many steps all searches for values of guards may take together."""
 
 
