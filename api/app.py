@@ -29,7 +29,6 @@ from api.routes.common import check_that_all_are_guarded
 from api.shared import Shared
 from executor.capabilities import for_service
 from executor.errors import SettingError, StoreError
-from executor.worker import Worker, lease_seconds, public_url, thread_count
 
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
@@ -49,6 +48,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        from executor.worker import Worker, lease_seconds, public_url, thread_count
+
         settings = shared.settings
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
         url = public_url(settings)

@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api.standing import step_statuses
 from executor.errors import RejectedError
 from executor.records import Playbook, Run, RunStatus, timestamp
-from executor.start import corrected, new_run, restarted
 from executor.stores.store import Store
 from executor.waiting import hash_of
 from planner.catalogue import Catalogue
-from planner.checks.names import MAX_NAME, is_name
-from planner.compile import Compilation, compile_playbook
 from planner.diagnostics import Diagnostic, suggest
 from planner.plan import Header, Plan, canonical
+
+if TYPE_CHECKING:
+    # The compiler is loaded for the first playbook: most requests of a function that starts anew need none.
+    from planner.compile import Compilation
 
 DEFAULT_TENANT = "default"
 EVENTS_PER_PAGE = 1000
@@ -161,6 +162,8 @@ class Service:
             RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`, or `idempotency_key_reused` by another
                 request.
         """
+        from executor.start import restarted
+
         run = self.run(run_id)
         names = self._step_names(run.plan_hash)
         if step not in names:
@@ -292,6 +295,8 @@ class Service:
         if input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without"
             raise RejectedError("not_ended", message)
+        from executor.start import corrected
+
         header = self._store.plan_header(run.plan_hash)
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
@@ -394,6 +399,8 @@ class Service:
         The id of a run that is started with a key follows from key and request, so that it is found before the plan is
         looked for.
         """
+        from executor.start import new_run
+
         run_id = idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _hash([asked, input, variables, list(tags)]))
@@ -429,6 +436,8 @@ class Service:
         return found
 
     def _compile(self, text: str | bytes) -> Compilation:
+        from planner.compile import compile_playbook
+
         return compile_playbook(text, self._catalogue)
 
     def _read_step_names(self, plan_hash: str) -> tuple[str, ...]:
@@ -469,6 +478,8 @@ def _check_addressable(what: str, text: str) -> None:
     Raises:
         RejectedError: `invalid_name` otherwise.
     """
+    from planner.checks.names import MAX_NAME, is_name
+
     if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
             f"a playbook is registered under a {what} of 1 to {MAX_NAME} printable characters without blanks around it,"

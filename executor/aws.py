@@ -122,17 +122,19 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
     )
     try:
         with _BORN_SLOWLY:
-            return _session().client(service, region or os.environ.get("AWS_REGION"), config=config)
+            return _session().create_client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise translated(error, "AWS") from error
 
 
 @lru_cache(1)
 def _session() -> Any:
-    """What all clients of the process are made from: reading the descriptions of services takes its time."""
-    import boto3
+    """What all clients of the process are made from: reading the descriptions of services takes its time, and so does what
+    boto3 has on top of them.
+    """
+    import botocore.session
 
-    return boto3.Session()
+    return botocore.session.get_session()
 
 
 def forget() -> None:

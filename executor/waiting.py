@@ -12,7 +12,6 @@ from typing import Any
 from executor.errors import ActionError, RejectedError
 from executor.records import Claim, Run, RunStatus, Wait, WaitKey
 from executor.secrets import TOKENS
-from executor.start import new_run
 from executor.stores.store import Store
 from executor.tracing import traceparent
 from executor.transition import derived_id
@@ -68,6 +67,8 @@ class Waiting:
         return self.store.close_wait(self._key(wait), self.clock())
 
     def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
+        from executor.start import new_run
+
         parent = self.claim.run
         if parent.depth >= MAX_DEPTH:
             message = f"`{playbook}` is not started: runs start each other at most {MAX_DEPTH} deep"

@@ -12,7 +12,6 @@ from api.bodies import known_query
 from api.image import NoGraphvizError, image
 from api.problems import Problem
 from api.routes.common import PROBLEMS, ToRead
-from planner.draw import dot, mermaid
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -37,6 +36,8 @@ class GraphFormat(StrEnum):
 )
 def graph(workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG) -> Response:
     """The plan with the run's states on it: a picture, Mermaid text, or the graph as JSON."""
+    from planner.draw import dot, mermaid
+
     known_query(request, ("format",))
     plan = service.plan(workflow_id)
     states = {name: step["status"] for name, step in service.status(workflow_id)["steps"].items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -11,7 +13,9 @@ from api.bodies import Reference, read_submission
 from api.routes.common import PROBLEMS, ToRead
 from api.routes.workflows import SUBMISSION
 from api.service import PlaybookError, Service
-from planner.compile import Compilation
+
+if TYPE_CHECKING:
+    from planner.compile import Compilation
 
 router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JSON)
 

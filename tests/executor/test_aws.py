@@ -29,7 +29,7 @@ def _environment(aws: Client) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_boto3_is_named_when_it_is_missing(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "botocore.config", None)
     with pytest.raises(ActionError, match="the extra `aws`") as caught:
         perform(**action)
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
