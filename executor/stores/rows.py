@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from executor.records import (
     Event,
@@ -20,7 +19,10 @@ from executor.records import (
     WaitKey,
 )
 
-Row = Mapping[str, Any] | sqlite3.Row
+if TYPE_CHECKING:
+    import sqlite3
+
+Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
 
 
 def to_text(value: Any) -> str:
