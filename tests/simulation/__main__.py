@@ -14,8 +14,9 @@ from pathlib import Path
 from tests.postgres import emptied, serving
 from tests.simulation.controls import CONTROLS
 from tests.simulation.corpus import SCENES, Scene
+from tests.simulation.dynamodb import in_dynamodb
 from tests.simulation.faults import Fault
-from tests.simulation.grounds import NAMES, in_file, in_memory, in_postgres
+from tests.simulation.grounds import NAMES, Ground, in_file, in_memory, in_postgres
 from tests.simulation.matrix import Tally, scene_of, tally, undisturbed
 from tests.simulation.world import Played, World
 
@@ -23,7 +24,7 @@ LOST = ("I1", "I7", "I8")
 DUPLICATED = ("I2", "I4", "I9", "I10")
 STUCK = ("I3", "I6", "I13")
 OTHER = ("I5", "I15")
-SAMPLED = {"Postgres": 60}
+SAMPLED = {"Postgres": 60, "DynamoDB": 30}
 """How many cells of each playbook are played where a store is too slow for all of them."""
 
 
@@ -63,9 +64,11 @@ def _played(ground: str, server: str | None, scene: str, *, sample: int | None, 
     with ExitStack() as stack:
         if ground == "Postgres":
             assert server is not None
-            opened = in_postgres(stack.enter_context(emptied(server)))
+            opened: Ground = in_postgres(stack.enter_context(emptied(server)))
         elif ground == "SQLite":
             opened = in_file(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        elif ground == "DynamoDB":
+            opened = stack.enter_context(in_dynamodb())
         else:
             opened = in_memory()
         world = World(stack.enter_context(closing(opened)))

@@ -78,13 +78,15 @@ def _one_by_one(work: Callable[[Any], Any], over: Sequence[Any]) -> list[Any]:
 @contextmanager
 def in_dynamodb() -> Iterator[DynamoGround]:
     """A ground in an emulator of its own, which ends with the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.001)
-        server = aws.aws_server.__wrapped__()  # type: ignore[attr-defined]
-        account = aws.aws.__wrapped__(next(server), patch)  # type: ignore[attr-defined]
-        next(account)
-        try:
-            yield DynamoGround()
-        finally:
-            next(account, None)
-            next(server, None)
+    with (
+        contextmanager(aws.aws_server.__wrapped__)() as server,  # type: ignore[attr-defined]
+        pytest.MonkeyPatch.context() as patch,
+        contextmanager(aws.aws.__wrapped__)(server, patch),  # type: ignore[attr-defined]
+    ):
+        hurry(patch)
+        yield DynamoGround()
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Let the store not wait long before it asks again."""
+    patch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.001)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +11,12 @@ from executor.stores.postgres import PostgresStore
 from executor.stores.sql_store import SqlStore
 from executor.stores.sqlite import SqliteStore
 from infra.migrations import upgrade
-from tests.postgres import emptied, serving
 from tests.simulation.faults import Points, WatchedDatabase
 
 OF_RUNS = (
     "runs", "visits", "history", "joins", "arrivals", "visit_counts", "parts", "waits", "tokens", "idempotency_keys",
 )  # fmt: skip
-NAMES = ("memory", "SQLite", "Postgres")
+NAMES = ("memory", "SQLite", "Postgres", "DynamoDB")
 
 
 class Ground(Protocol):
@@ -121,14 +119,3 @@ def in_postgres(dsn: str) -> SqlGround:
     """An empty database of a server."""
     upgrade(dsn)
     return SqlGround("Postgres", lambda: PostgresStore(dsn))
-
-
-@contextmanager
-def ground_of(name: str, folder: Path) -> Iterator[Ground]:
-    """The ground with a name. A server of Postgres is started for it."""
-    if name == "Postgres":
-        with serving() as server, emptied(server.dsn) as dsn, closing(in_postgres(dsn)) as ground:
-            yield ground
-    else:
-        with closing(in_file(folder) if name == "SQLite" else in_memory()) as ground:
-            yield ground

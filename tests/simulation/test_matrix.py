@@ -11,20 +11,26 @@ import pytest
 
 from tests.simulation.controls import CONTROLS, Control
 from tests.simulation.corpus import SCENES, Scene
+from tests.simulation.dynamodb import DynamoGround, hurry
 from tests.simulation.faults import APPLICABLE, Fault
 from tests.simulation.grounds import Ground, in_file, in_memory, in_postgres
 from tests.simulation.invariants import end_of, history_of
 from tests.simulation.matrix import cells, scene_of, tally, undisturbed
 from tests.simulation.world import Played, World
 
-SAMPLES = {"memory": 24, "SQLite": 6, "Postgres": 6}
+SAMPLES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
 scenes = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 
 
 @pytest.fixture(params=SAMPLES)
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+def ground(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    opened: Ground
     if request.param == "Postgres":
         opened = in_postgres(request.getfixturevalue("postgres_dsn"))
+    elif request.param == "DynamoDB":
+        request.getfixturevalue("aws")
+        hurry(monkeypatch)
+        opened = DynamoGround()
     else:
         opened = in_file(tmp_path) if request.param == "SQLite" else in_memory()
     with closing(opened):

@@ -79,8 +79,9 @@ class Commits(Core):
 
     def _note_waiting(self, head: Item) -> None:
         """Let the run say that it may be waiting, before it is."""
-        with suppress(Refused):  # it is gone
-            self.table.update(Change(keys.Key(head["pk"], head["sk"]), {"waits": True}, when=(PRESENT,)))
+        is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
+        with suppress(Refused):
+            self.table.update(Change(keys.Key(head["pk"], head["sk"]), {"waits": True}, when=is_open))
 
     def _write(self, commit: Commit, held: Held, sets: Item, now: float) -> Record:
         """Write an outcome, with everything that must be written with it; the record as it is then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ class Held:
     head: Item
 
 
-class Core:
+class Core(ABC):
     """A table, the bucket and the queue beside it, and what this process knows of them."""
 
     def __init__(
@@ -164,10 +165,12 @@ class Core:
 
     # What the parts ask of each other.
 
+    @abstractmethod
     def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
         """Claim a visit that has just become due; None when somebody else has it."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def follow(
         self,
         record: Record,
@@ -180,65 +183,78 @@ class Core:
         """Do what follows from the outcome of a visit: fire joins, end the run, let workers know. Doing it `again` changes
         nothing, but tells workers again. `known` is the head of the run as it was when the visit was claimed.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def look(self, record: Record, head: Item, now: float, *, again: bool = False) -> tuple[list[Record], bool]:
         """Fire the joins that have nothing left to wait for; the visits that are due then, and whether no branch is left."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
         """Let the visit go whose turn it is, where branches go one after another. It sees what those before it have seen, of
         which `record` was the last.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def end(self, head: Item, now: float) -> list[Record]:
         """Let a run end: with the step that runs last if there is one, and when that is done for good. The visits that are due
         then.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def mend(self, whole: Whole, now: float) -> list[Record]:
         """Do what follows from a commit whose worker died before that; the visits that are due then."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
         """Cancel the runs that a visit has started and does not wait for any more."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def make_due(self, run_id: str, visit_id: str, now: float) -> None:
         """Make a visit due that waits, now or when its run goes on."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
         """Make a visit due that waits for an answer which is there; whether it was."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def answer_parent(self, head: Item, now: float) -> None:
         """Wake the visit that waits for a run which has ended."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def let_expire(self, head: Item, now: float) -> None:
         """Say when the items of a run that has ended may be deleted."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def keep(self, head: Item) -> None:
         """Let a run not expire after all."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def told_run(self, head: Item) -> Run:
         """A run as its head and its counters tell of it."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def way_of(self, head: Item, item: Item) -> Way:
         """How a visit that has been claimed came to be."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def settle_stop(self, run_id: str, now: float) -> list[Record]:
         """Park what has not started in a run that is stopping, and let it end when nothing is left running: the visits that
         are due then.
         """
-        raise NotImplementedError
+        ...
 
     def is_last(self, record: Record, head: Item) -> bool:
         """Whether a visit belongs to no branch: the end of a run, or the step that runs last."""
