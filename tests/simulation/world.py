@@ -58,7 +58,8 @@ class Deeds:
     tokens: list[str] = field(default_factory=list)
     answered: dict[str, str] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
-    fences: dict[tuple[str, str], int] = field(default_factory=dict)
+    claimed: dict[tuple[str, str], Visit] = field(default_factory=dict)
+    """The newest claim of each (run, visit)."""
     committed: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each (run, visit) was finished, since its run was resumed last."""
 
@@ -243,7 +244,8 @@ class World:
         elif name in ("commit", "finish"):
             visit: Visit = args[0].visit
             place = (visit.run_id, visit.id)
-            if visit.fence < self.deeds.fences.get(place, 0):
+            newest = self.deeds.claimed.get(place)
+            if newest is not None and newest.fence > visit.fence and not _follows(newest, visit):
                 raise Violation("I9", f"a commit of `{visit.step}` was taken, though another worker has its claim")
             if visit.finished_at is not None or name == "finish":
                 self.deeds.committed[place] += 1
@@ -256,9 +258,10 @@ class World:
 
     def _issued(self, visit: Visit) -> None:
         place = (visit.run_id, visit.id)
-        if visit.fence <= self.deeds.fences.get(place, 0):
+        newest = self.deeds.claimed.get(place)
+        if newest is not None and visit.fence <= newest.fence:
             raise Violation("I9", f"`{visit.step}` was claimed again, with a fence that is not newer")
-        self.deeds.fences[place] = visit.fence
+        self.deeds.claimed[place] = visit
 
     @contextmanager
     def doubles(self) -> Iterator[None]:
@@ -303,6 +306,13 @@ class World:
             visits = self.real.visits(self.run_id)
         self.is_over = True
         return Played(run, visits, events, children, self.deeds, list(self.points.seen), list(self.points.fired))
+
+
+def _follows(newer: Visit, commit: Visit) -> bool:
+    """Whether a claim is of what a commit has left. A commit that goes on after its write may be told of later than that: it has
+    begun to count claims anew, and a claim that was taken from its holder is one more than those of the holder.
+    """
+    return newer.claims == newer.fence - commit.fence
 
 
 class _Serial:
