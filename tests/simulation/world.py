@@ -60,8 +60,8 @@ class Deeds:
     claims: list[Claim] = field(default_factory=list)
     claimed: dict[tuple[str, str], Visit] = field(default_factory=dict)
     """The newest claim of each (run, visit)."""
-    committed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How often each (run, visit) was finished, since its run was resumed last."""
+    committed: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    """How often each (run, visit) was finished, by how often its run had been resumed until then."""
 
 
 @dataclass(frozen=True)
@@ -248,13 +248,13 @@ class World:
             if newest is not None and newest.fence > visit.fence and not _follows(newest, visit):
                 raise Violation("I9", f"a commit of `{visit.step}` was taken, though another worker has its claim")
             if visit.finished_at is not None or name == "finish":
-                self.deeds.committed[place] += 1
-                if self.deeds.committed[place] > 1:
+                with self.points.quiet():
+                    finish = (*place, self.real.run("default", visit.run_id).resumes)
+                self.deeds.committed[finish] += 1
+                if self.deeds.committed[finish] > 1:
                     raise Violation("I2", f"a visit of `{visit.step}` was finished twice")
             if name == "commit" and answer is not None:
                 self._issued(answer)
-        elif name == "resume":
-            self.deeds.committed.clear()
 
     def _issued(self, visit: Visit) -> None:
         place = (visit.run_id, visit.id)
