@@ -15,7 +15,7 @@ from tests.simulation.dynamodb import DynamoGround, hurry
 from tests.simulation.faults import APPLICABLE, Fault
 from tests.simulation.grounds import Ground, in_file, in_memory, in_postgres
 from tests.simulation.invariants import end_of, history_of
-from tests.simulation.matrix import cells, scene_of, tally, undisturbed
+from tests.simulation.matrix import cells, play, scene_of, tally, undisturbed
 from tests.simulation.world import Played, World
 
 SAMPLES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
@@ -53,6 +53,19 @@ def test_whatever_goes_wrong(ground: Ground, scene: Scene) -> None:
     found = tally(World(ground), scene, sample=SAMPLES[ground.name], pairs_of=SAMPLES[ground.name] // 3)
     assert found.violations == []
     assert found.played.total() == SAMPLES[ground.name]
+
+
+@pytest.mark.parametrize("name", ["failed and gone on with", "cancelled and gone on with"])
+def test_whatever_goes_wrong_in_a_resume(ground: Ground, name: str) -> None:
+    """All of it: some stores need several writes for a resume, and whoever comes by goes on with one."""
+    scene, world = scene_of(name), World(ground)
+    found = undisturbed(world, scene)
+    begun = found.points.index(("store", "resume")) + 1
+    ended = next(number for number, (port, _) in enumerate(found.points, 1) if number > begun and port == "clock")
+    inside = [cell for cell in cells(scene, found) if begun <= min(cell.faults) < ended]
+    assert inside
+    for cell in inside:
+        play(world, cell, found)
 
 
 @scenes
