@@ -1,4 +1,4 @@
-"""AWS by boto3: clients that are shared, calls that end in time, and errors that a playbook can react to."""
+"""AWS by botocore: clients that are shared, calls that end in time, and errors that a playbook can react to."""
 
 from __future__ import annotations
 
@@ -105,7 +105,6 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
         ActionError: `ActionDisabled`, where boto3 or a setting is missing; the message names it.
     """
     try:
-        import boto3  # noqa: F401 -- where it is missing, that is said here
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
