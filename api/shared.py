@@ -11,8 +11,13 @@ from api.callers import Authentication
 from api.service import Service
 from api.tokens import Tokens, issuer_of
 from executor.actions import catalogue
+from executor.actions.action import ACTIONS_SETTING
+from executor.capabilities import allowed_actions
+from executor.errors import SettingError
 from executor.stores import open_store
 from executor.stores.store import Store
+from planner.catalogue import Catalogue
+from planner.diagnostics import suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,11 @@ class Shared:
         with self._opening:
             if self._opened is None:
                 issuer = issuer_of(self.settings)
+                actions = _catalogue(self.settings)
                 store = open_store(self.settings.get("NOETL_STORE"))
                 tokens = None if issuer is None else Tokens(issuer)
                 authentication = Authentication(store, tokens, always=self._always_authenticated)
-                self._opened = Opened(store, Service(store, catalogue()), authentication)
+                self._opened = Opened(store, Service(store, actions), authentication)
             return self._opened
 
     def close(self) -> None:
@@ -62,3 +68,15 @@ class Shared:
             if self._opened is not None:
                 self._opened.store.close()
                 self._opened = None
+
+
+def _catalogue(settings: Mapping[str, str]) -> Catalogue:
+    """The types of actions, of which those may be used that the settings allow."""
+    known, allowed = catalogue(), allowed_actions(settings)
+    if allowed is None:
+        return known
+    for name in allowed:
+        if name not in known:
+            hint = suggest(name, known) or f"there are {', '.join(known)}"
+            raise SettingError(f"{ACTIONS_SETTING} names {name!r}, which is no type of action; {hint}.")
+    return known.only(allowed, ACTIONS_SETTING)

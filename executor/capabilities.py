@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import ipaddress
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from executor.actions.action import Capabilities
+from executor.actions.action import ACTIONS_SETTING, Capabilities
 from executor.errors import SettingError
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -49,7 +47,13 @@ def for_service(environ: Mapping[str, str]) -> Capabilities:
         shell=shell == "1",
         python_modules=modules,
         networks=tuple(_network(word) for word in _words(environ, "NOETL_ALLOW_NETWORKS")),
+        actions=allowed_actions(environ),
     )
+
+
+def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The types of actions that playbooks of a service may use: those of `NOETL_ALLOW_ACTIONS`, or None for all."""
+    return _words(environ, ACTIONS_SETTING) or None
 
 
 def _words(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -65,6 +69,9 @@ def _network(word: str) -> str:
 
 @cache
 def _working_folder() -> Path:
+    import shutil
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="noetl-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

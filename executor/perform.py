@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from executor.actions import catalogue, handler
-from executor.actions.action import Call, Capabilities, Outside, Suspend
+from executor.actions.action import ACTIONS_SETTING, Call, Capabilities, Outside, Suspend
 from executor.errors import ActionError, CancelledError, FencedError, StoreError
 from executor.records import NEVER, ErrorRecord, Event, Part
 from executor.rendering import render, render_parameters
@@ -453,6 +453,10 @@ class Performance:
         *,
         again: bool,
     ) -> Any:
+        allowed = self.capabilities.actions
+        if allowed is not None and action.type not in allowed:
+            message = f"`{action.type}` may not be used here: {ACTIONS_SETTING} does not name it"
+            raise ActionError("ActionDisabled", message, retryable=False)
         declaration = catalogue()[action.type]
         if declaration.suspends:
             self.waits.add(wait)

@@ -32,6 +32,7 @@ ALARMED = {
     ("AWS/Lambda", "Throttles"),
     ("AWS/ApiGateway", "5xx"),
 }
+SETTINGS_OF_ALL = {"NOETL_ALLOW_ACTIONS": "AllowedActions", "NOETL_RETENTION_DAYS": "RetentionDays"}
 SETTINGS_OF_ISSUER = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
 
 Template = Mapping[str, Any]
@@ -187,6 +188,21 @@ def rights_are_few(template: Template) -> Iterator[str]:
                     yield f"{name} has rights on {json.dumps(resource)}"
 
 
+def what_is_lost_is_handled(template: Template) -> Iterator[str]:
+    """Who fails what was tried too often then walks what the playbook does about it: with what a step has, and may."""
+    readers = {
+        _name_of(mapping["EventSourceArn"]): _name_of(mapping["FunctionName"]) for mapping in _mappings(template)
+    }
+    for queue, name in readers.items():
+        dead = _name_of(_properties(template, queue).get("RedrivePolicy", {}).get("deadLetterTargetArn"))
+        if dead in readers:
+            one, other = (_properties(template, function) for function in (name, readers[dead]))
+            if one.get("Environment") != other.get("Environment"):
+                yield f"{readers[dead]} has other settings than {name}"
+            if list(_statements_of(template, one)) != list(_statements_of(template, other)):
+                yield f"{readers[dead]} has other rights than {name}"
+
+
 def callers_are_known(template: Template) -> Iterator[str]:
     """Nothing is deployed that serves people who cannot be told apart."""
     parameter = template["Parameters"].get("Authentication", {})
@@ -223,6 +239,15 @@ def broken_rules(template: Template, parameters: Mapping[str, Any]) -> list[str]
             if not _value(template, assertion["Assert"], parameters)
         ]
     return broken
+
+
+def operators_are_heard(template: Template) -> Iterator[str]:
+    """What is set for all functions reaches each of them."""
+    for name, function in _of_type(template, "AWS::Lambda::Function"):
+        environment = function.get("Environment", {}).get("Variables", {})
+        for setting, parameter in SETTINGS_OF_ALL.items():
+            if environment.get(setting) != {"Ref": parameter}:
+                yield f"{name} does not learn of {parameter}"
 
 
 def answers_come_in_time(template: Template) -> Iterator[str]:
@@ -275,7 +300,9 @@ CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
     what_fails_is_kept,
     what_is_kept_is_safe,
     rights_are_few,
+    what_is_lost_is_handled,
     callers_are_known,
+    operators_are_heard,
     answers_come_in_time,
     much_is_told,
     the_table_is_the_stores,

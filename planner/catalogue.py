@@ -87,10 +87,20 @@ class ActionDeclaration:
 
 
 class Catalogue(Mapping[str, ActionDeclaration]):
-    """The action types that a playbook may use, by name."""
+    """The action types that there are, by name. A playbook may use those that are `allowed`; of the others `setting` says who
+    could allow them.
+    """
 
-    def __init__(self, declarations: Iterable[ActionDeclaration]) -> None:
+    def __init__(
+        self, declarations: Iterable[ActionDeclaration], allowed: Iterable[str] | None = None, setting: str = ""
+    ) -> None:
         self._declarations = MappingProxyType({d.type: d for d in declarations})
+        self.allowed = frozenset(self._declarations if allowed is None else allowed)
+        self.setting = setting
+
+    def only(self, allowed: Iterable[str], setting: str) -> Catalogue:
+        """The same types, of which only these may be used, as a setting says."""
+        return Catalogue(self._declarations.values(), allowed, setting)
 
     def __getitem__(self, action_type: str) -> ActionDeclaration:
         return self._declarations[action_type]

@@ -126,6 +126,7 @@ CODES = _codes(
     ("NP508", "address that is never allowed"),
     ("NP509", "template inside shell quotes"),
     ("NP510", "retried work that may act twice", Severity.NOTE),
+    ("NP511", "action type that may not be used here"),
     ("NP601", "timeout beyond what one invocation can last"),
     ("NP602", "retries that cannot end within the run's timeout", Severity.WARNING),
     ("NP701", "more steps, cases or targets than the limits"),

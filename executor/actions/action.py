@@ -18,6 +18,10 @@ UNTOLD_SECONDS = 3600.0
 """How long a request or a statement may take whose author does not say."""
 
 
+ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
+"""What operators call the types of actions that playbooks of a service may use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What the playbook of a run may do on this machine.
@@ -26,7 +30,7 @@ class Capabilities:
     functions may be called (`*`: any). `inherit_environment` gives commands the whole environment instead of the few
     names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` and `postgres` may reach although they are denied by
     default. With `any_server` a connection of `postgres` is what libpq makes of it, sockets, files and the environment
-    included, instead of one to a vetted address.
+    included, instead of one to a vetted address. `actions` are the types that may be used, or None for all.
     """
 
     files_root: Path | None = None
@@ -36,6 +40,7 @@ class Capabilities:
     inherit_environment: bool = False
     networks: tuple[str, ...] = ()
     any_server: bool = False
+    actions: tuple[str, ...] | None = None
 
 
 class Suspend(Exception):

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from executor.errors import SettingError
+from executor.stores.retention import retention_seconds
 
 if TYPE_CHECKING:
     from executor.stores.store import Store
@@ -18,21 +19,22 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     """The store at `url`, or at `NOETL_STORE`, or the default one. With `create` false it must be there already.
 
     Raises:
-        SettingError: the URL is not one of a store.
+        SettingError: the URL is not one of a store, or another setting of stores cannot be used.
         StoreError: the store cannot be opened.
     """
+    keeps_seconds = retention_seconds()
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
         from executor.stores.sqlite import SqliteStore
 
-        return SqliteStore(rest[1:], create=create)
+        return SqliteStore(rest[1:], create=create, keeps_seconds=keeps_seconds)
     if scheme in ("postgres", "postgresql") and separator:
         from executor.stores.postgres import PostgresStore
 
-        return PostgresStore(url)
+        return PostgresStore(url, keeps_seconds=keeps_seconds)
     if scheme == "dynamodb" and separator:
-        return _in_dynamodb(table_of(url))
+        return _in_dynamodb(table_of(url), keeps_seconds)
     # What stands behind the scheme may hold a password.
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
@@ -57,14 +59,13 @@ def table_of(url: str) -> str:
     return table
 
 
-def _in_dynamodb(table: str) -> Store:
+def _in_dynamodb(table: str, keeps_seconds: float | None) -> Store:
     queue = os.environ.get("NOETL_QUEUE", "").strip() or None
     if queue is not None and not queue.startswith(("https://", "http://")):
         raise SettingError(f"NOETL_QUEUE is {queue!r}; it must be the URL of a queue of SQS.")
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
-    from executor.stores.dynamo.retention import retention_seconds
     from executor.stores.dynamo.store import DynamoStore
 
-    return DynamoStore(table, queue_url=queue, bucket=bucket, keeps_seconds=retention_seconds())
+    return DynamoStore(table, queue_url=queue, bucket=bucket, keeps_seconds=keeps_seconds)

@@ -56,9 +56,11 @@ IN_VAIN = (
 )
 """The runs all of whose visits wait for what cannot come."""
 
-_OF_RUNS = (
+OF_RUNS = (
     "visits", "joins", "arrivals", "visit_counts", "waits", "tokens", "parts", "history", "idempotency_keys",
 )  # fmt: skip
+"""The tables whose rows belong to a run, which `run_id` names."""
+
 _CHECKS = (
     _Check(
         "stuck",
@@ -107,7 +109,7 @@ _CHECKS = (
             f"select distinct run_id from {table} where not exists (select 1 from runs where runs.id = {table}.run_id)",
             f"`{table}` holds rows of run {{run_id}}, which is not there",
         )
-        for table in _OF_RUNS
+        for table in OF_RUNS
     ),
     _Check(
         "unknown parents",

@@ -69,9 +69,9 @@ class PostgresStore(SqlStore):
     # A cast to `jsonb` fails where a tag is not valid Unicode, and then no page of runs could be read.
     has_tag = "exists (select 1 from json_array_elements(tags::json) as tag where tag::text = ?)"
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, keeps_seconds: float | None = None) -> None:
         self.postgres = PostgresDatabase(uri)
-        super().__init__(self.postgres)
+        super().__init__(self.postgres, keeps_seconds)
         self._goes_in_turns = lru_cache(maxsize=4096)(self._read_whether_in_turns)
         self.postgres.listen(self._hear)
 

@@ -26,7 +26,7 @@ MOST_CONNECTIONS = 64
 PREPARE_AFTER = 5
 """How often a connection sees a statement before it prepares it."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """How many of the migrations in `infra/postgres` this version needs."""
 
 _IN_THE_WAY = ("40001", "40P01")

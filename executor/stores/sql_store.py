@@ -55,8 +55,9 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
     has_tag: str
     """The condition that a run carries a tag, which is given as JSON."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keeps_seconds: float | None = None) -> None:
         self.database = database
+        self.keeps_seconds = keeps_seconds
         self.changes = News()
         self.work = News()
         self._header = lru_cache(maxsize=1024)(self._read_header)

@@ -13,7 +13,7 @@ from typing import Any
 
 from executor.records import DEADLINE, NEVER, RunStatus
 from executor.stores.database import Database, Writer
-from executor.stores.doctor import AWAITED, IN_VAIN, STUCK
+from executor.stores.doctor import AWAITED, IN_VAIN, OF_RUNS, STUCK
 from executor.stores.rows import Row, run_of, to_text
 from executor.stores.sql_branches import ACTIVE, Branches, enter_deadline
 from executor.stores.store import Swept
@@ -27,13 +27,28 @@ _UNTIMED = (
     f" and not exists (select 1 from visits where run_id = runs.id and step = '{DEADLINE}')"
 )
 
+MOST_FORGOTTEN = 1_000
+"""How many runs one sweep deletes at most."""
+
+_FORGET = """
+    delete from runs where id in (
+        select id from runs as old where finished_at < ?
+        and not exists (select 1 from runs as child where child.parent_run = old.id)
+        and not exists (
+            select 1 from runs as parent where parent.id = old.parent_run and coalesce(parent.finished_at >= ?, true)
+        )
+        order by finished_at limit ?
+    ) and finished_at < ? returning id
+"""
+
 logger = logging.getLogger("noetl.executor")
 
 
 class SqlSweeping:
-    """The part of a store that looks for what was left behind."""
+    """The part of a store that looks for what was left behind, and forgets what ended long ago."""
 
     database: Database
+    keeps_seconds: float | None
 
     def announce(self, pieces: int | None = None) -> None: ...
 
@@ -41,7 +56,9 @@ class SqlSweeping:
         raise NotImplementedError
 
     def sweep(self, now: float, *, limit: int = 200) -> Swept:
-        """Put right what would never be due, of so many runs of each kind. Sweeps of several workers do no harm."""
+        """Put right what would never be due, of so many runs of each kind, and delete runs that have been kept for long enough.
+        Sweeps of several workers do no harm.
+        """
         latest = now + LONGEST_LEASE_SECONDS
         kinds: tuple[tuple[str, tuple[Any, ...], Callable[[Writer, Row, float], str | None]], ...] = (
             (STUCK, (), self._unstick),
@@ -55,6 +72,8 @@ class SqlSweeping:
                 repaired += self._repair(row["run_id"], query, values, repair, now)
         if repaired:
             self.announce()
+        if self.keeps_seconds is not None:
+            self._forget(now - self.keeps_seconds)
         runs = self.database.one("select count(*) as open from runs where finished_at is null")["open"]
         return Swept(runs, repaired)
 
@@ -131,3 +150,12 @@ class SqlSweeping:
         found = run_of(run)
         enter_deadline(db, found, found.deadline_at or now)
         return "its deadline is set"
+
+    def _forget(self, before: float) -> None:
+        """Delete runs that had ended before a time, with all that belongs to them; not one whose parent is kept, which may ask
+        for it, nor one whose children are.
+        """
+        with self.database.transaction() as db:
+            ids = [row["id"] for row in db.execute(_FORGET, (before, before, MOST_FORGOTTEN, before)).fetchall()]
+            for table in OF_RUNS if ids else ():
+                db.execute(f"delete from {table} where run_id in ({', '.join('?' * len(ids))})", ids)

@@ -14,7 +14,13 @@ from typing import Any
 from executor.errors import SchemaError, StoreError
 from executor.stores.database import Writer
 
-SCRIPTS = {2: "sqlite.sql", 3: "sqlite_keys.sql", 4: "sqlite_traces.sql", 5: "sqlite_open_runs.sql"}
+SCRIPTS = {
+    2: "sqlite.sql",
+    3: "sqlite_keys.sql",
+    4: "sqlite_traces.sql",
+    5: "sqlite_open_runs.sql",
+    6: "sqlite_ended_runs.sql",
+}
 """What brings a store to each version, from the one before it or from nothing."""
 
 SCHEMA_VERSION = max(SCRIPTS)

@@ -1,4 +1,4 @@
-"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP403)."""
+"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP511, NP403)."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ class _Check:
             hint = suggest(type_, self._catalogue) or f"there are {known}"
             self._diagnostics.add("NP501", f"there is no action type `{type_}`", at, hint)
             return
+        if type_ not in self._catalogue.allowed:
+            allowed = ", ".join(f"`{name}`" for name in self._catalogue if name in self._catalogue.allowed)
+            hint = f"{self._catalogue.setting} allows {allowed}"
+            self._diagnostics.add("NP511", f"`{type_}` may not be used here", at, hint)
         misspelt = set()
         for name, value in parameters.items():
             parameter = declaration.parameters.get(name)

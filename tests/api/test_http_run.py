@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from api.answers import Accepted, Result
+from api.app import create_app
+from executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio
 
@@ -135,3 +137,52 @@ async def test_the_same_key_starts_one_run(http: httpx.AsyncClient) -> None:
         assert other.status_code == 422
         assert other.json()["type"] == "urn:noetl:problem:idempotency-key-reused"
     assert len((await http.get("/workflows")).json()["items"]) == 1
+
+
+class TestAllowedActions:
+    """A service in which only some types of actions may be used."""
+
+    FETCH = "name: x\nsteps:\n- {name: a, run: [{action: http, url: https://x.test}]}\n"
+
+    @pytest.fixture
+    def settings(self, settings: dict[str, str]) -> dict[str, str]:
+        return settings | {"NOETL_ALLOW_ACTIONS": "set, log, wait"}
+
+    async def test_a_playbook_that_uses_another_is_refused(self, http: httpx.AsyncClient) -> None:
+        for call in ("/workflows/run", "/playbooks", "/plan"):
+            answer = await http.post(call, content=self.FETCH, headers=YAML)
+            assert answer.status_code == 422
+            [found] = answer.json()["diagnostics"]
+            assert (found["code"], found["line"], found["column"]) == ("NP511", 3, 28)
+            assert found["message"] == "`http` may not be used here"
+            assert found["hint"] == "NOETL_ALLOW_ACTIONS allows `log`, `set`, `wait`"
+        assert (await http.get("/workflows")).json()["items"] == []
+
+    async def test_a_playbook_that_does_not_runs(self, http: httpx.AsyncClient) -> None:
+        answer = await http.post("/workflows/run", content=GREET, headers=YAML | PATIENT)
+        assert answer.json()["status"] == "succeeded"
+
+
+class TestActionsOfEarlierPlans:
+    """A plan that was kept when more was allowed."""
+
+    async def test_the_action_is_off(self, settings: dict[str, str]) -> None:
+        text = "name: old\nsteps: [{name: a, run: [{action: shell, command: echo hello}]}]\n"
+        for more, status in (({}, "succeeded"), ({"NOETL_ALLOW_ACTIONS": "set"}, "failed")):
+            app = create_app(settings | more)
+            async with app.router.lifespan_context(app):
+                transport = httpx.ASGITransport(app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+                    await client.post("/playbooks", content=text, headers=YAML)
+                    body = {"playbook": {"name": "old"}}
+                    answer = (await client.post("/workflows/run", json=body, headers=PATIENT)).json()
+                    assert answer["status"] == status
+        assert answer["errors"][0]["type"] == "ActionDisabled"
+        assert answer["errors"][0]["message"] == "`shell` may not be used here: NOETL_ALLOW_ACTIONS does not name it"
+
+
+async def test_a_setting_that_names_no_type_is_told(settings: dict[str, str]) -> None:
+    app = create_app(settings | {"NOETL_ALLOW_ACTIONS": "set,htpp"})
+    with pytest.raises(SettingError, match=r"NOETL_ALLOW_ACTIONS names 'htpp', .* did you mean `http`\?"):
+        async with app.router.lifespan_context(app):
+            pass

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from executor.host import process_name
-from executor.records import NEVER, Lease, RunStatus
+from executor.records import NEVER, Lease, Playbook, RunStatus
 from executor.stores.doctor import examine
 from executor.stores.sql_store import SqlStore
 from executor.stores.store import Swept
-from tests.plays import LEASE_SECONDS, Play
+from tests.plays import LEASE_SECONDS, Play, compiled
 
 FORK = """
     steps:
@@ -146,3 +146,53 @@ class SweepContract:
         assert store.claim(play.queue, Lease(alive, 1000.0), now) is not None
         assert store.release_dead(play.queue, now) == 0
         assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
+
+    def test_runs_are_deleted_when_they_were_kept_for_long_enough(self, store: SqlStore) -> None:
+        store.keeps_seconds = 100.0
+        play = begun(store, FORK, 0)
+        play.finish()
+        begun(store, WAIT, 1)
+        play.clock.pass_(99.0)
+        store.sweep(play.clock())
+        assert store.run("default", play.id) is not None
+        play.clock.pass_(2.0)
+        assert store.sweep(play.clock()) == Swept(1, 0)
+        assert store.run("default", play.id) is None
+        assert [run.finished_at for run in store.runs("default")[0]] == [None]
+        assert store.visits(play.id) == []
+        assert store.events(play.id) == []
+        assert examine(store.database) == []
+
+    def test_without_a_time_runs_are_kept(self, store: SqlStore) -> None:
+        play = begun(store, FORK, 0)
+        play.finish()
+        store.sweep(play.clock() + 1e9)
+        assert store.run("default", play.id) is not None
+
+    def test_a_run_that_was_resumed_is_kept(self, store: SqlStore) -> None:
+        store.keeps_seconds = 100.0
+        play = begun(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
+        play.finish()
+        play.clock.pass_(101.0)
+        store.resume(play.id, play.clock(), deadline_at=None, values={})
+        store.sweep(play.clock())
+        assert store.run("default", play.id) is not None
+
+    def test_a_run_is_kept_as_long_as_the_one_that_has_started_it(self, store: SqlStore) -> None:
+        store.keeps_seconds = 100.0
+        child = compiled("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
+        store.save_plan(child)
+        store.register(Playbook("default", "child", None, child.hash, 0.0))
+        text = "steps: [{name: call, run: [{action: workflow, playbook: child}, {action: wait, seconds: 500}]}]"
+        play = Play(store, text, folder=Path.cwd())
+        while play.walk_one():
+            pass
+        play.clock.pass_(200.0)
+        store.sweep(play.clock())
+        assert len(store.runs("default")[0]) == 2
+        play.finish()
+        play.clock.pass_(101.0)
+        store.sweep(play.clock())
+        store.sweep(play.clock())
+        assert store.runs("default")[0] == []
+        assert examine(store.database) == []

@@ -16,8 +16,8 @@ from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
 from executor.stores.dynamo.change import Change, Put
 from executor.stores.dynamo.notes import Note
-from executor.stores.dynamo.retention import DAY_SECONDS, retention_seconds
 from executor.stores.dynamo.store import DynamoStore
+from executor.stores.retention import DAY_SECONDS, retention_seconds
 from executor.stores.store import Received, Store, Swept
 from executor.walk import Walker
 from executor.worker import Worker

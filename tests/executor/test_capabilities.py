@@ -35,11 +35,13 @@ def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
             "NOETL_ALLOW_SHELL": "1",
             "NOETL_PYTHON_MODULES": "lib.orders, lib.users",
             "NOETL_ALLOW_NETWORKS": "10.1.0.0/16,fd00:1::/32",
+            "NOETL_ALLOW_ACTIONS": "set, http,",
         }
     )
     assert allowed.files_root == tmp_path
     assert allowed.shell
     assert allowed.python_modules == ("lib.orders", "lib.users")
+    assert allowed.actions == ("set", "http")
     assert allowed.networks == ("10.1.0.0/16", "fd00:1::/32")
     assert not allowed.inherit_environment
     assert allowed.folder is not None

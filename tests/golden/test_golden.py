@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from executor.actions import catalogue
+from executor.actions.action import ACTIONS_SETTING
 from planner.compile import compile_playbook
 from planner.diagnostics import CODES
 from planner.explanations import explanation
@@ -26,6 +27,9 @@ WITHOUT_EXAMPLES = {
 TARGETS = {"NP601": "lambda"}
 """The examples that are for one target."""
 
+ALLOWED = {"NP511": ("log", "set")}
+"""The examples that are for a service in which only these types of actions may be used."""
+
 
 class Example(NamedTuple):
     failing: str
@@ -40,7 +44,8 @@ def example(code: str) -> Example:
 
 
 def report(text: str, code: str) -> str:
-    found = compile_playbook(text, catalogue(), TARGETS.get(code)).diagnostics
+    known = catalogue().only(ALLOWED[code], ACTIONS_SETTING) if code in ALLOWED else catalogue()
+    found = compile_playbook(text, known, TARGETS.get(code)).diagnostics
     return plain(concise([Checked("playbook.yaml", text, found)]))
 
 

@@ -37,6 +37,12 @@ class Service:
             assert time.monotonic() < until, self.status(id)
             time.sleep(0.2)
 
+    def output(self, id: str, seconds: float = SECONDS) -> Any:
+        """What came out of a run that has succeeded."""
+        found = self.result(id, seconds)
+        assert (found["status"], found["errors"]) == ("succeeded", []), (found, self.status(id), self.events(id))
+        return found["result"]
+
     def ended(self, text: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The result of a new run of a playbook."""
         return self.result(self.start(text, input))

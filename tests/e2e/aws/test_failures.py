@@ -75,7 +75,7 @@ def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int
 
     with serve(lose_once) as asked:
         id = service.start(CALL.format(url=asked.url()))
-        assert service.result(id)["result"] == {"status": 200}
+        assert service.output(id) == {"status": 200}
         assert len(asked.requests) == 2
         assert len({request.headers["traceparent"].split("-")[1] for request in asked.requests}) == 1
     assert service.status(id)["steps"]["a"]["visits"] == 1
@@ -88,6 +88,24 @@ def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, sta
         assert 3 <= len(asked.requests) <= 5
     assert '"GivenUp": 1' in logged(stack, "dead-letter")
     assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
+
+
+def test_what_a_playbook_does_about_a_lost_step_is_done(service: Service) -> None:
+    def answer(exchange: Exchange) -> None:
+        if exchange.path == "/lethal":
+            end(signal.SIGKILL)
+        else:
+            exchange.reply(200, connection="close")
+
+    with serve(answer) as asked:
+        text = f"""
+            steps:
+            - name: a
+              run: [{{action: http, url: '{asked.url("/lethal")}'}}]
+              rule: [{{case: "{{{{ error.type == 'WorkerLost' }}}}", run: [{{action: http, url: '{asked.url("/told")}', as: told}}]}}]
+            output: {{told: "{{{{ told.status }}}}"}}
+        """
+        assert service.output(service.start(text), seconds=110.0) == {"told": 200}
 
 
 def test_a_message_that_is_not_ours_ends_among_the_dead_letters(service: Service, stack: Stack) -> None:
@@ -142,10 +160,10 @@ def test_messages_that_come_several_times(service: Service, stack: Stack, paused
     for _ in range(5):
         sqs.send_message(QueueUrl=url, MessageBody=message["Body"])
     paused.set()
-    assert service.result(id)["result"] == {"n": 1}
+    assert service.output(id) == {"n": 1}
     sqs.send_message(QueueUrl=url, MessageBody=message["Body"])
     time.sleep(2.0)
-    assert service.result(id)["result"] == {"n": 1}
+    assert service.output(id) == {"n": 1}
     types = [event["type"] for event in service.events(id)]
     assert types.count("workflow.completed") == 1
     assert types.count("step.finished") == 4 or types.count("step.completed") == 4, types

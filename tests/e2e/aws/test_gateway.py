@@ -75,7 +75,7 @@ def test_names_and_text_of_all_languages(service: Service) -> None:
     assert service.http.post("/playbooks", content=text.encode(), headers=CONTENT).status_code == 201
     assert service.http.get("/playbooks/gr%C3%BC%C3%9Fe%2F%E6%9D%B1%E4%BA%AC").json()["source"] == text
     id = service.start(text)
-    assert service.result(id)["result"] == {"said": "ß 😀"}
+    assert service.output(id) == {"said": "ß 😀"}
 
 
 @pytest.mark.parametrize("event", [{}, {"version": "2.0"}, {"Records": []}, [], "x"])
