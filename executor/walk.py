@@ -5,6 +5,7 @@ The same code runs in local workers and behind a queue. A crash anywhere in it i
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -135,7 +136,7 @@ class Walker:
             following = self._pause(step, claim, scope, paused.pause, performance)
         except CancelledError:
             following = self._abandon(step, claim, scope, performance)
-        return None if following is None else Claim(run, following)
+        return following
 
     def _parts_of(self, claim: Claim) -> Callable[[str], list[Outcome]]:
         def parts_of(loop: str) -> list[Outcome]:
@@ -195,7 +196,7 @@ class Walker:
             return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
         raise Paused(Pause(Progress(rounds), self.clock() + repeat.every_seconds, outcome.saved))
 
-    def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, performance: Performance) -> Visit | None:
+    def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, performance: Performance) -> Claim | None:
         """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
         parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
@@ -203,7 +204,7 @@ class Walker:
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now, _scrubbed(performance.events))
         try:
-            return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
+            return self._write(claim, _bounded(step, commit, claim, performance, now), now)
         except (NotPlainError, PayloadTooLargeError) as problem:
             outcome = _not_kept(claim.visit, problem)
         if IN_PLACE in progress.journal:
@@ -215,18 +216,19 @@ class Walker:
         except CancelledError:
             return self._abandon(step, claim, scope, performance)
 
-    def _abandon(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Visit | None:
+    def _abandon(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Claim | None:
         """Give up the work of a run that was cancelled. What may be done once only has failed then."""
         if step.at_most_once:
             message = "the run was cancelled while the step was at work, and it is not to be started twice"
             interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
             return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, performance)
         commit = abandon(claim.visit, _scrubbed(performance.events))
-        return self.store.commit(as_last(commit) if step.runs_last else commit, self.clock())
+        self.store.commit(as_last(commit) if step.runs_last else commit, self.clock())
+        return None
 
     def _commit(
         self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
-    ) -> Visit | None:
+    ) -> Claim | None:
         """Decide and commit. What the store cannot keep fails the step: of its `run`, and once more its rule is read; of
         in-place work, and it goes to the policy.
         """
@@ -241,7 +243,7 @@ class Walker:
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
             try:
-                return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
+                return self._write(claim, _bounded(step, commit, claim, performance, now), now)
             except (NotPlainError, PayloadTooLargeError) as problem:
                 outcome = _not_kept(visit, problem)
                 if commit.visit.case is not None and step.cases[commit.visit.case].work:
@@ -250,12 +252,22 @@ class Walker:
 
     def _settle(
         self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, performance: Performance
-    ) -> Visit | None:
+    ) -> Claim | None:
         now = self.clock()
         commit = settle(
             step, self._step_of(claim.run), claim.visit, choice, outcome, now, _scrubbed(performance.events)
         )
-        return self.store.commit(_bounded(step, commit, claim, performance, now), now, self._next_lease())
+        return self._write(claim, _bounded(step, commit, claim, performance, now), now)
+
+    def _write(self, claim: Claim, commit: Commit, now: float) -> Claim | None:
+        """Commit, and return the claim of a visit that follows, with what it reads of the one that was committed."""
+        following = self.store.commit(commit, now, self._next_lease())
+        if following is None:
+            return None
+        run, done = claim.run, commit.visit
+        reads = () if following.step.startswith("@") else self.store.plan_step(run.plan_hash, following.step).reads
+        is_read = done.finished_at is not None and done.id in latest(following.names, reads).values()
+        return Claim(run, following, (_as_read(done),) if is_read else ())
 
     def _next_lease(self) -> Lease | None:
         return self.lease if self.goes_on() else None
@@ -475,6 +487,12 @@ def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Ou
     """The outcome of work that gave what the store cannot keep."""
     type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
     return Outcome(False, None, error_record(visit, type, str(problem)))
+
+
+def _as_read(visit: Visit) -> Visit:
+    """A visit as a store gives it, in which lists are lists and keys are text."""
+    saved, result, error = json.loads(json.dumps([dict(visit.saved), visit.result, visit.error]))
+    return replace(visit, saved=saved, result=result, error=error)
 
 
 def _seen_step(visit: Visit | None) -> Mapping[str, Any]:

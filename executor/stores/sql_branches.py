@@ -156,15 +156,7 @@ class Branches:
         visit = next_in_line(visit_of(row), clock, seen or {})
         lease = self.claim_for if self.claimed is None else None
         if lease is not None:
-            self.claimed = visit = replace(
-                visit,
-                status=VisitStatus.RUNNING,
-                claims=visit.claims + 1,
-                fence=visit.fence + 1,
-                worker=lease.worker,
-                started_at=visit.started_at or self.now,
-                piece_at=self.now,
-            )
+            self.claimed = visit = self._held(visit, lease)
         self.db.execute(
             "update visits set clock = ?, names = ?, status = ?, claims = ?, fence = ?, worker = ?, started_at = ?,"
             " piece_at = ?, due_at = ? where run_id = ? and id = ?",
@@ -173,6 +165,42 @@ class Branches:
                 visit.started_at, visit.piece_at, self.now + (lease.seconds if lease is not None else 0), visit.run_id, visit.id,
             ),
         )  # fmt: skip
+
+    def claim_next(self) -> None:
+        """Claim the visit of the queue that has been due longest, where that is one of this run that has not begun: whoever has
+        ended a branch need not look for the next one.
+        """
+        lease = self.claim_for
+        if lease is None or self.claimed is not None or self.run["stop"] is not None:
+            return
+        query = f"select {HEAD}, saved from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit 1"
+        row = self.db.execute(query, (self.run["queue"], self.now)).fetchone()
+        is_fresh = (
+            row is not None and row["status"] == "ready" and row["started_at"] is None and row["progress"] is None
+        )
+        if not is_fresh or row["run_id"] != self.run["id"] or row["step"].startswith("@"):
+            return
+        self.claimed = visit = self._held(visit_of(row), lease)
+        self.db.execute(
+            "update visits set status = ?, claims = ?, fence = ?, worker = ?, started_at = ?, piece_at = ?, due_at = ?"
+            " where run_id = ? and id = ?",
+            (
+                visit.status, visit.claims, visit.fence, visit.worker, visit.started_at, visit.piece_at,
+                self.now + lease.seconds, visit.run_id, visit.id,
+            ),
+        )  # fmt: skip
+
+    def _held(self, visit: Visit, lease: Lease) -> Visit:
+        """The visit, claimed."""
+        return replace(
+            visit,
+            status=VisitStatus.RUNNING,
+            claims=visit.claims + 1,
+            fence=visit.fence + 1,
+            worker=lease.worker,
+            started_at=visit.started_at or self.now,
+            piece_at=self.now,
+        )
 
     def started(self) -> list[Event]:
         """The event of the step that was claimed."""

@@ -310,11 +310,12 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                     left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()["live"]
                     if left == 0:
                         branches.end()
+                branches.claim_next()
             events = [*commit.events, *branches.started()]
             if events:
                 _append(db, visit.run_id, run["seq"], events)
         goes_on = visit.finished_at is None
-        self.announce(branches.count + goes_on - (branches.claimed is not None))
+        self.announce(max(branches.count + goes_on - (branches.claimed is not None), 0))
         return branches.claimed
 
     def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:

@@ -161,7 +161,8 @@ class Store(Protocol):
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write an outcome and everything that follows from it: visits, arrivals, counters, joins that fire, the visit
-        that ends the run. A visit that pauses is due at once when one of the waits it awaits has its answer. With `claim_for` the first of the visits that became due is claimed at once and returned.
+        that ends the run. A visit that pauses is due at once when one of the waits it awaits has its answer. With `claim_for` the first
+        of the visits that became due is claimed at once and returned; where none did, it may be another one of the run that is due.
 
         Raises:
             FencedError: the claim has been lost.

@@ -55,6 +55,7 @@ def test_whatever_goes_wrong(ground: Ground, scene: Scene) -> None:
     assert found.played.total() == SAMPLES[ground.name]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["failed and gone on with", "cancelled and gone on with"])
 def test_whatever_goes_wrong_in_a_resume(ground: Ground, name: str) -> None:
     """All of it: some stores need several writes for a resume, and whoever comes by goes on with one."""

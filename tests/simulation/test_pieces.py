@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,13 @@ def in_one_go(folder: Path, plan: Plan) -> End:
 def performed(folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crashes: float) -> End:
     """How the run ends. What was done in a piece that is committed is not done in another."""
     folder.mkdir(parents=True)
-    store = SqliteStore(str(folder / "noetl.db"))
+    with closing(SqliteStore(str(folder / "noetl.db"))) as store:
+        return performed_in(store, folder, plan, input, chance, crashes=crashes)
+
+
+def performed_in(
+    store: SqliteStore, folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crashes: float
+) -> End:
     play = Play(store, plan, input, folder=folder, id="random")
     committed: set[str] = set()
     before: Counter[str] = Counter()
@@ -172,7 +179,6 @@ def performed(folder: Path, plan: Plan, input: Tree, chance: random.Random, *, c
     assert run.live == 0 or run.stop is not None
     if run.stop is None:
         assert db.execute("select * from parts").fetchall() == []
-    store.close()
     return end
 
 
