@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +11,7 @@ import typer
 
 from api.cli.console import INTERRUPTED, say
 from api.cli.follow import Follower
+from api.cli.interruption import Interruption, leave_at_once
 from api.cli.outcome import ending, leave, tell
 from api.cli.progress import Progress
 
@@ -55,25 +51,26 @@ def walk_to_the_end(
     worker = _worker(store, run)
     current, began_at = run, time.time()
     follower = follower or Follower(store, run)
-    try:
-        if not quiet:
-            say(f"run {run.id} of {run.playbook}{f', from run {run.resumed_from}' if run.resumed_from else ''}")
-        with _ended_when_asked_to(), Progress(follower.roots, quiet=quiet) as progress:
-            # Not before: what its steps log is shown from here on.
-            worker.start()
-            current = _ended(worker, run, follower, progress)
-            progress.stand_still()
-            tell(service, current, plan, as_json=as_json, quiet=quiet)
-            if store.next_due(run.queue) is not None:
-                progress.go_on()
-                _see_out(store, run, follower, progress, quiet=quiet)
-            worker.stop()
-    except KeyboardInterrupt:
-        worker.stop(drain=False)
-        for open_run in _open_runs(store, run) if current.status.is_final else [run]:
-            say(f"interrupted; `noetl runs resume {open_run.id}` goes on with the run")
-        _leave_what_hangs()
-        raise typer.Exit(INTERRUPTED) from None
+    if not quiet:
+        say(f"run {run.id} of {run.playbook}{f', from run {run.resumed_from}' if run.resumed_from else ''}")
+    with Interruption() as interruption:
+        try:
+            with Progress(follower.roots, quiet=quiet) as progress:
+                # Not before: what its steps log is shown from here on.
+                worker.start()
+                current = _ended(worker, run, follower, progress, interruption)
+                progress.stand_still()
+                tell(service, current, plan, as_json=as_json, quiet=quiet)
+                if store.next_due(run.queue) is not None:
+                    progress.go_on()
+                    _see_out(store, run, follower, progress, interruption, quiet=quiet)
+                worker.stop()
+        except KeyboardInterrupt:
+            worker.stop(drain=False)
+            for open_run in _open_runs(store, run) if current.status.is_final else [run]:
+                say(f"interrupted; `noetl runs resume {open_run.id}` goes on with the run")
+            _leave_what_hangs()
+            raise typer.Exit(INTERRUPTED) from None
     for other in reversed(_runs_with(store, run)):
         is_new = other.finished_at is not None and other.finished_at >= began_at
         if is_new and other.parent is None and other.status.value != "succeeded":
@@ -81,19 +78,23 @@ def walk_to_the_end(
     leave(current)
 
 
-def _ended(worker: Worker, run: Run, follower: Follower, progress: Progress) -> Run:
+def _ended(worker: Worker, run: Run, follower: Follower, progress: Progress, interruption: Interruption) -> Run:
     """The run once the worker has taken it to its end."""
     while True:
+        interruption.check()
         current = worker.wait_until_finished(run.tenant, run.id, timeout_seconds=_LOOK_EVERY_SECONDS)
         progress.show(follower.news())
         if current.status.is_final:
             return current
 
 
-def _see_out(store: Store, run: Run, follower: Follower, progress: Progress, *, quiet: bool) -> None:
+def _see_out(
+    store: Store, run: Run, follower: Follower, progress: Progress, interruption: Interruption, *, quiet: bool
+) -> None:
     """Return when the worker has nothing left to do for the runs that were started with this one."""
     known: set[str] = set()
     while store.next_due(run.queue) is not None:
+        interruption.check()
         seen = store.changes.count
         new = [other for other in _open_runs(store, run) if other.stop is None and other.id not in known]
         if new and not quiet:
@@ -141,16 +142,18 @@ def let_it_end(store: Store, run: Run) -> Run:
     if worker is not None:
         worker.start()
     until = time.monotonic() + _ENDING_SECONDS
-    while True:
-        seen = store.changes.count
-        current = store.run(run.tenant, run.id) or run
-        ends = [other for other in _runs_with(store, run) if other.stop is not None and not other.status.is_final]
-        has_ended = current.status.is_final and not ends
-        if has_ended or time.monotonic() >= until:
-            break
-        store.changes.wait(seen, _LOOK_EVERY_SECONDS)
-    if worker is not None:
-        worker.stop(drain=has_ended, timeout_seconds=_ENDING_SECONDS)
+    with Interruption() as interruption:
+        while True:
+            seen = store.changes.count
+            current = store.run(run.tenant, run.id) or run
+            ends = [other for other in _runs_with(store, run) if other.stop is not None and not other.status.is_final]
+            has_ended = current.status.is_final and not ends
+            if has_ended or interruption.is_asked or time.monotonic() >= until:
+                break
+            store.changes.wait(seen, _LOOK_EVERY_SECONDS)
+        if worker is not None:
+            worker.stop(drain=has_ended, timeout_seconds=_ENDING_SECONDS)
+    interruption.check()
     return current
 
 
@@ -179,33 +182,14 @@ def _worker(store: Store, run: Run) -> Worker:
     )
 
 
-@contextmanager
-def _ended_when_asked_to() -> Iterator[None]:
-    """Within it, being asked to end is being interrupted."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _leave_what_hangs() -> None:
     """Return when the work that was given up has ended. Where it does not within a few seconds, the process ends here: the
     interpreter would wait for the threads of a pool as long as a server does not answer them, and is not safe from others
     that come back from SQLite while it takes itself apart.
     """
-    from executor.actions._process import end_all
-
     until = time.monotonic() + _GIVING_UP_SECONDS
     at_work = [thread for thread in threading.enumerate() if thread.name.startswith(_AT_WORK)]
     for thread in at_work:
         thread.join(max(until - time.monotonic(), 0.0))
     if any(thread.is_alive() for thread in at_work):
-        end_all()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+        leave_at_once()

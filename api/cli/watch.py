@@ -8,6 +8,7 @@ import typer
 
 from api.cli.console import INTERRUPTED, say
 from api.cli.follow import Follower
+from api.cli.interruption import Interruption
 from api.cli.local import is_abandoned
 from api.cli.outcome import leave, tell
 from api.cli.progress import Progress
@@ -42,8 +43,9 @@ def watch_to_the_end(store: Store, service: Service, run: Run, *, as_json: bool,
 def _watched(store: Store, service: Service, run: Run, *, quiet: bool) -> Run:
     """The run once it has ended."""
     follower = Follower(store, run)
-    with Progress(follower.roots, quiet=quiet) as progress:
+    with Interruption() as interruption, Progress(follower.roots, quiet=quiet) as progress:
         while True:
+            interruption.check()
             seen = store.changes.count
             current = service.run(run.id)
             progress.show(follower.news())

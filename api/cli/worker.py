@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from typing import Annotated
 
 import typer
 
 from api.cli.console import say
+from api.cli.interruption import Interruption
 from api.cli.stores import StoreOption, opened
 from executor.logs import log_as_json_lines
 
@@ -26,15 +25,13 @@ def worker(
 
     Any number of workers may share a store in Postgres, join and leave.
     One that is asked to end finishes the steps at work, for 20 seconds; what is left then, others begin anew.
+    Asked again, it ends at once.
     """
     from executor.capabilities import for_service
     from executor.worker import Worker, lease_seconds, public_url, thread_count
 
     capabilities = for_service(os.environ)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    with opened(store) as opened_store:
+    with Interruption() as interruption, opened(store) as opened_store:
         log_as_json_lines()
         walking = Worker(
             opened_store,
@@ -45,6 +42,6 @@ def worker(
         )
         walking.start()
         say("working")
-        ended.wait()
+        interruption.wait()
         say("finishing the steps at work")
         walking.stop(timeout_seconds=DRAIN_SECONDS)
