@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +95,18 @@ def ended(store: Store, run: Run) -> Run:
     raise AssertionError("the run does not end")
 
 
+def wait_for_no_reader(pipe: Path) -> None:
+    """Return when nobody has the pipe open: who was killed holds on to it for a moment, and would get what is for others."""
+    for _ in range(round(SECONDS / 0.01)):
+        try:
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+            return
+        time.sleep(0.01)
+    raise AssertionError("the pipe is still read")
+
+
 def test_one_takes_over_from_one_that_is_killed(workers: Workers, store: Store, gate: Path) -> None:
     first = workers.start()
     run = begin(store, gate)
@@ -100,6 +114,7 @@ def test_one_takes_over_from_one_that_is_killed(workers: Workers, store: Store, 
         first.send_signal(signal.SIGKILL)
         first.wait(SECONDS)
         os.kill(int(Path(f"{gate}.pids").read_text()), signal.SIGKILL)
+    wait_for_no_reader(gate)
     workers.start()
     gate.write_text("at last")
     assert ended(store, run).result == {"heard": "at last"}
