@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from executor.errors import MessageError, SettingError, StoreError
 from executor.logs import ABOUT, log_as_json_lines
@@ -226,17 +226,20 @@ def _warm() -> Warm:
     """
     from executor.capabilities import for_service
     from executor.stores import open_store
-    from executor.stores.dynamo.store import DynamoStore
     from executor.worker import lease_seconds, public_url
 
     url = os.environ.get("NOETL_STORE")
     if not url:
-        raise SettingError("NOETL_STORE is not set; it names the table, as dynamodb://TABLE.")
+        raise SettingError("NOETL_STORE is not set; it names a table, as dynamodb://TABLE, or a database of Postgres.")
     store = open_store(url)
-    if not isinstance(store, DynamoStore):
+    if getattr(store, "messages", None) is None:
         store.close()
-        raise SettingError("NOETL_STORE is not a store that sends messages; it names the table, as dynamodb://TABLE.")
-    return Warm(store, for_service(os.environ), lease_seconds(), public_url())
+        message = (
+            "NOETL_STORE is a store that sends no messages: it names a table, as dynamodb://TABLE, or a database of"
+            " Postgres, and NOETL_QUEUE is the URL of the queue."
+        )
+        raise SettingError(message)
+    return Warm(cast("QueuedStore", store), for_service(os.environ), lease_seconds(), public_url())
 
 
 def _tell(tally: Tally) -> None:

@@ -20,7 +20,7 @@ from threading import Lock
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from executor.errors import ActionError
+from executor.errors import ActionError, SettingError, StoreError
 
 STARS = "***"
 SHORTEST = 8
@@ -160,11 +160,45 @@ class Fetched:
 FETCHED = Fetched()
 
 
+def database_uri(arn: str) -> str:
+    """The URI of the database whose address and password a secret in Secrets Manager holds: as such, or as the JSON that Amazon
+    RDS keeps there. It is scrubbed from now on.
+
+    Raises:
+        SettingError: the secret holds something else.
+        StoreError: it cannot be read.
+    """
+    try:
+        text = _from_secrets_manager(arn).strip()
+    except ActionError as error:
+        raise StoreError(f"The secret of the store (NOETL_STORE) cannot be read: {error.message}") from error
+    uri = text if text.startswith(("postgres://", "postgresql://")) else _uri_of_json(text)
+    if uri is None:
+        message = (
+            "The secret of the store (NOETL_STORE) must hold a URI of Postgres, postgresql://USER:PASSWORD@HOST/DATABASE, or"
+            " JSON with `host`, `username`, `password` and perhaps `port` and `dbname`."
+        )
+        raise SettingError(message)
+    REVEALED.add(uri)
+    return uri
+
+
+def _uri_of_json(text: str) -> str | None:
+    try:
+        found = json.loads(text)
+        host, user, password = (found[name] for name in ("host", "username", "password"))
+        port, database = found.get("port", 5432), found.get("dbname", "postgres")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    user, password, database = (quote(str(part), safe="") for part in (user, password, database))
+    return f"postgresql://{user}:{password}@{host}:{port}/{database}"
+
+
 def _from_secrets_manager(name: str) -> str:
     from executor import aws
 
     def fetch() -> str:
-        answer = aws.client("secretsmanager").get_secret_value(SecretId=name)
+        answer = aws.client("secretsmanager", aws.region_of(name)).get_secret_value(SecretId=name)
         if "SecretString" not in answer:
             raise ActionError("AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False)
         return str(answer["SecretString"])

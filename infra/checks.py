@@ -250,6 +250,32 @@ def operators_are_heard(template: Template) -> Iterator[str]:
                 yield f"{name} does not learn of {parameter}"
 
 
+def runs_are_kept_in_one_place(template: Template) -> Iterator[str]:
+    """In a table and a bucket, or in a Postgres whose address is in a secret: what the other one needs is not made."""
+    for type_ in ("AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::S3::BucketPolicy"):
+        for name, resource in template["Resources"].items():
+            if resource["Type"] == type_ and not _is_of_dynamo(template, resource):
+                yield f"{name} is made although runs are kept in Postgres"
+    secret = {"Ref": "DatabaseSecretArn"}
+    for name, function in _of_type(template, "AWS::Lambda::Function"):
+        store = function["Environment"]["Variables"].get("NOETL_STORE")
+        if not isinstance(store, dict) or secret not in store.get("Fn::If", ()):
+            yield f"{name} does not learn where runs are kept"
+        statements = _statements_of(template, function)
+        if not any(
+            one["Action"] == "secretsmanager:GetSecretValue" and one["Resource"] == secret for one in statements
+        ):
+            yield f"{name} may not read the address of the database"
+
+
+def _is_of_dynamo(template: Template, resource: Mapping[str, Any]) -> bool:
+    """Whether a resource is made exactly where no database is named."""
+    condition = template["Conditions"].get(resource.get("Condition"))
+    return condition is not None and [
+        _value(template, condition, {"DatabaseSecretArn": given}) for given in ("", "arn")
+    ] == [True, False]
+
+
 def answers_come_in_time(template: Template) -> Iterator[str]:
     """The gateway gives a request up after 30 seconds, and what is behind it must have answered."""
     for name, integration in _of_type(template, "AWS::ApiGatewayV2::Integration"):
@@ -303,6 +329,7 @@ CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
     what_is_lost_is_handled,
     callers_are_known,
     operators_are_heard,
+    runs_are_kept_in_one_place,
     answers_come_in_time,
     much_is_told,
     the_table_is_the_stores,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from api.cli.console import RefusalError, say
@@ -22,7 +20,9 @@ def upgrade_database(store: StoreOption = None) -> None:
     """Bring the schema of a store in Postgres up to date, or make the table of one in DynamoDB. Runs may be at work meanwhile;
     doing it again changes nothing.
     """
-    url = store or os.environ.get("NOETL_STORE") or ""
+    from executor.stores import address_of
+
+    url = address_of(store)
     if url.startswith("dynamodb://"):
         _make_table(url)
         return

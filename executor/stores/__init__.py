@@ -20,10 +20,10 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
 
     Raises:
         SettingError: the URL is not one of a store, or another setting of stores cannot be used.
-        StoreError: the store cannot be opened.
+        StoreError: the store cannot be opened, or its address not be read.
     """
     keeps_seconds = retention_seconds()
-    url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
+    url = address_of(url)
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
         from executor.stores.sqlite import SqliteStore
@@ -32,15 +32,32 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     if scheme in ("postgres", "postgresql") and separator:
         from executor.stores.postgres import PostgresStore
 
-        return PostgresStore(url, keeps_seconds=keeps_seconds)
+        return PostgresStore(url, queue_url=_queue_url(), keeps_seconds=keeps_seconds)
     if scheme == "dynamodb" and separator:
         return _in_dynamodb(table_of(url), keeps_seconds)
     # What stands behind the scheme may hold a password.
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
         f"The store (NOETL_STORE, or --store) is {shown}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
-        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or as a table of DynamoDB, `dynamodb://TABLE`."
+        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or the ARN of a secret that holds one, or as a table of"
+        " DynamoDB, `dynamodb://TABLE`."
     )
+
+
+def address_of(url: str | None = None) -> str:
+    """The URL of a store: the one given, or `NOETL_STORE`, or the default one. Where that is the ARN of a secret in AWS Secrets
+    Manager, it is what the secret says: a URI of Postgres, or the JSON that Amazon RDS keeps there.
+
+    Raises:
+        SettingError: the secret says neither.
+        StoreError: the secret cannot be read.
+    """
+    url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
+    if not url.startswith("arn:"):
+        return url
+    from executor.secrets import database_uri
+
+    return database_uri(url)
 
 
 def table_of(url: str) -> str:
@@ -59,10 +76,15 @@ def table_of(url: str) -> str:
     return table
 
 
-def _in_dynamodb(table: str, keeps_seconds: float | None) -> Store:
+def _queue_url() -> str | None:
     queue = os.environ.get("NOETL_QUEUE", "").strip() or None
     if queue is not None and not queue.startswith(("https://", "http://")):
         raise SettingError(f"NOETL_QUEUE is {queue!r}; it must be the URL of a queue of SQS.")
+    return queue
+
+
+def _in_dynamodb(table: str, keeps_seconds: float | None) -> Store:
+    queue = _queue_url()
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")

@@ -62,3 +62,7 @@ class Database(Protocol):
         for the other.
         """
         ...
+
+    def note_run(self, db: Writer, run_id: str) -> None:
+        """Say that this transaction writes to a run which one of its statements has locked."""
+        ...

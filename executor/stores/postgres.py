@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from executor.records import Branch, Claim, Commit, Event, Lease, Visit, VisitStatus
+from executor.records import SERVICE, Branch, Claim, Commit, Event, Lease, Visit, VisitStatus
+from executor.stores.notes import GRACE_SECONDS, Messages, Note
 from executor.stores.postgres_database import PostgresDatabase
 from executor.stores.repetition import repeated
 from executor.stores.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.sql_branches import ACTIVE, HEAD, started
 from executor.stores.sql_store import SqlStore, texts_of
+from executor.stores.store import Received, Swept
+from executor.transition import MAX_CLAIMS
 
 _STEP = """
     with locked as (
@@ -29,7 +32,7 @@ _STEP = """
     ), past as (
         insert into history select ?, seq, ? from run
     )
-    select count(*) as entered from entered
+    select count(*) as entered, (select queue from run) as queue from entered
 """
 """A step of a chain: its outcome, the visit that follows and the history, in one statement, which is a transaction."""
 
@@ -39,7 +42,7 @@ _CLAIM = f"""
     with locked as (
         select 1 from runs where id = ? for update
     ), claimed as (
-        update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,
+        update visits set status = 'running', claims = greatest(claims, ?) + 1, fence = fence + 1, worker = ?, due_at = ?,
             started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?)
         where run_id = ? and id = ? and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? and attempt = ?
             and exists (select 1 from locked)
@@ -62,6 +65,9 @@ class PostgresStore(SqlStore):
     """The store in the database that a libpq URI leads to. What another transaction or a lost connection keeps from being
     written is written again; where it cannot be known whether it was, that is a StoreError.
 
+    With the URL of a queue, messages there tell of whatever becomes due for workers of a service: they call functions. The table
+    stays the queue, and a message is a hint, which a sweep sends again where it was lost.
+
     Raises:
         StoreError: it cannot be reached, or its schema is not up to date.
     """
@@ -69,8 +75,9 @@ class PostgresStore(SqlStore):
     # A cast to `jsonb` fails where a tag is not valid Unicode, and then no page of runs could be read.
     has_tag = "exists (select 1 from json_array_elements(tags::json) as tag where tag::text = ?)"
 
-    def __init__(self, uri: str, *, keeps_seconds: float | None = None) -> None:
-        self.postgres = PostgresDatabase(uri)
+    def __init__(self, uri: str, *, queue_url: str | None = None, keeps_seconds: float | None = None) -> None:
+        self.messages = None if queue_url is None else Messages(queue_url)
+        self.postgres = PostgresDatabase(uri, self.messages)
         super().__init__(self.postgres, keeps_seconds)
         self._goes_in_turns = lru_cache(maxsize=4096)(self._read_whether_in_turns)
         self.postgres.listen(self._hear)
@@ -99,7 +106,6 @@ class PostgresStore(SqlStore):
     resume = repeated(SqlStore.resume)
     register = repeated(SqlStore.register)
     unregister = repeated(SqlStore.unregister)
-    sweep = repeated(SqlStore.sweep)
     add_key = repeated(SqlStore.add_key)
     revoke_key = repeated(SqlStore.revoke_key)
     touch_key = repeated(SqlStore.touch_key)
@@ -112,13 +118,42 @@ class PostgresStore(SqlStore):
                 return following if claim_for is not None else None
         return super().commit(commit, now, claim_for)
 
-    def _claim(self, due: Row, lease: Lease, now: float) -> Claim | None:
+    @repeated
+    def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
+        """The claim of the visit that a message tells of, or what is to be done with the message. What follows from a visit that
+        was done before stands in the table, and is found by a sweep where nobody was told.
+        """
+        note = Note.of_text(body)
+        query = f"select run_id, id, step, number, attempt, started_at, status, due_at from visits where run_id = ? and id = ? and {ACTIVE}"
+        found = self.database.all(query, note.run_id, note.visit_id)
+        if not found:
+            return Received.DONE
+        (due,) = found
+        if due["due_at"] <= now:
+            return self._claim(due, lease, now, claims=MAX_CLAIMS if give_up else 0) or Received.HELD
+        if due["status"] == VisitStatus.RUNNING:
+            return Received.HELD
+        # Its delay has an upper bound.
+        self.postgres.tell([replace(note, due_at=due["due_at"])])
+        return Received.DONE
+
+    @repeated
+    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+        swept = super().sweep(now, limit=limit)
+        if self.messages is None:
+            return swept
+        lost = self.postgres.overdue(now - GRACE_SECONDS, limit)
+        self.postgres.tell(lost)
+        return replace(swept, repaired=swept.repaired + len(lost))
+
+    def _claim(self, due: Row, lease: Lease, now: float, *, claims: int = 0) -> Claim | None:
+        """As every store does; the claim counts as one more than `claims` at least."""
         begins = due["started_at"] is None
         payload = {"worker": lease.worker}
         event = Event("step.started", now, due["step"], due["number"], due["attempt"], payload=payload)
         values = (
             due["run_id"],
-            lease.worker, now + lease.seconds, now, now,
+            claims, lease.worker, now + lease.seconds, now, now,
             due["run_id"], due["id"], now, -1 if begins else due["started_at"], due["attempt"],
             now, due["run_id"],
             events_to_text([event]), begins and not due["step"].startswith("@"),
@@ -167,6 +202,8 @@ class PostgresStore(SqlStore):
         row = self.postgres.change(_STEP, *values)
         if row is None or not row["entered"]:
             return False
+        if claim_for is None and row["queue"] == SERVICE:
+            self.postgres.tell([Note(following.run_id, following.id, following.step, following.due_at)])
         self.changes.announce()
         self.announce(0 if claim_for is not None else 1)
         return True

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import selectors
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from executor.errors import SchemaError, StoreError
+from executor.records import NEVER, SERVICE
 from executor.stores.database import UnwrittenError
+from executor.stores.notes import Messages, Note
 from executor.stores.postgres_address import CONNECT_SECONDS, conninfo_of, failure_of, settle
 from executor.stores.postgres_listener import CHANNEL, Listener
 from executor.stores.repetition import repeated
+from executor.stores.sql_branches import ACTIVE
 
 if TYPE_CHECKING:
     import psycopg
@@ -23,11 +28,27 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[dict[str, Any]]
 
 MOST_CONNECTIONS = 64
+MOST_CONNECTIONS_BESIDE_A_QUEUE = 4
+"""Of each of the many processes that are called for a queue's messages. Threads hold one for as long as a statement takes."""
+
 PREPARE_AFTER = 5
 """How often a connection sees a statement before it prepares it."""
 
 SCHEMA_VERSION = 5
 """How many of the migrations in `infra/postgres` this version needs."""
+
+_MADE_DUE = f"""
+    select run_id, id, step, due_at from visits
+    where run_id = any(?) and queue = ? and {ACTIVE} and (status <> 'running' or due_at <= ?) and due_at < ?
+    and xmin = pg_current_xact_id()::xid
+"""
+"""What the transaction itself has made due, now or later, whichever statement it was: a row says which transaction wrote it. A
+claim is none of it, unless it was given back.
+"""
+
+_OVERDUE = f"""
+    select run_id, id, step, due_at from visits where queue = ? and {ACTIVE} and due_at < ? order by due_at, position limit ?
+"""
 
 _IN_THE_WAY = ("40001", "40P01")
 """Transactions were in each other's way, and the server has undone this one."""
@@ -41,16 +62,19 @@ _FAREWELLS = ("57P01", "57P02", "57P03", "57P05", "25P03")
 _STALE_PLAN = "0A000"
 """Among other things: a table has other columns than when the statement was prepared."""
 
+logger = logging.getLogger("noetl.executor")
+
 
 class PostgresDatabase:
-    """The database that a libpq URI leads to.
+    """The database that a libpq URI leads to. With `messages`, those are told of what a transaction has made due for workers of a
+    service, once it is committed; otherwise other processes hear of it from the server.
 
     Raises:
         StoreError: any method, when it cannot be reached or fails; the constructor also when its schema is not up to date.
         UnwrittenError: `transaction` and `change`, when it failed for a reason that passes, and nothing was written.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, messages: Messages | None = None) -> None:
         try:
             import psycopg
             from psycopg.rows import dict_row
@@ -58,11 +82,12 @@ class PostgresDatabase:
         except ImportError as error:
             raise StoreError("A store in Postgres needs the extra `postgres` of this installation.") from error
         self._conninfo = conninfo_of(uri)
+        self._messages = messages
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=1,
-            max_size=MOST_CONNECTIONS,
+            max_size=MOST_CONNECTIONS if messages is None else MOST_CONNECTIONS_BESIDE_A_QUEUE,
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
             configure=settle,
@@ -94,13 +119,17 @@ class PostgresDatabase:
         by `all` and `one` belongs to it.
         """
         is_committing = False
+        due: list[Note] = []
         with self._connection(lambda: not is_committing) as connection, connection.transaction():
-            self._at_work.writer = PostgresWriter(connection)
+            self._at_work.writer = writer = PostgresWriter(connection)
             try:
-                yield self._at_work.writer
+                yield writer
+                if self._messages is not None and writer.runs:
+                    due = _notes(writer.execute(_MADE_DUE, (list(writer.runs), SERVICE, time.time(), NEVER)).fetchall())
             finally:
                 self._at_work.writer = None
             is_committing = True
+        self.tell(due)
 
     def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """The rows that a query finds."""
@@ -127,16 +156,36 @@ class PostgresDatabase:
 
     def lock_run(self, db: Any, run_id: str) -> None:
         """Let no other transaction write to a run until this one is done."""
+        self.note_run(db, run_id)
         db.execute("select 1 from runs where id = ? for update", (run_id,))
+
+    def note_run(self, db: Any, run_id: str) -> None:
+        """Say that this transaction writes to a run which one of its statements has locked."""
+        db.runs.add(run_id)
+
+    def overdue(self, since: float, limit: int) -> list[Note]:
+        """So many of the visits that were due before a time, and are of workers of a service."""
+        return _notes(self.all(_OVERDUE, SERVICE, since, limit))
+
+    def tell(self, notes: Sequence[Note]) -> None:
+        """Send messages about what is due. That it could not be done is not an error: a sweep finds what nobody goes on with."""
+        if self._messages is None or not notes:
+            return
+        try:
+            self._messages.send(notes, time.time())
+        except StoreError as error:
+            logger.warning("no message was sent about %d visits that are due; a sweep sends it: %s", len(notes), error)
 
     def notify(self) -> None:
         """Let other processes know that something is due or has changed. That it could not be done is not an error."""
-        with suppress(StoreError):
-            self.change(f"select pg_notify('{CHANNEL}', '')")
+        if self._messages is None:
+            with suppress(StoreError):
+                self.change(f"select pg_notify('{CHANNEL}', '')")
 
     def listen(self, heard: Callable[[], object]) -> None:
         """From now on a thread calls `heard` when a process has written something that is due, until the database is closed."""
-        self._listeners.append(Listener(self._conninfo, heard))
+        if self._messages is None:
+            self._listeners.append(Listener(self._conninfo, heard))
 
     @repeated
     def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -186,10 +235,11 @@ class PostgresDatabase:
 
 
 class PostgresWriter:
-    """A connection that takes the SQL of `executor.stores.database`."""
+    """A connection that takes the SQL of `executor.stores.database`. `runs` are those that its transaction writes to."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.runs: set[str] = set()
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> psycopg.Cursor[dict[str, Any]]:
         return self._connection.execute(_translated(query), [_plain(value) for value in values])
@@ -201,6 +251,10 @@ class PostgresWriter:
         elif listed:
             with self._connection.cursor() as cursor:
                 cursor.executemany(_translated(query), listed)
+
+
+def _notes(rows: Iterable[Mapping[str, Any]]) -> list[Note]:
+    return [Note(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
 
 
 def _check(connection: psycopg.Connection[Any]) -> None:

@@ -113,6 +113,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                     return self._earlier(db, run.tenant, *idempotency)
             if not _insert_run(db, run):
                 return run_of(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
+            self.database.note_run(db, run.id)
             for position, past in enumerate(history):
                 _insert_finished(db, run, past, position)
             step = self.plan_step(run.plan_hash, first.step)
@@ -256,6 +257,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
             " and status = 'running'"
         )
         with self._transaction() as db:
+            self.database.note_run(db, run_id)
             db.execute(query, (now, 0 if counts else 1, run_id, visit_id, fence))
         self.announce(1)
 
@@ -277,6 +279,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
         visit = commit.visit
         saved, result, progress, parts = texts_of(commit)
         with self._transaction() as db:
+            self.database.note_run(db, visit.run_id)
             run = db.execute(
                 "update runs set seq = seq + 1, live = live + ?, failed_branches = failed_branches + ?,"
                 " stop = coalesce(stop, ?), error = coalesce(error, ?) where id = ?"
@@ -363,6 +366,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
         return replace(found, stop=stop)
 
     def _stop(self, db: Writer, run_id: str, status: RunStatus, now: float) -> RunStatus:
+        self.database.note_run(db, run_id)
         run = db.execute(
             "update runs set stop = coalesce(stop, ?) where id = ? returning id, plan_hash, queue, seq, live, stop, resumes",
             (status, run_id),

@@ -125,6 +125,9 @@ class SqliteFile:
     def lock_run(self, db: Writer, run_id: str) -> None:
         """There is nothing to do: write transactions follow each other."""
 
+    def note_run(self, db: Writer, run_id: str) -> None:
+        """There is nothing to do: workers look for what is due."""
+
     def lock_name(self, db: Writer, name: str) -> None:
         """There is nothing to do: write transactions follow each other."""
 

@@ -26,6 +26,7 @@ from planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
     from executor.stores.doctor import Finding
+    from executor.stores.notes import Messages
 
 
 class Received(StrEnum):
@@ -305,7 +306,14 @@ class Store(Protocol):
 
 
 class QueuedStore(Store, Protocol):
-    """A store whose queue is elsewhere: messages tell which visits have become due, and what is true stands in the store."""
+    """A store beside which there may be a queue: messages tell which visits have become due, and what is true stands in the
+    store.
+    """
+
+    @property
+    def messages(self) -> Messages | None:
+        """The queue, if there is one."""
+        ...
 
     def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
         """The claim of the visit that a message tells of, or what is to be done with the message. Where the visit was done

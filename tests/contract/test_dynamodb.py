@@ -15,8 +15,8 @@ from executor.records import Claim, Playbook, Run, RunStatus, VisitStatus
 from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
 from executor.stores.dynamo.change import Change, Put
-from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.store import DynamoStore
+from executor.stores.notes import Note
 from executor.stores.retention import DAY_SECONDS, retention_seconds
 from executor.stores.store import Received, Store, Swept
 from executor.walk import Walker

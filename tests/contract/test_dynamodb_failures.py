@@ -20,10 +20,10 @@ from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.attributes import attribute, attributes, item_of
 from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
 from executor.stores.dynamo.change import ABSENT, Change, Check, Put
-from executor.stores.dynamo.notes import Messages, Note
 from executor.stores.dynamo.repeating import MOST_TRIES, Refused
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import Table
+from executor.stores.notes import Messages, Note
 from infra.dynamodb import upgrade
 from tests.aws import Client, become_nobody
 from tests.contract.store_contract import claimed, done, started

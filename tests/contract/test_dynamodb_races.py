@@ -17,8 +17,8 @@ from executor.records import END, Claim, Lease, RunStatus
 from executor.start import new_run
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.keys import BRANCHES_EACH
-from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.store import DynamoStore
+from executor.stores.notes import Note
 from executor.stores.store import Received
 from executor.walk import Walker
 from infra.dynamodb import upgrade

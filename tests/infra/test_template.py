@@ -35,7 +35,9 @@ def of(template: dict[str, Any], name: str) -> Any:
 
 def statement(template: dict[str, Any], function: str, sid: str) -> Any:
     policies = of(template, f"{function}Role")["Policies"]
-    [found] = [one for policy in policies for one in policy["PolicyDocument"]["Statement"] if one.get("Sid") == sid]
+    statements = [one for policy in policies for one in policy["PolicyDocument"]["Statement"]]
+    chosen = [one for statement in statements for one in statement.get("Fn::If", [None, statement])[1:]]
+    [found] = [one for one in chosen if one.get("Sid") == sid]
     return found
 
 
@@ -82,6 +84,9 @@ def test_everything_holds(template: dict[str, Any]) -> None:
         (lambda t: of(t, "StepFunction")["Environment"]["Variables"].update(NOETL_ALLOW_SHELL="1"), "NOETL_ALLOW_SHELL"),
         (lambda t: of(t, "ApiFunction")["Environment"]["Variables"].pop("NOETL_ALLOW_ACTIONS"), "not learn of AllowedActions"),
         (lambda t: of(t, "SweepFunction")["Environment"]["Variables"].pop("NOETL_RETENTION_DAYS"), "not learn of RetentionDays"),
+        (lambda t: t["Resources"]["PayloadBucket"].pop("Condition"), "PayloadBucket is made although runs are kept in Postgres"),
+        (lambda t: of(t, "SweepFunction")["Environment"]["Variables"].update(NOETL_STORE="x"), "SweepFunction does not learn where runs"),
+        (lambda t: statement(t, "ApiFunction", "Address").update(Resource="arn:aws:x"), "ApiFunction may not read the address"),
         (lambda t: of(t, "ApiRoute").update(RouteKey="GET /open"), "a route beside the app's own"),
         (lambda t: of(t, "ApiFunction").update(Timeout=60), "may take 60 s"),
         (lambda t: of(t, "ApiFunction").update(Timeout=10), "may take 10 s"),

@@ -13,11 +13,11 @@ from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item, attributes, item_of
 from executor.stores.dynamo.change import Put, Write
 from executor.stores.dynamo.claims import Claims
-from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.repeating import Refused
 from executor.stores.dynamo.runs import counts_of, deadline_of, first_of, head_item, run_of, spread_of
 from executor.stores.dynamo.visits import Way, outcome, self_contained
 from executor.stores.dynamo.whole import read_whole
+from executor.stores.notes import Note
 
 MOST_PAGES = 20
 """How many pages of the index of runs are looked through for one page of answers."""

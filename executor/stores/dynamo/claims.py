@@ -20,11 +20,11 @@ from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.change import ABSENT, Change, Condition, Delete
 from executor.stores.dynamo.core import MOST_RACES, Core
 from executor.stores.dynamo.inbox import Inbox
-from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.repeating import Refused
 from executor.stores.dynamo.runs import deadline_of, first_of, is_over, run_of, spread_of
 from executor.stores.dynamo.visits import Record, followers, record_of
 from executor.stores.dynamo.whole import read_whole
+from executor.stores.notes import Note
 from executor.stores.store import Received
 from executor.transition import MAX_CLAIMS
 

@@ -16,12 +16,12 @@ from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.blobs import Blobs
 from executor.stores.dynamo.inbox import Inbox
-from executor.stores.dynamo.notes import Memory, Messages, Note
 from executor.stores.dynamo.plans import Plans
 from executor.stores.dynamo.runs import spread_of
 from executor.stores.dynamo.table import Table
 from executor.stores.dynamo.visits import Record, StepOf, Way
 from executor.stores.news import News
+from executor.stores.notes import Memory, Messages, Note
 from executor.transition import latest
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 from executor.errors import StoreError
 from executor.records import Visit
-from executor.stores.dynamo.notes import Messages
+from executor.stores.notes import Messages
 
 POLL_SECONDS = 2
 

@@ -90,18 +90,22 @@ def repeating(what: str, call: Callable[[], Any]) -> tuple[Any, bool]:
                     raise _failure(told, what) from error
                 raise
             was_heard = True
-    raise StoreError(f"The store in DynamoDB failed {MOST_TRIES} times: {translated(problem, what)}") from problem
+    raise StoreError(f"{_subject(what)} failed {MOST_TRIES} times: {translated(problem, what)}") from problem
 
 
 def _failure(told: Exception, what: str) -> StoreError:
     """A failure that trying again does not help, and what does."""
     if isinstance(told, ActionError) and told.type == "NotFound":
         advice = "`noetl db upgrade` makes a table" if what.startswith("table") else "it must be there"
-        return StoreError(f"The store in DynamoDB failed: there is no {what} in this account and region; {advice}.")
+        return StoreError(f"{_subject(what)} failed: there is no {what} in this account and region; {advice}.")
     if isinstance(told, ActionError) and told.type == "AccessDenied":
         advice = "The credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID or a role) must be valid and allow it"
-        return StoreError(f"The store in DynamoDB refused: {told}. {advice}.")
-    return StoreError(f"The store in DynamoDB failed: {told}")
+        return StoreError(f"{_subject(what)} refused: {told}. {advice}.")
+    return StoreError(f"{_subject(what)} failed: {told}")
+
+
+def _subject(what: str) -> str:
+    return "The queue of the store" if what.startswith("queue") else "The store in DynamoDB"
 
 
 def was_heard_before(refused: Refused) -> bool:

@@ -8,12 +8,12 @@ from executor.stores.dynamo.api_keys import ApiKeys
 from executor.stores.dynamo.asking import Asking
 from executor.stores.dynamo.doctor import Doctor
 from executor.stores.dynamo.history import History
-from executor.stores.dynamo.notes import Messages
 from executor.stores.dynamo.registry import Registry
 from executor.stores.dynamo.retention import Retention
 from executor.stores.dynamo.sweeping import Sweeping
 from executor.stores.dynamo.table import Table
 from executor.stores.dynamo.waits import Waits
+from executor.stores.notes import Messages
 from planner.plan import Header, Plan, Step, Task
 
 SCHEMA_VERSION = 1

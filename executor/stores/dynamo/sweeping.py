@@ -12,10 +12,8 @@ from executor.stores.dynamo.endings import Endings
 from executor.stores.dynamo.runs import is_over
 from executor.stores.dynamo.visits import Record
 from executor.stores.dynamo.whole import Whole, is_pseudo, read_whole
+from executor.stores.notes import GRACE_SECONDS
 from executor.stores.store import Swept
-
-GRACE_SECONDS = 120.0
-"""How long something may be overdue before it counts as lost: messages and workers have their time."""
 
 MOST_SWEPT = 200
 """How many runs one sweep looks at; the next one goes on behind them."""

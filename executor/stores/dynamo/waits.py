@@ -10,9 +10,9 @@ from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.change import ABSENT, Change, Check, Condition, Put, Write
 from executor.stores.dynamo.core import Core
-from executor.stores.dynamo.notes import Note
 from executor.stores.dynamo.repeating import Refused
 from executor.stores.dynamo.runs import is_over
+from executor.stores.notes import Note
 from executor.stores.rows import to_text
 from planner.plan import canonical
 

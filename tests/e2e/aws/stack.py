@@ -26,6 +26,7 @@ import httpx
 import yaml
 
 from api.keys import new_key
+from executor.stores import open_store
 from tests.aws import REGION
 from tests.tools import ROOT, environment
 
@@ -92,6 +93,7 @@ class Stack:
 
     server: str
     outputs: Mapping[str, str]
+    name: str = ""
 
     def client(self, service: str) -> Any:
         return boto3.client(
@@ -103,12 +105,20 @@ class Stack:
         )
 
     def key(self, scope: str = "admin", tenant: str = "default") -> str:
-        """A new API key, put into the table by whoever may."""
-        from executor.stores.dynamo.store import DynamoStore
-
+        """A new API key, put into the store by whoever may."""
         text, key = new_key("tests", [scope], tenant, time.time())
-        DynamoStore(self.outputs["TableName"]).add_key(key)
+        store = open_store(self.outputs["StoreUrl"])
+        store.add_key(key)
+        store.close()
         return text
+
+    def logged(self, function: str) -> str:
+        """Everything that a function has written."""
+        logs = self.client("logs")
+        return "\n".join(
+            event["message"]
+            for event in logs.filter_log_events(logGroupName=f"/noetl/{self.name}/{function}")["events"]
+        )
 
     def http(self, key: str | None) -> httpx.Client:
         """Speaks to the service through the gateway."""
@@ -184,7 +194,7 @@ def deploy(server: str, built: Path, change: Callable[[Any], object] = lambda _:
         [found] = cloudformation.describe_stacks(StackName=name)["Stacks"]
         if found["StackStatus"] == "CREATE_COMPLETE":
             outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-            return Stack(server, outputs)
+            return Stack(server, outputs, name)
         if "IN_PROGRESS" not in found["StackStatus"] or time.monotonic() > until:
             events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
             raise AssertionError("\n".join(str(event.get("ResourceStatusReason")) for event in events))

@@ -53,17 +53,6 @@ def end(number: int) -> None:
         os.kill(process, number)
 
 
-def logged(stack: Stack, function: str) -> str:
-    """Everything that a function has written."""
-    logs = stack.client("logs")
-    [group] = [
-        group["logGroupName"]
-        for group in logs.describe_log_groups()["logGroups"]
-        if group["logGroupName"].startswith(f"/noetl/{stack.outputs['TableName'].rpartition('-Table-')[0]}/{function}")
-    ]
-    return "\n".join(event["message"] for event in logs.filter_log_events(logGroupName=group)["events"])
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int) -> None:
     def lose_once(exchange: Exchange) -> None:
@@ -86,7 +75,7 @@ def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, sta
         found = service.result(service.start(CALL.format(url=asked.url())), seconds=110.0)
         assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["WorkerLost"])
         assert 3 <= len(asked.requests) <= 5
-    assert '"GivenUp": 1' in logged(stack, "dead-letter")
+    assert '"GivenUp": 1' in stack.logged("dead-letter")
     assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
 
 
@@ -116,7 +105,7 @@ def test_a_message_that_is_not_ours_ends_among_the_dead_letters(service: Service
     while not stack.messages("DeadLetterQueueUrl"):
         assert time.monotonic() < until
         time.sleep(0.5)
-    assert "is not one of ours" in logged(stack, "step")
+    assert "is not one of ours" in stack.logged("step")
     sqs.purge_queue(QueueUrl=stack.outputs["DeadLetterQueueUrl"])
 
 
@@ -199,7 +188,7 @@ def test_a_permission_that_is_missing_is_noticed(service: Service, stack: Stack)
     try:
         id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         until = time.monotonic() + 60.0
-        while "is not authorized to perform: dynamodb:" not in (log := logged(stack, "step")):
+        while "is not authorized to perform: dynamodb:" not in (log := stack.logged("step")):
             assert time.monotonic() < until, log[-2000:]
             time.sleep(0.5)
         assert service.status(id)["status"] == "queued"

@@ -16,6 +16,9 @@ from executor.records import NEVER
 from executor.stores.dynamo.repeating import MOST_TRIES, pause_seconds, repeating
 
 LONGEST_DELAY_SECONDS = 900
+GRACE_SECONDS = 120.0
+"""How long something may be overdue before it counts as lost: messages and workers have their time."""
+
 MOST_MESSAGES = 10
 _FORMAT = 1
 

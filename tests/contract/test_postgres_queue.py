@@ -1,0 +1,268 @@
+"""Runs in Postgres that are walked as messages say: the store beside a queue keeps the contract, and tells of all that is due."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from executor.aws import forget
+from executor.capabilities import for_service
+from executor.errors import MessageError, SettingError, StoreError
+from executor.records import Claim, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.stores import address_of, open_store, sql_store, sql_waits
+from executor.stores.notes import GRACE_SECONDS, Note
+from executor.stores.postgres import PostgresStore
+from executor.stores.store import Received, Swept
+from executor.walk import Walker
+from infra.migrations import upgrade
+from tests.aws import Client, aws, aws_server, become_nobody
+from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started
+from tests.contract.sweep_contract import SweepContract
+from tests.contract.waits_contract import WaitsContract
+from tests.plays import compiled
+from tests.postgres import postgres_dsn, postgres_server
+
+__all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
+LIMIT = 4096
+CHILD = "name: child\nsteps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 7}}]}]\noutput: {n: '{{ n }}'}"
+
+
+@pytest.fixture
+def queue(aws: Client, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    upgrade(postgres_dsn)
+    url = str(aws("sqs").create_queue(QueueName="noetl", Attributes={"VisibilityTimeout": "30"})["QueueUrl"])
+    monkeypatch.setenv("NOETL_STORE", postgres_dsn)
+    monkeypatch.setenv("NOETL_QUEUE", url)
+    return url
+
+
+@pytest.fixture
+def store(queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
+    opened = open_store()
+    assert isinstance(opened, PostgresStore)
+    yield opened
+    opened.close()
+
+
+class TestContract(StoreContract, WaitsContract, SweepContract):
+    payload_limit = LIMIT
+    answer_limit = LIMIT
+
+    @pytest.fixture
+    def store(self, queue: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
+        monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", LIMIT)
+        monkeypatch.setattr(sql_waits, "MAX_ANSWER_BYTES", LIMIT)
+        opened = open_store()
+        assert isinstance(opened, PostgresStore)
+        yield opened
+        opened.close()
+
+    @pytest.fixture
+    def second(self, store: PostgresStore) -> Iterator[PostgresStore]:
+        opened = open_store()
+        assert isinstance(opened, PostgresStore)
+        yield opened
+        opened.close()
+
+
+def begun(store: PostgresStore, text: str, **options: object) -> Run:
+    return started(store, text, now=time.time(), origin="service", **options)
+
+
+def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
+    """The bodies of the messages that come next, which are deleted."""
+    sqs = aws("sqs")
+    asked = {"WaitTimeSeconds": seconds, "MaxNumberOfMessages": 10}
+    found = sqs.receive_message(QueueUrl=queue, **asked).get("Messages", ())
+    for message in found:
+        sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+    return [message["Body"] for message in found]
+
+
+def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
+    """The run once it has ended, of which nobody walks anything but what messages tell of."""
+    walker = Walker(store, LEASE, for_service({}), goes_on=lambda: chained)
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        for body in received(aws, queue, 1):
+            claim = store.claim_message(body, LEASE, time.time())
+            assert claim is not Received.HELD
+            while isinstance(claim, Claim):
+                claim = walker.walk(claim)
+        found = store.run(run.tenant, run.id)
+        assert found is not None
+        if found.status.is_final:
+            return found
+    raise AssertionError(f"no message was sent for {[(v.step, v.status) for v in store.visits(run.id)]}")
+
+
+@pytest.mark.parametrize("chained", [False, True], ids=["a message a step", "chained"])
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (DIAMOND, "succeeded"),
+        ("    mode: sequential" + DIAMOND, "succeeded"),
+        ("steps: [{name: a, run: [{action: wait, seconds: 1}, {action: set, set: {n: 1}}]}]", "succeeded"),
+        ("steps: [{name: a, retry: {attempts: 2, delay: 1s}, run: [{action: fail, message: no}]}]", "failed"),
+        ("steps: [{name: a, repeat: {until: '{{ n > 4 }}', every: 1s, max: 3}, run: [{action: set, set: {n: '{{ (n | default(3)) + 1 }}'}}]}]", "succeeded"),
+        ("steps: [{name: a, loop: {items: '{{ range(9) }}', batch: 4}, run: [{action: log, message: x}]}]", "succeeded"),
+        ("timeout: 2s\nsteps: [{name: a, run: [{action: wait, seconds: 600}]}]", "timed_out"),
+        ("finally: z\nsteps:\n- {name: a, run: [{action: fail, message: no}]}\n- {name: z, run: [{action: log, message: x}]}", "failed"),
+        ("steps: [{name: a, run: [{action: workflow, playbook: child, as: found}]}]\noutput: {n: '{{ found.n }}'}", "succeeded"),
+    ],
+    ids=["diamond", "sequential", "wait", "retry", "repeat", "batches", "timeout", "finally", "another run"],
+)  # fmt: skip
+def test_messages_tell_of_all_that_is_due(
+    store: PostgresStore, aws: Client, queue: str, text: str, status: str, *, chained: bool
+) -> None:
+    child = compiled(CHILD)
+    store.save_plan(child)
+    store.register(Playbook("default", "child", None, child.hash, 0.0))
+    assert driven(store, aws, queue, begun(store, text), chained=chained).status == status
+    assert store.examine() == []
+
+
+def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Client, queue: str) -> None:
+    run = begun(store, "steps: [{name: a, run: [{action: wait, seconds: 600}]}]")
+    (body,) = received(aws, queue)
+    claim = store.claim_message(body, LEASE, time.time())
+    assert isinstance(claim, Claim)
+    store.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
+    Walker(store, LEASE, for_service({})).walk(claim)
+    assert received(aws, queue, 0) == []
+    store.answer("token", 1, time.time())
+    (answered,) = received(aws, queue)
+    assert Note.of_text(answered).visit_id == claim.visit.id
+    store.stop(run.id, RunStatus.CANCELLED, time.time())
+    assert driven(store, aws, queue, run, chained=False).status is RunStatus.CANCELLED
+    store.resume(run.id, time.time(), deadline_at=None, values={})
+    (resumed,) = received(aws, queue)
+    assert Note.of_text(resumed).visit_id == claim.visit.id
+
+
+def test_a_claim_that_is_given_back_is_told(store: PostgresStore, aws: Client, queue: str) -> None:
+    run = begun(store, DIAMOND)
+    (body,) = received(aws, queue)
+    claim = store.claim_message(body, LEASE, time.time())
+    assert isinstance(claim, Claim)
+    store.release(run.id, claim.visit.id, claim.visit.fence, time.time(), counts=False)
+    (again,) = received(aws, queue)
+    assert isinstance(store.claim_message(again, LEASE, time.time()), Claim)
+
+
+def test_nothing_is_told_of_local_runs_and_of_what_a_worker_has_already(
+    store: PostgresStore, aws: Client, queue: str
+) -> None:
+    local = started(store, DIAMOND, now=time.time())
+    claim = store.claim(local.id, LEASE, time.time())
+    assert claim is not None
+    store.commit(done(store, claim), time.time())
+    run = begun(store, DIAMOND)
+    (body,) = received(aws, queue)
+    assert Note.of_text(body).run_id == run.id
+    claim = store.claim_message(body, LEASE, time.time())
+    assert isinstance(claim, Claim)
+    assert store.commit(done(store, claim), time.time(), LEASE) is not None
+    assert len(received(aws, queue)) == 3  # of the four branches
+
+
+def test_a_message_that_comes_again_early_or_late(store: PostgresStore, aws: Client, queue: str) -> None:
+    now = time.time()
+    begun(store, DIAMOND)
+    (body,) = received(aws, queue)
+    claim = store.claim_message(body, Lease("one", 30.0), now + 1)
+    assert isinstance(claim, Claim)
+    assert store.claim_message(body, LEASE, now + 2) is Received.HELD
+    taken_over = store.claim_message(body, LEASE, now + 32)
+    assert isinstance(taken_over, Claim)
+    assert (taken_over.visit.fence, taken_over.visit.claims) == (2, 2)
+    store.commit(failed(store, taken_over, retry_at=now + 5000.0), now)
+    assert store.claim_message(body, LEASE, now + 40) is Received.DONE
+    names = ["ApproximateNumberOfMessagesDelayed"]
+    found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    assert found == {names[0]: "2"}
+    again = store.claim_message(body, LEASE, now + 5001)
+    assert isinstance(again, Claim)
+    store.commit(done(store, again), now)
+    assert store.claim_message(body, LEASE, now + 9999) is Received.DONE
+    assert store.claim_message(Note("no", "v", "a", 1.0).to_text(), LEASE, now) is Received.DONE
+
+
+@pytest.mark.parametrize("body", ["", "null", '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}'])
+def test_a_message_of_somebody_else(store: PostgresStore, body: str) -> None:
+    with pytest.raises(MessageError):
+        store.claim_message(body, LEASE, 1.0)
+
+
+def test_what_is_given_up_fails(store: PostgresStore, aws: Client, queue: str) -> None:
+    run = begun(store, DIAMOND)
+    (body,) = received(aws, queue)
+    claim = store.claim_message(body, LEASE, time.time(), give_up=True)
+    assert isinstance(claim, Claim)
+    Walker(store, LEASE, for_service({}), goes_on=lambda: False).walk(claim)
+    (visit, *_) = store.visits(run.id)
+    assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
+
+
+def test_a_sweep_finds_what_has_no_message(store: PostgresStore, aws: Client, queue: str) -> None:
+    now = time.time()
+    run = begun(store, DIAMOND)
+    received(aws, queue)  # and it is lost
+    assert store.sweep(now + 1.0) == Swept(1, 0)
+    assert store.sweep(now + 1000.0) == Swept(1, 1)
+    assert [Note.of_text(body).run_id for body in received(aws, queue)] == [run.id]
+    claim = store.claim("service", Lease("dies", 30.0), now + 1.0)
+    assert claim is not None
+    assert store.sweep(now + 31.0 + GRACE_SECONDS) == Swept(1, 0)
+    assert store.sweep(now + 1000.0) == Swept(1, 1)
+
+
+def test_a_queue_that_refuses_loses_nothing(
+    store: PostgresStore, aws: Client, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        become_nobody(aws, patch)
+        run = begun(store, DIAMOND)
+    forget()
+    assert "no message was sent about 1 visits that are due" in caplog.text
+    assert "The queue of the store refused" in caplog.text
+    assert store.visits(run.id)[0].status is VisitStatus.READY
+    assert store.sweep(time.time() + 1000.0).repaired == 1
+    assert driven(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
+
+
+class TestSecret:
+    """The address of the database is in Secrets Manager."""
+
+    def test_a_uri(self, queue: str, aws: Client, postgres_dsn: str) -> None:
+        arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{postgres_dsn}\n")["ARN"]
+        assert address_of(arn) == postgres_dsn
+        store = open_store(arn)
+        assert isinstance(store, PostgresStore)
+        store.close()
+
+    def test_what_amazon_rds_keeps(self, aws: Client) -> None:
+        told = {
+            "engine": "postgres",
+            "host": "db.test",
+            "port": 5433,
+            "username": "a@b",
+            "password": "p/w:d?",
+            "dbname": "n",
+        }
+        arn = aws("secretsmanager").create_secret(Name="rds", SecretString=json.dumps(told))["ARN"]
+        assert address_of(arn) == "postgresql://a%40b:p%2Fw%3Ad%3F@db.test:5433/n"
+
+    @pytest.mark.parametrize("text", ["", "x", "{}", "[1]", "mysql://host/db", '{"username": "a", "password": "b"}'])
+    def test_a_secret_that_holds_something_else(self, aws: Client, text: str) -> None:
+        arn = aws("secretsmanager").create_secret(Name="other", SecretString=text or " ")["ARN"]
+        with pytest.raises(SettingError, match=r"\(NOETL_STORE\) must hold a URI of Postgres"):
+            open_store(arn)
+
+    def test_a_secret_that_cannot_be_read(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(StoreError, match=r"The secret of the store \(NOETL_STORE\) cannot be read"):
+            open_store("arn:aws:secretsmanager:us-east-1:000000000000:secret:no")
