@@ -324,3 +324,21 @@ def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
     run = started(store, DIAMOND)
     claims = together(4, lambda index: DynamoStore("noetl").claim(run.id, Lease(str(index), 30.0), 1.0))
     assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_run_that_ends_while_it_is_read_has_its_result(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play(store, "steps: [{name: a, run: [{action: wait, seconds: 5}, {action: set, set: {n: 1}}]}]")
+    assert play.walk_one()
+    assert play.status is RunStatus.WAITING
+    get_many = store.table.get_many
+
+    def read_early(*asked: Any) -> Any:
+        found = get_many(*asked)
+        monkeypatch.setattr(store.table, "get_many", get_many)
+        play.finish()
+        return found
+
+    monkeypatch.setattr(store.table, "get_many", read_early)
+    found = store.run("default", play.id)
+    assert found is not None
+    assert (found.status, found.result) == (RunStatus.SUCCEEDED, {"n": 1})

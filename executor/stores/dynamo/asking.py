@@ -104,7 +104,10 @@ class Asking(Claims):
         if run.status.is_final or "waits" not in head:
             return run
         whole = read_whole(self, run_id)
-        return run if whole is None else replace(run, status=whole.status())
+        if whole is None:
+            return run
+        # It may have ended since its head was read.
+        return replace(run_of(whole.head, self.blobs, whole.counts), status=whole.status())
 
     def told_run(self, head: Item) -> Run:
         run_id = head["pk"][2:]
