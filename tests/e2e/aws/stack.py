@@ -16,7 +16,8 @@ import secrets
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,23 @@ class Stack:
             event["message"]
             for event in logs.filter_log_events(logGroupName=f"/noetl/{self.name}/{function}")["events"]
         )
+
+    def hide_messages(self, seconds: int) -> None:
+        """Let messages that are at work come again after so long."""
+        for queue in ("QueueUrl", "DeadLetterQueueUrl"):
+            attributes = {"VisibilityTimeout": str(seconds)}
+            self.client("sqs").set_queue_attributes(QueueUrl=self.outputs[queue], Attributes=attributes)
+
+    @contextmanager
+    def setting(self, function: str, **settings: str) -> Iterator[None]:
+        """Within it, a function has other settings."""
+        functions, name = self.client("lambda"), self.outputs[function]
+        before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+        functions.update_function_configuration(FunctionName=name, Environment={"Variables": before | settings})
+        try:
+            yield
+        finally:
+            functions.update_function_configuration(FunctionName=name, Environment={"Variables": before})
 
     def http(self, key: str | None) -> httpx.Client:
         """Speaks to the service through the gateway."""

@@ -21,17 +21,17 @@ CALL = (
     "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
 )
 
+HASTE_SECONDS = 3
+
 
 @pytest.fixture(scope="module", autouse=True)
-def hasty(stack: Stack) -> None:
+def hasty(stack: Stack) -> Iterator[None]:
     """Messages come again soon, and claims hold for a short time, so that nobody waits here for a quarter of an hour."""
-    for queue in ("QueueUrl", "DeadLetterQueueUrl"):
-        stack.client("sqs").set_queue_attributes(QueueUrl=stack.outputs[queue], Attributes={"VisibilityTimeout": "3"})
-    functions = stack.client("lambda")
-    for name in ("StepFunctionName", "DeadLetterFunctionName"):
-        found = functions.get_function_configuration(FunctionName=stack.outputs[name])["Environment"]["Variables"]
-        environ = {"Variables": found | {"NOETL_LEASE_SECONDS": "2"}}
-        functions.update_function_configuration(FunctionName=stack.outputs[name], Environment=environ)
+    stack.hide_messages(HASTE_SECONDS)
+    short = {"NOETL_LEASE_SECONDS": "2"}
+    with stack.setting("StepFunctionName", **short), stack.setting("DeadLetterFunctionName", **short):
+        yield
+    stack.hide_messages(90)
 
 
 def workers() -> list[int]:
@@ -68,6 +68,46 @@ def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int
         assert len(asked.requests) == 2
         assert len({request.headers["traceparent"].split("-")[1] for request in asked.requests}) == 1
     assert service.status(id)["steps"]["a"]["visits"] == 1
+
+
+def test_an_invocation_that_takes_longer_than_it_may_is_cut_off(service: Service, stack: Stack) -> None:
+    """Its message is hidden for longer than that, so that nobody else comes before."""
+    functions, name = stack.client("lambda"), stack.outputs["StepFunctionName"]
+    timeout = functions.get_function_configuration(FunctionName=name)["Timeout"]
+    stopped: list[int] = []
+
+    def stop_once(exchange: Exchange) -> None:
+        if stopped:
+            exchange.reply(200, connection="close")
+            return
+        stopped.extend(workers())
+        end(signal.SIGSTOP)
+        asked.closing.wait(60.0)
+
+    stack.hide_messages(timeout + 5)
+    try:
+        with serve(stop_once) as asked:
+            before = time.monotonic()
+            id = service.start(CALL.format(url=asked.url()))
+            assert service.output(id) == {"status": 200}
+            assert time.monotonic() - before > timeout
+    finally:
+        stack.hide_messages(HASTE_SECONDS)
+    assert stopped
+    assert set(stopped).isdisjoint(workers())
+    assert service.status(id)["steps"]["a"]["visits"] == 1
+
+
+def test_what_a_function_cannot_begin_with_loses_nothing(service: Service, stack: Stack) -> None:
+    """Every invocation raises, until the setting is put right."""
+    with stack.setting("StepFunctionName", NOETL_LEASE_SECONDS="for ever"):
+        id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
+        until = time.monotonic() + 60.0
+        while "NOETL_LEASE_SECONDS is 'for ever'; it must be a number" not in (log := stack.logged("step")):
+            assert time.monotonic() < until, log[-2000:]
+            time.sleep(0.2)
+        assert service.status(id)["status"] == "queued"
+    assert service.output(id) == {"n": 1}
 
 
 def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, stack: Stack) -> None:

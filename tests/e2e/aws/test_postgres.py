@@ -25,6 +25,7 @@ from tests.e2e.aws.test_runs import (
     test_a_run_is_resumed_with_corrected_input,
     test_a_step_is_tried_again,
     test_a_wait_holds_nothing,
+    test_how_long_a_chain_takes,
     test_the_portable_example,
 )
 from tests.postgres import emptied, postgres_server
@@ -39,6 +40,7 @@ __all__ = [
     "test_a_run_is_resumed_with_corrected_input",
     "test_a_step_is_tried_again",
     "test_a_wait_holds_nothing",
+    "test_how_long_a_chain_takes",
     "test_the_portable_example",
 ]
 

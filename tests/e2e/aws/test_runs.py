@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import random
+import secrets
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.cost import row_of, walked
+from benchmarks.meter import Meter
+from executor.stores.dynamo.store import DynamoStore
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import CONTENT, Stack
 from tests.http_server import Exchange, serve
@@ -173,7 +178,7 @@ def test_a_registered_playbook_is_run_by_another(service: Service) -> None:
 
 
 @pytest.mark.parametrize("steps", [30])
-def test_how_long_a_chain_takes(service: Service, steps: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_long_a_chain_takes(service: Service, stack: Stack, steps: int, tell: Callable[[str], None]) -> None:
     chain = "".join(
         f"- {{name: s{n}, run: [{{action: set, set: {{v: {n}}}}}], rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
         for n in range(steps - 1)
@@ -184,5 +189,19 @@ def test_how_long_a_chain_takes(service: Service, steps: int, capsys: pytest.Cap
         before = time.monotonic()
         assert service.output(service.start(text)) == {"v": steps}
         times.append(time.monotonic() - before)
-    with capsys.disabled():
-        print(f"\na run of {steps} steps: {statistics.median(times):.2f} s in the emulator, request to result")
+    kept = "DynamoDB" if "TableName" in stack.outputs else "Postgres"
+    tell(f"a run of {steps} steps, kept in {kept}: {statistics.median(times):.2f} s in the emulator, request to result")
+
+
+def test_what_a_step_costs(stack: Stack, tell: Callable[[str], None]) -> None:
+    """On the table that is deployed, with a queue that nobody else reads."""
+    queue = stack.client("sqs").create_queue(QueueName=f"cost-{secrets.token_hex(4)}")["QueueUrl"]
+    store = DynamoStore(stack.outputs["TableName"], queue_url=queue, bucket=stack.outputs["BucketName"])
+    with Meter().attached("dynamodb", "sqs") as meter:
+        usage, seconds = walked(store, queue, 12, meter, time.time)[9]
+    found = row_of(10, usage, seconds)
+    assert found["requests"] <= 4
+    tell(
+        f"a step that reads and saves 1 KB: {found['requests']} requests ({found['all_requests']} with receive and delete), "
+        f"{found['dollars_a_million']:.2f} dollars a million at list price, {found['with_lambda']:.2f} with Lambda at the time here"
+    )
