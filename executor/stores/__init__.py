@@ -39,8 +39,8 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
         f"The store (NOETL_STORE, or --store) is {shown}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
-        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or the ARN of a secret that holds one, or as a table of"
-        " DynamoDB, `dynamodb://TABLE`."
+        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or the ARN under which AWS Secrets"
+        " Manager keeps one, or as a table of DynamoDB, `dynamodb://TABLE`."
     )
 
 
