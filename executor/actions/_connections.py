@@ -126,7 +126,8 @@ def _connect(servers: tuple[Server, ...], call: Call) -> Connection:
         except psycopg.Error as error:
             call.remaining_seconds()
             failure = error
-    reason = str(failure).strip().rpartition("\n")[2]
+    # Of several attempts the last one, without the advice that libpq indents below it.
+    reason = [line for line in str(failure).strip().splitlines() if not line[:1].isspace()][-1]
     _, is_said, said = reason.partition("FATAL:")
     is_refused = bool(is_said) and "too many" not in said and "starting up" not in said
     if not call.capabilities.any_server:

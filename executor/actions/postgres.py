@@ -13,6 +13,7 @@ from executor.actions._postgres_values import bound, bound_all, plain, quoted, r
 from executor.actions.action import UNTOLD_SECONDS, Call
 from executor.errors import ActionError
 from executor.sql import Bind, Identifier, Sql
+from executor.values import write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described
 
@@ -100,6 +101,7 @@ _WORTH_REPEATING = ("08", "40", "53", "57P", "58", "55P03", "55006")
 _TEMPLATE = "noetl_{}"
 _PLACEHOLDER = re.compile(r"%(?:%|\(([^)]*)\))")
 _ROWS_AT_ONCE = 1_000
+_MOST_CHARACTERS = 64 * 1024 * 1024
 
 
 def perform(call: Call) -> Any:
@@ -148,7 +150,7 @@ def _run(call: Call, statements: list[tuple[str, Any]], connection: Connection, 
 
 def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection) -> dict[str, Any]:
     is_returned = call.parameters.get("fetch") == "all"
-    returned: list[dict[str, Any]] = []
+    returned = _Rows()
     rowcount = 0
     with connection.transaction(), connection.cursor() as cursor:
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -158,9 +160,33 @@ def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection
             while has_more:
                 rowcount += cursor.rowcount
                 if is_returned and cursor.description is not None:
-                    returned += [row_of(row) for row in cursor]
+                    returned.take(cursor)
                 has_more = is_returned and bool(cursor.nextset())
-    return {"rows": returned, "rowcount": rowcount} if is_returned else {"rowcount": rowcount}
+    return {"rows": returned.all, "rowcount": rowcount} if is_returned else {"rowcount": rowcount}
+
+
+class _Rows:
+    """Rows as a playbook sees them, no more than a step can save: a table that is larger than it was thought to be is
+    not to take all the memory there is.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def take(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
+        """Add what the cursor has.
+
+        Raises:
+            ActionError: `LimitExceeded`.
+        """
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            piece = [row_of(row) for row in rows]
+            self._characters += len(write_json(piece))
+            if self._characters > _MOST_CHARACTERS:
+                message = "the rows have more than 64 MiB: select fewer, or write them to a file with `copy_to`"
+                raise ActionError("LimitExceeded", message, retryable=False)
+            self.all += piece
 
 
 def _statement_for_rows(given: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -227,8 +253,10 @@ def _doubled(text: str) -> str:
 def _result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
     has_rows = cursor.description is not None
     if fetch in ("all", "none"):
-        rows = [row_of(row) for row in cursor] if has_rows and fetch == "all" else []
-        return {"rows": rows, "rowcount": cursor.rowcount}
+        rows = _Rows()
+        if has_rows and fetch == "all":
+            rows.take(cursor)
+        return {"rows": rows.all, "rowcount": cursor.rowcount}
     row = cursor.fetchone() if has_rows else None
     if fetch == "one" or row is None:
         return None if row is None else row_of(row)

@@ -41,6 +41,20 @@ def test_what_each_fetch_gives(postgres_dsn: str) -> None:
     assert query("insert into t values (1), (2)") == {"rows": [], "rowcount": 2}
 
 
+def test_more_rows_than_a_step_can_save_are_refused(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a piece of them takes is known before the next one is read."""
+    monkeypatch.setattr(postgres, "_MOST_CHARACTERS", 40_000)
+    query = "select i, repeat('x', 10) as text from generate_series(1, {}) i"
+    assert len(perform("postgres", connection=postgres_dsn, query=query.format(1000))["rows"]) == 1000
+    for parameters in (
+        {"query": query.format(100_000)},
+        {"query": query.format(500), "rows": [{}, {}, {}], "fetch": "all"},
+    ):
+        with pytest.raises(ActionError, match="more than 64 MiB: select fewer") as caught:
+            perform("postgres", connection=postgres_dsn, **parameters)
+        assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
+
+
 def test_a_list_is_one_transaction(postgres_dsn: str) -> None:
     perform("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
     with pytest.raises(ActionError) as caught:
@@ -311,6 +325,7 @@ def test_no_server(unused_port: int) -> None:
         perform("postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1")
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
     assert "word" not in caught.value.message
+    assert caught.value.message.endswith(f"port {unused_port} failed: Connection refused")
 
 
 @pytest.fixture
