@@ -22,6 +22,9 @@ from executor.walk import Walker
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""
 
+LOOK_SECONDS = 0.005
+"""How long whoever waits for a run leaves the store to those who walk it, before another look."""
+
 PATIENCE_SECONDS = 10.0
 """How long the store may fail before those who wait for a run are told."""
 
@@ -151,6 +154,7 @@ class Worker:
             if run.status.is_final or left <= 0:
                 return run
             self._store.changes.wait(seen, left)
+            time.sleep(min(left, LOOK_SECONDS))
 
     def _work(self, name: str) -> None:
         worker = f"{process_name()}/{name}"

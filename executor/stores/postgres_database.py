@@ -59,6 +59,9 @@ _NOT_PREPARED = ("26000", "42P05")
 _FAREWELLS = ("57P01", "57P02", "57P03", "57P05", "25P03")
 """The server ends the session, and with it what was not committed."""
 
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+"""One that is made without asking the system for anything."""
+
 _STALE_PLAN = "0A000"
 """Among other things: a table has other columns than when the statement was prepared."""
 
@@ -116,19 +119,27 @@ class PostgresDatabase:
     @contextmanager
     def transaction(self) -> Iterator[PostgresWriter]:
         """A transaction. Statements wait for those of others that have locked the same rows. What this thread reads meanwhile
-        by `all` and `one` belongs to it.
+        by `all` and `one` belongs to it. Statements are sent together until somebody wants to know what one of them gave.
         """
         is_committing = False
         due: list[Note] = []
-        with self._connection(lambda: not is_committing) as connection, connection.transaction():
-            self._at_work.writer = writer = PostgresWriter(connection)
+        # A transaction of psycopg would wait for the answer to its `begin`.
+        with self._connection(lambda: not is_committing) as connection, connection.pipeline() as pipeline:
+            connection.execute("BEGIN")
+            self._at_work.writer = writer = PostgresWriter(connection, pipeline)
             try:
                 yield writer
                 if self._messages is not None and writer.runs:
                     due = _notes(writer.execute(_MADE_DUE, (list(writer.runs), SERVICE, time.time(), NEVER)).fetchall())
+            except BaseException:
+                # A connection that is lost has nothing to undo; why it is, is what is to be told.
+                with suppress(Exception):
+                    connection.rollback()
+                raise
             finally:
                 self._at_work.writer = None
             is_committing = True
+            connection.execute("COMMIT")
         self.tell(due)
 
     def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
@@ -237,12 +248,14 @@ class PostgresDatabase:
 class PostgresWriter:
     """A connection that takes the SQL of `executor.stores.database`. `runs` are those that its transaction writes to."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pipeline: psycopg.Pipeline | None = None) -> None:
         self._connection = connection
+        self._pipeline = pipeline
         self.runs: set[str] = set()
 
-    def execute(self, query: str, values: Sequence[Any] = (), /) -> psycopg.Cursor[dict[str, Any]]:
-        return self._connection.execute(_translated(query), [_plain(value) for value in values])
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
+        cursor = self._connection.execute(_translated(query), [_plain(value) for value in values])
+        return PostgresResult(cursor, self._pipeline)
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         listed = [[_plain(value) for value in row] for row in rows]
@@ -253,13 +266,38 @@ class PostgresWriter:
                 cursor.executemany(_translated(query), listed)
 
 
+class PostgresResult:
+    """What a statement gave. Of one that was sent in a pipeline nothing is known until it is asked for."""
+
+    __slots__ = ("_cursor", "_pipeline")
+
+    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], pipeline: psycopg.Pipeline | None) -> None:
+        self._cursor = cursor
+        self._pipeline = pipeline
+
+    @property
+    def rowcount(self) -> int:
+        if self._pipeline is not None and self._cursor.pgresult is None:
+            self._pipeline.sync()
+        return self._cursor.rowcount
+
+    def fetchone(self) -> dict[str, Any] | None:
+        return self._cursor.fetchone()
+
+    def fetchall(self) -> list[dict[str, Any]]:
+        return self._cursor.fetchall()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._cursor)
+
+
 def _notes(rows: Iterable[Mapping[str, Any]]) -> list[Note]:
     return [Note(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
 
 
 def _check(connection: psycopg.Connection[Any]) -> None:
     """Nothing, unless the server has something to say to an idle connection: farewell, most likely."""
-    with selectors.DefaultSelector() as selector:
+    with _Selector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         if selector.select(0):
             connection.execute("select 1", prepare=False)

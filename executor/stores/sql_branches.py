@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from executor.records import DEADLINE, END, NEVER, Branch, Event, Lease, Pointers, Run, Visit, VisitStatus
 from executor.start import LAST_CLOCK, ending_visit, last_visit_id
-from executor.stores.database import Writer
+from executor.stores.database import Result, Writer
 from executor.stores.rows import Row, to_text, visit_of
 from executor.transition import arrive, derived_id, next_in_line
 from planner.plan import Header, Step
@@ -29,6 +29,16 @@ HEAD = (
     '"case", error, failure, progress'
 )
 """The columns of a visit but for what it saved."""
+
+
+_CLAIM_NEXT = f"""
+    update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?, started_at = ?,
+        piece_at = ?
+    where run_id = ? and (run_id, id) = (
+        select run_id, id from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit 1
+    ) and status = 'ready' and started_at is null and progress is null and substr(step, 1, 1) <> '@'
+    returning {HEAD}, saved
+"""
 
 
 class Branches:
@@ -122,7 +132,8 @@ class Branches:
         """Let the run end: with the step that runs last if there is one, and when that is done for good."""
         if self.header.last_step is not None:
             branch = Branch(last_visit_id(self.run["resumes"]), self.header.last_step, LAST_CLOCK, {})
-            if self._add(branch) is not None:
+            if not self._is_there(branch):
+                self._add(branch)
                 where = (self.run["id"], DEADLINE)
                 self.db.execute("delete from visits where run_id = ? and step = ?", where)
                 return
@@ -130,7 +141,9 @@ class Branches:
             if self.db.execute(query, (self.run["id"], branch.id)).fetchone()["finished_at"] is None:
                 return
         visit = ending_visit(self.run["id"], self.run["resumes"], self.now)
-        self._add(Branch(visit.id, visit.step, visit.clock, visit.names))
+        ending = Branch(visit.id, visit.step, visit.clock, visit.names)
+        if not self._is_there(ending):
+            self._add(ending)
 
     def stand_in_line(self) -> None:
         """Let all visits of a run that is gone on with wait for their turn, but for one that has begun and waits."""
@@ -173,22 +186,9 @@ class Branches:
         lease = self.claim_for
         if lease is None or self.claimed is not None or self.run["stop"] is not None:
             return
-        query = f"select {HEAD}, saved from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit 1"
-        row = self.db.execute(query, (self.run["queue"], self.now)).fetchone()
-        is_fresh = (
-            row is not None and row["status"] == "ready" and row["started_at"] is None and row["progress"] is None
-        )
-        if not is_fresh or row["run_id"] != self.run["id"] or row["step"].startswith("@"):
-            return
-        self.claimed = visit = self._held(visit_of(row), lease)
-        self.db.execute(
-            "update visits set status = ?, claims = ?, fence = ?, worker = ?, started_at = ?, piece_at = ?, due_at = ?"
-            " where run_id = ? and id = ?",
-            (
-                visit.status, visit.claims, visit.fence, visit.worker, visit.started_at, visit.piece_at,
-                self.now + lease.seconds, visit.run_id, visit.id,
-            ),
-        )  # fmt: skip
+        values = (lease.worker, self.now + lease.seconds, self.now, self.now)
+        found = self.db.execute(_CLAIM_NEXT, (*values, self.run["id"], self.run["queue"], self.now)).fetchone()
+        self.claimed = None if found is None else visit_of(found)
 
     def _held(self, visit: Visit, lease: Lease) -> Visit:
         """The visit, claimed."""
@@ -225,16 +225,16 @@ class Branches:
         db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
         self.enter(branch)
 
-    def _add(self, branch: Branch, *, parked: bool = False) -> Visit | None:
+    def _add(self, branch: Branch, *, parked: bool = False) -> None:
+        """Add the visit of a branch that is not there."""
         in_line = self.header.sequential and not branch.step.startswith("@") and branch.step != self.header.last_step
         lease = None if parked or in_line or self.claimed is not None else self.claim_for
         position = (self.run["seq"] << 12) + self.count
         run_id, queue, due_at = self.run["id"], self.run["queue"], NEVER if in_line else self.now
-        visit = enter(self.db, run_id, queue, branch, due_at, position, lease=lease, parked=parked)
-        if visit is not None:
-            self.count += 1
-            self.claimed = visit if lease is not None else self.claimed
-        return visit
+        visit, written = enter(self.db, run_id, queue, branch, due_at, position, lease=lease, parked=parked)
+        self.count += 1
+        if lease is not None and written.rowcount == 1:
+            self.claimed = visit
 
 
 def enter(
@@ -247,8 +247,8 @@ def enter(
     *,
     lease: Lease | None = None,
     parked: bool = False,
-) -> Visit | None:
-    """Add the visit of a branch, claimed when there is a lease; None when it was there already."""
+) -> tuple[Visit, Result]:
+    """Add the visit of a branch, claimed when there is a lease, unless it is there: then nothing is written."""
     number = 1
     if branch.counted:
         upsert = (
@@ -275,7 +275,7 @@ def enter(
         run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, to_text(visit.names), number,
         visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.piece_at,
     )  # fmt: skip
-    return visit if db.execute(_INSERT_VISIT, row).rowcount == 1 else None
+    return visit, db.execute(_INSERT_VISIT, row)
 
 
 def enter_deadline(db: Writer, run: Run, due_at: float) -> None:

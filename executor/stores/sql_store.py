@@ -33,7 +33,7 @@ from executor.records import (
     VisitStatus,
 )
 from executor.stores.cursors import read_cursor, read_event_id, write_cursor
-from executor.stores.database import Database, Writer
+from executor.stores.database import Database, Result, Writer
 from executor.stores.doctor import Finding, examine
 from executor.stores.news import News
 from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_of, to_text, to_text_or_null, visit_of
@@ -280,10 +280,9 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
         saved, result, progress, parts = texts_of(commit)
         with self._transaction() as db:
             self.database.note_run(db, visit.run_id)
-            run = db.execute(
+            db.execute(
                 "update runs set seq = seq + 1, live = live + ?, failed_branches = failed_branches + ?,"
-                " stop = coalesce(stop, ?), error = coalesce(error, ?) where id = ?"
-                " returning id, plan_hash, queue, seq, live, stop, resumes",
+                " stop = coalesce(stop, ?), error = coalesce(error, ?) where id = ?",
                 (
                     commit.branches_change,
                     commit.failed_branches,
@@ -291,12 +290,14 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                     to_text_or_null(commit.error),
                     visit.run_id,
                 ),
-            ).fetchone()
+            )
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
-            parked = run["stop"] is not None and not commit.last
-            _update_visit(db, visit, saved, result, progress, parked=parked)
+            written = _update_visit(db, visit, saved, result, progress, may_park=not commit.last)
             _keep_parts(db, visit, parts)
+            read = "select id, plan_hash, queue, seq, live, stop, resumes from runs where id = ?"
+            run = db.execute(read, (visit.run_id,)).fetchone()
+            _hold_to_claim(visit, written)
             branches = self._branches(db, run, now, claim_for)
             branches.move(commit.branches, commit.live)
             if commit.waited and visit.finished_at is not None:
@@ -331,7 +332,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                 self.database.lock_run(db, run.parent.run_id)
             self.database.lock_run(db, run.id)
             done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-            _update_visit(db, done, None, None, None, parked=False)
+            written = _update_visit(db, done, None, None, None, may_park=False)
             db.execute("delete from visits where run_id = ? and step = ?", (run.id, DEADLINE))
             row = db.execute(
                 "update runs set seq = seq + 1, status = ?, result = ?, errors = ?, error = coalesce(error, ?),"
@@ -345,6 +346,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                     run.id,
                 ),
             ).fetchone()
+            _hold_to_claim(visit, written)
             name = status if status in ("failed", "cancelled", "timed_out") else "completed"
             duration = max(now - (row["started_at"] or now), 0.0)
             event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
@@ -542,21 +544,25 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
 
 
 def _update_visit(
-    db: Writer, visit: Visit, saved: str | None, result: str | None, progress: str | None, *, parked: bool
-) -> None:
-    """Write what became of a claimed visit. Raises FencedError when the claim has been lost."""
-    status = VisitStatus.PARKED if parked and visit.finished_at is None else visit.status
-    changed = db.execute(
-        "update visits set status = ?, attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?,"
+    db: Writer, visit: Visit, saved: str | None, result: str | None, progress: str | None, *, may_park: bool
+) -> Result:
+    """Write what became of a visit, if it is still claimed. One that is not over is parked where its run is stopping."""
+    return db.execute(
+        "update visits set status = case when ? and exists (select 1 from runs where id = visits.run_id and stop is not null)"
+        " then 'parked' else ? end, attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?,"
         ' result = ?, "case" = ?, error = ?, failure = ?, progress = ?'
         " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
-            status, visit.attempt, visit.claims, visit.due_at, visit.started_at, visit.piece_at, visit.finished_at, saved, result,
-            visit.case, to_text_or_null(visit.error), visit.failure, progress, visit.run_id, visit.id,
-            visit.fence,
+            may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at, visit.started_at,
+            visit.piece_at, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
+            progress, visit.run_id, visit.id, visit.fence,
         ),
     )  # fmt: skip
-    if changed.rowcount == 0:
+
+
+def _hold_to_claim(visit: Visit, written: Result) -> None:
+    """Raise FencedError when nothing was written because the claim of the visit has been lost."""
+    if written.rowcount == 0:
         raise FencedError(f"the claim of step `{visit.step}` has been lost")
 
 

@@ -482,8 +482,7 @@ def moods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executor.perform.handler", lambda name: moody if name == "python" else handler(name))
 
 
-def run_machine(**options: Any) -> None:
-    examples = settings.default.max_examples // 2
+def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:
     unhurried = settings(
         max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck), **options
     )
@@ -509,10 +508,10 @@ def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes with what was done is believed, however late."""
     update = sql_store._update_visit
 
-    def wrong(db: Any, visit: Visit, *rest: Any, **options: Any) -> None:
+    def wrong(db: Any, visit: Visit, *rest: Any, **options: Any) -> Any:
         query = "update visits set fence = ?, status = 'running' where run_id = ? and id = ?"
         db.execute(query, (visit.fence, visit.run_id, visit.id))
-        update(db, visit, *rest, **options)
+        return update(db, visit, *rest, **options)
 
     monkeypatch.setattr(sql_store, "_update_visit", wrong)
 
@@ -529,4 +528,4 @@ def test_what_is_broken_is_noticed(
     """Controls of the machine."""
     breaks(monkeypatch)
     with pytest.raises(AssertionError):
-        run_machine(phases=[Phase.generate])
+        run_machine(examples=1_000, derandomize=True, phases=[Phase.generate])
