@@ -18,6 +18,7 @@ from executor.start import new_run
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.keys import BRANCHES_EACH
 from executor.stores.dynamo.store import DynamoStore
+from executor.stores.dynamo.table import MOST_WRITTEN
 from executor.stores.notes import Note
 from executor.stores.store import Received
 from executor.walk import Walker
@@ -199,6 +200,39 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
 
 class Lost(Exception):
     """The process has died, or the answer was lost."""
+
+
+class Dying(Wire):
+    """A queue whose first sender of more than a transaction holds dies after some of the messages."""
+
+    has_died = False
+
+    def send(self, notes: list[Note], now: float) -> None:
+        dies = not self.has_died and len(notes) > MOST_WRITTEN
+        super().send(notes[: len(notes) // 3] if dies else notes, now)
+        if dies:
+            self.has_died = True
+            raise Lost
+
+
+@pytest.mark.timeout(300)
+def test_a_fork_of_more_branches_than_a_transaction_has_items(store: DynamoStore) -> None:
+    """Its messages are sent in part when the worker dies, and all of them when the message of the fork comes again."""
+    width = MOST_WRITTEN + 30
+    wire = Dying()
+    queued, chance = behind_a_queue(wire), random.Random(1)
+    run_id = begun(queued, wide(width))
+    while (body := wire.take(chance, twice=0.02)) is not None:
+        try:
+            deliver(queued, body, wire)
+        except Lost:
+            wire.bodies.append(body)
+    assert wire.has_died
+    check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
+    counters = [item for item in store.table.scan() if item["sk"] == "C"]
+    assert len(counters) == -(-width // BRANCHES_EACH)
+    # An end changes one counter; whoever fires the join changes all of them.
+    assert sum(item["version"] for item in counters) <= width + 4 * len(counters)
 
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
