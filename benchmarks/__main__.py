@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import executor, planner, postgres, report, start_up
+from benchmarks import planner, report, speed, start_up
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -15,12 +15,11 @@ def main() -> None:
     planner_rows = planner.measure()
     title = "Compiling a playbook, compared with `yaml.load(text, Loader=CSafeLoader)` of its text"
     print(report.table(title, report.PLANNER, planner_rows))
-    executor_rows = executor.measure()
-    title = "Walking with one thread on SQLite, compared with one committed row (WAL, synchronous=FULL)"
-    print(report.table(title, report.EXECUTOR, executor_rows))
-    postgres_rows = postgres.measure()
-    print(report.table(report.POSTGRES_TITLE, report.POSTGRES, postgres_rows))
-    results = {"start_up": start_up_rows, "planner": planner_rows, "executor": executor_rows, "postgres": postgres_rows}
+    results = {"start_up": start_up_rows, "planner": planner_rows}
+    for database in ("SQLite", "Postgres"):
+        rows = speed.measure(database)
+        print(report.table(speed.title(database), speed.COLUMNS, rows))
+        results[database.lower()] = rows
     report.write(RESULTS, results)
     print(f"Written to {RESULTS}.")
 

@@ -1,7 +1,8 @@
-"""Runs on one Postgres whose workers are killed: `python -m benchmarks.killing`.
+"""Workers that are killed: `python -m benchmarks.killing`.
 
-Every second one of the worker processes gets SIGKILL, and another one takes its place. Afterwards every run must have
-succeeded, with every step committed once, and `noetl doctor` must find nothing.
+Every second one of the processes that share a Postgres gets SIGKILL, and another one takes its place. Afterwards every run must
+have succeeded, with every step committed once, and `noetl doctor` must find nothing. Then a process is killed in the middle
+of a chain, alone, and it is measured how long after its start the next one commits a step.
 """
 
 from __future__ import annotations
@@ -10,24 +11,42 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from benchmarks import report
 from benchmarks.playbooks import set_chain
+from benchmarks.speed import DURABLE, FOLDER, is_ready, worker
 from executor.actions import catalogue
-from executor.records import RunStatus
+from executor.records import Run, RunStatus
 from executor.start import new_run
+from executor.stores import open_store
 from executor.stores.doctor import examine
 from executor.stores.postgres import PostgresStore
+from executor.stores.store import Store
 from infra.migrations import upgrade
 from planner.compile import compile_playbook
+from planner.plan import Plan
 from tests.postgres import emptied, serving
 
-DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 LEASE_SECONDS = 5
 MOST_SECONDS = 600.0
+LONG = 3_000
+"""Steps of a chain that is not at its end when its worker is killed."""
+KILLS = 7
+
+RESUMED: Sequence[report.Column] = (
+    ("store", lambda row: row["store"]),
+    ("kills", lambda row: f"{row['kills']}"),
+    ("the process is up", lambda row: f"{row['up'] * 1e3:,.0f} ms"),
+    ("first commit", lambda row: f"{row['resumed'] * 1e3:,.0f} ms"),
+    ("latest", lambda row: f"{row['latest'] * 1e3:,.0f} ms"),
+)
 
 
 def measure(
@@ -45,33 +64,25 @@ def measure(
         AssertionError: a run has not ended well, or a step was committed more or less than once.
     """
     upgrade(dsn)
-    plan = compile_playbook(set_chain(steps), catalogue()).plan
-    assert plan is not None
     store = PostgresStore(dsn)
-    store.save_plan(plan)
-    ids = []
-    for _ in range(runs):
-        run, first = new_run(plan.header, plan.hash, {}, now=time.time())
-        ids.append(store.create_run(run, first).id)
+    plan = _plan(store, steps)
+    ids = [_started(store, plan).id for _ in range(runs)]
     at_work = [_worker(dsn) for _ in range(workers)]
     started, killed = time.monotonic(), 0
-    open_runs = "select count(*) as left from runs where finished_at is null"
+    open_runs = 'select count(*) as "left" from runs where finished_at is null'
     try:
-        while store.database.one(open_runs.replace("left", '"left"'))["left"]:
+        while store.database.one(open_runs)["left"]:
             assert time.monotonic() - started < MOST_SECONDS, "the runs do not end"
             time.sleep(every_seconds)
             if kills is None or killed < kills:
-                victim = at_work.pop(random.randrange(len(at_work)))
-                victim.kill()
-                victim.wait()
+                _kill(at_work.pop(random.randrange(len(at_work))))
                 at_work.append(_worker(dsn))
                 killed += 1
         seconds = time.monotonic() - started
         _check(store, ids, steps)
     finally:
-        for worker in at_work:
-            worker.kill()
-            worker.wait()
+        for one in at_work:
+            _kill(one)
         findings = [finding.message for finding in examine(store.database)]
         taken = store.database.one("select count(*) as over from visits where fence > 1")["over"]
         store.close()
@@ -79,11 +90,112 @@ def measure(
     return {"runs": runs, "steps": runs * steps, "killed": killed, "taken_over": taken, "seconds": seconds}
 
 
-def _worker(dsn: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from api.cli import main; main()", "worker", "--threads", "2", "--store", dsn]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("NOETL_")}
-    environ |= {"NOETL_LEASE_SECONDS": str(LEASE_SECONDS), "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+def resumed_by_workers(dsn: str, kills: int = KILLS, steps: int = LONG) -> report.Row:
+    """How long a worker takes from its start to its first commit in a run whose worker was killed on this machine."""
+    store = PostgresStore(dsn)
+    run = _started(store, _plan(store, steps))
+    killed = _worker(dsn)
+
+    def killing() -> None:
+        _kill(killed)
+
+    def restarting() -> float:
+        nonlocal killed
+        killed = _worker(dsn)
+        is_ready(killed)
+        return time.time()
+
+    try:
+        return _resumed("Postgres, noetl worker", store, run, killing, restarting, kills)
+    finally:
+        _kill(killed)
+        store.close()
+
+
+def resumed_by_command(folder: Path, kills: int = KILLS, steps: int = LONG) -> report.Row:
+    """The same of `noetl run` on SQLite and `noetl runs resume`."""
+    playbook = folder / "chain.yaml"
+    playbook.write_text(set_chain(steps))
+    url = f"sqlite:///{folder / 'noetl.db'}"
+    killed = _command("run", str(playbook), "--store", url, "-q")
+    while not (folder / "noetl.db").exists() or not (begun := _runs(url)):
+        time.sleep(0.05)
+    store = open_store(url)
+
+    def restarting() -> float:
+        nonlocal killed
+        killed = _command("runs", "resume", begun[0].id, "--store", url, "-q")
+        return time.time()
+
+    try:
+        return _resumed("SQLite, noetl runs resume", store, begun[0], lambda: _kill(killed), restarting, kills)
+    finally:
+        _kill(killed)
+        store.close()
+
+
+def _resumed(
+    name: str, store: Store, run: Run, killing: Callable[[], None], restarting: Callable[[], float], kills: int
+) -> report.Row:
+    up, resumed = [], []
+    for _ in range(kills):
+        _next_commit(store, run, since=time.time())
+        killing()
+        began = time.time()
+        up.append(restarting() - began)
+        resumed.append(_next_commit(store, run, since=began) - began)
+    return {"store": name, "kills": kills, "up": median(up), "resumed": median(resumed), "latest": max(resumed)}
+
+
+def _next_commit(store: Store, run: Run, since: float) -> float:
+    """When the run has next committed a step."""
+    after = None
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
+        while events := store.events(run.id, after, 10_000):
+            after = events[-1].id
+            for event in events:
+                if event.type == "step.completed" and event.at > since:
+                    return event.at
+        time.sleep(0.01)
+    raise AssertionError("the run does not go on")
+
+
+def _plan(store: Store, steps: int) -> Plan:
+    plan = compile_playbook(set_chain(steps), catalogue()).plan
+    assert plan is not None
+    store.save_plan(plan)
+    return plan
+
+
+def _started(store: Store, plan: Plan) -> Run:
+    return store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+
+
+def _runs(url: str) -> list[Run]:
+    store = open_store(url)
+    found, _ = store.runs("default")
+    store.close()
+    return found
+
+
+def _worker(dsn: str) -> subprocess.Popen[str]:
+    return worker(dsn, threads=2, lease_seconds=LEASE_SECONDS)
+
+
+def _command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from api.cli import main; main()", *arguments],
+        env=os.environ | {"PYTHONPATH": str(FOLDER.parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
@@ -97,11 +209,20 @@ def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
         assert set(done.values()) == {1}, done
 
 
+def main() -> None:
+    with serving(**DURABLE) as server:
+        with emptied(server.dsn) as database:
+            found = measure(database)
+        print(
+            f"{found['runs']:,} runs of {found['steps'] // found['runs']} steps on four workers, of which {found['killed']} were killed:"
+            f" all succeeded, {found['steps']:,} steps were committed once each, {found['taken_over']:,} were taken over,"
+            f" in {found['seconds']:.0f} s; noetl doctor finds nothing.\n"
+        )
+        with emptied(server.dsn) as database, tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+            upgrade(database)
+            rows = [resumed_by_workers(database), resumed_by_command(Path(folder))]
+    print(report.table("From the start of the process that follows one that was killed", RESUMED, rows))
+
+
 if __name__ == "__main__":
-    with serving(**DURABLE) as server, emptied(server.dsn) as database:
-        found = measure(database)
-    print(
-        f"{found['runs']:,} runs of {found['steps'] // found['runs']} steps on four workers, of which {found['killed']} were killed:"
-        f" all succeeded, {found['steps']:,} steps were committed once each, {found['taken_over']:,} were taken over,"
-        f" in {found['seconds']:.0f} s; noetl doctor finds nothing."
-    )
+    main()

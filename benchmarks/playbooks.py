@@ -49,27 +49,30 @@ def nested(steps: int) -> str:
 SHAPES: dict[str, Callable[[int], str]] = {"chain": chain, "ladder": ladder, "wide": wide, "nested": nested}
 
 
-def set_chain(steps: int) -> str:
-    """A chain of steps that each add one to what the step before has saved."""
+def set_chain(steps: int, result_bytes: int = 0) -> str:
+    """A chain of steps that each add one to what the step before has saved, or turn a text of so many bytes by one sign."""
+    first, value, last = ("1", "x + 1", "x")
+    if result_bytes:
+        first, value, last = (f"'x' * {result_bytes}", "x[1:] ~ x[0]", "x | length")
     lines = ["name: chain", "steps:"]
     for at in range(steps):
-        value = f'"{{{{ v{at - 1} + 1 }}}}"' if at else "1"
-        lines.append(f"- name: s{at}\n  run: [{{action: set, set: {{v{at}: {value}}}}}]")
-        if at + 1 < steps:
-            lines.append(f"  rule: [{{case: default, run: [s{at + 1}]}}]")
-    return "\n".join([*lines, f'output: {{last: "{{{{ v{steps - 1} }}}}"}}', ""])
+        goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
+        expression = value if at else first
+        lines.append(f'- {{name: s{at}, run: [{{action: set, set: {{x: "{{{{ {expression} }}}}"}}}}]{goes_on}}}')
+    return "\n".join([*lines, f'output: {{last: "{{{{ {last} }}}}"}}', ""])
 
 
-def fan_out(branches: int) -> str:
-    """A fork into steps that each save a value, and one step that joins them."""
+def fan_out(branches: int, result_bytes: int = 0) -> str:
+    """A fork into steps that each save a value, which may be a text of so many bytes, and one step that joins them."""
     names = ", ".join(f"b{at}" for at in range(branches))
     lines = ["name: fan_out", "steps:", f"- name: fork\n  rule: [{{case: default, run: [{names}]}}]"]
-    lines += [
-        f"- name: b{at}\n  run: [{{action: set, set: {{v{at}: {at}}}}}]\n  rule: [{{case: default, run: [join]}}]"
-        for at in range(branches)
-    ]
-    total = " + ".join(f"v{at}" for at in (0, branches - 1))
-    return "\n".join([*lines, f'- name: join\n  run: [{{action: set, set: {{total: "{{{{ {total} }}}}"}}}}]', ""])
+    for at in range(branches):
+        value = f"\"{{{{ 'x' * {result_bytes} }}}}\"" if result_bytes else f"{at}"
+        lines.append(f"- name: b{at}\n  run: [{{action: set, set: {{v{at}: {value}}}}}]")
+        lines.append("  rule: [{case: default, run: [join]}]")
+    total = f"(v0 | string | length) + (v{branches - 1} | string | length)"
+    lines.append(f'- name: join\n  run: [{{action: set, set: {{total: "{{{{ {total} }}}}"}}}}]')
+    return "\n".join([*lines, 'output: {total: "{{ total }}"}', ""])
 
 
 def _playbook(edges: Edges) -> str:

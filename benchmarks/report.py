@@ -23,25 +23,6 @@ PLANNER: Sequence[Column] = (
     ("load, GC paused", lambda row: f"{row['load_without_collection_seconds'] * 1e3:,.0f} ms"),
     ("compile/that", lambda row: f"{row['ratio_without_collection']:.1f}"),
 )
-EXECUTOR: Sequence[Column] = (
-    ("playbook", lambda row: row["playbook"]),
-    ("run", lambda row: row["run"]),
-    ("row", lambda row: f"{row['row_microseconds']:,.0f} µs"),
-    ("step", lambda row: f"{row['step_microseconds']:,.0f} µs"),
-    ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
-    ("first tenth", lambda row: f"{row['rows_per_step_first_tenth']:.1f}"),
-    ("last tenth", lambda row: f"{row['rows_per_step_last_tenth']:.1f}"),
-    ("start of the run", lambda row: f"{row['start_microseconds']:,.0f} µs"),
-)
-POSTGRES_TITLE = "Walking on Postgres, compared with one committed row (fsync, synchronous_commit) of the same server"
-POSTGRES: Sequence[Column] = (
-    ("playbook", lambda row: row["playbook"]),
-    ("workers", lambda row: f"{row['workers']}"),
-    ("row", lambda row: f"{row['row_microseconds']:,.0f} µs"),
-    ("step", lambda row: f"{row['step_microseconds']:,.0f} µs"),
-    ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
-    ("steps/s", lambda row: f"{row['steps_per_second']:,.0f}"),
-)
 START_UP: Sequence[Column] = (
     ("command", lambda row: row["command"]),
     ("time", lambda row: f"{row['seconds'] * 1e3:,.0f} ms"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import executor, planner, report, waiting
+from benchmarks import growth, killing, planner, report, speed, waiting
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.mutants import OPERATORS, Original
-from benchmarks.playbooks import SHAPES, fan_out, set_chain
+from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
 from planner.compile import compile_playbook
 
@@ -33,11 +33,25 @@ def test_rows_of_the_planner() -> None:
     assert "ladder" in report.table("Compiling", report.PLANNER, [row])
 
 
-@pytest.mark.parametrize(("text", "steps"), [(set_chain(4), 4), (fan_out(3), 5)], ids=["chain", "fan-out"])
-def test_rows_of_the_executor(text: str, steps: int) -> None:
-    first, later = executor._walks("a walk", text, steps, 1)
-    assert (first["run"], later["run"], first["steps"]) == ("first", "later", steps)
-    assert "a walk" in report.table("Walking", report.EXECUTOR, [first, later])
+@pytest.mark.parametrize("database", ["SQLite", "Postgres"])
+def test_rows_of_the_executor(database: str) -> None:
+    rows = speed.measure(database, steps=4, repetitions=1, sizes=(0, 2048), workers=(1, 2))
+    assert [(row["playbook"], row["result_bytes"], row["workers"]) for row in rows] == [
+        (f"{shape} of 4", size, workers) for shape in ("chain", "fan-out") for size in (0, 2048) for workers in (1, 2)
+    ]
+    assert all(row["rows_per_step"] == pytest.approx(row["step"] / row["row"]) for row in rows)
+    assert "fan-out of 4" in report.table(speed.title(database), speed.COLUMNS, rows)
+
+
+def test_what_steps_ask(tmp_path: Path) -> None:
+    rows = growth.measure(f"sqlite:///{tmp_path}/noetl.db", "SQLite", steps=120)
+    assert [row["step"] for row in rows] == [10, 100]
+    assert rows[0]["statements"] == rows[1]["statements"] > 2
+
+
+def test_who_follows_one_that_was_killed(tmp_path: Path) -> None:
+    row = killing.resumed_by_command(tmp_path, kills=1, steps=2_000)
+    assert row["latest"] == row["resumed"] > row["up"] > 0
 
 
 def test_what_waits() -> None:

@@ -13,9 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(*requirements: str) -> Path:
-    """The folder of an environment with these packages in it, and what they need; its name says what the first one is."""
-    digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
-    folder = ROOT / ".venv" / f"{requirements[0].replace('==', '-')}-{digest}"
+    """The folder of an environment with these packages in it, and what they need, which is made unless it is there."""
+    folder = folder_of(*requirements)
     made = folder / ".made"
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
@@ -26,3 +25,9 @@ def environment(*requirements: str) -> Path:
             subprocess.run([*pip, *requirements], check=True)
             made.touch()
     return folder
+
+
+def folder_of(*requirements: str) -> Path:
+    """Where the environment with these packages is, or would be; its name says what the first one is."""
+    digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
+    return ROOT / ".venv" / f"{requirements[0].replace('==', '-')}-{digest}"

@@ -1,0 +1,151 @@
+"""`python -m benchmarks.growth`: what the tenth and the ten thousandth step of a chain ask of SQLite and of Postgres.
+
+Statements and bytes are counted where the store hands them to its database; bytes are those of the statements' values and of
+the rows that come back. On DynamoDB `python -m benchmarks.cost` counts the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import report
+from benchmarks.playbooks import set_chain
+from benchmarks.speed import DURABLE, FOLDER
+from executor.actions import catalogue
+from executor.capabilities import for_local_run
+from executor.records import Lease, RunStatus
+from executor.start import new_run
+from executor.stores import open_store
+from executor.stores.sql_store import SqlStore
+from executor.walk import Walker
+from infra.migrations import upgrade
+from planner.compile import compile_playbook
+from planner.garbage import collection_paused
+from tests.postgres import emptied, serving
+
+STEPS = 10_000
+AROUND = 50
+"""Of how many steps that follow each other a row is the median."""
+
+COLUMNS: Sequence[report.Column] = (
+    ("store", lambda row: row["store"]),
+    ("step", lambda row: f"{row['step']:,}"),
+    ("statements", lambda row: f"{row['statements']:g}"),
+    ("bytes", lambda row: f"{row['bytes']:,.0f}"),
+    ("time", lambda row: f"{row['seconds'] * 1e6:,.0f} µs"),
+)
+
+
+@dataclass
+class Asked:
+    """What was asked of a database: how many statements, and how many bytes went there and came back."""
+
+    statements: int = 0
+    bytes: int = 0
+
+    def note(self, values: Any, rows: Any = ()) -> None:
+        self.statements += 1
+        self.bytes += sum(len(str(value)) for value in values if value is not None)
+        self.bytes += sum(len(str(value)) for row in rows for value in dict(row).values() if value is not None)
+
+
+class Counted:
+    """A database or one of its writers, which counts what it is asked."""
+
+    def __init__(self, one: Any, asked: Asked) -> None:
+        self._one = one
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._one, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        with self._one.transaction() as db:
+            yield Counted(db, self._asked)
+
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Any:
+        self._asked.note(values)
+        return self._one.execute(query, values)
+
+    def executemany(self, query: str, rows: Any, /) -> Any:
+        for row in (listed := list(rows)):
+            self._asked.note(row)
+        return self._one.executemany(query, listed)
+
+    def all(self, query: str, *values: Any) -> Any:
+        rows = self._one.all(query, *values)
+        self._asked.note(values, rows)
+        return rows
+
+    def one(self, query: str, *values: Any) -> Any:
+        row = self._one.one(query, *values)
+        self._asked.note(values, [row])
+        return row
+
+    def change(self, query: str, *values: Any) -> Any:
+        row = self._one.change(query, *values)
+        self._asked.note(values, [] if row is None else [row])
+        return row
+
+
+def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
+    """A row for each decade of the steps of a chain."""
+    store = open_store(url)
+    assert isinstance(store, SqlStore)
+    asked = Asked()
+    counted: Any = Counted(store.database, asked)
+    for attribute in {"database", "file", "postgres"} & vars(store).keys():
+        setattr(store, attribute, counted)
+    plan = compile_playbook(set_chain(steps), catalogue()).plan
+    assert plan is not None
+    store.save_plan(plan)
+    run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    lease = Lease("growth", 600.0)
+    walker = Walker(store, lease, for_local_run(FOLDER))
+    claim = store.claim(run.queue, lease, time.time())
+    spent: list[tuple[int, int, float]] = []
+    with collection_paused():
+        while claim is not None:
+            asked.statements = asked.bytes = 0
+            began = time.perf_counter()
+            claim = walker.walk(claim)
+            spent.append((asked.statements, asked.bytes, time.perf_counter() - began))
+    ended = store.run(run.tenant, run.id)
+    assert ended is not None
+    assert ended.status is RunStatus.SUCCEEDED
+    store.close()
+    decades = [number for number in (10, 100, 1_000, 10_000) if number <= steps]
+    return [_row(name, number, spent[:steps], steps) for number in decades]
+
+
+def _row(name: str, number: int, spent: list[tuple[int, int, float]], steps: int) -> report.Row:
+    # The first step lets the run begin and the last lets it end.
+    first = max(1, min(number - 1, steps - 1 - AROUND))
+    part = spent[first : min(first + AROUND, steps - 1)]
+    statements, amount, seconds = (median(column) for column in zip(*part, strict=True))
+    return {"store": name, "step": number, "statements": statements, "bytes": amount, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help="how long the chain is")
+    steps = parser.parse_args().steps
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        rows = measure(f"sqlite:///{Path(folder) / 'noetl.db'}", "SQLite", steps)
+    with serving(**DURABLE) as server, emptied(server.dsn) as dsn:
+        upgrade(dsn)
+        rows += measure(dsn, "Postgres", steps)
+    print(report.table(f"What a step of a chain of {steps:,} asks", COLUMNS, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""`python -m benchmarks.speed`: how long steps take on SQLite and Postgres, beside one committed row of the same database and
+beside DBOS on it, one after another in each round.
+
+On SQLite the workers are threads of this process, on Postgres processes of `noetl worker` with one thread. The server is the
+one that tests use, on this machine, with all that makes a commit durable. Each worker has a chain of its own; a fan-out has
+all of them. The time is that from before the run is started until its result is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import dbos, report
+from benchmarks.floors import postgres_row, sqlite_row
+from benchmarks.playbooks import fan_out, set_chain
+from executor.actions import catalogue
+from executor.capabilities import for_local_run
+from executor.records import RunStatus
+from executor.start import new_run
+from executor.stores import open_store
+from executor.stores.store import Store
+from executor.worker import Worker
+from infra.migrations import upgrade
+from planner.compile import compile_playbook
+from planner.plan import Plan
+from tests.postgres import emptied, serving
+
+STEPS = 1_000
+REPETITIONS = 5
+WORKERS = (1, 2, 4)
+SIZES = (0, 10 * 1024)
+SHAPES: dict[str, Callable[[int, int], str]] = {"chain": set_chain, "fan-out": fan_out}
+FOLDER = Path(__file__).parent
+"""Where the databases of a measurement are made: a file system in memory would hide what a commit costs."""
+DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
+
+COLUMNS: Sequence[report.Column] = (
+    ("playbook", lambda row: row["playbook"]),
+    ("result", lambda row: f"{row['result_bytes'] // 1024} KB"),
+    ("workers", lambda row: f"{row['workers']}"),
+    ("row", lambda row: f"{row['row'] * 1e6:,.0f} µs"),
+    ("step", lambda row: f"{row['step'] * 1e6:,.0f} µs"),
+    ("steps/s", lambda row: f"{1 / row['step']:,.0f}"),
+    ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
+    ("DBOS", lambda row: f"{row['dbos'] * 1e6:,.0f} µs" if "dbos" in row else ""),
+    ("DBOS/step", lambda row: f"{row['times_dbos']:.1f}" if "dbos" in row else ""),
+)
+
+
+@dataclass
+class Place:
+    """A database: the store in it, what one committed row takes, how workers come to it, and DBOS where it is installed."""
+
+    store: Store
+    row: Callable[[], float]
+    working: Callable[[int], Any]
+    dbos: dbos.Dbos | None
+    plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
+
+
+def measure(
+    database: str,
+    *,
+    steps: int = STEPS,
+    repetitions: int = REPETITIONS,
+    sizes: Sequence[int] = SIZES,
+    workers: Sequence[int] = WORKERS,
+) -> list[report.Row]:
+    """A row for every shape, size of results and number of workers. DBOS stands beside one worker."""
+    opened = {"SQLite": on_sqlite, "Postgres": on_postgres}[database]
+    with opened() as place:
+        return [
+            _measured(place, shape, steps, size, count, repetitions)
+            for shape in SHAPES
+            for size in sizes
+            for count in workers
+        ]
+
+
+def _measured(place: Place, shape: str, steps: int, size: int, workers: int, repetitions: int) -> report.Row:
+    plan = _plan(place, shape, steps, size)
+    rival = place.dbos if workers == 1 else None
+    runs = workers if shape == "chain" else 1
+    rounds: list[dict[str, float]] = []
+    with place.working(workers):
+        # The first run of a plan reads its steps and compiles its expressions.
+        for repetition in range(repetitions + 1):
+            found = {"row": place.row(), "step": walked(place.store, plan, runs) / (runs * steps)}
+            if rival is not None:
+                found["dbos"] = rival.seconds(shape, steps, size) / steps
+            rounds += [found] if repetition else []
+    row: report.Row = {name: median(one[name] for one in rounds) for name in rounds[0]}
+    row |= {"playbook": f"{shape} of {steps:,}", "result_bytes": size, "workers": workers}
+    row["rows_per_step"] = median(one["step"] / one["row"] for one in rounds)
+    if rival is not None:
+        row["times_dbos"] = median(one["dbos"] / one["step"] for one in rounds)
+    return row
+
+
+def _plan(place: Place, shape: str, steps: int, size: int) -> Plan:
+    if (shape, size) not in place.plans:
+        plan = compile_playbook(SHAPES[shape](steps, size), catalogue()).plan
+        assert plan is not None
+        place.store.save_plan(plan)
+        place.plans[shape, size] = plan
+    return place.plans[shape, size]
+
+
+def walked(store: Store, plan: Plan, runs: int = 1) -> float:
+    """Seconds until so many runs of a plan, started together, have their results."""
+    started = time.perf_counter()
+    left = [store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)]
+    while left:
+        seen = store.changes.count
+        found = store.run("default", left[-1])
+        assert found is not None
+        if found.status.is_final:
+            assert found.status is RunStatus.SUCCEEDED, found.error
+            left.pop()
+        else:
+            store.changes.wait(seen, 0.5)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def on_sqlite() -> Iterator[Place]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER)))
+        store = open_store(f"sqlite:///{folder}/noetl.db")
+        stack.callback(store.close)
+        rival = stack.enter_context(dbos.running(f"sqlite:///{folder}/dbos.db")) if dbos.is_installed() else None
+
+        @contextmanager
+        def working(count: int) -> Iterator[None]:
+            worker = Worker(store, capabilities=for_local_run(FOLDER), threads=count)
+            worker.start()
+            yield
+            worker.stop()
+
+        yield Place(store, lambda: sqlite_row(folder), working, rival)
+
+
+@contextmanager
+def on_postgres() -> Iterator[Place]:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(**DURABLE))
+        dsn, plain, its_own = (stack.enter_context(emptied(server.dsn)) for _ in range(3))
+        upgrade(dsn)
+        store = open_store(dsn)
+        stack.callback(store.close)
+        rival = stack.enter_context(dbos.running(its_own)) if dbos.is_installed() else None
+        yield Place(store, lambda: postgres_row(plain), lambda count: working(dsn, count), rival)
+
+
+@contextmanager
+def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[list[subprocess.Popen[str]]]:
+    """Workers of the store at the DSN, each a process with one thread, which are ready."""
+    started = [worker(dsn, lease_seconds=lease_seconds) for _ in range(count)]
+    try:
+        for one in started:
+            is_ready(one)
+        yield started
+    finally:
+        for one in started:
+            one.terminate()
+            one.communicate()
+
+
+def worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subprocess.Popen[str]:
+    """A process that works on the store at the DSN, and begins to."""
+    command = [sys.executable, "-c", "from api.cli import main; main()", "worker", "--threads", str(threads)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("NOETL_")}
+    environ |= {"NOETL_LEASE_SECONDS": f"{lease_seconds:g}", "PYTHONPATH": str(FOLDER.parent)}
+    return subprocess.Popen([*command, "--store", dsn], env=environ, stderr=subprocess.PIPE, text=True)
+
+
+def is_ready(worker: subprocess.Popen[str]) -> None:
+    """Wait until a worker says that it is at work."""
+    assert worker.stderr is not None
+    assert worker.stderr.readline() == "working\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--databases", nargs="+", choices=("SQLite", "Postgres"), default=("SQLite", "Postgres"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    options = parser.parse_args()
+    for database in options.databases:
+        rows = measure(database, steps=options.steps, repetitions=options.repetitions)
+        print(report.table(title(database), COLUMNS, rows), flush=True)
+
+
+def title(database: str) -> str:
+    missing = "" if dbos.is_installed() else f"; {dbos.PACKAGES[0]} is not installed: `python -m benchmarks.dbos`"
+    return f"Steps on {database}, beside one committed row{missing}"
+
+
+if __name__ == "__main__":
+    main()
