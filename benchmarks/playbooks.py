@@ -6,7 +6,7 @@ for failures, which in all steps leads to the same handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 HEADER = """\
 name: generated
@@ -76,11 +76,25 @@ def fan_out(branches: int, result_bytes: int = 0) -> str:
 
 
 def _playbook(edges: Edges) -> str:
-    return HEADER + "".join(_step(at, targets) for at, targets in edges) + HANDLER
+    passed: dict[int, int] = {}
+    steps = []
+    for at, targets in edges:
+        steps.append(_step(at, targets, passed.get(at)))
+        for target in targets:
+            passed[target] = _last_common(passed, passed.get(target, at), at)
+    return HEADER + "".join(steps) + HANDLER
 
 
-def _step(at: int, targets: Sequence[int]) -> str:
-    earlier = f"reply_{at - 1}.status" if at else "input.user_id"
+def _last_common(passed: Mapping[int, int], one: int, other: int) -> int:
+    """The last step that the ways to two steps have in common. Steps are numbered in the order of the ways."""
+    while one != other:
+        one, other = min(one, other), passed[max(one, other)]
+    return one
+
+
+def _step(at: int, targets: Sequence[int], passed: int | None) -> str:
+    """A step that reads what the last one saved that all ways to it have passed."""
+    earlier = "input.user_id" if passed is None else f"reply_{passed}.status"
     run = ", ".join(f"step_{target}" for target in targets)
     return (
         f"- name: step_{at}\n"

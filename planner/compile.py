@@ -12,6 +12,7 @@ from planner.checks.data_flow import check_data_flow
 from planner.checks.expressions import check_expressions
 from planner.checks.guards import check_guards
 from planner.checks.inputs import check_inputs
+from planner.checks.meanings import check_meanings
 from planner.checks.names import check_names
 from planner.checks.repetition import check_repetition
 from planner.checks.subject import Subject
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_actions,
     check_repetition,
     check_timing,
+    check_meanings,
 )
 """Every family of checks. Each reports what it finds and none depends on another."""
 

@@ -16,14 +16,16 @@ def called_tasks(run: Iterable[Entry]) -> Iterable[str]:
             yield entry
 
 
-def saved_names(run: Iterable[Entry]) -> Iterable[tuple[str, Path]]:
-    """The names that entries themselves save, with the places where they are written."""
+def saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterable[tuple[str, Path]]:
+    """The names that entries themselves save, with the places where they are written; `in_loops` also those that the items of
+    a loop save, each for itself.
+    """
     for entry in run:
         if not isinstance(entry, ActionEntry | TaskEntry):
             continue
         if entry.as_ is not None:
             yield entry.as_, (*entry.path, "as")
-        if isinstance(entry, ActionEntry) and entry.action == "set" and entry.loop is None:
+        if isinstance(entry, ActionEntry) and entry.action == "set" and (in_loops or entry.loop is None):
             values = entry.parameters.get("set")
             for name in values if isinstance(values, dict) else ():
                 yield name, (*entry.path, "set", name)

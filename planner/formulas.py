@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from planner.templates import Access, access_of
+from planner.accesses import Access, access_of
 from planner.value_classes import TYPE_TESTS, Scalar, compared
 
 Term = tuple[Any, ...]

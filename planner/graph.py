@@ -96,6 +96,10 @@ class Flow:
         """Whether the step can be reached again from one of its targets."""
         return any(self.component.get(target) == self.component[step] for target in targets)
 
+    def may_come_back(self, step: str, targets: tuple[str, ...]) -> bool:
+        """The same of any step; from one that cannot be reached no branch comes back."""
+        return step in self.component and self.leads_back(step, targets)
+
     def forks(self) -> Iterator[tuple[str, int, tuple[str, ...]]]:
         """Every case of a reachable step that makes more than one branch: step, index of the case, targets."""
         for step in self.targets:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.accesses import Access
 from planner.formulas import ALWAYS, ERROR, Formula, Known, Literal, Term, formula_of, is_plain, leaves_of
 from planner.playbook import Case, InputDeclaration
 from planner.reasoning import Allowance, State, Terms, TooHardError, Values, World
-from planner.templates import Access, TemplateProblem, parse
+from planner.templates import TemplateProblem, parse
 from planner.value_classes import (
     ABSENT,
     BOOLEANS,
@@ -70,13 +71,18 @@ class Verdict:
     """What can become of a rule, as far as one can say.
 
     `may_end` tells whether it can be that no case is taken after success, and `choices` how many can be. `left_open` is
-    None where one is taken for all values that people think of; else such values in words, if there are any.
+    None where one is taken for all values that people think of; else such values in words, if there are any. `after_success` and
+    `after_failure` are the cases that can be taken then, None where nobody has looked; `may_be_unhandled` tells whether it can
+    be that none is after a failure.
     """
 
     dead: tuple[Dead, ...] = ()
     may_end: bool = True
     left_open: str | None = ""
     choices: int = 0
+    after_success: frozenset[int] | None = None
+    after_failure: frozenset[int] | None = None
+    may_be_unhandled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,9 @@ class _Judge:
             first.may_end,
             None if first.left_open is None else self.described(success, first.left_open),
             len(first.alive),
+            frozenset(first.alive),
+            frozenset().union(*(reading.alive for reading in readings[1:])),
+            any(reading.may_end for reading in readings[1:]),
         )
 
     def obituary(self, case: int, readings: Sequence[_Reading]) -> Dead:

@@ -268,6 +268,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests |= {name: _comparing(self.tests[name]) for name in _COMPARING}
         self.tests |= {name: _of_text(self.tests[name]) for name in ("lower", "upper")}
         self.tests["in"] = _is_in
+        asking = {"defined", "undefined"}
+        self.tests |= {name: _of_value(test) for name, test in self.tests.items() if name not in asking}
         self.tests |= {word.capitalize(): self.tests[word] for word in ("none", "true", "false")}
 
     @cached_property
@@ -360,6 +362,21 @@ def _comparing(test: Any) -> Any:
 def _of_text(test: Any) -> Any:
     """The built-in test of a text, which may be made for it."""
     return lambda value: test(measured_text(value))
+
+
+def _of_value(test: Any) -> Any:
+    """The test, which fails where there is no value. Jinja2 has it that what is not there is, say, not none."""
+
+    def asked(*args: Any) -> Any:
+        for value in args:
+            if isinstance(value, Undefined):
+                value._fail_with_undefined_error()
+        return test(*args)
+
+    marker = _PassArg.from_obj(test)
+    if marker is not None:
+        asked.jinja_pass_arg = marker  # type: ignore[attr-defined]
+    return asked
 
 
 def _is_in(value: Any, where: Any) -> bool:

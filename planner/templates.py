@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError, UndefinedError
 from jinja2.runtime import Undefined
 
+from planner.accesses import Access, access_of, accesses, bound_inside, children_of
 from planner.budget import (
     LIST,
     LIST_ITEM,
@@ -69,8 +70,7 @@ TIME_UNITS = 32
 Lookup = Callable[[str], Any]
 """Gives the value of a top-level name; raises KeyError when it has none."""
 
-Access = tuple[str, ...]
-"""A name and the constant attributes or subscripts read from it: `user.body["id"]` is `("user", "body", "id")`."""
+T = TypeVar("T")
 
 _sandbox = Sandbox()
 _OPENING = re.compile(r"\{[{%#]")
@@ -124,9 +124,9 @@ class Expression:
 class Template:
     """A text with templates in it, parsed.
 
-    `reads` maps each access to the offset where it first stands; `guarded` are the accesses for which the text
-    itself provides that they have no value (`is defined`, `default`). Names bound inside are not read. `path` is the
-    access when the text is nothing but one, else None.
+    `reads` maps each access to the offset where it first stands. Names bound inside are not read. What of it must have a value
+    is in `planner.implied`. `path` is the access when the text is nothing but one, else None. `is_plain` says that its
+    expressions are names with attributes and nothing else.
     """
 
     def __init__(self, source: str) -> None:
@@ -135,13 +135,14 @@ class Template:
         if plain is not None:
             self._read(plain)
             return
+        self.is_plain = False
         body = syntax_of(source)
         self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         expressions = [child for child in outputs if not isinstance(child, nodes.TemplateData)]
         blank = all(not c.data.strip() for c in outputs if isinstance(c, nodes.TemplateData))
         self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
-        self.reads, self.guarded = _accesses(body)
+        self.reads = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
         self.path = access_of(expressions[0]) if self.is_expression else None
         if self.path is None:
@@ -149,9 +150,10 @@ class Template:
 
     def _read(self, parts: list[str | Expression]) -> None:
         """Take what the parts say, whose expressions are names with attributes."""
+        self.is_plain = True
         self.has_blocks = False
         self.parts = tuple(parts)
-        self.reads, self.guarded = {}, frozenset()
+        self.reads = {}
         for part in parts:
             if isinstance(part, Expression):
                 access = tuple(part.source.split("."))
@@ -176,9 +178,13 @@ class Template:
         body: list[nodes.Node] | None = self.__dict__.get("_body")
         return body or syntax_of(self.source)
 
-    def provides_for(self, *access: str) -> bool:
-        """Whether the text provides for this having no value: for the access itself, or for what it begins with."""
-        return any(access[: len(guarded)] == guarded for guarded in self.guarded)
+    def shown_to(self, look: Callable[[list[nodes.Node]], T]) -> T:
+        """What a function makes of the nodes, which it must not change."""
+        # Compiling them does, on any thread: whoever has taken them has them alone.
+        body: list[nodes.Node] = self.__dict__.pop("_body", None) or syntax_of(self.source)
+        found = look(body)
+        self._body = body
+        return found
 
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
@@ -367,18 +373,6 @@ def _check_nodes(source: str, tree: nodes.Node) -> None:
         level = [child for node in level for child in children_of(node)]
 
 
-def children_of(node: nodes.Node) -> list[nodes.Node]:
-    """The nodes right below a node, in order."""
-    children: list[nodes.Node] = []
-    for field in node.fields:
-        value = getattr(node, field, None)
-        if isinstance(value, nodes.Node):
-            children.append(value)
-        elif isinstance(value, list):
-            children += [item for item in value if isinstance(item, nodes.Node)]
-    return children
-
-
 def _check_node(source: str, node: nodes.Node) -> None:
     if type(node) not in ALLOWED_NODES:
         word = type(node).__name__.lower()
@@ -429,53 +423,13 @@ def _at(
     return TemplateProblem(code, message, start, start + len(word), hint)
 
 
-def _accesses(body: Iterable[nodes.Node]) -> tuple[dict[Access, int], frozenset[Access]]:
-    """The accesses in the order they stand, without names bound inside; and those that are provided for."""
+def _accesses(body: Sequence[nodes.Node]) -> dict[Access, int]:
+    """The accesses in the order they stand, each where it stands first."""
     reads: dict[Access, int] = {}
-    bound: set[str] = set()
-    guarded: set[Access] = set()
-    stack = list(body)
-    while stack:
-        node = stack.pop()
-        if (isinstance(node, nodes.Filter) and node.name in ("default", "d")) or (
-            isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
-        ):
-            access = access_of(node.node) if node.node is not None else None
-            if access:
-                guarded.add(access)
-        access = access_of(node)
-        if access is not None:
-            if access[0] not in _sandbox.globals:
-                offset = offset_of(node)
-                reads[access] = min(offset, reads.get(access, offset))
-            continue
-        if isinstance(node, nodes.Name) and node.ctx == "store":
-            bound.add(node.name)
-        stack += children_of(node)
-    kept = {access: at for access, at in reads.items() if (access[0] not in bound and access[0] != "loop") or not bound}
-    return dict(sorted(kept.items(), key=lambda item: item[1])), frozenset(guarded)
-
-
-def offset_of(node: nodes.Node) -> int:
-    """Where in the text the name stands that an access begins with."""
-    while isinstance(node, nodes.Getattr | nodes.Getitem):
-        node = node.node
-    return node.lineno
-
-
-def access_of(node: nodes.Node) -> Access | None:
-    """The access that the node is, or None when it is anything else."""
-    attributes: list[str] = []
-    while True:
-        if isinstance(node, nodes.Name) and node.ctx == "load":
-            return (node.name, *reversed(attributes))
-        if isinstance(node, nodes.Getattr):
-            attributes.append(node.attr)
-        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            attributes.append(node.arg.value)
-        else:
-            return None
-        node = node.node
+    for access, offset in accesses(body, bound_inside(body)):
+        if access[0] not in _sandbox.globals:
+            reads[access] = min(offset, reads.get(access, offset))
+    return dict(sorted(reads.items(), key=lambda item: item[1]))
 
 
 _PLAIN = re.compile(r"\{\{[ \t\n]*(?P<access>[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,20})[ \t\n]*\}\}")

@@ -28,9 +28,11 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One template. `step` or `task` is what it stands in; `local` are the names of loops around it.
+    """One template. `step` or `task` is what it stands in, `owner` the place of the entry of a `run` that it belongs to, if it
+    belongs to one; `local` are the names of loops around it and those that only a handler gives a value to.
 
-    `secrets` says whether `secrets.NAME` may stand here.
+    `own` are the names that the items of a loop around it save, each for itself; `secrets` says whether `secrets.NAME`
+    may stand here.
     """
 
     path: Path
@@ -40,6 +42,8 @@ class Use:
     task: str | None = None
     local: frozenset[str] = frozenset()
     secrets: bool = False
+    owner: Path = ()
+    own: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,13 @@ class _Finder:
         yield from self.uses(_texts(playbook.output or {}, ("output",)), Place.OUTPUT)
 
     def uses(
-        self, texts: Iterator[_Text], place: Place, step: str | None = None, task: str | None = None
+        self,
+        texts: Iterator[_Text],
+        place: Place,
+        step: str | None = None,
+        task: str | None = None,
+        owner: Path = (),
+        own: frozenset[str] = frozenset(),
     ) -> Iterator[Use]:
         for found in texts:
             if has_template(found.text):
@@ -83,19 +93,20 @@ class _Finder:
                     span = self.document.text_span(found.path, problem.start, problem.end)
                     self.diagnostics.add(problem.code, problem.message, span, problem.hint)
                 else:
-                    yield Use(found.path, template, place, step, task, found.local, found.secrets)
+                    yield Use(found.path, template, place, step, task, found.local, found.secrets, owner, own)
 
     def task(self, task: Task) -> Iterator[Use]:
         for entry in task.run:
-            yield from self.uses(self.entry(entry, frozenset()), Place.WORK, task=task.name)
+            yield from self.work(entry, Place.WORK, task=task.name)
 
     def step(self, step: Step) -> Iterator[Use]:
-        local = _bound_by(step.loop) | {n for n, _ in saved_names(step.run or ())} if step.loop else frozenset()
+        local = _bound_by(step.loop) if step.loop else frozenset()
+        own = frozenset(name for name, _ in saved_names(step.run or ())) if step.loop else frozenset()
         name = step.name
         if step.loop:
             yield from self.uses(_texts(step.loop.items, (*step.path, "loop", "items")), Place.WORK, name)
         for entry in step.run or ():
-            yield from self.uses(self.entry(entry, local), Place.WORK, name)
+            yield from self.work(entry, Place.WORK, name, local=local, own=own)
         if step.retry:
             yield from self.uses(_texts(step.retry.if_, (*step.path, "retry", "if")), Place.AFTER, name)
         if step.repeat:
@@ -103,11 +114,21 @@ class _Finder:
         for case in step.rule or ():
             yield from self.uses(_texts(case.case, (*case.path, "case")), Place.RULE, name)
             for entry in case.run:
-                yield from self.uses(self.entry(entry, frozenset()), Place.RULE, name)
+                yield from self.work(entry, Place.RULE, name)
 
-    def entry(self, entry: Entry, local: frozenset[str]) -> Iterator[_Text]:
-        if not isinstance(entry, ActionEntry | TaskEntry):
-            return
+    def work(
+        self,
+        entry: Entry,
+        place: Place,
+        step: str | None = None,
+        task: str | None = None,
+        local: frozenset[str] = frozenset(),
+        own: frozenset[str] = frozenset(),
+    ) -> Iterator[Use]:
+        if isinstance(entry, ActionEntry | TaskEntry):
+            yield from self.uses(self.entry(entry, local), place, step, task, entry.path, own)
+
+    def entry(self, entry: ActionEntry | TaskEntry, local: frozenset[str]) -> Iterator[_Text]:
         if entry.loop:
             yield from _texts(entry.loop.items, (*entry.path, "loop", "items"), local)
             local |= _bound_by(entry.loop)

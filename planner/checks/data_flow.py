@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from planner.accesses import Access
+from planner.checks.production import check_production
 from planner.checks.races import check_races
 from planner.checks.subject import Subject
 from planner.checks.whole import is_whole
 from planner.diagnostics import Severity, Span
+from planner.implied import provides_for
 from planner.saves import Saves
-from planner.templates import Access
 from planner.uses import Place, Use
 
 ATTRIBUTES = {
@@ -58,6 +60,7 @@ def check_data_flow(subject: Subject) -> None:
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
     if is_whole(subject):
         check_races(subject, Saves(subject.names, subject.task_calls))
+        check_production(subject)
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:
@@ -76,14 +79,14 @@ def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
     for use in subject.uses:
         for access, offset in use.template.reads.items():
             name, at = access[0], offset
-            if name in use.local or name in known or _is_given(name):
+            if name in use.local or name in use.own or name in known or _is_given(name):
                 if access[0] != "input" or len(access) == 1:
                     continue
                 name = access[1]
                 at = use.template.source.find(name, offset)
-            needed = not use.template.provides_for(*access[: 2 if access[0] == "input" else 1])
-            first = found.setdefault(name, (use, at, needed))
-            found[name] = (first[0], first[1], first[2] or needed)
+            first, at, needed = found.get(name, (use, at, False))
+            needed = needed or not provides_for(use.template, *access[: 2 if access[0] == "input" else 1])
+            found[name] = (first, at, needed)
     return found
 
 
@@ -99,14 +102,14 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
             declared is not None
             and attribute is not None
             and attribute not in declared
-            and not use.template.provides_for(name, attribute)
+            and not provides_for(use.template, name, attribute)
         ):
             _report(subject, use, attribute, offset, f"there is no input `{attribute}`", declared)
     elif name == "environment" and use.place is Place.ENVIRONMENT:
         _report(subject, use, name, offset, "the entries of `environment` do not see each other")
     elif name == "environment":
         entries = subject.playbook.environment
-        if attribute is not None and attribute not in entries and not use.template.provides_for(name, attribute):
+        if attribute is not None and attribute not in entries and not provides_for(use.template, name, attribute):
             _report(subject, use, attribute, offset, f"`environment` has no `{attribute}`", entries)
     elif name == "args":
         _check_argument(subject, use, attribute, offset)
@@ -124,7 +127,7 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
     elif name == "run" and attribute in ENDING and use.step == subject.playbook.finally_:
         return
     elif name in ATTRIBUTES and attribute is not None:
-        if attribute not in ATTRIBUTES[name] and not use.template.provides_for(name, attribute):
+        if attribute not in ATTRIBUTES[name] and not provides_for(use.template, name, attribute):
             _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])
     elif name == "variables":
         _report(
@@ -139,8 +142,8 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         earlier = [getattr(subject.playbook, section) or () for section in EARLY[use.place]]
         if not any(name in section for section in earlier):
             _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
-    elif subject.playbook.input is not None and not _is_given(name) and name not in subject.known_names:
-        if not use.template.provides_for(name):
+    elif subject.playbook.input is not None and not (_is_given(name) or name in subject.known_names or name in use.own):
+        if not provides_for(use.template, name):
             _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", subject.known_names)
 
 
@@ -148,7 +151,7 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
     if use.task is None:
         _report(subject, use, "args", offset, "`args` is known inside a task only")
         return
-    if argument is None or use.template.provides_for("args", argument):
+    if argument is None or provides_for(use.template, "args", argument):
         return
     calls = subject.calls.get(use.task, [])
     lacking = [entry for entry in calls if argument not in entry.with_]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -123,7 +124,7 @@ class Subject:
     def calls(self) -> Mapping[str, list[TaskEntry]]:
         """Every call of each task, plain names included."""
         calls: dict[str, list[TaskEntry]] = {}
-        for run in self._runs():
+        for run in self.runs():
             for entry in run:
                 if isinstance(entry, TaskEntry):
                     calls.setdefault(entry.task, []).append(entry)
@@ -141,13 +142,14 @@ class Subject:
         return found
 
     @cached_property
-    def known_names(self) -> Collection[str]:
+    def known_names(self) -> AbstractSet[str]:
         """Every name that has a value somewhere without being a word of the language."""
         playbook = self.playbook
         given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         return self.produced.keys() | given | self.lost_names
 
-    def _runs(self) -> Iterable[list[Entry]]:
+    def runs(self) -> Iterable[list[Entry]]:
+        """All lists of entries: of tasks, of steps and of cases."""
         for task in self.playbook.tasks:
             yield task.run
         for step in self.playbook.steps:

@@ -149,10 +149,10 @@ class StoreContract:
             steps:
             - name: Run Import
               run: [{task: t, with: {x: 1}, if: "{{ v }}", as: z, on_error: continue}, {action: fail, message: no, timeout: 2s}]
-              rule: [{case: error, run: [{action: log, message: "{{ steps['Run Import'].visits }}"}]}, {case: default, run: []}]
+              rule: [{case: error, run: [{action: log, message: "{{ steps['Run Import'].visits }}"}]}, {case: "{{ y }}", run: []}]
               timeout: 3s
               on_error: continue
-            output: {y: "{{ y }}"}
+            output: {y: "{{ y | default(0) }}"}
         """)
         store.save_plan(plan)
         assert store.plan(plan.hash).to_json() == plan.to_json()

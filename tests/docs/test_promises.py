@@ -97,10 +97,10 @@ def test_of_parallel_items_the_first_failure_counts(store: Store) -> None:
     assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").errors == ["First"]
 
 
-def test_names_are_looked_up_in_order(store: Store) -> None:
+def test_a_saved_name_goes_before_a_variable(store: Store) -> None:
     text = """
-        input: {a: {default: input}, b: {default: input}, c: {default: input}}
-        environment: {a: environment, b: environment, c: environment, d: environment}
+        input: {c: {default: input}}
+        environment: {d: environment}
         variables: {a: variable, b: variable}
         steps:
           - name: a
@@ -110,6 +110,16 @@ def test_names_are_looked_up_in_order(store: Store) -> None:
         output: {found: "{{ found }}"}
         """
     assert ended(store, text).result == {"found": ["saved", "variable", "input", "environment"]}
+
+
+def test_a_name_means_one_thing() -> None:
+    step = "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
+    assert codes(f"variables: {{x: 0}}\n{step}") == []
+    for section in ("input: {x: any}", "environment: {x: 1}"):
+        assert codes(f"{section}\n{step}") == ["NP305"]
+    assert codes("input: {x: any}\nenvironment: {x: 1}\nsteps: [{name: a, run: [{action: log, message: m}]}]") == [
+        "NP305"
+    ]
 
 
 @pytest.mark.parametrize("declared", ["", "input: {x: integer}\n"])
@@ -144,7 +154,8 @@ def test_a_variable_is_read_by_its_own_name() -> None:
 
 def test_an_entry_of_the_output_without_a_value_is_null(store: Store) -> None:
     play = ended(
-        store, 'steps: [{name: a, run: [{action: set, if: false, set: {v: 1}}]}]\noutput: {v: "{{ v }}", w: 2}'
+        store,
+        'steps: [{name: a, run: [{action: set, if: "{{ run.id is none }}", set: {v: 1}}]}]\noutput: {v: "{{ v }}", w: 2}',
     )
     assert play.status is RunStatus.COMPLETED_WITH_ERRORS
     assert play.result == {"v": None, "w": 2}

@@ -137,11 +137,11 @@ class TestNames:
             steps:
             - name: s
               run:
-              - {action: set, set: {v: "{{ input.v }}", text: "is {{ input.v }}", inner: {deep: [" {{ input.v }} "]}}}
+              - {action: set, set: {same: "{{ input.v }}", text: "is {{ input.v }}", inner: {deep: [" {{ input.v }} "]}}}
         """
         for value in (None, True, 1, 1.5, "x", [1, "2"], {"k": [None]}):
             found = result(store, text, v=value)
-            assert found == {"v": value, "text": f"is {value}", "inner": {"deep": [value]}}
+            assert found == {"same": value, "text": f"is {value}", "inner": {"deep": [value]}}
 
     def test_where_names_come_from(self, store: SqliteStore) -> None:
         text = """
@@ -194,10 +194,11 @@ class TestNames:
     def test_what_was_not_visited_has_no_result(self, store: SqliteStore) -> None:
         text = """
             steps:
+            - {name: first, rule: [{case: "{{ run.id is none }}", run: [b]}, {case: default, run: [a]}]}
             - name: a
               run: [{action: set, set: {x: "{{ steps.b.result is defined }}"}}]
-              rule: [{case: "{{ steps.b.result }}", run: [b]}, {case: error, run: []}]
-            - {name: b, run: [{action: log, message: ok}]}
+              rule: [{case: "{{ steps.b.result }}", run: []}, {case: error, run: []}]
+            - {name: b, run: [{action: log, message: ok}], rule: [{case: default, run: [a]}]}
         """
         play = played(store, text)
         assert play.visit("a").saved == {}
@@ -221,8 +222,8 @@ class TestNames:
     def test_a_name_without_a_value(self, store: SqliteStore) -> None:
         text = """
             steps:
-            - {name: a, rule: [{case: "{{ false or none }}", run: [b]}, {case: default, run: [c]}]}
-            - {name: b, run: [{action: set, set: {x: 1}}]}
+            - {name: a, rule: [{case: "{{ run.id is none }}", run: [b]}, {case: default, run: [c]}]}
+            - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [c]}]}
             - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
         play = played(store, text)

@@ -119,7 +119,9 @@ class TestArguments:
 
 
 def test_the_order_of_the_steps_does_not_matter() -> None:
-    first = "{name: a, run: [{action: log, message: '{{ who }} {{ x }}'}], rule: [{case: default, run: [b]}]}"
+    first = (
+        "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
+    )
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
     texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
 from planner import diagnostics, joins, liveness
+from planner.checks.production import find_ways
 from planner.compile import Compilation, compile_playbook
+from planner.production import Production
+from tests.planner.subjects import subject_of
 
 
 def compiled(*steps: str, head: str = "") -> Compilation:
@@ -98,3 +102,28 @@ def test_a_task_of_many_names_that_many_steps_call() -> None:
     found = compile_playbook(text, catalogue())
     assert found.plan is None
     assert "NP701" in {diagnostic.code for diagnostic in found.diagnostics}
+
+
+def looks(text: str) -> int:
+    """How often an outcome of a step is looked at to find what is there at every step."""
+    subject = subject_of(text)
+    return find_ways(subject, Production(subject)).looks
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_what_is_there_is_found_in_a_few_looks_at_each_step(*, forwards: bool) -> None:
+    """Also round a cycle, and in whatever order it is written."""
+    size = 400
+    steps = [
+        f"- name: s{at}\n  max_visits: 2\n  run: [{{action: set, set: {{v{at}: '{{{{ v{at - 1} | default(0) }}}}'}}}}]\n"
+        f"  rule: [{{case: '{{{{ step.visit > 1 }}}}', run: []}}, {{case: default, run: [s{(at + 1) % size}]}}]\n"
+        for at in range(size)
+    ]
+    ordered = steps if forwards else steps[::-1]
+    assert looks("name: grown\nstart: s0\nsteps:\n" + "".join(ordered)) < 6 * size
+
+
+def test_where_forks_lie_within_forks_each_is_looked_at_once_for_every_join_around_it() -> None:
+    assert looks(SHAPES["nested"](1_000)) < 30_000
+    assert looks(SHAPES["ladder"](1_000)) < 10_000
+    assert looks(SHAPES["chain"](1_000)) < 6_000

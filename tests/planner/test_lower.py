@@ -166,7 +166,7 @@ def test_where_branches_go_one_after_another_each_is_handed_all_that_is_read() -
         steps:
         - {name: a, rule: [{case: default, run: [b, c]}]}
         - {name: b, run: [{action: set, set: {x: 1, y: 2, unread: 3}}], rule: [{case: default, run: [d]}]}
-        - {name: c, run: [{action: log, message: "{{ x }} {{ steps.b.status }}"}]}
+        - {name: c, run: [{action: log, message: "{{ x | default(0) }} {{ steps.b.status }}"}]}
         - {name: d, run: [{action: log, message: "{{ y }}"}]}
     """
     together = compiled(text)

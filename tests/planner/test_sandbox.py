@@ -280,3 +280,11 @@ def test_work_that_would_not_end(text: str) -> None:
     with pytest.raises(EvaluationError) as caught:
         parse(text).evaluate(names.__getitem__)
     assert caught.value.type == "LimitExceeded"
+
+
+@pytest.mark.parametrize(
+    "test", ["none", "not none", "string", "number", "mapping", "sameas(1)", "in [1]", "divisibleby(2)"]
+)
+def test_what_has_no_value_passes_no_test(test: str) -> None:
+    with pytest.raises(EvaluationError, match="`x` has no value here"):
+        parse(f"{{{{ x is {test} }}}}").evaluate({}.__getitem__)

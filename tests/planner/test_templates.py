@@ -90,6 +90,8 @@ def test_text_around_makes_text(before: str, after: str) -> None:
         ("a\n{{ x }}\n", "a\n1\n"),
         ("{{ True }} {{ None }}", "True None"),
         ("{{ x -}}  b", "1b"),
+        ("{% for y in y %}{{ y }} {% endfor %}", "2 None "),
+        ("{{ x }}{% set x = 5 %}{{ x }}", "15"),
     ],
 )
 def test_values(text: str, expected: Any) -> None:
@@ -136,6 +138,20 @@ def test_kinds_of_templates(text: str, is_expression: bool, has_blocks: bool) ->
         ("{{ now() ~ uuid() }}", {("now",): 3, ("uuid",): 11}),
         ("{% for i in a %}{{ i.x }}{{ b }}{% endfor %}", {("a",): 12, ("b",): 28}),
         ("{% set i = a %}{{ i }}", {("a",): 11}),
+        ("{% for a in a %}{{ a }}{% else %}{{ a.b }}{% endfor %}", {("a",): 12, ("a", "b"): 36}),
+        (
+            "{% for i in a if i > loop.x %}{{ loop.index }}{% endfor %}{{ loop.y }}",
+            {("a",): 12, ("loop", "x"): 21, ("loop", "y"): 61},
+        ),
+        ("{{ a }}{% set a = 1 %}{{ a }}", {("a",): 3}),
+        ("{% if a %}{% set b = 1 %}{% endif %}{{ b }}", {("a",): 6, ("b",): 39}),
+        (
+            "{% if a %}{% set b = 1 %}{% elif c %}{% set b = 2 %}{% else %}{% set b = 3 %}{% endif %}{{ b }}",
+            {("a",): 6, ("c",): 33},
+        ),
+        ("{% with a = a %}{{ a }}{% endwith %}{{ a.b }}", {("a",): 12, ("a", "b"): 39}),
+        ("{% for i in a %}{% set b = i %}{% endfor %}{{ b }}", {("a",): 12, ("b",): 46}),
+        ("{% for i, j in a %}{{ i ~ j }}{% endfor %}", {("a",): 15}),
         ("{{ a if b else c }}", {("a",): 3, ("b",): 8, ("c",): 15}),
         ("{{ {'k': a, b: 1} }}", {("a",): 9, ("b",): 12}),
         ("text", {}),
@@ -148,23 +164,6 @@ def test_reads(text: str, reads: dict[tuple[str, ...], int]) -> None:
     assert found == reads
     assert list(found.values()) == sorted(found.values())
     assert parse(text).names == {access[0] for access in reads}
-
-
-@pytest.mark.parametrize(
-    ("text", "access", "provided"),
-    [
-        ("{{ a | default(b) }}", "a", True),
-        ("{{ a | default(b) }}", "b", False),
-        ("{{ a.b | d }}", "a", False),
-        ("{{ a.b | d }}", "a.b", True),
-        ("{{ a is defined and a.b }}", "a.b", True),
-        ("{{ a.b is undefined or a.b.c }}", "a.b.c", True),
-        ("{{ a.y | default(1) }} {{ a.x }}", "a.x", False),
-        ("{{ a is none }}", "a", False),
-    ],
-)
-def test_what_is_provided_for(text: str, access: str, provided: bool) -> None:
-    assert parse(text).provides_for(*access.split(".")) is provided
 
 
 def test_parts() -> None:
@@ -296,7 +295,7 @@ def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> 
         except TemplateProblem as problem:
             return problem.code, problem.start, problem.end
         return (
-            found.is_expression, found.has_blocks, found.reads, list(found.reads), found.guarded, found.names,
+            found.is_expression, found.has_blocks, found.reads, list(found.reads), found.names,
             found.path, found.parts,
         )  # fmt: skip
 

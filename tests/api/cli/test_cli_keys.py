@@ -18,7 +18,7 @@ Command = Callable[..., Any]
 ADD = """
 name: add
 input: {a: integer, b: {type: string, default: x}}
-steps: [{name: sum, run: [{action: set, set: {total: "{{ input.a + 1 }}", b: "{{ input.b }}"}}]}]
+steps: [{name: sum, run: [{action: set, set: {total: "{{ input.a + 1 }}"}}]}]
 output: {total: "{{ total }}", b: "{{ b }}"}
 """
 

@@ -1,0 +1,234 @@
+"""NP301 and NP302: every name that a template reads has been produced, on every path that leads to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from planner.checks.meanings import saved_span
+from planner.checks.subject import Subject
+from planner.diagnostics import Label, Span
+from planner.implied import FAILED, implied
+from planner.playbook import Path, Step
+from planner.produced import TooManyLooksError, Ways
+from planner.production import EVERYTHING, Needs, Production, Read, key_of
+from planner.uses import Place, Use
+from planner.witness import Move, Witness, find_end, find_witness
+from planner.wording import listed
+
+MAX_PATHS = 200
+"""How many paths are looked for: reads by the hundred that lack something have one cause."""
+MAX_SHOWN = 12
+"""How many steps of a path a message names, and how many cases are pointed at."""
+ARROW = " → "
+
+
+def check_production(subject: Subject) -> None:
+    """Report every read of something that no path to it, or not every path, has produced."""
+    production = Production(subject)
+    if not production.keys:
+        return
+    try:
+        ways = find_ways(subject, production)
+        if is_lacking(production, ways):
+            # Only now is it worth while to know what is there wherever something else is.
+            production.know(ways.implications())
+            ways = find_ways(subject, production)
+    except TooManyLooksError:
+        return
+    last = subject.playbook.finally_
+    if last is not None and last not in ways.found.must:
+        production.know_success(last, ways.found.end_must)
+    _Check(subject, production, ways).all()
+
+
+def find_ways(subject: Subject, production: Production) -> Ways:
+    """The ways through a playbook, and what is there on them.
+
+    Raises:
+        TooManyLooksError: they are too many to look at.
+    """
+    default = subject.playbook.on_error
+    on_failure = {name: step.on_error or default for name, step in subject.names.steps.items()}
+    in_turns = subject.playbook.mode == "sequential"
+    ways = Ways(subject.flow, subject.joins, production.visits, on_failure, in_turns=in_turns)
+    ways.find()
+    return ways
+
+
+def is_lacking(production: Production, ways: Ways) -> bool:
+    """Whether a step may be entered without something that it needs."""
+    return any(production.visits[step].needed & ~must for step, must in ways.found.must.items())
+
+
+class _Check:
+    def __init__(self, subject: Subject, production: Production, ways: Ways) -> None:
+        self.subject = subject
+        self.production = production
+        self.ways = ways
+        self.reported: set[tuple[Path, int]] = set()
+        self.paths = 0
+        self.at_success = self.at_failure = 0
+
+    def all(self) -> None:
+        found = self.ways.found
+        steps = self.subject.names.steps
+        for name, must in found.must.items():
+            self.step(steps[name], found.may[name], must)
+        last = self.subject.playbook.finally_
+        if last is not None and last not in found.must:
+            self.step(steps[last], found.end_may, 0)
+        self.find_ends()
+        must = self.at_success & self.at_failure
+        for use in self.subject.uses:
+            if use.place is Place.OUTPUT:
+                needs = Needs(wanted=~must)
+                self.production.read(use, must, 0, needs)
+                self.places(needs.places, self.may_be_there(None), None)
+
+    def find_ends(self) -> None:
+        """Find what must be there when the output is evaluated. It is not, where the step that runs last fails after a success."""
+        found = self.ways.found
+        self.at_success, self.at_failure = found.end_must, found.end_anyhow
+        last = self.subject.playbook.finally_
+        if last is None or last in found.must:
+            return
+        succeeded = anyhow = EVERYTHING
+        for outcome in self.production.visits[last].outcomes:
+            anyhow &= outcome.gen
+            succeeded &= EVERYTHING if outcome.is_unhandled else outcome.gen
+        self.at_success |= succeeded
+        self.at_failure |= anyhow if self.ways.forgives else EVERYTHING
+
+    def may_be_there(self, step: Step | None) -> int:
+        """What may be there when a step is entered, or with none when the output is evaluated."""
+        if step is not None:
+            return self.ways.found.may.get(step.name, self.ways.found.end_may)
+        found = self.ways.found.end_may
+        if (last := self.subject.playbook.finally_) is not None:
+            for outcome in self.production.visits[last].outcomes:
+                found |= outcome.may
+        return found
+
+    def step(self, step: Step, may: int, must: int) -> None:
+        if lacking := self.production.visits[step.name].needed & ~must:
+            self.places(self.production.places(step, lacking), may, step)
+
+    def places(self, places: Mapping[int, Read], may: int, step: Step | None) -> None:
+        """Report what a step lacks, but for what is there where something else is that it lacks in the same template."""
+        told: dict[Path, int] = {}
+        for bit, read in sorted(places.items(), key=lambda place: _offset(self.production.key(place[0]), place[1].use)):
+            earlier = told.get(read.use.path, 0)
+            if not bit & self.production.widened(earlier, 0) & ~earlier:
+                self.lacking(bit, read, may, step)
+            told[read.use.path] = earlier | bit
+
+    def lacking(self, bit: int, read: Read, may: int, step: Step | None) -> None:
+        """Report a bit that a step, or with none the output, needs and may lack. In a task that many call, once."""
+        key, use = self.production.key(bit), read.use
+        if (use.path, bit) in self.reported or not self.is_ours(key, use):
+            return
+        self.reported.add((use.path, bit))
+        if read.is_hopeless and not bit & may:
+            self.never(key, use, step)
+        else:
+            self.sometimes(key, bit, read, step)
+
+    def is_ours(self, key: str, use: Use) -> bool:
+        """Whether it is produced somewhere, so that nobody else says that it is not."""
+        return key.startswith("steps.") or key in self.subject.produced or key in use.own
+
+    def never(self, key: str, use: Use, step: Step | None) -> None:
+        span = self.span(key, use)
+        if key.startswith("steps."):
+            message = f"no path that leads here has visited step `{key.removeprefix('steps.')}`"
+            self.subject.diagnostics.add("NP301", message, span, "ask for its `status`, or `is defined`, first")
+            return
+        may = self.may_be_there(step)
+        lacking = {name for at, name in enumerate(self.production.keys) if not may >> at & 1}
+        nearest = self.subject.diagnostics.suggest(key, self.subject.known_names - lacking)
+        message = f"no path that leads here has produced `{key}`"
+        self.subject.diagnostics.add("NP301", message, span, nearest or _PRODUCE, labels=self.producers(key))
+
+    def producers(self, key: str) -> Iterator[Label]:
+        """Where a name is saved."""
+        if key in self.subject.produced:
+            yield Label(saved_span(self.subject, self.subject.produced[key]), "it is saved here")
+
+    def sometimes(self, key: str, bit: int, read: Read, step: Step | None) -> None:
+        self.paths += 1
+        if self.paths > MAX_PATHS:
+            self.subject.diagnostics.leave_out(1)
+            return
+        what = f"step `{key.removeprefix('steps.')}` may not have been visited" if key.startswith("steps.") else ""
+        what = what or f"`{key}` may have no value"
+        hint = _ASK if key.startswith("steps.") else f"{_PRODUCE}, or read it as `{key} | default(…)`"
+        span = self.span(key, read.use)
+        if step is not None and step.name == self.subject.playbook.finally_:
+            message = f"{what}: the run may end before"
+            self.subject.diagnostics.add("NP302", message, span, hint)
+            return
+        if step is None and bit & self.at_success & ~self.ways.found.end_must:
+            message = f"{what} in a run with failures: step `{self.subject.playbook.finally_}` may fail too"
+            self.subject.diagnostics.add("NP302", message, span, hint)
+            return
+        if step is None:
+            witness = find_end(self.ways, bit, forgiving=bool(self.at_success & bit))
+        else:
+            witness = find_witness(self.ways, step.name, bit)
+        if witness is None:
+            self.subject.diagnostics.add("NP302", what, span, hint)
+            return
+        message = f"{what}{self.told(witness, read, step)}"
+        self.subject.diagnostics.add("NP302", message, span, hint, labels=self.labels(witness))
+
+    def told(self, witness: Witness, read: Read, step: Step | None) -> str:
+        """A path in words."""
+        names = [f"{move.step} (failed)" if move.failed else move.step for move in witness.way]
+        if step is not None:
+            names.append(f"{step.name} (failed)" if read.outcomes == FAILED else step.name)
+        if len(names) > MAX_SHOWN:
+            names[MAX_SHOWN // 2 : -MAX_SHOWN // 2] = ["…"]
+        told = f" on the path {ARROW.join(names)}" if len(names) > 1 else ""
+        if not told and step is not None and read.outcomes == FAILED:
+            told = f" when `{step.name}` has failed"
+        if not told and step is None and witness.way[0].failed:
+            told = f" when `{witness.way[0].step}` fails"
+        ended = [move for move in witness.beside if self.ends(move)]
+        for failed, what in ((False, "end"), (True, "fail")):
+            steps = [f"`{move.step}`" for move in ended if move.failed is failed][:MAX_SHOWN]
+            if steps:
+                told += f", where {listed(steps, 'and')} {what}{'s' if len(steps) == 1 else ''}"
+        return told
+
+    def ends(self, move: Move) -> bool:
+        return move.case is None or not self.subject.flow.targets[move.step][move.case]
+
+    def labels(self, witness: Witness) -> Iterable[Label]:
+        """Where the cases stand that are taken, as far as there was a choice."""
+        document = self.subject.document
+        found = []
+        for move in witness.moves:
+            step = self.subject.names.steps[move.step]
+            if move.case is not None and step.rule is not None and len(step.rule) > 1:
+                found.append(Label(document.span((*step.rule[move.case].path, "case")), "this case is taken"))
+            elif move.case is None and step.rule:
+                why = "it fails" if move.failed else "no case is true"
+                found.append(Label(self.subject.name_span(step), why))
+        return found[:MAX_SHOWN]
+
+    def span(self, key: str, use: Use) -> Span:
+        """The word that is at fault in a template."""
+        word = key.removeprefix("steps.")
+        offset = _offset(key, use)
+        at = max(use.template.source.find(word, offset), 0)
+        return self.subject.document.text_span(use.path, at, at + len(word))
+
+
+_PRODUCE = "let every path save it"
+_ASK = "ask for its `status` first"
+
+
+def _offset(key: str, use: Use) -> int:
+    """Where a template first needs something."""
+    needs = ((need.access, need.offset) for need in implied(use.template).needs)
+    return next(offset for access, offset in (*needs, *use.template.reads.items()) if key_of(access) == key)

@@ -1,0 +1,447 @@
+"""What is there when a step is entered: what may be, and what must be, whatever guards say.
+
+A step that branches enter one by one has for certain what is there on every way to it. At a join the names of all branches
+that have arrived come together, and some may have ended on the way: what is certain there is what every set of
+arrivals has in common. This is found backwards from the join: for each step of its region, what a branch that stands
+there brings to the join, and whether it arrives at all.
+
+Where branches go one after another, a branch sees besides what those before it have saved, whether they arrive or end.
+
+The sets are bits of integers (`planner.production`). On cycles both are fixed points: the least of what may be there, and the
+greatest of what must (Kam and Ullman, 1977).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from planner.concurrency import bits
+from planner.graph import Flow
+from planner.joins import ROOT, Joins
+from planner.production import EVERYTHING, Implications, Outcome, Visit
+
+MAX_LOOKS = 250_000
+"""How often an outcome of a step is looked at: past it nothing is known."""
+
+
+class TooManyLooksError(Exception):
+    """The ways are too many to look at."""
+
+
+class Brought(NamedTuple):
+    """What a branch brings to a join: bits that are there if it arrives, whether it can and whether it must, and whether it
+    brings what it had itself (not where another branch may have gone on in its place).
+    """
+
+    bits: int = EVERYTHING
+    can: bool = False
+    certain: bool = True
+    own: bool = True
+    left: int = EVERYTHING
+    """What is there even if it does not arrive, where another branch does."""
+
+
+ARRIVED = Brought(0, can=True, left=0)
+ELSEWHERE = Brought(EVERYTHING, certain=False, left=0)
+
+
+@dataclass(slots=True)
+class Produced:
+    """For every step that can be reached what may and what must be there when it is entered, and when all branches have ended:
+    `end_must` if none of them has by a failure, `end_anyhow` also if some have and the run went on.
+    """
+
+    may: dict[str, int] = field(default_factory=dict)
+    must: dict[str, int] = field(default_factory=dict)
+    end_may: int = 0
+    end_must: int = 0
+    end_anyhow: int = 0
+
+
+class Ways:
+    """The ways through a flow, and what is there on them: `found`, once `find` has been called.
+
+    `on_failure` says of each step what a failure does that no case handles. No join may be a `Runaway`.
+    """
+
+    def __init__(
+        self, flow: Flow, joins: Joins, visits: Mapping[str, Visit], on_failure: Mapping[str, str], *, in_turns: bool
+    ) -> None:
+        self.flow = flow
+        self.joins = joins
+        self.in_turns = in_turns
+        self.found = Produced()
+        self.looks = 0
+        self.order = {step: at for at, step in enumerate(_reverse_postorder(flow))}
+        self.steps = list(self.order)
+        self.under: dict[str, list[str]] = {}
+        for join, dominator in joins.dominators.items():
+            self.under.setdefault(dominator, []).append(join)
+        self.outcomes = {
+            step: tuple(o for o in visits[step].outcomes if not o.is_unhandled or on_failure[step] == "continue")
+            for step in self.order
+        }
+        self.before: dict[str, list[tuple[str, Outcome]]] = {step: [] for step in self.order}
+        for step in self.order:
+            for outcome in self.outcomes[step]:
+                for target in outcome.targets:
+                    self.before[target].append((step, outcome))
+        self.turns: Turns | None = None
+        self.regions: dict[str, list[str]] = {join: [] for join in joins.dominators}
+        self.components = [sorted(steps, key=self.order.__getitem__) for steps in reversed(flow.components)]
+        for steps in reversed(self.components):
+            for step in reversed(steps):
+                for join in joins.regions.get(step, ()):
+                    self.regions[join].append(step)
+
+    def find(self) -> Produced:
+        """What is there at every step.
+
+        Raises:
+            TooManyLooksError: there are more than `MAX_LOOKS` ways to look at.
+        """
+        found = self.found
+        if self.in_turns and any(self.flow.forks()):
+            self.turns = Turns(self)
+        found.may = dict.fromkeys(self.order, 0)
+        found.must = dict.fromkeys(self.order, EVERYTHING)
+        for steps in self.components:
+            self.settle(steps)
+        for outcomes in self.outcomes.values():
+            for outcome in outcomes:
+                found.end_may |= outcome.may
+        found.end_must = self.at_end(forgiving=False)
+        found.end_anyhow = found.end_must & self.at_end(forgiving=True) if self.forgives else found.end_must
+        return found
+
+    def implications(self) -> Implications:
+        """What is there wherever something else is."""
+        return Implications(
+            (outcome.made, self.behind(step, outcome)) for step in self.order for outcome in self.outcomes[step]
+        )
+
+    @property
+    def forgives(self) -> bool:
+        """Whether a branch may end by a failure, and the run goes on."""
+        return any(outcome.is_unhandled for outcomes in self.outcomes.values() for outcome in outcomes)
+
+    def settle(self, steps: Sequence[str]) -> None:
+        """Find what is there at the steps of a component, each of which may lead to any other."""
+        may, must = self.found.may, self.found.must
+        is_cyclic = self.flow.is_cyclic(steps[0])
+        again = [self.order[step] for step in steps]
+        waiting = set(again) if is_cyclic else set()
+        while again:
+            at = heappop(again)
+            waiting.discard(at)
+            step = self.steps[at]
+            # What cannot be entered leads nowhere, so that this comes first.
+            entered = self.must_enter(step)
+            must[step], before = entered, (may[step], must[step])
+            may[step] = self.may_enter(step)
+            if is_cyclic and (may[step], entered) != before:
+                for other in {self.order[name] for name in self.depending(step)} - waiting:
+                    waiting.add(other)
+                    heappush(again, other)
+
+    def depending(self, step: str) -> Iterator[str]:
+        """The steps of a component that what is there at a step may change, and itself."""
+        component = self.flow.component
+        others = (*self.flow.graph.successors(step), *self.joins.regions.get(step, ()), *self.under.get(step, ()), step)
+        return (other for other in others if component[other] == component[step])
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.looks > MAX_LOOKS:
+            raise TooManyLooksError
+
+    def waits(self, step: str) -> bool:
+        """Whether branches wait for each other at a step."""
+        return step in self.joins.dominators and step not in self.joins.discriminators
+
+    def may_enter(self, step: str) -> int:
+        found = 0
+        for before, outcome in self.before[step]:
+            known = self.found.must[before]
+            if known == EVERYTHING or outcome.gone & known:
+                continue
+            found |= self.found.may[before] | outcome.may
+            if self.turns is not None:
+                found |= self.turns.may_precede(step, outcome)
+        if self.turns is not None and (dominator := self.joins.dominators.get(step)) is not None:
+            found |= self.turns.ahead[self.flow.start if dominator == ROOT else dominator]
+        return found
+
+    def must_enter(self, step: str) -> int:
+        found = 0 if step == self.flow.start else EVERYTHING
+        if self.waits(step):
+            return found & self.must_join(step)
+        for before, outcome in self.before[step]:
+            self.look()
+            behind = self.behind(before, outcome)
+            if self.turns is not None:
+                behind |= self.turns.precede(before, step, outcome)
+            found &= behind
+        return found
+
+    def behind(self, step: str, outcome: Outcome) -> int:
+        """What must be there behind an outcome: everything, where it cannot be."""
+        known = self.found.must[step]
+        if known == EVERYTHING or outcome.gone & known:
+            return EVERYTHING
+        return known | outcome.gen
+
+    def must_join(self, join: str) -> int:
+        dominator = self.joins.dominators[join]
+        brought = self.brought(join)
+        found = EVERYTHING
+        for source in (dominator, join):
+            if source == ROOT:
+                first = brought.get(self.flow.start, ELSEWHERE)
+                found &= first.bits
+                continue
+            for outcome in self.outcomes[source]:
+                by = self.by_outcome(source, outcome, brought)
+                if by is not None and by.can:
+                    found &= by.bits
+        return found
+
+    def brought(self, join: str) -> dict[str, Brought]:
+        """What a branch at each step of the region of a join brings to it."""
+        region = self.regions[join]
+        brought = dict.fromkeys(region, Brought())
+        brought[join] = ARRIVED
+        again = True
+        while again:
+            again = False
+            for step in region:
+                found = self.by_step(step, brought)
+                if found != brought[step]:
+                    brought[step] = found
+                    again = again or self.flow.is_cyclic(step)
+        return brought
+
+    def by_step(self, step: str, brought: Mapping[str, Brought]) -> Brought:
+        found, can, certain, own, left = EVERYTHING, False, True, True, EVERYTHING
+        for outcome in self.outcomes[step]:
+            by = self.by_outcome(step, outcome, brought)
+            if by is None:
+                continue
+            certain = certain and by.certain
+            left &= by.left
+            if by.can:
+                found, can, own = found & by.bits, True, own and by.own
+        return Brought(found, can, certain, own, left)
+
+    def by_outcome(self, step: str, outcome: Outcome, brought: Mapping[str, Brought]) -> Brought | None:
+        """What the branches bring that go on from a step; None where the outcome cannot be."""
+        self.look()
+        behind = self.behind(step, outcome)
+        if behind == EVERYTHING and outcome.gone & self.found.must[step]:
+            return None
+        if len(outcome.targets) == 1 and not self.in_turns:
+            # As below, for one.
+            by = self.by_target(outcome.targets[0], brought)
+            if not by.can:
+                return by
+            found = by.bits | behind if by.own else by.bits
+            return Brought(found, True, by.certain, by.own, found if by.certain else 0)
+        each = [self.by_target(target, brought) for target in outcome.targets]
+        if self.turns is not None:
+            self.turns.before_join(step, outcome, brought, each)
+        arriving = [by for by in each if by.can]
+        certain = [by for by in each if by.certain]
+        left = 0
+        if self.in_turns:
+            left = behind
+            for by in each:
+                left |= by.left
+        if not arriving:
+            return Brought(EVERYTHING, can=False, certain=bool(certain), left=EVERYTHING if certain else left)
+        own = any(by.own for by in certain) if certain else all(by.own for by in arriving)
+        found = together(each)
+        if own:
+            found |= behind
+        return Brought(found, True, bool(certain), own, found | left if certain else left)
+
+    def by_target(self, target: str, brought: Mapping[str, Brought]) -> Brought:
+        by = brought.get(target, ELSEWHERE)
+        if target in self.joins.discriminators and by.own:
+            return Brought(by.bits, by.can, by.certain, False, by.left)
+        return by
+
+    def at_end(self, *, forgiving: bool) -> int:
+        """What is there when all branches have ended, none of them by a failure unless that is forgiven."""
+        over = dict.fromkeys(self.order, EVERYTHING)
+
+        def by_then(step: str) -> int:
+            found = EVERYTHING
+            for outcome in self.outcomes[step]:
+                if forgiving or not outcome.is_unhandled:
+                    behind = self.behind(step, outcome)
+                    for target in outcome.targets:
+                        behind |= over[target]
+                    found &= behind
+            return found
+
+        self.backwards(over, by_then)
+        return over[self.flow.start]
+
+    def backwards(self, found: dict[str, int], at: Callable[[str], int]) -> None:
+        """Work out something of every step from what is known of those behind it."""
+        for steps in reversed(self.components):
+            is_cyclic = self.flow.is_cyclic(steps[0])
+            changed = True
+            while changed:
+                changed = False
+                for step in reversed(steps):
+                    self.look()
+                    known = at(step)
+                    if known != found[step]:
+                        found[step] = known
+                        changed = is_cyclic
+
+
+class Turns:
+    """What branches that go one after another leave to those behind them.
+
+    A join fires as soon as no branch that is alive can come to it any more, and goes before all that wait. `ahead` is what may come
+    of a branch that enters a step, `done` what has when it is over, with a bit above all others for every join at which one of
+    its branches may still wait.
+    """
+
+    def __init__(self, ways: Ways) -> None:
+        self.ways = ways
+        width = max((o.may.bit_length() for outcomes in ways.outcomes.values() for o in outcomes), default=0)
+        self.joins = list(ways.joins.dominators)
+        self.mark = {join: 1 << width + at for at, join in enumerate(self.joins)}
+        self.width = width
+        self.inside = {join: {*ways.regions[join], join} for join in self.joins}
+        self.held = {join: self.holding(join) for join in self.joins}
+        self.ahead = dict.fromkeys(ways.order, 0)
+        self.done = dict.fromkeys(ways.order, EVERYTHING)
+        ways.backwards(self.ahead, self.may_come)
+        ways.backwards(self.done, self.has_come)
+
+    def holding(self, join: str) -> set[str]:
+        """The steps of the region of a join at which a branch may stand before another one that can still come to the join."""
+        ways, inside, dominator = self.ways, self.inside[join], self.ways.joins.dominators[join]
+        stack = []
+        for step in (*ways.regions[join], *(() if dominator == ROOT else (dominator,))):
+            for outcome in ways.outcomes[step]:
+                ways.look()
+                is_held = False
+                for target in reversed(outcome.targets):
+                    if is_held and target in inside:
+                        stack.append(target)
+                    is_held = is_held or (target in inside and not ways.waits(target))
+        found: set[str] = set()
+        while stack:
+            step = stack.pop()
+            if step not in found and step != join:
+                found.add(step)
+                stack += [target for target in ways.flow.graph.successors(step) if target in inside]
+        return found
+
+    def may_come(self, step: str) -> int:
+        found = 0
+        for outcome in self.ways.outcomes[step]:
+            found |= outcome.may
+            for target in outcome.targets:
+                found |= self.ahead[target]
+        return found
+
+    def has_come(self, step: str) -> int:
+        found = EVERYTHING
+        for outcome in self.ways.outcomes[step]:
+            found &= self.fired(step, outcome.gen | self.over(outcome.targets), ())
+        return found
+
+    def over(self, targets: Sequence[str]) -> int:
+        """What has come of branches when they are over, or wait."""
+        found = 0
+        for target in targets:
+            found |= self.mark[target] if target in self.mark else self.done[target]
+        return found
+
+    def fired(self, step: str, done: int, pending: Sequence[str]) -> int:
+        """The same with what comes of those joins that wait for none of the branches that a step has still to begin."""
+        looked = 0
+        while done != EVERYTHING and (marks := done >> self.width & ~looked):
+            looked |= marks
+            for at in bits(marks):
+                join = self.joins[at]
+                if step not in self.held[join] and self.inside[join].isdisjoint(pending):
+                    done = EVERYTHING if self.done[join] == EVERYTHING else done & ~self.mark[join] | self.done[join]
+                if done == EVERYTHING:
+                    break
+        return done
+
+    def preceding(self, step: str, outcome: Outcome) -> tuple[list[str], Sequence[str]]:
+        """The targets of a fork that go before one of them, and the others. Joins that wait are come to at once."""
+        at = outcome.targets.index(step)
+        pending = outcome.targets[at:]
+        return [*outcome.targets[:at], *filter(self.ways.waits, pending[1:])], pending
+
+    def may_precede(self, step: str, outcome: Outcome) -> int:
+        """What may have come of other branches when a step is entered from a fork."""
+        found = 0
+        for target in self.preceding(step, outcome)[0]:
+            found |= self.ahead[target]
+        return found
+
+    def precede(self, fork: str, step: str, outcome: Outcome) -> int:
+        """What must have come of other branches by then."""
+        earlier, pending = self.preceding(step, outcome)
+        pending = [target for target in pending if target == step or not self.ways.waits(target)]
+        done = self.fired(fork, self.over(earlier), pending)
+        return done if done == EVERYTHING else done & (1 << self.width) - 1
+
+    def before_join(self, fork: str, outcome: Outcome, brought: Mapping[str, Brought], each: list[Brought]) -> None:
+        """Let branches that do not come to a join leave what they have done before others that do."""
+        is_before = False
+        for at in range(len(each) - 1, -1, -1):
+            target = outcome.targets[at]
+            if target in brought:
+                is_before = is_before or not self.ways.waits(target)
+            elif is_before:
+                done = self.fired(fork, self.over([target]), outcome.targets[at + 1 :])
+                left = done if done == EVERYTHING else done & (1 << self.width) - 1
+                each[at] = Brought(EVERYTHING, certain=False, left=left)
+
+
+def together(each: Sequence[Brought]) -> int:
+    """What branches bring that have parted, if at least one of them arrives."""
+    if len(each) == 1:
+        return each[0].bits
+    before, behind = [0], [0]
+    for by in each[:-1]:
+        before.append(before[-1] | by.left)
+    for by in reversed(each[1:]):
+        behind.append(behind[-1] | by.left)
+    found = EVERYTHING
+    for by, earlier, later in zip(each, before, reversed(behind), strict=True):
+        if by.can:
+            found &= by.bits | earlier | later
+    return found
+
+
+def _reverse_postorder(flow: Flow) -> Iterator[str]:
+    """The steps that can be reached, each before those it leads to as far as cycles let it be."""
+    found: list[str] = []
+    seen = {flow.start}
+    stack = [(flow.start, iter(flow.graph.successors(flow.start)))]
+    while stack:
+        step, following = stack[-1]
+        for target in following:
+            if target not in seen:
+                seen.add(target)
+                stack.append((target, iter(flow.graph.successors(target))))
+                break
+        else:
+            found.append(step)
+            stack.pop()
+    return reversed(found)

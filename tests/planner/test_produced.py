@@ -1,0 +1,288 @@
+"""What is there when a step is entered, against every way that small playbooks can go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from executor.actions import catalogue
+from executor.records import Visit, VisitStatus
+from executor.transition import refusal
+from planner.checks.production import find_ways
+from planner.compile import compile_playbook
+from planner.diagnostics import Severity
+from planner.graph import Flow
+from planner.joins import find_joins
+from planner.plan import Case, Plan, Step
+from planner.produced import Ways
+from planner.production import Production
+from planner.witness import Witness, find_end, find_witness
+from tests.exploration import MAX_STATES, Deed, Explorer, World
+from tests.planner.subjects import subject_of
+from tests.planner.test_joins import any_flows, mixed_modes
+
+OPAQUE = "{{ run.id["
+TELLING = ("error", "{{ result.success }}")
+ASKING = (
+    "{{ v_K is defined }}",
+    "{{ x is undefined }}",
+    "{{ steps.K.visits > 0 }}",
+    "{{ steps.K.status == 'succeeded' }}",
+    "{{ not error and v_K is defined }}",
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A playbook in which every step reads everything, and provides for its not being there."""
+
+    text: str
+    flow: Flow = field(repr=False)
+    plan: Plan = field(repr=False)
+
+    def handed(self, step: str) -> frozenset[str]:
+        """What branches carry to a step: what is read neither there nor behind it they have left behind."""
+        return self.plan.steps[step].hands_on
+
+    @property
+    def has_races(self) -> bool:
+        return any(step.join is not None and step.join.mode == "any" for step in self.plan.steps.values())
+
+    @property
+    def is_acyclic(self) -> bool:
+        return not any(map(self.flow.is_cyclic, self.flow.reachable))
+
+
+@st.composite
+def drawn_playbooks(draw: st.DrawFn, *, asking: bool, in_turns: bool = False) -> Drawn:
+    flow = draw(any_flows())
+    assume(len(flow.reachable) <= 7)
+    modes = draw(mixed_modes(flow))
+    joins = find_joins(flow, modes)
+    assume(not joins.runaways)
+    names = list(flow.targets)
+    working = draw(st.sets(st.sampled_from(names))) - joins.multi
+    sharing = draw(st.sets(st.sampled_from(names), max_size=2)) & working
+    lenient = draw(st.sets(st.sampled_from(names)))
+    reads = ", ".join(
+        [*(f"v_{name} | default(0), steps.{name}.result | default(0)" for name in names), "x | default(0)"]
+    )
+    lines = ["name: drawn", f"mode: {'sequential' if in_turns else 'parallel'}", "steps:"]
+    for name, cases in flow.targets.items():
+        saved = f"v_{name}: 1" + (", x: 1" if name in sharing else "")
+        lines.append(f"- name: {name}")
+        if name in working:
+            lines.append(f'  run: [{{action: log, message: "{{{{ [{reads}] }}}}"}}, {{action: set, set: {{{saved}}}}}]')
+        if flow.is_cyclic(name):
+            lines.append("  max_visits: 2")
+        if name in modes:
+            lines.append(f"  join: {modes[name]}")
+        lines.append(f"  on_error: {'continue' if name in lenient else 'abort'}")
+        lines.append("  rule:")
+        for at, targets in enumerate(cases):
+            kinds = [f"{OPAQUE}{at}:] }}}}", *TELLING, *(ASKING if asking else ())]
+            guard = draw(st.sampled_from([*kinds, "default"] if at + 1 == len(cases) else kinds))
+            guard = guard.replace("K", draw(st.sampled_from(names)))
+            lines.append(f'  - {{case: "{guard}", run: [{", ".join(targets)}]}}')
+    text = "\n".join([*lines, ""])
+    found = compile_playbook(text, catalogue())
+    assume(all(d.severity is not Severity.ERROR for d in found.diagnostics))
+    assert found.plan is not None
+    return Drawn(text, flow, found.plan)
+
+
+class Honest(Explorer):
+    """Explores the ways on which guards that ask for names, steps or failures are true when they say so. Orders are tried
+    only where who is first matters.
+    """
+
+    def __init__(self, drawn: Drawn, deeds: Mapping[str, Deed] | None = None) -> None:
+        working = frozenset(name for name, step in drawn.plan.steps.items() if step.run)
+        super().__init__(drawn.plan, failing=working, shared=frozenset(drawn.plan.steps))
+        self.in_any_order = drawn.has_races
+        self.fixed = deeds or {}
+        self.entered: dict[str, set[frozenset[str]]] = {}
+        self.ended: set[frozenset[str]] = set()
+        self.ended_anyhow: set[frozenset[str]] = set()
+        self.is_over = False
+
+    def explore(self) -> None:
+        first = self.begin()
+        seen = {first.key()}
+        stack = [first]
+        while stack:
+            world = stack.pop()
+            for visit in world.visits.values():
+                if self.plan.header.sequential and visit.started_at is None:
+                    # It gets to know what those before it have done when its turn comes.
+                    continue
+                self.entered.setdefault(visit.step, set()).add(frozenset(visit.names))
+            if world.is_final and world.stop is None:
+                done = [(v.saved, v.step) for v in world.visits.values()]
+                there = frozenset(name for saved, step in done for name in (*saved, f"steps.{step}"))
+                self.ended_anyhow.add(there)
+                if not world.failed_branches:
+                    self.ended.add(there)
+            for following in () if world.is_final else self.events(world):
+                if following.key() not in seen:
+                    seen.add(following.key())
+                    stack.append(following)
+            if len(seen) > MAX_STATES // 20:
+                self.is_over = True
+                return
+
+    def events(self, world: World) -> Iterator[World]:
+        ready = world.standing(VisitStatus.READY)
+        if self.plan.header.sequential:
+            ready = [visit for visit in ready if visit.id == world.line[0]]
+        for visit in ready if self.in_any_order else ready[:1]:
+            at = (visit.step, visit.number, 0)
+            running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0)
+            begun = replace(world, visits={**world.visits, visit.id: running})
+            for deed in self.deeds(begun, running):
+                yield self.commit(replace(begun, deeds={**begun.deeds, at: deed}), self.perform(running, deed))
+
+    def deeds(self, world: World, visit: Visit) -> Iterator[Deed]:
+        step = self.plan.steps[visit.step]
+        kinds = [("fail", True)]
+        if refusal(step, visit) is None:
+            kinds = [("case", False)]
+            if step.run:
+                kinds.append(("fail", True))
+            if any(case.guard is not None and case.guard.startswith(OPAQUE) for case in step.cases):
+                kinds.append(("broken", True))
+        for kind, failed in kinds:
+            for index in self.chosen(world, step, visit, failed=failed):
+                deed = kind, index
+                wanted = self.fixed.get(visit.step)
+                if wanted is None or wanted == ("fail" if failed else "case", index):
+                    yield deed
+
+    def chosen(self, world: World, step: Step, visit: Visit, *, failed: bool) -> Iterator[int]:
+        refused = step.max_visits is not None and visit.number > step.max_visits
+        for index, case in enumerate(step.cases):
+            if (failed and not case.error_aware) or (refused and case.leads_back):
+                continue
+            truth = self.truth(world, case, step, visit, failed=failed)
+            if truth is not False:
+                yield index if case.guard is not None else -1
+            if truth is True:
+                return
+        yield -1
+
+    def truth(self, world: World, case: Case, step: Step, visit: Visit, *, failed: bool) -> bool | None:
+        """Whether a guard is true; None where nothing says so."""
+        guard = case.guard
+        there = visit.names.keys() | (set() if failed or not step.run else set(step.saves))
+        if guard is None or guard == "{{ result.success }}":
+            return not failed
+        if guard == "{{ error }}":
+            return failed
+        if guard.startswith(OPAQUE):
+            return None
+        word = guard.split()[-3] if "is " in guard else guard.split()[1]
+        if guard.endswith("is undefined }}"):
+            return "x" not in there
+        if guard.endswith("is defined }}"):
+            name = guard.split(" is ")[0].split()[-1]
+            return name in there and not ("not error" in guard and failed)
+        name = word.split(".")[1]
+        pointer = visit.names.get(f"steps.{name}")
+        if "visits" in guard:
+            return pointer is not None
+        return pointer is not None and world.visits[pointer[1]].status is VisitStatus.SUCCEEDED
+
+
+def ways_of(drawn: Drawn, *, knowing: bool = False) -> tuple[Production, Ways]:
+    subject = subject_of(drawn.text)
+    production = Production(subject)
+    ways = find_ways(subject, production)
+    if knowing:
+        production.know(ways.implications())
+        ways = find_ways(subject, production)
+    return production, ways
+
+
+def named(production: Production, bits: int) -> frozenset[str]:
+    return frozenset(key for at, key in enumerate(production.keys) if bits >> at & 1)
+
+
+def explored(drawn: Drawn) -> Honest:
+    explorer = Honest(drawn)
+    explorer.explore()
+    assume(not explorer.is_over)
+    return explorer
+
+
+@settings(max_examples=80)
+@given(drawn_playbooks(asking=True) | drawn_playbooks(asking=True, in_turns=True))
+def test_what_must_be_there_always_is_and_nothing_comes_from_nowhere(drawn: Drawn) -> None:
+    explorer, (production, ways) = explored(drawn), ways_of(drawn, knowing=True)
+    keys = frozenset(production.keys)
+    for step, entered in explorer.entered.items():
+        must, may = (named(production, bits[step]) for bits in (ways.found.must, ways.found.may))
+        assert must & drawn.handed(step) <= frozenset.intersection(*entered), step
+        assert must <= may, step
+        assert keys & frozenset.union(*entered) <= may, step
+    if explorer.ended:
+        assert named(production, ways.found.end_must) <= keys & frozenset.intersection(*explorer.ended)
+    if explorer.ended_anyhow:
+        assert named(production, ways.found.end_anyhow) <= keys & frozenset.intersection(*explorer.ended_anyhow)
+        assert keys & frozenset.union(*explorer.ended_anyhow) <= named(production, ways.found.end_may)
+
+
+@settings(max_examples=80)
+@given(drawn_playbooks(asking=False))
+def test_what_is_not_certain_is_lacking_on_some_way(drawn: Drawn) -> None:
+    """Exactly so where guards may go either way, and there are no rounds. Where the first goes on, a branch that has further to
+    go may never be the first.
+    """
+    assume(drawn.is_acyclic)
+    explorer, (production, ways) = explored(drawn), ways_of(drawn)
+    keys = frozenset(production.keys)
+    for step, entered in explorer.entered.items():
+        handed = keys & drawn.handed(step)
+        assert handed & named(production, ways.found.must[step]) == handed & frozenset.intersection(*entered), step
+        if not drawn.has_races:
+            assert handed & named(production, ways.found.may[step]) == handed & frozenset.union(*entered), step
+    if explorer.ended:
+        assert named(production, ways.found.end_must) == keys & frozenset.intersection(*explorer.ended)
+    if explorer.ended_anyhow:
+        assert named(production, ways.found.end_anyhow) == keys & frozenset.intersection(*explorer.ended_anyhow)
+
+
+def driven(drawn: Drawn, witness: Witness) -> Honest:
+    """The ways that a playbook can go which makes the moves of a witness."""
+    deeds: dict[str, Deed] = {}
+    for move in witness.moves:
+        cases = drawn.plan.steps[move.step].cases
+        is_default = move.case is not None and cases[move.case].guard is None
+        deeds[move.step] = "fail" if move.failed else "case", -1 if move.case is None or is_default else move.case
+    explorer = Honest(drawn, deeds)
+    explorer.explore()
+    return explorer
+
+
+@settings(max_examples=80)
+@given(drawn_playbooks(asking=False))
+def test_a_witness_really_happens(drawn: Drawn) -> None:
+    assume(drawn.is_acyclic)
+    explorer, (production, ways) = explored(drawn), ways_of(drawn)
+    for step in explorer.entered:
+        for at, key in enumerate(production.keys):
+            if key in drawn.handed(step) and not ways.found.must[step] >> at & 1:
+                witness = find_witness(ways, step, 1 << at)
+                assert witness is not None, (step, key)
+                entered = driven(drawn, witness).entered.get(step, set())
+                assert any(key not in names for names in entered), (step, key, witness)
+    for at, key in enumerate(production.keys):
+        if explorer.ended_anyhow and not ways.found.end_anyhow >> at & 1:
+            is_certain = bool(ways.found.end_must >> at & 1)
+            witness = find_end(ways, 1 << at, forgiving=is_certain)
+            assert witness is not None, key
+            played = driven(drawn, witness)
+            ended = played.ended_anyhow if is_certain else played.ended
+            assert any(key not in names for names in ended), (key, witness)
