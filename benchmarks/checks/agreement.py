@@ -120,7 +120,7 @@ def _compare(playbook: Sound, found: Agreement) -> None:
     found.playbooks += 1
     found.runs += len(behaviour.endings)
     found.worlds += behaviour.worlds
-    judge = Judge(playbook.text, plan, behaviour, explored(plan, mends=True))
+    judge = Judge(playbook.text, plan, behaviour, explored(plan, loses=True, mends=True))
     for diagnostic in compilation.diagnostics:
         verdict = judge.happens(diagnostic)
         if verdict is None or (not verdict and not behaviour.is_whole):
@@ -131,7 +131,7 @@ def _compare(playbook: Sound, found: Agreement) -> None:
             found.disagreements.append(Disagreement(playbook.name, playbook.text, f"does not happen: {said}"))
     if compilation.plan is not None:
         found.clean += 1
-        for kind, what in judge.untold(compilation.diagnostics):
+        for kind, what in judge.untold(compilation.diagnostics, explored(plan, loses=True)):
             found.untold[kind] += 1
             found.disagreements.append(Disagreement(playbook.name, playbook.text, f"was not told: {what}"))
 
@@ -145,7 +145,7 @@ class Judge:
         self.plan = plan
         self.behaviour = behaviour
         self.mended = mended
-        """The same runs, and those that go on where a name has no value."""
+        """The same runs, and those in which workers die or that go on where a name has no value."""
 
     def happens(self, diagnostic: Diagnostic) -> bool | None:
         """Whether a finding is what happens in some run, or in none where it says so; None where no run can tell."""
@@ -167,8 +167,11 @@ class Judge:
                 if self.behaviour.broken:
                     return None
                 return self.behaviour.is_endless or not any(e.status == "succeeded" for e in self.behaviour.endings)
-            case "NP301" | "NP302":
+            case "NP301":
                 return self._is_met(self.places.word(place), step, path)
+            case "NP302":
+                found = self._is_met(self.places.word(place), step, path)
+                return found and self._is_met_behind(self.places.word(place), step, diagnostic.message)
             case "NP303":
                 return self._is_raced(self.places.word(place), path, step)
         return None
@@ -187,9 +190,27 @@ class Judge:
         steps = {m.step for m in self.mended.mistakes if m.name == name}
         if path[:1] == ("tasks",):
             return bool(steps) or None
+        if step == self.plan.header.last_step:
+            # It runs when a run is cancelled, too, which may be at any time and is not explored.
+            return step in steps or None
         if step is None and not any(e.status != "failed" for e in self.behaviour.endings):
             return None
         return (step in steps) or (None if step is not None and step not in self.mended.visited else False)
+
+    def _is_met_behind(self, name: str, step: str | None, message: str) -> bool:
+        """Whether a name has no value on the very path that a message shows."""
+        _, _, told = message.partition(" on the path ")
+        if not told or "…" in told:
+            return True
+        path, *beside = told.split(", where ")
+        names = path.split(" → ")
+        needed = {
+            (name.removesuffix(" (failed)"), name.endswith(" (failed)"))
+            for name in (names[:-1] if step is not None else names)
+        }
+        for part in beside:
+            needed |= {(name, part.endswith(("fail", "fails"))) for name in re.findall(r"`([^`]+)`", part)}
+        return any(needed <= behind for behind in self.mended.met.get((step, name), ()))
 
     def _is_raced(self, name: str, path: Sequence[str | int], step: str | None) -> bool | None:
         if any(name == saved and step in steps for saved, *steps in self.mended.writers):
@@ -203,13 +224,17 @@ class Judge:
         case = int(path[3]) if len(path) > 3 and path[2] == "rule" else None
         return step, case
 
-    def untold(self, diagnostics: Sequence[Diagnostic]) -> list[tuple[str, str]]:
-        """What happens in some run of a playbook without errors and was not found."""
+    def untold(self, diagnostics: Sequence[Diagnostic], lossy: Explored) -> list[tuple[str, str]]:
+        """What happens in some run of a playbook without errors and was not found; `lossy` are runs whose workers may die."""
         told = {self.places.word((d.span.line, d.span.column)) for d in diagnostics if d.code in ("NP302", "NP306")}
         found = [
-            ("undefined name", f"{mistake.type} at {mistake.step}: {mistake.message}")
-            for mistake in sorted(self.behaviour.mistakes, key=str)
-            if mistake.type in ("UndefinedName", "GuardError") and mistake.name is not None and mistake.name not in told
+            (kind, f"{kind}: {mistake.type} at {mistake.step}: {mistake.message}")
+            for kind, mistakes in (
+                ("undefined name", self.behaviour.first),
+                ("undefined name after a loss", lossy.first - self.behaviour.first),
+            )
+            for mistake in sorted(mistakes, key=str)
+            if mistake.name is not None and mistake.name not in told
         ]
         found += [("stuck", broken) for broken in sorted(self.behaviour.broken)]
         found += [("race", f"{one} and {other} save {name}") for name, one, other in sorted(self.behaviour.writers)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -28,7 +28,7 @@ from executor.rendering import render_parameters
 from executor.sql import Bind, Sql
 from executor.start import LAST_CLOCK, ending_visit, last_visit_id, new_run
 from executor.stores.store import Store
-from executor.transition import ending
+from executor.transition import MAX_CLAIMS, ending
 from executor.values import write_json
 from executor.walk import Walker
 from planner.catalogue import ActionDeclaration
@@ -43,6 +43,8 @@ MOST_VISITS = 40
 MOST_ROUNDS = 2
 MOST_COMPARED = 200
 LONGEST_CYCLE = 12
+LOST = (-1,)
+"""What is done by a visit whose workers die, among the scripts of choices."""
 CHOSEN = "it was chosen to fail"
 WRONG = frozenset({"UndefinedName", "TemplateError", "ParameterError", "LimitExceeded", "Misquoted", "UnknownTask"})
 """Failures that are the playbook's own fault."""
@@ -60,9 +62,19 @@ class Mistake:
 
     @property
     def name(self) -> str | None:
-        """The name that has no value here, of an undefined one."""
-        found = re.search(r"`([^`]+)` has no value here|there is no `([^`]+)` in", self.message)
-        return found and (found[1] or found[2])
+        """The name that has no value here."""
+        found = re.search(r"`([^`]+)` has no value here", self.message)
+        return found and found[1]
+
+    @property
+    def word(self) -> str | None:
+        """The name that has no value here, or the attribute that is not there."""
+        found = re.search(r"there is no `([^`]+)` in", self.message)
+        return self.name or (found and found[1])
+
+
+Behind = frozenset[tuple[str, bool]]
+"""Steps that were visited before something, each with whether it failed."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,14 @@ class Ending:
 class Explored:
     """What all runs of a plan have shown. `is_whole` is false where there were too many states to look at.
 
-    `writers` are two steps that saved one name at one time, `races` those that saved different values.
+    `first` are the mistakes that were met where none had been before: others may follow from those. `met` tells, of names without
+    a value at a step, which visits had ended before, and whether they had failed. `writers` are two steps that saved one name at
+    one time, `races` those that saved different values.
     """
 
     mistakes: set[Mistake] = field(default_factory=set)
+    first: set[Mistake] = field(default_factory=set)
+    met: dict[tuple[str | None, str | None], set[Behind]] = field(default_factory=dict)
     visited: set[str] = field(default_factory=set)
     taken: set[tuple[str, int]] = field(default_factory=set)
     missing: set[tuple[str, str]] = field(default_factory=set)
@@ -143,6 +159,16 @@ class Choices:
         taken = self.taken
         for at in range(len(self.script), len(self.sizes)):
             yield from ((*taken[:at], other) for other in range(1, self.sizes[at]))
+
+
+@dataclass(frozen=True)
+class Performed:
+    """One way in which a visit can go: the choices made, what it commits, what it did outside, what was wrong with it."""
+
+    script: tuple[int, ...]
+    commit: Commit
+    effects: tuple[str, ...]
+    mistakes: frozenset[Mistake]
 
 
 class _Inline:
@@ -207,16 +233,26 @@ class _WorldStore:
 
 
 class Walks(Explorer):
-    """The worlds of one plan that begin with one input. With `mends`, an action whose parameters read what has no value may
-    also go on as if it had one, so that what lies behind is seen too.
+    """The worlds of one plan that begin with one input.
+
+    With `loses`, every visit may also fail because its workers die. With `mends`, an action whose parameters read what has no
+    value may also go on as if it had one, so that what lies behind is seen too.
     """
 
     def __init__(
-        self, plan: Plan, samples: Samples, beginning: Mapping[str, Any], found: Explored, *, mends: bool = False
+        self,
+        plan: Plan,
+        samples: Samples,
+        beginning: Mapping[str, Any],
+        found: Explored,
+        *,
+        loses: bool = False,
+        mends: bool = False,
     ) -> None:
         super().__init__(plan, shared=frozenset(plan.steps))
         self.samples = samples
         self.found = found
+        self.loses = loses
         self.mends = mends
         self.sites = _sites(plan)
         self.beginning = beginning
@@ -233,7 +269,8 @@ class Walks(Explorer):
         self.together: set[frozenset[str]] = set()
         """Visits that were ready at one time: neither of two came before the other."""
         self.savers: set[tuple[frozenset[str], tuple[str, str, str], bool]] = set()
-        self.known: dict[Any, list[tuple[tuple[int, ...], Commit, tuple[str, ...]]]] = {}
+        self.known: dict[Any, tuple[list[Performed], list[Visit | None]]] = {}
+        self.mistakes: set[Mistake] = set()
 
     # What is done with each world.
 
@@ -273,40 +310,48 @@ class Walks(Explorer):
             ready = [visit for visit in ready if visit.id == world.line[0]]
         for visit in ready if all_orders else ready[:1]:
             at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
-            for script, commit, effects in self.performances(world, visit):
-                deed = ("walk", hash(script))
-                self.effects_of[visit.id, hash(script)] = effects
+            for done in self.performances(world, visit):
+                self.effects_of[visit.id, hash(done.script)] = done.effects
+                self.note_met(done.mistakes, world)
+                deeds = {**world.deeds, at: ("walk", hash(done.script))}
                 try:
-                    yield self.commit(replace(world, deeds={**world.deeds, at: deed}), commit)
+                    yield self.commit(replace(world, deeds=deeds), done.commit)
                 except AssertionError as broken:
                     self.found.broken.add(str(broken) or "a join has fewer branches than none")
 
-    def performances(self, world: World, visit: Visit) -> list[tuple[tuple[int, ...], Commit, tuple[str, ...]]]:
+    def performances(self, world: World, visit: Visit) -> list[Performed]:
         """Every way in which a visit can go. What it can see is in the visits that it points at."""
+        seen = [world.visits.get(pointer[1]) for pointer in visit.names.values()]
         held = tuple(sorted((name, id(world.visits.get(pointer[1]))) for name, pointer in visit.names.items()))
         key = (visit.id, visit.step, visit.number, visit.clock, visit.progress and visit.progress.round, held)
         if key not in self.known:
-            self.known[key] = list(self.performed(world, visit))
             # Whoever is pointed at stays, so that nobody else gets its place in memory.
-            self.known[("kept", *key)] = cast("Any", [world.visits.get(p[1]) for p in visit.names.values()])
-        return self.known[key]
+            self.known[key] = (list(self.performed(world, visit)), seen)
+        return self.known[key][0]
 
-    def performed(self, world: World, visit: Visit) -> Iterator[tuple[tuple[int, ...], Commit, tuple[str, ...]]]:
+    def performed(self, world: World, visit: Visit) -> Iterator[Performed]:
         running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=1, started_at=0.0, piece_at=0.0)
         scripts: list[tuple[int, ...]] = [()]
         while scripts:
             self.choices = Choices(scripts.pop())
-            self.effects = []
-            self.at = (visit.step, None)
-            self.store.world = replace(world, visits={**world.visits, visit.id: running})
-            self.walker.walk(Claim(self.run, running))
-            commit = self.store.commits.pop()
-            self.note(visit.step, commit)
-            yield self.choices.taken, replace(commit, events=()), tuple(self.effects)
+            yield self.walked(world, running)
             scripts += self.choices.alternatives()
+        if self.loses:
+            self.choices = Choices(LOST)
+            yield self.walked(world, replace(running, claims=MAX_CLAIMS + 1))
+
+    def walked(self, world: World, visit: Visit) -> Performed:
+        """What the walker makes of a visit that is claimed."""
+        self.effects, self.mistakes = [], set()
+        self.at = (visit.step, None)
+        self.store.world = replace(world, visits={**world.visits, visit.id: visit})
+        self.walker.walk(Claim(self.run, visit))
+        commit = self.store.commits.pop()
+        self.note(visit.step, commit)
+        return Performed(self.choices.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes))
 
     def note(self, step: str, commit: Commit) -> None:
-        """Remember what was wrong."""
+        """Remember what was wrong, and which way the visit went."""
         error = commit.visit.error
         while error is not None:
             self.mistake(step, error["type"], error["message"])
@@ -316,11 +361,24 @@ class Walks(Explorer):
         if commit.visit.case is not None:
             self.found.taken.add((step, commit.visit.case))
 
+    def note_met(self, mistakes: Iterable[Mistake], world: World) -> None:
+        """Remember behind which visits mistakes were met."""
+        if not any(v.error is not None and _is_wrong(v.error["type"]) for v in world.visits.values()):
+            self.found.first.update(mistakes)
+        if self.mends and mistakes:
+            behind = frozenset(
+                (v.step, v.failure is not None) for v in world.visits.values() if v.finished_at is not None
+            )
+            for mistake in mistakes:
+                self.found.met.setdefault((mistake.step, mistake.name), set()).add(behind)
+
     def mistake(self, step: str | None, type: str, message: str) -> None:
         if CHOSEN in message:
             return
-        if type == "GuardError" or type in WRONG:
-            self.found.mistakes.add(Mistake(step, type, message))
+        if _is_wrong(type):
+            found = Mistake(step, type, message)
+            self.found.mistakes.add(found)
+            self.mistakes.add(found)
 
     def end(self, world: World) -> None:
         """Perform the last step and work out the result."""
@@ -338,11 +396,11 @@ class Walks(Explorer):
             self.finish(world)
             return
         visit = Visit(last_visit_id(0), "run", last, VisitStatus.READY, LAST_CLOCK, {})
-        for script, commit, effects in self.performed(world, visit):
-            done = commit.visit
-            self.effects_of[done.id, hash(script)] = effects
-            deeds = {**world.deeds, (last, 1, 2): ("walk", hash(script))}
-            self.finish(replace(world, visits={**world.visits, done.id: done}, deeds=deeds))
+        for done in self.performed(world, visit):
+            self.note_met(done.mistakes, world)
+            self.effects_of[visit.id, hash(done.script)] = done.effects
+            deeds = {**world.deeds, (last, 1, 2): ("walk", hash(done.script))}
+            self.finish(replace(world, visits={**world.visits, visit.id: done.commit.visit}, deeds=deeds))
 
     def note_savers(self, world: World) -> None:
         """Remember which visits of one run saved one name, and whether they saved different values."""
@@ -368,9 +426,11 @@ class Walks(Explorer):
         self.store.world = world
         self.walker.walk(Claim(self.run, ending_visit("run", 0, 0.0)))
         _, result, errors = self.store.results.pop()
+        self.mistakes = set()
         for error in errors:
             if error["step"] is None:
                 self.mistake(None, error["type"], error["message"])
+        self.note_met(self.mistakes, world)
         shown = write_json(_sorted(result))
         visits = tuple(
             sorted(
@@ -406,12 +466,28 @@ class Walks(Explorer):
         except ActionError as problem:
             if problem.type in WRONG:
                 self.mistake(self.at[0], problem.type, problem.message)
-            if self.mends and problem.type == "UndefinedName" and self.choices.choose(2):
-                return dict(parameters)
+            if self.mends and problem.type == "UndefinedName":
+                self.note_names(parameters, lookup)
+                if self.choices.choose(2):
+                    return dict(parameters)
             raise
         if declaration.type == "shell" and isinstance(rendered.get("command"), str):
             _check_words(str(parameters["command"]), rendered["command"], lookup)
         return rendered
+
+    def note_names(self, value: Any, lookup: Lookup) -> None:
+        """Remember every name without a value, of which production only tells the first."""
+        if isinstance(value, Mapping | list):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                self.note_names(item, lookup)
+        elif isinstance(value, str) and has_template(value):
+            made_up: dict[str, Any] = {}
+            while (name := _missing(value, lambda name: made_up[name] if name in made_up else lookup(name))) not in (
+                None,
+                *made_up,
+            ):
+                self.mistake(self.at[0], "UndefinedName", f"`{name}` has no value here")
+                made_up[str(name)] = "made up"
 
     def handler(self, type: str) -> Callable[[Call], Any]:
         return lambda call: self.act(type, call)
@@ -440,6 +516,19 @@ class Walks(Explorer):
         raise ActionError(failure.type, CHOSEN, retryable=False, status=failure.status, details=failure.details)
 
     is_later_item = False
+
+
+def _is_wrong(type: str) -> bool:
+    return type == "GuardError" or type in WRONG
+
+
+def _missing(text: str, lookup: Lookup) -> str | None:
+    """The first name of a text that has no value."""
+    try:
+        parse(text).evaluate(lookup)
+    except EvaluationError as problem:
+        return Mistake(None, problem.type, problem.message).name
+    return None
 
 
 def _is_later_item(lookup: Lookup) -> bool:
@@ -512,15 +601,15 @@ def _in_one(loop: Loop | None) -> Loop | None:
     return None if loop is None else replace(loop, batch=None)
 
 
-def explored(plan: Plan, *, mends: bool = False) -> Explored:
-    """All runs of a plan: every beginning, every outcome, every order; with `mends` as `Walks` says."""
+def explored(plan: Plan, *, loses: bool = False, mends: bool = False) -> Explored:
+    """All runs of a plan: every beginning, every outcome, every order; `loses` and `mends` as `Walks` says."""
     plan = shortened(plan)
     samples = Samples(plan)
     found = Explored()
     with _secrets(plan):
         for beginning in samples.beginnings():
             try:
-                walks = Walks(plan, samples, beginning, found, mends=mends)
+                walks = Walks(plan, samples, beginning, found, loses=loses, mends=mends)
             except RejectedError as problem:
                 found.rejected.add(str(problem))
                 continue

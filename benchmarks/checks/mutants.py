@@ -164,14 +164,14 @@ class Shown:
         yield from self._graph(original)
 
     def _mistakes(self, before: Explored) -> Iterator[str]:
-        known = {(m.step, m.type, m.name) for m in before.mistakes}
+        known = {(m.step, m.type, m.word) for m in before.mistakes}
         for mistake in sorted(self.behaviour.mistakes, key=str):
-            if (mistake.step, mistake.type, mistake.name) in known:
+            if (mistake.step, mistake.type, mistake.word) in known:
                 continue
             yield f"{mistake.type} at {mistake.step}: {mistake.message}"
             for path, _ in self._texts_of(mistake.step):
-                if mistake.name is not None:
-                    self.evidence |= set(self.places.words(path, mistake.name))
+                if mistake.word is not None:
+                    self.evidence |= set(self.places.words(path, mistake.word))
                 if path[-1] == "case" and mistake.type == "GuardError":
                     self.evidence |= {self.places.key(path), self.places.value(path)}
 

@@ -15,10 +15,11 @@ from typing import Any
 from jinja2 import nodes
 
 from executor.actions import catalogue
+from planner.accesses import access_of, children_of
 from planner.catalogue import ActionDeclaration, Kind
 from planner.kinds import is_of_kind
 from planner.plan import Action, Input, Loop, Plan, Step, TaskCall, Work, action_from_json
-from planner.templates import TemplateProblem, access_of, children_of, has_template, parse, syntax_of
+from planner.templates import TemplateProblem, has_template, parse, syntax_of
 
 MOST_VARIANTS = 6
 MOST_BEGINNINGS = 64
