@@ -13,9 +13,9 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
-from executor.stores import open_store
+from executor.stores import notes, open_store
 from executor.stores.dynamo import blobs as buckets
-from executor.stores.dynamo import keys, notes, repeating
+from executor.stores.dynamo import keys, repeating
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.attributes import attribute, attributes, item_of
 from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
