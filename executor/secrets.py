@@ -265,6 +265,16 @@ def scrub_stored(value: Any) -> Any:
     return TOKENS.scrub(REVEALED.scrub(value))
 
 
+def tail(text: str, most: int) -> str:
+    """The last `most` characters of a text without secrets: of one that was cut in two, a part would not be known again."""
+    return str(scrub(text))[-most:]
+
+
+def head(text: str, most: int) -> str:
+    """The first `most` characters of a text without secrets."""
+    return str(scrub(text))[:most]
+
+
 def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:
     if isinstance(value, str):
         return pattern.sub(STARS, value)
@@ -289,8 +299,9 @@ def _password(value: str) -> str | None:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """How a value may be written: as it is, for URLs, in JSON, in base64 at any offset."""
+    """How a value may be written: as it is, line by line, for URLs, in JSON, in base64 at any offset."""
     yield value
+    yield from (line for line in map(str.strip, value.splitlines()) if len(line) >= SHORTEST)
     yield quote(value, safe="")
     yield quote(value)
     yield quote_plus(value)

@@ -61,7 +61,7 @@ def called(function: Any, args: Any) -> dict[str, Any]:
 
 def failure(error: BaseException) -> dict[str, Any]:
     trace = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": trace[-4096:]}
+    return {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
 
 def main() -> None:

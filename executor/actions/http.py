@@ -15,6 +15,7 @@ from executor.actions._formats import check_size
 from executor.actions.action import UNTOLD_SECONDS, Call
 from executor.egress import SILENCE_SECONDS
 from executor.errors import ActionError
+from executor.secrets import head, scrub
 from executor.values import read_json, text_of, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described
@@ -361,7 +362,6 @@ def _elsewhere(request: _Request, seen_from: httpx.URL, location: str, verb: str
     import httpx
 
     from executor.egress import forbidden
-    from executor.secrets import scrub
 
     try:
         url = _checked(seen_from.join(location))
@@ -383,13 +383,16 @@ def _result(call: Call, response: httpx.Response) -> dict[str, Any]:
     accepted = call.parameters.get("accept_status", [])
     headers = dict(response.headers.items())
     if status >= 400 and status not in (accepted if isinstance(accepted, list) else [accepted]):
-        body, is_whole = _read(call, response, MAX_ERROR_BYTES)
+        # More is read than is kept, so that a secret at the cut is known as one.
+        body, _ = _read(call, response, 2 * MAX_ERROR_BYTES)
+        is_kept = len(body) <= MAX_ERROR_BYTES
+        said = _body(response, body) if is_kept else head(_decoded(response, body), MAX_ERROR_BYTES)
         raise ActionError(
             "HTTPStatus",
             f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
             retryable=status >= 500 or status in _WORTH_REPEATING,
             status=status,
-            details={"headers": headers, "body": _body(response, body) if is_whole else _decoded(response, body)},
+            details={"headers": headers, "body": said},
         )
     limit = call.parameters.get("max_bytes", MAX_BYTES)
     body, is_whole = _read(call, response, limit)

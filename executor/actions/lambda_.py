@@ -7,6 +7,7 @@ from typing import Any
 
 from executor.actions.action import Call
 from executor.errors import ActionError
+from executor.secrets import head
 from executor.values import read_json, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
@@ -60,4 +61,4 @@ def _failure(name: str, response: Any) -> ActionError:
     type_, message = found.get("errorType"), found.get("errorMessage") or "it failed"
     details = {"type": type_, "message": message, "traceback": found.get("stackTrace")}
     text = f"`{name}`: {type_}: {message}" if type_ else f"`{name}`: {message}"
-    return ActionError("FunctionFailed", text[:500], details=details)
+    return ActionError("FunctionFailed", head(text, 500), details=details)

@@ -10,6 +10,7 @@ from typing import Any
 from executor.actions import _process
 from executor.actions.action import Call
 from executor.errors import ActionError
+from executor.secrets import head, tail
 from executor.values import read_json, write_json
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
@@ -75,7 +76,7 @@ def _function(call: Call) -> tuple[str, str]:
 
 
 def _answer(done: _process.Finished) -> Any:
-    stderr = done.stderr.decode("utf-8", "replace")[-_TAIL:]
+    stderr = tail(done.stderr.decode("utf-8", "replace"), _TAIL)
     try:
         answer = json.loads(done.result)
     except ValueError:
@@ -94,5 +95,6 @@ def _answer(done: _process.Finished) -> Any:
             raise ActionError("ParameterError", reason, retryable=False)
         case {"not_plain": str(reason)}:
             raise ActionError("FunctionFailed", f"the result is not plain data: {reason}", retryable=False)
-    details = {"type": answer["type"], "message": answer["message"], "traceback": answer["traceback"], "stderr": stderr}
-    raise ActionError("FunctionFailed", f"{answer['type']}: {answer['message']}"[:500], details=details)
+    trace = tail(answer["traceback"], _TAIL)
+    details = {"type": answer["type"], "message": answer["message"], "traceback": trace, "stderr": stderr}
+    raise ActionError("FunctionFailed", head(f"{answer['type']}: {answer['message']}", 500), details=details)

@@ -9,6 +9,7 @@ from typing import Any
 from executor.actions import _process
 from executor.actions.action import Call
 from executor.errors import ActionError
+from executor.secrets import head, tail
 from executor.values import read_json, text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
@@ -71,11 +72,11 @@ def _folder(call: Call) -> Path | None:
 def _result(call: Call, done: _process.Finished) -> dict[str, Any]:
     stdout = done.stdout.decode("utf-8", "replace")
     stderr = done.stderr.decode("utf-8", "replace")
-    details = {"exit_code": done.exit_code, "stdout": stdout[-_TAIL:], "stderr": stderr[-_TAIL:]}
+    details = {"exit_code": done.exit_code, "stdout": tail(stdout, _TAIL), "stderr": tail(stderr, _TAIL)}
     if done.exit_code != 0:
         said = stderr.strip().rpartition("\n")[2] or stdout.strip().rpartition("\n")[2]
         message = f"{_ending(done.exit_code)}: {said}" if said else _ending(done.exit_code)
-        raise ActionError("CommandFailed", message[:500], details=details)
+        raise ActionError("CommandFailed", head(message, 500), details=details)
     result: dict[str, Any] = {"exit_code": done.exit_code, "stdout": stdout, "stderr": stderr}
     match call.parameters.get("parse"):
         case "lines":

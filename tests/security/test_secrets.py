@@ -106,6 +106,12 @@ def test_the_password_of_an_address_is_a_secret_of_its_own() -> None:
     assert revealed.scrub("the word long-p@ssword is wrong") == f"the word {STARS} is wrong"
 
 
+def test_the_lines_of_a_secret_are_secrets_of_their_own() -> None:
+    revealed = Revealed()
+    revealed.add("-----BEGIN KEY-----\r\nbase64-of-a-key\n  indented-line\nshort\n")
+    assert revealed.scrub(["base64-of-a-key", "a indented-line", "short"]) == [STARS, f"a {STARS}", "short"]
+
+
 def test_longer_secrets_go_first() -> None:
     revealed = Revealed()
     revealed.add("password")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from executor.errors import ActionError
+from executor.secrets import REVEALED
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 
@@ -143,6 +144,16 @@ def test_the_body_of_a_failure_is_kept_in_part() -> None:
     with serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server, pytest.raises(ActionError) as caught:
         perform("http", url=server.url())
     assert caught.value.details["body"] == "x" * 64 * 1024
+
+
+def test_a_secret_in_that_part_is_not_cut_in_two() -> None:
+    value = "first-half-of-a-third-second-half"
+    REVEALED.add(value)
+    body = b"x" * (64 * 1024 - 15) + value.encode() + b"y" * 200_000
+    with serve(lambda exchange: exchange.reply(500, body)) as server, pytest.raises(ActionError) as caught:
+        perform("http", url=server.url())
+    kept = caught.value.details["body"]
+    assert (len(kept), "half" in kept) == (64 * 1024, False)
 
 
 @pytest.mark.parametrize("accepted", [[404, 409], 404])

@@ -8,6 +8,7 @@ import pytest
 from executor.actions.action import Capabilities
 from executor.capabilities import for_local_run
 from executor.errors import ActionError
+from executor.secrets import REVEALED, scrub
 from tests.calls import perform
 
 MODULE = """
@@ -17,6 +18,7 @@ def add(a, b=2): return a + b
 def loud(x):
     print("out"); print("err", file=sys.stderr); os.write(1, b"raw")
     return {"x": x, "stdin": sys.stdin.read()}
+def tell(secret): raise ValueError("x" * 4000 + secret + "y" * 4070)
 def wrong(): raise KeyError("gone")
 def leave(): sys.exit(3)
 def die(): os._exit(4)
@@ -41,6 +43,15 @@ def folder(tmp_path: Path) -> Path:
 
 def call(folder: Path, function: str, **parameters: Any) -> Any:
     return perform("python", capabilities=for_local_run(folder), function=function, **parameters)
+
+
+def test_a_secret_is_not_cut_in_two(folder: Path) -> None:
+    value = "first-half-of-another-second-half"
+    REVEALED.add(value)
+    with pytest.raises(ActionError, match="ValueError: xxx") as caught:
+        call(folder, "lib.orders:tell", args=[value])
+    assert "half" not in str(scrub(caught.value.details))
+    assert len(caught.value.details["traceback"]) == 4096
 
 
 def test_arguments_by_name_and_in_order(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from executor.actions.action import Capabilities
 from executor.errors import ActionError
+from executor.secrets import REVEALED, scrub
 from tests.calls import LOCAL, perform
 
 
@@ -55,6 +56,22 @@ def test_a_failure_says_what_the_command_said() -> None:
     error = caught.value
     assert (error.type, error.retryable) == ("CommandFailed", True)
     assert error.details == {"exit_code": 3, "stdout": "out\n", "stderr": "first\nlast\n"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'printf %s "$S" >&2; head -c 4080 /dev/zero >&2; exit 3',
+        "head -c 480 /dev/zero | tr '\\0' x >&2; printf %s \"$S\" >&2; exit 3",
+    ],
+)
+def test_a_secret_is_not_cut_in_two(command: str) -> None:
+    value = "first-half-of-a-secret-second-half"
+    REVEALED.add(value)
+    with pytest.raises(ActionError, match="exit code 3") as caught:
+        shell(command, env={"S": value})
+    told = scrub([caught.value.message, caught.value.details])
+    assert "-half" not in str(told)
 
 
 def test_a_failure_keeps_the_tail_of_the_output() -> None:
