@@ -48,6 +48,9 @@ MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 MOST_CROWDED = 64
 """Among how many visits that are due a worker chooses, when others are after the same ones."""
 
+_STILL_WAITS = "status = 'parked' and due_at > ? and progress is not null and error is null"
+"""Of a visit that is resumed. One with an error was to be tried again: that is done at once."""
+
 
 class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
     """The store in a database."""
@@ -405,10 +408,9 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
             ends = (END, DEADLINE, self._header(run.plan_hash).last_step)
             db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
             due = db.execute(
-                "update visits set attempt = 1, status ="
-                " case when status = 'parked' and due_at > ? and progress is not null then 'waiting' else 'ready' end,"
+                f"update visits set attempt = 1, status = case when {_STILL_WAITS} then 'waiting' else 'ready' end,"
                 " claims = 0, started_at = null, piece_at = null, finished_at = null,"
-                " due_at = case when status = 'parked' and due_at > ? then due_at else ? end,"
+                f" due_at = case when {_STILL_WAITS} then due_at else ? end,"
                 " \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
                 " ('open', 'ended'))",
                 (now, now, now, run_id),

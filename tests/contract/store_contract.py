@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.records import END, Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus, WaitKey
+from executor.records import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from executor.start import new_run
 from executor.stores.store import Store
-from executor.transition import Choice, Outcome, error_record, in_time, settle
+from executor.transition import Choice, Outcome, Pause, error_record, in_time, pause, settle
 from tests.plays import compiled
 
 CHAIN = """
@@ -525,6 +525,31 @@ class StoreContract:
         ended(store, run, RunStatus.CANCELLED)
         store.resume(run.id, 10.0, deadline_at=None, values={})
         assert ended(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("paused_before", [False, True])
+    def test_what_was_to_be_tried_again_is_when_its_run_goes_on(self, store: Store, *, paused_before: bool) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        if paused_before:
+            later = Pause(Progress(journal={"run": {"at": 1}}), due_at=1.0)
+            store.commit(pause(claim.visit, later, 1.0), 1.0)
+            claim = claimed(store, run, 1.0)
+        store.commit(failed(store, claim, retry_at=900.0), 2.0)
+        store.stop(run.id, RunStatus.CANCELLED, 3.0)
+        ended(store, run, RunStatus.CANCELLED, 3.0)
+        store.resume(run.id, 10.0, deadline_at=None, values={})
+        again = claimed(store, run, 10.0).visit
+        assert (again.step, again.attempt, again.progress) == ("a", 1, claim.visit.progress)
+
+    def test_what_waits_goes_on_waiting_when_its_run_goes_on(self, store: Store) -> None:
+        run = started(store)
+        later = Pause(Progress(journal={"run": {"at": 1}}), due_at=50.0)
+        store.commit(pause(claimed(store, run).visit, later, 1.0), 1.0)
+        store.stop(run.id, RunStatus.CANCELLED, 3.0)
+        ended(store, run, RunStatus.CANCELLED, 3.0)
+        store.resume(run.id, 10.0, deadline_at=None, values={})
+        assert store.claim(run.id, LEASE, 49.0) is None
+        assert claimed(store, run, 50.0).visit.progress == later.progress
 
     def test_a_run_that_has_not_ended_is_not_resumed(self, store: Store) -> None:
         run = started(store)

@@ -325,8 +325,9 @@ class Endings(Joins):
                 continue
             if self.is_last(record, whole.head) or is_pseudo(record):
                 continue
-            waits = parked and visit.due_at > now and visit.progress is not None
-            due_at = visit.due_at if parked and visit.due_at > now else now
+            # One with an error was to be tried again: that is done at once.
+            waits = parked and visit.due_at > now and visit.progress is not None and visit.error is None
+            due_at = visit.due_at if waits else now
             if in_turns and not waits:
                 due_at = NEVER
             again = as_ready(
