@@ -123,14 +123,18 @@ class PostgresDatabase:
         """
         is_committing = False
         due: list[Note] = []
-        # A transaction of psycopg would wait for the answer to its `begin`.
-        with self._connection(lambda: not is_committing) as connection, connection.pipeline() as pipeline:
-            connection.execute("BEGIN")
-            self._at_work.writer = writer = PostgresWriter(connection, pipeline)
+        with self._connection(lambda: not is_committing) as connection:
             try:
-                yield writer
-                if self._messages is not None and writer.runs:
-                    due = _notes(writer.execute(_MADE_DUE, (list(writer.runs), SERVICE, time.time(), NEVER)).fetchall())
+                # A transaction of psycopg would wait for the answer to its `begin`.
+                with connection.pipeline():
+                    connection.execute("BEGIN")
+                    self._at_work.writer = writer = PostgresWriter(connection)
+                    yield writer
+                    if self._messages is not None and writer.runs:
+                        told = (list(writer.runs), SERVICE, time.time(), NEVER)
+                        due = _notes(writer.execute(_MADE_DUE, told).fetchall())
+                    is_committing = True
+                    connection.execute("COMMIT")
             except BaseException:
                 # A connection that is lost has nothing to undo; why it is, is what is to be told.
                 with suppress(Exception):
@@ -138,8 +142,6 @@ class PostgresDatabase:
                 raise
             finally:
                 self._at_work.writer = None
-            is_committing = True
-            connection.execute("COMMIT")
         self.tell(due)
 
     def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
@@ -248,14 +250,12 @@ class PostgresDatabase:
 class PostgresWriter:
     """A connection that takes the SQL of `executor.stores.database`. `runs` are those that its transaction writes to."""
 
-    def __init__(self, connection: Connection, pipeline: psycopg.Pipeline | None = None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._pipeline = pipeline
         self.runs: set[str] = set()
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
-        cursor = self._connection.execute(_translated(query), [_plain(value) for value in values])
-        return PostgresResult(cursor, self._pipeline)
+        return PostgresResult(self._connection.execute(_translated(query), [_plain(value) for value in values]))
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         listed = [[_plain(value) for value in row] for row in rows]
@@ -269,16 +269,20 @@ class PostgresWriter:
 class PostgresResult:
     """What a statement gave. Of one that was sent in a pipeline nothing is known until it is asked for."""
 
-    __slots__ = ("_cursor", "_pipeline")
+    __slots__ = ("_cursor",)
 
-    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]], pipeline: psycopg.Pipeline | None) -> None:
+    def __init__(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
         self._cursor = cursor
-        self._pipeline = pipeline
 
     @property
     def rowcount(self) -> int:
-        if self._pipeline is not None and self._cursor.pgresult is None:
-            self._pipeline.sync()
+        if self._cursor.pgresult is None:
+            # `Pipeline.sync` would wait for the answer to what it has sent in part only, when that is much.
+            try:
+                self._cursor.fetchone()
+            except self._cursor.connection.ProgrammingError:
+                if self._cursor.pgresult is None:
+                    raise
         return self._cursor.rowcount
 
     def fetchone(self) -> dict[str, Any] | None:

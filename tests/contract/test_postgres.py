@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
-from executor.errors import StoreError
+from executor.errors import FencedError, StoreError
+from executor.start import new_run
 from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.postgres import PostgresStore
 from executor.stores.postgres_database import SCHEMA_VERSION, PostgresWriter
 from infra.migrations import migrations, upgrade
+from planner.plan import Plan
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import LEASE, StoreContract
+from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, claimed, done
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
+from tests.plays import compiled
 from tests.postgres import postgres_dsn, postgres_server
 
 __all__ = ["postgres_dsn", "postgres_server"]
@@ -43,6 +47,27 @@ class TestPostgres(StoreContract, WaitsContract, RegistryContract, KeysContract,
         opened = PostgresStore(postgres_dsn)
         yield opened
         opened.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: int) -> None:
+    """In a transaction it is sent together with what comes before and after it, and neither side waits for the other."""
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        source = compiled(DIAMOND)
+        plan = Plan(source.header, source.steps, source.tasks, source.source + "#" * size)
+        store.save_plan(plan)
+        assert store.plan(plan.hash).source == plan.source
+        run = store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
+        claim = claimed(store, run, 1.0)
+        store.commit(done(store, claim, saved={"n": "x" * size}), 1.0)
+        (kept,) = store.saved(run.id, [claim.visit.id])
+        assert kept.saved == {"n": "x" * size}
+        with pytest.raises(FencedError):
+            store.commit(done(store, claim, saved={"n": "y" * size}), 1.0)
+        (kept,) = store.saved(run.id, [claim.visit.id])
+        assert kept.saved == {"n": "x" * size}
 
 
 class TestSchema:
