@@ -199,8 +199,12 @@ class Walker:
     def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, performance: Performance) -> Claim | None:
         """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
+        if step.runs_last:
+            # Nobody can stop it, so it has to be gone on with when its time is over, whatever it waits for.
+            left = max(performance.expires - time.monotonic(), 0.0)
+            later = replace(later, due_at=min(later.due_at, now + left))
         parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
-        progress = replace(later.progress, journal=scrub_stored(_timed(later, claim, performance)))
+        progress = replace(later.progress, journal=scrub_stored(_timed(step, later, claim, performance)))
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now, _scrubbed(performance.events))
         try:
@@ -432,16 +436,19 @@ def _seconds_taken(claim: Claim, now: float) -> float:
     return float(kept["seconds"]) + (0.0 if since is None else max(now - since, 0.0))
 
 
-def _timed(later: Pause, claim: Claim, performance: Performance) -> Mapping[str, Any]:
-    """The journal of a pause, with the time that the attempt has taken so far, unless another one begins behind it."""
+def _timed(step: Step, later: Pause, claim: Claim, performance: Performance) -> Mapping[str, Any]:
+    """The journal of a pause, with the time that the attempt has taken so far, unless another one begins behind it. All pauses
+    of the step that runs last count.
+    """
     journal = later.progress.journal
     if not journal or later.parts:
         return journal
     tries = [claim.run.resumes, claim.visit.attempt]
     seconds = time.monotonic() - performance.began
+    counts = step.runs_last or bool(later.retried)
     return {
         **journal,
-        TIME: {"tries": tries, "seconds": seconds, "since": performance.clock() if later.retried else None},
+        TIME: {"tries": tries, "seconds": seconds, "since": performance.clock() if counts else None},
     }
 
 

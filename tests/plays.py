@@ -12,7 +12,7 @@ from typing import Any
 
 from executor.actions import catalogue
 from executor.capabilities import for_local_run
-from executor.records import NEVER, Claim, Event, Lease, Run, RunStatus, Visit
+from executor.records import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
 from executor.start import corrected, new_run
 from executor.stores.store import Store
 from executor.walk import Walker
@@ -46,6 +46,13 @@ def compiled(text: str) -> Plan:
     errors = [d for d in found.diagnostics if d.severity is Severity.ERROR]
     assert found.plan is not None and not errors, errors
     return found.plan
+
+
+def register(store: Store, text: str, version: str | None = None) -> Playbook:
+    """The playbook, which other runs can start from now on."""
+    plan = compiled(text)
+    store.save_plan(plan)
+    return store.register(Playbook("default", plan.header.name, version, plan.hash, 0.0))
 
 
 class Play:

@@ -49,5 +49,7 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
 
 def perform(call: Call) -> None:
     due_at = due(call.parameters, call.now) if call.memory is None else call.memory["due_at"]
+    if call.memory is None and call.timeout_seconds is not None and due_at > call.now + call.timeout_seconds:
+        raise ActionError("Timeout", f"the wait would take more than {call.timeout_seconds:g} seconds, its `timeout`")
     if due_at > call.now:
         raise Suspend({"due_at": due_at}, due_at)

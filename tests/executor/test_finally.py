@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from executor.stores.sqlite import SqliteStore
-from tests.plays import Play
+from tests.plays import Play, register
 
 TEXT = """
     timeout: 100s
@@ -91,6 +91,22 @@ def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
     """
     play = Play(store, text).finish()
     assert (play.status, last(store, play)) == ("failed", {"done": True})
+
+
+@pytest.mark.parametrize("waits", ["wait, seconds: 1h", "callback", "workflow, playbook: other"])
+def test_it_does_not_wait_beyond_its_time(store: SqliteStore, waits: str) -> None:
+    text = f"""
+        finally: tidy
+        steps:
+        - {{name: a, run: [{{action: log, message: done}}]}}
+        - {{name: tidy, timeout: 90s, run: [{{action: wait, seconds: 60}}, {{action: {waits}}}]}}
+    """
+    register(store, "{name: other, steps: [{name: a, run: [{action: wait, seconds: 1h}]}]}")
+    play = Play(store, text)
+    began = play.clock.now
+    play.finish()
+    assert [error["type"] for error in play.run.errors] == ["Timeout"]
+    assert play.run.finished_at == pytest.approx(began + 90, abs=1)
 
 
 def test_it_does_not_see_what_a_failed_step_saved_before_a_pause(store: SqliteStore) -> None:

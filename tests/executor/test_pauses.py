@@ -61,6 +61,11 @@ class TestWait:
         play.finish()
         assert (play.status, play.run.result, play.clock()) == ("succeeded", {"x": 1, "y": 2}, 1_000_000.0 + seconds)
 
+    def test_one_that_is_longer_than_its_timeout_is_not_begun(self, store: SqliteStore) -> None:
+        play = Play(store, WAIT % "seconds: 90, timeout: 89s").finish()
+        assert (play.status, play.errors, play.event_types().count("step.waiting")) == ("failed", ["Timeout"], 0)
+        assert Play(store, WAIT % "seconds: 90, timeout: 90s").finish().status == "succeeded"
+
     def test_nothing_is_held_meanwhile(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90", clock=Clock())
         assert play.walk_one()

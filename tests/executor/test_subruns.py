@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from executor.records import Playbook, Run, RunStatus
+from executor.records import Run, RunStatus
 from executor.stores.sqlite import SqliteStore
 from executor.waiting import MAX_DEPTH
-from tests.plays import Play, compiled
+from tests.plays import Play, register
 
 CHILD = """
     name: child
@@ -28,12 +28,6 @@ PARENT = """
       rule: [{case: "{{ result.success }}", run: [after]}%s]
     - {name: after, run: [{action: set, set: {done: true}}]}
 """
-
-
-def register(store: SqliteStore, text: str, version: str | None = None) -> Playbook:
-    plan = compiled(text)
-    store.save_plan(plan)
-    return store.register(Playbook("default", plan.header.name, version, plan.hash, 0.0))
 
 
 def play(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> Play:
