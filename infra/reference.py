@@ -16,7 +16,7 @@ from executor import egress, perform, room, secrets, start, waiting
 from executor.actions import _formats, _process, action, catalogue, file, http, python
 from executor.stores import sql_store, sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner import budget, diagnostics, parse, playbook, read, sandbox, sizes, templates
+from planner import budget, diagnostics, filters, parse, playbook, read, sandbox, sizes, templates
 from planner.catalogue import ActionDeclaration, Parameter, Sink
 from planner.checks import names
 from planner.diagnostics import CODES
@@ -234,7 +234,7 @@ def _limits(_: str) -> str:
         ("an expression, and all templates of an action together", _budget(), "`LimitExceeded`"),
         ("`environment` and `variables` at the start", f"{start.MAX_HELD // mib} MiB as JSON", "the run is refused"),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
-        ("a regular expression", f"{sandbox.REGEX_SECONDS:g} s", "`LimitExceeded`"),
+        ("a regular expression", f"{filters.REGEX_SECONDS:g} s", "`LimitExceeded`"),
         ("items of `parallel` at work at once", f"{perform.MAX_PARALLEL}; the others wait", ""),
         ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
         ("the pages of an `http` action together", f"{http.LARGEST_BYTES // mib} MiB as JSON", "`LimitExceeded`"),

@@ -31,20 +31,8 @@ from planner.budget import (
     one_budget,
     start_budget,
 )
-from planner.sandbox import (
-    ALLOWED_NODES,
-    BUILT,
-    CONCATENATE,
-    COPIED,
-    FUNCTIONS,
-    LOOP_ITEMS,
-    SEARCHED,
-    WEIGHED,
-    Identifier,
-    Raw,
-    Sandbox,
-    describe,
-)
+from planner.filters import BUILT, CONCATENATE, COPIED, LOOP_ITEMS, SEARCHED, WEIGHED, Identifier, Raw, describe
+from planner.sandbox import ALLOWED_NODES, FUNCTIONS, Sandbox
 
 __all__ = [
     "EvaluationError",
