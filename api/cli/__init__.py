@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Run the command that the arguments name, and leave the interpreter with its exit code."""
-    from api.cli.app import run_app
+    try:
+        # It takes a moment to load, and may be asked to end meanwhile.
+        from api.cli.app import run_app
 
-    run_app()
+        run_app()
+    except KeyboardInterrupt:
+        from api.cli.console import INTERRUPTED
+
+        sys.exit(INTERRUPTED)

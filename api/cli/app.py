@@ -10,7 +10,7 @@ import typer
 
 from api.cli import db, keys, runs
 from api.cli.check import check
-from api.cli.console import FAILED, INTERRUPTED, MISUSED, RefusalError, say, write
+from api.cli.console import FAILED, MISUSED, RefusalError, say, write
 from api.cli.doctor import doctor
 from api.cli.explain import explain
 from api.cli.plan import plan
@@ -62,14 +62,16 @@ def noetl(
 
 
 def run_app() -> NoReturn:
-    """Run the command line and exit: with a sentence on stderr for whatever went wrong, never with a traceback."""
+    """Run the command line and exit: with a sentence on stderr for whatever went wrong, never with a traceback.
+
+    Raises:
+        KeyboardInterrupt: it was asked to end.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort
         if os.environ.get("NOETL_DEBUG") == "1":
             import traceback

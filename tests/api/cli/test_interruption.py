@@ -8,17 +8,28 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from api.cli import interruption
+from api.cli import interruption, main
 from api.cli.interruption import Interruption
 from executor.stores import news
 from tests.api.cli.conftest import Command
 
 WAIT = {"name": "wait", "steps": [{"name": "wait", "run": [{"action": "wait", "seconds": 600}]}]}
+
+
+def test_a_command_is_interrupted_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "api.cli.app", Loading("api.cli.app"))
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
 
 
 class Struck(threading.Condition):
