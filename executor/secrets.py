@@ -28,6 +28,8 @@ SHORTEST = 8
 
 _MOST_REMEMBERED = 1_000
 _FETCH_SECONDS = 20
+_VARIABLE = "NOETL_SECRET_"
+"""What the names of variables begin with that hold secrets."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -61,7 +63,7 @@ def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ActionError("ParameterError", f"{name!r} is not the name of a secret", retryable=False)
-    value = environ.get(f"NOETL_SECRET_{name}")
+    value = environ.get(f"{_VARIABLE}{name}")
     if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
         value = _read(Path(folder, name))
     prefix = environ.get("NOETL_SECRETS_PREFIX", "")
@@ -77,6 +79,13 @@ def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
         )
     REVEALED.add(value)
     return value
+
+
+def hand_over(variables: Mapping[str, str]) -> None:
+    """Know from now on the secrets among variables that somebody is given, and may tell."""
+    for name, value in variables.items():
+        if name.startswith(_VARIABLE):
+            REVEALED.add(value)
 
 
 def fold(value: Any) -> dict[str, Any]:
@@ -284,6 +293,8 @@ def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:
     if isinstance(value, list | tuple):
         items = [_scrub(item, pattern) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    if isinstance(value, int | float) and pattern.fullmatch(str(value)):
+        return STARS
     return value
 
 

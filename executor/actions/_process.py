@@ -17,6 +17,7 @@ from typing import IO
 
 from executor.actions.action import Call
 from executor.errors import ActionError, CancelledError
+from executor.secrets import hand_over
 from executor.values import text_of
 
 MAX_OUTPUT = 1024 * 1024
@@ -38,7 +39,8 @@ class Finished:
 
 
 def environment(call: Call, added: Mapping[str, object]) -> dict[str, str]:
-    """The caller's whole environment or the few names of it that any command needs, and what is added.
+    """The caller's whole environment or the few names of it that any command needs, and what is added. Secrets in it are
+    scrubbed from now on.
 
     Raises:
         ActionError: `ParameterError`, for what cannot be a variable.
@@ -50,6 +52,7 @@ def environment(call: Call, added: Mapping[str, object]) -> dict[str, str]:
         if not name or "=" in name or "\0" in name + text:
             raise ActionError("ParameterError", f"`env`: {name!r} cannot be a variable", retryable=False)
         variables[name] = text
+    hand_over(variables)
     return variables
 
 

@@ -112,6 +112,13 @@ def test_the_lines_of_a_secret_are_secrets_of_their_own() -> None:
     assert revealed.scrub(["base64-of-a-key", "a indented-line", "short"]) == [STARS, f"a {STARS}", "short"]
 
 
+def test_a_number_may_be_a_secret() -> None:
+    revealed = Revealed()
+    revealed.add("1234567890")
+    revealed.add("True-or-false")
+    assert revealed.scrub([1234567890, 123456789, 12345678901, True]) == [STARS, 123456789, 12345678901, True]
+
+
 def test_longer_secrets_go_first() -> None:
     revealed = Revealed()
     revealed.add("password")

@@ -133,6 +133,11 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert elsewhere["LANG"] == "C.UTF-8"
 
 
+def test_secrets_of_the_environment_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_SECRET_UNUSED", "nobody-has-asked-for-it")
+    assert "UNUSED=***" in scrub(shell("env"))["stdout"]
+
+
 @pytest.mark.parametrize("env", [{"": "x"}, {"a=b": "x"}, {"a": "x\0"}])
 def test_what_is_no_variable(env: dict[str, str]) -> None:
     with pytest.raises(ActionError, match="cannot be a variable"):
