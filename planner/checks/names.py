@@ -35,6 +35,8 @@ RESERVED = frozenset(
     ]
 )
 MAX_NAME = 100
+OURS = "@"
+"""What the names of the steps begin with that a run has besides those of its playbook."""
 MAX_TASK_DEPTH = 32
 
 
@@ -78,6 +80,9 @@ def _definitions(subject: Subject) -> None:
                     f"the name of a {what} is printable text of 1 to {MAX_NAME} characters without blanks around it"
                 )
                 subject.diagnostics.add("NP110", message, span)
+            elif what == "step" and item.name.startswith(OURS):
+                message = f"names that begin with `{OURS}` are kept for the steps that a run has besides those of its playbook"
+                subject.diagnostics.add("NP110", message, span, f"call it `{item.name.lstrip(OURS).strip() or 'step'}`")
 
 
 def is_name(name: str) -> bool:

@@ -181,12 +181,12 @@ def test_tasks_that_nothing_calls() -> None:
     assert findings(text) == [("NP109", "unused")]
 
 
-@pytest.mark.parametrize("name", ["''", "' a'", "'a '", '"a\\u0007"', '"a\\nb"', "x" * 101])
+@pytest.mark.parametrize("name", ["''", "' a'", "'a '", '"a\\u0007"', '"a\\nb"', "x" * 101, "'@end'", "'@'"])
 def test_names_of_steps_that_are_none(name: str) -> None:
     assert [code for code, _ in findings(f"steps: [{{name: {name}, run: [{OK}]}}]")] == ["NP110"]
 
 
-@pytest.mark.parametrize("name", ["Run Import", "a-b", "1", "é", "x" * 100, "a.b", "default", "None"])
+@pytest.mark.parametrize("name", ["Run Import", "a-b", "1", "é", "x" * 100, "a.b", "a@b", "default", "None"])
 def test_names_of_steps(name: str) -> None:
     assert findings(f"steps: [{{name: '{name}', run: [{OK}]}}]") == []
 
