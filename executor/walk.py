@@ -333,7 +333,8 @@ class Walker:
         error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
         ending_to_come = {"status": status.value, "error": error}
         saved = dict(claim.visit.saved)
-        return Scope(run, claim.visit, _last_names(visits), _last_steps(visits), saved, ending=ending_to_come)
+        steps = _last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
+        return Scope(run, claim.visit, _last_names(visits), steps, saved, ending=ending_to_come)
 
     def _fresh(self, claim: Claim) -> Run:
         run = self.store.run(claim.run.tenant, claim.run.id)
@@ -481,12 +482,14 @@ def _last_names(visits: Sequence[Visit]) -> dict[str, Any]:
     return merge_names([(v.clock, v.id, v.saved) for v in visits if not v.has_ended_branch])
 
 
-def _last_steps(visits: Sequence[Visit]) -> _Steps:
+def _last_steps(visits: Sequence[Visit], *, is_cancelled: bool = False) -> _Steps:
     found = _Steps()
     for visit in sorted(visits, key=lambda v: (v.clock, v.id)):
         # Which of several branches came first is a matter of time, and how often they came is not.
         number = max(visit.number, found[visit.step]["visits"])
-        found[visit.step] = _seen_step(replace(visit, number=number))
+        seen = _seen_step(replace(visit, number=number))
+        was_given_up = is_cancelled and visit.status is VisitStatus.PARKED
+        found[visit.step] = {**seen, "status": "cancelled"} if was_given_up else seen
     return found
 
 

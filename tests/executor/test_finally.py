@@ -58,7 +58,8 @@ def test_it_runs_after_a_cancellation(store: SqliteStore) -> None:
     play = Play(store, TEXT % "abort")
     store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
     play.finish()
-    assert (play.status, last(store, play)["seen"]) == ("cancelled", "cancelled")
+    found = last(store, play)
+    assert (play.status, found["seen"], found["was"]) == ("cancelled", "cancelled", "cancelled")
 
 
 def test_its_failure_fails_a_run_that_had_succeeded(store: SqliteStore) -> None:
