@@ -32,6 +32,10 @@ def read_json(text: str) -> Any:
         raise ValueError("it is nested too deep") from None
     except UnicodeEncodeError:
         raise ValueError("it has half of a surrogate pair") from None
+    except ValueError as error:
+        if "int_max_str_digits" in str(error):
+            raise ValueError("it has a number of too many digits") from None
+        raise
     return value
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from api.cli.console import FAILED, RefusalError, say
+from executor.values import read_json
 
 if TYPE_CHECKING:
     from executor.records import Run, WaitKey
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _HTTP_SECONDS = 30.0
 _TAKEN_UP_SECONDS = 1.5
 _LOOK_EVERY_SECONDS = 0.1
+_LONGEST_SHOWN = 100
 
 
 def read_answer(text: str) -> Any:
@@ -28,14 +30,14 @@ def read_answer(text: str) -> Any:
     try:
         if text == "-":
             text = sys.stdin.buffer.read().decode("utf-8-sig")
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        hint = "" if text[:1] in '{["' else f"; as text it is written '{json.dumps(text, ensure_ascii=False)}'"
+        return read_json(text)
+    except ValueError as error:
+        hint = (
+            ""
+            if text[:1] in '{["' or len(text) > _LONGEST_SHOWN
+            else f"; as text it is written '{json.dumps(text, ensure_ascii=False)}'"
+        )
         raise RefusalError(f"the answer is not JSON: {error}{hint}") from error
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON value")
 
 
 def token_of(address: str) -> str:

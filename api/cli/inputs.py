@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from api.cli.console import RefusalError
+from executor.values import read_json
 
 
 def read_file(file: str) -> dict[str, Any]:
@@ -17,18 +17,14 @@ def read_file(file: str) -> dict[str, Any]:
         RefusalError: it cannot be read, or holds something else.
     """
     try:
-        value = json.loads(Path(file).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = read_json(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise RefusalError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RefusalError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise RefusalError(f'{file} must hold an object of inputs by name, such as {{"user_id": 7}}')
     return value
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON value")
 
 
 def read_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
@@ -37,13 +33,15 @@ def read_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]
     A list or mapping is written in brackets. Whether a value is of its type is for whoever starts the run to say.
 
     Raises:
-        RefusalError: a pair has no `=`.
+        RefusalError: a pair has no `=`, or is not UTF-8.
     """
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise RefusalError(f"-i takes name=value, not {pair!r}")
+        if any("\ud800" <= character <= "\udfff" for character in pair):
+            raise RefusalError(f"-i {pair!r} is not UTF-8")
         values[name] = _value(text, types.get(name, "any"))
     return values
 

@@ -142,7 +142,11 @@ def test_an_answer_that_comes_too_late(noetl: Command, abandoned: str) -> None:
     [
         ("yes", """; as text it is written '"yes"'\n"""),
         ('{"a": }', ")\n"),
-        ("NaN", "NaN is not a JSON value;"),
+        ("NaN", "NaN is not JSON;"),
+        ("1e999", "1e999 is too large a number;"),
+        ("1" * 5000, "too many digits\n"),
+        ("[" * 100_000, "nested too deep\n"),
+        ('"\\ud800"', "surrogate pair\n"),
         ("", ")\n"),
     ],
 )

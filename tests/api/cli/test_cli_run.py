@@ -172,6 +172,8 @@ def test_pairs_come_before_the_file(noetl: Command) -> None:
         (["-i", "count=1", "-i", "regoin=us"], ["input `regoin` is unknown"]),
         (["-i", "regoin=us"], ["demo.yaml:3: input `count` is missing", "input `regoin` is unknown"]),
         (["-i", "count"], ["-i takes name=value, not 'count'"]),
+        (["-i", "region=\udcff"], ["-i 'region=\\udcff' is not UTF-8"]),
+        (["--input", "large.json"], ["large.json is not JSON: 1e999 is too large a number"]),
         (["--input", "missing.json"], ["cannot read missing.json"]),
         (["--input", "list.json"], ["list.json must hold an object"]),
         (["--input", "demo.yaml"], ["demo.yaml is not JSON"]),
@@ -185,6 +187,7 @@ def test_bad_input_is_a_sentence_and_leaves_no_trace(
 ) -> None:
     Path("list.json").write_text("[1]")
     Path("nan.json").write_text('{"count": NaN}')
+    Path("large.json").write_text('{"count": 1e999}')
     before = sorted(folder.rglob("*"))
     outcome = noetl("run", "demo.yaml", *arguments)
     assert (outcome.exit_code, outcome.out) == (2, "")
