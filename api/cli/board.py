@@ -113,7 +113,7 @@ class Board:
                 doing.counts = None
             case "loop.progress":
                 self._count(visit, event)
-            case "step.completed" | "step.failed" | "step.skipped":
+            case "step.completed" | "step.failed":
                 self._doing.pop(visit, None)
 
     def _count(self, visit: tuple[str, int], event: Event) -> None:

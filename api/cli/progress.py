@@ -108,7 +108,7 @@ class Progress:
             case "step.waiting":
                 if not self._redraws and self._is_new(visit, State.WAITING):
                     yield _indented(followed, _waiting(event))
-            case "step.completed" | "step.failed" | "step.retrying" | "step.skipped":
+            case "step.completed" | "step.failed" | "step.retrying":
                 taken, retried = self._taken.pop(visit, None), self._retried.pop(visit, 0)
                 yield _indented(followed, describe(event, taken, retried, self._looped.pop(visit, None)))
 

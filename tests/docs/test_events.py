@@ -1,0 +1,49 @@
+"""The history holds what the page about it lists, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+from executor.records import RunStatus
+from executor.stores.sqlite import SqliteStore
+from infra.reference import ROOT
+from tests.plays import Play
+
+ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
+WORD = re.compile(r"`([\w.]+)`")
+TEXT = """
+    input: {why: {type: string, default: odd}, seconds: {type: number, default: 0}}
+    timeout: 50s
+    steps:
+    - name: a
+      loop: {items: [1, 2], batch: 1}
+      run: [{action: set, set: {x: "{{ item }}"}}]
+      rule: [{case: default, run: [b]}]
+    - name: b
+      retry: {attempts: 2, delay: 1s}
+      run:
+      - {action: wait, seconds: "{{ input.seconds }}"}
+      - {action: shell, command: "test {{ input.why }} = none", retry: {attempts: 2, delay: 1ms}}
+      - {action: shell, command: "false", retry: {attempts: 2, delay: 20s}, on_error: continue}
+"""
+
+
+def listed() -> dict[str, set[str]]:
+    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    return {type: set(WORD.findall(keys)) for types, keys in ROW.findall(page) for type in WORD.findall(types)}
+
+
+def test_the_page_lists_the_events_there_are(store: SqliteStore) -> None:
+    failed = Play(store, TEXT).finish()
+    failed.resume(why="none").finish()
+    late = Play(store, TEXT, {"seconds": 60}).finish()
+    cancelled = Play(store, TEXT)
+    store.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
+    cancelled.finish()
+    assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
+    events = [event for play in (failed, late, cancelled) for event in play.events]
+    found = {
+        type: set[str]().union(*(e.payload for e in events if e.type == type)) for type in {e.type for e in events}
+    }
+    assert found == {**listed(), "workflow.started": {"playbook"}}
+    assert listed()["workflow.started"] == {"playbook", "resumed_from"}
