@@ -67,6 +67,10 @@ def run_app() -> NoReturn:
     Raises:
         KeyboardInterrupt: it was asked to end.
     """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # A file that is opened next, the store of all things, is not to take the number of one that is closed.
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
