@@ -196,6 +196,9 @@ class WatchedWriter:
         self._writer = writer
         self._points = points
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
     def execute(self, query: str, values: Any = (), /) -> Any:
         return self._points.through("statement", _name(query), lambda: self._writer.execute(query, values))
 
