@@ -28,6 +28,9 @@ LOOK_SECONDS = 0.005
 PATIENCE_SECONDS = 10.0
 """How long the store may fail before those who wait for a run are told."""
 
+CLAIM, WALK = "claim", "walk"
+"""What a worker asks of the store."""
+
 SWEEP_SECONDS = 60.0
 """How often a worker looks for runs that nothing would go on with."""
 
@@ -112,7 +115,8 @@ class Worker:
         self._finished = threading.Event()
         self._keeper = Keeper(store, self._lease_seconds, clock)
         self._lock = threading.Lock()
-        self._store_failure: tuple[float, StoreError] | None = None
+        self._failures: dict[str, tuple[float, StoreError]] = {}
+        """Since when claims, and walks of what was claimed, have come to nothing because the store failed."""
         self.repaired = 0
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
@@ -144,9 +148,7 @@ class Worker:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             seen = self._store.changes.count
-            failure = self._store_failure
-            if failure is not None and time.monotonic() - failure[0] > PATIENCE_SECONDS:
-                raise failure[1]
+            self._lose_patience()
             run = self._store.run(tenant, run_id)
             if run is None:
                 raise StoreError(f"There is no run {run_id} in the store.")
@@ -171,25 +173,35 @@ class Worker:
         while not self._stopping.is_set():
             seen = self._store.work.count
             is_idle = True
+            act = CLAIM
             try:
                 claim = self._store.claim(self._queue, lease, self._clock())
-                self._store_failure = None
+                self._failures.pop(CLAIM, None)
+                act = WALK
                 while claim is not None:
                     claim = self._keeper.walk(walker, claim)
+                    self._failures.pop(WALK, None)
                     is_idle = False
             except StoreError as error:
-                self._note_failure(error)
+                self._note_failure(act, error)
             except Exception:
                 logger.exception("a step could not be walked; its claim will run out and it will be tried again")
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
 
-    def _note_failure(self, error: StoreError) -> None:
+    def _note_failure(self, act: str, error: StoreError) -> None:
         """Say it once, and remember since when it has been so. Of a worker that is stopping the store may be closed."""
         with self._lock:
-            if self._store_failure is None and not self._stopping.is_set():
-                self._store_failure = (time.monotonic(), error)
+            if act not in self._failures and not self._stopping.is_set():
+                self._failures[act] = (time.monotonic(), error)
                 logger.warning("the store failed; trying again: %s", error)
+
+    def _lose_patience(self) -> None:
+        """Raise what the store has said, when that has been so for long. What was walked in vain is claimed again after a lease."""
+        for act, patience in ((CLAIM, PATIENCE_SECONDS), (WALK, PATIENCE_SECONDS + self._lease_seconds)):
+            failure = self._failures.get(act)
+            if failure is not None and time.monotonic() - failure[0] > patience:
+                raise failure[1]
 
     def _idle_seconds(self) -> float:
         try:

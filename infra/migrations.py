@@ -38,7 +38,7 @@ def upgrade(uri: str) -> list[int]:
             row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
             applied: int = 0 if row is None else row[0]
             if applied > len(known):
-                message = f"The store in Postgres has schema {applied}, and this version of noetl knows {len(known)}."
+                message = f"The store in Postgres has schema {applied}, and this version of noetl knows {len(known)}: it takes a later one."
                 raise SchemaError(message)
             missing = list(range(applied + 1, len(known) + 1))
             for number in missing:

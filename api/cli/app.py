@@ -94,7 +94,8 @@ def _report(error: Exception) -> int:
             say(f"noetl: {sentence}")
         return error.exit_code
     if isinstance(error, RejectedError | SettingError | StoreError | OSError):
-        say(f"noetl: {error}")
+        where = " Where it is: NOETL_STORE, or --store." if isinstance(error, StoreError) else ""
+        say(f"noetl: {error}{where}")
         return MISUSED
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     say(f"noetl: NP900 a bug of ours: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")

@@ -143,9 +143,7 @@ class SqliteFile:
                         db.execute(statement)
                 db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
         elif version != SCHEMA_VERSION:
-            message = (
-                f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}."
-            )
+            message = f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
             raise SchemaError(message)
 
 

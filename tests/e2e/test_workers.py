@@ -154,6 +154,7 @@ def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
     said = missing.communicate(timeout=SECONDS)[1]
     assert missing.returncode == 2
     assert said.startswith("noetl: The store in Postgres failed: ")
+    assert said.endswith(" Where it is: NOETL_STORE, or --store.\n")
     assert "Traceback" not in said
 
 

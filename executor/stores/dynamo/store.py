@@ -41,7 +41,7 @@ class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Retention, Asking, 
         kept = self.table.get(keys.SCHEMA)
         schema = SCHEMA_VERSION if kept is None else kept["schema"]
         if schema > SCHEMA_VERSION:
-            message = f"The store in DynamoDB has schema {schema}, and this version of noetl knows {SCHEMA_VERSION}."
+            message = f"The store in DynamoDB has schema {schema}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
             raise SchemaError(message)
 
     def close(self) -> None:

@@ -1,0 +1,56 @@
+"""A disk that is full while a run is at work: it is said, and nothing that was committed is lost."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from executor.stores import open_store
+from tests.e2e.processes import noetl
+
+SECONDS = 60.0
+STEPS = 12
+FITS = 4
+"""How many of the steps' results the disk has room for, at most."""
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files that this process and its children write have an end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FITS * 200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def chain() -> str:
+    lines = ["name: large", "steps:"]
+    for at in range(STEPS):
+        goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < STEPS else ""
+        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{x: \"{{{{ '{at}' * 100000 }}}}\"}}}}]{goes_on}}}")
+    return "\n".join([*lines, 'output: {last: "{{ x | length }}"}'])
+
+
+def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    (tmp_path / "large.yaml").write_text(chain())
+    request.getfixturevalue("small_disk")
+    running = noetl(tmp_path, "run", "large.yaml", "-q", NOETL_LEASE_SECONDS="5")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    said = running.communicate(timeout=SECONDS)[1]
+    assert running.returncode == 2, said
+    assert said.rstrip().endswith("Where it is: NOETL_STORE, or --store.")
+    assert "Traceback" not in said
+    store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
+    ((run,), _) = store.runs("default")
+    before = [event.step for event in store.events(run.id) if event.type == "step.completed"]
+    assert 0 < len(before) < STEPS
+    store.close()
+    resumed = noetl(tmp_path, "runs", "resume", run.id, "-q")
+    assert resumed.communicate(timeout=SECONDS)[0] == '{\n  "last": 200000\n}\n'
+    store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
+    completed = [event.step for event in store.events(run.id) if event.type == "step.completed"]
+    assert completed == [f"s{at}" for at in range(STEPS)]
+    store.close()
