@@ -30,7 +30,7 @@ from executor.records import RunStatus
 from executor.start import new_run
 from executor.stores import open_store
 from executor.stores.store import Store
-from executor.worker import Worker
+from executor.worker import LOOK_SECONDS, Worker
 from infra.migrations import upgrade
 from planner.compile import compile_playbook
 from planner.plan import Plan
@@ -76,10 +76,13 @@ def measure(
     repetitions: int = REPETITIONS,
     sizes: Sequence[int] = SIZES,
     workers: Sequence[int] = WORKERS,
+    folder: Path = FOLDER,
 ) -> list[report.Row]:
-    """A row for every shape, size of results and number of workers. DBOS stands beside one worker."""
+    """A row for every shape, size of results and number of workers. DBOS stands beside one worker. The database is made in a
+    folder, on whose file system it depends what a commit costs.
+    """
     opened = {"SQLite": on_sqlite, "Postgres": on_postgres}[database]
-    with opened() as place:
+    with opened(folder) as place:
         return [
             _measured(place, shape, steps, size, count, repetitions)
             for shape in SHAPES
@@ -130,13 +133,14 @@ def walked(store: Store, plan: Plan, runs: int = 1) -> float:
             left.pop()
         else:
             store.changes.wait(seen, 0.5)
+            time.sleep(LOOK_SECONDS)
     return time.perf_counter() - started
 
 
 @contextmanager
-def on_sqlite() -> Iterator[Place]:
+def on_sqlite(within: Path) -> Iterator[Place]:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=within)))
         store = open_store(f"sqlite:///{folder}/noetl.db")
         stack.callback(store.close)
         rival = stack.enter_context(dbos.running(f"sqlite:///{folder}/dbos.db")) if dbos.is_installed() else None
@@ -152,9 +156,10 @@ def on_sqlite() -> Iterator[Place]:
 
 
 @contextmanager
-def on_postgres() -> Iterator[Place]:
+def on_postgres(within: Path) -> Iterator[Place]:
     with ExitStack() as stack:
-        server = stack.enter_context(serving(**DURABLE))
+        # The path of a socket must be short, and others than root must get there.
+        server = stack.enter_context(serving(within="/tmp" if within == FOLDER else str(within), **DURABLE))
         dsn, plain, its_own = (stack.enter_context(emptied(server.dsn)) for _ in range(3))
         upgrade(dsn)
         store = open_store(dsn)
@@ -196,9 +201,10 @@ def main() -> None:
     parser.add_argument("--databases", nargs="+", choices=("SQLite", "Postgres"), default=("SQLite", "Postgres"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs nothing but work")
     options = parser.parse_args()
     for database in options.databases:
-        rows = measure(database, steps=options.steps, repetitions=options.repetitions)
+        rows = measure(database, steps=options.steps, repetitions=options.repetitions, folder=options.folder)
         print(report.table(title(database), COLUMNS, rows), flush=True)
 
 

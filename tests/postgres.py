@@ -53,10 +53,10 @@ def emptied(server: str) -> Iterator[str]:
 
 
 @contextmanager
-def serving(**options: str) -> Iterator[Server]:
-    """A server of one's own, with these options beside those that make tests fast, or in their place."""
+def serving(*, within: str = "/tmp", **options: str) -> Iterator[Server]:
+    """A server of one's own in a folder, with these options beside those that make tests fast, or in their place."""
     # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
-    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=within) as folder:
         server = Server(Path(folder), {**QUICK, **options})
         server.start()
         try:
