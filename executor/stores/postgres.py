@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from executor.records import SERVICE, Branch, Claim, Commit, Event, Lease, Visit, VisitStatus
 from executor.stores.notes import GRACE_SECONDS, Messages, Note
 from executor.stores.postgres_database import PostgresDatabase
 from executor.stores.repetition import repeated
 from executor.stores.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
-from executor.stores.sql_branches import ACTIVE, HEAD, started
+from executor.stores.sql_branches import ACTIVE, CLAIM_NEXT, HEAD, started
 from executor.stores.sql_store import SqlStore, texts_of
 from executor.stores.store import Received, Swept
 from executor.transition import MAX_CLAIMS
@@ -61,6 +62,33 @@ began are looked at again as they are now.
 """
 
 
+_ARRIVAL = f"""
+    with done as (
+        update visits set status = ?, finished_at = ?, saved = ?, result = ?, "case" = ?, error = ?, failure = ?
+        where run_id = ? and id = ? and fence = ? and status = 'running'
+            and exists (select 1 from runs where id = ? and stop is null)
+            and exists (select 1 from joins where run_id = ? and step = ? and live > 1)
+        returning id
+    ), counted as (
+        update joins set live = live - 1 where run_id = ? and step = ? and exists (select 1 from done)
+    ), arrived as (
+        insert into arrivals select ?, ?, ?, ?, ? from done on conflict do nothing
+    ), run as (
+        update runs set seq = seq + 1 where id = ? and exists (select 1 from done) returning id, seq
+    ), following as (
+        {CLAIM_NEXT.replace("returning", "and exists (select 1 from done) and ? returning")}
+    ), past as (
+        insert into history select run.id, seq, case when following.id is null then ?::text
+            else ?::text || to_json(following.step)::text || ',' || number || ',' || attempt || ?::text end
+        from run left join following on true
+    )
+    select {", ".join(f'following."{name}"' for name in _VISIT)} from done left join following on true
+"""
+"""A branch that arrives at a join which others are still on the way to: its outcome, and the next visit of the run that is due.
+For a transaction that has locked the run.
+"""
+
+
 class PostgresStore(SqlStore):
     """The store in the database that a libpq URI leads to. What another transaction or a lost connection keeps from being
     written is written again; where it cannot be known whether it was, that is a StoreError.
@@ -79,7 +107,7 @@ class PostgresStore(SqlStore):
         self.messages = None if queue_url is None else Messages(queue_url)
         self.postgres = PostgresDatabase(uri, self.messages)
         super().__init__(self.postgres, keeps_seconds)
-        self._goes_in_turns = lru_cache(maxsize=4096)(self._read_whether_in_turns)
+        self._line_of = lru_cache(maxsize=4096)(self._read_line)
         self.postgres.listen(self._hear)
 
     def _hear(self) -> None:
@@ -112,10 +140,15 @@ class PostgresStore(SqlStore):
 
     @repeated
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        if (branch := self._next_in_chain(commit)) is not None:
+        branch = self._only_branch(commit)
+        if branch is not None and not branch.joins and not commit.live:
             following = _following(commit, branch, now, claim_for)
             if self._step_on(commit, following, claim_for):
                 return following if claim_for is not None else None
+        if branch is not None and branch.joins and commit.live == {branch.step: -1}:
+            row = self._arrive(commit, branch, now, claim_for)
+            if row is not None:
+                return None if row["id"] is None else visit_of(row)
         return super().commit(commit, now, claim_for)
 
     @repeated
@@ -163,13 +196,12 @@ class PostgresStore(SqlStore):
             return None
         return Claim(run_of(row), visit_of({name: row[f"visit_{name}"] for name in _VISIT}))
 
-    def _next_in_chain(self, commit: Commit) -> Branch | None:
-        """The branch that a step hands on when nothing else comes of it."""
+    def _only_branch(self, commit: Commit) -> Branch | None:
+        """The branch that a step hands on when nothing else comes of it but that others are not waited for any more."""
         visit = commit.visit
         is_plain = visit.finished_at is not None and visit.progress is None and commit.stop is None and not commit.last
         if (
             not is_plain
-            or commit.live
             or commit.waited
             or len(commit.branches) != 1
             or commit.branches_change
@@ -177,23 +209,45 @@ class PostgresStore(SqlStore):
         ):
             return None
         (branch,) = commit.branches
-        is_alone = not (branch.joins or branch.counted or branch.is_absorbed)
-        return branch if is_alone and not self._goes_in_turns(visit.run_id) else None
+        is_alone = not (branch.counted or branch.is_absorbed)
+        _, in_turns = self._line_of(visit.run_id)
+        return branch if is_alone and not in_turns else None
 
-    def _read_whether_in_turns(self, run_id: str) -> bool:
-        """Whether the branches of a run go one after another."""
-        row = self.postgres.one("select plan_hash from runs where id = ?", run_id)
-        return self.plan_header(row["plan_hash"]).sequential
+    def _read_line(self, run_id: str) -> tuple[str, bool]:
+        """The queue of a run, and whether its branches go one after another."""
+        row = self.postgres.one("select queue, plan_hash from runs where id = ?", run_id)
+        return row["queue"], self.plan_header(row["plan_hash"]).sequential
+
+    def _arrive(self, commit: Commit, branch: Branch, now: float, claim_for: Lease | None) -> Row | None:
+        """The row of the visit that was claimed with the commit, with nothing in it where there is none; None when the commit
+        could not be made so: the run is stopping, the join has nothing left to wait for, or the claim was lost.
+        """
+        visit = commit.visit
+        run_id = visit.run_id
+        queue, _ = self._line_of(run_id)
+        lease = claim_for or Lease("", 0.0)
+        told = events_to_text(commit.events)
+        before, after = told[:-1] + f',["step.started",{now!r},', f",null,{to_text({'worker': lease.worker})}]]"
+        values = (
+            *_outcome(commit), run_id, visit.id, visit.fence, run_id, run_id, branch.step,
+            run_id, branch.step,
+            run_id, branch.step, branch.id, branch.clock, to_text(branch.names),
+            run_id,
+            lease.worker, now + lease.seconds, now, now, run_id, queue, now, claim_for is not None,
+            told, before, after,
+        )  # fmt: skip
+        with self._transaction() as db:
+            self.database.lock_run(db, run_id)
+            written = db.execute(_ARRIVAL, values)
+        row: Row | None = written.fetchone()
+        return row
 
     def _step_on(self, commit: Commit, following: Visit, claim_for: Lease | None) -> bool:
         """Whether the commit could be made so: the run is not stopping, and the claim is held."""
         visit = commit.visit
-        saved, result, _, _ = texts_of(commit)
         events = [*commit.events, *([started(following)] if claim_for is not None else [])]
         values = (
-            visit.run_id,
-            visit.status, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
-            visit.run_id, visit.id, visit.fence, visit.run_id,
+            visit.run_id, *_outcome(commit), visit.run_id, visit.id, visit.fence, visit.run_id,
             following.run_id, following.id, following.step, following.status, following.clock,
             to_text(following.names), following.claims, following.fence, following.worker, following.due_at,
             following.started_at, following.piece_at,
@@ -207,6 +261,15 @@ class PostgresStore(SqlStore):
         self.changes.announce()
         self.announce(0 if claim_for is not None else 1)
         return True
+
+
+def _outcome(commit: Commit) -> tuple[Any, ...]:
+    """What is written of a visit that is over."""
+    visit = commit.visit
+    saved, result, _, _ = texts_of(commit)
+    return (
+        visit.status, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
+    )  # fmt: skip
 
 
 def _following(commit: Commit, branch: Branch, now: float, claim_for: Lease | None) -> Visit:

@@ -316,7 +316,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> None:
     if applied < SCHEMA_VERSION:
         raise SchemaError("The schema of the store in Postgres is not up to date: run `noetl db upgrade`.")
     if applied > SCHEMA_VERSION:
-        message = f"The store in Postgres has schema {applied}, and this version of noetl knows {SCHEMA_VERSION}."
+        message = f"The store in Postgres has schema {applied}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
         raise SchemaError(message)
 
 

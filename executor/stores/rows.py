@@ -39,6 +39,22 @@ def from_text(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
+def result_to_text(result: Any, saved: Mapping[str, Any]) -> str | None:
+    """JSON of a result. What was saved as well is kept once: `=NAME` is what was saved under a name, `=` all that was saved."""
+    if result is None:
+        return None
+    if isinstance(result, dict) and list(result) == list(saved) and all(result[name] is saved[name] for name in saved):
+        return "="
+    name = next((name for name, value in saved.items() if value is result), None)
+    return to_text(result) if name is None else f"={name}"
+
+
+def result_from_text(text: str | None, saved: Mapping[str, Any]) -> Any:
+    if text is None or not text.startswith("="):
+        return from_text(text)
+    return saved[text[1:]] if len(text) > 1 else saved
+
+
 def run_of(row: Row) -> Run:
     return Run(
         id=row["id"],
@@ -99,6 +115,7 @@ def visit_of(row: Row) -> Visit:
     """The visit of a row that may lack `saved` and `result`."""
     columns = row.keys()
     names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
+    saved = (from_text(row["saved"]) or {}) if "saved" in columns else {}
     return Visit(
         id=row["id"],
         run_id=row["run_id"],
@@ -115,8 +132,8 @@ def visit_of(row: Row) -> Visit:
         started_at=row["started_at"],
         piece_at=row["piece_at"],
         finished_at=row["finished_at"],
-        saved=(from_text(row["saved"]) or {}) if "saved" in columns else {},
-        result=from_text(row["result"]) if "result" in columns else None,
+        saved=saved,
+        result=result_from_text(row["result"], saved) if "result" in columns else None,
         case=row["case"],
         error=from_text(row["error"]),
         failure=None if row["failure"] is None else Failure(row["failure"]),

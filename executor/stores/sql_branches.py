@@ -31,7 +31,7 @@ HEAD = (
 """The columns of a visit but for what it saved."""
 
 
-_CLAIM_NEXT = f"""
+CLAIM_NEXT = f"""
     update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?, started_at = ?,
         piece_at = ?
     where run_id = ? and (run_id, id) = (
@@ -39,6 +39,7 @@ _CLAIM_NEXT = f"""
     ) and status = 'ready' and started_at is null and progress is null and substr(step, 1, 1) <> '@'
     returning {HEAD}, saved
 """
+"""Claims the visit of a queue that has been due longest, where that is one of the run that has not begun."""
 
 
 class Branches:
@@ -187,7 +188,7 @@ class Branches:
         if lease is None or self.claimed is not None or self.run["stop"] is not None:
             return
         values = (lease.worker, self.now + lease.seconds, self.now, self.now)
-        found = self.db.execute(_CLAIM_NEXT, (*values, self.run["id"], self.run["queue"], self.now)).fetchone()
+        found = self.db.execute(CLAIM_NEXT, (*values, self.run["id"], self.run["queue"], self.now)).fetchone()
         self.claimed = None if found is None else visit_of(found)
 
     def _held(self, visit: Visit, lease: Lease) -> Visit:

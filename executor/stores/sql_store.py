@@ -36,7 +36,17 @@ from executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from executor.stores.database import Database, Result, Writer
 from executor.stores.doctor import Finding, examine
 from executor.stores.news import News
-from executor.stores.rows import Row, events_of, events_to_text, parent_of, run_of, to_text, to_text_or_null, visit_of
+from executor.stores.rows import (
+    Row,
+    events_of,
+    events_to_text,
+    parent_of,
+    result_to_text,
+    run_of,
+    to_text,
+    to_text_or_null,
+    visit_of,
+)
 from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
 from executor.stores.sql_keys import SqlKeys
 from executor.stores.sql_playbooks import SqlPlaybooks
@@ -504,7 +514,7 @@ def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[t
     visit = commit.visit
     try:
         saved = to_text_or_null(dict(visit.saved))
-        result = None if visit.result is None else to_text(visit.result)
+        result = result_to_text(visit.result, visit.saved)
         progress = None if visit.progress is None else to_text(asdict(visit.progress))
         parts = [(part.loop, part.first, to_text(list(part.outcomes))) for part in commit.parts]
     except (TypeError, ValueError, RecursionError) as error:
@@ -540,7 +550,7 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
         (
             run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, to_text(visit.names), visit.number,
             visit.attempt, visit.due_at, visit.started_at, visit.finished_at, to_text_or_null(dict(visit.saved)),
-            None if visit.result is None else to_text(visit.result), visit.case, to_text_or_null(visit.error), visit.failure,
+            result_to_text(visit.result, visit.saved), visit.case, to_text_or_null(visit.error), visit.failure,
         ),
     )  # fmt: skip
 

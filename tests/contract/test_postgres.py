@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -10,16 +10,17 @@ import psycopg
 import pytest
 
 from executor.errors import FencedError, StoreError
+from executor.records import Claim
 from executor.start import new_run
 from executor.stores import open_store, sql_store, sql_waits
 from executor.stores.postgres import PostgresStore
-from executor.stores.postgres_database import SCHEMA_VERSION, PostgresWriter
+from executor.stores.postgres_database import SCHEMA_VERSION, PostgresResult, PostgresWriter
 from infra.migrations import migrations, upgrade
 from planner.plan import Plan
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
-from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, claimed, done
+from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, StoreContract, claimed, done, started
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.plays import compiled
@@ -68,6 +69,37 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
             store.commit(done(store, claim, saved={"n": "y" * size}), 1.0)
         (kept,) = store.saved(run.id, [claim.visit.id])
         assert kept.saved == {"n": "x" * size}
+
+
+@pytest.mark.parametrize(("text", "statements"), [(CHAIN, 1), (DIAMOND, 2)], ids=["chain", "branch"])
+def test_what_a_step_asks(postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement in a chain; where a branch ends at a join one more, which locks the run and is sent with it. The visit that is
+    next comes with them.
+    """
+    upgrade(postgres_dsn)
+    with closing(PostgresStore(postgres_dsn)) as store:
+        run = started(store, text)
+        claim = claimed(store, run)
+        following = store.commit(done(store, claim, saved={"n": 1}), 1.0, LEASE)
+        assert following is not None
+        commit = done(store, Claim(claim.run, following))
+        store._line_of(run.id)  # what is read once by each process
+        asked: list[str] = []
+        execute = PostgresWriter.execute
+
+        def counted(self: PostgresWriter, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
+            asked.append(query)
+            return execute(self, query, values)
+
+        monkeypatch.setattr(PostgresWriter, "execute", counted)
+        after = store.commit(commit, 2.0, LEASE)
+        assert len(asked) == statements, asked
+        assert after is not None
+        assert (after.status, after.fence, after.worker, after.due_at) == ("running", 1, LEASE.worker, 32.0)
+        (began,) = [
+            event for event in store.events(run.id) if event.type == "step.started" and event.step == after.step
+        ]
+        assert (began.at, began.visit, began.attempt, began.payload) == (2.0, 1, 1, {"worker": LEASE.worker})
 
 
 class TestSchema:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,9 @@ class TestSqlite(StoreContract, WaitsContract, RegistryContract, KeysContract, D
         opened = SqliteStore(str(store.path), create=False)
         yield opened
         opened.close()
+
+
+WORD = "a long text"
 
 
 def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
@@ -177,4 +181,27 @@ def test_a_store_is_closed_under_a_thread_that_reads_it(tmp_path: Path) -> None:
     store.close()
     closed.set()
     thread.join()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "saved", "kept"),
+    [
+        ({"n": WORD}, {"n": WORD}, "="),
+        (WORD, {"other": 1, "n": WORD}, "=n"),
+        ({"n": WORD}, {"n": WORD, "m": 1}, '{"n":"' + WORD + '"}'),
+        ({"n": 1.0}, {"n": 1}, '{"n":1.0}'),
+        ("=", {}, '"="'),
+        ({}, {}, "="),
+    ],
+)
+def test_what_is_result_and_saved_is_kept_once(tmp_path: Path, data: Any, saved: dict[str, Any], kept: str) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    run = started(store)
+    claim = claimed(store, run)
+    store.commit(done(store, claim, saved=saved, data=data), 1.0)
+    row = store.database.one("select result from visits where id = ?", claim.visit.id)
+    assert row["result"] == kept
+    (visit,) = store.saved(run.id, [claim.visit.id])
+    assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)
     store.close()
