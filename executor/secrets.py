@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from typing import Any, Self
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -27,7 +28,13 @@ SHORTEST = 8
 """Shorter values are not scrubbed: they would blot out text that only looks like them."""
 
 _MOST_REMEMBERED = 1_000
+_MOST_TOKENS = 100_000
 _FETCH_SECONDS = 20
+_TOKEN_CHARACTERS = 48
+_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_CHARACTERS},}}")
+_RUN = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_CHARACTERS},}}")
+"""What a token may be a part of, as it is or in base64."""
+_STANDARD = str.maketrans("-_", "+/")
 _VARIABLE = "NOETL_SECRET_"
 """What the names of variables begin with that hold secrets."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -249,7 +256,7 @@ class Revealed:
     def scrub(self, value: Any) -> Any:
         """`value` with every remembered value in it, plain or encoded, replaced by stars; itself where there is none."""
         pattern = self._compiled()
-        return value if pattern is None else _scrub(value, pattern)
+        return value if pattern is None else _scrub(value, lambda text: pattern.sub(STARS, text))
 
     def _compiled(self) -> re.Pattern[str] | None:
         with self._lock:
@@ -259,9 +266,55 @@ class Revealed:
             return self._pattern
 
 
+class Tokens:
+    """Tokens that answer callbacks. There are as many as callbacks, and all look alike: whatever looks like one is looked up,
+    so that it takes no longer to look for many of them. Past the bound the oldest is forgotten.
+    """
+
+    def __init__(self, most: int = _MOST_TOKENS) -> None:
+        self._most = most
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._lock = Lock()
+
+    def new(self) -> str:
+        """Another one: random bytes in hexadecimal, without the dash that begins the options of a command."""
+        token = token_hex(_TOKEN_CHARACTERS // 2)
+        with self._lock:
+            self._known[token] = None
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        return token
+
+    def scrub(self, value: Any) -> Any:
+        """`value` with every token in it, plain or in base64, replaced by stars; itself where there is none."""
+        return _scrub(value, self._without) if self._known else value
+
+    def _without(self, text: str) -> str:
+        for run in set(_RUN.findall(text)):
+            for token in self._in(run):
+                text = text.replace(token, STARS)
+            standard = run.translate(_STANDARD)
+            # Three bytes are four characters: where the first of a token begins, the text does not say.
+            if any(self._in(_unpacked(standard[offset:])) for offset in range(4)):
+                text = text.replace(run, STARS)
+        return text
+
+    def _in(self, text: str) -> list[str]:
+        pieces = (
+            run[at : at + _TOKEN_CHARACTERS]
+            for run in _HEXADECIMAL.findall(text)
+            for at in range(len(run) - _TOKEN_CHARACTERS + 1)
+        )
+        return [piece for piece in pieces if piece in self._known]
+
+
+def _unpacked(text: str) -> str:
+    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
+
+
 REVEALED = Revealed()
-TOKENS = Revealed()
-"""Tokens of callbacks. A playbook may log one, for somebody to answer with, and none is stored."""
+TOKENS = Tokens()
+"""Tokens of this process. A playbook may log one, for somebody to answer with, and none is stored."""
 
 
 def scrub(value: Any) -> Any:
@@ -284,16 +337,16 @@ def head(text: str, most: int) -> str:
     return str(scrub(text))[:most]
 
 
-def _scrub(value: Any, pattern: re.Pattern[str]) -> Any:
+def _scrub(value: Any, without: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return pattern.sub(STARS, value)
+        return without(value)
     if isinstance(value, Mapping):
-        scrubbed = {_scrub(key, pattern): _scrub(item, pattern) for key, item in value.items()}
+        scrubbed = {_scrub(key, without): _scrub(item, without) for key, item in value.items()}
         return value if _same(scrubbed.items(), value.items()) else scrubbed
     if isinstance(value, list | tuple):
-        items = [_scrub(item, pattern) for item in value]
+        items = [_scrub(item, without) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-    if isinstance(value, int | float) and pattern.fullmatch(str(value)):
+    if isinstance(value, int | float) and without(str(value)) == STARS:
         return STARS
     return value
 

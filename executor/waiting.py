@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,9 +51,8 @@ class Waiting:
     clock: Callable[[], float]
 
     def open(self, wait: str) -> dict[str, str]:
-        token = secrets.token_hex(24)  # without a dash, which begins the options of a command
+        token = TOKENS.new()
         self.store.open_wait(self._key(wait), self.claim.visit.fence, hash_of(token))
-        TOKENS.add(token)
         address = {"token": token}
         if self.public_url:
             address["url"] = f"{self.public_url.rstrip('/')}{CALLBACKS}{token}"

@@ -7,13 +7,15 @@ import copy
 import json
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
 
 from executor.errors import ActionError
-from executor.secrets import STARS, Revealed, Secret, resolve, scrub
+from executor.secrets import STARS, Revealed, Secret, Tokens, resolve, scrub
 from executor.values import write_json
 
 VALUE = 's3cret/"väl ue"+\\x'
@@ -131,6 +133,29 @@ def test_the_oldest_is_forgotten_past_the_bound() -> None:
     for value in ("secret-one", "secret-two", "secret-one", "secret-three"):
         revealed.add(value)
     assert revealed.scrub("secret-one secret-two secret-three") == f"{STARS} secret-two {STARS}"
+
+
+@pytest.mark.parametrize("before", ["", "a", "code", "https://x.test/?t="])
+@pytest.mark.parametrize("encode", [str.encode, base64.b64encode, base64.urlsafe_b64encode])
+def test_tokens_are_found_in_whatever_stands_around_them(before: str, encode: Callable[[Any], bytes]) -> None:
+    tokens = Tokens()
+    told, other = tokens.new(), Tokens().new()
+    tokens.new()
+
+    def text(token: str) -> str:
+        around = f"{before}{token}/heartbeat?"
+        return (encode(around) if encode is str.encode else encode(around.encode())).decode()
+
+    assert tokens.scrub(["plain", {"a": text(other)}]) == ["plain", {"a": text(other)}]
+    scrubbed = tokens.scrub([text(told), {text(told): 1}])
+    assert STARS in scrubbed[0] and scrubbed[1] == {scrubbed[0]: 1}
+    assert told not in scrubbed[0] and len(scrubbed[0]) < len(text(told)) - 40
+
+
+def test_the_oldest_token_is_forgotten_past_the_bound() -> None:
+    tokens = Tokens(most=2)
+    made = [tokens.new() for _ in range(3)]
+    assert [tokens.scrub(token) for token in made] == [made[0], STARS, STARS]
 
 
 def test_threads_may_reveal_and_scrub_at_once() -> None:

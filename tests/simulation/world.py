@@ -20,7 +20,7 @@ from executor.actions.action import Call
 from executor.capabilities import for_local_run
 from executor.errors import ActionError, RejectedError, StoreError
 from executor.records import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
-from executor.secrets import Revealed
+from executor.secrets import Tokens
 from executor.start import corrected, new_run
 from executor.waiting import hash_of
 from executor.walk import Walker
@@ -271,7 +271,7 @@ class World:
             return lambda call: self.points.through("action", type, lambda: self._perform(type, call))
 
         logging.disable(logging.WARNING)
-        tokens = Revealed()
+        tokens = Tokens()
         with (
             mock.patch("executor.secrets.TOKENS", tokens),
             mock.patch("executor.waiting.TOKENS", tokens),
