@@ -6,6 +6,8 @@ import json
 from math import isfinite
 from typing import Any
 
+_LEAVES = (str, int, float, bool, type(None))
+
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
@@ -67,3 +69,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
     return "" if value is None else write_json(value)
+
+
+def as_read(value: Any) -> Any:
+    """A value as it is read again from the JSON that was written of it, in which lists are lists and keys are text."""
+    if type(value) in _LEAVES:
+        return value
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {key: as_read(item) for key, item in value.items()}
+    return json.loads(json.dumps(value))

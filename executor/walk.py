@@ -5,7 +5,6 @@ The same code runs in local workers and behind a queue. A crash anywhere in it i
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -52,6 +51,7 @@ from executor.transition import (
     refusal,
     settle,
 )
+from executor.values import as_read
 from executor.waiting import FindPlaybook, Waiting, in_registry
 from planner.plan import Case, Loop, Repeat, Step
 from planner.templates import EvaluationError, Template, is_true, parse
@@ -271,7 +271,10 @@ class Walker:
         run, done = claim.run, commit.visit
         reads = () if following.step.startswith("@") else self.store.plan_step(run.plan_hash, following.step).reads
         is_read = done.finished_at is not None and done.id in latest(following.names, reads).values()
-        return Claim(run, following, (_as_read(done),) if is_read else ())
+        if not is_read:
+            return Claim(run, following)
+        read = replace(done, saved=as_read(dict(done.saved)), result=as_read(done.result), error=as_read(done.error))
+        return Claim(run, following, (read,))
 
     def _next_lease(self) -> Lease | None:
         return self.lease if self.goes_on() else None
@@ -497,12 +500,6 @@ def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Ou
     """The outcome of work that gave what the store cannot keep."""
     type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
     return Outcome(False, None, error_record(visit, type, str(problem)))
-
-
-def _as_read(visit: Visit) -> Visit:
-    """A visit as a store gives it, in which lists are lists and keys are text."""
-    saved, result, error = json.loads(json.dumps([dict(visit.saved), visit.result, visit.error]))
-    return replace(visit, saved=saved, result=result, error=error)
 
 
 def _seen_step(visit: Visit | None) -> Mapping[str, Any]:

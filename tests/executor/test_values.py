@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from executor.values import plain, read_json
+from executor.records import VisitStatus
+from executor.values import as_read, plain, read_json
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,20 @@ def test_what_no_plain_value_can_be(text: str) -> None:
 )
 def test_what_is_not_plain_is_shown(value: Any, expected: Any) -> None:
     assert plain(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        -0.0,
+        {"a": {"b": None, "c": [1, (2, {3: True})]}},
+        {1: "a", None: 2.5, False: ()},
+        [{"a": (1, 2)}, "\ud800"],
+        {"kind": VisitStatus.READY},
+    ],
+)
+def test_as_read(value: object) -> None:
+    read = as_read(value)
+    expected = json.loads(json.dumps(value))
+    assert (read, repr(read)) == (expected, repr(expected))
