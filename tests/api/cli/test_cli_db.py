@@ -23,7 +23,10 @@ def test_what_is_not_installed_is_a_sentence(noetl: Command, monkeypatch: pytest
 def test_a_server_that_is_not_there_is_one_sentence(noetl: Command) -> None:
     outcome = noetl("db", "upgrade", "--store", "postgresql://127.0.0.1:1/none")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err.endswith("Connection refused.\n") and len(outcome.err.splitlines()) == 1
+    assert (
+        outcome.err.endswith("Connection refused. Where it is: NOETL_STORE, or --store.\n")
+        and len(outcome.err.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])
