@@ -1,4 +1,5 @@
-"""`python -m benchmarks.growth`: what the tenth and the ten thousandth step of a chain ask of SQLite and of Postgres.
+"""`python -m benchmarks.growth`: what the tenth and the ten thousandth step of a chain ask of SQLite and of Postgres; and what a
+branch of ten and one of a thousand take, with one join and four workers on Postgres.
 
 Statements and bytes are counted where the store hands them to its database; bytes are those of the statements' values and of
 the rows that come back. On DynamoDB `python -m benchmarks.cost` counts the same.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
-from benchmarks.playbooks import set_chain
-from benchmarks.speed import DURABLE, FOLDER
+from benchmarks.floors import postgres_row
+from benchmarks.playbooks import fan_out, set_chain
+from benchmarks.speed import DURABLE, FOLDER, until_ended, working
 from executor.actions import catalogue
 from executor.capabilities import for_local_run
 from executor.records import Lease, RunStatus
 from executor.start import new_run
 from executor.stores import open_store
 from executor.stores.sql_store import SqlStore
+from executor.stores.store import Store
 from executor.walk import Walker
 from infra.migrations import upgrade
 from planner.compile import compile_playbook
@@ -41,6 +44,15 @@ COLUMNS: Sequence[report.Column] = (
     ("statements", lambda row: f"{row['statements']:g}"),
     ("bytes", lambda row: f"{row['bytes']:,.0f}"),
     ("time", lambda row: f"{row['seconds'] * 1e6:,.0f} µs"),
+)
+BRANCHES = {10: 25, 100: 9, 1_000: 5}
+"""How many branches a fork has, and how often each is measured."""
+WORKERS = 4
+FANS: Sequence[report.Column] = (
+    ("branches", lambda row: f"{row['branches']:,}"),
+    ("row", lambda row: f"{row['row'] * 1e6:,.0f} µs"),
+    ("a branch", lambda row: f"{row['branch'] * 1e6:,.0f} µs"),
+    ("branch/row", lambda row: f"{row['rows_per_branch']:.1f}"),
 )
 
 
@@ -135,6 +147,45 @@ def _row(name: str, number: int, spent: list[tuple[int, int, float]], steps: int
     return {"store": name, "step": number, "statements": statements, "bytes": amount, "seconds": seconds}
 
 
+def fans(dsn: str, branches: Mapping[int, int] = BRANCHES, workers: int = WORKERS) -> list[report.Row]:
+    """A row for every width of a fork: from the first to the last end of a branch, for each. The widths take turns."""
+    store = open_store(dsn)
+    plans = {width: compile_playbook(fan_out(width), catalogue()).plan for width in branches}
+    found: dict[int, list[tuple[float, float]]] = {width: [] for width in branches}
+    with working(dsn, workers):
+        for repetition in range(max(branches.values()) + 1):
+            for width, plan in plans.items():
+                assert plan is not None
+                if repetition == 0:
+                    store.save_plan(plan)
+                elif repetition > branches[width]:
+                    continue
+                run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+                until_ended(store, [run.id])
+                ends = [at for step, at in _completed(store, run.id) if step.startswith("b")]
+                assert len(ends) == width
+                # The first run of a plan reads its steps and compiles its expressions.
+                if repetition:
+                    found[width].append((postgres_row(dsn), (max(ends) - min(ends)) / (width - 1)))
+    store.close()
+    return [
+        {
+            "branches": width,
+            "row": median(row for row, _ in times),
+            "branch": median(branch for _, branch in times),
+            "rows_per_branch": median(branch / row for row, branch in times),
+        }
+        for width, times in found.items()
+    ]
+
+
+def _completed(store: Store, run_id: str) -> Iterator[tuple[str, float]]:
+    after = None
+    while events := store.events(run_id, after, 10_000):
+        yield from ((event.step or "", event.at) for event in events if event.type == "step.completed")
+        after = events[-1].id
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS, help="how long the chain is")
@@ -144,7 +195,9 @@ def main() -> None:
     with serving(**DURABLE) as server, emptied(server.dsn) as dsn:
         upgrade(dsn)
         rows += measure(dsn, "Postgres", steps)
-    print(report.table(f"What a step of a chain of {steps:,} asks", COLUMNS, rows))
+        print(report.table(f"What a step of a chain of {steps:,} asks", COLUMNS, rows))
+        title = f"A branch of a fork with one join, {WORKERS} workers on Postgres, beside one committed row"
+        print(report.table(title, FANS, fans(dsn)))
 
 
 if __name__ == "__main__":

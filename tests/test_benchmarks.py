@@ -13,7 +13,11 @@ from benchmarks.checks.corpus import Sound
 from benchmarks.checks.mutants import OPERATORS, Original
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
+from infra.migrations import upgrade
 from planner.compile import compile_playbook
+from tests.postgres import postgres_dsn, postgres_server
+
+__all__ = ["postgres_dsn", "postgres_server"]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,14 @@ def test_what_steps_ask(tmp_path: Path) -> None:
     rows = growth.measure(f"sqlite:///{tmp_path}/noetl.db", "SQLite", steps=120)
     assert [row["step"] for row in rows] == [10, 100]
     assert rows[0]["statements"] == rows[1]["statements"] > 2
+
+
+def test_branches_of_forks(postgres_dsn: str) -> None:
+    upgrade(postgres_dsn)
+    rows = growth.fans(postgres_dsn, {3: 2, 5: 1}, workers=2)
+    assert [row["branches"] for row in rows] == [3, 5]
+    assert all(row["branch"] > 0 for row in rows)
+    assert "branches" in report.table("Forks", growth.FANS, rows)
 
 
 def test_who_follows_one_that_was_killed(tmp_path: Path) -> None:
