@@ -35,6 +35,8 @@ _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_CHARACTERS},}}")
 _RUN = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_CHARACTERS},}}")
 """What a token may be a part of, as it is or in base64."""
 _STANDARD = str.maketrans("-_", "+/")
+_KEY = re.compile(r"\S{16,}")
+"""A line that is a secret by itself, as those of a key are, and not one that may stand in any file of its kind."""
 _VARIABLE = "NOETL_SECRET_"
 """What the names of variables begin with that hold secrets."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -365,7 +367,7 @@ def _password(value: str) -> str | None:
 def _forms(value: str) -> Iterator[str]:
     """How a value may be written: as it is, line by line, for URLs, in JSON, in base64 at any offset."""
     yield value
-    yield from (line for line in map(str.strip, value.splitlines()) if len(line) >= SHORTEST)
+    yield from (line for line in map(str.strip, value.splitlines()) if _KEY.fullmatch(line))
     yield quote(value, safe="")
     yield quote(value)
     yield quote_plus(value)

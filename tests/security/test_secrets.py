@@ -110,8 +110,9 @@ def test_the_password_of_an_address_is_a_secret_of_its_own() -> None:
 
 def test_the_lines_of_a_secret_are_secrets_of_their_own() -> None:
     revealed = Revealed()
-    revealed.add("-----BEGIN KEY-----\r\nbase64-of-a-key\n  indented-line\nshort\n")
-    assert revealed.scrub(["base64-of-a-key", "a indented-line", "short"]) == [STARS, f"a {STARS}", "short"]
+    revealed.add("-----BEGIN KEY-----\r\nfirst-line-of-a-key\n  an-indented-line\nshort\napi_version: v1\n")
+    assert revealed.scrub(["first-line-of-a-key", "and an-indented-line"]) == [STARS, f"and {STARS}"]
+    assert revealed.scrub(["short", "api_version: v1"]) == ["short", "api_version: v1"]
 
 
 def test_a_number_may_be_a_secret() -> None:
