@@ -23,6 +23,7 @@ class Dbos:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.id = process.pid
         self._answer()
 
     def seconds(self, shape: str, steps: int, result_bytes: int) -> float:

@@ -3,7 +3,8 @@ beside DBOS on it, one after another in each round.
 
 On SQLite the workers are threads of this process, on Postgres processes of `noetl worker` with one thread. The server is the
 one that tests use, on this machine, with all that makes a commit durable. Each worker has a chain of its own; a fan-out has
-all of them. The time is that from before the run is started until its result is there.
+all of them. The time is that from before the run is started until its result is there. `work` is how long the processes that walk
+were at work, which says more where other programs want the same cores.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from benchmarks import dbos, report
 from benchmarks.floors import postgres_row, sqlite_row
+from benchmarks.measure import work_seconds
 from benchmarks.playbooks import fan_out, set_chain
 from executor.actions import catalogue
 from executor.capabilities import for_local_run
@@ -53,8 +54,11 @@ COLUMNS: Sequence[report.Column] = (
     ("step", lambda row: f"{row['step'] * 1e6:,.0f} µs"),
     ("steps/s", lambda row: f"{1 / row['step']:,.0f}"),
     ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
+    ("work", lambda row: f"{row['work'] * 1e6:,.0f} µs"),
     ("DBOS", lambda row: f"{row['dbos'] * 1e6:,.0f} µs" if "dbos" in row else ""),
     ("DBOS/step", lambda row: f"{row['times_dbos']:.1f}" if "dbos" in row else ""),
+    ("its work", lambda row: f"{row['dbos_work'] * 1e6:,.0f} µs" if "dbos" in row else ""),
+    ("work/work", lambda row: f"{row['dbos_work'] / row['work']:.1f}" if row["work"] and "dbos" in row else ""),
 )
 
 
@@ -64,7 +68,7 @@ class Place:
 
     store: Store
     row: Callable[[], float]
-    working: Callable[[int], Any]
+    working: Callable[[int], AbstractContextManager[list[int]]]
     dbos: dbos.Dbos | None
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
 
@@ -96,12 +100,17 @@ def _measured(place: Place, shape: str, steps: int, size: int, workers: int, rep
     rival = place.dbos if workers == 1 else None
     runs = workers if shape == "chain" else 1
     rounds: list[dict[str, float]] = []
-    with place.working(workers):
+    with place.working(workers) as processes:
         # The first run of a plan reads its steps and compiles its expressions.
         for repetition in range(repetitions + 1):
-            found = {"row": place.row(), "step": walked(place.store, plan, runs) / (runs * steps)}
+            found = {"row": place.row()}
+            before = work_seconds(processes)
+            found["step"] = walked(place.store, plan, runs) / (runs * steps)
+            found["work"] = (work_seconds(processes) - before) / (runs * steps)
             if rival is not None:
+                before = work_seconds([rival.id])
                 found["dbos"] = rival.seconds(shape, steps, size) / steps
+                found["dbos_work"] = (work_seconds([rival.id]) - before) / steps
             rounds += [found] if repetition else []
     row: report.Row = {name: median(one[name] for one in rounds) for name in rounds[0]}
     row |= {"playbook": f"{shape} of {steps:,}", "result_bytes": size, "workers": workers}
@@ -152,13 +161,13 @@ def on_sqlite(within: Path) -> Iterator[Place]:
         rival = stack.enter_context(dbos.running(f"sqlite:///{folder}/dbos.db")) if dbos.is_installed() else None
 
         @contextmanager
-        def working(count: int) -> Iterator[None]:
+        def threads(count: int) -> Iterator[list[int]]:
             worker = Worker(store, capabilities=for_local_run(FOLDER), threads=count)
             worker.start()
-            yield
+            yield [os.getpid()]
             worker.stop()
 
-        yield Place(store, lambda: sqlite_row(folder), working, rival)
+        yield Place(store, lambda: sqlite_row(folder), threads, rival)
 
 
 @contextmanager
@@ -175,13 +184,13 @@ def on_postgres(within: Path) -> Iterator[Place]:
 
 
 @contextmanager
-def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[list[subprocess.Popen[str]]]:
-    """Workers of the store at the DSN, each a process with one thread, which are ready."""
+def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[list[int]]:
+    """Workers of the store at the DSN, each a process with one thread, which are ready; their ids."""
     started = [worker(dsn, lease_seconds=lease_seconds) for _ in range(count)]
     try:
         for one in started:
             is_ready(one)
-        yield started
+        yield [one.pid for one in started]
     finally:
         for one in started:
             one.terminate()
