@@ -21,7 +21,7 @@ from typing import NamedTuple
 from planner.concurrency import bits
 from planner.graph import Flow
 from planner.joins import ROOT, Joins
-from planner.production import EVERYTHING, Implications, Outcome, Visit
+from planner.production import EVERYTHING, Assumed, Implications, Outcome, Visit
 
 MAX_LOOKS = 250_000
 """How often an outcome of a step is looked at: past it nothing is known."""
@@ -64,14 +64,23 @@ class Produced:
 class Ways:
     """The ways through a flow, and what is there on them: `found`, once `find` has been called.
 
-    `on_failure` says of each step what a failure does that no case handles. No join may be a `Runaway`.
+    `on_failure` says of each step what a failure does that no case handles, `at_start` are the bits that are there when a run
+    starts. No join may be a `Runaway`.
     """
 
     def __init__(
-        self, flow: Flow, joins: Joins, visits: Mapping[str, Visit], on_failure: Mapping[str, str], *, in_turns: bool
+        self,
+        flow: Flow,
+        joins: Joins,
+        visits: Mapping[str, Visit],
+        on_failure: Mapping[str, str],
+        at_start: int = 0,
+        *,
+        in_turns: bool,
     ) -> None:
         self.flow = flow
         self.joins = joins
+        self.at_start = at_start
         self.in_turns = in_turns
         self.found = Produced()
         self.looks = 0
@@ -110,6 +119,7 @@ class Ways:
         found.must = dict.fromkeys(self.order, EVERYTHING)
         for steps in self.components:
             self.settle(steps)
+        found.end_may = self.at_start
         for outcomes in self.outcomes.values():
             for outcome in outcomes:
                 found.end_may |= outcome.may
@@ -163,10 +173,9 @@ class Ways:
         return step in self.joins.dominators and step not in self.joins.discriminators
 
     def may_enter(self, step: str) -> int:
-        found = 0
+        found = self.at_start
         for before, outcome in self.before[step]:
-            known = self.found.must[before]
-            if known == EVERYTHING or outcome.gone & known:
+            if self.found.must[before] == EVERYTHING or not self.can_be(before, outcome):
                 continue
             found |= self.found.may[before] | outcome.may
             if self.turns is not None:
@@ -176,7 +185,7 @@ class Ways:
         return found
 
     def must_enter(self, step: str) -> int:
-        found = 0 if step == self.flow.start else EVERYTHING
+        found = self.at_start if step == self.flow.start else EVERYTHING
         if self.waits(step):
             return found & self.must_join(step)
         for before, outcome in self.before[step]:
@@ -190,9 +199,17 @@ class Ways:
     def behind(self, step: str, outcome: Outcome) -> int:
         """What must be there behind an outcome: everything, where it cannot be."""
         known = self.found.must[step]
-        if known == EVERYTHING or outcome.gone & known:
+        if known == EVERYTHING or not self.can_be(step, outcome):
             return EVERYTHING
         return known | outcome.gen
+
+    def can_be(self, step: str, outcome: Outcome | Assumed) -> bool:
+        """Whether what must and may be there when a step is entered lets an outcome be."""
+        return not outcome.gone & self.found.must[step] and not outcome.asked & ~self.found.may[step]
+
+    def possible(self, step: str) -> list[Outcome]:
+        """The outcomes of a step that can be."""
+        return [outcome for outcome in self.outcomes[step] if self.can_be(step, outcome)]
 
     def must_join(self, join: str) -> int:
         dominator = self.joins.dominators[join]
@@ -240,7 +257,7 @@ class Ways:
         """What the branches bring that go on from a step; None where the outcome cannot be."""
         self.look()
         behind = self.behind(step, outcome)
-        if behind == EVERYTHING and outcome.gone & self.found.must[step]:
+        if behind == EVERYTHING and not self.can_be(step, outcome):
             return None
         if len(outcome.targets) == 1 and not self.in_turns:
             # As below, for one.

@@ -6,7 +6,7 @@ is entered: `needs` are the bits that must be there then, and each outcome adds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -45,10 +45,11 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A template as bits: what it needs, and what it needs where something is known; what is known behind it."""
+    """A template as bits: what it needs, and what it needs where something is known; all of it; what is known behind it."""
 
     needs: int
     conditional: tuple[tuple[int, Known], ...]
+    wanted: int
     always: Known
     true: Known
     false: Known
@@ -59,7 +60,7 @@ class Reading:
 class Outcome:
     """One way in which a visit can end: by a case, or by none; after a failure or not. `gen` are the bits it adds for certain,
     `may` those that it may add, `made` those of them that were not there before as far as it knows. It cannot be where a bit
-    of `gone` was there before.
+    of `gone` was there before, nor where one of `asked` cannot have been.
     """
 
     case: int | None
@@ -69,6 +70,7 @@ class Outcome:
     may: int
     gone: int = 0
     made: int = 0
+    asked: int = 0
 
     @property
     def is_unhandled(self) -> bool:
@@ -158,13 +160,24 @@ class Implications:
         return found
 
 
+class Assumed(NamedTuple):
+    """What is known where a case is looked at: bits that are there, bits that were not there before, and bits that were."""
+
+    known: int
+    gone: int = 0
+    asked: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What a visit of a step needs, and all its outcomes."""
+    """What a visit of a step needs, and all its outcomes. `taken` tells for cases what is known where they are taken; a guard that
+    asks for what cannot be has nothing there.
+    """
 
     needed: int
     hopeless: int
     outcomes: tuple[Outcome, ...]
+    taken: Mapping[int, Sequence[Assumed]] = field(default_factory=dict)
 
 
 class Production:
@@ -181,7 +194,7 @@ class Production:
         self.readings: dict[tuple[str, frozenset[str]], Reading] = {}
         self.by_owner: dict[Path, list[Use]] = {}
         self.sure: dict[str, int] = {}
-        self.at_success = 0
+        self.at_start = self.at_success = 0
         self.implications: Implications | None = None
         self.done: dict[str, Done] = {}
         for use in subject.uses:
@@ -217,16 +230,19 @@ class Production:
         self.visits[last] = self.of_step(self.names.steps[last])
 
     def allot(self, use: Use) -> None:
-        """Give a bit to everything that a template reads and something produces."""
+        """Give a bit to everything that a template reads and something produces, and to what is given where a guard may ask for it."""
+        may_ask = "defined" in use.template.source
         for access in use.template.reads:
             key = access[0]
+            is_given = key in self.given and may_ask
             if key == "steps" and len(access) > 2 and access[1] in self.names.steps:
                 key = f"steps.{access[1]}"
-            elif key not in self.saved or key in use.local:
+            elif (key not in self.saved and not is_given) or key in use.local:
                 continue
             if key not in self.bits:
                 self.bits[key] = 1 << len(self.keys)
                 self.keys.append(key)
+                self.at_start |= self.bits[key] if is_given else 0
 
     def key(self, bit: int) -> str:
         return self.keys[bit.bit_length() - 1]
@@ -240,7 +256,7 @@ class Production:
             if is_unconditional(template):
                 needs = self.mask(template.reads, use.local)
                 known = Known(needs)
-                found = Reading(needs, (), known, known, known)
+                found = Reading(needs, (), needs, known, known, known)
             else:
                 found = self.conditional(use)
             self.readings[template.source, use.local] = found
@@ -259,7 +275,10 @@ class Production:
                 else:
                     conditional.append((wanted, given))
         always, true, false = (self.known(facts, use.local) for facts in (found.always, found.true, found.false))
-        return Reading(needs, tuple(conditional), always, true, false, found.asks_for_errors)
+        wanted = needs
+        for bits_, _ in conditional:
+            wanted |= bits_
+        return Reading(needs, tuple(conditional), wanted, always, true, false, found.asks_for_errors)
 
     def mask(self, accesses: Iterable[Access], local: frozenset[str]) -> int:
         found = 0
@@ -320,13 +339,14 @@ class Production:
 
     def of_step(self, step: Step) -> Visit:
         needs = Needs()
-        outcomes = tuple(self.visit(step, needs))
-        return Visit(needs.needed, needs.hopeless, outcomes)
+        taken: dict[int, list[Assumed]] = {}
+        outcomes = tuple(self.visit(step, needs, taken))
+        return Visit(needs.needed, needs.hopeless, outcomes, taken)
 
     def places(self, step: Step, wanted: int) -> dict[int, Read]:
         """The first place in a step, or in a task that it calls, that needs each of some bits."""
         needs = Needs(wanted=wanted)
-        for _ in self.visit(step, needs):
+        for _ in self.visit(step, needs, {}):
             pass
         return needs.places
 
@@ -426,7 +446,7 @@ class Production:
 
     # Steps
 
-    def visit(self, step: Step, needs: Needs) -> Iterator[Outcome]:
+    def visit(self, step: Step, needs: Needs, taken: dict[int, list[Assumed]]) -> Iterator[Outcome]:
         """The outcomes of a visit. What it needs has been noted when they are all told."""
         mark = self.bits.get(f"steps.{step.name}", 0)
         state = self.work(step, needs)
@@ -444,32 +464,37 @@ class Production:
         for index, case, targets in cases:
             # Past the bound a case that leads back is passed over.
             leads_back = may_be_refused and self.subject.flow.may_come_back(step.name, targets)
-            for failed, gone in self.taken(
+            for failed in self.taken(
                 case, worlds, needs, may_handle=may_be_handled or not leads_back, may_pass=leads_back
             ):
                 possible = verdict.after_failure if failed else verdict.after_success
                 if possible is not None and index not in possible:
                     continue
-                world = State(worlds.known(failed=failed), worlds.may(failed=failed))
+                assumed = worlds.assumed(failed=failed)
+                taken.setdefault(index, []).append(assumed)
+                world = State(assumed.known, worlds.may(failed=failed))
                 work = self.names.work(case) if not targets else []
                 self.run(work, world, needs, parallel=False, outcomes=worlds.outcomes(failed=failed))
                 if world.known == EVERYTHING:
                     continue
                 made = mark if failed else mark | state.may
                 yield Outcome(
-                    index, failed, targets, world.known | mark, world.may | mark, gone, made | self.may_save(work)
+                    index,
+                    failed,
+                    targets,
+                    world.known | mark,
+                    world.may | mark,
+                    assumed.gone,
+                    made | self.may_save(work),
+                    assumed.asked,
                 )
+            if worlds.is_refuted:
+                taken.setdefault(index, [])
             worlds.go_on()
         if worlds.alive & UNFAILED and verdict.left_open is not None:
-            yield Outcome(
-                None,
-                False,
-                (),
-                worlds.known(failed=False) | mark,
-                worlds.may(failed=False) | mark,
-                worlds.gone,
-                state.may | mark,
-            )
+            assumed = worlds.assumed(failed=False)
+            may = worlds.may(failed=False) | mark
+            yield Outcome(None, False, (), assumed.known | mark, may, assumed.gone, state.may | mark, assumed.asked)
         if worlds.alive & FAILED and verdict.may_be_unhandled and (may_fail or may_be_refused):
             yield Outcome(None, True, (), mark, mark, 0, mark)
 
@@ -534,81 +559,82 @@ class Production:
     def at(self, step: Step, *part: str) -> Sequence[Use]:
         return self.by_owner.get((*step.path, *part), ())
 
-    def taken(
-        self, case: Case, worlds: _Worlds, needs: Needs, *, may_handle: bool, may_pass: bool
-    ) -> Iterator[tuple[bool, int]]:
-        """The worlds in which a case may be taken, after a failure or not, and what cannot have been there then.
+    def taken(self, case: Case, worlds: _Worlds, needs: Needs, *, may_handle: bool, may_pass: bool) -> Iterator[bool]:
+        """The worlds in which a case may be taken: after a failure or not.
 
         `may_handle` says whether it is looked at after a failure, `may_pass` whether it may also be passed over then.
         """
         if case.case == "default":
             if worlds.alive & UNFAILED:
-                yield False, worlds.gone
+                yield False
                 worlds.later[False] = None
             return
         if case.case == "error":
             if worlds.alive & FAILED and may_handle:
-                yield True, 0
+                yield True
                 if not may_pass:
                     worlds.later[True] = None
             return
         is_aware = is_error_aware(case)
         for use in self.by_owner.get((*case.path, "case"), ()):
             for failed in (False, True) if is_aware and may_handle else (False,):
-                yield from self.guarded(use, worlds, needs, failed=failed, may_pass=failed and may_pass)
+                if self.guarded(use, worlds, needs, failed=failed, may_pass=failed and may_pass):
+                    yield failed
             return
-        yield False, worlds.gone
+        yield False
 
-    def guarded(
-        self, use: Use, worlds: _Worlds, needs: Needs, *, failed: bool, may_pass: bool
-    ) -> Iterator[tuple[bool, int]]:
+    def guarded(self, use: Use, worlds: _Worlds, needs: Needs, *, failed: bool, may_pass: bool) -> bool:
+        """Whether a guard may be true."""
         outcome = worlds.outcomes(failed=failed)
         if not outcome:
-            return
-        known, gone = worlds.known(failed=failed), worlds.gone_of(failed=failed)
+            return False
+        before, made = worlds.assumed(failed=failed), worlds.most[failed]
         may = worlds.may(failed=failed and not worlds.alive & UNFAILED)
-        reading = self.read(use, known, may, needs, outcome)
-        true, false, made = reading.true, reading.false, worlds.most[failed]
+        reading = self.read(use, before.known, may, needs, outcome)
+        true, false = reading.true, reading.false
         if may_pass:
-            worlds.later[failed] = (known, gone)
-        elif false.outcomes & outcome and not false.gone & known:
-            there = 0 if reading.asks_for_errors and not failed else self.widened(false.there, made)
-            worlds.later[failed] = (known | there, gone | false.gone)
+            worlds.later[failed] = before
+        elif false.outcomes & outcome and not false.gone & before.known:
+            is_sure = failed or not reading.asks_for_errors
+            worlds.later[failed] = self.assuming(before, reading, false, made) if is_sure else before
             worlds.alive &= ~outcome | false.outcomes | (outcome if reading.asks_for_errors else 0)
         elif failed or not reading.asks_for_errors:
             worlds.later[failed] = None
-        if true.outcomes & outcome and not true.gone & known:
-            worlds.now[failed] = (known | self.widened(true.there, made), gone | true.gone)
-            yield failed, gone | true.gone
+        if not true.outcomes & outcome:
+            return False
+        if true.gone & before.known:
+            worlds.is_refuted = not failed
+            return False
+        worlds.now[failed] = self.assuming(before, reading, true, made)
+        return True
+
+    def assuming(self, before: Assumed, reading: Reading, found: Known, made: int) -> Assumed:
+        """What is known behind a guard, which may be made by the work before it."""
+        asked = found.there & ~reading.wanted & ~made
+        return Assumed(before.known | self.widened(found.there, made), before.gone | found.gone, before.asked | asked)
 
 
 class _Worlds:
-    """What is known where no case has been taken yet, after success and after a failure: bits that are there, and bits that
-    are not. `now` is what holds where the present case is taken, `later` what holds where it is not: nothing, if it always is.
+    """What is known where no case has been taken yet, after success and after a failure. `now` is what holds where the present
+    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true.
     """
 
     def __init__(self, success: State, failure: State, alive: int) -> None:
         self.alive = alive
-        self.state = {False: (success.known, 0), True: (failure.known, 0)}
+        self.state = {False: Assumed(success.known), True: Assumed(failure.known)}
         self.most = {False: success.may, True: failure.may}
-        self.now: dict[bool, tuple[int, int]] = {}
-        self.later: dict[bool, tuple[int, int] | None] = {}
+        self.now: dict[bool, Assumed] = {}
+        self.later: dict[bool, Assumed | None] = {}
+        self.is_refuted = False
 
     def outcomes(self, *, failed: bool) -> int:
         return self.alive & (FAILED if failed else UNFAILED)
 
-    @property
-    def gone(self) -> int:
-        return self.gone_of(failed=False)
-
-    def known(self, *, failed: bool) -> int:
-        return self.now.get(failed, self.state[failed])[0]
-
-    def gone_of(self, *, failed: bool) -> int:
-        return self.now.get(failed, self.state[failed])[1]
+    def assumed(self, *, failed: bool) -> Assumed:
+        return self.now.get(failed, self.state[failed])
 
     def may(self, *, failed: bool) -> int:
-        return self.most[failed] | self.known(failed=failed)
+        return self.most[failed] | self.assumed(failed=failed).known
 
     def go_on(self) -> None:
         """Look at the next case."""
@@ -617,4 +643,4 @@ class _Worlds:
                 self.alive &= UNFAILED if failed else FAILED
             else:
                 self.state[failed] = state
-        self.now, self.later = {}, {}
+        self.now, self.later, self.is_refuted = {}, {}, False

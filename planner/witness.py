@@ -115,7 +115,7 @@ class _Search:
         """Go on from a step to the next one on the route."""
         if self.ways.waits(there):
             return self.join(here, there)
-        outcomes = [o for o in self.ways.outcomes[here] if there in o.targets and self.lacks(here, o)]
+        outcomes = [o for o in self.ways.possible(here) if there in o.targets and self.lacks(here, o)]
         if not outcomes:
             return False
         self.choose(here, min(outcomes, key=lambda o: (len(o.targets), o.failed)), self.way)
@@ -131,7 +131,7 @@ class _Search:
         if here == self.ways.flow.start and self.ways.joins.dominators[join] == ROOT:
             return self.arrive(here, join, costs, self.way)
         costs.arrive[here] = 0
-        best = min(self.ways.outcomes[here], key=lambda o: self.arriving(here, o, costs)[0], default=None)
+        best = min(self.ways.possible(here), key=lambda o: self.arriving(here, o, costs)[0], default=None)
         if best is None or self.arriving(here, best, costs)[0] >= FAR:
             return False
         return self.part(here, best, join, costs, self.way)
@@ -150,7 +150,7 @@ class _Search:
             return True
         if step in self.chosen:
             return any(target == join or target in costs.arrive for target in self.chosen[step].targets)
-        best = min(self.ways.outcomes[step], key=lambda o: self.arriving(step, o, costs)[0])
+        best = min(self.ways.possible(step), key=lambda o: self.arriving(step, o, costs)[0])
         return self.part(step, best, join, costs, moves)
 
     def leave(self, step: str, join: str, costs: _Costs) -> None:
@@ -160,7 +160,7 @@ class _Search:
         if costs.arrive[step] < costs.end[step]:
             self.arrive(step, join, costs, self.beside)
             return
-        outcomes = self.ways.outcomes[step]
+        outcomes = self.ways.possible(step)
         best = min(outcomes, key=lambda o: self.ending(o, costs), default=None)
         if best is not None:
             self.choose(step, best, self.beside)
@@ -175,7 +175,7 @@ class _Search:
         while changed:
             changed = False
             for step in region:
-                outcomes = self.ways.outcomes[step]
+                outcomes = self.ways.possible(step)
                 arrive = min((self.arriving(step, outcome, costs)[0] for outcome in outcomes), default=FAR)
                 end = min((self.ending(outcome, costs) for outcome in outcomes), default=FAR)
                 if (arrive, end) != (costs.arrive[step], costs.end[step]):
@@ -208,7 +208,7 @@ class _Search:
             return min(1 + sum(cost[target] for target in outcome.targets), FAR)
 
         def candidates(step: str) -> list[Outcome]:
-            possible = self.ways.outcomes[step]
+            possible = self.ways.possible(step)
             return [o for o in possible if self.lacks(step, o) and (forgiving or not o.is_unhandled)]
 
         changed = True

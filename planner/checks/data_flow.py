@@ -59,8 +59,8 @@ def check_data_flow(subject: Subject) -> None:
             message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
     if is_whole(subject):
-        check_races(subject, Saves(subject.names, subject.task_calls))
-        check_production(subject)
+        untaken = check_production(subject)
+        check_races(subject, Saves(subject.names, subject.task_calls), untaken)
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:

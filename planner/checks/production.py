@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from planner.checks.meanings import saved_span
 from planner.checks.subject import Subject
@@ -10,7 +10,7 @@ from planner.diagnostics import Label, Span
 from planner.implied import FAILED, implied
 from planner.playbook import Path, Step
 from planner.produced import TooManyLooksError, Ways
-from planner.production import EVERYTHING, Needs, Production, Read, key_of
+from planner.production import EVERYTHING, Assumed, Needs, Production, Read, key_of
 from planner.uses import Place, Use
 from planner.witness import Move, Witness, find_end, find_witness
 from planner.wording import listed
@@ -21,12 +21,17 @@ MAX_SHOWN = 12
 """How many steps of a path a message names, and how many cases are pointed at."""
 ARROW = " → "
 
+Untaken = frozenset[tuple[str, int]]
+"""Cases that are never taken: the step, and the index of the case."""
 
-def check_production(subject: Subject) -> None:
-    """Report every read of something that no path to it, or not every path, has produced."""
+
+def check_production(subject: Subject) -> Untaken:
+    """Report every read of something that no path to it, or not every path, has produced, and every case whose guard asks for
+    what cannot be. Returns the cases that are never taken for that.
+    """
     production = Production(subject)
     if not production.keys:
-        return
+        return frozenset()
     try:
         ways = find_ways(subject, production)
         if is_lacking(production, ways):
@@ -34,11 +39,13 @@ def check_production(subject: Subject) -> None:
             production.know(ways.implications())
             ways = find_ways(subject, production)
     except TooManyLooksError:
-        return
+        return frozenset()
     last = subject.playbook.finally_
     if last is not None and last not in ways.found.must:
         production.know_success(last, ways.found.end_must)
-    _Check(subject, production, ways).all()
+    check = _Check(subject, production, ways)
+    check.all()
+    return frozenset(check.untaken())
 
 
 def find_ways(subject: Subject, production: Production) -> Ways:
@@ -50,7 +57,7 @@ def find_ways(subject: Subject, production: Production) -> Ways:
     default = subject.playbook.on_error
     on_failure = {name: step.on_error or default for name, step in subject.names.steps.items()}
     in_turns = subject.playbook.mode == "sequential"
-    ways = Ways(subject.flow, subject.joins, production.visits, on_failure, in_turns=in_turns)
+    ways = Ways(subject.flow, subject.joins, production.visits, on_failure, production.at_start, in_turns=in_turns)
     ways.find()
     return ways
 
@@ -69,6 +76,37 @@ class _Check:
         self.paths = 0
         self.at_success = self.at_failure = 0
 
+    def untaken(self) -> Iterator[tuple[str, int]]:
+        """Report cases that are never taken, for what is there or not whenever the step is entered. What is said to be lacking
+        somewhere comes first.
+        """
+        told = {bit for _, bit in self.reported}
+        for name, must in self.ways.found.must.items():
+            if must == EVERYTHING:
+                continue
+            for index, taken in self.production.visits[name].taken.items():
+                if not any(self.ways.can_be(name, assumed) for assumed in taken):
+                    yield name, index
+                    bit, reason = self.why_not(name, taken)
+                    if bit not in told:
+                        case = (self.subject.names.steps[name].rule or [])[index]
+                        message = f"the case can never be taken: {reason}"
+                        self.subject.report("NP203", message, (*case.path, "case"), key=True)
+
+    def why_not(self, step: str, taken: Sequence[Assumed]) -> tuple[int, str]:
+        """What a case lacks, or what is always there, if the step could do without."""
+        for assumed in taken:
+            if lacking := assumed.asked & ~self.ways.found.may[step]:
+                bit = lacking & -lacking
+                return bit, f"no path that leads here has {_done(self.production.key(bit))}"
+            if there := assumed.gone & self.ways.found.must[step]:
+                bit = there & -there
+                key = self.production.key(bit)
+                is_given = bool(bit & self.production.at_start)
+                reason = f"`{key}` always has a value" if is_given else f"every path that leads here has {_done(key)}"
+                return bit, reason
+        return 0, "its guard is never true"
+
     def all(self) -> None:
         found = self.ways.found
         steps = self.subject.names.steps
@@ -76,7 +114,7 @@ class _Check:
             self.step(steps[name], found.may[name], must)
         last = self.subject.playbook.finally_
         if last is not None and last not in found.must:
-            self.step(steps[last], found.end_may, 0)
+            self.step(steps[last], found.end_may, self.production.at_start)
         self.find_ends()
         must = self.at_success & self.at_failure
         for use in self.subject.uses:
@@ -140,13 +178,13 @@ class _Check:
     def never(self, key: str, use: Use, step: Step | None) -> None:
         span = self.span(key, use)
         if key.startswith("steps."):
-            message = f"no path that leads here has visited step `{key.removeprefix('steps.')}`"
+            message = f"no path that leads here has {_done(key)}"
             self.subject.diagnostics.add("NP301", message, span, "ask for its `status`, or `is defined`, first")
             return
         may = self.may_be_there(step)
         lacking = {name for at, name in enumerate(self.production.keys) if not may >> at & 1}
         nearest = self.subject.diagnostics.suggest(key, self.subject.known_names - lacking)
-        message = f"no path that leads here has produced `{key}`"
+        message = f"no path that leads here has {_done(key)}"
         self.subject.diagnostics.add("NP301", message, span, nearest or _PRODUCE, labels=self.producers(key))
 
     def producers(self, key: str) -> Iterator[Label]:
@@ -226,6 +264,11 @@ class _Check:
 
 _PRODUCE = "let every path save it"
 _ASK = "ask for its `status` first"
+
+
+def _done(key: str) -> str:
+    """What has been done where a key is there."""
+    return f"visited step `{key.removeprefix('steps.')}`" if key.startswith("steps.") else f"produced `{key}`"
 
 
 def _offset(key: str, use: Use) -> int:

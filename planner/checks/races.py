@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from planner.checks.production import Untaken
 from planner.checks.subject import Subject
 from planner.concurrency import bits, find_concurrency
 from planner.diagnostics import Label, Span
+from planner.graph import Flow
+from planner.joins import Joins
 from planner.liveness import MAX_HANDED
 from planner.playbook import Step
 from planner.saves import Placed, Saves, placed, repeated
@@ -19,8 +22,10 @@ SAVE_BEHIND = "let a step behind it save the name, where the branches have come 
 WAIT = "let the step wait for all branches: `join: all`"
 
 
-def check_races(subject: Subject, saves: Saves) -> None:
-    """Report every name that items, steps or visits save which may be at work at the same time."""
+def check_races(subject: Subject, saves: Saves, untaken: Untaken = frozenset()) -> None:
+    """Report every name that items, steps or visits save which may be at work at the same time, unless only by cases that are
+    never taken.
+    """
     races = _Races(subject, saves)
     for task in subject.names.tasks.values():
         if task.parallel:
@@ -29,7 +34,7 @@ def check_races(subject: Subject, saves: Saves) -> None:
         if step.parallel and step.loop is None:
             races.items(placed(step.run or (), (*step.path, "run")))
     if subject.playbook.mode == "parallel":
-        races.branches()
+        races.branches(*subject.taken(untaken))
 
 
 class _Races:
@@ -52,9 +57,8 @@ class _Races:
                 first[index] = (path, entry)
             known |= saved
 
-    def branches(self) -> None:
+    def branches(self, flow: Flow, joins: Joins) -> None:
         """Steps that branches may be at together, and visits of one step."""
-        flow, joins = self.subject.flow, self.subject.joins
         saved = {step: self.saves.by_step[step] for step in flow.targets if step in flow.reachable}
         shared = repeated(saved)
         if not (shared or joins.multi or joins.discriminators) or not any(flow.forks()):
@@ -67,7 +71,7 @@ class _Races:
         for at, name in enumerate(concurrency.steps):
             beside = concurrency.beside.get(name, 0)
             if beside >> at & 1:
-                self.visits(steps[name])
+                self.visits(steps[name], joins)
             for index in bits(saved[name] & shared):
                 earlier = savers.get(index, 0)
                 if earlier & beside and list(self.names(1 << index)):
@@ -81,9 +85,8 @@ class _Races:
         earlier, later = map(self.saves.run_of_step, (first, second))
         self.report(name, message, earlier, later, f"`{first.name}` saves it here")
 
-    def visits(self, step: Step) -> None:
+    def visits(self, step: Step, joins: Joins) -> None:
         """A step that several branches may visit at once."""
-        joins = self.subject.joins
         if step.name in joins.multi:
             place, why, hint = step, "it is visited once for each branch", SAVE_BEHIND
         else:

@@ -437,6 +437,59 @@ def test_past_its_bound_a_step_goes_on_by_a_case_that_does_not_lead_back() -> No
     assert judged(again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n") == ["NP301"]
 
 
+class TestCasesThatAreNeverTaken:
+    @pytest.mark.parametrize(
+        ("guard", "reason"),
+        [
+            ("{{ x is defined }}", "no path that leads here has produced `x`"),
+            ("{{ run.id and x is defined }}", "no path that leads here has produced `x`"),
+            ("{{ steps.c.visits > 0 }}", "no path that leads here has visited step `c`"),
+            ("{{ y is undefined }}", "every path that leads here has produced `y`"),
+            ("{{ steps.a.result is undefined }}", "every path that leads here has visited step `a`"),
+            ("{{ v is undefined }}", "`v` always has a value"),
+            ("{{ own is undefined }}", "its guard is never true"),
+        ],
+    )
+    def test_a_guard_that_asks_for_what_cannot_be(self, guard: str, reason: str) -> None:
+        first = step("a", "b", run="{action: set, set: {y: 1}}")
+        rule = f'[{{case: "{guard}", run: [c]}}, {{case: default, run: []}}]'
+        asking = f"{{name: b, run: [{{action: set, set: {{own: 1}}}}], rule: {rule}}}"
+        text = playbook(first, asking, step("c", run=SAVE), head="variables: {v: 1}\n")
+        assert messages(text, "NP203") == [f"the case can never be taken: {reason}"]
+
+    @pytest.mark.parametrize(
+        "guard",
+        ["{{ x is defined }}", "{{ x is undefined }}", "{{ x is defined or run.id }}", "{{ steps.b.visits > 0 }}"],
+    )
+    def test_a_guard_that_may_be_true(self, guard: str) -> None:
+        either_way = (either("a", "b", "c"), step("b", "c", run=SAVE), either("c", "d", "e", guard=guard), step("d"))
+        assert messages(playbook(*either_way, step("e")), "NP203") == []
+
+    def test_the_case_behind_a_guard_that_is_always_true(self) -> None:
+        text = playbook(
+            either("a", "b", "c", guard="{{ v is defined }}"), step("b"), step("c"), head="variables: {v: 1}\n"
+        )
+        assert messages(text, "NP203") == ["the case can never be taken: `v` always has a value"]
+
+    def test_what_is_lacking_comes_first(self) -> None:
+        steps = (
+            step("a", "b", run=READ),
+            either("b", "c", "d", guard="{{ x is defined }}"),
+            step("c", run=SAVE),
+            step("d"),
+        )
+        assert [code for code, _ in findings(playbook(*steps))] == ["NP301"]
+
+    def test_branches_that_are_never_forked_off_do_not_race(self) -> None:
+        fork = '[{case: "{{ x is defined }}", run: [b, c]}, {case: default, run: [b]}]'
+        first = f"{{name: a, run: [{OK}], rule: {fork}}}"
+        save = "{action: set, set: {y: 1}}"
+        text = playbook(first, step("b", "d", run=save), step("c", run=save), step("d", run=SAVE))
+        assert [code for code, _ in findings(text)] == ["NP203"]
+        assert [code for code, _ in findings(text.replace("x is defined", "run.id"))] == ["NP303"]
+        assert [code for code, _ in findings(text.replace("x is defined", "1 > 2"))] == ["NP203"]
+
+
 def test_names_that_are_given_are_always_there() -> None:
     head = "input: {a: any}\nenvironment: {b: 1}\nvariables: {x: 1}\n"
     read = "{action: log, message: '{{ a }} {{ b }} {{ x }} {{ input.a }}'}"
