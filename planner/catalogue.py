@@ -65,7 +65,8 @@ class ActionDeclaration:
     """What an action type takes and gives.
 
     `one_of` names parameters of which exactly one must be given. `result` maps the keys of the result's data to a
-    kind, when the result is an object of a known shape, and is None otherwise. `suspends` is true of actions that
+    kind, when the result is an object of a known shape, and is None otherwise; `result_of`, when given, says it of parameters as
+    they are written. `suspends` is true of actions that
     wait for something outside with nothing held. `idempotent` is false where a second execution may act twice;
     `acts_twice`, when given, says of parameters as they are written whether theirs may. `is_atomic` is true where an action
     that has failed has changed nothing.
@@ -76,10 +77,15 @@ class ActionDeclaration:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     result: Mapping[str, Kind] | None = None
+    result_of: Callable[[Mapping[str, Any]], Mapping[str, Kind] | None] | None = None
     suspends: bool = False
     idempotent: bool = True
     acts_twice: Callable[[Mapping[str, Any]], bool] | None = None
     is_atomic: bool = False
+
+    def shape(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
+        """The keys of the result's data with these parameters, or None when they are not known."""
+        return self.result if self.result_of is None else self.result_of(parameters)
 
     def may_act_twice(self, parameters: Mapping[str, Any]) -> bool:
         """Whether an action with these parameters, done again, may act twice."""

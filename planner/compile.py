@@ -15,6 +15,7 @@ from planner.checks.inputs import check_inputs
 from planner.checks.meanings import check_meanings
 from planner.checks.names import check_names
 from planner.checks.repetition import check_repetition
+from planner.checks.shapes import check_shapes
 from planner.checks.subject import Subject
 from planner.checks.timing import check_timing
 from planner.diagnostics import Diagnostic, Diagnostics
@@ -32,6 +33,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_guards,
     check_expressions,
     check_data_flow,
+    check_shapes,
     check_actions,
     check_repetition,
     check_timing,

@@ -122,7 +122,7 @@ CODES = _codes(
     ("NP501", "unknown action type"),
     ("NP502", "unknown parameter"),
     ("NP503", "missing parameter"),
-    ("NP504", "parameter of the wrong type"),
+    ("NP504", "value of the wrong type"),
     ("NP505", "template inside SQL quotes"),
     ("NP506", "`raw` in a sink", Severity.WARNING),
     ("NP507", "what looks like a literal secret", Severity.WARNING),

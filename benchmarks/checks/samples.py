@@ -241,17 +241,10 @@ class Samples:
         usage = Usage() if path is None else self.root.at(path)
         declaration = catalogue()[action.type]
         label = f"{action.type} {'.'.join(path or ())}"
-        if declaration.result is not None:
-            shape = dict(declaration.result)
-            if action.type == "shell" and "parse" not in action.parameters:
-                shape.pop("data", None)
-            return usage.variants(label, None, shape)
+        if (shape := declaration.shape(action.parameters)) is not None:
+            return usage.variants(label, None, dict(shape))
         if action.type == "wait":
             return [None]
-        if action.type == "postgres" and action.parameters.get("fetch", "all") in ("all", "none"):
-            return usage.variants(label, None, {"rows": Kind.ARRAY, "rowcount": Kind.INTEGER})
-        if {"write", "append"} & action.parameters.keys():
-            return usage.variants(label, None, {"path": Kind.STRING, "bytes": Kind.INTEGER})
         return usage.variants(label, Kind.ARRAY if "list" in action.parameters else None)
 
     def failures(self, declaration: ActionDeclaration) -> list[Failed]:

@@ -33,6 +33,8 @@ MAX_TRIES = 3
 MAX_ERROR_BYTES = 64 * 1024
 """How much of the body of a failed response is kept in its error."""
 
+_RESPONSE = {"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY}
+
 DECLARATION = ActionDeclaration(
     type="http",
     description=(
@@ -79,7 +81,8 @@ DECLARATION = ActionDeclaration(
             },
         ),
     },
-    result={"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY},
+    result=_RESPONSE,
+    result_of=lambda parameters: None if "paginate" in parameters else _RESPONSE,
     idempotent=False,
     # Unsafe methods send a key that a retry repeats.
     acts_twice=lambda _: False,

@@ -36,6 +36,14 @@ def _may_add_rows(parameters: Mapping[str, Any]) -> bool:
     )
 
 
+def _result_of(parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
+    if "copy_from" in parameters or "copy_to" in parameters:
+        return {"rowcount": Kind.INTEGER}
+    if "rows" in parameters or parameters.get("fetch", "all") not in ("all", "none"):
+        return None
+    return {"rows": Kind.ARRAY, "rowcount": Kind.INTEGER}
+
+
 DECLARATION = ActionDeclaration(
     type="postgres",
     description=(
@@ -92,6 +100,7 @@ DECLARATION = ActionDeclaration(
     one_of=("query", "copy_from", "copy_to"),
     idempotent=False,
     acts_twice=_may_add_rows,
+    result_of=_result_of,
     is_atomic=True,
 )
 

@@ -21,6 +21,8 @@ def _is_no_command(command: str | list[Any]) -> str | None:
     return "a command has no NUL in it" if any("\0" in word for word in words) else None
 
 
+_DONE = {"exit_code": Kind.INTEGER, "stdout": Kind.STRING, "stderr": Kind.STRING}
+
 DECLARATION = ActionDeclaration(
     type="shell",
     description="Runs one command. An exit code other than 0 fails.",
@@ -37,7 +39,8 @@ DECLARATION = ActionDeclaration(
         "stdin": Parameter((Kind.ANY,), "What it reads: text as it is, other values as JSON.", secrets=True),
         "parse": Parameter((Kind.STRING,), "What its output is, for `data` in the result.", choices=("json", "lines")),
     },
-    result={"exit_code": Kind.INTEGER, "stdout": Kind.STRING, "stderr": Kind.STRING, "data": Kind.ANY},
+    result={**_DONE, "data": Kind.ANY},
+    result_of=lambda parameters: {**_DONE, "data": Kind.ANY} if "parse" in parameters else _DONE,
     idempotent=False,
 )
 

@@ -19,7 +19,7 @@ from planner.graph import Flow, Names
 from planner.joins import Joins, find_joins
 from planner.playbook import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
 from planner.reasoning import Allowance
-from planner.rules import Candidate, Facts, Verdict, candidate_of, judge
+from planner.rules import Candidate, Dead, Facts, Verdict, candidate_of, judge
 from planner.uses import Use
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Subject:
         """The flow without the cases of steps that are never taken, these and those that their guards tell, and its joins."""
         dead = {*untaken}
         for step in self.names.steps.values():
-            if step.rule:
-                dead.update((step.name, one.case) for one in self.verdicts[step.path].dead)
+            dead.update((step.name, one.case) for one in self.dead_cases(step))
         if not any(self.flow.targets[name][at] for name, at in dead):
             return self.flow, self.joins
         targets = {
@@ -120,6 +119,10 @@ class Subject:
             for step in self.playbook.steps
             if step.rule
         }
+
+    def dead_cases(self, step: Step) -> Iterable[Dead]:
+        """The cases of a step that its guards never let be taken."""
+        return self.verdicts[step.path].dead if step.rule else ()
 
     def _candidate(self, step: Step, case: Case) -> Candidate:
         candidate = candidate_of(case.case)

@@ -24,8 +24,8 @@ def test_findings_happen_and_what_happens_is_found(first: int) -> None:
     assert found.playbooks == 25
     assert not found.refuted, found.disagreements
     assert found.confirmed
-    # Which names are produced on some paths only, nobody says yet.
-    assert found.untold.keys() <= {"undefined name", "undefined name after a loss"}, found.disagreements
+    # A worker may die in work that cannot fail in itself, of which nothing is said.
+    assert found.untold.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
@@ -45,7 +45,7 @@ def test_exploration_tells_what_is_wrong() -> None:
         steps:
         - {name: a, run: [{action: shell, command: date, as: n}], rule: [{case: error, run: [b]}, {case: default, run: [c, d]}]}
         - {name: b, run: [{action: log, message: "{{ n | default(1) }} {{ input.x }}"}]}
-        - {name: c, run: [{action: set, set: {p: "{{ n.stdot }}"}}]}
+        - {name: c, run: [{action: set, set: {p: "{{ {'a': n.stdout}.stdot }}"}}]}
         - {name: d, rule: [{case: "{{ input.x }}", run: [e]}, {case: "{{ input.x and not input.x }}", run: [e]}]}
         - {name: e, run: [{action: fail, message: x}]}
         """)

@@ -1,0 +1,169 @@
+"""NP301 and NP504 where what a value is like is known: from its declaration, from its text, or from the action that gives it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.planner.findings import findings, hints, messages
+
+HEAD = """
+input: {name: string, n: integer, x: number, flag: boolean, list: array, thing: object, some: any}
+environment: {base: "https://a.test", most: 5, made: "{{ input.some }}"}
+variables: {limit: 3, count: 0, made_up: "{{ input.some }}"}
+"""
+WORK = """
+steps:
+- name: a
+  run:
+  - {action: set, set: {count: "{{ count + 1 }}"}}
+  - {action: shell, command: ls, as: listed}
+  - {action: shell, command: ls, parse: json, as: parsed}
+  - {action: shell, command: ls, loop: {items: [1]}, as: several}
+  - {action: http, url: "https://a.test", paginate: {next: "{{ response.body.next }}"}, as: pages}
+  - {action: postgres, connection: x, query: select 1, as: rows}
+  - {action: postgres, connection: x, query: select 1, fetch: one, as: row}
+  - {action: file, write: a.txt, content: x, as: written}
+  - {action: file, read: a.txt, as: either}
+  - {action: http, url: "https://a.test", as: either}
+  - {action: http, url: "https://a.test", as: user}
+  rule: [{case: "GUARD", run: [b]}, {case: default, run: [b]}]
+- name: b
+  run: [{action: log, message: "TEXT"}]
+  LOOP
+"""
+
+
+def playbook(text: str = "x", *, guard: str = "{{ run.id }}", loop: str = "") -> str:
+    return HEAD + WORK.replace("TEXT", text).replace("GUARD", guard).replace("LOOP", loop)
+
+
+@pytest.mark.parametrize(
+    ("read", "word"),
+    [
+        ("user.bdy", "bdy"),
+        ("user.body.id ~ user.statuz", "statuz"),
+        ("user['headerz']", "headerz"),
+        ("user.status.code", "code"),
+        ("listed.data", "data"),
+        ("listed.stdout.lines", "lines"),
+        ("parsed.stdot", "stdot"),
+        ("rows.row", "row"),
+        ("written.size", "size"),
+        ("steps.a.result.bdy", "bdy"),
+        ("input.name.first", "first"),
+        ("n.value", "value"),
+        ("limit.upper", "upper"),
+        ("environment.base.host", "host"),
+        ("most.host", "host"),
+        ("user.bdy if n else 1", "bdy"),
+    ],
+)
+def test_attributes_that_a_value_cannot_have(read: str, word: str) -> None:
+    assert findings(playbook(f"{{{{ {read} }}}}")) == [("NP301", word)]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "user.body.anything",
+        "user.headers.anything",
+        "user.status",
+        "user.items()",
+        "user.bdy | default(1)",
+        "user.bdy is defined",
+        "parsed.data.anything",
+        "several.anything",
+        "pages.anything",
+        "row.anything",
+        "rows.rows",
+        "either.anything",
+        "written.bytes",
+        "input.name.upper()",
+        "input.thing.anything",
+        "input.some.anything",
+        "list.count(1)",
+        "count.anything",
+        "made_up.anything",
+        "made.anything",
+        "steps.a.result.body.anything",
+        "x.numerator",
+    ],
+)
+def test_attributes_that_a_value_may_have(read: str) -> None:
+    assert findings(playbook(f"{{{{ {read} }}}}")) == []
+
+
+def test_what_an_attribute_may_have_been_meant_as() -> None:
+    assert hints(playbook("{{ user.bdy }}"), "NP301") == ["did you mean `body`?"]
+    assert hints(playbook("{{ user.zzz }}"), "NP301") == ["it has `status`, `headers`, `body`"]
+    assert messages(playbook("{{ input.n.zzz }}"), "NP301") == ["`input.n`, which is a whole number, has no `zzz`"]
+
+
+def test_the_result_of_a_step_in_its_rule() -> None:
+    assert findings(playbook(guard="{{ result.data.bdy }}")) == [("NP301", "bdy")]
+    assert findings(playbook(guard="{{ result.data.body }}")) == []
+    among = playbook(guard="{{ result.data.bdy }}").replace("- name: a\n", "- name: a\n  parallel: true\n")
+    assert "NP301" not in [code for code, _ in findings(among)]
+
+
+def test_names_of_loops_and_tasks_are_their_own() -> None:
+    loop = 'loop: {items: "{{ list }}", as: user}'
+    assert findings(playbook("{{ user.bdy }}", loop=loop)) == []
+
+
+@pytest.mark.parametrize("items", ["input.n", "user.status", "base", "input.thing", "user", "limit"])
+def test_a_loop_over_what_is_no_list(items: str) -> None:
+    text = playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')
+    assert [code for code, _ in findings(text)] == ["NP504"]
+    action = playbook().replace('message: "x"', f'message: x, loop: {{items: "{{{{ {items} }}}}"}}')
+    assert [code for code, _ in findings(action)] == ["NP504"]
+
+
+@pytest.mark.parametrize(
+    "items", ["list", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"]
+)
+def test_a_loop_over_what_may_be_a_list(items: str) -> None:
+    assert findings(playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("{{ input.name > 5 }}", "input.name"),
+        ("{{ 5 <= name }}", "name"),
+        ("{{ user.status < '400' }}", "user.status"),
+        ("{{ listed.stdout >= input.n }}", "listed.stdout"),
+        ("{{ 'late' if x > 'a' else 'soon' }}", "x"),
+    ],
+)
+def test_a_text_compared_with_a_number(text: str, word: str) -> None:
+    assert findings(playbook(text)) == [("NP504", word)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ input.name > 'm' }}",
+        "{{ input.n > 1.5 }}",
+        "{{ flag > 0 }}",
+        "{{ input.name == 5 }}",
+        "{{ input.name | int > 5 }}",
+        "{{ some > 5 }}",
+        "{{ count > 'x' }}",
+        "{{ name is number and name > 5 }}",
+        "{{ 1 if flag else name > 5 }}",
+        "{% set name = 1 %}{{ name > 5 }}",
+    ],
+)
+def test_what_can_be_compared_or_may_never_be(text: str) -> None:
+    assert findings(playbook(text)) == []
+
+
+def test_a_guard_that_compares_them_is_never_true() -> None:
+    assert [code for code, _ in findings(playbook(guard="{{ input.name > 5 }}"))] == ["NP203"]
+    assert findings(playbook(guard="{{ user.status > '5' }}")) == [("NP504", "user.status")]
+
+
+def test_of_what_is_broken_nothing_is_known() -> None:
+    broken = playbook("{{ steps.a.result.bdy }}").replace("as: user}", "as: user}\n  - {acton: log}")
+    assert "NP301" not in [code for code, _ in findings(broken)]
