@@ -94,7 +94,10 @@ class Facts:
     """The inputs that can be read by their bare names."""
     may_be_forgiven: bool = True
     """Whether the work of the step may count as a success although something in it has failed."""
-    is_bounded: bool = False
+    may_be_refused: bool = False
+    """Whether the step may have been visited too often."""
+    may_say_refused: bool = True
+    """Whether its work may fail as if it had been."""
 
     def input_of(self, term: Term) -> InputDeclaration | None:
         """The declaration of the input that a term is."""
@@ -186,7 +189,7 @@ class _Judge:
         everything = range(len(self.cases))
         aware = [at for at in everything if self.cases[at].is_error_aware]
         readings = [_Reading(self, success, everything, has_error=False), _Reading(self, failure, aware)]
-        if self.facts.is_bounded:
+        if self.facts.may_be_refused:
             refused = World(self.terms, self.after_refusal)
             readings.append(_Reading(self, refused, [at for at in aware if not self.cases[at].leads_back]))
         dead = set(everything).difference(*(reading.alive for reading in readings))
@@ -234,7 +237,9 @@ class _Judge:
         if not error:
             return MAPPING
         match error[0] if len(error) == 1 else "":
-            case "type" | "message" | "step":
+            case "type":
+                return classes.texts & ~(0 if self.facts.may_say_refused else classes.equal(REFUSED)[0])
+            case "message" | "step":
                 return classes.texts | (NONE if error == ("step",) else 0)
             case "attempt":
                 return classes.whole_numbers(1)

@@ -62,6 +62,10 @@ NOT_ABOUT_RUNS = frozenset(
 """Findings about the text, which no run confirms or refutes."""
 
 
+_OF_STEPS = frozenset({"result", "error"})
+"""What a step has once it was visited."""
+
+
 @dataclass(frozen=True)
 class Disagreement:
     """A finding that does not happen, or something that happens and was not found."""
@@ -167,11 +171,11 @@ class Judge:
                 if self.behaviour.broken:
                     return None
                 return self.behaviour.is_endless or not any(e.status == "succeeded" for e in self.behaviour.endings)
-            case "NP301":
-                return self._is_met(self.places.word(place), step, path)
-            case "NP302":
-                found = self._is_met(self.places.word(place), step, path)
-                return found and self._is_met_behind(self.places.word(place), step, diagnostic.message)
+            case "NP301" | "NP302":
+                is_of_step = " visited" in diagnostic.message
+                words = _OF_STEPS if is_of_step else frozenset([self.places.word(place)])
+                found = self._is_met(words, step, path)
+                return found and (diagnostic.code == "NP301" or self._is_met_behind(words, step, diagnostic.message))
             case "NP303":
                 return self._is_raced(self.places.word(place), path, step)
         return None
@@ -185,9 +189,9 @@ class Judge:
             for one, other in zip(steps, following, strict=True)
         )
 
-    def _is_met(self, name: str, step: str | None, path: Sequence[str | int]) -> bool | None:
-        """Whether a name has no value where it is read; None where no run comes by."""
-        steps = {m.step for m in self.mended.mistakes if m.name == name}
+    def _is_met(self, words: frozenset[str], step: str | None, path: Sequence[str | int]) -> bool | None:
+        """Whether something has no value where it is read; None where no run comes by."""
+        steps = {m.step for m in self.mended.mistakes if m.word in words}
         if path[:1] == ("tasks",):
             return bool(steps) or None
         if step == self.plan.header.last_step:
@@ -197,7 +201,7 @@ class Judge:
             return None
         return (step in steps) or (None if step is not None and step not in self.mended.visited else False)
 
-    def _is_met_behind(self, name: str, step: str | None, message: str) -> bool:
+    def _is_met_behind(self, words: frozenset[str], step: str | None, message: str) -> bool:
         """Whether a name has no value on the very path that a message shows."""
         _, _, told = message.partition(" on the path ")
         if not told or "…" in told:
@@ -210,7 +214,7 @@ class Judge:
         }
         for part in beside:
             needed |= {(name, part.endswith(("fail", "fails"))) for name in re.findall(r"`([^`]+)`", part)}
-        return any(needed <= behind for behind in self.mended.met.get((step, name), ()))
+        return any(needed <= behind for word in words for behind in self.mended.met.get((step, word), ()))
 
     def _is_raced(self, name: str, path: Sequence[str | int], step: str | None) -> bool | None:
         if any(name == saved and step in steps for saved, *steps in self.mended.writers):

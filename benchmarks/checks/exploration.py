@@ -370,7 +370,7 @@ class Walks(Explorer):
                 (v.step, v.failure is not None) for v in world.visits.values() if v.finished_at is not None
             )
             for mistake in mistakes:
-                self.found.met.setdefault((mistake.step, mistake.name), set()).add(behind)
+                self.found.met.setdefault((mistake.step, mistake.word), set()).add(behind)
 
     def mistake(self, step: str | None, type: str, message: str) -> None:
         if CHOSEN in message:

@@ -9,7 +9,6 @@ from planner.accesses import Access
 from planner.checks.production import check_production
 from planner.checks.races import check_races
 from planner.checks.subject import Subject
-from planner.checks.whole import is_whole
 from planner.diagnostics import Severity, Span
 from planner.implied import provides_for
 from planner.saves import Saves
@@ -58,7 +57,7 @@ def check_data_flow(subject: Subject) -> None:
         else:
             message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
-    if is_whole(subject):
+    if subject.is_whole:
         untaken = check_production(subject)
         check_races(subject, Saves(subject.names, subject.task_calls), untaken)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planner.checks.subject import Subject
-from planner.checks.whole import is_whole
 from planner.diagnostics import Label, Span
 from planner.entries import saved_names
 from planner.playbook import Path
@@ -21,7 +20,7 @@ def check_meanings(subject: Subject) -> None:
         for name, path in saved_names(run, in_loops=True):
             saved.setdefault(name, path)
     _two_meanings(subject, saved)
-    if subject.playbook.output is not None and not subject.diagnostics.errors and is_whole(subject):
+    if subject.playbook.output is not None and not subject.diagnostics.errors and subject.is_whole:
         _never_read(subject)
 
 

@@ -19,7 +19,8 @@ from planner.graph import Flow, Names
 from planner.joins import Joins, find_joins
 from planner.playbook import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
 from planner.reasoning import Allowance
-from planner.rules import Candidate, Dead, Facts, Verdict, candidate_of, judge
+from planner.rules import REFUSED, Candidate, Dead, Facts, Verdict, candidate_of, judge
+from planner.templates import has_template
 from planner.uses import Use
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Subject:
         return {
             step.path: judge(
                 [self._candidate(step, case) for case in step.rule],
-                Facts(inputs, plain, may_be_forgiven(step), step.max_visits is not None),
+                Facts(inputs, plain, may_be_forgiven(step), self._may_be_refused(step), self._may_say_refused(step)),
                 allowance,
             )
             for step in self.playbook.steps
@@ -123,6 +124,46 @@ class Subject:
     def dead_cases(self, step: Step) -> Iterable[Dead]:
         """The cases of a step that its guards never let be taken."""
         return self.verdicts[step.path].dead if step.rule else ()
+
+    def _may_be_refused(self, step: Step) -> bool:
+        """Whether a step may be visited more often than it allows."""
+        if step.max_visits is None or not self.is_whole or step.name not in self.flow.reachable:
+            return step.max_visits is not None
+        return self.flow.is_cyclic(step.name) or step.name in self.joins.multi
+
+    def _may_say_refused(self, step: Step) -> bool:
+        """Whether a `fail` may give a failure the type of a refusal."""
+        runs = [step.run or [], *(task.run for task in self.playbook.tasks)]
+        fails = (e for run in runs for e in run if isinstance(e, ActionEntry) and e.action == "fail")
+        types = [entry.parameters.get("type", "") for entry in fails]
+        return not self.is_whole or any(not isinstance(t, str) or has_template(t) or t == REFUSED for t in types)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether every step and task that is named is there, once, and could be read; and all branches can move.
+
+        Where this is not so, the error that says so is the root: what follows from it is not looked at.
+        """
+        names = self.names
+        return (
+            not (self.broken_steps or self.broken_tasks or self.lost_names or self.repeated_steps)
+            and len(names.tasks) == len(self.playbook.tasks)
+            and (self.playbook.start is None or self.playbook.start in names.steps)
+            and all(self._is_known(case) for step in names.steps.values() for case in step.rule or ())
+            and nx.is_directed_acyclic_graph(self.task_calls)
+            and not (self.joins.is_too_large or self.joins.runaways)
+        )
+
+    def _is_known(self, case: Case) -> bool:
+        names = self.names
+        work = names.work(case)
+        targets = [target for entry in case.run if (target := names.target(entry)) is not None]
+        return (
+            all(target in names.steps for target in targets)
+            and not (work and targets)
+            and all(entry.task in names.tasks for entry in work if isinstance(entry, TaskEntry))
+            and not any(isinstance(entry, str) and entry in names.steps for entry in work)
+        )
 
     def _candidate(self, step: Step, case: Case) -> Candidate:
         candidate = candidate_of(case.case)

@@ -90,6 +90,44 @@ class TestDeadCases:
         assert {word for code, word in found if code == "NP203"} <= {"case"}
 
 
+class TestRefusals:
+    """A case for `MaxVisitsExceeded` where no visit can be one too many."""
+
+    TEXT = """
+        steps:
+        - name: a
+          max_visits: 2
+          run: [{action: shell, command: ls}]
+          rule: [{case: "{{ error.type == 'MaxVisitsExceeded' }}", run: [c]}, {case: error, run: []}, {case: default, run: [b]}]
+        - {name: b, run: [{action: log, message: b}], rule: [{case: "{{ run.id }}", run: [a]}]}
+        - {name: c, run: [{action: log, message: c}]}
+    """
+
+    def test_on_no_cycle(self) -> None:
+        assert findings(self.TEXT) == []
+        assert findings(self.TEXT.replace("run: [a]", "run: [c]")) == [("NP203", "case")]
+        assert findings(self.TEXT.replace("max_visits: 2", "").replace("run: [a]", "run: [c]")) == [("NP203", "case")]
+
+    def test_where_branches_enter_one_after_another(self) -> None:
+        fork = "start: z\n" + self.TEXT.replace("run: [a]", "run: [c]").replace(
+            "max_visits: 2", "max_visits: 2\n          join: each"
+        )
+        fork += "        - {name: z, rule: [{case: default, run: [y, a]}]}\n        - {name: y, rule: [{case: default, run: [a]}]}\n"
+        assert "NP203" not in [code for code, _ in findings(fork)]
+
+    @pytest.mark.parametrize("type", ["MaxVisitsExceeded", '"{{ run.id }}"'])
+    def test_work_that_fails_so(self, type: str) -> None:
+        text = self.TEXT.replace("run: [a]", "run: [c]")
+        failing = text.replace(
+            "command: ls}", f'command: ls}}, {{action: fail, if: "{{{{ run.id }}}}", message: odd, type: {type}}}'
+        )
+        assert findings(failing) == []
+        assert findings(failing.replace(f"type: {type}", "type: Odd")) == [("NP203", "case")]
+
+    def test_a_slip_elsewhere_comes_first(self) -> None:
+        assert [code for code, _ in findings(self.TEXT.replace("run: [a]", "run: [aa]"))] == ["NP101"]
+
+
 class TestEnds:
     @pytest.mark.parametrize(
         "text",

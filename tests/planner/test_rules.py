@@ -74,7 +74,7 @@ def judged(guards: list[str], *, forgiving: bool, bounded: bool) -> tuple[Verdic
     """What is said of a rule every third case of which leads back to its step, and the step with this rule."""
     back = [at % 3 == 2 for at in range(len(guards))]
     candidates = [candidate_of(guard, leads_back=leads) for guard, leads in zip(guards, back, strict=True)]
-    facts = Facts(INPUTS, frozenset(INPUTS), may_be_forgiven=forgiving, is_bounded=bounded)
+    facts = Facts(INPUTS, frozenset(INPUTS), may_be_forgiven=forgiving, may_be_refused=bounded)
     cases = [
         Case(lower_guard(guard), error_aware=candidate.is_error_aware, leads_back=leads)
         for guard, candidate, leads in zip(guards, candidates, back, strict=True)
@@ -245,9 +245,9 @@ def test_values_for_which_no_case_is_true(guards: list[str], words: str | None) 
 def test_a_visit_past_its_bound_leaves_out_cases_that_lead_back() -> None:
     again, enough = candidate_of("error", leads_back=True), candidate_of("error")
     assert judge([again, enough], NO_FACTS, Allowance(1_000)).dead
-    assert not judge([again, enough], replace(NO_FACTS, is_bounded=True), Allowance(1_000)).dead
+    assert not judge([again, enough], replace(NO_FACTS, may_be_refused=True), Allowance(1_000)).dead
     wrong = candidate_of("{{ error.type != 'MaxVisitsExceeded' }}")
-    assert judge([again, wrong], replace(NO_FACTS, is_bounded=True), Allowance(1_000)).dead
+    assert judge([again, wrong], replace(NO_FACTS, may_be_refused=True), Allowance(1_000)).dead
 
 
 @pytest.mark.parametrize(
