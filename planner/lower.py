@@ -22,6 +22,7 @@ from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
 from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 from planner.rules import is_error_aware
+from planner.uses import Place
 
 
 def lower(subject: Subject) -> Plan | None:
@@ -199,10 +200,13 @@ class _Lowering:
         by_step: dict[str, set[str]] = {name: set() for name in self.names.steps}
         by_task: dict[str, set[str]] = {name: set() for name in self.names.tasks}
         produced = self.subject.produced
+        retried: set[str] = set()
         for use in self.subject.uses:
             owner = by_step.get(use.step or "") if use.step is not None else by_task.get(use.task or "")
             if owner is None:
-                continue
+                if use.place is not Place.AFTER:
+                    continue
+                owner = retried
             for access in use.template.reads:
                 if access[0] in produced and access[0] not in use.local:
                     owner.add(access[0])
@@ -210,6 +214,7 @@ class _Lowering:
                     owner.add(f"steps.{access[1]}")
         self._include_called(by_task)
         for name, step in self.names.steps.items():
+            by_step[name].update(() if step.retry is not None else retried)
             for run in (step.run or (), *(self.names.work(case) for case in step.rule or ())):
                 by_step[name].update(*(by_task[task] for task in called_tasks(run) if task in by_task))
         return by_step

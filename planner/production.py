@@ -450,11 +450,11 @@ class Production:
         """The outcomes of a visit. What it needs has been noted when they are all told."""
         mark = self.bits.get(f"steps.{step.name}", 0)
         state = self.work(step, needs)
-        for use in self.at(step, "retry", "if"):
-            self.read(use, 0, 0, needs, FAILED)
         cases = [(index, case, self.names.targets(case)) for index, case in enumerate(step.rule or ())]
         # Whoever handles a failure is taken at their word that there may be one, however harmless the work looks.
         may_fail, may_be_refused = self.may_fail(step), self.may_be_refused(step)
+        for use in self.at(step, "retry", "if") if may_fail or step.retry is not None else ():
+            self.read(use, 0, 0, needs, FAILED)
         may_be_handled = may_fail or bool(step.run)
         alive = FAILED if may_be_handled or may_be_refused else 0
         if state.known != EVERYTHING:
@@ -557,7 +557,8 @@ class Production:
         return found
 
     def at(self, step: Step, *part: str) -> Sequence[Use]:
-        return self.by_owner.get((*step.path, *part), ())
+        is_shared = part[0] == "retry" and step.retry is None
+        return self.by_owner.get(part if is_shared else (*step.path, *part), ())
 
     def taken(self, case: Case, worlds: _Worlds, needs: Needs, *, may_handle: bool, may_pass: bool) -> Iterator[bool]:
         """The worlds in which a case may be taken: after a failure or not.

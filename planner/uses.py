@@ -70,6 +70,8 @@ class _Finder:
     def playbook(self, playbook: Playbook) -> Iterator[Use]:
         yield from self.uses(_texts(playbook.environment, ("environment",)), Place.ENVIRONMENT)
         yield from self.uses(_texts(playbook.variables, ("variables",)), Place.VARIABLES)
+        if playbook.retry:
+            yield from self.uses(_texts(playbook.retry.if_, ("retry", "if")), Place.AFTER)
         for task in playbook.tasks:
             yield from self.task(task)
         for step in playbook.steps:

@@ -11,6 +11,8 @@ from planner.templates import TemplateProblem, parse
 
 def check_expressions(subject: Subject) -> None:
     """Report guards that are plain text, and secrets out of place."""
+    if subject.playbook.retry is not None:
+        _check_guard(subject, subject.playbook.retry.if_, ("retry", "if"))
     for step in subject.playbook.steps:
         for case in step.rule or ():
             _check_guard(subject, case.case, (*case.path, "case"), ("default", "error"))

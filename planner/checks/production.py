@@ -166,7 +166,8 @@ class _Check:
         if (use.path, bit) in self.reported or not self.is_ours(key, use):
             return
         self.reported.add((use.path, bit))
-        if read.is_hopeless and not bit & may:
+        is_shared = use.path[0] == "retry"
+        if read.is_hopeless and not bit & may and not is_shared:
             self.never(key, use, step)
         else:
             self.sometimes(key, bit, read, step)

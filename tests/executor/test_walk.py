@@ -553,6 +553,19 @@ class TestRetries:
         play = Play(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 3)
 
+    def test_the_condition_of_the_retry_of_the_playbook_reads_what_steps_have_saved(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
+        text = f"""
+            retry: {{attempts: 3, delay: 0, if: "{{{{ may and error.type == wanted }}}}"}}
+            variables: {{wanted: Odd, may: true}}
+            steps:
+            - {{name: a, run: [{{action: set, set: {{wanted: CommandFailed}}}}], rule: [{{case: default, run: [b]}}]}}
+            - {{name: b, run: [{FLAKY}]}}
+        """
+        play = Play(store, text, folder=tmp_path).finish()
+        assert (play.status, play.visit("b").attempt) == ("succeeded", 3)
+
     def test_retries_that_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
         play = Play(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
         assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)

@@ -432,6 +432,17 @@ class TestEnds:
             assert judged(step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head) == []
 
 
+def test_the_condition_of_the_retry_of_the_playbook() -> None:
+    head = 'retry: {attempts: 2, if: "{{ x }}"}\n'
+    ask = "{action: shell, command: ls}"
+    text = playbook(step("a", "b", run=ask), step("b", run=SAVE), head=head)
+    assert messages(text, "NP302") == ["`x` may have no value when `a` has failed"]
+    assert judged(step("a", "b", run=SAVE), step("b", run=ask), head=head) == []
+    assert judged(step("a", "b", run=ask, more=", retry: 1"), step("b", run=SAVE), head=head) == []
+    assert findings("retry: {attempts: 2, if: error}\n" + playbook(step("a"))) == [("NP407", "error")]
+    assert [code for code, _ in findings(playbook(step("a"), head=head.replace("x }", "x )")))] == ["NP401"]
+
+
 def test_past_its_bound_a_step_goes_on_by_a_case_that_does_not_lead_back() -> None:
     again = f"{{name: a, max_visits: 2, run: [{OK}], rule: [{{case: error, run: [b]}}, {{case: error, run: [c]}}, {{case: default, run: [b]}}]}}"
     assert judged(again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n") == ["NP301"]
