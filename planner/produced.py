@@ -7,7 +7,7 @@ there brings to the join, and whether it arrives at all.
 
 Where branches go one after another, a branch sees besides what those before it have saved, whether they arrive or end.
 
-The sets are bits of integers (`planner.production`). On cycles both are fixed points: the least of what may be there, and the
+The sets are bits of integers (`planner.readings`). On cycles both are fixed points: the least of what may be there, and the
 greatest of what must (Kam and Ullman, 1977).
 """
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from planner.concurrency import bits
 from planner.graph import Flow
 from planner.joins import ROOT, Joins
-from planner.production import EVERYTHING, Assumed, Implications, Outcome, Visit
+from planner.outcomes import EVERYTHING, Assumed, Implications, Outcome, Visit
 
 MAX_LOOKS = 250_000
 """How often an outcome of a step is looked at: past it nothing is known."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from planner.joins import ROOT
+from planner.outcomes import Outcome
 from planner.produced import Ways
-from planner.production import Outcome
 
 FAR = 1 << 30
 """The length of a way that there is not."""

@@ -8,9 +8,11 @@ from planner.checks.meanings import saved_span
 from planner.checks.subject import Subject
 from planner.diagnostics import Label, Span
 from planner.implied import FAILED, implied
+from planner.outcomes import EVERYTHING, Assumed, Needs, Read
 from planner.playbook import Path, Step
 from planner.produced import TooManyLooksError, Ways
-from planner.production import EVERYTHING, Assumed, Needs, Production, Read, key_of
+from planner.production import Production
+from planner.readings import key_of
 from planner.uses import Place, Use
 from planner.witness import Move, Witness, find_end, find_witness
 from planner.wording import listed
@@ -30,7 +32,7 @@ def check_production(subject: Subject) -> Untaken:
     what cannot be. Returns the cases that are never taken for that.
     """
     production = Production(subject)
-    if not production.keys:
+    if not production.readings.keys:
         return frozenset()
     try:
         ways = find_ways(subject, production)
@@ -57,7 +59,9 @@ def find_ways(subject: Subject, production: Production) -> Ways:
     default = subject.playbook.on_error
     on_failure = {name: step.on_error or default for name, step in subject.names.steps.items()}
     in_turns = subject.playbook.mode == "sequential"
-    ways = Ways(subject.flow, subject.joins, production.visits, on_failure, production.at_start, in_turns=in_turns)
+    ways = Ways(
+        subject.flow, subject.joins, production.visits, on_failure, production.readings.at_start, in_turns=in_turns
+    )
     ways.find()
     return ways
 
@@ -98,11 +102,11 @@ class _Check:
         for assumed in taken:
             if lacking := assumed.asked & ~self.ways.found.may[step]:
                 bit = lacking & -lacking
-                return bit, f"no path that leads here has {_done(self.production.key(bit))}"
+                return bit, f"no path that leads here has {_done(self.production.readings.key(bit))}"
             if there := assumed.gone & self.ways.found.must[step]:
                 bit = there & -there
-                key = self.production.key(bit)
-                is_given = bool(bit & self.production.at_start)
+                key = self.production.readings.key(bit)
+                is_given = bool(bit & self.production.readings.at_start)
                 reason = f"`{key}` always has a value" if is_given else f"every path that leads here has {_done(key)}"
                 return bit, reason
         return 0, "its guard is never true"
@@ -114,13 +118,13 @@ class _Check:
             self.step(steps[name], found.may[name], must)
         last = self.subject.playbook.finally_
         if last is not None and last not in found.must:
-            self.step(steps[last], found.end_may, self.production.at_start)
+            self.step(steps[last], found.end_may, self.production.readings.at_start)
         self.find_ends()
         must = self.at_success & self.at_failure
         for use in self.subject.uses:
             if use.place is Place.OUTPUT:
                 needs = Needs(wanted=~must)
-                self.production.read(use, must, 0, needs)
+                self.production.work.read(use, must, 0, needs)
                 self.places(needs.places, self.may_be_there(None), None)
 
     def find_ends(self) -> None:
@@ -154,15 +158,17 @@ class _Check:
     def places(self, places: Mapping[int, Read], may: int, step: Step | None) -> None:
         """Report what a step lacks, but for what is there where something else is that it lacks in the same template."""
         told: dict[Path, int] = {}
-        for bit, read in sorted(places.items(), key=lambda place: _offset(self.production.key(place[0]), place[1].use)):
+        for bit, read in sorted(
+            places.items(), key=lambda place: _offset(self.production.readings.key(place[0]), place[1].use)
+        ):
             earlier = told.get(read.use.path, 0)
-            if not bit & self.production.widened(earlier, 0) & ~earlier:
+            if not bit & self.production.work.widened(earlier, 0) & ~earlier:
                 self.lacking(bit, read, may, step)
             told[read.use.path] = earlier | bit
 
     def lacking(self, bit: int, read: Read, may: int, step: Step | None) -> None:
         """Report a bit that a step, or with none the output, needs and may lack. In a task that many call, once."""
-        key, use = self.production.key(bit), read.use
+        key, use = self.production.readings.key(bit), read.use
         if (use.path, bit) in self.reported or not self.is_ours(key, use):
             return
         self.reported.add((use.path, bit))
@@ -183,7 +189,7 @@ class _Check:
             self.subject.diagnostics.add("NP301", message, span, "ask for its `status`, or `is defined`, first")
             return
         may = self.may_be_there(step)
-        lacking = {name for at, name in enumerate(self.production.keys) if not may >> at & 1}
+        lacking = {name for at, name in enumerate(self.production.readings.keys) if not may >> at & 1}
         nearest = self.subject.diagnostics.suggest(key, self.subject.known_names - lacking)
         message = f"no path that leads here has {_done(key)}"
         self.subject.diagnostics.add("NP301", message, span, nearest or _PRODUCE, labels=self.producers(key))

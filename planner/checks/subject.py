@@ -114,7 +114,7 @@ class Subject:
         return {
             step.path: judge(
                 [self._candidate(step, case) for case in step.rule],
-                Facts(inputs, plain, may_be_forgiven(step), self._may_be_refused(step), self._may_say_refused(step)),
+                Facts(inputs, plain, may_be_forgiven(step), self.may_be_refused(step), self._may_say_refused(step)),
                 allowance,
             )
             for step in self.playbook.steps
@@ -125,7 +125,7 @@ class Subject:
         """The cases of a step that its guards never let be taken."""
         return self.verdicts[step.path].dead if step.rule else ()
 
-    def _may_be_refused(self, step: Step) -> bool:
+    def may_be_refused(self, step: Step) -> bool:
         """Whether a step may be visited more often than it allows."""
         if step.max_visits is None or not self.is_whole or step.name not in self.flow.reachable:
             return step.max_visits is not None

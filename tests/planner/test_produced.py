@@ -207,7 +207,7 @@ def ways_of(drawn: Drawn, *, knowing: bool = False) -> tuple[Production, Ways]:
 
 
 def named(production: Production, bits: int) -> frozenset[str]:
-    return frozenset(key for at, key in enumerate(production.keys) if bits >> at & 1)
+    return frozenset(key for at, key in enumerate(production.readings.keys) if bits >> at & 1)
 
 
 def explored(drawn: Drawn) -> Honest:
@@ -221,7 +221,7 @@ def explored(drawn: Drawn) -> Honest:
 @given(drawn_playbooks(asking=True) | drawn_playbooks(asking=True, in_turns=True))
 def test_what_must_be_there_always_is_and_nothing_comes_from_nowhere(drawn: Drawn) -> None:
     explorer, (production, ways) = explored(drawn), ways_of(drawn, knowing=True)
-    keys = frozenset(production.keys)
+    keys = frozenset(production.readings.keys)
     for step, entered in explorer.entered.items():
         must, may = (named(production, bits[step]) for bits in (ways.found.must, ways.found.may))
         assert must & drawn.handed(step) <= frozenset.intersection(*entered), step
@@ -242,7 +242,7 @@ def test_what_is_not_certain_is_lacking_on_some_way(drawn: Drawn) -> None:
     """
     assume(drawn.is_acyclic)
     explorer, (production, ways) = explored(drawn), ways_of(drawn)
-    keys = frozenset(production.keys)
+    keys = frozenset(production.readings.keys)
     for step, entered in explorer.entered.items():
         handed = keys & drawn.handed(step)
         assert handed & named(production, ways.found.must[step]) == handed & frozenset.intersection(*entered), step
@@ -272,13 +272,13 @@ def test_a_witness_really_happens(drawn: Drawn) -> None:
     assume(drawn.is_acyclic)
     explorer, (production, ways) = explored(drawn), ways_of(drawn)
     for step in explorer.entered:
-        for at, key in enumerate(production.keys):
+        for at, key in enumerate(production.readings.keys):
             if key in drawn.handed(step) and not ways.found.must[step] >> at & 1:
                 witness = find_witness(ways, step, 1 << at)
                 assert witness is not None, (step, key)
                 entered = driven(drawn, witness).entered.get(step, set())
                 assert any(key not in names for names in entered), (step, key, witness)
-    for at, key in enumerate(production.keys):
+    for at, key in enumerate(production.readings.keys):
         if explorer.ended_anyhow and not ways.found.end_anyhow >> at & 1:
             is_certain = bool(ways.found.end_must >> at & 1)
             witness = find_end(ways, 1 << at, forgiving=is_certain)
