@@ -199,7 +199,7 @@ class Ways:
     def behind(self, step: str, outcome: Outcome) -> int:
         """What must be there behind an outcome: everything, where it cannot be."""
         known = self.found.must[step]
-        if known == EVERYTHING or not self.can_be(step, outcome):
+        if known == EVERYTHING or ((outcome.gone or outcome.asked) and not self.can_be(step, outcome)):
             return EVERYTHING
         return known | outcome.gen
 

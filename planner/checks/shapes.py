@@ -26,8 +26,7 @@ def check_shapes(subject: Subject) -> None:
     broken = subject.lost_names | subject.broken_steps | subject.repeated_steps
     check = _Check(subject, find_shapes(subject.playbook, subject.catalogue, subject.runs(), broken))
     for use in subject.uses:
-        check.attributes(use)
-        check.comparisons(use)
+        check.use(use)
     for step in subject.playbook.steps:
         check.loop(step.loop, step.path)
     for run in subject.runs():
@@ -49,11 +48,19 @@ class _Check:
             return None
         return self.shapes.of(access, use.step if use.place in (Place.RULE, Place.AFTER) else None)
 
-    def attributes(self, use: Use) -> None:
+    def use(self, use: Use) -> None:
+        """Look at a template; at its comparisons for order only where something is known of what they compare."""
+        may_compare = False
         for access, offset in use.template.reads.items():
-            found = self.of(access, use) if len(access) > 1 else None
-            if isinstance(found, Missing) and not provides_for(use.template, *access[: found.at + 1]):
-                self.missing(use, access, offset, found)
+            found = self.of(access, use)
+            if isinstance(found, Missing):
+                if not provides_for(use.template, *access[: found.at + 1]):
+                    self.missing(use, access, offset, found)
+            elif found is not None:
+                may_compare = True
+        if may_compare and not use.template.is_plain and use.path[:-1] not in self.dead:
+            if any(sign in use.template.source for sign in "<>"):
+                use.template.shown_to(lambda body: self.comparisons(use, body))
 
     def missing(self, use: Use, access: Access, offset: int, found: Missing) -> None:
         word, whole = access[found.at], ".".join(access[: found.at])
@@ -83,16 +90,8 @@ class _Check:
                 message = f"a loop goes over a list, and `{name}` is {WORDS[found.kind]}"
                 self.subject.report("NP504", message, at)
 
-    def comparisons(self, use: Use) -> None:
-        """Comparisons of a text with a number for order, but in guards of which is said that they are never true."""
-        if (
-            not use.template.is_plain
-            and use.path[:-1] not in self.dead
-            and any(sign in use.template.source for sign in "<>")
-        ):
-            use.template.shown_to(lambda body: self.compared(use, body))
-
-    def compared(self, use: Use, body: Sequence[nodes.Node]) -> None:
+    def comparisons(self, use: Use, body: Sequence[nodes.Node]) -> None:
+        """Texts compared with numbers, but in guards of which is said that they are never true."""
         inside = bound_inside(body)
         for node in _always(body):
             if isinstance(node, nodes.Compare) and len(node.ops) == 1 and node.ops[0].op in ORDER:

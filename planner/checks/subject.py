@@ -132,11 +132,12 @@ class Subject:
         return self.flow.is_cyclic(step.name) or step.name in self.joins.multi
 
     def _may_say_refused(self, step: Step) -> bool:
-        """Whether a `fail` may give a failure the type of a refusal."""
-        runs = [step.run or [], *(task.run for task in self.playbook.tasks)]
-        fails = (e for run in runs for e in run if isinstance(e, ActionEntry) and e.action == "fail")
-        types = [entry.parameters.get("type", "") for entry in fails]
-        return not self.is_whole or any(not isinstance(t, str) or has_template(t) or t == REFUSED for t in types)
+        """Whether a `fail` may give a failure of the step the type of a refusal."""
+        return not self.is_whole or self._a_task_may_say_refused or _may_say_refused(step.run or ())
+
+    @cached_property
+    def _a_task_may_say_refused(self) -> bool:
+        return any(_may_say_refused(task.run) for task in self.playbook.tasks)
 
     @cached_property
     def is_whole(self) -> bool:
@@ -227,6 +228,12 @@ class Subject:
             yield [] if step.loop is not None else step.run or []
             for case in step.rule or ():
                 yield case.run
+
+
+def _may_say_refused(run: Iterable[Entry]) -> bool:
+    fails = (entry for entry in run if isinstance(entry, ActionEntry) and entry.action == "fail")
+    types = (entry.parameters.get("type", "") for entry in fails)
+    return any(not isinstance(type_, str) or has_template(type_) or type_ == REFUSED for type_ in types)
 
 
 def may_be_forgiven(step: Step) -> bool:
