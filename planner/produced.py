@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from planner.concurrency import bits
 from planner.graph import Flow
 from planner.joins import ROOT, Joins
 from planner.outcomes import EVERYTHING, Assumed, Implications, Outcome, Visit
+from planner.turns import Turns
 
 MAX_LOOKS = 250_000
 """How often an outcome of a step is looked at: past it nothing is known."""
@@ -163,8 +163,8 @@ class Ways:
         others = (*self.flow.graph.successors(step), *self.joins.regions.get(step, ()), *self.under.get(step, ()), step)
         return (other for other in others if component[other] == component[step])
 
-    def look(self) -> None:
-        self.looks += 1
+    def look(self, times: int = 1) -> None:
+        self.looks += times
         if self.looks > MAX_LOOKS:
             raise TooManyLooksError
 
@@ -179,7 +179,7 @@ class Ways:
                 continue
             found |= self.found.may[before] | outcome.may
             if self.turns is not None:
-                found |= self.turns.may_precede(step, outcome)
+                found |= self.turns.in_order(before, outcome)[step][0]
         if self.turns is not None and (dominator := self.joins.dominators.get(step)) is not None:
             found |= self.turns.ahead[self.flow.start if dominator == ROOT else dominator]
         return found
@@ -192,7 +192,7 @@ class Ways:
             self.look()
             behind = self.behind(before, outcome)
             if self.turns is not None:
-                behind |= self.turns.precede(before, step, outcome)
+                behind |= self.turns.in_order(before, outcome)[step][1]
             found &= behind
         return found
 
@@ -221,7 +221,7 @@ class Ways:
                 found &= first.bits
                 continue
             for outcome in self.outcomes[source]:
-                by = self.by_outcome(source, outcome, brought)
+                by = self.by_outcome(source, outcome, brought, join)
                 if by is not None and by.can:
                     found &= by.bits
         return found
@@ -235,16 +235,16 @@ class Ways:
         while again:
             again = False
             for step in region:
-                found = self.by_step(step, brought)
+                found = self.by_step(step, brought, join)
                 if found != brought[step]:
                     brought[step] = found
                     again = again or self.flow.is_cyclic(step)
         return brought
 
-    def by_step(self, step: str, brought: Mapping[str, Brought]) -> Brought:
+    def by_step(self, step: str, brought: Mapping[str, Brought], join: str) -> Brought:
         found, can, certain, own, left = EVERYTHING, False, True, True, EVERYTHING
         for outcome in self.outcomes[step]:
-            by = self.by_outcome(step, outcome, brought)
+            by = self.by_outcome(step, outcome, brought, join)
             if by is None:
                 continue
             certain = certain and by.certain
@@ -253,9 +253,9 @@ class Ways:
                 found, can, own = found & by.bits, True, own and by.own
         return Brought(found, can, certain, own, left)
 
-    def by_outcome(self, step: str, outcome: Outcome, brought: Mapping[str, Brought]) -> Brought | None:
+    def by_outcome(self, step: str, outcome: Outcome, brought: Mapping[str, Brought], join: str) -> Brought | None:
         """What the branches bring that go on from a step; None where the outcome cannot be."""
-        self.look()
+        self.look(max(len(outcome.targets), 1))
         behind = self.behind(step, outcome)
         if behind == EVERYTHING and not self.can_be(step, outcome):
             return None
@@ -268,7 +268,8 @@ class Ways:
             return Brought(found, True, by.certain, by.own, found if by.certain else 0)
         each = [self.by_target(target, brought) for target in outcome.targets]
         if self.turns is not None:
-            self.turns.before_join(step, outcome, brought, each)
+            for at, earlier in self.turns.left_before(step, outcome, join).items():
+                each[at] = Brought(EVERYTHING, certain=False, left=earlier)
         arriving = [by for by in each if by.can]
         certain = [by for by in each if by.certain]
         left = 0
@@ -320,114 +321,6 @@ class Ways:
                     if known != found[step]:
                         found[step] = known
                         changed = is_cyclic
-
-
-class Turns:
-    """What branches that go one after another leave to those behind them.
-
-    A join fires as soon as no branch that is alive can come to it any more, and goes before all that wait. `ahead` is what may come
-    of a branch that enters a step, `done` what has when it is over, with a bit above all others for every join at which one of
-    its branches may still wait.
-    """
-
-    def __init__(self, ways: Ways) -> None:
-        self.ways = ways
-        width = max((o.may.bit_length() for outcomes in ways.outcomes.values() for o in outcomes), default=0)
-        self.joins = list(ways.joins.dominators)
-        self.mark = {join: 1 << width + at for at, join in enumerate(self.joins)}
-        self.width = width
-        self.inside = {join: {*ways.regions[join], join} for join in self.joins}
-        self.held = {join: self.holding(join) for join in self.joins}
-        self.ahead = dict.fromkeys(ways.order, 0)
-        self.done = dict.fromkeys(ways.order, EVERYTHING)
-        ways.backwards(self.ahead, self.may_come)
-        ways.backwards(self.done, self.has_come)
-
-    def holding(self, join: str) -> set[str]:
-        """The steps of the region of a join at which a branch may stand before another one that can still come to the join."""
-        ways, inside, dominator = self.ways, self.inside[join], self.ways.joins.dominators[join]
-        stack = []
-        for step in (*ways.regions[join], *(() if dominator == ROOT else (dominator,))):
-            for outcome in ways.outcomes[step]:
-                ways.look()
-                is_held = False
-                for target in reversed(outcome.targets):
-                    if is_held and target in inside:
-                        stack.append(target)
-                    is_held = is_held or (target in inside and not ways.waits(target))
-        found: set[str] = set()
-        while stack:
-            step = stack.pop()
-            if step not in found and step != join:
-                found.add(step)
-                stack += [target for target in ways.flow.graph.successors(step) if target in inside]
-        return found
-
-    def may_come(self, step: str) -> int:
-        found = 0
-        for outcome in self.ways.outcomes[step]:
-            found |= outcome.may
-            for target in outcome.targets:
-                found |= self.ahead[target]
-        return found
-
-    def has_come(self, step: str) -> int:
-        found = EVERYTHING
-        for outcome in self.ways.outcomes[step]:
-            found &= self.fired(step, outcome.gen | self.over(outcome.targets), ())
-        return found
-
-    def over(self, targets: Sequence[str]) -> int:
-        """What has come of branches when they are over, or wait."""
-        found = 0
-        for target in targets:
-            found |= self.mark[target] if target in self.mark else self.done[target]
-        return found
-
-    def fired(self, step: str, done: int, pending: Sequence[str]) -> int:
-        """The same with what comes of those joins that wait for none of the branches that a step has still to begin."""
-        looked = 0
-        while done != EVERYTHING and (marks := done >> self.width & ~looked):
-            looked |= marks
-            for at in bits(marks):
-                join = self.joins[at]
-                if step not in self.held[join] and self.inside[join].isdisjoint(pending):
-                    done = EVERYTHING if self.done[join] == EVERYTHING else done & ~self.mark[join] | self.done[join]
-                if done == EVERYTHING:
-                    break
-        return done
-
-    def preceding(self, step: str, outcome: Outcome) -> tuple[list[str], Sequence[str]]:
-        """The targets of a fork that go before one of them, and the others. Joins that wait are come to at once."""
-        at = outcome.targets.index(step)
-        pending = outcome.targets[at:]
-        return [*outcome.targets[:at], *filter(self.ways.waits, pending[1:])], pending
-
-    def may_precede(self, step: str, outcome: Outcome) -> int:
-        """What may have come of other branches when a step is entered from a fork."""
-        found = 0
-        for target in self.preceding(step, outcome)[0]:
-            found |= self.ahead[target]
-        return found
-
-    def precede(self, fork: str, step: str, outcome: Outcome) -> int:
-        """What must have come of other branches by then."""
-        earlier, pending = self.preceding(step, outcome)
-        pending = [target for target in pending if target == step or not self.ways.waits(target)]
-        done = self.fired(fork, self.over(earlier), pending)
-        return done if done == EVERYTHING else done & (1 << self.width) - 1
-
-    def before_join(self, fork: str, outcome: Outcome, brought: Mapping[str, Brought], each: list[Brought]) -> None:
-        """Let branches that do not come to a join leave what they have done before others that do."""
-        is_before = False
-        for at in range(len(each) - 1, -1, -1):
-            target = outcome.targets[at]
-            if target in brought:
-                is_before = is_before or not self.ways.waits(target)
-            elif is_before:
-                done = self.fired(fork, self.over([target]), outcome.targets[at + 1 :])
-                left = done if done == EVERYTHING else done & (1 << self.width) - 1
-                each[at] = Brought(EVERYTHING, certain=False, left=left)
 
 
 def together(each: Sequence[Brought]) -> int:

@@ -612,10 +612,15 @@ def quote_template(data: Data, plan: Plan) -> Iterator[Change]:
 
 def _braces(path: Path, number: int) -> Where:
     def where(places: Places) -> Iterator[Place]:
-        line, column = places.value(path)
-        text = places.lines[line - 1]
-        starts = [found.start() for found in re.finditer(r"\{\{", text) if found.start() >= column - 1]
-        yield line, starts[number] + 1
+        first, column = places.value(path)
+        # A long text goes on in the next lines.
+        starts = [
+            (line, found.start() + 1)
+            for line, text in enumerate(places.lines[first - 1 :], first)
+            for found in re.finditer(r"\{\{", text)
+            if line > first or found.start() >= column - 1
+        ]
+        yield starts[number]
 
     return where
 

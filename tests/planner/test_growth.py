@@ -127,3 +127,10 @@ def test_where_forks_lie_within_forks_each_is_looked_at_once_for_every_join_arou
     assert looks(SHAPES["nested"](1_000)) < 30_000
     assert looks(SHAPES["ladder"](1_000)) < 10_000
     assert looks(SHAPES["chain"](1_000)) < 6_000
+
+
+def test_where_branches_take_turns_each_is_looked_at_a_few_times_more() -> None:
+    for shape in ("nested", "ladder", "wide"):
+        text = SHAPES[shape](1_000)
+        in_turns = text.replace("on_error: continue", "on_error: continue\nmode: sequential", 1)
+        assert looks(text) < looks(in_turns) < 3 * looks(text)
