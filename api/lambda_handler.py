@@ -1,15 +1,22 @@
 """The function of AWS Lambda behind API Gateway: the app of `api.app`, which walks nothing here and serves nobody without
 credentials.
 
-Importing this needs no settings; what is missing is named when it is first needed.
+Importing this needs no settings; what is missing is named when it is first needed. In Lambda what the first request needs is made
+ready by then, as in `executor.lambda_handler`.
 """
 
 from __future__ import annotations
 
+import gc
+import os
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from executor.errors import ActionError
 from executor.logs import log_as_json_lines
+from executor.stores import load_store, make_clients
+from planner.garbage import collection_paused
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -22,6 +29,23 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return _app()(event, context)
 
 
+def load() -> None:
+    """Make the app, and import the store that the settings name. What is there by then is never looked through for garbage."""
+    with collection_paused():
+        _app()
+        load_store()
+        gc.freeze()
+
+
+def prepare() -> None:
+    """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
+    load()
+    with collection_paused():
+        with suppress(ActionError):
+            make_clients()
+        gc.freeze()
+
+
 @cache
 def _app() -> Mangum:
     from mangum import Mangum
@@ -29,3 +53,7 @@ def _app() -> Mangum:
     from api.app import create_app
 
     return Mangum(create_app(behind_gateway=True), lifespan="off")
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    prepare()

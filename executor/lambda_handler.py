@@ -1,11 +1,13 @@
 """The functions of AWS Lambda that walk runs: `step` for messages of the queue, `dead_letter` for those it has given up, and
 `sweep` for what should have a message and has none.
 
-Importing this needs no settings; what is missing is named when it is first needed.
+Importing this needs no settings; what is missing is named when it is first needed. In Lambda what the first message needs is made
+ready by then: the time before it is given with a whole processor, and that after it with a part of one.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -14,14 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from executor.errors import MessageError, SettingError, StoreError
+from executor.errors import ActionError, MessageError, SettingError, StoreError
 from executor.logs import ABOUT, log_as_json_lines
 from executor.records import Claim, Lease
+from executor.stores import load_store, make_clients, open_store
+from planner.garbage import collection_paused
 
 if TYPE_CHECKING:
     from executor.actions.action import Capabilities
@@ -216,6 +221,26 @@ def _beside_each_other(
         return [done.result() for done in [pool.submit(copy_context().run, act, record) for record in records]]
 
 
+def load() -> None:
+    """Import what walking takes, with the store that the settings name. What is there by then is never looked through for
+    garbage.
+    """
+    with collection_paused():
+        import executor.keeping  # noqa: F401
+
+        load_store()
+        gc.freeze()
+
+
+def prepare() -> None:
+    """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
+    load()
+    with collection_paused():
+        with suppress(ActionError):
+            make_clients()
+        gc.freeze()
+
+
 @cache
 def _warm() -> Warm:
     """What is shared.
@@ -225,7 +250,6 @@ def _warm() -> Warm:
         StoreError: the store cannot be opened.
     """
     from executor.capabilities import for_service
-    from executor.stores import open_store
     from executor.worker import lease_seconds, public_url
 
     url = os.environ.get("NOETL_STORE")
@@ -245,3 +269,7 @@ def _warm() -> Warm:
 def _tell(tally: Tally) -> None:
     sys.stdout.write(tally.line() + "\n")
     sys.stdout.flush()
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    prepare()

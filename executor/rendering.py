@@ -5,18 +5,20 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from executor.errors import ActionError
 from executor.secrets import Secret, resolve
-from executor.sql import Bind, Identifier, Sql
 from executor.values import text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described, either, is_of_kind
 from planner.sinks import UrlLexer, UrlPlace
 from planner.templates import EvaluationError, Expression, Lookup, Template, has_template, one_budget, parse
 from planner.wording import quoted
+
+if TYPE_CHECKING:
+    from executor.sql import Sql
 
 
 @one_budget()
@@ -92,7 +94,7 @@ def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[
             raise _wrong(f"`{owner}` has no parameter `{name}`")
         if value is None and not parameter.required and Kind.ANY not in parameter.kinds:
             continue
-        plain = "" if isinstance(value, Sql) else value
+        plain = "" if parameter.sink is Sink.SQL and _is_statement(value) else value
         if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
             raise _wrong(f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}")
         if parameter.fields:
@@ -237,7 +239,15 @@ def _reveal_at(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
+def _is_statement(value: Any) -> bool:
+    from executor.sql import Sql
+
+    return isinstance(value, Sql)
+
+
 def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
+    from executor.sql import Bind, Identifier, Sql
+
     if not has_template(text):
         return Sql((text,))
     rendered: list[str | Bind | Identifier] = []

@@ -44,6 +44,34 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     )
 
 
+def load_store() -> None:
+    """Import what the store consists of that the environment names for functions, so that opening it takes less."""
+    url = os.environ.get("NOETL_STORE", "")
+    if url.startswith(("arn:", "postgres://", "postgresql://")):
+        import psycopg_pool  # noqa: F401
+
+        import executor.stores.postgres
+    else:
+        import executor.stores.dynamo.store  # noqa: F401
+    import botocore.session  # noqa: F401
+
+
+def make_clients() -> None:
+    """Make the clients of AWS that it speaks with.
+
+    Raises:
+        ActionError: a setting is missing, such as the region.
+    """
+    from executor.aws import client, region_of
+
+    url = os.environ.get("NOETL_STORE", "")
+    if url.startswith("arn:"):
+        client("secretsmanager", region_of(url))
+    elif url.startswith("dynamodb:"):
+        client("dynamodb", once=True)
+    client("sqs", once=True)
+
+
 def address_of(url: str | None = None) -> str:
     """The URL of a store: the one given, or `NOETL_STORE`, or the default one. Where that is the ARN of a secret in AWS Secrets
     Manager, it is what the secret says: a URI of Postgres, or the JSON that Amazon RDS keeps there.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import started
 from tests.http_server import Exchange, serve
+from tests.tools import ROOT
 
 __all__ = ["aws", "aws_server"]
 
@@ -248,3 +252,48 @@ def test_a_store_that_sends_no_messages(monkeypatch: pytest.MonkeyPatch, url: st
     # What was left open would be reported, here and not in whichever test comes later.
     del refused
     gc.collect()
+
+
+class TestStart:
+    """What is there when the first message comes, in a process of its own."""
+
+    CODE = """
+import gc, sys
+import executor.lambda_handler
+from executor import aws
+print("executor.walk" in sys.modules, "executor.stores.dynamo.store" in sys.modules, "executor.stores.postgres" in sys.modules)
+print(aws.client.cache_info().currsize, gc.isenabled())
+"""
+
+    @pytest.mark.parametrize(
+        ("settings", "told"),
+        [
+            ({}, ["False False False", "0 True"]),
+            ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, ["True True False", "0 True"]),
+            ({"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1"}, ["True True False", "1 True"]),
+            (
+                {"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1", "NOETL_STORE": "dynamodb://table"},
+                ["True True False", "2 True"],
+            ),
+            (
+                {
+                    "AWS_LAMBDA_FUNCTION_NAME": "f",
+                    "AWS_REGION": "us-east-1",
+                    "NOETL_STORE": "arn:aws:secretsmanager:eu-west-1:1:secret:a",
+                },
+                ["True False True", "2 True"],
+            ),
+        ],
+        ids=["elsewhere", "without a region", "without a store", "DynamoDB", "Postgres"],
+    )
+    def test_what_is_loaded(self, settings: dict[str, str], told: list[str]) -> None:
+        environ = {"PATH": os.environ["PATH"], "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+        done = subprocess.run(
+            [sys.executable, "-c", self.CODE],
+            env=environ | settings,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.splitlines() == told

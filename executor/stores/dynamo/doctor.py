@@ -27,22 +27,25 @@ _DONE = (VisitStatus.SUCCEEDED, VisitStatus.FAILED)
 _COMPLETE = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 
 
-class Doctor(Core):
-    """The part of the store that examines it."""
+class Doctor:
+    """Examines a store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     def examine(self) -> list[Finding]:
         """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
         found = _Belongings()
-        for item in self.table.scan(_TOLD):
+        for item in self._core.table.scan(_TOLD):
             found.note(item)
         ids = sorted(found.heads)
         told = [*found.findings()]
-        for findings in self.in_parallel(self._examine_run, ids):
+        for findings in self._core.in_parallel(self._examine_run, ids):
             told += findings
         return limited(told)
 
     def _examine_run(self, run_id: str) -> list[Finding]:
-        head = self.table.get(keys.head(run_id))
+        head = self._core.table.get(keys.head(run_id))
         lacking = None if head is None else self._without_plan(head)
         if lacking is not None:
             # Nothing else can be known of a run without its plan.
@@ -51,7 +54,7 @@ class Doctor(Core):
         for look in range(LOOKS):
             if look:
                 time.sleep(BETWEEN_SECONDS)
-            whole = read_whole(self, run_id)
+            whole = read_whole(self._core, run_id)
             seen = [] if whole is None else list(self._findings(whole))
             found = seen if look == 0 else [one for one in found if one in seen]
             if not found:
@@ -59,7 +62,7 @@ class Doctor(Core):
         return found
 
     def _without_plan(self, head: Item) -> Finding | None:
-        if self.table.get(keys.plan(head["plan"])) is not None:
+        if self._core.table.get(keys.plan(head["plan"])) is not None:
             return None
         run_id = head["pk"][2:]
         return Finding("unknown plans", f"run {run_id} of `{head['playbook']}` has a plan that is not there", run_id)
@@ -98,7 +101,7 @@ class Doctor(Core):
                     " has an end"
                 )
                 yield Finding("endings of visits", message, run_id)
-        if "parent" in head and self.table.get(keys.head(head["parent"][0])) is None:
+        if "parent" in head and self._core.table.get(keys.head(head["parent"][0])) is None:
             message = f"run {run_id} belongs to run {head['parent'][0]}, which is not there"
             yield Finding("unknown parents", message, run_id)
 
@@ -109,12 +112,12 @@ class Doctor(Core):
             return True
         if visit.status is not VisitStatus.WAITING:
             return False
-        pk = keys.visit(visit.run_id, visit.id, self.spread(visit.run_id)).pk
-        waits = self.table.query(pk, f"W#{visit.id}#")
+        pk = keys.visit(visit.run_id, visit.id, self._core.spread(visit.run_id)).pk
+        waits = self._core.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):
             return True
-        links = self.table.query(keys.partition(visit.run_id), f"K#{visit.id}#")
-        heads = self.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
+        links = self._core.table.query(keys.partition(visit.run_id), f"K#{visit.id}#")
+        heads = self._core.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
         return any(not is_over(head) for head in heads.values())
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from executor.errors import SchemaError
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.api_keys import ApiKeys
 from executor.stores.dynamo.asking import Asking
-from executor.stores.dynamo.doctor import Doctor
 from executor.stores.dynamo.history import History
 from executor.stores.dynamo.registry import Registry
 from executor.stores.dynamo.retention import Retention
@@ -16,11 +17,14 @@ from executor.stores.dynamo.waits import Waits
 from executor.stores.notes import Messages
 from planner.plan import Header, Plan, Step, Task
 
+if TYPE_CHECKING:
+    from executor.stores.doctor import Finding
+
 SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""
 
 
-class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Retention, Asking, Sweeping):
+class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping):
     """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
     local runs, and without a queue all, as the table says. With a bucket, large values lie there. Runs that have ended are kept for
     `keeps_seconds`, or for ever.
@@ -46,6 +50,12 @@ class DynamoStore(Waits, Registry, ApiKeys, Doctor, History, Retention, Asking, 
 
     def close(self) -> None:
         """Clients are shared by the whole process, so there is nothing to give up."""
+
+    def examine(self) -> list[Finding]:
+        """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
+        from executor.stores.dynamo.doctor import Doctor
+
+        return Doctor(self).examine()
 
     def save_plan(self, plan: Plan) -> None:
         self.plans.save(plan)

@@ -1,0 +1,102 @@
+"""The runtime client of AWS with a function in it, driven as Lambda drives it: what it asks for, it is given here."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+INVOCATION_SECONDS = 120.0
+_NEXT = "/2018-06-01/runtime/invocation/next"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked has been ended."""
+
+
+class Runtime:
+    """A process that runs a handler, and what it is asked and answers."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[bytes] = queue.Queue()
+        self.answers: queue.Queue[tuple[str, bytes]] = queue.Queue()
+
+    def invoke(self, event: Mapping[str, Any]) -> tuple[Any, float]:
+        """What the handler answers, and how many seconds that took.
+
+        Raises:
+            RuntimeError: it raised; the message is what Lambda would be told.
+        """
+        began = time.perf_counter()
+        self.events.put(json.dumps(event).encode())
+        kind, body = self.answers.get(timeout=INVOCATION_SECONDS)
+        seconds = time.perf_counter() - began
+        if kind != "response":
+            raise RuntimeError(body.decode())
+        return json.loads(body), seconds
+
+
+@contextmanager
+def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterator[Runtime]:
+    """The runtime of a handler of the package in a folder, until the block ends."""
+    runtime = Runtime()
+
+    class Api(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body go in one packet, or the client waits for an acknowledgement
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            assert self.path == _NEXT, self.path
+            body = runtime.events.get()
+            deadline = int((time.time() + INVOCATION_SECONDS) * 1000)
+            arn = "arn:aws:lambda:us-east-1:123456789012:function:benchmark"
+            named = {"Aws-Request-Id": "1", "Deadline-Ms": str(deadline), "Invoked-Function-Arn": arn}
+            self._answer(200, body, {f"Lambda-Runtime-{name}": value for name, value in named.items()})
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(202, b"{}", {})
+            runtime.answers.put((self.path.rpartition("/")[2], body))
+
+        def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+            self.send_response(status)
+            always = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+            for name, value in {**headers, **always}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+
+    server = _Server(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    given = {
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{server.server_port}",
+        "AWS_LAMBDA_FUNCTION_NAME": "benchmark",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "256",
+        "AWS_LAMBDA_FUNCTION_VERSION": "1",
+        "LAMBDA_TASK_ROOT": str(folder),
+        **environ,
+    }
+    command = [str(python), "-m", "awslambdaric", handler]
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **given}, stdout=subprocess.DEVNULL)
+    try:
+        yield runtime
+    finally:
+        process.kill()
+        process.wait()
+        server.shutdown()
+        server.server_close()
