@@ -30,6 +30,9 @@ BRANCH_WRITES, FORK_WRITES = 3.0, 11.0
 RUN_INDEX_WRITES = 2.0
 """Units in each index: a run is put there, and changed or taken out when it ends."""
 
+INDEX_PARTITIONS = 8
+"""Over how many partitions of an index runs are spread (`executor.stores.dynamo.keys.SHARDS`)."""
+
 INVOCATION_SECONDS = 0.02
 """What a step takes besides its work: its reads, its commit and its message."""
 
@@ -122,7 +125,7 @@ def limits_of(load: Load) -> list[Limit]:
     """The limits that the load comes up against, the one that is nearest first."""
     needs = needs_of(load)
     more = "ask for a higher quota of"
-    indexes = "longer runs instead of more, or several stacks: the runs of a tenant share a partition, and so do all open ones"
+    indexes = "longer runs instead of more, or several stacks: the runs of a tenant share eight partitions, and so do all open ones"
     rows = (
         ("invocations at once in an account", 1_000, needs.at_once, f"{more} Lambda concurrency"),
         (
@@ -133,7 +136,7 @@ def limits_of(load: Load) -> list[Limit]:
         ),
         ("write units of the table", 40_000, needs.write_units, f"{more} the table"),
         ("read units of the table", 40_000, needs.read_units, f"{more} the table"),
-        ("write units of one partition of an index", 1_000, needs.index_writes, indexes),
+        ("write units of the partitions of an index", INDEX_PARTITIONS * 1_000, needs.index_writes, indexes),
         ("write units of one run", 1_000, needs.run_writes, "longer steps, or several runs"),
         ("messages that are at work", 120_000, needs.at_once, "deploy a second stack"),
         ("requests to the API", 10_000, load.runs_per_second, f"{more} API Gateway"),

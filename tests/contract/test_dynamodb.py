@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from executor.capabilities import for_local_run
 from executor.errors import MessageError, RejectedError, SettingError
 from executor.records import Claim, Playbook, Run, RunStatus, VisitStatus
 from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
+from executor.stores.dynamo.asking import merged
+from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.change import Change, Put
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.notes import Note
@@ -142,6 +147,95 @@ class TestRetention:
     def test_a_time_that_is_none(self, days: str) -> None:
         with pytest.raises(SettingError, match="NOETL_RETENTION_DAYS"):
             retention_seconds({"NOETL_RETENTION_DAYS": days})
+
+
+class TestLists:
+    """Lists of runs are put together of what several partitions of an index hold."""
+
+    @pytest.fixture
+    def store(self, aws: Client) -> DynamoStore:
+        upgrade("noetl")
+        return DynamoStore("noetl")
+
+    def test_pages_of_many_runs(self, store: DynamoStore) -> None:
+        chance = random.Random(7)
+        times = [float(chance.randrange(20)) for _ in range(60)]
+        ids = {started(store, now=at, origin="service").id: at for at in times}
+        expected = sorted(ids, key=lambda one: (ids[one], one), reverse=True)
+        shards = {str(item["tenant"]) for item in store.table.scan() if item["sk"] == "H"}
+        assert shards == {f"default#{number}" for number in range(keys.SHARDS)}
+        assert sorted(store.open_runs("service")) == sorted(ids)
+        for limit in (1, 7, 59, 60, 100):
+            found: list[str] = []
+            cursor: str | None = None
+            while True:
+                page, cursor = store.runs("default", limit=limit, cursor=cursor)
+                found += [run.id for run in page]
+                if cursor is None:
+                    break
+                assert len(page) == limit
+            assert found == expected
+        newest, _ = store.runs("default", since=12.0)
+        assert [run.id for run in newest] == [id for id in expected if ids[id] >= 12.0]
+
+    def test_sweeps_go_through_all_of_them(self, store: DynamoStore) -> None:
+        for _ in range(40):
+            started(store, now=1.0, origin="service")
+        swept = [store.sweep(2.0, limit=9).runs for _ in range(40)]
+        # Each looks at one of a partition, and begins again where that has no more.
+        assert all(0 < runs <= keys.SHARDS for runs in swept)
+        assert sum(swept) >= 40
+
+    def test_runs_of_a_version_that_did_not_spread_them(self, store: DynamoStore) -> None:
+        old, new = (started(store, now=at, origin="service") for at in (1.0, 2.0))
+        plain = {"tenant": "default", "open": "service", "owner": None}
+        store.table.update(Change(keys.head(old.id), plain))
+        found, _ = store.runs("default")
+        assert [(run.id, run.tenant) for run in found] == [(new.id, "default"), (old.id, "default")]
+        assert store.run("default", old.id) is not None
+        assert sorted(store.open_runs("service")) == sorted((old.id, new.id))
+        assert store.sweep(3.0).runs == 2
+
+    def test_a_run_that_the_index_knows_and_the_table_does_not(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has just expired."""
+        runs = [started(store, now=float(at), origin="service") for at in range(3)]
+        gone = keys.head(runs[1].id)
+        get_many = store.table.get_many
+
+        def without(wanted: Sequence[keys.Key]) -> dict[keys.Key, Item]:
+            return {key: item for key, item in get_many(wanted).items() if key != gone}
+
+        monkeypatch.setattr(store.table, "get_many", without)
+        first, cursor = store.runs("default", limit=2)
+        rest, end = store.runs("default", limit=2, cursor=cursor)
+        assert [[run.id for run in page] for page in (first, rest)] == [[runs[2].id], [runs[0].id]]
+        assert end is None
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 30), unique=True), st.booleans()), min_size=1, max_size=5),
+    st.integers(1, 12),
+)
+def test_shards_are_merged_without_a_gap(drawn: list[tuple[list[int], bool]], wanted: int) -> None:
+    """Of each shard there is what it holds; of one that was not looked through to its end, the newest of that."""
+    held = [
+        [f"{number:02}.{index}" for number in sorted(numbers, reverse=True)] for index, (numbers, _) in enumerate(drawn)
+    ]
+    looked = []
+    for all_of_it, (_, is_cut) in zip(held, drawn, strict=True):
+        seen = all_of_it[: len(all_of_it) // 2]
+        looked.append(
+            (seen[:wanted], seen[-1]) if is_cut and seen and len(seen) < wanted else (all_of_it[:wanted], None)
+        )
+    found, end = merged(looked, wanted)
+    newest = sorted((one for part in held for one in part), reverse=True)
+    assert found == newest[: len(found)]
+    if end is None:
+        assert len(found) == min(wanted, len(newest))
+    else:
+        assert found == [one for one in newest if one >= end]
 
 
 class TestQueue:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from executor.actions import catalogue
-from infra.capacity import Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
+from executor.stores.dynamo.keys import SHARDS
+from infra.capacity import INDEX_PARTITIONS, Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
 from planner.compile import compile_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ def vars_of(load: Load) -> list[float]:
 @pytest.mark.parametrize(
     ("load", "first"),
     [
-        (Load(CHAIN, 400.0), "write units of one partition of an index"),
+        (Load(CHAIN, 400.0, step_seconds=0.0), "write units of the table"),
         (Load(Shape(1_000, 0, 0), 10.0, step_seconds=5.0), "invocations at once in an account"),
         (Load(Shape(10_000, 0, 0), 10.0, step_seconds=0.0, result_bytes=10_000), "write units of the table"),
         (Load(Shape(100_000, 0, 0), 0.001, step_seconds=0.0, result_bytes=100_000), "write units of one run"),
@@ -69,11 +70,17 @@ def test_which_limit_comes_first(load: Load, first: str) -> None:
     assert all(limit.cure and limit.most > 0 for limit in limits)
 
 
+def test_runs_are_spread_over_the_indexes() -> None:
+    assert INDEX_PARTITIONS == SHARDS
+    [limit] = [limit for limit in limits_of(Load(CHAIN, 2_000.0)) if "index" in limit.name]
+    assert (limit.most, limit.share) == (8_000, 0.5)
+
+
 def test_a_hundred_thousand_steps_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     main([str(ROOT / "examples" / "portable.yaml"), "--runs-per-second", "20000"])
     out = capsys.readouterr().out
     assert "100,000 steps a second" in out
-    assert "The first limit is that of write units of one partition of an index, at 500 runs" in out
+    assert "The first limit is that of write units of the table, at 930 runs" in out
     assert "dollars a month" in out
 
 

@@ -10,17 +10,17 @@ from executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from executor.records import Run, RunStatus, Visit
 from executor.stores.cursors import read_cursor, write_cursor
 from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item, attributes, item_of
+from executor.stores.dynamo.attributes import Item, attributes
 from executor.stores.dynamo.change import Put, Write
 from executor.stores.dynamo.claims import Claims
 from executor.stores.dynamo.repeating import Refused
-from executor.stores.dynamo.runs import counts_of, deadline_of, first_of, head_item, run_of, spread_of
+from executor.stores.dynamo.runs import counts_of, deadline_of, first_of, head_item, run_of, spread_of, tenant_of
 from executor.stores.dynamo.visits import Way, outcome, self_contained
 from executor.stores.dynamo.whole import read_whole
 from executor.stores.notes import Note
 
-MOST_PAGES = 20
-"""How many pages of the index of runs are looked through for one page of answers."""
+MOST_PAGES = 4
+"""How many pages of each part of the index of runs are looked through for one page of answers."""
 
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
@@ -90,7 +90,7 @@ class Asking(Claims):
         first = [keys.head(run_id), keys.counter(run_id, 0)]
         found = self.table.get_many(first)
         head = found.get(first[0])
-        if head is None or head["tenant"] != tenant:
+        if head is None or tenant_of(head) != tenant:
             return None
         self.note_head(head)
         return self._stands(head, found.get(first[1]))
@@ -128,17 +128,19 @@ class Asking(Claims):
         cursor: str | None = None,
     ) -> tuple[list[Run], str | None]:
         behind = None if cursor is None else keys.created(*read_cursor(cursor))
+        more: str | None = None
         if parent is not None:
-            candidates, more = self._children(parent, behind), None
+            page = self._children(parent, behind)
         else:
-            candidates, more = self._listed(tenant, status, playbook, tag, since, queue, limit + 1, behind)
+            places, end = self._listed(tenant, status, playbook, tag, since, queue, limit + 1, behind)
+            page = [place.partition("#")[2] for place in places[:limit]]
+            more = places[limit - 1] if len(places) > limit else end
         found: list[Run] = []
-        page = candidates if parent is not None else candidates[:limit]
         wanted_items = [key for run_id in page for key in (keys.head(run_id), keys.counter(run_id, 0))]
         items = self.table.get_many(wanted_items)
         heads = {key: item for key, item in items.items() if key.sk == "H"}
         for head in sorted(heads.values(), key=lambda head: str(head["created"]), reverse=True):
-            if head["tenant"] != tenant:
+            if tenant_of(head) != tenant:
                 continue
             run = self._stands(head, items.get(keys.counter(head["pk"][2:], 0)))
             wanted = (
@@ -154,10 +156,10 @@ class Asking(Claims):
         if parent is not None:
             last = found[limit - 1] if len(found) > limit else None
             return found[:limit], None if last is None else write_cursor(last.created_at, last.id)
-        if len(candidates) > limit:
-            head = heads[keys.head(candidates[limit - 1])]
-            return found, write_cursor(head["at"], candidates[limit - 1])
-        return found, more
+        if more is None:
+            return found, None
+        at, _, run_id = more.partition("#")
+        return found, write_cursor(float(at), run_id)
 
     def _children(self, parent: str, behind: str | None) -> list[str]:
         items = self.table.query(keys.partition(parent), "K#")
@@ -174,8 +176,8 @@ class Asking(Claims):
         wanted: int,
         behind: str | None,
     ) -> tuple[list[str], str | None]:
-        """The ids of runs, the newest first, and a cursor where the index has been looked through for long enough."""
-        values: dict[str, Any] = {":t": tenant, ":from": keys.created(max(since or 0.0, 0.0), ""), ":to": behind or "~"}
+        """The places of runs in the index, the newest first, and where it has been looked through for long enough."""
+        values: dict[str, Any] = {":from": keys.created(max(since or 0.0, 0.0), ""), ":to": behind or "~"}
         filters: list[str] = []
         names = {"#s": "status", "#q": "queue", "#g": "tags"}
         used: dict[str, str] = {}
@@ -197,23 +199,27 @@ class Asking(Claims):
                 used |= {short: name for short, name in names.items() if short in clause}
         asked: dict[str, Any] = {
             "KeyConditionExpression": "tenant = :t AND created BETWEEN :from AND :to",
-            "ExpressionAttributeValues": attributes(values),
             "ScanIndexForward": False,
         }
-        asked |= {"FilterExpression": " AND ".join(filters)} if filters else {}
+        asked |= {"FilterExpression": " AND ".join(filters)} if filters else {"Limit": wanted + 1}
         asked |= {"ExpressionAttributeNames": used} if used else {}
+
+        def look(shard: str) -> tuple[list[str], str | None]:
+            given = attributes(values | {":t": shard})
+            return self._listed_in(asked | {"ExpressionAttributeValues": given}, wanted, behind)
+
+        return merged(self.in_parallel(look, keys.shards(tenant)), wanted)
+
+    def _listed_in(self, asked: dict[str, Any], wanted: int, behind: str | None) -> tuple[list[str], str | None]:
+        """The places of the newest runs of a shard, and where it has been looked through for long enough, if there are more."""
         found: list[str] = []
         for _ in range(MOST_PAGES):
             page = self.table.index("runs", **asked)
-            for raw in page["Items"]:
-                item = item_of(raw)
-                if item["created"] != behind:
-                    found.append(item["pk"][2:])
+            found += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != behind]
             if len(found) >= wanted or "LastEvaluatedKey" not in page:
                 return found[:wanted], None
-            asked["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-        at, _, run_id = item_of(page["LastEvaluatedKey"])["created"].partition("#")
-        return found, write_cursor(float(at), run_id)
+            asked = asked | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+        return found, str(page["LastEvaluatedKey"]["created"]["S"])
 
     def visits(self, run_id: str) -> list[Visit]:
         whole = read_whole(self, run_id)
@@ -263,3 +269,12 @@ class Asking(Claims):
 
 def _without_saved(visit: Visit) -> Visit:
     return replace(visit, saved={}, result=None)
+
+
+def merged(shards: Sequence[tuple[Sequence[str], str | None]], wanted: int) -> tuple[list[str], str | None]:
+    """The newest of what shards have found, each of them the newest first, and how far all of them were looked through, where
+    more may be behind that. What is older than where one of them has ended waits: that one may have something newer.
+    """
+    end = max((end for _, end in shards if end is not None), default=None)
+    found = sorted((one for part, _ in shards for one in part if end is None or one >= end), reverse=True)[:wanted]
+    return found, None if len(found) == wanted else end

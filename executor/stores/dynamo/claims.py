@@ -127,9 +127,12 @@ class Claims(Core):
 
     def open_runs(self, queue: str) -> list[str]:
         """The ids of the runs of a queue that have not ended."""
+        return [id for ids in self.in_parallel(self._open_in, keys.open_in(queue)) for id in ids]
+
+    def _open_in(self, shard: str) -> list[str]:
         found: list[str] = []
         asked = {"KeyConditionExpression": "#o = :q", "ExpressionAttributeNames": {"#o": "open"}}
-        values = {"ExpressionAttributeValues": {":q": {"S": queue}}}
+        values = {"ExpressionAttributeValues": {":q": {"S": shard}}}
         start: dict[str, object] = {}
         while True:
             page = self.table.index("open", **asked, **values, **start)

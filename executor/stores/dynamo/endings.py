@@ -298,7 +298,7 @@ class Endings(Joins):
             "resumes": resumes,
             "deadline": deadline_at,
             "given": self.blobs.keep(run.id, given),
-            "open": head["queue"],
+            "open": keys.open_under(head["queue"], run.id),
             "told": self._told(head, event),
             "reopening": True,
         }

@@ -9,11 +9,18 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from executor.records import SERVICE
+
 MOST_PARTITIONS = 64
 """Over how many partitions a run is spread at most: one transaction reads and writes a counter of each."""
 
 BRANCHES_EACH = 16
 """How many branches of a fork share a partition of their run."""
+
+SHARDS = 8
+"""Over how many partitions of an index the runs of a tenant are spread, and those of the service that have not ended: each takes
+a thousand writes a second.
+"""
 
 
 class Key(NamedTuple):
@@ -113,6 +120,27 @@ def api_key(id: str) -> Key:
 def api_key_of(tenant: str, at: float, id: str) -> Key:
     """Where a tenant finds its keys, the oldest first."""
     return Key(f"O#{tenant}", f"A#{created(at, id)}")
+
+
+def shard(of: str, run_id: str) -> str:
+    """Under what an index keeps a run, which is one of a tenant or of the service."""
+    number = hashlib.blake2b(run_id.encode(), digest_size=4).digest()[0] % SHARDS
+    return f"{of}#{number}"
+
+
+def shards(of: str) -> list[str]:
+    """Under what an index keeps the runs of a tenant or of the service: spread, and those of before under the name itself."""
+    return [of, *(f"{of}#{number}" for number in range(SHARDS))]
+
+
+def open_under(queue: str, run_id: str) -> str:
+    """Under what the index of open runs keeps a run of a queue. Queues of local runs hold few."""
+    return shard(queue, run_id) if queue == SERVICE else queue
+
+
+def open_in(queue: str) -> list[str]:
+    """Under what the index of open runs keeps those of a queue."""
+    return shards(queue) if queue == SERVICE else [queue]
 
 
 def created(at: float, run_id: str) -> str:

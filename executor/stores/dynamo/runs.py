@@ -32,9 +32,10 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
     given = {"input": dict(run.input), "environment": dict(run.environment), "variables": dict(run.variables)}
     given = {name: value for name, value in given.items() if value}
     item = {
-        "tenant": run.tenant,
+        "tenant": keys.shard(run.tenant, run.id),
+        "owner": run.tenant,
         "created": keys.created(run.created_at, run.id),
-        "open": run.queue,
+        "open": keys.open_under(run.queue, run.id),
         "at": run.created_at,
         "playbook": run.playbook,
         "version": run.version,
@@ -65,7 +66,7 @@ def run_of(head: Item, blobs: Blobs, counts: Counts | None = None) -> Run:
     parent = head.get("parent")
     return Run(
         id=head["pk"][2:],
-        tenant=head["tenant"],
+        tenant=tenant_of(head),
         playbook=head["playbook"],
         version=head.get("version"),
         plan_hash=head["plan"],
@@ -94,6 +95,11 @@ def run_of(head: Item, blobs: Blobs, counts: Counts | None = None) -> Run:
         error=blobs.read(head.get("error")),
         errors=tuple(blobs.read(head.get("errors")) or ()),
     )
+
+
+def tenant_of(head: Item) -> str:
+    """Whose run it is. Heads of before have it where the index looks for it."""
+    return str(head.get("owner", head["tenant"]))
 
 
 def spread_of(head: Item) -> int:

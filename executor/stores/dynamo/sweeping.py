@@ -18,8 +18,6 @@ from executor.stores.store import Swept
 MOST_SWEPT = 200
 """How many runs one sweep looks at; the next one goes on behind them."""
 
-_PLACE = keys.Key("S#sweep", "S")
-
 logger = logging.getLogger("noetl.executor")
 
 
@@ -30,20 +28,28 @@ class Sweeping(Endings):
         """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
         follow each other through all of the runs; two at a time do no harm.
         """
-        place = (self.table.get(_PLACE) or {}).get("behind")
+        shards = keys.open_in(queue)
+        most = max(limit // len(shards), 1)
+        pages = self.in_parallel(lambda shard: self._open_page(shard, most), shards)
+        found = [run_id for page in pages for run_id in page]
+        return Swept(len(found), sum(self.in_parallel(lambda run_id: self._sweep_run(run_id, now), found)))
+
+    def _open_page(self, shard: str, limit: int) -> list[str]:
+        """So many of the open runs of a shard, behind those that were looked at before."""
+        at = keys.Key("S#sweep", f"S#{shard}")
+        place = (self.table.get(at) or {}).get("behind")
         asked = {
             "KeyConditionExpression": "#o = :q" + (" AND created > :c" if place else ""),
             "ExpressionAttributeNames": {"#o": "open"},
-            "ExpressionAttributeValues": attributes({":q": queue, ":c": place}),
+            "ExpressionAttributeValues": attributes({":q": shard, ":c": place}),
             "Limit": limit,
         }
         page = self.table.index("open", **asked)
         found = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
-        repaired = sum(self.in_parallel(lambda one: self._sweep_run(one[0], now), found))
         behind = found[-1][1] if found and "LastEvaluatedKey" in page else None
         if behind != place:
-            self.table.update(Change(_PLACE, {"behind": behind}))
-        return Swept(len(found), repaired)
+            self.table.update(Change(at, {"behind": behind}))
+        return [run_id for run_id, _ in found]
 
     def _sweep_run(self, run_id: str, now: float) -> int:
         whole = read_whole(self, run_id)
