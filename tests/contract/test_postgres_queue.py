@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from executor.aws import forget
@@ -20,7 +21,7 @@ from executor.stores.store import Received, Swept
 from executor.walk import Walker
 from infra.migrations import upgrade
 from tests.aws import Client, aws, aws_server, become_nobody
-from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started
+from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.plays import compiled
@@ -233,6 +234,17 @@ def test_a_queue_that_refuses_loses_nothing(
     assert store.visits(run.id)[0].status is VisitStatus.READY
     assert store.sweep(time.time() + 1000.0).repaired == 1
     assert driven(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
+
+
+def test_a_process_has_few_connections(store: PostgresStore, postgres_dsn: str) -> None:
+    """There are as many processes as invocations at once: each has four at most, and none that only listens."""
+    run = begun(store, DIAMOND)
+    together(20, lambda _: [store.visits(run.id) for _ in range(50)])
+    with psycopg.connect(postgres_dsn) as connection:
+        query = "select query from pg_stat_activity where application_name = 'noetl' and datname = current_database()"
+        queries = [row[0] for row in connection.execute(query).fetchall()]
+    assert 1 <= len(queries) <= 4
+    assert not any("listen" in query for query in queries)
 
 
 class TestSecret:

@@ -32,6 +32,8 @@ def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -
     cloudformation = boto3.client("cloudformation", region_name=REGION)
     [found] = cloudformation.describe_stacks(StackName="by-hand")["Stacks"]
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+    told = f"export NOETL_STORE={outputs['StoreUrl']} NOETL_QUEUE={outputs['QueueUrl']} NOETL_BUCKET={outputs['BucketName']}"
+    assert outputs["Settings"] == told
     stack = Stack(account, outputs)
     with stack.http(None) as http:
         assert http.get("/healthz").json() == {"status": "ok"}
