@@ -23,16 +23,16 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         StoreError: the store cannot be opened, or its address not be read.
     """
     keeps_seconds = retention_seconds()
-    url = address_of(url)
+    url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
         from executor.stores.sqlite import SqliteStore
 
         return SqliteStore(rest[1:], create=create, keeps_seconds=keeps_seconds)
-    if scheme in ("postgres", "postgresql") and separator:
+    if url.startswith("arn:") or (scheme in ("postgres", "postgresql") and separator):
         from executor.stores.postgres import PostgresStore
 
-        return PostgresStore(url, queue_url=_queue_url(), keeps_seconds=keeps_seconds)
+        return PostgresStore(lambda: address_of(url), queue_url=_queue_url(), keeps_seconds=keeps_seconds)
     if scheme == "dynamodb" and separator:
         return _in_dynamodb(table_of(url), keeps_seconds)
     # What stands behind the scheme may hold a password.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -90,7 +91,7 @@ For a transaction that has locked the run.
 
 
 class PostgresStore(SqlStore):
-    """The store in the database that a libpq URI leads to. What another transaction or a lost connection keeps from being
+    """The store in the database that a libpq URI leads to, or what gives one for every new connection. What another transaction or a lost connection keeps from being
     written is written again; where it cannot be known whether it was, that is a StoreError.
 
     With the URL of a queue, messages there tell of whatever becomes due for workers of a service: they call functions. The table
@@ -103,7 +104,9 @@ class PostgresStore(SqlStore):
     # A cast to `jsonb` fails where a tag is not valid Unicode, and then no page of runs could be read.
     has_tag = "exists (select 1 from json_array_elements(tags::json) as tag where tag::text = ?)"
 
-    def __init__(self, uri: str, *, queue_url: str | None = None, keeps_seconds: float | None = None) -> None:
+    def __init__(
+        self, uri: str | Callable[[], str], *, queue_url: str | None = None, keeps_seconds: float | None = None
+    ) -> None:
         self.messages = None if queue_url is None else Messages(queue_url)
         self.postgres = PostgresDatabase(uri, self.messages)
         super().__init__(self.postgres, keeps_seconds)

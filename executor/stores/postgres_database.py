@@ -12,7 +12,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import SchemaError, StoreError
+from executor.errors import SchemaError, SettingError, StoreError
 from executor.records import NEVER, SERVICE
 from executor.stores.database import UnwrittenError
 from executor.stores.notes import Messages, Note
@@ -69,7 +69,8 @@ logger = logging.getLogger("noetl.executor")
 
 
 class PostgresDatabase:
-    """The database that a libpq URI leads to. With `messages`, those are told of what a transaction has made due for workers of a
+    """The database that a libpq URI leads to, or what gives one: it is asked for every new connection, so that a password may
+    change. With `messages`, those are told of what a transaction has made due for workers of a
     service, once it is committed; otherwise other processes hear of it from the server.
 
     Raises:
@@ -77,14 +78,14 @@ class PostgresDatabase:
         UnwrittenError: `transaction` and `change`, when it failed for a reason that passes, and nothing was written.
     """
 
-    def __init__(self, uri: str, messages: Messages | None = None) -> None:
+    def __init__(self, uri: str | Callable[[], str], messages: Messages | None = None) -> None:
         try:
             import psycopg
             from psycopg.rows import dict_row
             from psycopg_pool import ConnectionPool
         except ImportError as error:
             raise StoreError("A store in Postgres needs the extra `postgres` of this installation.") from error
-        self._conninfo = conninfo_of(uri)
+        self._uri = uri
         self._messages = messages
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
@@ -102,14 +103,17 @@ class PostgresDatabase:
         self._at_work = threading.local()
         try:
             # A pool that finds no server says so after a while only, and not why.
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with psycopg.connect(self._conninfo(), autocommit=True) as connection:
                 _check_schema(connection)
             self._pool.open()
         except BaseException as error:
             self.close()
-            if isinstance(error, StoreError):
+            if isinstance(error, StoreError | SettingError):
                 raise
             raise failure_of(error) from error
+
+    def _conninfo(self) -> str:
+        return conninfo_of(self._uri if isinstance(self._uri, str) else self._uri())
 
     def close(self) -> None:
         for listener in self._listeners:
@@ -198,7 +202,7 @@ class PostgresDatabase:
     def listen(self, heard: Callable[[], object]) -> None:
         """From now on a thread calls `heard` when a process has written something that is due, until the database is closed."""
         if self._messages is None:
-            self._listeners.append(Listener(self._conninfo, heard))
+            self._listeners.append(Listener(self._conninfo(), heard))
 
     @repeated
     def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -241,7 +245,7 @@ class PostgresDatabase:
         import psycopg
 
         try:
-            psycopg.connect(self._conninfo, connect_timeout=2).close()
+            psycopg.connect(self._conninfo(), connect_timeout=2).close()
         except psycopg.Error as error:
             return failure_of(error)
         return StoreError("The store in Postgres failed: all connections of this process are in use.")

@@ -25,7 +25,7 @@ from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, f
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.plays import compiled
-from tests.postgres import postgres_dsn, postgres_server
+from tests.postgres import emptied, postgres_dsn, postgres_server
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
@@ -256,6 +256,26 @@ class TestSecret:
         store = open_store(arn)
         assert isinstance(store, PostgresStore)
         store.close()
+
+    def test_it_is_read_for_every_new_connection(
+        self, queue: str, aws: Client, postgres_server: str, postgres_dsn: str
+    ) -> None:
+        """Here the new address is that of another database, so that it can be told."""
+        arn = aws("secretsmanager").create_secret(Name="changing", SecretString=postgres_dsn)["ARN"]
+        store = open_store(arn)
+        run = started(store, DIAMOND)
+        with emptied(postgres_server) as other:
+            upgrade(other)
+            aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)
+            assert store.run(run.tenant, run.id) is not None
+            with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+                ends = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+                connection.execute(ends)
+            until = time.monotonic() + 30.0
+            while store.run(run.tenant, run.id) is not None:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            store.close()
 
     def test_what_amazon_rds_keeps(self, aws: Client) -> None:
         told = {
