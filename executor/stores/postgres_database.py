@@ -178,7 +178,7 @@ class PostgresDatabase:
 
     def note_run(self, db: Any, run_id: str) -> None:
         """Say that this transaction writes to a run which one of its statements has locked."""
-        db.runs.add(run_id)
+        self._at_work.writer.runs.add(run_id)
 
     def overdue(self, since: float, limit: int) -> list[Note]:
         """So many of the visits that were due before a time, and are of workers of a service."""
