@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.aws import Client
 from tests.simulation.controls import CONTROLS, Control
 from tests.simulation.corpus import SCENES, Scene
 from tests.simulation.dynamodb import DynamoGround, hurry
 from tests.simulation.faults import APPLICABLE, Fault
 from tests.simulation.grounds import Ground, in_file, in_memory, in_postgres
 from tests.simulation.invariants import end_of, history_of
-from tests.simulation.matrix import cells, play, scene_of, tally, undisturbed
+from tests.simulation.matrix import Cell, cells, play, scene_of, tally, undisturbed
 from tests.simulation.world import Played, World
 
 SAMPLES = {"memory": 24, "SQLite": 6, "Postgres": 6, "DynamoDB": 3}
@@ -67,6 +69,23 @@ def test_whatever_goes_wrong_in_a_resume(ground: Ground, name: str) -> None:
     assert inside
     for cell in inside:
         play(world, cell, found)
+
+
+@pytest.mark.timeout(600)
+def test_what_was_written_in_time_may_be_told_of_late(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the write of a pause DynamoDB is asked once more; meanwhile others may have taken the visit several pieces further."""
+    hurry(monkeypatch)
+    with closing(DynamoGround()) as ground:
+        scene, world = scene_of("batches"), World(ground)
+        found = undisturbed(world, scene)
+        late = [
+            number
+            for number, (before, after) in enumerate(pairwise(found.points), 2)
+            if before == ("request", "transact_write_items") and after == ("request", "get_item")
+        ]
+        assert late
+        for number in late:
+            play(world, Cell(scene, {number: Fault.DELAY}), found)
 
 
 @scenes

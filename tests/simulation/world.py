@@ -58,8 +58,8 @@ class Deeds:
     tokens: list[str] = field(default_factory=list)
     answered: dict[str, str] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
-    claimed: dict[tuple[str, str], Visit] = field(default_factory=dict)
-    """The newest claim of each (run, visit)."""
+    claimed: dict[tuple[str, str], list[Visit]] = field(default_factory=dict)
+    """The claims of each (run, visit), the newest last."""
     committed: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """How often each (run, visit) was finished, by how often its run had been resumed until then."""
 
@@ -244,8 +244,8 @@ class World:
         elif name in ("commit", "finish"):
             visit: Visit = args[0].visit
             place = (visit.run_id, visit.id)
-            newest = self.deeds.claimed.get(place)
-            if newest is not None and newest.fence > visit.fence and not _follows(newest, visit):
+            newer = [claim for claim in self.deeds.claimed.get(place, []) if claim.fence > visit.fence]
+            if newer and not _follows(newer[0], visit):
                 raise Violation("I9", f"a commit of `{visit.step}` was taken, though another worker has its claim")
             if visit.finished_at is not None or name == "finish":
                 with self.points.quiet():
@@ -258,10 +258,10 @@ class World:
 
     def _issued(self, visit: Visit) -> None:
         place = (visit.run_id, visit.id)
-        newest = self.deeds.claimed.get(place)
-        if newest is not None and visit.fence <= newest.fence:
+        claims = self.deeds.claimed.setdefault(place, [])
+        if claims and visit.fence <= claims[-1].fence:
             raise Violation("I9", f"`{visit.step}` was claimed again, with a fence that is not newer")
-        self.deeds.claimed[place] = visit
+        claims.append(visit)
 
     @contextmanager
     def doubles(self) -> Iterator[None]:
@@ -309,7 +309,7 @@ class World:
 
 
 def _follows(newer: Visit, commit: Visit) -> bool:
-    """Whether a claim is of what a commit has left. A commit that goes on after its write may be told of later than that: it has
+    """Whether the next claim is of what a commit has left. A commit that goes on after its write may be told of later than that: it has
     begun to count claims anew, and a claim that was taken from its holder is one more than those of the holder.
     """
     return newer.claims == newer.fence - commit.fence
