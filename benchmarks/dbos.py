@@ -41,11 +41,12 @@ class Dbos:
 
 
 @contextmanager
-def running(url: str) -> Iterator[Dbos]:
-    """DBOS on a database, which is that of the URL."""
+def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
+    """DBOS on the database of the URL. On SQLite it leaves the rollback journal on by itself, with which a commit takes longer
+    than with a write-ahead log.
+    """
     python = folder_of(*PACKAGES) / "bin" / "python"
-    # By itself it leaves the rollback journal on, with which a commit takes longer.
-    if url.startswith("sqlite:///"):
+    if write_ahead_log:
         sqlite3.connect(url.removeprefix("sqlite:///")).execute("pragma journal_mode = wal").connection.close()
     with subprocess.Popen(
         # Isolated, so that this folder is not where it looks for packages.

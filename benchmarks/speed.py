@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,18 @@ FOLDER = Path(__file__).parent
 """Where the databases of a measurement are made: a file system in memory would hide what a commit costs."""
 DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 
+AS_IT_COMES = "DBOS"
+WITH_LOG = "DBOS with a write-ahead log"
+
+
+def _seconds_of(row: report.Row, name: str) -> str:
+    return f"{row[name] * 1e6:,.0f} µs" if name in row else ""
+
+
+def _times(row: report.Row, name: str) -> str:
+    return f"{row[f'{name} by step']:.1f}" if name in row else ""
+
+
 COLUMNS: Sequence[report.Column] = (
     ("playbook", lambda row: row["playbook"]),
     ("result", lambda row: f"{row['result_bytes'] // 1024} KB"),
@@ -55,21 +67,22 @@ COLUMNS: Sequence[report.Column] = (
     ("steps/s", lambda row: f"{1 / row['step']:,.0f}"),
     ("step/row", lambda row: f"{row['rows_per_step']:.1f}"),
     ("work", lambda row: f"{row['work'] * 1e6:,.0f} µs"),
-    ("DBOS", lambda row: f"{row['dbos'] * 1e6:,.0f} µs" if "dbos" in row else ""),
-    ("DBOS/step", lambda row: f"{row['times_dbos']:.1f}" if "dbos" in row else ""),
-    ("its work", lambda row: f"{row['dbos_work'] * 1e6:,.0f} µs" if "dbos" in row else ""),
-    ("work/work", lambda row: f"{row['dbos_work'] / row['work']:.1f}" if row["work"] and "dbos" in row else ""),
+    ("DBOS", lambda row: _seconds_of(row, AS_IT_COMES)),
+    ("DBOS/step", lambda row: _times(row, AS_IT_COMES)),
+    ("its work", lambda row: _seconds_of(row, f"{AS_IT_COMES} work")),
+    ("with a log", lambda row: _seconds_of(row, WITH_LOG)),
+    ("that/step", lambda row: _times(row, WITH_LOG)),
 )
 
 
 @dataclass
 class Place:
-    """A database: the store in it, what one committed row takes, how workers come to it, and DBOS where it is installed."""
+    """A database: the store in it, what one committed row takes, how workers come to it, and where DBOS is installed, what runs it."""
 
     store: Store
     row: Callable[[], float]
     working: Callable[[int], AbstractContextManager[list[int]]]
-    dbos: dbos.Dbos | None
+    rivals: Mapping[str, dbos.Dbos]
     plans: dict[tuple[str, int], Plan] = field(default_factory=dict)
 
 
@@ -97,7 +110,7 @@ def measure(
 
 def _measured(place: Place, shape: str, steps: int, size: int, workers: int, repetitions: int) -> report.Row:
     plan = _plan(place, shape, steps, size)
-    rival = place.dbos if workers == 1 else None
+    rivals = place.rivals if workers == 1 else {}
     runs = workers if shape == "chain" else 1
     rounds: list[dict[str, float]] = []
     with place.working(workers) as processes:
@@ -107,16 +120,15 @@ def _measured(place: Place, shape: str, steps: int, size: int, workers: int, rep
             before = work_seconds(processes)
             found["step"] = walked(place.store, plan, runs) / (runs * steps)
             found["work"] = (work_seconds(processes) - before) / (runs * steps)
-            if rival is not None:
+            for name, rival in rivals.items():
                 before = work_seconds([rival.id])
-                found["dbos"] = rival.seconds(shape, steps, size) / steps
-                found["dbos_work"] = (work_seconds([rival.id]) - before) / steps
+                found[name] = rival.seconds(shape, steps, size) / steps
+                found[f"{name} work"] = (work_seconds([rival.id]) - before) / steps
             rounds += [found] if repetition else []
     row: report.Row = {name: median(one[name] for one in rounds) for name in rounds[0]}
     row |= {"playbook": f"{shape} of {steps:,}", "result_bytes": size, "workers": workers}
     row["rows_per_step"] = median(one["step"] / one["row"] for one in rounds)
-    if rival is not None:
-        row["times_dbos"] = median(one["dbos"] / one["step"] for one in rounds)
+    row |= {f"{name} by step": median(one[name] / one["step"] for one in rounds) for name in rivals}
     return row
 
 
@@ -158,7 +170,11 @@ def on_sqlite(within: Path) -> Iterator[Place]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=within)))
         store = open_store(f"sqlite:///{folder}/noetl.db")
         stack.callback(store.close)
-        rival = stack.enter_context(dbos.running(f"sqlite:///{folder}/dbos.db")) if dbos.is_installed() else None
+        rivals = {}
+        if dbos.is_installed():
+            for name, has_log in ((AS_IT_COMES, False), (WITH_LOG, True)):
+                url = f"sqlite:///{folder}/dbos{len(rivals)}.db"
+                rivals[name] = stack.enter_context(dbos.running(url, write_ahead_log=has_log))
 
         @contextmanager
         def threads(count: int) -> Iterator[list[int]]:
@@ -167,7 +183,7 @@ def on_sqlite(within: Path) -> Iterator[Place]:
             yield [os.getpid()]
             worker.stop()
 
-        yield Place(store, lambda: sqlite_row(folder), threads, rival)
+        yield Place(store, lambda: sqlite_row(folder), threads, rivals)
 
 
 @contextmanager
@@ -179,8 +195,8 @@ def on_postgres(within: Path) -> Iterator[Place]:
         upgrade(dsn)
         store = open_store(dsn)
         stack.callback(store.close)
-        rival = stack.enter_context(dbos.running(its_own)) if dbos.is_installed() else None
-        yield Place(store, lambda: postgres_row(plain), lambda count: working(dsn, count), rival)
+        rivals = {AS_IT_COMES: stack.enter_context(dbos.running(its_own))} if dbos.is_installed() else {}
+        yield Place(store, lambda: postgres_row(plain), lambda count: working(dsn, count), rivals)
 
 
 @contextmanager
