@@ -7,7 +7,6 @@ ready by then, as in `executor.lambda_handler`.
 
 from __future__ import annotations
 
-import gc
 import os
 from contextlib import suppress
 from functools import cache
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from executor.errors import ActionError
 from executor.logs import log_as_json_lines
 from executor.stores import load_store, make_clients
-from planner.garbage import collection_paused
+from planner.garbage import never_collected
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -31,19 +30,16 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def load() -> None:
     """Make the app, and import the store that the settings name. What is there by then is never looked through for garbage."""
-    with collection_paused():
+    with never_collected():
         _app()
         load_store()
-        gc.freeze()
 
 
 def prepare() -> None:
     """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
     load()
-    with collection_paused():
-        with suppress(ActionError):
-            make_clients()
-        gc.freeze()
+    with never_collected(), suppress(ActionError):
+        make_clients()
 
 
 @cache

@@ -7,7 +7,6 @@ ready by then: the time before it is given with a whole processor, and that afte
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from executor.errors import ActionError, MessageError, SettingError, StoreError
 from executor.logs import ABOUT, log_as_json_lines
 from executor.records import Claim, Lease
 from executor.stores import load_store, make_clients, open_store
-from planner.garbage import collection_paused
+from planner.garbage import never_collected
 
 if TYPE_CHECKING:
     from executor.actions.action import Capabilities
@@ -225,20 +224,17 @@ def load() -> None:
     """Import what walking takes, with the store that the settings name. What is there by then is never looked through for
     garbage.
     """
-    with collection_paused():
+    with never_collected():
         import executor.keeping  # noqa: F401
 
         load_store()
-        gc.freeze()
 
 
 def prepare() -> None:
     """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
     load()
-    with collection_paused():
-        with suppress(ActionError):
-            make_clients()
-        gc.freeze()
+    with never_collected(), suppress(ActionError):
+        make_clients()
 
 
 @cache

@@ -17,3 +17,11 @@ def collection_paused() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def never_collected() -> Iterator[None]:
+    """What is made within is not looked through for cycles, then or ever: it stays as long as the process."""
+    with collection_paused():
+        yield
+        gc.freeze()

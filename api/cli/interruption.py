@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -72,9 +73,13 @@ class Interruption:
 
 def leave_at_once() -> None:
     """End the process, after the commands that it has started. It waits for no thread, and takes nothing apart."""
-    process = sys.modules.get("executor.actions._process")
-    if process is not None:
-        process.end_all()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
+    try:
+        process = sys.modules.get("executor.actions._process")
+        if process is not None:
+            process.end_all()
+        for stream in (sys.stdout, sys.stderr):
+            # It may have been interrupted in the middle of writing, and whoever reads it may be gone.
+            with suppress(OSError, RuntimeError, ValueError):
+                stream.flush()
+    finally:
+        os._exit(INTERRUPTED)

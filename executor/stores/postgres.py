@@ -91,8 +91,9 @@ For a transaction that has locked the run.
 
 
 class PostgresStore(SqlStore):
-    """The store in the database that a libpq URI leads to, or what gives one for every new connection. What another transaction or a lost connection keeps from being
-    written is written again; where it cannot be known whether it was, that is a StoreError.
+    """The store in the database that a libpq URI leads to, or what gives one for every new connection. What another
+    transaction or a lost connection keeps from being written is written again; where it cannot be known whether it was, that
+    is a StoreError.
 
     With the URL of a queue, messages there tell of whatever becomes due for workers of a service: they call functions. The table
     stays the queue, and a message is a hint, which a sweep sends again where it was lost.

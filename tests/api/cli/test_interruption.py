@@ -100,20 +100,26 @@ def test_other_threads_are_never_asked() -> None:
     assert noted == [False]
 
 
-def test_who_is_asked_again_ends_at_once(tmp_path: Path) -> None:
-    """With what it has started, and without waiting for its threads."""
-    program = """
-import signal, threading, time
+@pytest.mark.parametrize("flushed", ["", "raise RuntimeError('reentrant call')"])
+def test_who_is_asked_again_ends_at_once(flushed: str) -> None:
+    """With what it has started, and without waiting for its threads; also where it is in the middle of writing."""
+    program = f"""
+import os, signal, sys, threading, time
 from api.cli import interruption
 from executor.actions import _process
-_process.end_all = lambda: print("commands ended")
+def flush(real=sys.stdout.flush):
+    {flushed or "real()"}
+def say(text):
+    os.write(1, text.encode())
+_process.end_all = lambda: say("commands ended ")
+sys.stdout.flush = flush
 clock = iter([0.0, 0.5, 1.0])
 interruption.time.monotonic = lambda: next(clock)
 threading.Thread(target=threading.Event().wait).start()
 with interruption.Interruption() as asked:
     for _ in range(3):
         signal.raise_signal(signal.SIGINT)
-        print("asked")
+        say("asked ")
 """
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (outcome.returncode, outcome.stdout) == (130, "asked\nasked\ncommands ended\n"), outcome.stderr
+    assert (outcome.returncode, outcome.stdout) == (130, "asked asked commands ended "), outcome.stderr
