@@ -127,15 +127,16 @@ def _connect(servers: tuple[Server, ...], call: Call) -> Connection:
             call.remaining_seconds()
             failure = error
     # Of several attempts the last one, without the advice that libpq indents below it.
-    reason = [line for line in str(failure).strip().splitlines() if not line[:1].isspace()][-1]
-    _, is_said, said = reason.partition("FATAL:")
-    is_refused = bool(is_said) and "too many" not in said and "starting up" not in said
+    said = [line for line in str(failure).strip().splitlines() if not line[:1].isspace()]
+    reason = said[-1] if said else type(failure).__name__
+    _, is_fatal, told = reason.partition("FATAL:")
+    is_refused = bool(is_fatal) and "too many" not in told and "starting up" not in told
     if not call.capabilities.any_server:
         _log.warning("no connection to Postgres: %s", reason)
-        if not is_said:
+        if not is_fatal:
             raise unreachable() from failure
         # What a server says of itself does not tell what else there is.
-        reason = f"the server said: {said.strip()}"
+        reason = f"the server said: {told.strip()}"
     raise ActionError("ConnectionFailed", reason, retryable=not is_refused) from failure
 
 

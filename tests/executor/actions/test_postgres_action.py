@@ -240,6 +240,16 @@ def test_a_server_that_does_not_take_the_connection_is_given_up(said: str, monke
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
+def test_a_driver_that_says_nothing_is_a_failure_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise psycopg.OperationalError
+
+    monkeypatch.setattr(_connections, "_attempt", refuse)
+    with pytest.raises(ActionError, match="OperationalError") as caught:
+        perform("postgres", connection="postgresql://a@127.0.0.1/x", query="select 1")
+    assert caught.value.type == "ConnectionFailed"
+
+
 def test_a_server_that_falls_silent_is_given_up(postgres_server: str) -> None:
     """A stand-in says what a server says until it is asked something, and nothing from then on."""
     ready = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
