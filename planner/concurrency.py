@@ -51,7 +51,9 @@ class Concurrency:
 
 
 def find_concurrency(flow: Flow, joins: Joins) -> Concurrency:
-    """What may be at work at the same time, whatever guards say. No join may be a `Runaway`."""
+    """What may be at work at the same time, whatever guards say. No join may be a `Runaway`; some may wait for ways that the flow
+    does not have.
+    """
     steps = tuple(step for step in flow.targets if step in flow.reachable)
     try:
         return Concurrency(steps, _Finder(flow, joins, steps).beside())
@@ -87,7 +89,7 @@ class _Finder:
             self.forks.setdefault(step, []).append(targets)
         self.places: list[Position] = []
         self.index: dict[Position, int] = {}
-        self.at_step = dict.fromkeys(steps, 0)
+        self.at_step = dict.fromkeys(flow.targets, 0)
         self.around = dict.fromkeys(joins.dominators, 0)
         self.blocks: list[Block] = []
         self.rows: list[int] = []

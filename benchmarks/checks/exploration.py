@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any, Self, cast
 from unittest.mock import patch
 
-from benchmarks.checks.samples import Samples
+from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
 from executor import perform
 from executor.actions import catalogue, handler
 from executor.actions.action import Call
@@ -91,7 +91,8 @@ class Ending:
 
 @dataclass
 class Explored:
-    """What all runs of a plan have shown. `is_whole` is false where there were too many states to look at.
+    """What all runs of a plan have shown. `is_whole` is false where there were too many states to look at, `all_beginnings` where
+    there were too many inputs to begin with.
 
     `first` are the mistakes that were met where none had been before: others may follow from those. `met` tells, of names without
     a value at a step, which visits had ended before, and whether they had failed. `writers` are two steps that saved one name at
@@ -112,6 +113,7 @@ class Explored:
     is_endless: bool = False
     is_whole: bool = True
     all_orders: bool = True
+    all_beginnings: bool = True
     rejected: set[str] = field(default_factory=set)
     worlds: int = 0
 
@@ -293,7 +295,7 @@ class Walks(Explorer):
             if len(world.visits) > self.longest:
                 self.found.is_endless = True
                 self.found.most_visits = max(self.found.most_visits, len(world.visits))
-                return True
+                continue
             for following in self.following(world, all_orders=all_orders):
                 key = following.key()
                 if key not in seen:
@@ -601,13 +603,18 @@ def _in_one(loop: Loop | None) -> Loop | None:
     return None if loop is None else replace(loop, batch=None)
 
 
-def explored(plan: Plan, *, loses: bool = False, mends: bool = False) -> Explored:
-    """All runs of a plan: every beginning, every outcome, every order; `loses` and `mends` as `Walks` says."""
+def explored(
+    plan: Plan, *, loses: bool = False, mends: bool = False, most_beginnings: int = MOST_BEGINNINGS
+) -> Explored:
+    """All runs of a plan: every beginning, every outcome, every order; `loses` and `mends` as `Walks` says. Where there are more
+    beginnings than `most_beginnings`, those that differ from the first in one input.
+    """
     plan = shortened(plan)
     samples = Samples(plan)
-    found = Explored()
+    beginnings, all_beginnings = samples.beginnings(most_beginnings)
+    found = Explored(all_beginnings=all_beginnings)
     with _secrets(plan):
-        for beginning in samples.beginnings():
+        for beginning in beginnings:
             try:
                 walks = Walks(plan, samples, beginning, found, loses=loses, mends=mends)
             except RejectedError as problem:
@@ -617,8 +624,9 @@ def explored(plan: Plan, *, loses: bool = False, mends: bool = False) -> Explore
                 if not walks.walk(all_orders=found.all_orders):
                     found.all_orders = False
                     walks.most = 3 * MOST_WORLDS
-                    found.is_whole = walks.walk(all_orders=False)
-            if found.is_endless or not found.is_whole:
+                    # Of runs without an end there are as many more as anyone cares to look at.
+                    found.is_whole = not found.is_endless and walks.walk(all_orders=False)
+            if not found.is_whole:
                 break
     for step, at in found.taken:
         for target in plan.steps[step].cases[at].targets if step in plan.steps else ():

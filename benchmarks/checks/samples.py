@@ -222,11 +222,11 @@ class Samples:
                 is_news |= self.root.at(source).take_over(self.root.at(use))
         return is_news
 
-    def beginnings(self) -> list[dict[str, Any]]:
-        """Inputs with which a run can begin."""
+    def beginnings(self, most: int) -> tuple[list[dict[str, Any]], bool]:
+        """Inputs with which a run can begin, and whether these are all that are told apart."""
         inputs = self.plan.header.inputs
         choices = {name: self._input(name, declared) for name, declared in inputs.items()}
-        return combinations(choices, MOST_BEGINNINGS)
+        return combinations(choices, most), _product(choices) <= most
 
     def _input(self, name: str, declared: Input) -> list[Any]:
         if declared.enum is not None:

@@ -34,7 +34,7 @@ def check_races(subject: Subject, saves: Saves, untaken: Untaken = frozenset()) 
         if step.parallel and step.loop is None:
             races.items(placed(step.run or (), (*step.path, "run")))
     if subject.playbook.mode == "parallel":
-        races.branches(*subject.taken(untaken))
+        races.branches(subject.taken(untaken))
 
 
 class _Races:
@@ -57,8 +57,9 @@ class _Races:
                 first[index] = (path, entry)
             known |= saved
 
-    def branches(self, flow: Flow, joins: Joins) -> None:
+    def branches(self, flow: Flow) -> None:
         """Steps that branches may be at together, and visits of one step."""
+        joins = self.subject.joins
         saved = {step: self.saves.by_step[step] for step in flow.targets if step in flow.reachable}
         shared = repeated(saved)
         if not (shared or joins.multi or joins.discriminators) or not any(flow.forks()):

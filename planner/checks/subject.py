@@ -84,25 +84,23 @@ class Subject:
 
     @cached_property
     def joins(self) -> Joins:
-        return self._joins_of(self.flow)
-
-    def _joins_of(self, flow: Flow) -> Joins:
         modes = {step.name: step.join for step in self.names.steps.values() if step.join != "all"}
-        return find_joins(flow, modes)
+        return find_joins(self.flow, modes)
 
-    def taken(self, untaken: AbstractSet[tuple[str, int]]) -> tuple[Flow, Joins]:
-        """The flow without the cases of steps that are never taken, these and those that their guards tell, and its joins."""
+    def taken(self, untaken: AbstractSet[tuple[str, int]]) -> Flow:
+        """The flow without the cases of steps that are never taken: these and those that their guards tell. Its joins are
+        those of the whole flow, which a plan has.
+        """
         dead = {*untaken}
         for step in self.names.steps.values():
             dead.update((step.name, one.case) for one in self.dead_cases(step))
         if not any(self.flow.targets[name][at] for name, at in dead):
-            return self.flow, self.joins
+            return self.flow
         targets = {
             name: tuple(() if (name, at) in dead else case for at, case in enumerate(cases))
             for name, cases in self.flow.targets.items()
         }
-        flow = Flow(self.flow.start, targets)
-        return flow, self._joins_of(flow)
+        return Flow(self.flow.start, targets)
 
     @cached_property
     def verdicts(self) -> Mapping[Path, Verdict]:

@@ -12,6 +12,7 @@ from benchmarks.checks.chance import by_chance
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import explored
 from benchmarks.checks.generator import generated
+from benchmarks.checks.unchecked import unchecked_plan
 from executor.actions import catalogue
 from planner.compile import compile_playbook
 from planner.diagnostics import Severity
@@ -26,6 +27,24 @@ def test_findings_happen_and_what_happens_is_found(first: int) -> None:
     assert found.confirmed
     # A worker may die in work that cannot fail in itself, of which nothing is said.
     assert found.untold.keys() <= {"undefined name after a loss"}, found.disagreements
+
+
+@pytest.mark.parametrize("seed", [425051, 425927, 426808])
+def test_a_run_without_an_end_hides_no_others(seed: int) -> None:
+    playbook = Sound("chance", str(seed), by_chance(seed))
+    assert explored(unchecked_plan(playbook.text), loses=True).is_endless
+    assert agreement.measure([playbook]).disagreements == []
+
+
+def test_what_does_not_happen_is_looked_for_with_all_inputs() -> None:
+    playbook = Sound("chance", "425074", by_chance(425074))
+    assert not explored(compiled(playbook.text)).all_beginnings
+    assert agreement.measure([playbook]).disagreements == []
+
+
+@pytest.mark.parametrize("seed", [426073, 426334, 426481, 427187])
+def test_branches_wait_for_ways_that_are_never_taken(seed: int) -> None:
+    assert agreement.measure([Sound("chance", str(seed), by_chance(seed))]).disagreements == []
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))

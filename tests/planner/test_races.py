@@ -127,6 +127,11 @@ class TestBranches:
         steps = (FORK, step("b", "nowhere", saves="x"), step("c", saves="x"))
         assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
 
+    def test_not_where_one_waits_for_the_other_for_a_way_that_is_never_taken(self) -> None:
+        asking = "rule: [{case: '{{ x is defined }}', run: [c]}]"
+        steps = (FORK, f"{{name: b, run: [{{action: set, set: {{y: 1}}}}], {asking}}}")
+        assert raced(*steps, "{name: c, run: [{action: set, set: {x: 1, y: 1}}]}") == []
+
 
 class TestVisits:
     def test_a_step_that_is_visited_for_each_branch(self) -> None:
