@@ -20,10 +20,14 @@ from planner.work import Work
 
 
 class Production:
-    """What the steps of a playbook need and produce. Without keys in its `readings` there is nothing to find out."""
+    """What the steps of a playbook need and produce. Without keys in its `readings` there is nothing to find out.
 
-    def __init__(self, subject: Subject) -> None:
+    With `loses`, workers may die, so that every step may fail, however harmless its work.
+    """
+
+    def __init__(self, subject: Subject, *, loses: bool = False) -> None:
         self.subject = subject
+        self.loses = loses
         self.names = subject.names
         self.readings = Readings(subject)
 
@@ -132,7 +136,8 @@ class Production:
         """Whether a visit may fail for another reason than that something is lacking."""
         guards = (case.case for case in step.rule or () if isinstance(case.case, str))
         return (
-            step.loop is not None
+            self.loses
+            or step.loop is not None
             or step.repeat is not None
             or self.work.fails_by(step.run or ())
             or not all(map(is_harmless_text, guards))

@@ -35,11 +35,7 @@ def check_production(subject: Subject) -> Untaken:
     if not production.readings.keys:
         return frozenset()
     try:
-        ways = find_ways(subject, production)
-        if is_lacking(production, ways):
-            # Only now is it worth while to know what is there wherever something else is.
-            production.know(ways.implications())
-            ways = find_ways(subject, production)
+        ways = find_out(subject, production)
     except TooManyLooksError:
         return frozenset()
     last = subject.playbook.finally_
@@ -47,7 +43,30 @@ def check_production(subject: Subject) -> Untaken:
         production.know_success(last, ways.found.end_must)
     check = _Check(subject, production, ways)
     check.all()
-    return frozenset(check.untaken())
+    untaken = find_untaken(production, ways)
+    if untaken:
+        # Readers may rely on harmless work; that a case is never taken must be true after the loss of a worker, too.
+        production = Production(subject, loses=True)
+        try:
+            untaken &= find_untaken(production, find_out(subject, production))
+        except TooManyLooksError:
+            return frozenset()
+    check.untaken(untaken)
+    return untaken
+
+
+def find_out(subject: Subject, production: Production) -> Ways:
+    """The ways through a playbook, and what is there on them, as far as its templates tell.
+
+    Raises:
+        TooManyLooksError: they are too many to look at.
+    """
+    ways = find_ways(subject, production)
+    if is_lacking(production, ways):
+        # Only now is it worth while to know what is there wherever something else is.
+        production.know(ways.implications())
+        ways = find_ways(subject, production)
+    return ways
 
 
 def find_ways(subject: Subject, production: Production) -> Ways:
@@ -71,6 +90,17 @@ def is_lacking(production: Production, ways: Ways) -> bool:
     return any(production.visits[step].needed & ~must for step, must in ways.found.must.items())
 
 
+def find_untaken(production: Production, ways: Ways) -> Untaken:
+    """The cases that are never taken, for what is there or not whenever the step is entered."""
+    return frozenset(
+        (name, index)
+        for name, must in ways.found.must.items()
+        if must != EVERYTHING
+        for index, taken in production.visits[name].taken.items()
+        if not any(ways.can_be(name, assumed) for assumed in taken)
+    )
+
+
 class _Check:
     def __init__(self, subject: Subject, production: Production, ways: Ways) -> None:
         self.subject = subject
@@ -80,22 +110,14 @@ class _Check:
         self.paths = 0
         self.at_success = self.at_failure = 0
 
-    def untaken(self) -> Iterator[tuple[str, int]]:
-        """Report cases that are never taken, for what is there or not whenever the step is entered. What is said to be lacking
-        somewhere comes first.
-        """
+    def untaken(self, untaken: Untaken) -> None:
+        """Report cases that are never taken. What is said to be lacking somewhere comes first."""
         told = {bit for _, bit in self.reported}
-        for name, must in self.ways.found.must.items():
-            if must == EVERYTHING:
-                continue
-            for index, taken in self.production.visits[name].taken.items():
-                if not any(self.ways.can_be(name, assumed) for assumed in taken):
-                    yield name, index
-                    bit, reason = self.why_not(name, taken)
-                    if bit not in told:
-                        case = (self.subject.names.steps[name].rule or [])[index]
-                        message = f"the case can never be taken: {reason}"
-                        self.subject.report("NP203", message, (*case.path, "case"), key=True)
+        for name, index in sorted(untaken):
+            bit, reason = self.why_not(name, self.production.visits[name].taken[index])
+            if bit not in told:
+                case = (self.subject.names.steps[name].rule or [])[index]
+                self.subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
 
     def why_not(self, step: str, taken: Sequence[Assumed]) -> tuple[int, str]:
         """What a case lacks, or what is always there, if the step could do without."""

@@ -476,6 +476,14 @@ class TestCasesThatAreNeverTaken:
         either_way = (either("a", "b", "c"), step("b", "c", run=SAVE), either("c", "d", "e", guard=guard), step("d"))
         assert messages(playbook(*either_way, step("e")), "NP203") == []
 
+    def test_what_is_not_there_when_a_worker_was_lost(self) -> None:
+        """A branch that ends by the loss of a worker saves nothing, and others go on without it if the run does."""
+        forked = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
+        steps = (*forked, either("d", "e", "f", guard="{{ x is defined }}"), step("e"), step("f"))
+        always = ["the case can never be taken: every path that leads here has produced `x`"]
+        assert messages(playbook(*steps), "NP203") == always
+        assert messages(playbook(*steps, head="on_error: continue\n"), "NP203") == []
+
     def test_the_case_behind_a_guard_that_is_always_true(self) -> None:
         text = playbook(
             either("a", "b", "c", guard="{{ v is defined }}"), step("b"), step("c"), head="variables: {v: 1}\n"
