@@ -26,6 +26,7 @@ from executor.logs import ABOUT, log_as_json_lines
 from executor.records import Claim, Lease
 from executor.stores import load_store, make_clients, open_store
 from planner.garbage import never_collected
+from planner.record import record
 
 if TYPE_CHECKING:
     from executor.actions.action import Capabilities
@@ -52,7 +53,7 @@ class Context(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Warm:
     """What invocations of one process share."""
 
@@ -62,7 +63,7 @@ class Warm:
     public_url: str | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Tally:
     """What an invocation has done. Threads share it."""
 

@@ -83,7 +83,7 @@ def _no_parts(loop: str) -> list[Outcome]:
     return []
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Performance:
     """One attempt at the work of a visit. On the clock of `time.monotonic`, `began` is when the attempt would have begun had it
     never paused, `expires` when it is out of time, and `deadline` when this piece of it is; `events` grow as it goes.

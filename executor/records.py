@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypedDict
+
+from planner.record import record
 
 END = "@end"
 """The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""
@@ -69,7 +71,7 @@ SERVICE = "service"
 """The queue of the runs that the workers of a service walk."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WaitKey:
     """Which wait: the run, the visit, and the id that the wait has at its visit."""
 
@@ -78,7 +80,7 @@ class WaitKey:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wait:
     """What is known of an answer that a visit waits for: what was sent and when, and the last sign of life."""
 
@@ -88,7 +90,7 @@ class Wait:
     heard_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Playbook:
     """A playbook of the registry. `version` is None until the store has given it a number."""
 
@@ -99,7 +101,7 @@ class Playbook:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Key:
     """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
     hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.
@@ -115,7 +117,7 @@ class Key:
     revoked_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 
@@ -158,7 +160,7 @@ class Run:
     errors: Sequence[ErrorRecord] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Progress:
     """How far the work of a visit has come when it is done in several invocations.
 
@@ -170,7 +172,7 @@ class Progress:
     journal: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """What a batch adds to the result of the loop at a position: outcomes of its items, which begin at index `first`."""
 
@@ -187,7 +189,7 @@ class Failure(StrEnum):
     OPEN = "open"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Visit:
     """One time a step is entered.
 
@@ -227,7 +229,7 @@ class Visit:
         return self.failure in (Failure.ENDED, Failure.OPEN)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lease:
     """Who claims, and for how many seconds a claim holds unless it is renewed."""
 
@@ -235,7 +237,7 @@ class Lease:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Claim:
     """A visit that this worker holds until `visit.due_at`, and the run it belongs to. `loaded` are visits that were read with
     it, with what they saved: of those that its step reads.
@@ -246,7 +248,7 @@ class Claim:
     loaded: tuple[Visit, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Branch:
     """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join (`joins`).
 
@@ -263,7 +265,7 @@ class Branch:
     is_absorbed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Commit:
     """Everything that finishing an attempt changes, written in one piece or not at all.
 
@@ -290,7 +292,7 @@ class Commit:
     waited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One entry of a run's history. `id` is given by the store: it orders the history and serves as a cursor."""
 

@@ -13,8 +13,8 @@ from executor.secrets import Secret, resolve
 from executor.values import text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described, either, is_of_kind
-from planner.sinks import UrlLexer, UrlPlace
 from planner.templates import EvaluationError, Expression, Lookup, Template, has_template, one_budget, parse
+from planner.urls import UrlLexer, UrlPlace
 from planner.wording import quoted
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from executor.transition import Outcome, derived_id
 from planner.templates import Lookup
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Scope:
     """The names of one visit.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from executor.records import (
@@ -27,6 +27,7 @@ from executor.records import (
     timestamp,
 )
 from planner.plan import Case, Retry, Step
+from planner.record import record
 
 MAX_CLAIMS = 5
 """A visit claimed more often than this without an outcome is given up."""
@@ -34,7 +35,7 @@ MAX_CLAIMS = 5
 StepOf = Callable[[str], Step]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """How the work of a visit went: what its last item gave, and what it saved.
 
@@ -80,7 +81,7 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """What the rule made of an outcome: the index of the case taken, or None; or a retry that is due at `retry_at`."""
 
@@ -90,7 +91,7 @@ class Choice:
     retry_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pause:
     """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from executor.errors import ActionError, RejectedError
@@ -14,6 +13,7 @@ from executor.secrets import TOKENS
 from executor.stores.store import Store
 from executor.tracing import traceparent
 from executor.transition import derived_id
+from planner.record import record
 
 MAX_DEPTH = 10
 """How deep runs may start each other."""
@@ -40,7 +40,7 @@ def in_registry(store: Store) -> FindPlaybook:
     return find
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     """The outside of one claimed visit, as `executor.actions.action.Outside` describes it."""
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from executor.actions.action import Capabilities
@@ -54,6 +54,7 @@ from executor.transition import (
 from executor.values import as_read
 from executor.waiting import FindPlaybook, Waiting, in_registry
 from planner.plan import Case, Loop, Repeat, Step
+from planner.record import record
 from planner.templates import EvaluationError, Template, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
@@ -69,7 +70,7 @@ TIME = "time"
 logger = logging.getLogger("noetl.executor")
 
 
-@dataclass(slots=True)
+@record
 class Walker:
     """Walks one visit at a time; `lease` names the worker.
 

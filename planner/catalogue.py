@@ -6,10 +6,12 @@ Standard library only: the executor imports this at start-up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
+
+from planner.record import record
 
 
 class Sink(StrEnum):
@@ -35,7 +37,7 @@ class Kind(StrEnum):
     ANY = "any"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parameter:
     """One parameter of an action type.
 
@@ -60,7 +62,7 @@ class Parameter:
     refuses: Callable[[Any], str | None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ActionDeclaration:
     """What an action type takes and gives.
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from planner.record import record
+
 FORMAT = 1
 
 MOST_COUNTED = 10**15
 """The most visits that statistics tell apart: the number stands for itself and all above it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retry:
     """How often and how soon failed work is tried again. Delays are in seconds.
 
@@ -59,7 +61,7 @@ class Retry:
 ONCE = Retry()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Loop:
     """Work done once for each of `items` (a template, or a list with templates in it), known as `name` meanwhile.
 
@@ -88,7 +90,7 @@ class Loop:
         return cls(data["items"], data["as"], data["concurrency"], data["batch"], data["forgiving"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Repeat:
     """A step's work done again, `every_seconds`, until a guard is true; at most `max_rounds` times."""
 
@@ -104,7 +106,7 @@ class Repeat:
         return None if data is None else cls(data["until"], data["every_seconds"], data["max_rounds"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Action:
     """One action of a step's work. `parameters` hold templates as text, wherever they are nested; one that is itself an action
     is as `to_json` describes it.
@@ -135,7 +137,7 @@ class Action:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskCall:
     """A call of a task of the plan, with the templates of its `args`."""
 
@@ -181,7 +183,7 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Task:
     """A named list of work."""
 
@@ -196,7 +198,7 @@ class Task:
         return cls(tuple(map(_work_from_json, data["run"])), data["parallel"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Case:
     """One case of a rule.
 
@@ -235,7 +237,7 @@ class Case:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Join:
     """What becomes of branches that parted behind `dominator` (None: since the run began) and arrive at a step.
 
@@ -254,7 +256,7 @@ class Join:
         return None if data is None else cls(data["dominator"], data["mode"])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """A step of the plan.
 
@@ -335,7 +337,7 @@ class Step:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Input:
     """What a run takes under one name. `line` is where it is declared, or first read when it is inferred."""
 
@@ -372,7 +374,7 @@ class Input:
         )
 
 
-@dataclass(frozen=True)
+@record
 class Header:
     """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`.
 

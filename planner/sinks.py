@@ -1,4 +1,4 @@
-"""Where in SQL, shell and URL text a template stands: the small lexers behind the checks and the rendering of sinks.
+"""Where in SQL and shell text a template stands: the small lexers behind the checks of sinks, as `urls` has one for addresses.
 
 Each lexer reads literal text piece by piece and says, between two pieces, where it is. Standard library only.
 """
@@ -6,39 +6,6 @@ Each lexer reads literal text piece by piece and says, between two pieces, where
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-
-
-class UrlPlace(StrEnum):
-    """The part of an address a template stands in. What stands in the origin may be the whole address."""
-
-    ORIGIN = "origin"
-    PATH = "path"
-    QUERY = "query"
-    FRAGMENT = "fragment"
-
-
-class UrlLexer:
-    """Reads an address; `place` is where the next piece of it begins."""
-
-    def __init__(self) -> None:
-        self.place = UrlPlace.ORIGIN
-
-    def read(self, text: str) -> None:
-        """Move past literal text."""
-        if self.place is UrlPlace.ORIGIN:
-            scheme, slashes, rest = text.partition("://")
-            text = rest if slashes and not re.search(r"[/?#]", scheme) else text
-            start = re.search(r"[/?#]", text)
-            if start is None:
-                return
-            self.place = UrlPlace.PATH
-            text = text[start.start() :]
-        if self.place is UrlPlace.PATH and "?" in text.partition("#")[0]:
-            self.place = UrlPlace.QUERY
-        if "#" in text:
-            self.place = UrlPlace.FRAGMENT
-
 
 _SQL_TOKEN = re.compile(
     r"""(?P<escape>(?<![\w$])[eE]')|(?P<quote>')|(?P<name>")|(?P<dollar>(?<![\w$])\$(?:[^\W\d]\w*)?\$)"""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
@@ -32,6 +31,7 @@ from planner.budget import (
     start_budget,
 )
 from planner.filters import BUILT, CONCATENATE, COPIED, LOOP_ITEMS, SEARCHED, WEIGHED, Identifier, Raw, describe
+from planner.record import record
 from planner.sandbox import ALLOWED_NODES, FUNCTIONS, Sandbox
 
 __all__ = [
@@ -91,7 +91,7 @@ class EvaluationError(Exception):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Expression:
     """One `{{ }}` of a template: the text between the braces, and where the braces stand."""
 

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from executor.errors import ActionError, CancelledError
 from executor.records import NEVER, Run, Wait
 from planner.catalogue import ActionDeclaration
+from planner.record import record
 
 UNTOLD_SECONDS = 3600.0
 """How long a request or a statement may take whose author does not say."""
@@ -22,7 +23,7 @@ ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 """What operators call the types of actions that playbooks of a service may use."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Capabilities:
     """What the playbook of a run may do on this machine.
 
@@ -95,7 +96,7 @@ class Outside(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """One attempt of one action: its rendered parameters and what surrounds it.
 

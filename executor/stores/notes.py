@@ -7,13 +7,13 @@ import json
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from executor.aws import client
 from executor.errors import ActionError, MessageError, StoreError
 from executor.records import NEVER
 from executor.stores.dynamo.repeating import MOST_TRIES, pause_seconds, repeating
+from planner.record import record
 
 LONGEST_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0
@@ -23,7 +23,7 @@ MOST_MESSAGES = 10
 _FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Note:
     """That a visit is due at a time. `cause` is the visit it follows when it may have no item yet ("" for the beginning of the
     run), else None; `spread` how the run is spread; `holders` the visits whose values its step reads.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +22,7 @@ from executor.records import (
 )
 from executor.stores.news import News
 from planner.plan import Header, Plan, Step, Task
+from planner.record import record
 
 if TYPE_CHECKING:
     from executor.stores.doctor import Finding
@@ -38,7 +38,7 @@ class Received(StrEnum):
     HELD = "held"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Swept:
     """How many runs a sweep has looked at, and how many runs or visits of them it has put right."""
 

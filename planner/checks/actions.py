@@ -17,8 +17,9 @@ from planner.durations import seconds_of
 from planner.kinds import described, either, is_of_kind
 from planner.mistakes import wrong_value
 from planner.playbook import ActionEntry, Path
-from planner.sinks import ShellLexer, SqlLexer, UrlLexer, UrlPlace
+from planner.sinks import ShellLexer, SqlLexer
 from planner.templates import Expression, Template, TemplateProblem, has_template, parse
+from planner.urls import UrlLexer, UrlPlace
 from planner.wording import quoted
 
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner.sinks import ShellLexer, SqlLexer, UrlLexer
+from planner.sinks import ShellLexer, SqlLexer
+from planner.urls import UrlLexer
 
 HERE = "@"
 """Marks the place of a template in the texts below."""

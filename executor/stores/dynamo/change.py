@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from executor.stores.dynamo.attributes import attribute, attributes, size_of
 from executor.stores.dynamo.keys import Key
+from planner.record import record
 
 Condition = tuple[str, str, Any]
 """A name, how it is compared (`=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`), and with what."""
@@ -57,7 +58,7 @@ class _Names:
         return found | ({"ExpressionAttributeValues": self.values} if self.values else {})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """An update, which makes the item where it is absent. None among the values of `set` removes the attribute; `keep` is
     set where there is none yet; `append` adds to the end of lists.
@@ -99,7 +100,7 @@ class Change:
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Put:
     """A whole item."""
 
@@ -121,7 +122,7 @@ class Put:
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delete:
     """The end of an item."""
 
@@ -138,7 +139,7 @@ class Delete:
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Check:
     """Something that must hold for the writes beside it to be made."""
 

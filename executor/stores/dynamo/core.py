@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +22,7 @@ from executor.stores.dynamo.visits import Record, StepOf, Way
 from executor.stores.news import News
 from executor.stores.notes import Memory, Messages, Note
 from executor.transition import latest
+from planner.record import record
 
 if TYPE_CHECKING:
     from executor.stores.dynamo.whole import Whole
@@ -36,7 +36,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Held:
     """A claim that this process has made: what was read for it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 from executor.records import END, Event, VisitStatus
@@ -22,6 +22,7 @@ from executor.stores.dynamo.repeating import Refused
 from executor.stores.dynamo.runs import spread_of
 from executor.stores.dynamo.visits import Record
 from executor.stores.dynamo.whole import read_whole
+from planner.record import record
 
 PAGE = 1000
 _BEGINNINGS = ("workflow.started", "workflow.resumed")
@@ -29,7 +30,7 @@ HEAD = ""
 """The stream of what happens to the run as a whole; those of visits have their ids."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stream:
     """What has happened to one visit, or to the run, in order; behind the streams of its causes. `rank` tells streams apart
     whose events happened at the same time.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from executor.records import DEADLINE, Branch, Event, Run, RunStatus, Visit, VisitStatus, WaitKey
 from executor.stores.dynamo import keys
@@ -11,9 +10,10 @@ from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.blobs import Blobs, to_bytes
 from executor.stores.dynamo.visits import Record, StepOf, Way, event_to_list, names_of
 from executor.transition import derived_id
+from planner.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Counts:
     """The branches of a run: how many there are, how many have ended in a failure, how many are on the way to each join;
     and the visits that have arrived at each join. A sum over the counters of the partitions.

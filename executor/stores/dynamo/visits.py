@@ -7,7 +7,7 @@ about it. So a step of a chain writes one item, and whoever reads a run derives 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from executor.records import (
@@ -26,13 +26,14 @@ from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
 from executor.stores.dynamo.keys import BRANCHES_EACH
 from executor.transition import branches_of
 from planner.plan import Step
+from planner.record import record
 
 ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.RUNNING)
 
 StepOf = Callable[[str], Step]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Way:
     """How a visit came to be, and what its branch brings along.
 
@@ -52,7 +53,7 @@ class Way:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Record:
     """A visit, its way, and the item it was read from, if it has one."""
 

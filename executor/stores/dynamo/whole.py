@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from executor.records import DEADLINE, END, NEVER, RunStatus, VisitStatus
@@ -12,6 +11,7 @@ from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.runs import Counts, counts_of, deadline_of, first_of, is_over, spread_of
 from executor.stores.dynamo.visits import ACTIVE, Record, followers, record_of
+from planner.record import record
 
 if TYPE_CHECKING:
     from executor.stores.dynamo.core import Core
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_LOOKS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Whole:
     """The head of a run and the records of all its visits, in the order they came to be: also of those that nobody has
     claimed yet and that have no item.
