@@ -227,6 +227,15 @@ def callers_are_known(template: Template) -> Iterator[str]:
             yield f"{name} is a route beside the app's own"
 
 
+def a_vpc_is_whole(template: Template) -> Iterator[str]:
+    """Lambda refuses subnets without security groups, and the other way round, when half of a stack has been made."""
+    given = {"Authentication": "api-keys", "SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1"}
+    empty = {name: parameter.get("Default", "") for name, parameter in template["Parameters"].items()}
+    for one, other in (("SubnetIds", "SecurityGroupIds"), ("SecurityGroupIds", "SubnetIds")):
+        if not broken_rules(template, empty | given | {other: ""}):
+            yield f"`{one}` are taken without `{other}`"
+
+
 def broken_rules(template: Template, parameters: Mapping[str, Any]) -> list[str]:
     """What the rules of a template say against a deployment with these parameters."""
     broken = []
@@ -328,6 +337,7 @@ CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
     rights_are_few,
     what_is_lost_is_handled,
     callers_are_known,
+    a_vpc_is_whole,
     operators_are_heard,
     runs_are_kept_in_one_place,
     answers_come_in_time,
@@ -429,12 +439,15 @@ def _value(template: Template, value: Any, parameters: Mapping[str, Any]) -> Any
     [(function, given)] = value.items()
     match function:
         case "Ref":
-            return parameters[given]
+            value = parameters[given]
+            return value.split(",") if template["Parameters"][given]["Type"] == "CommaDelimitedList" else value
         case "Fn::FindInMap":
             name, first, second = map(of, given)
             return template["Mappings"][name][str(first)][second]
         case "Fn::Equals":
             return of(given[0]) == of(given[1])
+        case "Fn::EachMemberEquals":
+            return all(member == of(given[1]) for member in of(given[0]))
         case "Fn::Not":
             return not of(given[0])
         case "Fn::And":

@@ -80,6 +80,8 @@ def test_everything_holds(template: dict[str, Any]) -> None:
         (lambda t: t["Parameters"]["Authentication"]["AllowedValues"].append("none"), "must be chosen"),
         (lambda t: t["Rules"].clear(), "tokens are believed without `JwtIssuer`"),
         (lambda t: t["Rules"]["TokensNeedAnIssuer"]["Assertions"].pop(), "tokens are believed without `JwtAudience`"),
+        (lambda t: t["Rules"].pop("SubnetsNeedSecurityGroups"), "`SubnetIds` are taken without `SecurityGroupIds`"),
+        (lambda t: t["Rules"].pop("SecurityGroupsNeedSubnets"), "`SecurityGroupIds` are taken without `SubnetIds`"),
         (lambda t: of(t, "ApiFunction")["Environment"]["Variables"].pop("NOETL_JWT_AUDIENCE"), "does not learn of"),
         (lambda t: of(t, "StepFunction")["Environment"]["Variables"].update(NOETL_ALLOW_SHELL="1"), "NOETL_ALLOW_SHELL"),
         (lambda t: of(t, "ApiFunction")["Environment"]["Variables"].pop("NOETL_ALLOW_ACTIONS"), "not learn of AllowedActions"),
@@ -114,6 +116,9 @@ def test_what_does_not_hold_is_noticed(template: dict[str, Any], change: Change,
         ({"Authentication": "jwt"}, 2),
         ({"Authentication": "jwt", "JwtIssuer": "https://issuer.test"}, 1),
         ({"Authentication": "jwt", "JwtIssuer": "https://issuer.test", "JwtAudience": "noetl"}, 0),
+        ({"Authentication": "api-keys", "SubnetIds": "subnet-1,subnet-2"}, 1),
+        ({"Authentication": "api-keys", "SecurityGroupIds": "sg-1"}, 1),
+        ({"Authentication": "api-keys", "SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"}, 0),
     ],
 )
 def test_deployments_that_are_refused(template: dict[str, Any], given: dict[str, str], broken: int) -> None:

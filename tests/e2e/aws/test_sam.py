@@ -20,14 +20,38 @@ def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environ, cwd=folder, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.timeout(400)
-def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -> None:
-    deploy = (
+def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
+    return sam(
         "deploy", "--template-file", str(built / "template.yaml"), "--stack-name", "by-hand", "--resolve-s3",
         "--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND", "--no-confirm-changeset", "--no-progressbar",
-        "--parameter-overrides",
+        "--parameter-overrides", *parameters, folder=folder,
     )  # fmt: skip
-    done = sam(*deploy, "Authentication=api-keys", folder=tmp_path)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ([], "Authentication"),
+        (["Authentication=none"], "Authentication"),
+        (["Authentication=jwt", "JwtIssuer=https://issuer.test"], "needs JwtAudience"),
+        (["Authentication=api-keys", "SubnetIds=subnet-1"], "need SecurityGroupIds"),
+    ],
+)
+def test_a_deployment_that_is_half_said_is_refused(
+    account: str, built: Path, tmp_path: Path, parameters: list[str], sentence: str
+) -> None:
+    done = deploy(built, tmp_path, *(parameters or ["JwtIssuer=https://issuer.test"]))
+    assert done.returncode != 0
+    assert sentence in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    stacks = boto3.client("cloudformation", region_name=REGION).describe_stacks()["Stacks"]
+    assert "by-hand" not in [found["StackName"] for found in stacks]
+
+
+@pytest.mark.timeout(400)
+def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -> None:
+    done = deploy(built, tmp_path, "Authentication=api-keys")
     assert done.returncode == 0, done.stdout + done.stderr
     cloudformation = boto3.client("cloudformation", region_name=REGION)
     [found] = cloudformation.describe_stacks(StackName="by-hand")["Stacks"]
