@@ -1,7 +1,9 @@
-"""`python -m benchmarks.cost`: what a step costs on DynamoDB and SQS, from the requests that are really made.
+"""`python -m benchmarks.cost`: what a step costs on DynamoDB and SQS, from the requests that are really made; and what a branch
+of ten and one of a thousand do.
 
 Every step of the chain reads the 1 KB result of the one before and saves one of its own, in an invocation of its own, as
-behind a queue. The text is random letters, so that compressing it gains as little as it can.
+behind a queue. The text is random letters, so that compressing it gains as little as it can. The branches of a fork save a
+number each, and are walked by several threads.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ import argparse
 import random
 import statistics
 import string
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,13 +25,15 @@ import pytest
 
 from benchmarks import report
 from benchmarks.meter import PRICES, Meter, Usage, lambda_dollars
+from benchmarks.playbooks import fan_out
 from executor.actions import catalogue
 from executor.aws import client
 from executor.capabilities import for_local_run
-from executor.records import Claim, Lease
+from executor.records import END, Claim, Lease
 from executor.start import new_run
 from executor.stores import open_store
 from executor.stores.dynamo.store import DynamoStore
+from executor.stores.store import Received
 from executor.walk import Walker
 from infra.dynamodb import upgrade
 from planner.compile import compile_playbook
@@ -46,6 +53,16 @@ COLUMNS: Sequence[report.Column] = (
     ("dollars a million", lambda row: f"{row['dollars_a_million']:.2f}"),
     ("measured here", lambda row: f"{row['milliseconds']:.0f} ms"),
     ("with Lambda", lambda row: f"{row['with_lambda']:.2f}"),
+)
+BRANCHES = (10, 100, 1_000)
+THREADS = 8
+FANS: Sequence[report.Column] = (
+    ("branches", lambda row: f"{row['branches']:,}"),
+    ("requests", lambda row: f"{row['requests']:.2f}"),
+    ("write units", lambda row: f"{row['write_units']:.2f}"),
+    ("read units", lambda row: f"{row['read_units']:.2f}"),
+    ("looks at all counters", lambda row: f"{row['looks']:,}"),
+    ("dollars a million", lambda row: f"{row['dollars_a_million']:.2f}"),
 )
 OTHERS: Sequence[report.Column] = (
     ("", lambda row: row["name"]),
@@ -123,6 +140,55 @@ def measure(steps: int, *, walks_on: bool = False) -> list[report.Row]:
         return [row_of(number, spent[number - 1][0], seconds) for number in chosen]
 
 
+def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.Row:
+    """What a run that forks into so many branches, which come together, asks of AWS for each of them: with fork, join and end.
+    Threads take its messages as functions do, ten at once, and walk each step in an invocation of its own.
+    """
+    plan = compile_playbook(fan_out(branches), catalogue()).plan
+    assert plan is not None
+    store.save_plan(plan)
+    meter.read()
+    run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
+    lease, sqs, is_over = Lease("fan", 60.0), client("sqs", once=True), threading.Event()
+    walker = Walker(store, lease, for_local_run(Path.cwd()), goes_on=lambda: False)
+
+    def walk(_: int) -> None:
+        while not is_over.is_set():
+            answer = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+            for message in answer.get("Messages", ()):
+                found = store.claim_message(message["Body"], lease, time.time())
+                if isinstance(found, Claim):
+                    walker.walk(found)
+                if found is not Received.HELD:
+                    sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+                if isinstance(found, Claim) and found.visit.step == END:
+                    is_over.set()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(walk, range(THREADS)))
+    usage = meter.read()
+    visits = Counter(visit.step for visit in store.visits(run.id) if visit.finished_at is not None)
+    assert visits == dict.fromkeys(["fork", *(f"b{number}" for number in range(branches)), "join", END], 1)
+    return {
+        "branches": branches,
+        "requests": usage.requests.total() / branches,
+        "write_units": usage.write_units / branches,
+        "read_units": usage.read_units / branches,
+        "looks": usage.count("dynamodb", "TransactGetItems"),
+        "dollars_a_million": usage.dollars * 1e6 / branches,
+    }
+
+
+def fans(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
+    """A row for every width of a fork, on an emulator of this process."""
+    with ExitStack() as stack:
+        queue = stack.enter_context(emulated())
+        store = open_store()
+        assert isinstance(store, DynamoStore)
+        meter = stack.enter_context(Meter().attached("dynamodb", "sqs"))
+        return [fan(store, queue, width, meter) for width in widths]
+
+
 def emulated() -> Any:
     """An account with a table and a queue, in an emulator that ends with the block; the URL of the queue."""
     from contextlib import contextmanager
@@ -156,6 +222,8 @@ def main() -> None:
     print(report.table("A step that reads 1 KB and saves 1 KB, in an invocation of its own", COLUMNS, rows))
     on = measure(min(steps, 110), walks_on=True)
     print(report.table("The same, in the invocation of the step before", COLUMNS, on))
+    title = f"A branch of a fork with one join, {THREADS} threads, each step in an invocation of its own"
+    print(report.table(title, FANS, fans()))
     ours = [
         {"name": "noetl, an invocation a step", "dollars": rows[-1]["with_lambda"]},
         {"name": "noetl, many steps an invocation", "dollars": on[-1]["with_lambda"]},

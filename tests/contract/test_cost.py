@@ -75,3 +75,16 @@ def test_prices() -> None:
     usage.requests.update({("sqs", "SendMessage"): 3, ("s3", "PutObject"): 1, ("s3", "GetObject"): 1})
     assert usage.dollars * 1e6 == pytest.approx(8 * 0.125 + 2 * 0.625 + 3 * 0.4 + 5.0 + 0.4)
     assert lambda_dollars(0.1) * 1e6 == pytest.approx(0.2 + 0.1 * 0.25 * 13.3334)
+
+
+@pytest.mark.timeout(600)
+def test_a_branch_of_a_thousand_asks_no_more_than_one_of_a_hundred(queue: str) -> None:
+    """Several threads walk them: each branch once, and the step at which they come together once."""
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        some, many = (cost.fan(store, queue, branches, meter) for branches in (100, 1_000))
+    assert many["requests"] <= min(some["requests"] + 0.5, 8)
+    assert many["write_units"] <= some["write_units"] <= 6
+    # Who empties the counter of a partition looks at all of them; with several threads at work two may have emptied it.
+    assert many["looks"] <= 4 * 63
