@@ -36,6 +36,9 @@ DRAIN_SECONDS = 20.0
 GATEWAY_SECONDS = 20.0
 """How long a stream of events is behind a gateway that answers with all of it at once, within half a minute."""
 
+GATEWAY_BYTES = 1_500_000
+"""How many bytes of a stream are sent behind such a gateway before it ends: Lambda takes 6 MB, in which a quotation mark is two."""
+
 
 def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool = False) -> FastAPI:
     """The service with the settings of `environ`, or of the process's environment when it starts. Without a start it opens its
@@ -83,6 +86,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
     app.state.shared = shared
     app.state.is_stopping = False
     app.state.stream_seconds = GATEWAY_SECONDS if behind_gateway else math.inf
+    app.state.stream_bytes = GATEWAY_BYTES if behind_gateway else math.inf
     problems.install(app)
     for noun in (callbacks, workflows, events, graph, playbooks, plans, health):
         check_that_all_are_guarded(noun.router)

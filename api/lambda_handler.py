@@ -7,6 +7,7 @@ ready by then, as in `executor.lambda_handler`.
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from functools import cache
@@ -22,10 +23,33 @@ if TYPE_CHECKING:
     from mangum.types import LambdaContext
 
 
+MOST_ANSWERED = 6_291_556
+"""How many bytes of JSON Lambda takes for the answer of a function. Of a larger one the gateway makes an internal error."""
+
+MOST_ESCAPED = 6
+"""How many bytes of JSON one byte of an answer makes at most: a control character."""
+
+
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer a request as API Gateway hands it over (payload format 2.0)."""
     log_as_json_lines()
-    return _app()(event, context)
+    answer = _app()(event, context)
+    if len(answer["body"]) * MOST_ESCAPED < MOST_ANSWERED:
+        return answer
+    size = len(json.dumps(answer, ensure_ascii=False).encode())
+    return answer if size <= MOST_ANSWERED else _too_large(event["rawPath"], size)
+
+
+def _too_large(path: str, size: int) -> dict[str, Any]:
+    from api.problems import Problem
+
+    detail = (
+        f"The answer has {size:,} bytes, and {MOST_ANSWERED:,} come through the gateway. Ask for a part of it (`limit`), or"
+        " look into the store: `noetl runs`."
+    )
+    answer = Problem(413, detail, slug="answer-too-large").response(path)
+    body = bytes(answer.body).decode()
+    return {"statusCode": answer.status_code, "headers": dict(answer.headers), "body": body, "isBase64Encoded": False}
 
 
 def load() -> None:

@@ -78,13 +78,18 @@ async def _stream(request: Request, service: Service, workflow_id: str, after: s
     pause = _SHORTEST_PAUSE_SECONDS
     silence = 0.0
     ends_at = time.monotonic() + request.app.state.stream_seconds
+    left = request.app.state.stream_bytes
     while not is_stopping(request) and time.monotonic() < ends_at:
         # The run is looked at first: what a finished run has written by then is all there is.
         run = await run_in_threadpool(service.run, workflow_id)
         page = await run_in_threadpool(service.events, workflow_id, after)
         for event in page["items"]:
             after = event["id"]
-            yield _frame(event["type"], event, after)
+            frame = _frame(event["type"], event, after)
+            yield frame
+            left -= len(frame)
+            if left <= 0:
+                return
         if page["items"]:
             pause, silence = _SHORTEST_PAUSE_SECONDS, 0.0
         if page["next_cursor"] is not None:

@@ -91,6 +91,23 @@ async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -
         assert rest == whole[seen:]
 
 
+async def test_a_stream_through_a_gateway_ends_before_it_is_too_large_and_is_gone_on_with(
+    http: httpx.AsyncClient,
+) -> None:
+    path = f"/workflows/{await run_chain(http)}/events"
+    whole = frames((await http.get(path, headers=STREAM)).text)
+    transport = http._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    transport.app.state.stream_bytes = 300  # type: ignore[attr-defined]
+    found: list[dict[str, str]] = []
+    while not found or found[-1]["event"] != "end":
+        after = {"Last-Event-ID": found[-1]["id"]} if found else {}
+        part = frames((await http.get(path, headers=STREAM | after)).text)
+        assert 0 < len(part) < len(whole)
+        found += part
+    assert found == whole
+
+
 async def test_no_more_streams_are_open_than_may_be(
     http: httpx.AsyncClient, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import httpx
 import pytest
@@ -68,6 +69,25 @@ def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
     answer = service.http.get(f"/workflows/{id}/events", headers={"Accept": "text/event-stream"})
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.rstrip().rpartition("event: ")[2].startswith("end")
+
+
+def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> None:
+    text = """
+        steps:
+        - name: a
+          run:
+          - {action: set, set: {part: "{{ 'x' * 900000 }}"}}
+          - {action: set, set: {whole: "{{ [part, part, part, part, part, part, part, part] }}"}}
+        output: {whole: "{{ whole }}"}
+    """
+    id = service.start(text)
+    while (status := service.http.get(f"/workflows/status/{id}").json()["status"]) in ("queued", "running"):
+        time.sleep(0.1)
+    assert status == "succeeded"
+    answer = service.http.get(f"/workflows/result/{id}")
+    assert_problem(answer, 413)
+    assert answer.json()["type"] == "urn:noetl:problem:answer-too-large"
+    assert "7,20" in answer.json()["detail"]
 
 
 def test_names_and_text_of_all_languages(service: Service) -> None:
