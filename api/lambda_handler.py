@@ -37,17 +37,19 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if len(answer["body"]) * MOST_ESCAPED < MOST_ANSWERED:
         return answer
     size = len(json.dumps(answer, ensure_ascii=False).encode())
-    return answer if size <= MOST_ANSWERED else _too_large(event["rawPath"], size)
+    return answer if size <= MOST_ANSWERED else _too_large(event["rawPath"], answer, size)
 
 
-def _too_large(path: str, size: int) -> dict[str, Any]:
+def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
+    """What is answered instead. Where a run was started it is still named."""
     from api.problems import Problem
 
     detail = (
         f"The answer has {size:,} bytes, and {MOST_ANSWERED:,} come through the gateway. Ask for a part of it (`limit`), or"
         " look into the store: `noetl runs`."
     )
-    answer = Problem(413, detail, slug="answer-too-large").response(path)
+    where = {name: value for name, value in found["headers"].items() if name == "location"}
+    answer = Problem(413, detail, slug="answer-too-large", headers=where).response(path)
     body = bytes(answer.body).decode()
     return {"statusCode": answer.status_code, "headers": dict(answer.headers), "body": body, "isBase64Encoded": False}
 

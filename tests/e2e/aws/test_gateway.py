@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from textwrap import dedent
 
 import httpx
 import pytest
@@ -73,6 +74,7 @@ def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
 
 def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> None:
     text = """
+        name: wide
         steps:
         - name: a
           run:
@@ -80,14 +82,14 @@ def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> Non
           - {action: set, set: {whole: "{{ [part, part, part, part, part, part, part, part] }}"}}
         output: {whole: "{{ whole }}"}
     """
-    id = service.start(text)
-    while (status := service.http.get(f"/workflows/status/{id}").json()["status"]) in ("queued", "running"):
+    started = service.http.post("/workflows/run", content=dedent(text), headers=CONTENT | {"Prefer": "wait=25"})
+    while service.http.get(started.headers["location"]).json()["status"] in ("queued", "running"):
         time.sleep(0.1)
-    assert status == "succeeded"
-    answer = service.http.get(f"/workflows/result/{id}")
-    assert_problem(answer, 413)
-    assert answer.json()["type"] == "urn:noetl:problem:answer-too-large"
-    assert "7,20" in answer.json()["detail"]
+    id = started.headers["location"].rpartition("/")[2]
+    for answer in (started, service.http.get(f"/workflows/result/{id}")):
+        assert_problem(answer, 413)
+        assert answer.json()["type"] == "urn:noetl:problem:answer-too-large"
+        assert "7,20" in answer.json()["detail"]
 
 
 def test_names_and_text_of_all_languages(service: Service) -> None:
