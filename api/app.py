@@ -56,7 +56,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
         settings = shared.settings
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
         url = public_url(settings)
-        logging.getLogger("uvicorn.access").addFilter(_without_tokens)
+        logging.getLogger("uvicorn.access").addFilter(problems.without_tokens)
         store = (await run_in_threadpool(shared.opened)).store
         try:
             app.state.is_stopping = False
@@ -108,13 +108,6 @@ class PlainStartupFailure:
             await send(message)
 
         await self._app(scope, receive, tell if scope["type"] == "lifespan" else send)
-
-
-def _without_tokens(record: logging.LogRecord) -> bool:
-    """A request is logged as everything shows its address: without the token that answers a callback."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(problems.shown(arg) if isinstance(arg, str) else arg for arg in record.args)
-    return True
 
 
 @contextmanager

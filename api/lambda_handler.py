@@ -8,13 +8,14 @@ ready by then, as in `executor.lambda_handler`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from executor.errors import ActionError
-from executor.logs import log_as_json_lines
+from executor.logs import ABOUT, log_as_json_lines
 from executor.stores import load_store, make_clients
 from planner.garbage import never_collected
 
@@ -33,7 +34,11 @@ MOST_ESCAPED = 6
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer a request as API Gateway hands it over (payload format 2.0)."""
     log_as_json_lines()
-    answer = _app()(event, context)
+    about = ABOUT.set({"request_id": context.aws_request_id})
+    try:
+        answer = _app()(event, context)
+    finally:
+        ABOUT.reset(about)
     if len(answer["body"]) * MOST_ESCAPED < MOST_ANSWERED:
         return answer
     size = len(json.dumps(answer, ensure_ascii=False).encode())
@@ -73,7 +78,9 @@ def _app() -> Mangum:
     from mangum import Mangum
 
     from api.app import create_app
+    from api.problems import without_tokens
 
+    logging.getLogger("mangum.http").addFilter(without_tokens)
     return Mangum(create_app(behind_gateway=True), lifespan="off")
 
 

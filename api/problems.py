@@ -85,6 +85,13 @@ def shown(path: str) -> str:
     return f"{before}{callbacks}{STARS}" if token else path
 
 
+def without_tokens(record: logging.LogRecord) -> bool:
+    """A filter of logs: a request is logged as everything shows its address."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(shown(arg) if isinstance(arg, str) else arg for arg in record.args)
+    return True
+
+
 def install(app: FastAPI) -> None:
     """From now on every error of the app is answered with a problem document."""
 

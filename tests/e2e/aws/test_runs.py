@@ -96,6 +96,12 @@ def test_a_callback_is_answered_by_whoever_has_its_address(service: Service, sta
         assert nobody.post(path, json={"yes": 2}).status_code == 409
         assert nobody.post(f"{path}0", json={"yes": 1}).status_code == 404
     assert service.output(id) == {"answer": {"yes": 1}}
+    # The address is a credential, and whoever reads logs is not to have it.
+    logged = [json.loads(line) for line in stack.logged("api").splitlines() if line.startswith("{")]
+    answered = [line for line in logged if "POST /workflows/callbacks/***" in line["message"]]
+    assert len(answered) == 5
+    assert all(line["request_id"] for line in answered)
+    assert path.rpartition("/")[2] not in "".join(stack.logged(name) for name in ("api", "step", "access"))
 
 
 def test_a_step_is_tried_again(service: Service) -> None:
