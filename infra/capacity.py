@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS, SHARDS
 from planner.plan import Plan
 
 RUN_WRITES, RUN_READS = 16.0, 13.0
@@ -24,14 +25,16 @@ RUN_WRITES, RUN_READS = 16.0, 13.0
 STEP_WRITES, STEP_READS = 2.0, 2.0
 """Units for a step of a chain that saves little: its claim and its commit, and what both read."""
 
-BRANCH_WRITES, FORK_WRITES = 3.0, 11.0
+BRANCH_WRITES, BRANCH_READS, FORK_WRITES = 3.0, 4.0, 11.0
 """Units besides: for a step between a fork and its join, whose commit counts; for a fork and the join behind it."""
+
+SPREAD_WRITES, LOOK_READS = 5.5, 2.0
+"""Units besides, where a fork is so wide that its run is spread over partitions: for a fork and its join, in each of the others;
+and for each counter that a look at all of them reads, as whoever empties one does.
+"""
 
 RUN_INDEX_WRITES = 2.0
 """Units in each index: a run is put there, and changed or taken out when it ends."""
-
-INDEX_PARTITIONS = 8
-"""Over how many partitions of an index runs are spread (`executor.stores.dynamo.keys.SHARDS`)."""
 
 INVOCATION_SECONDS = 0.02
 """What a step takes besides its work: its reads, its commit and its message."""
@@ -51,11 +54,19 @@ API_REQUEST = 1.0e-6
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How much there is to do in a run: steps in all, those between a fork and its join, and forks."""
+    """How much there is to do in a run: steps in all, those between a fork and its join, and forks; and how many branches the
+    widest one has.
+    """
 
     steps: int
     branch_steps: int
     forks: int
+    widest: int = 1
+
+    @property
+    def partitions(self) -> int:
+        """Over how many partitions of the table a run is spread."""
+        return min(max(-(-self.widest // BRANCHES_EACH), 1), MOST_PARTITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +101,40 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something that there is only so much of. `share` of it is taken; `cure` says what to do before all is."""
+    """Something that there is only so much of. `share` of it is taken; `cure` says what to do before all is. What one run takes
+    for itself does not grow with how many there are.
+    """
 
     name: str
     most: float
     share: float
     cure: str
+    grows: bool = True
 
 
 def shape_of(plan: Plan) -> Shape:
     """What a run of the plan does that visits every step once: more than most do, and less than one with cycles."""
-    forks = sum(any(len(case.targets) > 1 for case in step.cases) for step in plan.steps.values())
-    return Shape(len(plan.steps), sum(bool(step.regions) for step in plan.steps.values()), forks)
+    widths = [max((len(case.targets) for case in step.cases), default=0) for step in plan.steps.values()]
+    forks = sum(width > 1 for width in widths)
+    return Shape(
+        len(plan.steps), sum(bool(step.regions) for step in plan.steps.values()), forks, max(widths, default=1)
+    )
 
 
 def needs_of(load: Load) -> Needs:
     """What the load takes."""
     shape = load.shape
     saved_units = max(load.result_bytes - UNIT_BYTES // 4, 0) / UNIT_BYTES
-    in_run = shape.steps * (STEP_WRITES + saved_units) + shape.branch_steps * BRANCH_WRITES + shape.forks * FORK_WRITES
+    others = shape.partitions - 1
+    looks = shape.forks * shape.partitions**2 * LOOK_READS if others else 0.0
+    writes = shape.steps * (STEP_WRITES + saved_units) + shape.branch_steps * BRANCH_WRITES
+    writes += shape.forks * (FORK_WRITES + others * SPREAD_WRITES)
+    reads = shape.steps * (STEP_READS + saved_units) + shape.branch_steps * BRANCH_READS + looks
     seconds = load.step_seconds + INVOCATION_SECONDS
     return Needs(
         at_once=load.steps_per_second * seconds,
-        write_units=load.runs_per_second * (RUN_WRITES + in_run),
-        read_units=load.runs_per_second * (RUN_READS + shape.steps * (STEP_READS + saved_units)),
+        write_units=load.runs_per_second * (RUN_WRITES + writes),
+        read_units=load.runs_per_second * (RUN_READS + reads),
         messages=load.runs_per_second * (shape.steps + 1),
         index_writes=load.runs_per_second * RUN_INDEX_WRITES,
         run_writes=(STEP_WRITES + saved_units) / seconds,
@@ -136,12 +157,13 @@ def limits_of(load: Load) -> list[Limit]:
         ),
         ("write units of the table", 40_000, needs.write_units, f"{more} the table"),
         ("read units of the table", 40_000, needs.read_units, f"{more} the table"),
-        ("write units of the partitions of an index", INDEX_PARTITIONS * 1_000, needs.index_writes, indexes),
-        ("write units of one run", 1_000, needs.run_writes, "longer steps, or several runs"),
+        ("write units of the partitions of an index", SHARDS * 1_000, needs.index_writes, indexes),
         ("messages that are at work", 120_000, needs.at_once, "deploy a second stack"),
         ("requests to the API", 10_000, load.runs_per_second, f"{more} API Gateway"),
     )
     found = [Limit(name, most, taken / most, cure) for name, most, taken, cure in rows]
+    of_one = "longer steps, or several runs"
+    found.append(Limit("write units of one run", 1_000, needs.run_writes / 1_000, of_one, grows=False))
     return sorted(found, key=lambda limit: -limit.share)
 
 
@@ -160,12 +182,12 @@ def report(load: Load) -> str:
     """All of it as text."""
     needs, dollars, limits = needs_of(load), dollars_of(load), limits_of(load)
     total = sum(dollars.values())
-    first = limits[0]
+    first = next(limit for limit in limits if limit.grows)
     rates = (load.runs_per_second / first.share, load.steps_per_second / first.share)
     lines = [
         f"{load.runs_per_second:,.6g} runs a second of {load.shape.steps:,} steps: {load.steps_per_second:,.6g} steps a second",
         "",
-        f"  steps at work at once    {needs.at_once:>12,.0f}",
+        f"  steps at work at once    {needs.at_once:>12,.1f}",
         f"  write units a second     {needs.write_units:>12,.0f}",
         f"  read units a second      {needs.read_units:>12,.0f}",
         f"  messages a second        {needs.messages:>12,.0f}",
@@ -177,6 +199,11 @@ def report(load: Load) -> str:
         "",
         f"The first limit is that of {first.name}, at {rates[0]:,.0f} runs and {rates[1]:,.0f} steps a second:",
         f"{first.cure}.",
+        *(
+            f"A run by itself comes up against {limit.name}: {limit.cure}."
+            for limit in limits
+            if limit.share > 1 > limit.grows
+        ),
     ]
     return "\n".join(lines)
 

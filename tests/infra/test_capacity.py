@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.playbooks import fan_out
 from executor.actions import catalogue
-from executor.stores.dynamo.keys import SHARDS
-from infra.capacity import INDEX_PARTITIONS, Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
+from infra.capacity import Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
 from planner.compile import compile_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,16 @@ def test_the_units_of_a_fork_are_those_that_were_counted(branches: int, writes: 
     assert needs_of(Load(Shape(branches + 2, branches, 1), 1.0)).write_units == writes
 
 
+@pytest.mark.parametrize(("branches", "writes", "reads"), [(100, 565, 706), (1_000, 5_380, 15_280)])
+def test_the_units_of_a_wide_fork_are_about_those_that_were_counted(branches: int, writes: float, reads: float) -> None:
+    plan = compile_playbook(fan_out(branches), catalogue()).plan
+    assert plan is not None
+    needs = needs_of(Load(shape_of(plan), 1.0))
+    assert needs.write_units == pytest.approx(writes, rel=0.02)
+    # How many look at all counters depends on how many of them end at once.
+    assert needs.read_units == pytest.approx(reads, rel=0.15)
+
+
 def test_the_shape_of_a_plan() -> None:
     text = """
         name: x
@@ -38,7 +48,7 @@ def test_the_shape_of_a_plan() -> None:
     """
     plan = compile_playbook(text, catalogue()).plan
     assert plan is not None
-    assert shape_of(plan) == Shape(4, 2, 1)
+    assert shape_of(plan) == Shape(4, 2, 1, 2)
 
 
 @pytest.mark.parametrize("times", [10, 1_000])
@@ -71,7 +81,6 @@ def test_which_limit_comes_first(load: Load, first: str) -> None:
 
 
 def test_runs_are_spread_over_the_indexes() -> None:
-    assert INDEX_PARTITIONS == SHARDS
     [limit] = [limit for limit in limits_of(Load(CHAIN, 2_000.0)) if "index" in limit.name]
     assert (limit.most, limit.share) == (8_000, 0.5)
 
@@ -82,6 +91,22 @@ def test_a_hundred_thousand_steps_a_second(capsys: pytest.CaptureFixture[str]) -
     assert "100,000 steps a second" in out
     assert "The first limit is that of write units of the table, at 930 runs" in out
     assert "dollars a month" in out
+
+
+@pytest.mark.parametrize("rate", ["0.1", "1", "930"])
+def test_the_first_limit_is_the_same_for_every_rate(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(ROOT / "examples" / "portable.yaml"), "--runs-per-second", rate])
+    out = capsys.readouterr().out
+    assert "The first limit is that of write units of the table, at 930 runs" in out
+    assert "by itself" not in out
+
+
+def test_what_one_run_takes_too_much_of_is_told_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    of_steps = ["--step-seconds", "0", "--result-bytes", "100000"]
+    main([str(ROOT / "examples" / "portable.yaml"), "--runs-per-second", "1", *of_steps])
+    out = capsys.readouterr().out
+    assert "A run by itself comes up against write units of one run: longer steps, or several runs." in out
+    assert "The first limit is that of write units of the table, at" in out
 
 
 def test_it_costs_what_the_budget_allows() -> None:
