@@ -24,6 +24,7 @@ _BORN_SLOWLY = threading.Lock()
 
 _DENIED = frozenset(
     {
+        "403",
         "AccessDenied",
         "AccessDeniedException",
         "AuthorizationError",

@@ -95,7 +95,8 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, RejectedError | SettingError | StoreError | OSError):
         where = " Where it is: NOETL_STORE, or --store." if isinstance(error, StoreError) else ""
-        say(f"noetl: {error}{where}")
+        text = str(error)
+        say(f"noetl: {text}{'.' if where and not text.endswith('.') else ''}{where}")
         return MISUSED
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     say(f"noetl: NP900 a bug of ours: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")

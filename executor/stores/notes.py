@@ -139,6 +139,14 @@ class Messages:
             else:
                 raise StoreError("The queue of the store (NOETL_QUEUE) is overloaded: it takes no messages.")
 
+    def look(self) -> None:
+        """Ask whether the queue is there.
+
+        Raises:
+            StoreError: it is not, or it may not be asked.
+        """
+        self._call("get_queue_attributes", AttributeNames=["QueueArn"])
+
     def receive(self, seconds: int, visible_after: int) -> list[dict[str, Any]]:
         """Up to ten messages; nobody else sees them for `visible_after` seconds."""
         answer = self._call(

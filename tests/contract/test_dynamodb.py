@@ -357,3 +357,16 @@ def sent(aws: Client, queue: str, *, delayed: bool) -> int:
     name = "ApproximateNumberOfMessagesDelayed" if delayed else "ApproximateNumberOfMessages"
     found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[name])["Attributes"]
     return int(found[name])
+
+
+def test_the_doctor_looks_for_what_stands_beside_the_table(aws: Client) -> None:
+    upgrade("noetl")
+    queue = aws("sqs").create_queue(QueueName="steps")["QueueUrl"]
+    aws("s3").create_bucket(Bucket="values")
+    assert DynamoStore("noetl", queue_url=queue, bucket="values").examine() == []
+    found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").examine()
+    missing = "there is no {} in this account and region; it must be there."
+    assert [(one.check, one.message.partition(" failed: ")[2]) for one in found] == [
+        ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),
+        ("queue", missing.format(f"queue {queue}- (NOETL_QUEUE)")),
+    ]

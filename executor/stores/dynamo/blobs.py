@@ -63,6 +63,15 @@ class Blobs:
         self._remember(key, packed)
         return _ELSEWHERE + key.encode("ascii")
 
+    def look(self) -> None:
+        """Ask whether the bucket is there, if one is named.
+
+        Raises:
+            StoreError: it is not, or it may not be asked.
+        """
+        if self.bucket is not None:
+            self._call("head_bucket")
+
     def read(self, kept: bytes | None) -> Any:
         """The value that `keep` was given; None for one that was empty."""
         if kept is None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from executor.errors import StoreError
 from executor.records import DEADLINE, NEVER, RunStatus, VisitStatus
 from executor.stores.doctor import Finding, limited
 from executor.stores.dynamo import keys
@@ -18,6 +19,7 @@ from executor.stores.dynamo.core import Core
 from executor.stores.dynamo.runs import is_over
 from executor.stores.dynamo.visits import ACTIVE, Record
 from executor.stores.dynamo.whole import Whole, read_whole
+from executor.stores.notes import Messages
 
 LOOKS = 3
 BETWEEN_SECONDS = 0.3
@@ -39,10 +41,21 @@ class Doctor:
         for item in self._core.table.scan(_TOLD):
             found.note(item)
         ids = sorted(found.heads)
-        told = [*found.findings()]
+        told = [*self._beside(), *found.findings()]
         for findings in self._core.in_parallel(self._examine_run, ids):
             told += findings
         return limited(told)
+
+    def _beside(self) -> Iterable[Finding]:
+        """What is wrong with the bucket and the queue that stand beside the table."""
+        looks = {"bucket": self._core.blobs.look}
+        if isinstance(self._core.messages, Messages):
+            looks["queue"] = self._core.messages.look
+        for check, look in looks.items():
+            try:
+                look()
+            except StoreError as error:
+                yield Finding(check, str(error))
 
     def _examine_run(self, run_id: str) -> list[Finding]:
         head = self._core.table.get(keys.head(run_id))

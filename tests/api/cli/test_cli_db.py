@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from executor import aws
 
 Command = Callable[..., Any]
 
@@ -27,6 +30,19 @@ def test_a_server_that_is_not_there_is_one_sentence(noetl: Command) -> None:
         outcome.err.endswith("Connection refused. Where it is: NOETL_STORE, or --store.\n")
         and len(outcome.err.splitlines()) == 1
     )
+
+
+def test_a_table_without_credentials_is_two_sentences(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    aws.forget()
+    outcome = noetl("runs", "list", "--store", "dynamodb://none")
+    aws.forget()
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.endswith("or give the machine a role. Where it is: NOETL_STORE, or --store.\n")
 
 
 @pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])
