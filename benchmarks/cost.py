@@ -175,6 +175,7 @@ def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.R
         "write_units": usage.write_units / branches,
         "read_units": usage.read_units / branches,
         "looks": usage.count("dynamodb", "TransactGetItems"),
+        "queries": usage.count("dynamodb", "Query"),
         "dollars_a_million": usage.dollars * 1e6 / branches,
     }
 

@@ -19,13 +19,14 @@ from pathlib import Path
 from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS, SHARDS
 from planner.plan import Plan
 
-RUN_WRITES, RUN_READS = 16.0, 13.0
+RUN_WRITES, RUN_READS = 16.0, 9.0
 """Units for the beginning and the end of a run."""
 
 STEP_WRITES, STEP_READS = 2.0, 2.0
 """Units for a step of a chain that saves little: its claim and its commit, and what both read."""
 
-BRANCH_WRITES, BRANCH_READS, FORK_WRITES = 3.0, 4.0, 11.0
+BRANCH_WRITES, BRANCH_READS = 3.0, 3.0
+FORK_WRITES, FORK_READS = 11.0, 4.0
 """Units besides: for a step between a fork and its join, whose commit counts; for a fork and the join behind it."""
 
 SPREAD_WRITES, LOOK_READS = 5.5, 2.0
@@ -129,7 +130,8 @@ def needs_of(load: Load) -> Needs:
     looks = shape.forks * shape.partitions**2 * LOOK_READS if others else 0.0
     writes = shape.steps * (STEP_WRITES + saved_units) + shape.branch_steps * BRANCH_WRITES
     writes += shape.forks * (FORK_WRITES + others * SPREAD_WRITES)
-    reads = shape.steps * (STEP_READS + saved_units) + shape.branch_steps * BRANCH_READS + looks
+    reads = shape.steps * (STEP_READS + saved_units) + shape.branch_steps * BRANCH_READS
+    reads += shape.forks * FORK_READS + looks
     seconds = load.step_seconds + INVOCATION_SECONDS
     return Needs(
         at_once=load.steps_per_second * seconds,

@@ -88,3 +88,11 @@ def test_a_branch_of_a_thousand_asks_no_more_than_one_of_a_hundred(queue: str) -
     assert many["write_units"] <= some["write_units"] <= 6
     # Who empties the counter of a partition looks at all of them; with several threads at work two may have emptied it.
     assert many["looks"] <= 4 * 63
+
+
+def test_the_end_of_a_run_reads_its_visits_once(queue: str) -> None:
+    """They are many where it has forked widely, and lie in several partitions."""
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        assert cost.fan(store, queue, 40, meter)["queries"] == 3
