@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -134,6 +135,14 @@ def test_the_linter_finds_nothing(path: Any) -> None:
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(ROOT / ".venv"), "SAM_CLI_TELEMETRY": "0"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_dashboard_is_given_what_it_asks_for(template: dict[str, Any]) -> None:
+    text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
+    asked = re.findall(r"^  (\w+): \{Type: String", text, re.MULTILINE)
+    given = json.dumps(template["Outputs"]["DashboardParameters"])
+    assert len(asked) == 9
+    assert sorted(set(re.findall(r"(\w+)=", given))) == sorted(asked)
 
 
 def test_every_metric_on_the_dashboard_is_one_that_there_is(template: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.aws import REGION
 from tests.e2e.aws.stack import SAM, Stack
-from tests.tools import environment
+from tests.tools import ROOT, environment
 
 
 def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -64,6 +64,15 @@ def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -
         assert http.get("/workflows").status_code == 401
     with stack.http(stack.key("read")) as http:
         assert http.get("/workflows").json() == {"items": [], "next_cursor": None}
+    given = dict(part.split("=", 1) for part in outputs["DashboardParameters"].split(" "))
+    cloudformation.create_stack(
+        StackName="by-hand-dashboard",
+        TemplateBody=(ROOT / "infra" / "dashboard.yaml").read_text("utf-8"),
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in given.items()],
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="by-hand-dashboard", WaiterConfig={"Delay": 1})
+    shown = boto3.client("cloudwatch", region_name=REGION).get_dashboard(DashboardName="by-hand")["DashboardBody"]
+    assert outputs["StepFunctionName"] in shown
     done = sam("delete", "--stack-name", "by-hand", "--no-prompts", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     with pytest.raises(cloudformation.exceptions.ClientError, match="does not exist"):
