@@ -70,7 +70,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
         finally:
             shared.close()
 
-    app = FastAPI(
+    app = _App(
         title="NoETL",
         version=version("noetl"),
         description="Compiles playbooks and runs them durably.",
@@ -92,6 +92,17 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
         check_that_all_are_guarded(noun.router)
         app.include_router(noun.router)
     return app
+
+
+class _App(FastAPI):
+    """An app that describes the shapes of its answers when it is asked: making them takes longer than all else at its start."""
+
+    def openapi(self) -> dict[str, Any]:
+        from api.shapes import schemas
+
+        document = super().openapi()
+        document["components"].setdefault("schemas", {}).update(schemas())
+        return document
 
 
 class PlainStartupFailure:

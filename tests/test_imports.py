@@ -31,3 +31,9 @@ def test_the_executor_starts_without(package: str, loaded: set[str]) -> None:
 def test_what_was_loaded_is_seen(loaded: set[str]) -> None:
     assert {"executor", "jinja2", "sqlite3"} <= loaded
     assert {"networkx", "pydantic", "yaml"} <= loaded_by("planner.compile")
+
+
+def test_the_service_starts_without_the_shapes_of_its_answers() -> None:
+    program = "import sys, api.app; print('api.shapes' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

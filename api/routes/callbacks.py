@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, Taken
+from api.answers import JSON, shaped
 from api.bodies import read_answer
 from api.routes.common import PROBLEMS, ForAll
 from executor.waiting import CALLBACKS
@@ -27,7 +27,7 @@ _ANSWER: dict[str, Any] = _OPEN | {
 }
 
 
-@router.post("/{token}", status_code=202, responses={202: {"model": Taken}}, openapi_extra=_ANSWER)
+@router.post("/{token}", status_code=202, responses={202: shaped("Taken")}, openapi_extra=_ANSWER)
 async def answer(token: str, request: Request, service: ForAll) -> Response:
     """The body is the answer that a step waits for. The same answer again changes nothing."""
     body = await read_answer(request)
@@ -35,7 +35,7 @@ async def answer(token: str, request: Request, service: ForAll) -> Response:
     return _taken()
 
 
-@router.post("/{token}/heartbeat", status_code=202, responses={202: {"model": Taken}}, openapi_extra=_OPEN)
+@router.post("/{token}/heartbeat", status_code=202, responses={202: shaped("Taken")}, openapi_extra=_OPEN)
 def heartbeat(token: str, service: ForAll) -> Response:
     """Whoever is to answer is still at work. The body is not read."""
     service.hear(token)

@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
 
-from api.answers import ProblemDocument
+from api.answers import shaped
 from api.callers import not_allowed, unauthenticated
 from api.gate import caller_of
 from api.service import Service
@@ -24,7 +24,7 @@ RETRY_AFTER = {"Retry-After": "1"}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "A problem document (RFC 9457)",
-        "content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}},
+        **shaped("ProblemDocument", media_type="application/problem+json"),
     }
 }
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.answers import JSON, EventPage
+from api.answers import JSON, shaped
 from api.bodies import accepts, known_query
 from api.problems import Problem
 from api.routes.common import PROBLEMS, ToRead, is_stopping
@@ -33,7 +33,7 @@ _COMMENT_AFTER_SECONDS = 15.0
 
 @router.get(
     "/{workflow_id}/events",
-    responses={200: {"model": EventPage, "content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}},
+    responses={200: shaped("EventPage", _EVENT_STREAM)},
 )
 async def events(
     workflow_id: str,

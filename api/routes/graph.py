@@ -7,7 +7,7 @@ from enum import StrEnum
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.answers import JSON, Graph
+from api.answers import JSON, shaped
 from api.bodies import known_query
 from api.image import NoGraphvizError, image
 from api.problems import Problem
@@ -27,12 +27,7 @@ class GraphFormat(StrEnum):
 
 @router.get(
     "/{workflow_id}/graph",
-    responses={
-        200: {
-            "model": Graph,
-            "content": {"image/svg+xml": {"schema": {"type": "string"}}, "text/plain": {"schema": {"type": "string"}}},
-        }
-    },
+    responses={200: shaped("Graph", "image/svg+xml", "text/plain")},
 )
 def graph(workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG) -> Response:
     """The plan with the run's states on it: a picture, Mermaid text, or the graph as JSON."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, PlanAnswer
+from api.answers import JSON, shaped
 from api.bodies import Reference, read_submission
 from api.routes.common import PROBLEMS, ToRead
 from api.routes.workflows import SUBMISSION
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JSON)
 
 
-@router.post("/plan", responses={200: {"model": PlanAnswer}}, openapi_extra=SUBMISSION)
+@router.post("/plan", responses={200: shaped("PlanAnswer")}, openapi_extra=SUBMISSION)
 async def plan(request: Request, service: ToRead) -> Response:
     """Diagnostics, graph and statistics of the playbook in the body."""
     submission = await read_submission(request)

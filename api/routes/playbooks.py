@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, PlaybookPage, Registered, RegisteredText
+from api.answers import JSON, shaped
 from api.bodies import known_query, read_playbook
 from api.routes.common import PROBLEMS, ToAdminister, ToRead
 
@@ -46,7 +46,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
-    "", status_code=201, responses={201: {"model": Registered}, 200: {"model": Registered}}, openapi_extra=_REGISTER
+    "", status_code=201, responses={201: shaped("Registered"), 200: shaped("Registered")}, openapi_extra=_REGISTER
 )
 async def register(request: Request, service: ToAdminister) -> Response:
     """Keep the playbook in the body, under its name and version. 200 when it was there already."""
@@ -54,14 +54,14 @@ async def register(request: Request, service: ToAdminister) -> Response:
     return JSON(body, 201 if is_new else 200, headers={"Location": _links(request, body)["self"]})
 
 
-@router.get("", responses={200: {"model": PlaybookPage}})
+@router.get("", responses={200: shaped("PlaybookPage")})
 def playbooks(request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None) -> Response:
     """The newest version of each playbook, by name."""
     known_query(request, ("limit", "cursor"))
     return JSON(service.playbooks(limit=limit, cursor=cursor))
 
 
-@router.get("/{name:path}/versions/{version:path}", responses={200: {"model": RegisteredText}})
+@router.get("/{name:path}/versions/{version:path}", responses={200: shaped("RegisteredText")})
 def version(name: str, version: str, request: Request, service: ToRead) -> Response:
     """A version of a playbook, with its text."""
     return _text(request, service.playbook(name, version))
@@ -74,14 +74,14 @@ def remove_version(name: str, version: str, service: ToAdminister) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{name:path}/versions", responses={200: {"model": PlaybookPage}})
+@router.get("/{name:path}/versions", responses={200: shaped("PlaybookPage")})
 def versions(name: str, request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None) -> Response:
     """All versions of a playbook, the newest first."""
     known_query(request, ("limit", "cursor"))
     return JSON(service.playbooks(name, limit=limit, cursor=cursor))
 
 
-@router.get("/{name:path}", responses={200: {"model": RegisteredText}})
+@router.get("/{name:path}", responses={200: shaped("RegisteredText")})
 def playbook(name: str, request: Request, service: ToRead) -> Response:
     """The newest version of a playbook, with its text."""
     return _text(request, service.playbook(name))

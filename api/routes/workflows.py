@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, Accepted, Result, RunPage, Status, Summary
+from api.answers import JSON, shaped
 from api.bodies import (
     Reference,
     Resumption,
@@ -108,9 +108,7 @@ _RESUME: dict[str, Any] = {
 }
 
 
-@router.post(
-    "/run", status_code=202, responses={202: {"model": Accepted}, 200: {"model": Result}}, openapi_extra=_START
-)
+@router.post("/run", status_code=202, responses={202: shaped("Accepted"), 200: shaped("Result")}, openapi_extra=_START)
 async def run(request: Request, service: ToRun) -> Response:
     """Start a run of the playbook in the body, or of one that is registered."""
     key = idempotency_key(request)
@@ -136,7 +134,7 @@ async def run(request: Request, service: ToRun) -> Response:
     return JSON(accepted, 202, headers=headers | RETRY_AFTER)
 
 
-@router.get("/status/{workflow_id}", responses={200: {"model": Status}, 304: {"description": "As before"}})
+@router.get("/status/{workflow_id}", responses={200: shaped("Status"), 304: {"description": "As before"}})
 def status(workflow_id: str, request: Request, service: ToRead) -> Response:
     """How the run and each of its steps stand."""
     answer = JSON(service.status(workflow_id))
@@ -148,7 +146,7 @@ def status(workflow_id: str, request: Request, service: ToRead) -> Response:
     return answer
 
 
-@router.get("/result/{workflow_id}", responses={200: {"model": Result}, 202: {"model": Result}})
+@router.get("/result/{workflow_id}", responses={200: shaped("Result"), 202: shaped("Result")})
 def result(workflow_id: str, service: ToRead) -> Response:
     """What came out of the run; 202 while it has not finished."""
     body = service.result(workflow_id)
@@ -157,7 +155,7 @@ def result(workflow_id: str, service: ToRead) -> Response:
     return JSON(body, 202, headers=RETRY_AFTER)
 
 
-@router.get("", responses={200: {"model": RunPage}})
+@router.get("", responses={200: shaped("RunPage")})
 def runs(
     request: Request,
     service: ToRead,
@@ -184,7 +182,7 @@ def runs(
     )
 
 
-@router.post("/{workflow_id}/cancel", status_code=202, responses={202: {"model": Summary}})
+@router.post("/{workflow_id}/cancel", status_code=202, responses={202: shaped("Summary")})
 def cancel(workflow_id: str, request: Request, service: ToRun) -> Response:
     """What is at work is given up and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
     _refuse_local(service, workflow_id, "cancel")
@@ -192,7 +190,7 @@ def cancel(workflow_id: str, request: Request, service: ToRun) -> Response:
     return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
 
 
-@router.post("/{workflow_id}/resume", status_code=202, responses={202: {"model": Summary}}, openapi_extra=_RESUME)
+@router.post("/{workflow_id}/resume", status_code=202, responses={202: shaped("Summary")}, openapi_extra=_RESUME)
 async def resume(workflow_id: str, request: Request, service: ToRun) -> Response:
     """The run goes on from its failed and parked steps, with corrected input if given; or a new run goes on from another
     step of it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +56,8 @@ async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
     for operation in ("/workflows/callbacks/{token}", "/workflows/callbacks/{token}/heartbeat"):
         assert document["paths"][operation]["post"]["security"] == []
     assert "HTTPValidationError" not in str(document)
+    named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert {"Accepted", "Failure", "ProblemDocument"} <= named <= set(document["components"]["schemas"])
     assert (await http.get("/docs")).status_code == 200
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api.answers import Status, Taken
 from api.app import create_app
+from api.shapes import Status, Taken
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from api.answers import PlanAnswer
+from api.shapes import PlanAnswer
 
 pytestmark = pytest.mark.anyio
 

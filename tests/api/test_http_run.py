@@ -7,8 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from api.answers import Accepted, Result
 from api.app import create_app
+from api.shapes import Accepted, Result
 from executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.answers import Graph, Result, RunPage, Status, Summary
+from api.shapes import Graph, Result, RunPage, Status, Summary
 from executor.actions import catalogue
 from executor.start import new_run
 from executor.stores import open_store
