@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 from executor.records import Run
 
@@ -24,12 +25,17 @@ def read_traceparent(text: str | None) -> str | None:
 
 def trace_id(run: Run) -> str:
     """The id of the trace that the run belongs to: that of whoever started it, or one that follows from its own id."""
-    return run.trace.split("-")[1] if run.trace is not None else _digits(32, run.id)
+    return run.trace.split("-")[1] if run.trace is not None else _own_trace_id(run.id)
 
 
 def traceparent(run: Run, *cause: object) -> str:
     """The header for what the run does because of `cause`: the same for the same cause."""
     return f"00-{trace_id(run)}-{_digits(16, run.id, *cause)}-01"
+
+
+@lru_cache(maxsize=256)
+def _own_trace_id(run_id: str) -> str:
+    return _digits(32, run_id)
 
 
 def _digits(count: int, *parts: object) -> str:

@@ -6,6 +6,7 @@ import json
 from math import isfinite
 from typing import Any
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LEAVES = (str, int, float, bool, type(None))
 
 
@@ -48,7 +49,7 @@ def write_json(value: Any) -> str:
         ValueError: it is not a plain value.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return _encode(value)
     except TypeError as error:
         raise ValueError(str(error)) from None
     except RecursionError:

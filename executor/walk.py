@@ -46,14 +46,14 @@ from executor.transition import (
     error_record,
     in_time,
     latest,
-    merge_names,
     pause,
     refusal,
     settle,
 )
 from executor.values import as_read
+from executor.visited import Visited, last_names, last_steps, seen_step
 from executor.waiting import FindPlaybook, Waiting, in_registry
-from planner.plan import Case, Loop, Repeat, Step
+from planner.plan import Case, Header, Loop, Repeat, Step
 from planner.record import record
 from planner.templates import EvaluationError, Template, is_true, parse
 
@@ -238,12 +238,7 @@ class Walker:
         in-place work, and it goes to the policy.
         """
         visit = claim.visit
-        outcome = replace(
-            outcome,
-            data=scrub_stored(outcome.data),
-            saved=scrub_stored(outcome.saved),
-            error=scrub_stored(outcome.error),
-        )
+        outcome = _without_secrets(outcome)
         for _ in range(2):
             commit = self._decide(step, claim, scope, outcome, performance)
             now = self.clock()
@@ -324,7 +319,7 @@ class Walker:
         for name in step.reads:
             holder = read.get(holders.get(name, ""))
             if name.startswith("steps."):
-                steps[name.removeprefix("steps.")] = _seen_step(holder)
+                steps[name.removeprefix("steps.")] = seen_step(holder)
             elif holder is not None and name in holder.saved:
                 loaded[name] = holder.saved[name]
         return Scope(run, visit, loaded, steps, dict(visit.saved))
@@ -337,8 +332,8 @@ class Walker:
         error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
         ending_to_come = {"status": status.value, "error": error}
         saved = dict(claim.visit.saved)
-        steps = _last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
-        return Scope(run, claim.visit, _last_names(visits), steps, saved, ending=ending_to_come)
+        steps = last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
+        return Scope(run, claim.visit, last_names(visits), steps, saved, ending=ending_to_come)
 
     def _fresh(self, claim: Claim) -> Run:
         run = self.store.run(claim.run.tenant, claim.run.id)
@@ -372,12 +367,13 @@ class Walker:
     def _end(self, claim: Claim) -> None:
         """Evaluate the output and give the run its final status."""
         run = self._fresh(claim)
-        last_step = self.store.plan_header(run.plan_hash).last_step
+        header = self.store.plan_header(run.plan_hash)
+        last_step = header.last_step
+        visited = Visited(self.store, run.id, header.statistics.get("most_visits", math.inf))
         status = ending(run.stop, run.failed_branches)
         told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
         # Where no failure is told of, nobody looks for one.
-        visits = self.store.visits(run.id) if told or last_step is not None else []
-        unhandled = [v for v in visits if v.failure in ("open", "ended") and v.error is not None]
+        unhandled = visited.unhandled() if told or last_step is not None else []
         errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
         if status is RunStatus.SUCCEEDED and errors:
             status = RunStatus.FAILED
@@ -385,7 +381,7 @@ class Walker:
             errors.insert(0, _timeout(claim.visit))
         result = None
         if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-            result, problems = self._result(replace(claim, run=run))
+            result, problems = _result(header, run, claim.visit, visited)
             errors += problems
             if problems and status is RunStatus.SUCCEEDED:
                 status = RunStatus.COMPLETED_WITH_ERRORS
@@ -396,26 +392,6 @@ class Walker:
             too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
             self.store.finish(claim, RunStatus.FAILED, None, [too_large], self.clock())
 
-    def _result(self, claim: Claim) -> tuple[dict[str, Any], list[ErrorRecord]]:
-        """The result of a run, and an error for each entry of `output` that has no value."""
-        run = claim.run
-        output = self.store.plan_header(run.plan_hash).output
-        visits = self.store.saved(run.id)
-        names = _last_names(visits)
-        if output is None:
-            return names, []
-        scope = Scope(run, claim.visit, names, _last_steps(visits))
-        result: dict[str, Any] = {}
-        errors = []
-        for name, value in output.items():
-            try:
-                result[name] = render(value, None, scope.lookup(f"output.{name}"))
-            except ActionError as problem:
-                result[name] = None
-                message = f"`output.{name}`: {problem.message}"
-                errors.append(error_record(claim.visit, problem.type, message) | {"step": None})
-        return result, errors
-
 
 class Paused(Exception):
     """The work of a visit goes on in a later invocation."""
@@ -423,6 +399,23 @@ class Paused(Exception):
     def __init__(self, pause: Pause) -> None:
         super().__init__()
         self.pause = pause
+
+
+def _result(header: Header, run: Run, visit: Visit, visited: Visited) -> tuple[dict[str, Any], list[ErrorRecord]]:
+    """The result of a run, and an error for each entry of `output` that has no value."""
+    if header.output is None:
+        return visited.read()[0], []
+    scope = Scope(run, visit, *visited.read(header.reads))
+    result: dict[str, Any] = {}
+    errors = []
+    for name, value in header.output.items():
+        try:
+            result[name] = render(value, None, scope.lookup(f"output.{name}"))
+        except ActionError as problem:
+            result[name] = None
+            message = f"`output.{name}`: {problem.message}"
+            errors.append(error_record(visit, problem.type, message) | {"step": None})
+    return result, errors
 
 
 def _paused(suspended: Suspended, round: int, scope: Scope) -> Pause:
@@ -468,49 +461,30 @@ def _bounded(step: Step, commit: Commit, claim: Claim, performance: Performance,
     """The commit, with what the end of the run makes of it, and what may be left of earlier attempts at it."""
     visit = claim.visit
     is_first = visit.progress is None and (visit.claims, visit.attempt, claim.run.resumes) == (1, 1, 0)
-    commit = replace(commit, waited=not is_first or bool(performance.waits))
+    if not is_first or performance.waits:
+        commit = replace(commit, waited=True)
     return as_last(commit) if step.runs_last else in_time(commit, claim.run.deadline_at, now)
 
 
+def _without_secrets(outcome: Outcome) -> Outcome:
+    found = (outcome.data, outcome.saved, outcome.error)
+    data, saved, error = clean = tuple(map(scrub_stored, found))
+    is_clean = all(new is old for new, old in zip(clean, found, strict=True))
+    return outcome if is_clean else replace(outcome, data=data, saved=saved, error=error)
+
+
 def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
-    return tuple(replace(event, payload=scrub_stored(event.payload)) for event in events)
-
-
-class _Steps(dict[str, Mapping[str, Any]]):
-    """Steps by name, as they stand at the end: those that were not visited are pending."""
-
-    def __missing__(self, name: str) -> Mapping[str, Any]:
-        return _seen_step(None)
-
-
-def _last_names(visits: Sequence[Visit]) -> dict[str, Any]:
-    """The names as they stand over all branches, but for what a branch that ended in a failure may yet go on with."""
-    return merge_names([(v.clock, v.id, v.saved) for v in visits if not v.has_ended_branch])
-
-
-def _last_steps(visits: Sequence[Visit], *, is_cancelled: bool = False) -> _Steps:
-    found = _Steps()
-    for visit in sorted(visits, key=lambda v: (v.clock, v.id)):
-        # Which of several branches came first is a matter of time, and how often they came is not.
-        number = max(visit.number, found[visit.step]["visits"])
-        seen = _seen_step(replace(visit, number=number))
-        was_given_up = is_cancelled and visit.status is VisitStatus.PARKED
-        found[visit.step] = {**seen, "status": "cancelled"} if was_given_up else seen
-    return found
+    clean = [scrub_stored(event.payload) for event in events]
+    return tuple(
+        event if event.payload is payload else replace(event, payload=payload)
+        for event, payload in zip(events, clean, strict=True)
+    )
 
 
 def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Outcome:
     """The outcome of work that gave what the store cannot keep."""
     type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
     return Outcome(False, None, error_record(visit, type, str(problem)))
-
-
-def _seen_step(visit: Visit | None) -> Mapping[str, Any]:
-    """What `steps.NAME` shows of a step whose last visit on this branch is given."""
-    if visit is None:
-        return {"status": "pending", "visits": 0}
-    status = "pending" if visit.status in (VisitStatus.READY, VisitStatus.PARKED) else visit.status.value
-    return {"status": status, "visits": visit.number, "result": visit.result, "error": visit.error}
 
 
 def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
@@ -22,7 +22,7 @@ from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
 from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 from planner.rules import is_error_aware
-from planner.uses import Place
+from planner.uses import Place, Use
 
 
 def lower(subject: Subject) -> Plan | None:
@@ -66,12 +66,20 @@ class _Lowering:
             environment=self.playbook.environment,
             variables=self.playbook.variables,
             output=self.playbook.output,
+            reads=self.read_by_output(),
             timeout_seconds=self.playbook.timeout,
             last_step=last,
             sequential=self.is_sequential,
             statistics=self.statistics(steps, tasks),
         )
         return Plan(header, steps, tasks, self.subject.document.text)
+
+    def read_by_output(self) -> tuple[str, ...] | None:
+        """The saved names and `steps.NAME` that `output` reads; None without an output, which gives all names."""
+        if self.playbook.output is None:
+            return None
+        uses = (use for use in self.subject.uses if use.place is Place.OUTPUT)
+        return tuple(sorted({name for use in uses for name in self._read_by(use)}))
 
     def waves(self) -> dict[str, set[str]]:
         """What each `join: any` needs to know besides what it reads: the visit at which the branches parted that arrive."""
@@ -199,7 +207,6 @@ class _Lowering:
         """The saved names and `steps.NAME` that each step reads, through the tasks it calls too."""
         by_step: dict[str, set[str]] = {name: set() for name in self.names.steps}
         by_task: dict[str, set[str]] = {name: set() for name in self.names.tasks}
-        produced = self.subject.produced
         retried: set[str] = set()
         for use in self.subject.uses:
             owner = by_step.get(use.step or "") if use.step is not None else by_task.get(use.task or "")
@@ -207,17 +214,20 @@ class _Lowering:
                 if use.place is not Place.AFTER:
                     continue
                 owner = retried
-            for access in use.template.reads:
-                if access[0] in produced and access[0] not in use.local:
-                    owner.add(access[0])
-                elif access[0] == "steps" and len(access) > 1:
-                    owner.add(f"steps.{access[1]}")
+            owner.update(self._read_by(use))
         self._include_called(by_task)
         for name, step in self.names.steps.items():
             by_step[name].update(() if step.retry is not None else retried)
             for run in (step.run or (), *(self.names.work(case) for case in step.rule or ())):
                 by_step[name].update(*(by_task[task] for task in called_tasks(run) if task in by_task))
         return by_step
+
+    def _read_by(self, use: Use) -> Iterator[str]:
+        for access in use.template.reads:
+            if access[0] in self.subject.produced and access[0] not in use.local:
+                yield access[0]
+            elif access[0] == "steps" and len(access) > 1:
+                yield f"steps.{access[1]}"
 
     def _include_called(self, by_task: dict[str, set[str]]) -> None:
         """Add to the names of each task those of the tasks it calls, of those that they call, and so on."""

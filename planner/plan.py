@@ -376,7 +376,8 @@ class Input:
 
 @record
 class Header:
-    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`.
+    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`, `reads` are
+    the saved names and `steps.NAME` that the output reads, or None when all names are the output.
 
     With `sequential` branches go one after another, and each sees what those before it have saved.
     """
@@ -390,6 +391,7 @@ class Header:
     environment: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, Any] | None = None
+    reads: tuple[str, ...] | None = None
     timeout_seconds: float | None = None
     last_step: str | None = None
     sequential: bool = False
@@ -407,6 +409,7 @@ class Header:
             "environment": self.environment,
             "variables": self.variables,
             "output": self.output,
+            "reads": None if self.reads is None else list(self.reads),
             "timeout_seconds": self.timeout_seconds,
             "finally": self.last_step,
             "sequential": self.sequential,
@@ -432,6 +435,8 @@ class Header:
             environment=data["environment"],
             variables=data["variables"],
             output=data["output"],
+            # Earlier plans do not say what their output reads.
+            reads=None if data.get("reads") is None else tuple(data["reads"]),
             timeout_seconds=data["timeout_seconds"],
             last_step=data["finally"],
             sequential=data["sequential"],

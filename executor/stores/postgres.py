@@ -240,10 +240,9 @@ class PostgresStore(SqlStore):
             lease.worker, now + lease.seconds, now, now, run_id, queue, now, claim_for is not None,
             told, before, after,
         )  # fmt: skip
-        with self._transaction() as db:
-            self.database.lock_run(db, run_id)
-            written = db.execute(_ARRIVAL, values)
-        row: Row | None = written.fetchone()
+        row = self.postgres.change_of(run_id, _ARRIVAL, *values)
+        if row is not None:
+            self.changes.announce()
         return row
 
     def _step_on(self, commit: Commit, following: Visit, claim_for: Lease | None) -> bool:

@@ -46,6 +46,8 @@ _MADE_DUE = f"""
 claim is none of it, unless it was given back.
 """
 
+_LOCK_RUN = "select 1 from runs where id = ? for update"
+
 _OVERDUE = f"""
     select run_id, id, step, due_at from visits where queue = ? and {ACTIVE} and due_at < ? order by due_at, position limit ?
 """
@@ -75,7 +77,7 @@ class PostgresDatabase:
 
     Raises:
         StoreError: any method, when it cannot be reached or fails; the constructor also when its schema is not up to date.
-        UnwrittenError: `transaction` and `change`, when it failed for a reason that passes, and nothing was written.
+        UnwrittenError: `transaction`, `change` and `change_of`, when it failed for a reason that passes, and nothing was written.
     """
 
     def __init__(self, uri: str | Callable[[], str], messages: Messages | None = None) -> None:
@@ -167,6 +169,16 @@ class PostgresDatabase:
         with self._connection(lambda: False) as connection:
             return PostgresWriter(connection).execute(query, values).fetchone()
 
+    def change_of(self, run_id: str, query: str, *values: Any) -> dict[str, Any] | None:
+        """The row that a statement gives, if any, in a transaction of its own which has locked the run before."""
+        with self._connection(lambda: False) as connection:
+            # What is sent before the server is asked to come to an end of it is one transaction.
+            with connection.pipeline():
+                writer = PostgresWriter(connection)
+                writer.execute(_LOCK_RUN, (run_id,))
+                given = writer.execute(query, values)
+            return given.fetchone()
+
     def lock_name(self, db: Any, name: str) -> None:
         """Let no other transaction lock the name until this one is done."""
         db.execute("select pg_advisory_xact_lock(hashtextextended(?, 0))", (name,))
@@ -174,7 +186,7 @@ class PostgresDatabase:
     def lock_run(self, db: Any, run_id: str) -> None:
         """Let no other transaction write to a run until this one is done."""
         self.note_run(db, run_id)
-        db.execute("select 1 from runs where id = ? for update", (run_id,))
+        db.execute(_LOCK_RUN, (run_id,))
 
     def note_run(self, db: Any, run_id: str) -> None:
         """Say that this transaction writes to a run which one of its statements has locked."""

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
 
 
-def to_text(value: Any) -> str:
-    """Compact JSON in ASCII, which also carries text that is not valid Unicode."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+to_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""Compact JSON in ASCII, which also carries text that is not valid Unicode."""
 
 
 def to_text_or_null(value: Any) -> str | None:

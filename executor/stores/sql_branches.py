@@ -13,9 +13,9 @@ from executor.stores.rows import Row, to_text, visit_of
 from executor.transition import arrive, derived_id, next_in_line
 from planner.plan import Header, Step
 
-ACTIVE = "status in ('ready', 'retrying', 'waiting', 'running')"
-"""Of a visit that is not over, in the words of the partial indexes: where only one of these states is asked for, it stands
-beside it."""
+ACTIVE = "(status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')"
+"""Of a visit that is not over, in the words that SQLite's partial indexes need to be used: where only some of these states are asked
+for, that stands beside it."""
 _FIRE = (
     "insert into joins (run_id, step, wave, clock, names) values (?, ?, 1, ?, ?)"
     " on conflict (run_id, step) do update set wave = joins.wave + 1, clock = excluded.clock, names = excluded.names"
@@ -109,8 +109,7 @@ class Branches:
         last = last_visit_id(self.run["resumes"])
         self.db.execute(
             "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"
-            " where run_id = ? and status in ('ready', 'retrying', 'waiting')"
-            " and substr(step, 1, 1) <> '@' and id <> ?",
+            f" where run_id = ? and {ACTIVE} and status <> 'running' and substr(step, 1, 1) <> '@' and id <> ?",
             (self.now, self.run["id"], last),
         )
         self._cancel_runs("parent_visit <> ?", last)

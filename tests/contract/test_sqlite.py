@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from executor.errors import SettingError, StoreError
+from executor.records import RunStatus
 from executor.stores import open_store, sql_store, sql_waits
+from executor.stores.sql_branches import ACTIVE
 from executor.stores.sqlite import SqliteStore
 from executor.stores.sqlite_file import SCHEMA_VERSION
 from tests.contract.doctor_contract import DoctorContract
@@ -63,16 +65,42 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> 
     db = sqlite3.connect(path)
     db.executescript(files("executor.stores").joinpath("sqlite.sql").read_text("utf-8"))
     db.execute("insert into playbooks values ('default', 'a', '1', 1, 'hash', 1.0, null)")
+    db.execute(
+        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at, saved)"
+        " values ('run', 'visit', 'a', 'service', 'succeeded', 0, 1, '{}', 1, 1.0, '{\"x\":1}')"
+    )
     db.execute("pragma user_version = 2")
     db.commit()
     db.close()
     store = SqliteStore(str(path), create=False)
     assert not store.has_keys()
     assert [playbook.name for playbook in store.playbooks("default")[0]] == ["a"]
+    assert [(visit.step, visit.saved) for visit in store.saved("run")] == [("a", {"x": 1})]
     store.close()
     again = SqliteStore(str(path))
     assert again.file.one("pragma user_version")[0] == SCHEMA_VERSION
     again.close()
+
+
+def test_what_is_not_over_is_found_without_a_look_at_what_is(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "noetl.db"))
+    db = store.file.connection()
+    asked: list[str] = []
+    db.set_trace_callback(asked.append)
+    run = started(store)
+    claim = claimed(store, run)
+    store.commit(done(store, claim), 1.0)
+    store.run("default", run.id)
+    store.next_due("service")
+    store.release_dead("service", 1.0)
+    store.stop(run.id, RunStatus.CANCELLED, 2.0)
+    db.set_trace_callback(None)
+    looks = [text for text in asked if ACTIVE in text]
+    assert len(looks) >= 6
+    for text in looks:
+        plan = [row["detail"] for row in db.execute(f"explain query plan {text}")]
+        assert not [line for line in plan if "SCAN visits" in line or line.endswith("visits_1 (run_id=?)")], text
+    store.close()
 
 
 def test_a_database_of_a_later_version(tmp_path: Path) -> None:

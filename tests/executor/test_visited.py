@@ -1,0 +1,129 @@
+"""What a run has come to when it ends, and how little is read to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from executor.records import RunStatus, Visit
+from executor.stores.sqlite import SqliteStore
+from executor.visited import NEWEST, Visited
+from tests.plays import Play
+
+STEPS = NEWEST + 10
+
+
+class Watched(SqliteStore):
+    """A store that knows how many visits were read with what they saved, each time."""
+
+    reads: list[int]
+
+    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        found = super().saved(run_id, visit_ids)
+        self.reads.append(len(found))
+        return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Watched]:
+    opened = Watched(str(tmp_path / "noetl.db"))
+    opened.reads = []
+    yield opened
+    opened.close()
+
+
+def chain(output: str, steps: int = STEPS) -> str:
+    """Each step saves its number under `x`, the first one also as `early`; each but the first reads neither."""
+    lines = ["steps:"]
+    for at in range(steps):
+        saved = f"x: {at}" + (", early: 1" if at == 0 else "")
+        goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
+        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{{saved}}}}}]{goes_on}}}")
+    return "\n".join([*lines, f"output: {output}", ""])
+
+
+@pytest.mark.parametrize(
+    ("output", "result", "reads"),
+    [
+        ('{x: "{{ x }}"}', {"x": STEPS - 1}, [NEWEST]),
+        ('{x: "{{ x }}", first: "{{ steps.s0.result.early }}"}', {"x": STEPS - 1, "first": 1}, [NEWEST + 1]),
+        ('{first: "{{ steps.s0.status }}"}', {"first": "succeeded"}, [1]),
+        ('{x: "{{ x + early }}"}', {"x": STEPS}, [NEWEST, STEPS]),
+        ("{n: 1}", {"n": 1}, []),
+    ],
+)
+def test_the_end_of_a_long_run_reads_what_its_output_reads(
+    store: Watched, output: str, result: object, reads: list[int]
+) -> None:
+    play = Play(store, chain(output)).finish()
+    assert play.result == result
+    assert store.reads == reads
+
+
+def test_the_end_of_a_short_run_is_read_once(store: Watched) -> None:
+    play = Play(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
+    assert play.result == {"x": 4}
+    assert store.reads == [4]
+
+
+def test_a_name_that_only_an_input_has(store: Watched) -> None:
+    play = Play(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
+    assert play.result == {"n": 7}
+    assert store.reads == []
+
+
+@pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
+def test_what_is_read_of_some_is_what_is_read_of_all(store: Watched, reads: list[str]) -> None:
+    play = Play(store, chain('{x: "{{ x }}"}')).finish()
+    some, some_steps = Visited(store, play.id, STEPS).read(reads)
+    every, every_steps = Visited(store, play.id, STEPS).read()
+    for name in reads:
+        if name.startswith("steps."):
+            assert some_steps[name[6:]] == every_steps[name[6:]]
+        else:
+            assert some[name] == every[name]
+
+
+CYCLE = f"""
+steps:
+- name: begin
+  run: [{{action: set, set: {{n: 0}}}}]
+  rule: [{{case: default, run: [round]}}]
+- name: round
+  max_visits: {STEPS}
+  run: [{{action: set, set: {{n: "{{{{ n + 1 }}}}"}}}}]
+  rule: [{{case: "{{{{ n < {STEPS} }}}}", run: [round]}}]
+output: {{n: "{{{{ n }}}}", rounds: "{{{{ steps.round.visits }}}}", begun: "{{{{ steps.begin.result.n }}}}"}}
+"""
+
+
+def test_how_often_a_step_was_visited(store: Watched) -> None:
+    play = Play(store, CYCLE).finish()
+    assert play.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
+    assert store.reads[-1] == NEWEST + 1
+
+
+FAILING = """
+steps:
+- name: fork
+  run: [{action: set, set: {x: 1}}]
+  rule: [{case: default, run: [good, bad]}]
+- {name: good, run: [{action: set, set: {y: 1}}]}
+- name: bad
+  on_error: continue
+  run:
+  - {action: set, set: {x: 2}}
+  - {action: fail, message: no}
+output: {x: "{{ x }}"}
+"""
+
+
+@pytest.mark.parametrize("most_visits", [1, STEPS])
+def test_what_a_branch_saved_that_ended_in_a_failure_is_not_seen(store: Watched, most_visits: int) -> None:
+    play = Play(store, FAILING).finish()
+    assert (play.status, play.result) == (RunStatus.COMPLETED_WITH_ERRORS, {"x": 1})
+    visited = Visited(store, play.id, most_visits)
+    assert [visit.step for visit in visited.unhandled()] == ["bad"]
+    assert visited.read(["x"])[0]["x"] == 1
