@@ -35,7 +35,7 @@ def render_parameters(declaration: ActionDeclaration, parameters: Mapping[str, A
     rendered = {}
     for name, value in parameters.items():
         try:
-            rendered[name] = render(value, declaration.parameters.get(name), lookup)
+            rendered[name] = _rendered(value, declaration.parameters.get(name), lookup)
         except ActionError as error:
             raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
     return check_kinds(declaration, rendered)
@@ -53,6 +53,10 @@ def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
     Raises:
         ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or what keeps a secret away.
     """
+    return _rendered(value, parameter, lookup)
+
+
+def _rendered(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
     if parameter is not None and Kind.ACTION in parameter.kinds:
         return value
     if parameter is not None and parameter.fields:
@@ -66,11 +70,11 @@ def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
         return _text(value, parameter, lookup)
     if parameter is not None and sink is Sink.SHELL and isinstance(value, list):
         word = replace(parameter, sink=Sink.PLAIN)
-        return [text_of(render(item, word, lookup)) for item in value]
+        return [text_of(_rendered(item, word, lookup)) for item in value]
     if isinstance(value, dict):
-        return {key: render(item, parameter, lookup) for key, item in value.items()}
+        return {key: _rendered(item, parameter, lookup) for key, item in value.items()}
     if isinstance(value, list):
-        return [render(item, parameter, lookup) for item in value]
+        return [_rendered(item, parameter, lookup) for item in value]
     return value
 
 
@@ -133,7 +137,7 @@ def _fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
     rendered = {}
     for key, item in value.items():
         try:
-            rendered[key] = render(item, fields.get(key), lookup)
+            rendered[key] = _rendered(item, fields.get(key), lookup)
         except ActionError as error:
             raise ActionError(error.type, f"`{key}`: {error.message}", retryable=error.retryable) from error
     return rendered

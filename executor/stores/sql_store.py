@@ -6,12 +6,10 @@ is locked after that one.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import lru_cache
 from typing import Any
 
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
@@ -19,7 +17,6 @@ from executor.host import is_dead
 from executor.records import (
     DEADLINE,
     END,
-    NEVER,
     Branch,
     Claim,
     Commit,
@@ -32,13 +29,11 @@ from executor.records import (
     Visit,
     VisitStatus,
 )
-from executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from executor.stores.database import Database, Result, Writer
 from executor.stores.doctor import Finding, examine
 from executor.stores.news import News
 from executor.stores.rows import (
     Row,
-    events_of,
     events_to_text,
     parent_of,
     result_to_text,
@@ -47,12 +42,13 @@ from executor.stores.rows import (
     to_text_or_null,
     visit_of,
 )
+from executor.stores.sql_asking import SqlAsking
 from executor.stores.sql_branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
 from executor.stores.sql_keys import SqlKeys
+from executor.stores.sql_plans import SqlPlans
 from executor.stores.sql_playbooks import SqlPlaybooks
 from executor.stores.sql_sweeping import SqlSweeping
 from executor.stores.sql_waits import SqlWaits, forget_answer, give_answer, is_any_answered
-from planner.plan import Header, Plan, Step, Task
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 MOST_CROWDED = 64
@@ -62,20 +58,14 @@ _STILL_WAITS = "status = 'parked' and due_at > ? and progress is not null and er
 """Of a visit that is resumed. One with an error was to be tried again: that is done at once."""
 
 
-class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
+class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
     """The store in a database."""
 
-    has_tag: str
-    """The condition that a run carries a tag, which is given as JSON."""
-
     def __init__(self, database: Database, keeps_seconds: float | None = None) -> None:
-        self.database = database
+        super().__init__(database)
         self.keeps_seconds = keeps_seconds
         self.changes = News()
         self.work = News()
-        self._header = lru_cache(maxsize=1024)(self._read_header)
-        self._step = lru_cache(maxsize=4096)(self._read_step)
-        self._task = lru_cache(maxsize=1024)(self._read_task)
 
     def close(self) -> None:
         self.database.close()
@@ -86,35 +76,6 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
     def announce(self, pieces: int | None = None) -> None:
         """Let workers know that so many visits have become due, or (None) that some may have."""
         self.work.announce(pieces)
-
-    def save_plan(self, plan: Plan) -> None:
-        with self._transaction() as db:
-            if db.execute("select 1 from plans where hash = ?", (plan.hash,)).fetchone():
-                return
-            header = to_text(plan.header.to_json())
-            insert = "insert into plans values (?, ?, ?) on conflict do nothing"
-            if db.execute(insert, (plan.hash, header, plan.source)).rowcount == 0:
-                return
-            parts = [("step", name, to_text(step.to_json())) for name, step in plan.steps.items()]
-            parts += [("task", name, to_text(task.to_json())) for name, task in plan.tasks.items()]
-            rows = [(plan.hash, kind, index, name, body) for index, (kind, name, body) in enumerate(parts)]
-            db.executemany("insert into plan_parts values (?, ?, ?, ?, ?)", rows)
-
-    def plan_header(self, plan_hash: str) -> Header:
-        return self._header(plan_hash)
-
-    def plan_step(self, plan_hash: str, name: str) -> Step:
-        return self._step(plan_hash, name)
-
-    def plan_task(self, plan_hash: str, name: str) -> Task:
-        return self._task(plan_hash, name)
-
-    def plan(self, plan_hash: str) -> Plan:
-        row = self.database.one("select header, source from plans where hash = ?", plan_hash)
-        parts = self.database.all("select kind, name, body from plan_parts where hash = ? order by position", plan_hash)
-        steps = {p["name"]: Step.from_json(p["name"], json.loads(p["body"])) for p in parts if p["kind"] == "step"}
-        tasks = {p["name"]: Task.from_json(json.loads(p["body"])) for p in parts if p["kind"] == "task"}
-        return Plan(Header.from_json(json.loads(row["header"])), steps, tasks, row["source"])
 
     def create_run(
         self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
@@ -139,79 +100,6 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
             _append(db, run.id, 1, [Event("workflow.started", run.created_at, payload=payload)])
         self.announce(1)
         return run
-
-    def run(self, tenant: str, run_id: str) -> Run | None:
-        rows = self.database.all("select * from runs where id = ? and tenant = ?", run_id, tenant)
-        return self._with_waiting(run_of(rows[0])) if rows else None
-
-    def runs(
-        self,
-        tenant: str,
-        *,
-        status: RunStatus | None = None,
-        playbook: str | None = None,
-        tag: str | None = None,
-        since: float | None = None,
-        queue: str | None = None,
-        parent: str | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> tuple[list[Run], str | None]:
-        where: list[str] = ["tenant = ?"]
-        values: list[Any] = [tenant]
-        for clause, value in (
-            ("playbook = ?", playbook),
-            ("created_at >= ?", since),
-            ("queue = ?", queue),
-            ("parent_run = ?", parent),
-        ):
-            if value is not None:
-                where.append(clause)
-                values.append(value)
-        if status is RunStatus.WAITING:
-            where.append("status in ('queued', 'running')")
-        elif status is not None:
-            where.append("status = ?")
-            values.append(status.value)
-        if tag is not None:
-            where.append(self.has_tag)
-            values.append(to_text(tag))
-        if cursor is not None:
-            where.append("(created_at, id) < (?, ?)")
-            values.extend(read_cursor(cursor))
-        found: list[Run] = []
-        query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
-        rows = self.database.all(query, *values, limit + 1)
-        for row in rows[:limit]:
-            run = self._with_waiting(run_of(row))
-            if status in (None, run.status):
-                found.append(run)
-        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
-
-    def visits(self, run_id: str) -> list[Visit]:
-        return [
-            visit_of(row)
-            for row in self.database.all(f"select {HEAD} from visits where run_id = ? order by position", run_id)
-        ]
-
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        if visit_ids is None:
-            where, values = "step not in ('@end', '@deadline')", []
-        else:
-            where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
-        query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
-        return [visit_of(row) for row in self.database.all(query, run_id, *values)]
-
-    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
-        query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
-        return [json.loads(row["body"]) for row in self.database.all(query, run_id, visit_id, loop)]
-
-    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        seq, index = read_event_id(after)
-        query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
-        rows = self.database.all(query, run_id, seq, limit + 1)
-        found = [e for row in rows for e in events_of(row["seq"], row["events"])]
-        return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         find = f"select run_id, id, step, number, attempt, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
@@ -415,7 +303,7 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
                     run_id,
                 ),
             ).fetchone()
-            ends = (END, DEADLINE, self._header(run.plan_hash).last_step)
+            ends = (END, DEADLINE, self.plan_header(run.plan_hash).last_step)
             db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
             due = db.execute(
                 f"update visits set attempt = 1, status = case when {_STILL_WAITS} then 'waiting' else 'ready' end,"
@@ -439,10 +327,6 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
         self.announce()
         return resumed
 
-    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
-        query = f"select id from runs where stop = 'cancelled' and id in ({', '.join('?' * len(run_ids))})"
-        return {row["id"] for row in self.database.all(query, *run_ids)} if run_ids else set()
-
     def _reopen_branches(self, db: Writer, run: Run) -> int:
         """Count the branches again that ended in a failure nothing handled; how many there are."""
         rows = db.execute("select step from visits where run_id = ? and failure = 'ended'", (run.id,)).fetchall()
@@ -457,8 +341,8 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
         def cancel(run_id: str) -> None:
             self._stop(db, run_id, RunStatus.CANCELLED, now)
 
-        header = self._header(plan_hash)
-        return Branches(db, run, header, lambda name: self._step(plan_hash, name), cancel, now, claim_for)
+        header = self.plan_header(plan_hash)
+        return Branches(db, run, header, lambda name: self.plan_step(plan_hash, name), cancel, now, claim_for)
 
     @contextmanager
     def _transaction(self) -> Iterator[Writer]:
@@ -474,34 +358,6 @@ class SqlStore(SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
             message = "the idempotency key was used with another request before"
             raise RejectedError("idempotency_key_reused", message)
         return run_of(db.execute("select * from runs where id = ?", (row["run_id"],)).fetchone())
-
-    def _with_waiting(self, run: Run) -> Run:
-        """A run is `waiting` when there is nothing to do for it but to wait."""
-        if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
-            return run
-        query = (
-            "select count(*) as active, count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
-            f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
-        )
-        found = self.database.one(query, NEVER, run.id)
-        return replace(run, status=RunStatus.WAITING) if 0 < found["active"] == found["waiting"] else run
-
-    def _read_header(self, plan_hash: str) -> Header:
-        return Header.from_json(
-            json.loads(self.database.one("select header from plans where hash = ?", plan_hash)["header"])
-        )
-
-    def _read_step(self, plan_hash: str, name: str) -> Step:
-        row = self.database.one(
-            "select body from plan_parts where hash = ? and kind = 'step' and name = ?", plan_hash, name
-        )
-        return Step.from_json(name, json.loads(row["body"]))
-
-    def _read_task(self, plan_hash: str, name: str) -> Task:
-        row = self.database.one(
-            "select body from plan_parts where hash = ? and kind = 'task' and name = ?", plan_hash, name
-        )
-        return Task.from_json(json.loads(row["body"]))
 
 
 def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[tuple[str, int, str]]]:
