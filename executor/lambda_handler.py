@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from executor.errors import ActionError, MessageError, SettingError, StoreError
 from executor.logs import ABOUT, log_as_json_lines
-from executor.records import Claim, Lease
+from executor.records import Claim, Lease, Run, RunStatus
 from executor.stores import load_store, make_clients, open_store
 from planner.garbage import never_collected
 from planner.record import record
@@ -209,7 +209,14 @@ class _Invocation:
             ends_at=self._started + self._seconds,
             goes_on=lambda: time.monotonic() < walks_on_until,
             public_url=self._warm.public_url,
+            ended=self._ended,
         )
+
+    def _ended(self, run: Run, status: RunStatus) -> None:
+        logger.info("the run of `%s` has ended: %s", run.playbook, status)
+        self._tally.add("RunsEnded")
+        if status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
+            self._tally.add("RunsFailed")
 
 
 def _beside_each_other(

@@ -76,7 +76,8 @@ class Walker:
 
     While `goes_on` says so, a commit claims one of the visits that follow. An invocation is `invocation_seconds` long; this one
     is over at `ends_at` of the monotonic clock, if it is given. `find_playbook` finds those that runs start, in
-    the registry unless given; `public_url` is how callbacks are reached.
+    the registry unless given; `public_url` is how callbacks are reached. `ended` is told of each run that this worker has ended,
+    and how.
     """
 
     store: Store
@@ -88,6 +89,7 @@ class Walker:
     goes_on: Callable[[], bool] = lambda: True
     find_playbook: FindPlaybook | None = None
     public_url: str | None = None
+    ended: Callable[[Run, RunStatus], object] = lambda _run, _status: None
 
     def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> Claim | None:
         """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
@@ -390,7 +392,9 @@ class Walker:
             self.store.finish(claim, status, result, errors, self.clock())
         except PayloadTooLargeError as problem:
             too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
-            self.store.finish(claim, RunStatus.FAILED, None, [too_large], self.clock())
+            status = RunStatus.FAILED
+            self.store.finish(claim, status, None, [too_large], self.clock())
+        self.ended(run, status)
 
 
 class Paused(Exception):

@@ -105,15 +105,28 @@ def failures(answer: dict[str, Any]) -> list[str]:
     return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
 
-def test_a_run_is_walked_to_its_end_in_one_invocation(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_walked_to_its_end_in_one_invocation(
+    queue: Queue, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     run = start(queue, CHAIN)
     answer = ours.step({"Records": queue.records()}, Context())
     assert answer == {"batchItemFailures": []}
     assert queue.status(run) is RunStatus.SUCCEEDED
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
-    assert (metrics["Steps"], metrics["FunctionName"]) == (6, "step")
+    assert (metrics["Steps"], metrics["RunsEnded"], metrics["FunctionName"]) == (6, 1, "step")
     named = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"]
-    assert {metric["Name"] for metric in named} == {"Steps", "Milliseconds"} < set(metrics)
+    assert {metric["Name"] for metric in named} == {"Steps", "RunsEnded", "Milliseconds"} < set(metrics)
+    [line] = [line for line in map(json.loads, caplog.text.splitlines()) if "has ended" in line["message"]]
+    assert (line["workflow_id"], line["message"]) == (run.id, "the run of `chain` has ended: succeeded")
+    assert len(line["trace_id"]) == 32
+
+
+def test_runs_that_fail_are_counted(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    for action in ("{action: fail, type: No, message: not today}", "{action: set, set: {n: 1}}"):
+        start(queue, f"name: one\nsteps: [{{name: a, run: [{action}]}}]\n")
+    ours.step({"Records": [*queue.records(), *queue.records()]}, Context())
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (metrics["RunsEnded"], metrics["RunsFailed"]) == (2, 1)
 
 
 def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) -> None:
@@ -213,7 +226,7 @@ def test_what_is_given_up_fails_and_its_run_ends(queue: Queue, capsys: pytest.Ca
     assert found is not None
     assert (found.status, [error["type"] for error in found.errors]) == (RunStatus.FAILED, ["WorkerLost"])
     [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
-    assert (metrics["GivenUp"], metrics["FunctionName"]) == (1, "dead")
+    assert (metrics["GivenUp"], metrics["RunsFailed"], metrics["FunctionName"]) == (1, 1, "dead")
 
 
 def test_what_is_not_ours_stays_among_the_dead_letters(queue: Queue) -> None:
