@@ -162,8 +162,8 @@ class Explorer:
         choice = choose(step, visit, outcome, test, lambda _: True, 0.0)
         return settle(step, self.plan.steps.__getitem__, visit, choice, choice.outcome, 0.0)
 
-    def commit(self, world: World, commit: Commit) -> World:
-        """What a store makes of a commit."""
+    def commit(self, world: World, commit: Commit, *, backwards: bool = False) -> World:
+        """What a store makes of a commit. Which of several joins fires first is up to it: `backwards` it is the last."""
         stop = world.stop or commit.stop
         visit = commit.visit
         if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
@@ -187,7 +187,7 @@ class Explorer:
                 touched |= dict.fromkeys(regions)
                 world = replace(self.count(world, dict.fromkeys(regions, -1)), live=world.live - 1)
         world = self.count(world, commit.live)
-        for join in touched:
+        for join in reversed(touched) if backwards else touched:
             waiting, wave = world.joins.get(join, (0, 0))
             assert waiting >= 0
             if waiting == 0 and world.arrivals.get(join):

@@ -318,6 +318,8 @@ class Walks(Explorer):
                 deeds = {**world.deeds, at: ("walk", hash(done.script))}
                 try:
                     yield self.commit(replace(world, deeds=deeds), done.commit)
+                    if self.plan.header.sequential and len(world.joins) > 1:
+                        yield self.commit(replace(world, deeds=deeds), done.commit, backwards=True)
                 except AssertionError as broken:
                     self.found.broken.add(str(broken) or "a join has fewer branches than none")
 

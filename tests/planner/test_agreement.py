@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
+
 import pytest
 
 from benchmarks.checks import agreement
@@ -45,6 +47,22 @@ def test_what_does_not_happen_is_looked_for_with_all_inputs() -> None:
 @pytest.mark.parametrize("seed", [426073, 426334, 426481, 426851, 427187])
 def test_cases_that_are_never_taken_are_none_that_are(seed: int) -> None:
     assert agreement.measure([Sound("chance", str(seed), by_chance(seed))]).disagreements == []
+
+
+def test_which_of_two_joins_fires_first_is_not_promised() -> None:
+    """Where branches go one after another, the first that goes on saves what the other one may read."""
+    text = """
+        name: turns
+        mode: sequential
+        steps:
+        - {name: a, rule: [{case: default, run: [b, c]}]}
+        - {name: b, rule: [{case: default, run: [j, k]}]}
+        - {name: c, rule: [{case: default, run: [j, k]}]}
+        - {name: j, run: [{action: set, set: {n: 1}}]}
+        - {name: k, run: [{action: log, message: "{{ n }}"}]}
+    """
+    found = agreement.measure([Sound("written", "turns", dedent(text))])
+    assert (found.confirmed, found.disagreements) == ({"NP302": 1}, [])
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
