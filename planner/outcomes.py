@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from planner.concurrency import bits
-from planner.implied import ANY, FAILED, UNFAILED
+from planner.implied import ANY, FAILED, SUCCEEDED, UNFAILED
 from planner.uses import Use
 
 EVERYTHING = -1
@@ -40,10 +40,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class State:
-    """What is known to be there, and what may be, of what the work itself adds."""
+    """What is known to be there, and what may be, of what the work itself adds; `on_success` is what is known to be there if the
+    result of it all is a success and no failure that is forgiven.
+    """
 
     known: int = 0
     may: int = 0
+    on_success: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ class Worlds:
         self.alive = alive
         self.state = {False: Assumed(success.known), True: Assumed(failure.known)}
         self.most = {False: success.may, True: failure.may}
+        self.on_success = success.on_success
         self.now: dict[bool, Assumed] = {}
         self.later: dict[bool, Assumed | None] = {}
         self.is_refuted = False
@@ -158,7 +162,12 @@ class Worlds:
         return self.alive & (FAILED if failed else UNFAILED)
 
     def assumed(self, *, failed: bool) -> Assumed:
-        return self.now.get(failed, self.state[failed])
+        found = self.now.get(failed)
+        return self.narrowed(self.state[failed], self.outcomes(failed=failed)) if found is None else found
+
+    def narrowed(self, found: Assumed, outcomes: int) -> Assumed:
+        """What is known, where the result of the `run` can only be one of these."""
+        return found._replace(known=found.known | self.on_success) if outcomes == SUCCEEDED else found
 
     def may(self, *, failed: bool) -> int:
         return self.most[failed] | self.assumed(failed=failed).known

@@ -130,6 +130,7 @@ class Production:
             state = inner
         for use in self.at(step, "repeat", "until"):
             state.known |= self.work.read(use, state.known, state.may, needs, SUCCEEDED).true.there
+        state.on_success |= state.known
         return state
 
     def may_fail(self, step: Step) -> bool:
@@ -145,8 +146,9 @@ class Production:
 
     def may_forgive(self, step: Step) -> bool:
         """Whether the `run` of a step may end in a failure that is forgiven."""
-        loops = step.loop is not None and step.loop.on_error == "continue"
-        return loops or any(map(self.work.forgives, step.run or ()))
+        if step.loop is not None:
+            return step.loop.on_error == "continue"
+        return self.work.forgives(step.run or (), parallel=step.parallel)
 
     def at(self, step: Step, *part: str) -> Sequence[Use]:
         is_shared = part[0] == "retry" and step.retry is None
@@ -198,7 +200,7 @@ class Production:
         if true.gone & before.known:
             worlds.is_refuted = not failed
             return False
-        worlds.now[failed] = self.assuming(before, reading, true, made)
+        worlds.now[failed] = worlds.narrowed(self.assuming(before, reading, true, made), true.outcomes & outcome)
         return True
 
     def assuming(self, before: Assumed, reading: Reading, found: Known, made: int) -> Assumed:

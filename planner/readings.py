@@ -1,6 +1,6 @@
 """What templates need and tell, as bits of integers: a bit for every name, and for every step that has been visited.
 
-What nothing produces has none, and of what is given there is one only where a guard may ask for it.
+What is given, and what nothing produces, has one only where a guard may ask for it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from planner.accesses import Access
+from planner.checks.names import RESERVED
 from planner.checks.subject import Subject
 from planner.entries import saved_names
 from planner.implied import ANY, SUCCEEDED_RUN, Facts, implied, is_unconditional
@@ -54,6 +55,7 @@ class Readings:
     def __init__(self, subject: Subject) -> None:
         self.names = subject.names
         playbook = subject.playbook
+        self.takes_no_others = playbook.input is not None
         self.given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         self.keys: list[str] = []
         self.bits: dict[str, int] = {}
@@ -70,14 +72,15 @@ class Readings:
         self.found.clear()
 
     def allot(self, use: Use) -> None:
-        """Give a bit to everything that a template reads and something produces, and to what is given where a guard may ask for it."""
+        """Give a bit to everything that a template reads and something produces, and to any other name where a guard may ask for it."""
         may_ask = "defined" in use.template.source
         for access in use.template.reads:
             key = access[0]
             is_given = key in self.given and may_ask
+            is_nowhere = may_ask and self.takes_no_others and key not in RESERVED
             if key == "steps" and len(access) > 2 and access[1] in self.names.steps:
                 key = f"steps.{access[1]}"
-            elif (key not in self.saved and not is_given) or key in use.local:
+            elif not (key in self.saved or is_given or is_nowhere) or key in use.local:
                 continue
             if key not in self.bits:
                 self.bits[key] = 1 << len(self.keys)

@@ -24,7 +24,7 @@ class Turns:
     def __init__(self, ways: Ways) -> None:
         self.ways = ways
         self.width = max((o.may.bit_length() for outcomes in ways.outcomes.values() for o in outcomes), default=0)
-        self.joins = list(ways.joins.dominators)
+        self.joins = [join for join in ways.joins.dominators if ways.waits(join)]
         self.mark = {join: 1 << self.width + at for at, join in enumerate(self.joins)}
         self.leading = dict.fromkeys(ways.order, 0)
         """For each step the marks of the joins that a branch can come to from there, or has."""

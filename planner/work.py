@@ -46,7 +46,7 @@ class Work:
             needs.hopeless,
             state.known,
             state.may,
-            any(map(self.forgives, task.run)),
+            self.forgives(task.run, parallel=task.parallel),
             self.fails_by(task.run),
         )
 
@@ -61,7 +61,7 @@ class Work:
         return reading
 
     def run(self, run: Sequence[Entry], state: State, needs: Needs, *, parallel: bool, outcomes: int = ANY) -> None:
-        """Add to a state what entries add, one after another or together."""
+        """Add to a state what entries add, one after another or together. The result is that of the last one, or of all."""
         if not parallel:
             for entry in run:
                 self.entry(entry, state, needs, outcomes)
@@ -72,8 +72,10 @@ class Work:
             self.entry(entry, own, needs, outcomes)
             state.known |= own.known
             state.may |= own.may
+            state.on_success |= own.on_success
 
     def entry(self, entry: Entry, state: State, needs: Needs, outcomes: int) -> None:
+        state.on_success = 0
         if isinstance(entry, str):
             self.call(entry, state, needs, outcomes)
             return
@@ -106,9 +108,10 @@ class Work:
         known = self.done_by(entry, uses, known, state, needs, outcomes)
         for use in retried:
             self.read(use, known, state.may, needs, FAILED)
-        if entry.on_error is not None:
-            known &= before
-        state.known = known if skipped is None else known & skipped
+        if skipped is not None:
+            known &= skipped
+        state.on_success = known
+        state.known = known if entry.on_error is None else known & before
 
     def done_by(
         self, entry: ActionEntry | TaskEntry, uses: Sequence[Use], known: int, state: State, needs: Needs, outcomes: int
@@ -154,7 +157,11 @@ class Work:
                 return True
         return False
 
-    def forgives(self, entry: Entry) -> bool:
+    def forgives(self, run: Sequence[Entry], *, parallel: bool) -> bool:
+        """Whether the result of work may be a failure that is forgiven."""
+        return any(map(self.is_forgiven, run if parallel else run[-1:]))
+
+    def is_forgiven(self, entry: Entry) -> bool:
         if isinstance(entry, ActionEntry | TaskEntry) and (
             entry.on_error is not None or (entry.loop is not None and entry.loop.on_error == "continue")
         ):

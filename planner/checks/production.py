@@ -124,7 +124,10 @@ class _Check:
         for assumed in taken:
             if lacking := assumed.asked & ~self.ways.found.may[step]:
                 bit = lacking & -lacking
-                return bit, f"no path that leads here has {_done(self.production.readings.key(bit))}"
+                key = self.production.readings.key(bit)
+                if key.startswith("steps.") or key in self.subject.produced:
+                    return bit, f"no path that leads here has {_done(key)}"
+                return bit, f"nothing in the playbook produces `{key}`"
             if there := assumed.gone & self.ways.found.must[step]:
                 bit = there & -there
                 key = self.production.readings.key(bit)

@@ -235,9 +235,15 @@ def _may_say_refused(run: Iterable[Entry]) -> bool:
 
 
 def may_be_forgiven(step: Step) -> bool:
-    """Whether the work of the step may count as a success although something in it has failed."""
+    """Whether the work of the step may count as a success although something in it has failed: the last of it, or anything where
+    all goes together.
+    """
+    if step.loop is not None:
+        return step.loop.on_error == "continue"
+    run = step.run or []
     return any(
-        ((loop := getattr(part, "loop", None)) is not None and loop.on_error == "continue")
-        or (part is not step and (not isinstance(part, ActionEntry) or part.on_error == "continue"))
-        for part in (step, *(step.run or ()))
+        not isinstance(entry, ActionEntry)
+        or entry.on_error == "continue"
+        or (entry.loop is not None and entry.loop.on_error == "continue")
+        for entry in (run if step.parallel else run[-1:])
     )

@@ -138,6 +138,21 @@ class TestFailures:
         guarded = f'{{name: a, run: [{forgiven}], rule: [{{case: "{{{{ not result.success }}}}", run: [b]}}]}}'
         assert judged(guarded, step("b", run=READ)) == ["NP302 a → b"]
 
+    def test_the_result_is_that_of_the_last_action(self) -> None:
+        """Where it is no failure that was forgiven, what that would have left out is there."""
+        forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
+        rule = 'rule: [{case: "{{ not result.success }}", run: [c]}, {case: default, run: [b]}]'
+        behind = (step("b", run=READ), step("c"))
+        assert judged(f"{{name: a, run: [{OK}, {forgiven}], {rule}}}", *behind) == []
+        assert judged(f"{{name: a, run: [{forgiven}, {OK}], {rule}}}", *behind) == ["NP302 a → b"]
+        assert judged(f"{{name: a, parallel: true, run: [{forgiven}, {OK}], {rule}}}", *behind) == []
+        maybe = forgiven.replace("as: x", "as: x, if: '{{ run.id }}'")
+        assert judged(f"{{name: a, run: [{maybe}], {rule}}}", *behind) == ["NP302 a → b"]
+        said = rule.replace("not result.success", "result.success").replace("[c]", "[d]").replace("[b]", "[c]")
+        assert judged(f"{{name: a, run: [{forgiven}], {said}}}", step("d", run=READ), behind[1]) == []
+        only_after_a_failure = f"{{name: a, run: [{forgiven}, {OK}], {rule.replace('[c]', '[d]')}}}"
+        assert judged(only_after_a_failure, step("b"), step("d", run=READ)) == ["NP301"]
+
     def test_a_branch_that_may_end_in_a_failure(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ))
         assert judged(*fork, head="on_error: continue\n") == []
@@ -363,6 +378,11 @@ class TestJoins:
         assert judged(*beside, head=turns) == []
         assert [told[:5] for told in judged(step("a", "c", "d", "b"), *beside[1:], head=turns)] == ["NP302"]
 
+    def test_the_first_arrival_goes_at_once(self) -> None:
+        steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", more=", join: any", run=SAVE))
+        assert judged(*steps, head="mode: sequential\n") == []
+        assert judged(step("a", "b", "j"), *steps[1:], head="mode: sequential\n") == ["NP301"]
+
     def test_a_join_that_is_named_first_may_go_last(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", run=SAVE))
         assert judged(*steps, head="mode: sequential\n") == ["NP302 a → b"]
@@ -475,6 +495,12 @@ class TestCasesThatAreNeverTaken:
     def test_a_guard_that_may_be_true(self, guard: str) -> None:
         either_way = (either("a", "b", "c"), step("b", "c", run=SAVE), either("c", "d", "e", guard=guard), step("d"))
         assert messages(playbook(*either_way, step("e")), "NP203") == []
+
+    def test_a_guard_that_asks_for_what_nothing_produces(self) -> None:
+        steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
+        told = ["the case can never be taken: nothing in the playbook produces `y`"]
+        assert messages(playbook(*steps, head="input: {}\n"), "NP203") == told
+        assert messages(playbook(*steps), "NP203") == []
 
     def test_what_is_not_there_when_a_worker_was_lost(self) -> None:
         """A branch that ends by the loss of a worker saves nothing, and others go on without it if the run does."""
