@@ -135,18 +135,20 @@ class Assumed(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Visit:
     """What a visit of a step needs, and all its outcomes. `taken` tells for cases what is known where they are taken; a guard that
-    asks for what cannot be has nothing there.
+    asks for what cannot be has nothing there, nor has a `hidden` case: one before it is always taken.
     """
 
     needed: int
     hopeless: int
     outcomes: tuple[Outcome, ...]
     taken: Mapping[int, Sequence[Assumed]] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
 
 
 class Worlds:
     """What is known where no case has been taken yet, after success and after a failure. `now` is what holds where the present
-    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true.
+    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true; with
+    `is_settled` one was always true after success, for what its step itself has made.
     """
 
     def __init__(self, success: State, failure: State, alive: int) -> None:
@@ -156,7 +158,7 @@ class Worlds:
         self.on_success = success.on_success
         self.now: dict[bool, Assumed] = {}
         self.later: dict[bool, Assumed | None] = {}
-        self.is_refuted = False
+        self.is_refuted = self.is_settled = False
 
     def outcomes(self, *, failed: bool) -> int:
         return self.alive & (FAILED if failed else UNFAILED)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from planner.checks.meanings import saved_span
 from planner.checks.subject import Subject
 from planner.diagnostics import Label, Span
 from planner.implied import FAILED, implied
-from planner.outcomes import EVERYTHING, Assumed, Needs, Read
+from planner.outcomes import EVERYTHING, Needs, Read
 from planner.playbook import Path, Step
 from planner.produced import TooManyLooksError, Ways
 from planner.production import Production
@@ -91,13 +91,15 @@ def is_lacking(production: Production, ways: Ways) -> bool:
 
 
 def find_untaken(production: Production, ways: Ways) -> Untaken:
-    """The cases that are never taken, for what is there or not whenever the step is entered."""
+    """The cases that are never taken, for what is there or not whenever the step is entered, or then."""
+    visits = [(name, production.visits[name]) for name, must in ways.found.must.items() if must != EVERYTHING]
     return frozenset(
         (name, index)
-        for name, must in ways.found.must.items()
-        if must != EVERYTHING
-        for index, taken in production.visits[name].taken.items()
-        if not any(ways.can_be(name, assumed) for assumed in taken)
+        for name, visit in visits
+        for index in (
+            *visit.hidden,
+            *(at for at, taken in visit.taken.items() if not any(ways.can_be(name, assumed) for assumed in taken)),
+        )
     )
 
 
@@ -114,14 +116,18 @@ class _Check:
         """Report cases that are never taken. What is said to be lacking somewhere comes first."""
         told = {bit for _, bit in self.reported}
         for name, index in sorted(untaken):
-            bit, reason = self.why_not(name, self.production.visits[name].taken[index])
-            if bit not in told:
+            bit, reason = self.why_not(name, index)
+            dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
+            if bit not in told and index not in dead:
                 case = (self.subject.names.steps[name].rule or [])[index]
                 self.subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
 
-    def why_not(self, step: str, taken: Sequence[Assumed]) -> tuple[int, str]:
+    def why_not(self, step: str, case: int) -> tuple[int, str]:
         """What a case lacks, or what is always there, if the step could do without."""
-        for assumed in taken:
+        visit = self.production.visits[step]
+        if case in visit.hidden:
+            return 0, "a case before it is always taken"
+        for assumed in visit.taken[case]:
             if lacking := assumed.asked & ~self.ways.found.may[step]:
                 bit = lacking & -lacking
                 key = self.production.readings.key(bit)

@@ -496,6 +496,13 @@ class TestCasesThatAreNeverTaken:
         either_way = (either("a", "b", "c"), step("b", "c", run=SAVE), either("c", "d", "e", guard=guard), step("d"))
         assert messages(playbook(*either_way, step("e")), "NP203") == []
 
+    def test_the_case_behind_a_guard_that_asks_for_what_the_step_itself_has_made(self) -> None:
+        rule = '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
+        told = ["the case can never be taken: a case before it is always taken"]
+        assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
+        maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
+        assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
+
     def test_a_guard_that_asks_for_what_nothing_produces(self) -> None:
         steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
         told = ["the case can never be taken: nothing in the playbook produces `y`"]
