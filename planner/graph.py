@@ -86,11 +86,15 @@ class Flow:
         """The index in `components` of every reachable step."""
         return {step: index for index, steps in enumerate(self.components) for step in steps}
 
+    @cached_property
+    def cyclic(self) -> frozenset[str]:
+        """The steps to which a branch can come back that has left them."""
+        found = {step for steps in self.components if len(steps) > 1 for step in steps}
+        return frozenset(found.union(step for step in self.reachable if step in self.graph.succ[step]))
+
     def is_cyclic(self, step: str) -> bool:
         """Whether a branch that has left the step can come back to it."""
-        if step not in self.component:
-            return False
-        return len(self.components[self.component[step]]) > 1 or self.graph.has_edge(step, step)
+        return step in self.cyclic
 
     def leads_back(self, step: str, targets: tuple[str, ...]) -> bool:
         """Whether the step can be reached again from one of its targets."""

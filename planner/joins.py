@@ -136,7 +136,7 @@ class JoinFinder:
         self.parallel: set[int] = set()
         self.before = {step: list(self.graph.predecessors(step)) for step in self.graph}
         self.after = {step: list(self.graph.successors(step)) for step in self.graph}
-        self.cyclic = frozenset(filter(flow.is_cyclic, flow.reachable))
+        self.cyclic = flow.cyclic
         self.watched = 0
         self.spent = 0
 

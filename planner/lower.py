@@ -99,7 +99,7 @@ class _Lowering:
             name=name,
             run=tuple(map(self.work, step.run or ())),
             parallel=step.parallel,
-            cases=tuple(self.case(step, case) for case in step.rule or ()),
+            cases=tuple(self.case(name, *one) for one in zip(step.rule or (), self.flow.targets[name], strict=True)),
             join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
             each=name in joins.multi,
             regions=joins.waiting(name),
@@ -118,15 +118,14 @@ class _Lowering:
             line=self.subject.name_span(step).line,
         )
 
-    def case(self, step: Step, case: Case) -> PlanCase:
-        targets = self.names.targets(case)
+    def case(self, step: str, case: Case, targets: tuple[str, ...]) -> PlanCase:
         return PlanCase(
             guard=lower_guard(str(case.case)),
             error_aware=is_error_aware(case),
             targets=targets,
             work=tuple(map(self.work, self.names.work(case))),
-            live=self.subject.joins.change(step.name, targets),
-            leads_back=self.flow.leads_back(step.name, targets),
+            live=self.subject.joins.change(step, targets),
+            leads_back=self.flow.leads_back(step, targets),
         )
 
     def task(self, task: Task) -> PlanTask:

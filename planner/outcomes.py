@@ -169,7 +169,9 @@ class Worlds:
 
     def narrowed(self, found: Assumed, outcomes: int) -> Assumed:
         """What is known, where the result of the `run` can only be one of these."""
-        return found._replace(known=found.known | self.on_success) if outcomes == SUCCEEDED else found
+        if outcomes != SUCCEEDED or not self.on_success & ~found.known:
+            return found
+        return Assumed(found.known | self.on_success, found.gone, found.asked)
 
     def may(self, *, failed: bool) -> int:
         return self.most[failed] | self.assumed(failed=failed).known

@@ -72,7 +72,7 @@ class Production:
         """The outcomes of a visit. What it needs, and of its cases, has been noted when they are all told."""
         mark = self.readings.bits.get(f"steps.{step.name}", 0)
         state = self.done_in(step, needs)
-        cases = [(index, case, self.names.targets(case)) for index, case in enumerate(step.rule or ())]
+        cases = enumerate(zip(step.rule or (), self.subject.flow.targets[step.name], strict=True))
         # Whoever handles a failure is taken at their word that there may be one, however harmless the work looks.
         may_fail, may_be_refused = self.may_fail(step), self.subject.may_be_refused(step)
         for use in self.at(step, "retry", "if") if may_fail or step.retry is not None else ():
@@ -83,7 +83,7 @@ class Production:
             alive |= UNFAILED if self.may_forgive(step) else SUCCEEDED
         worlds = Worlds(state, State(), alive)
         verdict = self.subject.verdicts.get(step.path, Verdict())
-        for index, case, targets in cases:
+        for index, (case, targets) in cases:
             # Past the bound a case that leads back is passed over.
             leads_back = may_be_refused and self.subject.flow.may_come_back(step.name, targets)
             for failed in self.taken(

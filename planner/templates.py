@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError, UndefinedError
+from jinja2.parser import Parser
 from jinja2.runtime import Undefined
 
 from planner.accesses import Access, access_of, accesses, bound_inside, children_of
@@ -312,7 +313,8 @@ def syntax_of(source: str) -> list[nodes.Node]:
         raise TemplateProblem("NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source))
     _check_brackets(source)
     try:
-        tree = _sandbox.parse(source)
+        # What compiles the nodes gives them their environment.
+        body = Parser(_sandbox, source).subparse()
     except TemplateSyntaxError as error:
         raise _syntax_problem(source, error) from None
     except RecursionError:
@@ -320,8 +322,8 @@ def syntax_of(source: str) -> list[nodes.Node]:
     except ValueError:
         # Python reads no decimal integer of more than 4,300 digits.
         raise TemplateProblem("NP405", "a number is too large", 0, len(source)) from None
-    _check_nodes(source, tree)
-    return tree.body
+    _check_nodes(source, body)
+    return body
 
 
 def _check_brackets(source: str) -> None:
@@ -347,10 +349,10 @@ def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     return TemplateProblem("NP401", message[0].lower() + message[1:], start, word.end() if word else start + 1)
 
 
-def _check_nodes(source: str, tree: nodes.Node) -> None:
+def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
     """Raises TemplateProblem for whatever the sandbox does not have. Iterative: trees may be deeper than the stack."""
-    level = [tree]
-    depth = count = 0
+    level = list(body)
+    depth = count = 1
     while level:
         depth += 1
         count += len(level)
@@ -361,10 +363,15 @@ def _check_nodes(source: str, tree: nodes.Node) -> None:
         level = [child for node in level for child in children_of(node)]
 
 
+_LOOKED_INTO = frozenset({nodes.Getattr, nodes.Getitem, nodes.Const, nodes.Filter, nodes.Test, nodes.Call})
+
+
 def _check_node(source: str, node: nodes.Node) -> None:
     if type(node) not in ALLOWED_NODES:
         word = type(node).__name__.lower()
         raise _at(source, "NP403", f"`{word}` is not allowed in playbooks", node.lineno, word)
+    if type(node) not in _LOOKED_INTO:
+        return
     if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
         raise _at(source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("__"):

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from planner.addresses import is_never_allowed
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.checks.names import entries
 from planner.checks.subject import Subject
 from planner.diagnostics import suggest
 from planner.durations import seconds_of
@@ -36,7 +35,7 @@ _SHELL_HINTS = {
 def check_actions(subject: Subject) -> None:
     """Report what is wrong with each action of the playbook, wherever it stands."""
     check = _Check(subject)
-    for entry, _, _ in entries(subject):
+    for entry, _, _ in subject.entries:
         if isinstance(entry, ActionEntry):
             check.action(entry.action, entry.parameters, entry.path)
 
@@ -49,13 +48,14 @@ class _Check:
 
     def action(self, type_: str, parameters: Mapping[str, Any], path: Path) -> None:
         declaration = self._catalogue.get(type_)
-        at = self._document.span((*path, "action"))
         if declaration is None:
+            at = self._document.span((*path, "action"))
             known = ", ".join(f"`{name}`" for name in self._catalogue)
             hint = suggest(type_, self._catalogue) or f"there are {known}"
             self._diagnostics.add("NP501", f"there is no action type `{type_}`", at, hint)
             return
         if type_ not in self._catalogue.allowed:
+            at = self._document.span((*path, "action"))
             allowed = ", ".join(f"`{name}`" for name in self._catalogue if name in self._catalogue.allowed)
             hint = f"{self._catalogue.setting} allows {allowed}"
             self._diagnostics.add("NP511", f"`{type_}` may not be used here", at, hint)
@@ -80,19 +80,20 @@ class _Check:
     def _missing(
         self, declaration: ActionDeclaration, given: Mapping[str, Any], misspelt: set[str], path: Path
     ) -> None:
-        at = self._document.span((*path, "action"))
+        def report(message: str, hint: str | None = None) -> None:
+            self._diagnostics.add("NP503", message, self._document.span((*path, "action")), hint)
+
         present = {*given, *misspelt}
         for name, parameter in declaration.parameters.items():
             if parameter.required and name not in present:
-                self._diagnostics.add("NP503", f"`{declaration.type}` needs `{name}`", at, parameter.description)
+                report(f"`{declaration.type}` needs `{name}`", parameter.description)
             for other in parameter.requires if name in given else ():
                 if other not in present and other not in declaration.one_of:
-                    hint = declaration.parameters[other].description
-                    self._diagnostics.add("NP503", f"`{name}` needs `{other}` beside it", at, hint)
+                    report(f"`{name}` needs `{other}` beside it", declaration.parameters[other].description)
         alternatives = [name for name in declaration.one_of if name in present]
         words = ", ".join(f"`{name}`" for name in declaration.one_of)
         if declaration.one_of and not alternatives:
-            self._diagnostics.add("NP503", f"`{declaration.type}` needs one of {words}", at)
+            report(f"`{declaration.type}` needs one of {words}")
         if len(alternatives) > 1:
             both = " and ".join(f"`{name}`" for name in alternatives[:2])
             at = self._document.key_span((*path, alternatives[1]))

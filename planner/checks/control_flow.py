@@ -21,18 +21,6 @@ def check_control_flow(subject: Subject) -> None:
     _finally(subject)
 
 
-def _unknown_targets(subject: Subject) -> list[tuple[str, str]]:
-    """The steps that cases name and that do not exist, each with the step that names it."""
-    names = subject.names
-    return [
-        (step.name, target)
-        for step in subject.playbook.steps
-        for case in step.rule or ()
-        for entry in case.run
-        if (target := names.target(entry)) is not None and target not in names.steps
-    ]
-
-
 def _ambiguous_targets(subject: Subject) -> list[tuple[str, str]]:
     """Names in cases that are both a step's and a task's, each with the step that names it."""
     names = subject.names
@@ -54,12 +42,13 @@ def _targets_of_repeated_steps(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _unreachable(subject: Subject) -> None:
-    if subject.broken_steps:
+    last = subject.playbook.finally_
+    if subject.broken_steps or subject.flow.reachable.union((last,)) >= subject.names.steps.keys():
         return
     graph = subject.flow.graph.copy()
     graph.add_edges_from(_ambiguous_targets(subject))
     graph.add_edges_from(_targets_of_repeated_steps(subject))
-    for source, target in _unknown_targets(subject):
+    for source, target in subject.unknown_targets:
         meant = subject.diagnostics.suggest(target, subject.names.steps)
         if meant is None:
             return
@@ -67,7 +56,7 @@ def _unreachable(subject: Subject) -> None:
     start = subject.playbook.start
     if start is not None and start not in subject.names.steps:
         return
-    reached = nx.descendants(graph, subject.flow.start) | {subject.flow.start, subject.playbook.finally_}
+    reached = nx.descendants(graph, subject.flow.start) | {subject.flow.start, last}
     hidden = [step for name, step in subject.names.steps.items() if name not in reached]
     behind = {t for step in hidden for t in graph.successors(step.name) if t != step.name}
     for step in [step for step in hidden if step.name not in behind] or hidden:
@@ -106,12 +95,12 @@ def _can_end(subject: Subject, step: Step) -> bool:
     verdict = subject.verdicts[step.path]
     dead = {dead.case for dead in verdict.dead}
     return verdict.may_end or any(
-        not subject.names.targets(case) for at, case in enumerate(step.rule) if at not in dead
+        not targets for at, targets in enumerate(subject.flow.targets[step.name]) if at not in dead
     )
 
 
 def _no_end(subject: Subject) -> None:
-    if subject.broken_steps or subject.repeated_steps or _unknown_targets(subject):
+    if subject.broken_steps or subject.repeated_steps or subject.unknown_targets:
         return
     steps = subject.names.steps
     if not any(_can_end(subject, steps[name]) for name in subject.flow.reachable):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from planner.checks.names import entries
 from planner.checks.subject import Subject
 from planner.diagnostics import suggest
 from planner.playbook import ActionEntry, Path, TaskEntry
@@ -20,7 +19,7 @@ def check_expressions(subject: Subject) -> None:
             _check_guard(subject, step.retry.if_, (*step.path, "retry", "if"))
         if step.repeat is not None:
             _check_guard(subject, step.repeat.until, (*step.path, "repeat", "until"))
-    for entry, _, _ in entries(subject):
+    for entry, _, _ in subject.entries:
         if isinstance(entry, ActionEntry | TaskEntry):
             _check_guard(subject, entry.if_, (*entry.path, "if"))
         if isinstance(entry, ActionEntry) and entry.retry is not None:

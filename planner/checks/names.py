@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import networkx as nx
 
 from planner.checks.subject import Subject
 from planner.diagnostics import Label, Span
-from planner.playbook import ActionEntry, Case, Entry, Path, StepEntry, TaskEntry
+from planner.playbook import ActionEntry, Case, Path, StepEntry, TaskEntry
 
 RESERVED = frozenset(
     [
@@ -50,18 +50,6 @@ def check_names(subject: Subject) -> None:
     _unused_tasks(subject)
 
 
-def entries(subject: Subject) -> Iterator[tuple[Entry, Path, Case | None]]:
-    """Every entry of a `run`, its place, and the case it belongs to if it is in one."""
-    for task in subject.playbook.tasks:
-        yield from ((entry, (*task.run_path, index), None) for index, entry in enumerate(task.run))
-    for step in subject.playbook.steps:
-        for index, entry in enumerate(step.run or ()):
-            yield entry, (*step.path, "run", index), None
-        for case in step.rule or ():
-            for index, entry in enumerate(case.run):
-                yield entry, (*case.path, "run", index), case
-
-
 def _definitions(subject: Subject) -> None:
     for code, what, items in (
         ("NP102", "step", subject.playbook.steps),
@@ -95,7 +83,7 @@ def _bound_names(subject: Subject) -> None:
     for section in ("input", "variables"):
         for name in getattr(playbook, section) or ():
             _check_identifier(subject, name, (section, name), key=True)
-    for entry, _, _ in entries(subject):
+    for entry, _, _ in subject.entries:
         if not isinstance(entry, ActionEntry | TaskEntry):
             continue
         if entry.as_ is not None:
@@ -126,7 +114,7 @@ def _references(subject: Subject) -> None:
     for section, value in (("start", subject.playbook.start), ("finally", subject.playbook.finally_)):
         if value is not None and value not in steps:
             subject.report("NP101", f"step `{value}` does not exist", (section,), suggest(value, steps))
-    for entry, path, case in entries(subject):
+    for entry, path, case in subject.entries:
         match entry:
             case StepEntry(step=name) if case is None:
                 subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
@@ -198,7 +186,7 @@ def _unused_tasks(subject: Subject) -> None:
         return
     used = {
         name
-        for entry, _, _ in entries(subject)
+        for entry, _, _ in subject.entries
         if (name := entry.task if isinstance(entry, TaskEntry) else entry) and isinstance(name, str)
     }
     for name, task in subject.names.tasks.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -138,6 +138,18 @@ class Subject:
         return any(_may_say_refused(task.run) for task in self.playbook.tasks)
 
     @cached_property
+    def unknown_targets(self) -> Sequence[tuple[str, str]]:
+        """The steps that cases name and that do not exist, each with the step that names it."""
+        names = self.names
+        return [
+            (step.name, target)
+            for step in self.playbook.steps
+            for case in step.rule or ()
+            for entry in case.run
+            if (target := names.target(entry)) is not None and target not in names.steps
+        ]
+
+    @cached_property
     def is_whole(self) -> bool:
         """Whether every step and task that is named is there, once, and could be read; and all branches can move.
 
@@ -148,6 +160,7 @@ class Subject:
             not (self.broken_steps or self.broken_tasks or self.lost_names or self.repeated_steps)
             and len(names.tasks) == len(self.playbook.tasks)
             and (self.playbook.start is None or self.playbook.start in names.steps)
+            and not self.unknown_targets
             and all(self._is_known(case) for step in names.steps.values() for case in step.rule or ())
             and nx.is_directed_acyclic_graph(self.task_calls)
             and not (self.joins.is_too_large or self.joins.runaways)
@@ -156,10 +169,8 @@ class Subject:
     def _is_known(self, case: Case) -> bool:
         names = self.names
         work = names.work(case)
-        targets = [target for entry in case.run if (target := names.target(entry)) is not None]
         return (
-            all(target in names.steps for target in targets)
-            and not (work and targets)
+            (not work or len(work) == len(case.run))
             and all(entry.task in names.tasks for entry in work if isinstance(entry, TaskEntry))
             and not any(isinstance(entry, str) and entry in names.steps for entry in work)
         )
@@ -208,6 +219,21 @@ class Subject:
         playbook = self.playbook
         given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         return self.produced.keys() | given | self.lost_names
+
+    @cached_property
+    def entries(self) -> Sequence[tuple[Entry, Path, Case | None]]:
+        """Every entry of a `run`, its place, and the case it belongs to if it is in one."""
+        return [*self._entries()]
+
+    def _entries(self) -> Iterator[tuple[Entry, Path, Case | None]]:
+        for task in self.playbook.tasks:
+            yield from ((entry, (*task.run_path, index), None) for index, entry in enumerate(task.run))
+        for step in self.playbook.steps:
+            for index, entry in enumerate(step.run or ()):
+                yield entry, (*step.path, "run", index), None
+            for case in step.rule or ():
+                for index, entry in enumerate(case.run):
+                    yield entry, (*case.path, "run", index), case
 
     def runs(self) -> Iterable[list[Entry]]:
         """All lists of entries: of tasks, of steps and of cases."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from planner.checks.names import entries
 from planner.checks.subject import Subject
 from planner.diagnostics import Label
 from planner.playbook import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
@@ -23,7 +22,7 @@ def check_timing(subject: Subject) -> None:
     for step in playbook.steps:
         if step.name != playbook.finally_:
             _check_retry(subject, step.retry, (*step.path, "retry"), playbook.timeout)
-    for entry, path, _ in entries(subject):
+    for entry, path, _ in subject.entries:
         if isinstance(entry, ActionEntry):
             _check_retry(subject, entry.retry, (*path, "retry"), playbook.timeout)
 
@@ -52,7 +51,7 @@ def _check_invocations(subject: Subject, longest: float) -> None:
     for step in subject.playbook.steps:
         if step.timeout is not None and not _spans_invocations(subject, step):
             _check_timeout(subject, step.timeout, longest, (*step.path, "timeout"))
-    for entry, _, _ in entries(subject):
+    for entry, _, _ in subject.entries:
         if isinstance(entry, ActionEntry) and entry.timeout is not None and not _suspends(subject, entry):
             _check_timeout(subject, entry.timeout, longest, (*entry.path, "timeout"))
 
