@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from typing import NamedTuple
 
 from planner.graph import Flow
@@ -129,9 +130,8 @@ class Ways:
 
     def implications(self) -> Implications:
         """What is there wherever something else is."""
-        return Implications(
-            (outcome.made, self.behind(step, outcome)) for step in self.order for outcome in self.outcomes[step]
-        )
+        made = ((o.made, self.behind(step, o)) for step in self.order for o in self.outcomes[step])
+        return Implications(chain([(self.at_start, self.at_start)], made))
 
     @property
     def forgives(self) -> bool:

@@ -129,7 +129,7 @@ class _Search:
         """Let the branches that part behind a step come together without the bit."""
         costs = self.costs(join)
         if here == self.ways.flow.start and self.ways.joins.dominators[join] == ROOT:
-            return self.arrive(here, join, costs, self.way)
+            return costs.arrive[here] < FAR and self.arrive(here, join, costs, self.way)
         costs.arrive[here] = 0
         best = min(self.ways.possible(here), key=lambda o: self.arriving(here, o, costs)[0], default=None)
         if best is None or self.arriving(here, best, costs)[0] >= FAR:
@@ -161,7 +161,7 @@ class _Search:
             self.arrive(step, join, costs, self.beside)
             return
         outcomes = self.ways.possible(step)
-        best = min(outcomes, key=lambda o: self.ending(o, costs), default=None)
+        best = min(outcomes, key=lambda o: self.ending(step, o, costs), default=None)
         if best is not None:
             self.choose(step, best, self.beside)
             for target in best.targets:
@@ -177,7 +177,7 @@ class _Search:
             for step in region:
                 outcomes = self.ways.possible(step)
                 arrive = min((self.arriving(step, outcome, costs)[0] for outcome in outcomes), default=FAR)
-                end = min((self.ending(outcome, costs) for outcome in outcomes), default=FAR)
+                end = min((self.ending(step, outcome, costs) for outcome in outcomes), default=FAR)
                 if (arrive, end) != (costs.arrive[step], costs.end[step]):
                     costs.arrive[step], costs.end[step] = arrive, end
                     changed = True
@@ -192,13 +192,16 @@ class _Search:
         each = [costs.either(target) for target in targets]
         total = 1 + sum(each)
         found = [
-            (total - each[at] + costs.arrive[target], at)
+            (min(total - each[at] + costs.arrive[target], FAR), at)
             for at, target in enumerate(targets)
             if costs.arrive.get(target, FAR) < FAR
         ]
         return min(found, default=(FAR, 0))
 
-    def ending(self, outcome: Outcome, costs: _Costs) -> int:
+    def ending(self, step: str, outcome: Outcome, costs: _Costs) -> int:
+        """What it takes for a branch to end. Where branches go one after another, others see what it leaves."""
+        if self.ways.in_turns and not self.lacks(step, outcome):
+            return FAR
         return min(1 + sum(costs.end.get(target, 0) for target in outcome.targets), FAR)
 
     def to_end(self, *, forgiving: bool) -> Witness | None:

@@ -117,13 +117,17 @@ class _Check:
         told = {bit for _, bit in self.reported}
         for name, index in sorted(untaken):
             bit, reason = self.why_not(name, index)
+            if reason is None:
+                continue
             dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
             if bit not in told and index not in dead:
                 case = (self.subject.names.steps[name].rule or [])[index]
                 self.subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
 
-    def why_not(self, step: str, case: int) -> tuple[int, str]:
-        """What a case lacks, or what is always there, if the step could do without."""
+    def why_not(self, step: str, case: int) -> tuple[int, str | None]:
+        """What a case lacks, or what is always there, if the step could do without. There is no reason to tell where that is a
+        name which nothing produces: the step is never entered, for whoever has read it before.
+        """
         visit = self.production.visits[step]
         if case in visit.hidden:
             return 0, "a case before it is always taken"
@@ -131,15 +135,15 @@ class _Check:
             if lacking := assumed.asked & ~self.ways.found.may[step]:
                 bit = lacking & -lacking
                 key = self.production.readings.key(bit)
-                if key.startswith("steps.") or key in self.subject.produced:
+                if self.is_produced(key):
                     return bit, f"no path that leads here has {_done(key)}"
                 return bit, f"nothing in the playbook produces `{key}`"
             if there := assumed.gone & self.ways.found.must[step]:
                 bit = there & -there
                 key = self.production.readings.key(bit)
-                is_given = bool(bit & self.production.readings.at_start)
-                reason = f"`{key}` always has a value" if is_given else f"every path that leads here has {_done(key)}"
-                return bit, reason
+                if bit & self.production.readings.at_start:
+                    return bit, f"`{key}` always has a value"
+                return bit, f"every path that leads here has {_done(key)}" if self.is_produced(key) else None
         return 0, "its guard is never true"
 
     def all(self) -> None:
@@ -211,7 +215,10 @@ class _Check:
 
     def is_ours(self, key: str, use: Use) -> bool:
         """Whether it is produced somewhere, so that nobody else says that it is not."""
-        return key.startswith("steps.") or key in self.subject.produced or key in use.own
+        return self.is_produced(key) or key in use.own
+
+    def is_produced(self, key: str) -> bool:
+        return key.startswith("steps.") or key in self.subject.produced
 
     def never(self, key: str, use: Use, step: Step | None) -> None:
         span = self.span(key, use)

@@ -378,6 +378,15 @@ class TestJoins:
         assert judged(*beside, head=turns) == []
         assert [told[:5] for told in judged(step("a", "c", "d", "b"), *beside[1:], head=turns)] == ["NP302"]
 
+    def test_a_branch_that_ends_leaves_what_it_saved(self) -> None:
+        """The path that is shown is one on which it fails."""
+        saves = "{action: shell, command: ls, as: x}"
+        failing = f"{{name: b, run: [{saves}], rule: [{{case: error, run: [d]}}]}}"
+        steps = (step("a", "b", "c"), failing, step("c", "d"), step("d", run=READ))
+        assert judged(*steps, head="mode: sequential\n") == ["NP302 a → b (failed) → d"]
+        through = (step("a", "b", "d"), failing.replace("[d]", "[c]"), *steps[2:])
+        assert judged(*through, head="mode: sequential\n") == ["NP302 a → b (failed) → c → d"]
+
     def test_the_first_arrival_goes_at_once(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", more=", join: any", run=SAVE))
         assert judged(*steps, head="mode: sequential\n") == []
@@ -502,6 +511,17 @@ class TestCasesThatAreNeverTaken:
         assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
+
+    def test_a_variable_is_there_before_anything_is_produced(self) -> None:
+        """What is certain wherever it is saved anew tells nothing of where it has its first value."""
+        saves = "{action: set, set: {v: 1}}"
+        last = f"{{name: c, run: [{{action: set, set: {{x: 1}}}}, {saves}]}}"
+        steps = (either("a", "b", "c", guard="{{ v is defined }}"), step("b", "c", run=READ), last)
+        assert judged(*steps, head="variables: {v: 0}\n") == ["NP301"]
+
+    def test_a_guard_behind_a_reader_of_what_nothing_produces(self) -> None:
+        steps = (step("a", "b", run=READ), either("b", "c", "d", guard="{{ x is defined }}"), step("c"), step("d"))
+        assert messages(playbook(*steps, head="input: {}\n"), "NP203") == []
 
     def test_a_guard_that_asks_for_what_nothing_produces(self) -> None:
         steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
