@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +52,7 @@ class Document:
         self.text = text
         self.data = data
         self._root = root
-        self._last_offsets: tuple[Any, tuple[list[int], list[int]]] | None = None
+        self._last_offsets: tuple[Any, tuple[list[int], list[int], list[int]]] | None = None
         self._text_spans: dict[tuple[int, int, int], Span] = {}
 
     def span(self, path: Path) -> Span:
@@ -78,14 +80,16 @@ class Document:
         asked = (id(place), start, end)
         if (known := self._text_spans.get(asked)) is not None:
             return known
-        starts, ends = ([], []) if place is None or isinstance(place, Collection) else self._offsets_of(place)
+        starts, ends, breaks = (
+            ([], [], []) if place is None or isinstance(place, Collection) else self._offsets_of(place)
+        )
         if not starts:
             return self.span(path)
         start = min(max(start, 0), len(starts))
         first = starts[start] if start < len(starts) else ends[-1]
         beyond = ends[min(end, len(ends)) - 1] if end > start else first
         mark = place.start_mark
-        span = Span(*position(self.text, first, mark), *position(self.text, beyond, mark))
+        span = Span(*_position(self.text, first, mark, breaks), *_position(self.text, beyond, mark, breaks))
         self._text_spans[asked] = span
         return span
 
@@ -93,10 +97,13 @@ class Document:
         """What the value is in the text, which all aliases of one value have in common; None where nothing is."""
         return self._find(path)[1]
 
-    def _offsets_of(self, place: Any) -> tuple[list[int], list[int]]:
-        """Of one scalar many words are asked for, one after the other."""
+    def _offsets_of(self, place: Any) -> tuple[list[int], list[int], list[int]]:
+        """Where the characters of a scalar's value begin and end, and where lines begin within it: of one scalar many words are
+        asked for, one after the other.
+        """
         if self._last_offsets is None or self._last_offsets[0] is not place:
-            self._last_offsets = (place, _offsets(self.text, place))
+            breaks = _breaks(self.text, place.start_mark.index, place.end_mark.index)
+            self._last_offsets = (place, (*_offsets(self.text, place), breaks))
         return self._last_offsets[1]
 
     def _find(self, path: Path) -> tuple[Any, Any]:
@@ -147,11 +154,21 @@ def _is_empty(span: Span) -> bool:
 
 def position(text: str, index: int, mark: Any = None) -> tuple[int, int]:
     """Line and column, from 1, of a character; `mark` is one before it that is known already."""
+    return _position(text, index, mark, _breaks(text, mark.index if mark else 0, index))
+
+
+def _position(text: str, index: int, mark: Any, breaks: Sequence[int]) -> tuple[int, int]:
+    """The same, where it is known where the lines behind the mark begin."""
     start, line, column = (mark.index, mark.line + 1, mark.column + 1) if mark else (0, 1, 1)
     if text.startswith("\r\n", index - 1):
         index -= 1
-    breaks = [match.end() for match in _LINE_END.finditer(text, start, index)]
-    return (line + len(breaks), index - breaks[-1] + 1) if breaks else (line, column + index - start)
+    passed = bisect_right(breaks, index)
+    return (line + passed, index - breaks[passed - 1] + 1) if passed else (line, column + index - start)
+
+
+def _breaks(text: str, start: int, end: int) -> list[int]:
+    """Where lines begin."""
+    return [match.end() for match in _LINE_END.finditer(text, start, end)]
 
 
 def _offsets(text: str, scalar: Any) -> tuple[list[int], list[int]]:

@@ -56,10 +56,6 @@ class Facts:
             return self if self.outcomes else other
         return Facts(self.there & other.there, self.gone & other.gone, self.outcomes | other.outcomes)
 
-    def provide(self, access: Access) -> bool:
-        """Whether an access is known to have a value."""
-        return access in self.there or any(known[: len(access)] == access for known in self.there)
-
 
 NOTHING = Facts()
 NEVER = Facts(outcomes=0)
@@ -103,9 +99,13 @@ def is_unconditional(template: Template) -> bool:
 
 def provides_for(template: Template, *access: str) -> bool:
     """Whether a text that reads an access provides for its having no value, wherever it does."""
-    if is_unconditional(template):
-        return False
-    return not any(need.access[: len(access)] == access for need in implied(template).needs)
+    return not is_unconditional(template) and access not in _needed(template.source)
+
+
+@lru_cache(maxsize=65_536)
+def _needed(source: str) -> frozenset[Access]:
+    """The accesses that a template needs, and all that they look into."""
+    return frozenset().union(*(_with_parts(need.access) for need in _implied(source).needs))
 
 
 @lru_cache(maxsize=65_536)
@@ -155,7 +155,7 @@ class _Reader:
         """Add what a node needs, where something is known already."""
         access = self.access(node)
         if access is not None:
-            if not given.provide(access):
+            if access not in given.there:
                 self.needs.append(Need(access, name_of(node).lineno, given))
         elif isinstance(node, nodes.And | nodes.Or):
             self.need(node.left, given)
@@ -169,7 +169,7 @@ class _Reader:
             for part in ([node.test] if node.test is not None else [], node.body, node.else_):
                 self.need_in_turn(part, given)
         elif (asked := self.asked(node)) is not None:
-            if len(asked) > 1 and not given.provide(asked[:-1]):
+            if len(asked) > 1 and asked[:-1] not in given.there:
                 self.needs.append(Need(asked[:-1], name_of(node.node).lineno, given))  # type: ignore[attr-defined]
             self.need_in_turn(children_of(node)[1:], given)
         else:
@@ -215,7 +215,7 @@ class _Reader:
     def find_certain(self, node: nodes.Node) -> Facts:
         access = self.access(node)
         if access is not None:
-            return Facts(frozenset((access,)), outcomes=FAILED if access[0] == "error" and len(access) > 1 else ANY)
+            return Facts(_with_parts(access), outcomes=FAILED if access[0] == "error" and len(access) > 1 else ANY)
         if isinstance(node, nodes.And | nodes.Or):
             return self.implied(node, truth=True) | self.implied(node, truth=False)
         if isinstance(node, nodes.CondExpr) and node.expr2 is not None:
@@ -227,7 +227,7 @@ class _Reader:
             return self.certain(node.iter)
         if (asked := self.asked(node)) is not None:
             known = self.certain_in_turn(children_of(node)[1:]) if isinstance(node, nodes.Test) else NOTHING
-            return known & Facts(frozenset((asked[:-1],))) if len(asked) > 1 else known
+            return known & Facts(_with_parts(asked[:-1])) if len(asked) > 1 else known
         return self.certain_in_turn(children_of(node))
 
     def implied(self, node: nodes.Node, *, truth: bool) -> Facts:
@@ -262,8 +262,8 @@ class _Reader:
         if access is None:
             return NOTHING
         if node.name in ("defined", "undefined"):
-            found = frozenset((access,))
-            return Facts(there=found) if truth is (node.name == "defined") else Facts(gone=found)
+            is_there = truth is (node.name == "defined")
+            return Facts(there=_with_parts(access)) if is_there else Facts(gone=frozenset((access,)))
         if node.name.lower() == "none" and access in ERRORS:
             return _of_access(access, truth=not truth)
         return NOTHING
@@ -310,6 +310,11 @@ def _constant(node: nodes.Node) -> Any:
     if isinstance(node, nodes.List | nodes.Tuple) and all(isinstance(item, nodes.Const) for item in node.items):
         return [item.value for item in node.items if isinstance(item, nodes.Const)]
     return _NO_CONSTANT
+
+
+def _with_parts(access: Access) -> frozenset[Access]:
+    """An access that has a value, and all that it looks into."""
+    return frozenset(access[:length] for length in range(1, len(access) + 1))
 
 
 def _of_access(access: Access, *, truth: bool) -> Facts:

@@ -11,10 +11,11 @@ def needs(text: str) -> list[str]:
 
 
 def known(text: str, *, truth: bool) -> set[str]:
-    """What is there, and with `-` what is not, where an expression is true or false."""
+    """What is there, without what that is looked into, and with `-` what is not, where an expression is true or false."""
     found = implied(parse(text))
     facts = found.true if truth else found.false
-    return {".".join(access) for access in facts.there} | {f"-{'.'.join(access)}" for access in facts.gone}
+    parts = {access[:length] for access in facts.there for length in range(len(access))}
+    return {".".join(access) for access in facts.there - parts} | {f"-{'.'.join(access)}" for access in facts.gone}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def known(text: str, *, truth: bool) -> set[str]:
     ],
 )
 def test_what_is_needed(text: str, expected: list[str]) -> None:
-    found = [need for need in implied(parse(text)).needs if need.given.outcomes and not need.given.provide(need.access)]
+    found = [need for need in implied(parse(text)).needs if need.given.outcomes and need.access not in need.given.there]
     assert [".".join(need.access) for need in found] == expected
 
 
