@@ -135,20 +135,20 @@ class Assumed(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Visit:
     """What a visit of a step needs, and all its outcomes. `taken` tells for cases what is known where they are taken; a guard that
-    asks for what cannot be has nothing there, nor has a `hidden` case: one before it is always taken.
+    asks for what cannot be has nothing there, nor has a `hidden` case: one before it is always taken, for these bits.
     """
 
     needed: int
     hopeless: int
     outcomes: tuple[Outcome, ...]
     taken: Mapping[int, Sequence[Assumed]] = field(default_factory=dict)
-    hidden: frozenset[int] = frozenset()
+    hidden: Mapping[int, int] = field(default_factory=dict)
 
 
 class Worlds:
     """What is known where no case has been taken yet, after success and after a failure. `now` is what holds where the present
-    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true; with
-    `is_settled` one was always true after success, for what its step itself has made.
+    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true;
+    `settled` are bits for which one was always true after success, since the work of the step needs or makes them.
     """
 
     def __init__(self, success: State, failure: State, alive: int) -> None:
@@ -158,7 +158,8 @@ class Worlds:
         self.on_success = success.on_success
         self.now: dict[bool, Assumed] = {}
         self.later: dict[bool, Assumed | None] = {}
-        self.is_refuted = self.is_settled = False
+        self.is_refuted = False
+        self.settled = 0
 
     def outcomes(self, *, failed: bool) -> int:
         return self.alive & (FAILED if failed else UNFAILED)

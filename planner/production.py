@@ -57,18 +57,20 @@ class Production:
     def of_step(self, step: Step) -> Visit:
         needs = Needs()
         taken: dict[int, list[Assumed]] = {}
-        hidden: set[int] = set()
+        hidden: dict[int, int] = {}
         outcomes = tuple(self.visit(step, needs, taken, hidden))
-        return Visit(needs.needed, needs.hopeless, outcomes, taken, frozenset(hidden))
+        return Visit(needs.needed, needs.hopeless, outcomes, taken, hidden)
 
     def places(self, step: Step, wanted: int) -> dict[int, Read]:
         """The first place in a step, or in a task that it calls, that needs each of some bits."""
         needs = Needs(wanted=wanted)
-        for _ in self.visit(step, needs, {}, set()):
+        for _ in self.visit(step, needs, {}, {}):
             pass
         return needs.places
 
-    def visit(self, step: Step, needs: Needs, taken: dict[int, list[Assumed]], hidden: set[int]) -> Iterator[Outcome]:
+    def visit(
+        self, step: Step, needs: Needs, taken: dict[int, list[Assumed]], hidden: dict[int, int]
+    ) -> Iterator[Outcome]:
         """The outcomes of a visit. What it needs, and of its cases, has been noted when they are all told."""
         mark = self.readings.bits.get(f"steps.{step.name}", 0)
         state = self.done_in(step, needs)
@@ -110,8 +112,8 @@ class Production:
                     made | self.work.may_save(work),
                     assumed.asked,
                 )
-            if worlds.is_settled and index not in taken and not is_error_aware(case):
-                hidden.add(index)
+            if worlds.settled and index not in taken and not is_error_aware(case):
+                hidden[index] = worlds.settled
             if worlds.is_refuted:
                 taken.setdefault(index, [])
             worlds.go_on()
@@ -198,7 +200,7 @@ class Production:
             worlds.alive &= ~outcome | false.outcomes | (outcome if reading.asks_for_errors else 0)
         elif failed or not reading.asks_for_errors:
             worlds.later[failed] = None
-            worlds.is_settled = worlds.is_settled or (not failed and bool(false.gone & before.known))
+            worlds.settled = worlds.settled or (0 if failed else false.gone & before.known)
         if not true.outcomes & outcome:
             return False
         if true.gone & before.known:

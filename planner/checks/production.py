@@ -113,11 +113,11 @@ class _Check:
         self.at_success = self.at_failure = 0
 
     def untaken(self, untaken: Untaken) -> None:
-        """Report cases that are never taken. What is said to be lacking somewhere comes first."""
+        """Report cases that are never taken. What is said to be lacking somewhere comes first: a step that needs it always fails."""
         told = {bit for _, bit in self.reported}
         for name, index in sorted(untaken):
             bit, reason = self.why_not(name, index)
-            if reason is None:
+            if reason is None or self.production.visits[name].hopeless & ~self.ways.found.may[name]:
                 continue
             dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
             if bit not in told and index not in dead:
@@ -129,8 +129,8 @@ class _Check:
         name which nothing produces: the step is never entered, for whoever has read it before.
         """
         visit = self.production.visits[step]
-        if case in visit.hidden:
-            return 0, "a case before it is always taken"
+        if there := visit.hidden.get(case, 0):
+            return there & -there, "a case before it is always taken"
         for assumed in visit.taken[case]:
             if lacking := assumed.asked & ~self.ways.found.may[step]:
                 bit = lacking & -lacking

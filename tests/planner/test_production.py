@@ -509,6 +509,11 @@ class TestCasesThatAreNeverTaken:
         rule = '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
         told = ["the case can never be taken: a case before it is always taken"]
         assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
+        reads = f"{{name: a, run: [{READ}], rule: {rule}}}"
+        assert findings(playbook(reads, head="input: {}\n")) == [("NP301", "x")]
+        assert findings(playbook(reads.replace("[]}, {case: error", "[b]}, {case: error"), step("b", run=SAVE))) == [
+            ("NP301", "x")
+        ]
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
 
