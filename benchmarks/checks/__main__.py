@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     for found in agreed:
-        for verdict in ("confirmed", "refuted", "untold"):
+        for verdict in ("confirmed", "refuted", "undecided", "untold"):
             print(
                 f"{found['of']}, {verdict}: {', '.join(f'{code} {number:,}' for code, number in found[verdict].items()) or 'none'}"
             )

@@ -83,7 +83,9 @@ class Disagreement:
 
 @dataclass
 class Agreement:
-    """Counts over playbooks, and what did not agree. `confirmed` and `refuted` count findings by their codes."""
+    """Counts over playbooks, and what did not agree. `confirmed`, `refuted` and `undecided` count findings by their codes: the last
+    are those that were not seen where not everything was looked at.
+    """
 
     playbooks: int = 0
     clean: int = 0
@@ -92,6 +94,7 @@ class Agreement:
     left_out: int = 0
     confirmed: Counter[str] = field(default_factory=Counter)
     refuted: Counter[str] = field(default_factory=Counter)
+    undecided: Counter[str] = field(default_factory=Counter)
     untold: Counter[str] = field(default_factory=Counter)
     disagreements: list[Disagreement] = field(default_factory=list)
 
@@ -105,6 +108,7 @@ class Agreement:
             "left_out": self.left_out,
             "confirmed": dict(sorted(self.confirmed.items())),
             "refuted": dict(sorted(self.refuted.items())),
+            "undecided": dict(sorted(self.undecided.items())),
             "untold": dict(sorted(self.untold.items())),
         }
 
@@ -131,8 +135,11 @@ def _compare(playbook: Sound, found: Agreement) -> None:
     found.runs += len(judge.behaviour.endings)
     found.worlds += judge.behaviour.worlds
     for diagnostic, verdict in zip(compilation.diagnostics, verdicts, strict=True):
+        if verdict is None:
+            continue
         # What never happens is seen where everything was.
-        if verdict is None or (verdict is (diagnostic.code in _NEVER) and not judge.has_seen_all):
+        if verdict is (diagnostic.code in _NEVER) and not judge.has_seen_all:
+            found.undecided[diagnostic.code] += 1
             continue
         (found.confirmed if verdict else found.refuted)[diagnostic.code] += 1
         if not verdict:
