@@ -19,18 +19,17 @@ EVERYTHING = -1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One way in which a visit can end: by a case, or by none; after a failure or not. `gen` are the bits it adds for certain,
-    `may` those that it may add, `made` those of them that were not there before as far as it knows. It cannot be where a bit
-    of `gone` was there before, nor where one of `asked` cannot have been.
+    """One way in which a visit can end: by a case, or by none; after a failure or not. `gen` are the bits that are there for certain
+    behind it, `made` those that it may have added. It cannot be where a bit of `gone` was there before, nor where one of `asked`
+    cannot have been.
     """
 
     case: int | None
     failed: bool
     targets: tuple[str, ...]
     gen: int
-    may: int
+    made: int
     gone: int = 0
-    made: int = 0
     asked: int = 0
 
     @property

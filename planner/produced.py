@@ -123,7 +123,7 @@ class Ways:
         found.end_may = self.at_start
         for outcomes in self.outcomes.values():
             for outcome in outcomes:
-                found.end_may |= outcome.may
+                found.end_may |= outcome.made
         found.end_must = self.at_end(forgiving=False)
         found.end_anyhow = found.end_must & self.at_end(forgiving=True) if self.forgives else found.end_must
         return found
@@ -177,7 +177,7 @@ class Ways:
         for before, outcome in self.before[step]:
             if self.found.must[before] == EVERYTHING or not self.can_be(before, outcome):
                 continue
-            found |= self.found.may[before] | outcome.may
+            found |= self.found.may[before] | outcome.made
             if self.turns is not None:
                 found |= self.turns.in_order(before, outcome)[step][0]
         if self.turns is not None and (dominator := self.joins.dominators.get(step)) is not None:

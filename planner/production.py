@@ -107,9 +107,8 @@ class Production:
                     failed,
                     targets,
                     world.known | mark,
-                    world.may | mark,
-                    assumed.gone,
                     made | self.work.may_save(work),
+                    assumed.gone,
                     assumed.asked,
                 )
             if worlds.settled and index not in taken and not is_error_aware(case):
@@ -119,10 +118,9 @@ class Production:
             worlds.go_on()
         if worlds.alive & UNFAILED and verdict.left_open is not None:
             assumed = worlds.assumed(failed=False)
-            may = worlds.may(failed=False) | mark
-            yield Outcome(None, False, (), assumed.known | mark, may, assumed.gone, state.may | mark, assumed.asked)
+            yield Outcome(None, False, (), assumed.known | mark, state.may | mark, assumed.gone, assumed.asked)
         if worlds.alive & FAILED and verdict.may_be_unhandled and (may_fail or may_be_refused):
-            yield Outcome(None, True, (), mark, mark, 0, mark)
+            yield Outcome(None, True, (), mark, mark)
 
     def done_in(self, step: Step, needs: Needs) -> State:
         """What is there when the `run` of a step has succeeded, all rounds of it."""

@@ -23,7 +23,9 @@ class Turns:
 
     def __init__(self, ways: Ways) -> None:
         self.ways = ways
-        self.width = max((o.may.bit_length() for outcomes in ways.outcomes.values() for o in outcomes), default=0)
+        self.width = max(
+            (max(o.gen.bit_length(), o.made.bit_length()) for each in ways.outcomes.values() for o in each), default=0
+        )
         self.joins = [join for join in ways.joins.dominators if ways.waits(join)]
         self.mark = {join: 1 << self.width + at for at, join in enumerate(self.joins)}
         self.leading = dict.fromkeys(ways.order, 0)
@@ -63,7 +65,7 @@ class Turns:
     def may_come(self, step: str) -> int:
         found = 0
         for outcome in self.ways.outcomes[step]:
-            found |= outcome.may
+            found |= outcome.made
             for target in outcome.targets:
                 found |= self.ahead[target]
         return found

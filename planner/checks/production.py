@@ -183,7 +183,7 @@ class _Check:
         found = self.ways.found.end_may
         if (last := self.subject.playbook.finally_) is not None:
             for outcome in self.production.visits[last].outcomes:
-                found |= outcome.may
+                found |= outcome.made
         return found
 
     def step(self, step: Step, may: int, must: int) -> None:

@@ -526,7 +526,13 @@ class TestCasesThatAreNeverTaken:
 
     def test_a_guard_behind_a_reader_of_what_nothing_produces(self) -> None:
         steps = (step("a", "b", run=READ), either("b", "c", "d", guard="{{ x is defined }}"), step("c"), step("d"))
-        assert messages(playbook(*steps, head="input: {}\n"), "NP203") == []
+        text = playbook(*steps, head="input: {}\n")
+        assert messages(text, "NP203") == ["the case can never be taken: nothing in the playbook produces `x`"]
+
+    def test_what_a_step_reads_in_vain_it_does_not_produce(self) -> None:
+        rule = "[{case: '{{ x is defined }}', run: []}, {case: default, run: [b]}]"
+        steps = (f"{{name: a, max_visits: 2, run: [{READ}], rule: {rule}}}", step("b", "a"))
+        assert findings(playbook(*steps, head="input: {}\n")) == [("NP301", "x")]
 
     def test_a_guard_that_asks_for_what_nothing_produces(self) -> None:
         steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
