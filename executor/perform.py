@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from executor.actions import catalogue, handler
@@ -23,11 +23,13 @@ from executor.rendering import render, render_parameters
 from executor.room import MOST_GIVEN, Room, size_of
 from executor.scope import Scope
 from executor.secrets import fold, scrub, unfold
+from executor.telling import Silence, Telling
 from executor.tracing import trace_id, traceparent
 from executor.transition import Outcome, derived_id, error_record, retry_delay_seconds
 from executor.values import plain
 from planner.kinds import described
 from planner.plan import Action, Loop, Task, TaskCall, Work, action_from_json
+from planner.record import record
 from planner.templates import EvaluationError, Lookup, is_true, parse
 
 MAX_PARALLEL = 32
@@ -79,6 +81,20 @@ class Suspended(Exception):
         )
 
 
+@record
+class Counts:
+    """How many items of a loop are done, how many of them failed, and how many there are."""
+
+    done: int
+    failed: int
+    total: int
+
+    def after(self, outcomes: Iterable[Outcome]) -> Counts:
+        """The counts when these are done, too."""
+        failures = [outcome.failed for outcome in outcomes]
+        return Counts(self.done + len(failures), self.failed + sum(failures), self.total)
+
+
 def _no_parts(loop: str) -> list[Outcome]:
     return []
 
@@ -86,7 +102,7 @@ def _no_parts(loop: str) -> list[Outcome]:
 @dataclass(slots=True, eq=False, repr=False)
 class Performance:
     """One attempt at the work of a visit. On the clock of `time.monotonic`, `began` is when the attempt would have begun had it
-    never paused, `expires` when it is out of time, and `deadline` when this piece of it is; `events` grow as it goes.
+    never paused, `expires` when it is out of time, and `deadline` when this piece of it is; `telling` is told what happens.
 
     `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
     are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait,
@@ -99,7 +115,7 @@ class Performance:
     clock: Callable[[], float] = time.time
     began: float = field(default_factory=time.monotonic)
     expires: float = math.inf
-    events: list[Event] = field(default_factory=list)
+    telling: Telling = field(default_factory=Telling)
     journal: Mapping[str, Any] = field(default_factory=dict)
     parts_of: Callable[[str], list[Outcome]] = _no_parts
     outside: Outside | None = None
@@ -185,7 +201,8 @@ class Performance:
     ) -> Outcome:
         """The outcome of `one` for each item, `loop.concurrency` of them at a time: the list of their data, in order.
 
-        An item's own actions leave no events; the loop leaves one for each batch, with counts.
+        An item's own actions leave no events; the loop leaves one for each batch, with counts, and others where something is told
+        while a batch is at work.
 
         Raises:
             Suspended: an item waits, or a batch is done and another one left.
@@ -193,9 +210,10 @@ class Performance:
         """
         entry = self.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
         first = entry["next"]
+        before = Counts(first, entry["failed"], len(items))
         batch = items[first : first + loop.batch] if loop.batch else items[first:]
         try:
-            outcomes = self._each(loop, batch, first, len(items), one, scope, position)
+            outcomes = self._each(loop, batch, before, one, scope, position)
         except Suspended as suspended:
             suspended.journal[position] = entry
             raise
@@ -205,36 +223,31 @@ class Performance:
         if first and given > MOST_GIVEN:
             message = f"the loop has given more than {MOST_GIVEN:,} characters as JSON"
             raise ActionError("PayloadTooLarge", message, retryable=False)
-        done, failed = first + len(outcomes), entry["failed"] + sum(outcome.failed for outcome in outcomes)
-        self._count_items(scope, position, done, failed, len(items))
-        if failed and not loop.forgiving:
+        counts = before.after(outcomes)
+        self._count_items(scope, position, counts, is_final=True)
+        if counts.failed and not loop.forgiving:
             return gather(outcomes, loop)
-        if done < len(items):
+        if counts.done < counts.total:
             part = Part(position, first, [outcome.to_part() for outcome in outcomes])
-            counts = {"next": done, "failed": failed, "total": len(items), "given": given}
-            raise Suspended({position: counts}, self.clock(), parts=[part])
+            entry = {"next": counts.done, "failed": counts.failed, "total": counts.total, "given": given}
+            raise Suspended({position: entry}, self.clock(), parts=[part])
         return gather([*(self.parts_of(position) if first else ()), *outcomes], loop)
-
-    def _count_items(self, scope: Scope, position: str, done: int, failed: int, total: int) -> None:
-        """Leave the event that tells how far a loop has come."""
-        counts = {"position": position, "done": done, "failed": failed, "total": total}
-        self._note(scope, "loop.progress", self.clock(), counts)
 
     def _each(
         self,
         loop: Loop,
         items: Sequence[Any],
-        first: int,
-        total: int,
+        before: Counts,
         one: Callable[[Scope, str], Outcome],
         scope: Scope,
         position: str,
     ) -> list[Outcome]:
-        """The outcomes of `items`, which begin at index `first` of `total`; up to the first failure, if that ends the loop.
+        """The outcomes of `items`, which come behind those `before`; up to the first failure, if that ends the loop.
 
         Those that were begun before are gone on with first. One that waits is still at work: it keeps another from being
         begun where `loop.concurrency` are.
         """
+        first, total = before.done, before.total
         places = [f"{position}#{first + index}" for index in range(len(items))]
         outcomes = {i: done for i, place in enumerate(places) if (done := self._done_at(place)) is not None}
         self.room.take(sum(size_of(outcome.data) for outcome in outcomes.values()))
@@ -244,10 +257,11 @@ class Performance:
         queue = iter(left)
         lock = threading.Lock()
         at_work = 0
+        counts = before.after(outcomes.values())
         has_failed = False
 
         def work() -> None:
-            nonlocal at_work, has_failed
+            nonlocal at_work, counts, has_failed
             while True:
                 with lock:
                     if has_failed or at_work >= loop.concurrency or (index := next(queue, None)) is None:
@@ -268,6 +282,9 @@ class Performance:
                     at_work -= 1
                     outcomes[index] = _numbered(outcome, at, total)
                     has_failed |= outcome.failed and not loop.forgiving
+                    counts = counts.after([outcome])
+                    if not has_failed and len(outcomes) < len(items):
+                        self._count_items(scope, position, counts, is_final=False)
 
         threads = min(loop.concurrency, len(left), MAX_PARALLEL)
         if threads <= 1:
@@ -310,8 +327,8 @@ class Performance:
         scope.sizes.update(sizes or {})
 
     def quiet(self) -> Performance:
-        """The same performance, whose events nobody reads."""
-        return replace(self, events=[])
+        """The same performance, which tells nothing."""
+        return replace(self, telling=Silence())
 
     def _item(self, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None) -> Outcome:
         place = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
@@ -531,7 +548,17 @@ class Performance:
     ) -> None:
         visit = scope.visit
         duration = None if started is None else max(at - started, 0.0)
-        self.events.append(Event(type, at, visit.step, visit.number, visit.attempt, duration, payload))
+        self.telling.note(Event(type, at, visit.step, visit.number, visit.attempt, duration, payload))
+
+    def _count_items(self, scope: Scope, position: str, counts: Counts, *, is_final: bool) -> None:
+        """Say how far a loop has come: when its batch is done, and before."""
+        visit = scope.visit
+
+        def event() -> Event:
+            payload = {"position": position, **asdict(counts)}
+            return Event("loop.progress", self.clock(), visit.step, visit.number, visit.attempt, payload=payload)
+
+        self.telling.count(position, event, is_final=is_final)
 
 
 def _name(item: Work) -> str:

@@ -216,19 +216,18 @@ def settle(
     choice: Choice,
     outcome: Outcome,
     now: float,
-    events: Sequence[Event] = (),
 ) -> Commit:
     """The commit for an attempt. `outcome` is the choice's, or that of the in-place work of the case it took.
 
     An outcome that has failed after the choice handled nothing, or after in-place work, goes to the policy.
     """
     if choice.retry_at is not None:
-        return _retry(visit, choice, now, events)
+        return _retry(visit, choice, now)
     case = None if choice.case is None else step.cases[choice.case]
     in_place = case is not None and bool(case.work)
     unhandled = (choice.failed and case is None) or (in_place and outcome.failed)
     if unhandled:
-        return _policy(step, visit, choice, outcome, now, events)
+        return _policy(step, visit, choice, outcome, now)
     targets = case.targets if case is not None else ()
     live = case.live if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
@@ -245,7 +244,7 @@ def settle(
     finished = _finished(done, now)
     tail = (transition, finished) if step.cases else (finished,)
     branches = branches_of(done, step, step_of)
-    return Commit(done, branches, live, len(targets) - 1, events=(*events, *tail), seen=seen_behind(done))
+    return Commit(done, branches, live, len(targets) - 1, events=tail, seen=seen_behind(done))
 
 
 def seen_behind(visit: Visit) -> Pointers:
@@ -277,7 +276,7 @@ def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Poin
     return Branch(derived_id("any", there.name, wave), there.name, clock, handed, False, there.cyclic, True)
 
 
-def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) -> Commit:
+def pause(visit: Visit, pause: Pause, now: float) -> Commit:
     """The commit for a piece of work that is to go on later. Attempts start anew with another batch or another round."""
     attempt = 1 if pause.parts or not pause.progress.journal else visit.attempt
     progress = replace(pause.progress, journal=_at_attempt(pause.progress.journal, attempt))
@@ -293,12 +292,13 @@ def pause(visit: Visit, pause: Pause, now: float, events: Sequence[Event] = ()) 
         error=None,
         progress=progress,
     )
+    events: tuple[Event, ...] = ()
     if later.status is VisitStatus.WAITING:
         until = timestamp(pause.due_at) if pause.due_at < NEVER else None
         again = {"retried": list(pause.retried)} if pause.retried else {}
         payload = {"until": until, "actions": list(pause.actions), **again}
-        events = (*events, _event(visit, "step.waiting", now, payload))
-    return Commit(later, events=tuple(events), parts=pause.parts, awaits=pause.awaits)
+        events = (_event(visit, "step.waiting", now, payload),)
+    return Commit(later, events=events, parts=pause.parts, awaits=pause.awaits)
 
 
 def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
@@ -309,13 +309,13 @@ def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
     }
 
 
-def abandon(visit: Visit, events: Sequence[Event] = ()) -> Commit:
+def abandon(visit: Visit) -> Commit:
     """The commit for work that was given up because its run was cancelled: a resume begins the attempt anew."""
     later = replace(visit, status=VisitStatus.READY, claims=0, worker=None, due_at=0.0, started_at=None, piece_at=None)
-    return Commit(later, events=tuple(events))
+    return Commit(later)
 
 
-def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) -> Commit:
+def _retry(visit: Visit, choice: Choice, now: float) -> Commit:
     assert choice.retry_at is not None
     waiting = replace(
         visit,
@@ -330,10 +330,10 @@ def _retry(visit: Visit, choice: Choice, now: float, events: Sequence[Event]) ->
     )
     payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(choice.retry_at)}
     retrying = _event(visit, "step.retrying", now, payload)
-    return Commit(waiting, events=(*events, retrying))
+    return Commit(waiting, events=(retrying,))
 
 
-def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float, events: Sequence[Event]) -> Commit:
+def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float) -> Commit:
     ends_run = step.on_error == "abort"
     # What was saved before a pause stays in the record, for a resume to go on from.
     failed = replace(
@@ -345,7 +345,7 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
         error=outcome.error,
         failure=Failure.OPEN if ends_run else Failure.ENDED,
     )
-    events = (*events, _finished(failed, now))
+    events = (_finished(failed, now),)
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     live = dict.fromkeys(step.regions, -1)

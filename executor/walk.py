@@ -34,6 +34,7 @@ from executor.rendering import render
 from executor.scope import Scope
 from executor.secrets import scrub_stored
 from executor.stores.store import Store
+from executor.telling import Telling
 from executor.transition import (
     Choice,
     GuardFailed,
@@ -91,10 +92,13 @@ class Walker:
     public_url: str | None = None
     ended: Callable[[Run, RunStatus], object] = lambda _run, _status: None
 
-    def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> Claim | None:
+    def walk(
+        self, claim: Claim, cancelled: threading.Event | None = None, telling: Telling | None = None
+    ) -> Claim | None:
         """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
 
-        A visit whose claim was lost meanwhile is left to whoever has it. When `cancelled` is set, its work is given up.
+        A visit whose claim was lost meanwhile is left to whoever has it. When `cancelled` is set, its work is given up. With
+        `telling` somebody else may tell meanwhile what has happened in it.
         """
         try:
             if claim.visit.step == END:
@@ -102,12 +106,12 @@ class Walker:
             elif claim.visit.step == DEADLINE:
                 self._time_out(claim)
             else:
-                return self._step(claim, cancelled or threading.Event())
+                return self._step(claim, cancelled or threading.Event(), telling or Telling())
         except FencedError:
             logger.debug("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
         return None
 
-    def _step(self, claim: Claim, cancelled: threading.Event) -> Claim | None:
+    def _step(self, claim: Claim, cancelled: threading.Event, telling: Telling) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
         if not self._has_time_for(step):
@@ -120,6 +124,7 @@ class Walker:
             self.capabilities,
             time.monotonic(),
             self.clock,
+            telling=telling,
             journal={} if visit.progress is None else visit.progress.journal,
             parts_of=self._parts_of(claim),
             outside=Waiting(self.store, claim, find_playbook, self.public_url, self.clock),
@@ -209,9 +214,9 @@ class Walker:
         parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
         progress = replace(later.progress, journal=scrub_stored(_timed(step, later, claim, performance)))
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
-        commit = pause(claim.visit, later, now, _scrubbed(performance.events))
+        commit = pause(claim.visit, later, now)
         try:
-            return self._write(claim, _bounded(step, commit, claim, performance, now), now)
+            return self._write(step, claim, commit, performance, now)
         except (NotPlainError, PayloadTooLargeError) as problem:
             outcome = _not_kept(claim.visit, problem)
         if IN_PLACE in progress.journal:
@@ -229,8 +234,9 @@ class Walker:
             message = "the run was cancelled while the step was at work, and it is not to be started twice"
             interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
             return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, performance)
-        commit = abandon(claim.visit, _scrubbed(performance.events))
-        self.store.commit(as_last(commit) if step.runs_last else commit, self.clock())
+        commit = abandon(claim.visit)
+        commit = as_last(commit) if step.runs_last else commit
+        performance.telling.rest(lambda events: self.store.commit(_told(commit, events), self.clock()))
         return None
 
     def _commit(
@@ -243,9 +249,8 @@ class Walker:
         outcome = _without_secrets(outcome)
         for _ in range(2):
             commit = self._decide(step, claim, scope, outcome, performance)
-            now = self.clock()
             try:
-                return self._write(claim, _bounded(step, commit, claim, performance, now), now)
+                return self._write(step, claim, commit, performance, self.clock())
             except (NotPlainError, PayloadTooLargeError) as problem:
                 outcome = _not_kept(visit, problem)
                 if commit.visit.case is not None and step.cases[commit.visit.case].work:
@@ -256,14 +261,17 @@ class Walker:
         self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, performance: Performance
     ) -> Claim | None:
         now = self.clock()
-        commit = settle(
-            step, self._step_of(claim.run), claim.visit, choice, outcome, now, _scrubbed(performance.events)
-        )
-        return self._write(claim, _bounded(step, commit, claim, performance, now), now)
+        commit = settle(step, self._step_of(claim.run), claim.visit, choice, outcome, now)
+        return self._write(step, claim, commit, performance, now)
 
-    def _write(self, claim: Claim, commit: Commit, now: float) -> Claim | None:
-        """Commit, and return the claim of a visit that follows, with what it reads of the one that was committed."""
-        following = self.store.commit(commit, now, self._next_lease())
+    def _write(self, step: Step, claim: Claim, commit: Commit, performance: Performance, now: float) -> Claim | None:
+        """Commit, with what is left to tell, and return the claim of a visit that follows, with what it reads of the one that was
+        committed.
+        """
+        commit = _bounded(step, commit, claim, performance, now)
+        following = performance.telling.rest(
+            lambda events: self.store.commit(_told(commit, events), now, self._next_lease())
+        )
         if following is None:
             return None
         run, done = claim.run, commit.visit
@@ -306,8 +314,7 @@ class Walker:
                 suspended.journal[IN_PLACE] = kept
                 raise Paused(_paused(suspended, 0, after)) from None
             final = replace(in_place, saved=scrub_stored(in_place.saved), error=scrub_stored(in_place.error))
-        events = _scrubbed(performance.events)
-        return settle(step, self._step_of(run), visit, choice, final, self.clock(), events)
+        return settle(step, self._step_of(run), visit, choice, final, self.clock())
 
     def _load(self, claim: Claim, step: Step) -> Scope:
         """The scope of a visit: one read of the visits that hold what the step's templates read, unless they came with it."""
@@ -477,12 +484,9 @@ def _without_secrets(outcome: Outcome) -> Outcome:
     return outcome if is_clean else replace(outcome, data=data, saved=saved, error=error)
 
 
-def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
-    clean = [scrub_stored(event.payload) for event in events]
-    return tuple(
-        event if event.payload is payload else replace(event, payload=payload)
-        for event, payload in zip(events, clean, strict=True)
-    )
+def _told(commit: Commit, events: Sequence[Event]) -> Commit:
+    """The commit, which also tells what has happened before it."""
+    return replace(commit, events=(*events, *commit.events))
 
 
 def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Outcome:

@@ -61,7 +61,9 @@ class Counts:
 
 @dataclass
 class Doing:
-    """A visit that is not over. `since` is when it began; `until` when it goes on, if a time will bring that about."""
+    """A visit that is not over. `since` is when it began; `until` when it goes on, if a time will bring that about. `at_work` are the
+    types of the actions that are known to be at work, by their positions.
+    """
 
     step: str
     since: float
@@ -72,6 +74,7 @@ class Doing:
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
     counts: Counts | None = None
+    at_work: dict[str, str] = field(default_factory=dict)
 
     def waits_for(self) -> str:
         """What brings a waiting visit on, but for time."""
@@ -100,11 +103,13 @@ class Board:
                 doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
                 doing.since = event.at if doing.state is State.RETRYING else doing.since
                 doing.state, doing.until, doing.attempt = State.RUNNING, None, event.attempt or 1
+                doing.at_work = {}
             case "step.waiting":
                 doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
                 doing.state, doing.until = State.WAITING, moment(event.payload.get("until"))
                 doing.actions = tuple(event.payload.get("actions", ()))
                 doing.retried = tuple(event.payload.get("retried", ()))
+                doing.at_work = {}
                 self.starts_runs |= "workflow" in doing.actions
             case "step.retrying":
                 doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
@@ -113,8 +118,19 @@ class Board:
                 doing.counts = None
             case "loop.progress":
                 self._count(visit, event)
+            case "action.started" | "action.retrying" | "action.completed" | "action.failed":
+                self._act(visit, event)
             case "step.completed" | "step.failed":
                 self._doing.pop(visit, None)
+
+    def _act(self, visit: tuple[str, int], event: Event) -> None:
+        doing = self._doing.get(visit)
+        if doing is None:
+            return
+        # Another dictionary, as somebody else may look at this one.
+        rest = {place: type for place, type in doing.at_work.items() if place != event.payload["position"]}
+        begins = event.type == "action.started"
+        doing.at_work = {**rest, event.payload["position"]: event.payload["action"]} if begins else rest
 
     def _count(self, visit: tuple[str, int], event: Event) -> None:
         doing = self._doing.get(visit)

@@ -184,7 +184,8 @@ def _at_work(doing: Doing, now: float, width: int) -> Text:
             return Text.assemble(("▶ ", "cyan"), step, f"  {doing.counts.shown(BAR if width >= _NARROW else BAR // 2)}")
         case State.RUNNING:
             attempt = f"  attempt {doing.attempt}" if doing.attempt > 1 else ""
-            return Text.assemble(("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}", "dim"))
+            actions = "".join(f"  {visible(type)}" for type in dict.fromkeys(doing.at_work.values()))
+            return Text.assemble(("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}{actions}", "dim"))
 
 
 def _elapsed(seconds: float) -> str:

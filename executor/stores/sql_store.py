@@ -144,13 +144,21 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
         )
         return rows[0]["due_at"] if rows else None
 
-    def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
-        with self.database.transaction() as db:
-            changed = db.execute(
-                "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'",
-                (until, run_id, visit_id, fence),
-            )
-            return changed.rowcount == 1
+    def renew(
+        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+    ) -> bool:
+        query = "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'"
+        values = (until, run_id, visit_id, fence)
+        if not events:
+            with self.database.transaction() as db:
+                return db.execute(query, values).rowcount == 1
+        with self._transaction() as db:
+            self.database.lock_run(db, run_id)
+            is_held = db.execute(query, values).rowcount == 1
+            if is_held:
+                row = db.execute("update runs set seq = seq + 1 where id = ? returning seq", (run_id,)).fetchone()
+                _append(db, run_id, row["seq"], events)
+            return is_held
 
     def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
         query = (

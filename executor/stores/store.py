@@ -146,8 +146,15 @@ class Store(Protocol):
         """When the first visit of the queue is or was due; None when none is left."""
         ...
 
-    def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
-        """Prolong a claim; False when it has been lost."""
+    def renew(
+        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+    ) -> bool:
+        """Prolong a claim; False when it has been lost. `events`, few and small, have happened in it behind the first `told`,
+        which were written so before: they are written if and only if it is held, and come before those of its commit.
+
+        Where a StoreError does not say whether they were written, whoever wants none to be lost writes them again, now or with
+        the commit; then a reader may find them twice, the second time behind the first.
+        """
         ...
 
     def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.records import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from executor.records import END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from executor.start import new_run
 from executor.stores.store import Store
+from executor.telling import MOST_AT_ONCE, MOST_CHARACTERS, Telling
 from executor.transition import Choice, Outcome, Pause, error_record, in_time, pause, settle
 from tests.plays import compiled
 
@@ -99,6 +101,22 @@ def states(store: Store, run: Run) -> list[tuple[str, str]]:
 
 def everything(store: Store, run: Run) -> tuple[Any, ...]:
     return current(store, run), store.visits(run.id), store.events(run.id), store.saved(run.id)
+
+
+def held(claim: Claim) -> tuple[str, str, int]:
+    """A claim, as a renewal names it."""
+    return claim.run.id, claim.visit.id, claim.visit.fence
+
+
+def happened(claim: Claim, *numbers: int) -> list[Event]:
+    """What the work of a claim may have to tell."""
+    visit = claim.visit
+    return [Event("action.x", n + 0.5, visit.step, visit.number, 1, n / 4, {"number": n, "é": [None]}) for n in numbers]
+
+
+def told_of(event: Event) -> Event:
+    """An event as it was before the store gave it an id."""
+    return replace(event, id="")
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Any]:
@@ -255,6 +273,130 @@ class StoreContract:
         store.commit(done(store, held), 31.0)
         assert not store.renew(run.id, held.visit.id, held.visit.fence, 1000.0)
         assert claimed(store, run, 31.0).visit.step == "b"
+
+    # What is told of a visit at work
+
+    def test_a_claim_is_prolonged_with_what_has_happened(self, store: Store, second: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        before = store.events(run.id)
+        for told, numbers in enumerate(([0], [1])):
+            assert store.renew(*held(claim), 60.0, happened(claim, *numbers), told)
+        assert store.renew(*held(claim), 60.0, (), 2)
+        whole = second.events(run.id)
+        assert whole[: len(before)] == before
+        assert [told_of(event) for event in whole[len(before) :]] == happened(claim, 0, 1)
+        assert store.claim(run.id, LEASE, 45.0) is None
+        commit = done(store, claim)
+        store.commit(replace(commit, events=(*happened(claim, 2), *commit.events)), 46.0)
+        after = store.events(run.id)
+        assert after[: len(whole)] == whole
+        assert [event.type for event in after[len(whole) :]] == ["action.x", "step.transition", "step.completed"]
+        assert len({event.id for event in after}) == len(after)
+
+    def test_what_a_lost_claim_has_to_tell_is_not_written(self, store: Store) -> None:
+        run = started(store)
+        lost = claimed(store, run)
+        store.renew(*held(lost), 20.0, happened(lost, 0))
+        took_over = claimed(store, run, now=30.0)
+        before = everything(store, run)
+        assert not store.renew(*held(lost), 1000.0, happened(lost, 1), 1)
+        assert everything(store, run) == before
+        assert store.renew(*held(took_over), 60.0, happened(took_over, 0))
+        assert [told_of(event) for event in store.events(run.id)][-2:] == [*happened(lost, 0), *happened(took_over, 0)]
+        store.commit(done(store, took_over), 31.0)
+        before = everything(store, run)
+        assert not store.renew(*held(took_over), 1000.0, happened(took_over, 1), 1)
+        assert everything(store, run) == before
+
+    def test_what_was_told_before_a_pause_and_behind_it(self, store: Store, second: Store) -> None:
+        """A reader who looks after every write is told the same as one who comes at the end."""
+        run = started(store)
+        seen: list[Event] = []
+
+        def look() -> None:
+            seen.extend(second.events(run.id, seen[-1].id if seen else None))
+
+        for piece in range(3):
+            claim = claimed(store, run, 100.0 * piece)
+            look()
+            for told in range(2):
+                store.renew(*held(claim), 100.0 * piece + 60, happened(claim, 10 * piece + told), told)
+                look()
+            later = pause(claim.visit, Pause(Progress(journal={"run": {"at": 0}}), 100.0 * piece + 90), 1.0)
+            later = replace(later, events=(*happened(claim, 10 * piece + 2), *later.events))
+            store.commit(later, 100.0 * piece + 1)
+            look()
+        claim = claimed(store, run, 900.0)
+        store.renew(*held(claim), 960.0, happened(claim, 30))
+        look()
+        store.commit(done(store, claim), 901.0)
+        look()
+        assert seen == store.events(run.id)
+        numbers = [event.payload["number"] for event in seen if event.type == "action.x"]
+        assert numbers == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30]
+
+    def test_what_was_told_before_a_retry_and_a_resume(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        store.renew(*held(claim), 60.0, happened(claim, 0))
+        store.commit(failed(store, claim, retry_at=50.0), 1.0)
+        claim = claimed(store, run, 50.0)
+        store.renew(*held(claim), 110.0, happened(claim, 1))
+        store.commit(failed(store, claim), 51.0)
+        ended(store, run, RunStatus.FAILED, 52.0)
+        seen = store.events(run.id)
+        store.resume(run.id, 60.0, deadline_at=None, values={})
+        claim = claimed(store, run, 61.0)
+        store.renew(*held(claim), 130.0, happened(claim, 2))
+        whole = store.events(run.id)
+        assert whole[: len(seen)] == seen
+        told = [(event.type.partition(".")[2], event.payload.get("number")) for event in whole if event.step]
+        assert told == [
+            ("started", None), ("x", 0), ("retrying", None),
+            ("started", None), ("x", 1), ("failed", None),
+            ("started", None), ("x", 2),
+        ]  # fmt: skip
+
+    def test_branches_tell_at_one_time(self, store: Store, second: Store) -> None:
+        run = started(store, DIAMOND)
+        store.commit(done(store, claimed(store, run)), 1.0)
+        claims = [claimed(store, run, 1.0) for _ in range(4)]
+
+        def tell(index: int) -> None:
+            into = second if index % 2 else store
+            for told in range(3):
+                assert into.renew(*held(claims[index]), 60.0, happened(claims[index], told), told)
+            into.commit(done(into, claims[index]), 2.0)
+
+        together(4, tell)
+        for claim in claims:
+            of = [event.type.partition(".")[2] for event in store.events(run.id) if event.step == claim.visit.step]
+            assert of == ["started", "x", "x", "x", "transition", "completed"]
+
+    def test_as_much_as_is_told_at_once(self, store: Store) -> None:
+        """Text that no compression shortens much, and that JSON in ASCII makes twelve times as long."""
+        run = started(store)
+        claim = claimed(store, run)
+        chance = random.Random(7)
+        telling = Telling()
+        text = "".join(chr(chance.randrange(0x10000, 0x110000)) for _ in range(MOST_CHARACTERS - MOST_AT_ONCE * 64))
+        long, *short = happened(claim, *range(MOST_AT_ONCE))
+        for event in (replace(long, payload={"number": 0, "text": text}), *short):
+            telling.note(event)
+        telling.some(lambda events, told: store.renew(*held(claim), 60.0, events, told))
+        numbers = [event.payload["number"] for event in store.events(run.id) if event.type == "action.x"]
+        assert numbers == list(range(MOST_AT_ONCE))
+
+    def test_what_is_told_is_news(self, store: Store) -> None:
+        run = started(store)
+        claim = claimed(store, run)
+        seen = store.changes.count
+        waiter = threading.Thread(target=store.changes.wait, args=(seen, 60.0))
+        waiter.start()
+        store.renew(*held(claim), 60.0, happened(claim, 0))
+        waiter.join()
+        assert store.changes.count > seen
 
     # Committing
 

@@ -12,6 +12,7 @@ from executor.stores import open_store
 from executor.stores.dynamo.store import DynamoStore
 from infra.dynamodb import upgrade
 from tests.aws import Client
+from tests.contract.store_contract import claimed, happened, held, started
 
 STEPS = 1_005
 REQUESTS = 4
@@ -68,6 +69,20 @@ def test_steps_that_are_walked_in_one_invocation(queue: str) -> None:
     rows = [cost.row_of(number, usage, 0.0) for number, (usage, _) in enumerate(spent, 1)][1:10]
     assert {row["all_requests"] for row in rows} == {3}
     assert max(row["dollars_a_million"] for row in rows) <= 2.1
+
+
+def test_what_a_renewal_asks(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    run = started(store)
+    claim = claimed(store, run)
+    with Meter().attached("dynamodb", "sqs") as meter:
+        assert store.renew(*held(claim), 60.0)
+        plain = meter.read()
+        assert store.renew(*held(claim), 60.0, happened(claim, 0, 1))
+        telling = meter.read()
+    assert (plain.requests, plain.write_units) == ({("dynamodb", "UpdateItem"): 1}, 1.0)
+    assert (telling.requests, telling.write_units) == ({("dynamodb", "TransactWriteItems"): 1}, 4.0)
 
 
 def test_prices() -> None:

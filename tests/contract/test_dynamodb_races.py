@@ -13,7 +13,7 @@ import pytest
 
 from executor.capabilities import for_local_run
 from executor.errors import FencedError, StoreError
-from executor.records import END, Claim, Lease, RunStatus
+from executor.records import END, Claim, Event, Lease, RunStatus
 from executor.start import new_run
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.keys import BRANCHES_EACH
@@ -24,7 +24,19 @@ from executor.stores.store import Received
 from executor.walk import Walker
 from infra.dynamodb import upgrade
 from tests.aws import Client
-from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started, together
+from tests.contract.store_contract import (
+    CHAIN,
+    DIAMOND,
+    LEASE,
+    claimed,
+    done,
+    ended,
+    failed,
+    happened,
+    held,
+    started,
+    together,
+)
 from tests.plays import Play, compiled
 
 NESTED = """
@@ -376,3 +388,44 @@ def test_a_run_that_ends_while_it_is_read_has_its_result(store: DynamoStore, mon
     found = store.run("default", play.id)
     assert found is not None
     assert (found.status, found.result) == (RunStatus.SUCCEEDED, {"n": 1})
+
+
+def test_a_reader_between_whose_reads_others_write(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of visits are read before what they have told. What is told by then of a claim that the record does not know, or
+    what has moved from the one to the other, is told to the next reader.
+    """
+    run = started(store)
+    query, seen = store.table.query, list[Event]()
+    meanwhile: list[Callable[[], object]] = []
+
+    def interrupted(pk: str, prefix: str, **options: Any) -> Any:
+        if prefix == "X#" and meanwhile:
+            meanwhile.pop()()
+        return query(pk, prefix, **options)
+
+    def look() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(store.table, "query", interrupted)
+            seen.extend(store.events(run.id, seen[-1].id if seen else None))
+
+    def retry_and_tell() -> None:
+        store.commit(failed(store, claim, retry_at=50.0), 1.0)
+        again = claimed(store, run, 50.0)
+        store.renew(*held(again), 110.0, happened(again, 1))
+
+    claim = claimed(store, run)
+    store.renew(*held(claim), 60.0, happened(claim, 0))
+    meanwhile.append(retry_and_tell)
+    look()
+    assert [event.type for event in seen][-2:] == ["action.x", "step.retrying"]
+    look()
+    assert seen == store.events(run.id)
+
+    claim = Claim(claim.run, next(visit for visit in store.visits(run.id) if visit.step == "a"))
+    store.commit(failed(store, claim), 51.0)
+    ended(store, run, RunStatus.FAILED, 52.0)
+    meanwhile.append(lambda: store.resume(run.id, 60.0, deadline_at=None, values={}))
+    look()
+    look()
+    assert seen == store.events(run.id)
+    assert [event.payload["number"] for event in seen if event.type == "action.x"] == [0, 1]

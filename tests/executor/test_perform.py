@@ -163,9 +163,10 @@ class TestRetries:
         found = performing.run([act(retry=Retry(4, 1.0, 3.0, jitter=False))], Scope(RUN, VISIT), "run")
         assert (found.data, waits) == ("yes", [1.0, 3.0])
         assert len({call.idempotency_key for call in probe.calls}) == 1
-        types = [event.type for event in performing.events]
+        events = performing.telling.rest(list)
+        types = [event.type for event in events]
         assert types == ["action.started", "action.retrying"] * 2 + ["action.started", "action.completed"]
-        assert performing.events[1].payload["wait_seconds"] == 1.0
+        assert events[1].payload["wait_seconds"] == 1.0
 
     @pytest.mark.parametrize(
         ("error", "retry"),

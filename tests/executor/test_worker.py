@@ -13,7 +13,7 @@ import pytest
 from executor.capabilities import for_local_run
 from executor.errors import SettingError, StoreError
 from executor.host import process_name
-from executor.records import Claim, Lease, Run, RunStatus
+from executor.records import Claim, Event, Lease, Run, RunStatus
 from executor.stores.sqlite import SqliteStore
 from executor.worker import Worker, lease_seconds, thread_count
 from tests.plays import Play, compiled
@@ -160,8 +160,8 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
     renewed = threading.Event()
 
     class Watched(SqliteStore):
-        def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
-            held = super().renew(run_id, visit_id, fence, until)
+        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
+            held = super().renew(run_id, visit_id, fence, until, *telling)
             if held:
                 renewed.set()
             return held
@@ -173,6 +173,56 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
             writer.write("go")
         finished(worker, play)
     watched.close()
+
+
+def waited_for(play: Play, type: str) -> Event:
+    """The first event of a type, once it is told."""
+    while True:
+        seen = play.store.changes.count
+        found = next((event for event in play.events if event.type == type), None)
+        if found is not None:
+            return found
+        play.store.changes.wait(seen, SECONDS)
+
+
+def test_what_a_step_does_is_told_while_it_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    text = HELD.replace("run: [{action", "run: [{action: log, message: one}, {action", 1)
+    play = start(store, text, tmp_path, origin="service")
+    with working(store, tmp_path, lease=0.3) as worker:
+        with gate.open("w") as writer:
+            waited_for(play, "action.completed")
+            seen = play.events
+            assert [(e.type, e.payload.get("position")) for e in seen if e.step == "a"] == [
+                ("step.started", None),
+                ("action.started", "run.0"),
+                ("action.completed", "run.0"),
+                ("action.started", "run.1"),
+            ]
+            assert play.visit("a").status == "running"
+            writer.write("go")
+        finished(worker, play)
+    assert play.events[: len(seen)] == seen
+    assert play.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
+
+
+def test_how_far_a_loop_has_come_is_told_while_it_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    text = """
+        steps:
+        - name: a
+          loop: {items: [1, 2, 3, 4]}
+          run: [{action: shell, command: "test {{ item }} != 4 || cat gate; test {{ item }} != 2", on_error: continue}]
+    """
+    play = start(store, text, tmp_path, origin="service")
+    with working(store, tmp_path, lease=0.3) as worker:
+        with gate.open("w") as writer:
+            while waited_for(play, "loop.progress") and play.events[-1].payload["done"] < 3:
+                play.store.changes.wait(play.store.changes.count, 0.05)
+            assert play.events[-1].payload == {"position": "run", "done": 3, "failed": 0, "total": 4}
+            writer.write("go")
+        finished(worker, play)
+    counts = [event.payload["done"] for event in play.events if event.type == "loop.progress"]
+    assert counts == sorted(set(counts))
+    assert counts[-2:] == [3, 4]
 
 
 class Broken(SqliteStore):

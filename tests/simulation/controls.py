@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from executor.records import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
+from executor.records import NEVER, Branch, Claim, Commit, Event, Lease, Run, RunStatus, Visit
 from executor.stores import sql_branches, sql_store
 from executor.stores.sql_branches import ACTIVE, Branches
 from executor.stores.sqlite import SqliteStore
+from executor.telling import Telling
 from executor.transition import arrive, derived_id
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault
@@ -222,6 +223,19 @@ class KeepsHistoryApart(SqliteStore):
         return found
 
 
+class TellsForOthers(SqliteStore):
+    """What a claim has to tell is written, whether it is held or not."""
+
+    def renew(
+        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+    ) -> bool:
+        held = super().renew(run_id, visit_id, fence, until)
+        with self.database.transaction() as db:
+            row = db.execute("update runs set seq = seq + 1 where id = ? returning seq", (run_id,)).fetchone()
+            sql_store._append(db, run_id, row["seq"], events)
+        return held
+
+
 class EndsInTwoSteps(SqliteStore):
     """The end of a run is written, and then that its last visit is over."""
 
@@ -258,9 +272,19 @@ def _key_with(of: Callable[[Any], Any]) -> Callable[[Any, str], str]:
     )
 
 
+def _forget_first(telling: Telling, write: Callable[[Sequence[Event], int], bool]) -> None:
+    events = telling._next()
+    telling._forget(len(events))
+    write(events, telling._told)
+
+
+def _never_forget(telling: Telling, write: Callable[[Sequence[Event], int], bool]) -> None:
+    write(telling._next(), telling._told)
+
+
 JOINS = ("fork and join", "joins in joins")
 CONTROLS = (
-    Control("publish before commit", ("chain", "fork and join"), frozenset({"I1", "I7", "I8", "I10"}), PublishesBeforeCommit),
+    Control("publish before commit", ("chain", "fork and join"), frozenset({"I1", "I7", "I8", "I10", "I11"}), PublishesBeforeCommit),
     Control("commit without fence", ("chain",), frozenset({"I9", "I2"}), CommitsWithoutFence),
     Control("acknowledge before commit", ("chain",), frozenset({"I6"}), AcknowledgesFirst),
     Control("lease without fence", ("chain",), frozenset({"I9"}), LeasesWithoutFence),
@@ -272,7 +296,10 @@ CONTROLS = (
     Control("timer fires early", ("retries",), frozenset({"I15"}), FiresTimersEarly),
     Control("start forgets its key", ("chain",), frozenset({"I2"}), ForgetsKeys),
     Control("answer comes too early", ("callback answered at once",), frozenset({"I6"}), OverlooksAnswers),
-    Control("history apart from state", ("chain",), frozenset({"I7"}), KeepsHistoryApart),
+    Control("history apart from state", ("chain",), frozenset({"I7", "I11"}), KeepsHistoryApart),
+    Control("tell for another claim", ("long steps",), frozenset({"I5"}), TellsForOthers),
+    Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"executor.telling.Telling.some": _never_forget}),
+    Control("forget before it is told", ("long steps",), frozenset({"I11"}), patches={"executor.telling.Telling.some": _forget_first}),
     Control("end in two steps", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoSteps),
     Control("id not derived from its cause", ("workflow left alone",), frozenset({"I8"}), patches={"executor.waiting.derived_id": _another_each_time}),
     Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"executor.walk.choose": _choose_once_too_often}),

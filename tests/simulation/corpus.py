@@ -38,7 +38,8 @@ class Act:
 @dataclass(frozen=True)
 class Scene:
     """A playbook, what operators do to its run, and how that ends. With `prompt` callbacks are answered just before
-    whoever asked says that he waits. Where an interruption may show (`at_most_once`), only what must hold of every run is asked.
+    whoever asked says that he waits. Where an interruption may show (`at_most_once`), only what must hold of every run is asked. Where
+    its steps are `long`, a claim is renewed while an action is at work.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scene:
     input: Mapping[str, Any] = field(default_factory=dict)
     prompt: bool = False
     interrupts: bool = False
+    long: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -425,5 +427,40 @@ SCENES = (
         """,
         RunStatus.TIMED_OUT,
         errors=("Timeout",),
+    ),
+    Scene(
+        "long steps",
+        """
+        tasks: {slow: [NOTE, {action: wait, seconds: "{{ args.s }}"}, NOTE]}
+        steps:
+        - name: a
+          retry: {attempts: 2, delay: 10s}
+          run:
+          - NOTE
+          - {action: shell, command: ["false"], if: "{{ step.attempt < 2 }}", retry: {attempts: 2, delay: 0s}}
+          - {task: slow, with: {s: 5}}
+          - {action: set, set: {x: 1}}
+          rule: [{case: default, run: [b, c]}]
+        - {name: b, parallel: true, run: [NOTE, NOTE, {task: slow, with: {s: 7}}], rule: [{case: default, run: [d]}]}
+        - {name: c, loop: {items: [1, 2, 3, 4, 5], batch: 3}, run: [NOTE], rule: [{case: default, run: [d]}]}
+        - {name: d, run: [NOTE], rule: [{case: default, run: [NOTE, {action: set, set: {y: "{{ x + 1 }}"}}]}]}
+        output: {y: "{{ y }}"}
+        """,
+        result={"y": 2},
+        long=True,
+    ),
+    Scene(
+        "a long step that is gone on with",
+        """
+        input: {good: boolean}
+        steps:
+        - {name: a, run: [NOTE, {action: set, set: {x: 1}}, NOTE, {action: fail, message: no, if: "{{ not good }}"}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [NOTE]}
+        output: {x: "{{ x }}"}
+        """,
+        result={"x": 1},
+        acts=(Act(RunStatus.FAILED, "resume", {"good": True}),),
+        input={"good": False},
+        long=True,
     ),
 )

@@ -12,12 +12,14 @@
 | I8 | every store says the same, and so does a run without faults |
 | I9 | a claim that was lost writes nothing |
 | I10 | work is done at least once and repeated at most once a fault; at most once an attempt where that is asked; under one key |
+| I11 | of every action is told that it begins and how it ends, once and in order; a fault may have that told twice, and loses none of it |
 | I13 | a fault costs a bounded number of calls |
 | I15 | nothing happens before its time |
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +97,7 @@ class Watch:
 def check(world: World, scene: Scene, played: Played, expected: Played | None) -> None:
     """What must hold of a run that has ended. `expected` is one without faults."""
     _check_history(played)
+    _check_told(scene, played, expected)
     _check_state(world, scene, played)
     _check_times(played)
     _check_work(scene, played, expected)
@@ -125,6 +128,46 @@ def _check_history(played: Played) -> None:
     holds(
         types[-1] == f"workflow.{name}", "I7", f"the run is {played.run.status}, and the history ends with {types[-1]}"
     )
+
+
+Place = tuple[str | None, int | None, str]
+_SIGNS = {"action.started": "b", "action.retrying": "r", "action.completed": "e", "action.failed": "e"}
+_ONE_LIFE = re.compile("b?(rb)*(r|e)?")
+"""What is told of an action from one beginning of an attempt to the next: what waits then has begun before."""
+
+
+def _lives(played: Played) -> dict[Place, list[str]]:
+    """What is told of the action at each place, in signs, since the beginnings of attempts at its step."""
+    found: dict[Place, list[str]] = {}
+    attempts: Counter[tuple[str | None, int | None]] = Counter()
+    for event in played.events:
+        visit = (event.step, event.visit)
+        attempts[visit] += event.type == "step.started"
+        if event.type in _SIGNS:
+            lives = found.setdefault((*visit, event.payload["position"]), [])
+            lives += [""] * (attempts[visit] - len(lives))
+            lives[-1] += _SIGNS[event.type]
+    return found
+
+
+def _check_told(scene: Scene, played: Played, expected: Played | None) -> None:
+    told = _lives(played)
+    if not played.fired:
+        over = {(visit.step, visit.number) for visit in played.visits if visit.finished_at is not None}
+        for place, lives in told.items():
+            holds(all(map(_ONE_LIFE.fullmatch, lives)), "I11", f"what is told of {place} has no order: {lives}")
+            has_end = place[:2] not in over or lives[-1].endswith("e")
+            holds("".join(lives).startswith("b") and has_end, "I11", f"not all is told of {place}: {lives}")
+    if expected is not None and not (scene.interrupts or _is_outside(played)):
+        for place, lives in _lives(expected).items():
+            signs = iter("".join(told.get(place, ())))
+            is_there = all(sign in signs for sign in "".join(lives))
+            holds(is_there, "I11", f"of {place} is told {told.get(place)}, and not {lives}")
+
+
+def _is_outside(played: Played) -> bool:
+    """Whether an action itself has failed: then the run goes as its playbook says for that."""
+    return any(port == "action" and fault in (Fault.ERROR, Fault.LOST_ANSWER) for port, fault in played.fired)
 
 
 def _check_state(world: World, scene: Scene, played: Played) -> None:
@@ -194,9 +237,7 @@ def _check_work(scene: Scene, played: Played, expected: Played | None) -> None:
 
 
 def _check_same(scene: Scene, end: End, expected: End, played: Played) -> None:
-    outside = any(port == "action" and fault in (Fault.ERROR, Fault.LOST_ANSWER) for port, fault in played.fired)
-    if scene.interrupts or outside:
-        # What the outside does is part of the outcome: the run goes as its playbook says for that.
+    if scene.interrupts or _is_outside(played):
         return
     for name in ("status", "result", "errors"):
         found, wanted = getattr(end, name), getattr(expected, name)
@@ -215,7 +256,8 @@ def _check_absorbed(world: World, played: Played) -> None:
         before = world.ground.contents()
         for claim in played.deeds.claims:
             visit = claim.visit
-            renewed = world.real.renew(visit.run_id, visit.id, visit.fence, world.clock() + 100)
+            late = Event("action.started", world.clock(), visit.step, visit.number, visit.attempt)
+            renewed = world.real.renew(visit.run_id, visit.id, visit.fence, world.clock() + 100, [late])
             holds(not renewed, "I9", f"a claim of `{visit.step}` was renewed that is over")
             Walker(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).walk(claim)
         for token in played.deeds.answered:

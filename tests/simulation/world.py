@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +19,11 @@ from executor.actions import handler
 from executor.actions.action import Call
 from executor.capabilities import for_local_run
 from executor.errors import ActionError, RejectedError, StoreError
+from executor.keeping import renew
 from executor.records import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
 from executor.secrets import Tokens
 from executor.start import corrected, new_run
+from executor.telling import Telling
 from executor.waiting import hash_of
 from executor.walk import Walker
 from tests.plays import LEASE_SECONDS, Clock, compiled
@@ -97,6 +99,7 @@ class World:
         self.clock = Clock()
         self.deeds = Deeds()
         self.held: list[Claim] = []
+        self.at_work: list[tuple[Claim, Telling]] = []
         self.acts = list(scene.acts)
         self.asked: Act | None = None
         self.run_id = self.queue = ""
@@ -204,7 +207,22 @@ class World:
         while claim is not None:
             held = claim
             self.deeds.claims.append(held)
-            claim = self.points.through("queue", "delivery", lambda: walker.walk(held))  # noqa: B023
+            claim = self.points.through("queue", "delivery", lambda: self._hold(walker, held))  # noqa: B023
+
+    def _hold(self, walker: Walker, claim: Claim) -> Claim | None:
+        """Walk, and be known for whoever renews claims."""
+        at_work = (claim, Telling())
+        self.at_work.append(at_work)
+        try:
+            return walker.walk(claim, None, at_work[1])
+        finally:
+            self.at_work.remove(at_work)
+
+    def _renew(self) -> None:
+        """What another thread does when a third of a lease is over: where the store fails, the work goes on."""
+        claim, telling = self.at_work[-1]
+        with suppress(StoreError):
+            renew(self.store, claim, self.clock() + LEASE_SECONDS, telling)
 
     def overtaken(self, *, finish: bool) -> None:
         """The lease has run out, and another worker has come. Points are quiet."""
@@ -241,6 +259,10 @@ class World:
         """Watch the fences: a claim must be newer than every one before, and only the newest may commit."""
         if name == "claim" and answer is not None:
             self._issued(answer.visit)
+        elif name == "renew" and answer:
+            run_id, visit_id, fence, *_ = args
+            if any(claim.fence > fence for claim in self.deeds.claimed.get((run_id, visit_id), [])):
+                raise Violation("I9", "a claim was renewed that another worker has")
         elif name in ("commit", "finish"):
             visit: Visit = args[0].visit
             place = (visit.run_id, visit.id)
@@ -287,6 +309,8 @@ class World:
         if self.is_over and type == "workflow":
             # What a worker does outside that has lost its claim, it does: starting a run is such a deed.
             raise ActionError("Late", "nothing is started any more")
+        if self.scene.long and not self.is_over:
+            self._renew()
         fields = call.parameters.get("fields") or {}
         if "token" in fields:
             self.deeds.tokens.append(fields["token"])

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from executor.errors import MessageError
-from executor.records import DEADLINE, END, NEVER, SERVICE, Claim, Lease, RunStatus, Visit, VisitStatus
+from executor.records import DEADLINE, END, NEVER, SERVICE, Claim, Event, Lease, RunStatus, Visit, VisitStatus
 from executor.start import last_visit_id
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import ABSENT, Change, Condition, Delete
+from executor.stores.dynamo.change import ABSENT, Change, Condition, Delete, Put, Write
+from executor.stores.dynamo.commits import past_item
 from executor.stores.dynamo.core import MOST_RACES, Core
 from executor.stores.dynamo.inbox import Inbox
 from executor.stores.dynamo.repeating import Refused
@@ -65,11 +66,19 @@ class Claims(Core):
         found = self._claim(note, lease, now, known=record, repeats=False)
         return found.visit if isinstance(found, Claim) else None
 
-    def renew(self, run_id: str, visit_id: str, fence: int, until: float) -> bool:
+    def renew(
+        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+    ) -> bool:
+        writes: list[Write] = [Change(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))]
+        if events:
+            key = keys.told(run_id, visit_id, fence, told, self.spread(run_id))
+            writes.append(Put(key, past_item(events, self, run_id), when=()))
         try:
-            self.table.update(Change(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence)))
+            self.table.write(writes)
         except Refused:
             return False
+        if events:
+            self.changes.announce()
         if self.inbox is not None:
             self.inbox.prolong(run_id, visit_id)
         return True

@@ -8,7 +8,7 @@ changed, so a place in them is a place in the history for good, and who goes on 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -26,6 +26,8 @@ from planner.record import record
 
 PAGE = 1000
 _BEGINNINGS = ("workflow.started", "workflow.resumed")
+_BEGAN, _TOLD, _ENDED = range(3)
+"""What comes first of a claim."""
 HEAD = ""
 """The stream of what happens to the run as a whole; those of visits have their ids."""
 
@@ -97,20 +99,24 @@ class History(Core):
         return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
 
     def _stream(self, record: Record, past: Iterable[Item]) -> Stream | None:
-        """What has happened to a visit: claims that began an attempt, and the outcomes of claims."""
+        """What has happened to a visit: claims that began an attempt, what was told while they were at work, and their outcomes.
+        `past` was read after the record. It may know of later claims, of which the record does not say how they began.
+        """
         item, visit, way = record.item, record.visit, record.way
         if not item or item.get("history"):
             return None
-        entries: list[tuple[int, int, list[Event]]] = []
+        entries: dict[tuple[int, int, int], Sequence[Event]] = {}
         for fence, at, worker, attempt in item.get("begun", ()):
             begun = Event("step.started", at, visit.step, visit.number, attempt, payload={"worker": worker})
-            entries.append((fence, 0, [begun]))
+            entries[fence, _BEGAN, 0] = [begun]
         for one in past:
-            fence = int(one["sk"].rpartition("#")[2])
-            entries.append((fence, 1, [_event(event) for event in self.blobs.read(one["told"]) or ()]))
-        told = (self.blobs.read(item.get("told")) or {}).get("h", ())
-        entries.append((visit.fence, 1, [_event(event) for event in told]))
-        happened = tuple(event for _, _, found in sorted(entries, key=lambda e: e[:2]) for event in found)
+            _, _, fence, *first = one["sk"].split("#")
+            place = (int(fence), _TOLD, int(first[0])) if first else (int(fence), _ENDED, 0)
+            if place[0] <= visit.fence:
+                entries[place] = [_event(event) for event in self.blobs.read(one["told"]) or ()]
+        if told := (self.blobs.read(item.get("told")) or {}).get("h"):
+            entries[visit.fence, _ENDED, 0] = [_event(event) for event in told]
+        happened = tuple(event for place in sorted(entries) for event in entries[place])
         causes = way.causes or ((way.cause,) if way.cause else ())
         is_done = visit.finished_at is not None or visit.status is VisitStatus.PARKED
         return Stream(visit.id, happened, causes, is_done, (int(visit.step == END), visit.clock))

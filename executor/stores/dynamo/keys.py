@@ -62,6 +62,12 @@ def past(run_id: str, visit_id: str, fence: int, spread: int) -> Key:
     return Key(partition(run_id, home_of(visit_id, spread)), f"X#{visit_id}#{fence:08d}")
 
 
+def told(run_id: str, visit_id: str, fence: int, first: int, spread: int) -> Key:
+    """What a claim has told while it was at work, from its event with this index on."""
+    pk, sk = past(run_id, visit_id, fence, spread)
+    return Key(pk, f"{sk}#{first:08d}")
+
+
 def wait(run_id: str, visit_id: str, id: str, spread: int) -> Key:
     return Key(partition(run_id, home_of(visit_id, spread)), f"W#{visit_id}#{id}")
 

@@ -65,6 +65,23 @@ class TestLowerPart:
         told.tell("step.completed")
         assert told.lines() == []
 
+    def test_what_a_step_that_runs_for_long_is_doing(self, told: Told, clock: Clock) -> None:
+        told.tell("action.started", "unknown", action="http", position="run.0")
+        told.tell("step.started")
+        clock.pass_(20)
+        for position, action in (("run.0", "shell"), ("run.1", "http"), ("run.2", "shell")):
+            told.tell("action.started", action=action, position=position)
+        assert told.lines() == ["▶ each  20.0 s  shell  http"]
+        told.tell("action.completed", action="shell", position="run.0")
+        told.tell("action.failed", action="shell", position="run.2", error=None)
+        assert told.lines() == ["▶ each  20.0 s  http"]
+        told.tell("action.retrying", action="http", position="run.1", error=None, wait_seconds=1)
+        assert told.lines() == ["▶ each  20.0 s"]
+        told.tell("action.started", action="http", position="run.1")
+        told.tell("step.waiting", actions=["http"], until=timestamp(NOW + 40))
+        told.tell("step.started")
+        assert told.lines() == ["▶ each  20.0 s"]
+
     def test_a_step_that_is_tried_again(self, told: Told, clock: Clock) -> None:
         told.tell("step.started")
         clock.pass_(5)
