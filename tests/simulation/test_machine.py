@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from executor.actions import catalogue
 from executor.actions.action import Call
 from executor.capabilities import for_local_run
 from executor.errors import ActionError, RejectedError, StoreError
-from executor.records import NEVER, Branch, Claim, Failure, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.records import NEVER, Branch, Claim, Event, Failure, Lease, Run, RunStatus, Visit, VisitStatus
 from executor.start import corrected, new_run
 from executor.stores import sql_store
 from executor.stores.sql_branches import Branches
@@ -216,6 +216,25 @@ class Machine(RuleBasedStateMachine):
             self.unchanged(lambda: self.walk(claim, cancelled))
         else:
             self.walk(claim, cancelled)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        """A worker renews what it holds and tells what it does; of what it has lost, nothing is written."""
+        claim = data.draw(st.sampled_from(self.held))
+        held, visit = self.visit_of(claim), claim.visit
+        is_held = (held.fence, held.status) == (visit.fence, VisitStatus.RUNNING)
+        event = Event("action.started", self.clock(), visit.step, visit.number, visit.attempt)
+        until = self.clock() + LEASE_SECONDS
+
+        def renews() -> None:
+            assert self.store.renew(claim.run.id, visit.id, visit.fence, until, [event]) == is_held
+
+        if is_held:
+            renews()
+            assert replace(self.store.events(claim.run.id, limit=10_000)[-1], id="") == event
+        else:
+            self.unchanged(renews)
 
     @precondition(lambda self: self.walked)
     @rule(data=st.data())
