@@ -299,7 +299,7 @@ CONTROLS = (
     Control("history apart from state", ("chain",), frozenset({"I7", "I11"}), KeepsHistoryApart),
     Control("tell for another claim", ("long steps",), frozenset({"I5"}), TellsForOthers),
     Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"executor.telling.Telling.some": _never_forget}),
-    Control("forget before it is told", ("long steps",), frozenset({"I11"}), patches={"executor.telling.Telling.some": _forget_first}),
+    Control("forget before it is told", ("a long step that is gone on with",), frozenset({"I11"}), patches={"executor.telling.Telling.some": _forget_first}),
     Control("end in two steps", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoSteps),
     Control("id not derived from its cause", ("workflow left alone",), frozenset({"I8"}), patches={"executor.waiting.derived_id": _another_each_time}),
     Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"executor.walk.choose": _choose_once_too_often}),
