@@ -26,6 +26,8 @@ SCRIPTS = {
 
 SCHEMA_VERSION = max(SCRIPTS)
 BUSY_SECONDS = 10.0
+LOG_PAGES = 4000
+"""How long the log gets before it is written back, which waits for the disk twice: four times as long as SQLite would let it."""
 PATIENCE_SECONDS = 2.0
 
 
@@ -78,6 +80,7 @@ class SqliteFile:
                     self._connections[threading.current_thread()] = held
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")
+                db.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
             self._local.held = held
         return held
 
