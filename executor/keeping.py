@@ -76,6 +76,8 @@ class Keeper:
                 # Of a process that has stopped the store may be closed.
                 if not finished.is_set():
                     logger.exception("the store failed; claims are renewed when it is back")
+            except Exception:
+                logger.exception("claims could not be looked after; they are again at the next look")
 
     def give_back(self) -> None:
         """Let the visits at work be due at once for others, and give up their work here."""

@@ -175,6 +175,30 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
     watched.close()
 
 
+def test_claims_are_prolonged_after_a_bug_kept_them_from_it(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    play = start(store, HELD, tmp_path, origin="service")
+    renewed = threading.Event()
+
+    class Broken(SqliteStore):
+        has_raised = False
+
+        def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
+            if not self.has_raised:
+                self.has_raised = True
+                raise ZeroDivisionError
+            held = super().renew(run_id, visit_id, fence, until, *telling)
+            renewed.set()
+            return held
+
+    broken = Broken(str(store.path))
+    with working(broken, tmp_path, lease=0.3) as worker:
+        with gate.open("w") as writer:
+            assert renewed.wait(SECONDS)
+            writer.write("go")
+        finished(worker, play)
+    broken.close()
+
+
 def waited_for(play: Play, type: str) -> Event:
     """The first event of a type, once it is told."""
     while True:
