@@ -69,8 +69,7 @@ class Keeper:
                     continue
                 renew_at = time.monotonic() + third
                 for held in self._at_work():
-                    until = self._clock() + self._lease_seconds
-                    renew(self._store, held.claim, until, held.telling if held.is_older_than(third) else None)
+                    self._renew(held, held.telling if held.is_older_than(third) else None)
                 every_third()
             except StoreError:
                 # Of a process that has stopped the store may be closed.
@@ -78,6 +77,15 @@ class Keeper:
                     logger.exception("the store failed; claims are renewed when it is back")
             except Exception:
                 logger.exception("claims could not be looked after; they are again at the next look")
+
+    def _renew(self, held: Held, telling: Telling | None) -> None:
+        """Renew a claim. One that cannot be renewed for a bug keeps none of the others from it."""
+        try:
+            renew(self._store, held.claim, self._clock() + self._lease_seconds, telling)
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("a claim of run %s could not be renewed; it is tried again", held.claim.run.id)
 
     def give_back(self) -> None:
         """Let the visits at work be due at once for others, and give up their work here."""

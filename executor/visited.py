@@ -33,13 +33,13 @@ class Visited:
 
     def read(self, reads: Sequence[str] | None = None) -> tuple[dict[str, Any], Seen]:
         """The values of names and what is known of steps: of those that are read, given as plans say it, or of all."""
-        some = None if reads is None else self._some(reads)
+        if reads is not None and not reads:
+            return {}, {}
+        some = self._some(reads) if reads is not None and self._is_long else None
         return (last_names(self._all), last_steps(self._all)) if some is None else some
 
     def _some(self, reads: Sequence[str]) -> tuple[dict[str, Any], Seen] | None:
         """What is read, from a few visits; None when older ones may have saved some of it."""
-        if not reads or not self._is_long:
-            return None if reads else ({}, {})
         names = {name for name in reads if not name.startswith("steps.")}
         steps = {name.removeprefix("steps.") for name in reads} - names
         newest = [visit.id for visit in self._heads if not visit.has_ended_branch][-NEWEST:] if names else []

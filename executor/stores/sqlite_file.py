@@ -20,7 +20,7 @@ SCRIPTS = {
     4: "sqlite_traces.sql",
     5: "sqlite_open_runs.sql",
     6: "sqlite_ended_runs.sql",
-    7: "sqlite_rows.sql",
+    7: "sqlite_visits.sql",
 }
 """What brings a store to each version, from the one before it or from nothing."""
 

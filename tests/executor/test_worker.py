@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from executor.capabilities import for_local_run
 from executor.errors import SettingError, StoreError
 from executor.host import process_name
+from executor.keeping import Keeper
 from executor.records import Claim, Event, Lease, Run, RunStatus
 from executor.stores.sqlite import SqliteStore
 from executor.worker import Worker, lease_seconds, thread_count
@@ -175,27 +177,37 @@ def test_claims_are_prolonged_while_a_step_is_at_work(store: SqliteStore, tmp_pa
     watched.close()
 
 
-def test_claims_are_prolonged_after_a_bug_kept_them_from_it(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
-    play = start(store, HELD, tmp_path, origin="service")
-    renewed = threading.Event()
+def test_a_claim_that_a_bug_keeps_from_being_prolonged_keeps_no_other_from_it(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        start(store, HELD, tmp_path, origin="service")
+    first, second = (store.claim("service", Lease(name, 30.0), time.time()) for name in ("one", "two"))
+    assert first is not None and second is not None
+    renewed, over = threading.Event(), threading.Event()
 
     class Broken(SqliteStore):
-        has_raised = False
-
         def renew(self, run_id: str, visit_id: str, fence: int, until: float, *telling: Any) -> bool:
-            if not self.has_raised:
-                self.has_raised = True
+            if run_id == first.run.id:
                 raise ZeroDivisionError
             held = super().renew(run_id, visit_id, fence, until, *telling)
             renewed.set()
             return held
 
+    class Busy:
+        def walk(self, *_: object) -> None:
+            over.wait()
+
     broken = Broken(str(store.path))
-    with working(broken, tmp_path, lease=0.3) as worker:
-        with gate.open("w") as writer:
-            assert renewed.wait(SECONDS)
-            writer.write("go")
-        finished(worker, play)
+    keeper = Keeper(broken, 0.3, time.time)
+    busy: Any = Busy()
+    with ThreadPoolExecutor(3) as pool:
+        for claim in (first, second):
+            pool.submit(keeper.walk, busy, claim)
+        pool.submit(keeper.keep, over)
+        is_renewed = renewed.wait(SECONDS)
+        over.set()
+    assert is_renewed
     broken.close()
 
 
