@@ -1,4 +1,4 @@
-"""The names that templates can read while a step is performed."""
+"""The names that templates can read while a step is performed, and those that it saves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from executor.errors import ActionError
 from executor.records import ErrorRecord, Run, Visit, timestamp
-from executor.transition import Outcome, derived_id
+from executor.room import Room, size_of
+from executor.transition import Outcome, derived_id, error_record
+from executor.values import plain
 from planner.templates import Lookup
 
 
@@ -79,6 +82,36 @@ class Scope:
             if name in values:
                 return values[name]
         return self.run.environment[name]
+
+    def save(self, names: Mapping[str, Any], room: Room) -> None:
+        """Save values under their names.
+
+        Raises:
+            ActionError: `PayloadTooLarge`; there is no room for them.
+        """
+        for name, value in names.items():
+            size = size_of(value)
+            room.take(size - self.sizes.get(name, 0))
+            self.sizes[name] = size
+            self.saved[name] = value
+
+    def let_go(self, room: Room, sizes: Mapping[str, int] | None = None) -> None:
+        """Hold no more of what was saved than these `sizes` tell, which were held before."""
+        room.take(sum((sizes or {}).values()) - sum(self.sizes.values()))
+        self.sizes.clear()
+        self.sizes.update(sizes or {})
+
+    def failure(self, problem: ActionError, action: str) -> ErrorRecord:
+        """The failure of an action, or a task, of the visit."""
+        return error_record(
+            self.visit,
+            problem.type,
+            problem.message,
+            action=action,
+            retryable=problem.retryable,
+            status=problem.status,
+            details=plain(problem.details),
+        )
 
     def idempotency_key(self, position: str) -> str:
         """A key for outside systems: the same for every attempt at this piece of work, and of no other."""

@@ -14,36 +14,25 @@ from dataclasses import replace
 from typing import Any
 
 from executor.actions.action import Capabilities
+from executor.conditions import guard_test, retry_test
+from executor.ending import end, last_scope, time_out
 from executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
-from executor.perform import Performance, Suspended, items_of
-from executor.records import (
-    DEADLINE,
-    END,
-    Claim,
-    Commit,
-    ErrorRecord,
-    Event,
-    Lease,
-    Progress,
-    Run,
-    RunStatus,
-    Visit,
-    VisitStatus,
-)
-from executor.rendering import render
+from executor.journal import IN_PLACE, Suspended, seconds_taken, with_time
+from executor.loop import go_through
+from executor.perform import perform
+from executor.piece import Piece
+from executor.records import DEADLINE, END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit
 from executor.scope import Scope
 from executor.secrets import scrub_stored
 from executor.stores.store import Store
 from executor.telling import Telling
 from executor.transition import (
     Choice,
-    GuardFailed,
     Outcome,
     Pause,
     abandon,
     as_last,
     choose,
-    ending,
     error_record,
     in_time,
     latest,
@@ -52,21 +41,16 @@ from executor.transition import (
     settle,
 )
 from executor.values import as_read
-from executor.visited import Visited, last_names, last_steps, seen_step
+from executor.visited import seen_step
 from executor.waiting import FindPlaybook, Waiting, in_registry
-from planner.plan import Case, Header, Loop, Repeat, Step
+from planner.plan import Loop, Repeat, Step
 from planner.record import record
-from planner.templates import EvaluationError, Template, is_true, parse
+from planner.templates import EvaluationError, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0
 MOST_OF_IT = 0.9
 """The part of an invocation that is enough for any step: something has always passed before it is begun."""
-
-IN_PLACE = "rule"
-"""Where a journal keeps what the rule was read after, when the work of the case it took has paused."""
-TIME = "time"
-"""Where a journal keeps how much of its time an attempt had taken when it paused, and since when the pause counts."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -102,9 +86,9 @@ class Walker:
         """
         try:
             if claim.visit.step == END:
-                self._end(claim)
+                self.ended(*end(self.store, claim, self.clock))
             elif claim.visit.step == DEADLINE:
-                self._time_out(claim)
+                time_out(self.store, claim, self.clock())
             else:
                 return self._step(claim, cancelled or threading.Event(), telling or Telling())
         except FencedError:
@@ -117,9 +101,9 @@ class Walker:
         if not self._has_time_for(step):
             self.store.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
             return None
-        scope = self._load_all(claim) if step.runs_last else self._load(claim, step)
+        scope = last_scope(self.store, claim) if step.runs_last else self._load(claim, step)
         find_playbook = self.find_playbook or in_registry(self.store)
-        performance = Performance(
+        piece = Piece(
             lambda name: self.store.plan_task(run.plan_hash, name),
             self.capabilities,
             time.monotonic(),
@@ -130,20 +114,20 @@ class Walker:
             outside=Waiting(self.store, claim, find_playbook, self.public_url, self.clock),
             cancelled=cancelled,
         )
-        self._give_time(performance, claim, step, _seconds_taken(claim, self.clock()))
+        self._give_time(piece, claim, step, seconds_taken(claim, self.clock()))
         refused = refusal(step, visit)
         try:
             if refused is not None:
                 # What it was at is not gone on with: the rule is read for the refusal.
-                performance.journal = {}
+                piece.journal = {}
                 outcome = Outcome(False, None, refused)
             else:
-                outcome = self._perform(step, claim, scope, performance)
-            following = self._commit(step, claim, scope, outcome, performance)
+                outcome = self._perform(step, claim, scope, piece)
+            following = self._commit(step, claim, scope, outcome, piece)
         except Paused as paused:
-            following = self._pause(step, claim, scope, paused.pause, performance)
+            following = self._pause(step, claim, scope, paused.pause, piece)
         except CancelledError:
-            following = self._abandon(step, claim, scope, performance)
+            following = self._abandon(step, claim, scope, piece)
         return following
 
     def _parts_of(self, claim: Claim) -> Callable[[str], list[Outcome]]:
@@ -153,7 +137,7 @@ class Walker:
 
         return parts_of
 
-    def _perform(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Outcome:
+    def _perform(self, step: Step, claim: Claim, scope: Scope, piece: Piece) -> Outcome:
         """The outcome of a step's work, from where it paused last.
 
         Raises:
@@ -165,28 +149,23 @@ class Walker:
         position = "run" if progress.round == 0 else f"run~{progress.round}"
         try:
             if step.loop is not None:
-                outcome = self._loop(step, step.loop, claim, scope, performance, position)
+                outcome = self._loop(step, step.loop, claim, scope, piece, position)
             else:
-                outcome = performance.run(step.run, scope, position, parallel=step.parallel)
+                outcome = perform(piece, step.run, scope, position, parallel=step.parallel)
         except Suspended as suspended:
             raise Paused(_paused(suspended, progress.round, scope)) from None
         if step.repeat is not None and not outcome.failed:
             return self._repeat(step.repeat, claim, scope, outcome, progress)
         return outcome
 
-    def _loop(
-        self, step: Step, loop: Loop, claim: Claim, scope: Scope, performance: Performance, position: str
-    ) -> Outcome:
+    def _loop(self, step: Step, loop: Loop, claim: Claim, scope: Scope, piece: Piece, position: str) -> Outcome:
         """The step's work done for each item: all of them, or the batch that is next."""
-        quiet = performance.quiet()
 
-        def one(own: Scope, at: str) -> Outcome:
-            return quiet.run(step.run, own, at, parallel=step.parallel)
+        def one(quiet: Piece, own: Scope, at: str) -> Outcome:
+            return perform(quiet, step.run, own, at, parallel=step.parallel)
 
         try:
-            items = items_of(loop, scope.lookup("loop"))
-            with performance.room.held(items):
-                return performance.loop(loop, items, one, scope, position)
+            return go_through(piece, loop, scope.lookup("loop"), one, scope, position)
         except ActionError as problem:
             return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
 
@@ -204,74 +183,68 @@ class Walker:
             return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
         raise Paused(Pause(Progress(rounds), self.clock() + repeat.every_seconds, outcome.saved))
 
-    def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, performance: Performance) -> Claim | None:
+    def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, piece: Piece) -> Claim | None:
         """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
         if step.runs_last:
             # Nobody can stop it, so it has to be gone on with when its time is over, whatever it waits for.
-            left = max(performance.expires - time.monotonic(), 0.0)
+            left = max(piece.expires - time.monotonic(), 0.0)
             later = replace(later, due_at=min(later.due_at, now + left))
         parts = tuple(replace(part, outcomes=scrub_stored(part.outcomes)) for part in later.parts)
-        progress = replace(later.progress, journal=scrub_stored(_timed(step, later, claim, performance)))
+        progress = replace(later.progress, journal=scrub_stored(_timed(step, later, claim, piece)))
         later = replace(later, saved=scrub_stored(later.saved), parts=parts, progress=progress)
         commit = pause(claim.visit, later, now)
         try:
-            return self._write(step, claim, commit, performance, now)
+            return self._write(step, claim, commit, piece, now)
         except (NotPlainError, PayloadTooLargeError) as problem:
             outcome = _not_kept(claim.visit, problem)
         if IN_PLACE in progress.journal:
-            return self._settle(step, claim, Choice(outcome, failed=True), outcome, performance)
+            return self._settle(step, claim, Choice(outcome, failed=True), outcome, piece)
         try:
-            return self._commit(step, claim, scope, outcome, performance)
+            return self._commit(step, claim, scope, outcome, piece)
         except Paused as paused:
-            return self._pause(step, claim, scope, paused.pause, performance)
+            return self._pause(step, claim, scope, paused.pause, piece)
         except CancelledError:
-            return self._abandon(step, claim, scope, performance)
+            return self._abandon(step, claim, scope, piece)
 
-    def _abandon(self, step: Step, claim: Claim, scope: Scope, performance: Performance) -> Claim | None:
+    def _abandon(self, step: Step, claim: Claim, scope: Scope, piece: Piece) -> Claim | None:
         """Give up the work of a run that was cancelled. What may be done once only has failed then."""
         if step.at_most_once:
             message = "the run was cancelled while the step was at work, and it is not to be started twice"
             interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
-            return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, performance)
+            return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, piece)
         commit = abandon(claim.visit)
         commit = as_last(commit) if step.runs_last else commit
-        performance.telling.rest(lambda events: self.store.commit(_told(commit, events), self.clock()))
+        piece.telling.rest(lambda events: self.store.commit(_told(commit, events), self.clock()))
         return None
 
-    def _commit(
-        self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance
-    ) -> Claim | None:
+    def _commit(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, piece: Piece) -> Claim | None:
         """Decide and commit. What the store cannot keep fails the step: of its `run`, and once more its rule is read; of
         in-place work, and it goes to the policy.
         """
         visit = claim.visit
         outcome = _without_secrets(outcome)
         for _ in range(2):
-            commit = self._decide(step, claim, scope, outcome, performance)
+            commit = self._decide(step, claim, scope, outcome, piece)
             try:
-                return self._write(step, claim, commit, performance, self.clock())
+                return self._write(step, claim, commit, piece, self.clock())
             except (NotPlainError, PayloadTooLargeError) as problem:
                 outcome = _not_kept(visit, problem)
                 if commit.visit.case is not None and step.cases[commit.visit.case].work:
                     break
-        return self._settle(step, claim, Choice(outcome, failed=True), outcome, performance)
+        return self._settle(step, claim, Choice(outcome, failed=True), outcome, piece)
 
-    def _settle(
-        self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, performance: Performance
-    ) -> Claim | None:
+    def _settle(self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, piece: Piece) -> Claim | None:
         now = self.clock()
         commit = settle(step, self._step_of(claim.run), claim.visit, choice, outcome, now)
-        return self._write(step, claim, commit, performance, now)
+        return self._write(step, claim, commit, piece, now)
 
-    def _write(self, step: Step, claim: Claim, commit: Commit, performance: Performance, now: float) -> Claim | None:
+    def _write(self, step: Step, claim: Claim, commit: Commit, piece: Piece, now: float) -> Claim | None:
         """Commit, with what is left to tell, and return the claim of a visit that follows, with what it reads of the one that was
         committed.
         """
-        commit = _bounded(step, commit, claim, performance, now)
-        following = performance.telling.rest(
-            lambda events: self.store.commit(_told(commit, events), now, self._next_lease())
-        )
+        commit = _bounded(step, commit, claim, piece, now)
+        following = piece.telling.rest(lambda events: self.store.commit(_told(commit, events), now, self._next_lease()))
         if following is None:
             return None
         run, done = claim.run, commit.visit
@@ -288,27 +261,27 @@ class Walker:
     def _step_of(self, run: Run) -> Callable[[str], Step]:
         return lambda name: self.store.plan_step(run.plan_hash, name)
 
-    def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, performance: Performance) -> Commit:
+    def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, piece: Piece) -> Commit:
         """The commit that an outcome leads to, with the in-place work of the case that it takes.
 
         Raises:
             Paused: that work pauses.
         """
         run, visit = claim.run, claim.visit
-        begun = performance.journal.get(IN_PLACE)
+        begun = piece.journal.get(IN_PLACE)
         if begun is not None:
             choice = Choice(outcome, begun["failed"], begun["case"])
         else:
-            choice = choose(step, visit, outcome, _guard_test(scope), _retry_test(step, scope), self.clock())
+            choice = choose(step, visit, outcome, guard_test(scope), retry_test(step, scope), self.clock())
         final = choice.outcome
         work = step.cases[choice.case].work if choice.case is not None else ()
         if work:
             after = scope.after(choice.outcome)
             if begun is None:
                 # Its time begins anew: a `Timeout` may be what it answers to.
-                self._give_time(performance, claim, step)
+                self._give_time(piece, claim, step)
             try:
-                in_place = performance.run(work, after, f"rule.{choice.case}")
+                in_place = perform(piece, work, after, f"rule.{choice.case}")
             except Suspended as suspended:
                 kept = {"case": choice.case, "failed": choice.failed, "outcome": choice.outcome.to_part()}
                 suspended.journal[IN_PLACE] = kept
@@ -333,31 +306,15 @@ class Walker:
                 loaded[name] = holder.saved[name]
         return Scope(run, visit, loaded, steps, dict(visit.saved))
 
-    def _load_all(self, claim: Claim) -> Scope:
-        """The scope of the step that runs last: every name as it stands, and the ending to come."""
-        run = self._fresh(claim)
-        visits = [visit for visit in self.store.saved(run.id) if visit.id != claim.visit.id]
-        status = ending(run.stop, run.failed_branches)
-        error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
-        ending_to_come = {"status": status.value, "error": error}
-        saved = dict(claim.visit.saved)
-        steps = last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
-        return Scope(run, claim.visit, last_names(visits), steps, saved, ending=ending_to_come)
-
-    def _fresh(self, claim: Claim) -> Run:
-        run = self.store.run(claim.run.tenant, claim.run.id)
-        assert run is not None
-        return run
-
-    def _give_time(self, performance: Performance, claim: Claim, step: Step, taken_seconds: float = 0.0) -> None:
+    def _give_time(self, piece: Piece, claim: Claim, step: Step, taken_seconds: float = 0.0) -> None:
         """Say when an attempt that has taken so long is out of time: by the step's timeout, the run's, or the invocation's."""
         now = time.monotonic()
         usual = LAST_STEP_SECONDS if step.runs_last else DEFAULT_STEP_SECONDS
-        performance.began = now - taken_seconds
-        performance.expires = performance.began + (step.timeout_seconds or usual)
+        piece.began = now - taken_seconds
+        piece.expires = piece.began + (step.timeout_seconds or usual)
         if not step.runs_last and claim.run.deadline_at is not None:
-            performance.expires = min(performance.expires, now + max(claim.run.deadline_at - self.clock(), 0.0))
-        performance.deadline = min(performance.expires, now + self.invocation_seconds, self.ends_at or math.inf)
+            piece.expires = min(piece.expires, now + max(claim.run.deadline_at - self.clock(), 0.0))
+        piece.deadline = min(piece.expires, now + self.invocation_seconds, self.ends_at or math.inf)
 
     def _has_time_for(self, step: Step) -> bool:
         """Whether the step can take in this invocation what it may take, or about as long as an invocation lasts at most. A
@@ -368,41 +325,6 @@ class Walker:
         wanted = min(step.timeout_seconds or self.invocation_seconds / 2, self.invocation_seconds * MOST_OF_IT)
         return self.ends_at - time.monotonic() >= wanted
 
-    def _time_out(self, claim: Claim) -> None:
-        now = self.clock()
-        done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-        self.store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
-
-    def _end(self, claim: Claim) -> None:
-        """Evaluate the output and give the run its final status."""
-        run = self._fresh(claim)
-        header = self.store.plan_header(run.plan_hash)
-        last_step = header.last_step
-        visited = Visited(self.store, run.id, header.statistics.get("most_visits", math.inf))
-        status = ending(run.stop, run.failed_branches)
-        told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
-        # Where no failure is told of, nobody looks for one.
-        unhandled = visited.unhandled() if told or last_step is not None else []
-        errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
-        if status is RunStatus.SUCCEEDED and errors:
-            status = RunStatus.FAILED
-        if status is RunStatus.TIMED_OUT:
-            errors.insert(0, _timeout(claim.visit))
-        result = None
-        if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-            result, problems = _result(header, run, claim.visit, visited)
-            errors += problems
-            if problems and status is RunStatus.SUCCEEDED:
-                status = RunStatus.COMPLETED_WITH_ERRORS
-        result, errors = scrub_stored(result), scrub_stored(errors)
-        try:
-            self.store.finish(claim, status, result, errors, self.clock())
-        except PayloadTooLargeError as problem:
-            too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
-            status = RunStatus.FAILED
-            self.store.finish(claim, status, None, [too_large], self.clock())
-        self.ended(run, status)
-
 
 class Paused(Exception):
     """The work of a visit goes on in a later invocation."""
@@ -410,23 +332,6 @@ class Paused(Exception):
     def __init__(self, pause: Pause) -> None:
         super().__init__()
         self.pause = pause
-
-
-def _result(header: Header, run: Run, visit: Visit, visited: Visited) -> tuple[dict[str, Any], list[ErrorRecord]]:
-    """The result of a run, and an error for each entry of `output` that has no value."""
-    if header.output is None:
-        return visited.read()[0], []
-    scope = Scope(run, visit, *visited.read(header.reads))
-    result: dict[str, Any] = {}
-    errors = []
-    for name, value in header.output.items():
-        try:
-            result[name] = render(value, None, scope.lookup(f"output.{name}"))
-        except ActionError as problem:
-            result[name] = None
-            message = f"`output.{name}`: {problem.message}"
-            errors.append(error_record(visit, problem.type, message) | {"step": None})
-    return result, errors
 
 
 def _paused(suspended: Suspended, round: int, scope: Scope) -> Pause:
@@ -437,42 +342,22 @@ def _paused(suspended: Suspended, round: int, scope: Scope) -> Pause:
     return Pause(progress, suspended.due_at, saved, suspended.parts, suspended.awaits, actions, retried)
 
 
-def _seconds_taken(claim: Claim, now: float) -> float:
-    """How much of its time the attempt took before it paused, and while it waited to try an action again."""
-    journal = {} if claim.visit.progress is None else claim.visit.progress.journal
-    kept = journal.get(TIME)
-    if kept is None or kept["tries"] != [claim.run.resumes, claim.visit.attempt]:
-        return 0.0
-    since = kept["since"]
-    return float(kept["seconds"]) + (0.0 if since is None else max(now - since, 0.0))
-
-
-def _timed(step: Step, later: Pause, claim: Claim, performance: Performance) -> Mapping[str, Any]:
+def _timed(step: Step, later: Pause, claim: Claim, piece: Piece) -> Mapping[str, Any]:
     """The journal of a pause, with the time that the attempt has taken so far, unless another one begins behind it. All pauses
     of the step that runs last count.
     """
     journal = later.progress.journal
     if not journal or later.parts:
         return journal
-    tries = [claim.run.resumes, claim.visit.attempt]
-    seconds = time.monotonic() - performance.began
     counts = step.runs_last or bool(later.retried)
-    return {
-        **journal,
-        TIME: {"tries": tries, "seconds": seconds, "since": performance.clock() if counts else None},
-    }
+    return with_time(journal, claim, time.monotonic() - piece.began, piece.clock() if counts else None)
 
 
-def _timeout(visit: Visit) -> ErrorRecord:
-    """Why a run that is out of time ends."""
-    return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}
-
-
-def _bounded(step: Step, commit: Commit, claim: Claim, performance: Performance, now: float) -> Commit:
+def _bounded(step: Step, commit: Commit, claim: Claim, piece: Piece, now: float) -> Commit:
     """The commit, with what the end of the run makes of it, and what may be left of earlier attempts at it."""
     visit = claim.visit
     is_first = visit.progress is None and (visit.claims, visit.attempt, claim.run.resumes) == (1, 1, 0)
-    if not is_first or performance.waits:
+    if not is_first or piece.waits:
         commit = replace(commit, waited=True)
     return as_last(commit) if step.runs_last else in_time(commit, claim.run.deadline_at, now)
 
@@ -493,36 +378,3 @@ def _not_kept(visit: Visit, problem: NotPlainError | PayloadTooLargeError) -> Ou
     """The outcome of work that gave what the store cannot keep."""
     type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
     return Outcome(False, None, error_record(visit, type, str(problem)))
-
-
-def _guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
-    def test(case: Case, outcome: Outcome) -> bool:
-        assert case.guard is not None
-        template = parse(case.guard)
-        try:
-            return is_true(template.evaluate(scope.after(outcome).lookup("rule")))
-        except EvaluationError as problem:
-            if not outcome.failed and _asks_for_error(template, problem):
-                return False
-            raise GuardFailed(f"the guard `{case.guard}` has no value: {problem.message}") from problem
-
-    return test
-
-
-def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
-    """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
-    errors = (("error",), ("result", "error"))
-    parts = {access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e}
-    return problem.message in {f"there is no `{part}` in none" for part in parts}
-
-
-def _retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
-    def test(outcome: Outcome) -> bool:
-        if step.retry.condition is None:
-            return True
-        try:
-            return is_true(parse(step.retry.condition).evaluate(scope.after(outcome).lookup("retry")))
-        except EvaluationError:
-            return False
-
-    return test

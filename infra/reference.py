@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from executor import egress, perform, room, secrets, start, waiting
+from executor import egress, piece, room, secrets, start, waiting
 from executor.actions import _formats, _process, action, catalogue, file, http, python
 from executor.stores import sql_store, sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
@@ -235,7 +235,7 @@ def _limits(_: str) -> str:
         ("`environment` and `variables` at the start", f"{start.MAX_HELD // mib} MiB as JSON", "the run is refused"),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
         ("a regular expression", f"{filters.REGEX_SECONDS:g} s", "`LimitExceeded`"),
-        ("items of `parallel` at work at once", f"{perform.MAX_PARALLEL}; the others wait", ""),
+        ("items of `parallel` at work at once", f"{piece.MAX_PARALLEL}; the others wait", ""),
         ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
         ("the pages of an `http` action together", f"{http.LARGEST_BYTES // mib} MiB as JSON", "`LimitExceeded`"),
         ("silence of a server, for `http`", f"{egress.SILENCE_SECONDS:g} s unless `timeout` says", "`Timeout`"),

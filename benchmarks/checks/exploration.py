@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 from unittest.mock import patch
 
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
-from executor import perform
+from executor import attempts, loop, perform
 from executor.actions import catalogue, handler
 from executor.actions.action import Call
 from executor.capabilities import for_service
@@ -641,9 +641,10 @@ def explored(
 def replaced(walks: Walks) -> Iterator[None]:
     """The outside world, replaced by choices."""
     with ExitStack() as stack:
-        stack.enter_context(patch.object(perform, "handler", walks.handler))
-        stack.enter_context(patch.object(perform, "render_parameters", walks.render))
+        stack.enter_context(patch.object(attempts, "handler", walks.handler))
+        stack.enter_context(patch.object(attempts, "render_parameters", walks.render))
         stack.enter_context(patch.object(perform, "ThreadPoolExecutor", _Inline))
+        stack.enter_context(patch.object(loop, "ThreadPoolExecutor", _Inline))
         yield
 
 

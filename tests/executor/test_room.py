@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor import perform
 from executor.errors import ActionError
+from executor.piece import Piece
 from executor.room import Room, size_of
 from executor.stores.sqlite import SqliteStore
 from tests.plays import Play
@@ -38,14 +38,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             super().take(size)
             told.append(self._held)
 
-    fields = perform.Performance.__dataclass_fields__
-    monkeypatch.setattr(fields["room"], "default_factory", Small)
-    create = perform.Performance.__init__
+    create = Piece.__init__
 
-    def init(self: perform.Performance, *args: Any, **options: Any) -> None:
+    def init(self: Piece, *args: Any, **options: Any) -> None:
         create(self, *args, **({"room": Small()} | options))
 
-    monkeypatch.setattr(perform.Performance, "__init__", init)
+    monkeypatch.setattr(Piece, "__init__", init)
     return told
 
 
@@ -109,8 +107,8 @@ def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int
 
 
 def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perform, "MOST_GIVEN", MOST)
-    loop = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
-    play = ended(store, loop)
+    monkeypatch.setattr("executor.loop.MOST_GIVEN", MOST)
+    text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
+    play = ended(store, text)
     assert play.errors == ["PayloadTooLarge"]
     assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]

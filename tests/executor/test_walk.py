@@ -374,53 +374,6 @@ class TestCycles:
 
 
 class TestFailures:
-    def test_only_error_aware_cases_follow(self, store: SqliteStore) -> None:
-        text = f"""
-            steps:
-            - name: a
-              run: [{{action: set, set: {{x: 1}}}}, {FAIL}]
-              rule:
-              - {{case: "{{{{ True }}}}", run: [b]}}
-              - {{case: "{{{{ error.type == 'Other' }}}}", run: [b]}}
-              - {{case: "{{{{ result.error.type == 'Failed' }}}}", run: [c]}}
-            - {{name: b, run: [{OK}]}}
-            - name: c
-              run: [{{action: set, set: {{why: "{{{{ steps.a.error.message }}}}", x: "{{{{ x is defined }}}}"}}}}]
-        """
-        play = played(store, text)
-        assert (play.status, play.errors, play.steps) == ("succeeded", [], {"a": 1, "c": 1})
-        assert play.result == {"why": "no", "x": False}
-
-    @pytest.mark.parametrize("guard", ["{{ result.success }}", "{{ not error }}", "{{ result.error is none }}"])
-    def test_error_aware_cases_that_are_not_for_failures(self, store: SqliteStore, guard: str) -> None:
-        text = f"""
-            steps: [{{name: a, run: [{FAIL}], rule: [{{case: "{guard}", run: [b]}}]}}, {{name: b, run: [{OK}]}}]
-        """
-        assert (played(store, text).status, played(store, text).steps) == ("failed", {"a": 1})
-
-    def test_a_guard_that_divides_by_zero(self, store: SqliteStore) -> None:
-        text = """
-            variables: {n: 0}
-            steps:
-            - name: a
-              run: [{action: set, set: {x: 1}}]
-              rule: [{case: "{{ 1 / n }}", run: [b]}, {case: default, run: [b]}, {case: error, run: [c]}]
-            - {name: b, run: [{action: log, message: ok}]}
-            - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
-        """
-        play = played(store, text)
-        assert (play.status, play.steps) == ("succeeded", {"a": 1, "c": 1})
-        assert play.result["e"]["type"] == "GuardError"
-        assert "division by zero" in play.result["e"]["message"]
-
-    def test_a_guard_error_that_nothing_handles(self, store: SqliteStore) -> None:
-        text = """
-            variables: {n: 0}
-            steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
-        """
-        play = played(store, text)
-        assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["GuardError"], 1)
-
     def test_abort_parks_what_was_ready(self, store: SqliteStore) -> None:
         text = f"""
             steps:
@@ -715,105 +668,6 @@ class TestTimeouts:
         """
         assert result(store, text) == {"late": True}
 
-    TEXT = """
-        timeout: 10s
-        steps:
-        - {name: a, run: [], rule: [{case: default, run: [b]}]}
-        - {name: b, run: [{action: set, set: {x: 1}}]}
-    """
-
-    def test_a_run_that_is_in_time(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(9)
-        assert play.finish().status is RunStatus.SUCCEEDED
-        assert store.next_due(play.queue) is None
-
-    def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
-        """Also when the step that ran out of time commits before the deadline is noticed."""
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(11)
-        play.finish()
-        assert (play.status, play.errors, play.result) == ("timed_out", ["Timeout"], None)
-        assert play.run.error is not None
-        assert play.run.error["message"] == "the run did not end in time"
-        assert play.event_types()[-1] == "workflow.timed_out"
-
-    def test_a_deadline_while_nothing_runs(self, store: SqliteStore) -> None:
-        retry = "retry: {attempts: 5, delay: 1h}"
-        text = f'timeout: 10s\nsteps: [{{name: a, {retry}, run: [{{action: shell, command: "exit 1"}}]}}]'
-        play = Play(store, text)
-        start = play.clock()
-        play.finish()
-        assert (play.status, play.clock() - start) == ("timed_out", 10.0)
-
-    def test_the_clock_starts_anew_when_a_run_is_resumed(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(1000)
-        assert play.finish().status is RunStatus.TIMED_OUT
-        play.resume()
-        play.clock.pass_(9)
-        assert play.finish().status is RunStatus.SUCCEEDED
-        assert (play.result, play.steps) == ({"x": 1}, {"a": 1, "b": 1})
-
-    def test_a_worker_from_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        lost = play.claim("lost")
-        assert lost is not None
-        play.clock.pass_(1000)
-        play.finish().resume()
-        assert play.walker("lost").walk(lost) is None
-        assert play.finish().status is RunStatus.SUCCEEDED
-
-
-class TestResults:
-    def test_output(self, store: SqliteStore) -> None:
-        text = """
-            input: {i: integer}
-            steps:
-            - {name: a, run: [{action: set, set: {x: 1, y: 2}}], rule: [{case: default, run: [b]}]}
-            - {name: b, run: [{action: set, set: {y: 3}}]}
-            - {name: c, run: [{action: log, message: ok}]}
-            output:
-              x: "{{ x }}"
-              sum: "{{ x + y + input.i }}"
-              text: "{{ run.playbook }} {{ steps.b.status }} {{ steps.c.status }}"
-              plain: [1, {deep: "{{ y }}"}]
-        """
-        expected = {"x": 1, "sum": 8, "text": "play succeeded pending", "plain": [1, {"deep": 3}]}
-        assert result(store, text, i=4) == expected
-
-    def test_an_entry_that_has_no_value(self, store: SqliteStore) -> None:
-        text = """
-            variables: {n: 0}
-            steps: [{name: a, run: [{action: log, message: ok}]}]
-            output: {good: "{{ n }}", bad: "{{ 1 / n }}"}
-        """
-        play = played(store, text)
-        assert (play.status, play.result) == ("completed_with_errors", {"good": 0, "bad": None})
-        (error,) = play.run.errors
-        assert (error["type"], error["message"], error["step"]) == (
-            "TemplateError",
-            "`output.bad`: division by zero",
-            None,
-        )
-
-    def test_without_output_the_result_is_all_names(self, store: SqliteStore) -> None:
-        text = """
-            variables: {v: 0, w: 0}
-            steps:
-            - {name: a, run: [{action: set, set: {x: 1, v: 1}, as: whole}], rule: [{case: default, run: [b, c]}]}
-            - {name: b, run: [{action: set, set: {x: 2}}]}
-            - {name: c, run: [{action: set, set: {y: null}}]}
-        """
-        assert result(store, text) == {"x": 2, "v": 1, "whole": {"x": 1, "v": 1}, "y": None}
-
-    def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
-        play = played(store, f'steps: [{{name: a, run: [{FAIL}]}}]\noutput: {{x: "{{{{ 1 }}}}"}}')
-        assert (play.result, play.errors) == (None, ["Failed"])
-
 
 class TestStopping:
     TEXT = """
@@ -1020,7 +874,7 @@ def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
 
 
 def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.perform.handler", lambda _: lambda _: {"when": object()})
+    monkeypatch.setattr("executor.attempts.handler", lambda _: lambda _: {"when": object()})
     text = """
         steps:
         - name: a
@@ -1035,7 +889,7 @@ def test_details_of_an_error_that_are_not_plain_data(store: SqliteStore, monkeyp
     def handler(_: object) -> None:
         raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
 
-    monkeypatch.setattr("executor.perform.handler", lambda _: handler)
+    monkeypatch.setattr("executor.attempts.handler", lambda _: handler)
     play = Play(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
     assert (play.errors, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from executor.conditions import guard_test
 from executor.scope import Scope
 from executor.transition import Choice, Outcome, choose, error_record
-from executor.walk import _guard_test
 from planner.lower import lower_guard
 from planner.plan import Case, Step
 from planner.playbook import InputDeclaration
@@ -111,7 +111,7 @@ def choices(step: Step, *, forgiving: bool) -> Iterator[tuple[Choice, bool]]:
             if (outcome.forgiven and not forgiving) or (visit == 4 and step.max_visits is None):
                 continue
             at = replace(VISIT, step=step.name, number=visit, attempt=1)
-            test = _guard_test(Scope(run, at, loaded))
+            test = guard_test(Scope(run, at, loaded))
             yield choose(step, at, outcome, test, lambda _: False, 0.0), not outcome.failed
 
 

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import executor.perform
+import executor.attempts
 from executor.actions import catalogue
 from executor.actions.action import Call
 from executor.capabilities import for_local_run
@@ -497,8 +497,8 @@ def moody(call: Call) -> None:
 
 @pytest.fixture(autouse=True)
 def moods(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = executor.perform.handler
-    monkeypatch.setattr("executor.perform.handler", lambda name: moody if name == "python" else handler(name))
+    handler = executor.attempts.handler
+    monkeypatch.setattr("executor.attempts.handler", lambda name: moody if name == "python" else handler(name))
 
 
 def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:

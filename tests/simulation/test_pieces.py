@@ -218,6 +218,6 @@ def test_pieces_come_to_the_same(tmp_path: Path, seed: int) -> None:
 
 def test_what_is_left_behind_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control of the harness: a task that failed behind a pause leaves what it had saved before."""
-    monkeypatch.setattr("executor.perform._before", lambda saved, _: dict(saved))
+    monkeypatch.setattr("executor.perform.undone", lambda saved, _: dict(saved))
     with pytest.raises(AssertionError):
         test_pieces_come_to_the_same(tmp_path, 43)

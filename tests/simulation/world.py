@@ -297,8 +297,9 @@ class World:
         with (
             mock.patch("executor.secrets.TOKENS", tokens),
             mock.patch("executor.waiting.TOKENS", tokens),
-            mock.patch("executor.perform.handler", watched),
+            mock.patch("executor.attempts.handler", watched),
             mock.patch("executor.perform.ThreadPoolExecutor", _Serial),
+            mock.patch("executor.loop.ThreadPoolExecutor", _Serial),
         ):
             try:
                 yield

@@ -1,0 +1,19 @@
+"""What tests of the executor share."""
+
+from __future__ import annotations
+
+import pytest
+
+from executor import attempts
+from executor.actions import catalogue
+from planner.catalogue import Catalogue
+from tests.executor.probe import PROBE, Probe
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
+    """The handler of the action type `probe`, which there is during the test."""
+    found, types, handler = Probe(), catalogue(), attempts.handler
+    monkeypatch.setattr(attempts, "catalogue", lambda: Catalogue([*types.values(), PROBE]))
+    monkeypatch.setattr(attempts, "handler", lambda name: found if name == "probe" else handler(name))
+    return found

@@ -1,0 +1,71 @@
+"""An action type that does what a test says, and work that it is used in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from executor.actions.action import Call
+from executor.capabilities import for_local_run
+from executor.perform import perform
+from executor.piece import Piece
+from executor.records import Run, RunStatus, Visit, VisitStatus
+from executor.scope import Scope
+from executor.transition import Outcome
+from planner.catalogue import ActionDeclaration, Kind, Parameter
+from planner.plan import Action, Task, Work
+
+RUN = Run("r1", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
+VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {})
+PROBE = ActionDeclaration("probe", "What a test says.", {"say": Parameter((Kind.ANY,), "What to say.")})
+
+
+class Probe:
+    """An action type whose handler does what a test has queued for it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.answers: list[Any] = []
+
+    def __call__(self, call: Call) -> Any:
+        self.calls.append(call)
+        answer = self.answers.pop(0) if self.answers else call.parameters.get("say")
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def piece(tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None) -> Piece:
+    cancelled = Hasty([] if waits is None else waits)
+    deadline = time.monotonic() + seconds
+    capabilities = for_local_run(Path.cwd())
+    return Piece((tasks or {}).__getitem__, capabilities, deadline, lambda: 5.0, cancelled=cancelled, expires=deadline)
+
+
+class Hasty(threading.Event):
+    """An event that never comes, and that nobody waits for: it notes for how long they would have."""
+
+    def __init__(self, waits: list[float]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        return False
+
+
+def act(say: Any = None, **fields: Any) -> Action:
+    return Action("probe", {"say": say}, **fields)
+
+
+def outcome(*work: Work, scope: Scope | None = None, **options: Any) -> Outcome:
+    return perform(piece(), work, scope or Scope(RUN, VISIT), "run", **options)
+
+
+def failure(outcome: Outcome) -> tuple[str, str]:
+    assert outcome.failed
+    assert outcome.error is not None
+    return outcome.error["type"], outcome.error["message"]

@@ -1,0 +1,62 @@
+"""Guards: which are asked of a failure, and what becomes of one that has no value."""
+
+from __future__ import annotations
+
+import pytest
+
+from executor.stores.sqlite import SqliteStore
+from tests.plays import Play
+
+FAIL = "{action: fail, message: no}"
+OK = "{action: log, message: ok}"
+
+
+def test_only_error_aware_cases_follow(store: SqliteStore) -> None:
+    text = f"""
+        steps:
+        - name: a
+          run: [{{action: set, set: {{x: 1}}}}, {FAIL}]
+          rule:
+          - {{case: "{{{{ True }}}}", run: [b]}}
+          - {{case: "{{{{ error.type == 'Other' }}}}", run: [b]}}
+          - {{case: "{{{{ result.error.type == 'Failed' }}}}", run: [c]}}
+        - {{name: b, run: [{OK}]}}
+        - name: c
+          run: [{{action: set, set: {{why: "{{{{ steps.a.error.message }}}}", x: "{{{{ x is defined }}}}"}}}}]
+    """
+    play = Play(store, text).finish()
+    assert (play.status, play.errors, play.steps) == ("succeeded", [], {"a": 1, "c": 1})
+    assert play.result == {"why": "no", "x": False}
+
+
+@pytest.mark.parametrize("guard", ["{{ result.success }}", "{{ not error }}", "{{ result.error is none }}"])
+def test_error_aware_cases_that_are_not_for_failures(store: SqliteStore, guard: str) -> None:
+    text = f"""
+        steps: [{{name: a, run: [{FAIL}], rule: [{{case: "{guard}", run: [b]}}]}}, {{name: b, run: [{OK}]}}]
+    """
+    assert (Play(store, text).finish().status, Play(store, text).finish().steps) == ("failed", {"a": 1})
+
+
+def test_a_guard_that_divides_by_zero(store: SqliteStore) -> None:
+    text = """
+        variables: {n: 0}
+        steps:
+        - name: a
+          run: [{action: set, set: {x: 1}}]
+          rule: [{case: "{{ 1 / n }}", run: [b]}, {case: default, run: [b]}, {case: error, run: [c]}]
+        - {name: b, run: [{action: log, message: ok}]}
+        - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
+    """
+    play = Play(store, text).finish()
+    assert (play.status, play.steps) == ("succeeded", {"a": 1, "c": 1})
+    assert play.result["e"]["type"] == "GuardError"
+    assert "division by zero" in play.result["e"]["message"]
+
+
+def test_a_guard_error_that_nothing_handles(store: SqliteStore) -> None:
+    text = """
+        variables: {n: 0}
+        steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
+    """
+    play = Play(store, text).finish()
+    assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["GuardError"], 1)
