@@ -151,6 +151,8 @@ def _each(
         for index, waits in suspended.items():
             journal[places[index]] = kept(waits, changes(scope.saved, own[index].saved))
         raise Suspended.together(journal, suspended.values())
+    for given_up in own.values():
+        given_up.let_go(piece.room)
     return [outcomes[index] for index in sorted(outcomes)]
 
 

@@ -112,3 +112,18 @@ def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.
     play = ended(store, text)
     assert play.errors == ["PayloadTooLarge"]
     assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
+
+
+def test_what_waits_in_a_loop_that_has_failed_is_held_no_more(store: SqliteStore, small: list[int]) -> None:
+    text = f"""
+        tasks:
+          say: [{{action: set, set: {{y: "{TEXT}"}}}}, {{action: fail, if: "{{{{ args.x == 2 }}}}", message: no}}, {{action: wait, seconds: 1}}]
+        steps:
+        - name: a
+          run:
+          - {{task: say, with: {{x: "{{{{ item }}}}"}}, loop: {{items: [1, 2], concurrency: 2}}, on_error: continue}}
+          - {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}
+    """
+    play = Play(store, text).finish()
+    assert play.errors == []
+    assert small[-1] == sum(size_of(value) for value in play.result.values())
