@@ -20,7 +20,7 @@ TIME = "time"
 class Suspended(Exception):
     """The work goes on later: at `due_at`, or when one of the waits `awaits` has its answer. `journal` says from where,
     `parts` are the results of batches that are done, `actions` the types of those that wait, and `retried` of those that
-    are to be tried again.
+    are to be tried again. `held` is how much work beside other work still holds for it.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Suspended(Exception):
         parts: Iterable[Part] = (),
         actions: Iterable[str] = (),
         retried: Iterable[str] = (),
+        held: int = 0,
     ) -> None:
         super().__init__()
         self.journal = journal
@@ -39,10 +40,11 @@ class Suspended(Exception):
         self.parts = tuple(parts)
         self.actions = tuple(actions)
         self.retried = tuple(retried)
+        self.held = held
 
     @classmethod
-    def together(cls, journal: dict[str, Any], suspended: Iterable[Suspended]) -> Suspended:
-        """What all of them wait for, on top of what a journal says."""
+    def together(cls, journal: dict[str, Any], suspended: Iterable[Suspended], held: int) -> Suspended:
+        """What all of them wait for and hold, on top of what a journal says, which takes so much room."""
         each = list(suspended)
         for one in each:
             journal |= one.journal
@@ -53,6 +55,7 @@ class Suspended(Exception):
             (part for one in each for part in one.parts),
             dict.fromkeys(action for one in each for action in one.actions),
             dict.fromkeys(action for one in each for action in one.retried),
+            held + sum(one.held for one in each),
         )
 
 

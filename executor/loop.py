@@ -150,9 +150,11 @@ def _each(
         journal = {places[index]: kept(outcome, {}) for index, outcome in outcomes.items()}
         for index, waits in suspended.items():
             journal[places[index]] = kept(waits, changes(scope.saved, own[index].saved))
-        raise Suspended.together(journal, suspended.values())
-    for given_up in own.values():
-        given_up.let_go(piece.room)
+        held = sum(size_of(outcome.data) for outcome in outcomes.values()) + sum(saves.held for saves in own.values())
+        raise Suspended.together(journal, suspended.values(), held)
+    for index, waits in suspended.items():
+        own[index].let_go(piece.room)
+        piece.room.take(-waits.held)
     return [outcomes[index] for index in sorted(outcomes)]
 
 

@@ -65,27 +65,30 @@ def _together(
         done = piece.done_at(f"{position}#{index}")
         try:
             found = done or _item(piece, work[index], scopes[index], f"{position}.{index}", args)
-        except Suspended as suspended:
-            return suspended
+        except Suspended as waits:
+            return waits
         return piece.hold(found, scopes[index])
 
     with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
         outcomes = list(pool.map(one, range(len(work))))
-    piece.room.take(-sum(size_of(outcome.data) for outcome in outcomes if isinstance(outcome, Outcome)))
-    for outcome in outcomes:
-        if isinstance(outcome, Outcome) and outcome.failed:
-            for own in scopes:
-                own.let_go(piece.room)
-            return Outcome(False, None, outcome.error, outcome.action)
-    if any(isinstance(outcome, Suspended) for outcome in outcomes):
+    finished = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+    suspended = [outcome for outcome in outcomes if isinstance(outcome, Suspended)]
+    piece.room.take(-sum(size_of(outcome.data) for outcome in finished))
+    failed = next((outcome for outcome in finished if outcome.failed), None)
+    if failed is not None:
+        for own in scopes:
+            own.let_go(piece.room)
+        piece.room.take(-sum(waits.held for waits in suspended))
+        return Outcome(False, None, failed.error, failed.action)
+    if suspended:
         journal = {
             f"{position}#{index}": kept(outcome, changes(before, scopes[index].saved))
             for index, outcome in enumerate(outcomes)
         }
-        raise Suspended.together(journal, (o for o in outcomes if isinstance(o, Suspended)))
-    finished = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+        raise Suspended.together(journal, suspended, sum(own.held for own in scopes))
     for own in scopes:
         scope.saved.update(changes(before, own.saved))
+        piece.room.take(-sum(scope.sizes.get(name, 0) for name in own.sizes))
         scope.sizes.update(own.sizes)
     success = all(outcome.success for outcome in finished)
     error = next((outcome.error for outcome in finished if outcome.error), None)

@@ -95,9 +95,14 @@ class Scope:
             self.sizes[name] = size
             self.saved[name] = value
 
+    @property
+    def held(self) -> int:
+        """How much of what was saved is held, in characters as JSON."""
+        return sum(self.sizes.values())
+
     def let_go(self, room: Room, sizes: Mapping[str, int] | None = None) -> None:
         """Hold no more of what was saved than these `sizes` tell, which were held before."""
-        room.take(sum((sizes or {}).values()) - sum(self.sizes.values()))
+        room.take(sum((sizes or {}).values()) - self.held)
         self.sizes.clear()
         self.sizes.update(sizes or {})
 

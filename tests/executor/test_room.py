@@ -114,15 +114,45 @@ def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.
     assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
 
 
-def test_what_waits_in_a_loop_that_has_failed_is_held_no_more(store: SqliteStore, small: list[int]) -> None:
+@pytest.mark.parametrize(
+    "work",
+    [
+        "task: say, with: {fails: '{{ item == 2 }}'}, loop: {items: [1, 2], concurrency: 2}",
+        "task: nest, with: {first: '{{ item == 1 }}'}, loop: {items: [1, 2], concurrency: 2}",
+        "task: beside",
+        "task: nest_beside",
+    ],
+)
+def test_what_waits_beside_a_failure_is_held_no_more(store: SqliteStore, small: list[int], work: str) -> None:
     text = f"""
         tasks:
-          say: [{{action: set, set: {{y: "{TEXT}"}}}}, {{action: fail, if: "{{{{ args.x == 2 }}}}", message: no}}, {{action: wait, seconds: 1}}]
+          say:
+          - {{action: set, set: {{y: "{TEXT}"}}}}
+          - {{action: fail, if: "{{{{ args.fails | default(false) }}}}", message: no}}
+          - {{action: wait, seconds: 1}}
+          give:
+          - {{action: wait, seconds: 1, if: "{{{{ args.waits }}}}"}}
+          - {{action: set, set: {{z: "{TEXT}"}}}}
+          loop: [{{task: give, with: {{waits: "{{{{ item == 2 }}}}"}}, loop: {{items: [1, 2], concurrency: 2}}}}]
+          fail: [{{action: fail, message: no}}]
+          nest: [{{task: loop, if: "{{{{ args.first | default(false) }}}}"}}, {{task: fail}}]
+          beside: {{parallel: true, run: [{{task: say, with: {{fails: false}}}}, {{task: fail}}]}}
+          nest_beside: {{parallel: true, run: [{{task: loop}}, {{task: fail}}]}}
         steps:
         - name: a
           run:
-          - {{task: say, with: {{x: "{{{{ item }}}}"}}, loop: {{items: [1, 2], concurrency: 2}}, on_error: continue}}
+          - {{{work}, on_error: continue}}
           - {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}
+    """
+    play = Play(store, text).finish()
+    assert play.errors == []
+    assert small[-1] == sum(size_of(value) for value in play.result.values())
+
+
+def test_what_is_overwritten_by_one_of_several_is_held_no_more(store: SqliteStore, small: list[int]) -> None:
+    text = """
+        tasks: {beside: {parallel: true, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]}}
+        steps: [{name: a, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {task: beside}, {action: set, set: {b: "{{ 'x' * 2000 }}"}}]}]
     """
     play = Play(store, text).finish()
     assert play.errors == []
