@@ -8,15 +8,22 @@ reach meanwhile.
 
 Branches that come too late for a `join: any` are *stragglers*: they end there, however long the one that came first has
 been gone. Where a branch stands therefore says, too, which joins have been passed without it.
+
+A branch that comes to a step which is visited once, and has been, ends there, too. It has been where a branch stands behind the
+step: at one that no way leads to but through it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+import networkx as nx
+
+from planner.dominators import immediate_dominators
 from planner.graph import Flow
 from planner.joins import Joins
 
@@ -50,13 +57,13 @@ class Concurrency:
         return frozenset(self.steps[index] for index in bits(self.beside.get(step, 0)))
 
 
-def find_concurrency(flow: Flow, joins: Joins) -> Concurrency:
+def find_concurrency(flow: Flow, joins: Joins, once: AbstractSet[str] = frozenset()) -> Concurrency:
     """What may be at work at the same time, whatever guards say. No join may be a `Runaway`; some may wait for ways that the flow
-    does not have.
+    does not have. The steps in `once` are visited once: they do nothing when a branch comes again, which ends there.
     """
     steps = tuple(step for step in flow.targets if step in flow.reachable)
     try:
-        return Concurrency(steps, _Finder(flow, joins, steps).beside())
+        return Concurrency(steps, _Finder(flow, joins, steps, once).beside())
     except _TooLargeError:
         return Concurrency(steps, {}, is_too_large=True)
 
@@ -78,8 +85,10 @@ class _Finder:
     wait. `region` are the joins in whose regions a step lies, `around` the places in the region of a join.
     """
 
-    def __init__(self, flow: Flow, joins: Joins, steps: tuple[str, ...]) -> None:
+    def __init__(self, flow: Flow, joins: Joins, steps: tuple[str, ...], once: AbstractSet[str]) -> None:
         self.flow = flow
+        self.once = once & flow.reachable
+        self.within = _Within(flow) if self.once else None
         self.joins = joins
         self.steps = steps
         self.forward = {step: tuple(flow.graph.successors(step)) for step in steps}
@@ -139,10 +148,14 @@ class _Finder:
         self.moves += 1
         if self.moves > MAX_MOVES:
             raise _TooLargeError
-        passed = self.places[place].passed
-        if target in passed:
+        step, passed = self.places[place]
+        if target in passed or self.is_over(target, step):
             return None
         return self.place(target, passed.intersection(self.region[target]) if passed else passed)
+
+    def is_over(self, step: str, other: str) -> bool:
+        """Whether a step is visited once, and has been when a branch is at the other."""
+        return self.within is not None and step in self.once and self.within.is_passed(step, other)
 
     def part(self, place: int) -> None:
         """Let the branches meet that part at a place."""
@@ -203,6 +216,10 @@ class _Finder:
                 late = self.place(step, passed | {join})
                 for other in bits(first):
                     self.meet(late, self.onwards(other, self.blocks[late]))
+        if step in self.once:
+            for other in bits(others):
+                if self.is_over(step, self.places[other].step):
+                    others ^= 1 << other
         if self.waits(step):
             others &= ~self.at_step[step]
         elif step not in self.joins.multi:
@@ -258,6 +275,24 @@ class _Finder:
         for place in bits(late):
             found |= 1 << self.place(self.places[len(self.steps) + place].step)
         return found
+
+
+class _Within:
+    """Which steps are passed on every way to another: those above it in the tree of dominators."""
+
+    def __init__(self, flow: Flow) -> None:
+        graph = flow.graph
+        above = immediate_dominators(flow.start, graph.successors, graph.predecessors)
+        tree: nx.DiGraph[str] = nx.DiGraph((dominator, step) for step, dominator in above.items())
+        tree.add_node(flow.start)
+        self.entered: dict[str, int] = {}
+        self.left: dict[str, int] = {}
+        for number, (_, step, edge) in enumerate(nx.dfs_labeled_edges(tree, flow.start)):
+            (self.entered if edge == "forward" else self.left)[step] = number
+
+    def is_passed(self, step: str, other: str) -> bool:
+        """Whether a branch that is at the other step has been at this one, or is."""
+        return self.entered[step] <= self.entered[other] and self.left[other] <= self.left[step]
 
 
 def _all_but_one(masks: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from planner.graph import Flow
 from planner.joins import Joins
 from planner.liveness import MAX_HANDED
 from planner.playbook import Step
+from planner.rules import is_error_aware
 from planner.saves import Placed, Saves, placed, repeated
 
 MAX_RACES = 500
@@ -66,9 +67,10 @@ class _Races:
             return
         if sum(mask.bit_count() for mask in saved.values()) > MAX_HANDED:
             return  # which NP701 says
-        concurrency = find_concurrency(flow, joins)
-        savers: dict[int, int] = {}
         steps = self.subject.names.steps
+        once = frozenset(name for name, step in steps.items() if self.is_visited_once(step))
+        concurrency = find_concurrency(flow, joins, once)
+        savers: dict[int, int] = {}
         for at, name in enumerate(concurrency.steps):
             beside = concurrency.beside.get(name, 0)
             if beside >> at & 1:
@@ -80,6 +82,14 @@ class _Races:
                         self.saves.names[index], steps[concurrency.steps[next(bits(earlier & beside))]], steps[name]
                     )
                 savers[index] = earlier | 1 << at
+
+    def is_visited_once(self, step: Step) -> bool:
+        """Whether a branch that comes to a step again does nothing there and ends: it is refused, and no case goes on after that."""
+        if step.max_visits != 1 or not self.subject.may_be_refused(step):
+            return False
+        flow, names = self.subject.flow, self.subject.names
+        handling = [case for case in step.rule or () if case.run and is_error_aware(case)]
+        return all(flow.leads_back(step.name, names.targets(case)) for case in handling)
 
     def steps(self, name: str, first: Step, second: Step) -> None:
         message = f"`{name}` is saved by `{first.name}` and by `{second.name}`, which may run at the same time"

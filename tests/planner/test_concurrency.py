@@ -23,31 +23,36 @@ MOST_VISITS = 2
 class Meetings(Model):
     """The model in which every branch may take any case, or end, at each of its visits: which steps meet at work."""
 
+    once: frozenset[Step] = frozenset()
     met: set[Pair] = field(default_factory=set)
     choice: int = 0
 
     @classmethod
-    def of(cls, flow: Flow, modes: Mapping[str, str]) -> set[Pair]:
-        """All pairs of steps at which two branches ever stand."""
-        model = cls(flow, find_joins(flow, modes), lambda *_: (), modes=modes)
+    def of(cls, flow: Flow, modes: Mapping[str, str], once: frozenset[Step] = frozenset()) -> set[Pair]:
+        """All pairs of steps at which two branches are ever at work. At those in `once` only the first one is, ever."""
+        model = cls(flow, find_joins(flow, modes), lambda *_: (), modes=modes, once=once)
         model.targets = model.chosen
         model.outcomes()
         return model.met
 
     def chosen(self, step: Step, visit: int) -> tuple[Step, ...]:
-        cases = self.flow.targets[step] if visit <= MOST_VISITS else ()
+        cases = self.flow.targets[step] if visit <= self.most(step) else ()
         return cases[self.choice] if self.choice < len(cases) else ()
 
+    def most(self, step: Step) -> int:
+        return 1 if step in self.once else MOST_VISITS
+
     def _events(self, state: State) -> Iterator[State]:
-        for one, other in combinations(sorted(branch.step for branch in state.standing), 2):
+        at_work = sorted(b.step for b in state.standing if b.step not in self.once or b.visit <= self.most(b.step))
+        for one, other in combinations(at_work, 2):
             self.met |= {(one, other), (other, one)}
         for choice in range(-1, 3):
             self.choice = choice if choice >= 0 else 99
             yield from super()._events(state)
 
 
-def pairs(flow: Flow, modes: Mapping[str, str] = ALL) -> set[Pair]:
-    found = find_concurrency(flow, find_joins(flow, modes))
+def pairs(flow: Flow, modes: Mapping[str, str] = ALL, once: frozenset[Step] = frozenset()) -> set[Pair]:
+    found = find_concurrency(flow, find_joins(flow, modes), once)
     assert not found.is_too_large
     return {(step, other) for step in found.steps for other in found.of(step)}
 
@@ -69,6 +74,21 @@ def test_what_may_be_at_work_at_once(drawn: st.DataObject) -> None:
         reject()
     found = pairs(flow, modes)
     assert met == found if ends(flow) else met <= found
+
+
+@settings(max_examples=250)
+@given(drawn=st.data())
+def test_what_may_be_at_work_at_once_where_steps_are_visited_once(drawn: st.DataObject) -> None:
+    flow = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(flow))
+    once = drawn.draw(st.frozensets(st.sampled_from(sorted(flow.targets)), min_size=1))
+    assume(not find_joins(flow, modes).runaways)
+    try:
+        met = Meetings.of(flow, modes, once)
+    except TooMany:
+        reject()
+    found = pairs(flow, modes, once)
+    assert met == found if ends(flow) else met <= found <= pairs(flow, modes)
 
 
 def both(*written: str) -> set[Pair]:
@@ -100,6 +120,27 @@ RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d":
 )
 def test_pairs(cases: Cases, modes: Mapping[str, str], expected: set[Pair]) -> None:
     assert pairs(flow_of(cases), modes) == expected
+
+
+ROUND: Cases = {"a": [["b", "a"]], "b": [["c"]]}
+BACK: Cases = {"a": [["b", "c"]], "b": [["a"]], "c": [["d"]]}
+TWICE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}
+FIRST = both("bc", "bd", "be", "cd", "ce")
+
+
+@pytest.mark.parametrize(
+    ("cases", "each", "once", "expected"),
+    [
+        pytest.param(ROUND, "bc", "a", set(), id="there is no second round"),
+        pytest.param(ROUND, "bc", "b", both("ab", "ac"), id="there is one, past a step"),
+        pytest.param(ROUND, "bc", "", both("ab", "ac", "bb", "bc", "cc"), id="there are several"),
+        pytest.param(BACK, "cd", "a", both("bc", "bd"), id="a way back"),
+        pytest.param(TWICE, "de", "d", FIRST, id="one of two goes on"),
+        pytest.param(TWICE, "de", "e", FIRST | both("dd", "de"), id="one of two goes on, later"),
+    ],
+)
+def test_pairs_where_steps_are_visited_once(cases: Cases, each: str, once: str, expected: set[Pair]) -> None:
+    assert pairs(flow_of(cases), dict.fromkeys(each, "each"), frozenset(once)) == expected
 
 
 def test_too_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,26 @@ class TestVisits:
         assert messages(text, "NP303") == ["`x` is saved by several visits of `c`, which may run at the same time"]
         assert hints(text, "NP303") == [races.WAIT]
 
+    @pytest.mark.parametrize(
+        ("bound", "cases", "races"),
+        [
+            pytest.param(1, "", 0, id="there is no second round"),
+            pytest.param(1, "{case: error, run: []}, ", 0, id="nor is it gone on with"),
+            pytest.param(1, "{case: error, run: [a]}, ", 0, id="nor gone back to"),
+            pytest.param(1, "{case: error, run: [b]}, ", 1, id="the refusal leads on"),
+            pytest.param(2, "", 1, id="there is one"),
+        ],
+    )
+    def test_a_branch_of_the_round_before(self, bound: int, cases: str, races: int) -> None:
+        first = f"{{name: a, max_visits: {bound}, rule: [{cases}{{case: default, run: [b, a]}}]}}"
+        assert len(raced(first, step("b", more=", join: each", saves="x"))) == races
+
+    @pytest.mark.parametrize(("bound", "races"), [(1, []), (2, ["x 5,5", "y 6,6"])])
+    def test_of_several_visits_only_the_first_is_let_through(self, bound: int, races: list[str]) -> None:
+        each = ", join: each"
+        gate = step("d", "e", more=f"{each}, max_visits: {bound}", saves="x")
+        assert raced(FORK, step("b", "d"), step("c", "d"), gate, step("e", more=each, saves="y")) == races
+
 
 class TestItems:
     def test_of_a_step(self) -> None:
