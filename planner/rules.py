@@ -55,15 +55,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A case that can never be taken: since its guard is never true, or since others are taken whenever it is.
+    """A case that can never be taken: since its guard is never true, or since others are taken, or fail, whenever it is.
 
-    `by` is the index of the one that is enough for that, if one is; with `always` that one is taken whatever happens.
+    `by` is the index of the one that is enough for that, if one is; with `always` that one is taken whatever happens. With
+    `may_fail` its guard may also fail.
     """
 
     case: int
     by: int | None = None
     is_never_true: bool = False
     always: bool = False
+    may_fail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,9 +347,24 @@ class _Reading:
             if before == at:
                 break
             state = self.passed(start, before)
-            if state is None or self.model(state, at, True) is None:
-                return Dead(at, before, always=state is None)
+            if state is None:
+                return Dead(at, before, always=True, may_fail=self.may_fail(before, {}))
+            if self.model(state, at, True) is None:
+                return Dead(at, before, may_fail=self.may_fail(before, self.model(start, at, True) or {}))
         return Dead(at)
+
+    def may_fail(self, at: int, values: Values) -> bool:
+        """Whether the guard of a case may be neither true nor false where its terms have values, these if they are told."""
+        formula = self.cases[at].formula
+        for leaf in leaves_of(formula) if formula is not None else ():
+            if isinstance(leaf, Known):
+                if leaf.value is None:
+                    return True
+                continue
+            true, false = self.world.terms.outcomes(leaf)
+            if values.get(leaf.term, self.world.domain(leaf.term)) & ~ABSENT & ~(true | false):
+                return True
+        return False
 
 
 def _declared(declared: InputDeclaration, classes: Classes) -> int:

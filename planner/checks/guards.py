@@ -49,8 +49,10 @@ def _dead(subject: Subject, cases: Sequence[Case], dead: Dead) -> None:
             path = (*case.path, "case")
             subject.report("NP404", message, path, hint, labels=[_first_one(subject, before)])
             return
-        word = "always taken" if dead.always else "taken whenever its guard is true"
-        reason = f"a case before it is {word}"
+        always = "always " if dead.always else ""
+        fails = ", or fails" if dead.may_fail else ""
+        when = "" if dead.always else f"{',' if fails else ''} whenever its guard is true"
+        reason = f"a case before it is {always}taken{fails}{when}"
         labels = [Label(subject.document.span((*before.path, "case")), "this one")]
     message = f"the case can never be taken: {reason}"
     subject.report("NP203", message, (*case.path, "case"), labels=labels, key=True)

@@ -89,6 +89,21 @@ class TestDeadCases:
         assert sorted(code for code, _ in found) == codes
         assert {word for code, word in found if code == "NP203"} <= {"case"}
 
+    @pytest.mark.parametrize(
+        ("first", "second", "why"),
+        [
+            ("x > 3", "x > 5", "a case before it is taken whenever its guard is true"),
+            ("x > 'a'", "x > 5", "a case before it is taken, or fails, whenever its guard is true"),
+            ("x == 1 or x != 1", "x", "a case before it is always taken"),
+            ("x > 'a' or x <= 'a'", "x", "a case before it is always taken, or fails"),
+            ("x", "x > 5 and x < 5", "its guard is never true"),
+        ],
+    )
+    def test_why(self, first: str, second: str, why: str) -> None:
+        rule = f"""[{{case: "{{{{ {first} }}}}"}}, {{case: "{{{{ {second} }}}}"}}]"""
+        text = steps(a=f"run: [{OK}], rule: {rule}")
+        assert messages(text, "NP203") == [f"the case can never be taken: {why}"]
+
 
 class TestRefusals:
     """A case for `MaxVisitsExceeded` where no visit can be one too many."""

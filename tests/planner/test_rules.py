@@ -259,6 +259,10 @@ def test_a_visit_past_its_bound_leaves_out_cases_that_lead_back() -> None:
         (["x == 'a'", "x == 'b'", "x in ['a', 'b']"], Dead(2)),
         (["error", "default", "not error"], Dead(2, by=1, always=True)),
         (["error", "error"], Dead(1, by=0, always=True)),
+        (["x > 'a'", "x > 3"], Dead(1, by=0, may_fail=True)),
+        (["x > 'a' or x <= 'a'", "x"], Dead(1, by=0, always=True, may_fail=True)),
+        (["x > 'a' or x <= 'a'", "x > 'b'"], Dead(1, by=0, always=True, may_fail=True)),
+        (["x == 'a' or x != 'a'", "x > 'b'"], Dead(1, by=0, always=True)),
     ],
 )
 def test_why_a_case_can_never_be_taken(guards: list[str], why: Dead) -> None:
