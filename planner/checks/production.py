@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from planner.checks.meanings import saved_span
 from planner.checks.subject import Subject
@@ -113,16 +114,39 @@ class _Check:
         self.at_success = self.at_failure = 0
 
     def untaken(self, untaken: Untaken) -> None:
-        """Report cases that are never taken. What is said to be lacking somewhere comes first: a step that needs it always fails."""
+        """Report cases that are never taken. What is said to be lacking somewhere comes first: a step that needs it always fails,
+        and what is there behind it is known only when it does not.
+        """
         told = {bit for _, bit in self.reported}
+        behind = self.behind_mistakes() if untaken else frozenset()
         for name, index in sorted(untaken):
             bit, reason = self.why_not(name, index)
-            if reason is None or self.production.visits[name].hopeless & ~self.ways.found.may[name]:
+            if reason is None or self.is_hopeless(name) or (name in behind and self.is_made_on_the_way(bit)):
                 continue
             dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
             if bit not in told and index not in dead:
                 case = (self.subject.names.steps[name].rule or [])[index]
                 self.subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
+
+    def is_hopeless(self, step: str) -> bool:
+        """Whether a step needs what nothing that leads to it has produced."""
+        return bool(self.production.visits[step].hopeless & ~self.ways.found.may[step])
+
+    def behind_mistakes(self) -> AbstractSet[str]:
+        """The steps that a hopeless one leads to."""
+        stack = [name for name in self.ways.found.must if self.is_hopeless(name)]
+        found: set[str] = set()
+        while stack:
+            ahead = self.subject.flow.graph.succ[stack.pop()].keys() - found
+            found |= ahead
+            stack += ahead
+        return found
+
+    def is_made_on_the_way(self, bit: int) -> bool:
+        """Whether it depends on the way to a step if something is there, or if any of it is where no bit is told."""
+        return not bit or (
+            not bit & self.production.readings.at_start and self.is_produced(self.production.readings.key(bit))
+        )
 
     def why_not(self, step: str, case: int) -> tuple[int, str | None]:
         """What a case lacks, or what is always there, if the step could do without. There is no reason to tell where that is a

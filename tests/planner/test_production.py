@@ -529,6 +529,18 @@ class TestCasesThatAreNeverTaken:
         text = playbook(*steps, head="input: {}\n")
         assert messages(text, "NP203") == ["the case can never be taken: nothing in the playbook produces `x`"]
 
+    def test_a_guard_that_asks_for_what_is_made_behind_a_mistake(self) -> None:
+        """Once that is mended, branches come by with it."""
+        forked = either("a", "b", "d")
+        asking = either("d", "e", "f", guard="{{ x is defined }}")
+        ends = (step("e"), step("f"))
+        vain = step("b", "c", run="{action: log, message: '{{ y }}'}")
+        text = playbook(forked, vain, step("c", "d", run=SAVE), asking, *ends, head="input: {}\n")
+        assert findings(text) == [("NP301", "y")]
+        elsewhere = (either("a", "b", "d"), vain, step("c", run=SAVE), asking, *ends)
+        told = ["the case can never be taken: no path that leads here has produced `x`"]
+        assert messages(playbook(*elsewhere, head="input: {}\n"), "NP203") == told
+
     def test_what_a_step_reads_in_vain_it_does_not_produce(self) -> None:
         rule = "[{case: '{{ x is defined }}', run: []}, {case: default, run: [b]}]"
         steps = (f"{{name: a, max_visits: 2, run: [{READ}], rule: {rule}}}", step("b", "a"))
