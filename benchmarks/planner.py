@@ -9,7 +9,7 @@ import yaml
 from benchmarks.measure import seconds, seconds_without_collection
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
-from planner import read, templates
+from planner import read, templates, uses
 from planner.compile import compile_playbook
 from planner.plan import Plan
 
@@ -19,8 +19,8 @@ SIZES = {100: 15, 1_000: 7, 10_000: 3}
 
 def measure() -> list[dict[str, Any]]:
     """One row for every shape and size."""
-    # Ten thousand steps of this length are more text than a playbook may have; growth is to be seen beyond the limit.
-    read.MAX_BYTES = 8 * 1024 * 1024
+    # Ten thousand steps of this length are more text than a playbook may have; growth is to be seen beyond the limits.
+    read.MAX_BYTES = uses.MAX_CODE = 8 * 1024 * 1024
     catalogue()
     return [_row(shape, steps, repetitions) for shape in SHAPES for steps, repetitions in SIZES.items()]
 

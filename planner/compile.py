@@ -66,6 +66,8 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     if document is None or parsed is None:
         return Compilation(None, tuple(diagnostics))
     uses = find_uses(parsed.playbook, catalogue, document, diagnostics)
+    if uses is None:
+        return Compilation(None, tuple(diagnostics))
     subject = Subject(
         parsed.playbook,
         document,

@@ -52,7 +52,7 @@ class Document:
         self.text = text
         self.data = data
         self._root = root
-        self._last_offsets: tuple[Any, tuple[list[int], list[int], list[int]]] | None = None
+        self._last_offsets: tuple[Any, tuple[Sequence[int], Sequence[int], list[int]]] | None = None
         self._text_spans: dict[tuple[int, int, int], Span] = {}
 
     def span(self, path: Path) -> Span:
@@ -97,7 +97,7 @@ class Document:
         """What the value is in the text, which all aliases of one value have in common; None where nothing is."""
         return self._find(path)[1]
 
-    def _offsets_of(self, place: Any) -> tuple[list[int], list[int], list[int]]:
+    def _offsets_of(self, place: Any) -> tuple[Sequence[int], Sequence[int], list[int]]:
         """Where the characters of a scalar's value begin and end, and where lines begin within it: of one scalar many words are
         asked for, one after the other.
         """
@@ -171,7 +171,7 @@ def _breaks(text: str, start: int, end: int) -> list[int]:
     return [match.end() for match in _LINE_END.finditer(text, start, end)]
 
 
-def _offsets(text: str, scalar: Any) -> tuple[list[int], list[int]]:
+def _offsets(text: str, scalar: Any) -> tuple[Sequence[int], Sequence[int]]:
     """Where each character of a scalar's value begins and ends in the text."""
     start, end = scalar.start_mark.index, scalar.end_mark.index
     if (scalar.anchor is not None or scalar.tag is not None) and (properties := _PROPERTIES.match(text, start, end)):
@@ -180,6 +180,8 @@ def _offsets(text: str, scalar: Any) -> tuple[list[int], list[int]]:
         pieces = iter(_block_pieces(text, start, end, scalar.value))
     else:
         quote = 1 if scalar.style in _PIECES else 0
+        if text[start + quote : end - quote] == scalar.value:
+            return range(start + quote, end - quote), range(start + quote + 1, end - quote + 1)
         found = _PIECES.get(scalar.style, _PLAIN_PIECE).finditer(text, start + quote, end - quote)
         pieces = (piece.span() for piece in found)
     starts, ends = [], []

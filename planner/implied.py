@@ -94,7 +94,12 @@ def is_unconditional(template: Template) -> bool:
     """Whether a template needs all that it reads, whatever its value, and says nothing of outcomes."""
     if template.is_plain or template.path is not None:
         return template.path is None or template.path[0] not in _TELLING
-    return not _CONDITIONAL.search(template.source)
+    return not _is_conditional(template.source)
+
+
+@lru_cache(maxsize=65_536)
+def _is_conditional(source: str) -> bool:
+    return _CONDITIONAL.search(source) is not None
 
 
 def provides_for(template: Template, *access: str) -> bool:

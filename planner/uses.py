@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,11 @@ from planner.document import Document
 from planner.entries import saved_names
 from planner.playbook import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
 from planner.templates import Template, TemplateProblem, has_template, parse
+
+MAX_CODE = 256 * 1024
+"""How many characters the expressions of all templates may have together, but for those that only name what they read."""
+
+_CODE = re.compile(r"\{[{%](?:[^}%]|[}%](?!\}))*")
 
 
 class Place(StrEnum):
@@ -56,9 +62,24 @@ class _Text:
 
 def find_uses(
     playbook: Playbook, catalogue: Catalogue, document: Document, diagnostics: Diagnostics
-) -> tuple[Use, ...]:
-    """The templates of the playbook in the order of the text; those that cannot be parsed are reported instead."""
-    return tuple(_Finder(catalogue, document, diagnostics).playbook(playbook))
+) -> tuple[Use, ...] | None:
+    """The templates of the playbook in the order of the text; those that cannot be parsed are reported instead. None where they
+    are too large together to be looked into, which is reported.
+    """
+    try:
+        return tuple(_Finder(catalogue, document, diagnostics).playbook(playbook))
+    except _TooLargeError as error:
+        message = f"the expressions of a playbook have at most {MAX_CODE:,} characters together"
+        diagnostics.add("NP701", message, document.span(error.path))
+        return None
+
+
+class _TooLargeError(Exception):
+    """The text at `path` is the first that is too much."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
 
 
 class _Finder:
@@ -66,6 +87,7 @@ class _Finder:
         self.catalogue = catalogue
         self.document = document
         self.diagnostics = diagnostics
+        self.code = 0
 
     def playbook(self, playbook: Playbook) -> Iterator[Use]:
         yield from self.uses(_texts(playbook.environment, ("environment",)), Place.ENVIRONMENT)
@@ -92,10 +114,18 @@ class _Finder:
                 try:
                     template = parse(found.text)
                 except TemplateProblem as problem:
+                    self.count(found)
                     span = self.document.text_span(found.path, problem.start, problem.end)
                     self.diagnostics.add(problem.code, problem.message, span, problem.hint)
                 else:
+                    if not template.is_plain:
+                        self.count(found)
                     yield Use(found.path, template, place, step, task, found.local, found.secrets, owner, own)
+
+    def count(self, found: _Text) -> None:
+        self.code += sum(match.end() - match.start() for match in _CODE.finditer(found.text))
+        if self.code > MAX_CODE:
+            raise _TooLargeError(found.path)
 
     def task(self, task: Task) -> Iterator[Use]:
         for entry in task.run:

@@ -39,7 +39,7 @@ def unchecked_plan(text: str) -> Plan:
     if document is None or parsed is None or diagnostics.errors:
         raise NoPlan("it cannot be read as a playbook")
     uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
-    if diagnostics.errors:
+    if uses is None or diagnostics.errors:
         raise NoPlan("a template cannot be read")
     subject = Subject(parsed.playbook, document, catalogue(), diagnostics, uses)
     try:

@@ -18,4 +18,5 @@ def subject_of(text: str) -> Subject:
     parsed = parse(document, diagnostics)
     assert parsed is not None
     uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
+    assert uses is not None
     return Subject(parsed.playbook, document, catalogue(), diagnostics, uses)
