@@ -68,7 +68,7 @@ class _Races:
         if sum(mask.bit_count() for mask in saved.values()) > MAX_HANDED:
             return  # which NP701 says
         steps = self.subject.names.steps
-        once = frozenset(name for name, step in steps.items() if self.is_visited_once(step))
+        once = frozenset(name for name in flow.reachable if self.is_visited_once(steps[name]))
         concurrency = find_concurrency(flow, joins, once)
         savers: dict[int, int] = {}
         for at, name in enumerate(concurrency.steps):

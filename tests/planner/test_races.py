@@ -169,6 +169,10 @@ class TestVisits:
         first = f"{{name: a, max_visits: {bound}, rule: [{cases}{{case: default, run: [b, a]}}]}}"
         assert len(raced(first, step("b", more=", join: each", saves="x"))) == races
 
+    def test_where_no_branch_comes_there_is_no_round(self) -> None:
+        nowhere = "{name: d, max_visits: 1, rule: [{case: error, run: [d]}]}"
+        assert raced(FORK, step("b", saves="x"), step("c", saves="x"), nowhere) == ["x 3,4"]
+
     @pytest.mark.parametrize(("bound", "races"), [(1, []), (2, ["x 5,5", "y 6,6"])])
     def test_of_several_visits_only_the_first_is_let_through(self, bound: int, races: list[str]) -> None:
         each = ", join: each"
