@@ -16,7 +16,7 @@ from executor import egress, piece, room, secrets, start, waiting
 from executor.actions import _formats, _process, action, catalogue, file, http, python
 from executor.stores import sql_store, sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner import budget, diagnostics, filters, parse, playbook, read, sandbox, sizes, templates, uses
+from planner import budget, diagnostics, filters, parse, playbook, read, sandbox, sizes, template_syntax, uses
 from planner.catalogue import ActionDeclaration, Parameter, Sink
 from planner.checks import names
 from planner.diagnostics import CODES
@@ -228,7 +228,7 @@ def _limits(_: str) -> str:
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         ("findings; constructs of the wrong shape", f"{diagnostics.MAX_FINDINGS:,}; {parse.MAX_MISTAKES:,}", "NP902"),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
-        ("one template", f"{templates.MAX_SOURCE // 1024} KiB, {templates.MAX_NODES:,} nodes", "NP405"),
+        ("one template", f"{template_syntax.MAX_SOURCE // 1024} KiB, {template_syntax.MAX_NODES:,} nodes", "NP405"),
         ("all expressions that do more than name what they read", f"{uses.MAX_CODE // 1024} KiB", "NP701"),
         ("a text that an expression makes", f"{budget.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
         ("a list that an expression makes", f"{budget.MAX_ITEMS:,} items", "`LimitExceeded`"),

@@ -289,3 +289,6 @@ ALLOWED_NODES: frozenset[type[nodes.Node]] = frozenset(
         nodes.For, nodes.If, nodes.Assign, nodes.With,
     }
 )  # fmt: skip
+
+SANDBOX = Sandbox()
+"""The one environment of all templates."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,12 +12,11 @@ from planner.diagnostics import Diagnostics
 from planner.document import Document
 from planner.entries import saved_names
 from planner.playbook import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
+from planner.template_syntax import code_length
 from planner.templates import Template, TemplateProblem, has_template, parse
 
 MAX_CODE = 256 * 1024
 """How many characters the expressions of all templates may have together, but for those that only name what they read."""
-
-_CODE = re.compile(r"\{[{%](?:[^}%]|[}%](?!\}))*")
 
 
 class Place(StrEnum):
@@ -123,7 +121,7 @@ class _Finder:
                     yield Use(found.path, template, place, step, task, found.local, found.secrets, owner, own)
 
     def count(self, found: _Text) -> None:
-        self.code += sum(match.end() - match.start() for match in _CODE.finditer(found.text))
+        self.code += code_length(found.text)
         if self.code > MAX_CODE:
             raise _TooLargeError(found.path)
 

@@ -301,6 +301,6 @@ def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> 
 
     plainly = seen()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(templates, "_plain_parts", lambda _: None)
+        patch.setattr(templates, "plain_parts", lambda _: None)
         assert plainly == seen()
     templates.parsed.cache_clear()

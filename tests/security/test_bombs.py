@@ -13,7 +13,8 @@ from executor.rendering import render
 from executor.start import MAX_HELD, corrected, new_run
 from planner import budget
 from planner.budget import BUDGET, one_budget
-from planner.templates import MAX_MESSAGE, EvaluationError, parse
+from planner.evaluation import MAX_MESSAGE
+from planner.templates import EvaluationError, parse
 from tests.calls import perform
 from tests.plays import compiled
 
