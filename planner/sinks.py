@@ -21,7 +21,7 @@ _SQL_COMMENT = re.compile(r"/\*|\*/")
 _SQL_PLACES = {
     "escape": "quotes",
     "quote": "quotes",
-    "name": "quotes",
+    "name": "a quoted name",
     "dollar": "dollar quotes",
     "line": "a comment",
     "block": "a comment",

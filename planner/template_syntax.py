@@ -105,14 +105,58 @@ def _check_brackets(source: str) -> None:
             depth = max(depth - 1, 0)
 
 
+_SLIPS = {
+    "===": "write `==`",
+    "??": "write `value | default(other)`",
+    "&&": "write `and`",
+    "||": "write `or`",
+    "<>": "write `!=`",
+    "?": "write `this if condition else that`",
+    "!": "write `not`",
+    "=": "write `==` to compare",
+    "$": "a name stands by itself, without `$`",
+    "}": "it ends as it began: `{{ … }}` or `{% … %}`",
+}
+"""What other languages have, the longest first, and how it is written here."""
+_UNKNOWN = re.compile(r"^Encountered unknown tag '(\w+)'")
+_UNCLOSED = re.compile(r"innermost block that needs to be closed is '(\w+)'")
+
+
 def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     start = min(max(error.lineno, 0), max(len(source) - 1, 0))
     word = re.compile(r"\w+|\S").match(source, start)
     message = (error.message or "not an expression").rstrip(".")
-    if message.startswith("Encountered unknown tag"):
-        return TemplateProblem("NP403", message[0].lower() + message[1:], start, word.end() if word else start + 1)
+    end = word.end() if word else start + 1
+    if (unknown := _UNKNOWN.search(message)) is not None:
+        tag = unknown[1]
+        if tag.startswith(("end", "el")):
+            return TemplateProblem("NP401", f"`{{% {tag} %}}` belongs to no block before it", start, end)
+        return TemplateProblem("NP403", f"unknown tag `{tag}`", start, end)
+    if (unclosed := _UNCLOSED.search(message)) is not None:
+        return _unclosed(source, unclosed[1])
     message = message.replace("end of print statement", "}}").replace("end of statement block", "%}")
-    return TemplateProblem("NP401", message[0].lower() + message[1:], start, word.end() if word else start + 1)
+    return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _meant(source, start))
+
+
+def _unclosed(source: str, tag: str) -> TemplateProblem:
+    opened: list[re.Match[str]] = []
+    for found in re.finditer(rf"\{{%[-+]?\s*(end)?({tag})\b.*?%\}}", source, re.DOTALL):
+        if not found[1]:
+            opened.append(found)
+        elif opened:
+            opened.pop()
+    start, end = (opened[-1].start(2), opened[-1].end()) if opened else (0, len(source))
+    hint = f"write `{{% end{tag} %}}` behind what belongs to it"
+    return TemplateProblem("NP401", f"`{{% {tag} %}}` is not closed", start, end, hint)
+
+
+def _meant(source: str, at: int) -> str | None:
+    """How that is written which stands at or around a place, if it is a slip that people make."""
+    for slip, hint in _SLIPS.items():
+        found = source.find(slip, max(at - len(slip) + 1, 0), at + len(slip))
+        if found >= 0 and not (slip == "}" and source.startswith("}}", found)):
+            return hint
+    return None
 
 
 def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
@@ -128,6 +172,9 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
             _check_node(source, node)
         level = [child for node in level for child in children_of(node)]
 
+
+_FILTER_FOR = {"len": "length", "str": "string", "sorted": "sort"}
+"""What Python has as a function."""
 
 _LOOKED_INTO = frozenset({nodes.Getattr, nodes.Getitem, nodes.Const, nodes.Filter, nodes.Test, nodes.Call})
 
@@ -156,9 +203,9 @@ def _check_node(source: str, node: nodes.Node) -> None:
             raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
         if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
             name = node.node.name
-            hint = _suggest(name, FUNCTIONS) or (
-                f"`{name}` is a filter: write `value | {name}`" if name in SANDBOX.filters else None
-            )
+            filter_ = _FILTER_FOR.get(name, name)
+            word = f"`{name}` is a filter" if filter_ == name else f"there is a filter `{filter_}`"
+            hint = f"{word}: write `value | {filter_}`" if filter_ in SANDBOX.filters else _suggest(name, FUNCTIONS)
             raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
 
 

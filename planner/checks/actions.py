@@ -15,7 +15,7 @@ from planner.diagnostics import suggest
 from planner.durations import seconds_of
 from planner.kinds import described, either, is_of_kind
 from planner.mistakes import wrong_value
-from planner.playbook import ActionEntry, Path
+from planner.playbook import ActionEntry, Path, TaskEntry
 from planner.sinks import ShellLexer, SqlLexer
 from planner.templates import Expression, Template, TemplateProblem, has_template, parse
 from planner.urls import UrlLexer, UrlPlace
@@ -24,6 +24,7 @@ from planner.wording import quoted
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """What every action takes besides the parameters of its type."""
 
+_BESIDE = "drop the quotes: the value is sent beside the statement"
 _BY_ENV = 'hand it over by `env`, and write `"$NAME"` here'
 _SHELL_HINTS = {
     "quotes": "drop the quotes: the value is quoted by itself",
@@ -33,11 +34,16 @@ _SHELL_HINTS = {
 
 
 def check_actions(subject: Subject) -> None:
-    """Report what is wrong with each action of the playbook, wherever it stands."""
+    """Report what is wrong with each action of the playbook, wherever it stands, and secrets that are written out elsewhere."""
     check = _Check(subject)
+    for section in ("environment", "variables"):
+        for name, value in getattr(subject.playbook, section).items():
+            check.literal_secrets(name, value, (section, name))
     for entry, _, _ in subject.entries:
         if isinstance(entry, ActionEntry):
             check.action(entry.action, entry.parameters, entry.path)
+        elif isinstance(entry, TaskEntry):
+            check.literal_secrets("with", entry.with_, (*entry.path, "with"))
 
 
 class _Check:
@@ -115,7 +121,7 @@ class _Check:
         if Kind.ACTION in parameter.kinds and isinstance(value, dict) and isinstance(value.get("action"), str):
             self._nested(name, value, path)
         else:
-            self._literal_secrets(name, value, path)
+            self.literal_secrets(name, value, path)
 
     def _nested(self, name: str, value: dict[str, Any], path: Path) -> None:
         """An action that is a parameter: it is done at once, and what it gives is not kept."""
@@ -209,15 +215,12 @@ class _Check:
             self._diagnostics.add("NP504", message, self._document.span(path), "write the statement out")
             return
         lexer = SqlLexer()
-        for part in template.parts or ():
+        parts = template.parts or ()
+        for at, part in enumerate(parts):
             if isinstance(part, str):
                 lexer.read(part)
             elif lexer.inside and not part.is_raw:
-                hint = (
-                    "drop the quotes: the value is sent beside the statement"
-                    if "quotes" in lexer.inside
-                    else "move it out of the comment"
-                )
+                hint = _sql_hint(lexer.inside, part, parts[at - 1], (*parts, "")[at + 1])
                 self._inside("NP505", lexer.inside, part, path, hint)
 
     def _shell(self, template: Template, path: Path) -> None:
@@ -258,7 +261,8 @@ class _Check:
             span = self._document.text_span(path, start, start + len(host))
             self._diagnostics.add("NP508", f"`{host}` is an address that is never allowed", span)
 
-    def _literal_secrets(self, name: str, value: Any, path: Path) -> None:
+    def literal_secrets(self, name: str, value: Any, path: Path) -> None:
+        """Report every text in a value that looks like a password, token or key."""
         for key, text, place in _texts(name, value, path):
             found = _secret_in(key, text, within=name)
             if found is not None:
@@ -283,6 +287,17 @@ def _sink_texts(parameter: Parameter, value: Any, path: Path) -> Iterator[tuple[
         yield value, path
     elif isinstance(value, list) and parameter.sink is Sink.SQL:
         yield from ((item, (*path, at)) for at, item in enumerate(value) if isinstance(item, str))
+
+
+def _sql_hint(inside: str, part: Expression, before: object, behind: object) -> str:
+    """How a template is freed of what it stands in, between two other parts of the statement."""
+    if inside == "a comment":
+        return "move it out of the comment"
+    if inside == "a quoted name":
+        name = part.source if part.is_identifier else f"{part.source} | identifier"
+        return f"write `{{{{ {name} }}}}`, without the quotes"
+    is_all = str(before).endswith("'") and str(behind).startswith("'")
+    return _BESIDE if is_all else f"{_BESIDE}, and joined to text with `||`"
 
 
 def _literal_start(template: Template) -> str:

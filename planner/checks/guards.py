@@ -63,8 +63,12 @@ def _first_one(subject: Subject, case: Case) -> Label:
 
 
 def _left_open(subject: Subject, cases: Sequence[Case], verdict: Verdict) -> None:
-    """Report a choice between several cases none of which may be true. One alone says on which condition a branch goes on."""
-    if verdict.left_open is not None and verdict.choices > 1:
+    """Report a choice between several cases none of which may be true. One alone says on which condition a branch goes on, and
+    of a guard that is not an expression nobody knows what it was to be.
+    """
+    if verdict.left_open is None or verdict.choices < 2:
+        return
+    if all(candidate_of(case.case).formula is not None for case in cases):
         values = f" where {verdict.left_open}" if verdict.left_open else ""
         message = f"it may be that no case is true{values}: the branch then ends here"
         hint = "say what is to happen then: `case: default`, with `run: []` if nothing is"

@@ -9,7 +9,7 @@ import networkx as nx
 
 from planner.checks.subject import Subject
 from planner.diagnostics import Label, Span
-from planner.playbook import ActionEntry, Case, Path, StepEntry, TaskEntry
+from planner.playbook import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
 
 RESERVED = frozenset(
     [
@@ -130,11 +130,19 @@ def _references(subject: Subject) -> None:
             case str(name) if case is not None and name not in steps and name not in tasks:
                 subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, both))
     for step in subject.playbook.steps:
-        if not step.run and not step.rule:
+        if not step.run and not step.rule and not _has_lost_work(subject, step):
             message = f"step `{step.name}` has neither `run` nor `rule`"
             subject.diagnostics.add("NP107", message, subject.name_span(step), "give it work or a rule, or remove it")
         for case in step.rule or ():
             _check_case(subject, case)
+
+
+def _has_lost_work(subject: Subject, step: Step) -> bool:
+    """Whether work or a rule is written there that could not be read."""
+    written = subject.document.data
+    for part in step.path:
+        written = written[part]
+    return bool(written.get("run") or written.get("rule"))
 
 
 _IN_CASE = "steps are named in the cases of `rule` only"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from planner.checks.meanings import saved_span
 from planner.checks.subject import Subject
 from planner.diagnostics import Label, Span
+from planner.entries import saved_names
 from planner.implied import FAILED, implied
 from planner.outcomes import EVERYTHING, Needs, Read
-from planner.playbook import Path, Step
+from planner.playbook import ActionEntry, Path, Step, TaskEntry
 from planner.produced import TooManyLooksError, Ways
 from planner.production import Production
 from planner.readings import key_of
@@ -286,7 +287,19 @@ class _Check:
             self.subject.diagnostics.add("NP302", what, span, hint)
             return
         message = f"{what}{self.told(witness, read, step)}"
-        self.subject.diagnostics.add("NP302", message, span, hint, labels=self.labels(witness))
+        labels = self.labels(witness) or self.left_undone(key, step)
+        self.subject.diagnostics.add("NP302", message, span, hint, labels=labels)
+
+    def left_undone(self, key: str, step: Step | None) -> list[Label]:
+        """Where the step itself saves a name, if what saves it may be left out or fail."""
+        found = []
+        for entry in step.run or () if step is not None else ():
+            if not isinstance(entry, ActionEntry | TaskEntry) or (entry.if_ is None and entry.on_error is None):
+                continue
+            why = "if this is done" if entry.if_ is not None else "if this succeeds"
+            places = (path for name, path in saved_names([entry]) if name == key)
+            found += [Label(saved_span(self.subject, path), f"it is saved here, {why}") for path in places]
+        return found[:MAX_SHOWN]
 
     def told(self, witness: Witness, read: Read, step: Step | None) -> str:
         """A path in words."""
@@ -310,7 +323,7 @@ class _Check:
     def ends(self, move: Move) -> bool:
         return move.case is None or not self.subject.flow.targets[move.step][move.case]
 
-    def labels(self, witness: Witness) -> Iterable[Label]:
+    def labels(self, witness: Witness) -> list[Label]:
         """Where the cases stand that are taken, as far as there was a choice."""
         document = self.subject.document
         found = []

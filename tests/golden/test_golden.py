@@ -1,19 +1,22 @@
-"""The pages of `noetl explain` are tests: what they say fails, fails so; what they say passes has no findings."""
+"""What is told of wrong playbooks: of those in the folder of each code, and of those on the pages of `noetl explain`, which fail as
+they say, and pass where they say so.
+"""
 
 from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from executor.actions import catalogue
-from executor.actions.action import ACTIONS_SETTING
 from planner.compile import compile_playbook
 from planner.diagnostics import CODES
 from planner.explanations import explanation
 from planner.report import Checked, concise, plain
+from tests.golden.cases import FOLDER, cases, found_in, told
 
 BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -22,13 +25,6 @@ WITHOUT_EXAMPLES = {
     "NP701": "an example would be too long; below it is made",
     "NP902": "an example would be too long; below it is made",
 }
-
-
-TARGETS = {"NP601": "lambda"}
-"""The examples that are for one target."""
-
-ALLOWED = {"NP511": ("log", "set")}
-"""The examples that are for a service in which only these types of actions may be used."""
 
 
 class Example(NamedTuple):
@@ -44,9 +40,19 @@ def example(code: str) -> Example:
 
 
 def report(text: str, code: str) -> str:
-    known = catalogue().only(ALLOWED[code], ACTIONS_SETTING) if code in ALLOWED else catalogue()
-    found = compile_playbook(text, known, TARGETS.get(code)).diagnostics
+    found = found_in(text, code)
     return plain(concise([Checked("playbook.yaml", text, found)]))
+
+
+def test_every_code_has_a_folder() -> None:
+    assert {case.parent.name for case in cases()} == set(CODES) - {"NP900", "NP902"}
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: str(case.relative_to(FOLDER)))
+def test_what_is_told(case: Path) -> None:
+    """Written anew by `python -m tests.golden`."""
+    assert told(case) == case.with_suffix(".txt").read_text(encoding="utf-8")
+    assert case.parent.name in {found.code for found in found_in(case.read_text(encoding="utf-8"), case.parent.name)}
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:

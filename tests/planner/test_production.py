@@ -541,6 +541,13 @@ class TestCasesThatAreNeverTaken:
         told = ["the case can never be taken: no path that leads here has produced `x`"]
         assert messages(playbook(*elsewhere, head="input: {}\n"), "NP203") == told
 
+    def test_where_the_step_itself_may_not_save_it(self) -> None:
+        maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
+        asked = "{action: shell, command: ls, as: y, on_error: continue}"
+        text = playbook(f"{{name: a, run: [{maybe}, {asked}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}")
+        labels = [[(label.span.line, label.text) for label in d.labels] for d in found(text) if d.code == "NP302"]
+        assert labels == [[(2, "it is saved here, if this is done")], [(2, "it is saved here, if this succeeds")]]
+
     def test_what_a_step_reads_in_vain_it_does_not_produce(self) -> None:
         rule = "[{case: '{{ x is defined }}', run: []}, {case: default, run: [b]}]"
         steps = (f"{{name: a, max_visits: 2, run: [{READ}], rule: {rule}}}", step("b", "a"))

@@ -56,6 +56,30 @@ def problem(text: str) -> TemplateProblem:
     return found.value
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{{ a && b }}", "write `and`"),
+        ("{{ a || b }}", "write `or`"),
+        ("{{ !a }}", "write `not`"),
+        ("{{ a = 3 }}", "write `==` to compare"),
+        ("{{ a === 3 }}", "write `==`"),
+        ("{{ a <> 3 }}", "write `!=`"),
+        ("{{ a ?? 3 }}", "write `value | default(other)`"),
+        ("{{ a ? 3 : 4 }}", "write `this if condition else that`"),
+        ("{{ $a }}", "a name stands by itself, without `$`"),
+        ("{{ a }", "it ends as it began: `{{ … }}` or `{% … %}`"),
+        ("{% for a in b %}{{ a }}", "write `{% endfor %}` behind what belongs to it"),
+        ("{{ len(a) }}", "there is a filter `length`: write `value | length`"),
+        ("{{ upper(a) }}", "`upper` is a filter: write `value | upper`"),
+        ("{{ a b }}", None),
+        ("{{ a == }}", None),
+    ],
+)
+def test_slips_that_people_make(text: str, hint: str | None) -> None:
+    assert problem(text).hint == hint
+
+
 @given(PLAIN)
 def test_a_whole_expression_keeps_the_value(value: Any) -> None:
     for text in ("{{ x }}", "{{x}}", "  {{ x }}\n", "{{ x.y }}", "{{ x['y'] }}", "{{ (x) }}", "{{ [x][0] }}"):
@@ -204,7 +228,10 @@ def test_values_of_sinks() -> None:
         ("{{ }}", "NP401", 3, 4),
         ("{% if %}", "NP401", 6, 7),
         ("{% for %}", "NP401", 7, 8),
-        ("{% if a %}", "NP401", 8, 9),
+        ("{% if a %}", "NP401", 3, 10),
+        ("{% if a %}{% if b %}{% endif %}", "NP401", 3, 10),
+        ("{% if a %}{% endif %}{% endif %}", "NP401", 24, 29),
+        ("a {% else %}", "NP401", 5, 9),
         ("x {{ a | nothing }}", "NP402", 9, 16),
         ("{{ a is nothing }}", "NP402", 8, 15),
         ("{{ nothing(a) }}", "NP402", 3, 10),
