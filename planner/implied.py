@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import nodes
 
@@ -32,10 +32,23 @@ _CONDITIONAL = re.compile(
 )
 
 
+class Condition(NamedTuple):
+    """A test of one access, and how it has turned out: `== 'full'`, of `("input", "mode")`. Without a test it is its truth."""
+
+    access: Access
+    test: str
+    truth: bool
+
+    @property
+    def opposite(self) -> Condition:
+        return self._replace(truth=not self.truth)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known at a place: accesses that have a value, accesses that have none, and whether the `run` of the step may have
-    succeeded, failed, or ended in a failure that is forgiven, as bits. With none of them the place is never reached.
+    succeeded, failed, or ended in a failure that is forgiven, as bits. With none of them the place is never reached. `met` is
+    how tests have turned out.
 
     `("steps", NAME, "succeeded")` among those that have a value says that the last visit of a step has succeeded.
     """
@@ -43,18 +56,23 @@ class Facts:
     there: frozenset[Access] = frozenset()
     gone: frozenset[Access] = frozenset()
     outcomes: int = ANY
+    met: frozenset[Condition] = frozenset()
 
     def __and__(self, other: Facts) -> Facts:
         """Both hold."""
         if other is NOTHING:
             return self
-        return Facts(self.there | other.there, self.gone | other.gone, self.outcomes & other.outcomes)
+        return Facts(
+            self.there | other.there, self.gone | other.gone, self.outcomes & other.outcomes, self.met | other.met
+        )
 
     def __or__(self, other: Facts) -> Facts:
         """One of them holds. What cannot be has no say."""
         if not self.outcomes or not other.outcomes:
             return self if self.outcomes else other
-        return Facts(self.there & other.there, self.gone & other.gone, self.outcomes | other.outcomes)
+        return Facts(
+            self.there & other.there, self.gone & other.gone, self.outcomes | other.outcomes, self.met & other.met
+        )
 
 
 NOTHING = Facts()
@@ -90,6 +108,11 @@ def implied(template: Template) -> Implied:
     return _implied(template.source)
 
 
+def implied_by_guard(template: Template) -> Implied:
+    """The same of a guard, with what its own outcome says of the values that it tests."""
+    return _read(template.source) if is_unconditional(template) else _implied(template.source)
+
+
 def is_unconditional(template: Template) -> bool:
     """Whether a template needs all that it reads, whatever its value, and says nothing of outcomes."""
     if template.is_plain or template.path is not None:
@@ -119,6 +142,12 @@ def _implied(source: str) -> Implied:
     if is_unconditional(template):
         facts = Facts(frozenset(template.reads))
         return Implied(tuple(Need(*read) for read in template.reads.items()), facts, facts, facts)
+    return _read(source)
+
+
+@lru_cache(maxsize=65_536)
+def _read(source: str) -> Implied:
+    template = parse(source)
     return template.shown_to(_Reader(template).read)
 
 
@@ -176,6 +205,8 @@ class _Reader:
         elif (asked := self.asked(node)) is not None:
             if len(asked) > 1 and asked[:-1] not in given.there:
                 self.needs.append(Need(asked[:-1], name_of(node.node).lineno, given))  # type: ignore[attr-defined]
+            if isinstance(node, nodes.Filter) and self.may_be_undefined(node):
+                given &= Facts(gone=frozenset((asked,)))
             self.need_in_turn(children_of(node)[1:], given)
         else:
             self.need_in_turn(children_of(node), given)
@@ -200,6 +231,15 @@ class _Reader:
         is_asked = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
         return self.access(children_of(node)[0]) if is_default or is_asked else None
 
+    def may_be_undefined(self, node: nodes.Node) -> bool:
+        """Whether the `default` of a node need not have a value where it is not taken: it is handed over, and not looked into."""
+        if not isinstance(node, nodes.Filter) or self.asked(node) is None or len(node.args) != 1 or node.kwargs:
+            return False
+        access = self.access(node.args[0])
+        return (
+            self.may_be_undefined(node.args[0]) if access is None else len(access) == (3 if access[0] == "steps" else 1)
+        )
+
     def certain_in_turn(self, nodes_: Iterable[nodes.Node]) -> Facts:
         each = [found for node in nodes_ if (found := self.certain(node)) is not NOTHING]
         if len(each) < 2:
@@ -208,7 +248,7 @@ class _Reader:
         for found in each:
             outcomes &= found.outcomes
         there, gone = (frozenset().union(*sets) for sets in ((f.there for f in each), (f.gone for f in each)))
-        return Facts(there, gone, outcomes)
+        return Facts(there, gone, outcomes, frozenset().union(*(f.met for f in each)))
 
     def certain(self, node: nodes.Node) -> Facts:
         """What is known once a node has been evaluated, whatever its value."""
@@ -255,7 +295,7 @@ class _Reader:
         known = self.certain(node)
         access = self.access(node)
         if access is not None:
-            return known & _of_access(access, truth=truth)
+            return known & _of_access(access, truth=truth) & _met(access, "", truth=truth)
         if isinstance(node, nodes.Test):
             return known & self.of_test(node, truth=truth)
         if isinstance(node, nodes.Compare) and len(node.ops) == 1:
@@ -269,18 +309,27 @@ class _Reader:
         if node.name in ("defined", "undefined"):
             is_there = truth is (node.name == "defined")
             return Facts(there=_with_parts(access)) if is_there else Facts(gone=frozenset((access,)))
-        if node.name.lower() == "none" and access in ERRORS:
-            return _of_access(access, truth=not truth)
+        if node.name.lower() == "none":
+            found = _met(access, "is none", truth=truth)
+            return found & _of_access(access, truth=not truth) if access in ERRORS else found
         return NOTHING
 
     def of_comparison(self, node: nodes.Compare, *, truth: bool) -> Facts:
         """A step whose last visit has an outcome, or which has visits, was visited."""
         access, operator, value = self.access(node.expr), node.ops[0].op, _constant(node.ops[0].expr)
+        is_turned = access is None
         if access is None:
             access, operator = self.access(node.ops[0].expr), _TURNED.get(operator, operator)
             value = _constant(node.expr)
         if access is None or value is _NO_CONSTANT:
             return NOTHING
+        is_negated = operator in ("ne", "notin")
+        test = f"{_OPPOSITE[operator] if is_negated else operator} {value!r}"
+        met = _met(access, f"turned {test}" if is_turned and "in" in operator else test, truth=truth is not is_negated)
+        return met & self.of_value(access, operator, value, truth=truth)
+
+    def of_value(self, access: Access, operator: str, value: Any, *, truth: bool) -> Facts:
+        """What it says besides that an access has been compared with a constant."""
         if not truth:
             operator = _OPPOSITE.get(operator, "")
         if access in ERRORS and value is None and operator in ("eq", "ne"):
@@ -315,6 +364,10 @@ def _constant(node: nodes.Node) -> Any:
     if isinstance(node, nodes.List | nodes.Tuple) and all(isinstance(item, nodes.Const) for item in node.items):
         return [item.value for item in node.items if isinstance(item, nodes.Const)]
     return _NO_CONSTANT
+
+
+def _met(access: Access, test: str, *, truth: bool) -> Facts:
+    return Facts(met=frozenset((Condition(access, test, truth),)))
 
 
 def _with_parts(access: Access) -> frozenset[Access]:

@@ -66,7 +66,7 @@ class Ways:
     """The ways through a flow, and what is there on them: `found`, once `find` has been called.
 
     `on_failure` says of each step what a failure does that no case handles, `at_start` are the bits that are there when a run
-    starts. No join may be a `Runaway`.
+    starts, and `resolved` adds to bits what is there with them. No join may be a `Runaway`.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class Ways:
         at_start: int = 0,
         *,
         in_turns: bool,
+        resolved: Callable[[int], int] = int,
     ) -> None:
         self.flow = flow
+        self.resolved = resolved
         self.joins = joins
         self.at_start = at_start
         self.in_turns = in_turns
@@ -149,7 +151,7 @@ class Ways:
             waiting.discard(at)
             step = self.steps[at]
             # What cannot be entered leads nowhere, so that this comes first.
-            entered = self.must_enter(step)
+            entered = self.resolved(self.must_enter(step))
             must[step], before = entered, (may[step], must[step])
             may[step] = self.may_enter(step)
             if is_cyclic and (may[step], entered) != before:
@@ -201,7 +203,7 @@ class Ways:
         known = self.found.must[step]
         if known == EVERYTHING or ((outcome.gone or outcome.asked) and not self.can_be(step, outcome)):
             return EVERYTHING
-        return known | outcome.gen
+        return self.resolved(known | outcome.gen)
 
     def can_be(self, step: str, outcome: Outcome | Assumed) -> bool:
         """Whether what must and may be there when a step is entered lets an outcome be."""

@@ -72,7 +72,7 @@ class Production:
         self, step: Step, needs: Needs, taken: dict[int, list[Assumed]], hidden: dict[int, int]
     ) -> Iterator[Outcome]:
         """The outcomes of a visit. What it needs, and of its cases, has been noted when they are all told."""
-        mark = self.readings.bits.get(f"steps.{step.name}", 0)
+        mark = self.readings.closed.get(f"steps.{step.name}", 0)
         state = self.done_in(step, needs)
         cases = enumerate(zip(step.rule or (), self.subject.flow.targets[step.name], strict=True))
         # Whoever handles a failure is taken at their word that there may be one, however harmless the work looks.
@@ -209,7 +209,7 @@ class Production:
 
     def assuming(self, before: Assumed, reading: Reading, found: Known, made: int) -> Assumed:
         """What is known behind a guard, which may be made by the work before it."""
-        asked = found.there & ~reading.wanted & ~made
+        asked = found.there & self.readings.plain & ~reading.wanted & ~made
         return Assumed(
             before.known | self.work.widened(found.there, made), before.gone | found.gone, before.asked | asked
         )

@@ -33,9 +33,10 @@ class Work:
 
     def widened(self, there: int, may: int) -> int:
         """What is there, with what that implies; not of what the work itself may have made just now."""
-        if self.implications is None or not there & ~may:
+        certain = there & ~may & self.readings.plain
+        if self.implications is None or not certain:
             return there
-        return there | self.implications.of(there & ~may)
+        return there | self.implications.of(certain)
 
     def of_task(self, name: str) -> Done:
         task = self.names.tasks[name]
@@ -52,10 +53,11 @@ class Work:
 
     def read(self, use: Use, known: int, may: int, needs: Needs, outcomes: int = ANY) -> Reading:
         reading = self.readings.of(use)
-        if reading.needs & ~known:
-            needs.add(use, reading.needs & ~known, may, outcomes)
+        if lacking := reading.needs & ~known:
+            needs.add(use, self.readings.eased(lacking, known), may, outcomes)
         for wanted, given in reading.conditional:
-            lacking = wanted & ~known & ~self.widened(given.there, may)
+            there = known | self.widened(given.there, may)
+            lacking = self.readings.eased(wanted & ~there, there)
             if lacking and given.outcomes & outcomes and not given.gone & known:
                 needs.add(use, lacking, may, outcomes)
         return reading
@@ -73,6 +75,7 @@ class Work:
             state.known |= own.known
             state.may |= own.may
             state.on_success |= own.on_success
+        state.known = self.readings.resolved(state.known)
 
     def entry(self, entry: Entry, state: State, needs: Needs, outcomes: int) -> None:
         state.on_success = 0
@@ -110,6 +113,7 @@ class Work:
             self.read(use, known, state.may, needs, FAILED)
         if skipped is not None:
             known &= skipped
+        known = self.readings.resolved(known)
         state.on_success = known
         state.known = known if entry.on_error is None else known & before
 
@@ -138,7 +142,7 @@ class Work:
         done = self.done.get(name)
         if done is None:
             return
-        lacking = done.needed & ~state.known
+        lacking = self.readings.eased(done.needed & ~state.known, state.known)
         if lacking & needs.wanted:
             task = self.names.tasks[name]
             self.run(task.run, State(state.known, state.may), needs, parallel=task.parallel, outcomes=outcomes)

@@ -58,8 +58,8 @@ def check_data_flow(subject: Subject) -> None:
             message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
     if subject.is_whole:
-        untaken = check_production(subject)
-        check_races(subject, Saves(subject.names, subject.task_calls), untaken)
+        never = check_production(subject)
+        check_races(subject, Saves(subject.names, subject.task_calls), never)
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:

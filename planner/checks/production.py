@@ -14,7 +14,7 @@ from planner.outcomes import EVERYTHING, Needs, Read
 from planner.playbook import ActionEntry, Path, Step, TaskEntry
 from planner.produced import TooManyLooksError, Ways
 from planner.production import Production
-from planner.readings import key_of
+from planner.readings import Readings, key_of
 from planner.uses import Place, Use
 from planner.witness import Move, Witness, find_end, find_witness
 from planner.wording import listed
@@ -29,17 +29,39 @@ Untaken = frozenset[tuple[str, int]]
 """Cases that are never taken: the step, and the index of the case."""
 
 
-def check_production(subject: Subject) -> Untaken:
+class Never:
+    """What no run does: `cases` are never taken, and of two steps, or entries of a `run`, that exclude each other one at most is
+    ever done, since tests of values that never change have turned out one way before the one, and the other way before the other.
+    """
+
+    def __init__(
+        self, cases: Untaken = frozenset(), readings: Readings | None = None, must: Mapping[str, int] = {}
+    ) -> None:
+        self.cases = cases
+        self.readings = readings
+        self.must = must
+
+    def both(self, step: str, other: str) -> bool:
+        """Whether two steps exclude each other."""
+        must = self.must
+        return self.readings is not None and self.readings.contradict(must.get(step, 0), must.get(other, 0))
+
+    def both_entries(self, entry: Path, other: Path) -> bool:
+        """Whether two entries do, as far as their own guards tell."""
+        return self.readings is not None and self.readings.contradict(*map(self.readings.met_around, (entry, other)))
+
+
+def check_production(subject: Subject) -> Never:
     """Report every read of something that no path to it, or not every path, has produced, and every case whose guard asks for
-    what cannot be. Returns the cases that are never taken for that.
+    what cannot be.
     """
     production = Production(subject)
     if not production.readings.keys:
-        return frozenset()
+        return Never()
     try:
         ways = find_out(subject, production)
     except TooManyLooksError:
-        return frozenset()
+        return Never(readings=production.readings)
     last = subject.playbook.finally_
     if last is not None and last not in ways.found.must:
         production.know_success(last, ways.found.end_must)
@@ -52,9 +74,9 @@ def check_production(subject: Subject) -> Untaken:
         try:
             untaken &= find_untaken(production, find_out(subject, production))
         except TooManyLooksError:
-            return frozenset()
+            untaken = frozenset()
     check.untaken(untaken)
-    return untaken
+    return Never(untaken, check.production.readings, ways.found.must)
 
 
 def find_out(subject: Subject, production: Production) -> Ways:
@@ -81,7 +103,13 @@ def find_ways(subject: Subject, production: Production) -> Ways:
     on_failure = {name: step.on_error or default for name, step in subject.names.steps.items()}
     in_turns = subject.playbook.mode == "sequential"
     ways = Ways(
-        subject.flow, subject.joins, production.visits, on_failure, production.readings.at_start, in_turns=in_turns
+        subject.flow,
+        subject.joins,
+        production.visits,
+        on_failure,
+        production.readings.at_start,
+        in_turns=in_turns,
+        resolved=production.readings.resolved,
     )
     ways.find()
     return ways
@@ -131,7 +159,8 @@ class _Check:
 
     def is_hopeless(self, step: str) -> bool:
         """Whether a step needs what nothing that leads to it has produced."""
-        return bool(self.production.visits[step].hopeless & ~self.ways.found.may[step])
+        found = self.ways.found
+        return bool(self.production.visits[step].hopeless & ~found.may[step] & ~found.must[step])
 
     def behind_mistakes(self) -> AbstractSet[str]:
         """The steps that a hopeless one leads to."""
@@ -229,11 +258,12 @@ class _Check:
     def lacking(self, bit: int, read: Read, may: int, step: Step | None) -> None:
         """Report a bit that a step, or with none the output, needs and may lack. In a task that many call, once."""
         key, use = self.production.readings.key(bit), read.use
-        if (use.path, bit) in self.reported or not self.is_ours(key, use):
+        base = self.production.readings.base(bit)
+        if (use.path, base) in self.reported or not self.is_ours(key, use):
             return
-        self.reported.add((use.path, bit))
+        self.reported.add((use.path, base))
         is_shared = use.path[0] == "retry"
-        if read.is_hopeless and not bit & may and not is_shared:
+        if read.is_hopeless and not base & may and not is_shared:
             self.never(key, use, step)
         else:
             self.sometimes(key, bit, read, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.checks.production import Untaken
+from planner.checks.production import Never
 from planner.checks.subject import Subject
 from planner.concurrency import bits, find_concurrency
 from planner.diagnostics import Label, Span
@@ -23,11 +23,9 @@ SAVE_BEHIND = "let a step behind it save the name, where the branches have come 
 WAIT = "let the step wait for all branches: `join: all`"
 
 
-def check_races(subject: Subject, saves: Saves, untaken: Untaken = frozenset()) -> None:
-    """Report every name that items, steps or visits save which may be at work at the same time, unless only by cases that are
-    never taken.
-    """
-    races = _Races(subject, saves)
+def check_races(subject: Subject, saves: Saves, never: Never | None = None) -> None:
+    """Report every name that items, steps or visits save which may be at work at the same time, unless only by what no run does."""
+    races = _Races(subject, saves, never or Never())
     for task in subject.names.tasks.values():
         if task.parallel:
             races.items(saves.run_of_task(task))
@@ -35,28 +33,28 @@ def check_races(subject: Subject, saves: Saves, untaken: Untaken = frozenset()) 
         if step.parallel and step.loop is None:
             races.items(placed(step.run or (), (*step.path, "run")))
     if subject.playbook.mode == "parallel":
-        races.branches(subject.taken(untaken))
+        races.branches(subject.taken(races.never.cases))
 
 
 class _Races:
-    def __init__(self, subject: Subject, saves: Saves) -> None:
+    def __init__(self, subject: Subject, saves: Saves, never: Never) -> None:
         self.subject = subject
+        self.never = never
         self.saves = saves
         self.found = 0
 
     def items(self, run: Iterable[Placed]) -> None:
         """The items of a `parallel: true`."""
-        first: dict[int, Placed] = {}
-        known = 0
+        before: dict[int, list[Placed]] = {}
         for path, entry in run:
-            saved = self.saves.of_entry(entry)
-            for index in self.names(saved & known):
-                name = self.saves.names[index]
-                earlier, later = ([first[index]], [(path, entry)])
-                self.report(name, f"two items that run together save `{name}`", earlier, later, "the first one is here")
-            for index in bits(saved & ~known):
-                first[index] = (path, entry)
-            known |= saved
+            for index in bits(self.saves.of_entry(entry)):
+                savers = before.setdefault(index, [])
+                first = next((one for one in savers if not self.never.both_entries(one[0], path)), None)
+                if first is not None and list(self.names(1 << index)):
+                    name = self.saves.names[index]
+                    message = f"two items that run together save `{name}`"
+                    self.report(name, message, [first], [(path, entry)], "the first one is here")
+                savers.append((path, entry))
 
     def branches(self, flow: Flow) -> None:
         """Steps that branches may be at together, and visits of one step."""
@@ -77,10 +75,10 @@ class _Races:
                 self.visits(steps[name], joins)
             for index in bits(saved[name] & shared):
                 earlier = savers.get(index, 0)
-                if earlier & beside and list(self.names(1 << index)):
-                    self.steps(
-                        self.saves.names[index], steps[concurrency.steps[next(bits(earlier & beside))]], steps[name]
-                    )
+                others = (concurrency.steps[other] for other in bits(earlier & beside))
+                first = next((other for other in others if not self.never.both(other, name)), None)
+                if first is not None and list(self.names(1 << index)):
+                    self.steps(self.saves.names[index], steps[first], steps[name])
                 savers[index] = earlier | 1 << at
 
     def is_visited_once(self, step: Step) -> bool:

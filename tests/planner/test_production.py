@@ -592,6 +592,132 @@ class TestCasesThatAreNeverTaken:
         assert [code for code, _ in findings(text.replace("x is defined", "1 > 2"))] == ["NP203"]
 
 
+INPUTS = (
+    "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
+)
+
+
+class TestConditions:
+    """What is saved under a condition that never changes in a run may be read under the same one."""
+
+    @pytest.mark.parametrize(
+        ("saved", "read"),
+        [
+            ("p", "p"),
+            ("p", "input.p"),
+            ("p", "p and q"),
+            ("not p", "not p"),
+            ("m == 'a'", "m == 'a'"),
+            ("m == 'a'", "'a' == m"),
+            ("m != 'a'", "m == 'b'"),
+            ("n > 3", "3 < n"),
+            ("n <= 3", "not n > 3"),
+            ("v is none", "v is none"),
+            ("m in ['a', 'c']", "m in ['a', 'c']"),
+            ("p or q", "q"),
+        ],
+    )
+    def test_the_same_one(self, saved: str, read: str) -> None:
+        save = f'{{action: set, set: {{x: 1}}, if: "{{{{ {saved} }}}}"}}'
+        reads = [
+            f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}',
+            f'{{action: log, message: "{{{{ x if {read} else 0 }}}}"}}',
+        ]
+        for one in reads:
+            assert judged(step("a", "b", run=save), step("b", run=one), head=INPUTS) == []
+            assert judged(step("a", run=f"{save}, {one}"), head=INPUTS) == []
+            assert judged(step("a", "b", run=OK), step("b", run=one), step("c", run=SAVE), head=INPUTS)[0] == "NP301"
+        guarded = f'{{name: b, run: [{OK}], rule: [{{case: "{{{{ {read} }}}}", run: [WORK]}}]}}'
+        for work in (READ, "c"):
+            steps = (step("a", "b", run=save), guarded.replace("WORK", work), step("c", run=READ))
+            assert judged(*steps, head=INPUTS) == []
+
+    @pytest.mark.parametrize(
+        ("saved", "read"),
+        [
+            ("p", "q"),
+            ("p", "not p"),
+            ("p and q", "p"),
+            ("m == 'a'", "m == 'b'"),
+            ("n > 3", "n >= 3"),
+            ("n > 3", "n > 2"),
+            ("v == 'a'", "v != 'b'"),
+            ("'a' in m", "m in 'a'"),
+            ("w", "w"),
+            ("step.visit == 1", "step.visit == 1"),
+        ],
+    )
+    def test_another_one(self, saved: str, read: str) -> None:
+        """A value that may be another one by then is another one, too."""
+        save = f'{{action: set, set: {{x: 1}}, if: "{{{{ {saved} }}}}"}}, {{action: set, set: {{w: 2}}}}'
+        reads = f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}'
+        head = INPUTS + "variables: {w: 0}\n"
+        assert judged(step("a", "b", run=save), step("b", run=reads), head=head) == ["NP302 a → b"]
+
+    def test_by_another_path(self) -> None:
+        """The example of a choice that is made again further on."""
+        steps = (
+            either("a", "b", "c", "{{ m == 'a' }}"),
+            step("b", "c", run=SAVE),
+            either("c", "d", "e", "{{ m == 'a' }}"),
+            step("d", run=READ),
+            step("e"),
+        )
+        assert judged(*steps, head=INPUTS) == []
+        swapped = (*steps[:2], either("c", "e", "d", "{{ m == 'a' }}"), *steps[3:])
+        assert judged(*swapped, head=INPUTS) == ["NP302 a → c → d"]
+
+    def test_what_only_one_run_in_two_saves(self) -> None:
+        both = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
+        assert judged(step("a", "b", run=both[0]), step("b", "c", run=both[1]), step("c", run=READ), head=INPUTS) == []
+        assert judged(step("a", run=f"{both[0]}, {both[1]}, {READ}"), head=INPUTS) == []
+        assert judged(step("a", run=f"{both[0]}, {both[0]}, {READ}"), head=INPUTS) == ["NP302"]
+
+    def test_a_name_that_is_saved_once_never_changes(self) -> None:
+        ask = "{action: set, set: {k: '{{ run.id }}'}}"
+        save, read = (
+            f'{{action: {one}, if: "{{{{ k == 1 }}}}"}}' for one in ("set, set: {x: 1}", "log, message: '{{ x }}'")
+        )
+        assert judged(step("a", "b", run=f"{ask}, {save}"), step("b", run=read)) == []
+        again = step("b", run=f"{ask}, {read}")
+        assert judged(step("a", "b", run=f"{ask}, {save}"), again) == ["NP302 a → b"]
+
+    def test_a_task_that_is_called_under_a_condition(self) -> None:
+        save = '{action: set, set: {x: 1}, if: "{{ p }}"}'
+        head = f"{INPUTS}tasks: {{t: [{READ}]}}\n"
+        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head) == []
+        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head) == ["NP302 a → b"]
+
+
+class TestAlternatives:
+    """Of two names that branches save, one is read where the other one is not there."""
+
+    @pytest.mark.parametrize(
+        "text",
+        ["x if x is defined else y", "x | default(y)", "x | default(y | default(z))", "y if x is not defined else x"],
+    )
+    def test_one_of_them_is_there(self, text: str) -> None:
+        read = f"{{action: log, message: '{{{{ {text} }}}}'}}"
+        other = SAVE.replace("x:", "y:")
+        steps = [either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d", run=other), step("d", run=read)]
+        assert judged(*steps, step("e", run=SAVE.replace("x:", "z:"))) == []
+        steps[2] = step("c", "d", run=f"{other[:-1]}, if: '{MAYBE}'}}")
+        told = judged(*steps, step("e", run=SAVE.replace("x:", "z:")))
+        assert told == ["NP301" if "z" in text else "NP302 a → c → d"]
+
+    def test_one_that_is_looked_into_must_be_there(self) -> None:
+        read = "{action: log, message: '{{ x | default(y.z) }}'}"
+        other = SAVE.replace("x:", "y:")
+        steps = (either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d", run=other), step("d", run=read))
+        assert judged(*steps) == ["NP302 a → b → d"]
+
+    def test_an_action_that_is_done_where_another_one_has_saved_nothing(self) -> None:
+        ask = "{action: shell, command: ls, as: x, on_error: continue}"
+        other = '{action: set, set: {y: 1}, if: "{{ x is not defined }}"}'
+        read = "{action: log, message: '{{ x if x is defined else y }}'}"
+        assert judged(step("a", "b", run=f"{ask}, {other}"), step("b", run=read)) == []
+
+
 def test_names_that_are_given_are_always_there() -> None:
     head = "input: {a: any}\nenvironment: {b: 1}\nvariables: {x: 1}\n"
     read = "{action: log, message: '{{ a }} {{ b }} {{ x }} {{ input.a }}'}"

@@ -201,6 +201,43 @@ class TestItems:
         assert raced(f"{{name: a, parallel: true, loop: {{items: [1]}}, {items}}}") == []
 
 
+class TestWhatExcludesEachOther:
+    """Branches that ask the same of a value which never changes, and go on only where the answers differ."""
+
+    HEAD = "input: {p: boolean, m: {type: string, enum: [a, b, c]}}\n"
+    READ = step("e").replace("message: m", "message: '{{ x | default(0) }}'")
+
+    @pytest.mark.parametrize(
+        ("first", "second", "is_raced"),
+        [
+            ("p", "not p", False),
+            ("m == 'a'", "m == 'b'", False),
+            ("m == 'a'", "input.m != 'a'", False),
+            ("m == 'a'", "m == 'a'", True),
+            ("p", "m == 'a'", True),
+            ("m != 'a'", "m != 'b'", True),
+            ("w", "not w", True),
+        ],
+    )
+    def test_steps_and_items(self, first: str, second: str, is_raced: bool) -> None:
+        head = f"{self.HEAD}variables: {{w: true}}\n"
+        asking = [
+            f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{to}]}}]}}'
+            for name, guard, to, saved in (("b", first, "d", "w"), ("c", second, "f", "k"))
+        ]
+        told = raced(FORK, *asking, step("d", "e", saves="x"), self.READ, step("f", "e", saves="x"), head=head)
+        assert [name for name, _ in map(str.split, told) if name == "x"] == (["x"] if is_raced else [])
+        items = ", ".join(f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in (first, second))
+        both = f"{{name: a, parallel: true, run: [{items}], rule: [{{case: default, run: [e]}}]}}"
+        saved = step("z", "a", saves="w")
+        assert bool(raced(saved, both, self.READ, head=head)) is is_raced
+
+    def test_a_third_one_races_with_both(self) -> None:
+        items = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
+        both = f"{{name: a, parallel: true, run: [{', '.join(items)}, {{action: set, set: {{x: 2}}}}], "
+        assert raced(f"{both}rule: [{{case: default, run: [e]}}]}}", self.READ, head=self.HEAD) == ["x 3,3"]
+
+
 def test_of_many_races_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(races, "MAX_RACES", 3)
     branches = [step(f"b{at}", saves="x") for at in range(9)]

@@ -1,0 +1,121 @@
+"""Which tests are worth remembering: those of values that never change in a run, asked at more places than one.
+
+What is saved under a condition is often read under the same one. An input never changes, nor does a name that is saved once; so
+what a test of one has said anywhere holds everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+
+from planner.accesses import Access
+from planner.checks.names import RESERVED
+from planner.checks.subject import Subject
+from planner.entries import saved_names
+from planner.implied import NOTHING, Condition, Facts, Implied, implied, implied_by_guard, is_unconditional
+from planner.playbook import InputDeclaration, Path, Step
+from planner.uses import Use
+
+_OTHERWISE = {"lt": "gteq", "lteq": "gt"}
+
+MAX_ASKING = 1_000
+"""How many templates that ask for lasting values are looked at: where there are more, none is."""
+
+
+class Conditions:
+    """The tests of a playbook that last: `tested` are the accesses, `choosing` the outcomes that guards ask for,
+    `contexts` what is known where the work of an entry is done, or of a case.
+    """
+
+    def __init__(self, subject: Subject, uses: Iterable[Use]) -> None:
+        self.lasting = _lasting(subject)
+        self.inputs = subject.playbook.input or {}
+        asking = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
+        asked = [(use, access) for use in asking for access in use.template.reads if self.lasts(access, use)]
+        counted = Counter(self.root(access) for _, access in asked)
+        self.tested: AbstractSet[Access] = {access for _, access in asked if counted[self.root(access)] > 1}
+        if sum(not self.tested.isdisjoint(use.template.reads) for use in asking) > MAX_ASKING:
+            self.tested = frozenset()
+        self.contexts: dict[Path, Facts] = {}
+        self.choosing: set[Condition] = set()
+        for use in filter(is_guard, asking):
+            found = self.implied(use)
+            met = self.of(found.true, use.local)
+            self.choosing |= met | self.of(found.false, use.local)
+            if use.path[-1] == "if":
+                facts, place = Facts(gone=found.true.gone, met=met), use.owner
+            else:
+                facts, place = Facts(met=met), use.path[:-1]
+            if facts != NOTHING:
+                self.contexts[place] = facts
+
+    def implied(self, use: Use) -> Implied:
+        """What a template needs and implies, with the outcomes of tests that last."""
+        return implied_by_guard(use.template) if self.is_asked(use) else implied(use.template)
+
+    def is_asked(self, use: Use) -> bool:
+        """Whether it is a guard that tests what another template tests too."""
+        return bool(self.tested) and is_guard(use) and not self.tested.isdisjoint(use.template.reads)
+
+    def of(self, facts: Facts, local: frozenset[str]) -> frozenset[Condition]:
+        """The outcomes of lasting tests among facts, but for those of local names."""
+        met = (one for one in facts.met if one.access in self.tested and one.access[0] not in local)
+        return frozenset(map(self.plain, met)) if facts.met else facts.met
+
+    def root(self, access: Access) -> Access:
+        """An access by which a value is known, however it is read."""
+        return access[1:] if access[0] == "input" and access[1] in self.inputs else access
+
+    def plain(self, condition: Condition) -> Condition:
+        """One of several ways to say the same of an input."""
+        access = self.root(condition.access)
+        declared = self.inputs.get(access[0]) if len(access) == 1 else None
+        operator, _, constant = condition.test.partition(" ")
+        if declared is not None and declared.type in ("integer", "number") and operator in _OTHERWISE:
+            return Condition(access, f"{_OTHERWISE[operator]} {constant}", not condition.truth)
+        if operator == "eq" and declared is not None and (both := _either(declared)) and constant == repr(both[1]):
+            return Condition(access, f"eq {both[0]!r}", not condition.truth)
+        return condition._replace(access=access)
+
+    def around(self, use: Use) -> Facts:
+        """What the guards around a template say that hold where it is read: of its entry, and of the case it belongs to."""
+        if not self.contexts or not use.owner or use.path[len(use.owner)] in ("if", "loop", "retry"):
+            return NOTHING
+        return self.contexts.get(use.owner, NOTHING) & self.contexts.get(use.owner[:-2], NOTHING)
+
+    def lasts(self, access: Access, use: Use) -> bool:
+        """Whether the value of an access is the same wherever it has one."""
+        name = access[0]
+        if name in use.local or name in use.own:
+            return False
+        return len(access) > 1 if name in ("input", "environment") else name not in RESERVED and self.lasting(name)
+
+
+def _either(declared: InputDeclaration) -> list[str]:
+    """The two texts of which an input is always one."""
+    may_be_none = "default" in declared.model_fields_set and declared.default is None
+    texts = [value for value in declared.enum or () if isinstance(value, str)]
+    return texts if len(texts) == 2 == len(declared.enum or ()) and not may_be_none else []
+
+
+def is_guard(use: Use) -> bool:
+    """Whether a template decides if the work of an entry is done, or if a case is taken."""
+    return use.path[-1] == "case" or (use.path[-1] == "if" and use.path[:-1] == use.owner)
+
+
+def _lasting(subject: Subject) -> Callable[[str], bool]:
+    """Tells of a name whether it never changes: nothing saves it, or one entry does, which a run comes to once."""
+    playbook = subject.playbook
+    saved = Counter(name for run in subject.runs() for name, _ in saved_names(run, in_loops=True))
+    given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
+    once = {name for step in subject.names.steps.values() for name in _saved_once(subject, step)} - given
+    return lambda name: name not in saved or (saved[name] == 1 and name in once)
+
+
+def _saved_once(subject: Subject, step: Step) -> Iterator[str]:
+    is_repeated = step.loop is not None or step.repeat is not None or step.name in subject.joins.multi
+    if not is_repeated and step.name in subject.flow.reachable and not subject.flow.is_cyclic(step.name):
+        for run in (step.run or (), *(case.run for case in step.rule or ())):
+            yield from (name for name, _ in saved_names(run))
