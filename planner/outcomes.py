@@ -134,7 +134,8 @@ class Assumed(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Visit:
     """What a visit of a step needs, and all its outcomes. `taken` tells for cases what is known where they are taken; a guard that
-    asks for what cannot be has nothing there, nor has a `hidden` case: one before it is always taken, for these bits.
+    asks for what cannot be has nothing there: it is `refuted` by these bits. Nor has a `hidden` case: one before it is always
+    taken, for these bits.
     """
 
     needed: int
@@ -142,12 +143,13 @@ class Visit:
     outcomes: tuple[Outcome, ...]
     taken: Mapping[int, Sequence[Assumed]] = field(default_factory=dict)
     hidden: Mapping[int, int] = field(default_factory=dict)
+    refuted: Mapping[int, int] = field(default_factory=dict)
 
 
 class Worlds:
     """What is known where no case has been taken yet, after success and after a failure. `now` is what holds where the present
-    case is taken, `later` what holds where it is not: nothing, if it always is. With `is_refuted` its guard is never true;
-    `settled` are bits for which one was always true after success, since the work of the step needs or makes them.
+    case is taken, `later` what holds where it is not: nothing, if it always is. Its guard is never true for the bits in
+    `refuted`; `settled` are bits for which one was always true after success, since the work of the step needs or makes them.
     """
 
     def __init__(self, success: State, failure: State, alive: int) -> None:
@@ -157,7 +159,7 @@ class Worlds:
         self.on_success = success.on_success
         self.now: dict[bool, Assumed] = {}
         self.later: dict[bool, Assumed | None] = {}
-        self.is_refuted = False
+        self.refuted = 0
         self.settled = 0
 
     def outcomes(self, *, failed: bool) -> int:
@@ -183,4 +185,4 @@ class Worlds:
                 self.alive &= UNFAILED if failed else FAILED
             else:
                 self.state[failed] = state
-        self.now, self.later, self.is_refuted = {}, {}, False
+        self.now, self.later, self.refuted = {}, {}, 0

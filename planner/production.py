@@ -58,18 +58,24 @@ class Production:
         needs = Needs()
         taken: dict[int, list[Assumed]] = {}
         hidden: dict[int, int] = {}
-        outcomes = tuple(self.visit(step, needs, taken, hidden))
-        return Visit(needs.needed, needs.hopeless, outcomes, taken, hidden)
+        refuted: dict[int, int] = {}
+        outcomes = tuple(self.visit(step, needs, taken, hidden, refuted))
+        return Visit(needs.needed, needs.hopeless, outcomes, taken, hidden, refuted)
 
     def places(self, step: Step, wanted: int) -> dict[int, Read]:
         """The first place in a step, or in a task that it calls, that needs each of some bits."""
         needs = Needs(wanted=wanted)
-        for _ in self.visit(step, needs, {}, {}):
+        for _ in self.visit(step, needs, {}, {}, {}):
             pass
         return needs.places
 
     def visit(
-        self, step: Step, needs: Needs, taken: dict[int, list[Assumed]], hidden: dict[int, int]
+        self,
+        step: Step,
+        needs: Needs,
+        taken: dict[int, list[Assumed]],
+        hidden: dict[int, int],
+        refuted: dict[int, int],
     ) -> Iterator[Outcome]:
         """The outcomes of a visit. What it needs, and of its cases, has been noted when they are all told."""
         mark = self.readings.closed.get(f"steps.{step.name}", 0)
@@ -113,8 +119,9 @@ class Production:
                 )
             if worlds.settled and index not in taken and not is_error_aware(case):
                 hidden[index] = worlds.settled
-            if worlds.is_refuted:
+            if worlds.refuted:
                 taken.setdefault(index, [])
+                refuted[index] = worlds.refuted
             worlds.go_on()
         if worlds.alive & UNFAILED and verdict.left_open is not None:
             assumed = worlds.assumed(failed=False)
@@ -202,7 +209,7 @@ class Production:
         if not true.outcomes & outcome:
             return False
         if true.gone & before.known:
-            worlds.is_refuted = not failed
+            worlds.refuted = 0 if failed else true.gone & before.known
             return False
         worlds.now[failed] = worlds.narrowed(self.assuming(before, reading, true, made), true.outcomes & outcome)
         return True

@@ -9,8 +9,9 @@ from typing import Any
 
 from planner.accesses import Access
 from planner.catalogue import Catalogue, Kind
+from planner.checks.names import MAX_TASK_DEPTH
 from planner.entries import saved_names
-from planner.playbook import ActionEntry, Entry, Path, Playbook, Step
+from planner.playbook import ActionEntry, Entry, Playbook, Step, TaskEntry
 from planner.templates import has_template
 
 TYPES: Mapping[Kind, tuple[type, ...]] = {
@@ -98,13 +99,14 @@ def find_shapes(
     environment = {name: _of_value(value) for name, value in playbook.environment.items()}
     variables = {name: _of_value(value) for name, value in playbook.variables.items()}
     saved: dict[str, Shape | None] = {}
+    give = _Results(playbook, catalogue)
     for run in runs:
         for entry in run:
             for name, path in saved_names([entry], in_loops=True):
-                shape = _of_saved(entry, path, catalogue)
+                shape = give.entry(entry) if path[-1] == "as" else None
                 saved[name] = shape if saved.get(name, shape) == shape and name not in variables else None
     given = {**environment, **inputs, **variables, **saved, **dict.fromkeys(broken)}
-    results = {step.name: None if step.name in broken else _of_step(step, catalogue) for step in playbook.steps}
+    results = {step.name: None if step.name in broken else give.step(step) for step in playbook.steps}
     return Shapes(given, inputs, environment, results)
 
 
@@ -116,20 +118,33 @@ def _of_value(value: Any) -> Shape | None:
     return next((Shape(kind) for kind in kinds), None)
 
 
-def _of_saved(entry: Entry, path: Path, catalogue: Catalogue) -> Shape | None:
-    if isinstance(entry, ActionEntry) and path[-1] == "as":
-        return _of_result(entry, catalogue)
-    return None
+class _Results:
+    """What work gives: the data of the last of it, or the list of the data of items that go together."""
 
+    def __init__(self, playbook: Playbook, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.tasks = {task.name: task for task in playbook.tasks}
 
-def _of_result(entry: Entry, catalogue: Catalogue) -> Shape | None:
-    if not isinstance(entry, ActionEntry) or entry.loop is not None or entry.action not in catalogue:
+    def step(self, step: Step) -> Shape | None:
+        if not step.run:
+            return None
+        return _LIST if step.loop is not None or step.parallel else self.entry(step.run[-1])
+
+    def entry(self, entry: Entry) -> Shape | None:
+        """The shape of what an entry gives, where it is done and not skipped."""
+        for _ in range(MAX_TASK_DEPTH):
+            if isinstance(entry, ActionEntry | TaskEntry) and entry.loop is not None:
+                return _LIST
+            if isinstance(entry, ActionEntry):
+                keys = self.catalogue[entry.action].shape(entry.parameters) if entry.action in self.catalogue else None
+                return None if keys is None else Shape(Kind.OBJECT, keys)
+            task = self.tasks.get(entry.task if isinstance(entry, TaskEntry) else str(entry))
+            if task is None or not task.run:
+                return None
+            if task.parallel:
+                return _LIST
+            entry = task.run[-1]
         return None
-    keys = catalogue[entry.action].shape(entry.parameters)
-    return None if keys is None else Shape(Kind.OBJECT, keys)
 
 
-def _of_step(step: Step, catalogue: Catalogue) -> Shape | None:
-    if step.loop is not None or step.parallel or not step.run:
-        return None
-    return _of_result(step.run[-1], catalogue)
+_LIST = Shape(Kind.ARRAY)

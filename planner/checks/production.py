@@ -198,7 +198,8 @@ class _Check:
                 if bit & self.production.readings.at_start:
                     return bit, f"`{key}` always has a value"
                 return bit, f"every path that leads here has {_done(key)}" if self.is_produced(key) else None
-        return 0, "its guard is never true"
+        there = visit.refuted.get(case, 0)
+        return there & -there, "its guard is never true"
 
     def all(self) -> None:
         found = self.ways.found
@@ -279,7 +280,8 @@ class _Check:
         span = self.span(key, use)
         if key.startswith("steps."):
             message = f"no path that leads here has {_done(key)}"
-            self.subject.diagnostics.add("NP301", message, span, "ask for its `status`, or `is defined`, first")
+            hint = _OWN if step is not None and key == f"steps.{step.name}" else _ASK_FIRST
+            self.subject.diagnostics.add("NP301", message, span, hint)
             return
         may = self.may_be_there(step)
         lacking = {name for at, name in enumerate(self.production.readings.keys) if not may >> at & 1}
@@ -375,6 +377,8 @@ class _Check:
 
 
 _PRODUCE = "let every path save it"
+_OWN = "what a step itself has done is in `result`, in its rule"
+_ASK_FIRST = "ask for its `status`, or `is defined`, first"
 _ASK = "ask for its `status` first"
 
 

@@ -729,6 +729,22 @@ def test_a_mistake_elsewhere_comes_first() -> None:
     assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
 
 
+def test_a_step_that_asks_for_its_own_result() -> None:
+    text = playbook(f'{{name: a, run: [{OK}], rule: [{{case: "{{{{ steps.a.result }}}}", run: []}}]}}')
+    assert hints(text, "NP301") == ["what a step itself has done is in `result`, in its rule"]
+
+
+def test_a_guard_that_only_a_read_in_vain_refutes_is_not_said_to_be_dead() -> None:
+    guard = '[{case: "{{ run.id and x is not defined }}", run: []}, {case: default, run: []}]'
+    for read, told in ((READ, ["NP302"]), ("{action: log, message: '{{ x | default(1) }}'}", [])):
+        text = playbook(
+            step("a", "b", run=f"{SAVE[:-1]}, if: '{MAYBE}'}}"), f"{{name: b, run: [{read}], rule: {guard}}}"
+        )
+        assert [code for code, _ in findings(text)] == told
+    text = playbook(step("a", "b", run=SAVE), f"{{name: b, run: [{READ}], rule: {guard}}}")
+    assert [code for code, _ in findings(text)] == ["NP203"]
+
+
 def test_where_there_are_too_many_ways_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=READ))
     monkeypatch.setattr(produced, "MAX_LOOKS", 2)

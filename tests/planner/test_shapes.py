@@ -12,6 +12,11 @@ environment: {base: "https://a.test", most: 5, made: "{{ input.some }}"}
 variables: {limit: 3, count: 0, made_up: "{{ input.some }}"}
 """
 WORK = """
+tasks:
+  look: [{action: log, message: x}, {action: http, url: "https://a.test"}]
+  inner: [look]
+  both: [{action: log, message: x}, {action: log, message: y, loop: {items: [1]}}]
+  unknown: [{action: file, read: a.txt}]
 steps:
 - name: a
   run:
@@ -23,6 +28,11 @@ steps:
   - {action: postgres, connection: x, query: select 1, as: rows}
   - {action: postgres, connection: x, query: select 1, fetch: one, as: row}
   - {action: file, write: a.txt, content: x, as: written}
+  - {task: inner, as: looked}
+  - {task: both, as: pair}
+  - {task: look, loop: {items: [1]}, as: looks}
+  - {task: unknown, as: read}
+  - {action: set, set: {made_here: 1}, as: named}
   - {action: file, read: a.txt, as: either}
   - {action: http, url: "https://a.test", as: either}
   - {action: http, url: "https://a.test", as: user}
@@ -49,6 +59,11 @@ def playbook(text: str = "x", *, guard: str = "{{ run.id }}", loop: str = "") ->
         ("parsed.stdot", "stdot"),
         ("rows.row", "row"),
         ("written.size", "size"),
+        ("looked.bdy", "bdy"),
+        ("pair.message", "message"),
+        ("looks.body", "body"),
+        ("several.stdout", "stdout"),
+        ("named.made", "made"),
         ("steps.a.result.bdy", "bdy"),
         ("input.name.first", "first"),
         ("n.value", "value"),
@@ -72,12 +87,16 @@ def test_attributes_that_a_value_cannot_have(read: str, word: str) -> None:
         "user.bdy | default(1)",
         "user.bdy is defined",
         "parsed.data.anything",
-        "several.anything",
         "pages.anything",
         "row.anything",
         "rows.rows",
         "either.anything",
         "written.bytes",
+        "looked.body.anything",
+        "pair[0].anything",
+        "several.count(1)",
+        "read.anything",
+        "named.made_here.anything",
         "input.name.upper()",
         "input.thing.anything",
         "input.some.anything",
@@ -102,8 +121,10 @@ def test_what_an_attribute_may_have_been_meant_as() -> None:
 def test_the_result_of_a_step_in_its_rule() -> None:
     assert findings(playbook(guard="{{ result.data.bdy }}")) == [("NP301", "bdy")]
     assert findings(playbook(guard="{{ result.data.body }}")) == []
-    among = playbook(guard="{{ result.data.bdy }}").replace("- name: a\n", "- name: a\n  parallel: true\n")
-    assert "NP301" not in [code for code, _ in findings(among)]
+    for key in ("parallel: true", "loop: {items: [1]}"):
+        many = playbook(guard="{{ result.data.body }}").replace("- name: a\n", f"- name: a\n  {key}\n")
+        assert ("NP301", "body") in findings(many)
+        assert ("NP301", "body") not in findings(many.replace("data.body", "data[0].body"))
 
 
 def test_names_of_loops_and_tasks_are_their_own() -> None:
@@ -120,7 +141,7 @@ def test_a_loop_over_what_is_no_list(items: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "items", ["list", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"]
+    "items", ["list", "looked.body", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"]
 )
 def test_a_loop_over_what_may_be_a_list(items: str) -> None:
     assert findings(playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')) == []
