@@ -21,7 +21,7 @@ EVERYTHING = -1
 class Outcome:
     """One way in which a visit can end: by a case, or by none; after a failure or not. `gen` are the bits that are there for certain
     behind it, `made` those that it may have added. It cannot be where a bit of `gone` was there before, nor where one of `asked`
-    cannot have been.
+    cannot have been. With `again` the step was visited before.
     """
 
     case: int | None
@@ -31,6 +31,7 @@ class Outcome:
     made: int
     gone: int = 0
     asked: int = 0
+    again: bool = False
 
     @property
     def is_unhandled(self) -> bool:

@@ -51,12 +51,14 @@ ELSEWHERE = Brought(EVERYTHING, certain=False, left=0)
 
 @dataclass(slots=True)
 class Produced:
-    """For every step that can be reached what may and what must be there when it is entered, and when all branches have ended:
+    """For every step that can be reached what may and what must be there when it is entered, `again` of some what must be when
+    they have been visited before, and what is there when all branches have ended:
     `end_must` if none of them has by a failure, `end_anyhow` also if some have and the run went on.
     """
 
     may: dict[str, int] = field(default_factory=dict)
     must: dict[str, int] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)
     end_may: int = 0
     end_must: int = 0
     end_anyhow: int = 0
@@ -120,6 +122,7 @@ class Ways:
             self.turns = Turns(self)
         found.may = dict.fromkeys(self.order, 0)
         found.must = dict.fromkeys(self.order, EVERYTHING)
+        found.again = {step: EVERYTHING for step in self.order if self.comes_back(step)}
         for steps in self.components:
             self.settle(steps)
         found.end_may = self.at_start
@@ -142,7 +145,7 @@ class Ways:
 
     def settle(self, steps: Sequence[str]) -> None:
         """Find what is there at the steps of a component, each of which may lead to any other."""
-        may, must = self.found.may, self.found.must
+        may, must, coming_back = self.found.may, self.found.must, self.found.again
         is_cyclic = self.flow.is_cyclic(steps[0])
         again = [self.order[step] for step in steps]
         waiting = set(again) if is_cyclic else set()
@@ -152,9 +155,12 @@ class Ways:
             step = self.steps[at]
             # What cannot be entered leads nowhere, so that this comes first.
             entered = self.resolved(self.must_enter(step))
-            must[step], before = entered, (may[step], must[step])
+            before = (may[step], must[step], coming_back.get(step))
+            must[step] = entered
             may[step] = self.may_enter(step)
-            if is_cyclic and (may[step], entered) != before:
+            if step in coming_back:
+                coming_back[step] = self.must_come_back(step)
+            if is_cyclic and (may[step], entered, coming_back.get(step)) != before:
                 for other in {self.order[name] for name in self.depending(step)} - waiting:
                     waiting.add(other)
                     heappush(again, other)
@@ -198,9 +204,25 @@ class Ways:
             found &= behind
         return found
 
+    def comes_back(self, step: str) -> bool:
+        """Whether it is known by which way the one branch that visits a step comes to it again, and some outcome needs that."""
+        is_alone = step not in self.joins.dominators and step not in self.joins.multi
+        return is_alone and self.flow.is_cyclic(step) and any(outcome.again for outcome in self.outcomes[step])
+
+    def must_come_back(self, step: str) -> int:
+        component = self.flow.component
+        found = EVERYTHING
+        for before, outcome in self.before[step]:
+            if component[before] == component[step]:
+                self.look()
+                found &= self.behind(before, outcome)
+        return found
+
     def behind(self, step: str, outcome: Outcome) -> int:
         """What must be there behind an outcome: everything, where it cannot be."""
         known = self.found.must[step]
+        if outcome.again:
+            known |= self.found.again.get(step, 0)
         if known == EVERYTHING or ((outcome.gone or outcome.asked) and not self.can_be(step, outcome)):
             return EVERYTHING
         return self.resolved(known | outcome.gen)

@@ -116,6 +116,7 @@ class Production:
                     made | self.work.may_save(work),
                     assumed.gone,
                     assumed.asked,
+                    failed and index in verdict.after_refusal,
                 )
             if worlds.settled and index not in taken and not is_error_aware(case):
                 hidden[index] = worlds.settled

@@ -75,7 +75,7 @@ class Verdict:
     `may_end` tells whether it can be that no case is taken after success, and `choices` how many can be. `left_open` is
     None where one is taken for all values that people think of; else such values in words, if there are any. `after_success` and
     `after_failure` are the cases that can be taken then, None where nobody has looked; `may_be_unhandled` tells whether it can
-    be that none is after a failure.
+    be that none is after a failure. Those in `after_refusal` are taken only when the step was visited too often.
     """
 
     dead: tuple[Dead, ...] = ()
@@ -85,6 +85,7 @@ class Verdict:
     after_success: frozenset[int] | None = None
     after_failure: frozenset[int] | None = None
     may_be_unhandled: bool = True
+    after_refusal: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class _Judge:
             frozenset(first.alive),
             frozenset().union(*(reading.alive for reading in readings[1:])),
             any(reading.may_end for reading in readings[1:]),
+            frozenset().union(*(reading.alive - readings[1].alive for reading in readings[2:])),
         )
 
     def obituary(self, case: int, readings: Sequence[_Reading]) -> Dead:

@@ -168,10 +168,16 @@ class TestFailures:
         assert judged(*steps[:2], step("c", "d", run=skipped), steps[3]) == ["NP302 a → c → d"]
 
     def test_past_a_bound(self) -> None:
-        """A visit that is refused has saved nothing, and can only be handled by a case that does not lead back."""
+        """A visit that is refused has saved nothing, but those before it have; it is handled by a case that does not lead back."""
         rule = "[{case: \"{{ error.type == 'MaxVisitsExceeded' }}\", run: [b]}, {case: default, run: [a]}]"
         text = f"{{name: a, max_visits: 2, run: [{SAVE}], rule: {rule}}}"
-        assert judged(text, step("b", run=READ)) == ["NP302 a (failed) → b"]
+        assert judged(text, step("b", run=READ)) == []
+        once = text.replace("case: default, run: [a]", "case: default, run: [c]")
+        assert judged(once, step("c", "a"), step("b", run=READ)) == []
+        other = once.replace("x: 1", "y: 1")
+        assert judged(other, step("c", "a", run=f"{SAVE[:-1]}, if: '{MAYBE}'}}"), step("b", run=READ)) == [
+            "NP302 a (failed) → b"
+        ]
 
 
 class TestGuards:
@@ -595,6 +601,47 @@ class TestCasesThatAreNeverTaken:
 INPUTS = (
     "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
 )
+
+
+class TestRefusals:
+    """A step that was visited too often was visited before, and was left by a way that leads back to it."""
+
+    POLL = (
+        "{name: poll, max_visits: 3, run: [{action: shell, command: ls, as: x}], rule: ["
+        "{case: \"{{ error.type == 'MaxVisitsExceeded' }}\", run: [late]}, "
+        "{case: error, run: [FAILED]}, {case: '{{ x }}', run: [pause]}, {case: default, run: []}]}"
+    )
+
+    @pytest.mark.parametrize(
+        ("failed", "told"),
+        [
+            ("bad", []),
+            ("pause", ["NP302 first → poll (failed) → late"]),
+            ("late", ["NP302 first → poll (failed) → late"]),
+        ],
+    )
+    def test_what_every_way_back_has_saved(self, failed: str, told: list[str]) -> None:
+        poll = self.POLL.replace("FAILED", failed)
+        steps = (step("first", "poll"), poll, step("pause", "poll"), step("late", run=READ), step("bad"))
+        assert judged(*steps) == told
+        of_another = (
+            *steps[:2],
+            step("pause", "poll", run=SAVE.replace("x:", "w:")),
+            step("late", run=READ.replace("x", "w")),
+        )
+        assert judged(*of_another, step("bad")) == ([] if failed != "late" else told)
+
+    def test_a_refusal_of_which_it_is_not_known_how_often_branches_have_come(self) -> None:
+        poll = self.POLL.replace("FAILED", "bad").replace("max_visits: 3", "max_visits: 3, join: each")
+        steps = (step("first", "poll", "other"), step("other", "poll"), poll, step("pause", "poll"), step("bad"))
+        assert "NP302" in " ".join(judged(*steps, step("late", run=READ)))
+
+    def test_a_failure_that_may_be_called_so(self) -> None:
+        poll = self.POLL.replace("FAILED", "bad").replace(
+            "[{", "[{action: fail, message: m, type: '{{ run.id }}', if: '{{ run.id }}'}, {", 1
+        )
+        steps = (step("first", "poll"), poll, step("pause", "poll"), step("late", run=READ), step("bad"))
+        assert judged(*steps) == ["NP302 first → poll (failed) → late"]
 
 
 class TestConditions:
