@@ -102,7 +102,7 @@ def _either(declared: InputDeclaration) -> list[str]:
 
 def is_guard(use: Use) -> bool:
     """Whether a template decides if the work of an entry is done, or if a case is taken."""
-    return use.path[-1] == "case" or (use.path[-1] == "if" and use.path[:-1] == use.owner)
+    return use.path == (*use.owner, "if") if use.owner else use.path[-1] == "case"
 
 
 def _lasting(subject: Subject) -> Callable[[str], bool]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
 
 from planner.accesses import Access
 from planner.checks.production import check_production
 from planner.checks.races import check_races
 from planner.checks.subject import Subject
 from planner.diagnostics import Severity, Span
-from planner.implied import provides_for
+from planner.entries import called_tasks
+from planner.implied import UNFAILED, implied, provides_for
+from planner.playbook import Path
+from planner.rules import is_error_aware
 from planner.saves import Saves
 from planner.uses import Place, Use
 
@@ -44,10 +51,18 @@ class Inferred:
 
 def check_data_flow(subject: Subject) -> None:
     """Report every read of a name that has no producer, and every inferred input once."""
+    unfailed = _Unfailed(subject)
     for use in subject.uses:
         for access, offset in use.template.reads.items():
             if access[0] not in use.local or access[0] == "callback":
                 _check_read(subject, use, access, offset)
+                if (
+                    access[0] == "error"
+                    and access[1:2]
+                    and access[1] in ATTRIBUTES["error"]
+                    and unfailed.needs(use, access)
+                ):
+                    _report(subject, use, "error", offset, "`error` is none here: nothing has failed", hint=_FAILED)
     for name, (use, offset, _) in _inferred(subject).items():
         likely = subject.diagnostics.suggest(name, subject.known_names)
         span = subject.document.text_span(use.path, offset, offset + len(name))
@@ -60,6 +75,38 @@ def check_data_flow(subject: Subject) -> None:
     if subject.is_whole:
         never = check_production(subject)
         check_races(subject, Saves(subject.names, subject.task_calls), never)
+
+
+_FAILED = "it is known in a `rule` and in `retry`; elsewhere read `steps.NAME.error`"
+
+
+class _Unfailed:
+    """Tells where no failure can have come before, so that `error` is none."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        cases = [case for step in subject.playbook.steps for case in step.rule or ()]
+        self.handling = {case.path for case in cases if is_error_aware(case)}
+        calls = subject.task_calls
+        called = {
+            task for case in cases if case.path in self.handling for task in called_tasks(case.run) if task in calls
+        }
+        self.tasks = called.union(*(nx.descendants(calls, task) for task in called))
+
+    @cached_property
+    def asking(self) -> AbstractSet[Path]:
+        """The entries that are done only where there is an error, if they are."""
+        guards = (use for use in self.subject.uses if use.path == (*use.owner, "if"))
+        return {guard.owner for guard in guards if "error" in guard.template.names}
+
+    def needs(self, use: Use, access: Access) -> bool:
+        """Whether a template needs a part of an error although there is none."""
+        if use.path[-2:] == ("retry", "if") or use.path[-1] == "case" or use.place in EARLY:
+            return False
+        if use.owner[:-2] in self.handling or use.task in self.tasks or use.owner in self.asking:
+            return False
+        needs = (need for need in implied(use.template).needs if need.access == access)
+        return any(need.given.outcomes & UNFAILED for need in needs)
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:

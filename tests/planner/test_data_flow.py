@@ -125,3 +125,54 @@ def test_the_order_of_the_steps_does_not_matter() -> None:
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
     texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]
+
+
+class TestErrors:
+    """`error` is none but where a failure is handled: what it says of one cannot be read elsewhere."""
+
+    PLAY = """
+    finally: last
+    tasks:
+      told: [inner]
+      inner: [{action: log, message: "HANDLED"}]
+      other: [{action: log, message: "UNHANDLED"}]
+    steps:
+    - name: a
+      retry: {attempts: 2, if: "{{ error.retryable }}"}
+      run:
+      - {action: shell, command: ls, retry: {attempts: 2, if: "{{ error.retryable }}"}}
+      - {action: log, message: "UNHANDLED"}
+      rule:
+      - {case: "{{ error.type == 'Timeout' }}", run: [told, {action: log, message: "HANDLED"}]}
+      - {case: "{{ result.error }}", run: [{action: log, message: "HANDLED"}]}
+      - {case: "{{ run.id }}", run: [{action: log, message: "UNHANDLED"}]}
+      - {case: default, run: [b]}
+    - {name: b, run: [other]}
+    - {name: last, run: [{action: log, message: "UNHANDLED"}]}
+    output: {x: "UNHANDLED"}
+    """
+
+    @pytest.mark.parametrize("text", ["{{ error.message }}", "it: {{ error.type }}", "{{ error.details or 1 }}"])
+    def test_a_part_of_an_error_that_there_is_not(self, text: str) -> None:
+        handled = self.PLAY.replace("HANDLED", text).replace("UN" + text, "x")
+        assert findings(handled, "NP301") == []
+        unhandled = self.PLAY.replace("UNHANDLED", text).replace("HANDLED", "x")
+        assert findings(unhandled, "NP301") == [("NP301", "error")] * 5
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{{ error }}",
+            "{{ error.message if error else 'none' }}",
+            "{{ error and error.message }}",
+            "{{ error is none or error.message }}",
+            "{{ error.message | default('none') }}",
+            "{{ error.message is defined }}",
+        ],
+    )
+    def test_one_that_is_asked_for_first(self, text: str) -> None:
+        assert findings(self.PLAY.replace("UNHANDLED", text).replace("HANDLED", text), "NP301") == []
+
+    def test_an_action_that_is_never_done(self) -> None:
+        text = "steps: [{name: a, run: [{action: log, if: '{{ error }}', message: '{{ error.message }}'}]}]"
+        assert findings(text, "NP301") == []
