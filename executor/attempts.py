@@ -153,8 +153,11 @@ class Attempts:
         return Attempts(self.piece, action_from_json(nested), inside, self.position + PARAMETER, self.args).result()
 
     def _pauses(self, seconds: float) -> bool:
-        """Whether the action is tried again in another piece. One that is a parameter of another one cannot be."""
-        return seconds > HELD_SECONDS and not self.position.endswith(PARAMETER)
+        """Whether the action is tried again in another piece: after a long wait, or one that this piece has no time for. One that is a
+        parameter of another one cannot be.
+        """
+        is_too_long = seconds > HELD_SECONDS or time.monotonic() + seconds >= self.piece.deadline
+        return is_too_long and not self.position.endswith(PARAMETER)
 
     def _seconds_before_retry(self, problem: ActionError, attempt: int) -> float | None:
         """How long to wait before the next attempt; None where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from executor.errors import ActionError
+from executor.journal import Suspended
 from executor.perform import perform
 from executor.scope import Scope
 from executor.tracing import trace_id
@@ -61,6 +62,14 @@ class TestRetries:
         types = [event.type for event in events]
         assert types == ["action.started", "action.retrying"] * 2 + ["action.started", "action.completed"]
         assert events[1].payload["wait_seconds"] == 1.0
+
+    def test_in_another_piece_where_this_one_has_no_time_for_the_wait(self, probe: Probe) -> None:
+        probe.answers = [ActionError("Custom", "no")]
+        at_work = piece(seconds=1)
+        at_work.expires += 60
+        with pytest.raises(Suspended) as found:
+            perform(at_work, [act(retry=Retry(2, 5.0, jitter=False))], Scope(RUN, VISIT), "run")
+        assert (found.value.due_at, found.value.retried) == (10.0, ("probe",))
 
     @pytest.mark.parametrize(
         ("error", "retry"),
