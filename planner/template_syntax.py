@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
@@ -105,19 +105,7 @@ def _check_brackets(source: str) -> None:
             depth = max(depth - 1, 0)
 
 
-_SLIPS = {
-    "===": "write `==`",
-    "??": "write `value | default(other)`",
-    "&&": "write `and`",
-    "||": "write `or`",
-    "<>": "write `!=`",
-    "?": "write `this if condition else that`",
-    "!": "write `not`",
-    "=": "write `==` to compare",
-    "$": "a name stands by itself, without `$`",
-    "}": "it ends as it began: `{{ … }}` or `{% … %}`",
-}
-"""What other languages have, the longest first, and how it is written here."""
+_ENDS = "it ends as it began: `{{ … }}` or `{% … %}`"
 _UNKNOWN = re.compile(r"^Encountered unknown tag '(\w+)'")
 _UNCLOSED = re.compile(r"innermost block that needs to be closed is '(\w+)'")
 
@@ -135,7 +123,12 @@ def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     if (unclosed := _UNCLOSED.search(message)) is not None:
         return _unclosed(source, unclosed[1])
     message = message.replace("end of print statement", "}}").replace("end of statement block", "%}")
-    return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _meant(source, start))
+    if source.startswith("}", start) and not source.startswith("}}", start):
+        return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _ENDS)
+    # The executor parses templates too, and has no use for what would be right until one is wrong.
+    from planner.foreign import operator_at
+
+    return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, operator_at(source, start))
 
 
 def _unclosed(source: str, tag: str) -> TemplateProblem:
@@ -148,15 +141,6 @@ def _unclosed(source: str, tag: str) -> TemplateProblem:
     start, end = (opened[-1].start(2), opened[-1].end()) if opened else (0, len(source))
     hint = f"write `{{% end{tag} %}}` behind what belongs to it"
     return TemplateProblem("NP401", f"`{{% {tag} %}}` is not closed", start, end, hint)
-
-
-def _meant(source: str, at: int) -> str | None:
-    """How that is written which stands at or around a place, if it is a slip that people make."""
-    for slip, hint in _SLIPS.items():
-        found = source.find(slip, max(at - len(slip) + 1, 0), at + len(slip))
-        if found >= 0 and not (slip == "}" and source.startswith("}}", found)):
-            return hint
-    return None
 
 
 def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
@@ -172,9 +156,6 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
             _check_node(source, node)
         level = [child for node in level for child in children_of(node)]
 
-
-_FILTER_FOR = {"len": "length", "str": "string", "sorted": "sort"}
-"""What Python has as a function."""
 
 _LOOKED_INTO = frozenset({nodes.Getattr, nodes.Getitem, nodes.Const, nodes.Filter, nodes.Test, nodes.Call})
 
@@ -193,27 +174,28 @@ def _check_node(source: str, node: nodes.Node) -> None:
         end = re.compile(r"[\w.+-]+").match(source, node.lineno)
         raise TemplateProblem("NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1)
     if isinstance(node, nodes.Filter) and node.name not in SANDBOX.filters:
-        hint = _suggest(node.name, SANDBOX.filters)
+        hint = _suggest(node.name, SANDBOX.filters, "FILTERS")
         raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Test) and node.name not in SANDBOX.tests:
-        hint = _suggest(node.name, SANDBOX.tests)
+        hint = _suggest(node.name, SANDBOX.tests, "TESTS")
         raise _at(source, "NP402", f"there is no test `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Call):
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
         if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
             name = node.node.name
-            filter_ = _FILTER_FOR.get(name, name)
-            word = f"`{name}` is a filter" if filter_ == name else f"there is a filter `{filter_}`"
-            hint = f"{word}: write `value | {filter_}`" if filter_ in SANDBOX.filters else _suggest(name, FUNCTIONS)
+            hint = _suggest(name, FUNCTIONS, "FUNCTIONS") or (
+                f"`{name}` is a filter: write `value | {name}`" if name in SANDBOX.filters else None
+            )
             raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
 
 
-def _suggest(word: str, known: Iterable[str]) -> str | None:
-    # The executor parses templates too, and has no use for diagnostics until one is wrong.
+def _suggest(word: str, known: Iterable[str], kind: str) -> str | None:
+    from planner import foreign
     from planner.diagnostics import suggest
 
-    return suggest(word, known)
+    words: Mapping[str, str] = getattr(foreign, kind)
+    return words.get(word) or suggest(word, known)
 
 
 def _is_huge(value: object) -> bool:

@@ -15,6 +15,7 @@ from planner.checks.races import check_races
 from planner.checks.subject import Subject
 from planner.diagnostics import Severity, Span
 from planner.entries import called_tasks
+from planner.foreign import NAMES
 from planner.implied import UNFAILED, implied, provides_for
 from planner.playbook import Path
 from planner.rules import is_error_aware
@@ -64,7 +65,7 @@ def check_data_flow(subject: Subject) -> None:
                 ):
                     _report(subject, use, "error", offset, "`error` is none here: nothing has failed", hint=_FAILED)
     for name, (use, offset, _) in _inferred(subject).items():
-        likely = subject.diagnostics.suggest(name, subject.known_names)
+        likely = NAMES.get(name) or subject.diagnostics.suggest(name, subject.known_names)
         span = subject.document.text_span(use.path, offset, offset + len(name))
         if likely is None:
             message = f"`{name}` is an input of the run, since nothing in the playbook produces it"
@@ -190,7 +191,9 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
             _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
     elif subject.playbook.input is not None and not (_is_given(name) or name in subject.known_names or name in use.own):
         if not provides_for(use.template, name):
-            _report(subject, use, name, offset, f"nothing in the playbook produces `{name}`", subject.known_names)
+            message = f"nothing in the playbook produces `{name}`"
+            known = () if name in NAMES else subject.known_names
+            _report(subject, use, name, offset, message, known, hint=NAMES.get(name))
 
 
 def _check_argument(subject: Subject, use: Use, argument: str | None, offset: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planner.checks.subject import Subject
 from planner.diagnostics import suggest
+from planner.foreign import GUARDS
 from planner.playbook import ActionEntry, Path, TaskEntry
 from planner.templates import TemplateProblem, parse
 
@@ -36,9 +37,19 @@ def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: 
             return
     except TemplateProblem:
         return
-    hint = f'write `"{{{{ {text.strip()} }}}}"`' if "{" not in text and text.strip() else "put all of it in one `{{ }}`"
-    hint = suggest(text, words) or hint
+    word = text.strip()
+    whole = f"{{{{ {word} }}}}"
+    hint = f'write `"{whole}"`' if "{" not in text and _is_expression(whole) else "put all of it in one `{{ }}`"
+    meant = GUARDS.get(word.lower()) if words and word not in subject.known_names else None
+    hint = meant or suggest(text, words) or hint
     subject.report("NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint)
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        return parse(text).is_expression
+    except TemplateProblem:
+        return False
 
 
 def _check_secrets(subject: Subject) -> None:

@@ -79,10 +79,13 @@ class _Check:
     def loop(self, loop: Loop | None, path: Path) -> None:
         """A loop over one access whose kind is known."""
         items = None if loop is None else loop.items
-        if not isinstance(items, str) or not has_template(items):
+        if not isinstance(items, str):
             return
         at: Path = (*path, "loop", "items")
         use = self.uses.get(at)
+        if not has_template(items) or (use is not None and not use.template.is_expression):
+            self.subject.report("NP504", "a loop goes over a list, and this is text", at, _WHOLE)
+            return
         if use is not None and use.template.path is not None:
             found = self.of(use.template.path, use)
             if isinstance(found, Shape) and found.kind not in (Kind.ARRAY, Kind.ANY):
@@ -123,6 +126,7 @@ class _Check:
         self.subject.diagnostics.add("NP504", message, self.subject.document.text_span(use.path, start, end), _CONVERT)
 
 
+_WHOLE = "write the list out, or one whole `{{ }}` that gives it"
 _CONVERT = "turn the text into a number: `| int` or `| float`"
 
 

@@ -140,6 +140,11 @@ def test_a_loop_over_what_is_no_list(items: str) -> None:
     assert [code for code, _ in findings(action)] == ["NP504"]
 
 
+@pytest.mark.parametrize("items", ["abc", "x {{ list }}", "{{ n }},{{ n }}", "{% for x in list %}{{ x }}{% endfor %}"])
+def test_a_loop_over_text(items: str) -> None:
+    assert findings(playbook(loop=f"loop: {{items: '{items}'}}")) == [("NP504", f"'{items}'")]
+
+
 @pytest.mark.parametrize(
     "items", ["list", "looked.body", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"]
 )

@@ -1,0 +1,61 @@
+"""Hints for what people write who know other languages."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.templates import TemplateProblem, parse
+from tests.planner.findings import findings, hints
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{{ x && y }}", "write `and`"),
+        ("{{ x || y }}", "write `or`"),
+        ("{{ !x }}", "write `not`"),
+        ("{{ x === 1 }}", "write `==`"),
+        ("{{ x !== 1 }}", "write `!=`"),
+        ("{{ x = 1 }}", "write `==`, which compares"),
+        ("{{ x ? 1 : 2 }}", "write `a if condition else b`"),
+        ("{{ x ?? 1 }}", "write `value | default(other)`"),
+        ("{{ x <> 1 }}", "write `!=`"),
+        ("{{ $x }}", "names are written without `$`"),
+        ("{{ == 1 }}", None),
+        ("{{ x != }}", None),
+        ("{{ x matches 'a' }}", None),
+        ("{{ x is null }}", "none is written `none`"),
+        ("{{ len(x) }}", "write `value | length`"),
+        ("{{ x | to_json }}", "write `tojson`"),
+    ],
+)
+def test_what_is_written_otherwise(text: str, hint: str | None) -> None:
+    with pytest.raises(TemplateProblem) as raised:
+        parse(text)
+    assert raised.value.hint == hint
+
+
+@pytest.mark.parametrize("head", ["", "input: {}\n"])
+def test_null_is_no_input(head: str) -> None:
+    text = head + "steps: [{name: a, run: [{action: log, message: '{{ run.id == null }}'}]}]"
+    assert findings(text) == [("NP301" if head else "NP306", "null")]
+    assert hints(text) == ["none is written `none`"]
+
+
+@pytest.mark.parametrize(
+    ("guard", "hint"),
+    [
+        ("else", "write `default`"),
+        ("otherwise", "write `default`"),
+        ("failed", "write `error`"),
+        ("success", 'write `"{{ result.success }}"`'),
+        ("saved", 'write `"{{ saved }}"`'),
+        ("saved > 1", 'write `"{{ saved > 1 }}"`'),
+        ("$saved", "put all of it in one `{{ }}`"),
+    ],
+)
+def test_guards_that_are_plain_words(guard: str, hint: str) -> None:
+    text = f"steps: [{{name: a, run: [{{action: set, set: {{saved: 1}}}}], rule: [{{case: {guard}, run: []}}]}}]"
+    assert hints(text, "NP407") == [hint]
+    named = text.replace("saved:", "failed:")
+    assert hints(named, "NP407") == ['write `"{{ failed }}"`' if guard == "failed" else hint]
