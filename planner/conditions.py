@@ -20,7 +20,7 @@ from planner.uses import Use
 
 _OTHERWISE = {"lt": "gteq", "lteq": "gt"}
 
-MAX_ASKING = 1_000
+MAX_ASKING = 500
 """How many templates that ask for lasting values are looked at: where there are more, none is."""
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
+from operator import or_
 from typing import NamedTuple
 
 from planner.accesses import Access
@@ -38,6 +39,8 @@ MAX_CLAUSES = 1_000
 """How many have a bit: beyond them something is taken to be needed whatever the others are."""
 
 
+MAX_CAME_TO = 10_000
+"""For how many sets of bits it is kept in mind what their clauses come to."""
 MAX_CORRELATED = 500
 """How many names times outcomes of tests are looked at together."""
 
@@ -87,7 +90,8 @@ class Readings:
         self.met: dict[Condition, int] = {}
         self.first_of_pairs = 0
         self.resolutions: list[tuple[int, int, int]] = []
-        self.resolving = self.easing = 0
+        self.resolving = self.easing = self.relevant = 0
+        self.came_to: dict[int, int] = {}
         self.clauses: dict[tuple[str, frozenset[Alternative]], int] = {}
         self.closed: dict[Alternative, int] = {}
         self.closed.update(self.bits)
@@ -160,15 +164,23 @@ class Readings:
                     other = self.clauses.get((wanted, frozenset((one.opposite,))), 0)
                     self.resolutions.append((bit, self.met[one.opposite] | other, self.closed[wanted]))
                     self.resolving |= bit
+                    self.relevant |= bit | self.met[one.opposite] | other
                     self.easing |= self.bits[wanted]
 
     def resolved(self, known: int) -> int:
         """What is there for certain, with what its clauses come to."""
-        if known & self.resolving and known != EVERYTHING:
-            for clause, others, found in self.resolutions:
-                if known & clause and known & others:
-                    known |= found
-        return known
+        if not known & self.resolving or known == EVERYTHING:
+            return known
+        relevant = known & self.relevant
+        if relevant not in self.came_to:
+            found = relevant
+            for clause, others, also in self.resolutions:
+                if found & clause and found & others:
+                    found |= also
+            if len(self.came_to) >= MAX_CAME_TO:
+                self.came_to.clear()
+            self.came_to[relevant] = found
+        return known | self.came_to[relevant]
 
     def eased(self, lacking: int, known: int) -> int:
         """What is needed where something is lacking and something is known: of what a clause would come to, the clause is enough."""
@@ -203,8 +215,11 @@ class Readings:
             if condition.truth and condition.test[:4] in ("eq '", 'eq "'):
                 equal.setdefault(condition.access, []).append(condition)
         for same in equal.values():
-            for one in same:
-                self.closed[one] |= self.together(other.opposite for other in same if other != one)
+            opposites = [self.closed[one.opposite] for one in same]
+            before = accumulate([0, *opposites[:-1]], or_)
+            behind = reversed([*accumulate([0, *opposites[:0:-1]], or_)])
+            for one, earlier, later in zip(same, before, behind, strict=True):
+                self.closed[one] |= earlier | later
 
     def new_bit(self, key: str) -> int:
         self.keys.append(key)

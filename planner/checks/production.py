@@ -46,9 +46,13 @@ class Never:
         must = self.must
         return self.readings is not None and self.readings.contradict(must.get(step, 0), must.get(other, 0))
 
-    def both_entries(self, entry: Path, other: Path) -> bool:
-        """Whether two entries do, as far as their own guards tell."""
-        return self.readings is not None and self.readings.contradict(*map(self.readings.met_around, (entry, other)))
+    def both_entries(self, entry: int, other: int) -> bool:
+        """Whether two entries do, with `around` of each."""
+        return self.readings is not None and self.readings.contradict(entry, other)
+
+    def around(self, entry: Path) -> int:
+        """What the guard of an entry says of such tests."""
+        return 0 if self.readings is None else self.readings.met_around(entry)
 
 
 def check_production(subject: Subject) -> Never:
@@ -284,7 +288,9 @@ class _Check:
             self.subject.diagnostics.add("NP301", message, span, hint)
             return
         may = self.may_be_there(step)
-        lacking = {name for at, name in enumerate(self.production.readings.keys) if not may >> at & 1}
+        readings = self.production.readings
+        there = reversed(f"{may & readings.plain:0{len(readings.bits)}b}")
+        lacking = {key for key, bit in zip(readings.bits, there, strict=True) if bit == "0"}
         nearest = self.subject.diagnostics.suggest(key, self.subject.known_names - lacking)
         message = f"no path that leads here has {_done(key)}"
         self.subject.diagnostics.add("NP301", message, span, nearest or _PRODUCE, labels=self.producers(key))

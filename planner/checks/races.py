@@ -45,16 +45,17 @@ class _Races:
 
     def items(self, run: Iterable[Placed]) -> None:
         """The items of a `parallel: true`."""
-        before: dict[int, list[Placed]] = {}
+        before: dict[int, list[tuple[Placed, int]]] = {}
         for path, entry in run:
+            around = self.never.around(path)
             for index in bits(self.saves.of_entry(entry)):
                 savers = before.setdefault(index, [])
-                first = next((one for one in savers if not self.never.both_entries(one[0], path)), None)
+                first = next((one for one, other in savers if not self.never.both_entries(around, other)), None)
                 if first is not None and list(self.names(1 << index)):
                     name = self.saves.names[index]
                     message = f"two items that run together save `{name}`"
                     self.report(name, message, [first], [(path, entry)], "the first one is here")
-                savers.append((path, entry))
+                savers.append(((path, entry), around))
 
     def branches(self, flow: Flow) -> None:
         """Steps that branches may be at together, and visits of one step."""
