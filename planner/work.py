@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 import networkx as nx
 
 from planner.checks.subject import Subject
+from planner.concurrency import bits
 from planner.failing import is_harmless_action
 from planner.implied import ANY, FAILED
 from planner.outcomes import EVERYTHING, Done, Implications, Needs, State
-from planner.playbook import ActionEntry, Entry, Path, TaskEntry
+from planner.playbook import ActionEntry, Entry, Path, Task, TaskEntry
 from planner.readings import Reading, Readings
 from planner.saves import called
 from planner.uses import Use
@@ -144,12 +145,25 @@ class Work:
             return
         lacking = self.readings.eased(done.needed & ~state.known, state.known)
         if lacking & needs.wanted:
-            task = self.names.tasks[name]
-            self.run(task.run, State(state.known, state.may), needs, parallel=task.parallel, outcomes=outcomes)
+            self.find_places(self.names.tasks[name], lacking & needs.wanted, state.may, needs, outcomes)
         needs.needed |= lacking
         needs.hopeless |= done.hopeless & ~state.known & ~state.may
         state.known |= done.gen
         state.may |= done.may
+
+    def find_places(self, task: Task, wanted: int, may: int, needs: Needs, outcomes: int) -> None:
+        """Find the first places in a task that need some bits, as `of_task` has found that it does."""
+        base = {1 << index: self.readings.base(1 << index) for index in bits(wanted)}
+        inner = Needs(wanted=wanted)
+        for bit in base.values():
+            inner.wanted |= bit
+        implications, self.implications = self.implications, None
+        self.run(task.run, State(0, may), inner, parallel=task.parallel, outcomes=outcomes)
+        self.implications = implications
+        for bit, own in base.items():
+            if (read := inner.places.get(bit, inner.places.get(own))) is not None:
+                needs.places[bit] = read
+                needs.wanted &= ~bit
 
     def fails_by(self, run: Iterable[Entry]) -> bool:
         """Whether work may fail."""

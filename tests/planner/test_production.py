@@ -735,6 +735,14 @@ class TestConditions:
         assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head) == []
         assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head) == ["NP302 a → b"]
 
+    def test_a_task_whose_caller_knows_more(self) -> None:
+        """That `k` is there says under which condition `x` is; the task asks for all of `x` nevertheless."""
+        saves = """{action: set, set: {k: 1}}, {action: set, set: {x: 1}, if: "{{ m == 'a' }}"}"""
+        head = f"{INPUTS}tasks: {{t: [{READ[:-1]}, if: '{{{{ k == 1 }}}}'}}]}}\n"
+        calls = either("b", "c", "d", "{{ m != 'a' }}", run="t")
+        steps = (step("a", "b", run=saves), calls, step("c", run="{action: set, set: {k: 2}}"), step("d"))
+        assert judged(*steps, head=head) == ["NP302 a → b"]
+
 
 class TestAlternatives:
     """Of two names that branches save, one is read where the other one is not there."""
