@@ -7,8 +7,9 @@ what a test of one has said anywhere holds everywhere.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 
 from planner.accesses import Access
 from planner.checks.names import RESERVED
@@ -30,17 +31,18 @@ class Conditions:
     """
 
     def __init__(self, subject: Subject, uses: Iterable[Use]) -> None:
-        self.lasting = _lasting(subject)
+        self.subject = subject
         self.inputs = subject.playbook.input or {}
         asking = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
-        asked = [(use, access) for use in asking for access in use.template.reads if self.lasts(access, use)]
-        counted = Counter(self.root(access) for _, access in asked)
-        self.tested: AbstractSet[Access] = {access for _, access in asked if counted[self.root(access)] > 1}
+        asked = [(use, access) for use in asking for access in use.template.reads]
+        # Few are asked for twice, so that this is found out first.
+        asked = [(use, access) for use, access in self.repeated(asked) if self.lasts(access, use)]
+        self.tested: AbstractSet[Access] = {access for _, access in self.repeated(asked)}
         if sum(not self.tested.isdisjoint(use.template.reads) for use in asking) > MAX_ASKING:
             self.tested = frozenset()
         self.contexts: dict[Path, Facts] = {}
         self.choosing: set[Condition] = set()
-        for use in filter(is_guard, asking):
+        for use in (use for use in asking if is_guard(use) and (self.tested or use.path[-1] == "if")):
             found = self.implied(use)
             met = self.of(found.true, use.local)
             self.choosing |= met | self.of(found.false, use.local)
@@ -50,6 +52,16 @@ class Conditions:
                 facts, place = Facts(met=met), use.path[:-1]
             if facts != NOTHING:
                 self.contexts[place] = facts
+
+    @cached_property
+    def lasting(self) -> Callable[[str], bool]:
+        """Tells of a name whether it never changes."""
+        return _lasting(self.subject)
+
+    def repeated(self, asked: Sequence[tuple[Use, Access]]) -> list[tuple[Use, Access]]:
+        """Those of values that are asked for at more places than one."""
+        counted = Counter(self.root(access) for _, access in asked)
+        return [one for one in asked if counted[self.root(one[1])] > 1]
 
     def implied(self, use: Use) -> Implied:
         """What a template needs and implies, with the outcomes of tests that last."""
@@ -102,7 +114,8 @@ def _either(declared: InputDeclaration) -> list[str]:
 
 def is_guard(use: Use) -> bool:
     """Whether a template decides if the work of an entry is done, or if a case is taken."""
-    return use.path == (*use.owner, "if") if use.owner else use.path[-1] == "case"
+    path = use.path
+    return path[-1] == "if" and len(path) == len(use.owner) + 1 if use.owner else path[-1] == "case"
 
 
 def _lasting(subject: Subject) -> Callable[[str], bool]:
