@@ -18,6 +18,7 @@ from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
 from planner import templates
 from planner.compile import compile_playbook
+from planner.read import MAX_BYTES
 
 OK = "{action: log, message: x}"
 
@@ -293,8 +294,8 @@ def text_of(name: str) -> str:
 
 
 def honest(size: int) -> str:
-    """A chain of steps as people write them, of about as many bytes."""
-    return SHAPES["chain"](max(2, round(size / 253)))
+    """A chain of steps as people write them, of about as many bytes, none more than a playbook may have."""
+    return SHAPES["chain"](max(2, min(size, MAX_BYTES - 1_000) // 258))
 
 
 def measure(names: Iterable[str] = TEXTS, repetitions: int = 3) -> list[dict[str, Any]]:

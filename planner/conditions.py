@@ -19,6 +19,7 @@ from planner.implied import NOTHING, Condition, Facts, Implied, implied, implied
 from planner.playbook import InputDeclaration, Path, Step
 from planner.uses import Use
 
+_GIVEN = ("input", "environment")
 _OTHERWISE = {"lt": "gteq", "lteq": "gt"}
 
 MAX_ASKING = 500
@@ -34,12 +35,13 @@ class Conditions:
         self.subject = subject
         self.inputs = subject.playbook.input or {}
         asking = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
-        asked = [(use, access) for use in asking for access in use.template.reads]
+        asked = [(use, access) for use in asking for access in use.template.reads if self.may_last(access, use)]
         # Few are asked for twice, so that this is found out first.
-        asked = [(use, access) for use, access in self.repeated(asked) if self.lasts(access, use)]
-        self.tested: AbstractSet[Access] = {access for _, access in self.repeated(asked)}
-        if sum(not self.tested.isdisjoint(use.template.reads) for use in asking) > MAX_ASKING:
-            self.tested = frozenset()
+        asked = self.repeated(asked)
+        self.tested: AbstractSet[Access] = frozenset()
+        if len({use.path for use, _ in asked}) <= MAX_ASKING:
+            lasting = [(use, access) for use, access in asked if access[0] in _GIVEN or self.lasting(access[0])]
+            self.tested = {access for _, access in self.repeated(lasting)}
         self.contexts: dict[Path, Facts] = {}
         self.choosing: set[Condition] = set()
         for use in (use for use in asking if is_guard(use) and (self.tested or use.path[-1] == "if")):
@@ -97,12 +99,12 @@ class Conditions:
             return NOTHING
         return self.contexts.get(use.owner, NOTHING) & self.contexts.get(use.owner[:-2], NOTHING)
 
-    def lasts(self, access: Access, use: Use) -> bool:
-        """Whether the value of an access is the same wherever it has one."""
+    def may_last(self, access: Access, use: Use) -> bool:
+        """Whether the value of an access may be the same wherever it has one."""
         name = access[0]
         if name in use.local or name in use.own:
             return False
-        return len(access) > 1 if name in ("input", "environment") else name not in RESERVED and self.lasting(name)
+        return len(access) > 1 if name in _GIVEN else name not in RESERVED
 
 
 def _either(declared: InputDeclaration) -> list[str]:
