@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from planner.graph import Flow
 
 MAX_HANDED = 2_500_000
 """How many names may be handed to all steps together: a plan keeps for each step which it takes."""
+
+
+TOO_MANY = f"branches would have to carry more than {MAX_HANDED:,} names past steps in all"
+SAVE_TOGETHER = "save several values under one name as an object"
 
 
 class TooManyNamesError(Exception):
@@ -58,9 +62,14 @@ def names_in_turns(
     """
     read = {name for step in flow.reachable for name in reads[step]}
     names = frozenset(read & {name for step in flow.reachable for name in saves[step]})
-    if len(names) * len(flow.reachable) > MAX_HANDED:
+    if are_too_many_in_turns(flow, names):
         raise TooManyNamesError
     return dict.fromkeys(flow.reachable, names)
+
+
+def are_too_many_in_turns(flow: Flow, names: Collection[str]) -> bool:
+    """Whether names that are saved and read somewhere are too many, where branches go one after another."""
+    return len(names) * len(flow.reachable) > MAX_HANDED
 
 
 class _NameSets:

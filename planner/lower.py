@@ -15,7 +15,14 @@ from planner.checks.data_flow import inferred_inputs
 from planner.checks.subject import Subject
 from planner.entries import called_tasks, saved_names
 from planner.joins import ROOT
-from planner.liveness import MAX_HANDED, TooManyNamesError, names_handed_on, names_in_turns
+from planner.liveness import (
+    MAX_HANDED,
+    SAVE_TOGETHER,
+    TOO_MANY,
+    TooManyNamesError,
+    names_handed_on,
+    names_in_turns,
+)
 from planner.plan import MOST_COUNTED, ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
@@ -30,8 +37,7 @@ def lower(subject: Subject) -> Plan | None:
     try:
         return _Lowering(subject).plan()
     except TooManyNamesError:
-        message = f"branches would have to carry more than {MAX_HANDED:,} names past steps in all"
-        subject.report("NP701", message, ("steps",), "save several values under one name as an object", key=True)
+        subject.report("NP701", TOO_MANY, ("steps",), SAVE_TOGETHER, key=True)
         return None
 
 

@@ -14,9 +14,10 @@ from planner.checks.production import check_production
 from planner.checks.races import check_races
 from planner.checks.subject import Subject
 from planner.diagnostics import Severity, Span
-from planner.entries import called_tasks
+from planner.entries import called_tasks, saved_names
 from planner.foreign import NAMES
 from planner.implied import UNFAILED, implied, provides_for
+from planner.liveness import SAVE_TOGETHER, TOO_MANY, are_too_many_in_turns
 from planner.playbook import Path
 from planner.rules import is_error_aware
 from planner.saves import Saves
@@ -73,7 +74,9 @@ def check_data_flow(subject: Subject) -> None:
         else:
             message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
             subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
-    if subject.is_whole:
+    if subject.is_whole and _carries_too_much(subject):
+        subject.report("NP701", TOO_MANY, ("steps",), SAVE_TOGETHER, key=True)
+    elif subject.is_whole:
         never = check_production(subject)
         check_races(subject, Saves(subject.names, subject.task_calls), never)
 
@@ -108,6 +111,17 @@ class _Unfailed:
             return False
         needs = (need for need in implied(use.template).needs if need.access == access)
         return any(need.given.outcomes & UNFAILED for need in needs)
+
+
+def _carries_too_much(subject: Subject) -> bool:
+    """Whether there can be no plan, since branches that take turns carry too much: where each of it is there need not be found out."""
+    if subject.playbook.mode != "sequential":
+        return False
+    reachable, steps = subject.flow.reachable, subject.names.steps
+    uses = (use for use in subject.uses if use.step in reachable)
+    read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local}
+    saved = {name for step in reachable for name, _ in saved_names(steps[step].run or ())}
+    return are_too_many_in_turns(subject.flow, read & saved)
 
 
 def inferred_inputs(subject: Subject) -> dict[str, Inferred]:
