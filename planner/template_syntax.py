@@ -22,7 +22,7 @@ MAX_BRACKETS = 30
 
 _OPENING = re.compile(r"\{[{%#]")
 _BRACKET = re.compile(r"[(\[{)\]}]")
-_CODE = re.compile(r"\{[{%](?:[^}%]|[}%](?!\}))*")
+_CODE = re.compile(r"\{[{%]")
 
 
 class TemplateProblem(Exception):
@@ -65,8 +65,10 @@ def has_template(text: str) -> bool:
 
 
 def code_length(text: str) -> int:
-    """How many characters of the text are between braces."""
-    return sum(match.end() - match.start() for match in _CODE.finditer(text))
+    """How many characters of the text are between braces, of which an expression may have some of its own."""
+    parts = _CODE.split(text)[1:]
+    ends = (max(part.rfind("}}"), part.rfind("%}")) for part in parts)
+    return sum(2 + (len(part) if end < 0 else end) for part, end in zip(parts, ends, strict=True))
 
 
 def syntax_of(source: str) -> list[nodes.Node]:

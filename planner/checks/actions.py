@@ -294,7 +294,8 @@ def _sql_hint(inside: str, part: Expression, before: object, behind: object) -> 
     if inside == "a comment":
         return "move it out of the comment"
     if inside == "a quoted name":
-        name = part.source if part.is_identifier else f"{part.source} | identifier"
+        whole = part.source if re.fullmatch(r"[\w.]+", part.source) else f"({part.source})"
+        name = part.source if part.is_identifier else f"{whole} | identifier"
         return f"write `{{{{ {name} }}}}`, without the quotes"
     is_all = str(before).endswith("'") and str(behind).startswith("'")
     return _BESIDE if is_all else f"{_BESIDE}, and joined to text with `||`"

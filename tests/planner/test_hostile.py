@@ -71,6 +71,7 @@ def test_all_expressions_together_are_too_much(monkeypatch: pytest.MonkeyPatch) 
     assert told(1, f"{{{{ {'x + ' * 30}1 }}}}") == [("NP701", 3)]
     assert told(1, f"{{% if {'x + ' * 30}1 %}}a{{% endif %}}") == [("NP701", 3)]
     assert told(1, f"{{{{ {{}} ~ {'x + ' * 30}1 }}}}") == [("NP701", 3)]
+    assert told(1, "{{ {'a': {'b': {}}} ~ " + "x + " * 30 + "1 }}") == [("NP701", 3)]
     assert told(8, "{{ x + 1 }}") == []
     assert told(20, "{{ x + 1 }}")[0][0] == "NP701"
     assert told(20, "{{ x + }}")[-1][0] == "NP701", "what cannot be read counts as well"
