@@ -1,0 +1,169 @@
+"""Each style rule finds what is wrong in a small repository, and nothing in a right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.style import allow_list
+from tests.style.prose import Paragraph, documentation, sentences
+from tests.style.rule import StyleRule, StyleViolation
+from tests.style.rules import (
+    class_names,
+    docstring_openers,
+    function_size,
+    line_length,
+    retired_terms,
+    sentence_length,
+)
+from tests.style.rules.theory import check_theory
+from tests.style.source import Repository, SourceFile
+
+THEORY = """Sorting.
+
+Problem: order.
+
+Algorithm: heapsort (Williams 1964).
+
+Cost: n log n.
+
+Limits: none.
+"""
+
+
+def find(rule: StyleRule, **texts: str) -> list[str]:
+    """Return `path:line` of each violation in files of planner with these texts."""
+    files = tuple(SourceFile(f"planner/{name}.py", text) for name, text in texts.items())
+    return [f"{found.path}:{found.line}" for found in rule.find(Repository(Path(), files))]
+
+
+def test_two_classes_of_one_name_are_both_found() -> None:
+    assert find(class_names.RULE, a="class Visit: ...\n", b="\nclass Visit: ...\nclass Step: ...\n") == [
+        "planner/a.py:1",
+        "planner/b.py:2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def in_turns(): ...",
+        "class CameBack: ...",
+        "def f(telling): ...",
+        "self.told = 1",
+        "for _piece in (): ...",
+        "import x as asking",
+    ],
+)
+def test_a_retired_identifier_is_found_where_it_is_defined(code: str) -> None:
+    assert find(retired_terms.IDENTIFIERS, a=code) == ["planner/a.py:1"]
+
+
+@pytest.mark.parametrize("code", ['x["told"] = 1', "x = told", "lease_keeper = 1", "whole_number = 1"])
+def test_uses_stored_names_and_longer_words_are_no_retired_identifiers(code: str) -> None:
+    assert find(retired_terms.IDENTIFIERS, a=code) == []
+
+
+def test_a_retired_term_is_found_in_docstrings_and_comments_across_lines() -> None:
+    docstring = '"""Work.\n\nThe branches go\non with it, and `nobody` is code.\n"""\n'
+    text = docstring + "x = 1  # nobody\n# is\n# told of it\n"
+    assert find(retired_terms.PROSE, a=text) == ["planner/a.py:3", "planner/a.py:6", "planner/a.py:7"]
+
+
+def test_the_name_of_a_test_is_prose() -> None:
+    code = "def test_the_whole_file_is_read(): ...\ndef test_nobody_waits(): ...\n"
+    repository = Repository(Path(), (SourceFile("tests/test_a.py", code),))
+    assert [found.line for found in retired_terms.PROSE.find(repository)] == [2]
+    assert not list(retired_terms.IDENTIFIERS.find(repository))
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ('def f():\n    """The plan."""', [2]),
+        ('def f():\n    """Returns the plan."""', [2]),
+        ('def f():\n    """Return the plan."""', []),
+        ('class A:\n    """What a plan is."""', [2]),
+        ('class A:\n    """A plan."""\n    @property\n    def b(self):\n        """Name of the plan."""', []),
+        ('"""What a plan is."""', [1]),
+    ],
+)
+def test_docstrings_open_with_a_verb_or_a_noun(code: str, lines: list[int]) -> None:
+    assert find(docstring_openers.RULE, a=code) == [f"planner/a.py:{line}" for line in lines]
+
+
+def test_a_long_sentence_is_found_where_it_starts() -> None:
+    words = "word " * 24
+    text = f'"""A {words}.\n\nShort. Also\n{words} {words}.\n"""'
+    assert find(sentence_length.RULE, a=text) == ["planner/a.py:3"]
+
+
+def test_code_tables_and_lists_of_a_page_are_no_long_sentences() -> None:
+    page = "# Title\n\n```\nA b.\n```\n\n| a | b |\n\n- one\n  two\n- [three](x) `f(1, 2)` e.g. Four. Five\n"
+    paragraphs = documentation(SourceFile("docs/a.md", page))
+    texts = [(sentence.line, sentence.text) for paragraph in paragraphs for sentence in sentences(paragraph)]
+    assert texts == [(1, "Title"), (9, "one two"), (11, "three CODE eg Four."), (11, "Five")]
+
+
+def test_examples_in_docstrings_are_no_prose() -> None:
+    text = '"""Return it.\n\n>>> f(1)\n2\n\nMore.\n"""'
+    assert list(documentation(SourceFile("planner/a.py", text))) == [
+        Paragraph("planner/a.py", 1, "Return it."),
+        Paragraph("planner/a.py", 6, "More."),
+    ]
+
+
+def test_a_long_line_is_found_unless_a_url_is_in_it() -> None:
+    assert find(line_length.RULE, a=f"# {'ab ' * 40}\n# https://{'x' * 120}\n") == ["planner/a.py:1"]
+
+
+def test_long_and_wide_functions_are_found() -> None:
+    wide = "class A:\n    def f(self, a, b, /, c, *, d, e): ...\n    def g(self, a, b, c, d, e, *, h): ...\n"
+    assert find(function_size.PARAMETERS, a=wide) == ["planner/a.py:3"]
+    assert find(function_size.LENGTH, a="def f():\n" + "    x = 1\n" * 60) == ["planner/a.py:1"]
+
+
+def test_a_complex_function_is_found(tmp_path: Path) -> None:
+    text = "def f(x):\n" + "    if x: pass\n" * 12
+    (tmp_path / "planner").mkdir()
+    (tmp_path / "planner/a.py").write_text(text)
+    repository = Repository(tmp_path, (SourceFile("planner/a.py", text),))
+    violations = list(function_size.COMPLEXITY.find(repository))
+    assert [violation.problem for violation in violations] == ["`f` has complexity 13 (at most 12)"]
+
+
+def test_a_theory_has_four_paragraphs_and_a_source() -> None:
+    assert check_theory(THEORY) == []
+    [problem] = check_theory(THEORY.replace("Cost", "Price"))
+    assert problem == "missing paragraph `Cost:` in the docstring of the module"
+    assert "missing source" in check_theory(THEORY.replace(" (Williams 1964)", ""))[0]
+
+
+RULE = StyleRule("lines", lambda _: (), "wrap it")
+TWO = [StyleViolation("a.py", line, "too long", "a.py") for line in (1, 2)]
+
+
+def test_violations_beyond_the_allow_list_and_entries_beyond_the_violations_are_reported() -> None:
+    assert allow_list.compare(RULE, TWO, {"a.py": 2}) == []
+    assert allow_list.compare(RULE, TWO, {"a.py": 1}) == [
+        "a.py:1: too long",
+        "a.py:2: too long",
+        "a.py: 2 violations, 1 allowed",
+        "help: wrap it",
+    ]
+    shrinkable = allow_list.compare(RULE, TWO, {"a.py": 3, "b.py": 1})
+    assert [message.partition(".txt: ")[2] for message in shrinkable[:2]] == [
+        "lower to 2: a.py",
+        "remove this entry: b.py",
+    ]
+
+
+def test_an_update_only_shrinks_the_allow_list_and_its_creation_raises_no_total(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("# why\na.py 3\nb.py\n")
+    allow_list.shrink(path, [*TWO, StyleViolation("c.py", 1, "too long", "c.py")])
+    assert path.read_text() == "# why\na.py 2\n"
+    assert not allow_list.create(path, [*TWO, *TWO])
+    assert allow_list.create(path, [violation._replace(key="moved.py") for violation in TWO])
+    assert allow_list.read(path) == {"moved.py": 2}
