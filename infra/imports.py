@@ -14,7 +14,7 @@ Smyth (1993) finds an order that few imports contradict: these are upward. LAYER
 
 Cost: linear in the text. Each file is parsed once, and none is imported.
 
-Limits: imports by `importlib` and entry points are not seen. Imports in functions and under TYPE_CHECKING are.
+Limits: imports by `importlib` and entry points are not seen. Those in functions and under TYPE_CHECKING are.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def read_imports(base: Path, modules: Mapping[str, Path]) -> Iterator[ModuleImpo
 def imports_against_layers(imports: Iterable[ModuleImport]) -> list[ModuleImport]:
     """Return the imports of a package by one below it."""
     layer = {name: index for index, name in enumerate(LAYERS)}
-    return [each for each in imports if layer[_top(each.importer)] < layer[_top(each.imported)]]
+    return [item for item in imports if layer[_top(item.importer)] < layer[_top(item.imported)]]
 
 
 def structure_of(package: str, modules: Iterable[str], imports: Iterable[ModuleImport]) -> PackageStructure:
@@ -128,7 +128,7 @@ def structure_of(package: str, modules: Iterable[str], imports: Iterable[ModuleI
         for generation in nx.topological_generations(condensed.reverse())
     ]
     circles = [sorted(names) for names in nx.strongly_connected_components(graph) if len(names) > 1]
-    upward = [against for names in circles for against in _upward_imports(graph.subgraph(names))]
+    upward = [item for names in circles for item in _upward_imports(graph.subgraph(names))]
     return PackageStructure(package, levels, sorted(circles), upward)
 
 
@@ -159,8 +159,8 @@ def _upward_imports(circle: nx.DiGraph[str]) -> list[ModuleImport]:
             rest.remove_node(highest)
     position = {name: index for index, name in enumerate([*first, *last])}
     edges: Iterable[tuple[str, str, list[ModuleImport]]] = circle.edges(data="imports")
-    against = [items for source, target, items in edges if position[source] > position[target]]
-    return sorted(item for items in against for item in items)
+    groups = [items for source, target, items in edges if position[source] > position[target]]
+    return sorted(item for items in groups for item in items)
 
 
 def _import_count(edges: Iterable[tuple[str, str, list[ModuleImport]]]) -> int:

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from tests.style import allow_list
 from tests.style.rule import StyleRule, StyleViolation
 from tests.style.rules import RULES
-from tests.style.source import load_repository
+from tests.style.source import load_repository, top_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_counts(violations: Mapping[StyleRule, Sequence[StyleViolation]]) -> None:
     """Print a table of the violations: a row for each rule, a column for each top folder."""
-    counts = {rule.name: Counter(map(_top, group)) for rule, group in violations.items()}
+    folders = {rule.name: [top_folder(item.path) for item in group] for rule, group in violations.items()}
+    counts = {name: Counter(group) for name, group in folders.items()}
     tops = sorted({top for counter in counts.values() for top in counter})
     width = max(map(len, counts))
     print(f"{'rule':{width}}", *(f"{top:>10}" for top in tops), f"{'all':>8}")
@@ -60,11 +61,6 @@ def _init(violations: Mapping[StyleRule, Sequence[StyleViolation]]) -> int:
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:
     return any(PurePosixPath(path).is_relative_to(folder) for folder in folders)
-
-
-def _top(violation: StyleViolation) -> str:
-    first, slash, _ = violation.path.partition("/")
-    return first if slash else "."
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def compare(rule: StyleRule, violations: Iterable[StyleViolation], allowed: Mapp
     groups: dict[str, list[StyleViolation]] = defaultdict(list)
     for violation in violations:
         groups[violation.key].append(violation)
-    messages = []
+    messages: list[str] = []
     for key, group in groups.items():
         if len(group) > allowed.get(key, 0):
             messages += map(str, group)
@@ -51,7 +51,7 @@ def compare(rule: StyleRule, violations: Iterable[StyleViolation], allowed: Mapp
             messages.append(f"{list_name}: remove this entry: {key}")
         elif len(groups[key]) < count:
             messages.append(f"{list_name}: lower to {len(groups[key])}: {key}")
-    if len(messages) and messages[-1].startswith(list_name):
+    if messages and messages[-1].startswith(list_name):
         messages.append("help: run `python -m tests.style --update`")
     return messages
 

@@ -60,8 +60,9 @@ def documentation(file: SourceFile) -> Iterator[Paragraph]:
 
 
 def comments(file: SourceFile) -> Iterator[Paragraph]:
-    """Yield the comments of `file`."""
-    for comment in file.comments if file.suffix == ".py" else ():
+    """Yield the comments of `file`, unless it is a page or a playbook of a test."""
+    is_code = file.suffix == ".py" or (file.suffix != ".md" and not file.is_test)
+    for comment in file.comments if is_code else ():
         yield Paragraph(file.path, comment.line, _plain(comment.text))
 
 

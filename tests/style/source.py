@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("planner", "executor", "api", "infra", "noetl")
 CODE = (*PACKAGES, "benchmarks", "tests")
 FOLDERS = (*CODE, "docs", "examples")
-SUFFIXES = {".py", ".md", ".sql", ".yaml", ".yml", ".toml"}
+COMMENT_SIGNS = {".sql": "--", ".yaml": "#", ".yml": "#", ".toml": "#"}
+SUFFIXES = {".py", ".md", *COMMENT_SIGNS}
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 DefinitionNode = FunctionNode | ast.ClassDef
@@ -53,8 +54,8 @@ class SourceFile:
 
     @property
     def top(self) -> str:
-        """The top folder, or `.` for a file at the root."""
-        return self.path.split("/")[0] if "/" in self.path else "."
+        """The folder of FOLDERS that holds the file, or `.` for a file at the root."""
+        return top_folder(self.path)
 
     @property
     def is_test(self) -> bool:
@@ -74,7 +75,9 @@ class SourceFile:
 
     @cached_property
     def comments(self) -> list[Comment]:
-        return list(_comments(self.text))
+        if self.suffix == ".py":
+            return list(_python_comments(self.text))
+        return list(_plain_comments(self.text, COMMENT_SIGNS[self.suffix]))
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,17 @@ def load_repository(root: Path = ROOT) -> Repository:
     return Repository(root, tuple(files))
 
 
+def top_folder(path: str) -> str:
+    """Return the folder of FOLDERS that holds `path`. A package inside noetl counts as a top folder.
+
+    >>> top_folder("planner/plan.py"), top_folder("noetl/planner/plan.py"), top_folder("README.md")
+    ('planner', 'planner', '.')
+    """
+    *folders, _ = path.split("/")
+    inner = folders[1] if folders[:1] == ["noetl"] and len(folders) > 1 else ""
+    return inner if inner in PACKAGES else folders[0] if folders else "."
+
+
 def _definitions(node: ast.AST, prefix: str, parent: DefinitionNode | None) -> Iterator[Definition]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, DefinitionNode):
@@ -112,7 +126,14 @@ def _definitions(node: ast.AST, prefix: str, parent: DefinitionNode | None) -> I
             yield from _definitions(child, prefix, parent)
 
 
-def _comments(text: str) -> Iterator[Comment]:
+def _plain_comments(text: str, sign: str) -> Iterator[Comment]:
+    """Yield each line of `text` that is a comment. Comments behind code are not seen."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith(sign):
+            yield Comment(number, line.strip().lstrip(f"{sign} "))
+
+
+def _python_comments(text: str) -> Iterator[Comment]:
     start, last, lines = 0, 0, list[str]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type != tokenize.COMMENT:

@@ -16,6 +16,7 @@ from tests.style.rules import (
     line_length,
     retired_terms,
     sentence_length,
+    vague_names,
 )
 from tests.style.rules.theory import check_theory
 from tests.style.source import Repository, SourceFile
@@ -35,7 +36,7 @@ Limits: none.
 def find(rule: StyleRule, **texts: str) -> list[str]:
     """Return `path:line` of each violation in files of planner with these texts."""
     files = tuple(SourceFile(f"planner/{name}.py", text) for name, text in texts.items())
-    return [f"{found.path}:{found.line}" for found in rule.find(Repository(Path(), files))]
+    return [f"{violation.path}:{violation.line}" for violation in rule.find(Repository(Path(), files))]
 
 
 def test_two_classes_of_one_name_are_both_found() -> None:
@@ -65,6 +66,18 @@ def test_uses_stored_names_and_longer_words_are_no_retired_identifiers(code: str
     assert find(retired_terms.IDENTIFIERS, a=code) == []
 
 
+def test_functions_and_variables_without_a_noun_are_vague() -> None:
+    assert find(vague_names.RULE, a="def of(x): ...\ndef paths_of(x): ...\nown = 1\nown_paths = own\n") == [
+        "planner/a.py:1",
+        "planner/a.py:3",
+    ]
+
+
+def test_a_comment_of_sql_is_prose() -> None:
+    file = SourceFile("planner/a.sql", "SELECT 1;\n-- nobody\n")
+    assert [violation.line for violation in retired_terms.PROSE.find(Repository(Path(), (file,)))] == [2]
+
+
 def test_a_retired_term_is_found_in_docstrings_and_comments_across_lines() -> None:
     docstring = '"""Work.\n\nThe branches go\non with it, and `nobody` is code.\n"""\n'
     text = docstring + "x = 1  # nobody\n# is\n# told of it\n"
@@ -74,7 +87,7 @@ def test_a_retired_term_is_found_in_docstrings_and_comments_across_lines() -> No
 def test_the_name_of_a_test_is_prose() -> None:
     code = "def test_the_whole_file_is_read(): ...\ndef test_nobody_waits(): ...\n"
     repository = Repository(Path(), (SourceFile("tests/test_a.py", code),))
-    assert [found.line for found in retired_terms.PROSE.find(repository)] == [2]
+    assert [violation.line for violation in retired_terms.PROSE.find(repository)] == [2]
     assert not list(retired_terms.IDENTIFIERS.find(repository))
 
 

@@ -11,12 +11,14 @@ from tests.style.rules import (
     retired_terms,
     sentence_length,
     theory,
+    vague_names,
 )
 
 RULES: tuple[StyleRule, ...] = (
     class_names.RULE,
     retired_terms.IDENTIFIERS,
     retired_terms.PROSE,
+    vague_names.RULE,
     docstring_openers.RULE,
     sentence_length.RULE,
     line_length.RULE,

@@ -20,8 +20,8 @@ def find(repository: Repository) -> Iterator[StyleViolation]:
     for name, places in classes.items():
         for file, definition in places if len(places) > 1 else ():
             line = definition.node.lineno
-            others = [_position(place) for place in places if place != (file, definition)]
-            problem = f"duplicate class name `{name}`, also at {', '.join(others)}"
+            duplicates = [_position(place) for place in places if place != (file, definition)]
+            problem = f"duplicate class name `{name}`, also at {', '.join(duplicates)}"
             yield StyleViolation(file.path, line, problem, f"{file.path}::{definition.name}")
 
 
