@@ -1,8 +1,9 @@
 """Report of the import structure: levels, circles and upward imports of every package.
 
-    python -m infra.imports [FOLDER ...]     such as planner/dataflow; without one, all packages
+    python -m infra.imports [--faults] [FOLDER ...]
 
-The exit status is 1 if there is a circle or an upward import.
+A folder is a package such as planner/dataflow. Without one, all packages are reported. With `--faults`, only
+circles and upward imports are printed. The exit status is 1 if there is one.
 
 Problem: show in which order the modules and packages of a package build on each other, and which imports
 break the order.
@@ -19,6 +20,7 @@ Limits: imports by `importlib` and entry points are not seen. Those in functions
 
 from __future__ import annotations
 
+import argparse
 import ast
 import sys
 from collections import Counter
@@ -67,14 +69,22 @@ class PackageStructure(NamedTuple):
         faults = f"{len(self.circles)} circles, {len(self.upward)} upward imports"
         lines = [f"{self.package}: {sizes}, {faults}"]
         lines += [f"  {level:3}  {', '.join(names)}" for level, names in enumerate(self.levels)]
-        lines += [f"  circle: {', '.join(names)}" for names in self.circles]
-        lines += [f"  upward: {upward}" for upward in self.upward]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {fault}" for fault in self.faults)])
+
+    @property
+    def faults(self) -> list[str]:
+        """The circles and upward imports, a line each."""
+        circles = [f"circle in {self.package}: {', '.join(names)}" for names in self.circles]
+        return circles + [f"upward in {self.package}: {item}" for item in self.upward]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    folders = sys.argv[1:] if arguments is None else arguments
-    wanted = [folder.strip("/").replace("/", ".").removeprefix(f"{NAMESPACE}.") for folder in folders]
+    parser = argparse.ArgumentParser("python -m infra.imports", description="Report the import structure.")
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="a package, such as planner/dataflow")
+    parser.add_argument("--faults", action="store_true", help="print only circles and upward imports")
+    options = parser.parse_args(arguments)
+    names = [folder.strip("/").replace("/", ".") for folder in options.folders]
+    wanted = [name.removeprefix(f"{NAMESPACE}.") for name in names]
     modules = find_modules(BASE)
     imports = list(read_imports(BASE, modules))
     crossing = imports_against_layers(imports)
@@ -82,9 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     structures = [structure_of(package, modules, imports) for package in packages]
     for upward in crossing:
         print(f"upward between packages: {upward}")
-    for structure in structures:
-        print(structure)
-    return int(bool(crossing) or any(structure.circles or structure.upward for structure in structures))
+    faults = [fault for structure in structures for fault in structure.faults]
+    for line in faults if options.faults else structures:
+        print(line)
+    return int(bool(crossing or faults))
 
 
 def find_modules(base: Path) -> dict[str, Path]:

@@ -74,5 +74,5 @@ def test_the_command_fails_if_there_is_a_circle(
     assert main([]) == 0
     assert "planner: 4 modules and packages, 3 levels, 0 circles, 0 upward imports" in capsys.readouterr().out
     write(base / "planner/draw/dot.py", "import planner.draw.svg\n")
-    assert main(["planner/draw"]) == 1
-    assert "circle: dot, svg" in capsys.readouterr().out
+    assert main(["--faults", "planner/draw"]) == 1
+    assert "circle in planner.draw: dot, svg" in capsys.readouterr().out

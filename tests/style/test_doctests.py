@@ -6,11 +6,12 @@ import doctest
 import importlib
 import importlib.util
 import re
+from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
 
-from tests.style.source import PACKAGES, ROOT, SourceFile, load_repository
+from tests.style.source import PACKAGES, SourceFile, load_repository
 
 EXAMPLE = re.compile(r"^ *>>> ", re.MULTILINE)
 
@@ -26,10 +27,16 @@ def module_name(path: str) -> str:
     """Return the importable name of the module at `path`: `noetl.planner.x` where noetl holds planner."""
     parts = PurePosixPath(path).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    is_inside = parts[0] in PACKAGES and parts[0] != "noetl" and (ROOT / "noetl").is_dir()
-    if is_inside and importlib.util.find_spec(f"noetl.{parts[0]}"):
-        return f"noetl.{name}"
-    return name
+    return f"noetl.{name}" if is_in_noetl(parts[0]) else name
+
+
+@cache
+def is_in_noetl(package: str) -> bool:
+    """Return whether noetl can be imported and holds `package`."""
+    try:
+        return package in PACKAGES and importlib.util.find_spec(f"noetl.{package}") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("file", examples(), ids=lambda file: file.path)

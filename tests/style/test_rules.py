@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_a_retired_term_is_found_in_docstrings_and_comments_across_lines() -> No
     docstring = '"""Work.\n\nThe branches go\non with it, and `nobody` is code.\n"""\n'
     text = docstring + "x = 1  # nobody\n# is\n# told of it\n"
     assert find(retired_terms.PROSE, a=text) == ["planner/a.py:3", "planner/a.py:6", "planner/a.py:7"]
+
+
+def test_no_pattern_has_a_capturing_group_and_no_verb_is_refused() -> None:
+    for line in retired_terms.TERMS.read_text().splitlines():
+        assert line.startswith(("[", "#")) or not re.compile(line.partition(" # ")[0]).groups
+    verbs = docstring_openers.read_words("docstring_verbs.txt")
+    assert not verbs & docstring_openers.read_words("docstring_openers_refused.txt")
 
 
 def test_the_name_of_a_test_is_prose() -> None:
