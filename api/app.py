@@ -21,14 +21,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
-from api.answers import JSON
-from api.gate import Gate
+from api.context import Shared
+from api.http import problems
+from api.http.responses import JSON
+from api.middleware import Gate
 from api.routes import callbacks, events, graph, health, plans, playbooks, workflows
-from api.routes.common import check_that_all_are_guarded
-from api.shared import Shared
-from executor.capabilities import for_service
+from api.routes.dependencies import check_that_all_are_guarded
 from executor.errors import SettingError, StoreError
+from executor.security.capabilities import for_service
 
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
@@ -98,7 +98,7 @@ class _App(FastAPI):
     """An app that describes the shapes of its answers when it is asked: making them takes longer than all else at its start."""
 
     def openapi(self) -> dict[str, Any]:
-        from api.shapes import schemas
+        from api.http.schemas import schemas
 
         document = super().openapi()
         document["components"].setdefault("schemas", {}).update(schemas())

@@ -15,9 +15,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from executor.errors import ActionError
-from executor.logs import ABOUT, log_as_json_lines
+from executor.runtime.json_logs import ABOUT, log_as_json_lines
 from executor.stores import load_store, make_clients
-from planner.garbage import never_collected
+from planner.gc_control import never_collected
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -47,7 +47,7 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
     """What is answered instead. Where a run was started it is still named."""
-    from api.problems import Problem
+    from api.http.problems import Problem
 
     detail = (
         f"The answer has {size:,} bytes, and {MOST_ANSWERED:,} come through the gateway. Ask for a part of it (`limit`), or"
@@ -78,7 +78,7 @@ def _app() -> Mangum:
     from mangum import Mangum
 
     from api.app import create_app
-    from api.problems import without_tokens
+    from api.http.problems import without_tokens
 
     logging.getLogger("mangum.http").addFilter(without_tokens)
     return Mangum(create_app(behind_gateway=True), lifespan="off")

@@ -27,14 +27,14 @@ from benchmarks import report
 from benchmarks.meter import PRICES, Meter, Usage, lambda_dollars
 from benchmarks.playbooks import fan_out
 from executor.actions import catalogue
-from executor.aws import client
-from executor.capabilities import for_local_run
-from executor.records import END, Claim, Lease
-from executor.start import new_run
+from executor.clients.aws import client
+from executor.engine.invocation import Walker
+from executor.engine.start import new_run
+from executor.model.run import END, Claim, Lease
+from executor.security.capabilities import for_local_run
 from executor.stores import open_store
 from executor.stores.dynamo.store import DynamoStore
-from executor.stores.store import Received
-from executor.walk import Walker
+from executor.stores.interface import Received
 from infra.dynamodb import upgrade
 from planner.compile import compile_playbook
 

@@ -22,8 +22,8 @@ from benchmarks import report
 from benchmarks.cost import chain, emulated
 from benchmarks.runtime import Runtime, running
 from executor.actions import catalogue
-from executor.aws import client
-from executor.start import new_run
+from executor.clients.aws import client
+from executor.engine.start import new_run
 from executor.stores import open_store
 from executor.stores.dynamo.store import DynamoStore
 from infra.build import MEGABYTE, build

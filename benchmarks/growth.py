@@ -22,16 +22,16 @@ from benchmarks.floors import postgres_row
 from benchmarks.playbooks import fan_out, set_chain
 from benchmarks.speed import DURABLE, FOLDER, until_ended, working
 from executor.actions import catalogue
-from executor.capabilities import for_local_run
-from executor.records import Lease, RunStatus
-from executor.start import new_run
+from executor.engine.invocation import Walker
+from executor.engine.start import new_run
+from executor.model.run import Lease, RunStatus
+from executor.security.capabilities import for_local_run
 from executor.stores import open_store
-from executor.stores.sql_store import SqlStore
-from executor.stores.store import Store
-from executor.walk import Walker
+from executor.stores.interface import Store
+from executor.stores.sql.store import SqlStore
 from infra.migrations import upgrade
 from planner.compile import compile_playbook
-from planner.garbage import collection_paused
+from planner.gc_control import collection_paused
 from tests.postgres import emptied, serving
 
 STEPS = 10_000

@@ -16,9 +16,9 @@ from benchmarks import report
 from benchmarks.measure import seconds
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
-from planner import templates
 from planner.compile import compile_playbook
-from planner.read import MAX_BYTES
+from planner.syntax.reader import MAX_BYTES
+from planner.templates import template as template_module
 
 OK = "{action: log, message: x}"
 
@@ -308,7 +308,7 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
     text = text_of(name)
     codes = Counter(found.code for found in compile_playbook(text, catalogue()).diagnostics)
     times = [
-        seconds(lambda: compile_playbook(each, catalogue()), repetitions, prepare=templates.parsed.cache_clear)  # noqa: B023
+        seconds(lambda: compile_playbook(each, catalogue()), repetitions, prepare=template_module.parsed.cache_clear)  # noqa: B023
         for each in (text, honest(len(text)))
     ]
     return {

@@ -24,12 +24,12 @@ from benchmarks import report
 from benchmarks.playbooks import set_chain
 from benchmarks.speed import DURABLE, FOLDER, worker
 from executor.actions import catalogue
-from executor.records import Run, RunStatus
-from executor.start import new_run
+from executor.engine.start import new_run
+from executor.model.run import Run, RunStatus
 from executor.stores import open_store
-from executor.stores.doctor import examine
-from executor.stores.postgres import PostgresStore
-from executor.stores.store import Store
+from executor.stores.interface import Store
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql.consistency import examine
 from infra.migrations import upgrade
 from planner.compile import compile_playbook
 from planner.plan import Plan

@@ -9,9 +9,11 @@ import yaml
 from benchmarks.measure import seconds, seconds_without_collection
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
-from planner import read, templates, uses
 from planner.compile import compile_playbook
 from planner.plan import Plan
+from planner.program import template_uses
+from planner.syntax import reader
+from planner.templates import template as template_module
 
 SIZES = {100: 15, 1_000: 7, 10_000: 3}
 """Numbers of steps, and how often each is measured."""
@@ -20,7 +22,7 @@ SIZES = {100: 15, 1_000: 7, 10_000: 3}
 def measure() -> list[dict[str, Any]]:
     """One row for every shape and size."""
     # Ten thousand steps of this length are more text than a playbook may have; growth is to be seen beyond the limits.
-    read.MAX_BYTES = uses.MAX_CODE = 8 * 1024 * 1024
+    reader.MAX_BYTES = template_uses.MAX_CODE = 8 * 1024 * 1024
     catalogue()
     return [_row(shape, steps, repetitions) for shape in SHAPES for steps, repetitions in SIZES.items()]
 
@@ -31,7 +33,7 @@ def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
     def load() -> object:
         return yaml.load(text, Loader=yaml.CSafeLoader)
 
-    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=templates.parsed.cache_clear)
+    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=template_module.parsed.cache_clear)
     loaded = seconds(load, repetitions)
     loaded_without_collection = seconds_without_collection(load, repetitions)
     return {

@@ -26,11 +26,11 @@ from benchmarks.floors import postgres_row, sqlite_row
 from benchmarks.measure import work_seconds
 from benchmarks.playbooks import fan_out, set_chain
 from executor.actions import catalogue
-from executor.capabilities import for_local_run
-from executor.records import RunStatus
-from executor.start import new_run
+from executor.engine.start import new_run
+from executor.model.run import RunStatus
+from executor.security.capabilities import for_local_run
 from executor.stores import open_store
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from executor.worker import LOOK_SECONDS, Worker
 from infra.migrations import upgrade
 from planner.compile import compile_playbook

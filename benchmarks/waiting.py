@@ -17,10 +17,10 @@ from statistics import median
 from typing import Any
 
 from executor.actions import catalogue
-from executor.capabilities import for_local_run
-from executor.start import new_run
+from executor.engine.start import new_run
+from executor.security.capabilities import for_local_run
 from executor.stores import open_store
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from executor.worker import Worker
 from planner.compile import compile_playbook
 from planner.plan import Plan

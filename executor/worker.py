@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from executor.actions.action import Capabilities
+from executor.engine.external import FindPlaybook
+from executor.engine.invocation import Walker
 from executor.errors import SettingError, StoreError
-from executor.host import process_name
-from executor.keeping import Keeper
-from executor.records import SERVICE, Lease, Run
-from executor.stores.store import Store
-from executor.waiting import FindPlaybook
-from executor.walk import Walker
+from executor.model.run import SERVICE, Lease, Run
+from executor.model.worker_identity import process_name
+from executor.runtime.lease_keeper import Keeper
+from executor.stores.interface import Store
 
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""

@@ -44,7 +44,7 @@ class Package:
 PACKAGES = {
     "step": Package(
         ("planner", "executor"),
-        ("planner/checks", "planner/draw", "planner/explanations"),
+        ("planner/checks", "planner/draw", "planner/diagnostics/explanations"),
         ("httpx", "jinja2", "psycopg", "regex"),
         8 * MEGABYTE,
     ),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from executor.aws import client, translated
+from executor.clients.aws import client, translated
 from executor.errors import ActionError, StoreError
 from executor.stores.dynamo.store import SCHEMA_VERSION
 

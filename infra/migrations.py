@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from executor.errors import SchemaError
-from executor.stores.postgres_address import conninfo_of, failure_of
+from executor.stores.postgres.address import conninfo_of, failure_of
 
 FOLDER = Path(__file__).parent / "postgres"
 _APPLIED = """

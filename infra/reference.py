@@ -12,17 +12,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from executor import egress, piece, room, secrets, start, waiting
 from executor.actions import _formats, _process, action, catalogue, file, http, python
-from executor.stores import sql_store, sql_waits
+from executor.clients import egress
+from executor.engine import external, start, work_context
+from executor.model import memory_budget
+from executor.security import redaction
+from executor.stores.sql import store as sql_store
+from executor.stores.sql import waits as sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner import budget, diagnostics, filters, parse, playbook, read, sandbox, sizes, template_syntax, uses
 from planner.catalogue import ActionDeclaration, Parameter, Sink
 from planner.checks import names
-from planner.diagnostics import CODES
+from planner.diagnostics import diagnostic
+from planner.diagnostics.diagnostic import CODES
+from planner.diagnostics.wording import listed, ticked
 from planner.kinds import either
-from planner.schema import json_schema
-from planner.wording import listed, ticked
+from planner.program import template_uses
+from planner.syntax import limits, models, reader
+from planner.syntax import parser as playbook_parser
+from planner.syntax.json_schema import json_schema
+from planner.templates import budget, filters, sandbox
+from planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/language.md", "docs/actions.md")
@@ -66,8 +75,8 @@ def _keys(construct: str) -> str:
     """The keys of a construct of the language."""
     model = CONSTRUCTS[construct]
     schema = json_schema(catalogue())
-    definition = schema if model is playbook.Playbook else schema["$defs"].get(model.__name__, {})
-    if model is playbook.ActionEntry:
+    definition = schema if model is models.Playbook else schema["$defs"].get(model.__name__, {})
+    if model is models.ActionEntry:
         definition = {"properties": _common(schema), "required": ["action"]}
     needed = definition.get("required", ())
     rows = (
@@ -80,7 +89,7 @@ def _keys(construct: str) -> str:
 def _common(schema: Mapping[str, Any]) -> dict[str, Any]:
     """What every action takes, as the schema repeats it for each type."""
     some = schema["$defs"]["ActionEntry"]["allOf"][0]
-    keys = [field.alias or name for name, field in playbook.ActionEntry.model_fields.items()]
+    keys = [field.alias or name for name, field in models.ActionEntry.model_fields.items()]
     return {key: some["then"]["properties"][key] for key in keys} | {"action": {"type": "string"}}
 
 
@@ -220,23 +229,27 @@ def _reserved(_: str) -> str:
 def _limits(_: str) -> str:
     mib = 1024 * 1024
     rows = (
-        ("a playbook", f"{read.MAX_BYTES // mib} MiB of text, {read.MAX_DEPTH} levels deep", "NP004"),
-        ("what aliases expand to", f"{read.MAX_ALIASED_NODES:,} nodes", "NP005"),
+        ("a playbook", f"{reader.MAX_BYTES // mib} MiB of text, {reader.MAX_DEPTH} levels deep", "NP004"),
+        ("what aliases expand to", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
         ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
-        ("tasks; entries of the `run` of a step or task", f"{sizes.MAX_TASKS:,}; {sizes.MAX_TARGETS:,}", "NP701"),
-        ("cases of all steps; entries of all `run`", f"{sizes.MAX_ALL_CASES:,}; {sizes.MAX_ALL_ENTRIES:,}", "NP701"),
+        ("tasks; entries of the `run` of a step or task", f"{limits.MAX_TASKS:,}; {limits.MAX_TARGETS:,}", "NP701"),
+        ("cases of all steps; entries of all `run`", f"{limits.MAX_ALL_CASES:,}; {limits.MAX_ALL_ENTRIES:,}", "NP701"),
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
-        ("findings; constructs of the wrong shape", f"{diagnostics.MAX_FINDINGS:,}; {parse.MAX_MISTAKES:,}", "NP902"),
+        (
+            "findings; constructs of the wrong shape",
+            f"{diagnostic.MAX_FINDINGS:,}; {playbook_parser.MAX_MISTAKES:,}",
+            "NP902",
+        ),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
-        ("one template", f"{template_syntax.MAX_SOURCE // 1024} KiB, {template_syntax.MAX_NODES:,} nodes", "NP405"),
-        ("all expressions that do more than name what they read", f"{uses.MAX_CODE // 1024} KiB", "NP701"),
+        ("one template", f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes", "NP405"),
+        ("all expressions that do more than name what they read", f"{template_uses.MAX_CODE // 1024} KiB", "NP701"),
         ("a text that an expression makes", f"{budget.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
         ("a list that an expression makes", f"{budget.MAX_ITEMS:,} items", "`LimitExceeded`"),
         ("an expression, and all templates of an action together", _budget(), "`LimitExceeded`"),
         ("`environment` and `variables` at the start", f"{start.MAX_HELD // mib} MiB as JSON", "the run is refused"),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
         ("a regular expression", f"{filters.REGEX_SECONDS:g} s", "`LimitExceeded`"),
-        ("items of `parallel` at work at once", f"{piece.MAX_PARALLEL}; the others wait", ""),
+        ("items of `parallel` at work at once", f"{work_context.MAX_PARALLEL}; the others wait", ""),
         ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
         ("the pages of an `http` action together", f"{http.LARGEST_BYTES // mib} MiB as JSON", "`LimitExceeded`"),
         ("silence of a server, for `http`", f"{egress.SILENCE_SECONDS:g} s unless `timeout` says", "`Timeout`"),
@@ -248,13 +261,13 @@ def _limits(_: str) -> str:
         ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
         (
             "what the work of a step holds at once, and the batches of a loop together",
-            f"{room.MOST_HELD // mib} MiB, and {room.MOST_GIVEN // mib} MiB, as JSON",
+            f"{memory_budget.MOST_HELD // mib} MiB, and {memory_budget.MOST_GIVEN // mib} MiB, as JSON",
             "`PayloadTooLarge`",
         ),
         ("what a visit saves, in SQLite", f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
         ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // mib} MiB as JSON", "refused"),
-        ("runs that start each other", f"{waiting.MAX_DEPTH} deep", "`LimitExceeded`"),
-        ("a secret that is kept out of sight", f"{secrets.SHORTEST} characters or more", ""),
+        ("runs that start each other", f"{external.MAX_DEPTH} deep", "`LimitExceeded`"),
+        ("a secret that is kept out of sight", f"{redaction.SHORTEST} characters or more", ""),
     )
     return _table(("what", "at most", "beyond it"), rows)
 
@@ -269,12 +282,12 @@ def _file() -> str:
 
 
 def _sizes() -> str:
-    return f"{sizes.MAX_STEPS:,}; {sizes.MAX_CASES:,}; {sizes.MAX_TARGETS:,}"
+    return f"{limits.MAX_STEPS:,}; {limits.MAX_CASES:,}; {limits.MAX_TARGETS:,}"
 
 
 def _diagnostics(_: str) -> str:
     rows = (
-        (f"[{code}](../planner/explanations/{code}.md)", entry.severity.value, entry.title)
+        (f"[{code}](../planner/diagnostics/explanations/{code}.md)", entry.severity.value, entry.title)
         for code, entry in CODES.items()
     )
     return _table(("code", "severity", "what it stands for"), rows)

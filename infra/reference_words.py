@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from planner import playbook
+from planner.syntax import models
 
-CONSTRUCTS: dict[str, type[playbook.Model]] = {
-    "playbook": playbook.Playbook,
-    "input": playbook.InputDeclaration,
-    "step": playbook.Step,
-    "case": playbook.Case,
-    "task": playbook.Task,
-    "action": playbook.ActionEntry,
-    "call": playbook.TaskEntry,
-    "loop": playbook.Loop,
-    "repeat": playbook.Repeat,
-    "retry": playbook.RetryPolicy,
+CONSTRUCTS: dict[str, type[models.Model]] = {
+    "playbook": models.Playbook,
+    "input": models.InputDeclaration,
+    "step": models.Step,
+    "case": models.Case,
+    "task": models.Task,
+    "action": models.ActionEntry,
+    "call": models.TaskEntry,
+    "loop": models.Loop,
+    "repeat": models.Repeat,
+    "retry": models.RetryPolicy,
 }
 """The constructs that have a table of keys."""
 

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from planner.catalogue import Catalogue
 from planner.checks.actions import check_actions
 from planner.checks.control_flow import check_control_flow
-from planner.checks.data_flow import check_data_flow
 from planner.checks.expressions import check_expressions
 from planner.checks.guards import check_guards
+from planner.checks.idempotency import check_repetition
 from planner.checks.inputs import check_inputs
-from planner.checks.meanings import check_meanings
+from planner.checks.name_usage import check_meanings
 from planner.checks.names import check_names
-from planner.checks.repetition import check_repetition
-from planner.checks.shapes import check_shapes
-from planner.checks.subject import Subject
+from planner.checks.references import check_data_flow
 from planner.checks.timing import check_timing
-from planner.diagnostics import Diagnostic, Diagnostics
-from planner.garbage import collection_paused
+from planner.checks.types import check_shapes
+from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from planner.gc_control import collection_paused
 from planner.lower import lower
-from planner.parse import parse
 from planner.plan import Plan
-from planner.read import read
-from planner.uses import find_uses
+from planner.program.program import Subject
+from planner.program.template_uses import find_uses
+from planner.syntax.parser import parse
+from planner.syntax.reader import read
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_names,

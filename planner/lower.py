@@ -8,14 +8,9 @@ from typing import Any
 
 import networkx as nx
 
-from planner import playbook
-from planner.bounds import most_visits
 from planner.catalogue import Kind
-from planner.checks.data_flow import inferred_inputs
-from planner.checks.subject import Subject
-from planner.entries import called_tasks, saved_names
-from planner.joins import ROOT
-from planner.liveness import (
+from planner.checks.references import inferred_inputs
+from planner.dataflow.liveness import (
     MAX_HANDED,
     SAVE_TOGETHER,
     TOO_MANY,
@@ -23,13 +18,18 @@ from planner.liveness import (
     names_handed_on,
     names_in_turns,
 )
+from planner.graph.joins import ROOT
+from planner.graph.visit_bounds import most_visits
+from planner.guards.coverage import is_error_aware
 from planner.plan import MOST_COUNTED, ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
 from planner.plan import Case as PlanCase
 from planner.plan import Step as PlanStep
 from planner.plan import Task as PlanTask
-from planner.playbook import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
-from planner.rules import is_error_aware
-from planner.uses import Place, Use
+from planner.program.program import Subject
+from planner.program.template_uses import Place, Use
+from planner.syntax import models
+from planner.syntax.entries import called_tasks, saved_names
+from planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 
 
 def lower(subject: Subject) -> Plan | None:
@@ -286,13 +286,13 @@ def lower_retry(policy: RetryPolicy | None) -> Retry | None:
     )
 
 
-def lower_loop(loop: playbook.Loop | None) -> Loop | None:
+def lower_loop(loop: models.Loop | None) -> Loop | None:
     """The loop as the executor knows it."""
     if loop is None:
         return None
     return Loop(loop.items, loop.as_, loop.concurrency, loop.batch, loop.on_error == "continue")
 
 
-def lower_repeat(repeat: playbook.Repeat | None) -> Repeat | None:
+def lower_repeat(repeat: models.Repeat | None) -> Repeat | None:
     """The repetition as the executor knows it."""
     return None if repeat is None else Repeat(repeat.until, repeat.every, repeat.max)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from executor.stores.sqlite import SqliteStore
+from executor.stores.sqlite.store import SqliteStore
 
 pytest_plugins = ("tests.aws", "tests.postgres")
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from executor.records import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
-from executor.transition import (
+from executor.model.run import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
+from executor.model.transition import (
     GuardFailed,
     Outcome,
     Pause,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
-from planner.graph import Flow
+from planner.graph.cfg import Flow
 
 Chances = Mapping[str, Sequence[int]]
 """For each step a number for each of its visits, which says how its rule goes."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-STARTED = "executor.walk", "executor.worker", "executor.stores.sqlite", "executor.actions"
+STARTED = "executor.engine.invocation", "executor.worker", "executor.stores.sqlite.store", "executor.actions"
 SLOW = ("networkx", "pydantic", "fastapi", "yaml", "httpx", "psycopg", "rich", "typer", "boto3", "uvicorn", "regex")
 
 
@@ -34,6 +34,6 @@ def test_what_was_loaded_is_seen(loaded: set[str]) -> None:
 
 
 def test_the_service_starts_without_the_shapes_of_its_answers() -> None:
-    program = "import sys, api.app; print('api.shapes' in sys.modules)"
+    program = "import sys, api.app; print('api.http.schemas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -13,6 +13,6 @@ def main() -> None:
 
         run_app()
     except KeyboardInterrupt:
-        from api.cli.console import INTERRUPTED
+        from api.cli.display.console import INTERRUPTED
 
         sys.exit(INTERRUPTED)

@@ -8,17 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from api.cli import db, keys, runs
-from api.cli.check import check
-from api.cli.console import FAILED, MISUSED, RefusalError, say, write
-from api.cli.doctor import doctor
-from api.cli.explain import explain
-from api.cli.plan import plan
-from api.cli.run import run
-from api.cli.schema import schema
-from api.cli.serve import serve
-from api.cli.submit import submit
-from api.cli.worker import worker
+from api.cli.commands import db, keys, runs
+from api.cli.commands.check import check
+from api.cli.commands.doctor import doctor
+from api.cli.commands.explain import explain
+from api.cli.commands.plan import plan
+from api.cli.commands.run import run
+from api.cli.commands.schema import schema
+from api.cli.commands.serve import serve
+from api.cli.commands.submit import submit
+from api.cli.commands.worker import worker
+from api.cli.display.console import FAILED, MISUSED, RefusalError, say, write
 
 app = typer.Typer(
     name="noetl",

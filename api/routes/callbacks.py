@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, shaped
-from api.bodies import read_answer
-from api.routes.common import PROBLEMS, ForAll
-from executor.waiting import CALLBACKS
+from api.http.requests import read_answer
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, ForAll
+from executor.engine.external import CALLBACKS
 
 router = APIRouter(prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -13,11 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.answers import JSON, shaped
-from api.bodies import accepts, known_query
-from api.problems import Problem
-from api.routes.common import PROBLEMS, ToRead, is_stopping
-from api.service import EVENTS_PER_PAGE, Service
+from api.http.problems import Problem
+from api.http.requests import accepts, known_query
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, ToRead, is_stopping
+from api.service.runs import EVENTS_PER_PAGE, Service
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 

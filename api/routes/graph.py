@@ -7,11 +7,11 @@ from enum import StrEnum
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.answers import JSON, shaped
-from api.bodies import known_query
-from api.image import NoGraphvizError, image
-from api.problems import Problem
-from api.routes.common import PROBLEMS, ToRead
+from api.graphviz import NoGraphvizError, image
+from api.http.problems import Problem
+from api.http.requests import known_query
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, ToRead
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from api.answers import JSON
-from api.routes.common import ForAll, anyone
+from api.http.responses import JSON
+from api.routes.dependencies import ForAll, anyone
 
 router = APIRouter(tags=["health"], default_response_class=JSON)
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, shaped
-from api.bodies import Reference, read_submission
-from api.routes.common import PROBLEMS, ToRead
+from api.http.requests import Reference, read_submission
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, ToRead
 from api.routes.workflows import SUBMISSION
-from api.service import PlaybookError, Service
+from api.service.runs import PlaybookError, Service
 
 if TYPE_CHECKING:
     from planner.compile import Compilation

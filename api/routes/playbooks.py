@@ -13,9 +13,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, shaped
-from api.bodies import known_query, read_playbook
-from api.routes.common import PROBLEMS, ToAdminister, ToRead
+from api.http.requests import known_query, read_playbook
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, ToAdminister, ToRead
 
 router = APIRouter(prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JSON)
 

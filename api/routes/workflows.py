@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.answers import JSON, shaped
-from api.bodies import (
+from api.http.problems import Problem
+from api.http.requests import (
     Reference,
     Resumption,
     Submission,
@@ -21,11 +21,11 @@ from api.bodies import (
     read_resumption,
     read_submission,
 )
-from api.problems import Problem
-from api.routes.common import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
-from api.service import Service, result_of, summary_of
-from executor.records import Run, RunStatus
-from executor.tracing import read_traceparent
+from api.http.responses import JSON, shaped
+from api.routes.dependencies import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
+from api.service.runs import Service, result_of, summary_of
+from executor.model.run import Run, RunStatus
+from executor.model.tracing import read_traceparent
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 

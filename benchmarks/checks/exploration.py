@@ -18,22 +18,22 @@ from typing import Any, Self, cast
 from unittest.mock import patch
 
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
-from executor import attempts, loop, perform
 from executor.actions import catalogue, handler
 from executor.actions.action import Call
-from executor.capabilities import for_service
+from executor.engine import attempts, loop, perform
+from executor.engine.invocation import Walker
+from executor.engine.rendering import render_parameters
+from executor.engine.start import LAST_CLOCK, ending_visit, last_visit_id, new_run
 from executor.errors import ActionError, RejectedError
-from executor.records import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
-from executor.rendering import render_parameters
-from executor.sql import Bind, Sql
-from executor.start import LAST_CLOCK, ending_visit, last_visit_id, new_run
-from executor.stores.store import Store
-from executor.transition import MAX_CLAIMS, ending
-from executor.values import write_json
-from executor.walk import Walker
+from executor.model.json_values import write_json
+from executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.model.sql import Bind, Sql
+from executor.model.transition import MAX_CLAIMS, ending
+from executor.security.capabilities import for_service
+from executor.stores.interface import Store
 from planner.catalogue import ActionDeclaration
 from planner.plan import MOST_COUNTED, Action, Header, Loop, Plan, Step, Task, Work
-from planner.templates import EvaluationError, Lookup, has_template, parse
+from planner.templates.template import EvaluationError, Lookup, has_template, parse
 from tests.exploration import Explorer, World
 
 MOST_WORLDS = 2_000

@@ -18,9 +18,9 @@ from benchmarks.checks.places import Place, Places
 from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics import Diagnostic, Diagnostics, Severity
+from planner.diagnostics.diagnostic import Diagnostic, Diagnostics, Severity
 from planner.plan import Case, Plan
-from planner.read import read
+from planner.syntax.reader import read
 
 Data = dict[str, Any]
 

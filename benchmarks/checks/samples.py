@@ -15,12 +15,12 @@ from typing import Any
 from jinja2 import nodes
 
 from executor.actions import catalogue
-from planner.accesses import access_of, children_of
 from planner.catalogue import ActionDeclaration, Kind
 from planner.kinds import is_of_kind
 from planner.plan import Action, Input, Loop, Plan, Step, TaskCall, Work, action_from_json
-from planner.template_syntax import syntax_of
-from planner.templates import TemplateProblem, has_template, parse
+from planner.templates.access_paths import access_of, children_of
+from planner.templates.parser import syntax_of
+from planner.templates.template import TemplateProblem, has_template, parse
 
 MOST_VARIANTS = 6
 MOST_BEGINNINGS = 64

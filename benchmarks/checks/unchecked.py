@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from executor.actions import catalogue
-from planner.checks.subject import Subject
-from planner.diagnostics import Diagnostics
+from planner.diagnostics.diagnostic import Diagnostics
 from planner.lower import _Lowering
-from planner.parse import parse
 from planner.plan import MOST_COUNTED, Plan
-from planner.playbook import Entry
-from planner.read import read
-from planner.uses import find_uses
+from planner.program.program import Subject
+from planner.program.template_uses import find_uses
+from planner.syntax.models import Entry
+from planner.syntax.parser import parse
+from planner.syntax.reader import read
 
 
 class NoPlan(Exception):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from executor.actions._servers import Server, parsed, unreachable, vetted
 from executor.actions.action import Call
-from executor.egress import CONNECT_SECONDS
+from executor.clients.egress import CONNECT_SECONDS
 from executor.errors import ActionError
 
 if TYPE_CHECKING:

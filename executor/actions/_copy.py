@@ -11,8 +11,8 @@ from executor.actions._formats import FormatError, header_names
 from executor.actions._postgres_values import bound, quoted
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.sql import Bind, Sql
-from planner.sinks import SqlLexer
+from executor.model.sql import Bind, Sql
+from planner.lexers.sql import SqlLexer
 
 if TYPE_CHECKING:
     from executor.actions._connections import Connection

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from executor.errors import ActionError
-from executor.values import read_json, text_of, write_json
+from executor.model.json_values import read_json, text_of, write_json
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000

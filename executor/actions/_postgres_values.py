@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from executor.errors import ActionError
-from executor.sql import Identifier
+from executor.model.sql import Identifier
 
 
 def quoted(name: str) -> str:

@@ -17,8 +17,8 @@ from typing import IO
 
 from executor.actions.action import Call
 from executor.errors import ActionError, CancelledError
-from executor.secrets import hand_over
-from executor.values import text_of
+from executor.model.json_values import text_of
+from executor.security.redaction import hand_over
 
 MAX_OUTPUT = 1024 * 1024
 """The most a command may print on each stream, in bytes."""

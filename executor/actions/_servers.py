@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from executor import egress
 from executor.actions.action import Call
+from executor.clients import egress
 from executor.errors import ActionError
 
 Server = str

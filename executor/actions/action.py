@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from executor.errors import ActionError, CancelledError
-from executor.records import NEVER, Run, Wait
+from executor.model.run import NEVER, Run, Wait
 from planner.catalogue import ActionDeclaration
-from planner.record import record
+from planner.frozen import record
 
 UNTOLD_SECONDS = 3600.0
 """How long a request or a statement may take whose author does not say."""

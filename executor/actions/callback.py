@@ -7,9 +7,9 @@ from typing import Any
 
 from executor.actions.action import Call, Suspend
 from executor.errors import ActionError
-from executor.records import NEVER, Wait
+from executor.model.run import NEVER, Wait
 from planner.catalogue import ActionDeclaration, Kind, Parameter
-from planner.durations import seconds_of
+from planner.syntax.durations import seconds_of
 
 DECLARATION = ActionDeclaration(
     type="callback",

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.values import text_of
+from executor.model.json_values import text_of
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(

@@ -1,4 +1,4 @@
-"""`http`: one request, or one for each page. Where it may go is `executor.egress`'s business."""
+"""`http`: one request, or one for each page. Where it may go is `executor.clients.egress`'s business."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from executor.actions._formats import check_size
 from executor.actions.action import UNTOLD_SECONDS, Call
-from executor.egress import SILENCE_SECONDS
+from executor.clients.egress import SILENCE_SECONDS
 from executor.errors import ActionError
-from executor.secrets import head, scrub
-from executor.values import read_json, text_of, write_json
+from executor.model.json_values import read_json, text_of, write_json
+from executor.security.redaction import head, scrub
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described
 
@@ -118,7 +118,7 @@ class _Request:
 def perform(call: Call) -> Any:
     import httpx
 
-    from executor import egress
+    from executor.clients import egress
 
     call = call.within(UNTOLD_SECONDS)
     request = _request(call)
@@ -177,7 +177,7 @@ def _url(text: str, params: Mapping[str, Any]) -> httpx.URL:
 
 
 def _checked(url: httpx.URL) -> httpx.URL:
-    from executor.egress import forbidden
+    from executor.clients.egress import forbidden
 
     if url.scheme not in ("http", "https"):
         raise forbidden(f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}")
@@ -364,7 +364,7 @@ def _elsewhere(request: _Request, seen_from: httpx.URL, location: str, verb: str
     """The request to where a server points: vetted anew, and without credentials where that is another origin."""
     import httpx
 
-    from executor.egress import forbidden
+    from executor.clients.egress import forbidden
 
     try:
         url = _checked(seen_from.join(location))

@@ -7,8 +7,8 @@ from typing import Any
 
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.secrets import head
-from executor.values import read_json, write_json
+from executor.model.json_values import read_json, write_json
+from executor.security.redaction import head
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
@@ -35,7 +35,7 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    from executor import aws
+    from executor.clients import aws
 
     name = call.parameters["function"]
     payload = call.parameters.get("payload", {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from executor.actions.action import Call
-from executor.secrets import scrub
-from executor.values import text_of
+from executor.model.json_values import text_of
+from executor.security.redaction import scrub
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(

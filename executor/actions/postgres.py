@@ -12,8 +12,8 @@ from executor.actions._copy import prepared_copy_from, prepared_copy_to
 from executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
 from executor.actions.action import UNTOLD_SECONDS, Call
 from executor.errors import ActionError
-from executor.sql import Bind, Identifier, Sql
-from executor.values import write_json
+from executor.model.json_values import write_json
+from executor.model.sql import Bind, Identifier, Sql
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.kinds import described
 

@@ -10,8 +10,8 @@ from typing import Any
 from executor.actions import _process
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.secrets import head, tail
-from executor.values import read_json, write_json
+from executor.model.json_values import read_json, write_json
+from executor.security.redaction import head, tail
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_RESULT = 64 * 1024 * 1024

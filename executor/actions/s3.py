@@ -74,7 +74,7 @@ _MEDIA_TYPES = {
 
 
 def perform(call: Call) -> Any:
-    from executor import aws
+    from executor.clients import aws
 
     verb = next(verb for verb in _VERBS if verb in call.parameters)
     uri = call.parameters[verb]

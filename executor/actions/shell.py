@@ -9,8 +9,8 @@ from typing import Any
 from executor.actions import _process
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.secrets import head, tail
-from executor.values import read_json, text_of
+from executor.model.json_values import read_json, text_of
+from executor.security.redaction import head, tail
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from executor.actions.action import Call, Suspend
 from executor.errors import ActionError
 from planner.catalogue import ActionDeclaration, Kind, Parameter
-from planner.durations import seconds_of
+from planner.syntax.durations import seconds_of
 
 
 def _is_no_time(until: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from executor.actions.action import Call, Suspend
 from executor.errors import ActionError
-from executor.records import NEVER, Run, RunStatus
+from executor.model.run import NEVER, Run, RunStatus
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(

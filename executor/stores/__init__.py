@@ -10,7 +10,7 @@ from executor.errors import SettingError
 from executor.stores.retention import retention_seconds
 
 if TYPE_CHECKING:
-    from executor.stores.store import Store
+    from executor.stores.interface import Store
 
 DEFAULT_URL = "sqlite:///.noetl/noetl.db"
 
@@ -26,11 +26,11 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
-        from executor.stores.sqlite import SqliteStore
+        from executor.stores.sqlite.store import SqliteStore
 
         return SqliteStore(rest[1:], create=create, keeps_seconds=keeps_seconds)
     if url.startswith("arn:") or (scheme in ("postgres", "postgresql") and separator):
-        from executor.stores.postgres import PostgresStore
+        from executor.stores.postgres.store import PostgresStore
 
         return PostgresStore(lambda: address_of(url), queue_url=_queue_url(), keeps_seconds=keeps_seconds)
     if scheme == "dynamodb" and separator:
@@ -50,7 +50,7 @@ def load_store() -> None:
     if url.startswith(("arn:", "postgres://", "postgresql://")):
         import psycopg_pool  # noqa: F401
 
-        import executor.stores.postgres
+        import executor.stores.postgres.store
     else:
         import executor.stores.dynamo.store  # noqa: F401
     import botocore.session  # noqa: F401
@@ -62,7 +62,7 @@ def make_clients() -> None:
     Raises:
         ActionError: a setting is missing, such as the region.
     """
-    from executor.aws import client, region_of
+    from executor.clients.aws import client, region_of
 
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith("arn:"):
@@ -83,7 +83,7 @@ def address_of(url: str | None = None) -> str:
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     if not url.startswith("arn:"):
         return url
-    from executor.secrets import database_uri
+    from executor.security.redaction import database_uri
 
     return database_uri(url)
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.addresses import is_never_allowed
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.checks.subject import Subject
-from planner.diagnostics import suggest
-from planner.durations import seconds_of
+from planner.diagnostics.diagnostic import suggest
+from planner.diagnostics.wording import quoted
 from planner.kinds import described, either, is_of_kind
-from planner.mistakes import wrong_value
-from planner.playbook import ActionEntry, Path, TaskEntry
-from planner.sinks import ShellLexer, SqlLexer
-from planner.templates import Expression, Template, TemplateProblem, has_template, parse
-from planner.urls import UrlLexer, UrlPlace
-from planner.wording import quoted
+from planner.lexers.sql import ShellLexer, SqlLexer
+from planner.lexers.url import UrlLexer, UrlPlace
+from planner.program.program import Subject
+from planner.syntax.addresses import is_never_allowed
+from planner.syntax.durations import seconds_of
+from planner.syntax.models import ActionEntry, Path, TaskEntry
+from planner.syntax.schema_errors import wrong_value
+from planner.templates.template import Expression, Template, TemplateProblem, has_template, parse
 
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """What every action takes besides the parameters of its type."""

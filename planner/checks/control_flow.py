@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import networkx as nx
 
-from planner.checks.subject import Subject
-from planner.diagnostics import Label
-from planner.joins import Runaway
-from planner.playbook import Path, Step, StepEntry
+from planner.diagnostics.diagnostic import Label
+from planner.graph.joins import Runaway
+from planner.program.program import Subject
+from planner.syntax.models import Path, Step, StepEntry
 
 ARROW = " → "
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from planner.checks.subject import Subject
-from planner.diagnostics import suggest
-from planner.foreign import GUARDS
-from planner.playbook import ActionEntry, Path, TaskEntry
-from planner.templates import TemplateProblem, parse
+from planner.diagnostics.diagnostic import suggest
+from planner.program.program import Subject
+from planner.syntax.models import ActionEntry, Path, TaskEntry
+from planner.templates.foreign_syntax import GUARDS
+from planner.templates.template import TemplateProblem, parse
 
 
 def check_expressions(subject: Subject) -> None:

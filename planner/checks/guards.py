@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.checks.subject import Subject
-from planner.diagnostics import Label
-from planner.formulas import Known
-from planner.playbook import Case
-from planner.rules import Dead, Verdict, candidate_of
+from planner.diagnostics.diagnostic import Label
+from planner.guards.coverage import Dead, Verdict, candidate_of
+from planner.guards.formulas import Known
+from planner.program.program import Subject
+from planner.syntax.models import Case
 
 
 def check_guards(subject: Subject) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from planner.catalogue import Kind
-from planner.checks.subject import Subject
 from planner.kinds import described, is_of_kind
-from planner.playbook import InputDeclaration, Path
+from planner.program.program import Subject
+from planner.syntax.models import InputDeclaration, Path
 
 
 def check_inputs(subject: Subject) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 import networkx as nx
 
-from planner.checks.subject import Subject
-from planner.diagnostics import Label, Span
-from planner.playbook import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
+from planner.diagnostics.diagnostic import Label, Span
+from planner.program.program import Subject
+from planner.syntax.models import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
 
 RESERVED = frozenset(
     [

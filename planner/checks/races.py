@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.checks.production import Never
-from planner.checks.subject import Subject
-from planner.concurrency import bits, find_concurrency
-from planner.diagnostics import Label, Span
-from planner.graph import Flow
-from planner.joins import Joins
-from planner.liveness import MAX_HANDED
-from planner.playbook import Step
-from planner.rules import is_error_aware
-from planner.saves import Placed, Saves, placed, repeated
+from planner.checks.undefined_names import Never
+from planner.dataflow.definitions import Placed, Saves, placed, repeated
+from planner.dataflow.liveness import MAX_HANDED
+from planner.diagnostics.diagnostic import Label, Span
+from planner.graph.cfg import Flow
+from planner.graph.concurrency import bits, find_concurrency
+from planner.graph.joins import Joins
+from planner.guards.coverage import is_error_aware
+from planner.program.program import Subject
+from planner.syntax.models import Step
 
 MAX_RACES = 500
 """How many are worked out: names by the thousand that branches by the thousand save have one cause."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from planner.checks.subject import Subject
-from planner.diagnostics import Label
-from planner.playbook import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
+from planner.diagnostics.diagnostic import Label
+from planner.program.program import Subject
+from planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
 
 LONGEST_INVOCATION_SECONDS = {"lambda": 900.0}
 """For each target, how long one invocation lasts at most."""

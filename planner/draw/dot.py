@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from planner.diagnostics.render import visible
 from planner.draw.outline import (
     COLOURS,
     Outline,
@@ -21,7 +22,6 @@ from planner.draw.outline import (
     run_in_short,
 )
 from planner.plan import Plan, Step
-from planner.report import visible
 
 _ERROR = "#cf222e"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from planner.diagnostics.render import visible
 from planner.draw.outline import COLOURS, bounds, clip, falls_through, guard, is_error_path, mode, outline, run_in_short
 from planner.plan import Plan, Step
-from planner.report import visible
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:

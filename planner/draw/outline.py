@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from planner.diagnostics.render import visible
 from planner.plan import Action, Case, Plan, Step, TaskCall, Work
-from planner.report import visible
 
 COLOURS = {
     "pending": ("#f6f8fa", "#57606a"),

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from api import callers
 from api.app import create_app
-from api.gate import OPEN
-from api.keys import SCOPES, hash_of, new_key
-from api.routes.common import check_that_all_are_guarded
-from executor.records import Key
+from api.auth import authentication
+from api.auth.api_keys import SCOPES, hash_of, new_key
+from api.middleware import OPEN
+from api.routes.dependencies import check_that_all_are_guarded
+from executor.model.run import Key
 from executor.stores import open_store
 from tests.api.issuer import AUDIENCE, NAME, serving, token
 
@@ -272,7 +272,7 @@ async def test_the_first_key_is_noticed_by_a_service_at_work(
     settings: dict[str, str], http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await http.get("/workflows")).status_code == 200
-    monkeypatch.setattr(callers, "LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "LOOK_AGAIN_SECONDS", 0.0)
     store = open_store(settings["NOETL_STORE"])
     text, key = new_key("first", ["read"], "default", 1.0)
     store.add_key(key)
@@ -307,7 +307,7 @@ async def test_the_last_use_of_a_key_is_noted_now_and_then(
     assert first is not None
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert used() == first
-    monkeypatch.setattr(callers, "NOTE_USE_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "NOTE_USE_SECONDS", 0.0)
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert (used() or 0.0) > first
     store.close()
@@ -330,7 +330,7 @@ async def test_a_key_is_kept_nowhere(
 
 async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the time of a refusal does not tell whether there is a key with the id."""
-    from api import keys as ours
+    from api.auth import api_keys as ours
 
     compared: list[tuple[str, str]] = []
 

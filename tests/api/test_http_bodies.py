@@ -10,7 +10,8 @@ import pytest
 import yaml
 from fastapi import Request
 
-from api.bodies import (
+from api.http.problems import Problem
+from api.http.requests import (
     MAX_BODY_BYTES,
     Reference,
     Resumption,
@@ -23,7 +24,6 @@ from api.bodies import (
     read_resumption,
     read_submission,
 )
-from api.problems import Problem
 
 
 def request(*chunks: bytes, query: str = "", **headers: str) -> Request:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.shapes import Status, Taken
+from api.http.schemas import Status, Taken
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api import problems
 from api.app import create_app
+from api.http import problems
 
 pytestmark = pytest.mark.anyio
 

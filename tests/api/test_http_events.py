@@ -12,8 +12,8 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect
 
+from api.http.schemas import EventPage
 from api.routes import events
-from api.shapes import EventPage
 
 pytestmark = pytest.mark.anyio
 

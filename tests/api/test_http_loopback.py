@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from api.gate import Gate
-from api.shared import Shared
+from api.context import Shared
+from api.middleware import Gate
 
 SETTINGS: dict[str, str] = {}
 SHARED = Shared(SETTINGS)

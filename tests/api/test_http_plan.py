@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from api.shapes import PlanAnswer
+from api.http.schemas import PlanAnswer
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from api.shapes import PlaybookPage, Registered, RegisteredText, Status, Summary
+from api.http.schemas import PlaybookPage, Registered, RegisteredText, Status, Summary
 
 pytestmark = pytest.mark.anyio
 

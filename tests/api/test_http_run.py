@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.shapes import Accepted, Result
+from api.http.schemas import Accepted, Result
 from executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api.shapes import Graph, Result, RunPage, Status, Summary
+from api.http.schemas import Graph, Result, RunPage, Status, Summary
 from executor.actions import catalogue
-from executor.start import new_run
+from executor.engine.start import new_run
 from executor.stores import open_store
 from planner.compile import compile_playbook
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from api.service import NotFoundError, PlaybookError, Service
+from api.service.runs import NotFoundError, PlaybookError, Service
 from executor.actions import catalogue
 from executor.actions.action import Capabilities
 from executor.errors import RejectedError
-from executor.records import Playbook, Run, RunStatus, timestamp
+from executor.model.run import Playbook, Run, RunStatus, timestamp
 from executor.stores import open_store
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from executor.worker import Worker
 from tests.plays import Play, compiled
 

@@ -11,12 +11,12 @@ from typing import Any
 import jwt
 import pytest
 
-from api import tokens as ours
-from api.callers import Authentication
-from api.problems import Problem
-from api.tokens import Keyring, Tokens, issuer_of
+from api.auth import jwt as ours
+from api.auth.authentication import Authentication
+from api.auth.jwt import Keyring, Tokens, issuer_of
+from api.http.problems import Problem
 from executor.errors import SettingError
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from tests.api.issuer import AUDIENCE, NAME, Issuer, claims, ec_key, ed_key, public, rsa_key, serving, token
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Protocol
 
 import pytest
 
-from executor.records import NEVER, Run, RunStatus, WaitKey
-from executor.stores.doctor import MOST_FINDINGS
-from executor.stores.sql_store import SqlStore
-from executor.stores.store import Store
+from executor.model.run import NEVER, Run, RunStatus, WaitKey
+from executor.stores.interface import Store
+from executor.stores.sql.consistency import MOST_FINDINGS
+from executor.stores.sql.store import SqlStore
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
 from tests.contract.waits_contract import child, waiting
 from tests.plays import Play

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from executor.errors import RejectedError
-from executor.records import Playbook
-from executor.stores.store import Store
+from executor.model.run import Playbook
+from executor.stores.interface import Store
 from tests.contract.store_contract import together
 
 

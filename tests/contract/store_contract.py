@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Telling
+from executor.engine.start import new_run
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.records import END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
-from executor.start import new_run
-from executor.stores.store import Store
-from executor.telling import MOST_AT_ONCE, MOST_CHARACTERS, Telling
-from executor.transition import Choice, Outcome, Pause, error_record, in_time, pause, settle
+from executor.model.run import END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from executor.model.transition import Choice, Outcome, Pause, error_record, in_time, pause, settle
+from executor.stores.interface import Store
 from tests.plays import compiled
 
 CHAIN = """

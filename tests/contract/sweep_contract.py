@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from executor.host import process_name
-from executor.records import NEVER, Lease, Playbook, RunStatus
-from executor.stores.doctor import examine
-from executor.stores.sql_store import SqlStore
-from executor.stores.store import Swept
+from executor.model.run import NEVER, Lease, Playbook, RunStatus
+from executor.model.worker_identity import process_name
+from executor.stores.interface import Swept
+from executor.stores.sql.consistency import examine
+from executor.stores.sql.store import SqlStore
 from tests.plays import LEASE_SECONDS, Play, compiled
 
 FORK = """

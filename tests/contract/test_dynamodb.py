@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.capabilities import for_local_run
+from executor.engine.invocation import Walker
 from executor.errors import MessageError, RejectedError, SettingError
-from executor.records import Claim, Playbook, Run, RunStatus, VisitStatus
+from executor.model.run import Claim, Playbook, Run, RunStatus, VisitStatus
+from executor.security.capabilities import for_local_run
 from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
-from executor.stores.dynamo.asking import merged
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import Change, Put
+from executor.stores.dynamo.expressions import Change, Put
+from executor.stores.dynamo.queries import merged
 from executor.stores.dynamo.store import DynamoStore
-from executor.stores.notes import Note
+from executor.stores.interface import Received, Store, Swept
 from executor.stores.retention import DAY_SECONDS, retention_seconds
-from executor.stores.store import Received, Store, Swept
-from executor.walk import Walker
+from executor.stores.sqs.messages import Note
 from executor.worker import Worker
 from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server

@@ -12,18 +12,20 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
+from executor.clients import aws_retry
+from executor.clients.aws_retry import MOST_TRIES, Refused
 from executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
-from executor.stores import notes, open_store
+from executor.stores import open_store
 from executor.stores.dynamo import blobs as buckets
-from executor.stores.dynamo import keys, repeating
+from executor.stores.dynamo import keys
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.attributes import attribute, attributes, item_of
 from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from executor.stores.dynamo.change import ABSENT, Change, Check, Put
-from executor.stores.dynamo.repeating import MOST_TRIES, Refused
+from executor.stores.dynamo.expressions import ABSENT, Change, Check, Put
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import Table
-from executor.stores.notes import Messages, Note
+from executor.stores.sqs import messages
+from executor.stores.sqs.messages import Messages, Note
 from infra.dynamodb import upgrade
 from tests.aws import Client, become_nobody
 from tests.contract.store_contract import claimed, done, started
@@ -34,7 +36,7 @@ CANCELLED = "TransactionCanceledException"
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(aws_retry, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 def stubbed(service: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> Stubber:
@@ -208,7 +210,7 @@ class TestWhatIsLeft:
         Table("t").delete([ONE, TWO])
 
     def test_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with stubbed("sqs", notes, monkeypatch) as stub:
+        with stubbed("sqs", messages, monkeypatch) as stub:
             failed = {"Id": "1", "SenderFault": False, "Code": "InternalError"}
             sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
             stub.add_response("send_message_batch", {"Successful": [sent], "Failed": [failed]})
@@ -218,14 +220,14 @@ class TestWhatIsLeft:
 
     def test_messages_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = [{"Id": str(n), "SenderFault": False, "Code": "InternalError"} for n in range(2)]
-        with stubbed("sqs", notes, monkeypatch) as stub:
+        with stubbed("sqs", messages, monkeypatch) as stub:
             for _ in range(MOST_TRIES):
                 stub.add_response("send_message_batch", {"Successful": [], "Failed": failed})
             with pytest.raises(StoreError, match="NOETL_QUEUE"):
                 Messages("http://q").send([Note("r", str(number), "s", 0.0) for number in range(2)], 1.0)
 
     def test_messages_come_when_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with stubbed("sqs", notes, monkeypatch) as stub:
+        with stubbed("sqs", messages, monkeypatch) as stub:
             for due, delay in ((1.0, None), (2.2, 2), (900.0, 899), (5000.0, 900)):
                 asked = {"QueueUrl": "http://q", "MessageBody": ANY} | (
                     {} if delay is None else {"DelaySeconds": delay}

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from executor.capabilities import for_local_run
+from executor.engine.invocation import Walker
+from executor.engine.start import new_run
 from executor.errors import FencedError, StoreError
-from executor.records import END, Claim, Event, Lease, RunStatus
-from executor.start import new_run
+from executor.model.run import END, Claim, Event, Lease, RunStatus
+from executor.security.capabilities import for_local_run
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.keys import BRANCHES_EACH
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import MOST_WRITTEN
-from executor.stores.notes import Note
-from executor.stores.store import Received
-from executor.walk import Walker
+from executor.stores.interface import Received
+from executor.stores.sqs.messages import Note
 from infra.dynamodb import upgrade
 from tests.aws import Client
 from tests.contract.store_contract import (
@@ -329,7 +329,7 @@ class answers_lost:
         from botocore.exceptions import ReadTimeoutError
 
         patch = self._patch.__enter__()
-        patch.setattr("executor.stores.dynamo.repeating.FIRST_PAUSE_SECONDS", 0.0)
+        patch.setattr("executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
         client = tables.client("dynamodb", once=True)
         for call in self._calls:
             method = getattr(client, call)
@@ -353,10 +353,10 @@ class answers_lost:
 def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
     run = started(store)
     claim = claimed(store, run)
-    monkeypatch.setattr("executor.stores.dynamo.repeating.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        from executor import aws as clients
+        from executor.clients import aws as clients
 
         clients.forget()
         with pytest.raises(StoreError, match="failed 9 times: no answer from table noetl"):

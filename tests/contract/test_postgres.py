@@ -9,12 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from executor.engine.start import new_run
 from executor.errors import FencedError, StoreError
-from executor.records import Claim
-from executor.start import new_run
-from executor.stores import open_store, sql_store, sql_waits
-from executor.stores.postgres import PostgresStore
-from executor.stores.postgres_database import SCHEMA_VERSION, PostgresResult, PostgresWriter
+from executor.model.run import Claim
+from executor.stores import open_store
+from executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql import store as sql_store
+from executor.stores.sql import waits as sql_waits
 from infra.migrations import migrations, upgrade
 from planner.plan import Plan
 from tests.contract.doctor_contract import DoctorContract

@@ -18,14 +18,15 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from executor.capabilities import for_local_run
 from executor.errors import FencedError, SettingError, StoreError
-from executor.records import RunStatus
-from executor.stores import open_store, repetition
-from executor.stores.database import UnwrittenError
-from executor.stores.doctor import examine
-from executor.stores.postgres import PostgresStore
-from executor.stores.repetition import MOST_REPETITIONS, repeated
+from executor.model.run import RunStatus
+from executor.security.capabilities import for_local_run
+from executor.stores import open_store
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql import retry
+from executor.stores.sql.consistency import examine
+from executor.stores.sql.database import UnwrittenError
+from executor.stores.sql.retry import MOST_REPETITIONS, repeated
 from executor.worker import Worker
 from infra.migrations import upgrade
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
@@ -86,7 +87,7 @@ class TestRepetition:
     @pytest.fixture(autouse=True)
     def pauses(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         found: list[float] = []
-        monkeypatch.setattr(repetition.time, "sleep", found.append)
+        monkeypatch.setattr(retry.time, "sleep", found.append)
         return found
 
     @pytest.mark.parametrize("failures", range(MOST_REPETITIONS + 2))

@@ -10,15 +10,17 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from executor.aws import forget
-from executor.capabilities import for_service
+from executor.clients.aws import forget
+from executor.engine.invocation import Walker
 from executor.errors import MessageError, SettingError, StoreError
-from executor.records import Claim, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
-from executor.stores import address_of, open_store, sql_store, sql_waits
-from executor.stores.notes import GRACE_SECONDS, Note
-from executor.stores.postgres import PostgresStore
-from executor.stores.store import Received, Swept
-from executor.walk import Walker
+from executor.model.run import Claim, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.security.capabilities import for_service
+from executor.stores import address_of, open_store
+from executor.stores.interface import Received, Swept
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql import store as sql_store
+from executor.stores.sql import waits as sql_waits
+from executor.stores.sqs.messages import GRACE_SECONDS, Note
 from infra.migrations import upgrade
 from tests.aws import Client, aws, aws_server, become_nobody
 from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together

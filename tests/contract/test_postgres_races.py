@@ -13,12 +13,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from executor.capabilities import for_local_run
 from executor.errors import FencedError, RejectedError
-from executor.records import END, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
-from executor.stores.doctor import examine
-from executor.stores.postgres import PostgresStore
-from executor.stores.postgres_database import PostgresDatabase
+from executor.model.run import END, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.security.capabilities import for_local_run
+from executor.stores.postgres.database import PostgresDatabase
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql.consistency import examine
 from executor.worker import Worker
 from infra.migrations import upgrade
 from tests.contract.store_contract import (

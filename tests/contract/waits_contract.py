@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from executor.engine.start import new_run
 from executor.errors import FencedError, RejectedError
-from executor.records import NEVER, Claim, Commit, Part, Progress, Run, RunStatus, Visit, VisitStatus, Wait, WaitKey
-from executor.start import new_run
-from executor.stores.store import Store
-from executor.transition import Pause, pause
+from executor.model.run import NEVER, Claim, Commit, Part, Progress, Run, RunStatus, Visit, VisitStatus, Wait, WaitKey
+from executor.model.transition import Pause, pause
+from executor.stores.interface import Store
 from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,

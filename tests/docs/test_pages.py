@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from executor.actions import catalogue
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from infra.reference import ROOT
 from planner.compile import compile_playbook
-from planner.diagnostics import Severity
-from planner.read import Diagnostics, read
+from planner.diagnostics.diagnostic import Severity
+from planner.syntax.reader import Diagnostics, read
 from tests.plays import Play
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,8 +9,8 @@ import pytest
 
 from executor.actions import catalogue
 from executor.errors import RejectedError
-from executor.records import RunStatus
-from executor.stores.store import Store
+from executor.model.run import RunStatus
+from executor.stores.interface import Store
 from planner.compile import compile_playbook
 from tests.plays import Play
 

@@ -10,7 +10,7 @@ import pytest
 from executor.actions import catalogue
 from infra.reference import PAGES, ROOT, _methods_by_word, main, written
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner import filters
+from planner.templates import filters
 
 FAILING = re.compile(r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\"""")
 

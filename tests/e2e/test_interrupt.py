@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from api.cli.local import _leave_what_hangs
+from api.cli.local.run_to_end import _leave_what_hangs
 from executor.stores import open_store
 from tests.e2e.processes import Alive, noetl
 from tests.http_server import Exchange, serve

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from api.service import Service
+from api.service.runs import Service
 from benchmarks import killing
 from executor.actions import catalogue
-from executor.records import Run
+from executor.model.run import Run
 from executor.stores import open_store
-from executor.stores.store import Store
+from executor.stores.interface import Store
 from tests.e2e.processes import noetl
 from tests.postgres import postgres_dsn, postgres_server
 

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from api.cli.beside import Beside
+from api.cli.local.playbook_finder import Beside
 from executor.actions import catalogue
 from executor.actions._connections import CONNECTIONS
-from executor.capabilities import for_service
-from executor.records import RunStatus
-from executor.stores.store import Store
-from executor.waiting import hash_of
-from executor.walk import Walker
+from executor.engine.external import hash_of
+from executor.engine.invocation import Walker
+from executor.model.run import RunStatus
+from executor.security.capabilities import for_service
+from executor.stores.interface import Store
 from planner.compile import compile_playbook
 from tests.http_server import Exchange, Server, serve
 from tests.plays import Play

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from executor import attempts
 from executor.actions import catalogue
+from executor.engine import attempts
 from planner.catalogue import Catalogue
 from tests.executor.probe import PROBE, Probe
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from executor.actions.action import Call
-from executor.capabilities import for_local_run
-from executor.perform import perform
-from executor.piece import Piece
-from executor.records import Run, RunStatus, Visit, VisitStatus
-from executor.scope import Scope
-from executor.transition import Outcome
+from executor.engine.perform import perform
+from executor.engine.scope import Scope
+from executor.engine.work_context import Piece
+from executor.model.run import Run, RunStatus, Visit, VisitStatus
+from executor.model.transition import Outcome
+from executor.security.capabilities import for_local_run
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 from planner.plan import Action, Task, Work
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from executor.engine.journal import Suspended
+from executor.engine.perform import perform
+from executor.engine.scope import Scope
 from executor.errors import ActionError
-from executor.journal import Suspended
-from executor.perform import perform
-from executor.scope import Scope
-from executor.tracing import trace_id
+from executor.model.tracing import trace_id
 from planner.plan import Retry
 from tests.executor.probe import RUN, VISIT, Probe, act, failure, outcome, piece
 

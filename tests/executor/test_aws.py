@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from executor import aws as ours
+from executor.clients import aws as ours
 from executor.errors import ActionError
 from tests.aws import Client
 from tests.calls import perform

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from executor.engine.external import hash_of
 from executor.errors import RejectedError
-from executor.records import NEVER, RunStatus
-from executor.stores.sqlite import SqliteStore
-from executor.waiting import hash_of
+from executor.model.run import NEVER, RunStatus
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 ASK = """

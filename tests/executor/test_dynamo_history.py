@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from executor.records import Event
+from executor.model.run import Event
 from executor.stores.dynamo.history import HEAD, Stream, ordered
 
 

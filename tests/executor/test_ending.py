@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from executor.records import RunStatus
-from executor.stores.sqlite import SqliteStore
+from executor.model.run import RunStatus
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from executor.records import Failure, VisitStatus
-from executor.transition import ending, merge_names
+from executor.model.run import Failure, VisitStatus
+from executor.model.transition import ending, merge_names
 from tests.exploration import Explorer
 from tests.plays import compiled
 

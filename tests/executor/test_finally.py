@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from executor.stores.sqlite import SqliteStore
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play, register
 
 TEXT = """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from executor.records import RunStatus
-from executor.stores.sqlite import SqliteStore
+from executor.model.run import RunStatus
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 RACE = """

@@ -17,10 +17,10 @@ import pytest
 
 from executor import lambda_handler as ours
 from executor.errors import SettingError, StoreError
-from executor.records import Lease, Run, RunStatus
+from executor.model.run import Lease, Run, RunStatus
 from executor.stores import open_store
 from executor.stores.dynamo.store import DynamoStore
-from executor.stores.store import Received
+from executor.stores.interface import Received
 from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import started
@@ -273,8 +273,8 @@ class TestStart:
     CODE = """
 import gc, sys
 import executor.lambda_handler
-from executor import aws
-print("executor.walk" in sys.modules, "executor.stores.dynamo.store" in sys.modules, "executor.stores.postgres" in sys.modules)
+from executor.clients import aws
+print("executor.engine.invocation" in sys.modules, "executor.stores.dynamo.store" in sys.modules, "executor.stores.postgres.store" in sys.modules)
 print(aws.client.cache_info().currsize, gc.isenabled())
 """
 

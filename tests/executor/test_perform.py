@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from executor.engine.perform import perform
+from executor.engine.scope import Scope
 from executor.errors import ActionError
-from executor.perform import perform
-from executor.scope import Scope
-from executor.transition import Outcome
+from executor.model.transition import Outcome
 from planner.plan import Action, Task, TaskCall
 from tests.executor.probe import RUN, VISIT, Probe, act, failure, outcome, piece
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from executor.engine.rendering import check_kinds, render, render_parameters
 from executor.errors import ActionError
-from executor.rendering import check_kinds, render, render_parameters
-from executor.secrets import Secret
-from executor.sql import Bind, Identifier, Sql
+from executor.model.sql import Bind, Identifier, Sql
+from executor.security.redaction import Secret
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 NOTHING: dict[str, Any] = {}

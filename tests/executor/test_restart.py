@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from executor.engine.start import restarted
 from executor.errors import RejectedError
-from executor.start import restarted
-from executor.stores.sqlite import SqliteStore
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 CHAIN = """

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from executor.records import Run, RunStatus, Visit, VisitStatus
-from executor.scope import Scope
-from executor.transition import Outcome, error_record
-from planner.templates import EvaluationError, parse
+from executor.engine.scope import Scope
+from executor.model.run import Run, RunStatus, Visit, VisitStatus
+from executor.model.transition import Outcome, error_record
+from planner.templates.template import EvaluationError, parse
 
 RUN = Run(
     "r1",

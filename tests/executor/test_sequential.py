@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from executor.records import RunStatus
-from executor.stores.sqlite import SqliteStore
+from executor.model.run import RunStatus
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Clock, Play
 
 TREE = """

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from executor.engine.start import corrected, new_run
 from executor.errors import RejectedError
-from executor.records import Run, RunStatus, VisitStatus
-from executor.start import corrected, new_run
+from executor.model.run import Run, RunStatus, VisitStatus
 from planner.plan import Plan
 from tests.plays import compiled
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from executor.records import Run, RunStatus
-from executor.stores.sqlite import SqliteStore
-from executor.waiting import MAX_DEPTH
+from executor.engine.external import MAX_DEPTH
+from executor.model.run import Run, RunStatus
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play, register
 
 CHILD = """

@@ -8,10 +8,10 @@ import logging
 import httpx
 import pytest
 
-from executor.logs import ABOUT, log_as_json_lines
-from executor.records import Run
-from executor.stores.sqlite import SqliteStore
-from executor.tracing import read_traceparent, trace_id, traceparent
+from executor.model.run import Run
+from executor.model.tracing import read_traceparent, trace_id, traceparent
+from executor.runtime.json_logs import ABOUT, log_as_json_lines
+from executor.stores.sqlite.store import SqliteStore
 from tests.executor.test_subruns import CHILD, PARENT, children, register
 from tests.http_server import Exchange, serve
 from tests.plays import Play

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.records import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
-from executor.transition import (
+from executor.model.run import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
+from executor.model.transition import (
     MAX_CLAIMS,
     Choice,
     GuardFailed,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from executor.records import VisitStatus
-from executor.values import as_read, plain, read_json
+from executor.model.json_values import as_read, plain, read_json
+from executor.model.run import VisitStatus
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from executor.records import RunStatus, Visit
-from executor.stores.sqlite import SqliteStore
-from executor.visited import NEWEST, Visited
+from executor.engine.final_state import NEWEST, Visited
+from executor.model.run import RunStatus, Visit
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 STEPS = NEWEST + 10

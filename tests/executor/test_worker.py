@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from executor.capabilities import for_local_run
 from executor.errors import SettingError, StoreError
-from executor.host import process_name
-from executor.keeping import Keeper
-from executor.records import Claim, Event, Lease, Run, RunStatus
-from executor.stores.sqlite import SqliteStore
+from executor.model.run import Claim, Event, Lease, Run, RunStatus
+from executor.model.worker_identity import process_name
+from executor.runtime.lease_keeper import Keeper
+from executor.security.capabilities import for_local_run
+from executor.stores.sqlite.store import SqliteStore
 from executor.worker import Worker, lease_seconds, thread_count
 from tests.plays import Play, compiled
 

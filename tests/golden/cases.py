@@ -7,8 +7,8 @@ from pathlib import Path
 from executor.actions import catalogue
 from executor.actions.action import ACTIONS_SETTING
 from planner.compile import compile_playbook
-from planner.diagnostics import Diagnostic
-from planner.report import Checked, full, plain
+from planner.diagnostics.diagnostic import Diagnostic
+from planner.diagnostics.render import Checked, full, plain
 
 FOLDER = Path(__file__).parent
 TARGETS = {"NP601": "lambda"}

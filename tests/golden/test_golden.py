@@ -13,9 +13,9 @@ import pytest
 
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics import CODES
-from planner.explanations import explanation
-from planner.report import Checked, concise, plain
+from planner.diagnostics.diagnostic import CODES
+from planner.diagnostics.explanations import explanation
+from planner.diagnostics.render import Checked, concise, plain
 from tests.golden.cases import FOLDER, cases, found_in, told
 
 BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -56,7 +56,11 @@ def test_what_is_told(case: Path) -> None:
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
-    pages = {page.name.removesuffix(".md") for page in files("planner.explanations").iterdir() if ".md" in page.name}
+    pages = {
+        page.name.removesuffix(".md")
+        for page in files("planner.diagnostics.explanations").iterdir()
+        if ".md" in page.name
+    }
     assert pages == set(CODES)
 
 

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from executor.actions import catalogue
+from executor.engine.external import MAX_DEPTH, hash_of
+from executor.engine.invocation import Walker
 from executor.errors import RejectedError
-from executor.records import Playbook, Run, RunStatus
-from executor.stores.store import Store
-from executor.waiting import MAX_DEPTH, hash_of
-from executor.walk import Walker
+from executor.model.run import Playbook, Run, RunStatus
+from executor.stores.interface import Store
 from infra.reference import ROOT
 from planner.compile import compile_playbook
-from planner.diagnostics import Severity
+from planner.diagnostics.diagnostic import Severity
 from tests.http_server import Server, serve
 from tests.plays import Play, compiled
 

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics import Diagnostic, Severity
+from planner.diagnostics.diagnostic import Diagnostic, Severity
 
 STEP = "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
 OK = "{action: log, message: ok}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from executor.actions import catalogue
-from planner.checks.subject import Subject
-from planner.diagnostics import Diagnostics
-from planner.parse import parse
-from planner.read import read
-from planner.uses import find_uses
+from planner.diagnostics.diagnostic import Diagnostics
+from planner.program.program import Subject
+from planner.program.template_uses import find_uses
+from planner.syntax.parser import parse
+from planner.syntax.reader import read
 
 
 def subject_of(text: str) -> Subject:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
-from executor.stores.store import Store
-from planner.bounds import most_visits
-from planner.graph import Flow
-from planner.joins import ALL, Joins, find_joins
+from executor.stores.interface import Store
+from planner.graph.cfg import Flow
+from planner.graph.joins import ALL, Joins, find_joins
+from planner.graph.visit_bounds import most_visits
 from planner.plan import MOST_COUNTED
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.exploration import Explorer

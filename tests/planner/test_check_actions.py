@@ -6,7 +6,7 @@ import pytest
 
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics import Diagnostic
+from planner.diagnostics.diagnostic import Diagnostic
 
 OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403"}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from executor.actions import catalogue
 from planner.compile import Compilation, compile_playbook
-from planner.diagnostics import CODES, Severity
+from planner.diagnostics.diagnostic import CODES, Severity
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = """name: onboard
@@ -165,8 +165,8 @@ def replaced(draw: st.DrawFn) -> str:
 
 
 def _as_data() -> object:
-    from planner.diagnostics import Diagnostics
-    from planner.read import read
+    from planner.diagnostics.diagnostic import Diagnostics
+    from planner.syntax.reader import read
 
     document = read(PLAYBOOK, Diagnostics())
     assert document is not None

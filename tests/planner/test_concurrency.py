@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from planner import concurrency
-from planner.concurrency import find_concurrency
-from planner.graph import Flow
-from planner.joins import ALL, find_joins
+from planner.graph import concurrency
+from planner.graph.cfg import Flow
+from planner.graph.concurrency import find_concurrency
+from planner.graph.joins import ALL, find_joins
 from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
 from tests.planner.tokens import Model, State, Step, TooMany
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planner.templates import TemplateProblem, parse
+from planner.templates.template import TemplateProblem, parse
 from tests.planner.findings import findings, hints
 
 

@@ -4,11 +4,11 @@ from textwrap import dedent
 
 import pytest
 
-from planner.diagnostics import Diagnostics
-from planner.graph import Flow, Names
-from planner.parse import parse
-from planner.playbook import Playbook
-from planner.read import read
+from planner.diagnostics.diagnostic import Diagnostics
+from planner.graph.cfg import Flow, Names
+from planner.syntax.models import Playbook
+from planner.syntax.parser import parse
+from planner.syntax.reader import read
 
 TEXT = """
     name: play

@@ -6,10 +6,12 @@ import pytest
 
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
-from planner import diagnostics, joins, liveness
-from planner.checks.production import find_ways
+from planner.checks.undefined_names import find_ways
 from planner.compile import Compilation, compile_playbook
-from planner.production import Production
+from planner.dataflow import liveness
+from planner.dataflow.step_effects import Production
+from planner.diagnostics import diagnostic
+from planner.graph import joins
 from tests.planner.subjects import subject_of
 
 
@@ -88,7 +90,7 @@ def test_on_a_cycle_names_are_carried_all_the_way_round() -> None:
 
 
 def test_the_first_of_many_slips_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostics, "MAX_COMPARED", 60)
+    monkeypatch.setattr(diagnostic, "MAX_COMPARED", 60)
     slips = [f"- name: step_{at}\n  rule: [{{case: default, run: [stpe_{at}]}}]\n" for at in range(10)]
     hints = [found.hint for found in compiled(*slips).diagnostics if found.code == "NP101"]
     assert hints[0] == "did you mean `step_0`?"

@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.hostile import TEXTS, logging, text_of
 from executor.actions import catalogue
-from planner import templates, uses
 from planner.compile import Compilation, compile_playbook
+from planner.program import template_uses
+from planner.templates import template as template_module
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14
@@ -50,7 +51,7 @@ REFUSED = {
 def test_what_it_costs_is_bounded(name: str) -> None:
     text = text_of(name)
     profile = cProfile.Profile()
-    templates.parsed.cache_clear()
+    template_module.parsed.cache_clear()
     compilation: Compilation = profile.runcall(compile_playbook, text, catalogue())
     calls = pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
     assert calls <= MAX_CALLS + MAX_CALLS_PER_BYTE * len(text)
@@ -65,7 +66,7 @@ def told(number: int, text: str) -> list[tuple[str, int]]:
 
 
 def test_all_expressions_together_are_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uses, "MAX_CODE", 100)
+    monkeypatch.setattr(template_uses, "MAX_CODE", 100)
     assert told(10, "a text {{ x }} {{ y.z }}") == [], "names that are read are not counted"
     assert told(1, f"{'a text ' * 100}{{{{ x + 1 }}}}") == [], "nor is what stands around"
     assert told(1, f"{{{{ {'x + ' * 30}1 }}}}") == [("NP701", 3)]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner.implied import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
-from planner.templates import parse
+from planner.dataflow.narrowing import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
+from planner.templates.template import parse
 
 
 def needs(text: str) -> list[str]:

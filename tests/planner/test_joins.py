@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
-from planner.graph import Flow
-from planner.joins import ALL, ROOT, Joins, find_joins
+from planner.graph.cfg import Flow
+from planner.graph.joins import ALL, ROOT, Joins, find_joins
 from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
 

@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 
-from planner import liveness
+from planner.dataflow import liveness
 from planner.plan import ONCE, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 from tests.plays import compiled
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 import networkx as nx
 from hypothesis import given
 
-from planner.graph import Flow
-from planner.joins import find_joins
-from planner.meetings import meetings, told
+from planner.draw.join_report import meetings, told
+from planner.graph.cfg import Flow
+from planner.graph.joins import find_joins
 from planner.plan import Case, Header, Join, Plan, Step
 from tests.plays import compiled
 from tests.strategies import flows

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from planner import sizes
-from planner.diagnostics import Diagnostic, Diagnostics
-from planner.parse import MAX_MISTAKES, Parsed, parse
-from planner.playbook import ActionEntry, Model, Playbook, TaskEntry
-from planner.read import Document, read
-from planner.sizes import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
+from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from planner.syntax import limits
+from planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
+from planner.syntax.models import ActionEntry, Model, Playbook, TaskEntry
+from planner.syntax.parser import MAX_MISTAKES, Parsed, parse
+from planner.syntax.reader import Document, read
 
 
 def parsed(text: str) -> tuple[Parsed | None, Document, list[Diagnostic]]:
@@ -280,7 +280,7 @@ def test_10_000_tasks_and_no_more(task: str) -> None:
 
 
 def test_100_000_cases_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "MAX_ALL_CASES", 100)
+    monkeypatch.setattr(limits, "MAX_ALL_CASES", 100)
     rule = "[" + "{case: x}, " * 50 + "]"
     steps = [f"- {{name: s{n}, rule: {rule}}}" for n in range(4)]
     good("\n".join(["name: p", "steps:", *steps[:2]]))
@@ -289,7 +289,7 @@ def test_100_000_cases_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_100_000_entries_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "MAX_ALL_ENTRIES", 3)
+    monkeypatch.setattr(limits, "MAX_ALL_ENTRIES", 3)
     text = "name: p\ntasks: {t: [x]}\nsteps:\n- {name: a, run: [t], rule: [{case: x, run: [b]}]}\n"
     good(text)
     found = only(text + "- {name: b, run: [t, t]}\n- {name: c, run: [t]}\n")

@@ -9,17 +9,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from executor.actions import catalogue
-from executor.records import Visit, VisitStatus
-from executor.transition import refusal
-from planner.checks.production import find_ways
+from executor.model.run import Visit, VisitStatus
+from executor.model.transition import refusal
+from planner.checks.undefined_names import find_ways
 from planner.compile import compile_playbook
-from planner.diagnostics import Severity
-from planner.graph import Flow
-from planner.joins import find_joins
+from planner.dataflow.solver import Ways
+from planner.dataflow.step_effects import Production
+from planner.dataflow.witness import Witness, find_end, find_witness
+from planner.diagnostics.diagnostic import Severity
+from planner.graph.cfg import Flow
+from planner.graph.joins import find_joins
 from planner.plan import Case, Plan, Step
-from planner.produced import Ways
-from planner.production import Production
-from planner.witness import Witness, find_end, find_witness
 from tests.exploration import MAX_STATES, Deed, Explorer, World
 from tests.planner.subjects import subject_of
 from tests.planner.test_joins import any_flows, mixed_modes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner import produced
-from planner.checks import production
+from planner.checks import undefined_names as undefined_names
+from planner.dataflow import solver
 from tests.planner.findings import findings, found, hints, messages
 
 READ = "{action: log, message: '{{ x }}'}"
@@ -802,12 +802,12 @@ def test_a_guard_that_only_a_read_in_vain_refutes_is_not_said_to_be_dead() -> No
 
 def test_where_there_are_too_many_ways_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=READ))
-    monkeypatch.setattr(produced, "MAX_LOOKS", 2)
+    monkeypatch.setattr(solver, "MAX_LOOKS", 2)
     assert judged(*steps) == []
 
 
 def test_of_many_paths_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(production, "MAX_PATHS", 2)
+    monkeypatch.setattr(undefined_names, "MAX_PATHS", 2)
     names = [f"x{at}" for at in range(5)]
     saves = ", ".join(f"{{action: set, if: '{MAYBE}', set: {{{name}: 1}}}}" for name in names)
     reads = ", ".join(f"{{action: log, message: '{{{{ {name} }}}}'}}" for name in names)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner import concurrency
 from planner.checks import races
+from planner.graph import concurrency
 from tests.planner.findings import findings, found, hints, messages
 
 

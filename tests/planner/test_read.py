@@ -10,10 +10,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from planner import read as reading
-from planner.diagnostics import Diagnostics, Severity, Span
-from planner.read import Document, read
-from planner.scalars import reading_of_yaml_1_1, resolve
+from planner.diagnostics.diagnostic import Diagnostics, Severity, Span
+from planner.syntax import reader as reading
+from planner.syntax.reader import Document, read
+from planner.syntax.scalars import reading_of_yaml_1_1, resolve
 
 
 def found(text: str | bytes) -> list[tuple[str, int, int, int, int]]:

@@ -4,7 +4,7 @@ from dataclasses import field, fields, replace
 
 import pytest
 
-from planner.record import record
+from planner.frozen import record
 
 
 @record

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from planner.diagnostics import Diagnostic, Label, Severity, Span
-from planner.report import Checked, as_json, concise, full, github, plain, sarif, summary, visible
+from planner.diagnostics.diagnostic import Diagnostic, Label, Severity, Span
+from planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary, visible
 
 TEXT = "steps:\n- name: a\n  run: notfy\n"
 UNKNOWN = Diagnostic(

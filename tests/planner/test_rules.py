@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.conditions import guard_test
-from executor.scope import Scope
-from executor.transition import Choice, Outcome, choose, error_record
+from executor.engine.guards import guard_test
+from executor.engine.scope import Scope
+from executor.model.transition import Choice, Outcome, choose, error_record
+from planner.guards.coverage import Dead, Facts, Verdict, candidate_of, judge
+from planner.guards.solver import Allowance
 from planner.lower import lower_guard
 from planner.plan import Case, Step
-from planner.playbook import InputDeclaration
-from planner.reasoning import Allowance
-from planner.rules import Dead, Facts, Verdict, candidate_of, judge
+from planner.syntax.models import InputDeclaration
 from tests.executor.test_scope import RUN, VISIT
 
 UNDEFINED = object()

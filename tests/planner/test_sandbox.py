@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from planner.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
-from planner.templates import EvaluationError, TemplateProblem, parse
+from planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
+from planner.templates.template import EvaluationError, TemplateProblem, parse
 
 NAMES: dict[str, Any] = {"n": 3, "text": "héllo", "list": [3, 1, 2], "object": {"a": 1, "items": "mine", "_x": 2}}
 

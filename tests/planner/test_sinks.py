@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner.sinks import ShellLexer, SqlLexer
-from planner.urls import UrlLexer
+from planner.lexers.sql import ShellLexer, SqlLexer
+from planner.lexers.url import UrlLexer
 
 HERE = "@"
 """Marks the place of a template in the texts below."""

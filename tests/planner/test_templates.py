@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner import templates
-from planner.templates import (
+from planner.templates import template as template_module
+from planner.templates.template import (
     EvaluationError,
     Expression,
     Identifier,
@@ -42,7 +42,7 @@ def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pyte
             texts.append(source)
             super().__init__(source)
 
-    monkeypatch.setattr(templates, "Template", Noted)
+    monkeypatch.setattr(template_module, "Template", Noted)
     good, bad = "{{ parsed_once }}", "{{ parsed_once | nothing }}"
     assert parse(good) is parse(good)
     first, second = problem(bad), problem(bad)
@@ -306,7 +306,7 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=6).map("".join))
 def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> None:
     def seen() -> object:
-        templates.parsed.cache_clear()
+        template_module.parsed.cache_clear()
         try:
             found = parse(text)
         except TemplateProblem as problem:
@@ -318,6 +318,6 @@ def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> 
 
     plainly = seen()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(templates, "plain_parts", lambda _: None)
+        patch.setattr(template_module, "plain_parts", lambda _: None)
         assert plainly == seen()
-    templates.parsed.cache_clear()
+    template_module.parsed.cache_clear()

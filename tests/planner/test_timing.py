@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from executor.actions import catalogue
-from executor.records import Visit, VisitStatus
-from executor.transition import retry_delay_seconds
+from executor.model.run import Visit, VisitStatus
+from executor.model.transition import retry_delay_seconds
 from planner.checks.timing import attempts_within
 from planner.compile import compile_playbook
 from planner.lower import lower_retry
-from planner.playbook import RetryPolicy
+from planner.syntax.models import RetryPolicy
 from tests.planner.findings import OK, findings, pointed_at
 
 WAIT = "{action: wait, seconds: 1}"

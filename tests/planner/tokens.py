@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 
-from planner.graph import Flow
-from planner.joins import ROOT, Joins
+from planner.graph.cfg import Flow
+from planner.graph.joins import ROOT, Joins
 
 Step = str
 Targets = Callable[[Step, int], tuple[Step, ...]]

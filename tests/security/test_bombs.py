@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from executor.engine.rendering import render
+from executor.engine.start import MAX_HELD, corrected, new_run
 from executor.errors import ActionError, RejectedError
-from executor.rendering import render
-from executor.start import MAX_HELD, corrected, new_run
-from planner import budget
-from planner.budget import BUDGET, one_budget
-from planner.evaluation import MAX_MESSAGE
-from planner.templates import EvaluationError, parse
+from planner.templates import budget
+from planner.templates.budget import BUDGET, one_budget
+from planner.templates.evaluator import MAX_MESSAGE
+from planner.templates.template import EvaluationError, parse
 from tests.calls import perform
 from tests.plays import compiled
 

@@ -11,10 +11,10 @@ import time
 import httpx
 import pytest
 
-from executor import egress
 from executor.actions.action import Capabilities
+from executor.clients import egress
 from executor.errors import ActionError
-from planner.addresses import is_never_allowed, literal_address
+from planner.syntax.addresses import is_never_allowed, literal_address
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from executor import egress
 from executor.actions import http
+from executor.clients import egress
 from executor.errors import ActionError
 from tests.calls import perform
 from tests.http_server import Exchange, serve

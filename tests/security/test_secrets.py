@@ -15,8 +15,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from executor.errors import ActionError
-from executor.secrets import STARS, Revealed, Secret, Tokens, resolve, scrub
-from executor.values import write_json
+from executor.model.json_values import write_json
+from executor.security.redaction import STARS, Revealed, Secret, Tokens, resolve, scrub
 
 VALUE = 's3cret/"väl ue"+\\x'
 

@@ -15,11 +15,11 @@ import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from executor import egress
 from executor.actions import _connections
 from executor.actions._connections import CONNECTIONS
 from executor.actions._servers import vetted
 from executor.actions.action import Call, Capabilities
+from executor.clients import egress
 from executor.errors import ActionError
 from tests.calls import perform
 from tests.security.test_egress import SPELLINGS, Resolver

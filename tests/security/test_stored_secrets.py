@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from executor import secrets
+from executor.engine.rendering import render
 from executor.errors import ActionError
-from executor.rendering import render
-from executor.secrets import STARS, Fetched, resolve, scrub
+from executor.security import redaction
+from executor.security.redaction import STARS, Fetched, resolve, scrub
 from planner.catalogue import Kind, Parameter
 from tests.aws import Client, become_nobody
 from tests.http_server import serve
@@ -23,7 +23,7 @@ BODY = Parameter((Kind.ANY,), "", secrets=True)
 def _prefix(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NOETL_SECRETS_PREFIX", PREFIX)
     yield
-    secrets.FETCHED.forget()
+    redaction.FETCHED.forget()
 
 
 def keep_secret(aws: Client, name: str, value: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from executor.records import RunStatus
+from executor.model.run import RunStatus
 from planner.plan import Plan
 from tests.plays import compiled
 

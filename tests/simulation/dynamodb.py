@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from executor.stores.doctor import Finding
-from executor.stores.dynamo import repeating
+from executor.clients import aws_retry
 from executor.stores.dynamo.keys import Key
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import Table
+from executor.stores.sql.consistency import Finding
 from infra.dynamodb import upgrade
 from tests import aws
 from tests.simulation.faults import Points
@@ -89,4 +89,4 @@ def in_dynamodb() -> Iterator[DynamoGround]:
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Let the store not wait long before it asks again."""
-    patch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.001)
+    patch.setattr(aws_retry, "FIRST_PAUSE_SECONDS", 0.001)

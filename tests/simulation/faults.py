@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from executor.errors import ActionError, StoreError
-from executor.stores.database import UnwrittenError
+from executor.stores.sql.database import UnwrittenError
 
 T = TypeVar("T")
 

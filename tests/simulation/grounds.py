@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from executor.stores.doctor import Finding, examine
-from executor.stores.postgres import PostgresStore
-from executor.stores.sql_store import SqlStore
-from executor.stores.sqlite import SqliteStore
+from executor.stores.postgres.store import PostgresStore
+from executor.stores.sql.consistency import Finding, examine
+from executor.stores.sql.store import SqlStore
+from executor.stores.sqlite.store import SqliteStore
 from infra.migrations import upgrade
 from tests.simulation.faults import Points, WatchedDatabase
 

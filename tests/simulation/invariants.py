@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from executor.engine.external import hash_of
+from executor.engine.invocation import Walker
 from executor.errors import FencedError, RejectedError
-from executor.records import Event, Lease, RunStatus
-from executor.waiting import hash_of
-from executor.walk import Walker
+from executor.model.run import Event, Lease, RunStatus
 from tests.plays import LEASE_SECONDS
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault

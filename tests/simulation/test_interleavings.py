@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from executor.records import Claim, RunStatus, VisitStatus
-from executor.stores.sqlite import SqliteStore
-from planner.graph import Flow
+from executor.model.run import Claim, RunStatus, VisitStatus
+from executor.stores.sqlite.store import SqliteStore
+from planner.graph.cfg import Flow
 from planner.plan import Plan
 from tests.exploration import Explorer
 from tests.plays import LEASE_SECONDS, Play, compiled

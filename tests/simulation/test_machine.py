@@ -29,22 +29,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import executor.attempts
+import executor.engine.attempts
 from executor.actions import catalogue
 from executor.actions.action import Call
-from executor.capabilities import for_local_run
+from executor.engine.external import hash_of
+from executor.engine.invocation import Walker
+from executor.engine.start import corrected, new_run
 from executor.errors import ActionError, RejectedError, StoreError
-from executor.records import NEVER, Branch, Claim, Event, Failure, Lease, Run, RunStatus, Visit, VisitStatus
-from executor.start import corrected, new_run
-from executor.stores import sql_store
-from executor.stores.sql_branches import Branches
-from executor.stores.sqlite import SqliteStore
-from executor.transition import MAX_CLAIMS, arrive
-from executor.waiting import hash_of
-from executor.walk import Walker
+from executor.model.run import NEVER, Branch, Claim, Event, Failure, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.model.transition import MAX_CLAIMS, arrive
+from executor.security.capabilities import for_local_run
+from executor.stores.sql import store as sql_store
+from executor.stores.sql.branches import Branches
+from executor.stores.sqlite.store import SqliteStore
 from planner.compile import compile_playbook
-from planner.diagnostics import Severity
-from planner.joins import find_joins
+from planner.diagnostics.diagnostic import Severity
+from planner.graph.joins import find_joins
 from planner.plan import Plan
 from tests.plays import LEASE_SECONDS, Clock
 from tests.simulation.faults import Crash, Fault, Points, WatchedStore
@@ -497,8 +497,8 @@ def moody(call: Call) -> None:
 
 @pytest.fixture(autouse=True)
 def moods(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = executor.attempts.handler
-    monkeypatch.setattr("executor.attempts.handler", lambda name: moody if name == "python" else handler(name))
+    handler = executor.engine.attempts.handler
+    monkeypatch.setattr("executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name))
 
 
 def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:
@@ -520,7 +520,7 @@ def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         branch, _, _ = arrive(*args)
         return branch, {}, 0
 
-    monkeypatch.setattr("executor.stores.sql_branches.arrive", wrong)
+    monkeypatch.setattr("executor.stores.sql.branches.arrive", wrong)
 
 
 def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,15 @@ from unittest import mock
 
 from executor.actions import handler
 from executor.actions.action import Call
-from executor.capabilities import for_local_run
+from executor.engine.event_buffer import Telling
+from executor.engine.external import hash_of
+from executor.engine.invocation import Walker
+from executor.engine.start import corrected, new_run
 from executor.errors import ActionError, RejectedError, StoreError
-from executor.keeping import renew
-from executor.records import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
-from executor.secrets import Tokens
-from executor.start import corrected, new_run
-from executor.telling import Telling
-from executor.waiting import hash_of
-from executor.walk import Walker
+from executor.model.run import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
+from executor.runtime.lease_keeper import renew
+from executor.security.capabilities import for_local_run
+from executor.security.redaction import Tokens
 from tests.plays import LEASE_SECONDS, Clock, compiled
 from tests.simulation.corpus import CHILD, NOTE, Act, Scene
 from tests.simulation.faults import Crash, Fault, WatchedStore
@@ -295,11 +295,11 @@ class World:
         logging.disable(logging.WARNING)
         tokens = Tokens()
         with (
-            mock.patch("executor.secrets.TOKENS", tokens),
-            mock.patch("executor.waiting.TOKENS", tokens),
-            mock.patch("executor.attempts.handler", watched),
-            mock.patch("executor.perform.ThreadPoolExecutor", _Serial),
-            mock.patch("executor.loop.ThreadPoolExecutor", _Serial),
+            mock.patch("executor.security.redaction.TOKENS", tokens),
+            mock.patch("executor.engine.external.TOKENS", tokens),
+            mock.patch("executor.engine.attempts.handler", watched),
+            mock.patch("executor.engine.perform.ThreadPoolExecutor", _Serial),
+            mock.patch("executor.engine.loop.ThreadPoolExecutor", _Serial),
         ):
             try:
                 yield

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from executor.clients.aws_retry import Refused
 from executor.errors import RejectedError
-from executor.records import Key
+from executor.model.run import Key
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import ABSENT, PRESENT, Change, Condition, Put
-from executor.stores.dynamo.core import Core
-from executor.stores.dynamo.repeating import Refused
+from executor.stores.dynamo.context import Core
+from executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Put
 
 
 class ApiKeys(Core):

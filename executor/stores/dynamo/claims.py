@@ -12,22 +12,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from executor.clients.aws_retry import Refused
+from executor.engine.start import last_visit_id
 from executor.errors import MessageError
-from executor.records import DEADLINE, END, NEVER, SERVICE, Claim, Event, Lease, RunStatus, Visit, VisitStatus
-from executor.start import last_visit_id
+from executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Event, Lease, RunStatus, Visit, VisitStatus
+from executor.model.transition import MAX_CLAIMS
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import ABSENT, Change, Condition, Delete, Put, Write
 from executor.stores.dynamo.commits import past_item
-from executor.stores.dynamo.core import MOST_RACES, Core
-from executor.stores.dynamo.inbox import Inbox
-from executor.stores.dynamo.repeating import Refused
-from executor.stores.dynamo.runs import deadline_of, first_of, is_over, run_of, spread_of
-from executor.stores.dynamo.visits import Record, followers, record_of
-from executor.stores.dynamo.whole import read_whole
-from executor.stores.notes import Note
-from executor.stores.store import Received
-from executor.transition import MAX_CLAIMS
+from executor.stores.dynamo.context import MOST_RACES, Core
+from executor.stores.dynamo.expressions import ABSENT, Change, Condition, Delete, Put, Write
+from executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run_of, spread_of
+from executor.stores.dynamo.run_snapshot import read_whole
+from executor.stores.dynamo.visit_items import Record, followers, record_of
+from executor.stores.interface import Received
+from executor.stores.sqs.messages import Note
+from executor.stores.sqs.receiver import Inbox
 
 _DONE = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)
 

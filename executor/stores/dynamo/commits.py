@@ -11,26 +11,16 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from executor.clients.aws_retry import Refused, pause_seconds
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
-from executor.records import (
-    DEADLINE,
-    END,
-    NEVER,
-    Branch,
-    Commit,
-    Event,
-    Failure,
-    Lease,
-    Visit,
-    VisitStatus,
-)
+from executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Event, Failure, Lease, Visit, VisitStatus
+from executor.model.transition import branches_of
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import PRESENT, Change, Condition, Put, Write
-from executor.stores.dynamo.core import MOST_RACES, Core, Held
-from executor.stores.dynamo.repeating import Refused, pause_seconds
-from executor.stores.dynamo.runs import Deltas, joins_of, spread_of
-from executor.stores.dynamo.visits import (
+from executor.stores.dynamo.context import MOST_RACES, Core, Held
+from executor.stores.dynamo.expressions import PRESENT, Change, Condition, Put, Write
+from executor.stores.dynamo.run_items import Deltas, joins_of, spread_of
+from executor.stores.dynamo.visit_items import (
     Record,
     Way,
     entered,
@@ -43,8 +33,7 @@ from executor.stores.dynamo.visits import (
     self_contained,
     visit_of,
 )
-from executor.stores.rows import to_text
-from executor.transition import branches_of
+from executor.stores.sql.rows import to_text
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from executor.records import END, Event, VisitStatus
+from executor.clients.aws_retry import Refused
+from executor.model.run import END, Event, VisitStatus
 from executor.stores.cursors import read_event_id
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import Put
-from executor.stores.dynamo.core import MOST_RACES, Core
-from executor.stores.dynamo.repeating import Refused
-from executor.stores.dynamo.runs import spread_of
-from executor.stores.dynamo.visits import Record
-from executor.stores.dynamo.whole import read_whole
-from planner.record import record
+from executor.stores.dynamo.context import MOST_RACES, Core
+from executor.stores.dynamo.expressions import Put
+from executor.stores.dynamo.run_items import spread_of
+from executor.stores.dynamo.run_snapshot import read_whole
+from executor.stores.dynamo.visit_items import Record
+from planner.frozen import record
 
 PAGE = 1000
 _BEGINNINGS = ("workflow.started", "workflow.resumed")

@@ -6,12 +6,12 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from executor.clients.aws_retry import Refused
 from executor.errors import StoreError
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.blobs import from_bytes, to_bytes
-from executor.stores.dynamo.change import Put
+from executor.stores.dynamo.expressions import Put
 from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS
-from executor.stores.dynamo.repeating import Refused
 from executor.stores.dynamo.table import Table
 from planner.plan import Header, Plan, Step, Task
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from executor.clients.aws_retry import Refused
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import PRESENT, Change
-from executor.stores.dynamo.core import Core
-from executor.stores.dynamo.repeating import Refused
-from executor.stores.dynamo.runs import spread_of
+from executor.stores.dynamo.context import Core
+from executor.stores.dynamo.expressions import PRESENT, Change
+from executor.stores.dynamo.run_items import spread_of
 from executor.stores.retention import DAY_SECONDS
 
 

@@ -10,19 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from executor.aws import client
+from executor.clients.aws import client
+from executor.clients.aws_retry import MOST_TRIES, Refused, TooLarge, pause_seconds, repeating, was_heard_before
 from executor.errors import ActionError, PayloadTooLargeError, StoreError
 from executor.stores.dynamo.attributes import Item, attribute, attributes, item_of
-from executor.stores.dynamo.change import Change, Check, Delete, Put, Write
+from executor.stores.dynamo.expressions import Change, Check, Delete, Put, Write
 from executor.stores.dynamo.keys import Key
-from executor.stores.dynamo.repeating import (
-    MOST_TRIES,
-    Refused,
-    TooLarge,
-    pause_seconds,
-    repeating,
-    was_heard_before,
-)
 
 MOST_READ = 100
 MOST_WRITTEN = 100

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from executor.clients.aws_retry import Refused
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError
-from executor.records import VisitStatus, Wait, WaitKey
+from executor.model.run import VisitStatus, Wait, WaitKey
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.change import ABSENT, Change, Check, Condition, Put, Write
-from executor.stores.dynamo.core import Core
-from executor.stores.dynamo.repeating import Refused
-from executor.stores.dynamo.runs import is_over
-from executor.stores.notes import Note
-from executor.stores.rows import to_text
+from executor.stores.dynamo.context import Core
+from executor.stores.dynamo.expressions import ABSENT, Change, Check, Condition, Put, Write
+from executor.stores.dynamo.run_items import is_over
+from executor.stores.sql.rows import to_text
+from executor.stores.sqs.messages import Note
 from planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024

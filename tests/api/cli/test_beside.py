@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from api.cli import source
-from api.cli.beside import Beside
+from api.cli import sources
+from api.cli.local.playbook_finder import Beside
 from executor.errors import ActionError
-from executor.records import Playbook, Run
-from executor.stores.sqlite import SqliteStore
+from executor.model.run import Playbook, Run
+from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play, compiled
 
 Command = Callable[..., Any]
@@ -158,12 +158,12 @@ def test_a_file_is_compiled_once_until_it_changes(
 ) -> None:
     compilations = []
 
-    def counted(text: source.Source) -> Any:
+    def counted(text: sources.Source) -> Any:
         compilations.append(text.file)
         return compile_source(text)
 
-    compile_source = source.compile_source
-    monkeypatch.setattr(source, "compile_source", counted)
+    compile_source = sources.compile_source
+    monkeypatch.setattr(sources, "compile_source", counted)
     path = tmp_path / "named.yaml"
     path.write_text(child(1))
     for _ in range(3):

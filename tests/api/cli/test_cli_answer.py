@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from api.cli import answer
-from executor.records import RunStatus
+from api.cli import callback_answer
+from executor.model.run import RunStatus
 from executor.stores import open_store
 
 Command = Callable[..., Any]
@@ -60,7 +60,7 @@ def abandoned(asked: tuple[subprocess.Popen[str], str], monkeypatch: pytest.Monk
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    monkeypatch.setattr(answer, "_TAKEN_UP_SECONDS", 0.1)
+    monkeypatch.setattr(callback_answer, "_TAKEN_UP_SECONDS", 0.1)
     return token
 
 
@@ -109,7 +109,7 @@ def test_a_process_that_has_only_waited_is_at_work(
     resuming = start("runs", "resume", run["workflow_id"])
     assert resuming.stderr is not None
     assert resuming.stderr.readline().startswith("run ")
-    monkeypatch.setattr(answer, "_TAKEN_UP_SECONDS", 60.0)
+    monkeypatch.setattr(callback_answer, "_TAKEN_UP_SECONDS", 60.0)
     assert len(noetl("runs", "answer", abandoned).err.splitlines()) == 1
     assert resuming.wait(60) == 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from executor import aws
+from executor.clients import aws
 
 Command = Callable[..., Any]
 

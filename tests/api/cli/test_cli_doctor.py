@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from executor.stores import open_store
-from executor.stores.sql_store import SqlStore
+from executor.stores.sql.store import SqlStore
 from infra.migrations import upgrade
 from tests.api.cli.conftest import Command
 from tests.contract.store_contract import started

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from api.cli import interruption, main
-from api.cli.interruption import Interruption
-from executor.stores import news
+from api.cli import main
+from api.cli.local import interruption
+from api.cli.local.interruption import Interruption
+from executor.stores import change_signal
 from tests.api.cli.conftest import Command
 
 WAIT = {"name": "wait", "steps": [{"name": "wait", "run": [{"action": "wait", "seconds": 600}]}]}
@@ -51,7 +52,7 @@ class Struck(threading.Condition):
 @pytest.fixture
 def struck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("wait.json").write_text(json.dumps(WAIT))
-    monkeypatch.setattr(news, "threading", SimpleNamespace(Condition=Struck))
+    monkeypatch.setattr(change_signal, "threading", SimpleNamespace(Condition=Struck))
     monkeypatch.setattr(interruption, "leave_at_once", lambda: pytest.fail("nobody has asked twice"))
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from api.cli.board import Board, Counts, countdown, duration, pace
-from api.cli.follow import Followed
-from api.cli.progress import Progress, lower_part
-from executor.records import Event, Run, timestamp
-from executor.start import new_run
+from api.cli.display.progress import Progress, lower_part
+from api.cli.display.run_board import Board, Counts, countdown, duration, pace
+from api.cli.event_follower import Followed
+from executor.engine.start import new_run
+from executor.model.run import Event, Run, timestamp
 from tests.plays import Clock, compiled
 
 NOW = 1_000_000.0

@@ -26,7 +26,7 @@ import boto3
 import httpx
 import yaml
 
-from api.keys import new_key
+from api.auth.api_keys import new_key
 from executor.stores import open_store
 from tests.aws import REGION
 from tests.tools import ROOT, environment

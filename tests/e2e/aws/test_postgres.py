@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api.service import Service as Runs
+from api.service.runs import Service as Runs
 from executor.actions import catalogue
 from executor.stores import open_store
 from infra.migrations import upgrade

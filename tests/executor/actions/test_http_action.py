@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from executor.errors import ActionError
-from executor.secrets import REVEALED
+from executor.security.redaction import REVEALED
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 

@@ -9,7 +9,7 @@ import pytest
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
-from executor import aws as ours
+from executor.clients import aws as ours
 from executor.errors import ActionError
 from tests.aws import Client, become_nobody
 from tests.calls import perform

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from botocore.stub import ANY, Stubber
 
-from executor import aws as ours
+from executor.clients import aws as ours
 from executor.errors import ActionError
 from tests.aws import REGION, Client, become_nobody
 from tests.calls import perform

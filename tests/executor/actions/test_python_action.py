@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from executor.actions.action import Capabilities
-from executor.capabilities import for_local_run
 from executor.errors import ActionError
-from executor.secrets import REVEALED, scrub
+from executor.security.capabilities import for_local_run
+from executor.security.redaction import REVEALED, scrub
 from tests.calls import perform
 
 MODULE = """

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from botocore.stub import Stubber
 
-from executor import aws as ours
 from executor.actions import s3
+from executor.clients import aws as ours
 from executor.errors import ActionError
 from tests.aws import Client, become_nobody
 from tests.calls import perform

@@ -13,7 +13,7 @@ import pytest
 
 from executor.actions.action import Capabilities
 from executor.errors import ActionError
-from executor.secrets import REVEALED, scrub
+from executor.security.redaction import REVEALED, scrub
 from tests.calls import LOCAL, perform
 
 

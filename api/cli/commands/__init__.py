@@ -1,0 +1,1 @@
+"""The commands of `noetl`, one a file."""

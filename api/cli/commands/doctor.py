@@ -1,0 +1,42 @@
+"""`noetl doctor`"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.display.console import FAILED, say, write, write_json
+from api.cli.store_option import StoreOption, opened
+
+if TYPE_CHECKING:
+    from executor.stores.sql.consistency import Finding
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Check that a store holds what it must: no run is stuck, and nothing is left over. Runs may be at work meanwhile."""
+    from planner.diagnostics.render import visible
+
+    found = _examined(store)
+    if json:
+        findings = [{"check": one.check, "workflow_id": one.run_id, "message": one.message} for one in found]
+        write_json({"healthy": not found, "findings": findings})
+    else:
+        write("".join(f"{visible(one.message)}\n" for one in found))
+    if found:
+        raise typer.Exit(FAILED)
+    say("nothing is wrong")
+
+
+def _examined(url: str | None) -> list[Finding]:
+    from executor.errors import SchemaError
+    from executor.stores.sql.consistency import Finding
+
+    try:
+        with opened(url, create=False) as store:
+            return store.examine()
+    except SchemaError as error:
+        return [Finding("schema", str(error))]

@@ -1,0 +1,13 @@
+"""`noetl schema`"""
+
+from __future__ import annotations
+
+from api.cli.display.console import write_json
+
+
+def schema() -> None:
+    """Write the JSON Schema of the playbook language to stdout, for editors."""
+    from executor.actions import catalogue
+    from planner.syntax.json_schema import json_schema
+
+    write_json(json_schema(catalogue()))

@@ -1,0 +1,106 @@
+"""`noetl serve`"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from api.cli.display.console import RefusalError, say
+from api.cli.store_option import StoreOption
+from executor.runtime.json_logs import log_as_json_lines
+
+_LOOPBACK_ONLY = "for this machine only, as no authentication is configured"
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8000,
+    store: StoreOption = None,
+) -> None:
+    """Serve HTTP, and execute the runs that are started over it.
+
+    While there is no API key and no issuer of tokens (NOETL_JWT_ISSUER), only this machine is served.
+    Callbacks are answered here too, unless NOETL_PUBLIC_URL says how else they are reached.
+    """
+    from api.auth.loopback import is_loopback
+
+    environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
+    if not is_loopback(host) and not _tells_callers_apart(environ):
+        raise RefusalError(
+            f"cannot serve on {host}: no authentication is configured, so only this machine may be served (127.0.0.1);"
+            " `noetl keys create` makes an API key, and NOETL_JWT_ISSUER names whose tokens are believed"
+        )
+    listener = _listener(host, port)
+    with listener:
+        url = os.environ.get("NOETL_PUBLIC_URL") or _address(listener)
+        _serve(listener, {**environ, "NOETL_PUBLIC_URL": url})
+
+
+def _tells_callers_apart(environ: dict[str, str]) -> bool:
+    """Whether the service will ask for credentials. No store is made to find out."""
+    from api.auth.jwt import issuer_of
+    from executor.errors import StoreError
+    from executor.stores import DEFAULT_URL, open_store
+
+    if issuer_of(environ) is not None:
+        return True
+    url = environ.get("NOETL_STORE") or DEFAULT_URL
+    try:
+        store = open_store(url, create=False)
+    except StoreError:
+        if not url.startswith("sqlite:"):
+            raise
+        return False
+    try:
+        return store.has_keys()
+    finally:
+        store.close()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise RefusalError(f"cannot serve on {host}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise RefusalError(f"cannot serve on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
+    import uvicorn
+
+    from api.app import create_app
+    from api.auth.jwt import issuer_of
+    from executor.security.capabilities import for_service
+    from executor.stores import open_store
+
+    for_service(environ)
+    issuer_of(environ)
+    open_store(environ.get("NOETL_STORE")).close()
+    served = "to those with an API key or a token" if _tells_callers_apart(environ) else _LOOPBACK_ONLY
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                say(f"serving {_address(listener)} {served}")
+
+    log_as_json_lines()
+    server = Server(uvicorn.Config(create_app(environ), log_level="warning"))
+    server.run(sockets=[listener])
+    if not server.started:
+        raise RefusalError("the service did not start")
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

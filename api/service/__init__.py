@@ -1,0 +1,1 @@
+"""The service that HTTP routes and commands share."""

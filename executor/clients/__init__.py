@@ -1,0 +1,1 @@
+"""Clients of the outside: AWS, and HTTP with egress control."""

@@ -1,0 +1,1 @@
+"""One invocation: load a claimed visit, perform its step, decide, and commit."""

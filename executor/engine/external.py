@@ -1,0 +1,116 @@
+"""What actions that wait ask of the world outside their step: tokens that answer them, and runs of other playbooks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from executor.errors import ActionError, RejectedError
+from executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
+from executor.model.tracing import traceparent
+from executor.model.transition import derived_id
+from executor.security.redaction import TOKENS
+from executor.stores.interface import Store
+from planner.frozen import record
+
+MAX_DEPTH = 10
+"""How deep runs may start each other."""
+
+CALLBACKS = "/workflows/callbacks/"
+"""The path under which tokens are answered."""
+
+FindPlaybook = Callable[[Run, str, str | None], str | None]
+"""The hash of the plan of a playbook, by name and version, for a run that wants to start it; None when there is none."""
+
+
+def hash_of(token: str) -> str:
+    """What is kept of a token. It is long and random, so a hash without salt tells nothing."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def in_registry(store: Store) -> FindPlaybook:
+    """Looks playbooks up in the registry of the run's tenant."""
+
+    def find(run: Run, name: str, version: str | None) -> str | None:
+        found = store.playbook(run.tenant, name, version)
+        return None if found is None else found.plan_hash
+
+    return find
+
+
+@record
+class Waiting:
+    """The outside of one claimed visit, as `executor.actions.action.Outside` describes it."""
+
+    store: Store
+    claim: Claim
+    find_playbook: FindPlaybook
+    public_url: str | None
+    clock: Callable[[], float]
+
+    def open(self, wait: str) -> dict[str, str]:
+        token = TOKENS.new()
+        self.store.open_wait(self._key(wait), self.claim.visit.fence, hash_of(token))
+        address = {"token": token}
+        if self.public_url:
+            address["url"] = f"{self.public_url.rstrip('/')}{CALLBACKS}{token}"
+        return address
+
+    def wait(self, wait: str) -> Wait:
+        return self.store.wait(self._key(wait))
+
+    def close(self, wait: str) -> Wait:
+        return self.store.close_wait(self._key(wait), self.clock())
+
+    def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
+        from executor.engine.start import new_run
+
+        parent = self.claim.run
+        if parent.depth >= MAX_DEPTH:
+            message = f"`{playbook}` is not started: runs start each other at most {MAX_DEPTH} deep"
+            raise ActionError("LimitExceeded", message, retryable=False)
+        plan_hash = self.find_playbook(parent, playbook, version)
+        if plan_hash is None:
+            wanted = f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
+            raise ActionError("ParameterError", f"there is no {wanted}", retryable=False)
+        try:
+            run, first = new_run(
+                self.store.plan_header(plan_hash),
+                plan_hash,
+                given,
+                id=derived_id("workflow", parent.id, self.claim.visit.id, wait),
+                now=self.clock(),
+                tenant=parent.tenant,
+                origin=parent.origin,
+                queue=parent.queue,
+                folder=parent.folder,
+                source=parent.source,
+                parent=None if detached else self._key(wait),
+                depth=parent.depth + 1,
+                trace=traceparent(parent, self.claim.visit.id, wait),
+            )
+        except RejectedError as problem:
+            message = f"`{playbook}` cannot be started: {problem.message}"
+            raise ActionError("ParameterError", message, retryable=False) from problem
+        return self.store.create_run(run, first)
+
+    def run(self, run_id: str) -> Run:
+        found = self.store.run(self.claim.run.tenant, run_id)
+        assert found is not None
+        return found
+
+    def cancel(self, run_id: str) -> None:
+        with suppress(RejectedError):
+            self.store.stop(run_id, RunStatus.CANCELLED, self.clock())
+
+    def resume(self, run_id: str) -> None:
+        now = self.clock()
+        seconds = self.store.plan_header(self.run(run_id).plan_hash).timeout_seconds
+        with suppress(RejectedError):  # somebody else has gone on with it, to a good end
+            self.store.resume(run_id, now, deadline_at=None if seconds is None else now + seconds, values={})
+
+    def _key(self, wait: str) -> WaitKey:
+        visit = self.claim.visit
+        return WaitKey(visit.run_id, visit.id, wait)

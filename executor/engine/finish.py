@@ -1,0 +1,95 @@
+"""The end of a run: what the step that runs last sees of it, its result and its final status, and the end of its time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from executor.engine.final_state import Visited, last_names, last_steps
+from executor.engine.rendering import render
+from executor.engine.scope import Scope
+from executor.errors import ActionError, PayloadTooLargeError
+from executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
+from executor.model.transition import ending, error_record
+from executor.security.redaction import scrub_stored
+from executor.stores.interface import Store
+from planner.plan import Header
+
+
+def last_scope(store: Store, claim: Claim) -> Scope:
+    """The scope of the step that runs last: every name as it stands, and the ending to come."""
+    run = _fresh(store, claim)
+    visits = [visit for visit in store.saved(run.id) if visit.id != claim.visit.id]
+    status = ending(run.stop, run.failed_branches)
+    error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
+    ending_to_come = {"status": status.value, "error": error}
+    saved = dict(claim.visit.saved)
+    steps = last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
+    return Scope(run, claim.visit, last_names(visits), steps, saved, ending=ending_to_come)
+
+
+def time_out(store: Store, claim: Claim, now: float) -> None:
+    """Stop a run whose time is over."""
+    done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
+    store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
+
+
+def end(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
+    """Evaluate the output and give the run its final status; the run as it stood before, and the status."""
+    run = _fresh(store, claim)
+    header = store.plan_header(run.plan_hash)
+    last_step = header.last_step
+    visited = Visited(store, run.id, header.statistics.get("most_visits", math.inf))
+    status = ending(run.stop, run.failed_branches)
+    told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
+    # Where no failure is told of, nobody looks for one.
+    unhandled = visited.unhandled() if told or last_step is not None else []
+    errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
+    if status is RunStatus.SUCCEEDED and errors:
+        status = RunStatus.FAILED
+    if status is RunStatus.TIMED_OUT:
+        errors.insert(0, _timeout(claim.visit))
+    result = None
+    if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
+        result, problems = _result(header, run, claim.visit, visited)
+        errors += problems
+        if problems and status is RunStatus.SUCCEEDED:
+            status = RunStatus.COMPLETED_WITH_ERRORS
+    result, errors = scrub_stored(result), scrub_stored(errors)
+    try:
+        store.finish(claim, status, result, errors, clock())
+    except PayloadTooLargeError as problem:
+        too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
+        status = RunStatus.FAILED
+        store.finish(claim, status, None, [too_large], clock())
+    return run, status
+
+
+def _fresh(store: Store, claim: Claim) -> Run:
+    run = store.run(claim.run.tenant, claim.run.id)
+    assert run is not None
+    return run
+
+
+def _result(header: Header, run: Run, visit: Visit, visited: Visited) -> tuple[dict[str, Any], list[ErrorRecord]]:
+    """The result of a run, and an error for each entry of `output` that has no value."""
+    if header.output is None:
+        return visited.read()[0], []
+    scope = Scope(run, visit, *visited.read(header.reads))
+    result: dict[str, Any] = {}
+    errors = []
+    for name, value in header.output.items():
+        try:
+            result[name] = render(value, None, scope.lookup(f"output.{name}"))
+        except ActionError as problem:
+            result[name] = None
+            message = f"`output.{name}`: {problem.message}"
+            errors.append(error_record(visit, problem.type, message) | {"step": None})
+    return result, errors
+
+
+def _timeout(visit: Visit) -> ErrorRecord:
+    """Why a run that is out of time ends."""
+    return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}

@@ -1,0 +1,47 @@
+"""What the conditions of a step come to once its work is done: the guards of its rule, and whether it is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from executor.engine.scope import Scope
+from executor.model.transition import GuardFailed, Outcome
+from planner.plan import Case, Step
+from planner.templates.template import EvaluationError, Template, is_true, parse
+
+
+def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
+    """Says of a case and an outcome whether the guard is true; raises GuardFailed where it has no value."""
+
+    def test(case: Case, outcome: Outcome) -> bool:
+        assert case.guard is not None
+        template = parse(case.guard)
+        try:
+            return is_true(template.evaluate(scope.after(outcome).lookup("rule")))
+        except EvaluationError as problem:
+            if not outcome.failed and _asks_for_error(template, problem):
+                return False
+            raise GuardFailed(f"the guard `{case.guard}` has no value: {problem.message}") from problem
+
+    return test
+
+
+def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
+    """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
+    errors = (("error",), ("result", "error"))
+    parts = {access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e}
+    return problem.message in {f"there is no `{part}` in none" for part in parts}
+
+
+def retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
+    """Says of a failure whether the step is to be tried again; not where nothing can be said about it."""
+
+    def test(outcome: Outcome) -> bool:
+        if step.retry.condition is None:
+            return True
+        try:
+            return is_true(parse(step.retry.condition).evaluate(scope.after(outcome).lookup("retry")))
+        except EvaluationError:
+            return False
+
+    return test

@@ -1,0 +1,192 @@
+"""The items of a loop: gone through one after another or together, all of them or the batch that is next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any
+
+from executor.engine.journal import Suspended, changes, kept
+from executor.engine.rendering import render
+from executor.engine.scope import Scope
+from executor.engine.work_context import MAX_PARALLEL, Piece
+from executor.errors import ActionError
+from executor.model.memory_budget import MOST_GIVEN, size_of
+from executor.model.run import Event, Part
+from executor.model.transition import Outcome
+from planner.frozen import record
+from planner.kinds import described
+from planner.plan import Loop
+from planner.templates.template import Lookup
+
+
+@record
+class Counts:
+    """How many items of a loop are done, how many of them failed, and how many there are."""
+
+    done: int
+    failed: int
+    total: int
+
+    def after(self, outcomes: Iterable[Outcome]) -> Counts:
+        """The counts when these are done, too."""
+        failures = [outcome.failed for outcome in outcomes]
+        return Counts(self.done + len(failures), self.failed + sum(failures), self.total)
+
+
+One = Callable[[Piece, Scope, str], Outcome]
+"""What a loop does for an item, in the scope and at the position of that, in a piece that tells nothing."""
+
+
+def go_through(piece: Piece, loop: Loop, lookup: Lookup, one: One, scope: Scope, position: str) -> Outcome:
+    """The outcome of `one` for each item, `loop.concurrency` of them at a time: the list of their data, in order.
+
+    An item's own actions leave no events; the loop leaves one for each batch, with counts, and others where something is told
+    while a batch is at work.
+
+    Raises:
+        Suspended: an item waits, or a batch is done and another one left.
+        ActionError: there is nothing to go through, or it or all that the items have given is more than can be held.
+    """
+    items = _items(loop, lookup)
+    with piece.room.held(items):
+        entry = piece.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
+        first = entry["next"]
+        before = Counts(first, entry["failed"], len(items))
+        batch = items[first : first + loop.batch] if loop.batch else items[first:]
+        try:
+            outcomes = _each(piece, loop, batch, before, one, scope, position)
+        except Suspended as suspended:
+            suspended.journal[position] = entry
+            raise
+        size = sum(size_of(outcome.data) for outcome in outcomes)
+        piece.room.take(-size)
+        given = entry.get("given", 0) + size
+        if first and given > MOST_GIVEN:
+            message = f"the loop has given more than {MOST_GIVEN:,} characters as JSON"
+            raise ActionError("PayloadTooLarge", message, retryable=False)
+        counts = before.after(outcomes)
+        _tell(piece, scope, position, counts, is_final=True)
+        if counts.failed and not loop.forgiving:
+            return _gather(outcomes, loop)
+        if counts.done < counts.total:
+            part = Part(position, first, [outcome.to_part() for outcome in outcomes])
+            entry = {"next": counts.done, "failed": counts.failed, "total": counts.total, "given": given}
+            raise Suspended({position: entry}, piece.clock(), parts=[part])
+        return _gather([*(piece.parts_of(position) if first else ()), *outcomes], loop)
+
+
+def _items(loop: Loop, lookup: Lookup) -> list[Any]:
+    """The items a loop goes through.
+
+    Raises:
+        ActionError: they have no value here, or are not a list.
+    """
+    items = render(loop.items, None, lookup)
+    if not isinstance(items, list):
+        message = f"`loop.items` must be a list, and is {described(items)}"
+        raise ActionError("ParameterError", message, retryable=False)
+    return items
+
+
+def _each(
+    piece: Piece, loop: Loop, items: Sequence[Any], before: Counts, one: One, scope: Scope, position: str
+) -> list[Outcome]:
+    """The outcomes of `items`, which come behind those `before`; up to the first failure, if that ends the loop.
+
+    Those that were begun before are gone on with first. One that waits is still at work: it keeps another from being
+    begun where `loop.concurrency` are.
+    """
+    quiet = piece.quiet()
+    first, total = before.done, before.total
+    places = [f"{position}#{first + index}" for index in range(len(items))]
+    outcomes = {i: done for i, place in enumerate(places) if (done := piece.done_at(place)) is not None}
+    piece.room.take(sum(size_of(outcome.data) for outcome in outcomes.values()))
+    suspended: dict[int, Suspended] = {}
+    own: dict[int, Scope] = {}
+    left = sorted(set(range(len(items))) - outcomes.keys(), key=lambda i: (places[i] not in piece.journal, i))
+    queue = iter(left)
+    lock = threading.Lock()
+    at_work = 0
+    counts = before.after(outcomes.values())
+    has_failed = False
+
+    def work() -> None:
+        nonlocal at_work, counts, has_failed
+        while True:
+            with lock:
+                if has_failed or at_work >= loop.concurrency or (index := next(queue, None)) is None:
+                    return
+                at_work += 1
+            at = first + index
+            local = {loop.name: items[index], "loop": _position_in_loop(at, total)}
+            own[index] = piece.scope_at(places[index], scope, local)
+            try:
+                outcome = one(quiet, own[index], f"{position}[{at}]")
+            except Suspended as waits:
+                suspended[index] = waits
+                continue
+            done = own.pop(index)
+            done.let_go(piece.room)
+            outcome = piece.hold(outcome, done)
+            with lock:
+                at_work -= 1
+                outcomes[index] = _numbered(outcome, at, total)
+                has_failed |= outcome.failed and not loop.forgiving
+                counts = counts.after([outcome])
+                if not has_failed and len(outcomes) < len(items):
+                    _tell(piece, scope, position, counts, is_final=False)
+
+    threads = min(loop.concurrency, len(left), MAX_PARALLEL)
+    if threads <= 1:
+        work()
+    else:
+        with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
+            for future in [pool.submit(work) for _ in range(threads)]:
+                future.result()
+    if suspended and not has_failed:
+        journal = {places[index]: kept(outcome, {}) for index, outcome in outcomes.items()}
+        for index, waits in suspended.items():
+            journal[places[index]] = kept(waits, changes(scope.saved, own[index].saved))
+        held = sum(size_of(outcome.data) for outcome in outcomes.values()) + sum(saves.held for saves in own.values())
+        raise Suspended.together(journal, suspended.values(), held)
+    for index, waits in suspended.items():
+        own[index].let_go(piece.room)
+        piece.room.take(-waits.held)
+    return [outcomes[index] for index in sorted(outcomes)]
+
+
+def _position_in_loop(index: int, length: int) -> dict[str, Any]:
+    return {"index": index + 1, "index0": index, "first": index == 0, "last": index == length - 1, "length": length}
+
+
+def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:
+    """The outcome, whose failure says which item it is of."""
+    if not outcome.failed or outcome.error is None:
+        return outcome
+    message = f"item {index + 1:,} of {total:,}: {outcome.error['message']}"
+    return replace(outcome, error=outcome.error | {"message": message})
+
+
+def _gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
+    """The outcome of a loop from those of its items."""
+    failed = next((outcome for outcome in outcomes if outcome.failed), None)
+    if failed is not None and not loop.forgiving:
+        return Outcome(False, None, failed.error, failed.action)
+    items = tuple(outcome.as_result() for outcome in outcomes) if loop.forgiving else None
+    data = [outcome.data for outcome in outcomes]
+    error = None if failed is None else failed.error
+    return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
+
+
+def _tell(piece: Piece, scope: Scope, position: str, counts: Counts, *, is_final: bool) -> None:
+    """Say how far a loop has come: when its batch is done, and before."""
+    visit = scope.visit
+
+    def event() -> Event:
+        payload = {"position": position, **asdict(counts)}
+        return Event("loop.progress", piece.clock(), visit.step, visit.number, visit.attempt, payload=payload)
+
+    piece.telling.count(position, event, is_final=is_final)

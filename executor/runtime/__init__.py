@@ -1,0 +1,1 @@
+"""What keeps a worker process running: lease renewal and logs."""

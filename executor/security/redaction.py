@@ -1,0 +1,384 @@
+"""Secrets: where they come from, how they travel unseen, and how they are kept out of everything that is written.
+
+A secret is known by its name until it is rendered into a parameter that may carry it. From then on its value is
+remembered here, and `scrub` blots it out of whatever is stored, logged or returned.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from secrets import token_hex
+from threading import Lock
+from typing import Any, Self
+from urllib.parse import quote, quote_plus, unquote, urlsplit
+
+from executor.errors import ActionError, SettingError, StoreError
+
+STARS = "***"
+SHORTEST = 8
+"""Shorter values are not scrubbed: they would blot out text that only looks like them."""
+
+_MOST_REMEMBERED = 1_000
+_MOST_TOKENS = 100_000
+_FETCH_SECONDS = 20
+_TOKEN_CHARACTERS = 48
+_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_CHARACTERS},}}")
+_RUN = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_CHARACTERS},}}")
+"""What a token may be a part of, as it is or in base64."""
+_STANDARD = str.maketrans("-_", "+/")
+_KEY = re.compile(r"\S{16,}")
+"""A line that is a secret by itself, as those of a key are, and not one that may stand in any file of its kind."""
+_VARIABLE = "NOETL_SECRET_"
+"""What the names of variables begin with that hold secrets."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Secret(str):
+    """A secret by name. Whatever is done with it as text is done with stars."""
+
+    __slots__ = ("name",)
+    name: str
+
+    def __new__(cls, name: str) -> Self:
+        secret = super().__new__(cls, STARS)
+        secret.name = name
+        return secret
+
+    def reveal(self, environ: Mapping[str, str] = os.environ) -> str:
+        """Its value, which is scrubbed from now on. Raises as `resolve` does."""
+        return resolve(self.name, environ)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, (self.name,)
+
+
+def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The value of a secret, from the first of these that has it.
+
+    They are the variable `NOETL_SECRET_<name>`, the file `<name>` in `NOETL_SECRETS_DIR`, and where `NOETL_SECRETS_PREFIX` is
+    set, what is named by it and `<name>` in AWS Secrets Manager and in the parameter store of Systems Manager.
+
+    Raises:
+        ActionError: `ParameterError` when there is none; else what keeps an existing one away, such as `AccessDenied`.
+    """
+    if not _NAME.fullmatch(name):
+        raise ActionError("ParameterError", f"{name!r} is not the name of a secret", retryable=False)
+    value = environ.get(f"{_VARIABLE}{name}")
+    if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
+        value = _read(Path(folder, name))
+    prefix = environ.get("NOETL_SECRETS_PREFIX", "")
+    if value is None and prefix:
+        value = FETCHED.get(f"{prefix}{name}")
+    if value is None:
+        stored = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
+        raise ActionError(
+            "ParameterError",
+            f"there is no secret `{name}`: set NOETL_SECRET_{name}, or NOETL_SECRETS_DIR to a folder with such a file"
+            + stored,
+            retryable=False,
+        )
+    REVEALED.add(value)
+    return value
+
+
+def hand_over(variables: Mapping[str, str]) -> None:
+    """Know from now on the secrets among variables that somebody is given, and may tell."""
+    for name, value in variables.items():
+        if name.startswith(_VARIABLE):
+            REVEALED.add(value)
+
+
+def fold(value: Any) -> dict[str, Any]:
+    """A plain value with secrets in it, as data that `unfold` makes the same of: the secrets stand beside it, by name."""
+    places: list[tuple[list[str | int], str]] = []
+
+    def find(value: Any, place: list[str | int]) -> None:
+        if isinstance(value, Secret):
+            places.append((place, value.name))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                find(item, [*place, key])
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                find(item, [*place, index])
+
+    find(value, [])
+    return {"value": value, "secrets": places}
+
+
+def unfold(folded: Mapping[str, Any]) -> Any:
+    """The value that `fold` was given."""
+    value = deepcopy(folded["value"])
+    for place, name in folded["secrets"]:
+        if not place:
+            return Secret(name)
+        inside = value
+        for key in place[:-1]:
+            inside = inside[key]
+        inside[place[-1]] = Secret(name)
+    return value
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        message = f"the file of the secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
+        raise ActionError("ParameterError", message, retryable=False) from None
+
+
+class Fetched:
+    """Secrets that AWS keeps. What was found is asked for again when it is older than `seconds`."""
+
+    def __init__(self, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._found: dict[str, tuple[float, str]] = {}
+
+    def get(self, name: str) -> str | None:
+        """The value under its whole name, or None when neither Secrets Manager nor Systems Manager has it.
+
+        Raises:
+            ActionError: one of them cannot be asked, and the other does not have it.
+        """
+        now = self._clock()
+        at, value = self._found.get(name, (-math.inf, ""))
+        if now - at < self._seconds:
+            return value
+        problem = None
+        for fetch in (_from_secrets_manager, _from_parameter_store):
+            try:
+                value = fetch(name)
+            except ActionError as error:
+                problem = problem or (None if error.type == "NotFound" else error)
+            else:
+                self._found[name] = (now, value)
+                return value
+        self._found.pop(name, None)
+        if problem is not None:
+            raise problem
+        return None
+
+    def forget(self) -> None:
+        self._found.clear()
+
+
+FETCHED = Fetched()
+
+
+def database_uri(arn: str) -> str:
+    """The URI of the database whose address and password a secret in Secrets Manager holds: as such, or as the JSON that Amazon
+    RDS keeps there. It is scrubbed from now on.
+
+    Raises:
+        SettingError: the secret holds something else.
+        StoreError: it cannot be read.
+    """
+    try:
+        text = _from_secrets_manager(arn).strip()
+    except ActionError as error:
+        raise StoreError(f"The secret of the store (NOETL_STORE) cannot be read: {error.message}") from error
+    uri = text if text.startswith(("postgres://", "postgresql://")) else _uri_of_json(text)
+    if uri is None:
+        message = (
+            "The secret of the store (NOETL_STORE) must hold a URI of Postgres, postgresql://USER:PASSWORD@HOST/DATABASE, or"
+            " JSON with `host`, `username`, `password` and perhaps `port` and `dbname`."
+        )
+        raise SettingError(message)
+    REVEALED.add(uri)
+    return uri
+
+
+def _uri_of_json(text: str) -> str | None:
+    try:
+        found = json.loads(text)
+        host, user, password = (found[name] for name in ("host", "username", "password"))
+        port, database = found.get("port", 5432), found.get("dbname", "postgres")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    user, password, database = (quote(str(part), safe="") for part in (user, password, database))
+    return f"postgresql://{user}:{password}@{host}:{port}/{database}"
+
+
+def _from_secrets_manager(name: str) -> str:
+    from executor.clients import aws
+
+    def fetch() -> str:
+        answer = aws.client("secretsmanager", aws.region_of(name)).get_secret_value(SecretId=name)
+        if "SecretString" not in answer:
+            raise ActionError("AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False)
+        return str(answer["SecretString"])
+
+    return aws.in_time(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)
+
+
+def _from_parameter_store(name: str) -> str:
+    from executor.clients import aws
+
+    def fetch() -> str:
+        return str(aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+
+    return aws.in_time(_FETCH_SECONDS, f"the parameter `{name}` in Systems Manager", fetch)
+
+
+class Revealed:
+    """The values that have been revealed in this process, newest last; past the bound the oldest is forgotten."""
+
+    def __init__(self, most: int = _MOST_REMEMBERED) -> None:
+        self._most = most
+        self._values: OrderedDict[str, None] = OrderedDict()
+        self._pattern: re.Pattern[str] | None = None
+        self._lock = Lock()
+
+    def add(self, value: str) -> None:
+        """Remember a value, and the password in it where it is an address."""
+        values = [found for found in (value, _password(value)) if found and len(found) >= SHORTEST]
+        with self._lock:
+            for found in values:
+                if found not in self._values:
+                    self._pattern = None
+                self._values[found] = None
+                self._values.move_to_end(found)
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+                self._pattern = None
+
+    def scrub(self, value: Any) -> Any:
+        """`value` with every remembered value in it, plain or encoded, replaced by stars; itself where there is none."""
+        pattern = self._compiled()
+        return value if pattern is None else _scrub(value, lambda text: pattern.sub(STARS, text))
+
+    def _compiled(self) -> re.Pattern[str] | None:
+        with self._lock:
+            if self._pattern is None and self._values:
+                forms = {form for value in self._values for form in _forms(value)}
+                self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form)))))
+            return self._pattern
+
+
+class Tokens:
+    """Tokens that answer callbacks. There are as many as callbacks, and all look alike: whatever looks like one is looked up,
+    so that it takes no longer to look for many of them. Past the bound the oldest is forgotten.
+    """
+
+    def __init__(self, most: int = _MOST_TOKENS) -> None:
+        self._most = most
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._lock = Lock()
+
+    def new(self) -> str:
+        """Another one: random bytes in hexadecimal, without the dash that begins the options of a command."""
+        token = token_hex(_TOKEN_CHARACTERS // 2)
+        with self._lock:
+            self._known[token] = None
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+        return token
+
+    def scrub(self, value: Any) -> Any:
+        """`value` with every token in it, plain or in base64, replaced by stars; itself where there is none."""
+        return _scrub(value, self._without) if self._known else value
+
+    def _without(self, text: str) -> str:
+        for run in set(_RUN.findall(text)):
+            for token in self._in(run):
+                text = text.replace(token, STARS)
+            standard = run.translate(_STANDARD)
+            # Three bytes are four characters: where the first of a token begins, the text does not say.
+            if any(self._in(_unpacked(standard[offset:])) for offset in range(4)):
+                text = text.replace(run, STARS)
+        return text
+
+    def _in(self, text: str) -> list[str]:
+        pieces = (
+            run[at : at + _TOKEN_CHARACTERS]
+            for run in _HEXADECIMAL.findall(text)
+            for at in range(len(run) - _TOKEN_CHARACTERS + 1)
+        )
+        return [piece for piece in pieces if piece in self._known]
+
+
+def _unpacked(text: str) -> str:
+    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
+
+
+REVEALED = Revealed()
+TOKENS = Tokens()
+"""Tokens of this process. A playbook may log one, for somebody to answer with, and none is stored."""
+
+
+def scrub(value: Any) -> Any:
+    """A plain value without any secret that this process has revealed. Values of less than 8 characters stay."""
+    return REVEALED.scrub(value)
+
+
+def scrub_stored(value: Any) -> Any:
+    """A plain value as it may be stored: without secrets, and without tokens that answer callbacks."""
+    return TOKENS.scrub(REVEALED.scrub(value))
+
+
+def tail(text: str, most: int) -> str:
+    """The last `most` characters of a text without secrets: of one that was cut in two, a part would not be known again."""
+    return str(scrub(text))[-most:]
+
+
+def head(text: str, most: int) -> str:
+    """The first `most` characters of a text without secrets."""
+    return str(scrub(text))[:most]
+
+
+def _scrub(value: Any, without: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return without(value)
+    if isinstance(value, Mapping):
+        scrubbed = {_scrub(key, without): _scrub(item, without) for key, item in value.items()}
+        return value if _same(scrubbed.items(), value.items()) else scrubbed
+    if isinstance(value, list | tuple):
+        items = [_scrub(item, without) for item in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    if isinstance(value, int | float) and without(str(value)) == STARS:
+        return STARS
+    return value
+
+
+def _same(new: Any, old: Any) -> bool:
+    return all(a is c and b is d for (a, b), (c, d) in zip(new, old, strict=False)) and len(new) == len(old)
+
+
+def _password(value: str) -> str | None:
+    try:
+        return unquote(urlsplit(value).password or "")
+    except ValueError:
+        return None
+
+
+def _forms(value: str) -> Iterator[str]:
+    """How a value may be written: as it is, line by line, for URLs, in JSON, in base64 at any offset."""
+    yield value
+    yield from (line for line in map(str.strip, value.splitlines()) if _KEY.fullmatch(line))
+    yield quote(value, safe="")
+    yield quote(value)
+    yield quote_plus(value)
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    raw = value.encode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(raw).decode()
+        for offset in range(3):
+            # Three bytes are four characters; those that also hold bits of a neighbour are left out.
+            text = encode(b"\0" * offset + raw).decode()
+            start = (0, 2, 3)[offset]
+            rest = (offset + len(raw)) % 3
+            yield text[start : len(text) - (0, 3, 2)[rest]]

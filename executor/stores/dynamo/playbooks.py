@@ -1,0 +1,117 @@
+"""The registry of playbooks: an item for each version, and one for each name, which all who change it take turns with."""
+
+from __future__ import annotations
+
+from executor.clients.aws_retry import Refused
+from executor.errors import RejectedError, StoreError
+from executor.model.run import Playbook
+from executor.stores.cursors import read_place, write_place
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import Item
+from executor.stores.dynamo.context import MOST_RACES, Core
+from executor.stores.dynamo.expressions import Change, Condition, Put, Write
+
+
+class Registry(Core):
+    """The part of the store that keeps playbooks."""
+
+    def register(self, playbook: Playbook) -> Playbook:
+        for _ in range(MOST_RACES):
+            try:
+                return self._register(playbook)
+            except Refused:
+                continue
+        raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many others register it.")
+
+    def _register(self, playbook: Playbook) -> Playbook:
+        tenant, name = playbook.tenant, playbook.name
+        named = self.table.get(keys.playbook(tenant, name)) or {}
+        versions = {item["version"]: item for item in self._versions(tenant, name)}
+        newest = _newest(versions.values())
+        if playbook.version is not None:
+            same = versions.get(playbook.version)
+        else:
+            same = newest if newest is not None and newest["plan"] == playbook.plan_hash else None
+        if same is not None:
+            if same["plan"] != playbook.plan_hash:
+                message = f"version {playbook.version} of `{name}` was registered with another text"
+                raise RejectedError("version_exists", message)
+            if "removed" in same:
+                del same["removed"]
+                key = keys.version(tenant, name, same["version"])
+                self.table.write(
+                    [Change(key, {"removed": None}), self._name(playbook, named, _newest(versions.values()))]
+                )
+            return _playbook(tenant, name, same)
+        number = max((item["number"] for item in versions.values()), default=0) + 1
+        version = playbook.version
+        if version is None:
+            while str(number) in versions:
+                number += 1
+            version = str(number)
+        item = {"version": version, "number": number, "plan": playbook.plan_hash, "at": playbook.created_at}
+        writes: list[Write] = [Put(keys.version(tenant, name, version), item), self._name(playbook, named, item)]
+        self.table.write(writes)
+        return _playbook(tenant, name, item)
+
+    def _name(self, playbook: Playbook, named: Item, newest: Item | None) -> Change:
+        """The write that says which version is the newest, unless somebody has changed anything meanwhile."""
+        edition = named.get("edition", 0)
+        same: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
+        told = {name: None if newest is None else newest[name] for name in ("version", "number", "plan", "at")}
+        return Change(keys.playbook(playbook.tenant, playbook.name), {**told, "edition": edition + 1}, when=(same,))
+
+    def _versions(self, tenant: str, name: str) -> list[Item]:
+        return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
+
+    def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
+        at = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
+        item = self.table.get(at)
+        return None if item is None or "removed" in item or "version" not in item else _playbook(tenant, name, item)
+
+    def playbooks(
+        self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Playbook], str | None]:
+        found: list[Playbook] = []
+        if name is None:
+            behind = None if cursor is None else f"N#{read_place(cursor, str)}"
+            for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=behind):
+                if "version" in item:
+                    found.append(_playbook(tenant, item["sk"][2:], item))
+                if len(found) > limit:
+                    return found[:limit], write_place(found[limit - 1].name)
+            return found, None
+        below = None if cursor is None else read_place(cursor, int)
+        items = sorted(self._versions(tenant, name), key=lambda item: -item["number"])
+        left = [item for item in items if "removed" not in item and (below is None or item["number"] < below)]
+        more = write_place(left[limit - 1]["number"]) if len(left) > limit else None
+        return [_playbook(tenant, name, item) for item in left[:limit]], more
+
+    def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
+        for _ in range(MOST_RACES):
+            named = self.table.get(keys.playbook(tenant, name)) or {}
+            versions = [item for item in self._versions(tenant, name) if "removed" not in item]
+            chosen = [item for item in versions if version in (None, item["version"])][:90]
+            if not chosen:
+                return 0
+            left = [item for item in versions if item not in chosen]
+            playbook = Playbook(tenant, name, None, "", now)
+            writes: list[Write] = [
+                Change(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
+            ]
+            writes.append(self._name(playbook, named, _newest(left)))
+            try:
+                self.table.write(writes)
+            except Refused:
+                continue
+            return len(chosen) + (self.unregister(tenant, name, now=now) if version is None and left else 0)
+        raise StoreError(f"Playbook `{name}` could not be removed: too many others change it.")
+
+
+def _newest(items: object) -> Item | None:
+    there = [item for item in items if "removed" not in item]  # type: ignore[attr-defined]
+    return max(there, key=lambda item: int(item["number"]), default=None)
+
+
+def _playbook(tenant: str, name: str, item: Item) -> Playbook:
+    return Playbook(tenant, name, item["version"], item["plan"], item["at"])

@@ -1,0 +1,102 @@
+"""Runs that nobody would go on with: found among those that have not ended, and put right."""
+
+from __future__ import annotations
+
+import logging
+
+from executor.model.run import NEVER, SERVICE, VisitStatus
+from executor.stores.dynamo import keys
+from executor.stores.dynamo.attributes import attributes
+from executor.stores.dynamo.expressions import Change
+from executor.stores.dynamo.lifecycle import Endings
+from executor.stores.dynamo.run_items import is_over
+from executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
+from executor.stores.dynamo.visit_items import Record
+from executor.stores.interface import Swept
+from executor.stores.sqs.messages import GRACE_SECONDS
+
+MOST_SWEPT = 200
+"""How many runs one sweep looks at; the next one goes on behind them."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class Sweeping(Endings):
+    """The part of the store that looks for what was lost."""
+
+    def sweep(self, now: float, *, queue: str = SERVICE, limit: int = MOST_SWEPT) -> Swept:
+        """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
+        follow each other through all of the runs; two at a time do no harm.
+        """
+        shards = keys.open_in(queue)
+        most = max(limit // len(shards), 1)
+        pages = self.in_parallel(lambda shard: self._open_page(shard, most), shards)
+        found = [run_id for page in pages for run_id in page]
+        return Swept(len(found), sum(self.in_parallel(lambda run_id: self._sweep_run(run_id, now), found)))
+
+    def _open_page(self, shard: str, limit: int) -> list[str]:
+        """So many of the open runs of a shard, behind those that were looked at before."""
+        at = keys.Key("S#sweep", f"S#{shard}")
+        place = (self.table.get(at) or {}).get("behind")
+        asked = {
+            "KeyConditionExpression": "#o = :q" + (" AND created > :c" if place else ""),
+            "ExpressionAttributeNames": {"#o": "open"},
+            "ExpressionAttributeValues": attributes({":q": shard, ":c": place}),
+            "Limit": limit,
+        }
+        page = self.table.index("open", **asked)
+        found = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
+        behind = found[-1][1] if found and "LastEvaluatedKey" in page else None
+        if behind != place:
+            self.table.update(Change(at, {"behind": behind}))
+        return [run_id for run_id, _ in found]
+
+    def _sweep_run(self, run_id: str, now: float) -> int:
+        whole = read_whole(self, run_id)
+        if whole is None or is_over(whole.head):
+            return 0
+        lost = self._lost(whole, now)
+        if lost:
+            names = ", ".join(sorted({record.visit.step for record in lost}))
+            logger.warning("run %s was found without a message for: %s", run_id, names)
+            self.dispatch(whole.head, lost, now)
+        return len(lost)
+
+    def _lost(self, whole: Whole, now: float) -> list[Record]:
+        """The visits that nobody would go on with, after what had been left half done is done."""
+        since = now - GRACE_SECONDS
+        overdue = [record for record in whole.active if record.visit.due_at < since]
+        if any(record.item.get("at", record.way.entered) > since for record in whole.records if not is_pseudo(record)):
+            # Somebody is at it, and does what follows.
+            return overdue
+        known = {record.visit.id for record in overdue}
+        return [*overdue, *(one for one in self.mend(whole, now) if one.visit.id not in known)]
+
+    def mend(self, whole: Whole, now: float) -> list[Record]:
+        head = whole.head
+        run_id = head["pk"][2:]
+        if is_over(head):
+            return []
+        if "reopening" in head:
+            self.resume(run_id, now, deadline_at=head.get("deadline"), values={})
+            return []
+        active = [one for one in whole.active if not is_pseudo(one)]
+        for record in active:
+            if record.visit.status is VisitStatus.WAITING and record.visit.due_at > now:
+                self.wake_if_answered(run_id, record.visit.id, now)
+        mended: list[Record] = []
+        is_empty = False
+        if whole.joins_to_fire or whole.counts.live <= 0:
+            # What the whole counts was not read at one moment.
+            mended, counts = self.fire_joins(head, None, now)
+            is_empty = counts.live <= 0
+        if "stop" in head:
+            at_work = any(one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active)
+            return mended if at_work and not self.parkable(whole) else self.settle_stop(run_id, now)
+        if self.plans.header(head["plan"]).sequential:
+            has_turn = any(one.visit.due_at < NEVER for one in active)
+            mended = [] if has_turn else self.take_turn(head, whole.last_done, now)
+        is_ending = any(self.is_last(one, head) for one in whole.active)
+        if not mended and is_empty and not is_ending:
+            mended = self.end(head, now)
+        return mended

@@ -1,0 +1,42 @@
+"""API keys in an SQL store."""
+
+from __future__ import annotations
+
+from executor.errors import RejectedError
+from executor.model.run import Key
+from executor.stores.sql.database import Database
+from executor.stores.sql.rows import key_of, to_text
+
+
+class SqlKeys:
+    """The part of a store that keeps API keys."""
+
+    database: Database
+
+    def add_key(self, key: Key) -> None:
+        row = (key.id, key.hash, key.tenant, key.name, to_text(list(key.scopes)), key.created_at)
+        with self.database.transaction() as db:
+            insert = "insert into keys values (?, ?, ?, ?, ?, ?, null, null) on conflict do nothing"
+            if db.execute(insert, row).rowcount == 0:
+                raise RejectedError("key_exists", f"there is a key {key.id} already")
+
+    def key(self, id: str) -> Key | None:
+        rows = self.database.all("select * from keys where id = ?", id)
+        return key_of(rows[0]) if rows else None
+
+    def keys(self, tenant: str) -> list[Key]:
+        query = "select * from keys where tenant = ? order by created_at, id"
+        return [key_of(row) for row in self.database.all(query, tenant)]
+
+    def has_keys(self) -> bool:
+        return bool(self.database.all("select 1 as found from keys limit 1"))
+
+    def revoke_key(self, tenant: str, id: str, now: float) -> bool:
+        query = "update keys set revoked_at = coalesce(revoked_at, ?) where tenant = ? and id = ?"
+        with self.database.transaction() as db:
+            return db.execute(query, (now, tenant, id)).rowcount == 1
+
+    def touch_key(self, id: str, now: float) -> None:
+        query = "update keys set last_used_at = ? where id = ? and coalesce(last_used_at, 0) < ?"
+        with self.database.transaction() as db:
+            db.execute(query, (now, id, now))

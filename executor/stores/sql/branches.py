@@ -1,0 +1,299 @@
+"""How branches move in an SQL store: they enter steps, arrive at joins, and bring a run to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from executor.engine.start import LAST_CLOCK, ending_visit, last_visit_id
+from executor.model.run import DEADLINE, END, NEVER, Branch, Event, Lease, Pointers, Run, Visit, VisitStatus
+from executor.model.transition import arrive, derived_id, next_in_line
+from executor.stores.sql.database import Result, Writer
+from executor.stores.sql.rows import Row, to_text, visit_of
+from planner.plan import Header, Step
+
+ACTIVE = "(status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')"
+"""Of a visit that is not over, in the words that SQLite's partial indexes need to be used: where only some of these states are asked
+for, that stands beside it."""
+_FIRE = (
+    "insert into joins (run_id, step, wave, clock, names) values (?, ?, 1, ?, ?)"
+    " on conflict (run_id, step) do update set wave = joins.wave + 1, clock = excluded.clock, names = excluded.names"
+)
+_VISIT_COLUMNS = "run_id, id, step, queue, status, position, clock, names, number, claims, fence, worker, due_at, started_at, piece_at"
+_INSERT_VISIT = f"insert into visits ({_VISIT_COLUMNS}) values ({', '.join('?' * 15)}) on conflict do nothing"
+
+
+HEAD = (
+    "run_id, id, step, status, clock, names, number, attempt, claims, fence, worker, due_at, started_at, piece_at, finished_at, "
+    '"case", error, failure, progress'
+)
+"""The columns of a visit but for what it saved."""
+
+
+CLAIM_NEXT = f"""
+    update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?, started_at = ?,
+        piece_at = ?
+    where run_id = ? and (run_id, id) = (
+        select run_id, id from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit 1
+    ) and status = 'ready' and started_at is null and progress is null and substr(step, 1, 1) <> '@'
+    returning {HEAD}, saved
+"""
+"""Claims the visit of a queue that has been due longest, where that is one of the run that has not begun."""
+
+
+class Branches:
+    """The branches of a run, as one transaction moves them. The first visit that becomes due is claimed, when someone wants
+    it.
+
+    `run` is the row of the run as it stands in the transaction, `header` that of its plan, `cancel` cancels another run.
+    Where branches go one after another, visits that are added wait for their turn.
+    """
+
+    def __init__(
+        self,
+        db: Writer,
+        run: Row,
+        header: Header,
+        step_of: Callable[[str], Step],
+        cancel: Callable[[str], None],
+        now: float,
+        claim_for: Lease | None = None,
+    ) -> None:
+        self.db = db
+        self.run = run
+        self.header = header
+        self.step_of = step_of
+        self.cancel = cancel
+        self.now = now
+        self.claim_for = claim_for
+        self.claimed: Visit | None = None
+        self.count = 0
+        self.absorbed = 0
+
+    def move(self, branches: Sequence[Branch], live: Mapping[str, int]) -> None:
+        """Let branches enter steps and arrive at joins, change the counters of joins by `live`, and fire the joins that have
+        nothing left to wait for: those first.
+        """
+        change = dict(live)
+        for branch in branches:
+            if branch.joins:
+                change.setdefault(branch.step, 0)
+                row = (self.run["id"], branch.step, branch.id, branch.clock, to_text(branch.names))
+                self.db.execute("insert into arrivals values (?, ?, ?, ?, ?) on conflict do nothing", row)
+            elif branch.is_absorbed and self._is_there(branch):
+                self.absorbed += 1
+                for join in self.step_of(branch.step).regions:
+                    change[join] = change.get(join, 0) - 1
+        if self.absorbed:
+            self.db.execute("update runs set live = live - ? where id = ?", (self.absorbed, self.run["id"]))
+        count_live(self.db, self.run["id"], {join: delta for join, delta in change.items() if delta})
+        for join in change:
+            self._fire(join)
+        for branch in branches:
+            if not branch.joins and not (branch.is_absorbed and self._is_there(branch)):
+                self.enter(branch)
+
+    def _is_there(self, branch: Branch) -> bool:
+        query = "select 1 from visits where run_id = ? and id = ?"
+        return self.db.execute(query, (self.run["id"], branch.id)).fetchone() is not None
+
+    def enter(self, branch: Branch) -> None:
+        """Let a branch enter a step, or wait before it when the run is stopping."""
+        self._add(branch, parked=self.run["stop"] is not None)
+
+    def stop(self) -> None:
+        """Park what has not started in a run that is stopping, cancel the runs that it waits for, and let it end when nothing
+        is left running.
+        """
+        last = last_visit_id(self.run["resumes"])
+        self.db.execute(
+            "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"
+            f" where run_id = ? and {ACTIVE} and status <> 'running' and substr(step, 1, 1) <> '@' and id <> ?",
+            (self.now, self.run["id"], last),
+        )
+        self._cancel_runs("parent_visit <> ?", last)
+        query = (
+            f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'running' and substr(step, 1, 1) <> '@'"
+        )
+        if self.db.execute(query, (self.run["id"],)).fetchone() is None:
+            self.end()
+
+    def give_up_runs(self, visit: str) -> None:
+        """Cancel the runs that a visit has started and does not wait for any more."""
+        self._cancel_runs("parent_visit = ?", visit)
+
+    def _cancel_runs(self, which: str, visit: str) -> None:
+        query = f"select id from runs where parent_run = ? and {which} and finished_at is null and stop is null"
+        for child in self.db.execute(query, (self.run["id"], visit)).fetchall():
+            self.cancel(child["id"])
+
+    def end(self) -> None:
+        """Let the run end: with the step that runs last if there is one, and when that is done for good."""
+        if self.header.last_step is not None:
+            branch = Branch(last_visit_id(self.run["resumes"]), self.header.last_step, LAST_CLOCK, {})
+            if not self._is_there(branch):
+                self._add(branch)
+                where = (self.run["id"], DEADLINE)
+                self.db.execute("delete from visits where run_id = ? and step = ?", where)
+                return
+            query = "select finished_at from visits where run_id = ? and id = ?"
+            if self.db.execute(query, (self.run["id"], branch.id)).fetchone()["finished_at"] is None:
+                return
+        visit = ending_visit(self.run["id"], self.run["resumes"], self.now)
+        ending = Branch(visit.id, visit.step, visit.clock, visit.names)
+        if not self._is_there(ending):
+            self._add(ending)
+
+    def stand_in_line(self) -> None:
+        """Let all visits of a run that is gone on with wait for their turn, but for one that has begun and waits."""
+        self.db.execute(
+            f"update visits set due_at = ? where run_id = ? and {ACTIVE} and status = 'ready' and substr(step, 1, 1) <> '@'",
+            (NEVER, self.run["id"]),
+        )
+        query = f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'waiting'"
+        if self.db.execute(query, (self.run["id"],)).fetchone() is None:
+            self.take_turn()
+
+    def take_turn(self, clock: int = 0, seen: Pointers | None = None) -> None:
+        """Let the visit go whose turn it is where branches go one after another: of those that the last step made the
+        first, then of those before. It sees what those before it have `seen`, as of their `clock`.
+        """
+        query = (
+            f"select {HEAD}, saved from visits where run_id = ? and {ACTIVE} and status = 'ready' and due_at = ?"
+            " order by position >> 12 desc, position limit 1"
+        )
+        row = self.db.execute(query, (self.run["id"], NEVER)).fetchone()
+        if row is None:
+            return
+        visit = next_in_line(visit_of(row), clock, seen or {})
+        lease = self.claim_for if self.claimed is None else None
+        if lease is not None:
+            self.claimed = visit = self._held(visit, lease)
+        self.db.execute(
+            "update visits set clock = ?, names = ?, status = ?, claims = ?, fence = ?, worker = ?, started_at = ?,"
+            " piece_at = ?, due_at = ? where run_id = ? and id = ?",
+            (
+                visit.clock, to_text(visit.names), visit.status, visit.claims, visit.fence, visit.worker,
+                visit.started_at, visit.piece_at, self.now + (lease.seconds if lease is not None else 0), visit.run_id, visit.id,
+            ),
+        )  # fmt: skip
+
+    def claim_next(self) -> None:
+        """Claim the visit of the queue that has been due longest, where that is one of this run that has not begun: whoever has
+        ended a branch need not look for the next one.
+        """
+        lease = self.claim_for
+        if lease is None or self.claimed is not None or self.run["stop"] is not None:
+            return
+        values = (lease.worker, self.now + lease.seconds, self.now, self.now)
+        found = self.db.execute(CLAIM_NEXT, (*values, self.run["id"], self.run["queue"], self.now)).fetchone()
+        self.claimed = None if found is None else visit_of(found)
+
+    def _held(self, visit: Visit, lease: Lease) -> Visit:
+        """The visit, claimed."""
+        return replace(
+            visit,
+            status=VisitStatus.RUNNING,
+            claims=visit.claims + 1,
+            fence=visit.fence + 1,
+            worker=lease.worker,
+            started_at=visit.started_at or self.now,
+            piece_at=self.now,
+        )
+
+    def started(self) -> list[Event]:
+        """The event of the step that was claimed."""
+        return [] if self.claimed is None or self.claimed.step == END else [started(self.claimed)]
+
+    def _fire(self, join: str) -> None:
+        """Let what has arrived at a join go on as one branch, unless another is on the way."""
+        db, run_id = self.db, self.run["id"]
+        counter = db.execute("select * from joins where run_id = ? and step = ?", (run_id, join)).fetchone()
+        if counter is not None and counter["live"] > 0:
+            return
+        query = "delete from arrivals where run_id = ? and step = ? returning id, clock, names"
+        rows = db.execute(query, (run_id, join)).fetchall()
+        if not rows:
+            return
+        wave = 1 if counter is None else counter["wave"] + 1
+        earlier = None if wave == 1 else Branch("", join, counter["clock"], json.loads(counter["names"]))
+        arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
+        branch, live, merged = arrive(self.step_of(join), wave, arrivals, earlier)
+        db.execute(_FIRE, (run_id, join, branch.clock, to_text(branch.names)))
+        count_live(db, run_id, live)
+        db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
+        self.enter(branch)
+
+    def _add(self, branch: Branch, *, parked: bool = False) -> None:
+        """Add the visit of a branch that is not there."""
+        in_line = self.header.sequential and not branch.step.startswith("@") and branch.step != self.header.last_step
+        lease = None if parked or in_line or self.claimed is not None else self.claim_for
+        position = (self.run["seq"] << 12) + self.count
+        run_id, queue, due_at = self.run["id"], self.run["queue"], NEVER if in_line else self.now
+        visit, written = enter(self.db, run_id, queue, branch, due_at, position, lease=lease, parked=parked)
+        self.count += 1
+        if lease is not None and written.rowcount == 1:
+            self.claimed = visit
+
+
+def enter(
+    db: Writer,
+    run_id: str,
+    queue: str,
+    branch: Branch,
+    due_at: float,
+    position: int,
+    *,
+    lease: Lease | None = None,
+    parked: bool = False,
+) -> tuple[Visit, Result]:
+    """Add the visit of a branch, claimed when there is a lease, unless it is there: then nothing is written."""
+    number = 1
+    if branch.counted:
+        upsert = (
+            "insert into visit_counts values (?, ?, 1)"
+            " on conflict (run_id, step) do update set visits = visit_counts.visits + 1 returning visits"
+        )
+        number = db.execute(upsert, (run_id, branch.step)).fetchone()["visits"]
+    visit = Visit(
+        id=branch.id,
+        run_id=run_id,
+        step=branch.step,
+        status=VisitStatus.PARKED if parked else VisitStatus.READY if lease is None else VisitStatus.RUNNING,
+        clock=branch.clock,
+        names=branch.names,
+        number=number,
+        claims=0 if lease is None else 1,
+        fence=0 if lease is None else 1,
+        worker=None if lease is None else lease.worker,
+        due_at=due_at if lease is None else due_at + lease.seconds,
+        started_at=None if lease is None else due_at,
+        piece_at=None if lease is None else due_at,
+    )
+    row = (
+        run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, to_text(visit.names), number,
+        visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.piece_at,
+    )  # fmt: skip
+    return visit, db.execute(_INSERT_VISIT, row)
+
+
+def enter_deadline(db: Writer, run: Run, due_at: float) -> None:
+    """Add the visit that is due when the run is out of time."""
+    branch = Branch(derived_id(DEADLINE, run.resumes), DEADLINE, 0, {})
+    enter(db, run.id, run.queue, branch, due_at, 0)
+
+
+def count_live(db: Writer, run_id: str, live: Mapping[str, int]) -> None:
+    """Change the numbers of branches that joins wait for."""
+    upsert = (
+        "insert into joins (run_id, step, live) values (?, ?, ?)"
+        " on conflict (run_id, step) do update set live = joins.live + excluded.live"
+    )
+    db.executemany(upsert, [(run_id, step, delta) for step, delta in live.items()])
+
+
+def started(visit: Visit) -> Event:
+    """The event of an attempt that begins."""
+    payload = {"worker": visit.worker}
+    return Event("step.started", visit.started_at or 0.0, visit.step, visit.number, visit.attempt, payload=payload)

@@ -1,0 +1,110 @@
+"""What readers ask of an SQL store: runs, their visits and their history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from executor.model.run import NEVER, Event, Run, RunStatus, Visit
+from executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from executor.stores.sql.branches import ACTIVE, HEAD
+from executor.stores.sql.database import Database
+from executor.stores.sql.rows import events_of, run_of, to_text, visit_of
+
+
+class SqlAsking:
+    """The part of a store that is only read."""
+
+    database: Database
+    has_tag: str
+    """The condition that a run carries a tag, which is given as JSON."""
+
+    def run(self, tenant: str, run_id: str) -> Run | None:
+        rows = self.database.all("select * from runs where id = ? and tenant = ?", run_id, tenant)
+        return self._with_waiting(run_of(rows[0])) if rows else None
+
+    def runs(
+        self,
+        tenant: str,
+        *,
+        status: RunStatus | None = None,
+        playbook: str | None = None,
+        tag: str | None = None,
+        since: float | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[Run], str | None]:
+        where: list[str] = ["tenant = ?"]
+        values: list[Any] = [tenant]
+        for clause, value in (
+            ("playbook = ?", playbook),
+            ("created_at >= ?", since),
+            ("queue = ?", queue),
+            ("parent_run = ?", parent),
+        ):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        if status is RunStatus.WAITING:
+            where.append("status in ('queued', 'running')")
+        elif status is not None:
+            where.append("status = ?")
+            values.append(status.value)
+        if tag is not None:
+            where.append(self.has_tag)
+            values.append(to_text(tag))
+        if cursor is not None:
+            where.append("(created_at, id) < (?, ?)")
+            values.extend(read_cursor(cursor))
+        found: list[Run] = []
+        query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
+        rows = self.database.all(query, *values, limit + 1)
+        for row in rows[:limit]:
+            run = self._with_waiting(run_of(row))
+            if status in (None, run.status):
+                found.append(run)
+        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
+
+    def visits(self, run_id: str) -> list[Visit]:
+        return [
+            visit_of(row)
+            for row in self.database.all(f"select {HEAD} from visits where run_id = ? order by position", run_id)
+        ]
+
+    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        if visit_ids is None:
+            where, values = "step not in ('@end', '@deadline')", []
+        else:
+            where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
+        query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
+        return [visit_of(row) for row in self.database.all(query, run_id, *values)]
+
+    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+        query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
+        return [json.loads(row["body"]) for row in self.database.all(query, run_id, visit_id, loop)]
+
+    def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
+        seq, index = read_event_id(after)
+        query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
+        rows = self.database.all(query, run_id, seq, limit + 1)
+        found = [e for row in rows for e in events_of(row["seq"], row["events"])]
+        return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
+
+    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+        query = f"select id from runs where stop = 'cancelled' and id in ({', '.join('?' * len(run_ids))})"
+        return {row["id"] for row in self.database.all(query, *run_ids)} if run_ids else set()
+
+    def _with_waiting(self, run: Run) -> Run:
+        """A run is `waiting` when there is nothing to do for it but to wait."""
+        if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
+            return run
+        query = (
+            "select count(*) as active, count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
+            f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
+        )
+        found = self.database.one(query, NEVER, run.id)
+        return replace(run, status=RunStatus.WAITING) if 0 < found["active"] == found["waiting"] else run

@@ -1,0 +1,141 @@
+"""Records as rows of an SQL store: values that have a structure are JSON text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from executor.model.run import Event, Failure, Key, Playbook, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+
+if TYPE_CHECKING:
+    import sqlite3
+
+Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
+
+
+to_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""Compact JSON in ASCII, which also carries text that is not valid Unicode."""
+
+
+def to_text_or_null(value: Any) -> str | None:
+    """JSON of a value that is there; NULL stands for none, and for an empty object."""
+    return None if value is None or value == {} else to_text(value)
+
+
+def from_text(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def result_to_text(result: Any, saved: Mapping[str, Any]) -> str | None:
+    """JSON of a result. What was saved as well is kept once: `=NAME` is what was saved under a name, `=` all that was saved."""
+    if result is None:
+        return None
+    if isinstance(result, dict) and list(result) == list(saved) and all(result[name] is saved[name] for name in saved):
+        return "="
+    name = next((name for name, value in saved.items() if value is result), None)
+    return to_text(result) if name is None else f"={name}"
+
+
+def result_from_text(text: str | None, saved: Mapping[str, Any]) -> Any:
+    if text is None or not text.startswith("="):
+        return from_text(text)
+    return saved[text[1:]] if len(text) > 1 else saved
+
+
+def run_of(row: Row) -> Run:
+    return Run(
+        id=row["id"],
+        tenant=row["tenant"],
+        playbook=row["playbook"],
+        version=row["version"],
+        plan_hash=row["plan_hash"],
+        status=RunStatus(row["status"]),
+        origin=row["origin"],
+        queue=row["queue"],
+        input=json.loads(row["input"]),
+        environment=json.loads(row["environment"]),
+        variables=json.loads(row["variables"]),
+        tags=tuple(json.loads(row["tags"])),
+        folder=row["folder"],
+        source=row["source"],
+        parent=parent_of(row),
+        depth=row["depth"],
+        resumed_from=row["resumed_from"],
+        trace=row["trace"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        deadline_at=row["deadline_at"],
+        live=row["live"],
+        failed_branches=row["failed_branches"],
+        stop=None if row["stop"] is None else RunStatus(row["stop"]),
+        resumes=row["resumes"],
+        result=from_text(row["result"]),
+        error=from_text(row["error"]),
+        errors=tuple(json.loads(row["errors"])),
+    )
+
+
+def parent_of(row: Row) -> WaitKey | None:
+    """The wait that the run of the row answers."""
+    return None if row["parent_run"] is None else WaitKey(row["parent_run"], row["parent_visit"], row["parent_wait"])
+
+
+def key_of(row: Row) -> Key:
+    return Key(
+        id=row["id"],
+        hash=row["hash"],
+        tenant=row["tenant"],
+        name=row["name"],
+        scopes=tuple(json.loads(row["scopes"])),
+        created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        revoked_at=row["revoked_at"],
+    )
+
+
+def playbook_of(row: Row) -> Playbook:
+    return Playbook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
+
+
+def visit_of(row: Row) -> Visit:
+    """The visit of a row that may lack `saved` and `result`."""
+    columns = row.keys()
+    names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
+    saved = (from_text(row["saved"]) or {}) if "saved" in columns else {}
+    return Visit(
+        id=row["id"],
+        run_id=row["run_id"],
+        step=row["step"],
+        status=VisitStatus(row["status"]),
+        clock=row["clock"],
+        names=names,
+        number=row["number"],
+        attempt=row["attempt"],
+        claims=row["claims"],
+        fence=row["fence"],
+        worker=row["worker"],
+        due_at=row["due_at"],
+        started_at=row["started_at"],
+        piece_at=row["piece_at"],
+        finished_at=row["finished_at"],
+        saved=saved,
+        result=result_from_text(row["result"], saved) if "result" in columns else None,
+        case=row["case"],
+        error=from_text(row["error"]),
+        failure=None if row["failure"] is None else Failure(row["failure"]),
+        progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
+    )
+
+
+def events_to_text(events: Iterable[Event]) -> str:
+    return to_text([[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events])
+
+
+def events_of(seq: int, text: str) -> list[Event]:
+    """The events of one entry of the history; their ids order them."""
+    return [
+        Event(type, at, step, visit, attempt, duration, payload, f"{seq}-{index}")
+        for index, (type, at, step, visit, attempt, duration, payload) in enumerate(json.loads(text))
+    ]

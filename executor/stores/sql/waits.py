@@ -1,0 +1,120 @@
+"""What visits wait for, in an SQL store: tokens that answer, and the answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from executor.errors import FencedError, RejectedError
+from executor.model.run import Wait, WaitKey
+from executor.stores.change_signal import News
+from executor.stores.sql.database import Database, Writer
+from executor.stores.sql.rows import Row, from_text, to_text
+from planner.plan import canonical
+
+MAX_ANSWER_BYTES = 1024 * 1024
+_ONE = "run_id = ? and visit_id = ? and id = ?"
+_OPEN = "insert into waits (run_id, visit_id, id) values (?, ?, ?) on conflict do nothing"
+
+
+class SqlWaits:
+    """The part of a store that keeps waits."""
+
+    database: Database
+    changes: News
+
+    def announce(self, pieces: int | None = None) -> None: ...
+
+    def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
+        with self.database.transaction() as db:
+            self.database.lock_run(db, key.run_id)
+            query = "select 1 from visits where run_id = ? and id = ? and fence = ? and status = 'running'"
+            if db.execute(query, (key.run_id, key.visit_id, fence)).fetchone() is None:
+                raise FencedError("the claim of the step that waits has been lost")
+            db.execute(_OPEN, _values(key))
+            db.execute("insert into tokens values (?, ?, ?, ?)", (token_hash, *_values(key)))
+
+    def wait(self, key: WaitKey) -> Wait:
+        rows = self.database.all(f"select * from waits where {_ONE}", *_values(key))
+        return _wait_of(rows[0]) if rows else Wait(key.id)
+
+    def close_wait(self, key: WaitKey, now: float) -> Wait:
+        with self.database.transaction() as db:
+            self.database.lock_run(db, key.run_id)
+            db.execute(_OPEN, _values(key))
+            query = f"update waits set closed_at = coalesce(closed_at, ?) where {_ONE} returning *"
+            return _wait_of(db.execute(query, (now, *_values(key))).fetchone())
+
+    def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
+        text = to_text(body)
+        if len(text) > MAX_ANSWER_BYTES:
+            raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
+        with self.database.transaction() as db:
+            key, row = self._found(db, token_hash)
+            if row["answered_at"] is not None:
+                if canonical(json.loads(row["answer"])) == canonical(body):  # to `==`, 1 and true are the same
+                    return key
+                raise RejectedError("answered_otherwise", "another answer came before")
+            _check_open(db, key, row)
+            give_answer(db, key, text, now)
+        self.announce(1)
+        self.changes.announce()
+        return key
+
+    def hear(self, token_hash: str, now: float) -> None:
+        with self.database.transaction() as db:
+            key, row = self._found(db, token_hash)
+            _check_open(db, key, row)
+            db.execute(f"update waits set heard_at = ? where {_ONE}", (now, *_values(key)))
+
+    def _found(self, db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
+        """The wait that a token answers, in a run that is locked."""
+        token = db.execute("select * from tokens where hash = ?", (token_hash,)).fetchone()
+        if token is None:
+            raise RejectedError("unknown_token", "no step waits or has waited for this answer")
+        key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
+        self.database.lock_run(db, key.run_id)
+        return key, db.execute(f"select * from waits where {_ONE}", _values(key)).fetchone()
+
+
+def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
+    """Answer a wait with JSON: its visit is due at once, where it waits, or when its run goes on."""
+    db.execute(
+        "insert into waits (run_id, visit_id, id, answer, answered_at) values (?, ?, ?, ?, ?)"
+        " on conflict (run_id, visit_id, id) do update set answer = excluded.answer, answered_at = excluded.answered_at",
+        (*_values(key), text, now),
+    )
+    db.execute(
+        "update visits set due_at = ? where run_id = ? and id = ? and status in ('waiting', 'parked')",
+        (now, key.run_id, key.visit_id),
+    )
+
+
+def forget_answer(db: Writer, key: WaitKey) -> None:
+    """Afterwards a wait has no answer."""
+    db.execute(f"delete from waits where {_ONE}", _values(key))
+
+
+def is_any_answered(db: Writer, run_id: str, visit_id: str, ids: tuple[str, ...]) -> bool:
+    """Whether one of the waits of a visit has its answer already."""
+    query = "select id from waits where run_id = ? and visit_id = ? and answered_at is not null"
+    asked = frozenset(ids)
+    return any(row["id"] in asked for row in db.execute(query, (run_id, visit_id)))
+
+
+def _check_open(db: Writer, key: WaitKey, row: Row) -> None:
+    query = (
+        "select 1 from visits join runs on runs.id = visits.run_id where visits.run_id = ? and visits.id = ?"
+        " and visits.finished_at is null and runs.finished_at is null"
+    )
+    is_waited_for = db.execute(query, (key.run_id, key.visit_id)).fetchone() is not None
+    if row["closed_at"] is not None or row["answered_at"] is not None or not is_waited_for:
+        raise RejectedError("closed", "the step does not wait for an answer any more")
+
+
+def _values(key: WaitKey) -> tuple[str, str, str]:
+    return key.run_id, key.visit_id, key.id
+
+
+def _wait_of(row: Row) -> Wait:
+    return Wait(row["id"], from_text(row["answer"]), row["answered_at"], row["heard_at"])

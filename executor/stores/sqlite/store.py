@@ -1,0 +1,21 @@
+"""Runs in one SQLite file, for one machine. Write-ahead log, every commit on disk before it counts."""
+
+from __future__ import annotations
+
+from executor.stores.sql.store import SqlStore
+from executor.stores.sqlite.file import SqliteFile
+
+
+class SqliteStore(SqlStore):
+    """The store at a path. The file and its folder are made when they are not there and `create` is true.
+
+    Raises:
+        StoreError: the file cannot be opened, or is not such a store.
+    """
+
+    has_tag = "exists (select 1 from json_each(tags) where json_each.value = json_extract(?, '$'))"
+
+    def __init__(self, path: str, *, create: bool = True, keeps_seconds: float | None = None) -> None:
+        self.file = SqliteFile(path, create=create)
+        self.path = self.file.path
+        super().__init__(self.file, keeps_seconds)

@@ -1,0 +1,1 @@
+"""Lexers for the languages that templates write into: SQL, shell and URLs."""

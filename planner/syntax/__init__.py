@@ -1,0 +1,1 @@
+"""From YAML text to models: reading, parsing, limits and errors of form."""

@@ -1,0 +1,125 @@
+"""The language as a JSON Schema, for editors: the models' own schema, and the parameters of every action type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
+from planner.syntax.durations import seconds_of
+from planner.syntax.models import InputType, Playbook, RetryPolicy
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_DURATION = {
+    "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or seconds as a number.",
+    "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}],
+}
+_TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
+_KINDS: Mapping[Kind, dict[str, Any]] = {
+    Kind.STRING: {"type": "string"},
+    Kind.INTEGER: {"type": "integer"},
+    Kind.NUMBER: {"type": "number"},
+    Kind.BOOLEAN: {"type": "boolean"},
+    Kind.OBJECT: {"type": "object"},
+    Kind.ARRAY: {"type": "array"},
+    Kind.DURATION: _DURATION,
+    Kind.ACTION: {"$ref": "#/$defs/ActionEntry"},
+    Kind.ANY: {},
+}
+
+
+class _Generator(GenerateJsonSchema):
+    """Describes what may be written, where the models describe what it becomes."""
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
+        if schema["function"]["function"] is seconds_of:
+            return dict(_DURATION)
+        written = super().function_before_schema(schema)
+        if schema["schema"].get("cls") is RetryPolicy:
+            return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, written]}
+        return written
+
+
+def json_schema(catalogue: Catalogue) -> dict[str, Any]:
+    """The schema of a playbook that may use the action types of the catalogue."""
+    schema = Playbook.model_json_schema(by_alias=True, schema_generator=_Generator)
+    definitions = schema["$defs"]
+    common = {**definitions["ActionEntry"]["properties"], "action": {}}
+    definitions["ActionEntry"] = _action_entry(catalogue, common)
+    _accept_short_forms(schema)
+    for definition in (schema, *definitions.values()):
+        _drop_titles(definition)
+    return {"$schema": _DIALECT, "title": "NoETL playbook", **schema}
+
+
+def _action_entry(catalogue: Catalogue, common: Mapping[str, Any]) -> dict[str, Any]:
+    types = sorted(catalogue)
+    return {
+        "description": "An action: its type, the type's parameters, and what is common to all types.",
+        "type": "object",
+        "required": ["action"],
+        "properties": {"action": {"enum": types, "description": "The type of the action."}},
+        "allOf": [
+            {
+                "if": {"properties": {"action": {"const": action_type}}, "required": ["action"]},
+                "then": _of_type(catalogue[action_type], common),
+            }
+            for action_type in types
+        ],
+    }
+
+
+def _of_type(declaration: ActionDeclaration, common: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = declaration.parameters
+    schema: dict[str, Any] = {
+        "description": declaration.description,
+        "properties": {**common, **{name: _parameter(p) for name, p in parameters.items()}},
+        "additionalProperties": False,
+    }
+    if required := [name for name, parameter in parameters.items() if parameter.required]:
+        schema["required"] = required
+    if declaration.one_of:
+        schema["oneOf"] = [{"required": [name]} for name in declaration.one_of]
+    if dependent := {name: list(p.requires) for name, p in parameters.items() if p.requires}:
+        schema["dependentRequired"] = dependent
+    return schema
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    if Kind.ANY in parameter.kinds:
+        return {"description": parameter.description}
+    kinds: list[dict[str, Any]] = [_KINDS[kind] for kind in parameter.kinds]
+    if parameter.fields:
+        return {"description": parameter.description, **_fields(parameter.fields)}
+    if parameter.choices:
+        kinds = [{"enum": list(parameter.choices)}]
+    return {"description": parameter.description, "anyOf": [*kinds, _TEMPLATE]}
+
+
+def _fields(fields: Mapping[str, Parameter]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: _parameter(field) for name, field in fields.items()},
+        "required": [name for name, field in fields.items() if field.required],
+        "additionalProperties": False,
+    }
+
+
+def _accept_short_forms(schema: dict[str, Any]) -> None:
+    """What may be written in place of a mapping: `name: type` for an input, `name: [entries]` for a task."""
+    inputs = next(form for form in schema["properties"]["input"]["anyOf"] if form.get("type") == "object")
+    inputs["additionalProperties"] = {"anyOf": [{"enum": list(get_args(InputType))}, inputs["additionalProperties"]]}
+    tasks = schema["properties"]["tasks"]
+    entries = schema["$defs"]["Task"]["properties"]["run"]
+    listed = {key: tasks.pop(key) for key in ("type", "items")}
+    tasks["anyOf"] = [listed, {"type": "object", "additionalProperties": entries}]
+
+
+def _drop_titles(definition: dict[str, Any]) -> None:
+    """The titles that pydantic makes up repeat the keys."""
+    definition.pop("title", None)
+    for property_schema in definition.get("properties", {}).values():
+        property_schema.pop("title", None)

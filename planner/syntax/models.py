@@ -1,0 +1,175 @@
+"""The models of the playbook language: the shape of every construct, whether or not it is executed yet."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+
+from planner.syntax.durations import seconds_of
+
+Path = tuple[str | int, ...]
+"""Where a value stands in the document: keys of mappings and indexes of sequences."""
+
+Duration = Annotated[float, BeforeValidator(seconds_of)]
+InputType = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
+OnError = Literal["abort", "continue"]
+
+
+class Model(BaseModel):
+    """What all models share. `path` is where the construct stands in the document."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, hide_input_in_errors=True)
+    _path: Path = PrivateAttr(default=())
+
+    @property
+    def path(self) -> Path:
+        # The attribute itself is looked up by a `__getattr__` that takes ten times as long.
+        private = self.__pydantic_private__
+        return private["_path"] if private else ()
+
+
+class InputDeclaration(Model):
+    type: InputType = "any"
+    default: Any = None
+    enum: Annotated[list[Any], Field(min_length=1)] | None = None
+    description: str | None = None
+
+
+class RetryPolicy(Model):
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    delay: Duration = 1.0
+    backoff: Annotated[float, Field(ge=1, le=100)] = 2.0
+    max_delay: Duration = 300.0
+    jitter: bool = True
+    if_: str | bool | None = Field(default=None, alias="if")
+
+
+def _expand_retry(value: object) -> object:
+    return {"attempts": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+RetryField = Annotated[RetryPolicy, BeforeValidator(_expand_retry)]
+
+
+class Loop(Model):
+    items: str | list[Any]
+    as_: str = Field(default="item", alias="as")
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1)] | None = None
+    on_error: OnError = "abort"
+
+
+class Repeat(Model):
+    until: str
+    every: Duration = 0.0
+    max: Annotated[int, Field(ge=1)]
+
+
+class TaskEntry(Model):
+    """`{task: NAME, with: {...}}`"""
+
+    task: str
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    as_: str | None = Field(default=None, alias="as")
+    if_: str | bool | None = Field(default=None, alias="if")
+    loop: Loop | None = None
+    on_error: Literal["continue"] | None = None
+
+
+class ActionEntry(Model):
+    """`{action: TYPE, ...}`; what is not common to all types is in `parameters`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    action: str
+    as_: str | None = Field(default=None, alias="as")
+    if_: str | bool | None = Field(default=None, alias="if")
+    retry: RetryField | None = None
+    timeout: Duration | None = None
+    loop: Loop | None = None
+    on_error: Literal["continue"] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.__pydantic_extra__ or {}
+
+
+class StepEntry(Model):
+    """`{step: NAME}`, legal in a case only."""
+
+    step: str
+
+
+def _entry_tag(value: object) -> str:
+    if isinstance(value, str):
+        return "name"
+    if isinstance(value, dict):
+        for key in ("action", "task", "step"):
+            if key in value:
+                return key
+    return "neither"
+
+
+Entry = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[ActionEntry, Tag("action")]
+    | Annotated[TaskEntry, Tag("task")]
+    | Annotated[StepEntry, Tag("step")],
+    Discriminator(_entry_tag),
+]
+"""An entry of `run`. A plain string names a task, or in a case a step or a task."""
+
+
+class Case(Model):
+    case: str | bool
+    run: list[Entry] = Field(default_factory=list)
+
+
+class Step(Model):
+    name: str
+    description: str | None = None
+    run: list[Entry] | None = None
+    parallel: bool = False
+    rule: list[Case] | None = None
+    loop: Loop | None = None
+    repeat: Repeat | None = None
+    join: Literal["all", "any", "each"] = "all"
+    max_visits: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    retry: RetryField | None = None
+    timeout: Duration | None = None
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    on_error: OnError | None = None
+
+
+class Task(Model):
+    name: str
+    description: str | None = None
+    run: list[Entry]
+    parallel: bool = False
+    _run_path: Path = PrivateAttr(default=())
+
+    @property
+    def run_path(self) -> Path:
+        """Where the entries stand: under `run`, or right under the name where `tasks` is a mapping to lists."""
+        return self._run_path or (*self._path, "run")
+
+
+class Playbook(Model):
+    api_version: Literal["noetl.io/v1"] = Field(default="noetl.io/v1", alias="apiVersion")
+    kind: Literal["Playbook"] = "Playbook"
+    name: str
+    version: str | None = None
+    description: str | None = None
+    input: dict[str, InputDeclaration] | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    variables: dict[str, Any] = Field(default_factory=dict)
+    start: str | None = None
+    mode: Literal["parallel", "sequential"] = "parallel"
+    on_error: OnError = "abort"
+    retry: RetryField | None = None
+    timeout: Duration | None = None
+    finally_: str | None = Field(default=None, alias="finally")
+    tasks: list[Task] = Field(default_factory=list)
+    steps: Annotated[list[Step], Field(min_length=1)]
+    output: dict[str, Any] | None = None

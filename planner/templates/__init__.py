@@ -1,0 +1,1 @@
+"""Templates: parsing, the sandbox, evaluation and its budget."""
