@@ -11,9 +11,8 @@ from api.auth.authentication import Authentication
 from api.auth.jwt import Tokens, issuer_of
 from api.service.runs import Service
 from executor.actions import catalogue
-from executor.actions.action import ACTIONS_SETTING
 from executor.errors import SettingError
-from executor.security.capabilities import allowed_actions
+from executor.security.capabilities import ACTIONS_SETTING, allowed_actions
 from executor.stores import open_store
 from executor.stores.interface import Store
 from planner.catalogue import Catalogue

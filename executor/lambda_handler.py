@@ -29,8 +29,8 @@ from planner.frozen import record
 from planner.gc_control import never_collected
 
 if TYPE_CHECKING:
-    from executor.actions.action import Capabilities
     from executor.engine.invocation import Walker
+    from executor.security.capabilities import Capabilities
     from executor.stores.interface import QueuedStore
 
 MARGIN_SECONDS = 2.0

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from executor.actions.action import Capabilities
 from executor.engine.external import FindPlaybook
 from executor.engine.invocation import Walker
 from executor.errors import SettingError, StoreError
 from executor.model.run import SERVICE, Lease, Run
 from executor.model.worker_identity import process_name
 from executor.runtime.lease_keeper import Keeper
+from executor.security.capabilities import Capabilities
 from executor.stores.interface import Store
 
 IDLE_SECONDS = 0.5

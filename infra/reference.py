@@ -21,13 +21,12 @@ from executor.stores.sql import store as sql_store
 from executor.stores.sql import waits as sql_waits
 from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from planner.catalogue import ActionDeclaration, Parameter, Sink
-from planner.checks import names
 from planner.diagnostics import diagnostic
-from planner.diagnostics.diagnostic import CODES
+from planner.diagnostics.codes import CODES
 from planner.diagnostics.wording import listed, ticked
 from planner.kinds import either
 from planner.program import template_uses
-from planner.syntax import limits, models, reader
+from planner.syntax import limits, models, names, reader
 from planner.syntax import parser as playbook_parser
 from planner.syntax.json_schema import json_schema
 from planner.templates import budget, filters, sandbox

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from executor.actions import catalogue, handler
-from executor.actions.action import Call, Capabilities
+from executor.actions.action import Call
 from executor.engine.rendering import render_parameters
-from executor.security.capabilities import for_local_run
+from executor.security.capabilities import Capabilities, for_local_run
 
 LOCAL = for_local_run(Path.cwd())
 

@@ -11,20 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from executor.model.ids import derived_id
+from executor.model.outcome import Outcome, Pause, error_record
 from executor.model.run import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
-from executor.model.transition import (
-    GuardFailed,
-    Outcome,
-    Pause,
-    arrive,
-    choose,
-    derived_id,
-    error_record,
-    next_in_line,
-    pause,
-    refusal,
-    settle,
-)
+from executor.model.transition import GuardFailed, arrive, choose, next_in_line, pause, refusal, settle
 from planner.plan import Case, Plan
 
 MAX_STATES = 60_000

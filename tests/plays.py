@@ -13,11 +13,13 @@ from typing import Any
 from executor.actions import catalogue
 from executor.engine.invocation import Walker
 from executor.engine.start import corrected, new_run
-from executor.model.run import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
+from executor.model.events import Event
+from executor.model.registry import Playbook
+from executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
 from executor.security.capabilities import for_local_run
 from executor.stores.interface import Store
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 from planner.plan import Plan
 
 LEASE_SECONDS = 30.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from api.auth.api_keys import SCOPES, id_of, is_valid
 from api.auth.jwt import Tokens
-from api.http.problems import Problem
+from api.http.problems import unauthenticated
 from api.service.runs import DEFAULT_TENANT
 from executor.errors import StoreError
 from executor.stores.interface import Store
@@ -118,16 +118,3 @@ class Authentication:
         self._noted[id] = now
         with suppress(StoreError):  # that is no reason to refuse
             self._store.touch_key(id, now)
-
-
-def unauthenticated(detail: str, *, error: str | None = "invalid_token") -> Problem:
-    """The answer to someone who is not believed (RFC 6750)."""
-    challenge = 'Bearer realm="noetl"' + (f', error="{error}"' if error else "")
-    return Problem(401, detail, slug="unauthenticated", headers={"WWW-Authenticate": challenge})
-
-
-def not_allowed(scope: str) -> Problem:
-    """The answer to someone who may not do that."""
-    challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'
-    detail = f"This needs the scope `{scope}`, which these credentials do not have."
-    return Problem(403, detail, slug="insufficient-scope", headers={"WWW-Authenticate": challenge}, scope=scope)

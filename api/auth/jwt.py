@@ -153,7 +153,7 @@ class Tokens:
 
 
 def _not_believed(why: str) -> Problem:
-    from api.auth.authentication import unauthenticated
+    from api.http.problems import unauthenticated
 
     return unauthenticated(f"The token is not valid: {why}.")
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from api.cli.display.run_board import Board
 
 if TYPE_CHECKING:
-    from executor.model.run import Event, Run
+    from executor.model.events import Event
+    from executor.model.run import Run
     from executor.stores.interface import Store
 
 _EVENTS_AT_ONCE = 1000

@@ -72,7 +72,7 @@ def compiled_plan(source: Source, *, quiet: bool = False, target: str | None = N
     Raises:
         RefusalError: the playbook has errors.
     """
-    from planner.diagnostics.diagnostic import Severity
+    from planner.diagnostics.codes import Severity
     from planner.diagnostics.render import full, summary
 
     compilation = compile_source(source, target)

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.responses import JSON
-from api.service.runs import NotFoundError, PlaybookError
+from api.service.errors import NotFoundError, PlaybookError
 from executor.engine.external import CALLBACKS
 from executor.errors import RejectedError, SettingError, StoreError
 from executor.security.redaction import STARS
@@ -189,3 +189,16 @@ def _count_errors(error: PlaybookError) -> str:
 def _sentence(found: Mapping[str, Any]) -> str:
     place = ".".join(str(part) for part in found["loc"])
     return f"{place}: {found['msg']}"
+
+
+def unauthenticated(detail: str, *, error: str | None = "invalid_token") -> Problem:
+    """The answer to someone who is not believed (RFC 6750)."""
+    challenge = 'Bearer realm="noetl"' + (f', error="{error}"' if error else "")
+    return Problem(401, detail, slug="unauthenticated", headers={"WWW-Authenticate": challenge})
+
+
+def not_allowed(scope: str) -> Problem:
+    """The answer to someone who may not do that."""
+    challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'
+    detail = f"This needs the scope `{scope}`, which these credentials do not have."
+    return Problem(403, detail, slug="insufficient-scope", headers={"WWW-Authenticate": challenge}, scope=scope)

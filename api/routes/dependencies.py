@@ -12,8 +12,8 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
 
-from api.auth.authentication import not_allowed, unauthenticated
 from api.context import Shared
+from api.http.problems import not_allowed, unauthenticated
 from api.http.responses import shaped
 from api.middleware import caller_of
 from api.service.runs import Service

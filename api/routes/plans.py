@@ -12,7 +12,8 @@ from api.http.requests import Reference, read_submission
 from api.http.responses import JSON, shaped
 from api.routes.dependencies import PROBLEMS, ToRead
 from api.routes.workflows import SUBMISSION
-from api.service.runs import PlaybookError, Service
+from api.service.errors import PlaybookError
+from api.service.runs import Service
 
 if TYPE_CHECKING:
     from planner.compile import Compilation

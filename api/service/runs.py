@@ -13,13 +13,16 @@ from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from api.service.errors import NotFoundError, PlaybookError
 from api.service.step_status import step_statuses
 from executor.engine.external import hash_of
 from executor.errors import RejectedError
-from executor.model.run import Playbook, Run, RunStatus, timestamp
+from executor.model.events import timestamp
+from executor.model.registry import Playbook
+from executor.model.run import Run, RunStatus
 from executor.stores.interface import Store
 from planner.catalogue import Catalogue
-from planner.diagnostics.diagnostic import Diagnostic, suggest
+from planner.diagnostics.diagnostic import suggest
 from planner.plan import Header, Plan, canonical
 
 if TYPE_CHECKING:
@@ -34,18 +37,6 @@ _RESERVED_SEGMENTS = ("", ".", "..", "versions")
 
 _CACHED_TEXT_LENGTH = 64 * 1024
 """Longer playbooks are compiled anew: a compilation takes many times the memory of its text."""
-
-
-class PlaybookError(Exception):
-    """The playbook does not compile; `diagnostics` say why."""
-
-    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
-        super().__init__("the playbook has errors")
-        self.diagnostics = tuple(diagnostics)
-
-
-class NotFoundError(Exception):
-    """Nothing is known under the id or name that was asked for. The message is a sentence."""
 
 
 class Service:
@@ -478,7 +469,7 @@ def _check_addressable(what: str, text: str) -> None:
     Raises:
         RejectedError: `invalid_name` otherwise.
     """
-    from planner.checks.names import MAX_NAME, is_name
+    from planner.syntax.names import MAX_NAME, is_name
 
     if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (

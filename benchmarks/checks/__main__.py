@@ -15,7 +15,7 @@ from benchmarks.checks.corpus import Sound, written
 from benchmarks.checks.generator import generated
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 
 RESULTS = Path(__file__).parents[1] / "checks.json"
 

@@ -16,7 +16,8 @@ from benchmarks.checks.samples import MOST_BEGINNINGS
 from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Diagnostic, Severity
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Diagnostic
 from planner.plan import MOST_COUNTED, Plan
 
 NOT_ABOUT_RUNS = frozenset(

@@ -23,10 +23,11 @@ from executor.actions.action import Call
 from executor.engine import attempts, loop, perform
 from executor.engine.invocation import Walker
 from executor.engine.rendering import render_parameters
-from executor.engine.start import LAST_CLOCK, ending_visit, last_visit_id, new_run
+from executor.engine.start import new_run
 from executor.errors import ActionError, RejectedError
 from executor.model.json_values import write_json
 from executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
 from executor.model.sql import Bind, Sql
 from executor.model.transition import MAX_CLAIMS, ending
 from executor.security.capabilities import for_service

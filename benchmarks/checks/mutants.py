@@ -18,7 +18,8 @@ from benchmarks.checks.places import Place, Places
 from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Diagnostic, Diagnostics, Severity
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from planner.plan import Case, Plan
 from planner.syntax.reader import read
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from executor.actions.action import Capabilities
 from executor.errors import ActionError
+from executor.security.capabilities import Capabilities
 
 
 def allowed_folder(capabilities: Capabilities, what: str) -> Path:

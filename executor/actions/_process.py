@@ -18,7 +18,7 @@ from typing import IO
 from executor.actions.action import Call
 from executor.errors import ActionError, CancelledError
 from executor.model.json_values import text_of
-from executor.security.redaction import hand_over
+from executor.security.secret_sources import hand_over
 
 MAX_OUTPUT = 1024 * 1024
 """The most a command may print on each stream, in bytes."""

@@ -7,41 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from executor.errors import ActionError, CancelledError
 from executor.model.run import NEVER, Run, Wait
+from executor.security.capabilities import Capabilities
 from planner.catalogue import ActionDeclaration
 from planner.frozen import record
 
 UNTOLD_SECONDS = 3600.0
 """How long a request or a statement may take whose author does not say."""
-
-
-ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
-"""What operators call the types of actions that playbooks of a service may use."""
-
-
-@record
-class Capabilities:
-    """What the playbook of a run may do on this machine.
-
-    `files_root` is the folder that `file` may touch, `shell` whether commands run, `python_modules` the modules whose
-    functions may be called (`*`: any). `inherit_environment` gives commands the whole environment instead of the few
-    names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` and `postgres` may reach although they are denied by
-    default. With `any_server` a connection of `postgres` is what libpq makes of it, sockets, files and the environment
-    included, instead of one to a vetted address. `actions` are the types that may be used, or None for all.
-    """
-
-    files_root: Path | None = None
-    folder: Path | None = None
-    shell: bool = False
-    python_modules: tuple[str, ...] = ()
-    inherit_environment: bool = False
-    networks: tuple[str, ...] = ()
-    any_server: bool = False
-    actions: tuple[str, ...] | None = None
 
 
 class Suspend(Exception):

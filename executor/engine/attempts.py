@@ -9,15 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from executor.actions import catalogue, handler
-from executor.actions.action import ACTIONS_SETTING, Call, Suspend
+from executor.actions.action import Call, Suspend
 from executor.engine.journal import Suspended
 from executor.engine.rendering import render_parameters
 from executor.engine.scope import Scope
 from executor.engine.work_context import Piece
 from executor.errors import ActionError, CancelledError, FencedError, StoreError
-from executor.model.run import Event
+from executor.model.events import Event
+from executor.model.ids import derived_id
 from executor.model.tracing import trace_id, traceparent
-from executor.model.transition import derived_id, retry_delay_seconds
+from executor.model.transition import retry_delay_seconds
+from executor.security.capabilities import ACTIONS_SETTING
 from executor.security.redaction import scrub
 from planner.frozen import record
 from planner.plan import Action, action_from_json

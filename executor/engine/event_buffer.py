@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
+from executor.model.events import Event
 from executor.model.memory_budget import size_of
-from executor.model.run import Event
 from executor.security.redaction import scrub_stored
 
 MOST_AT_ONCE = 200

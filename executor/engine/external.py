@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from executor.errors import ActionError, RejectedError
+from executor.model.ids import derived_id
 from executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
 from executor.model.tracing import traceparent
-from executor.model.transition import derived_id
 from executor.security.redaction import TOKENS
 from executor.stores.interface import Store
 from planner.frozen import record

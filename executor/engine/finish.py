@@ -11,8 +11,9 @@ from executor.engine.final_state import Visited, last_names, last_steps
 from executor.engine.rendering import render
 from executor.engine.scope import Scope
 from executor.errors import ActionError, PayloadTooLargeError
+from executor.model.outcome import error_record
 from executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
-from executor.model.transition import ending, error_record
+from executor.model.transition import ending
 from executor.security.redaction import scrub_stored
 from executor.stores.interface import Store
 from planner.plan import Header

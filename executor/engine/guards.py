@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from executor.engine.scope import Scope
-from executor.model.transition import GuardFailed, Outcome
+from executor.model.outcome import Outcome
+from executor.model.transition import GuardFailed
 from planner.plan import Case, Step
 from planner.templates.template import EvaluationError, Template, is_true, parse
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.actions.action import Capabilities
 from executor.engine.event_buffer import Telling
 from executor.engine.external import FindPlaybook, Waiting, in_registry
 from executor.engine.final_state import seen_step
@@ -25,22 +24,12 @@ from executor.engine.perform import perform
 from executor.engine.scope import Scope
 from executor.engine.work_context import Piece
 from executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
+from executor.model.events import Event
 from executor.model.json_values import as_read
-from executor.model.run import DEADLINE, END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit
-from executor.model.transition import (
-    Choice,
-    Outcome,
-    Pause,
-    abandon,
-    as_last,
-    choose,
-    error_record,
-    in_time,
-    latest,
-    pause,
-    refusal,
-    settle,
-)
+from executor.model.outcome import Choice, Outcome, Pause, error_record
+from executor.model.run import DEADLINE, END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit
+from executor.model.transition import abandon, as_last, choose, in_time, latest, pause, refusal, settle
+from executor.security.capabilities import Capabilities
 from executor.security.redaction import scrub_stored
 from executor.stores.interface import Store
 from planner.frozen import record

@@ -13,9 +13,10 @@ from executor.engine.rendering import render
 from executor.engine.scope import Scope
 from executor.engine.work_context import MAX_PARALLEL, Piece
 from executor.errors import ActionError
+from executor.model.events import Event
 from executor.model.memory_budget import MOST_GIVEN, size_of
-from executor.model.run import Event, Part
-from executor.model.transition import Outcome
+from executor.model.outcome import Outcome
+from executor.model.run import Part
 from planner.frozen import record
 from planner.kinds import described
 from planner.plan import Loop

@@ -19,8 +19,8 @@ from executor.engine.scope import Scope
 from executor.engine.work_context import MAX_PARALLEL, Piece
 from executor.errors import ActionError
 from executor.model.memory_budget import size_of
-from executor.model.transition import Outcome
-from executor.security.redaction import fold, unfold
+from executor.model.outcome import Outcome
+from executor.security.secret_sources import fold, unfold
 from planner.plan import Loop, TaskCall, Work
 from planner.templates.template import EvaluationError, Lookup, is_true, parse
 

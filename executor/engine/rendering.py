@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from executor.errors import ActionError
 from executor.model.json_values import text_of
-from executor.security.redaction import Secret, resolve
+from executor.security.secret_sources import Secret, resolve
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from planner.diagnostics.wording import quoted
 from planner.kinds import described, either, is_of_kind

@@ -10,10 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from executor.errors import ActionError
+from executor.model.events import timestamp
+from executor.model.ids import derived_id
 from executor.model.json_values import plain
 from executor.model.memory_budget import Room, size_of
-from executor.model.run import ErrorRecord, Run, Visit, timestamp
-from executor.model.transition import Outcome, derived_id, error_record
+from executor.model.outcome import Outcome, error_record
+from executor.model.run import ErrorRecord, Run, Visit
 from planner.templates.template import Lookup
 
 

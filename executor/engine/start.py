@@ -11,16 +11,14 @@ from uuid import uuid4
 
 from executor.engine.rendering import render
 from executor.errors import ActionError, RejectedError
+from executor.model.events import timestamp
+from executor.model.ids import derived_id
 from executor.model.json_values import write_json
-from executor.model.run import END, SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey, timestamp
-from executor.model.transition import derived_id
+from executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey
 from planner.catalogue import Kind
 from planner.kinds import described, is_of_kind
 from planner.plan import Header, Input, Step
 from planner.templates.template import one_budget
-
-LAST_CLOCK = 2**40
-"""The causal clock of the step that runs last: behind every other."""
 
 MAX_HELD = 1024 * 1024
 """How long the environment and the first values of the variables of a run may be together, as JSON."""
@@ -173,17 +171,6 @@ def _remembered(visit: Visit, run_id: str) -> Visit:
 
 def _moved(names: Pointers) -> Pointers:
     return {name: (clock, derived_id("remembered", id)) for name, (clock, id) in names.items()}
-
-
-def last_visit_id(resumes: int) -> str:
-    """The id of the visit of the step that runs last."""
-    return derived_id("finally", resumes)
-
-
-def ending_visit(run_id: str, resumes: int, now: float) -> Visit:
-    """The visit that ends a run."""
-    id = derived_id(END, resumes)
-    return Visit(id, run_id, END, VisitStatus.READY, clock=0, names={}, due_at=now)
 
 
 def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:

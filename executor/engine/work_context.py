@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from executor.actions.action import Capabilities, Outside
+from executor.actions.action import Outside
 from executor.engine.event_buffer import Silence, Telling
 from executor.engine.scope import Scope
 from executor.errors import ActionError, CancelledError
 from executor.model.memory_budget import Room, size_of
-from executor.model.transition import Outcome
+from executor.model.outcome import Outcome
+from executor.security.capabilities import Capabilities
 from planner.plan import Task
 
 MAX_PARALLEL = 32

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
+from executor.model.events import Event
 from planner.frozen import record
 
 END = "@end"
@@ -88,33 +88,6 @@ class Wait:
     answer: Any = None
     answered_at: float | None = None
     heard_at: float | None = None
-
-
-@record
-class Playbook:
-    """A playbook of the registry. `version` is None until the store has given it a number."""
-
-    tenant: str
-    name: str
-    version: str | None
-    plan_hash: str
-    created_at: float
-
-
-@record
-class Key:
-    """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
-    hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.
-    """
-
-    id: str
-    hash: str
-    tenant: str
-    name: str
-    scopes: tuple[str, ...]
-    created_at: float
-    last_used_at: float | None = None
-    revoked_at: float | None = None
 
 
 @record
@@ -290,37 +263,3 @@ class Commit:
     last: bool = False
     seen: Pointers | None = None
     waited: bool = False
-
-
-@record
-class Event:
-    """One entry of a run's history. `id` is given by the store: it orders the history and serves as a cursor."""
-
-    type: str
-    at: float
-    step: str | None = None
-    visit: int | None = None
-    attempt: int | None = None
-    duration_seconds: float | None = None
-    payload: Mapping[str, Any] = field(default_factory=dict)
-    id: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The event as HTTP and `--json` show it."""
-        return {
-            "id": self.id,
-            "type": self.type,
-            "at": timestamp(self.at),
-            "step": self.step,
-            "visit": self.visit,
-            "attempt": self.attempt,
-            "duration_ms": None if self.duration_seconds is None else round(self.duration_seconds * 1000, 3),
-            "payload": dict(self.payload),
-        }
-
-
-def timestamp(at: float | None) -> str | None:
-    """`at` (seconds since the epoch) in UTC with microseconds, as RFC 3339 writes it."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from executor.engine.event_buffer import Telling
 from executor.engine.invocation import Walker
-from executor.engine.start import last_visit_id
 from executor.errors import StoreError
 from executor.model.run import Claim
+from executor.model.special_visits import last_visit_id
 from executor.stores.interface import Store
 
 LOOK_SECONDS = 0.5

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from executor.actions.action import ACTIONS_SETTING, Capabilities
 from executor.errors import SettingError
+from planner.frozen import record
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -75,3 +75,28 @@ def _working_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="noetl-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
+"""What operators call the types of actions that playbooks of a service may use."""
+
+
+@record
+class Capabilities:
+    """What the playbook of a run may do on this machine.
+
+    `files_root` is the folder that `file` may touch, `shell` whether commands run, `python_modules` the modules whose
+    functions may be called (`*`: any). `inherit_environment` gives commands the whole environment instead of the few
+    names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` and `postgres` may reach although they are denied by
+    default. With `any_server` a connection of `postgres` is what libpq makes of it, sockets, files and the environment
+    included, instead of one to a vetted address. `actions` are the types that may be used, or None for all.
+    """
+
+    files_root: Path | None = None
+    folder: Path | None = None
+    shell: bool = False
+    python_modules: tuple[str, ...] = ()
+    inherit_environment: bool = False
+    networks: tuple[str, ...] = ()
+    any_server: bool = False
+    actions: tuple[str, ...] | None = None

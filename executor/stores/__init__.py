@@ -83,7 +83,7 @@ def address_of(url: str | None = None) -> str:
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     if not url.startswith("arn:"):
         return url
-    from executor.security.redaction import database_uri
+    from executor.security.secret_sources import database_uri
 
     return database_uri(url)
 

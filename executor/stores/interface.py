@@ -6,26 +6,15 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from executor.model.run import (
-    Claim,
-    Commit,
-    ErrorRecord,
-    Event,
-    Key,
-    Lease,
-    Playbook,
-    Run,
-    RunStatus,
-    Visit,
-    Wait,
-    WaitKey,
-)
+from executor.model.events import Event
+from executor.model.registry import Key, Playbook
+from executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
 from executor.stores.change_signal import News
 from planner.frozen import record
 from planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from executor.stores.sql.consistency import Finding
+    from executor.stores.finding import Finding
     from executor.stores.sqs.messages import Messages
 
 

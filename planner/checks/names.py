@@ -10,34 +10,7 @@ import networkx as nx
 from planner.diagnostics.diagnostic import Label, Span
 from planner.program.program import Subject
 from planner.syntax.models import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
-
-RESERVED = frozenset(
-    [
-        "input",
-        "environment",
-        "variables",
-        "args",
-        "steps",
-        "run",
-        "step",
-        "item",
-        "loop",
-        "result",
-        "error",
-        "secrets",
-        "callback",
-        "default",
-        "now",
-        "uuid",
-        "none",
-        "true",
-        "false",
-    ]
-)
-MAX_NAME = 100
-OURS = "@"
-"""What the names of the steps begin with that a run has besides those of its playbook."""
-MAX_TASK_DEPTH = 32
+from planner.syntax.names import MAX_NAME, MAX_TASK_DEPTH, OURS, RESERVED, is_name
 
 
 def check_names(subject: Subject) -> None:
@@ -71,11 +44,6 @@ def _definitions(subject: Subject) -> None:
             elif what == "step" and item.name.startswith(OURS):
                 message = f"names that begin with `{OURS}` are kept for the steps that a run has besides those of its playbook"
                 subject.diagnostics.add("NP110", message, span, f"call it `{item.name.lstrip(OURS).strip() or 'step'}`")
-
-
-def is_name(name: str) -> bool:
-    """Whether a step or task may be called so."""
-    return 0 < len(name) <= MAX_NAME and name == name.strip() and name.isprintable()
 
 
 def _bound_names(subject: Subject) -> None:

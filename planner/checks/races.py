@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.checks.undefined_names import Never
 from planner.dataflow.definitions import Placed, Saves, placed, repeated
 from planner.dataflow.liveness import MAX_HANDED
+from planner.dataflow.unreachable import Never
 from planner.diagnostics.diagnostic import Label, Span
+from planner.graph.bitset import bits
 from planner.graph.cfg import Flow
-from planner.graph.concurrency import bits, find_concurrency
+from planner.graph.concurrency import find_concurrency
 from planner.graph.joins import Joins
 from planner.guards.coverage import is_error_aware
 from planner.program.program import Subject

@@ -14,7 +14,8 @@ from planner.checks.undefined_names import check_production
 from planner.dataflow.definitions import Saves
 from planner.dataflow.liveness import SAVE_TOGETHER, TOO_MANY, are_too_many_in_turns
 from planner.dataflow.narrowing import UNFAILED, implied, provides_for
-from planner.diagnostics.diagnostic import Severity, Span
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Span
 from planner.guards.coverage import is_error_aware
 from planner.program.program import Subject
 from planner.program.template_uses import Place, Use

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 
-from planner.checks.names import RESERVED
 from planner.dataflow.narrowing import NOTHING, Condition, Facts, Implied, implied, implied_by_guard, is_unconditional
 from planner.program.program import Subject
 from planner.program.template_uses import Use
 from planner.syntax.entries import saved_names
 from planner.syntax.models import InputDeclaration, Path, Step
+from planner.syntax.names import RESERVED
 from planner.templates.access_paths import Access
 
 _GIVEN = ("input", "environment")

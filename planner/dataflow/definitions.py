@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from planner.graph.cfg import Names
 from planner.syntax.entries import saved_names
 from planner.syntax.models import Entry, Path, Step, Task, TaskEntry
+from planner.syntax.symbols import Names
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]

@@ -13,7 +13,6 @@ from itertools import accumulate, product
 from operator import or_
 from typing import NamedTuple
 
-from planner.checks.names import RESERVED
 from planner.dataflow.correlation import Conditions
 from planner.dataflow.definitions import called
 from planner.dataflow.narrowing import ANY, NOTHING, SUCCEEDED_RUN, Condition, Facts, Need, is_unconditional
@@ -22,6 +21,7 @@ from planner.program.program import Subject
 from planner.program.template_uses import Use
 from planner.syntax.entries import saved_names
 from planner.syntax.models import ActionEntry, Entry, Path, Step, TaskEntry
+from planner.syntax.names import RESERVED
 from planner.templates.access_paths import Access
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from planner.dataflow.transfer import EVERYTHING, Outcome
-from planner.graph.concurrency import bits
+from planner.graph.bitset import bits
 from planner.graph.joins import ROOT
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from planner.dataflow.narrowing import ANY, FAILED, SUCCEEDED, UNFAILED
-from planner.graph.concurrency import bits
+from planner.graph.bitset import bits
 from planner.program.template_uses import Use
 
 EVERYTHING = -1

@@ -11,7 +11,7 @@ from planner.dataflow.fact_encoding import Reading, Readings
 from planner.dataflow.infallible import is_harmless_action
 from planner.dataflow.narrowing import ANY, FAILED
 from planner.dataflow.transfer import EVERYTHING, Done, Implications, Needs, State
-from planner.graph.concurrency import bits
+from planner.graph.bitset import bits
 from planner.program.program import Subject
 from planner.program.template_uses import Use
 from planner.syntax.models import ActionEntry, Entry, Path, Task, TaskEntry

@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-
-class Severity(StrEnum):
-    """How much a diagnostic weighs: only errors stop a run from starting."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
+from planner.diagnostics.codes import CODES, Severity
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,79 +56,6 @@ class Diagnostic:
             "end_column": self.span.end_column,
             "hint": self.hint,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """An entry of the registry: what a code stands for, and the severity it usually has."""
-
-    code: str
-    title: str
-    severity: Severity = Severity.ERROR
-
-
-def _codes(*rows: tuple[str, str] | tuple[str, str, Severity]) -> dict[str, Code]:
-    return {row[0]: Code(*row) for row in rows}
-
-
-CODES = _codes(
-    ("NP001", "not YAML"),
-    ("NP002", "duplicate key"),
-    ("NP003", "tag, merge key or second document"),
-    ("NP004", "too large or too deep"),
-    ("NP005", "aliases expand too far"),
-    ("NP006", "scalar that YAML 1.1 and 1.2 read differently", Severity.WARNING),
-    ("NP010", "unknown key"),
-    ("NP011", "missing key"),
-    ("NP012", "wrong type"),
-    ("NP101", "unknown step"),
-    ("NP102", "duplicate step"),
-    ("NP103", "unknown task"),
-    ("NP104", "duplicate task"),
-    ("NP105", "name of both a step and a task"),
-    ("NP106", "step named where none may stand"),
-    ("NP107", "step with neither `run` nor `rule`"),
-    ("NP108", "tasks call each other in a circle"),
-    ("NP109", "unused task", Severity.WARNING),
-    ("NP110", "illegal or reserved name"),
-    ("NP201", "unreachable step", Severity.WARNING),
-    ("NP202", "cycle without a bound"),
-    ("NP203", "case that can never be taken", Severity.WARNING),
-    ("NP204", "no end can be reached"),
-    ("NP205", "cycle leaves a parallel region before its join"),
-    ("NP206", "`default` more than once"),
-    ("NP207", "`finally` step is also part of the flow"),
-    ("NP208", "choice that leaves values out", Severity.NOTE),
-    ("NP301", "name that no path has produced"),
-    ("NP302", "name that only some paths have produced", Severity.WARNING),
-    ("NP303", "parallel branches write one name"),
-    ("NP304", "name that is saved and never read", Severity.NOTE),
-    ("NP305", "one name with two meanings"),
-    ("NP306", "inferred input", Severity.NOTE),
-    ("NP401", "expression syntax"),
-    ("NP402", "unknown filter, test or function"),
-    ("NP403", "not allowed in the sandbox"),
-    ("NP404", "two cases with the same guard", Severity.WARNING),
-    ("NP405", "expression too complex"),
-    ("NP406", "secret where none is allowed"),
-    ("NP407", "guard is plain text"),
-    ("NP501", "unknown action type"),
-    ("NP502", "unknown parameter"),
-    ("NP503", "missing parameter"),
-    ("NP504", "value of the wrong type"),
-    ("NP505", "template inside SQL quotes"),
-    ("NP506", "`raw` in a sink", Severity.WARNING),
-    ("NP507", "what looks like a literal secret", Severity.WARNING),
-    ("NP508", "address that is never allowed"),
-    ("NP509", "template inside shell quotes"),
-    ("NP510", "retried work that may act twice", Severity.NOTE),
-    ("NP511", "action type that may not be used here"),
-    ("NP601", "timeout beyond what one invocation can last"),
-    ("NP602", "retries that cannot end within the run's timeout", Severity.WARNING),
-    ("NP701", "more steps, cases or targets than the limits"),
-    ("NP900", "a bug of ours"),
-    ("NP902", "findings that are not shown", Severity.NOTE),
-)
 
 
 MAX_COMPARED = 20_000

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from planner.diagnostics.diagnostic import CODES, Diagnostic, Severity, Span
+from planner.diagnostics.codes import CODES, Severity
+from planner.diagnostics.diagnostic import Diagnostic, Span
+from planner.diagnostics.terminal_text import _visible_character, _width, visible
 
 STDIN = "-"
 """The name under which a playbook read from standard input is reported."""
@@ -52,35 +53,6 @@ def summary(checked: Sequence[Checked]) -> str:
     found = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in numbers if n] or ["no findings"]
     files = checked[0].file if len(checked) == 1 else f"{len(checked)} files"
     return visible(f"{' and '.join(filter(None, [', '.join(found[:-1]), found[-1]]))} in {files}")
-
-
-def visible(text: str) -> str:
-    """`text` on one line, with a visible stand-in for each character that a terminal would obey or not show."""
-    return text if text.isprintable() else "".join(map(_visible_character, text))
-
-
-def _visible_character(character: str) -> str:
-    if character.isprintable():
-        return character
-    if character in "\t\n":
-        return " "
-    point = ord(character)
-    if point < 0x20:
-        return chr(0x2400 + point)
-    if unicodedata.category(character) == "Zs":
-        return " "
-    return "\u2421" if point == 0x7F else "\ufffd"
-
-
-def cells(text: str) -> int:
-    """How many cells of a terminal `text` takes, which holds no control characters."""
-    return len(text) if text.isascii() else sum(map(_width, text))
-
-
-def _width(character: str) -> int:
-    if unicodedata.category(character) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 class _Line:

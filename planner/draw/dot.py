@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.diagnostics.render import visible
+from planner.diagnostics.terminal_text import visible
 from planner.draw.outline import (
     COLOURS,
     Outline,

@@ -11,7 +11,8 @@ import networkx as nx
 
 from planner.diagnostics.wording import listed, ticked
 from planner.graph.cfg import Flow
-from planner.graph.joins import ROOT, JoinFinder
+from planner.graph.join_finder import JoinFinder
+from planner.graph.joins import ROOT
 from planner.plan import Plan
 
 ARROW = " → "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.diagnostics.render import visible
+from planner.diagnostics.terminal_text import visible
 from planner.draw.outline import COLOURS, bounds, clip, falls_through, guard, is_error_path, mode, outline, run_in_short
 from planner.plan import Plan, Step
 

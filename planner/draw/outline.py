@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from planner.diagnostics.render import visible
+from planner.diagnostics.terminal_text import visible
 from planner.plan import Action, Case, Plan, Step, TaskCall, Work
 
 COLOURS = {

@@ -15,7 +15,7 @@ step: at one that no way leads to but through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import networkx as nx
 
+from planner.graph.bitset import bits
 from planner.graph.cfg import Flow
 from planner.graph.dominators import immediate_dominators
 from planner.graph.joins import Joins
@@ -66,14 +67,6 @@ def find_concurrency(flow: Flow, joins: Joins, once: AbstractSet[str] = frozense
         return Concurrency(steps, _Finder(flow, joins, steps, once).beside())
     except _TooLargeError:
         return Concurrency(steps, {}, is_too_large=True)
-
-
-def bits(mask: int) -> Iterator[int]:
-    """The indexes of the bits that are set, from the lowest up."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest
 
 
 class _TooLargeError(Exception):

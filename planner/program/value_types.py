@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from planner.catalogue import Catalogue, Kind
-from planner.checks.names import MAX_TASK_DEPTH
 from planner.syntax.entries import saved_names
 from planner.syntax.models import ActionEntry, Entry, Playbook, Step, TaskEntry
+from planner.syntax.names import MAX_TASK_DEPTH
 from planner.templates.access_paths import Access
 from planner.templates.template import has_template
 

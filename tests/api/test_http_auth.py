@@ -18,7 +18,7 @@ from api.auth import authentication
 from api.auth.api_keys import SCOPES, hash_of, new_key
 from api.middleware import OPEN
 from api.routes.dependencies import check_that_all_are_guarded
-from executor.model.run import Key
+from executor.model.registry import Key
 from executor.stores import open_store
 from tests.api.issuer import AUDIENCE, NAME, serving, token
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from api.service.runs import NotFoundError, PlaybookError, Service
+from api.service.errors import NotFoundError, PlaybookError
+from api.service.runs import Service
 from executor.actions import catalogue
-from executor.actions.action import Capabilities
 from executor.errors import RejectedError
-from executor.model.run import Playbook, Run, RunStatus, timestamp
+from executor.model.events import timestamp
+from executor.model.registry import Playbook
+from executor.model.run import Run, RunStatus
+from executor.security.capabilities import Capabilities
 from executor.stores import open_store
 from executor.stores.interface import Store
 from executor.worker import Worker

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from executor.errors import RejectedError
-from executor.model.run import Key
+from executor.model.registry import Key
 from executor.stores.interface import Store
 from tests.contract.store_contract import together
 

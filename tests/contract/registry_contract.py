@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from executor.errors import RejectedError
-from executor.model.run import Playbook
+from executor.model.registry import Playbook
 from executor.stores.interface import Store
 from tests.contract.store_contract import together
 

@@ -15,8 +15,10 @@ import pytest
 from executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Telling
 from executor.engine.start import new_run
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.model.run import END, Claim, Commit, Event, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
-from executor.model.transition import Choice, Outcome, Pause, error_record, in_time, pause, settle
+from executor.model.events import Event
+from executor.model.outcome import Choice, Outcome, Pause, error_record
+from executor.model.run import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from executor.model.transition import in_time, pause, settle
 from executor.stores.interface import Store
 from tests.plays import compiled
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from executor.model.run import NEVER, Lease, Playbook, RunStatus
+from executor.model.registry import Playbook
+from executor.model.run import NEVER, Lease, RunStatus
 from executor.model.worker_identity import process_name
 from executor.stores.interface import Swept
 from executor.stores.sql.consistency import examine

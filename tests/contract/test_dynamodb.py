@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from executor.engine.invocation import Walker
 from executor.errors import MessageError, RejectedError, SettingError
-from executor.model.run import Claim, Playbook, Run, RunStatus, VisitStatus
+from executor.model.registry import Playbook
+from executor.model.run import Claim, Run, RunStatus, VisitStatus
 from executor.security.capabilities import for_local_run
 from executor.stores import open_store
 from executor.stores.dynamo import commits, keys, waits
@@ -24,7 +25,7 @@ from executor.stores.dynamo.queries import merged
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.interface import Received, Store, Swept
 from executor.stores.retention import DAY_SECONDS, retention_seconds
-from executor.stores.sqs.messages import Note
+from executor.stores.sqs.due_message import Note
 from executor.worker import Worker
 from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server

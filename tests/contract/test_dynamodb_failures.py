@@ -25,7 +25,8 @@ from executor.stores.dynamo.expressions import ABSENT, Change, Check, Put
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import Table
 from executor.stores.sqs import messages
-from executor.stores.sqs.messages import Messages, Note
+from executor.stores.sqs.due_message import Note
+from executor.stores.sqs.messages import Messages
 from infra.dynamodb import upgrade
 from tests.aws import Client, become_nobody
 from tests.contract.store_contract import claimed, done, started

@@ -14,14 +14,15 @@ import pytest
 from executor.engine.invocation import Walker
 from executor.engine.start import new_run
 from executor.errors import FencedError, StoreError
-from executor.model.run import END, Claim, Event, Lease, RunStatus
+from executor.model.events import Event
+from executor.model.run import END, Claim, Lease, RunStatus
 from executor.security.capabilities import for_local_run
 from executor.stores.dynamo import table as tables
 from executor.stores.dynamo.keys import BRANCHES_EACH
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import MOST_WRITTEN
 from executor.stores.interface import Received
-from executor.stores.sqs.messages import Note
+from executor.stores.sqs.due_message import Note
 from infra.dynamodb import upgrade
 from tests.aws import Client
 from tests.contract.store_contract import (

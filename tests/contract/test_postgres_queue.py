@@ -13,14 +13,15 @@ import pytest
 from executor.clients.aws import forget
 from executor.engine.invocation import Walker
 from executor.errors import MessageError, SettingError, StoreError
-from executor.model.run import Claim, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.model.registry import Playbook
+from executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
 from executor.security.capabilities import for_service
 from executor.stores import address_of, open_store
 from executor.stores.interface import Received, Swept
 from executor.stores.postgres.store import PostgresStore
 from executor.stores.sql import store as sql_store
 from executor.stores.sql import waits as sql_waits
-from executor.stores.sqs.messages import GRACE_SECONDS, Note
+from executor.stores.sqs.due_message import GRACE_SECONDS, Note
 from infra.migrations import upgrade
 from tests.aws import Client, aws, aws_server, become_nobody
 from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 
 from executor.errors import FencedError, RejectedError
-from executor.model.run import END, Lease, Playbook, Run, RunStatus, VisitStatus, WaitKey
+from executor.model.registry import Playbook
+from executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
 from executor.security.capabilities import for_local_run
 from executor.stores.postgres.database import PostgresDatabase
 from executor.stores.postgres.store import PostgresStore

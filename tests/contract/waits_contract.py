@@ -9,8 +9,9 @@ import pytest
 
 from executor.engine.start import new_run
 from executor.errors import FencedError, RejectedError
+from executor.model.outcome import Pause
 from executor.model.run import NEVER, Claim, Commit, Part, Progress, Run, RunStatus, Visit, VisitStatus, Wait, WaitKey
-from executor.model.transition import Pause, pause
+from executor.model.transition import pause
 from executor.stores.interface import Store
 from tests.contract.store_contract import (
     CHAIN,

@@ -17,7 +17,7 @@ from executor.actions import catalogue
 from executor.stores.interface import Store
 from infra.reference import ROOT
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 from planner.syntax.reader import Diagnostics, read
 from tests.plays import Play
 

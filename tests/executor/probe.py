@@ -11,8 +11,8 @@ from executor.actions.action import Call
 from executor.engine.perform import perform
 from executor.engine.scope import Scope
 from executor.engine.work_context import Piece
+from executor.model.outcome import Outcome
 from executor.model.run import Run, RunStatus, Visit, VisitStatus
-from executor.model.transition import Outcome
 from executor.security.capabilities import for_local_run
 from planner.catalogue import ActionDeclaration, Kind, Parameter
 from planner.plan import Action, Task, Work

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from executor.actions.action import Capabilities
 from executor.errors import SettingError
-from executor.security.capabilities import for_local_run, for_service
+from executor.security.capabilities import Capabilities, for_local_run, for_service
 
 
 def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:

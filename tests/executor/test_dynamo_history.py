@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from executor.model.run import Event
+from executor.model.events import Event
 from executor.stores.dynamo.history import HEAD, Stream, ordered
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from executor.engine.perform import perform
 from executor.engine.scope import Scope
 from executor.errors import ActionError
-from executor.model.transition import Outcome
+from executor.model.outcome import Outcome
 from planner.plan import Action, Task, TaskCall
 from tests.executor.probe import RUN, VISIT, Probe, act, failure, outcome, piece
 

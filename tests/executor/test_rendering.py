@@ -8,7 +8,7 @@ import pytest
 from executor.engine.rendering import check_kinds, render, render_parameters
 from executor.errors import ActionError
 from executor.model.sql import Bind, Identifier, Sql
-from executor.security.redaction import Secret
+from executor.security.secret_sources import Secret
 from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 NOTHING: dict[str, Any] = {}

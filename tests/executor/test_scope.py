@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from executor.engine.scope import Scope
+from executor.model.outcome import Outcome, error_record
 from executor.model.run import Run, RunStatus, Visit, VisitStatus
-from executor.model.transition import Outcome, error_record
 from planner.templates.template import EvaluationError, parse
 
 RUN = Run(

@@ -11,7 +11,8 @@ import pytest
 from executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Silence, Telling
 from executor.engine.invocation import Walker
 from executor.errors import PayloadTooLargeError, StoreError
-from executor.model.run import Claim, Event, Run, RunStatus, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
 from executor.runtime.lease_keeper import LOOK_SECONDS, Keeper
 from executor.security.redaction import Tokens
 from executor.stores.interface import Store

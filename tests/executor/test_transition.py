@@ -8,18 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.model.ids import derived_id
+from executor.model.outcome import Choice, Outcome, error_record
 from executor.model.run import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
 from executor.model.transition import (
     MAX_CLAIMS,
-    Choice,
     GuardFailed,
     GuardTest,
-    Outcome,
     arrive,
     choose,
-    derived_id,
     ending,
-    error_record,
     in_time,
     latest,
     merge_names,

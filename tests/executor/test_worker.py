@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from executor.errors import SettingError, StoreError
-from executor.model.run import Claim, Event, Lease, Run, RunStatus
+from executor.model.events import Event
+from executor.model.run import Claim, Lease, Run, RunStatus
 from executor.model.worker_identity import process_name
 from executor.runtime.lease_keeper import Keeper
 from executor.security.capabilities import for_local_run

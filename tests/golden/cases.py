@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from executor.actions import catalogue
-from executor.actions.action import ACTIONS_SETTING
+from executor.security.capabilities import ACTIONS_SETTING
 from planner.compile import compile_playbook
 from planner.diagnostics.diagnostic import Diagnostic
 from planner.diagnostics.render import Checked, full, plain

@@ -13,7 +13,7 @@ import pytest
 
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import CODES
+from planner.diagnostics.codes import CODES
 from planner.diagnostics.explanations import explanation
 from planner.diagnostics.render import Checked, concise, plain
 from tests.golden.cases import FOLDER, cases, found_in, told

@@ -19,11 +19,12 @@ from executor.actions import catalogue
 from executor.engine.external import MAX_DEPTH, hash_of
 from executor.engine.invocation import Walker
 from executor.errors import RejectedError
-from executor.model.run import Playbook, Run, RunStatus
+from executor.model.registry import Playbook
+from executor.model.run import Run, RunStatus
 from executor.stores.interface import Store
 from infra.reference import ROOT
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 from tests.http_server import Server, serve
 from tests.plays import Play, compiled
 

@@ -6,7 +6,8 @@ from textwrap import dedent
 
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Diagnostic, Severity
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Diagnostic
 
 STEP = "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
 OK = "{action: log, message: ok}"

@@ -17,7 +17,7 @@ from benchmarks.checks.generator import generated
 from benchmarks.checks.unchecked import unchecked_plan
 from executor.actions import catalogue
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 from tests.plays import compiled
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from executor.stores.interface import Store
 from planner.graph.cfg import Flow
-from planner.graph.joins import ALL, Joins, find_joins
+from planner.graph.join_finder import find_joins
+from planner.graph.joins import ALL, Joins
 from planner.graph.visit_bounds import most_visits
 from planner.plan import MOST_COUNTED
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from executor.actions import catalogue
 from planner.compile import Compilation, compile_playbook
-from planner.diagnostics.diagnostic import CODES, Severity
+from planner.diagnostics.codes import CODES, Severity
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = """name: onboard

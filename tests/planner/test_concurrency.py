@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from planner.graph import concurrency
 from planner.graph.cfg import Flow
 from planner.graph.concurrency import find_concurrency
-from planner.graph.joins import ALL, find_joins
+from planner.graph.join_finder import find_joins
+from planner.graph.joins import ALL
 from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
 from tests.planner.tokens import Model, State, Step, TooMany
 

@@ -5,10 +5,11 @@ from textwrap import dedent
 import pytest
 
 from planner.diagnostics.diagnostic import Diagnostics
-from planner.graph.cfg import Flow, Names
+from planner.graph.cfg import Flow
 from planner.syntax.models import Playbook
 from planner.syntax.parser import parse
 from planner.syntax.reader import read
+from planner.syntax.symbols import Names
 
 TEXT = """
     name: play

@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks.playbooks import SHAPES
 from executor.actions import catalogue
-from planner.checks.undefined_names import find_ways
 from planner.compile import Compilation, compile_playbook
 from planner.dataflow import liveness
 from planner.dataflow.step_effects import Production
+from planner.dataflow.unreachable import find_ways
 from planner.diagnostics import diagnostic
-from planner.graph import joins
+from planner.graph import join_finder
 from tests.planner.subjects import subject_of
 
 
@@ -40,7 +40,7 @@ def crossed(rounds: int) -> Compilation:
 
 
 def test_joins_that_would_watch_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joins, "MAX_WATCHED", 100)
+    monkeypatch.setattr(join_finder, "MAX_WATCHED", 100)
     assert crossed(5).plan is not None
     found = crossed(10)
     assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]

@@ -7,7 +7,8 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 
 from planner.graph.cfg import Flow
-from planner.graph.joins import ALL, ROOT, Joins, find_joins
+from planner.graph.join_finder import find_joins
+from planner.graph.joins import ALL, ROOT, Joins
 from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
 

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from planner.draw.join_report import meetings, told
 from planner.graph.cfg import Flow
-from planner.graph.joins import find_joins
+from planner.graph.join_finder import find_joins
 from planner.plan import Case, Header, Join, Plan, Step
 from tests.plays import compiled
 from tests.strategies import flows

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from executor.actions import catalogue
 from executor.model.run import Visit, VisitStatus
 from executor.model.transition import refusal
-from planner.checks.undefined_names import find_ways
 from planner.compile import compile_playbook
 from planner.dataflow.solver import Ways
 from planner.dataflow.step_effects import Production
+from planner.dataflow.unreachable import find_ways
 from planner.dataflow.witness import Witness, find_end, find_witness
-from planner.diagnostics.diagnostic import Severity
+from planner.diagnostics.codes import Severity
 from planner.graph.cfg import Flow
-from planner.graph.joins import find_joins
+from planner.graph.join_finder import find_joins
 from planner.plan import Case, Plan, Step
 from tests.exploration import MAX_STATES, Deed, Explorer, World
 from tests.planner.subjects import subject_of

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from planner.diagnostics.diagnostic import Diagnostics, Severity, Span
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Diagnostics, Span
 from planner.syntax import reader as reading
 from planner.syntax.reader import Document, read
 from planner.syntax.scalars import reading_of_yaml_1_1, resolve

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
-from planner.diagnostics.diagnostic import Diagnostic, Label, Severity, Span
-from planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary, visible
+from planner.diagnostics.codes import Severity
+from planner.diagnostics.diagnostic import Diagnostic, Label, Span
+from planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary
+from planner.diagnostics.terminal_text import visible
 
 TEXT = "steps:\n- name: a\n  run: notfy\n"
 UNKNOWN = Diagnostic(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from executor.engine.guards import guard_test
 from executor.engine.scope import Scope
-from executor.model.transition import Choice, Outcome, choose, error_record
+from executor.model.outcome import Choice, Outcome, error_record
+from executor.model.transition import choose
 from planner.guards.coverage import Dead, Facts, Verdict, candidate_of, judge
 from planner.guards.solver import Allowance
 from planner.lower import lower_guard

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner.lexers.sql import ShellLexer, SqlLexer
+from planner.lexers.shell import ShellLexer
+from planner.lexers.sql import SqlLexer
 from planner.lexers.url import UrlLexer
 
 HERE = "@"

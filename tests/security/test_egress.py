@@ -11,9 +11,9 @@ import time
 import httpx
 import pytest
 
-from executor.actions.action import Capabilities
 from executor.clients import egress
 from executor.errors import ActionError
+from executor.security.capabilities import Capabilities
 from planner.syntax.addresses import is_never_allowed, literal_address
 from tests.calls import perform
 from tests.http_server import Exchange, serve

@@ -16,7 +16,8 @@ import pytest
 
 from executor.errors import ActionError
 from executor.model.json_values import write_json
-from executor.security.redaction import STARS, Revealed, Secret, Tokens, resolve, scrub
+from executor.security.redaction import STARS, Revealed, Tokens, scrub
+from executor.security.secret_sources import Secret, resolve
 
 VALUE = 's3cret/"väl ue"+\\x'
 

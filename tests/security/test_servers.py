@@ -18,9 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from executor.actions import _connections
 from executor.actions._connections import CONNECTIONS
 from executor.actions._servers import vetted
-from executor.actions.action import Call, Capabilities
+from executor.actions.action import Call
 from executor.clients import egress
 from executor.errors import ActionError
+from executor.security.capabilities import Capabilities
 from tests.calls import perform
 from tests.security.test_egress import SPELLINGS, Resolver
 

@@ -9,8 +9,9 @@ import pytest
 
 from executor.engine.rendering import render
 from executor.errors import ActionError
-from executor.security import redaction
-from executor.security.redaction import STARS, Fetched, resolve, scrub
+from executor.security import secret_sources
+from executor.security.redaction import STARS, scrub
+from executor.security.secret_sources import Fetched, resolve
 from planner.catalogue import Kind, Parameter
 from tests.aws import Client, become_nobody
 from tests.http_server import serve
@@ -23,7 +24,7 @@ BODY = Parameter((Kind.ANY,), "", secrets=True)
 def _prefix(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NOETL_SECRETS_PREFIX", PREFIX)
     yield
-    redaction.FETCHED.forget()
+    secret_sources.FETCHED.forget()
 
 
 def keep_secret(aws: Client, name: str, value: str) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 from unittest import mock
 
 from executor.engine.event_buffer import Telling
-from executor.model.run import NEVER, Branch, Claim, Commit, Event, Lease, Run, RunStatus, Visit
-from executor.model.transition import arrive, derived_id
+from executor.model.events import Event
+from executor.model.ids import derived_id
+from executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
+from executor.model.transition import arrive
 from executor.stores.sql import branches as sql_branches
 from executor.stores.sql import store as sql_store
 from executor.stores.sql.branches import ACTIVE, Branches

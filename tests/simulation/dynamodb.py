@@ -14,7 +14,7 @@ from executor.clients import aws_retry
 from executor.stores.dynamo.keys import Key
 from executor.stores.dynamo.store import DynamoStore
 from executor.stores.dynamo.table import Table
-from executor.stores.sql.consistency import Finding
+from executor.stores.finding import Finding
 from infra.dynamodb import upgrade
 from tests import aws
 from tests.simulation.faults import Points

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from executor.stores.finding import Finding
 from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql.consistency import Finding, examine
+from executor.stores.sql.consistency import examine
 from executor.stores.sql.store import SqlStore
 from executor.stores.sqlite.store import SqliteStore
 from infra.migrations import upgrade

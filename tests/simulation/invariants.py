@@ -29,7 +29,8 @@ from typing import Any
 from executor.engine.external import hash_of
 from executor.engine.invocation import Walker
 from executor.errors import FencedError, RejectedError
-from executor.model.run import Event, Lease, RunStatus
+from executor.model.events import Event
+from executor.model.run import Lease, RunStatus
 from tests.plays import LEASE_SECONDS
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault

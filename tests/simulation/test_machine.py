@@ -36,15 +36,16 @@ from executor.engine.external import hash_of
 from executor.engine.invocation import Walker
 from executor.engine.start import corrected, new_run
 from executor.errors import ActionError, RejectedError, StoreError
-from executor.model.run import NEVER, Branch, Claim, Event, Failure, Lease, Run, RunStatus, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import NEVER, Branch, Claim, Failure, Lease, Run, RunStatus, Visit, VisitStatus
 from executor.model.transition import MAX_CLAIMS, arrive
 from executor.security.capabilities import for_local_run
 from executor.stores.sql import store as sql_store
 from executor.stores.sql.branches import Branches
 from executor.stores.sqlite.store import SqliteStore
 from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Severity
-from planner.graph.joins import find_joins
+from planner.diagnostics.codes import Severity
+from planner.graph.join_finder import find_joins
 from planner.plan import Plan
 from tests.plays import LEASE_SECONDS, Clock
 from tests.simulation.faults import Crash, Fault, Points, WatchedStore

@@ -22,7 +22,9 @@ from executor.engine.external import hash_of
 from executor.engine.invocation import Walker
 from executor.engine.start import corrected, new_run
 from executor.errors import ActionError, RejectedError, StoreError
-from executor.model.run import NEVER, Claim, Event, Lease, Playbook, Run, RunStatus, Visit
+from executor.model.events import Event
+from executor.model.registry import Playbook
+from executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
 from executor.runtime.lease_keeper import renew
 from executor.security.capabilities import for_local_run
 from executor.security.redaction import Tokens

@@ -30,7 +30,7 @@ def check(
     """
     from api.cli.sources import compile_source, found, read_source
     from planner.diagnostics import render
-    from planner.diagnostics.diagnostic import Severity
+    from planner.diagnostics.codes import Severity
 
     sources = [read_source(file) for file in files]
     checked = [found(source, compile_source(source, target)) for source in sources]

@@ -10,7 +10,7 @@ from api.cli.display.console import FAILED, say, write, write_json
 from api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from executor.stores.sql.consistency import Finding
+    from executor.stores.finding import Finding
 
 
 def doctor(
@@ -18,7 +18,7 @@ def doctor(
     store: StoreOption = None,
 ) -> None:
     """Check that a store holds what it must: no run is stuck, and nothing is left over. Runs may be at work meanwhile."""
-    from planner.diagnostics.render import visible
+    from planner.diagnostics.terminal_text import visible
 
     found = _examined(store)
     if json:
@@ -33,7 +33,7 @@ def doctor(
 
 def _examined(url: str | None) -> list[Finding]:
     from executor.errors import SchemaError
-    from executor.stores.sql.consistency import Finding
+    from executor.stores.finding import Finding
 
     try:
         with opened(url, create=False) as store:

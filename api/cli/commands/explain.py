@@ -14,7 +14,8 @@ def explain(
     code: Annotated[str | None, typer.Argument(metavar="CODE", help="Such as NP101; all codes without it.")] = None,
 ) -> None:
     """Explain a code that `noetl check` reports, with an example that fails and one that passes."""
-    from planner.diagnostics.diagnostic import CODES, suggest
+    from planner.diagnostics.codes import CODES
+    from planner.diagnostics.diagnostic import suggest
     from planner.diagnostics.explanations import explanation
 
     if code is None:

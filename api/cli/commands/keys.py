@@ -13,7 +13,7 @@ from api.cli.display.console import FAILED, RefusalError, say, write, write_json
 from api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from executor.model.run import Key
+    from executor.model.registry import Key
 
 app = typer.Typer(help="Make, list and revoke the API keys of a service.")
 
@@ -95,7 +95,7 @@ def _check(tenant: str) -> None:
 
 
 def _shown(key: Key) -> dict[str, Any]:
-    from executor.model.run import timestamp
+    from executor.model.events import timestamp
 
     return {
         "id": key.id,

@@ -37,7 +37,8 @@ class Status(StrEnum):
 
 @contextmanager
 def _served(store: str | None) -> Iterator[tuple[Store, Service]]:
-    from api.service.runs import NotFoundError, Service
+    from api.service.errors import NotFoundError
+    from api.service.runs import Service
     from executor.actions import catalogue
 
     with opened(store, create=False) as opened_store:
@@ -245,7 +246,7 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
     import time
 
     from api.cli.display.run_board import Doing, moment, waiting
-    from planner.diagnostics.render import visible
+    from planner.diagnostics.terminal_text import visible
 
     wait = step.get("waiting_for")
     due_at = moment(wait["until"]) if wait is not None else None
@@ -261,7 +262,7 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows of cells to stdout, in columns."""
-    from planner.diagnostics.render import cells, visible
+    from planner.diagnostics.terminal_text import cells, visible
 
     shown = [tuple(map(visible, row)) for row in rows]
     columns = [max(map(cells, column)) for column in zip(*shown, strict=True)]

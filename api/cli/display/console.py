@@ -38,7 +38,7 @@ def stderr_console() -> Console:
 
 def say(text: str) -> None:
     """Print one line to stderr, with nothing in it that a terminal would obey."""
-    from planner.diagnostics.render import visible
+    from planner.diagnostics.terminal_text import visible
 
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from api.cli.display.console import stderr_console
 from api.cli.display.run_board import BAR, Doing, State, countdown, duration, failure, is_end, moment, waiting
-from planner.diagnostics.render import visible
+from planner.diagnostics.terminal_text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from api.cli.event_follower import Followed, News
-    from executor.model.run import Event
+    from executor.model.events import Event
 
 _OURS = "@"
 _SLOW_SECONDS = 2.0

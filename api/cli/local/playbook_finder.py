@@ -105,7 +105,7 @@ class Beside:
 
     def _compile(self, path: Path, run: Run, name: str) -> str:
         from api.cli.sources import Source, compile_source
-        from planner.diagnostics.diagnostic import Severity
+        from planner.diagnostics.codes import Severity
 
         shown = _shown(path, run)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from executor.clients.aws_retry import Refused
 from executor.errors import RejectedError
-from executor.model.run import Key
+from executor.model.registry import Key
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.context import Core

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from executor.clients.aws_retry import Refused
-from executor.engine.start import last_visit_id
 from executor.errors import MessageError
-from executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Event, Lease, RunStatus, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Lease, RunStatus, Visit, VisitStatus
+from executor.model.special_visits import last_visit_id
 from executor.model.transition import MAX_CLAIMS
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
@@ -26,7 +27,7 @@ from executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run
 from executor.stores.dynamo.run_snapshot import read_whole
 from executor.stores.dynamo.visit_items import Record, followers, record_of
 from executor.stores.interface import Received
-from executor.stores.sqs.messages import Note
+from executor.stores.sqs.due_message import Note
 from executor.stores.sqs.receiver import Inbox
 
 _DONE = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)

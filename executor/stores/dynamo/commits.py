@@ -13,7 +13,8 @@ from contextlib import suppress
 
 from executor.clients.aws_retry import Refused, pause_seconds
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
-from executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Event, Failure, Lease, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Failure, Lease, Visit, VisitStatus
 from executor.model.transition import branches_of
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item

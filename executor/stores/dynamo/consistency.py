@@ -18,7 +18,8 @@ from executor.stores.dynamo.context import Core
 from executor.stores.dynamo.run_items import is_over
 from executor.stores.dynamo.run_snapshot import Whole, read_whole
 from executor.stores.dynamo.visit_items import ACTIVE, Record
-from executor.stores.sql.consistency import Finding, limited
+from executor.stores.finding import Finding
+from executor.stores.sql.consistency import limited
 from executor.stores.sqs.messages import Messages
 
 LOOKS = 3

@@ -20,7 +20,9 @@ from executor.stores.dynamo.plans import Plans
 from executor.stores.dynamo.run_items import spread_of
 from executor.stores.dynamo.table import Table
 from executor.stores.dynamo.visit_items import Record, StepOf, Way
-from executor.stores.sqs.messages import Memory, Messages, Note
+from executor.stores.sqs.due_message import Note
+from executor.stores.sqs.memory_queue import Memory
+from executor.stores.sqs.messages import Messages
 from executor.stores.sqs.receiver import Inbox
 from planner.frozen import record
 

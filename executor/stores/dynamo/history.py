@@ -13,7 +13,8 @@ from dataclasses import replace
 from itertools import count
 
 from executor.clients.aws_retry import Refused
-from executor.model.run import END, Event, VisitStatus
+from executor.model.events import Event
+from executor.model.run import END, VisitStatus
 from executor.stores.cursors import read_event_id
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item

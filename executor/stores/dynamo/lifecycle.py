@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from executor.clients.aws_retry import Refused, pause_seconds
-from executor.engine.start import LAST_CLOCK, ending_visit, last_visit_id
 from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.model.run import NEVER, Branch, Claim, ErrorRecord, Event, Failure, Run, RunStatus, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import NEVER, Branch, Claim, ErrorRecord, Failure, Run, RunStatus, Visit, VisitStatus
+from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
 from executor.model.transition import next_in_line, seen_behind
 from executor.stores.dynamo import commits as limits
 from executor.stores.dynamo import keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from executor.clients.aws_retry import Refused
 from executor.errors import RejectedError, StoreError
-from executor.model.run import Playbook
+from executor.model.registry import Playbook
 from executor.stores.cursors import read_place, write_place
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item

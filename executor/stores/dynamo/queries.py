@@ -17,7 +17,7 @@ from executor.stores.dynamo.expressions import Put, Write
 from executor.stores.dynamo.run_items import counts_of, deadline_of, first_of, head_item, run_of, spread_of, tenant_of
 from executor.stores.dynamo.run_snapshot import read_whole
 from executor.stores.dynamo.visit_items import Way, outcome, self_contained
-from executor.stores.sqs.messages import Note
+from executor.stores.sqs.due_message import Note
 
 MOST_PAGES = 4
 """How many pages of each part of the index of runs are looked through for one page of answers."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from executor.model.run import DEADLINE, Branch, Event, Run, RunStatus, Visit, VisitStatus, WaitKey
-from executor.model.transition import derived_id
+from executor.model.events import Event
+from executor.model.ids import derived_id
+from executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, VisitStatus, WaitKey
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.blobs import Blobs, to_bytes

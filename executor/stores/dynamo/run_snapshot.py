@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from executor.engine.start import last_visit_id
 from executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
+from executor.model.special_visits import last_visit_id
 from executor.stores.dynamo import keys
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.run_items import Counts, counts_of, deadline_of, first_of, is_over, spread_of

@@ -18,7 +18,7 @@ from executor.stores.sqs.messages import Messages
 from planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from executor.stores.sql.consistency import Finding
+    from executor.stores.finding import Finding
 
 SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""

@@ -13,7 +13,7 @@ from executor.stores.dynamo.run_items import is_over
 from executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
 from executor.stores.dynamo.visit_items import Record
 from executor.stores.interface import Swept
-from executor.stores.sqs.messages import GRACE_SECONDS
+from executor.stores.sqs.due_message import GRACE_SECONDS
 
 MOST_SWEPT = 200
 """How many runs one sweep looks at; the next one goes on behind them."""

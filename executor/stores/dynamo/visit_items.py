@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any
 
-from executor.model.run import END, NEVER, Branch, Event, Failure, Pointers, Progress, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import END, NEVER, Branch, Failure, Pointers, Progress, Visit, VisitStatus
 from executor.model.transition import branches_of
 from executor.stores.dynamo.attributes import Item
 from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes

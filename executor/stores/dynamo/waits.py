@@ -13,7 +13,7 @@ from executor.stores.dynamo.context import Core
 from executor.stores.dynamo.expressions import ABSENT, Change, Check, Condition, Put, Write
 from executor.stores.dynamo.run_items import is_over
 from executor.stores.sql.rows import to_text
-from executor.stores.sqs.messages import Note
+from executor.stores.sqs.due_message import Note
 from planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024

@@ -19,7 +19,8 @@ from executor.stores.postgres.listener import CHANNEL, Listener
 from executor.stores.sql.branches import ACTIVE
 from executor.stores.sql.database import UnwrittenError
 from executor.stores.sql.retry import repeated
-from executor.stores.sqs.messages import Messages, Note
+from executor.stores.sqs.due_message import Note
+from executor.stores.sqs.messages import Messages
 
 if TYPE_CHECKING:
     import psycopg

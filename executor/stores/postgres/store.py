@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from executor.model.run import SERVICE, Branch, Claim, Commit, Event, Lease, Visit, VisitStatus
+from executor.model.events import Event
+from executor.model.run import SERVICE, Branch, Claim, Commit, Lease, Visit, VisitStatus
 from executor.model.transition import MAX_CLAIMS
 from executor.stores.interface import Received, Swept
 from executor.stores.postgres.database import PostgresDatabase
@@ -15,7 +16,8 @@ from executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started
 from executor.stores.sql.retry import repeated
 from executor.stores.sql.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
 from executor.stores.sql.store import SqlStore, texts_of
-from executor.stores.sqs.messages import GRACE_SECONDS, Messages, Note
+from executor.stores.sqs.due_message import GRACE_SECONDS, Note
+from executor.stores.sqs.messages import Messages
 
 _STEP = """
     with locked as (

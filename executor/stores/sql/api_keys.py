@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from executor.errors import RejectedError
-from executor.model.run import Key
+from executor.model.registry import Key
 from executor.stores.sql.database import Database
 from executor.stores.sql.rows import key_of, to_text
 

@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from executor.engine.start import LAST_CLOCK, ending_visit, last_visit_id
-from executor.model.run import DEADLINE, END, NEVER, Branch, Event, Lease, Pointers, Run, Visit, VisitStatus
-from executor.model.transition import arrive, derived_id, next_in_line
+from executor.model.events import Event
+from executor.model.ids import derived_id
+from executor.model.run import DEADLINE, END, NEVER, Branch, Lease, Pointers, Run, Visit, VisitStatus
+from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
+from executor.model.transition import arrive, next_in_line
 from executor.stores.sql.database import Result, Writer
 from executor.stores.sql.rows import Row, to_text, visit_of
 from planner.plan import Header, Step

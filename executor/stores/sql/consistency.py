@@ -9,20 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from executor.model.run import DEADLINE, NEVER
+from executor.stores.finding import Finding
 from executor.stores.sql.branches import ACTIVE
 from executor.stores.sql.database import Database
 
 MOST_FINDINGS = 100
 """How many findings of one kind are told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it must be: what was checked, a sentence, and the run that it is about."""
-
-    check: str
-    message: str
-    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

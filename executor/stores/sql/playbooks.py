@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from executor.errors import RejectedError
-from executor.model.run import Playbook
+from executor.model.registry import Playbook
 from executor.stores.cursors import read_place, write_place
 from executor.stores.sql.database import Database
 from executor.stores.sql.rows import playbook_of

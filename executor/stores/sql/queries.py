@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.model.run import NEVER, Event, Run, RunStatus, Visit
+from executor.model.events import Event
+from executor.model.run import NEVER, Run, RunStatus, Visit
 from executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from executor.stores.sql.branches import ACTIVE, HEAD
 from executor.stores.sql.database import Database

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
+from executor.model.events import Event
 from executor.model.run import (
     DEADLINE,
     END,
@@ -20,7 +21,6 @@ from executor.model.run import (
     Claim,
     Commit,
     ErrorRecord,
-    Event,
     Failure,
     Lease,
     Run,
@@ -30,9 +30,10 @@ from executor.model.run import (
 )
 from executor.model.worker_identity import is_dead
 from executor.stores.change_signal import News
+from executor.stores.finding import Finding
 from executor.stores.sql.api_keys import SqlKeys
 from executor.stores.sql.branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
-from executor.stores.sql.consistency import Finding, examine
+from executor.stores.sql.consistency import examine
 from executor.stores.sql.database import Database, Result, Writer
 from executor.stores.sql.plans import SqlPlans
 from executor.stores.sql.playbooks import SqlPlaybooks

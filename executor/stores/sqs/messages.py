@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import json
 import math
 import threading
 from collections.abc import Sequence
@@ -11,103 +9,11 @@ from typing import Any
 
 from executor.clients.aws import client
 from executor.clients.aws_retry import MOST_TRIES, pause_seconds, repeating
-from executor.errors import ActionError, MessageError, StoreError
+from executor.errors import ActionError, StoreError
 from executor.model.run import NEVER
-from planner.frozen import record
-
-LONGEST_DELAY_SECONDS = 900
-GRACE_SECONDS = 120.0
-"""How long something may be overdue before it counts as lost: messages and workers have their time."""
+from executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, Note
 
 MOST_MESSAGES = 10
-_FORMAT = 1
-
-
-@record
-class Note:
-    """That a visit is due at a time. `cause` is the visit it follows when it may have no item yet ("" for the beginning of the
-    run), else None; `spread` how the run is spread; `holders` the visits whose values its step reads.
-    """
-
-    run_id: str
-    visit_id: str
-    step: str
-    due_at: float
-    spread: int = 1
-    cause: str | None = None
-    holders: tuple[str, ...] = ()
-
-    def to_text(self) -> str:
-        found = {"v": _FORMAT, "run": self.run_id, "visit": self.visit_id, "step": self.step, "due": self.due_at}
-        found |= {"spread": self.spread} if self.spread != 1 else {}
-        found |= {"cause": self.cause} if self.cause is not None else {}
-        found |= {"reads": list(self.holders)} if self.holders else {}
-        return json.dumps(found, separators=(",", ":"))
-
-    @classmethod
-    def of_text(cls, text: str) -> Note:
-        """What `to_text` wrote.
-
-        Raises:
-            MessageError: it is something else.
-        """
-        try:
-            found: dict[str, Any] = json.loads(text)
-            if found["v"] != _FORMAT:
-                raise MessageError(f"a message of format {found['v']!r}, and this version of noetl knows {_FORMAT}")
-            note = cls(
-                found["run"],
-                found["visit"],
-                found["step"],
-                float(found["due"]),
-                int(found.get("spread", 1)),
-                found.get("cause"),
-                tuple(found.get("reads", ())),
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise MessageError("a message that is none of noetl's") from error
-        ids = (note.run_id, note.visit_id, note.step, note.cause or "", *note.holders)
-        if not all(isinstance(id, str) for id in ids) or not (note.run_id and note.visit_id and 1 <= note.spread <= 64):
-            raise MessageError("a message that is none of noetl's")
-        return note
-
-
-class Memory:
-    """What this process knows to be due in queues that have no messages: the table says what else is. Of a visit only what was
-    told last counts.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._heaps: dict[str, list[tuple[float, int, Note]]] = {}
-        self._last: dict[tuple[str, str], int] = {}
-        self._count = 0
-
-    def add(self, queue: str, notes: Sequence[Note]) -> None:
-        with self._lock:
-            for note in notes:
-                self._count += 1
-                self._last[note.run_id, note.visit_id] = self._count
-                heapq.heappush(self._heaps.setdefault(queue, []), (note.due_at, self._count, note))
-
-    def take(self, queue: str, now: float) -> Note | None:
-        """The note that has been due longest, which is forgotten."""
-        with self._lock:
-            heap = self._heaps.get(queue, [])
-            while heap and heap[0][0] <= now:
-                _, count, note = heapq.heappop(heap)
-                if self._last.get((note.run_id, note.visit_id)) == count:
-                    del self._last[note.run_id, note.visit_id]
-                    return note
-            return None
-
-    def replace(self, queue: str, notes: Sequence[Note]) -> None:
-        """Know these, and nothing else."""
-        with self._lock:
-            for _, count, note in self._heaps.pop(queue, ()):
-                if self._last.get((note.run_id, note.visit_id)) == count:
-                    del self._last[note.run_id, note.visit_id]
-        self.add(queue, notes)
 
 
 class Messages:

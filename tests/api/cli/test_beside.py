@@ -13,7 +13,8 @@ import pytest
 from api.cli import sources
 from api.cli.local.playbook_finder import Beside
 from executor.errors import ActionError
-from executor.model.run import Playbook, Run
+from executor.model.registry import Playbook
+from executor.model.run import Run
 from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play, compiled
 

@@ -106,7 +106,7 @@ def test_who_is_asked_again_ends_at_once(flushed: str) -> None:
     """With what it has started, and without waiting for its threads; also where it is in the middle of writing."""
     program = f"""
 import os, signal, sys, threading, time
-from api.cli import interruption
+from api.cli.local import interruption
 from executor.actions import _process
 def flush(real=sys.stdout.flush):
     {flushed or "real()"}

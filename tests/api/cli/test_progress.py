@@ -12,7 +12,8 @@ from api.cli.display.progress import Progress, lower_part
 from api.cli.display.run_board import Board, Counts, countdown, duration, pace
 from api.cli.event_follower import Followed
 from executor.engine.start import new_run
-from executor.model.run import Event, Run, timestamp
+from executor.model.events import Event, timestamp
+from executor.model.run import Run
 from tests.plays import Clock, compiled
 
 NOW = 1_000_000.0

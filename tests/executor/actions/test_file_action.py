@@ -9,9 +9,8 @@ import pytest
 from executor.actions import _formats, file
 from executor.actions._formats import decode, read_csv
 from executor.actions._patterns import matching
-from executor.actions.action import Capabilities
 from executor.errors import ActionError
-from executor.security.capabilities import for_local_run
+from executor.security.capabilities import Capabilities, for_local_run
 from tests.calls import perform
 
 

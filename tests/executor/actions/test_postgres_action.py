@@ -13,9 +13,8 @@ import pytest
 
 from executor.actions import _connections, postgres
 from executor.actions._connections import CONNECTIONS
-from executor.actions.action import Capabilities
 from executor.errors import ActionError
-from executor.security.capabilities import for_local_run
+from executor.security.capabilities import Capabilities, for_local_run
 from tests.calls import perform
 
 

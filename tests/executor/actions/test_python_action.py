@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from executor.actions.action import Capabilities
 from executor.errors import ActionError
-from executor.security.capabilities import for_local_run
+from executor.security.capabilities import Capabilities, for_local_run
 from executor.security.redaction import REVEALED, scrub
 from tests.calls import perform
 

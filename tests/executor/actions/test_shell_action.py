@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from executor.actions.action import Capabilities
 from executor.errors import ActionError
+from executor.security.capabilities import Capabilities
 from executor.security.redaction import REVEALED, scrub
 from tests.calls import LOCAL, perform
 

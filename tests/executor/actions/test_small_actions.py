@@ -9,7 +9,7 @@ import pytest
 from executor.actions import log
 from executor.actions.action import Call
 from executor.errors import ActionError
-from executor.security.redaction import resolve
+from executor.security.secret_sources import resolve
 from tests.calls import perform
 
 
