@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all check format bench matrix clean
+.PHONY: run test test-all check check-imports format bench matrix clean
 
 run: .venv/.core                    ## compile, draw and run examples/quickstart.yaml
 	$(BIN)/noetl plan examples/quickstart.yaml
@@ -17,11 +17,15 @@ test: .venv/.dev                    ## every test that needs nothing but package
 test-all: test                      ## and those that build, deploy and use what AWS is given, in an emulator
 	$(BIN)/pytest tests/e2e/aws
 
-check: .venv/.dev                   ## format, lint, types, and which package may import which
+check: .venv/.dev                   ## format, lint, types, which package may import which, and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory check-imports
+	$(BIN)/pytest -n auto -q tests/style
+
+check-imports: .venv/.dev           ## which package may import which
+	cd .venv/src && ../bin/lint-imports --config ../../pyproject.toml
 
 format: .venv/.dev                  ## put the code in the form that `check` wants
 	$(BIN)/ruff format .
@@ -41,10 +45,12 @@ clean:                              ## remove what these commands have made
 	$(PYTHON) infra/environment.py .venv
 	@touch $@
 
-.venv/.core: .venv/.made pyproject.toml
+.venv/.core: .venv/.made pyproject.toml setup.py
 	$(INSTALL) --editable .
 	@touch $@
 
-.venv/.dev: .venv/.made pyproject.toml
+.venv/.dev: .venv/.made pyproject.toml setup.py
 	$(INSTALL) --editable '.[dev]'
+	@# mypy and import-linter follow no extended __path__: there `noetl` leads to this folder.
+	@mkdir -p .venv/src && ln -sfn ../.. .venv/src/noetl
 	@touch $@ .venv/.core

@@ -1,6 +1,6 @@
 """The HTTP service. It executes the runs it accepts: workers live in its process.
 
-`uvicorn api.app:app` starts it; settings are read from the environment then, and importing needs none.
+`uvicorn noetl.api.app:app` starts it; settings are read from the environment then, and importing needs none.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
+from noetl.api.context import Shared
+from noetl.api.http import problems
+from noetl.api.http.responses import JSON
+from noetl.api.middleware import Gate
+from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
+from noetl.api.routes.dependencies import check_that_all_are_guarded
+from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.security.capabilities import for_service
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from api.context import Shared
-from api.http import problems
-from api.http.responses import JSON
-from api.middleware import Gate
-from api.routes import callbacks, events, graph, health, plans, playbooks, workflows
-from api.routes.dependencies import check_that_all_are_guarded
-from executor.errors import SettingError, StoreError
-from executor.security.capabilities import for_service
 
 DRAIN_SECONDS = 20.0
 """How long running steps may take to finish when the service stops. The others are walked again at its next start."""
@@ -51,7 +50,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        from executor.worker import Worker, lease_seconds, public_url, thread_count
+        from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
         settings = shared.settings
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
@@ -98,7 +97,7 @@ class _App(FastAPI):
     """An app that describes the shapes of its answers when it is asked: making them takes longer than all else at its start."""
 
     def openapi(self) -> dict[str, Any]:
-        from api.http.schemas import schemas
+        from noetl.api.http.schemas import schemas
 
         document = super().openapi()
         document["components"].setdefault("schemas", {}).update(schemas())

@@ -7,16 +7,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from api.auth.authentication import Authentication
-from api.auth.jwt import Tokens, issuer_of
-from api.service.runs import Service
-from executor.actions import catalogue
-from executor.errors import SettingError
-from executor.security.capabilities import ACTIONS_SETTING, allowed_actions
-from executor.stores import open_store
-from executor.stores.interface import Store
-from planner.catalogue import Catalogue
-from planner.diagnostics.diagnostic import suggest
+from noetl.api.auth.authentication import Authentication
+from noetl.api.auth.jwt import Tokens, issuer_of
+from noetl.api.service.runs import Service
+from noetl.executor.actions import catalogue
+from noetl.executor.errors import SettingError
+from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_actions
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.diagnostics.diagnostic import suggest
 
 
 @dataclass(frozen=True, slots=True)

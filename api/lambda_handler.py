@@ -1,8 +1,8 @@
-"""The function of AWS Lambda behind API Gateway: the app of `api.app`, which walks nothing here and serves nobody without
+"""The function of AWS Lambda behind API Gateway: the app of `noetl.api.app`, which walks nothing here and serves nobody without
 credentials.
 
 Importing this needs no settings; what is missing is named when it is first needed. In Lambda what the first request needs is made
-ready by then, as in `executor.lambda_handler`.
+ready by then, as in `noetl.executor.lambda_handler`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import ActionError
-from executor.runtime.json_logs import ABOUT, log_as_json_lines
-from executor.stores import load_store, make_clients
-from planner.gc_control import never_collected
+from noetl.executor.errors import ActionError
+from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.stores import load_store, make_clients
+from noetl.planner.gc_control import never_collected
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -47,7 +47,7 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
     """What is answered instead. Where a run was started it is still named."""
-    from api.http.problems import Problem
+    from noetl.api.http.problems import Problem
 
     detail = (
         f"The answer has {size:,} bytes, and {MOST_ANSWERED:,} come through the gateway. Ask for a part of it (`limit`), or"
@@ -76,9 +76,8 @@ def prepare() -> None:
 @cache
 def _app() -> Mangum:
     from mangum import Mangum
-
-    from api.app import create_app
-    from api.http.problems import without_tokens
+    from noetl.api.app import create_app
+    from noetl.api.http.problems import without_tokens
 
     logging.getLogger("mangum.http").addFilter(without_tokens)
     return Mangum(create_app(behind_gateway=True), lifespan="off")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fastapi import Request
+from noetl.api.auth.authentication import LOCAL, Caller
+from noetl.api.auth.loopback import refusal
+from noetl.api.context import Shared
+from noetl.api.http.problems import problem_of
+from noetl.executor.engine.external import CALLBACKS
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-from api.auth.authentication import LOCAL, Caller
-from api.auth.loopback import refusal
-from api.context import Shared
-from api.http.problems import problem_of
-from executor.engine.external import CALLBACKS
 
 OPEN = ("/healthz", "/readyz")
 """What is answered to anyone, beside callbacks: whether the service lives and is ready."""

@@ -22,21 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.executor.clients.aws import client
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.run import END, Claim, Lease
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.interface import Received
+from noetl.infra.dynamodb import upgrade
+from noetl.planner.compile import compile_playbook
 
 from benchmarks import report
 from benchmarks.meter import PRICES, Meter, Usage, lambda_dollars
 from benchmarks.playbooks import fan_out
-from executor.actions import catalogue
-from executor.clients.aws import client
-from executor.engine.invocation import Walker
-from executor.engine.start import new_run
-from executor.model.run import END, Claim, Lease
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.interface import Received
-from infra.dynamodb import upgrade
-from planner.compile import compile_playbook
 
 RESULT_BYTES = 1024
 BEFORE = frozenset({"ReceiveMessage", "DeleteMessage"})

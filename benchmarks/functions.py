@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.executor.clients.aws import client
+from noetl.executor.engine.start import new_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.infra.build import MEGABYTE, build
+from noetl.planner.compile import compile_playbook
+
 from benchmarks import report
 from benchmarks.cost import chain, emulated
 from benchmarks.runtime import Runtime, running
-from executor.actions import catalogue
-from executor.clients.aws import client
-from executor.engine.start import new_run
-from executor.stores import open_store
-from executor.stores.dynamo.store import DynamoStore
-from infra.build import MEGABYTE, build
-from planner.compile import compile_playbook
 from tests.tools import environment
 
 RUNTIME = ("awslambdaric==4.2.2", "boto3")
@@ -38,12 +39,12 @@ STARTS: Sequence[tuple[str, str, str, str]] = (
     (
         "step",
         "imported",
-        "import executor.lambda_handler as it; it.load(); import executor.actions.set",
+        "import noetl.executor.lambda_handler as it; it.load(); import noetl.executor.actions.set",
         "import boto3",
     ),
-    ("step", "ready", "import executor.lambda_handler as it; it.prepare(); import executor.actions.set", CLIENTS),
-    ("api", "imported", "import api.lambda_handler as it; it.load()", "import fastapi, mangum, boto3"),
-    ("api", "ready", "import api.lambda_handler as it; it.prepare()", f"import fastapi, mangum; {CLIENTS}"),
+    ("step", "ready", "import noetl.executor.lambda_handler as it; it.prepare(); import noetl.executor.actions.set", CLIENTS),
+    ("api", "imported", "import noetl.api.lambda_handler as it; it.load()", "import fastapi, mangum, boto3"),
+    ("api", "ready", "import noetl.api.lambda_handler as it; it.prepare()", f"import fastapi, mangum; {CLIENTS}"),
 )
 """Each function with what its first message or request makes it import, and with its clients made, too; beside what it cannot
 do without.
@@ -125,7 +126,7 @@ def warm(folder: Path) -> list[report.Row]:
     with emulated() as queue:
         store = open_store()
         assert isinstance(store, DynamoStore)
-        with running(python, folder / "step", "executor.lambda_handler.step") as ours:
+        with running(python, folder / "step", "noetl.executor.lambda_handler.step") as ours:
             one, many = (_walk_seconds(ours, store, queue, steps) for steps in (1, CHAIN_STEPS))
         with running(python, folder / "bare", "bare.handle", AWS_DEFAULT_REGION="us-east-1") as bare:
             # The end of a run is a visit, too.

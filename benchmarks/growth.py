@@ -17,21 +17,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.run import Lease, RunStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sql.store import SqlStore
+from noetl.infra.migrations import upgrade
+from noetl.planner.compile import compile_playbook
+from noetl.planner.gc_control import collection_paused
+
 from benchmarks import report
 from benchmarks.floors import postgres_row
 from benchmarks.playbooks import fan_out, set_chain
 from benchmarks.speed import DURABLE, FOLDER, until_ended, working
-from executor.actions import catalogue
-from executor.engine.invocation import Walker
-from executor.engine.start import new_run
-from executor.model.run import Lease, RunStatus
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.interface import Store
-from executor.stores.sql.store import SqlStore
-from infra.migrations import upgrade
-from planner.compile import compile_playbook
-from planner.gc_control import collection_paused
 from tests.postgres import emptied, serving
 
 STEPS = 10_000

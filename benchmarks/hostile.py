@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.syntax.reader import MAX_BYTES
+from noetl.planner.templates import template as template_module
+
 from benchmarks import report
 from benchmarks.measure import seconds
 from benchmarks.playbooks import SHAPES
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.syntax.reader import MAX_BYTES
-from planner.templates import template as template_module
 
 OK = "{action: log, message: x}"
 

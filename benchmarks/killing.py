@@ -20,19 +20,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql.consistency import examine
+from noetl.infra.migrations import upgrade
+from noetl.planner.compile import compile_playbook
+from noetl.planner.plan import Plan
+
 from benchmarks import report
 from benchmarks.playbooks import set_chain
 from benchmarks.speed import DURABLE, FOLDER, worker
-from executor.actions import catalogue
-from executor.engine.start import new_run
-from executor.model.run import Run, RunStatus
-from executor.stores import open_store
-from executor.stores.interface import Store
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql.consistency import examine
-from infra.migrations import upgrade
-from planner.compile import compile_playbook
-from planner.plan import Plan
 from tests.postgres import emptied, serving
 
 LEASE_SECONDS = 5
@@ -192,7 +193,7 @@ def _worker(dsn: str) -> subprocess.Popen[str]:
 
 def _command(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from api.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments],
         env=os.environ | {"PYTHONPATH": str(FOLDER.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from planner.gc_control import collection_paused
+from noetl.planner.gc_control import collection_paused
 
 
 def seconds(act: Callable[[], object], repetitions: int, *, prepare: Callable[[], object] = lambda: None) -> float:

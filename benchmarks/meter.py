@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from executor.clients.aws import client
-from executor.stores.dynamo.attributes import item_of, size_of
+from noetl.executor.clients.aws import client
+from noetl.executor.stores.dynamo.attributes import item_of, size_of
 
 PRICES: Mapping[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text("utf-8"))
 

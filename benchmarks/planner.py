@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.plan import Plan
+from noetl.planner.program import template_uses
+from noetl.planner.syntax import reader
+from noetl.planner.templates import template as template_module
 
 from benchmarks.measure import seconds, seconds_without_collection
 from benchmarks.playbooks import SHAPES
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.plan import Plan
-from planner.program import template_uses
-from planner.syntax import reader
-from planner.templates import template as template_module
 
 SIZES = {100: 15, 1_000: 7, 10_000: 3}
 """Numbers of steps, and how often each is measured."""

@@ -21,20 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.run import RunStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.executor.worker import LOOK_SECONDS, Worker
+from noetl.infra.migrations import upgrade
+from noetl.planner.compile import compile_playbook
+from noetl.planner.plan import Plan
+
 from benchmarks import dbos, report
 from benchmarks.floors import postgres_row, sqlite_row
 from benchmarks.measure import work_seconds
 from benchmarks.playbooks import fan_out, set_chain
-from executor.actions import catalogue
-from executor.engine.start import new_run
-from executor.model.run import RunStatus
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.interface import Store
-from executor.worker import LOOK_SECONDS, Worker
-from infra.migrations import upgrade
-from planner.compile import compile_playbook
-from planner.plan import Plan
 from tests.postgres import emptied, serving
 
 STEPS = 1_000
@@ -215,7 +216,7 @@ def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[li
 
 def worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subprocess.Popen[str]:
     """A process that works on the store at the DSN, and begins to."""
-    command = [sys.executable, "-c", "from api.cli import main; main()", "worker", "--threads", str(threads)]
+    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "worker", "--threads", str(threads)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NOETL_")}
     environ |= {"NOETL_LEASE_SECONDS": f"{lease_seconds:g}", "PYTHONPATH": str(FOLDER.parent)}
     return subprocess.Popen([*command, "--store", dsn], env=environ, stderr=subprocess.PIPE, text=True)

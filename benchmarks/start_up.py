@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.measure import seconds
 
 REPETITIONS = 9
-EXECUTOR = "import executor.engine.invocation, executor.stores.sqlite.store"
+EXECUTOR = "import noetl.executor.engine.invocation, noetl.executor.stores.sqlite.store"
 
 
 def measure() -> list[dict[str, Any]]:

@@ -16,14 +16,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from executor.actions import catalogue
-from executor.engine.start import new_run
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.interface import Store
-from executor.worker import Worker
-from planner.compile import compile_playbook
-from planner.plan import Plan
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.executor.worker import Worker
+from noetl.planner.compile import compile_playbook
+from noetl.planner.plan import Plan
 
 RUNS = 10_000
 ITEMS = 100_000

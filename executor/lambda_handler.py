@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from executor.errors import ActionError, MessageError, SettingError, StoreError
-from executor.model.run import Claim, Lease, Run, RunStatus
-from executor.runtime.json_logs import ABOUT, log_as_json_lines
-from executor.stores import load_store, make_clients, open_store
-from planner.frozen import record
-from planner.gc_control import never_collected
+from noetl.executor.errors import ActionError, MessageError, SettingError, StoreError
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.stores import load_store, make_clients, open_store
+from noetl.planner.frozen import record
+from noetl.planner.gc_control import never_collected
 
 if TYPE_CHECKING:
-    from executor.engine.invocation import Walker
-    from executor.security.capabilities import Capabilities
-    from executor.stores.interface import QueuedStore
+    from noetl.executor.engine.invocation import Walker
+    from noetl.executor.security.capabilities import Capabilities
+    from noetl.executor.stores.interface import QueuedStore
 
 MARGIN_SECONDS = 2.0
 """What is left of an invocation for the commit of a step that took all of its time."""
@@ -124,7 +124,7 @@ class _Invocation:
     """One invocation: its messages are walked beside each other, all with the time that it has."""
 
     def __init__(self, warm: Warm, context: Context, tally: Tally, *, give_up: bool) -> None:
-        from executor.runtime.lease_keeper import Keeper
+        from noetl.executor.runtime.lease_keeper import Keeper
 
         self._warm = warm
         self._tally = tally
@@ -166,7 +166,7 @@ class _Invocation:
 
     def _is_left(self, body: str) -> bool:
         """Walk what the text of a message tells of, and what follows while there is time; whether somebody else has it."""
-        from executor.stores.interface import Received
+        from noetl.executor.stores.interface import Received
 
         walker = self._walker()
         found = self._warm.store.claim_message(body, walker.lease, time.time(), give_up=self._give_up)
@@ -180,7 +180,7 @@ class _Invocation:
         return found is Received.HELD
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
-        from executor.model.tracing import trace_id
+        from noetl.executor.model.tracing import trace_id
 
         ABOUT.set(
             {
@@ -197,8 +197,8 @@ class _Invocation:
             self._tally.add("Steps")
 
     def _walker(self) -> Walker:
-        from executor.engine.invocation import Walker
-        from executor.model.worker_identity import process_name
+        from noetl.executor.engine.invocation import Walker
+        from noetl.executor.model.worker_identity import process_name
 
         walks_on_until = self._started + self._seconds * WALKS_ON_FOR
         return Walker(
@@ -233,7 +233,7 @@ def load() -> None:
     garbage.
     """
     with never_collected():
-        import executor.runtime.lease_keeper  # noqa: F401
+        import noetl.executor.runtime.lease_keeper  # noqa: F401
 
         load_store()
 
@@ -253,8 +253,8 @@ def _warm() -> Warm:
         SettingError: a setting is missing, or cannot be used.
         StoreError: the store cannot be opened.
     """
-    from executor.security.capabilities import for_service
-    from executor.worker import lease_seconds, public_url
+    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.worker import lease_seconds, public_url
 
     url = os.environ.get("NOETL_STORE")
     if not url:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from executor.engine.external import FindPlaybook
-from executor.engine.invocation import Walker
-from executor.errors import SettingError, StoreError
-from executor.model.run import SERVICE, Lease, Run
-from executor.model.worker_identity import process_name
-from executor.runtime.lease_keeper import Keeper
-from executor.security.capabilities import Capabilities
-from executor.stores.interface import Store
+from noetl.executor.engine.external import FindPlaybook
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.run import SERVICE, Lease, Run
+from noetl.executor.model.worker_identity import process_name
+from noetl.executor.runtime.lease_keeper import Keeper
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.stores.interface import Store
 
 IDLE_SECONDS = 0.5
 """How long a thread waits for news before it asks the store, where another process may have written."""

@@ -86,14 +86,13 @@ def build(package: str, folder: Path, *, python: str, architecture: str) -> tupl
     is_same = python == f"{sys.version_info.major}.{sys.version_info.minor}"
     if is_same:
         _compile(folder, instead=True)
-    for name in made.ours:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    for name, target in (("noetl", folder / "noetl"), *((name, folder / "noetl" / name) for name in made.ours)):
+        shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for part in made.without:
-        shutil.rmtree(folder / part)
+        shutil.rmtree(folder / "noetl" / part)
     _describe(folder)
     if is_same:
-        for name in made.ours:
-            _compile(folder / name)
+        _compile(folder / "noetl")
     else:
         print(f"This is not Python {python}, so the function compiles its modules whenever it starts.", file=sys.stderr)
     return sizes(folder)

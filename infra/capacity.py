@@ -1,7 +1,7 @@
 """What a rate of runs takes of an AWS account: invocations at once, units of DynamoDB, messages, dollars; and which limit comes
 first.
 
-    python -m infra.capacity FILE --runs-per-second 50 [--step-seconds 0.05] [--memory 256] [--result-bytes 1024]
+    python -m noetl.infra.capacity FILE --runs-per-second 50 [--step-seconds 0.05] [--memory 256] [--result-bytes 1024]
 
 The units of a run are what `python -m benchmarks.cost` and runs in an emulator have counted, and quotas and prices those that
 AWS publishes as defaults (us-east-1): an estimate to plan with. A step counts as an invocation of its own; where steps are
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS, SHARDS
-from planner.plan import Plan
+from noetl.executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS, SHARDS
+from noetl.planner.plan import Plan
 
 RUN_WRITES, RUN_READS = 16.0, 9.0
 """Units for the beginning and the end of a run."""
@@ -228,8 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _shape(file: Path) -> Shape:
-    from executor.actions import catalogue
-    from planner.compile import compile_playbook
+    from noetl.executor.actions import catalogue
+    from noetl.planner.compile import compile_playbook
 
     try:
         plan = compile_playbook(file.read_bytes(), catalogue()).plan

@@ -1,6 +1,6 @@
 """What must hold of `template.yaml`, as AWS sees it after the transformation of SAM.
 
-    python -m infra.checks [template.yaml]
+    python -m noetl.infra.checks [template.yaml]
 
 Each check is a function that says in sentences what is wrong. AWS refuses some of these at a deployment, forgets about others
 until there is load, and takes a few for what was meant.

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from executor.clients.aws import client, translated
-from executor.errors import ActionError, StoreError
-from executor.stores.dynamo.store import SCHEMA_VERSION
+from noetl.executor.clients.aws import client, translated
+from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.stores.dynamo.store import SCHEMA_VERSION
 
 DEFINITION = Path(__file__).parent / "dynamodb.json"
 TIME_TO_LIVE = "expires"

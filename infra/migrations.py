@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import psycopg
-
-from executor.errors import SchemaError
-from executor.stores.postgres.address import conninfo_of, failure_of
+from noetl.executor.errors import SchemaError
+from noetl.executor.stores.postgres.address import conninfo_of, failure_of
 
 FOLDER = Path(__file__).parent / "postgres"
 _APPLIED = """

@@ -2,7 +2,7 @@
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; everything else on a page is left alone.
 
-    python -m infra.reference
+    python -m noetl.infra.reference
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from executor.actions import _formats, _process, action, catalogue, file, http, python
-from executor.clients import egress
-from executor.engine import external, start, work_context
-from executor.model import memory_budget
-from executor.security import redaction
-from executor.stores.sql import store as sql_store
-from executor.stores.sql import waits as sql_waits
-from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner.catalogue import ActionDeclaration, Parameter, Sink
-from planner.diagnostics import diagnostic
-from planner.diagnostics.codes import CODES
-from planner.diagnostics.wording import listed, ticked
-from planner.kinds import either
-from planner.program import template_uses
-from planner.syntax import limits, models, names, reader
-from planner.syntax import parser as playbook_parser
-from planner.syntax.json_schema import json_schema
-from planner.templates import budget, filters, sandbox
-from planner.templates import parser as template_parser
+from noetl.executor.actions import _formats, _process, action, catalogue, file, http, python
+from noetl.executor.clients import egress
+from noetl.executor.engine import external, start, work_context
+from noetl.executor.model import memory_budget
+from noetl.executor.security import redaction
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql import waits as sql_waits
+from noetl.infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
+from noetl.planner.diagnostics import diagnostic
+from noetl.planner.diagnostics.codes import CODES
+from noetl.planner.diagnostics.wording import listed, ticked
+from noetl.planner.kinds import either
+from noetl.planner.program import template_uses
+from noetl.planner.syntax import limits, models, names, reader
+from noetl.planner.syntax import parser as playbook_parser
+from noetl.planner.syntax.json_schema import json_schema
+from noetl.planner.templates import budget, filters, sandbox
+from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/language.md", "docs/actions.md")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from planner.syntax import models
+from noetl.planner.syntax import models
 
 CONSTRUCTS: dict[str, type[models.Model]] = {
     "playbook": models.Playbook,

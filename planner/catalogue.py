@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 
 class Sink(StrEnum):

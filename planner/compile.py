@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.catalogue import Catalogue
-from planner.checks.actions import check_actions
-from planner.checks.control_flow import check_control_flow
-from planner.checks.expressions import check_expressions
-from planner.checks.guards import check_guards
-from planner.checks.idempotency import check_repetition
-from planner.checks.inputs import check_inputs
-from planner.checks.name_usage import check_meanings
-from planner.checks.names import check_names
-from planner.checks.references import check_data_flow
-from planner.checks.timing import check_timing
-from planner.checks.types import check_shapes
-from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
-from planner.gc_control import collection_paused
-from planner.lower import lower
-from planner.plan import Plan
-from planner.program.program import Subject
-from planner.program.template_uses import find_uses
-from planner.syntax.parser import parse
-from planner.syntax.reader import read
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.checks.actions import check_actions
+from noetl.planner.checks.control_flow import check_control_flow
+from noetl.planner.checks.expressions import check_expressions
+from noetl.planner.checks.guards import check_guards
+from noetl.planner.checks.idempotency import check_repetition
+from noetl.planner.checks.inputs import check_inputs
+from noetl.planner.checks.name_usage import check_meanings
+from noetl.planner.checks.names import check_names
+from noetl.planner.checks.references import check_data_flow
+from noetl.planner.checks.timing import check_timing
+from noetl.planner.checks.types import check_shapes
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from noetl.planner.gc_control import collection_paused
+from noetl.planner.lower import lower
+from noetl.planner.plan import Plan
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import find_uses
+from noetl.planner.syntax.parser import parse
+from noetl.planner.syntax.reader import read
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_names,

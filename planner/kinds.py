@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.catalogue import Kind
+from noetl.planner.catalogue import Kind
 
 WORDS = {
     Kind.STRING: "text",

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import networkx as nx
-
-from planner.catalogue import Kind
-from planner.checks.references import inferred_inputs
-from planner.dataflow.liveness import (
+from noetl.planner.catalogue import Kind
+from noetl.planner.checks.references import inferred_inputs
+from noetl.planner.dataflow.liveness import (
     MAX_HANDED,
     SAVE_TOGETHER,
     TOO_MANY,
@@ -18,18 +17,31 @@ from planner.dataflow.liveness import (
     names_handed_on,
     names_in_turns,
 )
-from planner.graph.joins import ROOT
-from planner.graph.visit_bounds import most_visits
-from planner.guards.coverage import is_error_aware
-from planner.plan import MOST_COUNTED, ONCE, Action, Header, Input, Join, Loop, Plan, Repeat, Retry, TaskCall, Work
-from planner.plan import Case as PlanCase
-from planner.plan import Step as PlanStep
-from planner.plan import Task as PlanTask
-from planner.program.program import Subject
-from planner.program.template_uses import Place, Use
-from planner.syntax import models
-from planner.syntax.entries import called_tasks, saved_names
-from planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
+from noetl.planner.graph.joins import ROOT
+from noetl.planner.graph.visit_bounds import most_visits
+from noetl.planner.guards.coverage import is_error_aware
+from noetl.planner.plan import (
+    MOST_COUNTED,
+    ONCE,
+    Action,
+    Header,
+    Input,
+    Join,
+    Loop,
+    Plan,
+    Repeat,
+    Retry,
+    TaskCall,
+    Work,
+)
+from noetl.planner.plan import Case as PlanCase
+from noetl.planner.plan import Step as PlanStep
+from noetl.planner.plan import Task as PlanTask
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.syntax import models
+from noetl.planner.syntax.entries import called_tasks, saved_names
+from noetl.planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 
 
 def lower(subject: Subject) -> Plan | None:

@@ -1,7 +1,7 @@
 """The compiled playbook: plain data that the executor walks, identified by the hash of its content.
 
 Standard library only: the executor imports this at start-up. Templates are kept as text; who needs their
-value parses them with `planner.templates.template`, which caches.
+value parses them with `noetl.planner.templates.template`, which caches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 FORMAT = 1
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from executor.actions import catalogue, handler
-from executor.actions.action import Call
-from executor.engine.rendering import render_parameters
-from executor.security.capabilities import Capabilities, for_local_run
+from noetl.executor.actions import catalogue, handler
+from noetl.executor.actions.action import Call
+from noetl.executor.engine.rendering import render_parameters
+from noetl.executor.security.capabilities import Capabilities, for_local_run
 
 LOCAL = for_local_run(Path.cwd())
 

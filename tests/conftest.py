@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-from executor.stores.sqlite.store import SqliteStore
+from noetl.executor.stores.sqlite.store import SqliteStore
 
 pytest_plugins = ("tests.aws", "tests.postgres")
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from executor.model.ids import derived_id
-from executor.model.outcome import Outcome, Pause, error_record
-from executor.model.run import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
-from executor.model.transition import GuardFailed, arrive, choose, next_in_line, pause, refusal, settle
-from planner.plan import Case, Plan
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.outcome import Outcome, Pause, error_record
+from noetl.executor.model.run import Branch, Commit, Failure, Progress, RunStatus, Visit, VisitStatus
+from noetl.executor.model.transition import GuardFailed, arrive, choose, next_in_line, pause, refusal, settle
+from noetl.planner.plan import Case, Plan
 
 MAX_STATES = 60_000
 Deed = tuple[str, int]

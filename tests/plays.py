@@ -10,17 +10,17 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from executor.actions import catalogue
-from executor.engine.invocation import Walker
-from executor.engine.start import corrected, new_run
-from executor.model.events import Event
-from executor.model.registry import Playbook
-from executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
-from executor.security.capabilities import for_local_run
-from executor.stores.interface import Store
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.plan import Plan
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.model.events import Event
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores.interface import Store
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.plan import Plan
 
 LEASE_SECONDS = 30.0
 MOST_ROUNDS = 2000

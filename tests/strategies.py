@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
-
-from planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import Flow
 
 Chances = Mapping[str, Sequence[int]]
 """For each step a number for each of its visits, which says how its rule goes."""

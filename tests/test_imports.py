@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-STARTED = "executor.engine.invocation", "executor.worker", "executor.stores.sqlite.store", "executor.actions"
+STARTED = (
+    "noetl.executor.engine.invocation",
+    "noetl.executor.worker",
+    "noetl.executor.stores.sqlite.store",
+    "noetl.executor.actions",
+)
 SLOW = ("networkx", "pydantic", "fastapi", "yaml", "httpx", "psycopg", "rich", "typer", "boto3", "uvicorn", "regex")
 
 
@@ -29,11 +34,11 @@ def test_the_executor_starts_without(package: str, loaded: set[str]) -> None:
 
 
 def test_what_was_loaded_is_seen(loaded: set[str]) -> None:
-    assert {"executor", "jinja2", "sqlite3"} <= loaded
-    assert {"networkx", "pydantic", "yaml"} <= loaded_by("planner.compile")
+    assert {"noetl", "jinja2", "sqlite3"} <= loaded
+    assert {"networkx", "pydantic", "yaml"} <= loaded_by("noetl.planner.compile")
 
 
 def test_the_service_starts_without_the_shapes_of_its_answers() -> None:
-    program = "import sys, api.app; print('api.http.schemas' in sys.modules)"
+    program = "import sys, noetl.api.app; print('noetl.api.http.schemas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from infra.environment import main as make_environment
+from noetl.infra.environment import main as make_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 

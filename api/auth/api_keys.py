@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Iterable
 
-from executor.model.registry import Key
+from noetl.executor.model.registry import Key
 
 SCOPES = ("read", "run", "admin")
 """What a caller may do. Each includes those before it: look; start, cancel and resume runs; change the registry."""

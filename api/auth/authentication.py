@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from api.auth.api_keys import SCOPES, id_of, is_valid
-from api.auth.jwt import Tokens
-from api.http.problems import unauthenticated
-from api.service.runs import DEFAULT_TENANT
-from executor.errors import StoreError
-from executor.stores.interface import Store
+from noetl.api.auth.api_keys import SCOPES, id_of, is_valid
+from noetl.api.auth.jwt import Tokens
+from noetl.api.http.problems import unauthenticated
+from noetl.api.service.runs import DEFAULT_TENANT
+from noetl.executor.errors import StoreError
+from noetl.executor.stores.interface import Store
 
 MAX_CREDENTIALS = 8 * 1024
 LOOK_AGAIN_SECONDS = 2.0

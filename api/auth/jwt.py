@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
-from api.auth.api_keys import is_tenant
-from api.auth.loopback import is_loopback
-from api.http.problems import Problem
-from executor.errors import SettingError
+from noetl.api.auth.api_keys import is_tenant
+from noetl.api.auth.loopback import is_loopback
+from noetl.api.http.problems import Problem
+from noetl.executor.errors import SettingError
 
 if TYPE_CHECKING:
     from jwt import PyJWK
@@ -153,7 +153,7 @@ class Tokens:
 
 
 def _not_believed(why: str) -> Problem:
-    from api.http.problems import unauthenticated
+    from noetl.api.http.problems import unauthenticated
 
     return unauthenticated(f"The token is not valid: {why}.")
 

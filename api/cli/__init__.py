@@ -9,10 +9,10 @@ def main() -> None:
     """Run the command that the arguments name, and leave the interpreter with its exit code."""
     try:
         # It takes a moment to load, and may be asked to end meanwhile.
-        from api.cli.app import run_app
+        from noetl.api.cli.app import run_app
 
         run_app()
     except KeyboardInterrupt:
-        from api.cli.display.console import INTERRUPTED
+        from noetl.api.cli.display.console import INTERRUPTED
 
         sys.exit(INTERRUPTED)

@@ -7,18 +7,17 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
-
-from api.cli.commands import db, keys, runs
-from api.cli.commands.check import check
-from api.cli.commands.doctor import doctor
-from api.cli.commands.explain import explain
-from api.cli.commands.plan import plan
-from api.cli.commands.run import run
-from api.cli.commands.schema import schema
-from api.cli.commands.serve import serve
-from api.cli.commands.submit import submit
-from api.cli.commands.worker import worker
-from api.cli.display.console import FAILED, MISUSED, RefusalError, say, write
+from noetl.api.cli.commands import db, keys, runs
+from noetl.api.cli.commands.check import check
+from noetl.api.cli.commands.doctor import doctor
+from noetl.api.cli.commands.explain import explain
+from noetl.api.cli.commands.plan import plan
+from noetl.api.cli.commands.run import run
+from noetl.api.cli.commands.schema import schema
+from noetl.api.cli.commands.serve import serve
+from noetl.api.cli.commands.submit import submit
+from noetl.api.cli.commands.worker import worker
+from noetl.api.cli.display.console import FAILED, MISUSED, RefusalError, say, write
 
 app = typer.Typer(
     name="noetl",
@@ -87,7 +86,7 @@ def run_app() -> NoReturn:
 
 def _report(error: Exception) -> int:
     """Say what went wrong, and answer with the exit code."""
-    from executor.errors import RejectedError, SettingError, StoreError
+    from noetl.executor.errors import RejectedError, SettingError, StoreError
 
     if isinstance(error, RefusalError):
         for sentence in str(error).split("\n"):

@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from api.cli.display.console import FAILED, RefusalError, say
-from executor.model.json_values import read_json
+from noetl.api.cli.display.console import FAILED, RefusalError, say
+from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
-    from executor.model.run import Run, WaitKey
-    from executor.stores.interface import Store
+    from noetl.executor.model.run import Run, WaitKey
+    from noetl.executor.stores.interface import Store
 
 _HTTP_SECONDS = 30.0
 _TAKEN_UP_SECONDS = 1.5
@@ -80,8 +80,8 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
     Raises:
         RefusalError: nobody waits for it, or another answer came before.
     """
-    from executor.engine.external import hash_of
-    from executor.errors import RejectedError
+    from noetl.executor.engine.external import hash_of
+    from noetl.executor.errors import RejectedError
 
     try:
         if heartbeat:
@@ -96,8 +96,8 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
 
 
 def _say_how_it_goes_on(store: Store, key: WaitKey) -> None:
-    from api.cli.local.run_to_end import is_abandoned
-    from api.service.runs import DEFAULT_TENANT
+    from noetl.api.cli.local.run_to_end import is_abandoned
+    from noetl.api.service.runs import DEFAULT_TENANT
 
     run = store.run(DEFAULT_TENANT, key.run_id)
     if run is None or run.origin != "local" or run.status.is_final:

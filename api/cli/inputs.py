@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from api.cli.display.console import RefusalError
-from executor.model.json_values import read_json
+from noetl.api.cli.display.console import RefusalError
+from noetl.executor.model.json_values import read_json
 
 
 def read_file(file: str) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def read_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]
 
 def _value(text: str, type_: str) -> Any:
     """Text for a `string` is taken as it stands; so `-i zip=01234` keeps its zero."""
-    from planner.diagnostics.diagnostic import Diagnostics
-    from planner.syntax.reader import read
-    from planner.syntax.scalars import resolve
+    from noetl.planner.diagnostics.diagnostic import Diagnostics
+    from noetl.planner.syntax.reader import read
+    from noetl.planner.syntax.scalars import resolve
 
     if type_ == "string":
         return text

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from api.cli.display.console import FAILED, RefusalError, show
+from noetl.api.cli.display.console import FAILED, RefusalError, show
 
 if TYPE_CHECKING:
-    from planner.compile import Compilation
-    from planner.diagnostics.render import Checked
-    from planner.plan import Plan
+    from noetl.planner.compile import Compilation
+    from noetl.planner.diagnostics.render import Checked
+    from noetl.planner.plan import Plan
 
 
 class Target(StrEnum):
@@ -60,8 +59,8 @@ def read_source(file: str) -> Source:
 
 def compile_source(source: Source, target: str | None = None) -> Compilation:
     """The source compiled for the actions that this installation has, and for the target it is to run on, if given."""
-    from executor.actions import catalogue
-    from planner.compile import compile_playbook
+    from noetl.executor.actions import catalogue
+    from noetl.planner.compile import compile_playbook
 
     return compile_playbook(source.content, catalogue(), target)
 
@@ -72,8 +71,8 @@ def compiled_plan(source: Source, *, quiet: bool = False, target: str | None = N
     Raises:
         RefusalError: the playbook has errors.
     """
-    from planner.diagnostics.codes import Severity
-    from planner.diagnostics.render import full, summary
+    from noetl.planner.diagnostics.codes import Severity
+    from noetl.planner.diagnostics.render import full, summary
 
     compilation = compile_source(source, target)
     checked = [found(source, compilation)]
@@ -89,6 +88,6 @@ def compiled_plan(source: Source, *, quiet: bool = False, target: str | None = N
 
 def found(source: Source, compilation: Compilation) -> Checked:
     """The source with what was found in it, to be reported."""
-    from planner.diagnostics.render import Checked
+    from noetl.planner.diagnostics.render import Checked
 
     return Checked(source.file, source.text, compilation.diagnostics)

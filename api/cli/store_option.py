@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from executor.stores.interface import Store
+    from noetl.executor.stores.interface import Store
 
 StoreOption = Annotated[
     str | None,
@@ -22,7 +22,7 @@ StoreOption = Annotated[
 @contextmanager
 def opened(url: str | None, *, create: bool = True) -> Iterator[Store]:
     """The store at the URL, or that of the environment, for the time of a command."""
-    from executor.stores import open_store
+    from noetl.executor.stores import open_store
 
     store = open_store(url, create=create)
     try:

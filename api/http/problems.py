@@ -10,16 +10,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from noetl.api.http.responses import JSON
+from noetl.api.service.errors import NotFoundError, PlaybookError
+from noetl.executor.engine.external import CALLBACKS
+from noetl.executor.errors import RejectedError, SettingError, StoreError
+from noetl.executor.security.redaction import STARS
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from api.http.responses import JSON
-from api.service.errors import NotFoundError, PlaybookError
-from executor.engine.external import CALLBACKS
-from executor.errors import RejectedError, SettingError, StoreError
-from executor.security.redaction import STARS
 
 _log = logging.getLogger("noetl.api")
 

@@ -12,9 +12,8 @@ from email.message import Message
 from typing import Any, NoReturn
 
 from fastapi import Request
-
-from api.http.problems import Problem
-from planner.diagnostics.diagnostic import suggest
+from noetl.api.http.problems import Problem
+from noetl.planner.diagnostics.diagnostic import suggest
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100

@@ -20,7 +20,7 @@ class JSON(JSONResponse):
 
 
 def shaped(name: str, *texts: str, media_type: str = "application/json") -> dict[str, Any]:
-    """How a route describes a body that has the shape of that name in `api.http.schemas`, or is a text of one of these media types.
+    """How a route describes a body that has the shape of that name in `noetl.api.http.schemas`, or is a text of one of these media types.
     The shapes themselves are made when somebody asks for the description.
     """
     content = {media_type: {"schema": {"$ref": REFERENCE.format(model=name)}}}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Literal
 
+from noetl.api.http.responses import REFERENCE
 from pydantic import BaseModel, ConfigDict, JsonValue
 from pydantic.json_schema import models_json_schema
-
-from api.http.responses import REFERENCE
 
 
 class _Answer(BaseModel):

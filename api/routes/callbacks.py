@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from noetl.api.http.requests import read_answer
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, ForAll
+from noetl.executor.engine.external import CALLBACKS
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-
-from api.http.requests import read_answer
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, ForAll
-from executor.engine.external import CALLBACKS
 
 router = APIRouter(prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON)
 

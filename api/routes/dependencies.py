@@ -9,15 +9,14 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from noetl.api.context import Shared
+from noetl.api.http.problems import not_allowed, unauthenticated
+from noetl.api.http.responses import shaped
+from noetl.api.middleware import caller_of
+from noetl.api.service.runs import Service
+from noetl.executor.model.run import Run
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
-
-from api.context import Shared
-from api.http.problems import not_allowed, unauthenticated
-from api.http.responses import shaped
-from api.middleware import caller_of
-from api.service.runs import Service
-from executor.model.run import Run
 
 RETRY_AFTER = {"Retry-After": "1"}
 

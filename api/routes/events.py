@@ -9,15 +9,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from noetl.api.http.problems import Problem
+from noetl.api.http.requests import accepts, known_query
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, ToRead, is_stopping
+from noetl.api.service.runs import EVENTS_PER_PAGE, Service
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
-
-from api.http.problems import Problem
-from api.http.requests import accepts, known_query
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, ToRead, is_stopping
-from api.service.runs import EVENTS_PER_PAGE, Service
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 from fastapi import APIRouter, Request
+from noetl.api.graphviz import NoGraphvizError, image
+from noetl.api.http.problems import Problem
+from noetl.api.http.requests import known_query
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, ToRead
 from starlette.responses import Response
-
-from api.graphviz import NoGraphvizError, image
-from api.http.problems import Problem
-from api.http.requests import known_query
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, ToRead
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 
@@ -31,7 +30,7 @@ class GraphFormat(StrEnum):
 )
 def graph(workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG) -> Response:
     """The plan with the run's states on it: a picture, Mermaid text, or the graph as JSON."""
-    from planner.draw import dot, mermaid
+    from noetl.planner.draw import dot, mermaid
 
     known_query(request, ("format",))
     plan = service.plan(workflow_id)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends
+from noetl.api.http.responses import JSON
+from noetl.api.routes.dependencies import ForAll, anyone
 from starlette.responses import Response
-
-from api.http.responses import JSON
-from api.routes.dependencies import ForAll, anyone
 
 router = APIRouter(tags=["health"], default_response_class=JSON)
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
+from noetl.api.http.requests import Reference, read_submission
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, ToRead
+from noetl.api.routes.workflows import SUBMISSION
+from noetl.api.service.errors import PlaybookError
+from noetl.api.service.runs import Service
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.http.requests import Reference, read_submission
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, ToRead
-from api.routes.workflows import SUBMISSION
-from api.service.errors import PlaybookError
-from api.service.runs import Service
-
 if TYPE_CHECKING:
-    from planner.compile import Compilation
+    from noetl.planner.compile import Compilation
 
 router = APIRouter(tags=["plans"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
+from noetl.api.http.requests import known_query, read_playbook
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, ToAdminister, ToRead
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-
-from api.http.requests import known_query, read_playbook
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, ToAdminister, ToRead
 
 router = APIRouter(prefix="/playbooks", tags=["playbooks"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -7,11 +7,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
-
-from api.http.problems import Problem
-from api.http.requests import (
+from noetl.api.http.problems import Problem
+from noetl.api.http.requests import (
     Reference,
     Resumption,
     Submission,
@@ -21,11 +18,13 @@ from api.http.requests import (
     read_resumption,
     read_submission,
 )
-from api.http.responses import JSON, shaped
-from api.routes.dependencies import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
-from api.service.runs import Service, result_of, summary_of
-from executor.model.run import Run, RunStatus
-from executor.model.tracing import read_traceparent
+from noetl.api.http.responses import JSON, shaped
+from noetl.api.routes.dependencies import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
+from noetl.api.service.runs import Service, result_of, summary_of
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.tracing import read_traceparent
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # The compiler is loaded for the first playbook: most requests of a function that starts anew need none.
-    from planner.diagnostics.diagnostic import Diagnostic
+    from noetl.planner.diagnostics.diagnostic import Diagnostic
 
 
 class PlaybookError(Exception):

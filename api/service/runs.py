@@ -13,21 +13,21 @@ from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from api.service.errors import NotFoundError, PlaybookError
-from api.service.step_status import step_statuses
-from executor.engine.external import hash_of
-from executor.errors import RejectedError
-from executor.model.events import timestamp
-from executor.model.registry import Playbook
-from executor.model.run import Run, RunStatus
-from executor.stores.interface import Store
-from planner.catalogue import Catalogue
-from planner.diagnostics.diagnostic import suggest
-from planner.plan import Header, Plan, canonical
+from noetl.api.service.errors import NotFoundError, PlaybookError
+from noetl.api.service.step_status import step_statuses
+from noetl.executor.engine.external import hash_of
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.diagnostics.diagnostic import suggest
+from noetl.planner.plan import Header, Plan, canonical
 
 if TYPE_CHECKING:
     # The compiler is loaded for the first playbook: most requests of a function that starts anew need none.
-    from planner.compile import Compilation
+    from noetl.planner.compile import Compilation
 
 DEFAULT_TENANT = "default"
 EVENTS_PER_PAGE = 1000
@@ -153,7 +153,7 @@ class Service:
             RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`, or `idempotency_key_reused` by another
                 request.
         """
-        from executor.engine.start import restarted
+        from noetl.executor.engine.start import restarted
 
         run = self.run(run_id)
         names = self._step_names(run.plan_hash)
@@ -286,7 +286,7 @@ class Service:
         if input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without"
             raise RejectedError("not_ended", message)
-        from executor.engine.start import corrected
+        from noetl.executor.engine.start import corrected
 
         header = self._store.plan_header(run.plan_hash)
         now = self._clock()
@@ -390,7 +390,7 @@ class Service:
         The id of a run that is started with a key follows from key and request, so that it is found before the plan is
         looked for.
         """
-        from executor.engine.start import new_run
+        from noetl.executor.engine.start import new_run
 
         run_id = idempotency = None
         if idempotency_key is not None:
@@ -427,7 +427,7 @@ class Service:
         return found
 
     def _compile(self, text: str | bytes) -> Compilation:
-        from planner.compile import compile_playbook
+        from noetl.planner.compile import compile_playbook
 
         return compile_playbook(text, self._catalogue)
 
@@ -469,7 +469,7 @@ def _check_addressable(what: str, text: str) -> None:
     Raises:
         RejectedError: `invalid_name` otherwise.
     """
-    from planner.syntax.names import MAX_NAME, is_name
+    from noetl.planner.syntax.names import MAX_NAME, is_name
 
     if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor.model.events import timestamp
-from executor.model.outcome import Outcome
-from executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
 
 
 def step_statuses(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+
 from benchmarks import report
 from benchmarks.checks import agreement, mutants
 from benchmarks.checks.chance import by_chance
 from benchmarks.checks.corpus import Sound, written
 from benchmarks.checks.generator import generated
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
 
 RESULTS = Path(__file__).parents[1] / "checks.json"
 

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.plan import MOST_COUNTED, Plan
+
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import Explored, explored
 from benchmarks.checks.places import Places
 from benchmarks.checks.samples import MOST_BEGINNINGS
 from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostic
-from planner.plan import MOST_COUNTED, Plan
 
 NOT_ABOUT_RUNS = frozenset(
     [

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from executor.actions import catalogue
-from planner.compile import compile_playbook
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 8_000

@@ -17,24 +17,25 @@ from itertools import combinations
 from typing import Any, Self, cast
 from unittest.mock import patch
 
+from noetl.executor.actions import catalogue, handler
+from noetl.executor.actions.action import Call
+from noetl.executor.engine import attempts, loop, perform
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.rendering import render_parameters
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.json_values import write_json
+from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
+from noetl.executor.model.sql import Bind, Sql
+from noetl.executor.model.transition import MAX_CLAIMS, ending
+from noetl.executor.security.capabilities import for_service
+from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.plan import MOST_COUNTED, Action, Header, Loop, Plan, Step, Task, Work
+from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse
+
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
-from executor.actions import catalogue, handler
-from executor.actions.action import Call
-from executor.engine import attempts, loop, perform
-from executor.engine.invocation import Walker
-from executor.engine.rendering import render_parameters
-from executor.engine.start import new_run
-from executor.errors import ActionError, RejectedError
-from executor.model.json_values import write_json
-from executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
-from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
-from executor.model.sql import Bind, Sql
-from executor.model.transition import MAX_CLAIMS, ending
-from executor.security.capabilities import for_service
-from executor.stores.interface import Store
-from planner.catalogue import ActionDeclaration
-from planner.plan import MOST_COUNTED, Action, Header, Loop, Plan, Step, Task, Work
-from planner.templates.template import EvaluationError, Lookup, has_template, parse
 from tests.exploration import Explorer, World
 
 MOST_WORLDS = 2_000

@@ -10,18 +10,18 @@ from random import Random
 from typing import Any
 
 import yaml
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from noetl.planner.plan import Case, Plan
+from noetl.planner.syntax.reader import read
 
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import Explored, explored
 from benchmarks.checks.operators import OPERATORS, Change
 from benchmarks.checks.places import Place, Places
 from benchmarks.checks.unchecked import NoPlan, dangling, unchecked_plan
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
-from planner.plan import Case, Plan
-from planner.syntax.reader import read
 
 Data = dict[str, Any]
 

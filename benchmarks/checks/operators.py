@@ -12,10 +12,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from noetl.executor.actions import catalogue
+from noetl.planner.catalogue import Kind, Sink
+from noetl.planner.plan import Plan
+
 from benchmarks.checks.places import Path, Place, Places
-from executor.actions import catalogue
-from planner.catalogue import Kind, Sink
-from planner.plan import Plan
 
 Data = dict[str, Any]
 Where = Callable[[Places], Iterator[Place]]

@@ -13,14 +13,13 @@ from itertools import islice, product
 from typing import Any
 
 from jinja2 import nodes
-
-from executor.actions import catalogue
-from planner.catalogue import ActionDeclaration, Kind
-from planner.kinds import is_of_kind
-from planner.plan import Action, Input, Loop, Plan, Step, TaskCall, Work, action_from_json
-from planner.templates.access_paths import access_of, children_of
-from planner.templates.parser import syntax_of
-from planner.templates.template import TemplateProblem, has_template, parse
+from noetl.executor.actions import catalogue
+from noetl.planner.catalogue import ActionDeclaration, Kind
+from noetl.planner.kinds import is_of_kind
+from noetl.planner.plan import Action, Input, Loop, Plan, Step, TaskCall, Work, action_from_json
+from noetl.planner.templates.access_paths import access_of, children_of
+from noetl.planner.templates.parser import syntax_of
+from noetl.planner.templates.template import TemplateProblem, has_template, parse
 
 MOST_VARIANTS = 6
 MOST_BEGINNINGS = 64

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from executor.actions import catalogue
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.lower import _Lowering
-from planner.plan import MOST_COUNTED, Plan
-from planner.program.program import Subject
-from planner.program.template_uses import find_uses
-from planner.syntax.models import Entry
-from planner.syntax.parser import parse
-from planner.syntax.reader import read
+from noetl.executor.actions import catalogue
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.lower import _Lowering
+from noetl.planner.plan import MOST_COUNTED, Plan
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import find_uses
+from noetl.planner.syntax.models import Entry
+from noetl.planner.syntax.parser import parse
+from noetl.planner.syntax.reader import read
 
 
 class NoPlan(Exception):

@@ -13,13 +13,13 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from executor.errors import SettingError
-from planner.catalogue import ActionDeclaration, Catalogue
+from noetl.executor.errors import SettingError
+from noetl.planner.catalogue import ActionDeclaration, Catalogue
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from executor.actions.action import ActionModule, Call
+    from noetl.executor.actions.action import ActionModule, Call
 
 ENTRY_POINTS = "noetl.actions"
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from executor.actions._servers import Server, parsed, unreachable, vetted
-from executor.actions.action import Call
-from executor.clients.egress import CONNECT_SECONDS
-from executor.errors import ActionError
+from noetl.executor.actions._servers import Server, parsed, unreachable, vetted
+from noetl.executor.actions.action import Call
+from noetl.executor.clients.egress import CONNECT_SECONDS
+from noetl.executor.errors import ActionError
 
 if TYPE_CHECKING:
     import psycopg

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from executor.actions._connections import limit_time
-from executor.actions._files import allowed_folder, failed, inside, of_system, reader, replacement
-from executor.actions._formats import FormatError, header_names
-from executor.actions._postgres_values import bound, quoted
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.sql import Bind, Sql
-from planner.lexers.sql import SqlLexer
+from noetl.executor.actions._connections import limit_time
+from noetl.executor.actions._files import allowed_folder, failed, inside, of_system, reader, replacement
+from noetl.executor.actions._formats import FormatError, header_names
+from noetl.executor.actions._postgres_values import bound, quoted
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.sql import Bind, Sql
+from noetl.planner.lexers.sql import SqlLexer
 
 if TYPE_CHECKING:
-    from executor.actions._connections import Connection
+    from noetl.executor.actions._connections import Connection
 
 _CHUNK_BYTES = 256 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

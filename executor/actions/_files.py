@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities
 
 
 def allowed_folder(capabilities: Capabilities, what: str) -> Path:

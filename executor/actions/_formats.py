@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from executor.errors import ActionError
-from executor.model.json_values import read_json, text_of, write_json
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import read_json, text_of, write_json
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000

@@ -12,8 +12,8 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from executor.errors import ActionError
-from executor.model.sql import Identifier
+from noetl.executor.errors import ActionError
+from noetl.executor.model.sql import Identifier
 
 
 def quoted(name: str) -> str:

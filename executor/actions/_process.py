@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from executor.actions.action import Call
-from executor.errors import ActionError, CancelledError
-from executor.model.json_values import text_of
-from executor.security.secret_sources import hand_over
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.json_values import text_of
+from noetl.executor.security.secret_sources import hand_over
 
 MAX_OUTPUT = 1024 * 1024
 """The most a command may print on each stream, in bytes."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from executor.actions.action import Call
-from executor.clients import egress
-from executor.errors import ActionError
+from noetl.executor.actions.action import Call
+from noetl.executor.clients import egress
+from noetl.executor.errors import ActionError
 
 Server = str
 """A connection string that leads to one address."""

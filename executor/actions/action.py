@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from typing import Any, Protocol
 
-from executor.errors import ActionError, CancelledError
-from executor.model.run import NEVER, Run, Wait
-from executor.security.capabilities import Capabilities
-from planner.catalogue import ActionDeclaration
-from planner.frozen import record
+from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.run import NEVER, Run, Wait
+from noetl.executor.security.capabilities import Capabilities
+from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.frozen import record
 
 UNTOLD_SECONDS = 3600.0
 """How long a request or a statement may take whose author does not say."""
@@ -124,7 +124,7 @@ class Call:
 
 
 class ActionModule(Protocol):
-    """A module of `executor.actions`, or what an entry point of the group `noetl.actions` loads."""
+    """A module of `noetl.executor.actions`, or what an entry point of the group `noetl.actions` loads."""
 
     DECLARATION: ActionDeclaration
 

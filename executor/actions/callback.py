@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from executor.actions.action import Call, Suspend
-from executor.errors import ActionError
-from executor.model.run import NEVER, Wait
-from planner.catalogue import ActionDeclaration, Kind, Parameter
-from planner.syntax.durations import seconds_of
+from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.errors import ActionError
+from noetl.executor.model.run import NEVER, Wait
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.syntax.durations import seconds_of
 
 DECLARATION = ActionDeclaration(
     type="callback",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.json_values import text_of
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import text_of
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="fail",

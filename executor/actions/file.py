@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from executor.actions._files import allowed_folder, failed, inside, of_system, outside, reader, replacement
-from executor.actions._formats import (
+from noetl.executor.actions._files import allowed_folder, failed, inside, of_system, outside, reader, replacement
+from noetl.executor.actions._formats import (
     FORMATS,
     FormatError,
     columns,
@@ -20,10 +20,10 @@ from executor.actions._formats import (
     read_csv,
     write_csv,
 )
-from executor.actions._patterns import matching
-from executor.actions.action import Call
-from executor.errors import ActionError
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions._patterns import matching
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_FOUND = 1_000_000

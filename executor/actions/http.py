@@ -1,4 +1,4 @@
-"""`http`: one request, or one for each page. Where it may go is `executor.clients.egress`'s business."""
+"""`http`: one request, or one for each page. Where it may go is `noetl.executor.clients.egress`'s business."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from executor.actions._formats import check_size
-from executor.actions.action import UNTOLD_SECONDS, Call
-from executor.clients.egress import SILENCE_SECONDS
-from executor.errors import ActionError
-from executor.model.json_values import read_json, text_of, write_json
-from executor.security.redaction import head, scrub
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.kinds import described
+from noetl.executor.actions._formats import check_size
+from noetl.executor.actions.action import UNTOLD_SECONDS, Call
+from noetl.executor.clients.egress import SILENCE_SECONDS
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import read_json, text_of, write_json
+from noetl.executor.security.redaction import head, scrub
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.kinds import described
 
 if TYPE_CHECKING:
     import httpx
@@ -117,8 +117,7 @@ class _Request:
 
 def perform(call: Call) -> Any:
     import httpx
-
-    from executor.clients import egress
+    from noetl.executor.clients import egress
 
     call = call.within(UNTOLD_SECONDS)
     request = _request(call)
@@ -177,7 +176,7 @@ def _url(text: str, params: Mapping[str, Any]) -> httpx.URL:
 
 
 def _checked(url: httpx.URL) -> httpx.URL:
-    from executor.clients.egress import forbidden
+    from noetl.executor.clients.egress import forbidden
 
     if url.scheme not in ("http", "https"):
         raise forbidden(f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}")
@@ -363,8 +362,7 @@ def _redirected(request: _Request, status: int, location: str) -> _Request:
 def _elsewhere(request: _Request, seen_from: httpx.URL, location: str, verb: str) -> _Request:
     """The request to where a server points: vetted anew, and without credentials where that is another origin."""
     import httpx
-
-    from executor.clients.egress import forbidden
+    from noetl.executor.clients.egress import forbidden
 
     try:
         url = _checked(seen_from.join(location))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.json_values import read_json, write_json
-from executor.security.redaction import head
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import read_json, write_json
+from noetl.executor.security.redaction import head
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
 
@@ -35,7 +35,7 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     name = call.parameters["function"]
     payload = call.parameters.get("payload", {})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from executor.actions.action import Call
-from executor.model.json_values import text_of
-from executor.security.redaction import scrub
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call
+from noetl.executor.model.json_values import text_of
+from noetl.executor.security.redaction import scrub
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="log",

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.json_values import text_of, write_json
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import text_of, write_json
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _ARN = re.compile(r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)")
 _QUEUE_URL = re.compile(r"https?://(?P<host>[^/\s?#@]+)/(?P<account>\d+)/(?P<name>[\w.-]+)")
@@ -52,7 +52,7 @@ _EVENT = ("source", "detail_type")
 
 
 def perform(call: Call) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     to = call.parameters["to"]
     arn, url = _ARN.fullmatch(to), _QUEUE_URL.fullmatch(to)
@@ -79,7 +79,7 @@ def _refuse_our_own(account: str, name: str) -> None:
 
 
 def _send(call: Call, queue: re.Match[str], region: str | None, *, is_arn: bool) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     sqs = aws.client("sqs", region)
     url = queue[0]
@@ -95,7 +95,7 @@ def _send(call: Call, queue: re.Match[str], region: str | None, *, is_arn: bool)
 
 
 def _publish(call: Call, arn: str, region: str) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     answer = aws.client("sns", region).publish(
         TopicArn=arn,
@@ -107,7 +107,7 @@ def _publish(call: Call, arn: str, region: str) -> str:
 
 
 def _put_event(call: Call, arn: str, region: str) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     body, attributes = call.parameters["body"], call.parameters.get("attributes", {})
     if not isinstance(body, dict):

@@ -7,20 +7,19 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from executor.actions._connections import CONNECTIONS, limit_time
-from executor.actions._copy import prepared_copy_from, prepared_copy_to
-from executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
-from executor.actions.action import UNTOLD_SECONDS, Call
-from executor.errors import ActionError
-from executor.model.json_values import write_json
-from executor.model.sql import Bind, Identifier, Sql
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.kinds import described
+from noetl.executor.actions._connections import CONNECTIONS, limit_time
+from noetl.executor.actions._copy import prepared_copy_from, prepared_copy_to
+from noetl.executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
+from noetl.executor.actions.action import UNTOLD_SECONDS, Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import write_json
+from noetl.executor.model.sql import Bind, Identifier, Sql
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.kinds import described
 
 if TYPE_CHECKING:
     import psycopg
-
-    from executor.actions._connections import Connection
+    from noetl.executor.actions._connections import Connection
 
 _ADDING = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
 _FOUND_AGAIN = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)

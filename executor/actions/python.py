@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from executor.actions import _process
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.json_values import read_json, write_json
-from executor.security.redaction import head, tail
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions import _process
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import read_json, write_json
+from noetl.executor.security.redaction import head, tail
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_RESULT = 64 * 1024 * 1024
 

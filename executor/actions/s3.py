@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from executor.actions._formats import FORMATS, FormatError, decode, encode
-from executor.actions.action import Call
-from executor.errors import ActionError
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions._formats import FORMATS, FormatError, decode, encode
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_OBJECTS = 100_000
@@ -74,7 +74,7 @@ _MEDIA_TYPES = {
 
 
 def perform(call: Call) -> Any:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     verb = next(verb for verb in _VERBS if verb in call.parameters)
     uri = call.parameters[verb]

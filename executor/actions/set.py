@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor.actions.action import Call
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="set",

@@ -6,12 +6,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from executor.actions import _process
-from executor.actions.action import Call
-from executor.errors import ActionError
-from executor.model.json_values import read_json, text_of
-from executor.security.redaction import head, tail
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.executor.actions import _process
+from noetl.executor.actions.action import Call
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import read_json, text_of
+from noetl.executor.security.redaction import head, tail
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 
 def _is_no_command(command: str | list[Any]) -> str | None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from executor.actions.action import Call, Suspend
-from executor.errors import ActionError
-from planner.catalogue import ActionDeclaration, Kind, Parameter
-from planner.syntax.durations import seconds_of
+from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.errors import ActionError
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.syntax.durations import seconds_of
 
 
 def _is_no_time(until: str) -> str | None:

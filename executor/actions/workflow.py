@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor.actions.action import Call, Suspend
-from executor.errors import ActionError
-from executor.model.run import NEVER, Run, RunStatus
-from planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.errors import ActionError
+from noetl.executor.model.run import NEVER, Run, RunStatus
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="workflow",

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from executor.errors import ActionError
+from noetl.executor.errors import ActionError
 
 Result = TypeVar("Result")
 

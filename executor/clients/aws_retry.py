@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from executor.clients.aws import translated
-from executor.errors import ActionError, StoreError
+from noetl.executor.clients.aws import translated
+from noetl.executor.errors import ActionError, StoreError
 
 MOST_TRIES = 9
 FIRST_PAUSE_SECONDS = 0.025

@@ -18,8 +18,8 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import ActionError
-from planner.syntax.addresses import Address, is_never, is_never_allowed
+from noetl.executor.errors import ActionError
+from noetl.planner.syntax.addresses import Address, is_never, is_never_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

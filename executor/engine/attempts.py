@@ -8,22 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from executor.actions import catalogue, handler
-from executor.actions.action import Call, Suspend
-from executor.engine.journal import Suspended
-from executor.engine.rendering import render_parameters
-from executor.engine.scope import Scope
-from executor.engine.work_context import Piece
-from executor.errors import ActionError, CancelledError, FencedError, StoreError
-from executor.model.events import Event
-from executor.model.ids import derived_id
-from executor.model.tracing import trace_id, traceparent
-from executor.model.transition import retry_delay_seconds
-from executor.security.capabilities import ACTIONS_SETTING
-from executor.security.redaction import scrub
-from planner.frozen import record
-from planner.plan import Action, action_from_json
-from planner.templates.template import EvaluationError, is_true, parse
+from noetl.executor.actions import catalogue, handler
+from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.engine.journal import Suspended
+from noetl.executor.engine.rendering import render_parameters
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import Piece
+from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.tracing import trace_id, traceparent
+from noetl.executor.model.transition import retry_delay_seconds
+from noetl.executor.security.capabilities import ACTIONS_SETTING
+from noetl.executor.security.redaction import scrub
+from noetl.planner.frozen import record
+from noetl.planner.plan import Action, action_from_json
+from noetl.planner.templates.template import EvaluationError, is_true, parse
 
 HELD_SECONDS = 10.0
 """A longer wait between two attempts of an action is a pause of its step: it holds no thread."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
-from executor.model.events import Event
-from executor.model.memory_budget import size_of
-from executor.security.redaction import scrub_stored
+from noetl.executor.model.events import Event
+from noetl.executor.model.memory_budget import size_of
+from noetl.executor.security.redaction import scrub_stored
 
 MOST_AT_ONCE = 200
 MOST_CHARACTERS = 32 * 1024

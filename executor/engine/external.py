@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from executor.errors import ActionError, RejectedError
-from executor.model.ids import derived_id
-from executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
-from executor.model.tracing import traceparent
-from executor.security.redaction import TOKENS
-from executor.stores.interface import Store
-from planner.frozen import record
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
+from noetl.executor.model.tracing import traceparent
+from noetl.executor.security.redaction import TOKENS
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import record
 
 MAX_DEPTH = 10
 """How deep runs may start each other."""
@@ -42,7 +42,7 @@ def in_registry(store: Store) -> FindPlaybook:
 
 @record
 class Waiting:
-    """The outside of one claimed visit, as `executor.actions.action.Outside` describes it."""
+    """The outside of one claimed visit, as `noetl.executor.actions.action.Outside` describes it."""
 
     store: Store
     claim: Claim
@@ -65,7 +65,7 @@ class Waiting:
         return self.store.close_wait(self._key(wait), self.clock())
 
     def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
-        from executor.engine.start import new_run
+        from noetl.executor.engine.start import new_run
 
         parent = self.claim.run
         if parent.depth >= MAX_DEPTH:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from executor.model.run import Visit, VisitStatus
-from executor.model.transition import merge_names
-from executor.stores.interface import Store
+from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.transition import merge_names
+from noetl.executor.stores.interface import Store
 
 NEWEST = 32
 """Among how many of the newest visits of a run names are looked for before all that it has saved is read. A run of no more

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from executor.engine.final_state import Visited, last_names, last_steps
-from executor.engine.rendering import render
-from executor.engine.scope import Scope
-from executor.errors import ActionError, PayloadTooLargeError
-from executor.model.outcome import error_record
-from executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
-from executor.model.transition import ending
-from executor.security.redaction import scrub_stored
-from executor.stores.interface import Store
-from planner.plan import Header
+from noetl.executor.engine.final_state import Visited, last_names, last_steps
+from noetl.executor.engine.rendering import render
+from noetl.executor.engine.scope import Scope
+from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.model.outcome import error_record
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.transition import ending
+from noetl.executor.security.redaction import scrub_stored
+from noetl.executor.stores.interface import Store
+from noetl.planner.plan import Header
 
 
 def last_scope(store: Store, claim: Claim) -> Scope:

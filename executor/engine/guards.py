@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from executor.engine.scope import Scope
-from executor.model.outcome import Outcome
-from executor.model.transition import GuardFailed
-from planner.plan import Case, Step
-from planner.templates.template import EvaluationError, Template, is_true, parse
+from noetl.executor.engine.scope import Scope
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.transition import GuardFailed
+from noetl.planner.plan import Case, Step
+from noetl.planner.templates.template import EvaluationError, Template, is_true, parse
 
 
 def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:

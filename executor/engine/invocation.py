@@ -13,28 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.engine.event_buffer import Telling
-from executor.engine.external import FindPlaybook, Waiting, in_registry
-from executor.engine.final_state import seen_step
-from executor.engine.finish import end, last_scope, time_out
-from executor.engine.guards import guard_test, retry_test
-from executor.engine.journal import IN_PLACE, Suspended, seconds_taken, with_time
-from executor.engine.loop import go_through
-from executor.engine.perform import perform
-from executor.engine.scope import Scope
-from executor.engine.work_context import Piece
-from executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
-from executor.model.events import Event
-from executor.model.json_values import as_read
-from executor.model.outcome import Choice, Outcome, Pause, error_record
-from executor.model.run import DEADLINE, END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit
-from executor.model.transition import abandon, as_last, choose, in_time, latest, pause, refusal, settle
-from executor.security.capabilities import Capabilities
-from executor.security.redaction import scrub_stored
-from executor.stores.interface import Store
-from planner.frozen import record
-from planner.plan import Loop, Repeat, Step
-from planner.templates.template import EvaluationError, is_true, parse
+from noetl.executor.engine.event_buffer import Telling
+from noetl.executor.engine.external import FindPlaybook, Waiting, in_registry
+from noetl.executor.engine.final_state import seen_step
+from noetl.executor.engine.finish import end, last_scope, time_out
+from noetl.executor.engine.guards import guard_test, retry_test
+from noetl.executor.engine.journal import IN_PLACE, Suspended, seconds_taken, with_time
+from noetl.executor.engine.loop import go_through
+from noetl.executor.engine.perform import perform
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import Piece
+from noetl.executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
+from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import as_read
+from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
+from noetl.executor.model.run import DEADLINE, END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit
+from noetl.executor.model.transition import abandon, as_last, choose, in_time, latest, pause, refusal, settle
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.security.redaction import scrub_stored
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import record
+from noetl.planner.plan import Loop, Repeat, Step
+from noetl.planner.templates.template import EvaluationError, is_true, parse
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0

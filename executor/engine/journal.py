@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from executor.model.outcome import Outcome
-from executor.model.run import NEVER, Claim, Part
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.run import NEVER, Claim, Part
 
 IN_PLACE = "rule"
 """Where a journal keeps what the rule was read after, when the work of the case it took has paused."""

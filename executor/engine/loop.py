@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from executor.engine.journal import Suspended, changes, kept
-from executor.engine.rendering import render
-from executor.engine.scope import Scope
-from executor.engine.work_context import MAX_PARALLEL, Piece
-from executor.errors import ActionError
-from executor.model.events import Event
-from executor.model.memory_budget import MOST_GIVEN, size_of
-from executor.model.outcome import Outcome
-from executor.model.run import Part
-from planner.frozen import record
-from planner.kinds import described
-from planner.plan import Loop
-from planner.templates.template import Lookup
+from noetl.executor.engine.journal import Suspended, changes, kept
+from noetl.executor.engine.rendering import render
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import MAX_PARALLEL, Piece
+from noetl.executor.errors import ActionError
+from noetl.executor.model.events import Event
+from noetl.executor.model.memory_budget import MOST_GIVEN, size_of
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.run import Part
+from noetl.planner.frozen import record
+from noetl.planner.kinds import described
+from noetl.planner.plan import Loop
+from noetl.planner.templates.template import Lookup
 
 
 @record

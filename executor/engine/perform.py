@@ -11,18 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from executor.engine.attempts import Attempts
-from executor.engine.journal import Suspended, changes, kept, undo, undone
-from executor.engine.loop import go_through
-from executor.engine.rendering import render
-from executor.engine.scope import Scope
-from executor.engine.work_context import MAX_PARALLEL, Piece
-from executor.errors import ActionError
-from executor.model.memory_budget import size_of
-from executor.model.outcome import Outcome
-from executor.security.secret_sources import fold, unfold
-from planner.plan import Loop, TaskCall, Work
-from planner.templates.template import EvaluationError, Lookup, is_true, parse
+from noetl.executor.engine.attempts import Attempts
+from noetl.executor.engine.journal import Suspended, changes, kept, undo, undone
+from noetl.executor.engine.loop import go_through
+from noetl.executor.engine.rendering import render
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import MAX_PARALLEL, Piece
+from noetl.executor.errors import ActionError
+from noetl.executor.model.memory_budget import size_of
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.security.secret_sources import fold, unfold
+from noetl.planner.plan import Loop, TaskCall, Work
+from noetl.planner.templates.template import EvaluationError, Lookup, is_true, parse
 
 
 def perform(

@@ -8,17 +8,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from executor.errors import ActionError
-from executor.model.json_values import text_of
-from executor.security.secret_sources import Secret, resolve
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.diagnostics.wording import quoted
-from planner.kinds import described, either, is_of_kind
-from planner.lexers.url import UrlLexer, UrlPlace
-from planner.templates.template import EvaluationError, Expression, Lookup, Template, has_template, one_budget, parse
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import text_of
+from noetl.executor.security.secret_sources import Secret, resolve
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.diagnostics.wording import quoted
+from noetl.planner.kinds import described, either, is_of_kind
+from noetl.planner.lexers.url import UrlLexer, UrlPlace
+from noetl.planner.templates.template import (
+    EvaluationError,
+    Expression,
+    Lookup,
+    Template,
+    has_template,
+    one_budget,
+    parse,
+)
 
 if TYPE_CHECKING:
-    from executor.model.sql import Sql
+    from noetl.executor.model.sql import Sql
 
 
 @one_budget()
@@ -244,13 +252,13 @@ def _reveal_at(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _is_statement(value: Any) -> bool:
-    from executor.model.sql import Sql
+    from noetl.executor.model.sql import Sql
 
     return isinstance(value, Sql)
 
 
 def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
-    from executor.model.sql import Bind, Identifier, Sql
+    from noetl.executor.model.sql import Bind, Identifier, Sql
 
     if not has_template(text):
         return Sql((text,))

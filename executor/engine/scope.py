@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from executor.errors import ActionError
-from executor.model.events import timestamp
-from executor.model.ids import derived_id
-from executor.model.json_values import plain
-from executor.model.memory_budget import Room, size_of
-from executor.model.outcome import Outcome, error_record
-from executor.model.run import ErrorRecord, Run, Visit
-from planner.templates.template import Lookup
+from noetl.executor.errors import ActionError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.json_values import plain
+from noetl.executor.model.memory_budget import Room, size_of
+from noetl.executor.model.outcome import Outcome, error_record
+from noetl.executor.model.run import ErrorRecord, Run, Visit
+from noetl.planner.templates.template import Lookup
 
 
 @dataclass(slots=True, eq=False, repr=False)

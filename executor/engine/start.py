@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from executor.engine.rendering import render
-from executor.errors import ActionError, RejectedError
-from executor.model.events import timestamp
-from executor.model.ids import derived_id
-from executor.model.json_values import write_json
-from executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey
-from planner.catalogue import Kind
-from planner.kinds import described, is_of_kind
-from planner.plan import Header, Input, Step
-from planner.templates.template import one_budget
+from noetl.executor.engine.rendering import render
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.json_values import write_json
+from noetl.executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.planner.catalogue import Kind
+from noetl.planner.kinds import described, is_of_kind
+from noetl.planner.plan import Header, Input, Step
+from noetl.planner.templates.template import one_budget
 
 MAX_HELD = 1024 * 1024
 """How long the environment and the first values of the variables of a run may be together, as JSON."""

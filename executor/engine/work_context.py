@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from executor.actions.action import Outside
-from executor.engine.event_buffer import Silence, Telling
-from executor.engine.scope import Scope
-from executor.errors import ActionError, CancelledError
-from executor.model.memory_budget import Room, size_of
-from executor.model.outcome import Outcome
-from executor.security.capabilities import Capabilities
-from planner.plan import Task
+from noetl.executor.actions.action import Outside
+from noetl.executor.engine.event_buffer import Silence, Telling
+from noetl.executor.engine.scope import Scope
+from noetl.executor.errors import ActionError, CancelledError
+from noetl.executor.model.memory_budget import Room, size_of
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.security.capabilities import Capabilities
+from noetl.planner.plan import Task
 
 MAX_PARALLEL = 32
 """How much of what stands beside each other is at work at once; the rest waits."""

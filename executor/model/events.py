@@ -7,7 +7,7 @@ from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 
 @record

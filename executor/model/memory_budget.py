@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from executor.errors import ActionError
+from noetl.executor.errors import ActionError
 
 MOST_HELD = 256 * 1024 * 1024
 """As JSON, in characters."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from executor.model.run import (
+from noetl.executor.model.run import (
     ErrorRecord,
     Part,
     Progress,
     Visit,
 )
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 
 @record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 
 @record

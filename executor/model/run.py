@@ -7,8 +7,8 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any, TypedDict
 
-from executor.model.events import Event
-from planner.frozen import record
+from noetl.executor.model.events import Event
+from noetl.planner.frozen import record
 
 END = "@end"
 """The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from executor.model.ids import derived_id
-from executor.model.run import END, Visit, VisitStatus
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import END, Visit, VisitStatus
 
 LAST_CLOCK = 2**40
 """The causal clock of the step that runs last: behind every other."""

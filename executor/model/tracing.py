@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import lru_cache
 
-from executor.model.run import Run
+from noetl.executor.model.run import Run
 
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?P<span>(?!0{16})[0-9a-f]{16})-[0-9a-f]{2}(?P<more>-.*)?"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.model.events import Event, timestamp
-from executor.model.ids import derived_id
-from executor.model.outcome import Choice, Outcome, Pause, error_record
-from executor.model.run import (
+from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
+from noetl.executor.model.run import (
     NEVER,
     Branch,
     Commit,
@@ -24,7 +24,7 @@ from executor.model.run import (
     Visit,
     VisitStatus,
 )
-from planner.plan import Case, Retry, Step
+from noetl.planner.plan import Case, Retry, Step
 
 MAX_CLAIMS = 5
 """A visit claimed more often than this without an outcome is given up."""

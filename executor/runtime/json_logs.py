@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from executor.model.events import timestamp
+from noetl.executor.model.events import timestamp
 
 ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("ABOUT", default={})  # noqa: B039  Nobody changes it.
 """What the lines of a thread are about, where their writers do not say more."""

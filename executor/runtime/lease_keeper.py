@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from executor.engine.event_buffer import Telling
-from executor.engine.invocation import Walker
-from executor.errors import StoreError
-from executor.model.run import Claim
-from executor.model.special_visits import last_visit_id
-from executor.stores.interface import Store
+from noetl.executor.engine.event_buffer import Telling
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import Claim
+from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.stores.interface import Store
 
 LOOK_SECONDS = 0.5
 """How often a process with work at hand looks whether the runs it is for have been cancelled."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from executor.errors import SettingError
-from planner.frozen import record
+from noetl.executor.errors import SettingError
+from noetl.planner.frozen import record
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from executor.errors import ActionError, SettingError, StoreError
-from executor.security.redaction import REVEALED, STARS
+from noetl.executor.errors import ActionError, SettingError, StoreError
+from noetl.executor.security.redaction import REVEALED, STARS
 
 _FETCH_SECONDS = 20
 _VARIABLE = "NOETL_SECRET_"
@@ -193,7 +193,7 @@ def _uri_of_json(text: str) -> str | None:
 
 
 def _from_secrets_manager(name: str) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     def fetch() -> str:
         answer = aws.client("secretsmanager", aws.region_of(name)).get_secret_value(SecretId=name)
@@ -205,7 +205,7 @@ def _from_secrets_manager(name: str) -> str:
 
 
 def _from_parameter_store(name: str) -> str:
-    from executor.clients import aws
+    from noetl.executor.clients import aws
 
     def fetch() -> str:
         return str(aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])

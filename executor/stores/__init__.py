@@ -6,11 +6,11 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from executor.errors import SettingError
-from executor.stores.retention import retention_seconds
+from noetl.executor.errors import SettingError
+from noetl.executor.stores.retention import retention_seconds
 
 if TYPE_CHECKING:
-    from executor.stores.interface import Store
+    from noetl.executor.stores.interface import Store
 
 DEFAULT_URL = "sqlite:///.noetl/noetl.db"
 
@@ -26,11 +26,11 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
-        from executor.stores.sqlite.store import SqliteStore
+        from noetl.executor.stores.sqlite.store import SqliteStore
 
         return SqliteStore(rest[1:], create=create, keeps_seconds=keeps_seconds)
     if url.startswith("arn:") or (scheme in ("postgres", "postgresql") and separator):
-        from executor.stores.postgres.store import PostgresStore
+        from noetl.executor.stores.postgres.store import PostgresStore
 
         return PostgresStore(lambda: address_of(url), queue_url=_queue_url(), keeps_seconds=keeps_seconds)
     if scheme == "dynamodb" and separator:
@@ -48,11 +48,10 @@ def load_store() -> None:
     """Import what the store consists of that the environment names for functions, so that opening it takes less."""
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith(("arn:", "postgres://", "postgresql://")):
+        import noetl.executor.stores.postgres.store
         import psycopg_pool  # noqa: F401
-
-        import executor.stores.postgres.store
     else:
-        import executor.stores.dynamo.store  # noqa: F401
+        import noetl.executor.stores.dynamo.store  # noqa: F401
     import botocore.session  # noqa: F401
 
 
@@ -62,7 +61,7 @@ def make_clients() -> None:
     Raises:
         ActionError: a setting is missing, such as the region.
     """
-    from executor.clients.aws import client, region_of
+    from noetl.executor.clients.aws import client, region_of
 
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith("arn:"):
@@ -83,7 +82,7 @@ def address_of(url: str | None = None) -> str:
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     if not url.startswith("arn:"):
         return url
-    from executor.security.secret_sources import database_uri
+    from noetl.executor.security.secret_sources import database_uri
 
     return database_uri(url)
 
@@ -116,6 +115,6 @@ def _in_dynamodb(table: str, keeps_seconds: float | None) -> Store:
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
-    from executor.stores.dynamo.store import DynamoStore
+    from noetl.executor.stores.dynamo.store import DynamoStore
 
     return DynamoStore(table, queue_url=queue, bucket=bucket, keeps_seconds=keeps_seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
-from executor.errors import RejectedError
+from noetl.executor.errors import RejectedError
 
 
 def read_event_id(id: str | None) -> tuple[int, int]:

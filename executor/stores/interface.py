@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from executor.model.events import Event
-from executor.model.registry import Key, Playbook
-from executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
-from executor.stores.change_signal import News
-from planner.frozen import record
-from planner.plan import Header, Plan, Step, Task
+from noetl.executor.model.events import Event
+from noetl.executor.model.registry import Key, Playbook
+from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
+from noetl.executor.stores.change_signal import News
+from noetl.planner.frozen import record
+from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from executor.stores.finding import Finding
-    from executor.stores.sqs.messages import Messages
+    from noetl.executor.stores.finding import Finding
+    from noetl.executor.stores.sqs.messages import Messages
 
 
 class Received(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from executor.errors import SettingError
+from noetl.executor.errors import SettingError
 
 DAY_SECONDS = 86_400
 _SETTING = "NOETL_RETENTION_DAYS"

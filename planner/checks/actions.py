@@ -6,22 +6,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.checks.secrets import find_secret
+from noetl.planner.diagnostics.diagnostic import suggest
+from noetl.planner.diagnostics.wording import quoted
+from noetl.planner.kinds import described, either, is_of_kind
+from noetl.planner.lexers.shell import ShellLexer
+from noetl.planner.lexers.sql import SqlLexer
+from noetl.planner.lexers.url import UrlLexer, UrlPlace
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.addresses import is_never_allowed
+from noetl.planner.syntax.durations import seconds_of
+from noetl.planner.syntax.models import ActionEntry, Path, TaskEntry
+from noetl.planner.syntax.schema_errors import wrong_value
+from noetl.planner.templates.template import Expression, Template, TemplateProblem, has_template, parse
 from pydantic import ValidationError
-
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from planner.checks.secrets import find_secret
-from planner.diagnostics.diagnostic import suggest
-from planner.diagnostics.wording import quoted
-from planner.kinds import described, either, is_of_kind
-from planner.lexers.shell import ShellLexer
-from planner.lexers.sql import SqlLexer
-from planner.lexers.url import UrlLexer, UrlPlace
-from planner.program.program import Subject
-from planner.syntax.addresses import is_never_allowed
-from planner.syntax.durations import seconds_of
-from planner.syntax.models import ActionEntry, Path, TaskEntry
-from planner.syntax.schema_errors import wrong_value
-from planner.templates.template import Expression, Template, TemplateProblem, has_template, parse
 
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
 """What every action takes besides the parameters of its type."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import networkx as nx
-
-from planner.diagnostics.diagnostic import Label
-from planner.graph.joins import Runaway
-from planner.program.program import Subject
-from planner.syntax.models import Path, Step, StepEntry
+from noetl.planner.diagnostics.diagnostic import Label
+from noetl.planner.graph.joins import Runaway
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import Path, Step, StepEntry
 
 ARROW = " → "
 

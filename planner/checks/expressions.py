@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from planner.diagnostics.diagnostic import suggest
-from planner.program.program import Subject
-from planner.syntax.models import ActionEntry, Path, TaskEntry
-from planner.templates.foreign_syntax import GUARDS
-from planner.templates.template import TemplateProblem, parse
+from noetl.planner.diagnostics.diagnostic import suggest
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import ActionEntry, Path, TaskEntry
+from noetl.planner.templates.foreign_syntax import GUARDS
+from noetl.planner.templates.template import TemplateProblem, parse
 
 
 def check_expressions(subject: Subject) -> None:

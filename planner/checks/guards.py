@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.diagnostics.diagnostic import Label
-from planner.guards.coverage import Dead, Verdict, candidate_of
-from planner.guards.formulas import Known
-from planner.program.program import Subject
-from planner.syntax.models import Case
+from noetl.planner.diagnostics.diagnostic import Label
+from noetl.planner.guards.coverage import Dead, Verdict, candidate_of
+from noetl.planner.guards.formulas import Known
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import Case
 
 
 def check_guards(subject: Subject) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planner.diagnostics.diagnostic import Label
-from planner.program.program import Subject
-from planner.program.template_uses import texts_in
-from planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
-from planner.templates.template import TemplateProblem, has_template, parse
+from noetl.planner.diagnostics.diagnostic import Label
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import texts_in
+from noetl.planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
+from noetl.planner.templates.template import TemplateProblem, has_template, parse
 
 KEYS = (("step",), ("step", "idempotency_key"))
 """What a template reads that hands over the key of the work."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.catalogue import Kind
-from planner.kinds import described, is_of_kind
-from planner.program.program import Subject
-from planner.syntax.models import InputDeclaration, Path
+from noetl.planner.catalogue import Kind
+from noetl.planner.kinds import described, is_of_kind
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import InputDeclaration, Path
 
 
 def check_inputs(subject: Subject) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.diagnostics.diagnostic import Label, Span
-from planner.program.program import Subject
-from planner.syntax.entries import saved_names
-from planner.syntax.models import Path
+from noetl.planner.diagnostics.diagnostic import Label, Span
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import Path
 
 MEANINGS = {"environment": "an entry of `environment`", "input": "an input", "variables": "a variable"}
 SAVED = "a saved name"

@@ -6,11 +6,10 @@ import keyword
 from collections.abc import Collection
 
 import networkx as nx
-
-from planner.diagnostics.diagnostic import Label, Span
-from planner.program.program import Subject
-from planner.syntax.models import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
-from planner.syntax.names import MAX_NAME, MAX_TASK_DEPTH, OURS, RESERVED, is_name
+from noetl.planner.diagnostics.diagnostic import Label, Span
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
+from noetl.planner.syntax.names import MAX_NAME, MAX_TASK_DEPTH, OURS, RESERVED, is_name
 
 
 def check_names(subject: Subject) -> None:

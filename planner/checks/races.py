@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.dataflow.definitions import Placed, Saves, placed, repeated
-from planner.dataflow.liveness import MAX_HANDED
-from planner.dataflow.unreachable import Never
-from planner.diagnostics.diagnostic import Label, Span
-from planner.graph.bitset import bits
-from planner.graph.cfg import Flow
-from planner.graph.concurrency import find_concurrency
-from planner.graph.joins import Joins
-from planner.guards.coverage import is_error_aware
-from planner.program.program import Subject
-from planner.syntax.models import Step
+from noetl.planner.dataflow.definitions import Placed, Saves, placed, repeated
+from noetl.planner.dataflow.liveness import MAX_HANDED
+from noetl.planner.dataflow.unreachable import Never
+from noetl.planner.diagnostics.diagnostic import Label, Span
+from noetl.planner.graph.bitset import bits
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.concurrency import find_concurrency
+from noetl.planner.graph.joins import Joins
+from noetl.planner.guards.coverage import is_error_aware
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import Step
 
 MAX_RACES = 500
 """How many are worked out: names by the thousand that branches by the thousand save have one cause."""

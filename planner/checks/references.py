@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import networkx as nx
-
-from planner.checks.races import check_races
-from planner.checks.undefined_names import check_production
-from planner.dataflow.definitions import Saves
-from planner.dataflow.liveness import SAVE_TOGETHER, TOO_MANY, are_too_many_in_turns
-from planner.dataflow.narrowing import UNFAILED, implied, provides_for
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Span
-from planner.guards.coverage import is_error_aware
-from planner.program.program import Subject
-from planner.program.template_uses import Place, Use
-from planner.syntax.entries import called_tasks, saved_names
-from planner.syntax.models import Path
-from planner.templates.access_paths import Access
-from planner.templates.foreign_syntax import NAMES
+from noetl.planner.checks.races import check_races
+from noetl.planner.checks.undefined_names import check_production
+from noetl.planner.dataflow.definitions import Saves
+from noetl.planner.dataflow.liveness import SAVE_TOGETHER, TOO_MANY, are_too_many_in_turns
+from noetl.planner.dataflow.narrowing import UNFAILED, implied, provides_for
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Span
+from noetl.planner.guards.coverage import is_error_aware
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.syntax.entries import called_tasks, saved_names
+from noetl.planner.syntax.models import Path
+from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.foreign_syntax import NAMES
 
 ATTRIBUTES = {
     "steps": frozenset({"status", "visits", "result", "error"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from planner.templates.template import has_template
+from noetl.planner.templates.template import has_template
 
 _SECRET_KEYS = re.compile(
     r"(.*[_-])?(password|passwd|passphrase|secret|api[_-]?key|apikey|access[_-]?key|secret[_-]?key|private[_-]?key"

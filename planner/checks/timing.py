@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from planner.diagnostics.diagnostic import Label
-from planner.program.program import Subject
-from planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
+from noetl.planner.diagnostics.diagnostic import Label
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
 
 LONGEST_INVOCATION_SECONDS = {"lambda": 900.0}
 """For each target, how long one invocation lasts at most."""

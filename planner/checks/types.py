@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from jinja2 import nodes
-
-from planner.catalogue import Kind
-from planner.dataflow.narrowing import provides_for
-from planner.kinds import WORDS
-from planner.program.program import Subject
-from planner.program.template_uses import Place, Use
-from planner.program.value_types import Missing, Shape, Shapes, find_shapes
-from planner.syntax.models import ActionEntry, Loop, Path, TaskEntry
-from planner.templates.access_paths import Access, access_of, bound_inside, name_of
-from planner.templates.template import has_template
+from noetl.planner.catalogue import Kind
+from noetl.planner.dataflow.narrowing import provides_for
+from noetl.planner.kinds import WORDS
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.program.value_types import Missing, Shape, Shapes, find_shapes
+from noetl.planner.syntax.models import ActionEntry, Loop, Path, TaskEntry
+from noetl.planner.templates.access_paths import Access, access_of, bound_inside, name_of
+from noetl.planner.templates.template import has_template
 
 ORDER = {"lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
 NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN})

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
-from planner.checks.name_usage import saved_span
-from planner.dataflow.fact_encoding import key_of
-from planner.dataflow.narrowing import FAILED, implied
-from planner.dataflow.solver import TooManyLooksError, Ways
-from planner.dataflow.step_effects import Production
-from planner.dataflow.transfer import EVERYTHING, Needs, Read
-from planner.dataflow.unreachable import Never, Untaken, find_out, find_untaken
-from planner.dataflow.witness import Move, Witness, find_end, find_witness
-from planner.diagnostics.diagnostic import Label, Span
-from planner.diagnostics.wording import listed
-from planner.program.program import Subject
-from planner.program.template_uses import Place, Use
-from planner.syntax.entries import saved_names
-from planner.syntax.models import ActionEntry, Path, Step, TaskEntry
+from noetl.planner.checks.name_usage import saved_span
+from noetl.planner.dataflow.fact_encoding import key_of
+from noetl.planner.dataflow.narrowing import FAILED, implied
+from noetl.planner.dataflow.solver import TooManyLooksError, Ways
+from noetl.planner.dataflow.step_effects import Production
+from noetl.planner.dataflow.transfer import EVERYTHING, Needs, Read
+from noetl.planner.dataflow.unreachable import Never, Untaken, find_out, find_untaken
+from noetl.planner.dataflow.witness import Move, Witness, find_end, find_witness
+from noetl.planner.diagnostics.diagnostic import Label, Span
+from noetl.planner.diagnostics.wording import listed
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import ActionEntry, Path, Step, TaskEntry
 
 MAX_PATHS = 200
 """How many paths are looked for: reads by the hundred that lack something have one cause."""

@@ -11,13 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 
-from planner.dataflow.narrowing import NOTHING, Condition, Facts, Implied, implied, implied_by_guard, is_unconditional
-from planner.program.program import Subject
-from planner.program.template_uses import Use
-from planner.syntax.entries import saved_names
-from planner.syntax.models import InputDeclaration, Path, Step
-from planner.syntax.names import RESERVED
-from planner.templates.access_paths import Access
+from noetl.planner.dataflow.narrowing import (
+    NOTHING,
+    Condition,
+    Facts,
+    Implied,
+    implied,
+    implied_by_guard,
+    is_unconditional,
+)
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Use
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import InputDeclaration, Path, Step
+from noetl.planner.syntax.names import RESERVED
+from noetl.planner.templates.access_paths import Access
 
 _GIVEN = ("input", "environment")
 _OTHERWISE = {"lt": "gteq", "lteq": "gt"}

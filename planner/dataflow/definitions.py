@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
-
-from planner.syntax.entries import saved_names
-from planner.syntax.models import Entry, Path, Step, Task, TaskEntry
-from planner.syntax.symbols import Names
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import Entry, Path, Step, Task, TaskEntry
+from noetl.planner.syntax.symbols import Names
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]

@@ -1,7 +1,7 @@
 """What templates need and tell, as bits of integers: a bit for every name, and for every step that has been visited.
 
 What is given, and what nothing produces, has one only where a guard may ask for it. So has each outcome of a test that
-lasts (`planner.dataflow.correlation`), and each *clause*: where something is read only if something else is not there, or a test has turned
+lasts (`noetl.planner.dataflow.correlation`), and each *clause*: where something is read only if something else is not there, or a test has turned
 out some way, what is needed is the one or the other.
 """
 
@@ -13,16 +13,16 @@ from itertools import accumulate, product
 from operator import or_
 from typing import NamedTuple
 
-from planner.dataflow.correlation import Conditions
-from planner.dataflow.definitions import called
-from planner.dataflow.narrowing import ANY, NOTHING, SUCCEEDED_RUN, Condition, Facts, Need, is_unconditional
-from planner.dataflow.transfer import EVERYTHING
-from planner.program.program import Subject
-from planner.program.template_uses import Use
-from planner.syntax.entries import saved_names
-from planner.syntax.models import ActionEntry, Entry, Path, Step, TaskEntry
-from planner.syntax.names import RESERVED
-from planner.templates.access_paths import Access
+from noetl.planner.dataflow.correlation import Conditions
+from noetl.planner.dataflow.definitions import called
+from noetl.planner.dataflow.narrowing import ANY, NOTHING, SUCCEEDED_RUN, Condition, Facts, Need, is_unconditional
+from noetl.planner.dataflow.transfer import EVERYTHING
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Use
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import ActionEntry, Entry, Path, Step, TaskEntry
+from noetl.planner.syntax.names import RESERVED
+from noetl.planner.templates.access_paths import Access
 
 
 def key_of(access: Access) -> str | None:

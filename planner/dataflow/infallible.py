@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import nodes
-
-from planner.syntax.models import ActionEntry
-from planner.templates.access_paths import Access, access_of, children_of
-from planner.templates.template import Template, TemplateProblem, has_template, parse
+from noetl.planner.syntax.models import ActionEntry
+from noetl.planner.templates.access_paths import Access, access_of, children_of
+from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse
 
 SAFE_ACTIONS = frozenset({"set", "log"})
 _PARTS = {"input": 2, "environment": 2, "args": 2, "run": 2, "step": 2, "loop": 2, "result": 2, "steps": 3}

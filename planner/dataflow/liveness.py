@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import Flow
 
 MAX_HANDED = 2_500_000
 """How many names may be handed to all steps together: a plan keeps for each step which it takes."""

@@ -13,9 +13,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import nodes
-
-from planner.templates.access_paths import Access, access_of, bound_inside, children_of, name_of
-from planner.templates.template import Template, parse
+from noetl.planner.templates.access_paths import Access, access_of, bound_inside, children_of, name_of
+from noetl.planner.templates.template import Template, parse
 
 SUCCEEDED, FAILED, FORGIVEN = 1, 2, 4
 UNFAILED = SUCCEEDED | FORGIVEN

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from planner.dataflow.transfer import EVERYTHING, Outcome
-from planner.graph.bitset import bits
-from planner.graph.joins import ROOT
+from noetl.planner.dataflow.transfer import EVERYTHING, Outcome
+from noetl.planner.graph.bitset import bits
+from noetl.planner.graph.joins import ROOT
 
 if TYPE_CHECKING:
-    from planner.dataflow.solver import Ways
+    from noetl.planner.dataflow.solver import Ways
 
 
 class Turns:

@@ -7,7 +7,7 @@ there brings to the join, and whether it arrives at all.
 
 Where branches go one after another, a branch sees besides what those before it have saved, whether they arrive or end.
 
-The sets are bits of integers (`planner.dataflow.fact_encoding`). On cycles both are fixed points: the least of what may be there, and the
+The sets are bits of integers (`noetl.planner.dataflow.fact_encoding`). On cycles both are fixed points: the least of what may be there, and the
 greatest of what must (Kam and Ullman, 1977).
 """
 
@@ -19,10 +19,10 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import NamedTuple
 
-from planner.dataflow.sequential import Turns
-from planner.dataflow.transfer import EVERYTHING, Assumed, Implications, Outcome, Visit
-from planner.graph.cfg import Flow
-from planner.graph.joins import ROOT, Joins
+from noetl.planner.dataflow.sequential import Turns
+from noetl.planner.dataflow.transfer import EVERYTHING, Assumed, Implications, Outcome, Visit
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.joins import ROOT, Joins
 
 MAX_LOOKS = 250_000
 """How often an outcome of a step is looked at: past it nothing is known."""

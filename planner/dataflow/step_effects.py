@@ -1,6 +1,6 @@
 """What the steps of a playbook need and produce, whatever was there before them: every way in which a visit can end.
 
-Names, and steps that have been visited, are bits of integers (`planner.dataflow.fact_encoding`).
+Names, and steps that have been visited, are bits of integers (`noetl.planner.dataflow.fact_encoding`).
 """
 
 from __future__ import annotations
@@ -8,15 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from planner.dataflow.fact_encoding import Known, Reading, Readings
-from planner.dataflow.infallible import is_harmless_text
-from planner.dataflow.narrowing import FAILED, SUCCEEDED, UNFAILED
-from planner.dataflow.transfer import EVERYTHING, Assumed, Implications, Needs, Outcome, Read, State, Visit, Worlds
-from planner.dataflow.work_effects import Work
-from planner.guards.coverage import Verdict, is_error_aware
-from planner.program.program import Subject
-from planner.program.template_uses import Use
-from planner.syntax.models import Case, Step
+from noetl.planner.dataflow.fact_encoding import Known, Reading, Readings
+from noetl.planner.dataflow.infallible import is_harmless_text
+from noetl.planner.dataflow.narrowing import FAILED, SUCCEEDED, UNFAILED
+from noetl.planner.dataflow.transfer import (
+    EVERYTHING,
+    Assumed,
+    Implications,
+    Needs,
+    Outcome,
+    Read,
+    State,
+    Visit,
+    Worlds,
+)
+from noetl.planner.dataflow.work_effects import Work
+from noetl.planner.guards.coverage import Verdict, is_error_aware
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Use
+from noetl.planner.syntax.models import Case, Step
 
 
 class Production:

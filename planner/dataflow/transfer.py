@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from planner.dataflow.narrowing import ANY, FAILED, SUCCEEDED, UNFAILED
-from planner.graph.bitset import bits
-from planner.program.template_uses import Use
+from noetl.planner.dataflow.narrowing import ANY, FAILED, SUCCEEDED, UNFAILED
+from noetl.planner.graph.bitset import bits
+from noetl.planner.program.template_uses import Use
 
 EVERYTHING = -1
 """The bits of a place that is never reached: all of them."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.dataflow.fact_encoding import Readings
-from planner.dataflow.solver import Ways
-from planner.dataflow.step_effects import Production
-from planner.dataflow.transfer import EVERYTHING
-from planner.program.program import Subject
-from planner.syntax.models import Path
+from noetl.planner.dataflow.fact_encoding import Readings
+from noetl.planner.dataflow.solver import Ways
+from noetl.planner.dataflow.step_effects import Production
+from noetl.planner.dataflow.transfer import EVERYTHING
+from noetl.planner.program.program import Subject
+from noetl.planner.syntax.models import Path
 
 Untaken = frozenset[tuple[str, int]]
 """Cases that are never taken: the step, and the index of the case."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from planner.dataflow.solver import Ways
-from planner.dataflow.transfer import Outcome
-from planner.graph.joins import ROOT
+from noetl.planner.dataflow.solver import Ways
+from noetl.planner.dataflow.transfer import Outcome
+from noetl.planner.graph.joins import ROOT
 
 FAR = 1 << 30
 """The length of a way that there is not."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import networkx as nx
-
-from planner.dataflow.definitions import called
-from planner.dataflow.fact_encoding import Reading, Readings
-from planner.dataflow.infallible import is_harmless_action
-from planner.dataflow.narrowing import ANY, FAILED
-from planner.dataflow.transfer import EVERYTHING, Done, Implications, Needs, State
-from planner.graph.bitset import bits
-from planner.program.program import Subject
-from planner.program.template_uses import Use
-from planner.syntax.models import ActionEntry, Entry, Path, Task, TaskEntry
+from noetl.planner.dataflow.definitions import called
+from noetl.planner.dataflow.fact_encoding import Reading, Readings
+from noetl.planner.dataflow.infallible import is_harmless_action
+from noetl.planner.dataflow.narrowing import ANY, FAILED
+from noetl.planner.dataflow.transfer import EVERYTHING, Done, Implications, Needs, State
+from noetl.planner.graph.bitset import bits
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import Use
+from noetl.planner.syntax.models import ActionEntry, Entry, Path, Task, TaskEntry
 
 
 class Work:

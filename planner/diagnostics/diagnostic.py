@@ -1,6 +1,6 @@
 """What the planner says about a playbook: a code, a severity, a place and a way out.
 
-Rendering for people and machines is in `planner.diagnostics.render`.
+Rendering for people and machines is in `noetl.planner.diagnostics.render`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from planner.diagnostics.codes import CODES, Severity
+from noetl.planner.diagnostics.codes import CODES, Severity
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from planner.diagnostics.codes import CODES, Severity
-from planner.diagnostics.diagnostic import Diagnostic, Span
-from planner.diagnostics.terminal_text import _visible_character, _width, visible
+from noetl.planner.diagnostics.codes import CODES, Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
+from noetl.planner.diagnostics.terminal_text import _visible_character, _width, visible
 
 STDIN = "-"
 """The name under which a playbook read from standard input is reported."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.diagnostics.terminal_text import visible
-from planner.draw.outline import (
+from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.draw.outline import (
     COLOURS,
     Outline,
     bounds,
@@ -21,7 +21,7 @@ from planner.draw.outline import (
     outline,
     run_in_short,
 )
-from planner.plan import Plan, Step
+from noetl.planner.plan import Plan, Step
 
 _ERROR = "#cf222e"
 

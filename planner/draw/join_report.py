@@ -8,12 +8,11 @@ from itertools import combinations
 from typing import Any
 
 import networkx as nx
-
-from planner.diagnostics.wording import listed, ticked
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import JoinFinder
-from planner.graph.joins import ROOT
-from planner.plan import Plan
+from noetl.planner.diagnostics.wording import listed, ticked
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import JoinFinder
+from noetl.planner.graph.joins import ROOT
+from noetl.planner.plan import Plan
 
 ARROW = " → "
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from planner.diagnostics.terminal_text import visible
-from planner.draw.outline import COLOURS, bounds, clip, falls_through, guard, is_error_path, mode, outline, run_in_short
-from planner.plan import Plan, Step
+from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.draw.outline import (
+    COLOURS,
+    bounds,
+    clip,
+    falls_through,
+    guard,
+    is_error_path,
+    mode,
+    outline,
+    run_in_short,
+)
+from noetl.planner.plan import Plan, Step
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from planner.diagnostics.terminal_text import visible
-from planner.plan import Action, Case, Plan, Step, TaskCall, Work
+from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
 
 COLOURS = {
     "pending": ("#f6f8fa", "#57606a"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from planner.diagnostics.terminal_text import cells, visible
-from planner.draw.outline import Outline, bounds, clip, falls_through, guard, mode, outline, run_in_short
-from planner.plan import MOST_COUNTED, Case, Plan, Step
+from noetl.planner.diagnostics.terminal_text import cells, visible
+from noetl.planner.draw.outline import Outline, bounds, clip, falls_through, guard, mode, outline, run_in_short
+from noetl.planner.plan import MOST_COUNTED, Case, Plan, Step
 
 _STATE_SIGNS = {
     "pending": "·",

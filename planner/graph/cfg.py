@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import networkx as nx
-
-from planner.syntax.models import Playbook
-from planner.syntax.symbols import Names
+from noetl.planner.syntax.models import Playbook
+from noetl.planner.syntax.symbols import Names
 
 if TYPE_CHECKING:
     StepGraph = nx.DiGraph[str]

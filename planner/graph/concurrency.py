@@ -22,11 +22,10 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 import networkx as nx
-
-from planner.graph.bitset import bits
-from planner.graph.cfg import Flow
-from planner.graph.dominators import immediate_dominators
-from planner.graph.joins import Joins
+from noetl.planner.graph.bitset import bits
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.dominators import immediate_dominators
+from noetl.planner.graph.joins import Joins
 
 MAX_MOVES = 1_000_000
 """How many moves of branches are looked at: past it nothing is known."""

@@ -7,13 +7,12 @@ from operator import eq
 from typing import TYPE_CHECKING
 
 import networkx as nx
-
-from planner.graph.cfg import Flow
-from planner.graph.dominators import immediate_dominators
-from planner.graph.joins import ALL, ROOT, Joins, Runaway
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.dominators import immediate_dominators
+from noetl.planner.graph.joins import ALL, ROOT, Joins, Runaway
 
 if TYPE_CHECKING:
-    from planner.graph.cfg import StepGraph
+    from noetl.planner.graph.cfg import StepGraph
 
 MAX_WATCHED = 500_000
 """How many steps all regions may have together: a plan keeps for each step which joins watch it."""

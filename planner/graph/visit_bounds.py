@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import networkx as nx
-
-from planner.graph.cfg import Flow
-from planner.graph.joins import ROOT, Joins
-from planner.plan import MOST_COUNTED
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.joins import ROOT, Joins
+from noetl.planner.plan import MOST_COUNTED
 
 Targets = Sequence[str]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.guards.formulas import ALWAYS, ERROR, Formula, Known, Literal, Term, formula_of, is_plain, leaves_of
-from planner.guards.solver import Allowance, State, Terms, TooHardError, Values, World
-from planner.guards.value_classes import (
+from noetl.planner.guards.formulas import ALWAYS, ERROR, Formula, Known, Literal, Term, formula_of, is_plain, leaves_of
+from noetl.planner.guards.solver import Allowance, State, Terms, TooHardError, Values, World
+from noetl.planner.guards.value_classes import (
     ABSENT,
     BOOLEANS,
     FALSE,
@@ -28,9 +28,9 @@ from planner.guards.value_classes import (
     Classes,
     Scalar,
 )
-from planner.syntax.models import Case, InputDeclaration
-from planner.templates.access_paths import Access
-from planner.templates.template import TemplateProblem, parse
+from noetl.planner.syntax.models import Case, InputDeclaration
+from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.template import TemplateProblem, parse
 
 STATUSES = ("pending", "running", "waiting", "retrying", "succeeded", "failed", "cancelled")
 REFUSED = "MaxVisitsExceeded"

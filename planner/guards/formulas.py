@@ -13,9 +13,8 @@ from itertools import count, pairwise
 from typing import Any
 
 from jinja2 import nodes
-
-from planner.guards.value_classes import TYPE_TESTS, Scalar, compared
-from planner.templates.access_paths import Access, access_of
+from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compared
+from noetl.planner.templates.access_paths import Access, access_of
 
 Term = tuple[Any, ...]
 """The access of a name with its attributes; of anything else its syntax, behind a word that begins with `?`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from planner.guards.formulas import All, Formula, If, Known, Literal, Not, Term, leaves_of
-from planner.guards.value_classes import ABSENT, ALL_PAIRS, BOOLEANS, Classes, Outcomes, Scalar, pair
+from noetl.planner.guards.formulas import All, Formula, If, Known, Literal, Not, Term, leaves_of
+from noetl.planner.guards.value_classes import ABSENT, ALL_PAIRS, BOOLEANS, Classes, Outcomes, Scalar, pair
 
 Goal = tuple[Formula, bool]
 """A formula, and whether it is to be true or false."""

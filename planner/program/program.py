@@ -10,21 +10,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import networkx as nx
-
-from planner.catalogue import Catalogue
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostics, Label, Span
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import find_joins
-from planner.graph.joins import Joins
-from planner.guards.coverage import REFUSED, Candidate, Dead, Facts, Verdict, candidate_of, judge
-from planner.guards.solver import Allowance
-from planner.program.template_uses import Use
-from planner.syntax.document import Document
-from planner.syntax.entries import called_tasks, saved_names
-from planner.syntax.models import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
-from planner.syntax.symbols import Names
-from planner.templates.template import has_template
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostics, Label, Span
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.graph.joins import Joins
+from noetl.planner.guards.coverage import REFUSED, Candidate, Dead, Facts, Verdict, candidate_of, judge
+from noetl.planner.guards.solver import Allowance
+from noetl.planner.program.template_uses import Use
+from noetl.planner.syntax.document import Document
+from noetl.planner.syntax.entries import called_tasks, saved_names
+from noetl.planner.syntax.models import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.syntax.symbols import Names
+from noetl.planner.templates.template import has_template
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from planner.catalogue import Catalogue, Parameter
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.syntax.document import Document
-from planner.syntax.entries import saved_names
-from planner.syntax.models import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
-from planner.templates.parser import code_length
-from planner.templates.template import Template, TemplateProblem, has_template, parse
+from noetl.planner.catalogue import Catalogue, Parameter
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.syntax.document import Document
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.templates.parser import code_length
+from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse
 
 MAX_CODE = 256 * 1024
 """How many characters the expressions of all templates may have together, but for those that only name what they read."""

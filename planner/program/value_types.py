@@ -7,12 +7,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from planner.catalogue import Catalogue, Kind
-from planner.syntax.entries import saved_names
-from planner.syntax.models import ActionEntry, Entry, Playbook, Step, TaskEntry
-from planner.syntax.names import MAX_TASK_DEPTH
-from planner.templates.access_paths import Access
-from planner.templates.template import has_template
+from noetl.planner.catalogue import Catalogue, Kind
+from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.models import ActionEntry, Entry, Playbook, Step, TaskEntry
+from noetl.planner.syntax.names import MAX_TASK_DEPTH
+from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.template import has_template
 
 TYPES: Mapping[Kind, tuple[type, ...]] = {
     Kind.STRING: (str,),

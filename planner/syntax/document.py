@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from planner.diagnostics.diagnostic import START, Span
-from planner.syntax.models import Path
+from noetl.planner.diagnostics.diagnostic import START, Span
+from noetl.planner.syntax.models import Path
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.syntax.models import ActionEntry, Entry, Path, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, Entry, Path, TaskEntry
 
 
 def called_tasks(run: Iterable[Entry]) -> Iterable[str]:

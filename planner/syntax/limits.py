@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.syntax.document import Document
-from planner.syntax.models import Path
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.syntax.document import Document
+from noetl.planner.syntax.models import Path
 
 MAX_STEPS = 10_000
 MAX_TASKS = 10_000

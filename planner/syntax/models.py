@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from noetl.planner.syntax.durations import seconds_of
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
-
-from planner.syntax.durations import seconds_of
 
 Path = tuple[str | int, ...]
 """Where a value stands in the document: keys of mappings and indexes of sequences."""

@@ -9,16 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.diagnostics.wording import described, shown
-from planner.gc_control import collection_paused
-from planner.syntax.document import Document
-from planner.syntax.limits import is_too_large
-from planner.syntax.models import ActionEntry, Case, Model, Path, Playbook, Step, Task, TaskEntry
-from planner.syntax.recovery import Draft
-from planner.syntax.schema_errors import (
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.diagnostics.wording import described, shown
+from noetl.planner.gc_control import collection_paused
+from noetl.planner.syntax.document import Document
+from noetl.planner.syntax.limits import is_too_large
+from noetl.planner.syntax.models import ActionEntry, Case, Model, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.syntax.recovery import Draft
+from noetl.planner.syntax.schema_errors import (
     ENTRY_KEYS,
     MINIMAL,
     Mistake,
@@ -30,6 +28,7 @@ from planner.syntax.schema_errors import (
     unknown_key,
     wrong_value,
 )
+from pydantic import ValidationError
 
 MAX_MISTAKES = 1_000
 """How many wrong constructs are reported; where there are more, nothing else is checked."""

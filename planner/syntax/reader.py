@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
-
-from planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
-from planner.diagnostics.wording import described, shown
-from planner.gc_control import collection_paused
-from planner.syntax.document import Collection, Document, position, span_of
-from planner.syntax.scalars import NUMERIC_STARTS, WORDS, Scalar, reading_of_yaml_1_1, resolve
-from planner.syntax.yaml_errors import report_syntax
+from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
+from noetl.planner.diagnostics.wording import described, shown
+from noetl.planner.gc_control import collection_paused
+from noetl.planner.syntax.document import Collection, Document, position, span_of
+from noetl.planner.syntax.scalars import NUMERIC_STARTS, WORDS, Scalar, reading_of_yaml_1_1, resolve
+from noetl.planner.syntax.yaml_errors import report_syntax
 
 __all__ = ["Document", "read"]
 

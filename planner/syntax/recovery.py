@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from planner.syntax.models import Path
+from noetl.planner.syntax.models import Path
 
 
 class Draft:

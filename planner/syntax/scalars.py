@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from planner.diagnostics.wording import shown
+from noetl.planner.diagnostics.wording import shown
 
 Scalar = str | int | float | bool | None
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from planner.diagnostics.wording import described, listed, quoted, shown, ticked
-from planner.syntax.models import (
+from noetl.planner.diagnostics.wording import described, listed, quoted, shown, ticked
+from noetl.planner.syntax.models import (
     ActionEntry,
     Case,
     InputDeclaration,

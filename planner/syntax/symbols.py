@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.syntax.models import ActionEntry, Case, Entry, Playbook, Step, StepEntry, Task, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, Case, Entry, Playbook, Step, StepEntry, Task, TaskEntry
 
 
 @dataclass(frozen=True, slots=True)

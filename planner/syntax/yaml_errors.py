@@ -6,9 +6,8 @@ import re
 from typing import NamedTuple
 
 import yaml
-
-from planner.diagnostics.diagnostic import Diagnostics, Label, Span
-from planner.syntax.document import position
+from noetl.planner.diagnostics.diagnostic import Diagnostics, Label, Span
+from noetl.planner.syntax.document import position
 
 
 class _Complaint(NamedTuple):

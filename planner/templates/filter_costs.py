@@ -9,8 +9,7 @@ from typing import Any
 from jinja2 import Environment
 from jinja2.filters import make_attrgetter, make_multi_attrgetter
 from jinja2.utils import _PassArg
-
-from planner.templates.budget import (
+from noetl.planner.templates.budget import (
     LIST_ITEM,
     bounded,
     charge,
@@ -22,7 +21,7 @@ from planner.templates.budget import (
     measured_text,
     rehearsed,
 )
-from planner.templates.filters import join, replace
+from noetl.planner.templates.filters import join, replace
 
 LINE = 512
 WORD = 32

@@ -15,8 +15,7 @@ from jinja2 import Environment
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import Undefined
 from jinja2.utils import pass_environment
-
-from planner.templates.budget import (
+from noetl.planner.templates.budget import (
     MAX_ITEMS,
     LimitExceeded,
     bounded,
@@ -32,7 +31,7 @@ from planner.templates.budget import (
     searched,
     weighed,
 )
-from planner.templates.operators import add
+from noetl.planner.templates.operators import add
 
 MAX_PATTERN = 1_000
 MAX_REPETITIONS = 10_000

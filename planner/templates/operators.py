@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from planner.templates.budget import LIST_ITEM, charge_bits, charge_items, charge_text
+from noetl.planner.templates.budget import LIST_ITEM, charge_bits, charge_items, charge_text
 
 
 def _multiply(left: Any, right: Any) -> Any:

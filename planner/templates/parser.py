@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
-
-from planner.frozen import record
-from planner.templates.access_paths import children_of
-from planner.templates.budget import MAX_INTEGER_BITS
-from planner.templates.sandbox import ALLOWED_NODES, FUNCTIONS, SANDBOX
+from noetl.planner.frozen import record
+from noetl.planner.templates.access_paths import children_of
+from noetl.planner.templates.budget import MAX_INTEGER_BITS
+from noetl.planner.templates.sandbox import ALLOWED_NODES, FUNCTIONS, SANDBOX
 
 MAX_SOURCE = 64 * 1024
 MAX_NODES = 4_000
@@ -128,7 +127,7 @@ def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     if source.startswith("}", start) and not source.startswith("}}", start):
         return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _ENDS)
     # The executor parses templates too, and has no use for what would be right until one is wrong.
-    from planner.templates.foreign_syntax import operator_at
+    from noetl.planner.templates.foreign_syntax import operator_at
 
     return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, operator_at(source, start))
 
@@ -193,8 +192,8 @@ def _check_node(source: str, node: nodes.Node) -> None:
 
 
 def _suggest(word: str, known: Iterable[str], kind: str) -> str | None:
-    from planner.diagnostics.diagnostic import suggest
-    from planner.templates import foreign_syntax
+    from noetl.planner.diagnostics.diagnostic import suggest
+    from noetl.planner.templates import foreign_syntax
 
     words: Mapping[str, str] = getattr(foreign_syntax, kind)
     return words.get(word) or suggest(word, known)

@@ -18,8 +18,7 @@ from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg, missing
-
-from planner.templates.budget import (
+from noetl.planner.templates.budget import (
     LIST,
     LIST_ITEM,
     MAPPING,
@@ -33,9 +32,9 @@ from planner.templates.budget import (
     reading,
     weighed,
 )
-from planner.templates.filter_costs import PAIRS_AT_ONCE, charged_filter
-from planner.templates.filters import FILTERS, describe, join_texts, replace
-from planner.templates.operators import OPERATORS
+from noetl.planner.templates.filter_costs import PAIRS_AT_ONCE, charged_filter
+from noetl.planner.templates.filters import FILTERS, describe, join_texts, replace
+from noetl.planner.templates.operators import OPERATORS
 
 
 class Missing(StrictUndefined):

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
-
-from planner.templates.access_paths import Access, access_of, accesses, bound_inside
-from planner.templates.budget import MAX_TEXT, LimitExceeded, one_budget, start_budget
-from planner.templates.evaluator import (
+from noetl.planner.templates.access_paths import Access, access_of, accesses, bound_inside
+from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, one_budget, start_budget
+from noetl.planner.templates.evaluator import (
     EvaluationError,
     charged,
     compiled,
@@ -25,9 +24,9 @@ from planner.templates.evaluator import (
     plain_or_error,
     to_text,
 )
-from planner.templates.filters import Identifier, Raw
-from planner.templates.parser import Expression, TemplateProblem, has_template, parts_of, plain_parts, syntax_of
-from planner.templates.sandbox import SANDBOX
+from noetl.planner.templates.filters import Identifier, Raw
+from noetl.planner.templates.parser import Expression, TemplateProblem, has_template, parts_of, plain_parts, syntax_of
+from noetl.planner.templates.sandbox import SANDBOX
 
 __all__ = [
     "EvaluationError",
@@ -55,7 +54,7 @@ class Template:
     """A text with templates in it, parsed.
 
     `reads` maps each access to the offset where it first stands. Names bound inside are not read. What of it must have a value
-    is in `planner.dataflow.narrowing`. `path` is the access when the text is nothing but one, else None. `is_plain` says that its
+    is in `noetl.planner.dataflow.narrowing`. `path` is the access when the text is nothing but one, else None. `is_plain` says that its
     expressions are names with attributes and nothing else.
     """
 

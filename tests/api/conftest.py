@@ -8,8 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from api.app import create_app
+from noetl.api.app import create_app
 
 
 @pytest.fixture

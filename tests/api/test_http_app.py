@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-
-from api.app import create_app
-from executor.errors import StoreError
+from noetl.api.app import create_app
+from noetl.executor.errors import StoreError
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +102,7 @@ async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
 
 
 async def test_importing_it_needs_no_settings_and_writes_nothing(tmp_path: Path) -> None:
-    code = "import api.app, os; assert not os.listdir('.')"
+    code = "import noetl.api.app, os; assert not os.listdir('.')"
     done = await asyncio.to_thread(
         subprocess.run, [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True
     )

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from noetl.api.app import create_app
+from noetl.api.auth import authentication
+from noetl.api.auth.api_keys import SCOPES, hash_of, new_key
+from noetl.api.middleware import OPEN
+from noetl.api.routes.dependencies import check_that_all_are_guarded
+from noetl.executor.model.registry import Key
+from noetl.executor.stores import open_store
 
-from api.app import create_app
-from api.auth import authentication
-from api.auth.api_keys import SCOPES, hash_of, new_key
-from api.middleware import OPEN
-from api.routes.dependencies import check_that_all_are_guarded
-from executor.model.registry import Key
-from executor.stores import open_store
 from tests.api.issuer import AUDIENCE, NAME, serving, token
 
 pytestmark = pytest.mark.anyio
@@ -330,7 +330,7 @@ async def test_a_key_is_kept_nowhere(
 
 async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the time of a refusal does not tell whether there is a key with the id."""
-    from api.auth import api_keys as ours
+    from noetl.api.auth import api_keys as ours
 
     compared: list[tuple[str, str]] = []
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from fastapi import Request
-
-from api.http.problems import Problem
-from api.http.requests import (
+from noetl.api.http.problems import Problem
+from noetl.api.http.requests import (
     MAX_BODY_BYTES,
     Reference,
     Resumption,

@@ -14,9 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-
-from api.app import create_app
-from api.http.schemas import Status, Taken
+from noetl.api.app import create_app
+from noetl.api.http.schemas import Status, Taken
 
 pytestmark = pytest.mark.anyio
 
@@ -205,7 +204,7 @@ async def test_a_token_is_shown_nowhere(
 @pytest.fixture
 def served(settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of the app under a server that logs requests, and its process."""
-    command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", "0", "--no-use-colors"]
+    command = [sys.executable, "-m", "uvicorn", "noetl.api.app:app", "--port", "0", "--no-use-colors"]
     env = os.environ | settings
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None

@@ -7,9 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-
-from api.app import create_app
-from api.http import problems
+from noetl.api.app import create_app
+from noetl.api.http import problems
 
 pytestmark = pytest.mark.anyio
 

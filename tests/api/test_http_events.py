@@ -10,10 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from noetl.api.http.schemas import EventPage
+from noetl.api.routes import events
 from starlette.requests import ClientDisconnect
-
-from api.http.schemas import EventPage
-from api.routes import events
 
 pytestmark = pytest.mark.anyio
 

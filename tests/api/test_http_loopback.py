@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from noetl.api.context import Shared
+from noetl.api.middleware import Gate
 from starlette.responses import PlainTextResponse
-
-from api.context import Shared
-from api.middleware import Gate
 
 SETTINGS: dict[str, str] = {}
 SHARED = Shared(SETTINGS)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
-
-from api.http.schemas import PlanAnswer
+from noetl.api.http.schemas import PlanAnswer
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-
-from api.http.schemas import PlaybookPage, Registered, RegisteredText, Status, Summary
+from noetl.api.http.schemas import PlaybookPage, Registered, RegisteredText, Status, Summary
 
 pytestmark = pytest.mark.anyio
 

@@ -6,10 +6,9 @@ import asyncio
 
 import httpx
 import pytest
-
-from api.app import create_app
-from api.http.schemas import Accepted, Result
-from executor.errors import SettingError
+from noetl.api.app import create_app
+from noetl.api.http.schemas import Accepted, Result
+from noetl.executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-
-from api.http.schemas import Graph, Result, RunPage, Status, Summary
-from executor.actions import catalogue
-from executor.engine.start import new_run
-from executor.stores import open_store
-from planner.compile import compile_playbook
+from noetl.api.http.schemas import Graph, Result, RunPage, Status, Summary
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.start import new_run
+from noetl.executor.stores import open_store
+from noetl.planner.compile import compile_playbook
 
 pytestmark = pytest.mark.anyio
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.api.service.errors import NotFoundError, PlaybookError
+from noetl.api.service.runs import Service
+from noetl.executor.actions import catalogue
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from noetl.executor.worker import Worker
 
-from api.service.errors import NotFoundError, PlaybookError
-from api.service.runs import Service
-from executor.actions import catalogue
-from executor.errors import RejectedError
-from executor.model.events import timestamp
-from executor.model.registry import Playbook
-from executor.model.run import Run, RunStatus
-from executor.security.capabilities import Capabilities
-from executor.stores import open_store
-from executor.stores.interface import Store
-from executor.worker import Worker
 from tests.plays import Play, compiled
 
 ADD = """\

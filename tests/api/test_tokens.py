@@ -10,13 +10,13 @@ from typing import Any
 
 import jwt
 import pytest
+from noetl.api.auth import jwt as ours
+from noetl.api.auth.authentication import Authentication
+from noetl.api.auth.jwt import Keyring, Tokens, issuer_of
+from noetl.api.http.problems import Problem
+from noetl.executor.errors import SettingError
+from noetl.executor.stores.interface import Store
 
-from api.auth import jwt as ours
-from api.auth.authentication import Authentication
-from api.auth.jwt import Keyring, Tokens, issuer_of
-from api.http.problems import Problem
-from executor.errors import SettingError
-from executor.stores.interface import Store
 from tests.api.issuer import AUDIENCE, NAME, Issuer, claims, ec_key, ed_key, public, rsa_key, serving, token
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pytest
+from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sql.consistency import MOST_FINDINGS
+from noetl.executor.stores.sql.store import SqlStore
 
-from executor.model.run import NEVER, Run, RunStatus, WaitKey
-from executor.stores.interface import Store
-from executor.stores.sql.consistency import MOST_FINDINGS
-from executor.stores.sql.store import SqlStore
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
 from tests.contract.waits_contract import child, waiting
 from tests.plays import Play

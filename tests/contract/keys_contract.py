@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import Key
+from noetl.executor.stores.interface import Store
 
-from executor.errors import RejectedError
-from executor.model.registry import Key
-from executor.stores.interface import Store
 from tests.contract.store_contract import together
 
 

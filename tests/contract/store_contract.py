@@ -11,15 +11,15 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from noetl.executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Telling
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
+from noetl.executor.model.run import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.transition import in_time, pause, settle
+from noetl.executor.stores.interface import Store
 
-from executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Telling
-from executor.engine.start import new_run
-from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.model.events import Event
-from executor.model.outcome import Choice, Outcome, Pause, error_record
-from executor.model.run import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
-from executor.model.transition import in_time, pause, settle
-from executor.stores.interface import Store
 from tests.plays import compiled
 
 CHAIN = """

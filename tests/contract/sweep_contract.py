@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import NEVER, Lease, RunStatus
+from noetl.executor.model.worker_identity import process_name
+from noetl.executor.stores.interface import Swept
+from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.store import SqlStore
 
-from executor.model.registry import Playbook
-from executor.model.run import NEVER, Lease, RunStatus
-from executor.model.worker_identity import process_name
-from executor.stores.interface import Swept
-from executor.stores.sql.consistency import examine
-from executor.stores.sql.store import SqlStore
 from tests.plays import LEASE_SECONDS, Play, compiled
 
 FORK = """

@@ -11,23 +11,23 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import MessageError, RejectedError, SettingError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import commits, keys, waits
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.expressions import Change, Put
+from noetl.executor.stores.dynamo.queries import merged
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.interface import Received, Store, Swept
+from noetl.executor.stores.retention import DAY_SECONDS, retention_seconds
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.worker import Worker
+from noetl.infra.dynamodb import upgrade
 
-from executor.engine.invocation import Walker
-from executor.errors import MessageError, RejectedError, SettingError
-from executor.model.registry import Playbook
-from executor.model.run import Claim, Run, RunStatus, VisitStatus
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.dynamo import commits, keys, waits
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.expressions import Change, Put
-from executor.stores.dynamo.queries import merged
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.interface import Received, Store, Swept
-from executor.stores.retention import DAY_SECONDS, retention_seconds
-from executor.stores.sqs.due_message import Note
-from executor.worker import Worker
-from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract

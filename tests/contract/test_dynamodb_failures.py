@@ -11,23 +11,23 @@ from typing import Any
 import boto3
 import pytest
 from botocore.stub import ANY, Stubber
+from noetl.executor.clients import aws_retry
+from noetl.executor.clients.aws_retry import MOST_TRIES, Refused
+from noetl.executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import blobs as buckets
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo import table as tables
+from noetl.executor.stores.dynamo.attributes import attribute, attributes, item_of
+from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
+from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Check, Put
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.sqs import messages
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.messages import Messages
+from noetl.infra.dynamodb import upgrade
 
-from executor.clients import aws_retry
-from executor.clients.aws_retry import MOST_TRIES, Refused
-from executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
-from executor.stores import open_store
-from executor.stores.dynamo import blobs as buckets
-from executor.stores.dynamo import keys
-from executor.stores.dynamo import table as tables
-from executor.stores.dynamo.attributes import attribute, attributes, item_of
-from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from executor.stores.dynamo.expressions import ABSENT, Change, Check, Put
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.dynamo.table import Table
-from executor.stores.sqs import messages
-from executor.stores.sqs.due_message import Note
-from executor.stores.sqs.messages import Messages
-from infra.dynamodb import upgrade
 from tests.aws import Client, become_nobody
 from tests.contract.store_contract import claimed, done, started
 

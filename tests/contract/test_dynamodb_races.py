@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import END, Claim, Lease, RunStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores.dynamo import table as tables
+from noetl.executor.stores.dynamo.keys import BRANCHES_EACH
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.dynamo.table import MOST_WRITTEN
+from noetl.executor.stores.interface import Received
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.infra.dynamodb import upgrade
 
-from executor.engine.invocation import Walker
-from executor.engine.start import new_run
-from executor.errors import FencedError, StoreError
-from executor.model.events import Event
-from executor.model.run import END, Claim, Lease, RunStatus
-from executor.security.capabilities import for_local_run
-from executor.stores.dynamo import table as tables
-from executor.stores.dynamo.keys import BRANCHES_EACH
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.dynamo.table import MOST_WRITTEN
-from executor.stores.interface import Received
-from executor.stores.sqs.due_message import Note
-from infra.dynamodb import upgrade
 from tests.aws import Client
 from tests.contract.store_contract import (
     CHAIN,
@@ -330,7 +330,7 @@ class answers_lost:
         from botocore.exceptions import ReadTimeoutError
 
         patch = self._patch.__enter__()
-        patch.setattr("executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
+        patch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
         client = tables.client("dynamodb", once=True)
         for call in self._calls:
             method = getattr(client, call)
@@ -354,10 +354,10 @@ class answers_lost:
 def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
     run = started(store)
     claim = claimed(store, run)
-    monkeypatch.setattr("executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("noetl.executor.clients.aws_retry.FIRST_PAUSE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        from executor.clients import aws as clients
+        from noetl.executor.clients import aws as clients
 
         clients.forget()
         with pytest.raises(StoreError, match="failed 9 times: no answer from table noetl"):

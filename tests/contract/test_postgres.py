@@ -8,17 +8,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, StoreError
+from noetl.executor.model.run import Claim
+from noetl.executor.stores import open_store
+from noetl.executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql import waits as sql_waits
+from noetl.infra.migrations import migrations, upgrade
+from noetl.planner.plan import Plan
 
-from executor.engine.start import new_run
-from executor.errors import FencedError, StoreError
-from executor.model.run import Claim
-from executor.stores import open_store
-from executor.stores.postgres.database import SCHEMA_VERSION, PostgresResult, PostgresWriter
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql import store as sql_store
-from executor.stores.sql import waits as sql_waits
-from infra.migrations import migrations, upgrade
-from planner.plan import Plan
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
@@ -127,7 +127,7 @@ class TestSchema:
 
     def test_nothing_is_left_of_one_that_fails(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            "infra.migrations.migrations", lambda: [*migrations(), "create table half (x no_such_type)"]
+            "noetl.infra.migrations.migrations", lambda: [*migrations(), "create table half (x no_such_type)"]
         )
         with pytest.raises(StoreError, match="no_such_type"):
             upgrade(postgres_dsn)

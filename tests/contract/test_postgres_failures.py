@@ -16,19 +16,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from noetl.executor.errors import FencedError, SettingError, StoreError
+from noetl.executor.model.run import RunStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores import open_store
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import retry
+from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.database import UnwrittenError
+from noetl.executor.stores.sql.retry import MOST_REPETITIONS, repeated
+from noetl.executor.worker import Worker
+from noetl.infra.migrations import upgrade
 from psycopg_pool import PoolTimeout
 
-from executor.errors import FencedError, SettingError, StoreError
-from executor.model.run import RunStatus
-from executor.security.capabilities import for_local_run
-from executor.stores import open_store
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql import retry
-from executor.stores.sql.consistency import examine
-from executor.stores.sql.database import UnwrittenError
-from executor.stores.sql.retry import MOST_REPETITIONS, repeated
-from executor.worker import Worker
-from infra.migrations import upgrade
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
 from tests.plays import Play, compiled
 from tests.postgres import Server, emptied, postgres_dsn, postgres_server, serving

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from noetl.executor.clients.aws import forget
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import MessageError, SettingError, StoreError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.security.capabilities import for_service
+from noetl.executor.stores import address_of, open_store
+from noetl.executor.stores.interface import Received, Swept
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql import waits as sql_waits
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, Note
+from noetl.infra.migrations import upgrade
 
-from executor.clients.aws import forget
-from executor.engine.invocation import Walker
-from executor.errors import MessageError, SettingError, StoreError
-from executor.model.registry import Playbook
-from executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
-from executor.security.capabilities import for_service
-from executor.stores import address_of, open_store
-from executor.stores.interface import Received, Swept
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql import store as sql_store
-from executor.stores.sql import waits as sql_waits
-from executor.stores.sqs.due_message import GRACE_SECONDS, Note
-from infra.migrations import upgrade
 from tests.aws import Client, aws, aws_server, become_nobody
 from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together
 from tests.contract.sweep_contract import SweepContract

@@ -12,16 +12,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.worker import Worker
+from noetl.infra.migrations import upgrade
 
-from executor.errors import FencedError, RejectedError
-from executor.model.registry import Playbook
-from executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
-from executor.security.capabilities import for_local_run
-from executor.stores.postgres.database import PostgresDatabase
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql.consistency import examine
-from executor.worker import Worker
-from infra.migrations import upgrade
 from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,

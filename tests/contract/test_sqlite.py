@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores import open_store
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql import waits as sql_waits
+from noetl.executor.stores.sql.branches import ACTIVE
+from noetl.executor.stores.sqlite.file import SCHEMA_VERSION
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.errors import SettingError, StoreError
-from executor.model.run import RunStatus
-from executor.stores import open_store
-from executor.stores.sql import store as sql_store
-from executor.stores.sql import waits as sql_waits
-from executor.stores.sql.branches import ACTIVE
-from executor.stores.sqlite.file import SCHEMA_VERSION
-from executor.stores.sqlite.store import SqliteStore
 from tests.contract.doctor_contract import DoctorContract
 from tests.contract.keys_contract import KeysContract
 from tests.contract.registry_contract import RegistryContract
@@ -65,7 +65,7 @@ def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
 def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "noetl.db"
     db = sqlite3.connect(path)
-    db.executescript(files("executor.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
+    db.executescript(files("noetl.executor.stores.sqlite").joinpath("schema.sql").read_text("utf-8"))
     db.execute("insert into playbooks values ('default', 'a', '1', 1, 'hash', 1.0, null)")
     db.execute(
         "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at, saved)"

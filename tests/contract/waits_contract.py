@@ -6,13 +6,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.outcome import Pause
+from noetl.executor.model.run import (
+    NEVER,
+    Claim,
+    Commit,
+    Part,
+    Progress,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    Wait,
+    WaitKey,
+)
+from noetl.executor.model.transition import pause
+from noetl.executor.stores.interface import Store
 
-from executor.engine.start import new_run
-from executor.errors import FencedError, RejectedError
-from executor.model.outcome import Pause
-from executor.model.run import NEVER, Claim, Commit, Part, Progress, Run, RunStatus, Visit, VisitStatus, Wait, WaitKey
-from executor.model.transition import pause
-from executor.stores.interface import Store
 from tests.contract.store_contract import (
     CHAIN,
     DIAMOND,

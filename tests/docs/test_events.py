@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from executor.model.run import RunStatus
-from executor.stores.sqlite.store import SqliteStore
-from infra.reference import ROOT
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.infra.reference import ROOT
+
 from tests.plays import Play
 
 ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)

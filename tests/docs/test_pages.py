@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.executor.stores.interface import Store
+from noetl.infra.reference import ROOT
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.syntax.reader import Diagnostics, read
 
-from executor.actions import catalogue
-from executor.stores.interface import Store
-from infra.reference import ROOT
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.syntax.reader import Diagnostics, read
 from tests.plays import Play
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-
-from executor.actions import catalogue
-from infra.reference import PAGES, ROOT, _methods_by_word, main, written
-from infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
-from planner.templates import filters
+from noetl.executor.actions import catalogue
+from noetl.infra.reference import PAGES, ROOT, _methods_by_word, main, written
+from noetl.infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.planner.templates import filters
 
 FAILING = re.compile(r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\"""")
 
@@ -18,11 +17,11 @@ FAILING = re.compile(r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_generated_parts_are_current(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    assert written(text) == text, "run `python -m infra.reference`"
+    assert written(text) == text, "run `python -m noetl.infra.reference`"
 
 
 def test_the_generator_mends_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.reference.ROOT", tmp_path)
+    monkeypatch.setattr("noetl.infra.reference.ROOT", tmp_path)
     for page in PAGES:
         target = tmp_path / page
         target.parent.mkdir(exist_ok=True)

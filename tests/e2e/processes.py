@@ -13,7 +13,7 @@ def noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[st
     """A command in a folder, in a process group of its own, with these settings and none of this machine."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | settings
     return subprocess.Popen(
-        [sys.executable, "-c", "from api.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments],
         cwd=folder,
         env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,

@@ -11,9 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from noetl.api.cli.local.run_to_end import _leave_what_hangs
+from noetl.executor.stores import open_store
 
-from api.cli.local.run_to_end import _leave_what_hangs
-from executor.stores import open_store
 from tests.e2e.processes import Alive, noetl
 from tests.http_server import Exchange, serve
 

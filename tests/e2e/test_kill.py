@@ -11,8 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from executor.stores import open_store
+from noetl.executor.stores import open_store
 
 STEPS = 50
 SECONDS = 60.0
@@ -33,7 +32,7 @@ def playbook() -> str:
 
 def noetl(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")}
-    command = [sys.executable, "-c", "from api.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments]
     return subprocess.Popen(
         command,
         cwd=folder,

@@ -21,8 +21,8 @@ YAML = {"Content-Type": "application/yaml"}
 
 @contextmanager
 def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`uvicorn api.app:app` on a free port, its process and its address."""
-    command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", "0", "--no-access-log"]
+    """`uvicorn noetl.api.app:app` on a free port, its process and its address."""
+    command = [sys.executable, "-m", "uvicorn", "noetl.api.app:app", "--port", "0", "--no-access-log"]
     environment = os.environ | {
         "NOETL_STORE": f"sqlite:///{folder / 'noetl.db'}",
         "NOETL_ALLOW_SHELL": "1",

@@ -15,16 +15,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from noetl.api.cli.local.playbook_finder import Beside
+from noetl.executor.actions import catalogue
+from noetl.executor.actions._connections import CONNECTIONS
+from noetl.executor.engine.external import hash_of
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.model.run import RunStatus
+from noetl.executor.security.capabilities import for_service
+from noetl.executor.stores.interface import Store
+from noetl.planner.compile import compile_playbook
 
-from api.cli.local.playbook_finder import Beside
-from executor.actions import catalogue
-from executor.actions._connections import CONNECTIONS
-from executor.engine.external import hash_of
-from executor.engine.invocation import Walker
-from executor.model.run import RunStatus
-from executor.security.capabilities import for_service
-from executor.stores.interface import Store
-from planner.compile import compile_playbook
 from tests.http_server import Exchange, Server, serve
 from tests.plays import Play
 

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from executor.actions.action import Call
-from executor.engine.perform import perform
-from executor.engine.scope import Scope
-from executor.engine.work_context import Piece
-from executor.model.outcome import Outcome
-from executor.model.run import Run, RunStatus, Visit, VisitStatus
-from executor.security.capabilities import for_local_run
-from planner.catalogue import ActionDeclaration, Kind, Parameter
-from planner.plan import Action, Task, Work
+from noetl.executor.actions.action import Call
+from noetl.executor.engine.perform import perform
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import Piece
+from noetl.executor.model.outcome import Outcome
+from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.security.capabilities import for_local_run
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.plan import Action, Task, Work
 
 RUN = Run("r1", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
 VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from noetl.executor.engine.journal import Suspended
+from noetl.executor.engine.perform import perform
+from noetl.executor.engine.scope import Scope
+from noetl.executor.errors import ActionError
+from noetl.executor.model.tracing import trace_id
+from noetl.planner.plan import Retry
 
-from executor.engine.journal import Suspended
-from executor.engine.perform import perform
-from executor.engine.scope import Scope
-from executor.errors import ActionError
-from executor.model.tracing import trace_id
-from planner.plan import Retry
 from tests.executor.probe import RUN, VISIT, Probe, act, failure, outcome, piece
 
 

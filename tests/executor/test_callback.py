@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.engine.external import hash_of
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import NEVER, RunStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.engine.external import hash_of
-from executor.errors import RejectedError
-from executor.model.run import NEVER, RunStatus
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 ASK = """

@@ -3,9 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from executor.errors import SettingError
-from executor.security.capabilities import Capabilities, for_local_run, for_service
+from noetl.executor.errors import SettingError
+from noetl.executor.security.capabilities import Capabilities, for_local_run, for_service
 
 
 def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import random
 import zlib
 
 import pytest
-
-from executor.model.events import Event
-from executor.stores.dynamo.history import HEAD, Stream, ordered
+from noetl.executor.model.events import Event
+from noetl.executor.stores.dynamo.history import HEAD, Stream, ordered
 
 
 def stream(name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1) -> Stream:

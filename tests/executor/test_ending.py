@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from executor.model.run import RunStatus
-from executor.stores.sqlite.store import SqliteStore
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
+
 from tests.plays import Play
 
 

@@ -7,9 +7,9 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from noetl.executor.model.run import Failure, VisitStatus
+from noetl.executor.model.transition import ending, merge_names
 
-from executor.model.run import Failure, VisitStatus
-from executor.model.transition import ending, merge_names
 from tests.exploration import Explorer
 from tests.plays import compiled
 

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from noetl.executor.model import worker_identity
 
-from executor.model import worker_identity
-
-ASK = "from executor.model.worker_identity import process_name; print(process_name(), flush=True); input()"
+ASK = "from noetl.executor.model.worker_identity import process_name; print(process_name(), flush=True); input()"
 
 
 @pytest.fixture

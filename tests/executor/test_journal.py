@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.model.run import VisitStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.model.run import VisitStatus
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import LEASE_SECONDS, Play
 
 
@@ -366,7 +366,7 @@ class TestRetries:
     def test_a_journal_that_is_too_large(
         self, store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("executor.stores.sql.store.MAX_PAYLOAD_BYTES", 1000)
+        monkeypatch.setattr("noetl.executor.stores.sql.store.MAX_PAYLOAD_BYTES", 1000)
         text = """
             steps:
             - name: a

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from noetl.executor import lambda_handler as ours
+from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.run import Lease, Run, RunStatus
+from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.interface import Received
+from noetl.infra.dynamodb import upgrade
 
-from executor import lambda_handler as ours
-from executor.errors import SettingError, StoreError
-from executor.model.run import Lease, Run, RunStatus
-from executor.stores import open_store
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.interface import Received
-from infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import started
 from tests.http_server import Exchange, serve
@@ -272,9 +272,9 @@ class TestStart:
 
     CODE = """
 import gc, sys
-import executor.lambda_handler
-from executor.clients import aws
-print("executor.engine.invocation" in sys.modules, "executor.stores.dynamo.store" in sys.modules, "executor.stores.postgres.store" in sys.modules)
+import noetl.executor.lambda_handler
+from noetl.executor.clients import aws
+print("noetl.executor.engine.invocation" in sys.modules, "noetl.executor.stores.dynamo.store" in sys.modules, "noetl.executor.stores.postgres.store" in sys.modules)
 print(aws.client.cache_info().currsize, gc.isenabled())
 """
 

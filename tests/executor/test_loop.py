@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 
@@ -177,7 +177,7 @@ class TestSteps:
     def test_a_batch_that_gives_what_is_not_plain_data(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
+        monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, loop: {items: [1, 2], batch: 1}, run: [{action: log, message: x}]}]"
         assert Play(store, text).finish().errors == ["FunctionFailed"]
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import noetl.executor.engine.attempts
 import pytest
+from noetl.executor.actions.action import Call
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-import executor.engine.attempts
-from executor.actions.action import Call
-from executor.model.run import RunStatus
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import LEASE_SECONDS, Clock, Play
 
 WAIT = """
@@ -30,13 +30,13 @@ WAIT = """
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `log` takes three seconds."""
-    monotonic, handler, passed = time.monotonic, executor.engine.attempts.handler, [0]
+    monotonic, handler, passed = time.monotonic, noetl.executor.engine.attempts.handler, [0]
 
     def log(_: Call) -> None:
         passed[0] += 3
 
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + passed[0])
-    monkeypatch.setattr("executor.engine.attempts.handler", lambda name: log if name == "log" else handler(name))
+    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda name: log if name == "log" else handler(name))
 
 
 class Hasty(threading.Event):
@@ -93,7 +93,7 @@ class TestWait:
         assert (play.status, play.run.result) == ("succeeded", {"x": 1})
 
     def test_what_is_not_plain_data_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
+        monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
         assert Play(store, text).finish().errors == ["FunctionFailed"]
 
@@ -214,7 +214,7 @@ class TestRepeat:
         def handler(type: str) -> Callable[[Call], Any]:
             return lambda call: keys.append(call.idempotency_key) if type == "log" else call.parameters["set"]
 
-        monkeypatch.setattr("executor.engine.attempts.handler", handler)
+        monkeypatch.setattr("noetl.executor.engine.attempts.handler", handler)
         play = Play(store, text % spread, clock=Clock(0.0)).finish()
         assert (play.status, play.result) == ("succeeded", {"data": [None] * 3})
         assert (len(keys), len(set(keys))) == (6, 6)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from executor.engine.perform import perform
-from executor.engine.scope import Scope
-from executor.errors import ActionError
-from executor.model.outcome import Outcome
-from planner.plan import Action, Task, TaskCall
+from noetl.executor.engine.perform import perform
+from noetl.executor.engine.scope import Scope
+from noetl.executor.errors import ActionError
+from noetl.executor.model.outcome import Outcome
+from noetl.planner.plan import Action, Task, TaskCall
+
 from tests.executor.probe import RUN, VISIT, Probe, act, failure, outcome, piece
 
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-
-from executor.engine.rendering import check_kinds, render, render_parameters
-from executor.errors import ActionError
-from executor.model.sql import Bind, Identifier, Sql
-from executor.security.secret_sources import Secret
-from planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.executor.engine.rendering import check_kinds, render, render_parameters
+from noetl.executor.errors import ActionError
+from noetl.executor.model.sql import Bind, Identifier, Sql
+from noetl.executor.security.secret_sources import Secret
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 NOTHING: dict[str, Any] = {}
 PLAIN = Parameter((Kind.ANY,), "")

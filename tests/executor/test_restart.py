@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.engine.start import restarted
+from noetl.executor.errors import RejectedError
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.engine.start import restarted
-from executor.errors import RejectedError
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 CHAIN = """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 FORK = """

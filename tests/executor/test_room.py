@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from noetl.executor.engine.work_context import Piece
+from noetl.executor.errors import ActionError
+from noetl.executor.model.memory_budget import Room, size_of
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.engine.work_context import Piece
-from executor.errors import ActionError
-from executor.model.memory_budget import Room, size_of
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 MOST = 3000
@@ -107,7 +107,7 @@ def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int
 
 
 def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.engine.loop.MOST_GIVEN", MOST)
+    monkeypatch.setattr("noetl.executor.engine.loop.MOST_GIVEN", MOST)
     text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
     play = ended(store, text)
     assert play.errors == ["PayloadTooLarge"]

@@ -4,11 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from executor.engine.scope import Scope
-from executor.model.outcome import Outcome, error_record
-from executor.model.run import Run, RunStatus, Visit, VisitStatus
-from planner.templates.template import EvaluationError, parse
+from noetl.executor.engine.scope import Scope
+from noetl.executor.model.outcome import Outcome, error_record
+from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.planner.templates.template import EvaluationError, parse
 
 RUN = Run(
     "r1",

@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import Run, RunStatus, VisitStatus
+from noetl.planner.plan import Plan
 
-from executor.engine.start import corrected, new_run
-from executor.errors import RejectedError
-from executor.model.run import Run, RunStatus, VisitStatus
-from planner.plan import Plan
 from tests.plays import compiled
 
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"

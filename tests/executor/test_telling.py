@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-
-from executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Silence, Telling
-from executor.engine.invocation import Walker
-from executor.errors import PayloadTooLargeError, StoreError
-from executor.model.events import Event
-from executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
-from executor.runtime.lease_keeper import LOOK_SECONDS, Keeper
-from executor.security.redaction import Tokens
-from executor.stores.interface import Store
+from noetl.executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Silence, Telling
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import PayloadTooLargeError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.runtime.lease_keeper import LOOK_SECONDS, Keeper
+from noetl.executor.security.redaction import Tokens
+from noetl.executor.stores.interface import Store
 
 
 class Page:
@@ -207,7 +206,7 @@ def test_silence(page: Page) -> None:
 
 def test_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = Tokens()
-    monkeypatch.setattr("executor.security.redaction.TOKENS", tokens)
+    monkeypatch.setattr("noetl.executor.security.redaction.TOKENS", tokens)
     telling = Telling()
     token = tokens.new()
     clean, dirty = Event("a", 0.0, payload={"x": 1}), Event("b", 0.0, payload={"error": {"message": f"at /{token}"}})
@@ -271,7 +270,7 @@ class Working(Walker):
 
 def test_only_work_that_goes_on_for_a_third_of_a_lease_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("executor.runtime.lease_keeper.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("noetl.executor.runtime.lease_keeper.time.monotonic", lambda: now[0])
     store = Renewals()
     keeper = Keeper(store, 6 * LOOK_SECONDS, lambda: 0.0)  # type: ignore[abstract]
     run = Run("r", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)

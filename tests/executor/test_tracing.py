@@ -7,11 +7,11 @@ import logging
 
 import httpx
 import pytest
+from noetl.executor.model.run import Run
+from noetl.executor.model.tracing import read_traceparent, trace_id, traceparent
+from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.model.run import Run
-from executor.model.tracing import read_traceparent, trace_id, traceparent
-from executor.runtime.json_logs import ABOUT, log_as_json_lines
-from executor.stores.sqlite.store import SqliteStore
 from tests.executor.test_subruns import CHILD, PARENT, children, register
 from tests.http_server import Exchange, serve
 from tests.plays import Play
@@ -104,7 +104,7 @@ def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_whoever_starts_a_run_says_which_trace_it_is(tmp_path: object) -> None:
-    from api.app import create_app
+    from noetl.api.app import create_app
 
     app = create_app({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db", "NOETL_WORKERS": "1"})
     async with app.router.lifespan_context(app):

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from executor.model.ids import derived_id
-from executor.model.outcome import Choice, Outcome, error_record
-from executor.model.run import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
-from executor.model.transition import (
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.outcome import Choice, Outcome, error_record
+from noetl.executor.model.run import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
+from noetl.executor.model.transition import (
     MAX_CLAIMS,
     GuardFailed,
     GuardTest,
@@ -25,7 +24,7 @@ from executor.model.transition import (
     retry_delay_seconds,
     settle,
 )
-from planner.plan import Action, Case, Join, Retry, Step
+from noetl.planner.plan import Action, Case, Join, Retry, Step
 
 VISIT = Visit(
     "v1", "r1", "s", VisitStatus.RUNNING, clock=4, names={"old": (1, "v0")}, claims=1, fence=1, started_at=8.0

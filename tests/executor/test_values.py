@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-
-from executor.model.json_values import as_read, plain, read_json
-from executor.model.run import VisitStatus
+from noetl.executor.model.json_values import as_read, plain, read_json
+from noetl.executor.model.run import VisitStatus
 
 
 @pytest.mark.parametrize(

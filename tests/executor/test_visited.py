@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from noetl.executor.engine.final_state import NEWEST, Visited
+from noetl.executor.model.run import RunStatus, Visit
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.engine.final_state import NEWEST, Visited
-from executor.model.run import RunStatus, Visit
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play
 
 STEPS = NEWEST + 10

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from executor.errors import ActionError, RejectedError
-from executor.model.run import RunStatus
-from executor.model.transition import MAX_CLAIMS
-from executor.stores.sql import store as sql_store
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import LEASE_SECONDS, Clock, Play
 
 FAIL = "{action: fail, message: no}"
@@ -874,7 +874,7 @@ def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
 
 
 def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("executor.engine.attempts.handler", lambda _: lambda _: {"when": object()})
+    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {"when": object()})
     text = """
         steps:
         - name: a
@@ -889,7 +889,7 @@ def test_details_of_an_error_that_are_not_plain_data(store: SqliteStore, monkeyp
     def handler(_: object) -> None:
         raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
 
-    monkeypatch.setattr("executor.engine.attempts.handler", lambda _: handler)
+    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: handler)
     play = Play(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
     assert (play.errors, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
 

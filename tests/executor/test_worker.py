@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.model.worker_identity import process_name
+from noetl.executor.runtime.lease_keeper import Keeper
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.executor.worker import Worker, lease_seconds, thread_count
 
-from executor.errors import SettingError, StoreError
-from executor.model.events import Event
-from executor.model.run import Claim, Lease, Run, RunStatus
-from executor.model.worker_identity import process_name
-from executor.runtime.lease_keeper import Keeper
-from executor.security.capabilities import for_local_run
-from executor.stores.sqlite.store import SqliteStore
-from executor.worker import Worker, lease_seconds, thread_count
 from tests.plays import Play, compiled
 
 HELD = """
@@ -311,7 +311,7 @@ class Away(SqliteStore):
 def test_a_store_that_stays_away_is_told_to_those_who_wait(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("executor.worker.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("noetl.executor.worker.PATIENCE_SECONDS", 0.0)
     play = start(store, HELD, tmp_path, origin="service")
     away = Away(str(store.path))
     with working(away, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from executor.actions import catalogue
-from executor.security.capabilities import ACTIONS_SETTING
-from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Diagnostic
-from planner.diagnostics.render import Checked, full, plain
+from noetl.executor.actions import catalogue
+from noetl.executor.security.capabilities import ACTIONS_SETTING
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.diagnostics.render import Checked, full, plain
 
 FOLDER = Path(__file__).parent
 TARGETS = {"NP601": "lambda"}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import CODES
+from noetl.planner.diagnostics.explanations import explanation
+from noetl.planner.diagnostics.render import Checked, concise, plain
 
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import CODES
-from planner.diagnostics.explanations import explanation
-from planner.diagnostics.render import Checked, concise, plain
 from tests.golden.cases import FOLDER, cases, found_in, told
 
 BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -58,7 +58,7 @@ def test_what_is_told(case: Path) -> None:
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
     pages = {
         page.name.removesuffix(".md")
-        for page in files("planner.diagnostics.explanations").iterdir()
+        for page in files("noetl.planner.diagnostics.explanations").iterdir()
         if ".md" in page.name
     }
     assert pages == set(CODES)

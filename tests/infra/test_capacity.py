@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.infra.capacity import Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
+from noetl.planner.compile import compile_playbook
 
 from benchmarks.playbooks import fan_out
-from executor.actions import catalogue
-from infra.capacity import Load, Shape, dollars_of, limits_of, main, needs_of, shape_of
-from planner.compile import compile_playbook
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = Shape(10, 0, 0)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from noetl.infra.checks import TEMPLATE, broken_rules, problems
 
-from infra.checks import TEMPLATE, broken_rules, problems
 from tests.tools import ROOT, environment
 
 TRANSLATOR = "aws-sam-translator==1.115.0"
@@ -24,7 +24,7 @@ Change = Callable[[dict[str, Any]], object]
 def template() -> dict[str, Any]:
     """The template as CloudFormation sees it."""
     python = environment(TRANSLATOR, "pyyaml") / "bin" / "python"
-    code = "import json; from infra.checks import transformed; print(json.dumps(transformed()))"
+    code = "import json; from noetl.infra.checks import transformed; print(json.dumps(transformed()))"
     done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -14,17 +14,17 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.external import MAX_DEPTH, hash_of
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.stores.interface import Store
+from noetl.infra.reference import ROOT
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
 
-from executor.actions import catalogue
-from executor.engine.external import MAX_DEPTH, hash_of
-from executor.engine.invocation import Walker
-from executor.errors import RejectedError
-from executor.model.registry import Playbook
-from executor.model.run import Run, RunStatus
-from executor.stores.interface import Store
-from infra.reference import ROOT
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
 from tests.http_server import Server, serve
 from tests.plays import Play, compiled
 

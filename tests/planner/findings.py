@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostic
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic
 
 STEP = "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
 OK = "{action: log, message: ok}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from executor.actions import catalogue
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.program.program import Subject
-from planner.program.template_uses import find_uses
-from planner.syntax.parser import parse
-from planner.syntax.reader import read
+from noetl.executor.actions import catalogue
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.program.program import Subject
+from noetl.planner.program.template_uses import find_uses
+from noetl.planner.syntax.parser import parse
+from noetl.planner.syntax.reader import read
 
 
 def subject_of(text: str) -> Subject:

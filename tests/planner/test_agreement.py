@@ -8,6 +8,9 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
 
 from benchmarks.checks import agreement
 from benchmarks.checks.chance import by_chance
@@ -15,9 +18,6 @@ from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import explored
 from benchmarks.checks.generator import generated
 from benchmarks.checks.unchecked import unchecked_plan
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
 from tests.plays import compiled
 
 

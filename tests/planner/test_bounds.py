@@ -8,13 +8,13 @@ import networkx as nx
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
+from noetl.executor.stores.interface import Store
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.graph.joins import ALL, Joins
+from noetl.planner.graph.visit_bounds import most_visits
+from noetl.planner.plan import MOST_COUNTED
 
-from executor.stores.interface import Store
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import find_joins
-from planner.graph.joins import ALL, Joins
-from planner.graph.visit_bounds import most_visits
-from planner.plan import MOST_COUNTED
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.exploration import Explorer
 from tests.planner.test_joins import Cases, flow_of

@@ -3,10 +3,9 @@ from __future__ import annotations
 import textwrap
 
 import pytest
-
-from executor.actions import catalogue
-from planner.compile import compile_playbook
-from planner.diagnostics.diagnostic import Diagnostic
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.diagnostic import Diagnostic
 
 OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403"}
 

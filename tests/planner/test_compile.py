@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from executor.actions import catalogue
-from planner.compile import Compilation, compile_playbook
-from planner.diagnostics.codes import CODES, Severity
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import Compilation, compile_playbook
+from noetl.planner.diagnostics.codes import CODES, Severity
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = """name: onboard
@@ -165,8 +164,8 @@ def replaced(draw: st.DrawFn) -> str:
 
 
 def _as_data() -> object:
-    from planner.diagnostics.diagnostic import Diagnostics
-    from planner.syntax.reader import read
+    from noetl.planner.diagnostics.diagnostic import Diagnostics
+    from noetl.planner.syntax.reader import read
 
     document = read(PLAYBOOK, Diagnostics())
     assert document is not None
@@ -192,7 +191,7 @@ def test_the_plan_is_the_same_wherever_it_is_compiled(seed: str) -> None:
     here = compiled(PLAYBOOK).plan
     assert here is not None
     program = (
-        "import json, sys; from executor.actions import catalogue; from planner.compile import compile_playbook;"
+        "import json, sys; from noetl.executor.actions import catalogue; from noetl.planner.compile import compile_playbook;"
         "print(json.dumps(compile_playbook(sys.stdin.read(), catalogue()).plan.to_json()))"
     )
     answer = subprocess.run(

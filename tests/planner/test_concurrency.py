@@ -7,12 +7,12 @@ from itertools import combinations
 import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
+from noetl.planner.graph import concurrency
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.concurrency import find_concurrency
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.graph.joins import ALL
 
-from planner.graph import concurrency
-from planner.graph.cfg import Flow
-from planner.graph.concurrency import find_concurrency
-from planner.graph.join_finder import find_joins
-from planner.graph.joins import ALL
 from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
 from tests.planner.tokens import Model, State, Step, TooMany
 

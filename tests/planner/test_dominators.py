@@ -5,8 +5,7 @@ from itertools import pairwise
 import networkx as nx
 from hypothesis import given
 from hypothesis import strategies as st
-
-from planner.graph.dominators import immediate_dominators
+from noetl.planner.graph.dominators import immediate_dominators
 
 edges = st.integers(2, 14).flatmap(
     lambda count: st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=3 * count)

@@ -10,10 +10,9 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-
-from planner.draw import dot, mermaid, text
-from planner.draw.outline import falls_through, outline, run_in_short
-from planner.plan import MOST_COUNTED, Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
+from noetl.planner.draw import dot, mermaid, text
+from noetl.planner.draw.outline import falls_through, outline, run_in_short
+from noetl.planner.plan import MOST_COUNTED, Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
 
 NASTY = 'a "b" <i>&amp;</i> \\n |{x}| `y` %% ; -->'
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from noetl.planner.templates.template import TemplateProblem, parse
 
-from planner.templates.template import TemplateProblem, parse
 from tests.planner.findings import findings, hints
 
 

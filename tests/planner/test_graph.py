@@ -3,13 +3,12 @@ from __future__ import annotations
 from textwrap import dedent
 
 import pytest
-
-from planner.diagnostics.diagnostic import Diagnostics
-from planner.graph.cfg import Flow
-from planner.syntax.models import Playbook
-from planner.syntax.parser import parse
-from planner.syntax.reader import read
-from planner.syntax.symbols import Names
+from noetl.planner.diagnostics.diagnostic import Diagnostics
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.syntax.models import Playbook
+from noetl.planner.syntax.parser import parse
+from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.symbols import Names
 
 TEXT = """
     name: play

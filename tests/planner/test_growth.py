@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import Compilation, compile_playbook
+from noetl.planner.dataflow import liveness
+from noetl.planner.dataflow.step_effects import Production
+from noetl.planner.dataflow.unreachable import find_ways
+from noetl.planner.diagnostics import diagnostic
+from noetl.planner.graph import join_finder
 
 from benchmarks.playbooks import SHAPES
-from executor.actions import catalogue
-from planner.compile import Compilation, compile_playbook
-from planner.dataflow import liveness
-from planner.dataflow.step_effects import Production
-from planner.dataflow.unreachable import find_ways
-from planner.diagnostics import diagnostic
-from planner.graph import join_finder
 from tests.planner.subjects import subject_of
 
 

@@ -9,12 +9,12 @@ import cProfile
 import pstats
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.planner.compile import Compilation, compile_playbook
+from noetl.planner.program import template_uses
+from noetl.planner.templates import template as template_module
 
 from benchmarks.hostile import TEXTS, logging, text_of
-from executor.actions import catalogue
-from planner.compile import Compilation, compile_playbook
-from planner.program import template_uses
-from planner.templates import template as template_module
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-
-from planner.dataflow.narrowing import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
-from planner.templates.template import parse
+from noetl.planner.dataflow.narrowing import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
+from noetl.planner.templates.template import parse
 
 
 def needs(text: str) -> list[str]:

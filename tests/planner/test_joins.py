@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.graph.joins import ALL, ROOT, Joins
 
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import find_joins
-from planner.graph.joins import ALL, ROOT, Joins
 from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
 

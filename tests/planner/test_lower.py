@@ -4,9 +4,9 @@ from dataclasses import replace
 from textwrap import dedent
 
 import pytest
+from noetl.planner.dataflow import liveness
+from noetl.planner.plan import ONCE, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 
-from planner.dataflow import liveness
-from planner.plan import ONCE, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 from tests.plays import compiled
 
 OK = "{action: log, message: ok}"

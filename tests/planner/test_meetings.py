@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import networkx as nx
 from hypothesis import given
+from noetl.planner.draw.join_report import meetings, told
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.plan import Case, Header, Join, Plan, Step
 
-from planner.draw.join_report import meetings, told
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import find_joins
-from planner.plan import Case, Header, Join, Plan, Step
 from tests.plays import compiled
 from tests.strategies import flows
 

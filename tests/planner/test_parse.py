@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from planner.diagnostics.diagnostic import Diagnostic, Diagnostics
-from planner.syntax import limits
-from planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
-from planner.syntax.models import ActionEntry, Model, Playbook, TaskEntry
-from planner.syntax.parser import MAX_MISTAKES, Parsed, parse
-from planner.syntax.reader import Document, read
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
+from noetl.planner.syntax import limits
+from noetl.planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
+from noetl.planner.syntax.models import ActionEntry, Model, Playbook, TaskEntry
+from noetl.planner.syntax.parser import MAX_MISTAKES, Parsed, parse
+from noetl.planner.syntax.reader import Document, read
 
 
 def parsed(text: str) -> tuple[Parsed | None, Document, list[Diagnostic]]:

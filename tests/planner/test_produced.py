@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.transition import refusal
+from noetl.planner.compile import compile_playbook
+from noetl.planner.dataflow.solver import Ways
+from noetl.planner.dataflow.step_effects import Production
+from noetl.planner.dataflow.unreachable import find_ways
+from noetl.planner.dataflow.witness import Witness, find_end, find_witness
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.plan import Case, Plan, Step
 
-from executor.actions import catalogue
-from executor.model.run import Visit, VisitStatus
-from executor.model.transition import refusal
-from planner.compile import compile_playbook
-from planner.dataflow.solver import Ways
-from planner.dataflow.step_effects import Production
-from planner.dataflow.unreachable import find_ways
-from planner.dataflow.witness import Witness, find_end, find_witness
-from planner.diagnostics.codes import Severity
-from planner.graph.cfg import Flow
-from planner.graph.join_finder import find_joins
-from planner.plan import Case, Plan, Step
 from tests.exploration import MAX_STATES, Deed, Explorer, World
 from tests.planner.subjects import subject_of
 from tests.planner.test_joins import any_flows, mixed_modes

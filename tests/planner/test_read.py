@@ -9,12 +9,11 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostics, Span
-from planner.syntax import reader as reading
-from planner.syntax.reader import Document, read
-from planner.syntax.scalars import reading_of_yaml_1_1, resolve
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostics, Span
+from noetl.planner.syntax import reader as reading
+from noetl.planner.syntax.reader import Document, read
+from noetl.planner.syntax.scalars import reading_of_yaml_1_1, resolve
 
 
 def found(text: str | bytes) -> list[tuple[str, int, int, int, int]]:

@@ -3,8 +3,7 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 
 import pytest
-
-from planner.frozen import record
+from noetl.planner.frozen import record
 
 
 @record

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from planner.diagnostics.codes import Severity
-from planner.diagnostics.diagnostic import Diagnostic, Label, Span
-from planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary
-from planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.diagnostics.diagnostic import Diagnostic, Label, Span
+from noetl.planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary
+from noetl.planner.diagnostics.terminal_text import visible
 
 TEXT = "steps:\n- name: a\n  run: notfy\n"
 UNKNOWN = Diagnostic(

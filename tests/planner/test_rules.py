@@ -9,16 +9,16 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noetl.executor.engine.guards import guard_test
+from noetl.executor.engine.scope import Scope
+from noetl.executor.model.outcome import Choice, Outcome, error_record
+from noetl.executor.model.transition import choose
+from noetl.planner.guards.coverage import Dead, Facts, Verdict, candidate_of, judge
+from noetl.planner.guards.solver import Allowance
+from noetl.planner.lower import lower_guard
+from noetl.planner.plan import Case, Step
+from noetl.planner.syntax.models import InputDeclaration
 
-from executor.engine.guards import guard_test
-from executor.engine.scope import Scope
-from executor.model.outcome import Choice, Outcome, error_record
-from executor.model.transition import choose
-from planner.guards.coverage import Dead, Facts, Verdict, candidate_of, judge
-from planner.guards.solver import Allowance
-from planner.lower import lower_guard
-from planner.plan import Case, Step
-from planner.syntax.models import InputDeclaration
 from tests.executor.test_scope import RUN, VISIT
 
 UNDEFINED = object()

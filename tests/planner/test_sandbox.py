@@ -3,9 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
-from planner.templates.template import EvaluationError, TemplateProblem, parse
+from noetl.planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
+from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse
 
 NAMES: dict[str, Any] = {"n": 3, "text": "héllo", "list": [3, 1, 2], "object": {"a": 1, "items": "mine", "_x": 2}}
 

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-
-from planner.lexers.shell import ShellLexer
-from planner.lexers.sql import SqlLexer
-from planner.lexers.url import UrlLexer
+from noetl.planner.lexers.shell import ShellLexer
+from noetl.planner.lexers.sql import SqlLexer
+from noetl.planner.lexers.url import UrlLexer
 
 HERE = "@"
 """Marks the place of a template in the texts below."""

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from planner.templates import template as template_module
-from planner.templates.template import (
+from noetl.planner.templates import template as template_module
+from noetl.planner.templates.template import (
     EvaluationError,
     Expression,
     Identifier,

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.transition import retry_delay_seconds
+from noetl.planner.checks.timing import attempts_within
+from noetl.planner.compile import compile_playbook
+from noetl.planner.lower import lower_retry
+from noetl.planner.syntax.models import RetryPolicy
 
-from executor.actions import catalogue
-from executor.model.run import Visit, VisitStatus
-from executor.model.transition import retry_delay_seconds
-from planner.checks.timing import attempts_within
-from planner.compile import compile_playbook
-from planner.lower import lower_retry
-from planner.syntax.models import RetryPolicy
 from tests.planner.findings import OK, findings, pointed_at
 
 WAIT = "{action: wait, seconds: 1}"

@@ -15,9 +15,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import networkx as nx
-
-from planner.graph.cfg import Flow
-from planner.graph.joins import ROOT, Joins
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.joins import ROOT, Joins
 
 Step = str
 Targets = Callable[[Step, int], tuple[Step, ...]]

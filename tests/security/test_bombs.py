@@ -7,14 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from noetl.executor.engine.rendering import render
+from noetl.executor.engine.start import MAX_HELD, corrected, new_run
+from noetl.executor.errors import ActionError, RejectedError
+from noetl.planner.templates import budget
+from noetl.planner.templates.budget import BUDGET, one_budget
+from noetl.planner.templates.evaluator import MAX_MESSAGE
+from noetl.planner.templates.template import EvaluationError, parse
 
-from executor.engine.rendering import render
-from executor.engine.start import MAX_HELD, corrected, new_run
-from executor.errors import ActionError, RejectedError
-from planner.templates import budget
-from planner.templates.budget import BUDGET, one_budget
-from planner.templates.evaluator import MAX_MESSAGE
-from planner.templates.template import EvaluationError, parse
 from tests.calls import perform
 from tests.plays import compiled
 

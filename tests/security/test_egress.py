@@ -10,11 +10,11 @@ import time
 
 import httpx
 import pytest
+from noetl.executor.clients import egress
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities
+from noetl.planner.syntax.addresses import is_never_allowed, literal_address
 
-from executor.clients import egress
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities
-from planner.syntax.addresses import is_never_allowed, literal_address
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 

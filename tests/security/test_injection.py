@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import for_local_run
 
-from executor.errors import ActionError
-from executor.security.capabilities import for_local_run
 from tests.calls import LOCAL, perform
 from tests.http_server import Exchange, serve
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from noetl.executor.actions import http
+from noetl.executor.clients import egress
+from noetl.executor.errors import ActionError
 
-from executor.actions import http
-from executor.clients import egress
-from executor.errors import ActionError
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 

@@ -13,11 +13,10 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-
-from executor.errors import ActionError
-from executor.model.json_values import write_json
-from executor.security.redaction import STARS, Revealed, Tokens, scrub
-from executor.security.secret_sources import Secret, resolve
+from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import write_json
+from noetl.executor.security.redaction import STARS, Revealed, Tokens, scrub
+from noetl.executor.security.secret_sources import Secret, resolve
 
 VALUE = 's3cret/"väl ue"+\\x'
 

@@ -12,16 +12,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from noetl.executor.actions import _connections
+from noetl.executor.actions._connections import CONNECTIONS
+from noetl.executor.actions._servers import vetted
+from noetl.executor.actions.action import Call
+from noetl.executor.clients import egress
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from executor.actions import _connections
-from executor.actions._connections import CONNECTIONS
-from executor.actions._servers import vetted
-from executor.actions.action import Call
-from executor.clients import egress
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities
 from tests.calls import perform
 from tests.security.test_egress import SPELLINGS, Resolver
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from noetl.executor.engine.rendering import render
+from noetl.executor.errors import ActionError
+from noetl.executor.security import secret_sources
+from noetl.executor.security.redaction import STARS, scrub
+from noetl.executor.security.secret_sources import Fetched, resolve
+from noetl.planner.catalogue import Kind, Parameter
 
-from executor.engine.rendering import render
-from executor.errors import ActionError
-from executor.security import secret_sources
-from executor.security.redaction import STARS, scrub
-from executor.security.secret_sources import Fetched, resolve
-from planner.catalogue import Kind, Parameter
 from tests.aws import Client, become_nobody
 from tests.http_server import serve
 

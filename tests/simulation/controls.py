@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from executor.engine.event_buffer import Telling
-from executor.model.events import Event
-from executor.model.ids import derived_id
-from executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
-from executor.model.transition import arrive
-from executor.stores.sql import branches as sql_branches
-from executor.stores.sql import store as sql_store
-from executor.stores.sql.branches import ACTIVE, Branches
-from executor.stores.sqlite.store import SqliteStore
+from noetl.executor.engine.event_buffer import Telling
+from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.transition import arrive
+from noetl.executor.stores.sql import branches as sql_branches
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql.branches import ACTIVE, Branches
+from noetl.executor.stores.sqlite.store import SqliteStore
+
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault
 from tests.simulation.grounds import in_memory
@@ -257,14 +258,14 @@ def _another_each_time(*parts: object) -> str:
 
 
 def _choose_once_too_often(step: Any, visit: Any, *rest: Any) -> Any:
-    from executor.model.transition import choose
+    from noetl.executor.model.transition import choose
 
     more = replace(step.retry, attempts=step.retry.attempts + 1)
     return choose(replace(step, retry=more), visit, *rest)
 
 
 def _refuse_never(step: Any, visit: Any) -> Any:
-    from executor.model.transition import refusal
+    from noetl.executor.model.transition import refusal
 
     return refusal(step, replace(visit, claims=1))
 
@@ -291,7 +292,7 @@ CONTROLS = (
     Control("commit without fence", ("chain",), frozenset({"I9", "I2"}), CommitsWithoutFence),
     Control("acknowledge before commit", ("chain",), frozenset({"I6"}), AcknowledgesFirst),
     Control("lease without fence", ("chain",), frozenset({"I9"}), LeasesWithoutFence),
-    Control("join by check-then-mark", JOINS, frozenset({"I6"}), patches={"executor.stores.sql.store.Branches": ChecksThenMarks}),
+    Control("join by check-then-mark", JOINS, frozenset({"I6"}), patches={"noetl.executor.stores.sql.store.Branches": ChecksThenMarks}),
     Control("join by mark-then-check", JOINS, frozenset({"I3", "I4", "I6", "I8"}), MarksThenChecks),
     Control("cancel overwrites an end", ("chain",), frozenset({"I5"}), StopsWhatHasEnded),
     Control("lost update of a counter", JOINS, frozenset({"I3", "I6"}), LosesUpdates),
@@ -301,11 +302,11 @@ CONTROLS = (
     Control("answer comes too early", ("callback answered at once",), frozenset({"I6"}), OverlooksAnswers),
     Control("history apart from state", ("chain",), frozenset({"I7", "I11"}), KeepsHistoryApart),
     Control("tell for another claim", ("long steps",), frozenset({"I5"}), TellsForOthers),
-    Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"executor.engine.event_buffer.Telling.some": _never_forget}),
-    Control("forget before it is told", ("a long step that is gone on with",), frozenset({"I11"}), patches={"executor.engine.event_buffer.Telling.some": _forget_first}),
+    Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.Telling.some": _never_forget}),
+    Control("forget before it is told", ("a long step that is gone on with",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.Telling.some": _forget_first}),
     Control("end in two steps", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoSteps),
-    Control("id not derived from its cause", ("workflow left alone",), frozenset({"I8"}), patches={"executor.engine.external.derived_id": _another_each_time}),
-    Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"executor.engine.invocation.choose": _choose_once_too_often}),
-    Control("at most once is claimed afterwards", ("at most once",), frozenset({"I10"}), patches={"executor.engine.invocation.refusal": _refuse_never}),
-    Control("attempt inside the key", ("chain", "retries"), frozenset({"I10"}), patches={"executor.engine.scope.Scope.idempotency_key": _key_with(lambda scope: (scope.visit.claims, scope.visit.attempt))}),
+    Control("id not derived from its cause", ("workflow left alone",), frozenset({"I8"}), patches={"noetl.executor.engine.external.derived_id": _another_each_time}),
+    Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.choose": _choose_once_too_often}),
+    Control("at most once is claimed afterwards", ("at most once",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.refusal": _refuse_never}),
+    Control("attempt inside the key", ("chain", "retries"), frozenset({"I10"}), patches={"noetl.executor.engine.scope.Scope.idempotency_key": _key_with(lambda scope: (scope.visit.claims, scope.visit.attempt))}),
 )  # fmt: skip

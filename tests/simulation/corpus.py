@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from executor.model.run import RunStatus
-from planner.plan import Plan
+from noetl.executor.model.run import RunStatus
+from noetl.planner.plan import Plan
+
 from tests.plays import compiled
 
 NOTE = """{action: log, level: debug, message: "{{ step.idempotency_key }}", fields: {attempt: "{{ step.attempt }}"}}"""

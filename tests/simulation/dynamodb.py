@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from noetl.executor.clients import aws_retry
+from noetl.executor.stores.dynamo.keys import Key
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.finding import Finding
+from noetl.infra.dynamodb import upgrade
 
-from executor.clients import aws_retry
-from executor.stores.dynamo.keys import Key
-from executor.stores.dynamo.store import DynamoStore
-from executor.stores.dynamo.table import Table
-from executor.stores.finding import Finding
-from infra.dynamodb import upgrade
 from tests import aws
 from tests.simulation.faults import Points
 

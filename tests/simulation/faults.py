@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
-from executor.errors import ActionError, StoreError
-from executor.stores.sql.database import UnwrittenError
+from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.stores.sql.database import UnwrittenError
 
 T = TypeVar("T")
 

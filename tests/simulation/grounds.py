@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from executor.stores.finding import Finding
-from executor.stores.postgres.store import PostgresStore
-from executor.stores.sql.consistency import examine
-from executor.stores.sql.store import SqlStore
-from executor.stores.sqlite.store import SqliteStore
-from infra.migrations import upgrade
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.store import SqlStore
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.infra.migrations import upgrade
+
 from tests.simulation.faults import Points, WatchedDatabase
 
 OF_RUNS = (

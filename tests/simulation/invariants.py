@@ -26,11 +26,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from executor.engine.external import hash_of
-from executor.engine.invocation import Walker
-from executor.errors import FencedError, RejectedError
-from executor.model.events import Event
-from executor.model.run import Lease, RunStatus
+from noetl.executor.engine.external import hash_of
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import Lease, RunStatus
+
 from tests.plays import LEASE_SECONDS
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault

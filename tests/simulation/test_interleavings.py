@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from noetl.executor.model.run import Claim, RunStatus, VisitStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.plan import Plan
 
-from executor.model.run import Claim, RunStatus, VisitStatus
-from executor.stores.sqlite.store import SqliteStore
-from planner.graph.cfg import Flow
-from planner.plan import Plan
 from tests.exploration import Explorer
 from tests.plays import LEASE_SECONDS, Play, compiled
 from tests.strategies import Chances, case_taken, chances, flows

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import noetl.executor.engine.attempts
 import pytest
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
@@ -28,25 +29,24 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from noetl.executor.actions import catalogue
+from noetl.executor.actions.action import Call
+from noetl.executor.engine.external import hash_of
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.errors import ActionError, RejectedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, Branch, Claim, Failure, Lease, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.transition import MAX_CLAIMS, arrive
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.stores.sql import store as sql_store
+from noetl.executor.stores.sql.branches import Branches
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics.codes import Severity
+from noetl.planner.graph.join_finder import find_joins
+from noetl.planner.plan import Plan
 
-import executor.engine.attempts
-from executor.actions import catalogue
-from executor.actions.action import Call
-from executor.engine.external import hash_of
-from executor.engine.invocation import Walker
-from executor.engine.start import corrected, new_run
-from executor.errors import ActionError, RejectedError, StoreError
-from executor.model.events import Event
-from executor.model.run import NEVER, Branch, Claim, Failure, Lease, Run, RunStatus, Visit, VisitStatus
-from executor.model.transition import MAX_CLAIMS, arrive
-from executor.security.capabilities import for_local_run
-from executor.stores.sql import store as sql_store
-from executor.stores.sql.branches import Branches
-from executor.stores.sqlite.store import SqliteStore
-from planner.compile import compile_playbook
-from planner.diagnostics.codes import Severity
-from planner.graph.join_finder import find_joins
-from planner.plan import Plan
 from tests.plays import LEASE_SECONDS, Clock
 from tests.simulation.faults import Crash, Fault, Points, WatchedStore
 from tests.strategies import Chances, any_flows, chances, mixed_modes
@@ -498,8 +498,8 @@ def moody(call: Call) -> None:
 
 @pytest.fixture(autouse=True)
 def moods(monkeypatch: pytest.MonkeyPatch) -> None:
-    handler = executor.engine.attempts.handler
-    monkeypatch.setattr("executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name))
+    handler = noetl.executor.engine.attempts.handler
+    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name))
 
 
 def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:
@@ -521,7 +521,7 @@ def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         branch, _, _ = arrive(*args)
         return branch, {}, 0
 
-    monkeypatch.setattr("executor.stores.sql.branches.arrive", wrong)
+    monkeypatch.setattr("noetl.executor.stores.sql.branches.arrive", wrong)
 
 
 def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:

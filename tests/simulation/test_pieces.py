@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.model.run import Claim
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.plan import Plan
 
-from executor.model.run import Claim
-from executor.stores.sqlite.store import SqliteStore
-from planner.plan import Plan
 from tests.plays import LEASE_SECONDS, Play, compiled
 from tests.simulation.faults import Crash
 
@@ -218,6 +218,6 @@ def test_pieces_come_to_the_same(tmp_path: Path, seed: int) -> None:
 
 def test_what_is_left_behind_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control of the harness: a task that failed behind a pause leaves what it had saved before."""
-    monkeypatch.setattr("executor.engine.perform.undone", lambda saved, _: dict(saved))
+    monkeypatch.setattr("noetl.executor.engine.perform.undone", lambda saved, _: dict(saved))
     with pytest.raises(AssertionError):
         test_pieces_come_to_the_same(tmp_path, 43)

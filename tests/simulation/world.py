@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
-from executor.actions import handler
-from executor.actions.action import Call
-from executor.engine.event_buffer import Telling
-from executor.engine.external import hash_of
-from executor.engine.invocation import Walker
-from executor.engine.start import corrected, new_run
-from executor.errors import ActionError, RejectedError, StoreError
-from executor.model.events import Event
-from executor.model.registry import Playbook
-from executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
-from executor.runtime.lease_keeper import renew
-from executor.security.capabilities import for_local_run
-from executor.security.redaction import Tokens
+from noetl.executor.actions import handler
+from noetl.executor.actions.action import Call
+from noetl.executor.engine.event_buffer import Telling
+from noetl.executor.engine.external import hash_of
+from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.errors import ActionError, RejectedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.runtime.lease_keeper import renew
+from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.redaction import Tokens
+
 from tests.plays import LEASE_SECONDS, Clock, compiled
 from tests.simulation.corpus import CHILD, NOTE, Act, Scene
 from tests.simulation.faults import Crash, Fault, WatchedStore
@@ -297,11 +298,11 @@ class World:
         logging.disable(logging.WARNING)
         tokens = Tokens()
         with (
-            mock.patch("executor.security.redaction.TOKENS", tokens),
-            mock.patch("executor.engine.external.TOKENS", tokens),
-            mock.patch("executor.engine.attempts.handler", watched),
-            mock.patch("executor.engine.perform.ThreadPoolExecutor", _Serial),
-            mock.patch("executor.engine.loop.ThreadPoolExecutor", _Serial),
+            mock.patch("noetl.executor.security.redaction.TOKENS", tokens),
+            mock.patch("noetl.executor.engine.external.TOKENS", tokens),
+            mock.patch("noetl.executor.engine.attempts.handler", watched),
+            mock.patch("noetl.executor.engine.perform.ThreadPoolExecutor", _Serial),
+            mock.patch("noetl.executor.engine.loop.ThreadPoolExecutor", _Serial),
         ):
             try:
                 yield

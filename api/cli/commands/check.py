@@ -6,9 +6,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-
-from api.cli.display.console import FAILED, say, show, stderr_console, write
-from api.cli.sources import TargetOption
+from noetl.api.cli.display.console import FAILED, say, show, stderr_console, write
+from noetl.api.cli.sources import TargetOption
 
 
 class CheckFormat(StrEnum):
@@ -28,9 +27,9 @@ def check(
 
     Findings for people go to stderr; json, sarif and github are written to stdout. Exits with 1 when there is an error.
     """
-    from api.cli.sources import compile_source, found, read_source
-    from planner.diagnostics import render
-    from planner.diagnostics.codes import Severity
+    from noetl.api.cli.sources import compile_source, found, read_source
+    from noetl.planner.diagnostics import render
+    from noetl.planner.diagnostics.codes import Severity
 
     sources = [read_source(file) for file in files]
     checked = [found(source, compile_source(source, target)) for source in sources]

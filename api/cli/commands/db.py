@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import typer
-
-from api.cli.display.console import RefusalError, say
-from api.cli.store_option import StoreOption
+from noetl.api.cli.display.console import RefusalError, say
+from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer(help="Look after the database of a store.")
 
@@ -20,14 +19,14 @@ def upgrade_database(store: StoreOption = None) -> None:
     """Bring the schema of a store in Postgres up to date, or make the table of one in DynamoDB. Runs may be at work meanwhile;
     doing it again changes nothing.
     """
-    from executor.stores import address_of
+    from noetl.executor.stores import address_of
 
     url = address_of(store)
     if url.startswith("dynamodb://"):
         _make_table(url)
         return
     try:
-        from infra import migrations
+        from noetl.infra import migrations
     except ImportError as error:
         raise RefusalError("a store in Postgres needs the extra `postgres` of this installation") from error
     if not url.startswith(("postgres://", "postgresql://")):
@@ -40,8 +39,8 @@ def upgrade_database(store: StoreOption = None) -> None:
 
 
 def _make_table(url: str) -> None:
-    from executor.stores import table_of
-    from infra import dynamodb
+    from noetl.executor.stores import table_of
+    from noetl.infra import dynamodb
 
     made = dynamodb.upgrade(table_of(url))
     say(f"made {', '.join(made)}" if made else "the table is up to date")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from api.cli.display.console import FAILED, say, write, write_json
-from api.cli.store_option import StoreOption, opened
+from noetl.api.cli.display.console import FAILED, say, write, write_json
+from noetl.api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from executor.stores.finding import Finding
+    from noetl.executor.stores.finding import Finding
 
 
 def doctor(
@@ -18,7 +17,7 @@ def doctor(
     store: StoreOption = None,
 ) -> None:
     """Check that a store holds what it must: no run is stuck, and nothing is left over. Runs may be at work meanwhile."""
-    from planner.diagnostics.terminal_text import visible
+    from noetl.planner.diagnostics.terminal_text import visible
 
     found = _examined(store)
     if json:
@@ -32,8 +31,8 @@ def doctor(
 
 
 def _examined(url: str | None) -> list[Finding]:
-    from executor.errors import SchemaError
-    from executor.stores.finding import Finding
+    from noetl.executor.errors import SchemaError
+    from noetl.executor.stores.finding import Finding
 
     try:
         with opened(url, create=False) as store:

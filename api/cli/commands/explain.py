@@ -6,17 +6,16 @@ import sys
 from typing import Annotated
 
 import typer
-
-from api.cli.display.console import RefusalError, write
+from noetl.api.cli.display.console import RefusalError, write
 
 
 def explain(
     code: Annotated[str | None, typer.Argument(metavar="CODE", help="Such as NP101; all codes without it.")] = None,
 ) -> None:
     """Explain a code that `noetl check` reports, with an example that fails and one that passes."""
-    from planner.diagnostics.codes import CODES
-    from planner.diagnostics.diagnostic import suggest
-    from planner.diagnostics.explanations import explanation
+    from noetl.planner.diagnostics.codes import CODES
+    from noetl.planner.diagnostics.diagnostic import suggest
+    from noetl.planner.diagnostics.explanations import explanation
 
     if code is None:
         width = max(len(entry.severity) for entry in CODES.values())

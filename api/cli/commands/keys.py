@@ -7,13 +7,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from api.cli.commands.runs import write_table
-from api.cli.display.console import FAILED, RefusalError, say, write, write_json
-from api.cli.store_option import StoreOption, opened
+from noetl.api.cli.commands.runs import write_table
+from noetl.api.cli.display.console import FAILED, RefusalError, say, write, write_json
+from noetl.api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from executor.model.registry import Key
+    from noetl.executor.model.registry import Key
 
 app = typer.Typer(help="Make, list and revoke the API keys of a service.")
 
@@ -44,7 +43,7 @@ def create_key(
 
     From the first key on, a service that uses the store serves nobody without one, or without a token.
     """
-    from api.auth.api_keys import new_key
+    from noetl.api.auth.api_keys import new_key
 
     if not name.strip() or len(name) > _MOST_NAME or not name.isprintable():
         raise RefusalError(f"NAME must be 1 to {_MOST_NAME} printable characters")
@@ -88,14 +87,14 @@ def revoke_key(
 
 
 def _check(tenant: str) -> None:
-    from api.auth.api_keys import is_tenant
+    from noetl.api.auth.api_keys import is_tenant
 
     if not is_tenant(tenant):
         raise RefusalError("--tenant must begin with a letter or digit, and go on with those and any of ._:@|-")
 
 
 def _shown(key: Key) -> dict[str, Any]:
-    from executor.model.events import timestamp
+    from noetl.executor.model.events import timestamp
 
     return {
         "id": key.id,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from api.cli.display.console import RefusalError
-from api.cli.sources import TargetOption
+from noetl.api.cli.display.console import RefusalError
+from noetl.api.cli.sources import TargetOption
 
 if TYPE_CHECKING:
-    from planner.plan import Plan
+    from noetl.planner.plan import Plan
 
 
 class PlanFormat(StrEnum):
@@ -35,7 +34,7 @@ def plan(
     target: TargetOption = None,
 ) -> None:
     """Compile a playbook and draw its plan, without running anything."""
-    from api.cli.sources import compiled_plan, read_source
+    from noetl.api.cli.sources import compiled_plan, read_source
 
     if format is PlanFormat.PNG and out is None and sys.stdout.isatty():
         raise RefusalError("a terminal does not show png: name a file with -o")
@@ -55,7 +54,7 @@ def plan(
 
 
 def _explained(plan: Plan, format: PlanFormat) -> bytes:
-    from planner.draw.join_report import meetings, told
+    from noetl.planner.draw.join_report import meetings, told
 
     found = meetings(plan)
     if format is PlanFormat.TEXT:
@@ -66,7 +65,7 @@ def _explained(plan: Plan, format: PlanFormat) -> bytes:
 
 
 def _drawn(plan: Plan, format: PlanFormat) -> bytes:
-    from planner.draw import dot, mermaid, text
+    from noetl.planner.draw import dot, mermaid, text
 
     match format:
         case PlanFormat.TEXT:
@@ -80,7 +79,7 @@ def _drawn(plan: Plan, format: PlanFormat) -> bytes:
 
             return (json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
         case PlanFormat.SVG | PlanFormat.PNG:
-            from api.graphviz import NoGraphvizError, image
+            from noetl.api.graphviz import NoGraphvizError, image
 
             try:
                 return image(dot.draw(plan), format.value)

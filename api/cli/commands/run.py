@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from api.cli.display.console import RefusalError
-from api.cli.store_option import StoreOption, opened
+from noetl.api.cli.display.console import RefusalError
+from noetl.api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from executor.errors import RejectedError
-    from executor.model.run import Run, Visit
-    from planner.plan import Plan
+    from noetl.executor.errors import RejectedError
+    from noetl.executor.model.run import Run, Visit
+    from noetl.planner.plan import Plan
 
 GivenOption = Annotated[
     list[str] | None, typer.Option("-i", metavar="NAME=VALUE", help="An input; once for each, before those of a file.")
@@ -35,11 +34,11 @@ def run(
     Progress goes to stderr. The run is kept in the store, so that it can be resumed after a failure, a crash or Ctrl-C.
     Playbooks that it starts are looked for beside its file, then in the registry.
     """
-    from api.cli.inputs import read_file, read_pairs
-    from api.cli.local.run_to_end import walk_to_the_end
-    from api.cli.sources import compiled_plan, read_source
-    from api.service.runs import Service
-    from executor.actions import catalogue
+    from noetl.api.cli.inputs import read_file, read_pairs
+    from noetl.api.cli.local.run_to_end import walk_to_the_end
+    from noetl.api.cli.sources import compiled_plan, read_source
+    from noetl.api.service.runs import Service
+    from noetl.executor.actions import catalogue
 
     source = read_source(file)
     from_file = read_file(input) if input is not None else {}
@@ -57,8 +56,8 @@ def _new_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Vis
     """The run as it is to be stored: made before the store is opened, so that bad input leaves no trace."""
     import time
 
-    from executor.engine.start import new_run
-    from executor.errors import RejectedError
+    from noetl.executor.engine.start import new_run
+    from noetl.executor.errors import RejectedError
 
     folder = str(Path.cwd())
     source = None if file == "-" else str(Path(file).absolute())

@@ -8,14 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
-from api.cli.commands.run import GivenOption, InputOption
-from api.cli.display.console import RefusalError, say, write, write_json
-from api.cli.store_option import StoreOption, opened
+from noetl.api.cli.commands.run import GivenOption, InputOption
+from noetl.api.cli.display.console import RefusalError, say, write, write_json
+from noetl.api.cli.store_option import StoreOption, opened
 
 if TYPE_CHECKING:
-    from api.service.runs import Service
-    from executor.stores.interface import Store
+    from noetl.api.service.runs import Service
+    from noetl.executor.stores.interface import Store
 
 app = typer.Typer(help="See, follow, answer, stop and resume the runs of a store.")
 
@@ -37,9 +36,9 @@ class Status(StrEnum):
 
 @contextmanager
 def _served(store: str | None) -> Iterator[tuple[Store, Service]]:
-    from api.service.errors import NotFoundError
-    from api.service.runs import Service
-    from executor.actions import catalogue
+    from noetl.api.service.errors import NotFoundError
+    from noetl.api.service.runs import Service
+    from noetl.executor.actions import catalogue
 
     with opened(store, create=False) as opened_store:
         try:
@@ -58,7 +57,7 @@ def list_runs(
     store: StoreOption = None,
 ) -> None:
     """List runs, the newest first."""
-    from executor.model.run import RunStatus
+    from noetl.executor.model.run import RunStatus
 
     with _served(store) as (_, service):
         wanted = RunStatus(status.value) if status else None
@@ -77,9 +76,9 @@ def list_runs(
 @app.command("show", no_args_is_help=True, epilog="Example: noetl runs show ID")
 def show_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Show where a run stands, step by step, and what it waits for."""
-    from api.cli.display.run_board import failure
-    from api.cli.local.run_to_end import is_abandoned
-    from planner.draw import text
+    from noetl.api.cli.display.run_board import failure
+    from noetl.api.cli.local.run_to_end import is_abandoned
+    from noetl.planner.draw import text
 
     with _served(store) as (opened_store, service):
         status = service.status(id)
@@ -149,7 +148,7 @@ def _all_events(service: Service, id: str) -> Iterator[dict[str, Any]]:
 @app.command("cancel", no_args_is_help=True, epilog="Example: noetl runs cancel ID")
 def cancel_run(id: IdArgument, json: JsonOption = False, store: StoreOption = None) -> None:
     """Cancel a run: what is at work is given up, and nothing new starts."""
-    from api.cli.local.run_to_end import let_it_end
+    from noetl.api.cli.local.run_to_end import let_it_end
 
     with _served(store) as (opened_store, service):
         service.cancel(id)
@@ -179,10 +178,10 @@ def resume_run(
 
     With --from, a new run goes on from a step of one that has ended, with what that one knew there.
     """
-    from api.cli.event_follower import Follower
-    from api.cli.inputs import read_file, read_pairs
-    from api.cli.local.run_to_end import walk_to_the_end
-    from api.service.runs import summary_of
+    from noetl.api.cli.display.event_follower import Follower
+    from noetl.api.cli.inputs import read_file, read_pairs
+    from noetl.api.cli.local.run_to_end import walk_to_the_end
+    from noetl.api.service.runs import summary_of
 
     from_file = read_file(input) if input is not None else {}
     with _served(store) as (opened_store, service):
@@ -210,7 +209,7 @@ def resume_run(
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")
 def watch_run(id: IdArgument, json: JsonOption = False, quiet: QuietOption = False, store: StoreOption = None) -> None:
     """Follow a run that another process works for, until it ends. Ctrl-C leaves it alone."""
-    from api.cli.local.watch import watch_to_the_end
+    from noetl.api.cli.local.watch import watch_to_the_end
 
     with _served(store) as (opened_store, service):
         watch_to_the_end(opened_store, service, service.run(id), as_json=json, quiet=quiet)
@@ -231,7 +230,7 @@ def answer_callback(
 
     A URL is answered over HTTP, a token, or a URL with --store, in the store.
     """
-    from api.cli.callback_answer import answer_in_store, answer_over_http, read_answer, token_of
+    from noetl.api.cli.callback_answer import answer_in_store, answer_over_http, read_answer, token_of
 
     answer = None if heartbeat else read_answer(data)
     if store is None and "://" in token:
@@ -245,8 +244,8 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
     """What a step waits for, in words. Behind the time at which it goes on it only waits for somebody to do so."""
     import time
 
-    from api.cli.display.run_board import Doing, moment, waiting
-    from planner.diagnostics.terminal_text import visible
+    from noetl.api.cli.display.run_board import Doing, moment, waiting
+    from noetl.planner.diagnostics.terminal_text import visible
 
     wait = step.get("waiting_for")
     due_at = moment(wait["until"]) if wait is not None else None
@@ -262,7 +261,7 @@ def _waiting(name: str, step: Mapping[str, Any]) -> Iterator[str]:
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows of cells to stdout, in columns."""
-    from planner.diagnostics.terminal_text import cells, visible
+    from noetl.planner.diagnostics.terminal_text import cells, visible
 
     shown = [tuple(map(visible, row)) for row in rows]
     columns = [max(map(cells, column)) for column in zip(*shown, strict=True)]

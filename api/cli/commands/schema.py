@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from api.cli.display.console import write_json
+from noetl.api.cli.display.console import write_json
 
 
 def schema() -> None:
     """Write the JSON Schema of the playbook language to stdout, for editors."""
-    from executor.actions import catalogue
-    from planner.syntax.json_schema import json_schema
+    from noetl.executor.actions import catalogue
+    from noetl.planner.syntax.json_schema import json_schema
 
     write_json(json_schema(catalogue()))

@@ -7,10 +7,9 @@ import socket
 from typing import Annotated
 
 import typer
-
-from api.cli.display.console import RefusalError, say
-from api.cli.store_option import StoreOption
-from executor.runtime.json_logs import log_as_json_lines
+from noetl.api.cli.display.console import RefusalError, say
+from noetl.api.cli.store_option import StoreOption
+from noetl.executor.runtime.json_logs import log_as_json_lines
 
 _LOOPBACK_ONLY = "for this machine only, as no authentication is configured"
 
@@ -25,7 +24,7 @@ def serve(
     While there is no API key and no issuer of tokens (NOETL_JWT_ISSUER), only this machine is served.
     Callbacks are answered here too, unless NOETL_PUBLIC_URL says how else they are reached.
     """
-    from api.auth.loopback import is_loopback
+    from noetl.api.auth.loopback import is_loopback
 
     environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
     if not is_loopback(host) and not _tells_callers_apart(environ):
@@ -41,9 +40,9 @@ def serve(
 
 def _tells_callers_apart(environ: dict[str, str]) -> bool:
     """Whether the service will ask for credentials. No store is made to find out."""
-    from api.auth.jwt import issuer_of
-    from executor.errors import StoreError
-    from executor.stores import DEFAULT_URL, open_store
+    from noetl.api.auth.jwt import issuer_of
+    from noetl.executor.errors import StoreError
+    from noetl.executor.stores import DEFAULT_URL, open_store
 
     if issuer_of(environ) is not None:
         return True
@@ -77,11 +76,10 @@ def _listener(host: str, port: int) -> socket.socket:
 
 def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     import uvicorn
-
-    from api.app import create_app
-    from api.auth.jwt import issuer_of
-    from executor.security.capabilities import for_service
-    from executor.stores import open_store
+    from noetl.api.app import create_app
+    from noetl.api.auth.jwt import issuer_of
+    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.stores import open_store
 
     for_service(environ)
     issuer_of(environ)

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-
-from api.cli.commands.run import GivenOption, InputOption
-from api.cli.display.console import FAILED, RefusalError, say, write, write_json
+from noetl.api.cli.commands.run import GivenOption, InputOption
+from noetl.api.cli.display.console import FAILED, RefusalError, say, write, write_json
 
 _HTTP_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 0.5
@@ -30,8 +29,8 @@ def submit(
 
     NOETL_API_KEY is the API key, or the token, that the service asks for.
     """
-    from api.cli.inputs import read_file, read_pairs
-    from api.cli.sources import compile_source, read_source
+    from noetl.api.cli.inputs import read_file, read_pairs
+    from noetl.api.cli.sources import compile_source, read_source
 
     source = read_source(file)
     from_file = read_file(input) if input is not None else {}
@@ -72,7 +71,7 @@ class _Service:
     """A service somewhere else."""
 
     def __init__(self, url: str, credentials: str) -> None:
-        from api.auth.loopback import is_loopback
+        from noetl.api.auth.loopback import is_loopback
 
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:

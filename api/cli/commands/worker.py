@@ -6,11 +6,10 @@ import os
 from typing import Annotated
 
 import typer
-
-from api.cli.display.console import say
-from api.cli.local.interruption import Interruption
-from api.cli.store_option import StoreOption, opened
-from executor.runtime.json_logs import log_as_json_lines
+from noetl.api.cli.display.console import say
+from noetl.api.cli.local.interruption import Interruption
+from noetl.api.cli.store_option import StoreOption, opened
+from noetl.executor.runtime.json_logs import log_as_json_lines
 
 DRAIN_SECONDS = 20.0
 
@@ -27,8 +26,8 @@ def worker(
     One that is asked to end finishes the steps at work, for 20 seconds; what is left then, others begin anew.
     Asked again, it ends at once.
     """
-    from executor.security.capabilities import for_service
-    from executor.worker import Worker, lease_seconds, public_url, thread_count
+    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
     capabilities = for_service(os.environ)
     with Interruption() as interruption, opened(store) as opened_store:

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noetl.planner.diagnostics.render import Fragment
     from rich.console import Console
-
-    from planner.diagnostics.render import Fragment
 
 FAILED = 1
 """The run did not succeed, or the playbook has errors."""
@@ -38,7 +37,7 @@ def stderr_console() -> Console:
 
 def say(text: str) -> None:
     """Print one line to stderr, with nothing in it that a terminal would obey."""
-    from planner.diagnostics.terminal_text import visible
+    from noetl.planner.diagnostics.terminal_text import visible
 
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()

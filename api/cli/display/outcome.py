@@ -6,14 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import typer
-
-from api.cli.display.console import FAILED, say, write_json
-from api.cli.display.run_board import duration, failure
+from noetl.api.cli.display.console import FAILED, say, write_json
+from noetl.api.cli.display.run_board import duration, failure
 
 if TYPE_CHECKING:
-    from api.service.runs import Service
-    from executor.model.run import Run
-    from planner.plan import Plan
+    from noetl.api.service.runs import Service
+    from noetl.executor.model.run import Run
+    from noetl.planner.plan import Plan
 
 
 def tell(service: Service, run: Run, plan: Plan, *, as_json: bool, quiet: bool) -> None:

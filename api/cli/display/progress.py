@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from api.cli.display.console import stderr_console
-from api.cli.display.run_board import BAR, Doing, State, countdown, duration, failure, is_end, moment, waiting
-from planner.diagnostics.terminal_text import visible
+from noetl.api.cli.display.console import stderr_console
+from noetl.api.cli.display.run_board import BAR, Doing, State, countdown, duration, failure, is_end, moment, waiting
+from noetl.planner.diagnostics.terminal_text import visible
 
 if TYPE_CHECKING:
+    from noetl.api.cli.display.event_follower import Followed, News
+    from noetl.executor.model.events import Event
     from rich.console import Console, RenderableType
     from rich.live import Live
     from rich.text import Text
-
-    from api.cli.event_follower import Followed, News
-    from executor.model.events import Event
 
 _OURS = "@"
 _SLOW_SECONDS = 2.0

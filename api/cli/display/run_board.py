@@ -8,11 +8,11 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from planner.diagnostics.terminal_text import visible
-from planner.diagnostics.wording import listed
+from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.wording import listed
 
 if TYPE_CHECKING:
-    from executor.model.events import Event
+    from noetl.executor.model.events import Event
 
 _OURS = "@"
 """What the names of steps begin with that no playbook wrote."""

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from api.cli.display.console import INTERRUPTED
+from noetl.api.cli.display.console import INTERRUPTED
 
 _IMPATIENT_SECONDS = 1.0
 """Asked again within this time is asked once: a terminal and the parent of a process may both tell it."""
@@ -74,7 +74,7 @@ class Interruption:
 def leave_at_once() -> None:
     """End the process, after the commands that it has started. It waits for no thread, and takes nothing apart."""
     try:
-        process = sys.modules.get("executor.actions._process")
+        process = sys.modules.get("noetl.executor.actions._process")
         if process is not None:
             process.end_all()
         for stream in (sys.stdout, sys.stderr):

@@ -8,12 +8,12 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from executor.engine.external import in_registry
-from executor.errors import ActionError
+from noetl.executor.engine.external import in_registry
+from noetl.executor.errors import ActionError
 
 if TYPE_CHECKING:
-    from executor.model.run import Run
-    from executor.stores.interface import Store
+    from noetl.executor.model.run import Run
+    from noetl.executor.stores.interface import Store
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -41,7 +41,7 @@ class _Head(NamedTuple):
 
 class Beside:
     """Finds the playbooks that a run starts: in the folder of its own file, else in the registry. May be called from any
-    thread, as `executor.engine.external.FindPlaybook` describes it.
+    thread, as `noetl.executor.engine.external.FindPlaybook` describes it.
 
     A file is the playbook when it is called like it, or when the playbook in it is; and when a version is asked for, has
     that version.
@@ -104,8 +104,8 @@ class Beside:
         return self._compiled[file]
 
     def _compile(self, path: Path, run: Run, name: str) -> str:
-        from api.cli.sources import Source, compile_source
-        from planner.diagnostics.codes import Severity
+        from noetl.api.cli.sources import Source, compile_source
+        from noetl.planner.diagnostics.codes import Severity
 
         shown = _shown(path, run)
         try:
@@ -120,7 +120,7 @@ class Beside:
         return compilation.plan.hash
 
     def _missing(self, files: list[_File], run: Run, name: str, version: str | None) -> ActionError:
-        from planner.diagnostics.diagnostic import suggest
+        from noetl.planner.diagnostics.diagnostic import suggest
 
         wanted = f"playbook `{name}`" if version is None else f"version {version} of `{name}`"
         message = f"there is no {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
@@ -154,7 +154,7 @@ def _playbooks_in(folder: Path) -> list[_File]:
 
 def _may_hold(file: _File, name: str) -> bool:
     """Whether the name can stand in a file, short of reading it as YAML: most files of a folder are something else."""
-    from planner.syntax.reader import MAX_BYTES
+    from noetl.planner.syntax.reader import MAX_BYTES
 
     words = name.split()
     if file.size > MAX_BYTES or not words:
@@ -167,8 +167,8 @@ def _may_hold(file: _File, name: str) -> bool:
 
 
 def _head(file: _File) -> _Head:
-    from planner.diagnostics.diagnostic import Diagnostics
-    from planner.syntax.reader import MAX_BYTES, read
+    from noetl.planner.diagnostics.diagnostic import Diagnostics
+    from noetl.planner.syntax.reader import MAX_BYTES, read
 
     if file.size > MAX_BYTES:
         return _Head(is_playbook=False)

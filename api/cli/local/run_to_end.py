@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-
-from api.cli.display.console import INTERRUPTED, say
-from api.cli.display.outcome import ending, leave, tell
-from api.cli.display.progress import Progress
-from api.cli.event_follower import Follower
-from api.cli.local.interruption import Interruption, leave_at_once
+from noetl.api.cli.display.console import INTERRUPTED, say
+from noetl.api.cli.display.event_follower import Follower
+from noetl.api.cli.display.outcome import ending, leave, tell
+from noetl.api.cli.display.progress import Progress
+from noetl.api.cli.local.interruption import Interruption, leave_at_once
 
 if TYPE_CHECKING:
-    from api.service.runs import Service
-    from executor.model.run import Run
-    from executor.stores.interface import Store
-    from executor.worker import Worker
-    from planner.plan import Plan
+    from noetl.api.service.runs import Service
+    from noetl.executor.model.run import Run
+    from noetl.executor.stores.interface import Store
+    from noetl.executor.worker import Worker
+    from noetl.planner.plan import Plan
 
 _LOOK_EVERY_SECONDS = 0.1
 _ENDING_SECONDS = 5.0
@@ -161,16 +160,16 @@ def is_abandoned(store: Store, run: Run) -> bool:
     """Whether the processes are gone that have worked for a local run, as far as can be known here: one that has only
     waited so far leaves no trace.
     """
-    from executor.model.worker_identity import is_dead
+    from noetl.executor.model.worker_identity import is_dead
 
     workers = {visit.worker for visit in store.visits(run.id) if visit.worker is not None}
     return all(map(is_dead, workers))
 
 
 def _worker(store: Store, run: Run) -> Worker:
-    from api.cli.local.playbook_finder import Beside
-    from executor.security.capabilities import for_local_run
-    from executor.worker import Worker, public_url
+    from noetl.api.cli.local.playbook_finder import Beside
+    from noetl.executor.security.capabilities import for_local_run
+    from noetl.executor.worker import Worker, public_url
 
     folder = Path(run.folder) if run.folder else Path.cwd()
     return Worker(

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-
-from api.cli.display.console import INTERRUPTED, say
-from api.cli.display.outcome import leave, tell
-from api.cli.display.progress import Progress
-from api.cli.event_follower import Follower
-from api.cli.local.interruption import Interruption
-from api.cli.local.run_to_end import is_abandoned
+from noetl.api.cli.display.console import INTERRUPTED, say
+from noetl.api.cli.display.event_follower import Follower
+from noetl.api.cli.display.outcome import leave, tell
+from noetl.api.cli.display.progress import Progress
+from noetl.api.cli.local.interruption import Interruption
+from noetl.api.cli.local.run_to_end import is_abandoned
 
 if TYPE_CHECKING:
-    from api.service.runs import Service
-    from executor.model.run import Run
-    from executor.stores.interface import Store
+    from noetl.api.service.runs import Service
+    from noetl.executor.model.run import Run
+    from noetl.executor.stores.interface import Store
 
 _LOOK_EVERY_SECONDS = 0.2
 

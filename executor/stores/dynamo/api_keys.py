@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from executor.clients.aws_retry import Refused
-from executor.errors import RejectedError
-from executor.model.registry import Key
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import Core
-from executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Put
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import Key
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import Core
+from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Put
 
 
 class ApiKeys(Core):

@@ -13,10 +13,10 @@ import zlib
 from collections import OrderedDict
 from typing import Any
 
-from executor.clients.aws import client
-from executor.clients.aws_retry import repeating
-from executor.errors import ActionError, StoreError
-from executor.stores.sql.rows import to_text
+from noetl.executor.clients.aws import client
+from noetl.executor.clients.aws_retry import repeating
+from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.stores.sql.rows import to_text
 
 INLINE_BYTES = 16 * 1024
 """How long a value is kept in its item where there is a bucket: a longer one costs less there."""

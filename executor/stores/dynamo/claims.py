@@ -12,23 +12,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from executor.clients.aws_retry import Refused
-from executor.errors import MessageError
-from executor.model.events import Event
-from executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Lease, RunStatus, Visit, VisitStatus
-from executor.model.special_visits import last_visit_id
-from executor.model.transition import MAX_CLAIMS
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.commits import past_item
-from executor.stores.dynamo.context import MOST_RACES, Core
-from executor.stores.dynamo.expressions import ABSENT, Change, Condition, Delete, Put, Write
-from executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run_of, spread_of
-from executor.stores.dynamo.run_snapshot import read_whole
-from executor.stores.dynamo.visit_items import Record, followers, record_of
-from executor.stores.interface import Received
-from executor.stores.sqs.due_message import Note
-from executor.stores.sqs.receiver import Inbox
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import MessageError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Lease, RunStatus, Visit, VisitStatus
+from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.commits import past_item
+from noetl.executor.stores.dynamo.context import MOST_RACES, Core
+from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Condition, Delete, Put, Write
+from noetl.executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run_of, spread_of
+from noetl.executor.stores.dynamo.run_snapshot import read_whole
+from noetl.executor.stores.dynamo.visit_items import Record, followers, record_of
+from noetl.executor.stores.interface import Received
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.receiver import Inbox
 
 _DONE = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)
 

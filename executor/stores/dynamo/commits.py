@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from executor.clients.aws_retry import Refused, pause_seconds
-from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
-from executor.model.events import Event
-from executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Failure, Lease, Visit, VisitStatus
-from executor.model.transition import branches_of
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import MOST_RACES, Core, Held
-from executor.stores.dynamo.expressions import PRESENT, Change, Condition, Put, Write
-from executor.stores.dynamo.run_items import Deltas, joins_of, spread_of
-from executor.stores.dynamo.visit_items import (
+from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Failure, Lease, Visit, VisitStatus
+from noetl.executor.model.transition import branches_of
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import MOST_RACES, Core, Held
+from noetl.executor.stores.dynamo.expressions import PRESENT, Change, Condition, Put, Write
+from noetl.executor.stores.dynamo.run_items import Deltas, joins_of, spread_of
+from noetl.executor.stores.dynamo.visit_items import (
     Record,
     Way,
     entered,
@@ -34,7 +34,7 @@ from executor.stores.dynamo.visit_items import (
     self_contained,
     visit_of,
 )
-from executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import to_text
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 

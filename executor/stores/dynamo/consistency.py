@@ -1,4 +1,4 @@
-"""Whether a table holds what it must: the questions of `executor.stores.sql.consistency`, asked of items.
+"""Whether a table holds what it must: the questions of `noetl.executor.stores.sql.consistency`, asked of items.
 
 The table is read through once for what belongs to nothing. Each run is then read for itself. A table is not read at one
 moment, so what seems wrong with a run counts when it is still so after a while.
@@ -10,17 +10,17 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from executor.errors import StoreError
-from executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import Core
-from executor.stores.dynamo.run_items import is_over
-from executor.stores.dynamo.run_snapshot import Whole, read_whole
-from executor.stores.dynamo.visit_items import ACTIVE, Record
-from executor.stores.finding import Finding
-from executor.stores.sql.consistency import limited
-from executor.stores.sqs.messages import Messages
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import Core
+from noetl.executor.stores.dynamo.run_items import is_over
+from noetl.executor.stores.dynamo.run_snapshot import Whole, read_whole
+from noetl.executor.stores.dynamo.visit_items import ACTIVE, Record
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.sql.consistency import limited
+from noetl.executor.stores.sqs.messages import Messages
 
 LOOKS = 3
 BETWEEN_SECONDS = 0.3

@@ -9,25 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from executor.errors import StoreError
-from executor.model.run import END, SERVICE, Lease, Run, Visit
-from executor.model.transition import latest
-from executor.stores.change_signal import News
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.blobs import Blobs
-from executor.stores.dynamo.plans import Plans
-from executor.stores.dynamo.run_items import spread_of
-from executor.stores.dynamo.table import Table
-from executor.stores.dynamo.visit_items import Record, StepOf, Way
-from executor.stores.sqs.due_message import Note
-from executor.stores.sqs.memory_queue import Memory
-from executor.stores.sqs.messages import Messages
-from executor.stores.sqs.receiver import Inbox
-from planner.frozen import record
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import END, SERVICE, Lease, Run, Visit
+from noetl.executor.model.transition import latest
+from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import Blobs
+from noetl.executor.stores.dynamo.plans import Plans
+from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.dynamo.visit_items import Record, StepOf, Way
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.memory_queue import Memory
+from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sqs.receiver import Inbox
+from noetl.planner.frozen import record
 
 if TYPE_CHECKING:
-    from executor.stores.dynamo.run_snapshot import Whole
+    from noetl.executor.stores.dynamo.run_snapshot import Whole
 
 MOST_HELD = 10_000
 MOST_THREADS = 16

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from executor.stores.dynamo.attributes import attribute, attributes, size_of
-from executor.stores.dynamo.keys import Key
-from planner.frozen import record
+from noetl.executor.stores.dynamo.attributes import attribute, attributes, size_of
+from noetl.executor.stores.dynamo.keys import Key
+from noetl.planner.frozen import record
 
 Condition = tuple[str, str, Any]
 """A name, how it is compared (`=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`), and with what."""

@@ -12,18 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from executor.clients.aws_retry import Refused
-from executor.model.events import Event
-from executor.model.run import END, VisitStatus
-from executor.stores.cursors import read_event_id
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import MOST_RACES, Core
-from executor.stores.dynamo.expressions import Put
-from executor.stores.dynamo.run_items import spread_of
-from executor.stores.dynamo.run_snapshot import read_whole
-from executor.stores.dynamo.visit_items import Record
-from planner.frozen import record
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import END, VisitStatus
+from noetl.executor.stores.cursors import read_event_id
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import MOST_RACES, Core
+from noetl.executor.stores.dynamo.expressions import Put
+from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.dynamo.run_snapshot import read_whole
+from noetl.executor.stores.dynamo.visit_items import Record
+from noetl.planner.frozen import record
 
 PAGE = 1000
 _BEGINNINGS = ("workflow.started", "workflow.resumed")

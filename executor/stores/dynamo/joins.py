@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from executor.clients.aws_retry import Refused, pause_seconds
-from executor.errors import StoreError
-from executor.model.run import NEVER, Branch, VisitStatus
-from executor.model.transition import arrive, branches_of
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.blobs import to_bytes
-from executor.stores.dynamo.commits import Commits, numbers_for
-from executor.stores.dynamo.context import MOST_RACES
-from executor.stores.dynamo.expressions import Change, Check, Condition, Put
-from executor.stores.dynamo.run_items import Counts, Deltas, counts_of, is_over, spread_of
-from executor.stores.dynamo.visit_items import Record, Way, entered, names_of, numbered, record_of, visit_of
+from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import NEVER, Branch, VisitStatus
+from noetl.executor.model.transition import arrive, branches_of
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import to_bytes
+from noetl.executor.stores.dynamo.commits import Commits, numbers_for
+from noetl.executor.stores.dynamo.context import MOST_RACES
+from noetl.executor.stores.dynamo.expressions import Change, Check, Condition, Put
+from noetl.executor.stores.dynamo.run_items import Counts, Deltas, counts_of, is_over, spread_of
+from noetl.executor.stores.dynamo.visit_items import Record, Way, entered, names_of, numbered, record_of, visit_of
 
 
 class Joins(Commits):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from executor.model.run import SERVICE
+from noetl.executor.model.run import SERVICE
 
 MOST_PARTITIONS = 64
 """Over how many partitions a run is spread at most: one transaction reads and writes a counter of each."""

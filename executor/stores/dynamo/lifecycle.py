@@ -8,22 +8,22 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from executor.clients.aws_retry import Refused, pause_seconds
-from executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
-from executor.model.events import Event
-from executor.model.run import NEVER, Branch, Claim, ErrorRecord, Failure, Run, RunStatus, Visit, VisitStatus
-from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
-from executor.model.transition import next_in_line, seen_behind
-from executor.stores.dynamo import commits as limits
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.commits import past_item
-from executor.stores.dynamo.context import MOST_RACES
-from executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Delete, Put, Write
-from executor.stores.dynamo.joins import Joins
-from executor.stores.dynamo.run_items import Deltas, deadline_of, is_over, run_of, spread_of
-from executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
-from executor.stores.dynamo.visit_items import (
+from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, Branch, Claim, ErrorRecord, Failure, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
+from noetl.executor.model.transition import next_in_line, seen_behind
+from noetl.executor.stores.dynamo import commits as limits
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.commits import past_item
+from noetl.executor.stores.dynamo.context import MOST_RACES
+from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Delete, Put, Write
+from noetl.executor.stores.dynamo.joins import Joins
+from noetl.executor.stores.dynamo.run_items import Deltas, deadline_of, is_over, run_of, spread_of
+from noetl.executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
+from noetl.executor.stores.dynamo.visit_items import (
     Record,
     Way,
     as_ready,
@@ -33,7 +33,7 @@ from executor.stores.dynamo.visit_items import (
     record_of,
     visit_of,
 )
-from executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import to_text
 
 _WAITS = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
 

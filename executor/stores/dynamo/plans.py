@@ -6,14 +6,14 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from executor.clients.aws_retry import Refused
-from executor.errors import StoreError
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.blobs import from_bytes, to_bytes
-from executor.stores.dynamo.expressions import Put
-from executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS
-from executor.stores.dynamo.table import Table
-from planner.plan import Header, Plan, Step, Task
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import StoreError
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.blobs import from_bytes, to_bytes
+from noetl.executor.stores.dynamo.expressions import Put
+from noetl.executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS
+from noetl.executor.stores.dynamo.table import Table
+from noetl.planner.plan import Header, Plan, Step, Task
 
 BLOCK_BYTES = 350 * 1024
 

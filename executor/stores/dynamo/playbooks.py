@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from executor.clients.aws_retry import Refused
-from executor.errors import RejectedError, StoreError
-from executor.model.registry import Playbook
-from executor.stores.cursors import read_place, write_place
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import MOST_RACES, Core
-from executor.stores.dynamo.expressions import Change, Condition, Put, Write
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import RejectedError, StoreError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.stores.cursors import read_place, write_place
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import MOST_RACES, Core
+from noetl.executor.stores.dynamo.expressions import Change, Condition, Put, Write
 
 
 class Registry(Core):

@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.clients.aws_retry import Refused
-from executor.errors import PayloadTooLargeError, RejectedError, StoreError
-from executor.model.run import Run, RunStatus, Visit
-from executor.stores.cursors import read_cursor, write_cursor
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item, attributes
-from executor.stores.dynamo.claims import Claims
-from executor.stores.dynamo.expressions import Put, Write
-from executor.stores.dynamo.run_items import counts_of, deadline_of, first_of, head_item, run_of, spread_of, tenant_of
-from executor.stores.dynamo.run_snapshot import read_whole
-from executor.stores.dynamo.visit_items import Way, outcome, self_contained
-from executor.stores.sqs.due_message import Note
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.stores.cursors import read_cursor, write_cursor
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item, attributes
+from noetl.executor.stores.dynamo.claims import Claims
+from noetl.executor.stores.dynamo.expressions import Put, Write
+from noetl.executor.stores.dynamo.run_items import (
+    counts_of,
+    deadline_of,
+    first_of,
+    head_item,
+    run_of,
+    spread_of,
+    tenant_of,
+)
+from noetl.executor.stores.dynamo.run_snapshot import read_whole
+from noetl.executor.stores.dynamo.visit_items import Way, outcome, self_contained
+from noetl.executor.stores.sqs.due_message import Note
 
 MOST_PAGES = 4
 """How many pages of each part of the index of runs are looked through for one page of answers."""

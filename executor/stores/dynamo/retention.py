@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from executor.clients.aws_retry import Refused
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import Core
-from executor.stores.dynamo.expressions import PRESENT, Change
-from executor.stores.dynamo.run_items import spread_of
-from executor.stores.retention import DAY_SECONDS
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import Core
+from noetl.executor.stores.dynamo.expressions import PRESENT, Change
+from noetl.executor.stores.dynamo.run_items import spread_of
+from noetl.executor.stores.retention import DAY_SECONDS
 
 
 class Retention(Core):

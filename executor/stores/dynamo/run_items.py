@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from executor.model.events import Event
-from executor.model.ids import derived_id
-from executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, VisitStatus, WaitKey
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.blobs import Blobs, to_bytes
-from executor.stores.dynamo.visit_items import Record, StepOf, Way, event_to_list, names_of
-from planner.frozen import record
+from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
+from noetl.executor.stores.dynamo.visit_items import Record, StepOf, Way, event_to_list, names_of
+from noetl.planner.frozen import record
 
 
 @record

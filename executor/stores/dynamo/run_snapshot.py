@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
-from executor.model.special_visits import last_visit_id
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.run_items import Counts, counts_of, deadline_of, first_of, is_over, spread_of
-from executor.stores.dynamo.visit_items import ACTIVE, Record, followers, record_of
-from planner.frozen import record
+from noetl.executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
+from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.run_items import Counts, counts_of, deadline_of, first_of, is_over, spread_of
+from noetl.executor.stores.dynamo.visit_items import ACTIVE, Record, followers, record_of
+from noetl.planner.frozen import record
 
 if TYPE_CHECKING:
-    from executor.stores.dynamo.context import Core
+    from noetl.executor.stores.dynamo.context import Core
 
 MOST_LOOKS = 8
 

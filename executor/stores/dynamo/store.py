@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from executor.errors import SchemaError
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.api_keys import ApiKeys
-from executor.stores.dynamo.history import History
-from executor.stores.dynamo.playbooks import Registry
-from executor.stores.dynamo.queries import Asking
-from executor.stores.dynamo.retention import Retention
-from executor.stores.dynamo.sweep import Sweeping
-from executor.stores.dynamo.table import Table
-from executor.stores.dynamo.waits import Waits
-from executor.stores.sqs.messages import Messages
-from planner.plan import Header, Plan, Step, Task
+from noetl.executor.errors import SchemaError
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.api_keys import ApiKeys
+from noetl.executor.stores.dynamo.history import History
+from noetl.executor.stores.dynamo.playbooks import Registry
+from noetl.executor.stores.dynamo.queries import Asking
+from noetl.executor.stores.dynamo.retention import Retention
+from noetl.executor.stores.dynamo.sweep import Sweeping
+from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.dynamo.waits import Waits
+from noetl.executor.stores.sqs.messages import Messages
+from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from executor.stores.finding import Finding
+    from noetl.executor.stores.finding import Finding
 
 SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""
@@ -53,7 +53,7 @@ class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping
 
     def examine(self) -> list[Finding]:
         """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
-        from executor.stores.dynamo.consistency import Doctor
+        from noetl.executor.stores.dynamo.consistency import Doctor
 
         return Doctor(self).examine()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from executor.model.run import NEVER, SERVICE, VisitStatus
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import attributes
-from executor.stores.dynamo.expressions import Change
-from executor.stores.dynamo.lifecycle import Endings
-from executor.stores.dynamo.run_items import is_over
-from executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
-from executor.stores.dynamo.visit_items import Record
-from executor.stores.interface import Swept
-from executor.stores.sqs.due_message import GRACE_SECONDS
+from noetl.executor.model.run import NEVER, SERVICE, VisitStatus
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import attributes
+from noetl.executor.stores.dynamo.expressions import Change
+from noetl.executor.stores.dynamo.lifecycle import Endings
+from noetl.executor.stores.dynamo.run_items import is_over
+from noetl.executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
+from noetl.executor.stores.dynamo.visit_items import Record
+from noetl.executor.stores.interface import Swept
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
 
 MOST_SWEPT = 200
 """How many runs one sweep looks at; the next one goes on behind them."""

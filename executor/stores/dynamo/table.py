@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from executor.clients.aws import client
-from executor.clients.aws_retry import MOST_TRIES, Refused, TooLarge, pause_seconds, repeating, was_heard_before
-from executor.errors import ActionError, PayloadTooLargeError, StoreError
-from executor.stores.dynamo.attributes import Item, attribute, attributes, item_of
-from executor.stores.dynamo.expressions import Change, Check, Delete, Put, Write
-from executor.stores.dynamo.keys import Key
+from noetl.executor.clients.aws import client
+from noetl.executor.clients.aws_retry import MOST_TRIES, Refused, TooLarge, pause_seconds, repeating, was_heard_before
+from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
+from noetl.executor.stores.dynamo.attributes import Item, attribute, attributes, item_of
+from noetl.executor.stores.dynamo.expressions import Change, Check, Delete, Put, Write
+from noetl.executor.stores.dynamo.keys import Key
 
 MOST_READ = 100
 MOST_WRITTEN = 100

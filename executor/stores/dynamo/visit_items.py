@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any
 
-from executor.model.events import Event
-from executor.model.run import END, NEVER, Branch, Failure, Pointers, Progress, Visit, VisitStatus
-from executor.model.transition import branches_of
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from executor.stores.dynamo.keys import BRANCHES_EACH
-from planner.frozen import record
-from planner.plan import Step
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import END, NEVER, Branch, Failure, Pointers, Progress, Visit, VisitStatus
+from noetl.executor.model.transition import branches_of
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
+from noetl.executor.stores.dynamo.keys import BRANCHES_EACH
+from noetl.planner.frozen import record
+from noetl.planner.plan import Step
 
 ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.RUNNING)
 

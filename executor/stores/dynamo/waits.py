@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor.clients.aws_retry import Refused
-from executor.errors import FencedError, PayloadTooLargeError, RejectedError
-from executor.model.run import VisitStatus, Wait, WaitKey
-from executor.stores.dynamo import keys
-from executor.stores.dynamo.attributes import Item
-from executor.stores.dynamo.context import Core
-from executor.stores.dynamo.expressions import ABSENT, Change, Check, Condition, Put, Write
-from executor.stores.dynamo.run_items import is_over
-from executor.stores.sql.rows import to_text
-from executor.stores.sqs.due_message import Note
-from planner.plan import canonical
+from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError
+from noetl.executor.model.run import VisitStatus, Wait, WaitKey
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import Core
+from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Check, Condition, Put, Write
+from noetl.executor.stores.dynamo.run_items import is_over
+from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024
 

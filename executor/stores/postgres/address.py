@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import StoreError
+from noetl.executor.errors import StoreError
 
 if TYPE_CHECKING:
     import psycopg

@@ -12,15 +12,15 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from executor.errors import SchemaError, SettingError, StoreError
-from executor.model.run import NEVER, SERVICE
-from executor.stores.postgres.address import CONNECT_SECONDS, conninfo_of, failure_of, settle
-from executor.stores.postgres.listener import CHANNEL, Listener
-from executor.stores.sql.branches import ACTIVE
-from executor.stores.sql.database import UnwrittenError
-from executor.stores.sql.retry import repeated
-from executor.stores.sqs.due_message import Note
-from executor.stores.sqs.messages import Messages
+from noetl.executor.errors import SchemaError, SettingError, StoreError
+from noetl.executor.model.run import NEVER, SERVICE
+from noetl.executor.stores.postgres.address import CONNECT_SECONDS, conninfo_of, failure_of, settle
+from noetl.executor.stores.postgres.listener import CHANNEL, Listener
+from noetl.executor.stores.sql.branches import ACTIVE
+from noetl.executor.stores.sql.database import UnwrittenError
+from noetl.executor.stores.sql.retry import repeated
+from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.messages import Messages
 
 if TYPE_CHECKING:
     import psycopg
@@ -265,7 +265,7 @@ class PostgresDatabase:
 
 
 class PostgresWriter:
-    """A connection that takes the SQL of `executor.stores.sql.database`. `runs` are those that its transaction writes to."""
+    """A connection that takes the SQL of `noetl.executor.stores.sql.database`. `runs` are those that its transaction writes to."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from executor.model.events import Event
-from executor.model.run import SERVICE, Branch, Claim, Commit, Lease, Visit, VisitStatus
-from executor.model.transition import MAX_CLAIMS
-from executor.stores.interface import Received, Swept
-from executor.stores.postgres.database import PostgresDatabase
-from executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started
-from executor.stores.sql.retry import repeated
-from executor.stores.sql.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
-from executor.stores.sql.store import SqlStore, texts_of
-from executor.stores.sqs.due_message import GRACE_SECONDS, Note
-from executor.stores.sqs.messages import Messages
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import SERVICE, Branch, Claim, Commit, Lease, Visit, VisitStatus
+from noetl.executor.model.transition import MAX_CLAIMS
+from noetl.executor.stores.interface import Received, Swept
+from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started
+from noetl.executor.stores.sql.retry import repeated
+from noetl.executor.stores.sql.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
+from noetl.executor.stores.sql.store import SqlStore, texts_of
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, Note
+from noetl.executor.stores.sqs.messages import Messages
 
 _STEP = """
     with locked as (

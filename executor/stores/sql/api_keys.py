@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from executor.errors import RejectedError
-from executor.model.registry import Key
-from executor.stores.sql.database import Database
-from executor.stores.sql.rows import key_of, to_text
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import Key
+from noetl.executor.stores.sql.database import Database
+from noetl.executor.stores.sql.rows import key_of, to_text
 
 
 class SqlKeys:

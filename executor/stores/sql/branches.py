@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from executor.model.events import Event
-from executor.model.ids import derived_id
-from executor.model.run import DEADLINE, END, NEVER, Branch, Lease, Pointers, Run, Visit, VisitStatus
-from executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
-from executor.model.transition import arrive, next_in_line
-from executor.stores.sql.database import Result, Writer
-from executor.stores.sql.rows import Row, to_text, visit_of
-from planner.plan import Header, Step
+from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Lease, Pointers, Run, Visit, VisitStatus
+from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
+from noetl.executor.model.transition import arrive, next_in_line
+from noetl.executor.stores.sql.database import Result, Writer
+from noetl.executor.stores.sql.rows import Row, to_text, visit_of
+from noetl.planner.plan import Header, Step
 
 ACTIVE = "(status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')"
 """Of a visit that is not over, in the words that SQLite's partial indexes need to be used: where only some of these states are asked

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from executor.model.run import DEADLINE, NEVER
-from executor.stores.finding import Finding
-from executor.stores.sql.branches import ACTIVE
-from executor.stores.sql.database import Database
+from noetl.executor.model.run import DEADLINE, NEVER
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.sql.branches import ACTIVE
+from noetl.executor.stores.sql.database import Database
 
 MOST_FINDINGS = 100
 """How many findings of one kind are told."""

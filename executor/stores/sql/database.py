@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from executor.errors import StoreError
+from noetl.executor.errors import StoreError
 
 
 class UnwrittenError(StoreError):

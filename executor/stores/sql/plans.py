@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from executor.stores.sql.database import Database
-from executor.stores.sql.rows import to_text
-from planner.plan import Header, Plan, Step, Task
+from noetl.executor.stores.sql.database import Database
+from noetl.executor.stores.sql.rows import to_text
+from noetl.planner.plan import Header, Plan, Step, Task
 
 
 class SqlPlans:

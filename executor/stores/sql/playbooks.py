@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from executor.errors import RejectedError
-from executor.model.registry import Playbook
-from executor.stores.cursors import read_place, write_place
-from executor.stores.sql.database import Database
-from executor.stores.sql.rows import playbook_of
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.stores.cursors import read_place, write_place
+from noetl.executor.stores.sql.database import Database
+from noetl.executor.stores.sql.rows import playbook_of
 
 
 class SqlPlaybooks:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from executor.model.events import Event
-from executor.model.run import NEVER, Run, RunStatus, Visit
-from executor.stores.cursors import read_cursor, read_event_id, write_cursor
-from executor.stores.sql.branches import ACTIVE, HEAD
-from executor.stores.sql.database import Database
-from executor.stores.sql.rows import events_of, run_of, to_text, visit_of
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, Run, RunStatus, Visit
+from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
+from noetl.executor.stores.sql.branches import ACTIVE, HEAD
+from noetl.executor.stores.sql.database import Database
+from noetl.executor.stores.sql.rows import events_of, run_of, to_text, visit_of
 
 
 class SqlAsking:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from executor.stores.sql.database import UnwrittenError
+from noetl.executor.stores.sql.database import UnwrittenError
 
 MOST_REPETITIONS = 8
 FIRST_PAUSE_SECONDS = 0.01

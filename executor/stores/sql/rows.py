@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from executor.model.events import Event
-from executor.model.registry import Key, Playbook
-from executor.model.run import Failure, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.events import Event
+from noetl.executor.model.registry import Key, Playbook
+from noetl.executor.model.run import Failure, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 
 if TYPE_CHECKING:
     import sqlite3

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
-from executor.model.events import Event
-from executor.model.run import (
+from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import (
     DEADLINE,
     END,
     Branch,
@@ -28,17 +28,17 @@ from executor.model.run import (
     Visit,
     VisitStatus,
 )
-from executor.model.worker_identity import is_dead
-from executor.stores.change_signal import News
-from executor.stores.finding import Finding
-from executor.stores.sql.api_keys import SqlKeys
-from executor.stores.sql.branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
-from executor.stores.sql.consistency import examine
-from executor.stores.sql.database import Database, Result, Writer
-from executor.stores.sql.plans import SqlPlans
-from executor.stores.sql.playbooks import SqlPlaybooks
-from executor.stores.sql.queries import SqlAsking
-from executor.stores.sql.rows import (
+from noetl.executor.model.worker_identity import is_dead
+from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.finding import Finding
+from noetl.executor.stores.sql.api_keys import SqlKeys
+from noetl.executor.stores.sql.branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
+from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.database import Database, Result, Writer
+from noetl.executor.stores.sql.plans import SqlPlans
+from noetl.executor.stores.sql.playbooks import SqlPlaybooks
+from noetl.executor.stores.sql.queries import SqlAsking
+from noetl.executor.stores.sql.rows import (
     Row,
     events_to_text,
     parent_of,
@@ -48,8 +48,8 @@ from executor.stores.sql.rows import (
     to_text_or_null,
     visit_of,
 )
-from executor.stores.sql.sweep import SqlSweeping
-from executor.stores.sql.waits import SqlWaits, forget_answer, give_answer, is_any_answered
+from noetl.executor.stores.sql.sweep import SqlSweeping
+from noetl.executor.stores.sql.waits import SqlWaits, forget_answer, give_answer, is_any_answered
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 MOST_CROWDED = 64

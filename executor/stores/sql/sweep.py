@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from executor.model.run import DEADLINE, NEVER, RunStatus
-from executor.stores.interface import Swept
-from executor.stores.sql.branches import ACTIVE, Branches, enter_deadline
-from executor.stores.sql.consistency import AWAITED, IN_VAIN, OF_RUNS, STUCK
-from executor.stores.sql.database import Database, Writer
-from executor.stores.sql.rows import Row, run_of, to_text
+from noetl.executor.model.run import DEADLINE, NEVER, RunStatus
+from noetl.executor.stores.interface import Swept
+from noetl.executor.stores.sql.branches import ACTIVE, Branches, enter_deadline
+from noetl.executor.stores.sql.consistency import AWAITED, IN_VAIN, OF_RUNS, STUCK
+from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.stores.sql.rows import Row, run_of, to_text
 
 LONGEST_LEASE_SECONDS = 2 * 3600.0
 """No lease is longer, even where two clocks are an hour apart."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from executor.errors import FencedError, RejectedError
-from executor.model.run import Wait, WaitKey
-from executor.stores.change_signal import News
-from executor.stores.sql.database import Database, Writer
-from executor.stores.sql.rows import Row, from_text, to_text
-from planner.plan import canonical
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.run import Wait, WaitKey
+from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.sql.database import Database, Writer
+from noetl.executor.stores.sql.rows import Row, from_text, to_text
+from noetl.planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024
 _ONE = "run_id = ? and visit_id = ? and id = ?"

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from executor.errors import SchemaError, StoreError
-from executor.stores.sql.database import Writer
+from noetl.executor.errors import SchemaError, StoreError
+from noetl.executor.stores.sql.database import Writer
 
 SCRIPTS = {
     2: "schema.sql",
@@ -143,7 +143,7 @@ class SqliteFile:
                 # Another process may have been faster.
                 version = db.execute("pragma user_version").fetchone()[0]
                 for script in (script for number, script in SCRIPTS.items() if number > version):
-                    for statement in _statements(files("executor.stores.sqlite").joinpath(script).read_text("utf-8")):
+                    for statement in _statements(files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8")):
                         db.execute(statement)
                 db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
         elif version != SCHEMA_VERSION:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from executor.stores.sql.store import SqlStore
-from executor.stores.sqlite.file import SqliteFile
+from noetl.executor.stores.sql.store import SqlStore
+from noetl.executor.stores.sqlite.file import SqliteFile
 
 
 class SqliteStore(SqlStore):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from executor.errors import MessageError
-from planner.frozen import record
+from noetl.executor.errors import MessageError
+from noetl.planner.frozen import record
 
 LONGEST_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0

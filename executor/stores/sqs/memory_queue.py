@@ -6,7 +6,7 @@ import heapq
 import threading
 from collections.abc import Sequence
 
-from executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.due_message import Note
 
 
 class Memory:

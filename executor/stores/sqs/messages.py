@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from executor.clients.aws import client
-from executor.clients.aws_retry import MOST_TRIES, pause_seconds, repeating
-from executor.errors import ActionError, StoreError
-from executor.model.run import NEVER
-from executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, Note
+from noetl.executor.clients.aws import client
+from noetl.executor.clients.aws_retry import MOST_TRIES, pause_seconds, repeating
+from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.model.run import NEVER
+from noetl.executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, Note
 
 MOST_MESSAGES = 10
 

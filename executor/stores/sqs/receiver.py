@@ -11,9 +11,9 @@ from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from executor.errors import StoreError
-from executor.model.run import Visit
-from executor.stores.sqs.messages import Messages
+from noetl.executor.errors import StoreError
+from noetl.executor.model.run import Visit
+from noetl.executor.stores.sqs.messages import Messages
 
 POLL_SECONDS = 2
 

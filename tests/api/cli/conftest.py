@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from api.cli import main
+from noetl.api.cli import main
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def start(folder: Path) -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from api.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, start_new_session=True, **{**pipes, **options}))
         return processes[-1]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.api.cli import sources
+from noetl.api.cli.local.playbook_finder import Beside
+from noetl.executor.errors import ActionError
+from noetl.executor.model.registry import Playbook
+from noetl.executor.model.run import Run
+from noetl.executor.stores.sqlite.store import SqliteStore
 
-from api.cli import sources
-from api.cli.local.playbook_finder import Beside
-from executor.errors import ActionError
-from executor.model.registry import Playbook
-from executor.model.run import Run
-from executor.stores.sqlite.store import SqliteStore
 from tests.plays import Play, compiled
 
 Command = Callable[..., Any]

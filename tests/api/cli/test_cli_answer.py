@@ -12,10 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-
-from api.cli import callback_answer
-from executor.model.run import RunStatus
-from executor.stores import open_store
+from noetl.api.cli import callback_answer
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores import open_store
 
 Command = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]

@@ -138,7 +138,7 @@ def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: 
     def broken(*_: object) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("planner.compile.compile_playbook", broken)
+    monkeypatch.setattr("noetl.planner.compile.compile_playbook", broken)
     outcome = noetl("check", "-", stdin=GOOD)
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert outcome.err == (
@@ -188,7 +188,7 @@ def test_explain(noetl: Command) -> None:
 
 
 def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> None:
-    from executor.actions import catalogue
+    from noetl.executor.actions import catalogue
 
     schema = noetl("schema").json
     entry = schema["$defs"]["ActionEntry"]

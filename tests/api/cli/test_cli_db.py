@@ -8,16 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from executor.clients import aws
+from noetl.executor.clients import aws
 
 Command = Callable[..., Any]
 
 
 def test_what_is_not_installed_is_a_sentence(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "infra.migrations", raising=False)
-    monkeypatch.delattr("infra.migrations", raising=False)
+    monkeypatch.delitem(sys.modules, "noetl.infra.migrations", raising=False)
+    monkeypatch.delattr("noetl.infra.migrations", raising=False)
     outcome = noetl("db", "upgrade", "--store", "postgresql://localhost/none")
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err == "noetl: a store in Postgres needs the extra `postgres` of this installation\n"

@@ -65,7 +65,7 @@ def test_listing_makes_no_store(noetl: Command, folder: Path) -> None:
 def served(noetl: Command, folder: Path) -> Iterator[tuple[str, str]]:
     """The address of a service on every address of this machine, and a key for it."""
     key = noetl("keys", "create", "a", "--scope", "run").out.strip()
-    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--host", "0.0.0.0", "--port", "0"]
+    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "serve", "--host", "0.0.0.0", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from executor.worker import Worker
+from noetl.executor.worker import Worker
 
 Command = Callable[..., Any]
 
@@ -261,7 +260,7 @@ def held(folder: Path) -> subprocess.Popen[str]:
     """A process that runs a playbook and stands at its second step, which reads from a pipe."""
     Path("held.yaml").write_text(HELD)
     os.mkfifo("gate")
-    command = [sys.executable, "-c", "from api.cli import main; main()", "run", "held.yaml", "-i", "gate=gate"]
+    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "run", "held.yaml", "-i", "gate=gate"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

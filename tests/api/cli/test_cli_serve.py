@@ -20,7 +20,7 @@ GREET = "name: greet\nsteps:\n  - name: greet\n    run: [{action: log, message: 
 
 @pytest.fixture
 def address(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-c", "from api.cli import main; main()", "serve", "--port", "0"]
+    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "serve", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()

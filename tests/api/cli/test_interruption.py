@@ -12,11 +12,11 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from noetl.api.cli import main
+from noetl.api.cli.local import interruption
+from noetl.api.cli.local.interruption import Interruption
+from noetl.executor.stores import change_signal
 
-from api.cli import main
-from api.cli.local import interruption
-from api.cli.local.interruption import Interruption
-from executor.stores import change_signal
 from tests.api.cli.conftest import Command
 
 WAIT = {"name": "wait", "steps": [{"name": "wait", "run": [{"action": "wait", "seconds": 600}]}]}
@@ -27,7 +27,7 @@ def test_a_command_is_interrupted_while_it_loads(monkeypatch: pytest.MonkeyPatch
         def __getattr__(self, name: str) -> Any:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "api.cli.app", Loading("api.cli.app"))
+    monkeypatch.setitem(sys.modules, "noetl.api.cli.app", Loading("noetl.api.cli.app"))
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 130
@@ -106,8 +106,8 @@ def test_who_is_asked_again_ends_at_once(flushed: str) -> None:
     """With what it has started, and without waiting for its threads; also where it is in the middle of writing."""
     program = f"""
 import os, signal, sys, threading, time
-from api.cli.local import interruption
-from executor.actions import _process
+from noetl.api.cli.local import interruption
+from noetl.executor.actions import _process
 def flush(real=sys.stdout.flush):
     {flushed or "real()"}
 def say(text):

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from noetl.api.cli.display.event_follower import Followed
+from noetl.api.cli.display.progress import Progress, lower_part
+from noetl.api.cli.display.run_board import Board, Counts, countdown, duration, pace
+from noetl.executor.engine.start import new_run
+from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.run import Run
 
-from api.cli.display.progress import Progress, lower_part
-from api.cli.display.run_board import Board, Counts, countdown, duration, pace
-from api.cli.event_follower import Followed
-from executor.engine.start import new_run
-from executor.model.events import Event, timestamp
-from executor.model.run import Run
 from tests.plays import Clock, compiled
 
 NOW = 1_000_000.0

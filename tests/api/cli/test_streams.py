@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from noetl.executor.stores import open_store
 
-from executor.stores import open_store
 from tests.api.cli.test_cli_check import GOOD
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_a_run_needs_none_of_them(folder: Path, closed: str) -> None:
     (folder / "good.yaml").write_text(GOOD)
-    script = f'exec "$0" -c "from api.cli import main; main()" run good.yaml {closed}'
+    script = f'exec "$0" -c "from noetl.api.cli import main; main()" run good.yaml {closed}'
     done = subprocess.run(["/bin/sh", "-c", script, sys.executable], capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     store = open_store(f"sqlite:///{folder}/.noetl/noetl.db", create=False)

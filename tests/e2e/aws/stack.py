@@ -25,9 +25,9 @@ from typing import Any
 import boto3
 import httpx
 import yaml
+from noetl.api.auth.api_keys import new_key
+from noetl.executor.stores import open_store
 
-from api.auth.api_keys import new_key
-from executor.stores import open_store
 from tests.aws import REGION
 from tests.tools import ROOT, environment
 

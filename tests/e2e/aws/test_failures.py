@@ -44,7 +44,7 @@ def workers() -> list[int]:
             command = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if command[0].decode() == python and b"executor.lambda_handler.step" in command:
+        if command[0].decode() == python and b"noetl.executor.lambda_handler.step" in command:
             found.append(int(path.parent.name))
     return found
 

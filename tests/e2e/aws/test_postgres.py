@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from noetl.api.service.runs import Service as Runs
+from noetl.executor.actions import catalogue
+from noetl.executor.stores import open_store
+from noetl.infra.migrations import upgrade
 
-from api.service.runs import Service as Runs
-from executor.actions import catalogue
-from executor.stores import open_store
-from infra.migrations import upgrade
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import Stack, deploy
 from tests.e2e.aws.test_runs import (

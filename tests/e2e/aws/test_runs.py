@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from noetl.executor.stores.dynamo.store import DynamoStore
 
 from benchmarks.cost import row_of, walked
 from benchmarks.meter import Meter
-from executor.stores.dynamo.store import DynamoStore
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import CONTENT, Stack
 from tests.http_server import Exchange, serve

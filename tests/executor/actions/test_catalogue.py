@@ -7,9 +7,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-
-from executor import actions
-from executor.errors import SettingError
+from noetl.executor import actions
+from noetl.executor.errors import SettingError
 
 LANGUAGE = {
     "http",
@@ -68,7 +67,7 @@ def test_an_unknown_type() -> None:
 
 def test_declarations_are_cheap_to_import() -> None:
     code = (
-        "import sys; from executor.actions import catalogue; catalogue();"
+        "import sys; from noetl.executor.actions import catalogue; catalogue();"
         "heavy = {'httpx', 'psycopg', 'pydantic', 'networkx', 'boto3', 'jinja2', 'yaml'};"
         "print(sorted(heavy & sys.modules.keys()))"
     )
@@ -78,7 +77,7 @@ def test_declarations_are_cheap_to_import() -> None:
 
 def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) -> None:
     text = (
-        "from planner.catalogue import ActionDeclaration\n"
+        "from noetl.planner.catalogue import ActionDeclaration\n"
         "DECLARATION = ActionDeclaration(type='greet', description='Greets.')\n"
         "def perform(call): return 'hello'\n"
     )
@@ -95,7 +94,7 @@ def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path)
         ("http", "", "is built in"),
         (
             "other",
-            "from planner.catalogue import ActionDeclaration\nDECLARATION = ActionDeclaration('another', '')",
+            "from noetl.planner.catalogue import ActionDeclaration\nDECLARATION = ActionDeclaration('another', '')",
             "declares the type `another`",
         ),
     ],

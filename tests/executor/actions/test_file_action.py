@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.actions import _formats, file
+from noetl.executor.actions._formats import decode, read_csv
+from noetl.executor.actions._patterns import matching
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities, for_local_run
 
-from executor.actions import _formats, file
-from executor.actions._formats import decode, read_csv
-from executor.actions._patterns import matching
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities, for_local_run
 from tests.calls import perform
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.errors import ActionError
+from noetl.executor.security.redaction import REVEALED
 
-from executor.errors import ActionError
-from executor.security.redaction import REVEALED
 from tests.calls import perform
 from tests.http_server import Exchange, serve
 

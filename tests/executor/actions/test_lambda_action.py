@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
+from noetl.executor.clients import aws as ours
+from noetl.executor.errors import ActionError
 
-from executor.clients import aws as ours
-from executor.errors import ActionError
 from tests.aws import Client, become_nobody
 from tests.calls import perform
 

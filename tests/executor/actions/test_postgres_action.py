@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from noetl.executor.actions import _connections, postgres
+from noetl.executor.actions._connections import CONNECTIONS
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities, for_local_run
 
-from executor.actions import _connections, postgres
-from executor.actions._connections import CONNECTIONS
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities, for_local_run
 from tests.calls import perform
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import Capabilities, for_local_run
+from noetl.executor.security.redaction import REVEALED, scrub
 
-from executor.errors import ActionError
-from executor.security.capabilities import Capabilities, for_local_run
-from executor.security.redaction import REVEALED, scrub
 from tests.calls import perform
 
 MODULE = """

@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 from botocore.stub import Stubber
+from noetl.executor.actions import s3
+from noetl.executor.clients import aws as ours
+from noetl.executor.errors import ActionError
 
-from executor.actions import s3
-from executor.clients import aws as ours
-from executor.errors import ActionError
 from tests.aws import Client, become_nobody
 from tests.calls import perform
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from api.cli.display.run_board import Board
+from noetl.api.cli.display.run_board import Board
 
 if TYPE_CHECKING:
-    from executor.model.events import Event
-    from executor.model.run import Run
-    from executor.stores.interface import Store
+    from noetl.executor.model.events import Event
+    from noetl.executor.model.run import Run
+    from noetl.executor.stores.interface import Store
 
 _EVENTS_AT_ONCE = 1000
 _RUNS_AT_ONCE = 100

@@ -1,0 +1,12 @@
+"""NoETL: a compiler and a serverless executor for YAML playbooks.
+
+An installed wheel holds the packages `planner`, `executor`, `api` and `infra` in this folder. In a checkout they are folders
+next to this one, and `__path__` names their parent: docs/decisions/0008-import-names.md says why.
+"""
+
+import os
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+if not os.path.isdir(os.path.join(_FOLDER, "planner")):
+    __path__.append(os.path.dirname(_FOLDER))
