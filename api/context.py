@@ -34,7 +34,9 @@ class Shared:
     With `always_authenticated`, this machine needs credentials like anyone else.
     """
 
-    def __init__(self, environ: Mapping[str, str] | None = None, *, always_authenticated: bool = False) -> None:
+    def __init__(
+        self, environ: Mapping[str, str] | None = None, *, always_authenticated: bool = False
+    ) -> None:
         self._environ = environ
         self._always_authenticated = always_authenticated
         self._opened: Opened | None = None

@@ -20,12 +20,20 @@ def image(dot: str, format: str) -> bytes:
         NoGraphvizError: neither `graphviz-pure` nor `dot` is there, or it did not draw.
     """
     scripts = sysconfig.get_path("scripts")
-    program = shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
+    program = (
+        shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
+    )
     if program is None:
-        raise NoGraphvizError(f"drawing {format} needs Graphviz, which the extra `graph` of this installation brings")
+        raise NoGraphvizError(
+            f"drawing {format} needs Graphviz, which the extra `graph` of this installation brings"
+        )
     try:
         drawn = subprocess.run(
-            [program, f"-T{format}"], input=dot.encode(), capture_output=True, check=True, timeout=_LIMIT_SECONDS
+            [program, f"-T{format}"],
+            input=dot.encode(),
+            capture_output=True,
+            check=True,
+            timeout=_LIMIT_SECONDS,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise NoGraphvizError(f"{program} could not draw the plan: {error}") from error

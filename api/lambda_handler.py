@@ -56,7 +56,12 @@ def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
     where = {name: value for name, value in found["headers"].items() if name == "location"}
     answer = Problem(413, detail, slug="answer-too-large", headers=where).response(path)
     body = bytes(answer.body).decode()
-    return {"statusCode": answer.status_code, "headers": dict(answer.headers), "body": body, "isBase64Encoded": False}
+    return {
+        "statusCode": answer.status_code,
+        "headers": dict(answer.headers),
+        "body": body,
+        "isBase64Encoded": False,
+    }
 
 
 def load() -> None:

@@ -82,7 +82,13 @@ def chain(steps: int) -> str:
 
 
 def walked(
-    store: DynamoStore, queue: str, steps: int, meter: Meter, clock: Callable[[], float], *, walks_on: bool = False
+    store: DynamoStore,
+    queue: str,
+    steps: int,
+    meter: Meter,
+    clock: Callable[[], float],
+    *,
+    walks_on: bool = False,
 ) -> list[tuple[Usage, float]]:
     """What each step of a chain asks of AWS, and how many seconds it takes. With `walks_on` one invocation walks them all."""
     found = compile_playbook(chain(steps), catalogue())

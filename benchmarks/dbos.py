@@ -47,7 +47,9 @@ def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
     """
     python = folder_of(*PACKAGES) / "bin" / "python"
     if write_ahead_log:
-        sqlite3.connect(url.removeprefix("sqlite:///")).execute("pragma journal_mode = wal").connection.close()
+        sqlite3.connect(url.removeprefix("sqlite:///")).execute(
+            "pragma journal_mode = wal"
+        ).connection.close()
     with subprocess.Popen(
         # Isolated, so that this folder is not where it looks for packages.
         [python, "-I", CHILD, url],

@@ -10,7 +10,14 @@ from dbos import DBOS
 
 
 def main() -> None:
-    DBOS(config={"name": "bench", "system_database_url": sys.argv[1], "log_level": "ERROR", "run_admin_server": False})
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": sys.argv[1],
+            "log_level": "ERROR",
+            "run_admin_server": False,
+        }
+    )
 
     @DBOS.step()
     def add(value: int) -> int:

@@ -42,9 +42,19 @@ STARTS: Sequence[tuple[str, str, str, str]] = (
         "import noetl.executor.lambda_handler as it; it.load(); import noetl.executor.actions.set",
         "import boto3",
     ),
-    ("step", "ready", "import noetl.executor.lambda_handler as it; it.prepare(); import noetl.executor.actions.set", CLIENTS),
+    (
+        "step",
+        "ready",
+        "import noetl.executor.lambda_handler as it; it.prepare(); import noetl.executor.actions.set",
+        CLIENTS,
+    ),
     ("api", "imported", "import noetl.api.lambda_handler as it; it.load()", "import fastapi, mangum, boto3"),
-    ("api", "ready", "import noetl.api.lambda_handler as it; it.prepare()", f"import fastapi, mangum; {CLIENTS}"),
+    (
+        "api",
+        "ready",
+        "import noetl.api.lambda_handler as it; it.prepare()",
+        f"import fastapi, mangum; {CLIENTS}",
+    ),
 )
 """Each function with what its first message or request makes it import, and with its clients made, too; beside what it cannot
 do without.
@@ -92,7 +102,10 @@ def packages(folder: Path) -> dict[str, float]:
     """The packages of the functions, built into a folder, and how many megabytes each has zipped."""
     version = ".".join(platform.python_version_tuple()[:2])
     architecture = "arm64" if platform.machine() == "aarch64" else "x86_64"
-    built = {name: build(name, folder / name, python=version, architecture=architecture) for name in ("step", "api")}
+    built = {
+        name: build(name, folder / name, python=version, architecture=architecture)
+        for name in ("step", "api")
+    }
     return {name: zipped / MEGABYTE for name, (zipped, _) in built.items()}
 
 
@@ -101,7 +114,10 @@ def cold(folder: Path, megabytes: dict[str, float]) -> list[report.Row]:
     rows = []
     for name, what, code, baseline in STARTS:
         empties, takens, leasts = _processor_seconds(folder / name, "pass", code, baseline)
-        rounds = [(taken - empty, least - empty) for empty, taken, least in zip(empties, takens, leasts, strict=True)]
+        rounds = [
+            (taken - empty, least - empty)
+            for empty, taken, least in zip(empties, takens, leasts, strict=True)
+        ]
         rows.append(
             {
                 "function": name,
@@ -134,7 +150,8 @@ def warm(folder: Path) -> list[report.Row]:
     each, least_each = ((b - a) / (CHAIN_STEPS - 1) for a, b in ((one, many), (least, most)))
     found = (("a run of one step", one, least), ("a run of many, each step more", each, least_each))
     return [
-        {"what": what, "seconds": taken, "baseline_seconds": base, "ratio": taken / base} for what, taken, base in found
+        {"what": what, "seconds": taken, "baseline_seconds": base, "ratio": taken / base}
+        for what, taken, base in found
     ]
 
 
@@ -168,7 +185,9 @@ def _processor_seconds(folder: Path, *codes: str) -> list[list[float]]:
     for _ in range(REPETITIONS):
         for code, taken in zip(codes, times, strict=True):
             before = _taken_by_children()
-            subprocess.run([python, "-c", f"{code}; import os; os._exit(0)"], cwd=folder, env=environ, check=True)
+            subprocess.run(
+                [python, "-c", f"{code}; import os; os._exit(0)"], cwd=folder, env=environ, check=True
+            )
             taken.append(_taken_by_children() - before)
     return times
 
@@ -182,8 +201,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="noetl-functions-") as name:
         folder = Path(name)
         megabytes = packages(folder)
-        print(report.table("Functions, in an environment with boto3 and nothing else", COLD, cold(folder, megabytes)))
-        print(report.table("A warm function in the runtime client, requests to an emulator", WARM, warm(folder)))
+        print(
+            report.table(
+                "Functions, in an environment with boto3 and nothing else", COLD, cold(folder, megabytes)
+            )
+        )
+        print(
+            report.table("A warm function in the runtime client, requests to an emulator", WARM, warm(folder))
+        )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ class Asked:
     def note(self, values: Any, rows: Any = ()) -> None:
         self.statements += 1
         self.bytes += sum(len(str(value)) for value in values if value is not None)
-        self.bytes += sum(len(str(value)) for row in rows for value in dict(row).values() if value is not None)
+        self.bytes += sum(
+            len(str(value)) for row in rows for value in dict(row).values() if value is not None
+        )
 
 
 class Counted:

@@ -53,12 +53,16 @@ def logging(number: int, text: Callable[[int], str]) -> str:
 
 def choosing(number: int, guard: Callable[[int, int], str], head: str = "") -> str:
     """Steps that each have a rule of 99 cases."""
-    rules = (", ".join(f'{{case: "{{{{ {guard(at, case)} }}}}"}}' for case in range(99)) for at in range(number))
+    rules = (
+        ", ".join(f'{{case: "{{{{ {guard(at, case)} }}}}"}}' for case in range(99)) for at in range(number)
+    )
     return head + steps(f"s{at}, rule: [{cases}]" for at, cases in enumerate(rules))
 
 
 def choices(number: int, of: int) -> str:
-    return " and ".join(f"(a{number * k % 13} or b{(number + k) % 17} or (c{k % 5} and d{k % 11}))" for k in range(of))
+    return " and ".join(
+        f"(a{number * k % 13} or b{(number + k) % 17} or (c{k % 5} and d{k % 11}))" for k in range(of)
+    )
 
 
 def leading_on(size: int) -> str:
@@ -210,13 +214,18 @@ TEXTS: dict[str, Callable[[], str]] = {
     "many deep lists": lambda: "steps:\n" + f"- {'[' * 60}{']' * 60}\n" * 8_000,
     "aliases of aliases": lambda: (
         "a: &a [x]\n"
-        + "".join(f"{chr(98 + at)}: &{chr(98 + at)} [{', '.join([f'*{chr(97 + at)}'] * 9)}]\n" for at in range(9))
+        + "".join(
+            f"{chr(98 + at)}: &{chr(98 + at)} [{', '.join([f'*{chr(97 + at)}'] * 9)}]\n" for at in range(9)
+        )
     ),
     "keys that are there already": lambda: "steps: []\n" + "".join(f"a{at % 3}: 1\n" for at in range(90_000)),
-    "values of the wrong type": lambda: "steps:\n" + "- {name: [1], run: 7, rule: x, loop: 5, retry: []}\n" * 15_000,
+    "values of the wrong type": lambda: (
+        "steps:\n" + "- {name: [1], run: 7, rule: x, loop: 5, retry: []}\n" * 15_000
+    ),
     "a huge number": lambda: steps([f"s, max_visits: {'9' * 900_000}, run: [{OK}]"]),
     "unknown keys": lambda: steps(
-        f"s{at}, run: [{{action: htpp, ulr: x}}, {{action: http, mehtod: y}}], rlue: []" for at in range(9_000)
+        f"s{at}, run: [{{action: htpp, ulr: x}}, {{action: http, mehtod: y}}], rlue: []"
+        for at in range(9_000)
     ),
     # Templates.
     "deep brackets": lambda: rule(["(" * 500 + "x" + ")" * 500]),
@@ -235,24 +244,35 @@ TEXTS: dict[str, Callable[[], str]] = {
     "loops in loops": lambda: logging(700, lambda at: nested(f"x{at}")),
     "conditions in conditions": lambda: logging(
         1_100,
-        lambda at: "{{ " + "".join(f"(x{n} if x{n} is defined else " for n in range(28)) + f"y{at}" + ")" * 28 + " }}",
+        lambda at: (
+            "{{ "
+            + "".join(f"(x{n} if x{n} is defined else " for n in range(28))
+            + f"y{at}"
+            + ")" * 28
+            + " }}"
+        ),
     ),
     "rows of filters": lambda: logging(1_500, lambda at: f"{{{{ a{at}{'|upper' * 90} }}}}"),
     "thousands of names": lambda: many_names(30_000),
     "thousands of outputs": lambda: (
         f"steps:\n- {{name: s, run: [{OK}]}}\noutput:\n"
-        + "".join(f'  o{n}: "{{{{ steps.s{n}.result if z{n} is defined else q{n} }}}}"\n' for n in range(9_000))
+        + "".join(
+            f'  o{n}: "{{{{ steps.s{n}.result if z{n} is defined else q{n} }}}}"\n' for n in range(9_000)
+        )
     ),
     # Guards.
     "guards with many ways to be true": lambda: rule(choices(n, 12) for n in range(100)),
     "a long comparison": lambda: rule([" < ".join(f"x{n}" for n in range(900)), "x1 < x0"]),
     "a long list": lambda: rule([f"x in [{', '.join(map(str, range(start, 1_900)))}]" for start in range(5)]),
-    "many values": lambda: choosing(100, lambda at, n: f"e in ['v{at}', 'v{n}'] and e != 'v{n + 1}'", _enum(9_000)),
+    "many values": lambda: choosing(
+        100, lambda at, n: f"e in ['v{at}', 'v{n}'] and e != 'v{n + 1}'", _enum(9_000)
+    ),
     "many comparisons": lambda: choosing(
         110, lambda at, n: f"e{n % 3} == 'v{at}' or (e{n % 2} > {n} and e{(n + 1) % 3} < {n + 5})"
     ),
     "much that is implied": lambda: choosing(
-        80, lambda _, n: f"(x{n} is defined or y{n} is defined) and (y{n} is defined or z{n}) and (z{n} or x{n})"
+        80,
+        lambda _, n: f"(x{n} is defined or y{n} is defined) and (y{n} is defined or z{n}) and (z{n} or x{n})",
     ),
     # Graphs.
     "all steps lead to all that follow": lambda: leading_on(500),
@@ -279,7 +299,8 @@ TEXTS: dict[str, Callable[[], str]] = {
         "shell, command", lambda n: f'"$(echo `{{{{ a{n} }}}}`)" <<E {{{{ b }}}} '
     ),
     "commands in commands": lambda: steps(
-        f"s{at}, run: [{{action: shell, command: 'echo {'$(' * 20_000}{{{{ a }}}}{')' * 20_000}'}}]" for at in range(16)
+        f"s{at}, run: [{{action: shell, command: 'echo {'$(' * 20_000}{{{{ a }}}}{')' * 20_000}'}}]"
+        for at in range(16)
     ),
 }
 """What keeps a compiler busy, by what it is."""
@@ -309,7 +330,11 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
     text = text_of(name)
     codes = Counter(found.code for found in compile_playbook(text, catalogue()).diagnostics)
     times = [
-        seconds(lambda: compile_playbook(each, catalogue()), repetitions, prepare=template_module.parsed.cache_clear)  # noqa: B023
+        seconds(
+            lambda: compile_playbook(each, catalogue()),
+            repetitions,
+            prepare=template_module.parsed.cache_clear,
+        )  # noqa: B023
         for each in (text, honest(len(text)))
     ]
     return {

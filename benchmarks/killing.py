@@ -127,7 +127,9 @@ def resumed_by_command(folder: Path, kills: int = KILLS, steps: int = LONG) -> r
         killed = _command("runs", "resume", begun[0].id, "--store", url, "-q")
 
     try:
-        return _resumed("SQLite, noetl runs resume", store, begun[0], lambda: _kill(killed), restarting, kills)
+        return _resumed(
+            "SQLite, noetl runs resume", store, begun[0], lambda: _kill(killed), restarting, kills
+        )
     finally:
         _kill(killed)
         store.close()
@@ -212,7 +214,9 @@ def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
         assert run is not None
         assert run.status is RunStatus.SUCCEEDED, run
         assert run.result == {"last": steps}, run.result
-        done = Counter(event.step for event in store.events(run_id, limit=10_000) if event.type == "step.completed")
+        done = Counter(
+            event.step for event in store.events(run_id, limit=10_000) if event.type == "step.completed"
+        )
         assert len(done) == steps, done
         assert set(done.values()) == {1}, done
 

@@ -12,7 +12,9 @@ from statistics import median
 from noetl.planner.gc_control import collection_paused
 
 
-def seconds(act: Callable[[], object], repetitions: int, *, prepare: Callable[[], object] = lambda: None) -> float:
+def seconds(
+    act: Callable[[], object], repetitions: int, *, prepare: Callable[[], object] = lambda: None
+) -> float:
     """The median time of `act`, each time after `prepare` and after a collection of garbage, which do not count."""
     times = []
     for _ in range(repetitions):

@@ -58,7 +58,9 @@ def set_chain(steps: int, result_bytes: int = 0) -> str:
     for at in range(steps):
         goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < steps else ""
         expression = value if at else first
-        lines.append(f'- {{name: s{at}, run: [{{action: set, set: {{x: "{{{{ {expression} }}}}"}}}}]{goes_on}}}')
+        lines.append(
+            f'- {{name: s{at}, run: [{{action: set, set: {{x: "{{{{ {expression} }}}}"}}}}]{goes_on}}}'
+        )
     return "\n".join([*lines, f'output: {{last: "{{{{ {last} }}}}"}}', ""])
 
 

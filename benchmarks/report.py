@@ -83,4 +83,6 @@ def write(path: Path, results: dict[str, Sequence[Row]]) -> None:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
     }
-    path.write_text(json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"machine": machine, **results}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -145,7 +145,9 @@ def _plan(place: Place, shape: str, steps: int, size: int) -> Plan:
 def walked(store: Store, plan: Plan, runs: int = 1) -> float:
     """Seconds until so many runs of a plan, started together, have their results."""
     started = time.perf_counter()
-    created = [store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)]
+    created = [
+        store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time())).id for _ in range(runs)
+    ]
     until_ended(store, created)
     return time.perf_counter() - started
 
@@ -216,7 +218,14 @@ def working(dsn: str, count: int, *, lease_seconds: float = 30.0) -> Iterator[li
 
 def worker(dsn: str, *, threads: int = 1, lease_seconds: float = 30.0) -> subprocess.Popen[str]:
     """A process that works on the store at the DSN, and begins to."""
-    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "worker", "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-c",
+        "from noetl.api.cli import main; main()",
+        "worker",
+        "--threads",
+        str(threads),
+    ]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("NOETL_")}
     environ |= {"NOETL_LEASE_SECONDS": f"{lease_seconds:g}", "PYTHONPATH": str(FOLDER.parent)}
     return subprocess.Popen([*command, "--store", dsn], env=environ, stderr=subprocess.PIPE, text=True)
@@ -230,10 +239,14 @@ def is_ready(worker: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--databases", nargs="+", choices=("SQLite", "Postgres"), default=("SQLite", "Postgres"))
+    parser.add_argument(
+        "--databases", nargs="+", choices=("SQLite", "Postgres"), default=("SQLite", "Postgres")
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs nothing but work")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs nothing but work"
+    )
     options = parser.parse_args()
     for database in options.databases:
         rows = measure(database, steps=options.steps, repetitions=options.repetitions, folder=options.folder)
@@ -241,7 +254,9 @@ def main() -> None:
 
 
 def title(database: str) -> str:
-    missing = "" if dbos.is_installed() else f"; {dbos.PACKAGES[0]} is not installed: `python -m benchmarks.dbos`"
+    missing = (
+        "" if dbos.is_installed() else f"; {dbos.PACKAGES[0]} is not installed: `python -m benchmarks.dbos`"
+    )
     return f"Steps on {database}, beside one committed row{missing}"
 
 

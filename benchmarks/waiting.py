@@ -71,7 +71,12 @@ def _loop(store: Store, worker: Worker, items: int) -> dict[str, Any]:
     ended = worker.wait_until_finished(run.tenant, run.id)
     took = time.perf_counter() - started
     assert ended.result == {"sum": items * (items - 1) // 2}
-    return {"items": items, "loop_seconds": took, "items_per_second": items / took, "loop_mib": _memory() - before}
+    return {
+        "items": items,
+        "loop_seconds": took,
+        "items_per_second": items / took,
+        "loop_mib": _memory() - before,
+    }
 
 
 def _wait(store: Store, worker: Worker, runs: int, spread_seconds: float) -> dict[str, Any]:

@@ -79,7 +79,9 @@ class Tally:
     def line(self) -> str:
         """It as a line that CloudWatch reads metrics from (embedded metric format)."""
         values = {**self.counts, "Milliseconds": round((time.monotonic() - self.started) * 1000, 1)}
-        metrics = [{"Name": name, "Unit": "Milliseconds" if name == "Milliseconds" else "Count"} for name in values]
+        metrics = [
+            {"Name": name, "Unit": "Milliseconds" if name == "Milliseconds" else "Count"} for name in values
+        ]
         directive = {"Namespace": "NoETL", "Dimensions": [["FunctionName"]], "Metrics": metrics}
         about = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
         return json.dumps({"_aws": about, "FunctionName": self.function, **values})
@@ -225,7 +227,9 @@ def _beside_each_other(
     if len(records) == 1:
         return [act(records[0])]
     with ThreadPoolExecutor(MOST_AT_ONCE, "noetl-walk") as pool:
-        return [done.result() for done in [pool.submit(copy_context().run, act, record) for record in records]]
+        return [
+            done.result() for done in [pool.submit(copy_context().run, act, record) for record in records]
+        ]
 
 
 def load() -> None:
@@ -258,7 +262,9 @@ def _warm() -> Warm:
 
     url = os.environ.get("NOETL_STORE")
     if not url:
-        raise SettingError("NOETL_STORE is not set; it names a table, as dynamodb://TABLE, or a database of Postgres.")
+        raise SettingError(
+            "NOETL_STORE is not set; it names a table, as dynamodb://TABLE, or a database of Postgres."
+        )
     store = open_store(url)
     if getattr(store, "messages", None) is None:
         store.close()

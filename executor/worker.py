@@ -81,7 +81,9 @@ def public_url(environ: Mapping[str, str] = os.environ) -> str | None:
         is_place = False
     if not is_place or not text.isprintable() or any(sign in text for sign in " ?#@"):
         example = "https://noetl.example.com"
-        raise SettingError(f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}.")
+        raise SettingError(
+            f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}."
+        )
     return text
 
 
@@ -120,7 +122,9 @@ class Worker:
         self.repaired = 0
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
-        self._threads = [threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names]
+        self._threads = [
+            threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names
+        ]
         self._keeping = threading.Thread(target=self._keep, name="noetl-keep", daemon=True)
 
     def start(self) -> None:
@@ -185,7 +189,9 @@ class Worker:
             except StoreError as error:
                 self._note_failure(act, error)
             except Exception:
-                logger.exception("a step could not be walked; its claim will run out and it will be tried again")
+                logger.exception(
+                    "a step could not be walked; its claim will run out and it will be tried again"
+                )
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
 

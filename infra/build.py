@@ -86,7 +86,10 @@ def build(package: str, folder: Path, *, python: str, architecture: str) -> tupl
     is_same = python == f"{sys.version_info.major}.{sys.version_info.minor}"
     if is_same:
         _compile(folder, instead=True)
-    for name, target in (("noetl", folder / "noetl"), *((name, folder / "noetl" / name) for name in made.ours)):
+    for name, target in (
+        ("noetl", folder / "noetl"),
+        *((name, folder / "noetl" / name) for name in made.ours),
+    ):
         shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for part in made.without:
         shutil.rmtree(folder / "noetl" / part)
@@ -94,7 +97,10 @@ def build(package: str, folder: Path, *, python: str, architecture: str) -> tupl
     if is_same:
         _compile(folder / "noetl")
     else:
-        print(f"This is not Python {python}, so the function compiles its modules whenever it starts.", file=sys.stderr)
+        print(
+            f"This is not Python {python}, so the function compiles its modules whenever it starts.",
+            file=sys.stderr,
+        )
     return sizes(folder)
 
 
@@ -131,7 +137,9 @@ def _compile(folder: Path, *, instead: bool = False) -> None:
     mode = PycInvalidationMode.UNCHECKED_HASH
     # Tracebacks name files as they are called in the package, wherever it was built.
     strip = str(folder if instead else folder.parent)
-    if not compileall.compile_dir(folder, quiet=2, legacy=instead, invalidation_mode=mode, force=True, stripdir=strip):
+    if not compileall.compile_dir(
+        folder, quiet=2, legacy=instead, invalidation_mode=mode, force=True, stripdir=strip
+    ):
         sys.exit(f"What is in {folder} cannot be compiled.")
     for source in folder.rglob("*.py") if instead else ():
         source.unlink()

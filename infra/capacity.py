@@ -118,7 +118,10 @@ def shape_of(plan: Plan) -> Shape:
     widths = [max((len(case.targets) for case in step.cases), default=0) for step in plan.steps.values()]
     forks = sum(width > 1 for width in widths)
     return Shape(
-        len(plan.steps), sum(bool(step.regions) for step in plan.steps.values()), forks, max(widths, default=1)
+        len(plan.steps),
+        sum(bool(step.regions) for step in plan.steps.values()),
+        forks,
+        max(widths, default=1),
     )
 
 
@@ -194,7 +197,10 @@ def report(load: Load) -> str:
         f"  read units a second      {needs.read_units:>12,.0f}",
         f"  messages a second        {needs.messages:>12,.0f}",
         "",
-        *(f"  {name:<24} {amount * MONTH_SECONDS:>12,.2f} dollars a month" for name, amount in dollars.items()),
+        *(
+            f"  {name:<24} {amount * MONTH_SECONDS:>12,.2f} dollars a month"
+            for name, amount in dollars.items()
+        ),
         f"  {'in all':<24} {total * MONTH_SECONDS:>12,.2f} dollars a month, {total / load.steps_per_second * 1e6:,.2f} a million steps",
         "",
         *(f"  {limit.share:>8.1%} of {limit.most:>9,.0f} {limit.name}" for limit in limits),
@@ -221,10 +227,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--result-bytes", type=int, default=256, help="how much a step saves")
     given = parser.parse_args(arguments)
     if not (
-        0 < given.runs_per_second < 1e9 and 0 <= given.step_seconds <= 900 and given.memory > 0 <= given.result_bytes
+        0 < given.runs_per_second < 1e9
+        and 0 <= given.step_seconds <= 900
+        and given.memory > 0 <= given.result_bytes
     ):
         parser.error("rates and sizes are positive, and a step takes at most 900 seconds")
-    print(report(Load(_shape(given.file), given.runs_per_second, given.step_seconds, given.memory, given.result_bytes)))
+    print(
+        report(
+            Load(
+                _shape(given.file),
+                given.runs_per_second,
+                given.step_seconds,
+                given.memory,
+                given.result_bytes,
+            )
+        )
+    )
 
 
 def _shape(file: Path) -> Shape:

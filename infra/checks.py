@@ -159,7 +159,9 @@ def what_is_kept_is_safe(template: Template) -> Iterator[str]:
             for word in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
         ):
             yield f"{name} may be made public"
-        if not any(_denies_plain_http(policy, name) for _, policy in _of_type(template, "AWS::S3::BucketPolicy")):
+        if not any(
+            _denies_plain_http(policy, name) for _, policy in _of_type(template, "AWS::S3::BucketPolicy")
+        ):
             yield f"{name} may be read without encryption on the way"
     for type_ in ("AWS::DynamoDB::Table", "AWS::S3::Bucket"):
         for name, resource in template["Resources"].items():
@@ -191,7 +193,8 @@ def rights_are_few(template: Template) -> Iterator[str]:
 def what_is_lost_is_handled(template: Template) -> Iterator[str]:
     """Who fails what was tried too often then walks what the playbook does about it: with what a step has, and may."""
     readers = {
-        _name_of(mapping["EventSourceArn"]): _name_of(mapping["FunctionName"]) for mapping in _mappings(template)
+        _name_of(mapping["EventSourceArn"]): _name_of(mapping["FunctionName"])
+        for mapping in _mappings(template)
     }
     for queue, name in readers.items():
         dead = _name_of(_properties(template, queue).get("RedrivePolicy", {}).get("deadLetterTargetArn"))
@@ -210,7 +213,12 @@ def callers_are_known(template: Template) -> Iterator[str]:
         yield "`Authentication` must be chosen at a deployment, from `api-keys` and `jwt`"
     empty = {name: given.get("Default", "") for name, given in template["Parameters"].items()}
     for name in SETTINGS_OF_ISSUER.values():
-        given = empty | {"Authentication": "jwt", "JwtIssuer": "https://issuer.test", "JwtAudience": "noetl", name: ""}
+        given = empty | {
+            "Authentication": "jwt",
+            "JwtIssuer": "https://issuer.test",
+            "JwtAudience": "noetl",
+            name: "",
+        }
         if not broken_rules(template, given):
             yield f"tokens are believed without `{name}`"
     for name, function in _of_type(template, "AWS::Lambda::Function"):
@@ -272,7 +280,8 @@ def runs_are_kept_in_one_place(template: Template) -> Iterator[str]:
             yield f"{name} does not learn where runs are kept"
         statements = _statements_of(template, function)
         if not any(
-            one["Action"] == "secretsmanager:GetSecretValue" and one["Resource"] == secret for one in statements
+            one["Action"] == "secretsmanager:GetSecretValue" and one["Resource"] == secret
+            for one in statements
         ):
             yield f"{name} may not read the address of the database"
 
@@ -401,7 +410,8 @@ def _is_particular(resource: Any) -> bool:
 
 def _denies_plain_http(policy: Mapping[str, Any], bucket: str) -> bool:
     return _name_of(policy["Bucket"]) == bucket and any(
-        statement["Effect"] == "Deny" and statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
+        statement["Effect"] == "Deny"
+        and statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
         for statement in policy["PolicyDocument"]["Statement"]
     )
 
@@ -412,7 +422,9 @@ def _choices(template: Template, *values: Any) -> Iterator[dict[str, Any]]:
     allowed = [template["Parameters"][name].get("AllowedValues") for name in names]
     for name, given in zip(names, allowed, strict=True):
         if given is None:
-            raise ValueError(f"the parameter {name} may be anything, so nothing can be said of what depends on it")
+            raise ValueError(
+                f"the parameter {name} may be anything, so nothing can be said of what depends on it"
+            )
     for chosen in itertools.product(*allowed):
         yield dict(zip(names, chosen, strict=True))
 
@@ -440,7 +452,9 @@ def _value(template: Template, value: Any, parameters: Mapping[str, Any]) -> Any
     match function:
         case "Ref":
             value = parameters[given]
-            return value.split(",") if template["Parameters"][given]["Type"] == "CommaDelimitedList" else value
+            return (
+                value.split(",") if template["Parameters"][given]["Type"] == "CommaDelimitedList" else value
+            )
         case "Fn::FindInMap":
             name, first, second = map(of, given)
             return template["Mappings"][name][str(first)][second]

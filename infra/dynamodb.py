@@ -49,7 +49,9 @@ def _upgrade(dynamodb: Any, table: str) -> list[str]:
             made.append(f"table {table}")
         except dynamodb.exceptions.ResourceInUseException:
             pass
-        dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        dynamodb.get_waiter("table_exists").wait(
+            TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
         found = dynamodb.describe_table(TableName=table)["Table"]
     if sorted(map(str, found["KeySchema"])) != sorted(map(str, wanted["KeySchema"])):
         raise StoreError(f"The table {table} has other keys than a store of noetl (schema {SCHEMA_VERSION}).")

@@ -27,7 +27,9 @@ INDEX = "https://pypi.org/simple"
 def main(folder: str) -> None:
     """Make the environment at `folder`, or leave the one that is there and works."""
     if sys.version_info < MINIMUM:
-        sys.exit(f"noetl needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer, and this is {sys.version.split()[0]}.")
+        sys.exit(
+            f"noetl needs Python {MINIMUM[0]}.{MINIMUM[1]} or newer, and this is {sys.version.split()[0]}."
+        )
     python = Path(folder, "bin", "python")
     if python.exists() and _has_pip(python):
         return
@@ -41,7 +43,9 @@ def main(folder: str) -> None:
 
 
 def _has_pip(python: Path) -> bool:
-    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _install_pip(python: Path) -> None:
@@ -62,7 +66,11 @@ def _wheel() -> dict[str, str]:
     request = urllib.request.Request(address, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     with urllib.request.urlopen(request) as answer:
         files = json.load(answer)["files"]
-    wheels = [f for f in files if re.fullmatch(r"pip-[0-9.]+-py3-none-any\.whl", f["filename"]) and not f.get("yanked")]
+    wheels = [
+        f
+        for f in files
+        if re.fullmatch(r"pip-[0-9.]+-py3-none-any\.whl", f["filename"]) and not f.get("yanked")
+    ]
     newest = max(wheels, key=lambda f: [int(part) for part in f["filename"].split("-")[1].split(".")])
     return {
         "filename": newest["filename"],

@@ -153,7 +153,12 @@ _PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases"}
 def _types(_: str) -> str:
     """The action types."""
     rows = (
-        (f"[`{d.type}`](#{d.type})", d.description, _result(d) or "see below", "yes" if d.idempotent else "no")
+        (
+            f"[`{d.type}`](#{d.type})",
+            d.description,
+            _result(d) or "see below",
+            "yes" if d.idempotent else "no",
+        )
         for d in catalogue().values()
     )
     return _table(("type", "what it does", "result", "may simply be repeated"), rows)
@@ -173,8 +178,12 @@ def _action(action_type: str) -> str:
     return _table(("parameter", "takes", "", "meaning"), rows)
 
 
-def _parameter(name: str, parameter: Parameter, declaration: ActionDeclaration | None = None) -> tuple[str, ...]:
-    presence = _presence(declaration, name, parameter) if declaration else "needed" if parameter.required else ""
+def _parameter(
+    name: str, parameter: Parameter, declaration: ActionDeclaration | None = None
+) -> tuple[str, ...]:
+    presence = (
+        _presence(declaration, name, parameter) if declaration else "needed" if parameter.required else ""
+    )
     return f"`{name}`", either(parameter.kinds), presence, parameter.description + _remarks(parameter)
 
 
@@ -231,8 +240,16 @@ def _limits(_: str) -> str:
         ("a playbook", f"{reader.MAX_BYTES // mib} MiB of text, {reader.MAX_DEPTH} levels deep", "NP004"),
         ("what aliases expand to", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
         ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
-        ("tasks; entries of the `run` of a step or task", f"{limits.MAX_TASKS:,}; {limits.MAX_TARGETS:,}", "NP701"),
-        ("cases of all steps; entries of all `run`", f"{limits.MAX_ALL_CASES:,}; {limits.MAX_ALL_ENTRIES:,}", "NP701"),
+        (
+            "tasks; entries of the `run` of a step or task",
+            f"{limits.MAX_TASKS:,}; {limits.MAX_TARGETS:,}",
+            "NP701",
+        ),
+        (
+            "cases of all steps; entries of all `run`",
+            f"{limits.MAX_ALL_CASES:,}; {limits.MAX_ALL_ENTRIES:,}",
+            "NP701",
+        ),
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         (
             "findings; constructs of the wrong shape",
@@ -240,20 +257,48 @@ def _limits(_: str) -> str:
             "NP902",
         ),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
-        ("one template", f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes", "NP405"),
-        ("all expressions that do more than name what they read", f"{template_uses.MAX_CODE // 1024} KiB", "NP701"),
+        (
+            "one template",
+            f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes",
+            "NP405",
+        ),
+        (
+            "all expressions that do more than name what they read",
+            f"{template_uses.MAX_CODE // 1024} KiB",
+            "NP701",
+        ),
         ("a text that an expression makes", f"{budget.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
         ("a list that an expression makes", f"{budget.MAX_ITEMS:,} items", "`LimitExceeded`"),
         ("an expression, and all templates of an action together", _budget(), "`LimitExceeded`"),
-        ("`environment` and `variables` at the start", f"{start.MAX_HELD // mib} MiB as JSON", "the run is refused"),
+        (
+            "`environment` and `variables` at the start",
+            f"{start.MAX_HELD // mib} MiB as JSON",
+            "the run is refused",
+        ),
         ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
         ("a regular expression", f"{filters.REGEX_SECONDS:g} s", "`LimitExceeded`"),
         ("items of `parallel` at work at once", f"{work_context.MAX_PARALLEL}; the others wait", ""),
-        ("the body of an `http` response", f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says", "`LimitExceeded`"),
-        ("the pages of an `http` action together", f"{http.LARGEST_BYTES // mib} MiB as JSON", "`LimitExceeded`"),
-        ("silence of a server, for `http`", f"{egress.SILENCE_SECONDS:g} s unless `timeout` says", "`Timeout`"),
+        (
+            "the body of an `http` response",
+            f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says",
+            "`LimitExceeded`",
+        ),
+        (
+            "the pages of an `http` action together",
+            f"{http.LARGEST_BYTES // mib} MiB as JSON",
+            "`LimitExceeded`",
+        ),
+        (
+            "silence of a server, for `http`",
+            f"{egress.SILENCE_SECONDS:g} s unless `timeout` says",
+            "`Timeout`",
+        ),
         ("`http` and `postgres`", f"{action.UNTOLD_SECONDS / 3600:g} h unless `timeout` says", "`Timeout`"),
-        ("redirects that `http` follows", f"{http.MAX_REDIRECTS} unless `follow_redirects` says", "`HTTPStatus`"),
+        (
+            "redirects that `http` follows",
+            f"{http.MAX_REDIRECTS} unless `follow_redirects` says",
+            "`HTTPStatus`",
+        ),
         ("a file that `file` reads", _file(), "`LimitExceeded`"),
         ("files that `list` finds", f"{file.MAX_FOUND:,}", "`LimitExceeded`"),
         ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
@@ -263,7 +308,11 @@ def _limits(_: str) -> str:
             f"{memory_budget.MOST_HELD // mib} MiB, and {memory_budget.MOST_GIVEN // mib} MiB, as JSON",
             "`PayloadTooLarge`",
         ),
-        ("what a visit saves, in SQLite", f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON", "`PayloadTooLarge`"),
+        (
+            "what a visit saves, in SQLite",
+            f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON",
+            "`PayloadTooLarge`",
+        ),
         ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // mib} MiB as JSON", "refused"),
         ("runs that start each other", f"{external.MAX_DEPTH} deep", "`LimitExceeded`"),
         ("a secret that is kept out of sight", f"{redaction.SHORTEST} characters or more", ""),

@@ -100,7 +100,10 @@ class Catalogue(Mapping[str, ActionDeclaration]):
     """
 
     def __init__(
-        self, declarations: Iterable[ActionDeclaration], allowed: Iterable[str] | None = None, setting: str = ""
+        self,
+        declarations: Iterable[ActionDeclaration],
+        allowed: Iterable[str] | None = None,
+        setting: str = "",
     ) -> None:
         self._declarations = MappingProxyType({d.type: d for d in declarations})
         self.allowed = frozenset(self._declarations if allowed is None else allowed)

@@ -62,7 +62,9 @@ class _Lowering:
         self.is_sequential = self.playbook.mode == "sequential"
         self.default_retry = lower_retry(self.playbook.retry) or ONCE
         self.read_by_step = self._reads()
-        self.saved_by_task = {name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()}
+        self.saved_by_task = {
+            name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()
+        }
         self._include_called(self.saved_by_task)
         self.saved_by_step = self._all_saved()
         marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
@@ -117,7 +119,9 @@ class _Lowering:
             name=name,
             run=tuple(map(self.work, step.run or ())),
             parallel=step.parallel,
-            cases=tuple(self.case(name, *one) for one in zip(step.rule or (), self.flow.targets[name], strict=True)),
+            cases=tuple(
+                self.case(name, *one) for one in zip(step.rule or (), self.flow.targets[name], strict=True)
+            ),
             join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
             each=name in joins.multi,
             regions=joins.waiting(name),
@@ -197,7 +201,11 @@ class _Lowering:
 
     def statistics(self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]) -> dict[str, Any]:
         cases = [case for step in steps.values() for case in step.cases]
-        runs = [step.run for step in steps.values()] + [c.work for c in cases] + [task.run for task in tasks.values()]
+        runs = (
+            [step.run for step in steps.values()]
+            + [c.work for c in cases]
+            + [task.run for task in tasks.values()]
+        )
         actions = Counter(work.type for run in runs for work in run if isinstance(work, Action))
         return {
             "steps": len(steps),
@@ -271,7 +279,9 @@ class _Lowering:
         saved: set[str] = set()
         for run in (step.run or (), *(case.run for case in step.rule or ())):
             saved.update(name for name, _ in saved_names(run))
-            saved.update(*(self.saved_by_task[task] for task in called_tasks(run) if task in self.saved_by_task))
+            saved.update(
+                *(self.saved_by_task[task] for task in called_tasks(run) if task in self.saved_by_task)
+            )
         return saved
 
 
@@ -294,7 +304,12 @@ def lower_retry(policy: RetryPolicy | None) -> Retry | None:
     if policy is None:
         return None
     return Retry(
-        policy.attempts, policy.delay, policy.backoff, policy.max_delay, policy.jitter, lower_condition(policy.if_)
+        policy.attempts,
+        policy.delay,
+        policy.backoff,
+        policy.max_delay,
+        policy.jitter,
+        lower_condition(policy.if_),
     )
 
 

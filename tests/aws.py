@@ -98,7 +98,13 @@ def _start(program: Path, url: str, folder: Path) -> subprocess.Popen[bytes]:
     # Functions of Lambda run in processes of its own, which end with its group.
     with (folder / "output").open("wb") as output:
         return subprocess.Popen(
-            [program], cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+            [program],
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
         )
 
 

@@ -57,7 +57,9 @@ class World:
 
     @property
     def is_final(self) -> bool:
-        return not self.standing(VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.WAITING)
+        return not self.standing(
+            VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.WAITING
+        )
 
 
 class Explorer:
@@ -106,7 +108,9 @@ class Explorer:
         for visit in world.standing(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING):
             if self.plan.header.sequential and visit.id != world.line[0]:
                 continue
-            running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0)
+            running = replace(
+                visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
+            )
             yield replace(world, visits={**world.visits, visit.id: running})
         for visit in world.standing(VisitStatus.RUNNING):
             at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
@@ -227,7 +231,9 @@ class Explorer:
         number = world.counts.get(branch.step, 0) + 1
         step = self.plan.steps[branch.step]
         assert step.cyclic or number == 1, f"{branch.step} is visited twice"
-        standing = world.standing(VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED)
+        standing = world.standing(
+            VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.PARKED
+        )
         assert branch.step in self.shared or branch.step not in {visit.step for visit in standing}
         visit = Visit(branch.id, "r", branch.step, VisitStatus.READY, branch.clock, branch.names, number)
         return replace(
@@ -238,7 +244,9 @@ class Explorer:
 
     def resume(self, world: World) -> World:
         again = {
-            v.id: replace(v, status=VisitStatus.READY, attempt=9, claims=0, error=None, failure=None, case=None)
+            v.id: replace(
+                v, status=VisitStatus.READY, attempt=9, claims=0, error=None, failure=None, case=None
+            )
             for v in world.visits.values()
             if v.status is VisitStatus.PARKED or v.failure is Failure.OPEN
         }

@@ -35,7 +35,11 @@ def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
 
     def block(size: int) -> tuple[str, str]:
         """The first and the last step of a block of about so many steps."""
-        kind = draw(st.sampled_from(["chain", "choice", "fork", "fork", "round", "round"])) if size > 2 else "chain"
+        kind = (
+            draw(st.sampled_from(["chain", "choice", "fork", "fork", "round", "round"]))
+            if size > 2
+            else "chain"
+        )
         if kind == "chain":
             first = last = step()
             if size > 1:
@@ -58,7 +62,9 @@ def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
 
     start, _ = block(draw(st.integers(3, max_steps)))
     names = st.sampled_from(list(cases))
-    for source, targets in draw(st.lists(st.tuples(names, st.lists(names, max_size=2, unique=True)), max_size=3)):
+    for source, targets in draw(
+        st.lists(st.tuples(names, st.lists(names, max_size=2, unique=True)), max_size=3)
+    ):
         cases[source].append(targets)
     return Flow(start, {name: tuple(map(tuple, of_step)) for name, of_step in cases.items()})
 
@@ -72,7 +78,9 @@ def mixed_modes(flow: Flow) -> st.SearchStrategy[Mapping[str, str]]:
 
 
 def chances(flow: Flow) -> st.SearchStrategy[Chances]:
-    return st.fixed_dictionaries({step: st.lists(st.integers(0, 11), min_size=1, max_size=3) for step in flow.targets})
+    return st.fixed_dictionaries(
+        {step: st.lists(st.integers(0, 11), min_size=1, max_size=3) for step in flow.targets}
+    )
 
 
 def case_taken(flow: Flow, chances: Chances, step: str, visit: int, most_visits: int) -> tuple[str, ...]:

@@ -41,7 +41,10 @@ def test_rows_of_the_planner() -> None:
 def test_rows_of_the_executor(database: str) -> None:
     rows = speed.measure(database, steps=4, repetitions=1, sizes=(0, 2048), workers=(1, 2))
     assert [(row["playbook"], row["result_bytes"], row["workers"]) for row in rows] == [
-        (f"{shape} of 4", size, workers) for shape in ("chain", "fan-out") for size in (0, 2048) for workers in (1, 2)
+        (f"{shape} of 4", size, workers)
+        for shape in ("chain", "fan-out")
+        for size in (0, 2048)
+        for workers in (1, 2)
     ]
     assert all(row["rows_per_step"] == pytest.approx(row["step"] / row["row"]) for row in rows)
     assert "fan-out of 4" in report.table(speed.title(database), speed.COLUMNS, rows)
@@ -109,7 +112,9 @@ def test_what_changes_nothing_is_no_mistake() -> None:
 
 def test_the_judgement_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "checks.json"
-    checks.main(["--valid", "3", "--generated", "1", "--chance", "5", "--sites", "1", "--results", str(results)])
+    checks.main(
+        ["--valid", "3", "--generated", "1", "--chance", "5", "--sites", "1", "--results", str(results)]
+    )
     written = json.loads(results.read_text("utf-8"))
     rows = {row["operator"]: row for row in written["mutants"]}
     assert rows.keys() == {*OPERATORS, "all"}

@@ -17,7 +17,12 @@ def run_python(code: str, *path: Path, cwd: Path) -> str:
     """Run code in a new process with `path` in front of the import path, and return what it prints."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env=environment, cwd=cwd, check=False, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code],
+        env=environment,
+        cwd=cwd,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

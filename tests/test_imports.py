@@ -13,7 +13,19 @@ STARTED = (
     "noetl.executor.stores.sqlite.store",
     "noetl.executor.actions",
 )
-SLOW = ("networkx", "pydantic", "fastapi", "yaml", "httpx", "psycopg", "rich", "typer", "boto3", "uvicorn", "regex")
+SLOW = (
+    "networkx",
+    "pydantic",
+    "fastapi",
+    "yaml",
+    "httpx",
+    "psycopg",
+    "rich",
+    "typer",
+    "boto3",
+    "uvicorn",
+    "regex",
+)
 
 
 def loaded_by(*modules: str) -> set[str]:

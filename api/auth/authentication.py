@@ -57,7 +57,12 @@ class Authentication:
     """
 
     def __init__(
-        self, store: Store, tokens: Tokens | None, *, always: bool = False, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        tokens: Tokens | None,
+        *,
+        always: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._tokens = tokens
@@ -84,7 +89,9 @@ class Authentication:
             Problem: 401, nobody that is believed; 503, that cannot be told now.
         """
         if not authorization:
-            raise unauthenticated("This needs an API key or a token, as `Authorization: Bearer …`.", error=None)
+            raise unauthenticated(
+                "This needs an API key or a token, as `Authorization: Bearer …`.", error=None
+            )
         bearer = _BEARER.fullmatch(authorization[0])
         if len(authorization) != 1 or bearer is None or len(authorization[0]) > MAX_CREDENTIALS:
             raise unauthenticated(
@@ -108,7 +115,9 @@ class Authentication:
     def _of_claims(self, tokens: Tokens, claims: Mapping[str, object]) -> Caller:
         tenant = tokens.tenant(claims)
         return Caller(
-            f"token of {claims.get('sub', 'nobody')}", tenant or DEFAULT_TENANT, including(tokens.scopes(claims))
+            f"token of {claims.get('sub', 'nobody')}",
+            tenant or DEFAULT_TENANT,
+            including(tokens.scopes(claims)),
         )
 
     def _note_use(self, id: str, last_used_at: float | None) -> None:

@@ -63,7 +63,9 @@ def issuer_of(environ: Mapping[str, str]) -> Issuer | None:
         SettingError: they are not complete, or cannot be used.
     """
     names = ("ISSUER", "AUDIENCE", "SCOPE_CLAIM", "TENANT_CLAIM")
-    issuer, audience, scope_claim, tenant_claim = (environ.get(f"NOETL_JWT_{name}", "").strip() for name in names)
+    issuer, audience, scope_claim, tenant_claim = (
+        environ.get(f"NOETL_JWT_{name}", "").strip() for name in names
+    )
     keys_url = environ.get("NOETL_JWKS_URL", "").strip()
     if not issuer and not (audience or scope_claim or tenant_claim or keys_url):
         return None

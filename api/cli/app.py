@@ -29,10 +29,14 @@ app.command(no_args_is_help=True, epilog="Example: noetl check deploy.yaml --for
 app.command(no_args_is_help=True, epilog="Example: noetl plan deploy.yaml -f svg -o deploy.svg")(plan)
 app.command(no_args_is_help=True, epilog="Example: noetl run deploy.yaml -i region=eu -i count=3")(run)
 app.add_typer(runs.app, name="runs", no_args_is_help=True, epilog="Example: noetl runs list --status failed")
-app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")(submit)
+app.command(no_args_is_help=True, epilog="Example: noetl submit deploy.yaml --url https://noetl.example.com")(
+    submit
+)
 app.command(epilog="Example: noetl serve --port 8080")(serve)
 app.command(epilog="Example: noetl worker --store postgresql://localhost/noetl")(worker)
-app.add_typer(keys.app, name="keys", no_args_is_help=True, epilog="Example: noetl keys create nightly-jobs --scope run")
+app.add_typer(
+    keys.app, name="keys", no_args_is_help=True, epilog="Example: noetl keys create nightly-jobs --scope run"
+)
 app.add_typer(db.app, name="db", no_args_is_help=True, epilog="Example: noetl db upgrade")
 app.command(epilog="Example: noetl doctor --store postgresql://localhost/noetl")(doctor)
 app.command(epilog="Example: noetl explain NP101")(explain)

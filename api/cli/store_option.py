@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="URL", help="Where runs are kept. Else NOETL_STORE, or .noetl/noetl.db in this folder."
+        "--store",
+        metavar="URL",
+        help="Where runs are kept. Else NOETL_STORE, or .noetl/noetl.db in this folder.",
     ),
 ]
 

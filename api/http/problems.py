@@ -57,7 +57,9 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.slug = slug
-        self.title = title or (slug.replace("-", " ").capitalize() if slug else http.HTTPStatus(status).phrase)
+        self.title = title or (
+            slug.replace("-", " ").capitalize() if slug else http.HTTPStatus(status).phrase
+        )
         self.headers = headers
         self.extras = extras
 
@@ -74,7 +76,10 @@ class Problem(Exception):
             **self.extras,
         }
         return JSON(
-            document, self.status, headers={**(self.headers or {}), **unkept}, media_type="application/problem+json"
+            document,
+            self.status,
+            headers={**(self.headers or {}), **unkept},
+            media_type="application/problem+json",
         )
 
 
@@ -165,16 +170,22 @@ def problem_of(request: Request, error: Exception) -> Problem:
             return Problem(status, error.message, slug=error.reason.replace("_", "-"), **error.details)
         case StoreError():
             _log.error("the store failed: %s", error)
-            return Problem(503, "The store cannot be reached.", slug="store-unavailable", headers={"Retry-After": "5"})
+            return Problem(
+                503, "The store cannot be reached.", slug="store-unavailable", headers={"Retry-After": "5"}
+            )
         case SettingError():
             _log.error("the service is not set up: %s", error)
             return Problem(503, "The service is not set up. Its log says what is missing.", slug="not-set-up")
         case RequestValidationError():
-            return Problem(400, "; ".join(_sentence(found) for found in error.errors()), slug="invalid-request")
+            return Problem(
+                400, "; ".join(_sentence(found) for found in error.errors()), slug="invalid-request"
+            )
         case HTTPException(status_code=404):
             return Problem(404, f"There is nothing at {shown(request.url.path)}.")
         case HTTPException(status_code=405):
-            return Problem(405, f"{request.method} is not allowed at {shown(request.url.path)}.", headers=error.headers)
+            return Problem(
+                405, f"{request.method} is not allowed at {shown(request.url.path)}.", headers=error.headers
+            )
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers)
     raise error
@@ -200,4 +211,6 @@ def not_allowed(scope: str) -> Problem:
     """The answer to someone who may not do that."""
     challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'
     detail = f"This needs the scope `{scope}`, which these credentials do not have."
-    return Problem(403, detail, slug="insufficient-scope", headers={"WWW-Authenticate": challenge}, scope=scope)
+    return Problem(
+        403, detail, slug="insufficient-scope", headers={"WWW-Authenticate": challenge}, scope=scope
+    )

@@ -69,7 +69,11 @@ async def read_submission(request: Request) -> Submission:
         return _submission(decode_json(body, "The body"))
     known_query(request, ("input",))
     text = request.query_params.get("input")
-    given = {} if text is None else decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
+    given = (
+        {}
+        if text is None
+        else decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
+    )
     if not isinstance(given, dict):
         raise Problem(400, "The query parameter `input` must be a JSON object.", slug="invalid-request")
     return Submission(body, given)
@@ -84,7 +88,9 @@ async def read_playbook(request: Request) -> str | bytes:
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
     body = await _read(request)
     known_query(request, ())
-    return _text(_members(decode_json(body, "The body"), ("playbook",))) if content_type == JSON_TYPE else body
+    return (
+        _text(_members(decode_json(body, "The body"), ("playbook",))) if content_type == JSON_TYPE else body
+    )
 
 
 async def read_resumption(request: Request) -> Resumption:
@@ -145,7 +151,9 @@ def decode_json(body: bytes, subject: str) -> Any:
         return result
 
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=constant, parse_float=number, object_pairs_hook=mapping)
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=constant, parse_float=number, object_pairs_hook=mapping
+        )
     except UnicodeDecodeError as error:
         refuse(f"is not UTF-8 (byte {error.start})")
     except json.JSONDecodeError as error:
@@ -191,7 +199,9 @@ def idempotency_key(request: Request) -> str | None:
         return None
     if len(given) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", given[0]):
         raise Problem(
-            400, "An Idempotency-Key is given once, as 1 to 255 printable ASCII characters.", slug="invalid-request"
+            400,
+            "An Idempotency-Key is given once, as 1 to 255 printable ASCII characters.",
+            slug="invalid-request",
         )
     return given[0]
 
@@ -216,7 +226,10 @@ def accepts(request: Request, media_type: str) -> bool:
 
 async def _read(request: Request) -> bytes:
     too_large = Problem(
-        413, f"A body may have {MAX_BODY_BYTES:,} bytes at most.", slug="too-large", headers={"Connection": "close"}
+        413,
+        f"A body may have {MAX_BODY_BYTES:,} bytes at most.",
+        slug="too-large",
+        headers={"Connection": "close"},
     )
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
@@ -255,7 +268,9 @@ def _submission(body: Any) -> Submission:
         or len(tags) > _MAX_TAGS
         or not all(isinstance(tag, str) and 0 < len(tag) <= _MAX_TAG_LENGTH for tag in tags)
     ):
-        raise _invalid(f"`tags` must be at most {_MAX_TAGS} texts of 1 to {_MAX_TAG_LENGTH} characters.", "tags")
+        raise _invalid(
+            f"`tags` must be at most {_MAX_TAGS} texts of 1 to {_MAX_TAG_LENGTH} characters.", "tags"
+        )
     return Submission(playbook, _object(members, "input") or {}, _object(members, "variables"), tuple(tags))
 
 

@@ -16,7 +16,9 @@ from noetl.executor.engine.external import CALLBACKS
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-router = APIRouter(prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON)
+router = APIRouter(
+    prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON
+)
 
 _OPEN: dict[str, Any] = {"security": []}
 """OpenAPI's word for: no authentication, whatever the rest of the service asks for."""

@@ -28,7 +28,9 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-_BEARER = HTTPBearer(auto_error=False, scheme_name="key or token", description="An API key, or a JSON Web Token.")
+_BEARER = HTTPBearer(
+    auto_error=False, scheme_name="key or token", description="An API key, or a JSON Web Token."
+)
 
 
 class Guard:
@@ -40,7 +42,9 @@ class Guard:
     async def __call__(self, request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Service:
         caller = caller_of(request)
         if caller is None:
-            raise unauthenticated("This needs an API key or a token, as `Authorization: Bearer …`.", error=None)
+            raise unauthenticated(
+                "This needs an API key or a token, as `Authorization: Bearer …`.", error=None
+            )
         if not caller.may(self._scope):
             raise not_allowed(self._scope)
         return _service(request).of(caller.tenant)
@@ -80,7 +84,9 @@ def check_that_all_are_guarded(router: APIRouter) -> None:
     """
     for route in router.routes:
         guards = [
-            needed for needed in _needed(route) if isinstance(needed.call, Guard) or needed.call in (anyone, _for_all)
+            needed
+            for needed in _needed(route)
+            if isinstance(needed.call, Guard) or needed.call in (anyone, _for_all)
         ]
         if len(guards) != 1:
             raise TypeError(f"{getattr(route, 'path', route)} does not say who may use it")
@@ -117,7 +123,9 @@ async def finished_within(request: Request, service: Service, run: Run, seconds:
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    while not run.status.is_final and not is_stopping(request) and (passed := loop.time() - started) < seconds:
+    while (
+        not run.status.is_final and not is_stopping(request) and (passed := loop.time() - started) < seconds
+    ):
         await asyncio.sleep(min(max(passed / 5, 0.01), 0.5, seconds - passed))
         run = await run_in_threadpool(service.run, run.id)
     return run

@@ -73,7 +73,9 @@ class _EventStream(StreamingResponse):
             _EventStream.open -= 1
 
 
-async def _stream(request: Request, service: Service, workflow_id: str, after: str | None) -> AsyncIterator[str]:
+async def _stream(
+    request: Request, service: Service, workflow_id: str, after: str | None
+) -> AsyncIterator[str]:
     pause = _SHORTEST_PAUSE_SECONDS
     silence = 0.0
     ends_at = time.monotonic() + request.app.state.stream_seconds

@@ -28,7 +28,9 @@ class GraphFormat(StrEnum):
     "/{workflow_id}/graph",
     responses={200: shaped("Graph", "image/svg+xml", "text/plain")},
 )
-def graph(workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG) -> Response:
+def graph(
+    workflow_id: str, request: Request, service: ToRead, format: GraphFormat = GraphFormat.SVG
+) -> Response:
     """The plan with the run's states on it: a picture, Mermaid text, or the graph as JSON."""
     from noetl.planner.draw import dot, mermaid
 
@@ -43,6 +45,10 @@ def graph(workflow_id: str, request: Request, service: ToRead, format: GraphForm
             return JSON({"start": plan.header.start, "steps": steps, "edges": list(plan.edges())})
         case GraphFormat.SVG:
             try:
-                return Response(image(dot.draw(plan, states), "svg"), media_type="image/svg+xml", headers=_INERT)
+                return Response(
+                    image(dot.draw(plan, states), "svg"), media_type="image/svg+xml", headers=_INERT
+                )
             except NoGraphvizError as error:
-                raise Problem(501, f"{str(error)[0].upper()}{str(error)[1:]}.", slug="not-supported") from error
+                raise Problem(
+                    501, f"{str(error)[0].upper()}{str(error)[1:]}.", slug="not-supported"
+                ) from error

@@ -45,7 +45,10 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
-    "", status_code=201, responses={201: shaped("Registered"), 200: shaped("Registered")}, openapi_extra=_REGISTER
+    "",
+    status_code=201,
+    responses={201: shaped("Registered"), 200: shaped("Registered")},
+    openapi_extra=_REGISTER,
 )
 async def register(request: Request, service: ToAdminister) -> Response:
     """Keep the playbook in the body, under its name and version. 200 when it was there already."""
@@ -74,7 +77,9 @@ def remove_version(name: str, version: str, service: ToAdminister) -> Response:
 
 
 @router.get("/{name:path}/versions", responses={200: shaped("PlaybookPage")})
-def versions(name: str, request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None) -> Response:
+def versions(
+    name: str, request: Request, service: ToRead, limit: Limit = 100, cursor: str | None = None
+) -> Response:
     """All versions of a playbook, the newest first."""
     known_query(request, ("limit", "cursor"))
     return JSON(service.playbooks(name, limit=limit, cursor=cursor))

@@ -107,7 +107,9 @@ _RESUME: dict[str, Any] = {
 }
 
 
-@router.post("/run", status_code=202, responses={202: shaped("Accepted"), 200: shaped("Result")}, openapi_extra=_START)
+@router.post(
+    "/run", status_code=202, responses={202: shaped("Accepted"), 200: shaped("Result")}, openapi_extra=_START
+)
 async def run(request: Request, service: ToRun) -> Response:
     """Start a run of the playbook in the body, or of one that is registered."""
     key = idempotency_key(request)
@@ -189,7 +191,9 @@ def cancel(workflow_id: str, request: Request, service: ToRun) -> Response:
     return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
 
 
-@router.post("/{workflow_id}/resume", status_code=202, responses={202: shaped("Summary")}, openapi_extra=_RESUME)
+@router.post(
+    "/{workflow_id}/resume", status_code=202, responses={202: shaped("Summary")}, openapi_extra=_RESUME
+)
 async def resume(workflow_id: str, request: Request, service: ToRun) -> Response:
     """The run goes on from its failed and parked steps, with corrected input if given; or a new run goes on from another
     step of it.

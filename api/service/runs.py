@@ -159,7 +159,9 @@ class Service:
         names = self._step_names(run.plan_hash)
         if step not in names:
             hint = suggest(step, names)
-            raise RejectedError("unknown_step", f"the playbook has no step `{step}`" + (f"; {hint}" if hint else ""))
+            raise RejectedError(
+                "unknown_step", f"the playbook has no step `{step}`" + (f"; {hint}" if hint else "")
+            )
         fresh, first, history = restarted(
             self._store.plan_header(run.plan_hash),
             self._store.plan_step(run.plan_hash, step),
@@ -328,7 +330,9 @@ class Service:
         before = self._store.playbook(self._tenant, name, version)
         self._store.save_plan(plan)
         try:
-            found = self._store.register(Playbook(self._tenant, name, version, plan.hash, round(self._clock(), 6)))
+            found = self._store.register(
+                Playbook(self._tenant, name, version, plan.hash, round(self._clock(), 6))
+            )
         except RejectedError:
             # Another release of the compiler may make another plan of the same text.
             if before is None or self._store.plan(before.plan_hash).source != plan.source:

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     agreed = [{"of": name, **found.to_json()} for name, found in agreements.items()]
     print(
         report.table(
-            "Findings and runs: does what is found happen, and is what happens found", report.AGREEMENT, agreed
+            "Findings and runs: does what is found happen, and is what happens found",
+            report.AGREEMENT,
+            agreed,
         )
     )
     for found in agreed:
@@ -50,19 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     _show(odd, agreements, options.show)
     settings = {"seed": options.seed, "sites": options.sites, "generated": len(sound), "chance": len(chance)}
-    report.write(options.results, {"settings": [settings], "mutants": counts, "valid": on_valid, "agreement": agreed})
+    report.write(
+        options.results, {"settings": [settings], "mutants": counts, "valid": on_valid, "agreement": agreed}
+    )
     print(f"Written to {options.results}.")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checks", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="where the seeds begin")
-    parser.add_argument("--sites", type=int, default=3, help="at how many places of a playbook an operator is tried")
+    parser.add_argument(
+        "--sites", type=int, default=3, help="at how many places of a playbook an operator is tried"
+    )
     parser.add_argument("--generated", type=int, default=300, help="how many sound playbooks are made")
     parser.add_argument("--chance", type=int, default=5_000, help="how many playbooks are made by chance")
-    parser.add_argument("--valid", type=int, default=None, help="at most how many valid playbooks are looked at")
     parser.add_argument(
-        "--show", type=int, default=0, help="how many mutants that were judged wrongly are shown, of each operator"
+        "--valid", type=int, default=None, help="at most how many valid playbooks are looked at"
+    )
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        help="how many mutants that were judged wrongly are shown, of each operator",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the results are written")
     return parser.parse_args(arguments)
@@ -77,7 +88,8 @@ def _valid(playbooks: Sequence[Sound]) -> list[dict[str, Any]]:
         counts.update(d.severity.value for d in compile_playbook(playbook.text, catalogue()).diagnostics)
     severities = [severity.value for severity in Severity]
     return [
-        {"source": name, **{key: counts[key] for key in ("playbooks", *severities)}} for name, counts in found.items()
+        {"source": name, **{key: counts[key] for key in ("playbooks", *severities)}}
+        for name, counts in found.items()
     ]
 
 
@@ -86,9 +98,9 @@ def _show(odd: Sequence[mutants.Judged], agreements: dict[str, agreement.Agreeme
     for mutant in odd:
         shown[mutant.operator] += 1
         if shown[mutant.operator] <= most:
-            said = [f"{d.span.line}:{d.span.column} {d.severity} {d.code} {d.message}" for d in mutant.said] or [
-                "nothing"
-            ]
+            said = [
+                f"{d.span.line}:{d.span.column} {d.severity} {d.code} {d.message}" for d in mutant.said
+            ] or ["nothing"]
             wrong = "; ".join(mutant.worse) or ("outside the language" if mutant.is_outside else "nothing")
             print(f"\n--- {mutant.operator} of {mutant.of.source} {mutant.of.name}\n{mutant.text}")
             print(f"execution: {wrong}\ncompiler: {'; '.join(said)}\nright places: {sorted(mutant.places)}")

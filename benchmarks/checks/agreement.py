@@ -145,7 +145,9 @@ def _compare(playbook: Sound, found: Agreement) -> None:
             continue
         (found.confirmed if verdict else found.refuted)[diagnostic.code] += 1
         if not verdict:
-            said = f"{diagnostic.code} at {diagnostic.span.line}:{diagnostic.span.column}: {diagnostic.message}"
+            said = (
+                f"{diagnostic.code} at {diagnostic.span.line}:{diagnostic.span.column}: {diagnostic.message}"
+            )
             found.disagreements.append(Disagreement(playbook.name, playbook.text, f"does not happen: {said}"))
     if compilation.plan is not None:
         found.clean += 1
@@ -189,19 +191,25 @@ class Judge:
                 return step not in self.mended.visited
             case "NP203" | "NP206" | "NP404":
                 return (
-                    None if step not in self.mended.visited or case is None else (step, case) not in self.mended.taken
+                    None
+                    if step not in self.mended.visited or case is None
+                    else (step, case) not in self.mended.taken
                 )
             case "NP202":
                 return self._is_unbounded(re.findall(r"[\w ]+(?= →)", diagnostic.message))
             case "NP204":
                 if self.behaviour.broken:
                     return None
-                return self.behaviour.is_endless or not any(e.status == "succeeded" for e in self.behaviour.endings)
+                return self.behaviour.is_endless or not any(
+                    e.status == "succeeded" for e in self.behaviour.endings
+                )
             case "NP301" | "NP302":
                 is_of_step = " visited" in diagnostic.message
                 words = _OF_STEPS if is_of_step else frozenset([self.places.word(place)])
                 found = self._is_met(words, step, path)
-                return found and (diagnostic.code == "NP301" or self._is_met_behind(words, step, diagnostic.message))
+                return found and (
+                    diagnostic.code == "NP301" or self._is_met_behind(words, step, diagnostic.message)
+                )
             case "NP303":
                 return self._is_raced(self.places.word(place), path, step)
         return None
@@ -211,7 +219,9 @@ class Judge:
         steps = [self.plan.steps.get(name.strip()) for name in circle]
         following = [*steps[1:], *steps[:1]]
         return all(
-            one is None or other is None or (one.max_visits is None and any(other.name in c.targets for c in one.cases))
+            one is None
+            or other is None
+            or (one.max_visits is None and any(other.name in c.targets for c in one.cases))
             for one, other in zip(steps, following, strict=True)
         )
 
@@ -256,7 +266,11 @@ class Judge:
 
     def untold(self, diagnostics: Sequence[Diagnostic], lossy: Explored) -> list[tuple[str, str]]:
         """What happens in some run of a playbook without errors and was not found; `lossy` are runs whose workers may die."""
-        told = {self.places.word((d.span.line, d.span.column)) for d in diagnostics if d.code in ("NP302", "NP306")}
+        told = {
+            self.places.word((d.span.line, d.span.column))
+            for d in diagnostics
+            if d.code in ("NP302", "NP306")
+        }
         found = [
             (kind, f"{kind}: {mistake.type} at {mistake.step}: {mistake.message}")
             for kind, mistakes in (
@@ -267,10 +281,14 @@ class Judge:
             if mistake.name is not None and mistake.name not in told
         ]
         found += [("stuck", broken) for broken in sorted(self.behaviour.broken)]
-        found += [("race", f"{one} and {other} save {name}") for name, one, other in sorted(self.behaviour.writers)]
+        found += [
+            ("race", f"{one} and {other} save {name}") for name, one, other in sorted(self.behaviour.writers)
+        ]
         bound = self.plan.header.statistics["most_visits"]
         if self.behaviour.is_endless or (bound < MOST_COUNTED and self.behaviour.most_visits > bound):
-            found.append(("more visits", f"{self.behaviour.most_visits} visits, and {bound} were said to be the most"))
+            found.append(
+                ("more visits", f"{self.behaviour.most_visits} visits, and {bound} were said to be the most")
+            )
         found += [("no such step", str(name)) for name in sorted(dangling(self.text))]
         seen = {(d.span.line, d.span.column) for d in diagnostics if d.code == "NP201"}
         found += self._unseen(seen)

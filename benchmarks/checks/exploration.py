@@ -48,7 +48,9 @@ LONGEST_CYCLE = 12
 LOST = (-1,)
 """What is done by a visit whose workers die, among the scripts of choices."""
 CHOSEN = "it was chosen to fail"
-WRONG = frozenset({"UndefinedName", "TemplateError", "ParameterError", "LimitExceeded", "Misquoted", "UnknownTask"})
+WRONG = frozenset(
+    {"UndefinedName", "TemplateError", "ParameterError", "LimitExceeded", "Misquoted", "UnknownTask"}
+)
 """Failures that are the playbook's own fault."""
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 _PLACEHOLDER = "\x00"
@@ -262,7 +264,9 @@ class Walks(Explorer):
         self.beginning = beginning
         self.run, _ = new_run(plan.header, "plan", beginning, now=1_000.0, id="run")
         self.store = _WorldStore(plan, self.run)
-        self.walker = Walker(cast("Store", self.store), Lease("explorer", 30.0), for_service({}), lambda: 2_000.0)
+        self.walker = Walker(
+            cast("Store", self.store), Lease("explorer", 30.0), for_service({}), lambda: 2_000.0
+        )
         self.choices = Choices(())
         self.at: tuple[str, Work | None] = ("", None)
         self.effects: list[str] = []
@@ -328,7 +332,9 @@ class Walks(Explorer):
     def performances(self, world: World, visit: Visit) -> list[Performed]:
         """Every way in which a visit can go. What it can see is in the visits that it points at."""
         seen = [world.visits.get(pointer[1]) for pointer in visit.names.values()]
-        held = tuple(sorted((name, id(world.visits.get(pointer[1]))) for name, pointer in visit.names.items()))
+        held = tuple(
+            sorted((name, id(world.visits.get(pointer[1]))) for name, pointer in visit.names.items())
+        )
         key = (visit.id, visit.step, visit.number, visit.clock, visit.progress and visit.progress.round, held)
         if key not in self.known:
             # Whoever is pointed at stays, so that nobody else gets its place in memory.
@@ -354,7 +360,9 @@ class Walks(Explorer):
         self.walker.walk(Claim(self.run, visit))
         commit = self.store.commits.pop()
         self.note(visit.step, commit)
-        return Performed(self.choices.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes))
+        return Performed(
+            self.choices.taken, replace(commit, events=()), tuple(self.effects), frozenset(self.mistakes)
+        )
 
     def note(self, step: str, commit: Commit) -> None:
         """Remember what was wrong, and which way the visit went."""
@@ -440,7 +448,9 @@ class Walks(Explorer):
         shown = write_json(_sorted(result))
         visits = tuple(
             sorted(
-                (v.step, -1 if v.case is None else v.case) for v in world.visits.values() if v.finished_at is not None
+                (v.step, -1 if v.case is None else v.case)
+                for v in world.visits.values()
+                if v.finished_at is not None
             )
         )
         effects = tuple(sorted(e for v in world.visits.values() for e in self.effects_at(world, v)))
@@ -463,7 +473,9 @@ class Walks(Explorer):
 
     # What takes the place of the outside world.
 
-    def render(self, declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup) -> dict[str, Any]:
+    def render(
+        self, declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
+    ) -> dict[str, Any]:
         """The parameters as production renders them; those that only a made-up value spoils are left out."""
         self.at = (self.at[0], self.sites.get(id(parameters)))
         self.is_later_item = _is_later_item(lookup)
@@ -488,7 +500,9 @@ class Walks(Explorer):
                 self.note_names(item, lookup)
         elif isinstance(value, str) and has_template(value):
             made_up: dict[str, Any] = {}
-            while (name := _missing(value, lambda name: made_up[name] if name in made_up else lookup(name))) not in (
+            while (
+                name := _missing(value, lambda name: made_up[name] if name in made_up else lookup(name))
+            ) not in (
                 None,
                 *made_up,
             ):
@@ -519,7 +533,9 @@ class Walks(Explorer):
         if chosen < len(results):
             return results[chosen]
         failure = failures[chosen - len(results)]
-        raise ActionError(failure.type, CHOSEN, retryable=False, status=failure.status, details=failure.details)
+        raise ActionError(
+            failure.type, CHOSEN, retryable=False, status=failure.status, details=failure.details
+        )
 
     is_later_item = False
 
@@ -553,7 +569,8 @@ def _sites(plan: Plan) -> dict[int, Work]:
 def _check_statement(statement: Sql) -> None:
     """Raises ActionError where a placeholder stands in quotes or in a comment: a server finds fewer than are bound."""
     text = "".join(
-        part if isinstance(part, str) else _PLACEHOLDER if isinstance(part, Bind) else "x" for part in statement.parts
+        part if isinstance(part, str) else _PLACEHOLDER if isinstance(part, Bind) else "x"
+        for part in statement.parts
     )
     if _PLACEHOLDER in text and _QUOTED.sub("", text).count(_PLACEHOLDER) < text.count(_PLACEHOLDER):
         raise ActionError("Misquoted", "`query`: a value is bound inside quotes", retryable=False)
@@ -589,12 +606,16 @@ def shortened(plan: Plan) -> Plan:
     steps = {}
     for name, step in plan.steps.items():
         repeat = (
-            None if step.repeat is None else replace(step.repeat, max_rounds=min(step.repeat.max_rounds, MOST_ROUNDS))
+            None
+            if step.repeat is None
+            else replace(step.repeat, max_rounds=min(step.repeat.max_rounds, MOST_ROUNDS))
         )
         bound = None if step.max_visits is None else min(step.max_visits, LONGEST_CYCLE)
         cases = tuple(replace(case, work=tuple(map(_unbatched, case.work))) for case in step.cases)
         run = tuple(map(_unbatched, step.run))
-        steps[name] = replace(step, repeat=repeat, max_visits=bound, cases=cases, run=run, loop=_in_one(step.loop))
+        steps[name] = replace(
+            step, repeat=repeat, max_visits=bound, cases=cases, run=run, loop=_in_one(step.loop)
+        )
     tasks = {name: replace(task, run=tuple(map(_unbatched, task.run))) for name, task in plan.tasks.items()}
     return replace(plan, steps=steps, tasks=tasks)
 

@@ -56,7 +56,11 @@ class Generator:
 
     def playbook(self) -> str:
         """The text."""
-        self.data["input"] = {"user": "integer", "limit": {"type": "integer", "default": 10}, "items": "array"}
+        self.data["input"] = {
+            "user": "integer",
+            "limit": {"type": "integer", "default": 10},
+            "items": "array",
+        }
         self.data["environment"] = {"base": "https://api.example.com"}
         self.data["variables"] = {"round": 0}
         if self.is_forgiving:
@@ -119,7 +123,9 @@ class Generator:
         ends = []
         for _ in range(self.random.choice([2, 2, 3])):
             inside = known.copy()
-            branches.append(self.sequence(self.random.choice([1, 1, 2]), inside, join, depth=depth + 1, in_fork=True))
+            branches.append(
+                self.sequence(self.random.choice([1, 1, 2]), inside, join, depth=depth + 1, in_fork=True)
+            )
             ends.append(inside)
         self.step(name, None, [{"case": "default", "run": branches}])
         before = set(known.surely)
@@ -195,10 +201,14 @@ class Generator:
         good, bad = self.fresh("good"), self.fresh("bad")
         guard = self.random.choice(["error", "{{ error }}", "{{ error is not none }}"])
         self.step(
-            name, [self.request(known, saved)], [{"case": guard, "run": [bad]}, {"case": "default", "run": [good]}]
+            name,
+            [self.request(known, saved)],
+            [{"case": guard, "run": [bad]}, {"case": "default", "run": [good]}],
         )
         self.step(good, [_set(common, f"{{{{ {saved}.body.id }}}}")], _go(then))
-        self.step(bad, [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")], _go(then))
+        self.step(
+            bad, [_log(f"{{{{ steps['{name}'].error.message }}}}"), _set(common, "none at all")], _go(then)
+        )
         known.perhaps.append(saved)
         known.surely.append(common)
 
@@ -241,7 +251,9 @@ class Generator:
                 run.append({"action": "shell", "command": f"echo {self.value(inside)}", "as": name})
             elif kind == 2:
                 query = f"select * from users where id = {self.value(inside)}"
-                run.append({"action": "postgres", "connection": "{{ secrets.DSN }}", "query": query, "as": name})
+                run.append(
+                    {"action": "postgres", "connection": "{{ secrets.DSN }}", "query": query, "as": name}
+                )
             else:
                 run.append(_set(name, self.value(inside)))
             saved.append(name)

@@ -98,7 +98,9 @@ class Original:
         """What each operator makes of it, at no more than so many of the places where it applies."""
         for name in operators:
             changes = list(OPERATORS[name](self.data, self.plan))
-            chosen = Random(f"{name} {self.sound.source} {self.sound.name}").sample(changes, min(sites, len(changes)))
+            chosen = Random(f"{name} {self.sound.source} {self.sound.name}").sample(
+                changes, min(sites, len(changes))
+            )
             for change in chosen:
                 text = written_anew(change.data)
                 if text != self.text:
@@ -114,13 +116,22 @@ class Original:
             plan = unchecked_plan(text)
         except NoPlan as problem:
             return Judged(
-                operator, self.sound, text, (str(problem),), change.is_outside, True, said, frozenset(evidence)
+                operator,
+                self.sound,
+                text,
+                (str(problem),),
+                change.is_outside,
+                True,
+                said,
+                frozenset(evidence),
             )
         try:
             behaviour = explored(plan)
         except Exception as problem:  # noqa: BLE001 - what the executor never meets when plans are checked
             worse = [f"it cannot be executed: {type(problem).__name__} {problem}"]
-            return Judged(operator, self.sound, text, tuple(worse), change.is_outside, True, said, frozenset(evidence))
+            return Judged(
+                operator, self.sound, text, tuple(worse), change.is_outside, True, said, frozenset(evidence)
+            )
         shown = Shown(change.data, text, plan, behaviour, places)
         worse = list(shown.worse_than(self))
         differs = self.behaviour.outcomes != behaviour.outcomes
@@ -235,7 +246,9 @@ class Shown:
 def _dead_cases(plan: Plan, behaviour: Explored) -> Mapping[str, dict[int, Any]]:
     """The cases of each step that no run has taken, and what they look like."""
     return {
-        step.name: {i: _looks(case) for i, case in enumerate(step.cases) if (step.name, i) not in behaviour.taken}
+        step.name: {
+            i: _looks(case) for i, case in enumerate(step.cases) if (step.name, i) not in behaviour.taken
+        }
         for step in plan.steps.values()
     }
 
@@ -311,7 +324,9 @@ def measure(playbooks: Sequence[Sound], sites: int) -> tuple[list[Row], list[Jud
         original = Original.of(sound)
         for mutant in original.mutants(sites) if original is not None else ():
             rows[mutant.operator].count(mutant)
-            if mutant.is_wrong != mutant.is_detected or (mutant.is_wrong and not mutant.is_at_the_right_place):
+            if mutant.is_wrong != mutant.is_detected or (
+                mutant.is_wrong and not mutant.is_at_the_right_place
+            ):
                 odd.append(mutant)
     logging.disable(logging.NOTSET)
     return list(rows.values()), odd

@@ -270,10 +270,16 @@ def redirect(data: Data, plan: Plan) -> Iterator[Change]:
 def remove_bound(data: Data, plan: Plan) -> Iterator[Change]:
     """A cycle has no `max_visits` any more."""
     for at, step in enumerate(data["steps"]):
-        if "max_visits" in step and plan.steps.get(step["name"]) is not None and plan.steps[step["name"]].cyclic:
+        if (
+            "max_visits" in step
+            and plan.steps.get(step["name"]) is not None
+            and plan.steps[step["name"]].cyclic
+        ):
             circle = _circle(plan, step["name"])
             targets = [
-                path for path, target in _targets(data) if target in circle and data["steps"][path[1]]["name"] in circle
+                path
+                for path, target in _targets(data)
+                if target in circle and data["steps"][path[1]]["name"] in circle
             ]
             where = _all(_values(("steps", at, "name"), *targets))
             yield Change(_without(data, ("steps", at, "max_visits")), where, is_outside=True)
@@ -389,7 +395,9 @@ def duplicate_guard(data: Data, plan: Plan) -> Iterator[Change]:
         if "{{" in str(case["case"]) or case["case"] == "error":
             copy = deepcopy(data)
             at = int(path[-1]) + 1
-            _at(copy, path[:-1]).insert(at, {"case": case["case"], "run": [{"action": "log", "message": "again"}]})
+            _at(copy, path[:-1]).insert(
+                at, {"case": case["case"], "run": [{"action": "log", "message": "again"}]}
+            )
             yield Change(copy, _case((*path[:-1], at)))
 
 
@@ -408,7 +416,9 @@ def plain_guard(data: Data, plan: Plan) -> Iterator[Change]:
     for path, case in _cases(data):
         inside = re.fullmatch(r"\s*\{\{(.*)\}\}\s*", str(case["case"]), re.DOTALL)
         if inside and inside[1].strip() not in ("error", "default"):
-            yield Change(_changed(data, (*path, "case"), inside[1].strip()), _values((*path, "case")), is_outside=True)
+            yield Change(
+                _changed(data, (*path, "case"), inside[1].strip()), _values((*path, "case")), is_outside=True
+            )
 
 
 # Names.
@@ -448,7 +458,8 @@ def misspell_known(data: Data, plan: Plan) -> Iterator[Change]:
             for at, name in _attribute_reads(text, root):
                 other = _spelt(name)
                 yield Change(
-                    _changed(data, path, _replaced(text, at, name, other)), _all(_word(path, other), _word(path, root))
+                    _changed(data, path, _replaced(text, at, name, other)),
+                    _all(_word(path, other), _word(path, root)),
                 )
 
 
@@ -457,7 +468,10 @@ def misspell_attribute(data: Data, plan: Plan) -> Iterator[Change]:
     shaped = {
         entry["as"]: entry["action"]
         for _, entry in _actions(data)
-        if "as" in entry and "loop" not in entry and (declared := catalogue().get(entry["action"])) and declared.result
+        if "as" in entry
+        and "loop" not in entry
+        and (declared := catalogue().get(entry["action"]))
+        and declared.result
     }
     for path, text in _reading(data):
         for name in shaped:
@@ -472,7 +486,8 @@ def remove_default(data: Data, plan: Plan) -> Iterator[Change]:
     for path, text in _reading(data):
         for found in re.finditer(r"(\w+)\s*\|\s*default\([^()]*\)", text):
             yield Change(
-                _changed(data, path, _replaced(text, found.start(), found[0], found[1])), _word(path, found[1])
+                _changed(data, path, _replaced(text, found.start(), found[0], found[1])),
+                _word(path, found[1]),
             )
 
 
@@ -502,7 +517,10 @@ def read_after_error(data: Data, plan: Plan) -> Iterator[Change]:
             at = names.index(target)
             copy = deepcopy(data)
             text = f"see {{{{ {saved[-1]} }}}}"
-            copy["steps"][at]["run"] = [{"action": "log", "message": text}, *(copy["steps"][at].get("run") or [])]
+            copy["steps"][at]["run"] = [
+                {"action": "log", "message": text},
+                *(copy["steps"][at].get("run") or []),
+            ]
             yield Change(copy, _word(("steps", at, "run", 0, "message"), saved[-1]))
 
 
@@ -516,10 +534,15 @@ def add_race(data: Data, plan: Plan) -> Iterator[Change]:
         copy = deepcopy(data)
         for at in targets[:2]:
             step = copy["steps"][at]
-            step["run"] = [*(step.get("run") or []), {"action": "set", "set": {"raced": f"by {step['name']}"}}]
+            step["run"] = [
+                *(step.get("run") or []),
+                {"action": "set", "set": {"raced": f"by {step['name']}"}},
+            ]
         if any(copy["steps"][at].get("loop") for at in targets[:2]):
             continue
-        places = [("steps", at, "run", len(copy["steps"][at]["run"]) - 1, "set", "raced") for at in targets[:2]]
+        places = [
+            ("steps", at, "run", len(copy["steps"][at]["run"]) - 1, "set", "raced") for at in targets[:2]
+        ]
         yield Change(copy, _keys(*places))
 
 
@@ -554,7 +577,9 @@ def missing_parameter(data: Data, plan: Plan) -> Iterator[Change]:
     for path, entry in _actions(data):
         declared = catalogue()[entry["action"]]
         for name in entry:
-            if (name in declared.parameters and declared.parameters[name].required) or name in declared.one_of:
+            if (
+                name in declared.parameters and declared.parameters[name].required
+            ) or name in declared.one_of:
                 yield Change(_without(data, (*path, name)), _values((*path, "action")), is_outside=True)
 
 
@@ -567,7 +592,9 @@ def wrong_type(data: Data, plan: Plan) -> Iterator[Change]:
             if Kind.ANY in kinds:
                 continue
             wrong = {Kind.OBJECT: {"wrong": 1}, Kind.STRING: "wrong", Kind.INTEGER: 4, Kind.BOOLEAN: True}
-            value = next((value for kind, value in reversed(wrong.items()) if not _is_taken(kind, kinds)), None)
+            value = next(
+                (value for kind, value in reversed(wrong.items()) if not _is_taken(kind, kinds)), None
+            )
             if value is not None:
                 place = (*path, name, "wrong") if isinstance(value, dict) else (*path, name)
                 where = _keys(place) if isinstance(value, dict) else _values(place)
@@ -581,7 +608,9 @@ def _is_taken(kind: Kind, kinds: tuple[Kind, ...]) -> bool:
         Kind.BOOLEAN: {Kind.STRING},
     }
     return (
-        kind in kinds or not alike.get(kind, set()).isdisjoint(kinds) or (kind is Kind.OBJECT and Kind.ACTION in kinds)
+        kind in kinds
+        or not alike.get(kind, set()).isdisjoint(kinds)
+        or (kind is Kind.OBJECT and Kind.ACTION in kinds)
     )
 
 
@@ -589,7 +618,9 @@ def unknown_action(data: Data, plan: Plan) -> Iterator[Change]:
     """The type of an action is misspelt."""
     for path, entry in _actions(data):
         yield Change(
-            _changed(data, (*path, "action"), _spelt(entry["action"])), _values((*path, "action")), is_outside=True
+            _changed(data, (*path, "action"), _spelt(entry["action"])),
+            _values((*path, "action")),
+            is_outside=True,
         )
 
 
@@ -690,7 +721,9 @@ def misspell_key(data: Data, plan: Plan) -> Iterator[Change]:
         for key in step:
             if key != "name":
                 other = _spelt(key)
-                yield Change(_renamed(data, ("steps", at, key), other), _keys(("steps", at, other)), is_outside=True)
+                yield Change(
+                    _renamed(data, ("steps", at, key), other), _keys(("steps", at, other)), is_outside=True
+                )
 
 
 def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
@@ -704,7 +737,9 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
         if path[-2:] == ("loop", "items"):
             whole = re.fullmatch(r"\{\{ (\w+)\.body[\w.]* \}\}", text)
             if whole and whole[1] in shaped:
-                yield Change(_changed(data, path, f"{{{{ {whole[1]}.status }}}}"), _all(_values(path), _within(path)))
+                yield Change(
+                    _changed(data, path, f"{{{{ {whole[1]}.status }}}}"), _all(_values(path), _within(path))
+                )
             if text.startswith("{{ input.") and (
                 numbers := [
                     n
@@ -712,14 +747,17 @@ def loop_over_number(data: Data, plan: Plan) -> Iterator[Change]:
                     if "integer" in (t, isinstance(t, dict) and t.get("type"))
                 ]
             ):
-                yield Change(_changed(data, path, f"{{{{ input.{numbers[0]} }}}}"), _all(_values(path), _within(path)))
+                yield Change(
+                    _changed(data, path, f"{{{{ input.{numbers[0]} }}}}"), _all(_values(path), _within(path))
+                )
 
 
 def compare_kinds(data: Data, plan: Plan) -> Iterator[Change]:
     """A number is compared with a text for order."""
     for path, case in _cases(data):
         found = re.fullmatch(
-            r"(\s*\{\{\s*)([\w.]+\.(?:status|exit_code)|input\.\w+) (<|>|<=|>=) (\d+)(\s*\}\}\s*)", str(case["case"])
+            r"(\s*\{\{\s*)([\w.]+\.(?:status|exit_code)|input\.\w+) (<|>|<=|>=) (\d+)(\s*\}\}\s*)",
+            str(case["case"]),
         )
         if found:
             text = f"{found[1]}{found[2]} {found[3]} '{found[4]}'{found[5]}"

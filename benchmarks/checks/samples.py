@@ -102,7 +102,9 @@ class Usage:
             changed |= self.parts.setdefault(name, Usage()).take_over(part)
         return changed or before != (len(self.constants), len(self.wanted), len(self.parts))
 
-    def variants(self, label: str, kind: Kind | None = None, known: Mapping[str, Kind] | None = None) -> list[Any]:
+    def variants(
+        self, label: str, kind: Kind | None = None, known: Mapping[str, Kind] | None = None
+    ) -> list[Any]:
         """Values that tell apart what the templates tell apart, the plainest first; of one kind, when it is given."""
         found = _distinct(self._variants(label, known))
         if kind is None or kind is Kind.ANY:
@@ -112,7 +114,9 @@ class Usage:
 
     def _variants(self, label: str, known: Mapping[str, Kind] | None) -> Iterator[Any]:
         parts = {
-            name: part for name, part in self.parts.items() if name != ELEMENT and (known is None or name in known)
+            name: part
+            for name, part in self.parts.items()
+            if name != ELEMENT and (known is None or name in known)
         }
         if known or parts:
             yield from self._objects(label, parts, known or {})
@@ -121,7 +125,9 @@ class Usage:
         elif "list" in self.wanted or ELEMENT in self.parts:
             items = self.parts.get(ELEMENT, Usage()).variants(f"{label} item")
             items = (
-                items if len(items) > 1 else [*items, *self.parts.get(ELEMENT, Usage()).variants(f"{label} other item")]
+                items
+                if len(items) > 1
+                else [*items, *self.parts.get(ELEMENT, Usage()).variants(f"{label} other item")]
             )
             yield from (items, [], items[:1])
         elif self.constants:
@@ -137,7 +143,9 @@ class Usage:
         else:
             yield f"{label}'s text"
 
-    def _objects(self, label: str, parts: Mapping[str, Usage], known: Mapping[str, Kind]) -> Iterator[dict[str, Any]]:
+    def _objects(
+        self, label: str, parts: Mapping[str, Usage], known: Mapping[str, Kind]
+    ) -> Iterator[dict[str, Any]]:
         choices: dict[str, list[Any]] = {}
         for name in dict.fromkeys((*known, *parts)):
             choices[name] = parts.get(name, Usage()).variants(f"{label}.{name}", known.get(name))
@@ -233,7 +241,9 @@ class Samples:
             return list(declared.enum)
         found = self.root.at(("input", name)).variants(f"input {name}", Kind(declared.type))
         return (
-            found if declared.required or declared.inferred else _distinct((declared.default, *found))[:MOST_VARIANTS]
+            found
+            if declared.required or declared.inferred
+            else _distinct((declared.default, *found))[:MOST_VARIANTS]
         )
 
     def results(self, action: Action, path: Path | None) -> list[Any]:
@@ -259,7 +269,9 @@ class Samples:
         found = [Failed(type, None, detail) for type in ("CommandFailed", *types) for detail in details]
         if declaration.type == "http" and usage.at(("status",)).constants:
             statuses = usage.at(("status",)).variants("status")
-            found += [Failed("HTTPStatus", status, details[0]) for status in statuses if isinstance(status, int)]
+            found += [
+                Failed("HTTPStatus", status, details[0]) for status in statuses if isinstance(status, int)
+            ]
         return found[: 2 * MOST_VARIANTS]
 
     def path_of(self, step: str, work: Work) -> Path | None:
@@ -268,7 +280,11 @@ class Samples:
             return ("name", work.save_as) if work.loop is None else ("name", work.save_as, ELEMENT)
         found = self.plan.steps.get(step)
         if found is not None and found.run and found.run[-1] is work:
-            return ("result", step, ELEMENT) if found.loop is not None or work.loop is not None else ("result", step)
+            return (
+                ("result", step, ELEMENT)
+                if found.loop is not None or work.loop is not None
+                else ("result", step)
+            )
         return None
 
     # What follows goes through the templates of the plan, each with where it stands.
@@ -325,7 +341,9 @@ class Samples:
     def _looped(self, loop: Loop | None, place: _Place) -> _Place:
         if loop is None:
             return place
-        self._text(loop.items, place, "list") if isinstance(loop.items, str) else self._values(loop.items, place)
+        self._text(loop.items, place, "list") if isinstance(loop.items, str) else self._values(
+            loop.items, place
+        )
         source = self._whole(loop.items, place) if isinstance(loop.items, str) else None
         return place.within(loop.name, None if source is None else (*source, ELEMENT))
 
@@ -386,7 +404,12 @@ class Samples:
         try:
             if not parse(value).is_expression:
                 return None
-            (node,) = (n for out in syntax_of(value) for n in children_of(out) if not isinstance(n, nodes.TemplateData))
+            (node,) = (
+                n
+                for out in syntax_of(value)
+                for n in children_of(out)
+                if not isinstance(n, nodes.TemplateData)
+            )
         except TemplateProblem:
             return None
         return self._path(_kept_by_filters(node), place)
@@ -469,7 +492,9 @@ class Samples:
             self._compared(left, _constants(right), place)
             if not isinstance(right, nodes.List | nodes.Tuple):
                 self._node(
-                    right, place, None if isinstance(left, nodes.Const) and isinstance(left.value, str) else "list"
+                    right,
+                    place,
+                    None if isinstance(left, nodes.Const) and isinstance(left.value, str) else "list",
                 )
             return
         kind = None if first.op in ("eq", "ne") else "number"
@@ -483,7 +508,9 @@ class Samples:
         access = access_of(node)
         return None if access is None else self._resolved(access, place)
 
-    def _compared(self, node: nodes.Node, constants: list[Any], place: _Place, kind: str | None = None) -> None:
+    def _compared(
+        self, node: nodes.Node, constants: list[Any], place: _Place, kind: str | None = None
+    ) -> None:
         path = self._path(node, place)
         if path is not None and constants:
             self.root.at(path).compare(*constants)
@@ -515,7 +542,9 @@ class Samples:
         path = None if node.node is None else self._path(_kept_by_filters(node.node), place)
         if path is None:
             return
-        names = [p.value.value for p in node.kwargs if p.key == "attribute" and isinstance(p.value, nodes.Const)]
+        names = [
+            p.value.value for p in node.kwargs if p.key == "attribute" and isinstance(p.value, nodes.Const)
+        ]
         if node.name in ATTRIBUTE_FIRST and node.args and isinstance(node.args[0], nodes.Const):
             names.append(node.args[0].value)
         for name in names:
@@ -588,7 +617,9 @@ class _Place:
         return _Place(self.step, self.task, {**self.bound, name: source, "loop": None})
 
 
-KEEPING = frozenset({"selectattr", "rejectattr", "select", "reject", "list", "sort", "unique", "reverse", "default"})
+KEEPING = frozenset(
+    {"selectattr", "rejectattr", "select", "reject", "list", "sort", "unique", "reverse", "default"}
+)
 
 
 def _kept_by_filters(node: nodes.Node) -> nodes.Node:

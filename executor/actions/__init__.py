@@ -34,7 +34,9 @@ def catalogue() -> Catalogue:
     plugins = _plugins()
     for name, plugin in plugins.items():
         if name in _modules():
-            raise SettingError(f"The entry point `{plugin.value}` offers the action type `{name}`, which is built in.")
+            raise SettingError(
+                f"The entry point `{plugin.value}` offers the action type `{name}`, which is built in."
+            )
     return Catalogue(_load(name).DECLARATION for name in sorted([*_modules(), *plugins]))
 
 
@@ -52,7 +54,11 @@ def handler(action_type: str) -> Callable[[Call], Any]:
 @cache
 def _modules() -> dict[str, str]:
     names = (found.name for found in pkgutil.iter_modules(__path__))
-    return {_type_of(name): f"{__name__}.{name}" for name in names if name != "action" and not name.startswith("_")}
+    return {
+        _type_of(name): f"{__name__}.{name}"
+        for name in names
+        if name != "action" and not name.startswith("_")
+    }
 
 
 def _type_of(module: str) -> str:
@@ -75,7 +81,11 @@ def _load(action_type: str) -> ActionModule:
         loaded = cast("ActionModule", plugin.load())
         declared: ActionDeclaration = loaded.DECLARATION
     except Exception as error:
-        raise SettingError(f"The action type `{action_type}` of `{plugin.value}` cannot be loaded: {error}.") from error
+        raise SettingError(
+            f"The action type `{action_type}` of `{plugin.value}` cannot be loaded: {error}."
+        ) from error
     if declared.type != action_type:
-        raise SettingError(f"The entry point `{action_type}` of `{plugin.value}` declares the type `{declared.type}`.")
+        raise SettingError(
+            f"The entry point `{action_type}` of `{plugin.value}` declares the type `{declared.type}`."
+        )
     return loaded

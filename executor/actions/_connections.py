@@ -28,7 +28,12 @@ _IDLE_SECONDS = 60.0
 _LATE_SECONDS = 1.0
 """How long after its own timeout a silent server is given up."""
 
-_ALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3", "tcp_user_timeout": "60000"}
+_ALIVE = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 """A machine that is gone is noticed within a minute, however long a statement may take."""
 
 _log = logging.getLogger("noetl.executor")
@@ -86,7 +91,9 @@ class Connections:
         with self._lock:
             mine = [entry for entry in self._idle if entry.servers == servers]
             stale = [
-                entry for entry in self._idle if now - entry.since > _IDLE_SECONDS or not _is_alive(entry.connection)
+                entry
+                for entry in self._idle
+                if now - entry.since > _IDLE_SECONDS or not _is_alive(entry.connection)
             ]
             usable = [entry for entry in mine if entry not in stale]
             taken = usable[-1] if usable else None

@@ -98,7 +98,9 @@ def _with_literals(query: Sql, connection: Connection) -> str:
             lexer.read(part)
             pieces.append(part)
         elif lexer.inside:
-            raise ActionError("ParameterError", f"`query` has a template inside {lexer.inside}", retryable=False)
+            raise ActionError(
+                "ParameterError", f"`query` has a template inside {lexer.inside}", retryable=False
+            )
         elif isinstance(part, Bind):
             pieces.append(sql.Literal(bound(part.value)).as_string(connection))
         else:

@@ -116,7 +116,9 @@ def read_csv(lines: Iterable[str], check: Callable[[], object] = lambda: None) -
         if len(row) != len(names):
             raise FormatError(f"line {line} has {len(row)} cells, and the header {len(names)}")
         _check_count(len(names) * (len(found) + 1))
-        found.append({name: _cell(cell, type_, name, line) for cell, (name, type_) in zip(row, names, strict=True)})
+        found.append(
+            {name: _cell(cell, type_, name, line) for cell, (name, type_) in zip(row, names, strict=True)}
+        )
     return found
 
 
@@ -136,7 +138,9 @@ def _lines(text: str) -> Iterable[str]:
     return (found[0] for found in _LINE.finditer(text))
 
 
-def _cells(lines: Iterable[str], check: Callable[[], object] = lambda: None) -> Iterable[tuple[int, list[str]]]:
+def _cells(
+    lines: Iterable[str], check: Callable[[], object] = lambda: None
+) -> Iterable[tuple[int, list[str]]]:
     """The rows that are not blank, each with the number of its last line."""
     import csv
 
@@ -204,7 +208,9 @@ def _number(cell: str) -> int | float:
 
 def _boolean(cell: str) -> bool:
     return (
-        {"true": True, "false": False}[word] if (word := cell.strip().lower()) in ("true", "false") else _refuse(cell)
+        {"true": True, "false": False}[word]
+        if (word := cell.strip().lower()) in ("true", "false")
+        else _refuse(cell)
     )
 
 

@@ -42,7 +42,9 @@ def _opened(parts: tuple[str, ...], indexes: set[int]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _entries(folder: Path, wanted: Iterable[str], check: Callable[[], object]) -> Iterator[tuple[str, bool, bool]]:
+def _entries(
+    folder: Path, wanted: Iterable[str], check: Callable[[], object]
+) -> Iterator[tuple[str, bool, bool]]:
     """The entries of a folder that may be wanted: their names, whether they are folders, and whether they are links."""
     names = set(wanted)
     # What cannot be read has no entries.

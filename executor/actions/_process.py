@@ -46,7 +46,9 @@ def environment(call: Call, added: Mapping[str, object]) -> dict[str, str]:
         ActionError: `ParameterError`, for what cannot be a variable.
     """
     inherits = call.capabilities.inherit_environment
-    variables = dict(os.environ) if inherits else {name: os.environ[name] for name in _FEW if name in os.environ}
+    variables = (
+        dict(os.environ) if inherits else {name: os.environ[name] for name in _FEW if name in os.environ}
+    )
     for name, value in added.items():
         text = text_of(value)
         if not name or "=" in name or "\0" in name + text:

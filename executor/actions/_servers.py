@@ -85,7 +85,9 @@ def vetted(text: str, call: Call, resolver: egress.Resolver | None = None) -> tu
     said = parsed(text)
     for keyword, value in said.items():
         if keyword not in _ALLOWED or value != _ONLY.get(keyword, value):
-            raise egress.forbidden(f"`connection` has `{keyword}`, which only runs of local files may say like this")
+            raise egress.forbidden(
+                f"`connection` has `{keyword}`, which only runs of local files may say like this"
+            )
     places = _places(said)
     if not said.get("user"):
         raise _wrong("names no user")

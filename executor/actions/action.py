@@ -50,7 +50,9 @@ class Outside(Protocol):
         """The wait, which from now on is answered no more; one that had an answer before keeps it."""
         ...
 
-    def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
+    def start(
+        self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool
+    ) -> Run:
         """A run of a playbook, whose end answers the wait unless it is detached. Starting it again changes nothing.
 
         Raises:

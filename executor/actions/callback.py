@@ -21,7 +21,9 @@ DECLARATION = ActionDeclaration(
             secrets=True,
             late=("callback",),
         ),
-        "heartbeat": Parameter((Kind.DURATION,), "How long the other side may be silent: it says that it is at work."),
+        "heartbeat": Parameter(
+            (Kind.DURATION,), "How long the other side may be silent: it says that it is at work."
+        ),
     },
     suspends=True,
 )
@@ -40,7 +42,9 @@ def perform(call: Call) -> Any:
         raise Suspend(memory, min(memory["expires_at"], silent_at), memory["wait"])
     if call.again:
         memory = _ask(call)
-        raise Suspend(memory, min(memory["expires_at"], _silent_at(memory, Wait(memory["wait"]))), memory["wait"])
+        raise Suspend(
+            memory, min(memory["expires_at"], _silent_at(memory, Wait(memory["wait"]))), memory["wait"]
+        )
     if memory["expires_at"] <= call.now:
         raise ActionError("CallbackExpired", "nobody answered in time")
     silence = f"nothing was heard from the other side for {memory['heartbeat_seconds']:g} seconds"

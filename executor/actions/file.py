@@ -9,7 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions._files import allowed_folder, failed, inside, of_system, outside, reader, replacement
+from noetl.executor.actions._files import (
+    allowed_folder,
+    failed,
+    inside,
+    of_system,
+    outside,
+    reader,
+    replacement,
+)
 from noetl.executor.actions._formats import (
     FORMATS,
     FormatError,
@@ -36,7 +44,9 @@ DECLARATION = ActionDeclaration(
     description="Reads, writes, lists or deletes files below the allowed folder.",
     parameters={
         "read": Parameter((Kind.STRING,), "The file to read."),
-        "write": Parameter((Kind.STRING,), "The file to write, at once and as a whole.", requires=("content",)),
+        "write": Parameter(
+            (Kind.STRING,), "The file to write, at once and as a whole.", requires=("content",)
+        ),
         "append": Parameter((Kind.STRING,), "The file to add to.", requires=("content",)),
         "list": Parameter((Kind.STRING,), "A pattern, such as `orders/*.csv` or `**/*.json`."),
         "delete": Parameter((Kind.STRING,), "The file to delete; one that is not there is no failure."),
@@ -51,7 +61,9 @@ DECLARATION = ActionDeclaration(
     idempotent=False,
     acts_twice=lambda parameters: "append" in parameters,
     result_of=lambda parameters: (
-        {"path": Kind.STRING, "bytes": Kind.INTEGER} if "write" in parameters or "append" in parameters else None
+        {"path": Kind.STRING, "bytes": Kind.INTEGER}
+        if "write" in parameters or "append" in parameters
+        else None
     ),
 )
 
@@ -96,7 +108,9 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = inside(root, path)
     raw = _encoded(_addition(target, path, call.parameters["content"], call.parameters.get("format", "text")))
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    descriptor = os.open(
+        target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+    )
     with os.fdopen(descriptor, "ab") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise failed(path, "it is not a file")
@@ -137,7 +151,9 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
         if path.is_file() and path.resolve().is_relative_to(root):
             found.append(path.relative_to(root).as_posix())
             if len(found) > MAX_FOUND:
-                raise ActionError("LimitExceeded", f"there are more than {MAX_FOUND:,} files", retryable=False)
+                raise ActionError(
+                    "LimitExceeded", f"there are more than {MAX_FOUND:,} files", retryable=False
+                )
     return sorted(found)
 
 

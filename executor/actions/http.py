@@ -49,14 +49,18 @@ DECLARATION = ActionDeclaration(
         ),
         "url": Parameter((Kind.STRING,), "Where to: `http` or `https`.", required=True, sink=Sink.URL),
         "headers": Parameter((Kind.OBJECT,), "Headers; one that is none is left out.", secrets=True),
-        "params": Parameter((Kind.OBJECT,), "Added to the query of the URL; a list repeats its name.", secrets=True),
+        "params": Parameter(
+            (Kind.OBJECT,), "Added to the query of the URL; a list repeats its name.", secrets=True
+        ),
         "json": Parameter((Kind.ANY,), "The body, sent as JSON.", secrets=True),
         "body": Parameter((Kind.STRING,), "The body, sent as it is.", secrets=True),
         "form": Parameter((Kind.OBJECT,), "The body, sent as a form.", secrets=True),
         "auth": Parameter(
             (Kind.OBJECT,), "`{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`.", secrets=True
         ),
-        "accept_status": Parameter((Kind.ARRAY, Kind.INTEGER), "Statuses of 400 and more that are no failure."),
+        "accept_status": Parameter(
+            (Kind.ARRAY, Kind.INTEGER), "Statuses of 400 and more that are no failure."
+        ),
         "follow_redirects": Parameter(
             (Kind.BOOLEAN, Kind.INTEGER), "Whether to follow redirects, or how many: 3 unless given."
         ),
@@ -74,7 +78,9 @@ DECLARATION = ActionDeclaration(
                     required=True,
                     late=("response",),
                 ),
-                "items": Parameter((Kind.ARRAY,), "The list of a page, read from `response`.", late=("response",)),
+                "items": Parameter(
+                    (Kind.ARRAY,), "The list of a page, read from `response`.", late=("response",)
+                ),
                 "max_pages": Parameter(
                     (Kind.INTEGER,), f"Fails where there are more pages than this: {MAX_PAGES} unless given."
                 ),
@@ -101,7 +107,17 @@ _CHARSET = re.compile(
 )
 """Charsets whose decoders take linear time."""
 _OURS = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"}
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+    }
 )
 """Headers that frame the message or choose the host: whoever sets them speaks past the checks."""
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -179,7 +195,9 @@ def _checked(url: httpx.URL) -> httpx.URL:
     from noetl.executor.clients.egress import forbidden
 
     if url.scheme not in ("http", "https"):
-        raise forbidden(f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}")
+        raise forbidden(
+            f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}"
+        )
     if not url.host:
         raise _wrong("`url` names no host")
     if url.userinfo:
@@ -254,7 +272,9 @@ def _basic(name: str, word: str) -> str:
     return "Basic " + base64.b64encode(f"{name}:{word}".encode()).decode()
 
 
-def _pages(call: Call, transport: httpx.HTTPTransport, first: _Request, paginate: Mapping[str, Any]) -> list[Any]:
+def _pages(
+    call: Call, transport: httpx.HTTPTransport, first: _Request, paginate: Mapping[str, Any]
+) -> list[Any]:
     has_own_key = "idempotency-key" in {name.lower() for name in call.parameters.get("headers", {})}
     most = paginate.get("max_pages", MAX_PAGES)
     if most < 1:
@@ -264,12 +284,16 @@ def _pages(call: Call, transport: httpx.HTTPTransport, first: _Request, paginate
     request = first
     for page in range(1, most + 1):
         if first.method in _UNSAFE and not has_own_key:
-            request = replace(request, headers={**request.headers, "idempotency-key": f"{call.idempotency_key}-{page}"})
+            request = replace(
+                request, headers={**request.headers, "idempotency-key": f"{call.idempotency_key}-{page}"}
+            )
         response, url = _follow(call, transport, request)
         items = _late(paginate, "items", response) if "items" in paginate else [response["body"]]
         left -= len(write_json(items))
         if left < 0:
-            raise ActionError("LimitExceeded", f"the pages are longer than {LARGEST_BYTES:,} together", retryable=False)
+            raise ActionError(
+                "LimitExceeded", f"the pages are longer than {LARGEST_BYTES:,} together", retryable=False
+            )
         found += items
         following = _late(paginate, "next", response)
         if following is None or not following.strip():
@@ -292,7 +316,9 @@ def _late(paginate: Mapping[str, Any], name: str, response: Mapping[str, Any]) -
     return value
 
 
-def _follow(call: Call, transport: httpx.HTTPTransport, request: _Request) -> tuple[dict[str, Any], httpx.URL]:
+def _follow(
+    call: Call, transport: httpx.HTTPTransport, request: _Request
+) -> tuple[dict[str, Any], httpx.URL]:
     """The result that redirects lead to, and the address that gave it."""
     follow = call.parameters.get("follow_redirects", True)
     left = MAX_REDIRECTS if follow is True else int(follow)

@@ -28,7 +28,9 @@ DECLARATION = ActionDeclaration(
             required=True,
             refuses=_is_no_function,
         ),
-        "payload": Parameter((Kind.ANY,), "What the function is given: an empty object unless given.", secrets=True),
+        "payload": Parameter(
+            (Kind.ANY,), "What the function is given: an empty object unless given.", secrets=True
+        ),
     },
     idempotent=False,
 )
@@ -50,7 +52,9 @@ def perform(call: Call) -> Any:
     try:
         response = read_json(text) if text else None
     except ValueError as error:
-        raise ActionError("FunctionFailed", f"the response is not plain data: {error}", retryable=False) from None
+        raise ActionError(
+            "FunctionFailed", f"the response is not plain data: {error}", retryable=False
+        ) from None
     if failed:
         raise _failure(name, response)
     return response

@@ -13,7 +13,9 @@ DECLARATION = ActionDeclaration(
     parameters={
         "message": Parameter((Kind.ANY,), "What to say.", required=True),
         "level": Parameter(
-            (Kind.STRING,), "How much it weighs: `info` unless given.", choices=("debug", "info", "warning", "error")
+            (Kind.STRING,),
+            "How much it weighs: `info` unless given.",
+            choices=("debug", "info", "warning", "error"),
         ),
         "fields": Parameter((Kind.OBJECT,), "Values that programs read beside the message."),
     },

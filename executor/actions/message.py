@@ -12,7 +12,9 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import text_of, write_json
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
-_ARN = re.compile(r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)")
+_ARN = re.compile(
+    r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)"
+)
 _QUEUE_URL = re.compile(r"https?://(?P<host>[^/\s?#@]+)/(?P<account>\d+)/(?P<name>[\w.-]+)")
 
 
@@ -42,7 +44,9 @@ DECLARATION = ActionDeclaration(
             (Kind.OBJECT,),
             "Attributes of the message; one that is none is left out. Of an event: `source` and `detail_type`.",
         ),
-        "group": Parameter((Kind.STRING,), "The group within a FIFO queue or topic: that of the run unless given."),
+        "group": Parameter(
+            (Kind.STRING,), "The group within a FIFO queue or topic: that of the run unless given."
+        ),
     },
     idempotent=False,
 )
@@ -68,7 +72,9 @@ def perform(call: Call) -> str:
     else:
         host = _QUEUE_HOST.fullmatch(queue["host"])
         region = host and (host["region"] or host["old"])
-    return aws.in_time(call.remaining_seconds(), f"`{to}`", lambda: _send(call, queue, region, is_arn=bool(arn)))
+    return aws.in_time(
+        call.remaining_seconds(), f"`{to}`", lambda: _send(call, queue, region, is_arn=bool(arn))
+    )
 
 
 def _refuse_our_own(account: str, name: str) -> None:

@@ -82,16 +82,21 @@ DECLARATION = ActionDeclaration(
                 ),
                 "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
                 "columns": Parameter(
-                    (Kind.ARRAY,), "The columns that the file has, in order: those its header names unless given."
+                    (Kind.ARRAY,),
+                    "The columns that the file has, in order: those its header names unless given.",
                 ),
-                "header": Parameter((Kind.BOOLEAN,), "Whether the first line is a header: true unless given."),
+                "header": Parameter(
+                    (Kind.BOOLEAN,), "Whether the first line is a header: true unless given."
+                ),
             },
         ),
         "copy_to": Parameter(
             (Kind.OBJECT,),
             "Writes the rows of a query as a CSV file with a header. The result is `{rowcount}`.",
             fields={
-                "query": Parameter((Kind.STRING,), "The statement that gives the rows.", required=True, sink=Sink.SQL),
+                "query": Parameter(
+                    (Kind.STRING,), "The statement that gives the rows.", required=True, sink=Sink.SQL
+                ),
                 "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
             },
         ),
@@ -116,7 +121,9 @@ def perform(call: Call) -> Any:
     try:
         import psycopg
     except ImportError:
-        message = "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
+        message = (
+            "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
+        )
         raise ActionError("ActionDisabled", message, retryable=False) from None
     call = call.within(UNTOLD_SECONDS)
     work = _work(call)
@@ -192,7 +199,9 @@ class _Rows:
             piece = [row_of(row) for row in rows]
             self._characters += len(write_json(piece))
             if self._characters > _MOST_CHARACTERS:
-                message = "the rows have more than 64 MiB: select fewer, or write them to a file with `copy_to`"
+                message = (
+                    "the rows have more than 64 MiB: select fewer, or write them to a file with `copy_to`"
+                )
                 raise ActionError("LimitExceeded", message, retryable=False)
             self.all += piece
 
@@ -279,7 +288,9 @@ def _failed(error: psycopg.Error, call: Call) -> ActionError:
     if sqlstate == "57014" or sqlstate is None:
         call.remaining_seconds()
     if sqlstate is None and isinstance(error, psycopg.OperationalError):
-        return ActionError("ConnectionFailed", f"the connection was lost: {message}", details={"sqlstate": None})
+        return ActionError(
+            "ConnectionFailed", f"the connection was lost: {message}", details={"sqlstate": None}
+        )
     retryable = sqlstate is not None and sqlstate.startswith(_WORTH_REPEATING) and sqlstate != "57014"
     return ActionError("SQLError", message, retryable=retryable, details={"sqlstate": sqlstate})
 

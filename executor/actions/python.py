@@ -28,7 +28,9 @@ DECLARATION = ActionDeclaration(
     type="python",
     description="Calls a function of an allow-listed module. Its result is what the function returns.",
     parameters={
-        "function": Parameter((Kind.STRING,), "Which: `package.module:name`.", required=True, refuses=_is_no_function),
+        "function": Parameter(
+            (Kind.STRING,), "Which: `package.module:name`.", required=True, refuses=_is_no_function
+        ),
         "args": Parameter(
             (Kind.OBJECT, Kind.ARRAY), "Its arguments: by name, or a list of them in order.", secrets=True
         ),
@@ -88,7 +90,9 @@ def _answer(done: _process.Finished) -> Any:
             try:
                 return read_json(text)
             except ValueError as error:
-                raise ActionError("FunctionFailed", f"the result is not plain data: {error}", retryable=False) from None
+                raise ActionError(
+                    "FunctionFailed", f"the result is not plain data: {error}", retryable=False
+                ) from None
         case {"refused": str(reason)}:
             raise ActionError("ActionDisabled", reason, retryable=False)
         case {"missing": str(reason)}:

@@ -92,7 +92,9 @@ def _place(uri: str) -> tuple[str, str]:
     assert found is not None
     if found["bucket"] == os.environ.get("NOETL_BUCKET"):
         raise ActionError(
-            "AccessDenied", f"the bucket {found['bucket']!r} holds the state of runs (NOETL_BUCKET)", retryable=False
+            "AccessDenied",
+            f"the bucket {found['bucket']!r} holds the state of runs (NOETL_BUCKET)",
+            retryable=False,
         )
     return found["bucket"], found["key"] or ""
 

@@ -37,7 +37,9 @@ DECLARATION = ActionDeclaration(
         "env": Parameter((Kind.OBJECT,), "Variables added to its environment.", secrets=True),
         "cwd": Parameter((Kind.STRING,), "Where it runs, from the working folder on."),
         "stdin": Parameter((Kind.ANY,), "What it reads: text as it is, other values as JSON.", secrets=True),
-        "parse": Parameter((Kind.STRING,), "What its output is, for `data` in the result.", choices=("json", "lines")),
+        "parse": Parameter(
+            (Kind.STRING,), "What its output is, for `data` in the result.", choices=("json", "lines")
+        ),
     },
     result={**_DONE, "data": Kind.ANY},
     result_of=lambda parameters: {**_DONE, "data": Kind.ANY} if "parse" in parameters else _DONE,
@@ -88,7 +90,9 @@ def _result(call: Call, done: _process.Finished) -> dict[str, Any]:
             try:
                 result["data"] = read_json(stdout)
             except ValueError as error:
-                raise ActionError("CommandFailed", f"its output is not JSON: {error}", details=details) from None
+                raise ActionError(
+                    "CommandFailed", f"its output is not JSON: {error}", details=details
+                ) from None
     return result
 
 

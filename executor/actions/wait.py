@@ -25,7 +25,9 @@ DECLARATION = ActionDeclaration(
     description="Waits for a time. Nothing runs meanwhile, neither a thread nor an invocation.",
     parameters={
         "seconds": Parameter((Kind.DURATION,), "How long."),
-        "until": Parameter((Kind.STRING,), "The end, as RFC 3339 writes it; UTC unless it says.", refuses=_is_no_time),
+        "until": Parameter(
+            (Kind.STRING,), "The end, as RFC 3339 writes it; UTC unless it says.", refuses=_is_no_time
+        ),
     },
     one_of=("seconds", "until"),
     suspends=True,
@@ -50,6 +52,8 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
 def perform(call: Call) -> None:
     due_at = due(call.parameters, call.now) if call.memory is None else call.memory["due_at"]
     if call.memory is None and call.timeout_seconds is not None and due_at > call.now + call.timeout_seconds:
-        raise ActionError("Timeout", f"the wait would take more than {call.timeout_seconds:g} seconds, its `timeout`")
+        raise ActionError(
+            "Timeout", f"the wait would take more than {call.timeout_seconds:g} seconds, its `timeout`"
+        )
     if due_at > call.now:
         raise Suspend({"due_at": due_at}, due_at)

@@ -17,7 +17,8 @@ DECLARATION = ActionDeclaration(
         "version": Parameter((Kind.STRING,), "Which version: the newest unless given."),
         "input": Parameter((Kind.OBJECT,), "The input of that run."),
         "detach": Parameter(
-            (Kind.BOOLEAN,), "Whether to go on without waiting for its end; the result is its `workflow_id` then."
+            (Kind.BOOLEAN,),
+            "Whether to go on without waiting for its end; the result is its `workflow_id` then.",
         ),
     },
     suspends=True,
@@ -48,7 +49,9 @@ def perform(call: Call) -> Any:
         raise _failed(child)
     if memory["expires_at"] <= call.now:
         call.outside.cancel(child.id)
-        raise ActionError("Timeout", f"run {child.id} of `{child.playbook}` did not end in time, and was cancelled")
+        raise ActionError(
+            "Timeout", f"run {child.id} of `{child.playbook}` did not end in time, and was cancelled"
+        )
     raise Suspend(memory, memory["expires_at"], memory["wait"])
 
 
@@ -73,4 +76,6 @@ def _failed(child: Run) -> ActionError:
         "result": child.result,
         "error": child.error,
     }
-    return ActionError("WorkflowFailed", f"run {child.id} of `{child.playbook}` {status}{why}", details=details)
+    return ActionError(
+        "WorkflowFailed", f"run {child.id} of `{child.playbook}` {status}{why}", details=details
+    )

@@ -97,7 +97,9 @@ def _failure(told: Exception, what: str) -> StoreError:
     """A failure that trying again does not help, and what does."""
     if isinstance(told, ActionError) and told.type == "NotFound":
         advice = "`noetl db upgrade` makes a table" if what.startswith("table") else "it must be there"
-        return StoreError(f"{_subject(what)} failed: there is no {what} in this account and region; {advice}.")
+        return StoreError(
+            f"{_subject(what)} failed: there is no {what} in this account and region; {advice}."
+        )
     if isinstance(told, ActionError) and told.type == "AccessDenied":
         advice = "The credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID or a role) must be valid and allow it"
         return StoreError(f"{_subject(what)} refused: {told}. {advice}.")

@@ -152,7 +152,9 @@ class Attempts:
     def _act(self, nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
         """What an action gives that is a parameter of this one."""
         inside = replace(self.scope, local={**self.scope.local, **known})
-        return Attempts(self.piece, action_from_json(nested), inside, self.position + PARAMETER, self.args).result()
+        return Attempts(
+            self.piece, action_from_json(nested), inside, self.position + PARAMETER, self.args
+        ).result()
 
     def _pauses(self, seconds: float) -> bool:
         """Whether the action is tried again in another piece: after a long wait, or one that this piece has no time for. One that is a

@@ -64,7 +64,9 @@ class Waiting:
     def close(self, wait: str) -> Wait:
         return self.store.close_wait(self._key(wait), self.clock())
 
-    def start(self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool) -> Run:
+    def start(
+        self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool
+    ) -> Run:
         from noetl.executor.engine.start import new_run
 
         parent = self.claim.run
@@ -73,7 +75,9 @@ class Waiting:
             raise ActionError("LimitExceeded", message, retryable=False)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
-            wanted = f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
+            wanted = (
+                f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
+            )
             raise ActionError("ParameterError", f"there is no {wanted}", retryable=False)
         try:
             run, first = new_run(

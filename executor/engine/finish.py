@@ -74,7 +74,9 @@ def _fresh(store: Store, claim: Claim) -> Run:
     return run
 
 
-def _result(header: Header, run: Run, visit: Visit, visited: Visited) -> tuple[dict[str, Any], list[ErrorRecord]]:
+def _result(
+    header: Header, run: Run, visit: Visit, visited: Visited
+) -> tuple[dict[str, Any], list[ErrorRecord]]:
     """The result of a run, and an error for each entry of `output` that has no value."""
     if header.output is None:
         return visited.read()[0], []

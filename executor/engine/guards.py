@@ -30,7 +30,9 @@ def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
 def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
     """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
     errors = (("error",), ("result", "error"))
-    parts = {access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e}
+    parts = {
+        access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e
+    }
     return problem.message in {f"there is no `{part}` in none" for part in parts}
 
 

@@ -23,7 +23,13 @@ from noetl.executor.engine.loop import go_through
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import Piece
-from noetl.executor.errors import ActionError, CancelledError, FencedError, NotPlainError, PayloadTooLargeError
+from noetl.executor.errors import (
+    ActionError,
+    CancelledError,
+    FencedError,
+    NotPlainError,
+    PayloadTooLargeError,
+)
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import as_read
 from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
@@ -147,7 +153,9 @@ class Walker:
             return self._repeat(step.repeat, claim, scope, outcome, progress)
         return outcome
 
-    def _loop(self, step: Step, loop: Loop, claim: Claim, scope: Scope, piece: Piece, position: str) -> Outcome:
+    def _loop(
+        self, step: Step, loop: Loop, claim: Claim, scope: Scope, piece: Piece, position: str
+    ) -> Outcome:
         """The step's work done for each item: all of them, or the batch that is next."""
 
         def one(quiet: Piece, own: Scope, at: str) -> Outcome:
@@ -158,7 +166,9 @@ class Walker:
         except ActionError as problem:
             return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
 
-    def _repeat(self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress) -> Outcome:
+    def _repeat(
+        self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress
+    ) -> Outcome:
         """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
         try:
             if is_true(parse(repeat.until).evaluate(scope.after(outcome).lookup("repeat"))):
@@ -223,7 +233,9 @@ class Walker:
                     break
         return self._settle(step, claim, Choice(outcome, failed=True), outcome, piece)
 
-    def _settle(self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, piece: Piece) -> Claim | None:
+    def _settle(
+        self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, piece: Piece
+    ) -> Claim | None:
         now = self.clock()
         commit = settle(step, self._step_of(claim.run), claim.visit, choice, outcome, now)
         return self._write(step, claim, commit, piece, now)
@@ -233,15 +245,23 @@ class Walker:
         committed.
         """
         commit = _bounded(step, commit, claim, piece, now)
-        following = piece.telling.rest(lambda events: self.store.commit(_told(commit, events), now, self._next_lease()))
+        following = piece.telling.rest(
+            lambda events: self.store.commit(_told(commit, events), now, self._next_lease())
+        )
         if following is None:
             return None
         run, done = claim.run, commit.visit
-        reads = () if following.step.startswith("@") else self.store.plan_step(run.plan_hash, following.step).reads
+        reads = (
+            ()
+            if following.step.startswith("@")
+            else self.store.plan_step(run.plan_hash, following.step).reads
+        )
         is_read = done.finished_at is not None and done.id in latest(following.names, reads).values()
         if not is_read:
             return Claim(run, following)
-        read = replace(done, saved=as_read(dict(done.saved)), result=as_read(done.result), error=as_read(done.error))
+        read = replace(
+            done, saved=as_read(dict(done.saved)), result=as_read(done.result), error=as_read(done.error)
+        )
         return Claim(run, following, (read,))
 
     def _next_lease(self) -> Lease | None:
@@ -311,7 +331,9 @@ class Walker:
         """
         if self.ends_at is None:
             return True
-        wanted = min(step.timeout_seconds or self.invocation_seconds / 2, self.invocation_seconds * MOST_OF_IT)
+        wanted = min(
+            step.timeout_seconds or self.invocation_seconds / 2, self.invocation_seconds * MOST_OF_IT
+        )
         return self.ends_at - time.monotonic() >= wanted
 
 

@@ -151,7 +151,9 @@ def _each(
         journal = {places[index]: kept(outcome, {}) for index, outcome in outcomes.items()}
         for index, waits in suspended.items():
             journal[places[index]] = kept(waits, changes(scope.saved, own[index].saved))
-        held = sum(size_of(outcome.data) for outcome in outcomes.values()) + sum(saves.held for saves in own.values())
+        held = sum(size_of(outcome.data) for outcome in outcomes.values()) + sum(
+            saves.held for saves in own.values()
+        )
         raise Suspended.together(journal, suspended.values(), held)
     for index, waits in suspended.items():
         own[index].let_go(piece.room)
@@ -160,7 +162,13 @@ def _each(
 
 
 def _position_in_loop(index: int, length: int) -> dict[str, Any]:
-    return {"index": index + 1, "index0": index, "first": index == 0, "last": index == length - 1, "length": length}
+    return {
+        "index": index + 1,
+        "index0": index,
+        "first": index == 0,
+        "last": index == length - 1,
+        "length": length,
+    }
 
 
 def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:

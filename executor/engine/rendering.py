@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 @one_budget()
-def render_parameters(declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup) -> dict[str, Any]:
+def render_parameters(
+    declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
+) -> dict[str, Any]:
     """All parameters of an action, rendered and of the kinds it declares.
 
     An optional parameter that renders to none is left out, unless none is a value it can have. Choices come out as
@@ -69,7 +71,12 @@ def _rendered(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
         return value
     if parameter is not None and parameter.fields:
         return _fields(value, parameter.fields, lookup)
-    if parameter is not None and parameter.late and isinstance(value, str) and _reads_any(value, parameter.late):
+    if (
+        parameter is not None
+        and parameter.late
+        and isinstance(value, str)
+        and _reads_any(value, parameter.late)
+    ):
         return _late(value, parameter, lookup)
     sink = Sink.PLAIN if parameter is None else parameter.sink
     if sink is Sink.SQL and isinstance(value, str):
@@ -94,7 +101,9 @@ def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> 
     """
     checked = _checked(declaration.type, declaration.parameters, rendered)
     if declaration.one_of and sum(name in checked for name in declaration.one_of) != 1:
-        raise _wrong(f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}")
+        raise _wrong(
+            f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}"
+        )
     return checked
 
 
@@ -113,8 +122,14 @@ def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[
             checked[name] = _checked(name, parameter.fields, value)
         else:
             checked[name] = _chosen(name, value, parameter) if parameter.choices else value
-        if parameter.refuses is not None and not callable(value) and (reason := parameter.refuses(value)) is not None:
-            raise _wrong(f"`{name}` cannot be {described(value) if parameter.secrets else quoted(value)}: {reason}")
+        if (
+            parameter.refuses is not None
+            and not callable(value)
+            and (reason := parameter.refuses(value)) is not None
+        ):
+            raise _wrong(
+                f"`{name}` cannot be {described(value) if parameter.secrets else quoted(value)}: {reason}"
+            )
     for name, parameter in parameters.items():
         if parameter.required and name not in checked:
             raise _wrong(f"`{owner}` needs `{name}`")
@@ -156,7 +171,9 @@ def _reads_any(text: str, names: tuple[str, ...]) -> bool:
 
 
 def _late(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
-    return lambda **names: _evaluate(text, parameter, lambda name: names[name] if name in names else lookup(name))
+    return lambda **names: _evaluate(
+        text, parameter, lambda name: names[name] if name in names else lookup(name)
+    )
 
 
 def _text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
@@ -198,7 +215,9 @@ def _guarded(template: Template, parameter: Parameter | None, lookup: Lookup, ev
             return _secrets(template, parameter, missing)
         value = lookup(name)
         return (
-            _reveal(value, template, name) if parameter is not None and parameter.secrets and name == "args" else value
+            _reveal(value, template, name)
+            if parameter is not None and parameter.secrets and name == "args"
+            else value
         )
 
     try:
@@ -298,7 +317,9 @@ def _url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
             address += part
         elif part.is_raw or lexer.place is UrlPlace.ORIGIN:
             if value is None or isinstance(value, dict | list):
-                raise _wrong(f"{{{{ {part.source} }}}} is {described(value)}, which cannot be a part of an address")
+                raise _wrong(
+                    f"{{{{ {part.source} }}}} is {described(value)}, which cannot be a part of an address"
+                )
             address += text_of(value)
         else:
             encoded = _url_value(part, value, lexer.place)

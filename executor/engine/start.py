@@ -61,7 +61,9 @@ def new_run(
     for name in variables or {}:
         if name not in header.variables:
             message = f"the playbook declares no variable `{name}`"
-            raise RejectedError("invalid_input", message, inputs=[{"name": name, "message": message, "line": None}])
+            raise RejectedError(
+                "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
+            )
         room.take(f"variables.{name}", (variables or {})[name])
     run = Run(
         id=run_id,
@@ -121,9 +123,7 @@ def restarted(
         )
     if step.regions:
         joins = ", ".join(f"`{join}`" for join in step.regions)
-        message = (
-            f"step `{step.name}` is one of several branches that come together at {joins}; start from before or behind"
-        )
+        message = f"step `{step.name}` is one of several branches that come together at {joins}; start from before or behind"
         raise RejectedError("inside_region", message)
     before = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
     known = sorted(
@@ -199,7 +199,9 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
         if header.takes_other_inputs:
             values[name] = given[name]
         else:
-            problems.append({"name": name, "message": f"input `{name}` is unknown: {_known(header)}", "line": None})
+            problems.append(
+                {"name": name, "message": f"input `{name}` is unknown: {_known(header)}", "line": None}
+            )
     if problems:
         raise RejectedError("invalid_input", "; ".join(str(p["message"]) for p in problems), inputs=problems)
     return values
@@ -240,7 +242,9 @@ class Room:
         self._left -= len(write_json(value))
         if self._left < 0:
             message = f"`environment` and `variables` are longer than {MAX_HELD:,} together, from `{name}` on"
-            raise RejectedError("invalid_input", message, inputs=[{"name": name, "message": message, "line": None}])
+            raise RejectedError(
+                "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
+            )
 
 
 @one_budget()

@@ -46,7 +46,13 @@ class Outcome:
         """The outcome that `to_part` kept."""
         success, data, error, action, skipped, forgiven, items = part
         return cls(
-            success, data, error, action, skipped, forgiven=forgiven, items=None if items is None else tuple(items)
+            success,
+            data,
+            error,
+            action,
+            skipped,
+            forgiven=forgiven,
+            items=None if items is None else tuple(items),
         )
 
     def as_result(self) -> dict[str, Any]:

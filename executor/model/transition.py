@@ -68,7 +68,12 @@ def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
 
 
 def choose(
-    step: Step, visit: Visit, outcome: Outcome, test: GuardTest, retry_test: Callable[[Outcome], bool], now: float
+    step: Step,
+    visit: Visit,
+    outcome: Outcome,
+    test: GuardTest,
+    retry_test: Callable[[Outcome], bool],
+    now: float,
 ) -> Choice:
     """The retry or the case that follows an outcome.
 
@@ -207,7 +212,9 @@ def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
 
 def abandon(visit: Visit) -> Commit:
     """The commit for work that was given up because its run was cancelled: a resume begins the attempt anew."""
-    later = replace(visit, status=VisitStatus.READY, claims=0, worker=None, due_at=0.0, started_at=None, piece_at=None)
+    later = replace(
+        visit, status=VisitStatus.READY, claims=0, worker=None, due_at=0.0, started_at=None, piece_at=None
+    )
     return Commit(later)
 
 
@@ -312,7 +319,9 @@ def latest(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
     return {name: pointers[name][1] for name in names if name in pointers}
 
 
-def _event(visit: Visit, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None) -> Event:
+def _event(
+    visit: Visit, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None
+) -> Event:
     duration = None if started_at is None else max(at - started_at, 0.0)
     return Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
 

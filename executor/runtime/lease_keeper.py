@@ -94,7 +94,8 @@ class Keeper:
             # What may be done once only has been begun, and that must not be forgotten.
             with suppress(StoreError):
                 counts = (
-                    not visit.step.startswith("@") and self._store.plan_step(run.plan_hash, visit.step).at_most_once
+                    not visit.step.startswith("@")
+                    and self._store.plan_step(run.plan_hash, visit.step).at_most_once
                 )
                 self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
             held.given_up.set()

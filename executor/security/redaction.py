@@ -62,7 +62,9 @@ class Revealed:
         with self._lock:
             if self._pattern is None and self._values:
                 forms = {form for value in self._values for form in _forms(value)}
-                self._pattern = re.compile("|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form)))))
+                self._pattern = re.compile(
+                    "|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form))))
+                )
             return self._pattern
 
 

@@ -198,7 +198,9 @@ def _from_secrets_manager(name: str) -> str:
     def fetch() -> str:
         answer = aws.client("secretsmanager", aws.region_of(name)).get_secret_value(SecretId=name)
         if "SecretString" not in answer:
-            raise ActionError("AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False)
+            raise ActionError(
+                "AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False
+            )
         return str(answer["SecretString"])
 
     return aws.in_time(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)

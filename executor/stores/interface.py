@@ -73,7 +73,11 @@ class Store(Protocol):
         ...
 
     def create_run(
-        self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
     ) -> Run:
         """Start a run with its first visit. Where there is a run with its id, that is returned, and nothing is written; so is
         with an idempotency key and the hash of the request the run that the same key has started before. `history` are
@@ -136,7 +140,13 @@ class Store(Protocol):
         ...
 
     def renew(
-        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        told: int = 0,
     ) -> bool:
         """Prolong a claim; False when it has been lost. `events`, few and small, have happened in it behind the first `told`,
         which were written so before: they are written if and only if it is held, and come before those of its commit.
@@ -311,7 +321,9 @@ class QueuedStore(Store, Protocol):
         """The queue, if there is one."""
         ...
 
-    def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
+    def claim_message(
+        self, body: str, lease: Lease, now: float, *, give_up: bool = False
+    ) -> Claim | Received:
         """The claim of the visit that a message tells of, or what is to be done with the message. Where the visit was done
         before, what follows from it is made due again, and where its time has not come the message is sent again with a delay.
         With `give_up` the claim counts as one too many, so that walking it fails the visit.

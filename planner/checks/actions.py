@@ -112,14 +112,20 @@ class _Check:
         self._kind(name, parameter, value, path)
         if parameter.written_out and isinstance(value, str) and has_template(value):
             message = f"`{name}` is written out, so that its names are known before it runs"
-            self._diagnostics.add("NP504", message, self._document.span(path), "give each name its own template")
+            self._diagnostics.add(
+                "NP504", message, self._document.span(path), "give each name its own template"
+            )
         if parameter.fields and isinstance(value, dict):
             self._fields(declaration, name, parameter.fields, value, path)
             return
         if parameter.sink is not Sink.PLAIN:
             for text, place in _sink_texts(parameter, value, path):
                 self._sink(name, parameter.sink, text, place)
-        if Kind.ACTION in parameter.kinds and isinstance(value, dict) and isinstance(value.get("action"), str):
+        if (
+            Kind.ACTION in parameter.kinds
+            and isinstance(value, dict)
+            and isinstance(value.get("action"), str)
+        ):
             self._nested(name, value, path)
         else:
             self.literal_secrets(name, value, path)
@@ -133,7 +139,9 @@ class _Check:
                 "NP502", f"the action of `{name}` takes no `{key}`", at, "it takes `retry` and `timeout`"
             )
         try:
-            ActionEntry.model_validate({key: value[key] for key in ("action", "retry", "timeout") if key in value})
+            ActionEntry.model_validate(
+                {key: value[key] for key in ("action", "retry", "timeout") if key in value}
+            )
         except ValidationError as problem:
             for error in problem.errors():
                 place, inside = path, value
@@ -163,7 +171,9 @@ class _Check:
                 self._parameter(declaration, f"{name}.{key}", fields[key], item, (*path, key))
             else:
                 hint = suggest(key, fields) or "it takes " + ", ".join(f"`{field}`" for field in fields)
-                self._diagnostics.add("NP502", f"`{name}` has no `{key}`", self._document.key_span((*path, key)), hint)
+                self._diagnostics.add(
+                    "NP502", f"`{name}` has no `{key}`", self._document.key_span((*path, key)), hint
+                )
         missing = [key for key, field in fields.items() if field.required and key not in value]
         for key in missing if value.keys() <= fields.keys() else ():
             at = self._document.key_span(path)
@@ -180,7 +190,9 @@ class _Check:
             choices = ", ".join(f"`{choice}`" for choice in parameter.choices)
             hint = suggest(value.lower(), parameter.choices) or f"it is one of {choices}"
             self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", at, hint)
-        elif parameter.refuses is not None and not any(has_template(text) for _, text, _ in _texts(name, value, path)):
+        elif parameter.refuses is not None and not any(
+            has_template(text) for _, text, _ in _texts(name, value, path)
+        ):
             if (reason := parameter.refuses(value)) is not None:
                 self._diagnostics.add("NP504", f"`{name}` cannot be {_quoted(value)}", at, reason)
 
@@ -201,7 +213,9 @@ class _Check:
             if expression.is_raw:
                 message = f"`| raw` puts data into `{name}` as it is: it can become code"
                 span = self._document.text_span(path, expression.start, expression.end)
-                self._diagnostics.add("NP506", message, span, "leave it out unless the value is the author's own")
+                self._diagnostics.add(
+                    "NP506", message, span, "leave it out unless the value is the author's own"
+                )
         match sink:
             case Sink.SQL:
                 self._sql(template, expressions, path)
@@ -244,7 +258,11 @@ class _Check:
         scheme, slashes, rest = text.partition("://")
         if not slashes or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
             if is_whole:
-                hint = f"write `https://{text.lstrip('/')}`" if re.match(r"/{0,2}[\w-]+(\.[\w-]+)+", text) else None
+                hint = (
+                    f"write `https://{text.lstrip('/')}`"
+                    if re.match(r"/{0,2}[\w-]+(\.[\w-]+)+", text)
+                    else None
+                )
                 self._diagnostics.add(
                     "NP508", "an address begins with `http://` or `https://`", self._document.span(path), hint
                 )

@@ -36,7 +36,10 @@ def _targets_of_repeated_steps(subject: Subject) -> list[tuple[str, str]]:
     """Where any of the steps of one name leads, each with that name."""
     repeated = (step for step in subject.playbook.steps if step.name in subject.repeated_steps)
     return [
-        (step.name, target) for step in repeated for case in step.rule or () for target in subject.names.targets(case)
+        (step.name, target)
+        for step in repeated
+        for case in step.rule or ()
+        for target in subject.names.targets(case)
     ]
 
 
@@ -66,7 +69,9 @@ def _unreachable(subject: Subject) -> None:
 
 def _unbounded_cycles(subject: Subject) -> None:
     steps = subject.names.steps
-    bounded = {name for name, step in steps.items() if step.max_visits is not None or name in subject.repeated_steps}
+    bounded = {
+        name for name, step in steps.items() if step.max_visits is not None or name in subject.repeated_steps
+    }
     free = subject.flow.graph.subgraph(subject.flow.graph.nodes - bounded)
     for circle in nx.strongly_connected_components(free):
         first = next(name for name in steps if name in circle) if len(circle) > 1 else next(iter(circle))
@@ -110,7 +115,9 @@ def _no_end(subject: Subject) -> None:
 
 def _runaways(subject: Subject) -> None:
     if subject.joins.is_too_large:
-        message = "branches meet in too many ways: which of them wait for which others is too much to find out"
+        message = (
+            "branches meet in too many ways: which of them wait for which others is too much to find out"
+        )
         hint = "let branches come together sooner, or move parts to other playbooks"
         subject.report("NP701", message, ("steps",), hint, key=True)
     for runaway in subject.joins.runaways:
@@ -125,9 +132,7 @@ def _runaway(subject: Subject, runaway: Runaway) -> None:
     cycle = ARROW.join(runaway.cycle)
     left = ", ".join(f"`{name}`" for name in runaway.left)
     if runaway.first is not None:
-        message = (
-            f"the cycle {cycle} starts again while branches that did not come first may still be on the way to {left}"
-        )
+        message = f"the cycle {cycle} starts again while branches that did not come first may still be on the way to {left}"
         hint = _JOIN_EACH_ROUND if runaway.left == (step.name,) else _JOIN_TOO
         subject.report("NP205", message, (*step.path, "join"), hint)
     elif runaway.case is None:
@@ -148,7 +153,9 @@ def _waves_in_turns(subject: Subject) -> None:
     joins = subject.joins
     for name in subject.flow.targets:
         if name in joins.discriminators and subject.flow.is_cyclic(joins.dominators[name]):
-            message = f"where branches go one after another, `{name}` cannot tell those of different rounds apart"
+            message = (
+                f"where branches go one after another, `{name}` cannot tell those of different rounds apart"
+            )
             subject.report("NP205", message, (*subject.names.steps[name].path, "join"), _WAIT)
 
 

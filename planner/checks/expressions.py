@@ -39,10 +39,14 @@ def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: 
         return
     word = text.strip()
     whole = f"{{{{ {word} }}}}"
-    hint = f'write `"{whole}"`' if "{" not in text and _is_expression(whole) else "put all of it in one `{{ }}`"
+    hint = (
+        f'write `"{whole}"`' if "{" not in text and _is_expression(whole) else "put all of it in one `{{ }}`"
+    )
     meant = GUARDS.get(word.lower()) if words and word not in subject.known_names else None
     hint = meant or suggest(text, words) or hint
-    subject.report("NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint)
+    subject.report(
+        "NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint
+    )
 
 
 def _is_expression(text: str) -> bool:

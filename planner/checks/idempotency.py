@@ -61,7 +61,9 @@ class _Check:
             if isinstance(entry, ActionEntry):
                 self.action(entry, retried, is_followed=followed or entry.loop is not None)
             elif retried is not None and not (isinstance(entry, TaskEntry) and entry.on_error == "continue"):
-                self.task(entry.task if isinstance(entry, TaskEntry) else entry, retried, is_followed=followed)
+                self.task(
+                    entry.task if isinstance(entry, TaskEntry) else entry, retried, is_followed=followed
+                )
 
     def task(self, name: object, retried: _Retried, *, is_followed: bool) -> None:
         task = self.subject.names.tasks.get(name) if isinstance(name, str) else None
@@ -87,7 +89,9 @@ class _Check:
         self.subject.report("NP510", message, (*entry.path, "action"), _HINT, labels=[label])
 
 
-_HINT = "hand over `{{ step.idempotency_key }}`, which a retry repeats, or do it in a step that is not retried"
+_HINT = (
+    "hand over `{{ step.idempotency_key }}`, which a retry repeats, or do it in a step that is not retried"
+)
 
 
 def _is_retried(policy: RetryPolicy | None) -> bool:

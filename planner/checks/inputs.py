@@ -25,4 +25,6 @@ def check_inputs(subject: Subject) -> None:
 
 
 def _report(subject: Subject, declared: InputDeclaration, what: str, value: Any, path: Path) -> None:
-    subject.report("NP012", f"{what} is {described(value)}, and the input is declared as {declared.type}", path)
+    subject.report(
+        "NP012", f"{what} is {described(value)}, and the input is declared as {declared.type}", path
+    )

@@ -36,13 +36,13 @@ def _definitions(subject: Subject) -> None:
                 subject.diagnostics.add(code, message, span, "give each its own name", labels=labels)
             first.setdefault(item.name, span)
             if not is_name(item.name):
-                message = (
-                    f"the name of a {what} is printable text of 1 to {MAX_NAME} characters without blanks around it"
-                )
+                message = f"the name of a {what} is printable text of 1 to {MAX_NAME} characters without blanks around it"
                 subject.diagnostics.add("NP110", message, span)
             elif what == "step" and item.name.startswith(OURS):
                 message = f"names that begin with `{OURS}` are kept for the steps that a run has besides those of its playbook"
-                subject.diagnostics.add("NP110", message, span, f"call it `{item.name.lstrip(OURS).strip() or 'step'}`")
+                subject.diagnostics.add(
+                    "NP110", message, span, f"call it `{item.name.lstrip(OURS).strip() or 'step'}`"
+                )
 
 
 def _bound_names(subject: Subject) -> None:
@@ -57,7 +57,11 @@ def _bound_names(subject: Subject) -> None:
             _check_identifier(subject, entry.as_, (*entry.path, "as"))
         if entry.loop is not None and entry.loop.as_ != "item":
             _check_identifier(subject, entry.loop.as_, (*entry.path, "loop", "as"))
-        if isinstance(entry, ActionEntry) and entry.action == "set" and isinstance(entry.parameters.get("set"), dict):
+        if (
+            isinstance(entry, ActionEntry)
+            and entry.action == "set"
+            and isinstance(entry.parameters.get("set"), dict)
+        ):
             for name in entry.parameters["set"]:
                 _check_identifier(subject, name, (*entry.path, "set", name), key=True)
     for step in playbook.steps:
@@ -86,7 +90,9 @@ def _references(subject: Subject) -> None:
             case StepEntry(step=name) if case is None:
                 subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
             case StepEntry(step=name) if name not in steps:
-                subject.report("NP101", f"step `{name}` does not exist", (*path, "step"), suggest(name, steps))
+                subject.report(
+                    "NP101", f"step `{name}` does not exist", (*path, "step"), suggest(name, steps)
+                )
             case TaskEntry(task=name) if name not in tasks:
                 _unknown_task(subject, name, (*path, "task"), steps, tasks)
             case str(name) if case is None and name not in tasks:
@@ -99,7 +105,9 @@ def _references(subject: Subject) -> None:
     for step in subject.playbook.steps:
         if not step.run and not step.rule and not _has_lost_work(subject, step):
             message = f"step `{step.name}` has neither `run` nor `rule`"
-            subject.diagnostics.add("NP107", message, subject.name_span(step), "give it work or a rule, or remove it")
+            subject.diagnostics.add(
+                "NP107", message, subject.name_span(step), "give it work or a rule, or remove it"
+            )
         for case in step.rule or ():
             _check_case(subject, case)
 
@@ -115,11 +123,15 @@ def _has_lost_work(subject: Subject, step: Step) -> bool:
 _IN_CASE = "steps are named in the cases of `rule` only"
 
 
-def _unknown_task(subject: Subject, name: str, path: Path, steps: Collection[str], tasks: Collection[str]) -> None:
+def _unknown_task(
+    subject: Subject, name: str, path: Path, steps: Collection[str], tasks: Collection[str]
+) -> None:
     if name in steps:
         subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
     else:
-        subject.report("NP103", f"task `{name}` does not exist", path, subject.diagnostics.suggest(name, tasks))
+        subject.report(
+            "NP103", f"task `{name}` does not exist", path, subject.diagnostics.suggest(name, tasks)
+        )
 
 
 def _check_case(subject: Subject, case: Case) -> None:
@@ -141,7 +153,9 @@ def _check_case(subject: Subject, case: Case) -> None:
 def _task_circles(subject: Subject) -> None:
     calls = subject.task_calls
     for circle in nx.strongly_connected_components(calls):
-        first = next(task for task in subject.names.tasks if task in circle) if len(circle) > 1 else min(circle)
+        first = (
+            next(task for task in subject.names.tasks if task in circle) if len(circle) > 1 else min(circle)
+        )
         if len(circle) > 1 or calls.has_edge(first, first):
             path = [source for source, _ in nx.find_cycle(calls.subgraph(circle), first)]
             message = f"tasks call each other in a circle: {' → '.join([*path, path[0]])}"

@@ -51,7 +51,9 @@ class _Races:
             around = self.never.around(path)
             for index in bits(self.saves.of_entry(entry)):
                 savers = before.setdefault(index, [])
-                first = next((one for one, other in savers if not self.never.both_entries(around, other)), None)
+                first = next(
+                    (one for one, other in savers if not self.never.both_entries(around, other)), None
+                )
                 if first is not None and list(self.names(1 << index)):
                     name = self.saves.names[index]
                     message = f"two items that run together save `{name}`"
@@ -92,7 +94,9 @@ class _Races:
         return all(flow.leads_back(step.name, names.targets(case)) for case in handling)
 
     def steps(self, name: str, first: Step, second: Step) -> None:
-        message = f"`{name}` is saved by `{first.name}` and by `{second.name}`, which may run at the same time"
+        message = (
+            f"`{name}` is saved by `{first.name}` and by `{second.name}`, which may run at the same time"
+        )
         earlier, later = map(self.saves.run_of_step, (first, second))
         self.report(name, message, earlier, later, f"`{first.name}` saves it here")
 
@@ -123,7 +127,9 @@ class _Races:
             else:
                 self.subject.diagnostics.leave_out(1)
 
-    def report(self, name: str, message: str, first: Iterable[Placed], second: Iterable[Placed], at_first: str) -> None:
+    def report(
+        self, name: str, message: str, first: Iterable[Placed], second: Iterable[Placed], at_first: str
+    ) -> None:
         label = Label(self.span(first, name), at_first)
         self.subject.diagnostics.add("NP303", message, self.span(second, name), OWN_NAMES, labels=[label])
 

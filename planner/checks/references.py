@@ -64,7 +64,14 @@ def check_data_flow(subject: Subject) -> None:
                     and access[1] in ATTRIBUTES["error"]
                     and unfailed.needs(use, access)
                 ):
-                    _report(subject, use, "error", offset, "`error` is none here: nothing has failed", hint=_FAILED)
+                    _report(
+                        subject,
+                        use,
+                        "error",
+                        offset,
+                        "`error` is none here: nothing has failed",
+                        hint=_FAILED,
+                    )
     for name, (use, offset, _) in _inferred(subject).items():
         likely = NAMES.get(name) or subject.diagnostics.suggest(name, subject.known_names)
         span = subject.document.text_span(use.path, offset, offset + len(name))
@@ -93,7 +100,11 @@ class _Unfailed:
         self.handling = {case.path for case in cases if is_error_aware(case)}
         calls = subject.task_calls
         called = {
-            task for case in cases if case.path in self.handling for task in called_tasks(case.run) if task in calls
+            task
+            for case in cases
+            if case.path in self.handling
+            for task in called_tasks(case.run)
+            if task in calls
         }
         self.tasks = called.union(*(nx.descendants(calls, task) for task in called))
 
@@ -170,7 +181,11 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         _report(subject, use, name, offset, "the entries of `environment` do not see each other")
     elif name == "environment":
         entries = subject.playbook.environment
-        if attribute is not None and attribute not in entries and not provides_for(use.template, name, attribute):
+        if (
+            attribute is not None
+            and attribute not in entries
+            and not provides_for(use.template, name, attribute)
+        ):
             _report(subject, use, attribute, offset, f"`environment` has no `{attribute}`", entries)
     elif name == "args":
         _check_argument(subject, use, attribute, offset)
@@ -203,7 +218,9 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
         earlier = [getattr(subject.playbook, section) or () for section in EARLY[use.place]]
         if not any(name in section for section in earlier):
             _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
-    elif subject.playbook.input is not None and not (_is_given(name) or name in subject.known_names or name in use.own):
+    elif subject.playbook.input is not None and not (
+        _is_given(name) or name in subject.known_names or name in use.own
+    ):
         if not provides_for(use.template, name):
             message = f"nothing in the playbook produces `{name}`"
             known = () if name in NAMES else subject.known_names
@@ -220,10 +237,14 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
     lacking = [entry for entry in calls if argument not in entry.with_]
     if lacking or not calls:
         given = {name for entry in calls for name in entry.with_}
-        lines = ", ".join(str(subject.document.span(entry.path).line) for entry in lacking[:MAX_LINES] if entry.path)
+        lines = ", ".join(
+            str(subject.document.span(entry.path).line) for entry in lacking[:MAX_LINES] if entry.path
+        )
         if len(lacking) > MAX_LINES:
             lines += f" and {len(lacking) - MAX_LINES:,} more"
-        message = f"`args.{argument}` is not given to task `{use.task}`" + (f" on line {lines}" if lines else "")
+        message = f"`args.{argument}` is not given to task `{use.task}`" + (
+            f" on line {lines}" if lines else ""
+        )
         _report(subject, use, argument, offset, message, given, hint=f"add it to `with: {{{argument}: …}}`")
 
 

@@ -31,7 +31,9 @@ def find_secret(key: str, text: str, *, within: str) -> tuple[int, int] | None:
     """Where in a text under a key a secret is written out, or None."""
     if found := _SECRET_SHAPES.search(text):
         return found.span()
-    found = _ADDRESS_PASSWORD.search(text) or (_WORD_PASSWORD.search(text) if within == "connection" else None)
+    found = _ADDRESS_PASSWORD.search(text) or (
+        _WORD_PASSWORD.search(text) if within == "connection" else None
+    )
     if found and not has_template(found["secret"]) and not _PLACEHOLDER.fullmatch(found["secret"].strip("'")):
         return found.span("secret")
     if has_template(text) or not _SECRET_KEYS.fullmatch(key):

@@ -122,7 +122,9 @@ class _Check:
         is_dotted = use.template.source.startswith(whole, start)
         end = start + len(whole if is_dotted else access[0])
         message = f"{WORDS[left]} and {WORDS[right]} cannot be compared with `{ORDER[node.ops[0].op]}`"
-        self.subject.diagnostics.add("NP504", message, self.subject.document.text_span(use.path, start, end), _CONVERT)
+        self.subject.diagnostics.add(
+            "NP504", message, self.subject.document.text_span(use.path, start, end), _CONVERT
+        )
 
 
 _WHOLE = "write the list out, or one whole `{{ }}` that gives it"

@@ -77,7 +77,9 @@ class _Check:
             dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
             if bit not in told and index not in dead:
                 case = (self.subject.names.steps[name].rule or [])[index]
-                self.subject.report("NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True)
+                self.subject.report(
+                    "NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True
+                )
 
     def is_hopeless(self, step: str) -> bool:
         """Whether a step needs what nothing that leads to it has produced."""
@@ -97,7 +99,8 @@ class _Check:
     def is_made_on_the_way(self, bit: int) -> bool:
         """Whether it depends on the way to a step if something is there, or if any of it is where no bit is told."""
         return not bit or (
-            not bit & self.production.readings.at_start and self.is_produced(self.production.readings.key(bit))
+            not bit & self.production.readings.at_start
+            and self.is_produced(self.production.readings.key(bit))
         )
 
     def why_not(self, step: str, case: int) -> tuple[int, str | None]:
@@ -223,7 +226,11 @@ class _Check:
         if self.paths > MAX_PATHS:
             self.subject.diagnostics.leave_out(1)
             return
-        what = f"step `{key.removeprefix('steps.')}` may not have been visited" if key.startswith("steps.") else ""
+        what = (
+            f"step `{key.removeprefix('steps.')}` may not have been visited"
+            if key.startswith("steps.")
+            else ""
+        )
         what = what or f"`{key}` may have no value"
         hint = _ASK if key.startswith("steps.") else f"{_PRODUCE}, or read it as `{key} | default(…)`"
         span = self.span(key, read.use)
@@ -250,7 +257,9 @@ class _Check:
         """Where the step itself saves a name, if what saves it may be left out or fail."""
         found = []
         for entry in step.run or () if step is not None else ():
-            if not isinstance(entry, ActionEntry | TaskEntry) or (entry.if_ is None and entry.on_error is None):
+            if not isinstance(entry, ActionEntry | TaskEntry) or (
+                entry.if_ is None and entry.on_error is None
+            ):
                 continue
             why = "if this is done" if entry.if_ is not None else "if this succeeds"
             places = (path for name, path in saved_names([entry]) if name == key)

@@ -43,12 +43,16 @@ class Conditions:
         self.subject = subject
         self.inputs = subject.playbook.input or {}
         asking = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
-        asked = [(use, access) for use in asking for access in use.template.reads if self.may_last(access, use)]
+        asked = [
+            (use, access) for use in asking for access in use.template.reads if self.may_last(access, use)
+        ]
         # Few are asked for twice, so that this is found out first.
         asked = self.repeated(asked)
         self.tested: AbstractSet[Access] = frozenset()
         if len({use.path for use, _ in asked}) <= MAX_ASKING:
-            lasting = [(use, access) for use, access in asked if access[0] in _GIVEN or self.lasting(access[0])]
+            lasting = [
+                (use, access) for use, access in asked if access[0] in _GIVEN or self.lasting(access[0])
+            ]
             self.tested = {access for _, access in self.repeated(lasting)}
         self.contexts: dict[Path, Facts] = {}
         self.choosing: set[Condition] = set()
@@ -97,7 +101,12 @@ class Conditions:
         operator, _, constant = condition.test.partition(" ")
         if declared is not None and declared.type in ("integer", "number") and operator in _OTHERWISE:
             return Condition(access, f"{_OTHERWISE[operator]} {constant}", not condition.truth)
-        if operator == "eq" and declared is not None and (both := _either(declared)) and constant == repr(both[1]):
+        if (
+            operator == "eq"
+            and declared is not None
+            and (both := _either(declared))
+            and constant == repr(both[1])
+        ):
             return Condition(access, f"eq {both[0]!r}", not condition.truth)
         return condition._replace(access=access)
 

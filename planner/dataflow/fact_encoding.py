@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 from noetl.planner.dataflow.correlation import Conditions
 from noetl.planner.dataflow.definitions import called
-from noetl.planner.dataflow.narrowing import ANY, NOTHING, SUCCEEDED_RUN, Condition, Facts, Need, is_unconditional
+from noetl.planner.dataflow.narrowing import (
+    ANY,
+    NOTHING,
+    SUCCEEDED_RUN,
+    Condition,
+    Facts,
+    Need,
+    is_unconditional,
+)
 from noetl.planner.dataflow.transfer import EVERYTHING
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
@@ -80,7 +88,9 @@ class Readings:
         self.given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         self.keys: list[str] = []
         self.bits: dict[str, int] = {}
-        self.saved = {name for run in subject.runs() for name, _ in saved_names(run, in_loops=True)} - self.given
+        self.saved = {
+            name for run in subject.runs() for name, _ in saved_names(run, in_loops=True)
+        } - self.given
         self.at_start = self.at_success = 0
         self.found: dict[tuple[str, frozenset[str], Facts], Reading] = {}
         self.sure: dict[str, int] = {}
@@ -225,7 +235,9 @@ class Readings:
         self.keys.append(key)
         return 1 << len(self.keys) - 1
 
-    def clause_of(self, need: Need, around: Facts, local: frozenset[str]) -> tuple[str, frozenset[Alternative]]:
+    def clause_of(
+        self, need: Need, around: Facts, local: frozenset[str]
+    ) -> tuple[str, frozenset[Alternative]]:
         """What is needed, and what makes it needless: nothing where it is not looked after."""
         wanted = key_of(need.access)
         if wanted not in self.bits or wanted in local:
@@ -275,7 +287,9 @@ class Readings:
                     needs |= clause
                 else:
                     conditional.append((clause, given))
-        always, true, false = (self.known(facts, use.local) for facts in (found.always, found.true, found.false))
+        always, true, false = (
+            self.known(facts, use.local) for facts in (found.always, found.true, found.false)
+        )
         for bits_, _ in conditional:
             wanted |= bits_
         return Reading(needs, tuple(conditional), needs | wanted, always, true, false, found.asks_for_errors)

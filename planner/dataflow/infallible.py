@@ -85,7 +85,9 @@ def _are_simple(body: Sequence[nodes.Node]) -> bool:
             isinstance(node, _SAFE_NODES)
             or (isinstance(node, nodes.Test) and node.name in _SAFE_TESTS)
             or (isinstance(node, nodes.Filter) and node.name in ("default", "d"))
-            or (isinstance(node, nodes.Compare) and all(operand.op in _SAFE_OPERATORS for operand in node.ops))
+            or (
+                isinstance(node, nodes.Compare) and all(operand.op in _SAFE_OPERATORS for operand in node.ops)
+            )
             or isinstance(node, nodes.Operand)
         )
         if not safe or (isinstance(node, nodes.CondExpr) and node.expr2 is None):

@@ -62,7 +62,10 @@ class Facts:
         if other is NOTHING:
             return self
         return Facts(
-            self.there | other.there, self.gone | other.gone, self.outcomes & other.outcomes, self.met | other.met
+            self.there | other.there,
+            self.gone | other.gone,
+            self.outcomes & other.outcomes,
+            self.met | other.met,
         )
 
     def __or__(self, other: Facts) -> Facts:
@@ -70,7 +73,10 @@ class Facts:
         if not self.outcomes or not other.outcomes:
             return self if self.outcomes else other
         return Facts(
-            self.there & other.there, self.gone & other.gone, self.outcomes | other.outcomes, self.met & other.met
+            self.there & other.there,
+            self.gone & other.gone,
+            self.outcomes | other.outcomes,
+            self.met & other.met,
         )
 
 
@@ -99,7 +105,9 @@ class Implied:
     @property
     def asks_for_errors(self) -> bool:
         """Whether it reads a part of an error that there may not be: a guard is not true then."""
-        return any(need.access[: len(error)] == error != need.access for need in self.needs for error in ERRORS)
+        return any(
+            need.access[: len(error)] == error != need.access for need in self.needs for error in ERRORS
+        )
 
 
 def implied(template: Template) -> Implied:
@@ -170,7 +178,9 @@ class _Reader:
             return Implied(needs, always, always, always)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         (expression,) = (node for node in outputs if not isinstance(node, nodes.TemplateData))
-        return Implied(needs, always, self.implied(expression, truth=True), self.implied(expression, truth=False))
+        return Implied(
+            needs, always, self.implied(expression, truth=True), self.implied(expression, truth=False)
+        )
 
     def access(self, node: nodes.Node) -> Access | None:
         """The access to something from outside that a node is."""
@@ -232,11 +242,18 @@ class _Reader:
 
     def may_be_undefined(self, node: nodes.Node) -> bool:
         """Whether the `default` of a node need not have a value where it is not taken: it is handed over, and not looked into."""
-        if not isinstance(node, nodes.Filter) or self.asked(node) is None or len(node.args) != 1 or node.kwargs:
+        if (
+            not isinstance(node, nodes.Filter)
+            or self.asked(node) is None
+            or len(node.args) != 1
+            or node.kwargs
+        ):
             return False
         access = self.access(node.args[0])
         return (
-            self.may_be_undefined(node.args[0]) if access is None else len(access) == (3 if access[0] == "steps" else 1)
+            self.may_be_undefined(node.args[0])
+            if access is None
+            else len(access) == (3 if access[0] == "steps" else 1)
         )
 
     def certain_in_turn(self, nodes_: Iterable[nodes.Node]) -> Facts:
@@ -259,7 +276,9 @@ class _Reader:
     def find_certain(self, node: nodes.Node) -> Facts:
         access = self.access(node)
         if access is not None:
-            return Facts(_with_parts(access), outcomes=FAILED if access[0] == "error" and len(access) > 1 else ANY)
+            return Facts(
+                _with_parts(access), outcomes=FAILED if access[0] == "error" and len(access) > 1 else ANY
+            )
         if isinstance(node, nodes.And | nodes.Or):
             return self.implied(node, truth=True) | self.implied(node, truth=False)
         if isinstance(node, nodes.CondExpr) and node.expr2 is not None:
@@ -324,7 +343,11 @@ class _Reader:
             return NOTHING
         is_negated = operator in ("ne", "notin")
         test = f"{_OPPOSITE[operator] if is_negated else operator} {value!r}"
-        met = _met(access, f"turned {test}" if is_turned and "in" in operator else test, truth=truth is not is_negated)
+        met = _met(
+            access,
+            f"turned {test}" if is_turned and "in" in operator else test,
+            truth=truth is not is_negated,
+        )
         return met & self.of_value(access, operator, value, truth=truth)
 
     def of_value(self, access: Access, operator: str, value: Any, *, truth: bool) -> Facts:
@@ -360,7 +383,9 @@ _ENDED = frozenset({"succeeded", "failed"})
 def _constant(node: nodes.Node) -> Any:
     if isinstance(node, nodes.Const):
         return node.value
-    if isinstance(node, nodes.List | nodes.Tuple) and all(isinstance(item, nodes.Const) for item in node.items):
+    if isinstance(node, nodes.List | nodes.Tuple) and all(
+        isinstance(item, nodes.Const) for item in node.items
+    ):
         return [item.value for item in node.items if isinstance(item, nodes.Const)]
     return _NO_CONSTANT
 

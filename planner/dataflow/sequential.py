@@ -24,7 +24,8 @@ class Turns:
     def __init__(self, ways: Ways) -> None:
         self.ways = ways
         self.width = max(
-            (max(o.gen.bit_length(), o.made.bit_length()) for each in ways.outcomes.values() for o in each), default=0
+            (max(o.gen.bit_length(), o.made.bit_length()) for each in ways.outcomes.values() for o in each),
+            default=0,
         )
         self.joins = [join for join in ways.joins.dominators if ways.waits(join)]
         self.mark = {join: 1 << self.width + at for at, join in enumerate(self.joins)}
@@ -60,7 +61,9 @@ class Turns:
             if step != join and not self.held[step] & mark:
                 ways.look()
                 self.held[step] |= mark
-                stack += [target for target in ways.flow.graph.successors(step) if self.leading[target] & mark]
+                stack += [
+                    target for target in ways.flow.graph.successors(step) if self.leading[target] & mark
+                ]
 
     def may_come(self, step: str) -> int:
         found = 0

@@ -95,7 +95,9 @@ class Ways:
         for join, dominator in joins.dominators.items():
             self.under.setdefault(dominator, []).append(join)
         self.outcomes = {
-            step: tuple(o for o in visits[step].outcomes if not o.is_unhandled or on_failure[step] == "continue")
+            step: tuple(
+                o for o in visits[step].outcomes if not o.is_unhandled or on_failure[step] == "continue"
+            )
             for step in self.order
         }
         self.before: dict[str, list[tuple[str, Outcome]]] = {step: [] for step in self.order}
@@ -168,7 +170,12 @@ class Ways:
     def depending(self, step: str) -> Iterator[str]:
         """The steps of a component that what is there at a step may change, and itself."""
         component = self.flow.component
-        others = (*self.flow.graph.successors(step), *self.joins.regions.get(step, ()), *self.under.get(step, ()), step)
+        others = (
+            *self.flow.graph.successors(step),
+            *self.joins.regions.get(step, ()),
+            *self.under.get(step, ()),
+            step,
+        )
         return (other for other in others if component[other] == component[step])
 
     def look(self, times: int = 1) -> None:
@@ -207,7 +214,9 @@ class Ways:
     def comes_back(self, step: str) -> bool:
         """Whether it is known by which way the one branch that visits a step comes to it again, and some outcome needs that."""
         is_alone = step not in self.joins.dominators and step not in self.joins.multi
-        return is_alone and self.flow.is_cyclic(step) and any(outcome.again for outcome in self.outcomes[step])
+        return (
+            is_alone and self.flow.is_cyclic(step) and any(outcome.again for outcome in self.outcomes[step])
+        )
 
     def must_come_back(self, step: str) -> int:
         component = self.flow.component
@@ -277,7 +286,9 @@ class Ways:
                 found, can, own = found & by.bits, True, own and by.own
         return Brought(found, can, certain, own, left)
 
-    def by_outcome(self, step: str, outcome: Outcome, brought: Mapping[str, Brought], join: str) -> Brought | None:
+    def by_outcome(
+        self, step: str, outcome: Outcome, brought: Mapping[str, Brought], join: str
+    ) -> Brought | None:
         """What the branches bring that go on from a step; None where the outcome cannot be."""
         self.look(max(len(outcome.targets), 1))
         behind = self.behind(step, outcome)

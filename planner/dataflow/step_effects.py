@@ -136,7 +136,9 @@ class Production:
             worlds.go_on()
         if worlds.alive & UNFAILED and verdict.left_open is not None:
             assumed = worlds.assumed(failed=False)
-            yield Outcome(None, False, (), assumed.known | mark, state.may | mark, assumed.gone, assumed.asked)
+            yield Outcome(
+                None, False, (), assumed.known | mark, state.may | mark, assumed.gone, assumed.asked
+            )
         if worlds.alive & FAILED and verdict.may_be_unhandled and (may_fail or may_be_refused):
             yield Outcome(None, True, (), mark, mark)
 
@@ -175,7 +177,9 @@ class Production:
         is_shared = part[0] == "retry" and step.retry is None
         return self.work.by_owner.get(part if is_shared else (*step.path, *part), ())
 
-    def taken(self, case: Case, worlds: Worlds, needs: Needs, *, may_handle: bool, may_pass: bool) -> Iterator[bool]:
+    def taken(
+        self, case: Case, worlds: Worlds, needs: Needs, *, may_handle: bool, may_pass: bool
+    ) -> Iterator[bool]:
         """The worlds in which a case may be taken: after a failure or not.
 
         `may_handle` says whether it is looked at after a failure, `may_pass` whether it may also be passed over then.
@@ -222,12 +226,16 @@ class Production:
         if true.gone & before.known:
             worlds.refuted = 0 if failed else true.gone & before.known
             return False
-        worlds.now[failed] = worlds.narrowed(self.assuming(before, reading, true, made), true.outcomes & outcome)
+        worlds.now[failed] = worlds.narrowed(
+            self.assuming(before, reading, true, made), true.outcomes & outcome
+        )
         return True
 
     def assuming(self, before: Assumed, reading: Reading, found: Known, made: int) -> Assumed:
         """What is known behind a guard, which may be made by the work before it."""
         asked = found.there & self.readings.plain & ~reading.wanted & ~made
         return Assumed(
-            before.known | self.work.widened(found.there, made), before.gone | found.gone, before.asked | asked
+            before.known | self.work.widened(found.there, made),
+            before.gone | found.gone,
+            before.asked | asked,
         )

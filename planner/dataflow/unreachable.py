@@ -90,6 +90,10 @@ def find_untaken(production: Production, ways: Ways) -> Untaken:
         for name, visit in visits
         for index in (
             *visit.hidden,
-            *(at for at, taken in visit.taken.items() if not any(ways.can_be(name, assumed) for assumed in taken)),
+            *(
+                at
+                for at, taken in visit.taken.items()
+                if not any(ways.can_be(name, assumed) for assumed in taken)
+            ),
         )
     )

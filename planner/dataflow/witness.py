@@ -187,7 +187,9 @@ class _Search:
         """What it takes for one of the branches to arrive, and which."""
         self.ways.look()
         targets = outcome.targets
-        if not self.lacks(step, outcome) and not any(target in self.ways.joins.discriminators for target in targets):
+        if not self.lacks(step, outcome) and not any(
+            target in self.ways.joins.discriminators for target in targets
+        ):
             return FAR, 0
         each = [costs.either(target) for target in targets]
         total = 1 + sum(each)

@@ -62,7 +62,9 @@ class Work:
                 needs.add(use, lacking, may, outcomes)
         return reading
 
-    def run(self, run: Sequence[Entry], state: State, needs: Needs, *, parallel: bool, outcomes: int = ANY) -> None:
+    def run(
+        self, run: Sequence[Entry], state: State, needs: Needs, *, parallel: bool, outcomes: int = ANY
+    ) -> None:
         """Add to a state what entries add, one after another or together. The result is that of the last one, or of all."""
         if not parallel:
             for entry in run:
@@ -118,7 +120,13 @@ class Work:
         state.known = known if entry.on_error is None else known & before
 
     def done_by(
-        self, entry: ActionEntry | TaskEntry, uses: Sequence[Use], known: int, state: State, needs: Needs, outcomes: int
+        self,
+        entry: ActionEntry | TaskEntry,
+        uses: Sequence[Use],
+        known: int,
+        state: State,
+        needs: Needs,
+        outcomes: int,
     ) -> int:
         """What is known when the work of an entry has succeeded that was not skipped."""
         if entry.loop is None:

@@ -109,8 +109,12 @@ class Diagnostics:
         kept = sorted(self._found, key=lambda d: (d.span, d.code, d.message))
         yield from kept
         if number := len(self._not_kept) + self._left_out:
-            message = f"{number:,} more findings are not shown" if number > 1 else "1 more finding is not shown"
-            yield Diagnostic("NP902", message, kept[-1].span, "mend those above, and check again", Severity.NOTE)
+            message = (
+                f"{number:,} more findings are not shown" if number > 1 else "1 more finding is not shown"
+            )
+            yield Diagnostic(
+                "NP902", message, kept[-1].span, "mend those above, and check again", Severity.NOTE
+            )
 
     def __len__(self) -> int:
         return len(self._found)

@@ -63,7 +63,9 @@ class _Line:
         self._starts = [0]
         for character in text:
             at = self._starts[-1]
-            shown = " " * (_TAB_WIDTH - at % _TAB_WIDTH) if character == "\t" else _visible_character(character)
+            shown = (
+                " " * (_TAB_WIDTH - at % _TAB_WIDTH) if character == "\t" else _visible_character(character)
+            )
             self._shown.append(shown)
             self._starts.append(at + (len(shown) if character == "\t" else _width(shown)))
 

@@ -62,7 +62,9 @@ def _bar(kind: str) -> str:
 
 
 def _end(name: str) -> str:
-    return f'  {name} [shape=doublecircle, label="", width=0.1, style=filled, fillcolor="#24292f", class="end"]'
+    return (
+        f'  {name} [shape=doublecircle, label="", width=0.1, style=filled, fillcolor="#24292f", class="end"]'
+    )
 
 
 def _entry(plan: Plan, shape: Outline, target: str) -> str:
@@ -78,7 +80,9 @@ def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
         return
     for index, case in enumerate(step.cases, 1):
         words = guard(case)
-        attributes = [] if len(step.cases) == 1 and words == "default" else [f"label={_quoted(_label(words))}"]
+        attributes = (
+            [] if len(step.cases) == 1 and words == "default" else [f"label={_quoted(_label(words))}"]
+        )
         attributes.append(f'class="case-{index}"')
         if is_error_path(case):
             attributes.append(f'style=dashed, color="{_ERROR}", fontcolor="{_ERROR}"')

@@ -70,8 +70,14 @@ _WHAT = {
 def meetings(plan: Plan) -> tuple[Meeting, ...]:
     """Every step of a plan that several ways lead to, or at which branches are waited for, in the order of the text."""
     steps = plan.steps
-    flow = Flow(plan.header.start, {name: tuple(case.targets for case in step.cases) for name, step in steps.items()})
-    modes = {name: step.join.mode for name, step in steps.items() if step.join is not None and step.join.mode != "all"}
+    flow = Flow(
+        plan.header.start, {name: tuple(case.targets for case in step.cases) for name, step in steps.items()}
+    )
+    modes = {
+        name: step.join.mode
+        for name, step in steps.items()
+        if step.join is not None and step.join.mode != "all"
+    }
     modes |= dict.fromkeys((name for name, step in steps.items() if step.each), "each")
     finder = JoinFinder(flow, modes)
     finder.compile_all()
@@ -87,10 +93,14 @@ def _meetings(plan: Plan, finder: JoinFinder) -> Iterator[Meeting]:
             continue
         dominator = finder.dominators.get(name) or finder.boundary(name)
         region = finder.region_of.get(name)
-        yield _meeting(finder, name, join, dominator, finder.between(dominator, name) if region is None else region)
+        yield _meeting(
+            finder, name, join, dominator, finder.between(dominator, name) if region is None else region
+        )
 
 
-def _meeting(finder: JoinFinder, step: str, join: str | None, dominator: str, region: frozenset[str]) -> Meeting:
+def _meeting(
+    finder: JoinFinder, step: str, join: str | None, dominator: str, region: frozenset[str]
+) -> Meeting:
     inside = region | {step}
     last = finder.last_steps(step, inside)
     since = None if dominator == ROOT else dominator

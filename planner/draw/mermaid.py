@@ -73,7 +73,9 @@ def _cases(plan: Plan, position: Mapping[str, int], step: Step) -> Iterator[str]
             yield f"  s{number} {arrow} {_entry(plan, position, case.targets[0])}"
         else:
             yield f"  s{number} {arrow} f{number}_{index}[ ]:::bar"
-            yield from (f"  f{number}_{index} --> {_entry(plan, position, target)}" for target in case.targets)
+            yield from (
+                f"  f{number}_{index} --> {_entry(plan, position, target)}" for target in case.targets
+            )
     if falls_through(step):
         yield f'  s{number} -->|"otherwise"| e{number}((( )))'
 

@@ -129,7 +129,10 @@ def _object(action: Action) -> str:
         case "http":
             return str(p.get("method", "GET"))
         case "file" | "s3":
-            return next((verb for verb in ("read", "get", "write", "put", "append", "list", "delete") if verb in p), "")
+            return next(
+                (verb for verb in ("read", "get", "write", "put", "append", "list", "delete") if verb in p),
+                "",
+            )
         case "postgres":
             return next((verb for verb in ("copy_from", "copy_to") if verb in p), "")
         case "set":

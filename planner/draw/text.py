@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from noetl.planner.diagnostics.terminal_text import cells, visible
-from noetl.planner.draw.outline import Outline, bounds, clip, falls_through, guard, mode, outline, run_in_short
+from noetl.planner.draw.outline import (
+    Outline,
+    bounds,
+    clip,
+    falls_through,
+    guard,
+    mode,
+    outline,
+    run_in_short,
+)
 from noetl.planner.plan import MOST_COUNTED, Case, Plan, Step
 
 _STATE_SIGNS = {
@@ -32,7 +41,9 @@ def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
     shape = outline(plan)
     yield _headline(plan)
-    titles = {name: "  " * min(len(step.regions), _DEEPEST) + _name(name) for name, step in plan.steps.items()}
+    titles = {
+        name: "  " * min(len(step.regions), _DEEPEST) + _name(name) for name, step in plan.steps.items()
+    }
     free = _free_of_joins(plan)
     works = {name: _work(plan, shape, step, name in free) for name, step in plan.steps.items()}
     digits = len(str(len(titles)))
@@ -86,7 +97,11 @@ def _counted(number: int, word: str) -> str:
 def _most_visits(plan: Plan) -> Iterator[str]:
     visits = plan.header.statistics.get("most_visits")
     if visits is not None:
-        yield f"at most {_counted(visits, 'visit')}" if visits < MOST_COUNTED else f"{MOST_COUNTED:,} visits or more"
+        yield (
+            f"at most {_counted(visits, 'visit')}"
+            if visits < MOST_COUNTED
+            else f"{MOST_COUNTED:,} visits or more"
+        )
 
 
 def _free_of_joins(plan: Plan) -> set[str]:
@@ -94,7 +109,9 @@ def _free_of_joins(plan: Plan) -> set[str]:
     if not any(len(case.targets) > 1 for step in plan.steps.values() for case in step.cases):
         return set()
     ways = Counter(edge["target"] for edge in plan.edges())
-    return {name for name, step in plan.steps.items() if ways[name] > 1 and step.join is None and not step.each}
+    return {
+        name for name, step in plan.steps.items() if ways[name] > 1 and step.join is None and not step.each
+    }
 
 
 def _notes(plan: Plan, shape: Outline, step: Step, is_free: bool) -> Iterator[str]:

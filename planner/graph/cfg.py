@@ -25,7 +25,9 @@ class Flow:
     @classmethod
     def of(cls, playbook: Playbook, names: Names) -> Flow:
         start = playbook.start if playbook.start in names.steps else None
-        targets = {n: tuple(names.targets(case) for case in step.rule or ()) for n, step in names.steps.items()}
+        targets = {
+            n: tuple(names.targets(case) for case in step.rule or ()) for n, step in names.steps.items()
+        }
         return cls(start or playbook.steps[0].name, targets)
 
     @cached_property

@@ -126,7 +126,11 @@ class _Finder:
             found = self.index[position] = len(self.places)
             self.places.append(position)
             self.rows.append(0)
-            block = tuple(join for join in self.region[step] if join not in passed) if passed else self.region[step]
+            block = (
+                tuple(join for join in self.region[step] if join not in passed)
+                if passed
+                else self.region[step]
+            )
             self.blocks.append((*block, step) if self.waits(step) else block)
             self.at_step[step] |= 1 << found
             for join in self.region[step]:
@@ -203,7 +207,11 @@ class _Finder:
         """Take note that a branch at a place is beside others. It is late for a `join: any` at which one of them arrives."""
         step, passed = self.places[place]
         for join in self.region[step]:
-            if join in self.joins.discriminators and join not in passed and (first := others & self.at_step[join]):
+            if (
+                join in self.joins.discriminators
+                and join not in passed
+                and (first := others & self.at_step[join])
+            ):
                 others ^= first
                 late = self.place(step, passed | {join})
                 for other in bits(first):

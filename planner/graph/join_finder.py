@@ -205,7 +205,9 @@ class JoinFinder:
         last = self.last_steps(step, inside)
         return any(len({last[target] for target in group}) > 1 for group in groups)
 
-    def forks_within(self, step: str, dominator: str, region: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
+    def forks_within(
+        self, step: str, dominator: str, region: frozenset[str]
+    ) -> Iterator[tuple[str, list[str]]]:
         """The forks on the ways to a step: where they are, and those of their targets that lie in its region, or are it."""
         for source in (dominator, step, *region):
             for targets in self.forks_of.get(source, ()):
@@ -246,7 +248,9 @@ class JoinFinder:
         """
         if not self.flow.is_cyclic(steps[0]):
             return
-        if steps[0] not in self.loops_of and any(step in self.forks_of or step in self.region_of for step in steps):
+        if steps[0] not in self.loops_of and any(
+            step in self.forks_of or step in self.region_of for step in steps
+        ):
             self.nest(steps)
         for step in steps:
             for targets in self.forks_of.get(step, ()):
@@ -282,7 +286,9 @@ class JoinFinder:
                 self.loops_of.setdefault(step, []).append(self.number_of_loops)
             inner = self.graph.subgraph(loop - {self.head(loop)})
             parts = map(frozenset, nx.strongly_connected_components(inner))
-            stack += [part for part in parts if not part.isdisjoint(self.forks_of) and inner.subgraph(part).edges]
+            stack += [
+                part for part in parts if not part.isdisjoint(self.forks_of) and inner.subgraph(part).edges
+            ]
 
     def head(self, loop: frozenset[str]) -> str:
         """The step at which a loop is entered; of one with several entrances, a join at which rounds come together."""
@@ -329,7 +335,9 @@ class JoinFinder:
         from those of the next round: itself, when the cycle does not pass its dominator, or a join that waits for them.
         """
         component = self.flow.component
-        discriminators = [join for join in self.region_of if not self.waits(join) and self.flow.is_cyclic(join)]
+        discriminators = [
+            join for join in self.region_of if not self.waits(join) and self.flow.is_cyclic(join)
+        ]
         watching: dict[str, list[str]] = {}
         for join in self.region_of if discriminators else ():
             for step in self.region_of[join] if self.waits(join) else ():
@@ -362,7 +370,9 @@ class JoinFinder:
         for join in sorted(self.region_of, key=order.__getitem__):
             for step in self.region_of[join]:
                 regions.setdefault(step, []).append(join)
-        changes = sum(len(regions.get(t, ())) for cases in self.flow.targets.values() for case in cases for t in case)
+        changes = sum(
+            len(regions.get(t, ())) for cases in self.flow.targets.values() for case in cases for t in case
+        )
         if changes > MAX_CHANGES:
             raise _TooLargeError
         return Joins(

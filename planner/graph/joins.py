@@ -54,7 +54,9 @@ class Joins:
     def waiting(self, step: str) -> tuple[str, ...]:
         """The joins that wait for a branch standing at the step."""
         joins = self.regions.get(step, ())
-        return tuple(join for join in joins if join not in self.discriminators) if self.discriminators else joins
+        return (
+            tuple(join for join in joins if join not in self.discriminators) if self.discriminators else joins
+        )
 
     def change(self, step: str | None, targets: Sequence[str]) -> dict[str, int]:
         """What moving a branch from `step` to `targets` adds to the live counter of each join; zeros are left out."""

@@ -72,7 +72,9 @@ class _Stay:
         self.bounded = steps & count.max_visits.keys()
         between = nx.topological_sort(count.flow.graph.subgraph(steps - self.bounded))
         self.order = {step: index for index, step in enumerate(between)}
-        self.joins = {join for join in steps & count.dominators.keys() if self.is_caused_where_it_begins(join)}
+        self.joins = {
+            join for join in steps & count.dominators.keys() if self.is_caused_where_it_begins(join)
+        }
         self.leaves_often = self.may_be_left_often()
         self.refused = {step: max(self.ways_out(step), default=0) for step in self.bounded}
         """For each bounded step, what lies behind a visit that is refused, and so cannot lead back."""
@@ -98,12 +100,16 @@ class _Stay:
     def onwards(self, step: str) -> tuple[int, int]:
         """What a visit that is not refused causes behind it, where the stay goes on and where it ends."""
         cases = [self.by_case(step, targets) for targets in self.count.flow.targets[step]]
-        return max((staying for staying, _ in cases), default=0), max((leaving for _, leaving in cases), default=0)
+        return max((staying for staying, _ in cases), default=0), max(
+            (leaving for _, leaving in cases), default=0
+        )
 
     def by_case(self, step: str, targets: Targets) -> tuple[int, int]:
         entered = {target for target in targets if target in self.steps and target not in self.joins}
         closed = {
-            join for join in self.count.joins_ahead(targets) & self.joins if step in (join, self.count.dominators[join])
+            join
+            for join in self.count.joins_ahead(targets) & self.joins
+            if step in (join, self.count.dominators[join])
         }
         staying = sum(self.staying[name] for name in entered | closed)
         if self.leaves_often:
@@ -127,7 +133,9 @@ class _Stay:
             return True
         dominator = self.count.dominators[join]
         before = dominator in self.bounded or self.order.get(dominator, len(self.order)) < self.order[join]
-        return before and not any(join in self.count.joins_ahead(case) for case in self.count.flow.targets[join])
+        return before and not any(
+            join in self.count.joins_ahead(case) for case in self.count.flow.targets[join]
+        )
 
     def may_be_left_often(self) -> bool:
         """Whether steps outside may be entered more than once in one stay: from a case that keeps some of its branches on the

@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from noetl.planner.guards.formulas import ALWAYS, ERROR, Formula, Known, Literal, Term, formula_of, is_plain, leaves_of
+from noetl.planner.guards.formulas import (
+    ALWAYS,
+    ERROR,
+    Formula,
+    Known,
+    Literal,
+    Term,
+    formula_of,
+    is_plain,
+    leaves_of,
+)
 from noetl.planner.guards.solver import Allowance, State, Terms, TooHardError, Values, World
 from noetl.planner.guards.value_classes import (
     ABSENT,
@@ -149,7 +159,9 @@ def reads_error(reads: Collection[Access]) -> bool:
 
 
 def _asks_for_error(reads: Collection[Access]) -> bool:
-    return any((len(a) > 1 and a[0] == "error") or (len(a) > 2 and a[:2] == ("result", "error")) for a in reads)
+    return any(
+        (len(a) > 1 and a[0] == "error") or (len(a) > 2 and a[:2] == ("result", "error")) for a in reads
+    )
 
 
 def judge(cases: Sequence[Candidate], facts: Facts, allowance: Allowance) -> Verdict:
@@ -172,7 +184,9 @@ def _is_worth_while(cases: Sequence[Candidate], facts: Facts) -> bool:
                 return True
             if leaf.test == "among" or leaf.instead:
                 return True
-            if case.formula is not ERROR and (leaf.term[0] in _SPECIAL or facts.input_of(leaf.term) is not None):
+            if case.formula is not ERROR and (
+                leaf.term[0] in _SPECIAL or facts.input_of(leaf.term) is not None
+            ):
                 return True
             seen.add(leaf.term)
     return False
@@ -274,7 +288,9 @@ class _Judge:
 
     def described(self, world: World, values: Values) -> str:
         """Values for which no case is taken, in words; nothing where a term is none that has a name."""
-        told = {term: mask for term, mask in values.items() if term[0] != "error" and mask != world.domain(term)}
+        told = {
+            term: mask for term, mask in values.items() if term[0] != "error" and mask != world.domain(term)
+        }
         if not 0 < len(told) <= MAX_NAMED or not all(map(is_plain, told)):
             return ""
         words = [(term, self.terms.classes[term].described(mask)) for term, mask in told.items()]
@@ -286,7 +302,9 @@ class _Judge:
 class _Reading:
     """The rule as it is read in one world: which of its candidates can be taken there, and whether none may be."""
 
-    def __init__(self, judge: _Judge, world: World, candidates: Sequence[int], *, has_error: bool = True) -> None:
+    def __init__(
+        self, judge: _Judge, world: World, candidates: Sequence[int], *, has_error: bool = True
+    ) -> None:
         self.cases = judge.cases
         self.world = world
         self.allowance = judge.allowance

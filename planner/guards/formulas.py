@@ -183,7 +183,8 @@ def _comparison(node: nodes.Compare) -> Formula:
     """`a < b < c` is `a < b and b < c`."""
     sides = [node.expr, *(operand.expr for operand in node.ops)]
     parts = [
-        _compared(operand.op, left, right) for operand, (left, right) in zip(node.ops, pairwise(sides), strict=True)
+        _compared(operand.op, left, right)
+        for operand, (left, right) in zip(node.ops, pairwise(sides), strict=True)
     ]
     return parts[0] if len(parts) == 1 else All(tuple(parts))
 

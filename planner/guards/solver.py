@@ -108,7 +108,9 @@ def _tested(classes: Classes, literal: Literal) -> Outcomes:
 class World:
     """Where formulas are true or false: `domain` says of a term, given all its classes, in which its value can be there."""
 
-    def __init__(self, terms: Terms, domain: Callable[[Term, Classes], int] = lambda _, classes: classes.all) -> None:
+    def __init__(
+        self, terms: Terms, domain: Callable[[Term, Classes], int] = lambda _, classes: classes.all
+    ) -> None:
         self.terms = terms
         self._domain = domain
         self._domains: dict[Term, int] = {}

@@ -18,9 +18,20 @@ Scalar = str | int | float | bool | None
 Outcomes = tuple[int, int]
 """The classes for which a test is true, and those for which it is false."""
 
-UNDEFINED, LEFT_OUT, NONE, FALSE, TRUE, NAN, EMPTY_LIST, LIST, EMPTY_MAPPING, MAPPING, FALSY_OBJECT, TRUTHY_OBJECT = (
-    1 << n for n in range(12)
-)
+(
+    UNDEFINED,
+    LEFT_OUT,
+    NONE,
+    FALSE,
+    TRUE,
+    NAN,
+    EMPTY_LIST,
+    LIST,
+    EMPTY_MAPPING,
+    MAPPING,
+    FALSY_OBJECT,
+    TRUTHY_OBJECT,
+) = (1 << n for n in range(12))
 _FIRST_NUMBER = 12
 ABSENT = UNDEFINED | LEFT_OUT
 """Names without a value, and what `a if b` is where `b` is false: that has no value either, but may be looked at."""
@@ -72,7 +83,16 @@ class Classes:
 
     @property
     def truth(self) -> Outcomes:
-        false = LEFT_OUT | NONE | FALSE | EMPTY_LIST | EMPTY_MAPPING | FALSY_OBJECT | self._number(0) | self._text("")
+        false = (
+            LEFT_OUT
+            | NONE
+            | FALSE
+            | EMPTY_LIST
+            | EMPTY_MAPPING
+            | FALSY_OBJECT
+            | self._number(0)
+            | self._text("")
+        )
         return self.all & ~UNDEFINED & ~false, false
 
     def equal(self, constant: Scalar) -> Outcomes:
@@ -173,7 +193,9 @@ class Classes:
         return 1 << self._first_text + 2 * bisect_left(self._texts, constant) + 1
 
 
-TYPE_TESTS = frozenset({"defined", "undefined", "none", "true", "false", "boolean", "number", "string", "mapping"})
+TYPE_TESTS = frozenset(
+    {"defined", "undefined", "none", "true", "false", "boolean", "number", "string", "mapping"}
+)
 
 _COMPARE: dict[str, Any] = {
     "lt": lambda left, right: left < right,

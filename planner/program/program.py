@@ -68,7 +68,9 @@ class Subject:
     def name_span(self, item: Step | Task) -> Span:
         """Where the name of a step or task stands; where `tasks` is a mapping, that is a key."""
         path = item.path
-        return self.document.key_span(path) if isinstance(path[-1], str) else self.document.span((*path, "name"))
+        return (
+            self.document.key_span(path) if isinstance(path[-1], str) else self.document.span((*path, "name"))
+        )
 
     @cached_property
     def names(self) -> Names:
@@ -108,13 +110,24 @@ class Subject:
     def verdicts(self) -> Mapping[Path, Verdict]:
         """What can become of the rule of each step that has one, by the step's path."""
         allowance = Allowance(MAX_REASONING)
-        own = self.produced.keys() | self.playbook.variables.keys() | self.playbook.environment.keys() | self.lost_names
+        own = (
+            self.produced.keys()
+            | self.playbook.variables.keys()
+            | self.playbook.environment.keys()
+            | self.lost_names
+        )
         inputs = self.playbook.input or {}
         plain = frozenset(inputs.keys() - own)
         return {
             step.path: judge(
                 [self._candidate(step, case) for case in step.rule],
-                Facts(inputs, plain, may_be_forgiven(step), self.may_be_refused(step), self._may_say_refused(step)),
+                Facts(
+                    inputs,
+                    plain,
+                    may_be_forgiven(step),
+                    self.may_be_refused(step),
+                    self._may_say_refused(step),
+                ),
                 allowance,
             )
             for step in self.playbook.steps
@@ -183,7 +196,9 @@ class Subject:
             return candidate
         targets = self.names.targets(case)
         known = step.name in self.flow.component and step.name not in self.repeated_steps
-        return replace(candidate, leads_back=self.flow.leads_back(step.name, targets) if known else bool(targets))
+        return replace(
+            candidate, leads_back=self.flow.leads_back(step.name, targets) if known else bool(targets)
+        )
 
     @cached_property
     def task_calls(self) -> TaskGraph:
@@ -191,7 +206,9 @@ class Subject:
         calls: TaskGraph = nx.DiGraph()
         calls.add_nodes_from(self.names.tasks)
         for name, task in self.names.tasks.items():
-            calls.add_edges_from((name, called) for called in called_tasks(task.run) if called in self.names.tasks)
+            calls.add_edges_from(
+                (name, called) for called in called_tasks(task.run) if called in self.names.tasks
+            )
         return calls
 
     @cached_property

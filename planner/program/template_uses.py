@@ -140,7 +140,9 @@ class _Finder:
         if step.retry:
             yield from self.uses(_texts(step.retry.if_, (*step.path, "retry", "if")), Place.AFTER, name)
         if step.repeat:
-            yield from self.uses(_texts(step.repeat.until, (*step.path, "repeat", "until")), Place.AFTER, name)
+            yield from self.uses(
+                _texts(step.repeat.until, (*step.path, "repeat", "until")), Place.AFTER, name
+            )
         for case in step.rule or ():
             yield from self.uses(_texts(case.case, (*case.path, "case")), Place.RULE, name)
             for entry in case.run:
@@ -174,7 +176,9 @@ class _Finder:
             yield from _parameter_texts(value, parameter, (*entry.path, name), local)
 
 
-def _parameter_texts(value: Any, parameter: Parameter | None, path: Path, local: frozenset[str]) -> Iterator[_Text]:
+def _parameter_texts(
+    value: Any, parameter: Parameter | None, path: Path, local: frozenset[str]
+) -> Iterator[_Text]:
     if parameter is not None and parameter.fields and isinstance(value, Mapping):
         # What stands under a misspelt key is not looked at: the names it may read are not known.
         for key in filter(parameter.fields.__contains__, value):
@@ -193,7 +197,9 @@ def _bound_by(loop: Loop) -> frozenset[str]:
     return frozenset({loop.as_, "loop"})
 
 
-def _texts(value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False) -> Iterator[_Text]:
+def _texts(
+    value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False
+) -> Iterator[_Text]:
     if isinstance(value, str):
         yield _Text(path, value, local, secrets)
     elif isinstance(value, Mapping):

@@ -92,7 +92,10 @@ class Shapes:
 
 
 def find_shapes(
-    playbook: Playbook, catalogue: Catalogue, runs: Iterable[Sequence[Entry]], broken: AbstractSet[str] = frozenset()
+    playbook: Playbook,
+    catalogue: Catalogue,
+    runs: Iterable[Sequence[Entry]],
+    broken: AbstractSet[str] = frozenset(),
 ) -> Shapes:
     """The shapes of a playbook whose entries of all kinds are in `runs`. Of names and steps in `broken` nothing is known."""
     inputs = {name: Shape(Kind(one.type)) for name, one in (playbook.input or {}).items()}
@@ -136,7 +139,11 @@ class _Results:
             if isinstance(entry, ActionEntry | TaskEntry) and entry.loop is not None:
                 return _LIST
             if isinstance(entry, ActionEntry):
-                keys = self.catalogue[entry.action].shape(entry.parameters) if entry.action in self.catalogue else None
+                keys = (
+                    self.catalogue[entry.action].shape(entry.parameters)
+                    if entry.action in self.catalogue
+                    else None
+                )
                 return None if keys is None else Shape(Kind.OBJECT, keys)
             task = self.tasks.get(entry.task if isinstance(entry, TaskEntry) else str(entry))
             if task is None or not task.run:

@@ -25,7 +25,9 @@ NEVER = tuple(
 )
 """Nothing, link-local and cloud metadata, multicast, reserved."""
 
-NEVER_NAMES = frozenset({"metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"})
+NEVER_NAMES = frozenset(
+    {"metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
+)
 
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.IGNORECASE)
 

@@ -174,7 +174,9 @@ def _breaks(text: str, start: int, end: int) -> list[int]:
 def _offsets(text: str, scalar: Any) -> tuple[Sequence[int], Sequence[int]]:
     """Where each character of a scalar's value begins and ends in the text."""
     start, end = scalar.start_mark.index, scalar.end_mark.index
-    if (scalar.anchor is not None or scalar.tag is not None) and (properties := _PROPERTIES.match(text, start, end)):
+    if (scalar.anchor is not None or scalar.tag is not None) and (
+        properties := _PROPERTIES.match(text, start, end)
+    ):
         start = properties.end()
     if scalar.style in ("|", ">"):
         pieces = iter(_block_pieces(text, start, end, scalar.value))

@@ -110,7 +110,9 @@ def _fields(fields: Mapping[str, Parameter]) -> dict[str, Any]:
 def _accept_short_forms(schema: dict[str, Any]) -> None:
     """What may be written in place of a mapping: `name: type` for an input, `name: [entries]` for a task."""
     inputs = next(form for form in schema["properties"]["input"]["anyOf"] if form.get("type") == "object")
-    inputs["additionalProperties"] = {"anyOf": [{"enum": list(get_args(InputType))}, inputs["additionalProperties"]]}
+    inputs["additionalProperties"] = {
+        "anyOf": [{"enum": list(get_args(InputType))}, inputs["additionalProperties"]]
+    }
     tasks = schema["properties"]["tasks"]
     entries = schema["$defs"]["Task"]["properties"]["run"]
     listed = {key: tasks.pop(key) for key in ("type", "items")}

@@ -46,7 +46,9 @@ class _Sizes:
         return found
 
     def step(self, step: dict[str, Any], path: Path) -> bool:
-        found = self.run(step.get("run"), f"a step has at most {MAX_TARGETS:,} entries in `run`", (*path, "run"))
+        found = self.run(
+            step.get("run"), f"a step has at most {MAX_TARGETS:,} entries in `run`", (*path, "run")
+        )
         cases, path = step.get("rule"), (*path, "rule")
         if self.surplus(cases, MAX_CASES, f"a step has at most {MAX_CASES} cases", path):
             return True
@@ -69,7 +71,11 @@ class _Sizes:
                     yield ("tasks", index, "run"), task.get("run")
         elif isinstance(tasks, dict):
             for name, task in tasks.items():
-                yield (("tasks", name, "run"), task.get("run")) if isinstance(task, dict) else (("tasks", name), task)
+                yield (
+                    (("tasks", name, "run"), task.get("run"))
+                    if isinstance(task, dict)
+                    else (("tasks", name), task)
+                )
 
     def run(self, run: Any, message: str, path: Path) -> bool:
         if self.surplus(run, MAX_TARGETS, message, path):

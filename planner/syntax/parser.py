@@ -66,7 +66,9 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
     """
     data = document.data
     if not isinstance(data, dict):
-        message = "the playbook is empty" if data is None else f"a playbook is a mapping, not {described(data)}"
+        message = (
+            "the playbook is empty" if data is None else f"a playbook is a mapping, not {described(data)}"
+        )
         diagnostics.add("NP012", message, document.span(()), MINIMAL)
         return None
     with collection_paused():
@@ -82,7 +84,9 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
                 if not _mend(draft, error, document, diagnostics):
                     return None
         _set_paths(playbook, (), draft)
-    return Parsed(playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost))
+    return Parsed(
+        playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost)
+    )
 
 
 def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics: Diagnostics) -> bool:
@@ -141,7 +145,9 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
     for wanted, written in renamed.items():
         draft.rename(written, str(wanted[-1]))
     # The last and the innermost first, so that the other paths stay true.
-    for path in sorted(wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True):
+    for path in sorted(
+        wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True
+    ):
         draft.leave_out(path)
     return True
 

@@ -29,14 +29,18 @@ MAX_ALIASED_NODES = 100_000
 _EventStream: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 # U+0085, U+2028 and U+2029 are line breaks to libyaml and plain characters to YAML 1.2 and JSON.
-_ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_ILLEGAL = re.compile(
+    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
 _BREAKS = "\x85\u2028\u2029"
 
 _TAG = re.compile(r"!(?:<[^>]*>|[^\s,\[\]{}]*)")
 
 # JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. The halves are moved into the
 # private-use area, which keeps the length of the text and thereby all positions, and are joined in the values.
-_ESCAPED_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+_ESCAPED_PAIR = re.compile(
+    r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _MOVED_ESCAPES = re.compile(r"\\u(e[0-3][0-9a-f]{2})\\u(e[4-7][0-9a-f]{2})")
 _MOVED_PAIR = re.compile("([\ue000-\ue3ff])([\ue400-\ue7ff])")
 _MOVED_BY = 0x800
@@ -60,7 +64,9 @@ def read(text: str | bytes, diagnostics: Diagnostics) -> Document | None:
 
 def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
     if len(text) > MAX_BYTES or (isinstance(text, str) and len(text.encode("utf-8", "replace")) > MAX_BYTES):
-        diagnostics.add("NP004", "a playbook has at most 1 MiB of text", START, "move parts of it to other playbooks")
+        diagnostics.add(
+            "NP004", "a playbook has at most 1 MiB of text", START, "move parts of it to other playbooks"
+        )
         return None
     if isinstance(text, bytes):
         try:
@@ -74,7 +80,11 @@ def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
     text = text.removeprefix("\ufeff")
     if illegal := _ILLEGAL.search(text):
         line, column = position(text, illegal.start())
-        hint = "in double quotes it can be written as an escape, such as `\\u2028`" if illegal[0] in _BREAKS else None
+        hint = (
+            "in double quotes it can be written as an escape, such as `\\u2028`"
+            if illegal[0] in _BREAKS
+            else None
+        )
         message = f"the character U+{ord(illegal[0]):04X} is not allowed"
         diagnostics.add("NP001", message, Span(line, column, line, column + 1), hint)
         return None
@@ -236,7 +246,9 @@ class _Reader:
             self._report("NP012", f"a key is text, not {kind}", place, hint)
         if data in collection.data:
             first = collection.children[data][0]
-            self._report("NP002", f"the key `{shown(data)}` is here twice", place, labels=[(first, "first here")])
+            self._report(
+                "NP002", f"the key `{shown(data)}` is here twice", place, labels=[(first, "first here")]
+            )
             return _DROPPED
         return data
 
@@ -271,7 +283,12 @@ class _Reader:
         return source, place
 
     def _report(
-        self, code: str, message: str, place: Any, hint: str | None = None, labels: Sequence[tuple[Any, str]] = ()
+        self,
+        code: str,
+        message: str,
+        place: Any,
+        hint: str | None = None,
+        labels: Sequence[tuple[Any, str]] = (),
     ) -> None:
         found = [Label(span_of(self._text, at), words) for at, words in labels]
         self._diagnostics.add(code, message, span_of(self._text, place), hint, labels=found)

@@ -38,7 +38,9 @@ _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _DATE = re.compile(
     r"\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?(?:[Tt]|[ \t]+)\d\d?:\d\d:\d\d(?:\.\d*)?(?:[ \t]*(?:Z|[-+]\d\d?(?::\d\d)?))?"
 )
-_UNDERSCORED = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*(?:[eE][-+][0-9]+)?)?|\.[0-9][0-9_]*)")
+_UNDERSCORED = re.compile(
+    r"[-+]?(?:0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*(?:[eE][-+][0-9]+)?)?|\.[0-9][0-9_]*)"
+)
 _BINARY = re.compile(r"[-+]?0b[01_]+")
 _SIGNED_HEXADECIMAL = re.compile(r"[-+]0x[0-9a-fA-F_]+")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")

@@ -69,10 +69,14 @@ _MISPLACED: Mapping[type[Model], Mapping[str, str]] = {
         "title": "write `name`",
     },
     Step: {
-        **dict.fromkeys(("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _NEXT),
+        **dict.fromkeys(
+            ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _NEXT
+        ),
         **dict.fromkeys(("action", "task", "tasks", "actions", "do", "call"), _WORK),
         **dict.fromkeys(("if", "when"), "a guard stands in a case of the `rule` that leads here"),
-        **dict.fromkeys(("needs", "depends_on", "dependencies"), "steps are led to: name this one in their `rule`"),
+        **dict.fromkeys(
+            ("needs", "depends_on", "dependencies"), "steps are led to: name this one in their `rule`"
+        ),
         "as": "a result is saved by `as` on an action of `run`",
         "with": "`with` stands beside `task` in `run`",
         "id": "write `name`",
@@ -81,7 +85,9 @@ _MISPLACED: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("steps", "actions", "do", "tasks"), _WORK),
         **dict.fromkeys(("retry", "timeout", "loop"), "write it on the actions"),
         **dict.fromkeys(("next", "then", "rule"), "tasks do not lead anywhere: `rule` belongs to a step"),
-        **dict.fromkeys(("args", "input", "params"), "a task is given its `args` by `with`, where it is called"),
+        **dict.fromkeys(
+            ("args", "input", "params"), "a task is given its `args` by `with`, where it is called"
+        ),
     },
     Case: {
         **dict.fromkeys(("if", "when", "condition"), _GUARD),
@@ -165,7 +171,9 @@ def unknown_key(key: str, model: type[Model]) -> Mistake:
 
 def missing_key(key: str, model: type[Model]) -> Mistake:
     """A key that the construct cannot do without."""
-    return Mistake("NP011", f"{_NOUNS[model]} needs `{key}`", MINIMAL if key == "steps" else None, at_key=True)
+    return Mistake(
+        "NP011", f"{_NOUNS[model]} needs `{key}`", MINIMAL if key == "steps" else None, at_key=True
+    )
 
 
 def not_an_entry(value: object) -> Mistake:
@@ -175,7 +183,10 @@ def not_an_entry(value: object) -> Mistake:
         return Mistake("NP012", message, "write `action: TYPE` and its parameters, or `task: NAME`")
     if slip := meant_entry(value):
         return Mistake(
-            "NP010", f"an entry of `run` has no key `{shown(slip[0])}`", f"did you mean `{slip[1]}`?", at_key=True
+            "NP010",
+            f"an entry of `run` has no key `{shown(slip[0])}`",
+            f"did you mean `{slip[1]}`?",
+            at_key=True,
         )
     hint = "begin it with `action: TYPE`, and write the parameters beside it"
     if len(value) == 1:
@@ -189,7 +200,9 @@ def wrong_value(path: Path, value: object, errors: Sequence[Mapping[str, Any]]) 
     key = next(part for part in reversed(path) if isinstance(part, str))
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if kind == "too_short":
-        return Mistake("NP011" if path == ("steps",) else "NP012", f"`{key}` needs at least one entry", at_key=True)
+        return Mistake(
+            "NP011" if path == ("steps",) else "NP012", f"`{key}` needs at least one entry", at_key=True
+        )
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         found = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
@@ -200,7 +213,9 @@ def wrong_value(path: Path, value: object, errors: Sequence[Mapping[str, Any]]) 
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
         return Mistake("NP012", f"`{key}` is {bound}")
-    kinds = list(dict.fromkeys(word for error in errors for word in _KINDS.get(error["type"], ("another value",))))
+    kinds = list(
+        dict.fromkeys(word for error in errors for word in _KINDS.get(error["type"], ("another value",)))
+    )
     if key == "retry":
         kinds.insert(0, "a number of attempts")
     message = f"{_subject(path, key)} {listed(kinds)}, not {described(value)}"

@@ -47,8 +47,12 @@ _COMPLAINTS = (
         "this escape is not a character",
         "a character beyond U+FFFF is one pair of escapes, such as `\\ud83d\\ude00`",
     ),
-    _Complaint("could not find expected ':'", "expected `key: value` on this line", "indent it as its neighbours"),
-    _Complaint("undefined tag handle", "tags are not read", "leave it out; quotes make a value text", code="NP003"),
+    _Complaint(
+        "could not find expected ':'", "expected `key: value` on this line", "indent it as its neighbours"
+    ),
+    _Complaint(
+        "undefined tag handle", "tags are not read", "leave it out; quotes make a value text", code="NP003"
+    ),
     # Further than its one line of lookahead libyaml does not get before the reader's own limit.
     _Complaint("maximum nesting depth", "nested more than 64 levels deep", code="NP004"),
     _Complaint("found a tab character", "a tab is used to indent", "indent with spaces"),

@@ -37,7 +37,11 @@ def access_of(node: nodes.Node) -> Access | None:
             return (node.name, *reversed(attributes))
         if isinstance(node, nodes.Getattr):
             attributes.append(node.attr)
-        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+        elif (
+            isinstance(node, nodes.Getitem)
+            and isinstance(node.arg, nodes.Const)
+            and isinstance(node.arg.value, str)
+        ):
             attributes.append(node.arg.value)
         else:
             return None

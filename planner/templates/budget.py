@@ -97,7 +97,9 @@ def charge(units: int) -> None:
         if time.thread_time() > _spent.until:
             is_shared = time.thread_time() > _spent.shared_until
             what, seconds = (
-                ("expressions together take", SHARED_SECONDS) if is_shared else ("expression takes", CPU_SECONDS)
+                ("expressions together take", SHARED_SECONDS)
+                if is_shared
+                else ("expression takes", CPU_SECONDS)
             )
             raise LimitExceeded(f"the {what} more than {seconds:g} s")
 
@@ -215,7 +217,10 @@ def weighed(value: Any) -> Any:
 def charge_search(wanted: Any, where: Any) -> None:
     """Take what it costs to look for a value in another, which is no more than comparing it with each item."""
     if isinstance(where, list | tuple) and not isinstance(wanted, list | tuple | Mapping):
-        charge((1 + len(where) // READ_ITEMS) * (1 + (len(wanted) // READ_TEXT if isinstance(wanted, str) else 0)))
+        charge(
+            (1 + len(where) // READ_ITEMS)
+            * (1 + (len(wanted) // READ_TEXT if isinstance(wanted, str) else 0))
+        )
     else:
         weighed(wanted)
         searched(where)

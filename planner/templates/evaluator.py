@@ -11,7 +11,15 @@ from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
 from noetl.planner.templates.budget import LIST, LIST_ITEM, MAPPING, MAX_TEXT, LimitExceeded, bounded, charge
-from noetl.planner.templates.filters import BUILT, CONCATENATE, COPIED, LOOP_ITEMS, SEARCHED, WEIGHED, describe
+from noetl.planner.templates.filters import (
+    BUILT,
+    CONCATENATE,
+    COPIED,
+    LOOP_ITEMS,
+    SEARCHED,
+    WEIGHED,
+    describe,
+)
 from noetl.planner.templates.sandbox import SANDBOX
 
 MAX_MESSAGE = 1_000

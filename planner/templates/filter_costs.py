@@ -124,7 +124,10 @@ def _wrapping(
 ) -> None:
     if not isinstance(text, str) or not isinstance(width, int):
         return
-    charge(LINE * (1 + len(text) - len(_LINE_ENDS.sub("", text))) + WORD * (len(text) - len(_SEPARATORS.sub("", text))))
+    charge(
+        LINE * (1 + len(text) - len(_LINE_ENDS.sub("", text)))
+        + WORD * (len(text) - len(_SEPARATORS.sub("", text)))
+    )
     width = max(width, 1)
     if break_long_words and width < len(text):
         for word in re.finditer(rf"\S{{{width + 1},}}", text):
@@ -161,7 +164,11 @@ def _keys(value: Any, attribute: Any, getter: Callable[[Any], Any]) -> list[Any]
 
 
 def _sorting(
-    environment: Environment, value: Any, reverse: bool = False, case_sensitive: bool = False, attribute: Any = None
+    environment: Environment,
+    value: Any,
+    reverse: bool = False,
+    case_sensitive: bool = False,
+    attribute: Any = None,
 ) -> None:
     charge_order(_keys(value, attribute, make_multi_attrgetter(environment, attribute)), sorted=True)
 
@@ -169,10 +176,14 @@ def _sorting(
 def _grouping(
     environment: Environment, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False
 ) -> None:
-    charge_order(_keys(value, attribute, make_attrgetter(environment, attribute, default=default)), sorted=True)
+    charge_order(
+        _keys(value, attribute, make_attrgetter(environment, attribute, default=default)), sorted=True
+    )
 
 
-def _choosing(environment: Environment, value: Any, case_sensitive: bool = False, attribute: Any = None) -> None:
+def _choosing(
+    environment: Environment, value: Any, case_sensitive: bool = False, attribute: Any = None
+) -> None:
     charge_order(_keys(value, attribute, make_attrgetter(environment, attribute)), sorted=False)
 
 

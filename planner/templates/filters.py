@@ -96,7 +96,9 @@ def join(environment: Environment, value: Any, d: Any = "", attribute: Any = Non
 
 
 @pass_environment
-def _sum(environment: Environment, items: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+def _sum(
+    environment: Environment, items: Iterable[Any], attribute: str | int | None = None, start: Any = 0
+) -> Any:
     """The sum of numbers, or one list of many."""
     found = bounded(items)
     parts = found if attribute is None else map(make_attrgetter(environment, attribute), found)

@@ -77,7 +77,9 @@ def syntax_of(source: str) -> list[nodes.Node]:
         TemplateProblem: as `parse`.
     """
     if len(source) > MAX_SOURCE:
-        raise TemplateProblem("NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source))
+        raise TemplateProblem(
+            "NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source)
+        )
     _check_brackets(source)
     try:
         # What compiles the nodes gives them their environment.
@@ -168,12 +170,20 @@ def _check_node(source: str, node: nodes.Node) -> None:
     if type(node) not in _LOOKED_INTO:
         return
     if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
-        raise _at(source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr)
-    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("__"):
+        raise _at(
+            source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr
+        )
+    if (
+        isinstance(node, nodes.Getitem)
+        and isinstance(node.arg, nodes.Const)
+        and str(node.arg.value).startswith("__")
+    ):
         raise _at(source, "NP403", f"`{node.arg.value}` is not allowed", node.lineno, str(node.arg.value))
     if isinstance(node, nodes.Const) and _is_huge(node.value):
         end = re.compile(r"[\w.+-]+").match(source, node.lineno)
-        raise TemplateProblem("NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1)
+        raise TemplateProblem(
+            "NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1
+        )
     if isinstance(node, nodes.Filter) and node.name not in SANDBOX.filters:
         hint = _suggest(node.name, SANDBOX.filters, "FILTERS")
         raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
@@ -214,9 +224,27 @@ def _at(
     return TemplateProblem(code, message, start, start + len(word), hint)
 
 
-_PLAIN = re.compile(r"\{\{[ \t\n]*(?P<access>[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,20})[ \t\n]*\}\}")
+_PLAIN = re.compile(
+    r"\{\{[ \t\n]*(?P<access>[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,20})[ \t\n]*\}\}"
+)
 _WORDS = frozenset(
-    ["and", "dict", "else", "False", "false", "if", "in", "is", "None", "none", "not", "or", "range", "True", "true"]
+    [
+        "and",
+        "dict",
+        "else",
+        "False",
+        "false",
+        "if",
+        "in",
+        "is",
+        "None",
+        "none",
+        "not",
+        "or",
+        "range",
+        "True",
+        "true",
+    ]
 )
 _MAX_PLAIN = 100
 
@@ -258,7 +286,9 @@ def parts_of(source: str) -> Iterator[str | Expression]:
             end = offset + len(value)
             words = [item for item in inside if item[0] != "whitespace"]
             piped = len(words) > 1 and words[-2][1] == "|"
-            yield Expression("".join(v for _, v in inside).strip(), start, end, words[-1][1] if piped else None)
+            yield Expression(
+                "".join(v for _, v in inside).strip(), start, end, words[-1][1] if piped else None
+            )
             inside = []
         elif token == "data":
             text.append(value)

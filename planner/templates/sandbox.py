@@ -123,7 +123,19 @@ _TIME_ATTRIBUTES = frozenset(
     ]
 )
 _LOOP_ATTRIBUTES = frozenset(
-    ["index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem", "depth", "cycle"]
+    [
+        "index",
+        "index0",
+        "revindex",
+        "revindex0",
+        "first",
+        "last",
+        "length",
+        "previtem",
+        "nextitem",
+        "depth",
+        "cycle",
+    ]
 )
 _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
     (Mapping, frozenset({"get", "items", "keys", "values"})),
@@ -183,7 +195,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(obj, type_):
                 if attribute in names:
                     found = getattr(obj, attribute)
-                    return _charged_method(obj, attribute, found) if isinstance(obj, str | list | tuple) else found
+                    return (
+                        _charged_method(obj, attribute, found)
+                        if isinstance(obj, str | list | tuple)
+                        else found
+                    )
                 break
         return self.undefined(obj=obj, name=attribute)
 
@@ -242,7 +258,23 @@ def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 
 _COMPARING = frozenset(
-    ["==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", "ge", ">=", "<", "lt", "lessthan", "<=", "le"]
+    [
+        "==",
+        "eq",
+        "equalto",
+        "!=",
+        "ne",
+        ">",
+        "gt",
+        "greaterthan",
+        "ge",
+        ">=",
+        "<",
+        "lt",
+        "lessthan",
+        "<=",
+        "le",
+    ]
 )
 
 

@@ -25,7 +25,14 @@ from noetl.planner.templates.evaluator import (
     to_text,
 )
 from noetl.planner.templates.filters import Identifier, Raw
-from noetl.planner.templates.parser import Expression, TemplateProblem, has_template, parts_of, plain_parts, syntax_of
+from noetl.planner.templates.parser import (
+    Expression,
+    TemplateProblem,
+    has_template,
+    parts_of,
+    plain_parts,
+    syntax_of,
+)
 from noetl.planner.templates.sandbox import SANDBOX
 
 __all__ = [
@@ -128,7 +135,9 @@ class Template:
     @cached_property
     def _values(self) -> Callable[[dict[str, Any]], Any]:
         body = self._charged_body()
-        expressions = [c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)]
+        expressions = [
+            c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)
+        ]
         target = nodes.Name(_RESULT, "store", lineno=1)
         assign = nodes.Assign(target, nodes.List(expressions, lineno=1), lineno=1)
         return compiled(nodes.Template([assign], lineno=1), lambda context, _chunks: context.vars[_RESULT])

@@ -27,7 +27,11 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
-    return {"NOETL_STORE": f"sqlite:///{tmp_path / 'noetl.db'}", "NOETL_WORKERS": "2", "NOETL_ALLOW_SHELL": "1"}
+    return {
+        "NOETL_STORE": f"sqlite:///{tmp_path / 'noetl.db'}",
+        "NOETL_WORKERS": "2",
+        "NOETL_ALLOW_SHELL": "1",
+    }
 
 
 @pytest.fixture

@@ -104,6 +104,11 @@ async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
 async def test_importing_it_needs_no_settings_and_writes_nothing(tmp_path: Path) -> None:
     code = "import noetl.api.app, os; assert not os.listdir('.')"
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True
+        subprocess.run,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")

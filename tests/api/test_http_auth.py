@@ -60,7 +60,10 @@ def keys(settings: dict[str, str]) -> dict[str, str]:
     """A key for each scope, by scope; of another tenant; and one that has been revoked."""
     store = open_store(settings["NOETL_STORE"])
     texts = {}
-    for name, scope, tenant in (*((scope, scope, "default") for scope in SCOPES), ("foreign", "admin", "another")):
+    for name, scope, tenant in (
+        *((scope, scope, "default") for scope in SCOPES),
+        ("foreign", "admin", "another"),
+    ):
         texts[name], key = new_key(name, [scope], tenant, 1.0)
         store.add_key(key)
     texts["revoked"], key = new_key("revoked", ["admin"], "default", 1.0)
@@ -74,7 +77,9 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def ask(http: httpx.AsyncClient, method: str, path: str, key: str | None, **values: str) -> httpx.Response:
+async def ask(
+    http: httpx.AsyncClient, method: str, path: str, key: str | None, **values: str
+) -> httpx.Response:
     """A request that makes sense but for who asks, and for ids that nobody has unless they are given."""
     given = {"workflow_id": "nosuch", "token": "nosuch", "name": "nosuch", "version": "1", **values}
     headers = {} if key is None else bearer(key)
@@ -158,7 +163,9 @@ async def test_with_each_scope(
 
 @pytest.mark.parametrize(("method", "path"), [place for place, scope in NEEDED.items() if scope is None])
 @pytest.mark.parametrize("client", ["127.0.0.1", "203.0.113.9"])
-async def test_open_routes(settings: dict[str, str], keys: dict[str, str], method: str, path: str, client: str) -> None:
+async def test_open_routes(
+    settings: dict[str, str], keys: dict[str, str], method: str, path: str, client: str
+) -> None:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, client=(client, 1))
@@ -176,7 +183,9 @@ async def test_what_is_no_route_of_ours_needs_credentials(
 
 
 @pytest.mark.parametrize("path", ["/workflows/callbacks/events", "/workflows/callbacks/graph"])
-async def test_nothing_else_is_open_below_callbacks(http: httpx.AsyncClient, keys: dict[str, str], path: str) -> None:
+async def test_nothing_else_is_open_below_callbacks(
+    http: httpx.AsyncClient, keys: dict[str, str], path: str
+) -> None:
     assert_refused(await http.get(path), 401, "unauthenticated")
 
 
@@ -196,7 +205,9 @@ async def test_two_headers_are_none(http: httpx.AsyncClient, keys: dict[str, str
     assert_refused(await http.get("/workflows", headers=both), 401, "unauthenticated")
 
 
-async def test_the_body_of_someone_unknown_is_not_read(settings: dict[str, str], keys: dict[str, str]) -> None:
+async def test_the_body_of_someone_unknown_is_not_read(
+    settings: dict[str, str], keys: dict[str, str]
+) -> None:
     app = create_app(settings)
     sent: list[Any] = []
 
@@ -237,7 +248,9 @@ class TestTenants:
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str], method: str, path: str
     ) -> None:
         foreign = await ask(http, method, path, keys["foreign"], **owned)
-        nobodys = await ask(http, method, path, keys["foreign"], workflow_id="nosuch", name="nosuch", version="1")
+        nobodys = await ask(
+            http, method, path, keys["foreign"], workflow_id="nosuch", name="nosuch", version="1"
+        )
         assert foreign.status_code == nobodys.status_code == 404
         for value in owned.values():
             assert re.sub(r"nosuch", value, nobodys.json()["title"]) == foreign.json()["title"]
@@ -251,7 +264,9 @@ class TestTenants:
             assert (await http.get(path, headers=bearer(keys["foreign"]))).json()["items"] == []
             assert len((await http.get(path, headers=bearer(keys["admin"]))).json()["items"]) == 1
 
-    async def test_one_key_of_idempotency_in_two_tenants(self, http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+    async def test_one_key_of_idempotency_in_two_tenants(
+        self, http: httpx.AsyncClient, keys: dict[str, str]
+    ) -> None:
         headers = YAML | {"Idempotency-Key": "k"}
         started = [
             await http.post("/workflows/run", content=GREET, headers=headers | bearer(keys[name]))
@@ -324,7 +339,11 @@ async def test_a_key_is_kept_nowhere(
     dump = "\n".join(db.iterdump())
     db.close()
     assert hash_of(keys["admin"]) in dump
-    for text in (dump, *(answer.text for answer in answers), *(record.getMessage() for record in caplog.records)):
+    for text in (
+        dump,
+        *(answer.text for answer in answers),
+        *(record.getMessage() for record in caplog.records),
+    ):
         assert secret not in text and keys["revoked"].rpartition("_")[2] not in text
 
 
@@ -361,12 +380,16 @@ async def with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClie
         app = create_app(settings | named)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
-            async with httpx.AsyncClient(transport=transport, base_url="https://noetl.test", timeout=60) as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="https://noetl.test", timeout=60
+            ) as client:
                 yield client
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-async def test_tokens_of_each_scope(with_issuer: httpx.AsyncClient, method: str, path: str, scope: str) -> None:
+async def test_tokens_of_each_scope(
+    with_issuer: httpx.AsyncClient, method: str, path: str, scope: str
+) -> None:
     assert_refused(await ask(with_issuer, method, path, None), 401, "unauthenticated")
     assert_refused(await ask(with_issuer, method, path, token(aud="another")), 401, "unauthenticated")
     assert_refused(await ask(with_issuer, method, path, token(scope="openid")), 403, "insufficient-scope")
@@ -376,13 +399,19 @@ async def test_tokens_of_each_scope(with_issuer: httpx.AsyncClient, method: str,
 
 
 async def test_a_token_acts_in_its_tenant(with_issuer: httpx.AsyncClient) -> None:
-    started = await with_issuer.post("/workflows/run", content=GREET, headers=YAML | bearer(token(org="sales")))
+    started = await with_issuer.post(
+        "/workflows/run", content=GREET, headers=YAML | bearer(token(org="sales"))
+    )
     path = started.json()["links"]["status"]
     assert (await with_issuer.get(path, headers=bearer(token(org="sales")))).status_code == 200
-    assert (await with_issuer.get(path, headers=bearer(token(org="support", scope="admin")))).status_code == 404
+    assert (
+        await with_issuer.get(path, headers=bearer(token(org="support", scope="admin")))
+    ).status_code == 404
 
 
-async def test_keys_and_tokens_work_beside_each_other(with_issuer: httpx.AsyncClient, keys: dict[str, str]) -> None:
+async def test_keys_and_tokens_work_beside_each_other(
+    with_issuer: httpx.AsyncClient, keys: dict[str, str]
+) -> None:
     assert (await with_issuer.get("/workflows", headers=bearer(keys["read"]))).status_code == 200
     assert (await with_issuer.get("/workflows", headers=bearer(token()))).status_code == 200
 

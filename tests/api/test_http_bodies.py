@@ -129,7 +129,9 @@ def test_the_largest_body_is_read() -> None:
 
 def test_json_carries_a_playbook_with_what_belongs_to_it() -> None:
     body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
-    submission = asyncio.run(read_submission(request(json.dumps(body).encode(), content_type="application/json")))
+    submission = asyncio.run(
+        read_submission(request(json.dumps(body).encode(), content_type="application/json"))
+    )
     assert submission.playbook == "name: a"
     assert submission.input == {"n": 1}
     assert submission.variables == {"v": 2}
@@ -198,7 +200,9 @@ def test_an_object_without_steps_names_a_playbook_of_the_registry(
     assert (submission.playbook, submission.input) == (reference, {"n": 1})
 
 
-@pytest.mark.parametrize("playbook", [{}, {"version": "1"}, {"name": "a", "steps": []}, {"name": "a", "input": {}}])
+@pytest.mark.parametrize(
+    "playbook", [{}, {"version": "1"}, {"name": "a", "steps": []}, {"name": "a", "input": {}}]
+)
 def test_any_other_object_is_a_playbook(playbook: dict[str, Any]) -> None:
     body = json.dumps({"playbook": playbook}).encode()
     submission = asyncio.run(read_submission(request(body, content_type="application/json")))

@@ -168,7 +168,9 @@ async def test_what_is_no_answer_leaves_the_run_waiting(asked: Asked) -> None:
     post = asked.http.post
     assert_problem(await post(asked.path, data={"yes": "1"}), 415, "unsupported-media-type")
     assert_problem(
-        await post(asked.path, content="{", headers={"Content-Type": "application/json"}), 400, "malformed-json"
+        await post(asked.path, content="{", headers={"Content-Type": "application/json"}),
+        400,
+        "malformed-json",
     )
     assert_problem(await asked.answer("x" * (1024 * 1024)), 413, "too-large")
     assert_problem(await asked.answer("é" * 200_000), 413, "too-large")  # that a store keeps as ASCII

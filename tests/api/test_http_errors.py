@@ -25,14 +25,21 @@ def assert_problem(response: httpx.Response, status: int) -> None:
     assert "Traceback" not in response.text
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"])
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"]
+)
 async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
     assert_problem(await http.get(path), 404)
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/workflows/run"), ("DELETE", "/workflows/status/a"), ("POST", "/workflows"), ("OPTIONS", "/plan")],
+    [
+        ("GET", "/workflows/run"),
+        ("DELETE", "/workflows/status/a"),
+        ("POST", "/workflows"),
+        ("OPTIONS", "/plan"),
+    ],
 )
 async def test_a_method_that_is_not_allowed(http: httpx.AsyncClient, method: str, path: str) -> None:
     response = await http.request(method, path)
@@ -51,7 +58,9 @@ async def test_malformed_json(http: httpx.AsyncClient) -> None:
 
 async def test_ten_megabytes_of_nested_lists(http: httpx.AsyncClient) -> None:
     for content_type in ("application/yaml", "application/json"):
-        response = await http.post("/workflows/run", content=b"[" * 10_000_000, headers={"Content-Type": content_type})
+        response = await http.post(
+            "/workflows/run", content=b"[" * 10_000_000, headers={"Content-Type": content_type}
+        )
         assert_problem(response, 413)
 
 
@@ -102,7 +111,9 @@ async def test_a_client_that_leaves_while_it_sends_is_no_bug(
 ) -> None:
     app = create_app(settings)
     sent: list[Any] = []
-    received = iter([{"type": "http.request", "body": b"name:", "more_body": True}, {"type": "http.disconnect"}])
+    received = iter(
+        [{"type": "http.request", "body": b"name:", "more_body": True}, {"type": "http.disconnect"}]
+    )
 
     async def receive() -> Any:
         return next(received)

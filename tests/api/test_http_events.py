@@ -33,7 +33,9 @@ STREAM = {"Accept": "text/event-stream"}
 
 async def run_chain(http: httpx.AsyncClient) -> str:
     response = await http.post(
-        "/workflows/run", content=CHAIN.encode(), headers={"Content-Type": "application/yaml", "Prefer": "wait=25"}
+        "/workflows/run",
+        content=CHAIN.encode(),
+        headers={"Content-Type": "application/yaml", "Prefer": "wait=25"},
     )
     assert response.status_code == 200, response.text
     workflow_id: str = response.json()["workflow_id"]
@@ -70,7 +72,9 @@ async def test_the_history_comes_in_pages(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
-    accepted = await http.post("/workflows/run", content=CHAIN.encode(), headers={"Content-Type": "application/yaml"})
+    accepted = await http.post(
+        "/workflows/run", content=CHAIN.encode(), headers={"Content-Type": "application/yaml"}
+    )
     workflow_id = accepted.json()["workflow_id"]
     response = await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -79,7 +83,9 @@ async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
     assert json.loads(end["data"]) == {"workflow_id": workflow_id, "status": "succeeded"}
     page = (await http.get(f"/workflows/{workflow_id}/events")).json()
     assert [json.loads(event["data"]) for event in found] == page["items"]
-    assert [(event["id"], event["event"]) for event in found] == [(item["id"], item["type"]) for item in page["items"]]
+    assert [(event["id"], event["event"]) for event in found] == [
+        (item["id"], item["type"]) for item in page["items"]
+    ]
 
 
 async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -> None:
@@ -112,7 +118,9 @@ async def test_no_more_streams_are_open_than_may_be(
 ) -> None:
     monkeypatch.setattr(events, "MAX_STREAMS", 1)
     playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
-    accepted = await http.post("/workflows/run", content=playbook, headers={"Content-Type": "application/yaml"})
+    accepted = await http.post(
+        "/workflows/run", content=playbook, headers={"Content-Type": "application/yaml"}
+    )
     path = accepted.json()["links"]["events"]
     is_open = asyncio.Event()
     stream = events._stream

@@ -78,7 +78,15 @@ def test_foreign_hosts_are_refused(host: str) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.example", "null", "", "http://localhost:9000", "http://127.0.0.1:8000", "file://", "http://["],
+    [
+        "https://evil.example",
+        "null",
+        "",
+        "http://localhost:9000",
+        "http://127.0.0.1:8000",
+        "file://",
+        "http://[",
+    ],
 )
 def test_foreign_origins_are_refused(origin: str) -> None:
     assert answer(host="localhost:8000", origin=origin).status_code == 403
@@ -125,6 +133,11 @@ def test_websockets_are_refused_likewise() -> None:
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
-    scope = {"type": "websocket", "path": "/", "client": ("10.0.0.7", 1), "headers": [(b"host", b"localhost")]}
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "client": ("10.0.0.7", 1),
+        "headers": [(b"host", b"localhost")],
+    }
     asyncio.run(SERVED(scope, receive, send))
     assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 1008)]

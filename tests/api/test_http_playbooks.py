@@ -89,7 +89,10 @@ class TestRegistering:
         await register(http, GREET % "Ada")
         for text, version in ((GREET % "Eve", "2"), (versioned("3 β"), "3%20%CE%B2"), (GREET % "Zoe", "4")):
             response = await register(http, text)
-            assert (response.status_code, response.headers["location"]) == (201, f"/playbooks/greet/versions/{version}")
+            assert (response.status_code, response.headers["location"]) == (
+                201,
+                f"/playbooks/greet/versions/{version}",
+            )
 
     async def test_a_version_never_means_anything_else(self, http: httpx.AsyncClient) -> None:
         await register(http, versioned("1", "Ada"))
@@ -156,10 +159,26 @@ class TestNames:
 
     @pytest.mark.parametrize(
         "name",
-        ["", " a", "a\n", "a\0b", "x" * 101, ".", "..", "a/../b", "a//b", "/a", "a/", "versions", "a/versions/1"],
+        [
+            "",
+            " a",
+            "a\n",
+            "a\0b",
+            "x" * 101,
+            ".",
+            "..",
+            "a/../b",
+            "a//b",
+            "/a",
+            "a/",
+            "versions",
+            "a/versions/1",
+        ],
     )
     @pytest.mark.parametrize("is_version", [False, True])
-    async def test_one_that_has_none_is_refused(self, http: httpx.AsyncClient, name: str, is_version: bool) -> None:
+    async def test_one_that_has_none_is_refused(
+        self, http: httpx.AsyncClient, name: str, is_version: bool
+    ) -> None:
         playbook = named("a", name) if is_version else named(name)
         response = await http.post("/playbooks", json={"playbook": playbook})
         assert_problem(response, 422, "invalid-name")
@@ -169,15 +188,28 @@ class TestNames:
     @pytest.mark.parametrize("method", ["GET", "DELETE"])
     @pytest.mark.parametrize(
         "path",
-        ["", "greet/versions/", "greet/versions/2", "greet/", "other", "other/versions/1", "%00", "greet/versions/%00"],
+        [
+            "",
+            "greet/versions/",
+            "greet/versions/2",
+            "greet/",
+            "other",
+            "other/versions/1",
+            "%00",
+            "greet/versions/%00",
+        ],
     )
-    async def test_what_is_not_there_is_not_found(self, http: httpx.AsyncClient, method: str, path: str) -> None:
+    async def test_what_is_not_there_is_not_found(
+        self, http: httpx.AsyncClient, method: str, path: str
+    ) -> None:
         await register(http, GREET % "Ada")
         assert_problem(await http.request(method, f"/playbooks/{path}"), 404, "not-found")
         assert_problem(await http.get("/playbooks/other/versions"), 404, "not-found")
         assert (await http.get("/playbooks/greet")).status_code == 200
 
-    @pytest.mark.parametrize(("method", "path"), [("PUT", "greet"), ("POST", "greet"), ("DELETE", ""), ("PUT", "")])
+    @pytest.mark.parametrize(
+        ("method", "path"), [("PUT", "greet"), ("POST", "greet"), ("DELETE", ""), ("PUT", "")]
+    )
     async def test_other_methods(self, http: httpx.AsyncClient, method: str, path: str) -> None:
         response = await http.request(method, f"/playbooks/{path}".rstrip("/"))
         assert response.status_code == 405
@@ -244,26 +276,34 @@ class TestRuns:
         assert answer.json()["result"]["s"] == 42
         assert_problem(await run(http, playbook={"name": "add"}, input={"n": "x"}), 422, "invalid-input")
 
-    @pytest.mark.parametrize("playbook", [{"name": "other"}, {"name": "greet", "version": "2"}, {"name": "\0"}])
+    @pytest.mark.parametrize(
+        "playbook", [{"name": "other"}, {"name": "greet", "version": "2"}, {"name": "\0"}]
+    )
     async def test_of_an_unknown_one(self, http: httpx.AsyncClient, playbook: dict[str, str]) -> None:
         await register(http, GREET % "Ada")
         assert_problem(await run(http, playbook=playbook), 404, "not-found")
         assert (await http.get("/workflows")).json()["items"] == []
 
-    async def test_the_same_key_is_the_same_run_whatever_is_registered_meanwhile(self, http: httpx.AsyncClient) -> None:
+    async def test_the_same_key_is_the_same_run_whatever_is_registered_meanwhile(
+        self, http: httpx.AsyncClient
+    ) -> None:
         key = {"Idempotency-Key": "k"}
         await register(http, GREET % "Ada")
         first = await run(http, key, playbook={"name": "greet"})
         assert first.status_code == 202
         await register(http, "input: {needed: integer}\n" + GREET % "Eve")
         assert_problem(await run(http, playbook={"name": "greet"}), 422, "invalid-input")
-        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()["workflow_id"]
+        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()[
+            "workflow_id"
+        ]
         other = await run(http, key, playbook={"name": "greet", "version": "1"})
         assert_problem(other, 422, "idempotency-key-reused")
         assert_problem(await run(http, key, playbook=GREET % "Ada"), 422, "idempotency-key-reused")
         await http.delete("/playbooks/greet")
         assert_problem(await run(http, playbook={"name": "greet"}), 404, "not-found")
-        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()["workflow_id"]
+        assert (await run(http, key, playbook={"name": "greet"})).json()["workflow_id"] == first.json()[
+            "workflow_id"
+        ]
         assert len((await http.get("/workflows")).json()["items"]) == 1
 
     async def test_one_key_at_the_same_moment(self, http: httpx.AsyncClient) -> None:
@@ -304,7 +344,9 @@ class TestRunsThatStartRuns:
         items = [Summary.model_validate(item) for item in (await http.get("/workflows")).json()["items"]]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
-    async def test_it_is_removed_while_another_waits_for_its_run(self, http: httpx.AsyncClient, gate: Path) -> None:
+    async def test_it_is_removed_while_another_waits_for_its_run(
+        self, http: httpx.AsyncClient, gate: Path
+    ) -> None:
         parent, child, arrived = await self.begun(http, gate)
         assert (await http.delete("/playbooks/etl/child")).status_code == 204
         arrived.write("through")
@@ -319,4 +361,7 @@ class TestRunsThatStartRuns:
         parent, child, arrived = await self.begun(http, gate)
         await http.post(f"/workflows/{parent}/cancel")
         arrived.close()
-        assert [(await self.end(http, each))["status"] for each in (parent, child)] == ["cancelled", "cancelled"]
+        assert [(await self.end(http, each))["status"] for each in (parent, child)] == [
+            "cancelled",
+            "cancelled",
+        ]

@@ -46,7 +46,9 @@ async def test_a_posted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -
     accepted = Accepted.model_validate(response.json())
     assert accepted.playbook == "greet"
     assert len(accepted.plan_hash) == 64
-    assert response.headers["location"] == accepted.links.status == f"/workflows/status/{accepted.workflow_id}"
+    assert (
+        response.headers["location"] == accepted.links.status == f"/workflows/status/{accepted.workflow_id}"
+    )
     assert response.headers["retry-after"] == "1"
     for link in (accepted.links.status, accepted.links.result, accepted.links.events):
         assert (await http.get(link)).status_code in (200, 202)
@@ -76,7 +78,10 @@ async def test_json_carries_input_variables_and_tags(http: httpx.AsyncClient, as
         "input": {"who": "string"},
         "variables": {"mark": "!"},
         "steps": [
-            {"name": "greet", "run": [{"action": "set", "set": {"greeting": "Hello {{ input.who }}{{ mark }}"}}]}
+            {
+                "name": "greet",
+                "run": [{"action": "set", "set": {"greeting": "Hello {{ input.who }}{{ mark }}"}}],
+            }
         ],
     }
     body = {
@@ -128,7 +133,9 @@ async def test_input_that_does_not_fit_is_rejected(http: httpx.AsyncClient, give
 
 async def test_the_same_key_starts_one_run(http: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "order-17"}
-    answers = await asyncio.gather(*(http.post("/workflows/run", content=GREET, headers=YAML | key) for _ in range(8)))
+    answers = await asyncio.gather(
+        *(http.post("/workflows/run", content=GREET, headers=YAML | key) for _ in range(8))
+    )
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["workflow_id"] for answer in answers}) == 1
     for changed in ({"input": {"who": "Eve"}}, {"tags": ["x"]}, {"variables": {"mark": ""}}):
@@ -171,13 +178,18 @@ class TestActionsOfEarlierPlans:
             app = create_app(settings | more)
             async with app.router.lifespan_context(app):
                 transport = httpx.ASGITransport(app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+                async with httpx.AsyncClient(
+                    transport=transport, base_url="http://localhost", timeout=60
+                ) as client:
                     await client.post("/playbooks", content=text, headers=YAML)
                     body = {"playbook": {"name": "old"}}
                     answer = (await client.post("/workflows/run", json=body, headers=PATIENT)).json()
                     assert answer["status"] == status
         assert answer["errors"][0]["type"] == "ActionDisabled"
-        assert answer["errors"][0]["message"] == "`shell` may not be used here: NOETL_ALLOW_ACTIONS does not name it"
+        assert (
+            answer["errors"][0]["message"]
+            == "`shell` may not be used here: NOETL_ALLOW_ACTIONS does not name it"
+        )
 
 
 async def test_a_setting_that_names_no_type_is_told(settings: dict[str, str]) -> None:

@@ -58,7 +58,9 @@ steps:
 """
 
 
-async def start(http: httpx.AsyncClient, playbook: str, headers: dict[str, str] | None = None, **input: Any) -> Any:
+async def start(
+    http: httpx.AsyncClient, playbook: str, headers: dict[str, str] | None = None, **input: Any
+) -> Any:
     body = {"playbook": playbook, "input": input}
     response = await http.post("/workflows/run", json=body, headers=headers)
     assert response.status_code in (200, 202), response.text
@@ -118,7 +120,9 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
 async def test_a_failed_run_is_known_and_says_why(http: httpx.AsyncClient) -> None:
     result = Result.model_validate(await start(http, PICKY, PATIENT, number=1))
     assert result.status == "failed"
-    assert [(error.type, error.message, error.step) for error in result.errors] == [("TooSmall", "too small", "check")]
+    assert [(error.type, error.message, error.step) for error in result.errors] == [
+        ("TooSmall", "too small", "check")
+    ]
     response = await http.get(f"/workflows/status/{result.workflow_id}")
     assert response.status_code == 200
     body = Status.model_validate(response.json())
@@ -245,7 +249,9 @@ async def test_a_failed_run_goes_on_with_corrected_input(http: httpx.AsyncClient
         {"from": "check", "input": {"number": "many"}},
     ],
 )
-async def test_a_resumption_that_does_not_fit_changes_nothing(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def test_a_resumption_that_does_not_fit_changes_nothing(
+    http: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
     workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     before = (await http.get(f"/workflows/status/{workflow_id}")).json()
     response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
@@ -260,7 +266,11 @@ async def test_a_new_run_goes_on_from_a_step_of_another(http: httpx.AsyncClient)
     assert response.status_code == 202, response.text
     summary = Summary.model_validate(response.json())
     assert (summary.resumed_from, summary.playbook) == (before, "picky")
-    assert response.headers["location"] == f"/workflows/status/{summary.workflow_id}" != f"/workflows/status/{before}"
+    assert (
+        response.headers["location"]
+        == f"/workflows/status/{summary.workflow_id}"
+        != f"/workflows/status/{before}"
+    )
     assert (await finish(http, summary.workflow_id))["result"] == {"a": 1}
     status = Status.model_validate((await http.get(response.headers["location"])).json())
     assert (status.status, status.resumed_from) == ("succeeded", before)
@@ -309,7 +319,10 @@ steps:
 async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{(await start(http, PICKY, PATIENT, number=1))['workflow_id']}/graph"
     graph = Graph.model_validate((await http.get(path, params={"format": "json"})).json())
-    assert {name: step["status"] for name, step in graph.steps.items()} == {"prepare": "succeeded", "check": "failed"}
+    assert {name: step["status"] for name, step in graph.steps.items()} == {
+        "prepare": "succeeded",
+        "check": "failed",
+    }
     assert [(edge.source, edge.target) for edge in graph.edges] == [("prepare", "check")]
     mermaid = await http.get(path, params={"format": "mermaid"})
     assert mermaid.headers["content-type"].startswith("text/plain")
@@ -321,7 +334,9 @@ async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> N
     assert (await http.get(path, params={"format": "gif"})).status_code == 400
 
 
-@pytest.mark.parametrize(("command", "body"), [("resume", None), ("resume", {"from": "check"}), ("cancel", None)])
+@pytest.mark.parametrize(
+    ("command", "body"), [("resume", None), ("resume", {"from": "check"}), ("cancel", None)]
+)
 async def test_a_run_of_a_local_file_is_left_alone_here(
     http: httpx.AsyncClient, settings: dict[str, str], command: str, body: dict[str, str] | None
 ) -> None:
@@ -329,7 +344,9 @@ async def test_a_run_of_a_local_file_is_left_alone_here(
     plan = compile_playbook(PICKY, catalogue()).plan
     assert plan is not None
     store.save_plan(plan)
-    run = store.create_run(*new_run(plan.header, plan.hash, {"number": 1}, now=0.0, origin="local", folder="/"))
+    run = store.create_run(
+        *new_run(plan.header, plan.hash, {"number": 1}, now=0.0, origin="local", folder="/")
+    )
     store.close()
     response = await http.post(f"/workflows/{run.id}/{command}", json=body)
     assert response.status_code == 409

@@ -175,7 +175,10 @@ def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store
     step = walk()
     assert step["loops"] == [{"position": "run", "done": 3, "failed": 1, "total": 5}]
     until = timestamp(play.clock() + 60)
-    assert (step["status"], step["waiting_for"]) == ("waiting", {"until": until, "actions": ["wait"], "workflows": []})
+    assert (step["status"], step["waiting_for"]) == (
+        "waiting",
+        {"until": until, "actions": ["wait"], "workflows": []},
+    )
     play.clock.pass_(60)
     assert walk()["loops"][0]["done"] == 4
     play.finish()
@@ -183,7 +186,9 @@ def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store
     assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)
 
 
-def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(service: Service, store: Store) -> None:
+def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(
+    service: Service, store: Store
+) -> None:
     text = """
         name: nested
         tasks:
@@ -198,7 +203,10 @@ def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(se
     """
     play = Play(store, text)
     play.walk_one()
-    found = {loop["position"]: (loop["done"], loop["total"]) for loop in service.status(play.id)["steps"]["a"]["loops"]}
+    found = {
+        loop["position"]: (loop["done"], loop["total"])
+        for loop in service.status(play.id)["steps"]["a"]["loops"]
+    }
     assert found == {"run.0": (1, 3), "run.1": (0, 1), "run.2/inner.0": (0, 2)}
 
 
@@ -258,7 +266,9 @@ def test_a_playbook_is_registered_once(service: Service) -> None:
     assert service.register(ADD) == (entry, True)
 
 
-def test_a_text_stays_itself_when_another_release_compiles_it_to_another_plan(service: Service, store: Store) -> None:
+def test_a_text_stays_itself_when_another_release_compiles_it_to_another_plan(
+    service: Service, store: Store
+) -> None:
     plan = service.compile(ADD).plan
     assert plan is not None
     earlier = replace(plan, header=replace(plan.header, statistics={"another": "release"}))

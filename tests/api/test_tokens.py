@@ -119,11 +119,14 @@ def test_what_is_not_believed(issuer: Issuer, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("private", "algorithm", "kid"), [(rsa_key, "RS256", "rsa"), (ec_key, "ES256", "ec"), (ed_key, "EdDSA", "ed")]
+    ("private", "algorithm", "kid"),
+    [(rsa_key, "RS256", "rsa"), (ec_key, "ES256", "ec"), (ed_key, "EdDSA", "ed")],
 )
 def test_what_is_believed(issuer: Issuer, private: Any, algorithm: str, kid: str) -> None:
     assert tokens(issuer).claims(token(private(), algorithm, kid))["sub"] == "somebody"
-    assert tokens(issuer).claims(token(private(), algorithm, kid, aud=["another", AUDIENCE], exp=int(time.time()) - 5))
+    assert tokens(issuer).claims(
+        token(private(), algorithm, kid, aud=["another", AUDIENCE], exp=int(time.time()) - 5)
+    )
 
 
 @pytest.mark.parametrize(

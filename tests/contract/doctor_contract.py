@@ -65,7 +65,9 @@ class SqlDamage:
 
     def visits(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
-        _change(store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step)
+        _change(
+            store, f"update visits set {sets} where run_id = ? and step = ?", *values.values(), run.id, step
+        )
 
     def run(self, store: SqlStore, run_id: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = ?" for name in values)
@@ -81,7 +83,9 @@ class SqlDamage:
         self.run(store, run_id, parent_run=parent, parent_visit="v", parent_wait="w")
 
     def version(self, store: SqlStore, name: str, version: str, plan_hash: str) -> None:
-        _change(store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash)
+        _change(
+            store, "insert into playbooks values ('default', ?, ?, 1, ?, 0, null)", name, version, plan_hash
+        )
 
     def leftover(self, store: SqlStore, kind: str, run_id: str) -> None:
         columns, values = self._rows[kind]
@@ -132,9 +136,11 @@ class DoctorContract:
     def test_a_run_with_nothing_left(self, store: Store, status: str) -> None:
         run = started(store, "timeout: 1h" + CHAIN.replace("\n    ", "\n"))
         self.damage.visits(store, run, "a", status=status)
-        assert ("stuck", run.id, f"run {run.id} has not ended, and nothing is left that could go on with it") in found(
-            store
-        )
+        assert (
+            "stuck",
+            run.id,
+            f"run {run.id} has not ended, and nothing is left that could go on with it",
+        ) in found(store)
 
     def test_a_wait_that_is_not_open(self, store: Store) -> None:
         run, key = waiting(store)
@@ -159,14 +165,22 @@ class DoctorContract:
     def test_a_step_to_be_done_in_a_run_that_has_ended(self, store: Store) -> None:
         run = finished(store)
         self.damage.visits(store, run, "d", status="ready", finished_at=None)
-        expected = ("goes on after its end", run.id, f"run {run.id} has ended, and step `d` is still to be done")
+        expected = (
+            "goes on after its end",
+            run.id,
+            f"run {run.id} has ended, and step `d` is still to be done",
+        )
         assert found(store) == [expected]
 
     @pytest.mark.parametrize("live", [-1, 2])
     def test_counters_of_joins(self, store: Store, live: int) -> None:
         run = finished(store)
         self.damage.live(store, run, "c", live)
-        expected = ("counters of joins", run.id, f"run {run.id} counts {live} branches on the way to the join `c`")
+        expected = (
+            "counters of joins",
+            run.id,
+            f"run {run.id} counts {live} branches on the way to the join `c`",
+        )
         assert found(store) == [expected]
 
     def test_a_negative_counter_of_a_run_at_work(self, store: Store) -> None:
@@ -201,18 +215,23 @@ class DoctorContract:
         for kind in self.damage.kinds:
             self.damage.leftover(store, kind, "no")
         expected = [
-            ("unknown runs", "no", f"`{kind}` holds rows of run no, which is not there") for kind in self.damage.kinds
+            ("unknown runs", "no", f"`{kind}` holds rows of run no, which is not there")
+            for kind in self.damage.kinds
         ]
         assert sorted(found(store)) == sorted(expected)
 
     def test_a_parent_that_is_not_there(self, store: Store) -> None:
         run = started(store)
         self.damage.parent(store, run.id, "no")
-        assert found(store) == [("unknown parents", run.id, f"run {run.id} belongs to run no, which is not there")]
+        assert found(store) == [
+            ("unknown parents", run.id, f"run {run.id} belongs to run no, which is not there")
+        ]
 
     def test_plans_that_are_not_there(self, store: Store) -> None:
         self.damage.version(store, "p", "3", "no")
-        assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has a plan that is not there")]
+        assert found(store) == [
+            ("unknown plans", None, "version 3 of playbook `p` has a plan that is not there")
+        ]
 
     def test_a_plan_of_a_run_that_is_not_there(self, store: Store) -> None:
         run = finished(store, CHAIN)

@@ -42,7 +42,11 @@ class RegistryContract:
         assert store.playbook("default", "a b") is None
 
     def test_without_a_version_it_is_given_the_next_number(self, store: Store) -> None:
-        assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == ["1", "2", "3"]
+        assert [store.register(playbook(text=text)).version for text in ("one", "two", "three")] == [
+            "1",
+            "2",
+            "3",
+        ]
         assert store.register(playbook("b")).version == "1"
 
     def test_a_number_that_is_taken_is_passed_over(self, store: Store) -> None:

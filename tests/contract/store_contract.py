@@ -16,7 +16,18 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
-from noetl.executor.model.run import END, Claim, Commit, Lease, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.run import (
+    END,
+    Claim,
+    Commit,
+    Lease,
+    Progress,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    WaitKey,
+)
 from noetl.executor.model.transition import in_time, pause, settle
 from noetl.executor.stores.interface import Store
 
@@ -52,7 +63,9 @@ def started(
     """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
     plan = compiled(text)
     store.save_plan(plan)
-    run, first = new_run(plan.header, plan.hash, options.pop("input", {}), now=now, **{"origin": "local", **options})
+    run, first = new_run(
+        plan.header, plan.hash, options.pop("input", {}), now=now, **{"origin": "local", **options}
+    )
     return store.create_run(run, first, key)
 
 
@@ -63,7 +76,12 @@ def claimed(store: Store, run: Run, now: float = 0.0, lease: Lease = LEASE) -> C
 
 
 def done(
-    store: Store, claim: Claim, *, case: int | None = 0, saved: Mapping[str, Any] | None = None, data: Any = None
+    store: Store,
+    claim: Claim,
+    *,
+    case: int | None = 0,
+    saved: Mapping[str, Any] | None = None,
+    data: Any = None,
 ) -> Commit:
     """The commit of a visit that succeeded."""
     plan_hash, visit = claim.run.plan_hash, claim.visit
@@ -113,7 +131,10 @@ def held(claim: Claim) -> tuple[str, str, int]:
 def happened(claim: Claim, *numbers: int) -> list[Event]:
     """What the work of a claim may have to tell."""
     visit = claim.visit
-    return [Event("action.x", n + 0.5, visit.step, visit.number, 1, n / 4, {"number": n, "é": [None]}) for n in numbers]
+    return [
+        Event("action.x", n + 0.5, visit.step, visit.number, 1, n / 4, {"number": n, "é": [None]})
+        for n in numbers
+    ]
 
 
 def told_of(event: Event) -> Event:
@@ -188,12 +209,21 @@ class StoreContract:
     def test_a_run_comes_back_as_it_was(self, store: Store) -> None:
         options = {"tags": ["x", "é"], "folder": "/a b", "variables": {}}
         run = started(
-            store, "variables: {v: {x: [1, null]}}\ninput: {i: any}" + dedent(CHAIN), input={"i": "\ud83d"}, **options
+            store,
+            "variables: {v: {x: [1, null]}}\ninput: {i: any}" + dedent(CHAIN),
+            input={"i": "\ud83d"},
+            **options,
         )
         assert current(store, run) == run
         assert run.status is RunStatus.QUEUED
         (visit,) = store.visits(run.id)
-        assert (visit.step, visit.status, visit.number, visit.attempt, visit.due_at) == ("a", "ready", 1, 1, 0.0)
+        assert (visit.step, visit.status, visit.number, visit.attempt, visit.due_at) == (
+            "a",
+            "ready",
+            1,
+            1,
+            0.0,
+        )
         assert [event.type for event in store.events(run.id)] == ["workflow.started"]
 
     def test_one_idempotency_key_starts_one_run(self, store: Store) -> None:
@@ -293,7 +323,11 @@ class StoreContract:
         store.commit(replace(commit, events=(*happened(claim, 2), *commit.events)), 46.0)
         after = store.events(run.id)
         assert after[: len(whole)] == whole
-        assert [event.type for event in after[len(whole) :]] == ["action.x", "step.transition", "step.completed"]
+        assert [event.type for event in after[len(whole) :]] == [
+            "action.x",
+            "step.transition",
+            "step.completed",
+        ]
         assert len({event.id for event in after}) == len(after)
 
     def test_what_a_lost_claim_has_to_tell_is_not_written(self, store: Store) -> None:
@@ -305,7 +339,10 @@ class StoreContract:
         assert not store.renew(*held(lost), 1000.0, happened(lost, 1), 1)
         assert everything(store, run) == before
         assert store.renew(*held(took_over), 60.0, happened(took_over, 0))
-        assert [told_of(event) for event in store.events(run.id)][-2:] == [*happened(lost, 0), *happened(took_over, 0)]
+        assert [told_of(event) for event in store.events(run.id)][-2:] == [
+            *happened(lost, 0),
+            *happened(took_over, 0),
+        ]
         store.commit(done(store, took_over), 31.0)
         before = everything(store, run)
         assert not store.renew(*held(took_over), 1000.0, happened(took_over, 1), 1)
@@ -373,7 +410,11 @@ class StoreContract:
 
         together(4, tell)
         for claim in claims:
-            of = [event.type.partition(".")[2] for event in store.events(run.id) if event.step == claim.visit.step]
+            of = [
+                event.type.partition(".")[2]
+                for event in store.events(run.id)
+                if event.step == claim.visit.step
+            ]
             assert of == ["started", "x", "x", "x", "transition", "completed"]
 
     def test_as_much_as_is_told_at_once(self, store: Store) -> None:
@@ -382,7 +423,9 @@ class StoreContract:
         claim = claimed(store, run)
         chance = random.Random(7)
         telling = Telling()
-        text = "".join(chr(chance.randrange(0x10000, 0x110000)) for _ in range(MOST_CHARACTERS - MOST_AT_ONCE * 64))
+        text = "".join(
+            chr(chance.randrange(0x10000, 0x110000)) for _ in range(MOST_CHARACTERS - MOST_AT_ONCE * 64)
+        )
         long, *short = happened(claim, *range(MOST_AT_ONCE))
         for event in (replace(long, payload={"number": 0, "text": text}), *short):
             telling.note(event)
@@ -490,7 +533,9 @@ class StoreContract:
         store.commit(done(store, claim), 2.0)
         assert store.visits(run.id)[0].status is VisitStatus.SUCCEEDED
 
-    @pytest.mark.parametrize("value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]])
+    @pytest.mark.parametrize(
+        "value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
+    )
     def test_values_come_back_as_they_were(self, store: Store, value: Any) -> None:
         run = started(store)
         store.commit(done(store, claimed(store, run), saved={"n": value}), 1.0)
@@ -588,7 +633,13 @@ class StoreContract:
         first, second = claimed(store, run, 1.0), claimed(store, run, 1.0)
         store.commit(failed(store, first), 2.0)
         assert current(store, run).stop is RunStatus.FAILED
-        expected = [("a", "succeeded"), ("b1", "failed"), ("b2", "running"), ("b3", "parked"), ("b4", "parked")]
+        expected = [
+            ("a", "succeeded"),
+            ("b1", "failed"),
+            ("b2", "running"),
+            ("b3", "parked"),
+            ("b4", "parked"),
+        ]
         assert states(store, run) == expected
         assert store.claim(run.id, LEASE, 3.0) is None
         store.commit(done(store, second), 3.0)
@@ -647,7 +698,13 @@ class StoreContract:
         resumed = store.resume(run.id, 10.0, deadline_at=None, values={"input": {"i": 2}})
         assert (resumed.status, resumed.stop, resumed.resumes, resumed.error) == ("queued", None, 1, None)
         assert (resumed.input, resumed.environment) == ({"i": 2}, {})
-        expected = [("a", "succeeded"), ("b1", "succeeded"), ("b2", "ready"), ("b3", "ready"), ("b4", "ready")]
+        expected = [
+            ("a", "succeeded"),
+            ("b1", "succeeded"),
+            ("b2", "ready"),
+            ("b3", "ready"),
+            ("b4", "ready"),
+        ]
         assert states(store, run) == expected
         again = store.visits(run.id)[2]
         assert (again.attempt, again.claims, again.error, again.failure) == (1, 0, None, None)
@@ -671,7 +728,9 @@ class StoreContract:
         assert ended(store, run, RunStatus.SUCCEEDED, 10.0).status is RunStatus.SUCCEEDED
 
     @pytest.mark.parametrize("paused_before", [False, True])
-    def test_what_was_to_be_tried_again_is_when_its_run_goes_on(self, store: Store, *, paused_before: bool) -> None:
+    def test_what_was_to_be_tried_again_is_when_its_run_goes_on(
+        self, store: Store, *, paused_before: bool
+    ) -> None:
         run = started(store)
         claim = claimed(store, run)
         if paused_before:
@@ -731,7 +790,9 @@ class StoreContract:
 
     def test_runs_come_in_pages(self, store: Store) -> None:
         runs = [started(store, now=float(index // 2)) for index in range(7)]
-        newest_first = [run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)]
+        newest_first = [
+            run.id for run in sorted(runs, key=lambda run: (run.created_at, run.id), reverse=True)
+        ]
         found: list[str] = []
         cursor = None
         while True:

@@ -92,7 +92,10 @@ class SweepContract:
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.FAILED
         assert play.run.error is not None
-        assert (play.run.error["type"], play.run.error["message"]) == ("WorkerLost", "a branch of the run was lost")
+        assert (play.run.error["type"], play.run.error["message"]) == (
+            "WorkerLost",
+            "a branch of the run was lost",
+        )
 
     def test_a_stop_that_was_not_finished(self, store: SqlStore) -> None:
         play = begun(store, FORK, 1)
@@ -184,7 +187,9 @@ class SweepContract:
         child = compiled("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         store.save_plan(child)
         store.register(Playbook("default", "child", None, child.hash, 0.0))
-        text = "steps: [{name: call, run: [{action: workflow, playbook: child}, {action: wait, seconds: 500}]}]"
+        text = (
+            "steps: [{name: call, run: [{action: workflow, playbook: child}, {action: wait, seconds: 500}]}]"
+        )
         play = Play(store, text, folder=Path.cwd())
         while play.walk_one():
             pass

@@ -53,14 +53,26 @@ class ItemDamage:
     """Damage that is done to items."""
 
     _names: ClassVar = {"finished_at": "finished", "due_at": "due", "plan_hash": "plan"}
-    kinds = ("visits", "joins", "counters", "visit counts", "waits", "tokens", "parts", "history", "idempotency keys")
+    kinds = (
+        "visits",
+        "joins",
+        "counters",
+        "visit counts",
+        "waits",
+        "tokens",
+        "parts",
+        "history",
+        "idempotency keys",
+    )
 
     def visits(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
         (visit,) = (visit for visit in store.visits(run.id) if visit.step == step)
         key = keys.visit(run.id, visit.id, 1)
         first = {"step": step, "due": visit.due_at, "status": visit.status.value}
         sets = {self._names.get(name, name): value for name, value in values.items()}
-        store.table.write([Change(key, sets, keep={name: value for name, value in first.items() if name not in sets})])
+        store.table.write(
+            [Change(key, sets, keep={name: value for name, value in first.items() if name not in sets})]
+        )
 
     def run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
         live = values.pop("live", None)
@@ -222,13 +234,16 @@ class TestLists:
 def test_shards_are_merged_without_a_gap(drawn: list[tuple[list[int], bool]], wanted: int) -> None:
     """Of each shard there is what it holds; of one that was not looked through to its end, the newest of that."""
     held = [
-        [f"{number:02}.{index}" for number in sorted(numbers, reverse=True)] for index, (numbers, _) in enumerate(drawn)
+        [f"{number:02}.{index}" for number in sorted(numbers, reverse=True)]
+        for index, (numbers, _) in enumerate(drawn)
     ]
     looked = []
     for all_of_it, (_, is_cut) in zip(held, drawn, strict=True):
         seen = all_of_it[: len(all_of_it) // 2]
         looked.append(
-            (seen[:wanted], seen[-1]) if is_cut and seen and len(seen) < wanted else (all_of_it[:wanted], None)
+            (seen[:wanted], seen[-1])
+            if is_cut and seen and len(seen) < wanted
+            else (all_of_it[:wanted], None)
         )
     found, end = merged(looked, wanted)
     newest = sorted((one for part in held for one in part), reverse=True)
@@ -245,7 +260,9 @@ class TestQueue:
     @pytest.fixture
     def queue(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
         upgrade("noetl")
-        url = str(aws("sqs").create_queue(QueueName="noetl", Attributes={"VisibilityTimeout": "30"})["QueueUrl"])
+        url = str(
+            aws("sqs").create_queue(QueueName="noetl", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
+        )
         monkeypatch.setenv("NOETL_QUEUE", url)
         monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
         return url
@@ -324,7 +341,10 @@ class TestQueue:
         assert isinstance(claim, Claim)
         store.commit(failed(store, claim, retry_at=now + 5000.0), now)
         assert sent(aws, queue, delayed=True) == 1
-        assert store.claim_message(Note(run.id, claim.visit.id, "a", now).to_text(), LEASE, now + 1) is Received.DONE
+        assert (
+            store.claim_message(Note(run.id, claim.visit.id, "a", now).to_text(), LEASE, now + 1)
+            is Received.DONE
+        )
         assert store.visits(run.id)[0].status is VisitStatus.RETRYING
         assert sent(aws, queue, delayed=True) == 2
 

@@ -60,7 +60,14 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
 
 def fail(
-    stub: Stubber, call: str, code: str, times: int = 1, *, status: int = 400, message: str = "no", **more: Any
+    stub: Stubber,
+    call: str,
+    code: str,
+    times: int = 1,
+    *,
+    status: int = 400,
+    message: str = "no",
+    **more: Any,
 ) -> None:
     for _ in range(times):
         stub.add_client_error(call, code, message, status, modeled_fields=more or None)
@@ -104,7 +111,9 @@ class TestPassingFailures:
         stub.add_response("transact_write_items", {})
         Table("t").write(TWO_WRITES)
 
-    def test_a_transaction_is_repeated_under_one_token(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_transaction_is_repeated_under_one_token(
+        self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         asked: list[str] = []
         table = Table("t")
         send = table.client.transact_write_items
@@ -134,22 +143,38 @@ class TestRefusals:
         assert refused.value.found == [{"a": 7}]
 
     def test_one_of_a_transaction(self, stub: Stubber) -> None:
-        fail(stub, "transact_write_items", CANCELLED, **reasons("TransactionConflict", "ConditionalCheckFailed"))
+        fail(
+            stub,
+            "transact_write_items",
+            CANCELLED,
+            **reasons("TransactionConflict", "ConditionalCheckFailed"),
+        )
         with pytest.raises(Refused) as refused:
             Table("t").write(TWO_WRITES)
         assert refused.value.failed == [False, True]
 
-    def test_it_is_our_own_write_that_is_in_the_way(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_our_own_write_that_is_in_the_way(
+        self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
         fail(stub, "update_item", "InternalServerError", status=500)
-        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "mine"}))
+        fail(
+            stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "mine"})
+        )
         assert Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
 
     @pytest.mark.parametrize("first", ["InternalServerError", "ThrottlingException"])
-    def test_it_is_that_of_somebody_else(self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    def test_it_is_that_of_somebody_else(
+        self, stub: Stubber, monkeypatch: pytest.MonkeyPatch, first: str
+    ) -> None:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
         fail(stub, "update_item", first, status=500 if first == "InternalServerError" else 400)
-        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "theirs"}))
+        fail(
+            stub,
+            "update_item",
+            "ConditionalCheckFailedException",
+            Item=attributes({"a": 1, "wrote": "theirs"}),
+        )
         with pytest.raises(Refused):
             Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))
 
@@ -356,7 +381,9 @@ def test_what_is_no_attribute() -> None:
         Table("t").write([Check(ONE, (ABSENT,))])
 
 
-@pytest.mark.parametrize("value", [None, {}, [], "", 0, "\ud800", {"a": [1, None]}, "x" * 10_000, list(range(500))])
+@pytest.mark.parametrize(
+    "value", [None, {}, [], "", 0, "\ud800", {"a": [1, None]}, "x" * 10_000, list(range(500))]
+)
 def test_packed_values_come_back(value: Any) -> None:
     assert from_bytes(to_bytes(value)) == value
 

@@ -205,10 +205,14 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
 
     together(4, work)
     check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
-    writers = Counter(item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C")
+    writers = Counter(
+        item["pk"] for item in store.table.scan() if item["sk"].startswith("V#b") or item["sk"] == "C"
+    )
     assert len(writers) == 4
     # Each branch wrote its end to the counter of its neighbours, and to no other.
-    assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(range(1, BRANCHES_EACH + 6))
+    assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(
+        range(1, BRANCHES_EACH + 6)
+    )
 
 
 class Lost(Exception):
@@ -373,7 +377,9 @@ def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
     assert sum(claim is not None for claim in claims) == 1
 
 
-def test_a_run_that_ends_while_it_is_read_has_its_result(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_ends_while_it_is_read_has_its_result(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     play = Play(store, "steps: [{name: a, run: [{action: wait, seconds: 5}, {action: set, set: {n: 1}}]}]")
     assert play.walk_one()
     assert play.status is RunStatus.WAITING
@@ -391,7 +397,9 @@ def test_a_run_that_ends_while_it_is_read_has_its_result(store: DynamoStore, mon
     assert (found.status, found.result) == (RunStatus.SUCCEEDED, {"n": 1})
 
 
-def test_a_reader_between_whose_reads_others_write(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_between_whose_reads_others_write(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The records of visits are read before what they have told. What is told by then of a claim that the record does not know, or
     what has moved from the one to the other, is told to the next reader.
     """

@@ -32,7 +32,9 @@ __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
 
 
-class TestPostgres(StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract):
+class TestPostgres(
+    StoreContract, WaitsContract, RegistryContract, KeysContract, DoctorContract, SweepContract
+):
     payload_limit = LIMIT
     answer_limit = LIMIT
 
@@ -74,7 +76,9 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
 
 
 @pytest.mark.parametrize(("text", "statements"), [(CHAIN, 1), (DIAMOND, 2)], ids=["chain", "branch"])
-def test_what_a_step_asks(postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_step_asks(
+    postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One statement in a chain; where a branch ends at a join one more, which locks the run and is sent with it. The visit that is
     next comes with them.
     """
@@ -99,7 +103,9 @@ def test_what_a_step_asks(postgres_dsn: str, text: str, statements: int, monkeyp
         assert after is not None
         assert (after.status, after.fence, after.worker, after.due_at) == ("running", 1, LEASE.worker, 32.0)
         (began,) = [
-            event for event in store.events(run.id) if event.type == "step.started" and event.step == after.step
+            event
+            for event in store.events(run.id)
+            if event.type == "step.started" and event.step == after.step
         ]
         assert (began.at, began.visit, began.attempt, began.payload) == (2.0, 1, 1, {"worker": LEASE.worker})
 
@@ -120,12 +126,16 @@ class TestSchema:
         upgrade(postgres_dsn)
         with psycopg.connect(postgres_dsn) as connection:
             connection.execute("insert into noetl_migrations (number) values (99)")
-        with pytest.raises(StoreError, match=f"has schema 99, and this version of noetl knows {SCHEMA_VERSION}"):
+        with pytest.raises(
+            StoreError, match=f"has schema 99, and this version of noetl knows {SCHEMA_VERSION}"
+        ):
             PostgresStore(postgres_dsn)
         with pytest.raises(StoreError, match="has schema 99"):
             upgrade(postgres_dsn)
 
-    def test_nothing_is_left_of_one_that_fails(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nothing_is_left_of_one_that_fails(
+        self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(
             "noetl.infra.migrations.migrations", lambda: [*migrations(), "create table half (x no_such_type)"]
         )

@@ -143,7 +143,9 @@ class TestLostConnections:
                 administrator.execute("select pg_terminate_backend(%s)", [blocked(administrator)])
             assert doing.result().stop is RunStatus.CANCELLED
 
-    def test_one_in_the_middle_of_a_read(self, store: PostgresStore, administrator: psycopg.Connection[Any]) -> None:
+    def test_one_in_the_middle_of_a_read(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any]
+    ) -> None:
         run = started(store)
         with ThreadPoolExecutor(1) as pool:
             with administrator.transaction():
@@ -153,7 +155,9 @@ class TestLostConnections:
             assert doing.result() == run
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["one statement", "a transaction"])
-    def test_one_at_the_commit(self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str) -> None:
+    def test_one_at_the_commit(
+        self, store: PostgresStore, administrator: psycopg.Connection[Any], text: str
+    ) -> None:
         """Whether it was written cannot be known: that is said, and whoever comes after the lease begins anew."""
         run = started(store, text)
         claim = claimed(store, run)
@@ -241,7 +245,9 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("loses", ["question", "answer"])
-@pytest.mark.parametrize(("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"])
+@pytest.mark.parametrize(
+    ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
+)
 def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, loses: str) -> None:
     """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
@@ -291,7 +297,9 @@ class TestRestarts:
             store.postgres._pool.timeout = 0.2
             own_server.stop()
             try:
-                with pytest.raises(StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"):
+                with pytest.raises(
+                    StoreError, match=r"^The store in Postgres failed: connection .* failed: .*\.$"
+                ):
                     started(store)
             finally:
                 own_server.start()
@@ -363,7 +371,9 @@ class TestAddress:
     )
     def test_passwords_stay_secret(self, uri: str, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
-        for use in (open_store, upgrade) if uri.startswith(("postgres://", "postgresql://")) else (open_store,):
+        for use in (
+            (open_store, upgrade) if uri.startswith(("postgres://", "postgresql://")) else (open_store,)
+        ):
             with pytest.raises((StoreError, SettingError)) as raised:
                 use(uri)
             error = raised.value
@@ -405,9 +415,13 @@ class TestAddress:
         name = urlsplit(postgres_dsn).path[1:]
         with psycopg.connect(postgres_dsn, autocommit=True) as connection:
             connection.execute(f"alter database {name} set statement_timeout = '7s'".encode())
-            connection.execute(f"alter database {name} set default_transaction_isolation = 'serializable'".encode())
+            connection.execute(
+                f"alter database {name} set default_transaction_isolation = 'serializable'".encode()
+            )
         with closing(PostgresStore(postgres_dsn)) as store:
-            shown = [self.setting(store, name) for name in ("statement_timeout", "default_transaction_isolation")]
+            shown = [
+                self.setting(store, name) for name in ("statement_timeout", "default_transaction_isolation")
+            ]
             assert shown == ["7s", "read committed"]
 
     def setting(self, store: PostgresStore, name: str) -> str:

@@ -226,7 +226,11 @@ def test_a_sweep_finds_what_has_no_message(store: PostgresStore, aws: Client, qu
 
 
 def test_a_queue_that_refuses_loses_nothing(
-    store: PostgresStore, aws: Client, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: PostgresStore,
+    aws: Client,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         become_nobody(aws, patch)
@@ -292,7 +296,9 @@ class TestSecret:
         arn = aws("secretsmanager").create_secret(Name="rds", SecretString=json.dumps(told))["ARN"]
         assert address_of(arn) == "postgresql://a%40b:p%2Fw%3Ad%3F@db.test:5433/n"
 
-    @pytest.mark.parametrize("text", ["", "x", "{}", "[1]", "mysql://host/db", '{"username": "a", "password": "b"}'])
+    @pytest.mark.parametrize(
+        "text", ["", "x", "{}", "[1]", "mysql://host/db", '{"username": "a", "password": "b"}']
+    )
     def test_a_secret_that_holds_something_else(self, aws: Client, text: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="other", SecretString=text or " ")["ARN"]
         with pytest.raises(SettingError, match=r"\(NOETL_STORE\) must hold a URI of Postgres"):

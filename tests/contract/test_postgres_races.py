@@ -76,7 +76,9 @@ class Onlooker:
 
     def wait_for_blocked(self, count: int = 1) -> list[int]:
         """The sessions that wait for a lock, once there are so many."""
-        query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        query = (
+            "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
         with psycopg.connect(self.connection.info.dsn, autocommit=True) as looking:
             while True:
                 found = [pid for (pid,) in looking.execute(query)]
@@ -102,7 +104,8 @@ def beside() -> Iterator[Callable[..., Future[Any]]]:
 def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
     """The run, when the workers of all stores have walked it to its end."""
     workers = [
-        Worker(store, capabilities=for_local_run(Path.cwd()), threads=threads, queue=run.queue) for store in stores
+        Worker(store, capabilities=for_local_run(Path.cwd()), threads=threads, queue=run.queue)
+        for store in stores
     ]
     for worker in workers:
         worker.start()
@@ -237,7 +240,9 @@ def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
 def test_a_child_that_ends_while_its_parent_is_cancelled(stores: list[PostgresStore]) -> None:
     for index in range(ROUNDS):
         parent, key = waiting(stores[0], f"token {index}")
-        inner = child(stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}")
+        inner = child(
+            stores[0], parent, WaitKey(parent.id, key.visit_id, "child"), f"child {index}", queue=f"q{index}"
+        )
         for _ in range(3):
             claim = stores[0].claim(f"q{index}", LEASE, 2.0)
             assert claim is not None
@@ -270,7 +275,9 @@ def test_a_parent_is_locked_before_its_child(
     if how == "resume":
         finish()
     onlooker.hold(parent)
-    doing = beside(finish) if how == "finish" else beside(store.resume, "child", 4.0, deadline_at=None, values={})
+    doing = (
+        beside(finish) if how == "finish" else beside(store.resume, "child", 4.0, deadline_at=None, values={})
+    )
     onlooker.wait_for_blocked()
     onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
     onlooker.let_go()
@@ -278,7 +285,9 @@ def test_a_parent_is_locked_before_its_child(
     assert examine(store.database) == []
 
 
-@pytest.mark.parametrize("change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None])
+@pytest.mark.parametrize(
+    "change", ["fence = fence + 1", "status = 'parked'", "due_at = 9e9", "attempt = 2", None]
+)
 def test_a_claim_that_had_to_wait_looks_again(
     store: PostgresStore, onlooker: Onlooker, beside: Callable[..., Future[Any]], change: str | None
 ) -> None:
@@ -375,7 +384,10 @@ def test_a_wait_is_closed_while_the_child_goes_on(
     assert last is not None
     store.finish(last, RunStatus.CANCELLED, None, [], 3.0)
     onlooker.hold(parent)
-    doing = [beside(store.resume, "child", 4.0, deadline_at=None, values={}), beside(store.close_wait, wait, 5.0)]
+    doing = [
+        beside(store.resume, "child", 4.0, deadline_at=None, values={}),
+        beside(store.close_wait, wait, 5.0),
+    ]
     onlooker.wait_for_blocked(2)
     onlooker.let_go()
     assert [future.exception() for future in doing] == [None, None]

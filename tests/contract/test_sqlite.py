@@ -101,7 +101,9 @@ def test_what_is_not_over_is_found_without_a_look_at_what_is(tmp_path: Path) -> 
     assert len(looks) >= 6
     for text in looks:
         plan = [row["detail"] for row in db.execute(f"explain query plan {text}")]
-        assert not [line for line in plan if "SCAN visits" in line or line.endswith("visits_1 (run_id=?)")], text
+        assert not [line for line in plan if "SCAN visits" in line or line.endswith("visits_1 (run_id=?)")], (
+            text
+        )
     store.close()
 
 
@@ -150,7 +152,9 @@ def test_git_passes_over_a_folder_made_for_a_store(tmp_path: Path) -> None:
     assert not (tmp_path / ".gitignore").exists()
 
 
-@pytest.mark.parametrize("url", ["", "sqlite:", "sqlite://", "sqlite:///", "noetl.db", "mysql://x", "sqlite://x.db"])
+@pytest.mark.parametrize(
+    "url", ["", "sqlite:", "sqlite://", "sqlite:///", "noetl.db", "mysql://x", "sqlite://x.db"]
+)
 def test_urls_that_are_not_of_a_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_STORE", url or "nothing")
     with pytest.raises(SettingError, match="NOETL_STORE, or --store"):
@@ -166,7 +170,11 @@ def test_a_password_is_not_shown() -> None:
 def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NOETL_STORE", raising=False)
-    for url, path in ((None, ".noetl/noetl.db"), ("sqlite:///a.db", "a.db"), (f"sqlite:///{tmp_path}/b.db", "b.db")):
+    for url, path in (
+        (None, ".noetl/noetl.db"),
+        ("sqlite:///a.db", "a.db"),
+        (f"sqlite:///{tmp_path}/b.db", "b.db"),
+    ):
         open_store(url).close()
         assert (tmp_path / path).is_file()
 
@@ -225,7 +233,9 @@ def test_a_store_is_closed_under_a_thread_that_reads_it(tmp_path: Path) -> None:
         ({}, {}, "="),
     ],
 )
-def test_what_is_result_and_saved_is_kept_once(tmp_path: Path, data: Any, saved: dict[str, Any], kept: str) -> None:
+def test_what_is_result_and_saved_is_kept_once(
+    tmp_path: Path, data: Any, saved: dict[str, Any], kept: str
+) -> None:
     store = SqliteStore(str(tmp_path / "noetl.db"))
     run = started(store)
     claim = claimed(store, run)

@@ -122,7 +122,9 @@ class WaitsContract:
         visit = claimed(store, run, 5.0).visit
         assert (visit.id, visit.progress) == (key.visit_id, Progress(journal={"run": {"at": 0}}))
 
-    @pytest.mark.parametrize("body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]])
+    @pytest.mark.parametrize(
+        "body", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
+    )
     def test_answers_come_back_as_they_were(self, store: Store, body: Any) -> None:
         _, key = waiting(store)
         store.answer("t", body, 5.0)
@@ -138,7 +140,9 @@ class WaitsContract:
         assert store.answer("t", {"b": [2], "a": 1}, 6.0) == key
         assert (store.wait(key), everything(store, run), store.next_due(run.id)) == before
 
-    @pytest.mark.parametrize(("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})])
+    @pytest.mark.parametrize(
+        ("body", "other"), [(1, 2), (1, True), (0, False), (None, False), ("1", 1), ([], {})]
+    )
     def test_another_answer_is_refused(self, store: Store, body: Any, other: Any) -> None:
         _, key = waiting(store)
         store.answer("t", body, 5.0)
@@ -323,12 +327,19 @@ class WaitsContract:
     def test_where_a_run_comes_from_comes_back(self, store: Store) -> None:
         parent, key = waiting(store)
         plain = child(store, parent, None, "b")
-        run, first = new_run(store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml")
+        run, first = new_run(
+            store.plan_header(plain.plan_hash), plain.plan_hash, {}, now=1.0, source="/a b.yaml"
+        )
         linked = store.create_run(replace(run, resumed_from=parent.id), first)
         answering = child(store, parent, key, "c", source="x.yaml")
         for run in (plain, linked, answering):
             assert current(store, run) == run
-        assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (key, 1, None, parent.id)
+        assert (answering.parent, answering.depth, plain.parent, linked.resumed_from) == (
+            key,
+            1,
+            None,
+            parent.id,
+        )
 
     def test_a_run_that_is_there_is_not_started_again(self, store: Store) -> None:
         parent, key = waiting(store)
@@ -436,7 +447,9 @@ class WaitsContract:
         store.commit(done(store, claimed(store, before), saved={"n": [1]}, data={"x": 1}), 1.0)
         store.commit(failed(store, claimed(store, before, 1.0)), 2.0)
         ended(store, before, RunStatus.FAILED, 3.0)
-        run, first = new_run(store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local")
+        run, first = new_run(
+            store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
+        )
         run = replace(run, resumed_from=before.id)
         history = [replace(v, run_id=run.id) for v in store.saved(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
@@ -447,12 +460,17 @@ class WaitsContract:
         assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
         assert current(store, run).live == 1
         (event,) = store.events(run.id)
-        assert (event.type, event.payload) == ("workflow.started", {"playbook": "play", "resumed_from": before.id})
+        assert (event.type, event.payload) == (
+            "workflow.started",
+            {"playbook": "play", "resumed_from": before.id},
+        )
 
     def test_history_is_not_walked_again(self, store: Store) -> None:
         before = started(store)
         store.commit(done(store, claimed(store, before)), 1.0)
-        run, first = new_run(store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local")
+        run, first = new_run(
+            store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
+        )
         history = [replace(visit, run_id=run.id) for visit in store.saved(before.id) if visit.finished_at]
         store.create_run(run, replace(first, step="c", id="first"), history=history)
         visit = claimed(store, run, 5.0).visit

@@ -31,7 +31,9 @@ TEXT = """
 
 def listed() -> dict[str, set[str]]:
     page = (ROOT / "docs" / "http.md").read_text("utf-8")
-    return {type: set(WORD.findall(keys)) for types, keys in ROW.findall(page) for type in WORD.findall(types)}
+    return {
+        type: set(WORD.findall(keys)) for types, keys in ROW.findall(page) for type in WORD.findall(types)
+    }
 
 
 def test_the_page_lists_the_events_there_are(store: SqliteStore) -> None:
@@ -44,7 +46,8 @@ def test_the_page_lists_the_events_there_are(store: SqliteStore) -> None:
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
     events = [event for play in (failed, late, cancelled) for event in play.events]
     found = {
-        type: set[str]().union(*(e.payload for e in events if e.type == type)) for type in {e.type for e in events}
+        type: set[str]().union(*(e.payload for e in events if e.type == type))
+        for type in {e.type for e in events}
     }
     assert found == {**listed(), "workflow.started": {"playbook"}}
     assert listed()["workflow.started"] == {"playbook", "resumed_from"}

@@ -62,7 +62,9 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     text = page.read_text("utf-8")
     return [
-        Block(page, text.count("\n", 0, found.start("text")), *found.group("mark", "argument", "text", "result"))
+        Block(
+            page, text.count("\n", 0, found.start("text")), *found.group("mark", "argument", "text", "result")
+        )
         for found in BLOCK.finditer(text)
     ]
 

@@ -38,7 +38,9 @@ def ended(store: Store, text: str, **input: Any) -> Play:
     ],
 )
 def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Store, guard: str) -> None:
-    play = ended(store, step("[{action: set, set: {done: true}}]", f'[{{case: "{{{{ {guard} }}}}", run: []}}]'))
+    play = ended(
+        store, step("[{action: set, set: {done: true}}]", f'[{{case: "{{{{ {guard} }}}}", run: []}}]')
+    )
     assert play.result == {"done": True}
     assert play.visit("a").case is None
 
@@ -54,7 +56,9 @@ def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> Non
 
 
 def test_a_condition_of_a_retry_cannot_widen(store: Store) -> None:
-    play = ended(store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]'))
+    play = ended(
+        store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]')
+    )
     assert play.event_types("a").count("action.started") == 1
 
 
@@ -117,9 +121,9 @@ def test_a_name_means_one_thing() -> None:
     assert codes(f"variables: {{x: 0}}\n{step}") == []
     for section in ("input: {x: any}", "environment: {x: 1}"):
         assert codes(f"{section}\n{step}") == ["NP305"]
-    assert codes("input: {x: any}\nenvironment: {x: 1}\nsteps: [{name: a, run: [{action: log, message: m}]}]") == [
-        "NP305"
-    ]
+    assert codes(
+        "input: {x: any}\nenvironment: {x: 1}\nsteps: [{name: a, run: [{action: log, message: m}]}]"
+    ) == ["NP305"]
 
 
 @pytest.mark.parametrize("declared", ["", "input: {x: integer}\n"])
@@ -171,12 +175,18 @@ def test_a_step_that_was_not_visited_is_pending(store: Store) -> None:
           - name: b b
             run: [{action: log, message: x}]
         """
-    assert ended(store, text).result == {"own": "pending", "b": {"status": "pending", "visits": 0}, "known": False}
+    assert ended(store, text).result == {
+        "own": "pending",
+        "b": {"status": "pending", "visits": 0},
+        "known": False,
+    }
 
 
 @pytest.mark.parametrize("number", ["1e400", "9" * 5000, "0x" + "f" * 2000])
 def test_a_number_that_json_cannot_hold_is_an_error(number: str) -> None:
-    assert codes(step(f'[{{action: log, message: "{{{{ {number} }}}}"}}]').removeprefix("name: x\n")) == ["NP405"]
+    assert codes(step(f'[{{action: log, message: "{{{{ {number} }}}}"}}]').removeprefix("name: x\n")) == [
+        "NP405"
+    ]
 
 
 def test_a_secret_travels_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from noetl.infra.reference import PAGES, ROOT, _methods_by_word, main, written
 from noetl.infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.templates import filters
 
-FAILING = re.compile(r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\"""")
+FAILING = re.compile(
+    r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\""""
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -52,8 +54,14 @@ def test_the_methods_are_those_of_the_sandbox() -> None:
 
 
 def test_every_type_of_error_is_described() -> None:
-    section = (ROOT / "docs/language.md").read_text("utf-8").partition("### Error types")[2].partition("\n## ")[0]
-    raised = {name for path in (ROOT / "executor").rglob("*.py") for name in FAILING.findall(path.read_text("utf-8"))}
+    section = (
+        (ROOT / "docs/language.md").read_text("utf-8").partition("### Error types")[2].partition("\n## ")[0]
+    )
+    raised = {
+        name
+        for path in (ROOT / "executor").rglob("*.py")
+        for name in FAILING.findall(path.read_text("utf-8"))
+    }
     assert len(raised) > 10
     assert {name for name in raised if f"`{name}`" not in section} == set()
 

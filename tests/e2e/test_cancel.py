@@ -37,7 +37,10 @@ def test_nothing_of_a_cancelled_run_goes_on(tmp_path: Path, command: str, is_sta
     os.mkfifo(tmp_path / "alive")
     (tmp_path / "child.json").write_text(playbook("child", command))
     call = step("call", {"action": "workflow", "playbook": "child"}, then="after")
-    parent = {"name": "parent", "steps": [call, step("after", {"action": "shell", "command": "echo after >> trace"})]}
+    parent = {
+        "name": "parent",
+        "steps": [call, step("after", {"action": "shell", "command": "echo after >> trace"})],
+    }
     (tmp_path / "parent.json").write_text(json.dumps(parent))
     running = noetl(tmp_path, "run", "parent.json" if is_started else "child.json")
     with closing(Alive(tmp_path / "alive")) as alive:
@@ -65,5 +68,7 @@ def check_that_it_is_cancelled(tmp_path: Path, running: subprocess.Popen[str], c
         assert run.status == "cancelled"
         ends = ("workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out")
         assert [event.type for event in store.events(run.id) if event.type in ends] == ["workflow.cancelled"]
-        assert all(visit.status == "parked" for visit in store.visits(run.id) if not visit.step.startswith("@"))
+        assert all(
+            visit.status == "parked" for visit in store.visits(run.id) if not visit.step.startswith("@")
+        )
     store.close()

@@ -30,7 +30,9 @@ def chain() -> str:
     lines = ["name: large", "steps:"]
     for at in range(STEPS):
         goes_on = f", rule: [{{case: default, run: [s{at + 1}]}}]" if at + 1 < STEPS else ""
-        lines.append(f"- {{name: s{at}, run: [{{action: set, set: {{x: \"{{{{ '{at}' * 100000 }}}}\"}}}}]{goes_on}}}")
+        lines.append(
+            f"- {{name: s{at}, run: [{{action: set, set: {{x: \"{{{{ '{at}' * 100000 }}}}\"}}}}]{goes_on}}}"
+        )
     return "\n".join([*lines, 'output: {last: "{{ x | length }}"}'])
 
 

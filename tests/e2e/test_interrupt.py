@@ -39,7 +39,9 @@ def test_commands_are_ended(tmp_path: Path, loop: object) -> None:
     assert not (tmp_path / "trace").exists()
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
     (run,) = store.runs("default")[0]
-    assert [(visit.status, visit.error, visit.claims) for visit in store.visits(run.id)] == [("running", None, 0)]
+    assert [(visit.status, visit.error, visit.claims) for visit in store.visits(run.id)] == [
+        ("running", None, 0)
+    ]
     assert err.splitlines()[-1] == f"interrupted; `noetl runs resume {run.id}` goes on with the run"
     store.close()
 

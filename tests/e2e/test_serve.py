@@ -91,9 +91,15 @@ def test_runs_go_on_after_the_service_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_events_does_not_keep_the_service_from_stopping(tmp_path: Path) -> None:
-    step = {"name": "wait", "run": [{"action": "shell", "command": "false"}], "retry": {"attempts": 2, "delay": "1h"}}
+    step = {
+        "name": "wait",
+        "run": [{"action": "shell", "command": "false"}],
+        "retry": {"attempts": 2, "delay": "1h"},
+    }
     with service(tmp_path) as (process, address):
-        accepted = httpx.post(f"{address}/workflows/run", json={"playbook": {"name": "patient", "steps": [step]}})
+        accepted = httpx.post(
+            f"{address}/workflows/run", json={"playbook": {"name": "patient", "steps": [step]}}
+        )
         url = f"{address}{accepted.json()['links']['events']}"
         received = []
         with httpx.stream("GET", url, headers={"Accept": "text/event-stream"}, timeout=60) as events:

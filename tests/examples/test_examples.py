@@ -152,7 +152,9 @@ class TestPortable:
 
 class TestOnboardUser:
     @pytest.fixture(autouse=True)
-    def database(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[psycopg.Connection[Any]]:
+    def database(
+        self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[psycopg.Connection[Any]]:
         """A connection to the database that the example works on, under a DSN with a password in it."""
         dsn = _with_password(postgres_dsn)
         monkeypatch.setenv("NOETL_SECRET_DSN", dsn)
@@ -174,7 +176,9 @@ class TestOnboardUser:
                 case "GET", "/users/2":
                     exchange.reply_json({"name": "Bob", "email": "bob@example.com", "new_account": False})
                 case "GET", "/users/3":
-                    exchange.reply_json({"name": "Cy", "email": "cy@example.com", "new_account": True}, next(down, 200))
+                    exchange.reply_json(
+                        {"name": "Cy", "email": "cy@example.com", "new_account": True}, next(down, 200)
+                    )
                 case "POST", "/mails":
                     exchange.reply_json({"id": "mail-1"}, 201)
                 case _:
@@ -251,7 +255,9 @@ def _with_password(dsn: str) -> str:
     parts = urlsplit(dsn)
     user, at, host = parts.netloc.rpartition("@")
     return (
-        dsn if ":" in user else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at or '@'}{host}"))
+        dsn
+        if ":" in user
+        else urlunsplit(parts._replace(netloc=f"{user or 'postgres'}:{PASSWORD}{at or '@'}{host}"))
     )
 
 
@@ -277,7 +283,9 @@ class TestApproval:
         return play, re.findall(r"noetl runs answer (\S+) -d true", caplog.text)[0]
 
     @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
-    def test_the_answer_decides(self, store: Store, asked: tuple[Play, str], answer: Any, outcome: str) -> None:
+    def test_the_answer_decides(
+        self, store: Store, asked: tuple[Play, str], answer: Any, outcome: str
+    ) -> None:
         play, token = asked
         store.answer(hash_of(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}

@@ -37,11 +37,15 @@ class Probe:
         return answer
 
 
-def piece(tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None) -> Piece:
+def piece(
+    tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None
+) -> Piece:
     cancelled = Hasty([] if waits is None else waits)
     deadline = time.monotonic() + seconds
     capabilities = for_local_run(Path.cwd())
-    return Piece((tasks or {}).__getitem__, capabilities, deadline, lambda: 5.0, cancelled=cancelled, expires=deadline)
+    return Piece(
+        (tasks or {}).__getitem__, capabilities, deadline, lambda: 5.0, cancelled=cancelled, expires=deadline
+    )
 
 
 class Hasty(threading.Event):

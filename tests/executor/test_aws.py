@@ -109,7 +109,11 @@ def test_threads_share_a_client(aws: Client) -> None:
 
 @pytest.mark.parametrize(
     ("arn", "region"),
-    [("arn:aws:lambda:eu-west-1:123456789012:function:x", "eu-west-1"), ("x:y", None), ("arn:aws:s3:::x", None)],
+    [
+        ("arn:aws:lambda:eu-west-1:123456789012:function:x", "eu-west-1"),
+        ("x:y", None),
+        ("arn:aws:s3:::x", None),
+    ],
 )
 def test_the_region_of_an_arn(arn: str, region: str | None) -> None:
     assert ours.region_of(arn) == region

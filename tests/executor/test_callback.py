@@ -197,7 +197,9 @@ class TestNotify:
         play = Asked.begun(store, tmp_path, text)
         assert play.errors == ["FileError"]
 
-    def test_it_is_tried_again_with_a_token_that_works_as_well(self, store: SqliteStore, tmp_path: Path) -> None:
+    def test_it_is_tried_again_with_a_token_that_works_as_well(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         """The worker dies between asking and waiting: whoever was asked first may answer."""
         play = Asked(store, ASK % "", {}, folder=tmp_path)
         play.folder = tmp_path

@@ -10,7 +10,9 @@ from noetl.executor.model.events import Event
 from noetl.executor.stores.dynamo.history import HEAD, Stream, ordered
 
 
-def stream(name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1) -> Stream:
+def stream(
+    name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1
+) -> Stream:
     return Stream(name, tuple(Event("step.x", at) for at in times), causes, is_done, (0, clock))
 
 
@@ -52,7 +54,9 @@ def test_a_reader_who_comes_between_changes_nothing_that_was_told(seed: int) -> 
     """However a run grows, what is told later comes behind, each event once, and causes come before their effects."""
     chance = random.Random(seed)
     names = [f"v{number}" for number in range(8)]
-    causes = {name: tuple(chance.sample(names[:at], min(at, chance.randrange(3)))) for at, name in enumerate(names)}
+    causes = {
+        name: tuple(chance.sample(names[:at], min(at, chance.randrange(3)))) for at, name in enumerate(names)
+    }
     length = {name: chance.randrange(1, 4) for name in names}
     grown = dict.fromkeys(names, 0)
     told: list[str] = []

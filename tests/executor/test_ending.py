@@ -54,7 +54,9 @@ class TestResults:
         assert (play.status, play.result) == ("succeeded", expected)
 
     def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
-        play = Play(store, 'steps: [{name: a, run: [{action: fail, message: no}]}]\noutput: {x: "{{ 1 }}"}').finish()
+        play = Play(
+            store, 'steps: [{name: a, run: [{action: fail, message: no}]}]\noutput: {x: "{{ 1 }}"}'
+        ).finish()
         assert (play.result, play.errors) == (None, ["Failed"])
 
 

@@ -144,7 +144,9 @@ def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endi
     statuses = set()
     for world in explorer.endings():
         statuses.add(ending(world.stop, world.failed_branches).value)
-        left = world.standing(VisitStatus.PARKED) + [v for v in world.visits.values() if v.failure is Failure.OPEN]
+        left = world.standing(VisitStatus.PARKED) + [
+            v for v in world.visits.values() if v.failure is Failure.OPEN
+        ]
         if world.stop is None:
             assert world.live == 0
             assert not any(live for live, _ in world.joins.values())
@@ -152,7 +154,9 @@ def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endi
             assert not left
             names = merge_names([(v.clock, v.id, v.saved) for v in world.visits.values()])
             visits = Counter(v.step for v in world.visits.values())
-            found[tuple(sorted(world.deeds.items()))].add((tuple(sorted(names.items())), tuple(sorted(visits.items()))))
+            found[tuple(sorted(world.deeds.items()))].add(
+                (tuple(sorted(names.items())), tuple(sorted(visits.items())))
+            )
         else:
             arrived = sum(map(len, world.arrivals.values()))
             assert world.live == len(left) + arrived

@@ -36,7 +36,12 @@ def last(store: SqliteStore, play: Play) -> dict[str, object]:
     [
         ("abort", "ok", "succeeded", {"seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}),
         ("abort", "bad", "failed", {"seen": "failed", "why": "bad", "known": 0, "was": "failed"}),
-        ("continue", "bad", "completed_with_errors", {"seen": "completed_with_errors", "why": None, "known": 0}),
+        (
+            "continue",
+            "bad",
+            "completed_with_errors",
+            {"seen": "completed_with_errors", "why": None, "known": 0},
+        ),
         (
             "abort",
             "slow",

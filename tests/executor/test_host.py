@@ -13,7 +13,9 @@ ASK = "from noetl.executor.model.worker_identity import process_name; print(proc
 
 @pytest.fixture
 def other() -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_a_process_dies(other: subprocess.Popen[str]) -> None:

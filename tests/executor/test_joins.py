@@ -20,7 +20,9 @@ RACE = """
 
 
 class TestAny:
-    @pytest.mark.parametrize(("b", "c", "d", "winner"), [(1, 2, 3, "b"), (3, 1, 2, "other"), (9, 8, 100, "other")])
+    @pytest.mark.parametrize(
+        ("b", "c", "d", "winner"), [(1, 2, 3, "b"), (3, 1, 2, "other"), (9, 8, 100, "other")]
+    )
     def test_the_first_goes_on(self, store: SqliteStore, b: int, c: int, d: int, winner: str) -> None:
         play = Play(store, RACE, {"b": b, "c": c, "d": d}).finish()
         assert play.result["after"] == winner

@@ -68,7 +68,9 @@ class Queue:
                 return found
             for message in messages:
                 self.aws("sqs").delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
-                found.append({"messageId": message["MessageId"], "body": message["Body"], "eventSource": "aws:sqs"})
+                found.append(
+                    {"messageId": message["MessageId"], "body": message["Body"], "eventSource": "aws:sqs"}
+                )
         return found
 
     def drive(self, run: Run, context: Context | None = None) -> RunStatus:
@@ -153,7 +155,8 @@ def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
 
     with serve(hang) as server:
         run = start(
-            queue, f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n'
+            queue,
+            f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n',
         )
         before = time.monotonic()
         assert queue.drive(run, Context(ours.MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
@@ -163,7 +166,9 @@ def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
     assert found is not None and [error["type"] for error in found.errors] == ["Timeout"]
 
 
-def test_messages_that_are_not_ours_do_not_hold_up_the_others(queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_that_are_not_ours_do_not_hold_up_the_others(
+    queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [start(queue, ONE) for _ in range(3)]
     good = queue.records()
     bad = [
@@ -178,7 +183,9 @@ def test_messages_that_are_not_ours_do_not_hold_up_the_others(queue: Queue, caps
 
 
 @pytest.mark.parametrize("position", range(4))
-def test_one_that_cannot_be_walked_comes_again(queue: Queue, position: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_cannot_be_walked_comes_again(
+    queue: Queue, position: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = [start(queue, ONE) for _ in range(4)]
     records = queue.records()
     store = ours._warm().store
@@ -245,7 +252,9 @@ def test_a_sweep_says_what_it_has_found(queue: Queue, monkeypatch: pytest.Monkey
     assert queue.status(run) is not RunStatus.SUCCEEDED
 
 
-@pytest.mark.parametrize("event", [{}, {"Records": None}, {"Records": "x"}, {"Records": [1]}, [], "x", None, 7])
+@pytest.mark.parametrize(
+    "event", [{}, {"Records": None}, {"Records": "x"}, {"Records": [1]}, [], "x", None, 7]
+)
 def test_events_that_are_no_batch(queue: Queue, event: Any) -> None:
     with pytest.raises(TypeError, match="not a batch of messages of SQS"):
         ours.step(event, Context())
@@ -285,7 +294,11 @@ print(aws.client.cache_info().currsize, gc.isenabled())
             ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, ["True True False", "0 True"]),
             ({"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1"}, ["True True False", "1 True"]),
             (
-                {"AWS_LAMBDA_FUNCTION_NAME": "f", "AWS_REGION": "us-east-1", "NOETL_STORE": "dynamodb://table"},
+                {
+                    "AWS_LAMBDA_FUNCTION_NAME": "f",
+                    "AWS_REGION": "us-east-1",
+                    "NOETL_STORE": "dynamodb://table",
+                },
                 ["True True False", "2 True"],
             ),
             (
@@ -300,7 +313,11 @@ print(aws.client.cache_info().currsize, gc.isenabled())
         ids=["elsewhere", "without a region", "without a store", "DynamoDB", "Postgres"],
     )
     def test_what_is_loaded(self, settings: dict[str, str], told: list[str]) -> None:
-        environ = {"PATH": os.environ["PATH"], "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         done = subprocess.run(
             [sys.executable, "-c", self.CODE],
             env=environ | settings,

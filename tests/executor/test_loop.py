@@ -130,7 +130,9 @@ class TestSteps:
         - {name: b, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='text') | list }}"}}]}
     """
 
-    @pytest.mark.parametrize("spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"])
+    @pytest.mark.parametrize(
+        "spread", ["", ", batch: 1", ", batch: 3", ", batch: 7", ", batch: 100, concurrency: 4"]
+    )
     def test_the_whole_run_is_done_for_each_item(self, store: SqliteStore, spread: str) -> None:
         assert result(store, self.TEXT % (spread, "true")) == {"found": FOUND}
 
@@ -160,7 +162,9 @@ class TestSteps:
         play = Play(store, self.TEXT % (spread, "false")).finish()
         assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 5 of 7: four"])
 
-    @pytest.mark.parametrize(("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")])
+    @pytest.mark.parametrize(
+        ("policy", "ending"), [("abort", "failed"), ("continue", "completed_with_errors")]
+    )
     def test_a_resumed_loop_goes_on_with_the_batch_that_failed(
         self, store: SqliteStore, policy: str, ending: str
     ) -> None:

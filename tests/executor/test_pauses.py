@@ -36,7 +36,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
         passed[0] += 3
 
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + passed[0])
-    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda name: log if name == "log" else handler(name))
+    monkeypatch.setattr(
+        "noetl.executor.engine.attempts.handler", lambda name: log if name == "log" else handler(name)
+    )
 
 
 class Hasty(threading.Event):
@@ -54,16 +56,31 @@ class Hasty(threading.Event):
 class TestWait:
     @pytest.mark.parametrize(
         ("how", "seconds"),
-        [("seconds: 90", 90), ("seconds: 2h", 7200), ('until: "1970-01-12T14:36:40Z"', 3000), ("seconds: 0", 0)],
+        [
+            ("seconds: 90", 90),
+            ("seconds: 2h", 7200),
+            ('until: "1970-01-12T14:36:40Z"', 3000),
+            ("seconds: 0", 0),
+        ],
     )
-    def test_the_step_goes_on_when_the_time_has_come(self, store: SqliteStore, how: str, seconds: float) -> None:
+    def test_the_step_goes_on_when_the_time_has_come(
+        self, store: SqliteStore, how: str, seconds: float
+    ) -> None:
         play = Play(store, WAIT % how, clock=Clock(1_000_000.0))
         play.finish()
-        assert (play.status, play.run.result, play.clock()) == ("succeeded", {"x": 1, "y": 2}, 1_000_000.0 + seconds)
+        assert (play.status, play.run.result, play.clock()) == (
+            "succeeded",
+            {"x": 1, "y": 2},
+            1_000_000.0 + seconds,
+        )
 
     def test_one_that_is_longer_than_its_timeout_is_not_begun(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90, timeout: 89s").finish()
-        assert (play.status, play.errors, play.event_types().count("step.waiting")) == ("failed", ["Timeout"], 0)
+        assert (play.status, play.errors, play.event_types().count("step.waiting")) == (
+            "failed",
+            ["Timeout"],
+            0,
+        )
         assert Play(store, WAIT % "seconds: 90, timeout: 90s").finish().status == "succeeded"
 
     def test_nothing_is_held_meanwhile(self, store: SqliteStore) -> None:
@@ -77,7 +94,11 @@ class TestWait:
 
     def test_what_was_done_before_is_not_done_again(self, store: SqliteStore) -> None:
         play = Play(store, WAIT % "seconds: 90").finish()
-        assert [e.payload["position"] for e in play.events if e.type == "action.started"] == ["run.0", "run.1", "run.2"]
+        assert [e.payload["position"] for e in play.events if e.type == "action.started"] == [
+            "run.0",
+            "run.1",
+            "run.2",
+        ]
 
     def test_a_retry_goes_on_behind_the_last_wait(self, store: SqliteStore) -> None:
         text = """
@@ -92,7 +113,9 @@ class TestWait:
         play = Play(store, text).finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1})
 
-    def test_what_is_not_plain_data_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_not_plain_data_fails_the_step(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
         assert Play(store, text).finish().errors == ["FunctionFailed"]
@@ -106,7 +129,9 @@ class TestWait:
             ("timeout: 5s, repeat: {until: '{{ step.visit == 1 }}', max: 2}", "failed"),
         ],
     )
-    def test_the_time_before_a_wait_counts(self, store: SqliteStore, slow: None, step: str, ending: str) -> None:
+    def test_the_time_before_a_wait_counts(
+        self, store: SqliteStore, slow: None, step: str, ending: str
+    ) -> None:
         """And the wait does not. Another attempt, which begins behind it, has all the time again."""
         work = "[{action: log, message: x}, {action: wait, seconds: 90}, {action: log, message: y}, {action: log, message: z}]"
         play = Play(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
@@ -267,7 +292,11 @@ class TestRetriesOfActions:
         before = play.clock()
         assert play.walk_one()
         assert not play.walk_one()
-        assert (play.status, play.visit("a").status, play.visit("a").due_at) == ("waiting", "waiting", before + 60)
+        assert (play.status, play.visit("a").status, play.visit("a").due_at) == (
+            "waiting",
+            "waiting",
+            before + 60,
+        )
         (waiting,) = [event for event in play.events if event.type == "step.waiting"]
         assert (waiting.payload["actions"], waiting.payload["retried"]) == ([], ["shell"])
         assert (play.finish().status, play.result, play.clock()) == ("succeeded", {"x": 1}, before + 180)

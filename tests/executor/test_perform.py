@@ -76,7 +76,9 @@ class TestTasks:
 
     def test_a_forgiven_failure_in_a_task_is_forgiven(self, probe: Probe) -> None:
         probe.answers = [ActionError("Custom", "no")]
-        found = perform(piece({"t": Task((act(forgiven=True),))}), [TaskCall("t", {})], Scope(RUN, VISIT), "run")
+        found = perform(
+            piece({"t": Task((act(forgiven=True),))}), [TaskCall("t", {})], Scope(RUN, VISIT), "run"
+        )
         assert not found.failed
 
 
@@ -91,8 +93,14 @@ class TestTogether:
         """Each waits for the other, through two pipes."""
         one, two = tmp_path / "one", tmp_path / "two"
         work = [
-            Action("shell", {"command": f"mkfifo {one}; until [ -p {two} ]; do :; done; echo x > {one}; cat {two}"}),
-            Action("shell", {"command": f"mkfifo {two}; until [ -p {one} ]; do :; done; cat {one}; echo y > {two}"}),
+            Action(
+                "shell",
+                {"command": f"mkfifo {one}; until [ -p {two} ]; do :; done; echo x > {one}; cat {two}"},
+            ),
+            Action(
+                "shell",
+                {"command": f"mkfifo {two}; until [ -p {one} ]; do :; done; cat {one}; echo y > {two}"},
+            ),
         ]
         found = outcome(*work, parallel=True)
         assert [data["stdout"].strip() for data in found.data] == ["y", "x"]

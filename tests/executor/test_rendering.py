@@ -31,7 +31,9 @@ def refusal(value: Any, parameter: Parameter | None, **names: Any) -> ActionErro
 
 def test_values_keep_their_type_and_text_is_text() -> None:
     names: dict[str, Any] = {"n": 1, "l": [1], "s": "x"}
-    assert rendered({"a": ["{{ n }}", " {{ l }} ", "n={{ n }}", "{{ s }}", 5, None], "{{ n }}": 1}, **names) == {
+    assert rendered(
+        {"a": ["{{ n }}", " {{ l }} ", "n={{ n }}", "{{ s }}", 5, None], "{{ n }}": 1}, **names
+    ) == {
         "a": [1, [1], "n=1", "x", 5, None],
         "{{ n }}": 1,
     }
@@ -63,7 +65,11 @@ def test_text_that_says_raw_is_plain_text() -> None:
 
 @pytest.mark.parametrize(
     ("text", "type_"),
-    [("{{ missing }}", "UndefinedName"), ("{{ 1 / 0 }}", "TemplateError"), ("{{ 'x' * 10**9 }}", "LimitExceeded")],
+    [
+        ("{{ missing }}", "UndefinedName"),
+        ("{{ 1 / 0 }}", "TemplateError"),
+        ("{{ 'x' * 10**9 }}", "LimitExceeded"),
+    ],
 )
 def test_what_has_no_value(text: str, type_: str) -> None:
     assert refusal(text, PLAIN).type == type_
@@ -72,7 +78,11 @@ def test_what_has_no_value(text: str, type_: str) -> None:
 class TestSql:
     def test_values_are_bound_and_names_are_quoted(self) -> None:
         sql = rendered(
-            "select * from {{ t | identifier }} where a = {{ a }} and b = {{ b | raw }}", SQL, t="t", a=[1], b="c"
+            "select * from {{ t | identifier }} where a = {{ a }} and b = {{ b | raw }}",
+            SQL,
+            t="t",
+            a=[1],
+            b="c",
         )
         assert sql == Sql(("select * from ", Identifier("t"), " where a = ", Bind([1]), " and b = ", "c"))
 
@@ -105,7 +115,13 @@ class TestShell:
         assert rendered("ls {{ v | raw }}", SHELL, v="-l -a") == "ls -l -a"
 
     def test_each_template_of_a_list_is_one_argument(self) -> None:
-        assert rendered(["a", "x={{ v }}", "{{ n }}", 5, None], SHELL, v="b c", n=[1]) == ["a", "x=b c", "[1]", "5", ""]
+        assert rendered(["a", "x={{ v }}", "{{ n }}", 5, None], SHELL, v="b c", n=[1]) == [
+            "a",
+            "x=b c",
+            "[1]",
+            "5",
+            "",
+        ]
 
     def test_a_whole_list(self) -> None:
         assert rendered("{{ v }}", SHELL, v=["echo", 1]) == ["echo", "1"]
@@ -138,12 +154,16 @@ class TestUrl:
     def test_a_path_cannot_be_climbed(self, value: Any) -> None:
         assert refusal("https://x.test/a/{{ v }}/b", URL, v=value).type == "ParameterError"
 
-    @pytest.mark.parametrize("text", ["/{{ d }}{{ d }}/b", "/.{{ d }}", "/{{ d }}", "/%2e{{ d }}?x=1", "/{{ d }}%2E/b"])
+    @pytest.mark.parametrize(
+        "text", ["/{{ d }}{{ d }}/b", "/.{{ d }}", "/{{ d }}", "/%2e{{ d }}?x=1", "/{{ d }}%2E/b"]
+    )
     def test_not_even_together(self, text: str) -> None:
         assert refusal(f"https://x.test{text}", URL, d=".").type == "ParameterError"
 
     def test_dots_elsewhere_are_dots(self) -> None:
-        assert rendered("https://x.test/{{ v }}?q={{ d }}", URL, v="a..b", d="..") == "https://x.test/a..b?q=.."
+        assert (
+            rendered("https://x.test/{{ v }}?q={{ d }}", URL, v="a..b", d="..") == "https://x.test/a..b?q=.."
+        )
 
     @pytest.mark.parametrize("value", [None, {"a": 1}, [1]])
     def test_what_is_no_address(self, value: Any) -> None:
@@ -173,7 +193,9 @@ class TestSecrets:
         assert (error.type, error.message) == ("ParameterError", "`secrets` cannot be used here")
 
     def test_they_are_passed_by_reference_and_revealed_late(self) -> None:
-        args = rendered({"token": "{{ secrets.TOKEN }}", "deep": {"list": ["{{ secrets.TOKEN }}"]}, "n": 1}, None)
+        args = rendered(
+            {"token": "{{ secrets.TOKEN }}", "deep": {"list": ["{{ secrets.TOKEN }}"]}, "n": 1}, None
+        )
         assert isinstance(args["token"], Secret)
         assert "token-of-a-test" not in f"{args} {args['token']}"
         assert rendered("{{ args.token }}", PLAIN, args=args) == "***"
@@ -230,7 +252,11 @@ def test_all_parameters_of_an_action() -> None:
 def test_parameters_of_the_wrong_kind_are_named(given: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ActionError) as caught:
         check_kinds(DECLARATION, given)
-    assert (caught.value.type, caught.value.retryable, caught.value.message) == ("ParameterError", False, message)
+    assert (caught.value.type, caught.value.retryable, caught.value.message) == (
+        "ParameterError",
+        False,
+        message,
+    )
 
 
 def test_the_parameter_without_a_value_is_named() -> None:

@@ -25,7 +25,9 @@ def started_from(play: Play, step: str, **given: Any) -> Play:
     """The run that begins at a step of this one."""
     store = play.store
     visits = store.saved(play.id)
-    run, first, history = restarted(play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock())
+    run, first, history = restarted(
+        play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock()
+    )
     store.create_run(run, first, history=history)
     again = object.__new__(Play)
     again.store, again.plan, again.clock, again.capabilities = store, play.plan, play.clock, play.capabilities

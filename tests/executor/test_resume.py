@@ -31,7 +31,13 @@ def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: Sql
     assert (play.status, play.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
     play.resume(ok=True).finish()
     assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
-    assert [v.step for v in store.visits(play.id) if not v.step.startswith("@")] == ["fork", "a", "b", "meet", "meet"]
+    assert [v.step for v in store.visits(play.id) if not v.step.startswith("@")] == [
+        "fork",
+        "a",
+        "b",
+        "meet",
+        "meet",
+    ]
 
 
 def test_a_branch_that_fails_again_ends_again(store: SqliteStore) -> None:

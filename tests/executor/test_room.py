@@ -97,7 +97,13 @@ def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
         f'run: [{{action: set, set: {{a: "{TEXT}", b: "{{{{ 1 / 0 }}}}"}}, on_error: continue}}, {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}]',
         f'parallel: true, run: [{{action: set, set: {{a: "{TEXT}"}}}}, {{action: log, message: x}}], retry: 2',
     ],
-    ids=["overwritten", "one loop after another", "known to the item only", "dropped by a failure", "together"],
+    ids=[
+        "overwritten",
+        "one loop after another",
+        "known to the item only",
+        "dropped by a failure",
+        "together",
+    ],
 )
 def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int], step: str) -> None:
     play = ended(store, f"[{{name: a, {step}}}]")

@@ -58,7 +58,11 @@ def test_names_that_are_known_in_places_only(name: str) -> None:
 
 
 def test_given_names_hide_saved_ones() -> None:
-    assert value(scope(saved={"input": 1, "run": 1, "step": 1}), "[input.i, run.id, step.name]") == ["input", "r1", "s"]
+    assert value(scope(saved={"input": 1, "run": 1, "step": 1}), "[input.i, run.id, step.name]") == [
+        "input",
+        "r1",
+        "s",
+    ]
 
 
 def test_run_and_step() -> None:

@@ -52,7 +52,9 @@ def test_one_at_a_time(store: SqliteStore) -> None:
 
 
 def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
-    playing = play(store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}"))
+    playing = play(
+        store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
+    )
     while playing.walk_one():
         pass
     assert (order(playing), playing.status) == (["a", "b"], "waiting")
@@ -118,7 +120,9 @@ def test_a_cycle(store: SqliteStore) -> None:
 
 class TestEndings:
     def test_a_failure_ends_the_run(self, store: SqliteStore) -> None:
-        playing = play(store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}"))
+        playing = play(
+            store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}")
+        )
         assert playing.finish().errors == ["Failed"]
         assert order(playing) == ["a", "b", "e", "f"]
 

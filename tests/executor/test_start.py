@@ -31,7 +31,9 @@ def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str,
 
 def test_a_run_and_its_first_visit() -> None:
     plan = compiled('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
-    run, visit = new_run(plan.header, plan.hash, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"])
+    run, visit = new_run(
+        plan.header, plan.hash, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"]
+    )
     assert (run.tenant, run.playbook, run.version, run.plan_hash) == ("t", "x", "3", plan.hash)
     assert (run.status, run.origin, run.folder, run.tags) == (RunStatus.QUEUED, "local", "/f", ("x",))
     assert (run.created_at, run.started_at, run.deadline_at, run.live) == (100.0, None, 160.0, 1)

@@ -55,7 +55,12 @@ class TestResults:
         playing = play(store, n=5).finish()
         assert playing.result == {"found": {"twice": 10}, "done": True}
         (child,) = children(playing)
-        assert (child.playbook, child.depth, child.queue, child.status) == ("child", 1, playing.queue, "succeeded")
+        assert (child.playbook, child.depth, child.queue, child.status) == (
+            "child",
+            1,
+            playing.queue,
+            "succeeded",
+        )
         assert child.parent is not None
         assert child.parent.run_id == playing.id
 
@@ -129,7 +134,9 @@ class TestStarts:
 
     def test_runs_do_not_start_each_other_without_end(self, store: SqliteStore) -> None:
         register(store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]")
-        playing = play(store, "name: first\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]").finish()
+        playing = play(
+            store, "name: first\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
+        ).finish()
         assert playing.errors == ["WorkflowFailed"]
         assert max(child.depth for child in children(playing)) == MAX_DEPTH
         deepest = next(child for child in children(playing) if child.depth == MAX_DEPTH)
@@ -246,7 +253,9 @@ class TestNobodyWaits:
     """
 
     def test_a_failure_that_is_handled_cancels_them(self, store: SqliteStore) -> None:
-        handled = "  rule: [{case: error, run: [b]}]\n        - {name: b, run: [{action: wait, seconds: 1}]}\n    "
+        handled = (
+            "  rule: [{case: error, run: [b]}]\n        - {name: b, run: [{action: wait, seconds: 1}]}\n    "
+        )
         playing = walked(play(store, self.BESIDE % "abort" + "    " + handled, ok=False))
         assert playing.status is RunStatus.WAITING
         assert [child.status for child in children(playing)] == ["cancelled"]

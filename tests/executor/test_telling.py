@@ -209,7 +209,10 @@ def test_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noetl.executor.security.redaction.TOKENS", tokens)
     telling = Telling()
     token = tokens.new()
-    clean, dirty = Event("a", 0.0, payload={"x": 1}), Event("b", 0.0, payload={"error": {"message": f"at /{token}"}})
+    clean, dirty = (
+        Event("a", 0.0, payload={"x": 1}),
+        Event("b", 0.0, payload={"error": {"message": f"at /{token}"}}),
+    )
     telling.note(clean)
     telling.note(dirty)
     found: list[Event] = []
@@ -229,7 +232,13 @@ class Renewals(Store):
         return set()
 
     def renew(
-        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        told: int = 0,
     ) -> bool:
         self.asked.append((visit_id, [event.type for event in events], told))
         return True

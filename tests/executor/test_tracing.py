@@ -87,7 +87,9 @@ def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[
     try:
         log_as_json_lines()
         labels = {"run": "a", "step": "s", "visit": 2, "trace": TRACE}
-        logging.getLogger("noetl.playbook").info("one\nline \x1b[2J", extra={"fields": {"n": 1}, "labels": labels})
+        logging.getLogger("noetl.playbook").info(
+            "one\nline \x1b[2J", extra={"fields": {"n": 1}, "labels": labels}
+        )
         logging.getLogger("noetl.executor").info("another")
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     finally:

@@ -91,7 +91,9 @@ class TestChoose:
         assert (choice.case, choice.failed) == (None, True)
 
     def test_error_aware_cases_are_cases_after_success_too(self) -> None:
-        assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(Outcome(), False, 0)
+        assert chosen(step(Case("aware", error_aware=True)), Outcome(), aware=True) == Choice(
+            Outcome(), False, 0
+        )
 
     def test_a_forgiven_failure_is_none(self) -> None:
         outcome = replace(failure(), forgiven=True)
@@ -100,10 +102,15 @@ class TestChoose:
 
     def test_a_guard_without_a_value_fails_the_step(self) -> None:
         rule = step(Case("broken"), Case("plain"), Case("aware", error_aware=True), retry=Retry(attempts=3))
-        choice = chosen(rule, Outcome(data=1, saved={"x": 1}), broken="`x` has no value", plain=True, aware=True)
+        choice = chosen(
+            rule, Outcome(data=1, saved={"x": 1}), broken="`x` has no value", plain=True, aware=True
+        )
         assert (choice.case, choice.failed, choice.retry_at) == (2, True, None)
         assert choice.outcome.error is not None
-        assert (choice.outcome.error["type"], choice.outcome.error["message"]) == ("GuardError", "`x` has no value")
+        assert (choice.outcome.error["type"], choice.outcome.error["message"]) == (
+            "GuardError",
+            "`x` has no value",
+        )
         assert not choice.outcome.success
         assert choice.outcome.saved == {}
 
@@ -184,10 +191,24 @@ class TestRefusal:
 class TestRetryDelay:
     def test_backoff(self) -> None:
         retry = Retry(9, 1.0, 3.0, 20.0, jitter=False)
-        assert [retry_delay_seconds(retry, attempt) for attempt in (1, 2, 3, 4, 5, 400)] == [1, 3, 9, 20, 20, 20]
+        assert [retry_delay_seconds(retry, attempt) for attempt in (1, 2, 3, 4, 5, 400)] == [
+            1,
+            3,
+            9,
+            20,
+            20,
+            20,
+        ]
 
-    @given(delay=st.floats(0, 1e6), backoff=st.floats(1, 100), longest=st.floats(0, 1e9), attempt=st.integers(1, 1000))
-    def test_jitter_shortens_by_up_to_a_half(self, delay: float, backoff: float, longest: float, attempt: int) -> None:
+    @given(
+        delay=st.floats(0, 1e6),
+        backoff=st.floats(1, 100),
+        longest=st.floats(0, 1e9),
+        attempt=st.integers(1, 1000),
+    )
+    def test_jitter_shortens_by_up_to_a_half(
+        self, delay: float, backoff: float, longest: float, attempt: int
+    ) -> None:
         exact = retry_delay_seconds(Retry(1000, delay, backoff, longest, jitter=False), attempt)
         retry = Retry(1000, delay, backoff, longest, jitter=True)
         found = retry_delay_seconds(retry, attempt, "run", "visit")
@@ -204,7 +225,9 @@ class TestSettle:
     def test_a_chain(self) -> None:
         rule = step(Case(None, targets=("t",), live={"j": -1}))
         outcome = Outcome(data=[1], saved={"x": 1, "unread": 2})
-        commit = settled(rule, Choice(outcome, False, 0), t=Step("t", hands_on=frozenset({"old", "x", "steps.s"})))
+        commit = settled(
+            rule, Choice(outcome, False, 0), t=Step("t", hands_on=frozenset({"old", "x", "steps.s"}))
+        )
         assert commit.visit == replace(
             VISIT,
             status=VisitStatus.SUCCEEDED,
@@ -241,11 +264,15 @@ class TestSettle:
             assert (commit.branches, commit.live, commit.branches_change) == ((), {"j": -1}, -1)
 
     def test_a_step_without_a_rule_has_no_transition(self) -> None:
-        assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == ["step.completed"]
+        assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == [
+            "step.completed"
+        ]
 
     def test_what_a_visit_saves_hides_what_it_was_handed(self) -> None:
         rule = step(Case(None, targets=("t",)))
-        commit = settled(rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", hands_on=frozenset({"old"})))
+        commit = settled(
+            rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", hands_on=frozenset({"old"}))
+        )
         assert commit.branches[0].names == {"old": (4, "v1")}
 
     def test_in_place_work(self) -> None:
@@ -273,7 +300,12 @@ class TestSettle:
         rule = step(Case("aware", error_aware=True, targets=("t",)))
         commit = settled(rule, Choice(failure(), True, 0), t=Step("t"))
         visit = commit.visit
-        assert (visit.status, visit.failure, visit.error, visit.case) == ("failed", Failure.HANDLED, error(), 0)
+        assert (visit.status, visit.failure, visit.error, visit.case) == (
+            "failed",
+            Failure.HANDLED,
+            error(),
+            0,
+        )
         assert (commit.stop, commit.error, commit.failed_branches, len(commit.branches)) == (None, None, 0, 1)
         assert commit.events[-1].type == "step.failed"
         assert commit.events[-1].payload == {"error": error(), "handled": True}
@@ -282,7 +314,12 @@ class TestSettle:
         commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", Failure.OPEN)
         assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
-        assert (commit.branches, commit.live, commit.branches_change, commit.failed_branches) == ((), {}, 0, 0)
+        assert (commit.branches, commit.live, commit.branches_change, commit.failed_branches) == (
+            (),
+            {},
+            0,
+            0,
+        )
         assert commit.events[-1].payload == {"error": error(), "handled": False}
 
     def test_a_failure_that_ends_its_branch(self) -> None:
@@ -325,7 +362,9 @@ class TestArrive:
         assert (live, merged) == ({}, 0)
 
     def test_many_arrivals_are_one_branch(self) -> None:
-        branch, live, merged = arrive(Step("j", regions=("k", "l"), cyclic=True), 2, self.arrivals({}, {}, {}))
+        branch, live, merged = arrive(
+            Step("j", regions=("k", "l"), cyclic=True), 2, self.arrivals({}, {}, {})
+        )
         assert (branch.clock, branch.joins, branch.counted) == (5, False, True)
         assert (live, merged) == ({"k": -2, "l": -2}, -2)
 

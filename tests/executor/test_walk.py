@@ -58,7 +58,9 @@ class TestRules:
             ([0], {}, ["a"]),
         ],
     )
-    def test_the_first_true_guard_is_taken(self, store: SqliteStore, n: Any, names: Any, steps: list[str]) -> None:
+    def test_the_first_true_guard_is_taken(
+        self, store: SqliteStore, n: Any, names: Any, steps: list[str]
+    ) -> None:
         play = played(store, self.TEXT, n=n)
         assert (play.result, list(play.steps)) == (names, steps)
 
@@ -105,9 +107,15 @@ class TestRules:
         [
             ("[]", [True, None, None, False]),
             ("[{action: set, set: {x: 1}}]", [True, {"x": 1}, "set", False]),
-            ("[{action: set, set: {x: 1}}, {action: set, set: {x: 2}, if: false}]", [True, None, "set", True]),
+            (
+                "[{action: set, set: {x: 1}}, {action: set, set: {x: 2}, if: false}]",
+                [True, None, "set", True],
+            ),
             ("[{action: fail, message: no, on_error: continue}]", [False, None, "fail", False]),
-            ("[{action: fail, message: no, on_error: continue}, {action: set, set: {}}]", [True, {}, "set", False]),
+            (
+                "[{action: fail, message: no, on_error: continue}, {action: set, set: {}}]",
+                [True, {}, "set", False],
+            ),
         ],
     )
     def test_result_is_that_of_the_last_item(self, store: SqliteStore, run: str, expected: list[Any]) -> None:
@@ -217,7 +225,12 @@ class TestNames:
         play = played(store, text)
         step, run = play.result["k"], play.result["r"]
         assert (step["name"], step["visit"], step["attempt"]) == ("a", 2, 1)
-        assert run == {"id": play.id, "started_at": "1970-01-12T13:46:40.000000Z", "playbook": "play", "version": "7"}
+        assert run == {
+            "id": play.id,
+            "started_at": "1970-01-12T13:46:40.000000Z",
+            "playbook": "play",
+            "version": "7",
+        }
 
     def test_a_name_without_a_value(self, store: SqliteStore) -> None:
         text = """
@@ -383,7 +396,11 @@ class TestFailures:
         """
         play = played(store, text)
         assert (play.status, play.result, play.errors) == ("failed", None, ["Failed"])
-        assert [(v.step, v.status.value) for v in play.visits] == [("a", "succeeded"), ("b", "failed"), ("c", "parked")]
+        assert [(v.step, v.status.value) for v in play.visits] == [
+            ("a", "succeeded"),
+            ("b", "failed"),
+            ("c", "parked"),
+        ]
         assert play.event_types()[-1] == "workflow.failed"
 
     @pytest.mark.parametrize("where", ["playbook", "step"])
@@ -397,7 +414,11 @@ class TestFailures:
             - {{name: d, run: [{{action: set, set: {{y: "{{{{ x }}}}"}}}}]}}
         """
         play = played(store, text)
-        assert (play.status, play.errors, play.result) == ("completed_with_errors", ["Failed"], {"x": 1, "y": 1})
+        assert (play.status, play.errors, play.result) == (
+            "completed_with_errors",
+            ["Failed"],
+            {"x": 1, "y": 1},
+        )
         assert play.run.error is not None
         assert play.event_types()[-1] == "workflow.completed"
 
@@ -450,7 +471,9 @@ class TestFailures:
         text = "steps: [{name: a, rule: [{case: default, run: [{action: fail, message: no, on_error: continue}]}]}]"
         assert played(store, text).status is RunStatus.SUCCEEDED
 
-    def test_what_is_too_large_fails_the_step(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_too_large_fails_the_step(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         text = """
             steps:
@@ -469,13 +492,18 @@ class TestFailures:
         play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
         assert (play.status, play.errors, play.steps) == ("failed", ["PayloadTooLarge"], {"a": 1})
 
-    def test_in_place_work_that_is_too_large(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_place_work_that_is_too_large(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
         play = played(store, f"steps: [{{name: a, rule: {rule}}}]")
         assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
-        assert [type for type in play.event_types("a") if type[:4] == "step"] == ["step.started", "step.failed"]
+        assert [type for type in play.event_types("a") if type[:4] == "step"] == [
+            "step.started",
+            "step.failed",
+        ]
 
 
 class TestRetries:
@@ -493,7 +521,11 @@ class TestRetries:
         assert play.clock() - start == 10 + 20
         assert (tmp_path / "tries").read_text() == "x\n" * 3
         types = play.event_types("a")
-        assert (types.count("step.started"), types.count("step.retrying"), types[-1]) == (3, 2, "step.completed")
+        assert (types.count("step.started"), types.count("step.retrying"), types[-1]) == (
+            3,
+            2,
+            "step.completed",
+        )
 
     def test_an_action_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
         action = FLAKY.replace("{action", "{retry: {attempts: 3, delay: 0}, action")
@@ -526,7 +558,9 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("condition", "attempts"), [("{{ false }}", 1), ("{{ error.type == 'CommandFailed' }}", 3)]
     )
-    def test_the_condition_of_a_retry(self, store: SqliteStore, tmp_path: Path, condition: str, attempts: int) -> None:
+    def test_the_condition_of_a_retry(
+        self, store: SqliteStore, tmp_path: Path, condition: str, attempts: int
+    ) -> None:
         for owner in ("step", "action"):
             retry = f'retry: {{attempts: 3, delay: 0, if: "{condition}"}}'
             action = FLAKY.replace("-ge 3", "-ge 9").replace(
@@ -534,7 +568,9 @@ class TestRetries:
             )
             step = f"{retry}, " if owner == "step" else ""
             (tmp_path / owner).mkdir()
-            play = Play(store, f"steps: [{{name: a, {step}run: [{action}]}}]", folder=tmp_path / owner).finish()
+            play = Play(
+                store, f"steps: [{{name: a, {step}run: [{action}]}}]", folder=tmp_path / owner
+            ).finish()
             assert play.status is RunStatus.FAILED
             assert len((tmp_path / owner / "tries").read_text().split()) == attempts
 
@@ -555,7 +591,9 @@ class TestRetries:
         assert Play(store, text, folder=tmp_path).finish().result == {"y": False}
 
     def test_a_run_that_waits_for_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=Clock(4e9))
+        play = Play(
+            store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=Clock(4e9)
+        )
         play.walk_one()
         assert play.status is RunStatus.WAITING
         assert play.store.runs("default", status=RunStatus.WAITING)[0] == [play.run]
@@ -836,7 +874,9 @@ def test_the_order_of_events(store: SqliteStore) -> None:
     ]
     positions = [event.payload["position"] for event in play.events if event.type == "action.started"]
     assert positions == ["run.0", "run.1/t.0", "rule.0.0"]
-    assert all(event.duration_seconds is not None for event in play.events if event.type.endswith("completed"))
+    assert all(
+        event.duration_seconds is not None for event in play.events if event.type.endswith("completed")
+    )
     shown = [event.to_json() for event in play.events]
     assert shown[2]["at"] == "1970-01-12T13:46:40.000000Z"
     json.dumps(shown)
@@ -863,17 +903,27 @@ def test_secrets_are_in_nothing_that_is_stored(
 
 def test_a_long_chain_costs_the_same_at_its_end(store: SqliteStore) -> None:
     """What a visit is handed does not grow with the run."""
-    steps = [{"name": "s0", "run": [{"action": "set", "set": {"x": 1}}], "rule": [{"case": "default", "run": ["s1"]}]}]
+    steps = [
+        {
+            "name": "s0",
+            "run": [{"action": "set", "set": {"x": 1}}],
+            "rule": [{"case": "default", "run": ["s1"]}],
+        }
+    ]
     for index in range(1, 40):
         rule = [{"case": "default", "run": [f"s{index + 1}"]}]
-        steps.append({"name": f"s{index}", "run": [{"action": "set", "set": {f"y{index}": "{{ x }}"}}], "rule": rule})
+        steps.append(
+            {"name": f"s{index}", "run": [{"action": "set", "set": {f"y{index}": "{{ x }}"}}], "rule": rule}
+        )
     steps.append({"name": "s40", "run": [{"action": "log", "message": "{{ x }}"}]})
     play = played(store, json.dumps({"name": "chain", "steps": steps}))
     assert play.status is RunStatus.SUCCEEDED
     assert {len(visit.names) for visit in play.visits[1:]} == {1}
 
 
-def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_is_not_plain_data_fails_the_step(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {"when": object()})
     text = """
         steps:
@@ -885,7 +935,9 @@ def test_a_result_that_is_not_plain_data_fails_the_step(store: SqliteStore, monk
     assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]
 
 
-def test_details_of_an_error_that_are_not_plain_data(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_details_of_an_error_that_are_not_plain_data(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def handler(_: object) -> None:
         raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
 

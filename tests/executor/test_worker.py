@@ -139,7 +139,10 @@ def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path
             store.stop(play.id, RunStatus.CANCELLED, play.clock())
             writer.write("go")
         assert finished(worker, play).status is RunStatus.CANCELLED
-    assert [(visit.step, visit.status.value) for visit in play.visits] == [("a", "succeeded"), ("b", "parked")]
+    assert [(visit.step, visit.status.value) for visit in play.visits] == [
+        ("a", "succeeded"),
+        ("b", "parked"),
+    ]
 
 
 def test_waiting_gives_up(store: SqliteStore, tmp_path: Path) -> None:
@@ -242,7 +245,9 @@ def test_what_a_step_does_is_told_while_it_is_at_work(store: SqliteStore, tmp_pa
     assert play.event_types("a")[4:] == ["action.completed", "step.transition", "step.completed"]
 
 
-def test_how_far_a_loop_has_come_is_told_while_it_is_at_work(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+def test_how_far_a_loop_has_come_is_told_while_it_is_at_work(
+    store: SqliteStore, tmp_path: Path, gate: Path
+) -> None:
     text = """
         steps:
         - name: a
@@ -276,7 +281,9 @@ class Broken(SqliteStore):
         return super().claim(queue, lease, now)
 
 
-def test_a_store_that_is_away_for_a_while(store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_is_away_for_a_while(
+    store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     play = start(store, HELD.replace("cat gate", "true"), tmp_path, origin="service")
     broken = Broken(str(store.path))
     with working(broken, tmp_path, threads=1) as worker:
@@ -340,7 +347,12 @@ def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -
             {"1": 1.0, "2.5": 2.5, "3600": 3600.0},
             ["", "0", "x", "-1", "nan", "inf"],
         ),
-        ("NOETL_WORKERS", thread_count, {"1": 1, "1000": 1000}, ["", "0", "1.5", "x", "-1", "1001", "9" * 5000, "²"]),
+        (
+            "NOETL_WORKERS",
+            thread_count,
+            {"1": 1, "1000": 1000},
+            ["", "0", "1.5", "x", "-1", "1001", "9" * 5000, "²"],
+        ),
     ],
 )
 def test_settings(setting: str, read: Any, good: dict[str, Any], bad: list[str]) -> None:
@@ -367,7 +379,9 @@ class TestCancelling:
             finished(worker, play)
         return play
 
-    def test_a_command_is_asked_to_end_and_then_killed(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_a_command_is_asked_to_end_and_then_killed(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         play = self.cancelled(store, tmp_path, self.STUBBORN % "")
         assert (play.status, (tmp_path / "said").read_text()) == ("cancelled", "asked\n")
         with pytest.raises(ProcessLookupError):
@@ -378,7 +392,9 @@ class TestCancelling:
             "workflow.cancelled",
         ]
 
-    def test_its_step_is_done_again_when_the_run_goes_on(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_its_step_is_done_again_when_the_run_goes_on(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         text = HELD.replace('"cat gate"', '"cat gate; test -e there || sleep 60"')
         play = self.cancelled(store, tmp_path, text)
         (tmp_path / "there").touch()
@@ -387,7 +403,9 @@ class TestCancelling:
             gate.write_text("go on")
             assert finished(worker, play).result == {"x": 1}
 
-    def test_what_may_be_done_once_only_has_failed(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_what_may_be_done_once_only_has_failed(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         play = self.cancelled(store, tmp_path, self.STUBBORN % ", delivery: at_most_once")
         visit = play.visit("a")
         assert (play.status, visit.status, visit.error and visit.error["type"]) == (
@@ -396,7 +414,9 @@ class TestCancelling:
             "StepInterrupted",
         )
 
-    def test_the_wait_before_another_attempt_is_over(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_the_wait_before_another_attempt_is_over(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         text = """
             steps:
             - {name: a, run: [{action: shell, command: "cat gate; exit 1", retry: {attempts: 2, delay: 1h, jitter: false}}]}
@@ -412,7 +432,9 @@ class TestCancelling:
         assert play.status == "cancelled"
         assert len((tmp_path / "pids").read_text().splitlines()) == 1
 
-    def test_the_step_that_runs_last_is_let_finish(self, store: SqliteStore, tmp_path: Path, gate: Path) -> None:
+    def test_the_step_that_runs_last_is_let_finish(
+        self, store: SqliteStore, tmp_path: Path, gate: Path
+    ) -> None:
         text = """
             finally: last
             steps:
@@ -442,7 +464,11 @@ def test_what_is_not_finished_in_time_is_given_back(store: SqliteStore, tmp_path
 
 
 def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
-    store: SqliteStore, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: SqliteStore,
+    tmp_path: Path,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked, closed = threading.Event(), threading.Event()
 

@@ -52,7 +52,9 @@ def test_every_code_has_a_folder() -> None:
 def test_what_is_told(case: Path) -> None:
     """Written anew by `python -m tests.golden`."""
     assert told(case) == case.with_suffix(".txt").read_text(encoding="utf-8")
-    assert case.parent.name in {found.code for found in found_in(case.read_text(encoding="utf-8"), case.parent.name)}
+    assert case.parent.name in {
+        found.code for found in found_in(case.read_text(encoding="utf-8"), case.parent.name)
+    }
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:

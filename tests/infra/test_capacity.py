@@ -29,7 +29,9 @@ def test_the_units_of_a_fork_are_those_that_were_counted(branches: int, writes: 
 
 
 @pytest.mark.parametrize(("branches", "writes", "reads"), [(100, 565, 663), (1_000, 5_380, 14_400)])
-def test_the_units_of_a_wide_fork_are_about_those_that_were_counted(branches: int, writes: float, reads: float) -> None:
+def test_the_units_of_a_wide_fork_are_about_those_that_were_counted(
+    branches: int, writes: float, reads: float
+) -> None:
     plan = compile_playbook(fan_out(branches), catalogue()).plan
     assert plan is not None
     needs = needs_of(Load(shape_of(plan), 1.0))
@@ -117,7 +119,11 @@ def test_it_costs_what_the_budget_allows() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--runs-per-second", "0"], ["--runs-per-second", "nan"], ["--runs-per-second", "1", "--step-seconds", "901"]],
+    [
+        ["--runs-per-second", "0"],
+        ["--runs-per-second", "nan"],
+        ["--runs-per-second", "1", "--step-seconds", "901"],
+    ],
 )
 def test_rates_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

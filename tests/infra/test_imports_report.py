@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import imports
-from infra.imports import (
+from noetl.infra import imports
+from noetl.infra.imports import (
     PackageStructure,
     find_modules,
     find_packages,

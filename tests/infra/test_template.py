@@ -149,7 +149,9 @@ def test_every_metric_on_the_dashboard_is_one_that_there_is(template: dict[str, 
     text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
     body = json.loads(text.partition("DashboardBody: !Sub |")[2])
     metrics = {
-        (metric[0], metric[1]) for widget in body["widgets"] for metric in widget["properties"].get("metrics", [])
+        (metric[0], metric[1])
+        for widget in body["widgets"]
+        for metric in widget["properties"].get("metrics", [])
     }
     alarmed = {
         (resource["Properties"]["Namespace"], resource["Properties"]["MetricName"])

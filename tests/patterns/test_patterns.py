@@ -62,7 +62,14 @@ class Example(Play):
     """A run of a playbook of the page, in which callbacks have addresses. `but` is a text in it and what stands there instead."""
 
     def __init__(
-        self, store: Store, heading: str, name: str | None = None, /, *, but: tuple[str, str] = ("", ""), **input: Any
+        self,
+        store: Store,
+        heading: str,
+        name: str | None = None,
+        /,
+        *,
+        but: tuple[str, str] = ("", ""),
+        **input: Any,
     ) -> None:
         playbooks = PATTERNS[heading].playbooks
         assert but[0] in "".join(playbooks.values())
@@ -104,7 +111,9 @@ class Example(Play):
         """What began and what ended, in this order."""
         told: dict[str, None] = {}
         for event in self.events:
-            if event.type in ("step.started", "step.completed", "step.failed") and not str(event.step).startswith("@"):
+            if event.type in ("step.started", "step.completed", "step.failed") and not str(
+                event.step
+            ).startswith("@"):
                 word = "began" if event.type == "step.started" else "ended"
                 visit = f" ({event.visit})" if event.visit != 1 else ""
                 told.setdefault(f"{event.step} {word}{visit}")
@@ -113,7 +122,9 @@ class Example(Play):
     @property
     def others(self) -> list[Run]:
         """The runs that this one and its own have started, the oldest first."""
-        return sorted((run for run in self.store.runs(self.tenant)[0] if run.id != self.id), key=lambda run: run.depth)
+        return sorted(
+            (run for run in self.store.runs(self.tenant)[0] if run.id != self.id), key=lambda run: run.depth
+        )
 
 
 class Desk:
@@ -203,7 +214,9 @@ def test_exclusive_choice(store: Store, amount: float, step: str, answer: str) -
     assert (play.steps, play.result) == ({"check": 1, step: 1}, {"answer": answer})
 
 
-@pytest.mark.parametrize(("known", "step", "what"), [(True, "update", "updated"), (False, "create", "created")])
+@pytest.mark.parametrize(
+    ("known", "step", "what"), [(True, "update", "updated"), (False, "create", "created")]
+)
 def test_simple_merge(store: Store, known: bool, step: str, what: str) -> None:
     play = Example(store, "Simple merge", known=known).finish()
     assert play.steps == {"look_up": 1, step: 1, "tell": 1}
@@ -260,7 +273,9 @@ def test_what_follows_a_multi_merge_may_be_one_too(store: Store) -> None:
 
 @pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
 def test_discriminator(store: Store, seconds: int, published: str) -> None:
-    play = Example(store, "Discriminator", but=("seconds: 10", f"seconds: {seconds}")).pass_(min(seconds, MINUTE))
+    play = Example(store, "Discriminator", but=("seconds: 10", f"seconds: {seconds}")).pass_(
+        min(seconds, MINUTE)
+    )
     assert play.course[-2:] == ["publish began", "publish ended"]
     assert play.status is RunStatus.WAITING
     play.finish()
@@ -296,7 +311,9 @@ def test_implicit_termination(store: Store, gift: bool, wrapped: dict[str, int])
 
 class TestInstances:
     def test_without_synchronization(self, store: Store) -> None:
-        play = Example(store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]).walk()
+        play = Example(
+            store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]
+        ).walk()
         assert (play.status, play.result, play.seconds) == ("succeeded", {"reminders": 3}, 0)
         assert [run.status for run in play.others] == ["waiting"] * 3
         play.pass_(DAY)
@@ -352,7 +369,9 @@ class TestDeferredChoice:
     @pytest.mark.parametrize(
         ("by", "step", "offer"), [("customer", "accept", "accepted"), ("agent", "withdraw", "withdrawn")]
     )
-    def test_the_first_answer_is_taken(self, store: Store, desk: Desk, by: str, step: str, offer: str) -> None:
+    def test_the_first_answer_is_taken(
+        self, store: Store, desk: Desk, by: str, step: str, offer: str
+    ) -> None:
         play = Example(store, "Deferred choice", desk=desk.url).walk()
         assert play.steps == {"offer": 1}
         desk.answer(play, {"by": by})
@@ -363,11 +382,17 @@ class TestDeferredChoice:
 
     def test_nobody_answers(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Deferred choice", desk=desk.url).finish()
-        assert (play.steps, play.result, play.seconds) == ({"offer": 1, "lapse": 1}, {"offer": "lapsed"}, 7 * DAY)
+        assert (play.steps, play.result, play.seconds) == (
+            {"offer": 1, "lapse": 1},
+            {"offer": "lapsed"},
+            7 * DAY,
+        )
         assert desk.is_refused(play, {"by": "customer"}) == "closed"
 
     @pytest.mark.parametrize(("first", "until"), [(0, 3 * DAY), (1, DAY)])
-    def test_the_loser_of_a_race_is_not_withdrawn(self, store: Store, desk: Desk, first: int, until: int) -> None:
+    def test_the_loser_of_a_race_is_not_withdrawn(
+        self, store: Store, desk: Desk, first: int, until: int
+    ) -> None:
         play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
         desk.answer(play, "coming", first)
         play.walk()
@@ -404,7 +429,9 @@ class TestMilestone:
         play.finish()
         assert play.steps == {"open": 3, "change": 2, "ship": 1}
         assert play.result["changes"] == ["colour", "size"]
-        assert {desk.is_refused(play, {"change": "too late"}, which) for which in range(3)} == {"answered_otherwise"}
+        assert {desk.is_refused(play, {"change": "too late"}, which) for which in range(3)} == {
+            "answered_otherwise"
+        }
 
     def test_it_passes(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Milestone", desk=desk.url).finish()

@@ -23,7 +23,9 @@ from tests.plays import compiled
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
 def test_findings_happen_and_what_happens_is_found(first: int) -> None:
-    found = agreement.measure(Sound("chance", str(seed), by_chance(seed)) for seed in range(first, first + 25))
+    found = agreement.measure(
+        Sound("chance", str(seed), by_chance(seed)) for seed in range(first, first + 25)
+    )
     assert found.playbooks == 25
     assert not found.refuted, found.disagreements
     assert found.confirmed

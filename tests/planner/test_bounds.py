@@ -114,10 +114,17 @@ def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
             id="fork in one case",
         ),
         pytest.param({"a": [["a"], []]}, {"a": 3}, 4, id="step that repeats itself"),
-        pytest.param({"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"a": 5}, 15 + 1, id="loop bounded first"),
-        pytest.param({"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"c": 5}, 15 + 3 + 1, id="loop bounded last"),
         pytest.param(
-            {"a": [["a"], ["b"]], "b": [["c"]], "c": [["b"], ["d"]]}, {"a": 10, "b": 4}, 11 + 9, id="loop, then loop"
+            {"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"a": 5}, 15 + 1, id="loop bounded first"
+        ),
+        pytest.param(
+            {"a": [["b"]], "b": [["c"]], "c": [["a"], ["d"]]}, {"c": 5}, 15 + 3 + 1, id="loop bounded last"
+        ),
+        pytest.param(
+            {"a": [["a"], ["b"]], "b": [["c"]], "c": [["b"], ["d"]]},
+            {"a": 10, "b": 4},
+            11 + 9,
+            id="loop, then loop",
         ),
         pytest.param({"a": [["b"]], "b": [["b"], ["a"]]}, {"a": 3, "b": 10}, 4 + 10, id="loop in a loop"),
         pytest.param(
@@ -130,7 +137,10 @@ def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
             {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]}, {"a": 2}, 6 + 1, id="join at the head of a cycle"
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["b"], ["d"]], "c": [["d"]]}, {"b": 3}, 1 + 4 + 1 + 1, id="loop in a region"
+            {"a": [["b", "c"]], "b": [["b"], ["d"]], "c": [["d"]]},
+            {"b": 3},
+            1 + 4 + 1 + 1,
+            id="loop in a region",
         ),
     ],
 )
@@ -145,7 +155,14 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
     ("cases", "bounds", "modes"),
     [
         pytest.param(
-            {"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]], "x": [["w"]], "y": [["w"]]},
+            {
+                "a": [["b", "c"]],
+                "b": [["d"], ["x"]],
+                "c": [["d"]],
+                "d": [["a"], ["y"]],
+                "x": [["w"]],
+                "y": [["w"]],
+            },
             {"a": 2},
             {},
             id="ways out of both branches on a cycle",
@@ -157,7 +174,10 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
             id="ways out to a step that runs for each branch",
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]}, {"b": 2, "c": 1}, {}, id="bounds in both branches"
+            {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]},
+            {"b": 2, "c": 1},
+            {},
+            id="bounds in both branches",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"], ["a"]], "e": [["d"]]},
@@ -187,7 +207,9 @@ def test_what_is_known_roughly(cases: Cases, bounds: Bounds, modes: Mapping[str,
 
 
 def test_a_step_that_runs_for_each_branch_counts_for_each() -> None:
-    flow = flow_of({"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]})
+    flow = flow_of(
+        {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]}
+    )
     assert most_visits(flow, find_joins(flow), {}) == 7
     assert most_visits(flow, find_joins(flow, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
 
@@ -258,7 +280,9 @@ def test_what_the_executor_counts(store: Store, text: str, visits: int) -> None:
     assert len(Play(store, plan).finish().visits) == visits
 
 
-@pytest.mark.parametrize("text", [CHAIN, DIAMOND, NESTED, CYCLE, LATE, f"\n    on_error: continue{LOOP_INSIDE}"])
+@pytest.mark.parametrize(
+    "text", [CHAIN, DIAMOND, NESTED, CYCLE, LATE, f"\n    on_error: continue{LOOP_INSIDE}"]
+)
 def test_every_way_a_playbook_can_go(text: str) -> None:
     plan = compiled(text)
     may_be_refused = frozenset(step.name for step in plan.steps.values() if step.max_visits is not None)

@@ -287,11 +287,20 @@ def test_addresses_that_may_be_allowed(url: str) -> None:
     ("action", "word"),
     [
         ("{action: postgres, connection: 'postgresql://ann:Tr0ub4dor@db/x', query: select 1}", "Tr0ub4dor"),
-        ("{action: postgres, connection: 'postgresql://ann:Tr0ub4dor@{{ x }}/x', query: select 1}", "Tr0ub4dor"),
+        (
+            "{action: postgres, connection: 'postgresql://ann:Tr0ub4dor@{{ x }}/x', query: select 1}",
+            "Tr0ub4dor",
+        ),
         ("{action: postgres, connection: 'host=db password=Tr0ub4dor', query: select 1}", "Tr0ub4dor"),
         ("{action: http, url: 'https://x.test', auth: {bearer: 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
-        ("{action: http, url: 'https://x.test', auth: {basic: {username: a, password: Tr0ub4dor}}}", "Tr0ub4dor"),
-        ("{action: http, url: 'https://x.test', headers: {Authorization: Bearer 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
+        (
+            "{action: http, url: 'https://x.test', auth: {basic: {username: a, password: Tr0ub4dor}}}",
+            "Tr0ub4dor",
+        ),
+        (
+            "{action: http, url: 'https://x.test', headers: {Authorization: Bearer 9f8e7d6c5b4a}}",
+            "9f8e7d6c5b4a",
+        ),
         ("{action: http, url: 'https://x.test', headers: {X-Api-Key: 9f8e7d6c5b4a}}", "9f8e7d6c5b4a"),
         ("{action: http, url: 'https://x.test', json: {a: [{db_password: Tr0ub4dor}]}}", "Tr0ub4dor"),
         ("{action: shell, command: deploy, env: {AWS_KEY: AKIAIOSFODNN7ABCDEFG}}", "AKIAIOSFODNN7ABCDEFG"),
@@ -357,12 +366,16 @@ def test_the_parts_of_a_parameter_are_looked_at(parameter: str, expected: list[t
 )
 def test_a_statement_within_a_parameter_is_one(query: str, expected: list[tuple[str, str]]) -> None:
     assert (
-        words(f"{{action: postgres, connection: '{{{{ x }}}}', copy_to: {{query: \"{query}\", file: a}}}}") == expected
+        words(f"{{action: postgres, connection: '{{{{ x }}}}', copy_to: {{query: \"{query}\", file: a}}}}")
+        == expected
     )
 
 
 def test_broken_templates_are_left_to_others() -> None:
-    assert words("{action: shell, command: 'echo {{ x'}", "{action: http, url: 'https://x.test/{{ x | zzz }}'}") == []
+    assert (
+        words("{action: shell, command: 'echo {{ x'}", "{action: http, url: 'https://x.test/{{ x | zzz }}'}")
+        == []
+    )
 
 
 @pytest.mark.parametrize(

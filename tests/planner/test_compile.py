@@ -127,7 +127,26 @@ def damaged(draw: st.DrawFn) -> str:
         end = min(start + draw(st.integers(0, 40)), len(text))
         new = draw(
             st.sampled_from(
-                ["", " ", "\n", "- ", ": ", "{", "}", "[", "]", '"', "'", "{{ ", " }}", "{% ", "*a", "&a ", "!!x ", "#"]
+                [
+                    "",
+                    " ",
+                    "\n",
+                    "- ",
+                    ": ",
+                    "{",
+                    "}",
+                    "[",
+                    "]",
+                    '"',
+                    "'",
+                    "{{ ",
+                    " }}",
+                    "{% ",
+                    "*a",
+                    "&a ",
+                    "!!x ",
+                    "#",
+                ]
             )
             | st.sampled_from(PLAYBOOK.split())
             | st.text(max_size=3)
@@ -157,7 +176,24 @@ def replaced(draw: st.DrawFn) -> str:
         holder, key = draw(st.sampled_from(_places(data)))
         holder[key] = draw(
             st.sampled_from(
-                [None, True, 0, -1, 1.5, "", "a", "{{ x }}", "{{", [], [[]], {}, {"a": 1}, ["a"], "default", "error"]
+                [
+                    None,
+                    True,
+                    0,
+                    -1,
+                    1.5,
+                    "",
+                    "a",
+                    "{{ x }}",
+                    "{{",
+                    [],
+                    [[]],
+                    {},
+                    {"a": 1},
+                    ["a"],
+                    "default",
+                    "error",
+                ]
             )
         )
     return json.dumps(data)

@@ -44,7 +44,9 @@ class Meetings(Model):
         return 1 if step in self.once else MOST_VISITS
 
     def _events(self, state: State) -> Iterator[State]:
-        at_work = sorted(b.step for b in state.standing if b.step not in self.once or b.visit <= self.most(b.step))
+        at_work = sorted(
+            b.step for b in state.standing if b.step not in self.once or b.visit <= self.most(b.step)
+        )
         for one, other in combinations(at_work, 2):
             self.met |= {(one, other), (other, one)}
         for choice in range(-1, 3):
@@ -108,7 +110,10 @@ RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d":
         pytest.param({**DIAMOND, "b": [["d", "e"]]}, {}, both("bc", "ce", "de"), id="beside the join"),
         pytest.param(RACE, {}, both("bc", "bx"), id="uneven diamond"),
         pytest.param(
-            RACE, {"d": "any"}, both("bc", "bx", "bd", "be", "cd", "ce", "xd", "xe"), id="the first of two goes on"
+            RACE,
+            {"d": "any"},
+            both("bc", "bx", "bd", "be", "cd", "ce", "xd", "xe"),
+            id="the first of two goes on",
         ),
         pytest.param(DIAMOND, {"d": "each"}, both("bc", "bd", "cd", "dd"), id="one visit for each"),
         pytest.param(

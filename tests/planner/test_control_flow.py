@@ -121,7 +121,9 @@ class TestRefusals:
     def test_on_no_cycle(self) -> None:
         assert findings(self.TEXT) == []
         assert findings(self.TEXT.replace("run: [a]", "run: [c]")) == [("NP203", "case")]
-        assert findings(self.TEXT.replace("max_visits: 2", "").replace("run: [a]", "run: [c]")) == [("NP203", "case")]
+        assert findings(self.TEXT.replace("max_visits: 2", "").replace("run: [a]", "run: [c]")) == [
+            ("NP203", "case")
+        ]
 
     def test_where_branches_enter_one_after_another(self) -> None:
         fork = "start: z\n" + self.TEXT.replace("run: [a]", "run: [c]").replace(
@@ -134,7 +136,8 @@ class TestRefusals:
     def test_work_that_fails_so(self, type: str) -> None:
         text = self.TEXT.replace("run: [a]", "run: [c]")
         failing = text.replace(
-            "command: ls}", f'command: ls}}, {{action: fail, if: "{{{{ run.id }}}}", message: odd, type: {type}}}'
+            "command: ls}",
+            f'command: ls}}, {{action: fail, if: "{{{{ run.id }}}}", message: odd, type: {type}}}',
         )
         assert findings(failing) == []
         assert findings(failing.replace(f"type: {type}", "type: Odd")) == [("NP203", "case")]
@@ -176,14 +179,18 @@ class TestRunaways:
         assert findings(text, "NP205") == [("NP205", "b")]
         expected = "the cycle b → a → b starts again while the branch at `c` may still be on the way"
         assert messages(text, "NP205") == [expected]
-        assert hints(text, "NP205") == ["let all branches of the fork lead to one step, and go round from there"]
+        assert hints(text, "NP205") == [
+            "let all branches of the fork lead to one step, and go round from there"
+        ]
         (runaway,) = (diagnostic for diagnostic in found(text) if diagnostic.code == "NP205")
         (label,) = runaway.labels
         assert (runaway.span.line, label.span.line, label.text) == (2, 3, "the branches part here")
 
     def test_joins_that_wait_for_each_other(self) -> None:
         text = steps(
-            a=to("b", "c"), b="max_visits: 2, " + to("c", case="'{{ run.id }}'"), c=to("b", case="'{{ run.id }}'")
+            a=to("b", "c"),
+            b="max_visits: 2, " + to("c", case="'{{ run.id }}'"),
+            c=to("b", case="'{{ run.id }}'"),
         )
         assert findings(text) == [("NP205", "b")]
         assert messages(text) == ["`b`, `c` would wait for each other on the cycle b → c → b"]
@@ -222,7 +229,9 @@ class TestRunaways:
         assert findings(text.replace("MODE", "each")) == []
 
     def test_a_cycle_around_a_join(self) -> None:
-        text = steps(a="max_visits: 2, " + to("b", "c"), b=to("d"), c=to("d"), d=to("a", case="'{{ run.id }}'"))
+        text = steps(
+            a="max_visits: 2, " + to("b", "c"), b=to("d"), c=to("d"), d=to("a", case="'{{ run.id }}'")
+        )
         assert findings(text) == []
 
 

@@ -18,7 +18,10 @@ class TestInferredInputs:
         assert findings(log("who"), "NP306") == [("NP306", "who")]
 
     def test_each_is_told_once(self) -> None:
-        assert findings(log("who ~ who.x ~ input.who ~ input.other"), "NP306") == [("NP306", "who"), ("NP306", "other")]
+        assert findings(log("who ~ who.x ~ input.who ~ input.other"), "NP306") == [
+            ("NP306", "who"),
+            ("NP306", "other"),
+        ]
 
     def test_a_name_that_looks_like_a_slip(self) -> None:
         text = """
@@ -119,9 +122,7 @@ class TestArguments:
 
 
 def test_the_order_of_the_steps_does_not_matter() -> None:
-    first = (
-        "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
-    )
+    first = "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
     texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]
@@ -152,7 +153,9 @@ class TestErrors:
     output: {x: "UNHANDLED"}
     """
 
-    @pytest.mark.parametrize("text", ["{{ error.message }}", "it: {{ error.type }}", "{{ error.details or 1 }}"])
+    @pytest.mark.parametrize(
+        "text", ["{{ error.message }}", "it: {{ error.type }}", "{{ error.details or 1 }}"]
+    )
     def test_a_part_of_an_error_that_there_is_not(self, text: str) -> None:
         handled = self.PLAY.replace("HANDLED", text).replace("UN" + text, "x")
         assert findings(handled, "NP301") == []

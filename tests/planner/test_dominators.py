@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from noetl.planner.graph.dominators import immediate_dominators
 
 edges = st.integers(2, 14).flatmap(
-    lambda count: st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=3 * count)
+    lambda count: st.lists(
+        st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=3 * count
+    )
 )
 
 

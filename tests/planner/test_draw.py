@@ -70,7 +70,11 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
 
 @pytest.mark.parametrize(
     ("visits", "words"),
-    [(1, "at most 1 visit"), (1234, "at most 1,234 visits"), (MOST_COUNTED, "1,000,000,000,000,000 visits or more")],
+    [
+        (1, "at most 1 visit"),
+        (1234, "at most 1,234 visits"),
+        (MOST_COUNTED, "1,000,000,000,000,000 visits or more"),
+    ],
 )
 def test_text_says_how_many_visits_there_may_be(visits: int, words: str) -> None:
     plan = chain(2)
@@ -96,7 +100,10 @@ def test_how_branches_come_together() -> None:
     }
     alone = plan_of(Step("a", cases=(case("x", "b"), case("default", "b"))), Step("b"))
     assert "join" not in text.draw(alone)
-    for drawn, label in ((mermaid.draw(plan), "<b>{}</b><br/>join#58; {}"), (dot.draw(plan), "{}\\njoin: {}")):
+    for drawn, label in (
+        (mermaid.draw(plan), "<b>{}</b><br/>join#58; {}"),
+        (dot.draw(plan), "{}\\njoin: {}"),
+    ):
         for step, mode in (("b", "any"), ("c", "each"), ("d", "all")):
             assert f'"{label.format(step, mode)}"' in drawn
 
@@ -189,7 +196,11 @@ def test_graphviz_draws_every_step(plan: Plan) -> None:
     assert program is not None
     drawn = subprocess.run([program, "-Tsvg"], input=dot.draw(plan).encode(), capture_output=True, check=True)
     groups = ET.fromstring(drawn.stdout).iter("{http://www.w3.org/2000/svg}g")
-    texts = {group.get("id"): "".join(group.itertext()) for group in groups if (group.get("id") or "").startswith("n-")}
+    texts = {
+        group.get("id"): "".join(group.itertext())
+        for group in groups
+        if (group.get("id") or "").startswith("n-")
+    }
     assert len(texts) == len(plan.steps)
     for number, name in enumerate(outline(plan).order, 1):
         assert name in texts[f"n-{number}"].replace("\xa0", " ")

@@ -55,7 +55,9 @@ def test_null_is_no_input(head: str) -> None:
     ],
 )
 def test_guards_that_are_plain_words(guard: str, hint: str) -> None:
-    text = f"steps: [{{name: a, run: [{{action: set, set: {{saved: 1}}}}], rule: [{{case: {guard}, run: []}}]}}]"
+    text = (
+        f"steps: [{{name: a, run: [{{action: set, set: {{saved: 1}}}}], rule: [{{case: {guard}, run: []}}]}}]"
+    )
     assert hints(text, "NP407") == [hint]
     named = text.replace("saved:", "failed:")
     assert hints(named, "NP407") == ['write `"{{ failed }}"`' if guard == "failed" else hint]

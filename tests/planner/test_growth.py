@@ -29,7 +29,9 @@ def saving(at: int, *targets: str) -> str:
 def crossing(at: int, last: int) -> str:
     """Two steps, each of which leads to either of the next two."""
     targets = [f"a{at + 1}", f"b{at + 1}"] if at < last else ["end", "end"]
-    cases = f'[{{case: "{{{{ step.visit > 1 }}}}", run: [{targets[0]}]}}, {{case: default, run: [{targets[1]}]}}]'
+    cases = (
+        f'[{{case: "{{{{ step.visit > 1 }}}}", run: [{targets[0]}]}}, {{case: default, run: [{targets[1]}]}}]'
+    )
     return "".join(f"- name: {lane}{at}\n  rule: {cases}\n" for lane in "ab")
 
 

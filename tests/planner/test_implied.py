@@ -14,7 +14,9 @@ def known(text: str, *, truth: bool) -> set[str]:
     found = implied(parse(text))
     facts = found.true if truth else found.false
     parts = {access[:length] for access in facts.there for length in range(len(access))}
-    return {".".join(access) for access in facts.there - parts} | {f"-{'.'.join(access)}" for access in facts.gone}
+    return {".".join(access) for access in facts.there - parts} | {
+        f"-{'.'.join(access)}" for access in facts.gone
+    }
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,10 @@ def known(text: str, *, truth: bool) -> set[str]:
         ("{{ a or b }}", ["a", "b"]),
         ("{{ a if a is defined else b }}", ["b"]),
         ("{{ a if b else c }}", ["b", "a", "c"]),
-        ("{% if a is defined %}{{ a }}{% elif b is defined %}{{ b }}{{ a }}{% else %}{{ b }}{% endif %}", ["a", "b"]),
+        (
+            "{% if a is defined %}{{ a }}{% elif b is defined %}{{ b }}{{ a }}{% else %}{{ b }}{% endif %}",
+            ["a", "b"],
+        ),
         ("{% for i in a if i.x %}{{ i }}{{ loop.index }}{% else %}{{ b }}{% endfor %}", ["a", "b"]),
         ("{% set a = 1 %}{{ a }}", []),
         ("{{ range(a) | list }}", ["a"]),
@@ -43,7 +48,11 @@ def known(text: str, *, truth: bool) -> set[str]:
     ],
 )
 def test_what_is_needed(text: str, expected: list[str]) -> None:
-    found = [need for need in implied(parse(text)).needs if need.given.outcomes and need.access not in need.given.there]
+    found = [
+        need
+        for need in implied(parse(text)).needs
+        if need.given.outcomes and need.access not in need.given.there
+    ]
     assert [".".join(need.access) for need in found] == expected
 
 
@@ -64,7 +73,11 @@ def test_what_is_needed(text: str, expected: list[str]) -> None:
         ("{{ steps.s.visits == 0 }}", {"steps.s.visits"}, {"steps.s.visits", "steps.s.result"}),
         ("{{ steps.s.visits }}", {"steps.s.visits", "steps.s.result"}, {"steps.s.visits"}),
         ("{{ steps.s.status != 'pending' }}", {"steps.s.status", "steps.s.result"}, {"steps.s.status"}),
-        ("{{ steps.s.status in ['succeeded', 'failed'] }}", {"steps.s.status", "steps.s.result"}, {"steps.s.status"}),
+        (
+            "{{ steps.s.status in ['succeeded', 'failed'] }}",
+            {"steps.s.status", "steps.s.result"},
+            {"steps.s.status"},
+        ),
         ("{{ steps.s.status == 'failed' }}", {"steps.s.status", "steps.s.result"}, {"steps.s.status"}),
         (
             "{{ steps.s.status == 'succeeded' }}",

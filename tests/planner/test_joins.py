@@ -56,7 +56,9 @@ def test_acyclic_flows(drawn: tuple[Flow, Chances]) -> None:
     assert len(walked(flow, chances)) == 1
 
 
-@pytest.mark.parametrize("drawn_from", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"])
+@pytest.mark.parametrize(
+    "drawn_from", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"]
+)
 @given(drawn=st.data())
 def test_cyclic_flows(drawn_from: st.SearchStrategy[Flow], drawn: st.DataObject) -> None:
     """In every order the same visits, never two branches at one step, nothing left over."""
@@ -128,7 +130,10 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             id="chained",
         ),
         pytest.param(
-            {"a": [["b", "d"]], "b": [["c"]], "c": [["d"]]}, {"d": "a"}, {"b": {"d"}, "c": {"d"}}, id="unbalanced"
+            {"a": [["b", "d"]], "b": [["c"]], "c": [["d"]]},
+            {"d": "a"},
+            {"b": {"d"}, "c": {"d"}},
+            id="unbalanced",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"], []], "c": [["d"]]},
@@ -155,9 +160,23 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             id="fork in a cycle, joined at its head",
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]], "x": [["z"]], "y": [["z"]]},
+            {
+                "a": [["b", "c"]],
+                "b": [["d"], ["x"]],
+                "c": [["d"]],
+                "d": [["a"], ["y"]],
+                "x": [["z"]],
+                "y": [["z"]],
+            },
             {"d": "a", "x": ROOT, "z": ROOT},
-            {"a": {"x", "z"}, "b": {"d", "x", "z"}, "c": {"d", "x", "z"}, "d": {"x", "z"}, "x": {"z"}, "y": {"z"}},
+            {
+                "a": {"x", "z"},
+                "b": {"d", "x", "z"},
+                "c": {"d", "x", "z"},
+                "d": {"x", "z"},
+                "x": {"z"},
+                "y": {"z"},
+            },
             id="late steps behind a parallel cycle",
         ),
         pytest.param(
@@ -201,7 +220,10 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             id="a cycle with two ways in",
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []}, {}, {}, id="branches that never meet"
+            {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []},
+            {},
+            {},
+            id="branches that never meet",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"], ["e"]], "c": [], "d": [["f"]], "e": [["f"]]},
@@ -222,12 +244,18 @@ def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, se
 @pytest.mark.parametrize(
     ("cases", "step", "case", "left"),
     [
-        pytest.param({"a": [["b"]], "b": [["a", "c"]]}, "b", 0, ("c",), id="one branch goes round, one is left"),
+        pytest.param(
+            {"a": [["b"]], "b": [["a", "c"]]}, "b", 0, ("c",), id="one branch goes round, one is left"
+        ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["a"], ["d"]], "c": [["d"]]}, "a", 0, ("c",), id="round before the join"
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]}, "b", None, ("b", "c"), id="joins that wait for each other"
+            {"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]},
+            "b",
+            None,
+            ("b", "c"),
+            id="joins that wait for each other",
         ),
     ],
 )
@@ -245,7 +273,14 @@ def runaway_of(cases: Cases, modes: Mapping[str, str]) -> tuple[str | None, tupl
     return runaway.first, runaway.cycle, runaway.left
 
 
-RACE: Cases = {"a": [["b", "c", "d"]], "b": [["k"]], "c": [["k"]], "d": [["j"]], "k": [["j"]], "j": [["a"], ["z"]]}
+RACE: Cases = {
+    "a": [["b", "c", "d"]],
+    "b": [["k"]],
+    "c": [["k"]],
+    "d": [["j"]],
+    "k": [["j"]],
+    "j": [["a"], ["z"]],
+}
 
 
 class TestFirstArrivals:
@@ -370,12 +405,18 @@ class TestVisitsForEach:
     [
         pytest.param({"d": "any"}, Joins({"d": "a"}, {"b": ("d",), "c": ("d",)}, ()), id="a race that waits"),
         pytest.param({"d": "any"}, Joins({}, {}, ()), id="a race without an end"),
-        pytest.param({}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="a race that nobody wanted"),
+        pytest.param(
+            {}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="a race that nobody wanted"
+        ),
         pytest.param({"d": "each"}, Joins({}, {}, (), multi=frozenset("d")), id="what follows is no join"),
-        pytest.param({"d": "each"}, Joins({"e": "d"}, {}, (), multi=frozenset("d")), id="what follows does not wait"),
+        pytest.param(
+            {"d": "each"}, Joins({"e": "d"}, {}, (), multi=frozenset("d")), id="what follows does not wait"
+        ),
     ],
 )
-def test_the_model_catches_a_planner_that_is_wrong_about_modes(modes: Mapping[str, str], wrong: Joins) -> None:
+def test_the_model_catches_a_planner_that_is_wrong_about_modes(
+    modes: Mapping[str, str], wrong: Joins
+) -> None:
     flow = flow_of({**DIAMOND, "d": [["e"]]})
     with pytest.raises(Broken):
         Model(flow, wrong, lambda step, _: (flow.targets[step] or ((),))[0], modes=modes).outcomes()
@@ -398,12 +439,21 @@ def test_a_flow_without_forks_has_no_joins() -> None:
         (None, ("b",), {"d": 1}),
     ],
 )
-def test_what_a_move_adds_to_the_counters(source: str | None, targets: tuple[str, ...], change: dict[str, int]) -> None:
+def test_what_a_move_adds_to_the_counters(
+    source: str | None, targets: tuple[str, ...], change: dict[str, int]
+) -> None:
     assert find_joins(flow_of(DIAMOND)).change(source, targets) == change
 
 
 def test_the_order_of_the_text_does_not_matter() -> None:
-    cases: Cases = {"a": [["b", "c"]], "b": [["d", "e"]], "d": [["f"]], "e": [["f"]], "f": [["g"]], "c": [["g"]]}
+    cases: Cases = {
+        "a": [["b", "c"]],
+        "b": [["d", "e"]],
+        "d": [["f"]],
+        "e": [["f"]],
+        "f": [["g"]],
+        "c": [["g"]],
+    }
     forwards, backwards = flow_of(cases), Flow("a", dict(reversed(flow_of(cases).targets.items())))
     assert find_joins(forwards).dominators == find_joins(backwards).dominators
 

@@ -54,7 +54,10 @@ def test_tasks() -> None:
     """)
     assert plan.steps["a"].run == (TaskCall("two", {}),)
     assert plan.tasks["two"].parallel
-    assert plan.tasks["two"].run == (TaskCall("one", {}), TaskCall("one", {"x": "{{ 1 }}"}, "y", "{{ 2 }}", True))
+    assert plan.tasks["two"].run == (
+        TaskCall("one", {}),
+        TaskCall("one", {"x": "{{ 1 }}"}, "y", "{{ 2 }}", True),
+    )
 
 
 def test_cases() -> None:
@@ -99,8 +102,18 @@ def test_joins() -> None:
         - {{name: c, rule: [{{case: "{{{{ run.id }}}}", run: [d]}}]}}
         - {{name: d, run: [{OK}]}}
     """)
-    assert {name: step.join for name, step in plan.steps.items()} == {"a": None, "b": None, "c": None, "d": Join("a")}
-    assert {name: step.regions for name, step in plan.steps.items()} == {"a": (), "b": ("d",), "c": ("d",), "d": ()}
+    assert {name: step.join for name, step in plan.steps.items()} == {
+        "a": None,
+        "b": None,
+        "c": None,
+        "d": Join("a"),
+    }
+    assert {name: step.regions for name, step in plan.steps.items()} == {
+        "a": (),
+        "b": ("d",),
+        "c": ("d",),
+        "d": (),
+    }
     assert plan.steps["a"].cases[0].live == {"d": 2}
     assert plan.steps["b"].cases[0].live == {"d": -1}
 
@@ -293,7 +306,9 @@ def test_inferred_inputs() -> None:
         "c": Input(required=False, inferred=True, line=7),
     }
     assert not plan.header.takes_other_inputs
-    assert compiled("steps: [{name: s, run: [{action: log, message: '{{ input }}'}]}]").header.takes_other_inputs
+    assert compiled(
+        "steps: [{name: s, run: [{action: log, message: '{{ input }}'}]}]"
+    ).header.takes_other_inputs
 
 
 def test_statistics() -> None:

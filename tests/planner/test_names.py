@@ -191,7 +191,9 @@ def test_names_of_steps(name: str) -> None:
     assert findings(f"steps: [{{name: '{name}', run: [{OK}]}}]") == []
 
 
-@pytest.mark.parametrize("name", ["item", "result", "True", "none", "class", "1a", "a b", "_x", "a-b", "Input"])
+@pytest.mark.parametrize(
+    "name", ["item", "result", "True", "none", "class", "1a", "a b", "_x", "a-b", "Input"]
+)
 @pytest.mark.parametrize(
     "text",
     [

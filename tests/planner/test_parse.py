@@ -58,10 +58,16 @@ def test_short_forms_are_written_out() -> None:
         "steps:\n- name: s\n  run: [t]\n"
     )
     assert playbook.input is not None and playbook.retry is not None
-    assert {name: declared.type for name, declared in playbook.input.items()} == {"a": "integer", "b": "string"}
+    assert {name: declared.type for name, declared in playbook.input.items()} == {
+        "a": "integer",
+        "b": "string",
+    }
     assert playbook.retry.attempts == 3
     assert playbook.timeout == 0.5
-    assert [(task.name, task.parallel, len(task.run)) for task in playbook.tasks] == [("t", False, 1), ("u", True, 1)]
+    assert [(task.name, task.parallel, len(task.run)) for task in playbook.tasks] == [
+        ("t", False, 1),
+        ("u", True, 1),
+    ]
 
 
 def constructs(model: Model) -> list[Model]:
@@ -249,7 +255,15 @@ def test_100_cases_and_no_more() -> None:
 
 
 def test_1_000_targets_and_no_more() -> None:
-    lines = ["name: p", "steps:", "- name: a", "  rule:", "  - case: x", "    run:", *["    - b"] * MAX_TARGETS]
+    lines = [
+        "name: p",
+        "steps:",
+        "- name: a",
+        "  rule:",
+        "  - case: x",
+        "    run:",
+        *["    - b"] * MAX_TARGETS,
+    ]
     good("\n".join(lines))
     found = only("\n".join([*lines, "    - more"]))
     assert (found.code, found.span.line, found.span.column) == ("NP701", MAX_TARGETS + 7, 7)
@@ -349,7 +363,9 @@ def test_what_is_left_out_is_told() -> None:
 
 
 def test_only_what_is_wrong_is_left_out() -> None:
-    result = rest(step("run: [{action: http, timeout: x, as: z}, {task: t, retry: 3}]\nretry: {attempts: 2, delay: x}"))
+    result = rest(
+        step("run: [{action: http, timeout: x, as: z}, {task: t, retry: 3}]\nretry: {attempts: 2, delay: x}")
+    )
     (only_step,) = result.playbook.steps
     action, call = only_step.run or []
     assert isinstance(action, ActionEntry) and action.as_ == "z" and action.timeout is None

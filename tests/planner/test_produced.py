@@ -75,7 +75,9 @@ def drawn_playbooks(draw: st.DrawFn, *, asking: bool, in_turns: bool = False) ->
         saved = f"v_{name}: 1" + (", x: 1" if name in sharing else "")
         lines.append(f"- name: {name}")
         if name in working:
-            lines.append(f'  run: [{{action: log, message: "{{{{ [{reads}] }}}}"}}, {{action: set, set: {{{saved}}}}}]')
+            lines.append(
+                f'  run: [{{action: log, message: "{{{{ [{reads}] }}}}"}}, {{action: set, set: {{{saved}}}}}]'
+            )
         if flow.is_cyclic(name):
             lines.append("  max_visits: 2")
         if name in modes:
@@ -140,10 +142,14 @@ class Honest(Explorer):
             ready = [visit for visit in ready if visit.id == world.line[0]]
         for visit in ready if self.in_any_order else ready[:1]:
             at = (visit.step, visit.number, 0)
-            running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0)
+            running = replace(
+                visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
+            )
             begun = replace(world, visits={**world.visits, visit.id: running})
             for deed in self.deeds(begun, running):
-                yield self.commit(replace(begun, deeds={**begun.deeds, at: deed}), self.perform(running, deed))
+                yield self.commit(
+                    replace(begun, deeds={**begun.deeds, at: deed}), self.perform(running, deed)
+                )
 
     def deeds(self, world: World, visit: Visit) -> Iterator[Deed]:
         step = self.plan.steps[visit.step]
@@ -230,7 +236,9 @@ def test_what_must_be_there_always_is_and_nothing_comes_from_nowhere(drawn: Draw
     if explorer.ended:
         assert named(production, ways.found.end_must) <= keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_anyhow:
-        assert named(production, ways.found.end_anyhow) <= keys & frozenset.intersection(*explorer.ended_anyhow)
+        assert named(production, ways.found.end_anyhow) <= keys & frozenset.intersection(
+            *explorer.ended_anyhow
+        )
         assert keys & frozenset.union(*explorer.ended_anyhow) <= named(production, ways.found.end_may)
 
 
@@ -245,13 +253,19 @@ def test_what_is_not_certain_is_lacking_on_some_way(drawn: Drawn) -> None:
     keys = frozenset(production.readings.keys)
     for step, entered in explorer.entered.items():
         handed = keys & drawn.handed(step)
-        assert handed & named(production, ways.found.must[step]) == handed & frozenset.intersection(*entered), step
+        assert handed & named(production, ways.found.must[step]) == handed & frozenset.intersection(
+            *entered
+        ), step
         if not drawn.has_races:
-            assert handed & named(production, ways.found.may[step]) == handed & frozenset.union(*entered), step
+            assert handed & named(production, ways.found.may[step]) == handed & frozenset.union(*entered), (
+                step
+            )
     if explorer.ended:
         assert named(production, ways.found.end_must) == keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_anyhow:
-        assert named(production, ways.found.end_anyhow) == keys & frozenset.intersection(*explorer.ended_anyhow)
+        assert named(production, ways.found.end_anyhow) == keys & frozenset.intersection(
+            *explorer.ended_anyhow
+        )
 
 
 def driven(drawn: Drawn, witness: Witness) -> Honest:
@@ -260,7 +274,10 @@ def driven(drawn: Drawn, witness: Witness) -> Honest:
     for move in witness.moves:
         cases = drawn.plan.steps[move.step].cases
         is_default = move.case is not None and cases[move.case].guard is None
-        deeds[move.step] = "fail" if move.failed else "case", -1 if move.case is None or is_default else move.case
+        deeds[move.step] = (
+            "fail" if move.failed else "case",
+            -1 if move.case is None or is_default else move.case,
+        )
     explorer = Honest(drawn, deeds)
     explorer.explore()
     return explorer

@@ -52,7 +52,13 @@ class TestPaths:
         assert findings(text.replace(step("c", "d"), step("c", "d", run=SAVE))) == []
 
     def test_the_shortest_path(self) -> None:
-        steps = (either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "e"), step("e", "d"), step("d", run=READ))
+        steps = (
+            either("a", "b", "c"),
+            step("b", "d", run=SAVE),
+            step("c", "e"),
+            step("e", "d"),
+            step("d", run=READ),
+        )
         assert judged(*steps) == ["NP302 a → c → e → d"]
         assert judged(*steps[:2], either("c", "e", "d"), *steps[3:]) == ["NP302 a → c → d"]
 
@@ -86,11 +92,16 @@ class TestPaths:
         assert judged(*reversed(steps), head="start: a\n") == judged(*steps) == ["NP302 a → c → d"]
 
     def test_round_and_round(self) -> None:
-        cycle = (either("a", "a", "b", run=SAVE).replace("{name: a", "{name: a, max_visits: 3"), step("b", run=READ))
+        cycle = (
+            either("a", "a", "b", run=SAVE).replace("{name: a", "{name: a, max_visits: 3"),
+            step("b", run=READ),
+        )
         assert judged(*cycle) == []
 
     def test_the_first_round(self) -> None:
-        text = playbook(step("a", "b", more=", max_visits: 3", run=READ), either("b", "a", "c", run=SAVE), step("c"))
+        text = playbook(
+            step("a", "b", more=", max_visits: 3", run=READ), either("b", "a", "c", run=SAVE), step("c")
+        )
         assert messages(text, "NP302") == ["`x` may have no value"]
 
 
@@ -125,7 +136,9 @@ class TestFailures:
         assert judged(*steps) == expected
 
     def test_a_guard_that_is_read_after_a_failure_too(self) -> None:
-        text = playbook(f'{{name: a, run: [{SAVE}], rule: [{{case: "{{{{ x > 1 and not error }}}}", run: []}}]}}')
+        text = playbook(
+            f'{{name: a, run: [{SAVE}], rule: [{{case: "{{{{ x > 1 and not error }}}}", run: []}}]}}'
+        )
         assert messages(text, "NP302") == ["`x` may have no value when `a` has failed"]
 
     def test_a_later_case_knows_what_the_earlier_ones_said(self) -> None:
@@ -135,7 +148,9 @@ class TestFailures:
     def test_a_forgiven_failure(self) -> None:
         forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
         assert judged(step("a", "b", run=forgiven), step("b", run=READ)) == ["NP302 a → b"]
-        guarded = f'{{name: a, run: [{forgiven}], rule: [{{case: "{{{{ not result.success }}}}", run: [b]}}]}}'
+        guarded = (
+            f'{{name: a, run: [{forgiven}], rule: [{{case: "{{{{ not result.success }}}}", run: [b]}}]}}'
+        )
         assert judged(guarded, step("b", run=READ)) == ["NP302 a → b"]
 
     def test_the_result_is_that_of_the_last_action(self) -> None:
@@ -148,7 +163,9 @@ class TestFailures:
         assert judged(f"{{name: a, parallel: true, run: [{forgiven}, {OK}], {rule}}}", *behind) == []
         maybe = forgiven.replace("as: x", "as: x, if: '{{ run.id }}'")
         assert judged(f"{{name: a, run: [{maybe}], {rule}}}", *behind) == ["NP302 a → b"]
-        said = rule.replace("not result.success", "result.success").replace("[c]", "[d]").replace("[b]", "[c]")
+        said = (
+            rule.replace("not result.success", "result.success").replace("[c]", "[d]").replace("[b]", "[c]")
+        )
         assert judged(f"{{name: a, run: [{forgiven}], {said}}}", step("d", run=READ), behind[1]) == []
         only_after_a_failure = f"{{name: a, run: [{forgiven}, {OK}], {rule.replace('[c]', '[d]')}}}"
         assert judged(only_after_a_failure, step("b"), step("d", run=READ)) == ["NP301"]
@@ -162,7 +179,12 @@ class TestFailures:
 
     def test_what_always_fails_leads_nowhere(self) -> None:
         fails = "{action: fail, message: no}"
-        steps = (either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d", run=fails), step("d", run=READ))
+        steps = (
+            either("a", "b", "c"),
+            step("b", "d", run=SAVE),
+            step("c", "d", run=fails),
+            step("d", run=READ),
+        )
         assert judged(*steps) == []
         skipped = "{action: fail, message: no, if: '{{ run.id }}'}"
         assert judged(*steps[:2], step("c", "d", run=skipped), steps[3]) == ["NP302 a → c → d"]
@@ -221,7 +243,9 @@ class TestGuards:
         rule = '[{case: "{{ n > 1 }}", run: [d]}, {case: "{{ n <= 1 }}", run: [d]}]'
         assert judged(*fork, f"{{name: b, run: [{SAVE}], rule: {rule}}}") == []
         left = rule.replace("<=", "<")
-        assert judged(*fork, f"{{name: b, run: [{SAVE}], rule: {left}}}") == ["NP302 a → c → d, where `b` ends"]
+        assert judged(*fork, f"{{name: b, run: [{SAVE}], rule: {left}}}") == [
+            "NP302 a → c → d, where `b` ends"
+        ]
 
     def test_the_contrary_in_an_earlier_case(self) -> None:
         rule = '[{case: "{{ x is undefined }}", run: [e]}, {case: default, run: [f]}]'
@@ -337,7 +361,9 @@ class TestJoins:
             "NP302 a → c → d, where `b` ends"
         ]
         goes = either("b", "d", "e", run=SAVE)
-        assert judged(step("a", "b", "c"), goes, step("c", "d"), step("d", run=READ), step("e")) == ["NP302 a → c → d"]
+        assert judged(step("a", "b", "c"), goes, step("c", "d"), step("d", run=READ), step("e")) == [
+            "NP302 a → c → d"
+        ]
 
     def test_the_first_that_comes(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
@@ -372,7 +398,13 @@ class TestJoins:
     def test_a_join_goes_before_what_waits(self) -> None:
         """It fires when the last branch has come that can, and goes before those that were forked off earlier."""
         turns = "mode: sequential\n"
-        fork = (step("a", "b", "c", "d"), step("b", "j"), step("c", "j"), step("j", run=SAVE), step("d", run=READ))
+        fork = (
+            step("a", "b", "c", "d"),
+            step("b", "j"),
+            step("c", "j"),
+            step("j", run=SAVE),
+            step("d", run=READ),
+        )
         assert judged(*fork, head=turns) == []
         last = (step("a", "b", "d", "c"), *fork[1:])
         assert judged(*last, head=turns) == ["NP302 a → d"]
@@ -380,7 +412,13 @@ class TestJoins:
         assert judged(*inner, head=turns) == []
         at_once = (step("a", "b", "j"), step("b", "d", "j"), *fork[3:])
         assert judged(*at_once, head=turns) == []
-        beside = (step("a", "b", "c", "d"), step("b", run=SAVE), step("c", "j"), step("d", "j"), step("j", run=READ))
+        beside = (
+            step("a", "b", "c", "d"),
+            step("b", run=SAVE),
+            step("c", "j"),
+            step("d", "j"),
+            step("j", run=READ),
+        )
         assert judged(*beside, head=turns) == []
         assert [told[:5] for told in judged(step("a", "c", "d", "b"), *beside[1:], head=turns)] == ["NP302"]
 
@@ -438,7 +476,9 @@ class TestEnds:
         output = 'on_error: continue\noutput: {x: "{{ x }}"}\n'
         ask = "{action: shell, command: ls, as: x}"
         assert judged(step("a", run=SAVE), head=output) == []
-        assert messages(playbook(step("a", run=ask), head=output), "NP302") == ["`x` may have no value when `a` fails"]
+        assert messages(playbook(step("a", run=ask), head=output), "NP302") == [
+            "`x` may have no value when `a` fails"
+        ]
         assert judged(step("a", run=ask), head=output.removeprefix("on_error: continue\n")) == []
         assert judged(step("a", "b"), step("b", run=ask), head=output) == ["NP302 a → b (failed)"]
         assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c", run=ask), head=output) == []
@@ -454,7 +494,9 @@ class TestEnds:
         assert judged(step("a", run="{action: shell, command: ls}"), step("z", run=ask), head=output) == []
         forgiving = f"on_error: continue\n{output}"
         assert judged(step("a"), step("z", run=ask), head=forgiving) == []
-        assert judged(step("a", run="{action: shell, command: ls}"), step("z", run=SAVE), head=forgiving) == []
+        assert (
+            judged(step("a", run="{action: shell, command: ls}"), step("z", run=SAVE), head=forgiving) == []
+        )
         text = playbook(step("a", run="{action: shell, command: ls}"), step("z", run=ask), head=forgiving)
         told = "`x` may have no value in a run with failures: step `z` may fail too"
         assert messages(text, "NP302") == [told]
@@ -464,7 +506,9 @@ class TestEnds:
         text = playbook(step("a", run=SAVE), step("z", run=READ), head=head)
         assert messages(text, "NP302") == ["`x` may have no value: the run may end before"]
         for provided in ("{{ x | default(0) }}", "{{ x if run.status == 'succeeded' else 0 }}"):
-            assert judged(step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head) == []
+            assert (
+                judged(step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head) == []
+            )
 
 
 def test_the_condition_of_the_retry_of_the_playbook() -> None:
@@ -480,7 +524,9 @@ def test_the_condition_of_the_retry_of_the_playbook() -> None:
 
 def test_past_its_bound_a_step_goes_on_by_a_case_that_does_not_lead_back() -> None:
     again = f"{{name: a, max_visits: 2, run: [{OK}], rule: [{{case: error, run: [b]}}, {{case: error, run: [c]}}, {{case: default, run: [b]}}]}}"
-    assert judged(again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n") == ["NP301"]
+    assert judged(
+        again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n"
+    ) == ["NP301"]
 
 
 class TestCasesThatAreNeverTaken:
@@ -505,21 +551,33 @@ class TestCasesThatAreNeverTaken:
 
     @pytest.mark.parametrize(
         "guard",
-        ["{{ x is defined }}", "{{ x is undefined }}", "{{ x is defined or run.id }}", "{{ steps.b.visits > 0 }}"],
+        [
+            "{{ x is defined }}",
+            "{{ x is undefined }}",
+            "{{ x is defined or run.id }}",
+            "{{ steps.b.visits > 0 }}",
+        ],
     )
     def test_a_guard_that_may_be_true(self, guard: str) -> None:
-        either_way = (either("a", "b", "c"), step("b", "c", run=SAVE), either("c", "d", "e", guard=guard), step("d"))
+        either_way = (
+            either("a", "b", "c"),
+            step("b", "c", run=SAVE),
+            either("c", "d", "e", guard=guard),
+            step("d"),
+        )
         assert messages(playbook(*either_way, step("e")), "NP203") == []
 
     def test_the_case_behind_a_guard_that_asks_for_what_the_step_itself_has_made(self) -> None:
-        rule = '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
+        rule = (
+            '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
+        )
         told = ["the case can never be taken: a case before it is always taken"]
         assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
         reads = f"{{name: a, run: [{READ}], rule: {rule}}}"
         assert findings(playbook(reads, head="input: {}\n")) == [("NP301", "x")]
-        assert findings(playbook(reads.replace("[]}, {case: error", "[b]}, {case: error"), step("b", run=SAVE))) == [
-            ("NP301", "x")
-        ]
+        assert findings(
+            playbook(reads.replace("[]}, {case: error", "[b]}, {case: error"), step("b", run=SAVE))
+        ) == [("NP301", "x")]
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
 
@@ -531,9 +589,16 @@ class TestCasesThatAreNeverTaken:
         assert judged(*steps, head="variables: {v: 0}\n") == ["NP301"]
 
     def test_a_guard_behind_a_reader_of_what_nothing_produces(self) -> None:
-        steps = (step("a", "b", run=READ), either("b", "c", "d", guard="{{ x is defined }}"), step("c"), step("d"))
+        steps = (
+            step("a", "b", run=READ),
+            either("b", "c", "d", guard="{{ x is defined }}"),
+            step("c"),
+            step("d"),
+        )
         text = playbook(*steps, head="input: {}\n")
-        assert messages(text, "NP203") == ["the case can never be taken: nothing in the playbook produces `x`"]
+        assert messages(text, "NP203") == [
+            "the case can never be taken: nothing in the playbook produces `x`"
+        ]
 
     def test_a_guard_that_asks_for_what_is_made_behind_a_mistake(self) -> None:
         """Once that is mended, branches come by with it."""
@@ -550,9 +615,16 @@ class TestCasesThatAreNeverTaken:
     def test_where_the_step_itself_may_not_save_it(self) -> None:
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         asked = "{action: shell, command: ls, as: y, on_error: continue}"
-        text = playbook(f"{{name: a, run: [{maybe}, {asked}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}")
-        labels = [[(label.span.line, label.text) for label in d.labels] for d in found(text) if d.code == "NP302"]
-        assert labels == [[(2, "it is saved here, if this is done")], [(2, "it is saved here, if this succeeds")]]
+        text = playbook(
+            f"{{name: a, run: [{maybe}, {asked}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}"
+        )
+        labels = [
+            [(label.span.line, label.text) for label in d.labels] for d in found(text) if d.code == "NP302"
+        ]
+        assert labels == [
+            [(2, "it is saved here, if this is done")],
+            [(2, "it is saved here, if this succeeds")],
+        ]
 
     def test_what_a_step_reads_in_vain_it_does_not_produce(self) -> None:
         rule = "[{case: '{{ x is defined }}', run: []}, {case: default, run: [b]}]"
@@ -575,7 +647,10 @@ class TestCasesThatAreNeverTaken:
 
     def test_the_case_behind_a_guard_that_is_always_true(self) -> None:
         text = playbook(
-            either("a", "b", "c", guard="{{ v is defined }}"), step("b"), step("c"), head="variables: {v: 1}\n"
+            either("a", "b", "c", guard="{{ v is defined }}"),
+            step("b"),
+            step("c"),
+            head="variables: {v: 1}\n",
         )
         assert messages(text, "NP203") == ["the case can never be taken: `v` always has a value"]
 
@@ -598,9 +673,7 @@ class TestCasesThatAreNeverTaken:
         assert [code for code, _ in findings(text.replace("x is defined", "1 > 2"))] == ["NP203"]
 
 
-INPUTS = (
-    "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
-)
+INPUTS = "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
 
 
 class TestRefusals:
@@ -633,7 +706,13 @@ class TestRefusals:
 
     def test_a_refusal_of_which_it_is_not_known_how_often_branches_have_come(self) -> None:
         poll = self.POLL.replace("FAILED", "bad").replace("max_visits: 3", "max_visits: 3, join: each")
-        steps = (step("first", "poll", "other"), step("other", "poll"), poll, step("pause", "poll"), step("bad"))
+        steps = (
+            step("first", "poll", "other"),
+            step("other", "poll"),
+            poll,
+            step("pause", "poll"),
+            step("bad"),
+        )
         assert "NP302" in " ".join(judged(*steps, step("late", run=READ)))
 
     def test_a_failure_that_may_be_called_so(self) -> None:
@@ -673,7 +752,10 @@ class TestConditions:
         for one in reads:
             assert judged(step("a", "b", run=save), step("b", run=one), head=INPUTS) == []
             assert judged(step("a", run=f"{save}, {one}"), head=INPUTS) == []
-            assert judged(step("a", "b", run=OK), step("b", run=one), step("c", run=SAVE), head=INPUTS)[0] == "NP301"
+            assert (
+                judged(step("a", "b", run=OK), step("b", run=one), step("c", run=SAVE), head=INPUTS)[0]
+                == "NP301"
+            )
         guarded = f'{{name: b, run: [{OK}], rule: [{{case: "{{{{ {read} }}}}", run: [WORK]}}]}}'
         for work in (READ, "c"):
             steps = (step("a", "b", run=save), guarded.replace("WORK", work), step("c", run=READ))
@@ -716,14 +798,18 @@ class TestConditions:
 
     def test_what_only_one_run_in_two_saves(self) -> None:
         both = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
-        assert judged(step("a", "b", run=both[0]), step("b", "c", run=both[1]), step("c", run=READ), head=INPUTS) == []
+        assert (
+            judged(step("a", "b", run=both[0]), step("b", "c", run=both[1]), step("c", run=READ), head=INPUTS)
+            == []
+        )
         assert judged(step("a", run=f"{both[0]}, {both[1]}, {READ}"), head=INPUTS) == []
         assert judged(step("a", run=f"{both[0]}, {both[0]}, {READ}"), head=INPUTS) == ["NP302"]
 
     def test_a_name_that_is_saved_once_never_changes(self) -> None:
         ask = "{action: set, set: {k: '{{ run.id }}'}}"
         save, read = (
-            f'{{action: {one}, if: "{{{{ k == 1 }}}}"}}' for one in ("set, set: {x: 1}", "log, message: '{{ x }}'")
+            f'{{action: {one}, if: "{{{{ k == 1 }}}}"}}'
+            for one in ("set, set: {x: 1}", "log, message: '{{ x }}'")
         )
         assert judged(step("a", "b", run=f"{ask}, {save}"), step("b", run=read)) == []
         again = step("b", run=f"{ask}, {read}")
@@ -733,7 +819,9 @@ class TestConditions:
         save = '{action: set, set: {x: 1}, if: "{{ p }}"}'
         head = f"{INPUTS}tasks: {{t: [{READ}]}}\n"
         assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head) == []
-        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head) == ["NP302 a → b"]
+        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head) == [
+            "NP302 a → b"
+        ]
 
     def test_a_task_whose_caller_knows_more(self) -> None:
         """That `k` is there says under which condition `x` is; the task asks for all of `x` nevertheless."""
@@ -749,12 +837,22 @@ class TestAlternatives:
 
     @pytest.mark.parametrize(
         "text",
-        ["x if x is defined else y", "x | default(y)", "x | default(y | default(z))", "y if x is not defined else x"],
+        [
+            "x if x is defined else y",
+            "x | default(y)",
+            "x | default(y | default(z))",
+            "y if x is not defined else x",
+        ],
     )
     def test_one_of_them_is_there(self, text: str) -> None:
         read = f"{{action: log, message: '{{{{ {text} }}}}'}}"
         other = SAVE.replace("x:", "y:")
-        steps = [either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d", run=other), step("d", run=read)]
+        steps = [
+            either("a", "b", "c"),
+            step("b", "d", run=SAVE),
+            step("c", "d", run=other),
+            step("d", run=read),
+        ]
         assert judged(*steps, step("e", run=SAVE.replace("x:", "z:"))) == []
         steps[2] = step("c", "d", run=f"{other[:-1]}, if: '{MAYBE}'}}")
         told = judged(*steps, step("e", run=SAVE.replace("x:", "z:")))
@@ -763,7 +861,12 @@ class TestAlternatives:
     def test_one_that_is_looked_into_must_be_there(self) -> None:
         read = "{action: log, message: '{{ x | default(y.z) }}'}"
         other = SAVE.replace("x:", "y:")
-        steps = (either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d", run=other), step("d", run=read))
+        steps = (
+            either("a", "b", "c"),
+            step("b", "d", run=SAVE),
+            step("c", "d", run=other),
+            step("d", run=read),
+        )
         assert judged(*steps) == ["NP302 a → b → d"]
 
     def test_an_action_that_is_done_where_another_one_has_saved_nothing(self) -> None:

@@ -109,7 +109,10 @@ class TestBranches:
         assert raced(*steps) == []
 
     def test_each_place_once(self) -> None:
-        assert raced(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == ["x 3,4", "x 3,5"]
+        assert raced(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == [
+            "x 3,4",
+            "x 3,5",
+        ]
 
     def test_what_tasks_save_counts_where_they_are_called(self) -> None:
         tasks = "tasks: {t: [u], u: [{action: set, set: {x: 1}}]}\n"
@@ -137,7 +140,9 @@ class TestVisits:
     def test_a_step_that_is_visited_for_each_branch(self) -> None:
         text = playbook(FORK, step("b", "d"), step("c", "d"), step("d", more=", join: each", saves="x"))
         assert findings(text, "NP303") == [("NP303", "x")]
-        assert messages(text, "NP303") == ["`x` is saved by several visits of `d`, which may run at the same time"]
+        assert messages(text, "NP303") == [
+            "`x` is saved by several visits of `d`, which may run at the same time"
+        ]
         assert hints(text, "NP303") == [races.SAVE_BEHIND]
         (label,) = next(d for d in found(text) if d.code == "NP303").labels
         assert (label.span.line, label.text) == (5, "it is visited once for each branch")
@@ -152,7 +157,9 @@ class TestVisits:
             step("c", "d", saves="x"),
             step("d", "a", more=", join: any"),
         )
-        assert messages(text, "NP303") == ["`x` is saved by several visits of `c`, which may run at the same time"]
+        assert messages(text, "NP303") == [
+            "`x` is saved by several visits of `c`, which may run at the same time"
+        ]
         assert hints(text, "NP303") == [races.WAIT]
 
     @pytest.mark.parametrize(
@@ -187,7 +194,9 @@ class TestItems:
         )
         assert messages(text, "NP303") == ["two items that run together save `x`"]
         (diagnostic,) = (d for d in found(text) if d.code == "NP303")
-        assert [(label.span.column, label.text) for label in diagnostic.labels] == [(55, "the first one is here")]
+        assert [(label.span.column, label.text) for label in diagnostic.labels] == [
+            (55, "the first one is here")
+        ]
 
     def test_of_a_task(self) -> None:
         head = "tasks: [{name: t, parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 1}}]}]\n"
@@ -225,9 +234,13 @@ class TestWhatExcludesEachOther:
             f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{to}]}}]}}'
             for name, guard, to, saved in (("b", first, "d", "w"), ("c", second, "f", "k"))
         ]
-        told = raced(FORK, *asking, step("d", "e", saves="x"), self.READ, step("f", "e", saves="x"), head=head)
+        told = raced(
+            FORK, *asking, step("d", "e", saves="x"), self.READ, step("f", "e", saves="x"), head=head
+        )
         assert [name for name, _ in map(str.split, told) if name == "x"] == (["x"] if is_raced else [])
-        items = ", ".join(f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in (first, second))
+        items = ", ".join(
+            f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in (first, second)
+        )
         both = f"{{name: a, parallel: true, run: [{items}], rule: [{{case: default, run: [e]}}]}}"
         saved = step("z", "a", saves="w")
         assert bool(raced(saved, both, self.READ, head=head)) is is_raced

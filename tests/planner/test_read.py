@@ -48,7 +48,10 @@ def document(text: str | bytes) -> Document:
         ("[1, -2, +3, 0o17, 0x1F, 0]", [1, -2, 3, 15, 31, 0]),
         ("[1.5, -.5, 1., 1e3, 1.5E-2]", [1.5, -0.5, 1.0, 1000.0, 0.015]),
         ("['1', \"true\", 'null', '']", ["1", "true", "null", ""]),
-        ("[1.2.3, 1-2, 5s, +, '.', ..., 0xg, 0o8, e3]", ["1.2.3", "1-2", "5s", "+", ".", "...", "0xg", "0o8", "e3"]),
+        (
+            "[1.2.3, 1-2, 5s, +, '.', ..., 0xg, 0o8, e3]",
+            ["1.2.3", "1-2", "5s", "+", ".", "...", "0xg", "0o8", "e3"],
+        ),
         ("a: |\n  x\n   y\n\nb: >-\n  x\n  y", {"a": "x\n y\n", "b": "x y"}),
         ("a: &x {b: 1}\nc: *x\nd: [*x]", {"a": {"b": 1}, "c": {"b": 1}, "d": [{"b": 1}]}),
         ("&k a: 1\nb: *k", {"a": 1, "b": "a"}),
@@ -79,7 +82,9 @@ JSON = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats(allow_nan=False, allow_infinity=False)
     # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only.
-    | st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff\ufffe\uffff")),
+    | st.text(
+        st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff\ufffe\uffff")
+    ),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
@@ -398,11 +403,17 @@ def test_characters_at_the_edges_of_a_value() -> None:
     assert result.text_span(("d", 1), 0, 1) == result.span(("d", 1))
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff")))
+@given(
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff")
+    )
+)
 @settings(max_examples=300, deadline=None)
 def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
     for style in (None, "'", '"', "|", ">"):
-        text = yaml.dump({"a": value}, Dumper=yaml.SafeDumper, default_style=style, allow_unicode=True, width=20)
+        text = yaml.dump(
+            {"a": value}, Dumper=yaml.SafeDumper, default_style=style, allow_unicode=True, width=20
+        )
         diagnostics = Diagnostics()
         result = read(text, diagnostics)
         if result is None or result.data.get("a") != value:
@@ -418,7 +429,23 @@ def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
 
 SNIPPETS = st.sampled_from(
     [
-        *(": ", "- ", "\n", "  ", "&x ", "*x", "!!str ", "<<", "---", "...", "{{", "}}", "\\ud83d", "\\ude00", "yes"),
+        *(
+            ": ",
+            "- ",
+            "\n",
+            "  ",
+            "&x ",
+            "*x",
+            "!!str ",
+            "<<",
+            "---",
+            "...",
+            "{{",
+            "}}",
+            "\\ud83d",
+            "\\ude00",
+            "yes",
+        ),
         *"a:\t{}[],\"'|>!?%@#é😀\x001~\r\ufeff",
     ]
 )
@@ -441,7 +468,13 @@ def test_no_text_raises(text: str | bytes) -> None:
         while paths:
             path, value = paths.pop()
             result.span(path), result.key_span(path), result.text_span(path, 0, 3)
-            inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+            inner = (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value)
+                if isinstance(value, list)
+                else ()
+            )
             paths += [((*path, part), item) for part, item in inner][:20]
 
 

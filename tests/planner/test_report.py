@@ -118,7 +118,9 @@ def test_json_counts_and_names_the_file() -> None:
 
 
 def test_sarif_points_at_the_same_place() -> None:
-    log = json.loads(sarif([Checked("a folder/ü.yaml", TEXT, (UNKNOWN,)), Checked("-", TEXT, (UNKNOWN,))], "1.2"))
+    log = json.loads(
+        sarif([Checked("a folder/ü.yaml", TEXT, (UNKNOWN,)), Checked("-", TEXT, (UNKNOWN,))], "1.2")
+    )
     (run,) = log["runs"]
     assert log["version"] == "2.1.0"
     assert run["tool"]["driver"]["version"] == "1.2"
@@ -143,4 +145,7 @@ def test_summary_counts_in_words() -> None:
     warning = Diagnostic("NP109", "unused", Span(1, 1, 1, 2), severity=Severity.WARNING)
     clean = Checked("a.yaml", TEXT, ())
     assert summary([clean]) == "no findings in a.yaml"
-    assert summary([Checked("a.yaml", TEXT, (UNKNOWN, UNKNOWN, warning)), clean]) == "2 errors and 1 warning in 2 files"
+    assert (
+        summary([Checked("a.yaml", TEXT, (UNKNOWN, UNKNOWN, warning)), clean])
+        == "2 errors and 1 warning in 2 files"
+    )

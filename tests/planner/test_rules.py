@@ -28,7 +28,9 @@ VALUES = [
 ]  # fmt: skip
 ENUM = ["eu", "us", 3]
 
-constants = st.sampled_from(["none", "true", "false", "0", "1", "-1", "2", "3", "3.0", "2.5", "''", "'a'", "'b'"])
+constants = st.sampled_from(
+    ["none", "true", "false", "0", "1", "-1", "2", "3", "3.0", "2.5", "''", "'a'", "'b'"]
+)
 names = st.sampled_from(["x", "x.a", "x['a']", "y", "input.e", "e", "input.n", "n"])
 terms = st.one_of(
     names,
@@ -41,7 +43,19 @@ terms = st.one_of(
 operands = st.one_of(terms, terms, constants)
 lists = st.lists(constants, max_size=3).map(lambda items: f"[{', '.join(items)}]")
 comparisons = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
-words = ["defined", "undefined", "none", "true", "false", "boolean", "number", "string", "mapping", "odd", "sequence"]
+words = [
+    "defined",
+    "undefined",
+    "none",
+    "true",
+    "false",
+    "boolean",
+    "number",
+    "string",
+    "mapping",
+    "odd",
+    "sequence",
+]
 atoms = st.one_of(
     operands,
     st.builds("{} {} {}".format, operands, comparisons, operands),
@@ -49,7 +63,12 @@ atoms = st.one_of(
     st.builds("{} {} {}".format, operands, st.sampled_from(["in", "not in"]), lists),
     st.builds("{} {} {}".format, operands, st.sampled_from(["in", "not in"]), terms),
     st.builds("{} {} {}".format, operands, st.sampled_from(["is", "is not"]), st.sampled_from(words)),
-    st.builds("{} is {}({})".format, operands, st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge", "in"]), constants),
+    st.builds(
+        "{} is {}({})".format,
+        operands,
+        st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge", "in"]),
+        constants,
+    ),
 )
 expressions = st.recursive(
     atoms.map("({})".format),
@@ -134,7 +153,9 @@ NO_FACTS = Facts({}, frozenset(), may_be_forgiven=False)
 def verdict(*guards: str, facts: Facts = NO_FACTS) -> Verdict:
     """What is said of a rule with these guards, written without braces."""
     words = ("default", "error")
-    return judge([candidate_of(g if g in words else f"{{{{ {g} }}}}") for g in guards], facts, Allowance(1_000_000))
+    return judge(
+        [candidate_of(g if g in words else f"{{{{ {g} }}}}") for g in guards], facts, Allowance(1_000_000)
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +225,9 @@ def test_cases_that_can_never_be_taken(guards: list[str], dead: list[int]) -> No
     assert [found.case for found in verdict(*guards).dead] == dead
 
 
-ONE_OF = Facts({"e": InputDeclaration(enum=ENUM), "n": InputDeclaration(type="integer")}, frozenset("en"), False)
+ONE_OF = Facts(
+    {"e": InputDeclaration(enum=ENUM), "n": InputDeclaration(type="integer")}, frozenset("en"), False
+)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,12 @@ import pytest
 from noetl.planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
 from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse
 
-NAMES: dict[str, Any] = {"n": 3, "text": "héllo", "list": [3, 1, 2], "object": {"a": 1, "items": "mine", "_x": 2}}
+NAMES: dict[str, Any] = {
+    "n": 3,
+    "text": "héllo",
+    "list": [3, 1, 2],
+    "object": {"a": 1, "items": "mine", "_x": 2},
+}
 
 
 def value(expression: str) -> Any:
@@ -266,7 +271,9 @@ def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: 
 @pytest.mark.parametrize(
     "text",
     [
-        "{% set a = [1, 1] %}{% set b = [1, 1] %}" + "{% set a = [a, a] %}{% set b = [b, b] %}" * 31 + "{{ a == b }}",
+        "{% set a = [1, 1] %}{% set b = [1, 1] %}"
+        + "{% set a = [a, a] %}{% set b = [b, b] %}" * 31
+        + "{{ a == b }}",
         "{{ 'a' | regex_search('((((a{1000}){1000}){1000}){1000})') }}",
         "{{ 'a' | regex_search('a|' * 5000) }}",
         "{% for i in range(100000) %}{{ -1 in xs }}{% endfor %}",

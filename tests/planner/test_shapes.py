@@ -115,7 +115,9 @@ def test_attributes_that_a_value_may_have(read: str) -> None:
 def test_what_an_attribute_may_have_been_meant_as() -> None:
     assert hints(playbook("{{ user.bdy }}"), "NP301") == ["did you mean `body`?"]
     assert hints(playbook("{{ user.zzz }}"), "NP301") == ["it has `status`, `headers`, `body`"]
-    assert messages(playbook("{{ input.n.zzz }}"), "NP301") == ["`input.n`, which is a whole number, has no `zzz`"]
+    assert messages(playbook("{{ input.n.zzz }}"), "NP301") == [
+        "`input.n`, which is a whole number, has no `zzz`"
+    ]
 
 
 def test_the_result_of_a_step_in_its_rule() -> None:
@@ -140,13 +142,16 @@ def test_a_loop_over_what_is_no_list(items: str) -> None:
     assert [code for code, _ in findings(action)] == ["NP504"]
 
 
-@pytest.mark.parametrize("items", ["abc", "x {{ list }}", "{{ n }},{{ n }}", "{% for x in list %}{{ x }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "items", ["abc", "x {{ list }}", "{{ n }},{{ n }}", "{% for x in list %}{{ x }}{% endfor %}"]
+)
 def test_a_loop_over_text(items: str) -> None:
     assert findings(playbook(loop=f"loop: {{items: '{items}'}}")) == [("NP504", f"'{items}'")]
 
 
 @pytest.mark.parametrize(
-    "items", ["list", "looked.body", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"]
+    "items",
+    ["list", "looked.body", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"],
 )
 def test_a_loop_over_what_may_be_a_list(items: str) -> None:
     assert findings(playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')) == []

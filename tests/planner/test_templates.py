@@ -83,7 +83,9 @@ def test_text_around_makes_text(before: str, after: str) -> None:
     before, after = (part.replace("{", "").replace("}", "") for part in (before, after))
     expected = f"{before}1{after}"
     if before.strip() or after.strip():
-        assert evaluated(before + "{{ x }}" + after, x=1) == expected.replace("\r\n", "\n").replace("\r", "\n")
+        assert evaluated(before + "{{ x }}" + after, x=1) == expected.replace("\r\n", "\n").replace(
+            "\r", "\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,16 @@ def test_the_same_text_is_parsed_once() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("False", True), ("", False), (0, False), (0.0, False), ([], False), ({}, False), (None, False), ([0], True)],
+    [
+        ("False", True),
+        ("", False),
+        (0, False),
+        (0.0, False),
+        ([], False),
+        ({}, False),
+        (None, False),
+        ([0], True),
+    ],
 )
 def test_truth(value: Any, expected: bool) -> None:
     assert is_true(value) is expected

@@ -152,7 +152,10 @@ class Model:
     def _touched(self, step: Step, targets: tuple[Step, ...]) -> tuple[Step, ...]:
         """The joins whose counters the move may change, also by ending branches at a `join: any`."""
         first = [
-            join for target in targets if target in self.joins.discriminators for join in self.joins.waiting(target)
+            join
+            for target in targets
+            if target in self.joins.discriminators
+            for join in self.joins.waiting(target)
         ]
         arrived = [target for target in targets if target in self.joins.dominators]
         return tuple(dict.fromkeys([*self.joins.change(step, targets), *first, *arrived]))
@@ -256,7 +259,9 @@ class Model:
 
     @cached_property
     def _remembered(self) -> frozenset[Step]:
-        return frozenset(step for step in self.joins.dominators.values() if step != ROOT and self.flow.is_cyclic(step))
+        return frozenset(
+            step for step in self.joins.dominators.values() if step != ROOT and self.flow.is_cyclic(step)
+        )
 
     def _wave(self, join: Step, past: Past) -> int:
         """The visit of the join's dominator that the branch comes from, where it can be visited more than once."""
@@ -274,7 +279,9 @@ class Model:
 
     def _free(self, state: State, branch: Branch) -> frozenset[Step]:
         """The steps that the branch can go to, if it ends at every `join: any` that another of its wave has passed."""
-        closed = frozenset(j for j in self.joins.discriminators if (j, self._wave(j, branch.past)) in state.begun)
+        closed = frozenset(
+            j for j in self.joins.discriminators if (j, self._wave(j, branch.past)) in state.begun
+        )
         found: set[Step] = set()
         seen = {(branch.step, closed)}
         stack = [*seen]

@@ -150,7 +150,9 @@ def test_an_object_finds_a_key_without_a_search() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "fits"), [(0.9, True), (1.1, False)])
-def test_what_is_done_again_must_fit_as_well(seconds: float, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_again_must_fit_as_well(
+    seconds: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = [0.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(thread_time=lambda: clock[0]))
     budget.start_budget()
@@ -217,10 +219,13 @@ def test_environment_and_variables_have_one_room() -> None:
     assert (len(run.environment["a"]), len(run.variables["b"])) == (400_000, 400_000)
     assert too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}", c: "{LARGE}"}}') == "environment.c"
     assert too_long(f'environment: {{a: ["{LARGE}", {{b: "{LARGE}"}}, "{LARGE}"]}}') == "environment.a"
-    assert too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: "{LARGE}"}}') == "variables.c"
+    assert (
+        too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: "{LARGE}"}}') == "variables.c"
+    )
     given = {"c": "x" * 400_000}
     assert (
-        too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: 1}}', variables=given) == "variables.c"
+        too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: 1}}', variables=given)
+        == "variables.c"
     )
 
 

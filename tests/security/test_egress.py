@@ -119,7 +119,8 @@ def test_names_are_no_numbers(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://x.test/", "gopher://127.0.0.1/", "x.test/a", "//x.test/a", "javascript:1"]
+    "url",
+    ["file:///etc/passwd", "ftp://x.test/", "gopher://127.0.0.1/", "x.test/a", "//x.test/a", "javascript:1"],
 )
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(ActionError) as caught:
@@ -143,7 +144,10 @@ def hello(exchange: Exchange) -> None:
     ],
 )
 def test_redirects_are_vetted(location: str) -> None:
-    with serve(lambda exchange: exchange.reply(302, location=location)) as server, pytest.raises(ActionError) as caught:
+    with (
+        serve(lambda exchange: exchange.reply(302, location=location)) as server,
+        pytest.raises(ActionError) as caught,
+    ):
         perform("http", url=server.url())
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 

@@ -41,7 +41,9 @@ class TestSql:
     @given(name=TEXTS.filter(lambda name: 0 < len(name.encode()) < 60))
     def test_any_name_is_one_column(self, postgres_dsn: str, name: str) -> None:
         query = "select {{ 1 }}::int as {{ n | identifier }}"
-        assert perform("postgres", connection=postgres_dsn, query=query, names={"n": name}, fetch="one") == {name: 1}
+        assert perform("postgres", connection=postgres_dsn, query=query, names={"n": name}, fetch="one") == {
+            name: 1
+        }
 
     def test_a_nul_is_an_error_and_not_the_end_of_the_text(self, postgres_dsn: str) -> None:
         with pytest.raises(ActionError) as caught:
@@ -50,16 +52,23 @@ class TestSql:
 
 
 def round_trip(dsn: str, value: str) -> Any:
-    return perform("postgres", connection=dsn, query="select {{ v }}::text", names={"v": value}, fetch="value")
+    return perform(
+        "postgres", connection=dsn, query="select {{ v }}::text", names={"v": value}, fetch="value"
+    )
 
 
 class TestShell:
     @pytest.mark.parametrize("value", HOSTILE)
     def test_a_value_arrives_as_one_argument(self, tmp_path: Path, value: str) -> None:
         capabilities = replace(LOCAL, folder=tmp_path)
-        shell = perform("shell", capabilities=capabilities, command="printf '<%s>' {{ v }} end", names={"v": value})
+        shell = perform(
+            "shell", capabilities=capabilities, command="printf '<%s>' {{ v }} end", names={"v": value}
+        )
         words = perform(
-            "shell", capabilities=capabilities, command=["printf", "<%s>", "{{ v }}", "end"], names={"v": value}
+            "shell",
+            capabilities=capabilities,
+            command=["printf", "<%s>", "{{ v }}", "end"],
+            names={"v": value},
         )
         assert shell["stdout"] == words["stdout"] == f"<{value}><end>"
         assert list(tmp_path.iterdir()) == []
@@ -100,7 +109,10 @@ class TestAddresses:
 
     def test_a_value_cannot_move_the_origin(self) -> None:
         with serve(lambda exchange: exchange.reply(200, exchange.path.encode())) as server:
-            assert perform("http", url=server.url("/{{ v }}"), names={"v": "@evil.test/"})["body"] == "/%40evil.test%2F"
+            assert (
+                perform("http", url=server.url("/{{ v }}"), names={"v": "@evil.test/"})["body"]
+                == "/%40evil.test%2F"
+            )
 
 
 class TestHeaders:
@@ -162,7 +174,9 @@ class TestPaths:
         assert (caught.value.type, caught.value.retryable) == ("FileError", False)
         assert snapshot(root.parent) == before
 
-    @pytest.mark.parametrize("path", ["../secret", "out/secret", "/etc/passwd", "..", "", ".", "out/../secret"])
+    @pytest.mark.parametrize(
+        "path", ["../secret", "out/secret", "/etc/passwd", "..", "", ".", "out/../secret"]
+    )
     def test_nothing_outside_is_deleted(self, root: Path, path: str) -> None:
         before = snapshot(root.parent)
         with pytest.raises(ActionError) as caught:

@@ -94,7 +94,10 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
     error = failure(silent)
     assert (error.type, error.retryable) == ("Timeout", True)
-    assert error.message == "`127.0.0.1` did not answer in time: it said nothing for 0.1 s, which `timeout` can extend"
+    assert (
+        error.message
+        == "`127.0.0.1` did not answer in time: it said nothing for 0.1 s, which `timeout` can extend"
+    )
 
 
 def test_a_silent_server_is_waited_for_by_whom_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +164,13 @@ def test_headers_without_an_end() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"SSH-2.0-x\r\n", b"\0" * 100, b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n", b""],
+    [
+        b"SSH-2.0-x\r\n",
+        b"\0" * 100,
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+        b"",
+    ],
 )
 def test_what_is_not_http(raw: bytes) -> None:
     def answer(exchange: Exchange) -> None:

@@ -23,8 +23,21 @@ VALUE = 's3cret/"väl ue"+\\x'
 
 def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
     secret = Secret("TOKEN")
-    seen = [str(secret), repr(secret), f"{secret}", f"{secret!r:>20}", "%s" % secret, secret + "", write_json([secret])]  # noqa: UP031
-    seen += [base64.b64encode(secret.encode()).decode(), secret.upper(), "".join(c for c in secret), str({"a": secret})]
+    seen = [
+        str(secret),
+        repr(secret),
+        f"{secret}",
+        f"{secret!r:>20}",
+        "%s" % secret,
+        secret + "",
+        write_json([secret]),
+    ]  # noqa: UP031
+    seen += [
+        base64.b64encode(secret.encode()).decode(),
+        secret.upper(),
+        "".join(c for c in secret),
+        str({"a": secret}),
+    ]
     assert not any("TOKEN" in text for text in seen)
     for copied in (copy.deepcopy(secret), pickle.loads(pickle.dumps(secret))):
         assert (type(copied), copied.name) == (Secret, "TOKEN")
@@ -33,7 +46,11 @@ def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
 def test_where_secrets_come_from(tmp_path: Path) -> None:
     (tmp_path / "A").write_text("of a file\n")
     (tmp_path / "B").write_text("of a file")
-    environ = {"NOETL_SECRETS_DIR": str(tmp_path), "NOETL_SECRET_B": "of the environment", "NOETL_SECRET_EMPTY": ""}
+    environ = {
+        "NOETL_SECRETS_DIR": str(tmp_path),
+        "NOETL_SECRET_B": "of the environment",
+        "NOETL_SECRET_EMPTY": "",
+    }
     assert resolve("A", environ) == "of a file"
     assert resolve("B", environ) == "of the environment"
     assert resolve("EMPTY", environ) == ""

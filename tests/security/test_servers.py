@@ -151,7 +151,10 @@ def test_what_leads_into_this_machine_is_refused(connection: str) -> None:
 
 
 def test_words_that_this_driver_does_not_know_are_refused_too() -> None:
-    assert refused("host=8.8.8.8 user=a servicefile=/etc/passwd").type in ("ForbiddenAddress", "ParameterError")
+    assert refused("host=8.8.8.8 user=a servicefile=/etc/passwd").type in (
+        "ForbiddenAddress",
+        "ParameterError",
+    )
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
@@ -170,13 +173,19 @@ def test_metadata_is_never_allowed() -> None:
 
 @pytest.mark.parametrize(
     "connection",
-    ["postgresql://a@8.8.8.8:1,10.0.0.1:2/x", "host=10.0.0.1,8.8.8.8 user=a", "host=8.8.8.8,localhost user=a"],
+    [
+        "postgresql://a@8.8.8.8:1,10.0.0.1:2/x",
+        "host=10.0.0.1,8.8.8.8 user=a",
+        "host=8.8.8.8,localhost user=a",
+    ],
 )
 def test_every_host_of_a_list_is_vetted(connection: str) -> None:
     assert refused(connection).type == "ForbiddenAddress"
 
 
-def servers(connection: str, *answers: list[str], capabilities: Capabilities = OUTSIDE) -> list[dict[str, Any]]:
+def servers(
+    connection: str, *answers: list[str], capabilities: Capabilities = OUTSIDE
+) -> list[dict[str, Any]]:
     call = Call({}, "key", float("inf"), capabilities)
     return [dict(conninfo_to_dict(server)) for server in vetted(connection, call, Resolver(*answers))]
 
@@ -227,10 +236,13 @@ def test_what_names_no_server(connection: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["", " ", "it's", "back\\slash", "a b='c'", "hostaddr=127.0.0.1", "x' hostaddr='::1", "à\u2028é"]
+    "password",
+    ["", " ", "it's", "back\\slash", "a b='c'", "hostaddr=127.0.0.1", "x' hostaddr='::1", "à\u2028é"],
 )
 def test_a_value_is_never_taken_for_more_than_a_value(password: str) -> None:
-    (found,) = servers(make_conninfo("", host="db.test", user="a", password=password, dbname="host=/tmp"), ["8.8.8.8"])
+    (found,) = servers(
+        make_conninfo("", host="db.test", user="a", password=password, dbname="host=/tmp"), ["8.8.8.8"]
+    )
     assert (found["password"], found["dbname"], found["hostaddr"]) == (password, "host=/tmp", "8.8.8.8")
 
 
@@ -258,7 +270,10 @@ def test_kept_connections_are_those_of_the_same_addresses(
 def test_the_next_address_is_tried(postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.9", "127.0.0.1"]))
     connection = through(gate, postgres_dsn)
-    assert perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value") == 1
+    assert (
+        perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
+        == 1
+    )
 
 
 def test_connections_of_local_runs_are_not_lent_to_others(postgres_dsn: str) -> None:
@@ -274,7 +289,9 @@ def test_nothing_comes_from_the_environment(
     postgres_dsn: str, gate: Gate, at_db_test: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     services = tmp_path / "services"
-    services.write_text("[elsewhere]\nhost=/nowhere\nhostaddr=127.0.0.9\nport=1\nuser=x\npassword=x\nsslmode=require\n")
+    services.write_text(
+        "[elsewhere]\nhost=/nowhere\nhostaddr=127.0.0.9\nport=1\nuser=x\npassword=x\nsslmode=require\n"
+    )
     for name in variables():
         monkeypatch.setenv(name, "nonsense")
     monkeypatch.setenv("PGSERVICE", "elsewhere")
@@ -343,7 +360,11 @@ def test_what_does_not_speak_the_protocol_looks_like_what_does_not_listen() -> N
     unknown = refused("host=nowhere.invalid user=a", LOOPBACK)
     told = [(error.type, error.message, error.retryable, error.details) for error in (other, closed, unknown)]
     assert told == [told[0]] * 3
-    assert told[0][:3] == ("ConnectionFailed", "there is no connection to the server that `connection` names", True)
+    assert told[0][:3] == (
+        "ConnectionFailed",
+        "there is no connection to the server that `connection` names",
+        True,
+    )
 
 
 def test_a_silent_server_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,13 +383,17 @@ def test_what_a_server_says_of_itself_is_told(postgres_dsn: str, gate: Gate, at_
     assert error.message == 'the server said: database "missing" does not exist'
 
 
-def test_local_runs_reach_what_their_author_reaches(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_runs_reach_what_their_author_reaches(
+    postgres_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = str(conninfo_to_dict(postgres_server)["host"])
     monkeypatch.setenv("PGHOST", host)
     if "port" in conninfo_to_dict(postgres_server):
         monkeypatch.setenv("PGPORT", str(urlsplit(postgres_server).port))
     user = conninfo_to_dict(postgres_server)["user"]
-    assert perform("postgres", connection=f"user={user} dbname=postgres", query="select 1", fetch="value") == 1
+    assert (
+        perform("postgres", connection=f"user={user} dbname=postgres", query="select 1", fetch="value") == 1
+    )
     assert os.environ["PGHOST"] == host
 
 

@@ -86,7 +86,9 @@ def test_what_was_found_is_kept_for_five_minutes(aws: Client) -> None:
     assert fetched.get(name) is None
 
 
-def test_who_may_not_read_is_told_so_and_not_that_there_is_none(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_not_read_is_told_so_and_not_that_there_is_none(
+    aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keep_secret(aws, "A", "value")
     become_nobody(aws, monkeypatch)
     with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
@@ -96,9 +98,7 @@ def test_who_may_not_read_is_told_so_and_not_that_there_is_none(aws: Client, mon
 
 def test_who_may_ask_one_of_them_needs_no_more(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_parameter(aws, "A", "value")
-    allow = (
-        '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
-    )
+    allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
     become_nobody(aws, monkeypatch)
     aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
     assert resolve("A") == "value"

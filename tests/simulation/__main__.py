@@ -60,7 +60,9 @@ def main() -> int:
     return 1 if wrong or not all(ok for ok, _ in caught) else 0
 
 
-def _played(ground: str, server: str | None, scene: str, *, sample: int | None, pairs: int, seed: int) -> Tally:
+def _played(
+    ground: str, server: str | None, scene: str, *, sample: int | None, pairs: int, seed: int
+) -> Tally:
     with ExitStack() as stack:
         if ground == "Postgres":
             assert server is not None
@@ -92,7 +94,9 @@ def _caught(index: int) -> tuple[bool, str]:
 def _row(ground: str, whole: Tally) -> str:
     counts = (*(whole.played[fault] for fault in Fault), whole.pairs)
     wrong = (whole.count(*invariants) for invariants in (LOST, DUPLICATED, STUCK, OTHER))
-    return " | ".join([f"{ground:8}", *(f"{number:,}" for number in (whole.points, whole.possible, *counts, *wrong))])
+    return " | ".join(
+        [f"{ground:8}", *(f"{number:,}" for number in (whole.points, whole.possible, *counts, *wrong))]
+    )
 
 
 if __name__ == "__main__":

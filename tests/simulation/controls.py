@@ -58,7 +58,9 @@ class Control:
                     play(world, quiet, wanted)
                 except Violation as violation:
                     return violation, quiet
-                for cell in sorted(cells(scene, usual), key=lambda cell: {*AT_ONCE}.isdisjoint(cell.faults.values())):
+                for cell in sorted(
+                    cells(scene, usual), key=lambda cell: {*AT_ONCE}.isdisjoint(cell.faults.values())
+                ):
                     try:
                         play(world, cell, wanted)
                     except Violation as violation:
@@ -94,7 +96,9 @@ class CommitsWithoutFence(SqliteStore):
         row = self.database.one(
             "select fence from visits where run_id = ? and id = ?", commit.visit.run_id, commit.visit.id
         )
-        return super().commit(replace(commit, visit=replace(commit.visit, fence=row["fence"])), now, claim_for)
+        return super().commit(
+            replace(commit, visit=replace(commit.visit, fence=row["fence"])), now, claim_for
+        )
 
 
 class AcknowledgesFirst(SqliteStore):
@@ -141,11 +145,17 @@ class MarksThenChecks(SqliteStore):
         joining = {branch.step for branch in commit.branches if branch.joins}
         for join in joining | commit.live.keys():
             with self.database.transaction() as db:
-                counter = db.execute("select live from joins where run_id = ? and step = ?", (run_id, join)).fetchone()
-                rows = db.execute("select * from arrivals where run_id = ? and step = ?", (run_id, join)).fetchall()
+                counter = db.execute(
+                    "select live from joins where run_id = ? and step = ?", (run_id, join)
+                ).fetchone()
+                rows = db.execute(
+                    "select * from arrivals where run_id = ? and step = ?", (run_id, join)
+                ).fetchall()
                 if rows and (counter is None or counter["live"] == 0):
                     run = db.execute("select * from runs where id = ?", (run_id,)).fetchone()
-                    arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
+                    arrivals = [
+                        Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows
+                    ]
                     branch, live, merged = arrive(self.plan_step(run["plan_hash"], join), 1, arrivals)
                     own = replace(branch, id=derived_id(join, commit.visit.id))
                     sql_branches.enter(db, run_id, run["queue"], own, now, run["seq"] << 12)
@@ -164,7 +174,9 @@ class StopsWhatHasEnded(SqliteStore):
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self.database.transaction() as db:
-            db.execute("update runs set status = ? where id = ? and finished_at is not null", (status, run_id))
+            db.execute(
+                "update runs set status = ? where id = ? and finished_at is not null", (status, run_id)
+            )
         return super().stop(run_id, status, now)
 
 
@@ -184,9 +196,7 @@ class DropsWhatIsParked(SqliteStore):
     def resume(self, run_id: str, now: float, **options: Any) -> Run:
         found = super().resume(run_id, now, **options)
         with self.database.transaction() as db:
-            query = (
-                f"delete from visits where run_id = ? and {ACTIVE} and started_at is null and substr(step, 1, 1) <> '@'"
-            )
+            query = f"delete from visits where run_id = ? and {ACTIVE} and started_at is null and substr(step, 1, 1) <> '@'"
             db.execute(query, (run_id,))
         return found
 
@@ -204,7 +214,9 @@ class FiresTimersEarly(SqliteStore):
 class ForgetsKeys(SqliteStore):
     """Starts a run anew when its start is asked for again."""
 
-    def create_run(self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()) -> Run:
+    def create_run(
+        self, run: Run, first: Visit, idempotency: Any = None, history: Sequence[Visit] = ()
+    ) -> Run:
         return super().create_run(run, first, None, history)
 
 
@@ -231,7 +243,13 @@ class TellsForOthers(SqliteStore):
     """What a claim has to tell is written, whether it is held or not."""
 
     def renew(
-        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        told: int = 0,
     ) -> bool:
         held = super().renew(run_id, visit_id, fence, until)
         with self.database.transaction() as db:

@@ -65,7 +65,9 @@ class DynamoGround:
     def contents(self) -> list[str]:
         """All items of runs; not the order that readers gave to the history, nor that a wait was closed."""
         with self.points.quiet():
-            items = [item for item in self.store.table.scan() if item["pk"][0] in "RTI" and item["sk"][0] != "E"]
+            items = [
+                item for item in self.store.table.scan() if item["pk"][0] in "RTI" and item["sk"][0] != "E"
+            ]
         return sorted(str(sorted(item.items())) for item in items if item["sk"][0] != "W")
 
     def close(self) -> None: ...

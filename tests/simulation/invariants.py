@@ -78,7 +78,8 @@ def end_of(played: Played) -> End:
 def history_of(played: Played) -> list[tuple[Any, ...]]:
     """The history, without ids and times."""
     return [
-        (e.type, e.step, e.visit, e.attempt, e.payload.get("case"), e.payload.get("targets")) for e in played.events
+        (e.type, e.step, e.visit, e.attempt, e.payload.get("case"), e.payload.get("targets"))
+        for e in played.events
     ]
 
 
@@ -124,11 +125,15 @@ def _check_history(played: Played) -> None:
     holds(done.keys() <= begun.keys(), "I7", "a step has ended that has not begun")
     types = [event.type for event in played.events]
     holds(
-        types.count("workflow.started") == 1 and types[0] == "workflow.started", "I7", "the history has one beginning"
+        types.count("workflow.started") == 1 and types[0] == "workflow.started",
+        "I7",
+        "the history has one beginning",
     )
     name = played.run.status if played.run.status in ("failed", "cancelled", "timed_out") else "completed"
     holds(
-        types[-1] == f"workflow.{name}", "I7", f"the run is {played.run.status}, and the history ends with {types[-1]}"
+        types[-1] == f"workflow.{name}",
+        "I7",
+        f"the run is {played.run.status}, and the history ends with {types[-1]}",
     )
 
 
@@ -157,7 +162,9 @@ def _check_told(scene: Scene, played: Played, expected: Played | None) -> None:
     if not played.fired:
         over = {(visit.step, visit.number) for visit in played.visits if visit.finished_at is not None}
         for place, lives in told.items():
-            holds(all(map(_ONE_LIFE.fullmatch, lives)), "I11", f"what is told of {place} has no order: {lives}")
+            holds(
+                all(map(_ONE_LIFE.fullmatch, lives)), "I11", f"what is told of {place} has no order: {lives}"
+            )
             has_end = place[:2] not in over or lives[-1].endswith("e")
             holds("".join(lives).startswith("b") and has_end, "I11", f"not all is told of {place}: {lives}")
     if expected is not None and not (scene.interrupts or _is_outside(played)):
@@ -187,7 +194,9 @@ def _check_state(world: World, scene: Scene, played: Played) -> None:
     visits = [visit for visit in played.visits if not visit.step.startswith("@")]
     numbers = Counter((visit.step, visit.number) for visit in visits if scene.plan.steps[visit.step].cyclic)
     holds(max(numbers.values(), default=1) == 1, "I4", f"a visit has the number of another: {numbers}")
-    joins = Counter(v.step for v in visits if (j := scene.plan.steps[v.step].join) is not None and j.mode != "each")
+    joins = Counter(
+        v.step for v in visits if (j := scene.plan.steps[v.step].join) is not None and j.mode != "each"
+    )
     once = [step for step in joins if not scene.plan.steps[step].cyclic]
     holds(all(joins[step] == 1 for step in once), "I4", f"a join has fired more than once: {joins}")
     ended = {(e.step, e.visit): e for e in played.events if e.type in ("step.completed", "step.failed")}
@@ -195,7 +204,9 @@ def _check_state(world: World, scene: Scene, played: Played) -> None:
         event = ended.get((visit.step, visit.number))
         if visit.finished_at is not None and not scene.plan.steps[visit.step].join:
             said = {"step.completed": "succeeded", "step.failed": "failed"}.get(event.type if event else "")
-            holds(said == visit.status, "I7", f"`{visit.step}` is {visit.status}, and its history says {said}")
+            holds(
+                said == visit.status, "I7", f"`{visit.step}` is {visit.status}, and its history says {said}"
+            )
 
 
 def _check_times(played: Played) -> None:
@@ -209,7 +220,9 @@ def _check_times(played: Played) -> None:
             and event.at < until - 1e-3
             and event.type in ("step.started", "action.completed", "step.completed")
         ):
-            raise Violation("I15", f"`{event.step}` went on {until - event.at:.1f} s before its time: {event.type}")
+            raise Violation(
+                "I15", f"`{event.step}` went on {until - event.at:.1f} s before its time: {event.type}"
+            )
         if event.type == "step.retrying":
             open_until[place] = _seconds(event.payload["next_attempt_at"])
         elif event.type == "step.waiting" and event.payload["actions"] == ["wait"]:
@@ -231,7 +244,11 @@ def _check_work(scene: Scene, played: Played, expected: Played | None) -> None:
     for (step, _, attempt), times in deeds.attempts.items():
         once = scene.interrupts and scene.plan.steps[step].at_most_once
         if once and all(fault is not Fault.DUPLICATE for _, fault in played.fired):
-            holds(times <= 1, "I10", f"attempt {attempt} at `{step}` was made {times} times, and may be once at most")
+            holds(
+                times <= 1,
+                "I10",
+                f"attempt {attempt} at `{step}` was made {times} times, and may be once at most",
+            )
     for visit in played.visits:
         step = scene.plan.steps.get(visit.step)
         attempts = 1 if step is None else step.retry.attempts
@@ -263,11 +280,19 @@ def _check_absorbed(world: World, played: Played) -> None:
             holds(not renewed, "I9", f"a claim of `{visit.step}` was renewed that is over")
             Walker(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).walk(claim)
         for token in played.deeds.answered:
-            _rejected(lambda: world.real.answer(hash_of(token), "no", world.clock()), "a late answer was taken")  # noqa: B023
+            _rejected(
+                lambda: world.real.answer(hash_of(token), "no", world.clock()), "a late answer was taken"
+            )  # noqa: B023
         others = set(RunStatus) - {played.run.status}
         stop = RunStatus.CANCELLED if RunStatus.CANCELLED in others else RunStatus.FAILED
-        _rejected(lambda: world.real.stop(played.run.id, stop, world.clock()), "a run that has ended was stopped")
-        holds(world.real.claim(world.queue, Lease("late", 1.0), world.clock() + 1e6) is None, "I5", "something is due")
+        _rejected(
+            lambda: world.real.stop(played.run.id, stop, world.clock()), "a run that has ended was stopped"
+        )
+        holds(
+            world.real.claim(world.queue, Lease("late", 1.0), world.clock() + 1e6) is None,
+            "I5",
+            "something is due",
+        )
         holds(world.ground.contents() == before, "I5", "something has changed after the end")
 
 

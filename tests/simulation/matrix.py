@@ -96,7 +96,9 @@ def play(world: World, cell: Cell, expected: Played) -> None:
     check(world, cell.scene, played, expected)
 
 
-def tally(world: World, scene: Scene, *, sample: int | None = None, pairs_of: int = 0, seed: int = 1) -> Tally:
+def tally(
+    world: World, scene: Scene, *, sample: int | None = None, pairs_of: int = 0, seed: int = 1
+) -> Tally:
     """A scene on a ground: every cell, or a sample of them, and so many pairs of faults."""
     expected = undisturbed(world, scene)
     every = list(cells(scene, expected))

@@ -31,7 +31,11 @@ def crowd(play: Play, seed: int) -> Play:
     for _ in range(5000):
         if play.status.is_final:
             return play
-        if len(held) < WORKERS and chance.random() < 0.6 and (claim := play.claim(f"worker {len(held)}")) is not None:
+        if (
+            len(held) < WORKERS
+            and chance.random() < 0.6
+            and (claim := play.claim(f"worker {len(held)}")) is not None
+        ):
             held.append(claim)
             continue
         if held:
@@ -88,10 +92,14 @@ def expected(flow: Flow, chances: Chances) -> dict[str, str]:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))), st.integers(0, 2**16))
+@given(
+    flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))), st.integers(0, 2**16)
+)
 def test_random_playbooks(store: SqliteStore, drawn: tuple[Flow, Chances], seed: int) -> None:
     flow, chances = drawn
-    play = crowd(Play(store, text_of(flow), {"chances": {step: list(n) for step, n in chances.items()}}), seed)
+    play = crowd(
+        Play(store, text_of(flow), {"chances": {step: list(n) for step, n in chances.items()}}), seed
+    )
     found = steps_of(play)
     assert found == expected(flow, chances)
     assert play.result == {f"n_{step}": step for step, status in found.items() if status == "succeeded"}
@@ -144,7 +152,9 @@ def nest() -> Plan:
 @pytest.mark.parametrize("seed", range(20))
 def test_nested_forks_with_failing_branches(store: SqliteStore, nest: Plan, seed: int) -> None:
     failing = failing_of(seed, nest)
-    assert steps_of(crowd(Play(store, nest, {"failing": sorted(failing)}), seed)) == nested_expected(failing)[0]
+    assert (
+        steps_of(crowd(Play(store, nest, {"failing": sorted(failing)}), seed)) == nested_expected(failing)[0]
+    )
 
 
 def test_nested_forks_a_thousand_times(nest: Plan) -> None:
@@ -157,7 +167,9 @@ def test_nested_forks_a_thousand_times(nest: Plan) -> None:
             visit = chance.choice(world.standing(VisitStatus.READY))
             deed = ("fail", -1) if visit.step in failing else ("case", 0)
             world = explorer.commit(world, explorer.perform(visit, deed))
-        assert {visit.step: visit.status.value for visit in world.visits.values()} == nested_expected(failing)[0]
+        assert {visit.step: visit.status.value for visit in world.visits.values()} == nested_expected(
+            failing
+        )[0]
         assert world.live == 0
         assert not any(waiting for waiting, _ in world.joins.values())
 

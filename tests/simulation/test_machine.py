@@ -68,7 +68,13 @@ TABLES = (
     "idempotency_keys",
 )
 FAULTS = (Fault.CRASH_BEFORE, Fault.CRASH_AFTER, Fault.ERROR, Fault.LOST_ANSWER)
-STANDING = (VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.PARKED)
+STANDING = (
+    VisitStatus.READY,
+    VisitStatus.RUNNING,
+    VisitStatus.RETRYING,
+    VisitStatus.WAITING,
+    VisitStatus.PARKED,
+)
 
 ASK = """{action: file, append: "{{ run.id }}.tokens", content: "token: {{ callback.token }}\\n"}"""
 WORK = {
@@ -116,7 +122,9 @@ def scripts(draw: st.DrawFn) -> Script:
             else f'{{action: set, set: {{n_{step}: "{{{{ step.visit }}}}"}}}}'
         )
         keys = [f"name: {step}", f"run: [{saves}{WORK[kind]}]", f"rule: [{rule}]", *OPTIONS.get(kind, [])]
-        keys += [f"max_visits: {MOST_VISITS}"] * flow.is_cyclic(step) + [f"join: {modes.get(step)}"] * (step in modes)
+        keys += [f"max_visits: {MOST_VISITS}"] * flow.is_cyclic(step) + [f"join: {modes.get(step)}"] * (
+            step in modes
+        )
         lines.append(f"- {{{', '.join(keys)}}}")
     if draw(st.booleans()):
         lines += ['- {name: last, run: [{action: set, set: {ending: "{{ run.status }}"}}]}', "finally: last"]
@@ -356,7 +364,8 @@ class Machine(RuleBasedStateMachine):
             assert endings == 2 * run.resumes + run.status.is_final
             ended = Counter((e.step, e.visit) for e in events if e.type == "step.completed")
             assert all(
-                times == 1 or (step == "last" and times <= run.resumes + 1) for (step, _), times in ended.items()
+                times == 1 or (step == "last" and times <= run.resumes + 1)
+                for (step, _), times in ended.items()
             )
 
     def teardown(self) -> None:
@@ -417,9 +426,9 @@ class Machine(RuleBasedStateMachine):
         return self.store.claim(queue, Lease("worker", LEASE_SECONDS), self.clock())
 
     def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> None:
-        Walker(self.store, Lease("worker", LEASE_SECONDS), self.capabilities, self.clock, goes_on=lambda: False).walk(
-            claim, cancelled
-        )
+        Walker(
+            self.store, Lease("worker", LEASE_SECONDS), self.capabilities, self.clock, goes_on=lambda: False
+        ).walk(claim, cancelled)
         self.walked.append(claim)
 
     def one_of(self, data: st.DataObject, claims: list[Claim]) -> Claim:
@@ -431,7 +440,9 @@ class Machine(RuleBasedStateMachine):
     def go_on(self, id: str, *, ok: bool) -> Run:
         header, now = self.plan.header, self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
-        return self.store.resume(id, now, deadline_at=deadline, values=corrected(header, self.run_of(id), {"ok": ok}))
+        return self.store.resume(
+            id, now, deadline_at=deadline, values=corrected(header, self.run_of(id), {"ok": ok})
+        )
 
     def refused(self, call: Callable[[], object], unless: RunStatus | None = None, id: str = "") -> None:
         if unless is not None and self.run_of(id).status is unless:
@@ -447,7 +458,9 @@ class Machine(RuleBasedStateMachine):
         assert [self.rows(table) for table in TABLES] == before
 
     def tokens(self) -> list[str]:
-        return [token for path in sorted(self.folder.glob("*.tokens")) for token in path.read_text().split()[1::2]]
+        return [
+            token for path in sorted(self.folder.glob("*.tokens")) for token in path.read_text().split()[1::2]
+        ]
 
     def run_of(self, id: str) -> Run:
         run = self.store.run("default", id)
@@ -485,7 +498,11 @@ class Machine(RuleBasedStateMachine):
         for event in self.store.events(id, limit=10_000):
             if event.type == "step.waiting":
                 continue
-            told = {n: v for n, v in event.payload.items() if n not in ("worker", "next_attempt_at", "wait_seconds")}
+            told = {
+                n: v
+                for n, v in event.payload.items()
+                if n not in ("worker", "next_attempt_at", "wait_seconds")
+            }
             found[json.dumps([event.type, event.step, event.visit, event.attempt, told])] += 1
         return found
 
@@ -499,7 +516,9 @@ def moody(call: Call) -> None:
 @pytest.fixture(autouse=True)
 def moods(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = noetl.executor.engine.attempts.handler
-    monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name))
+    monkeypatch.setattr(
+        "noetl.executor.engine.attempts.handler", lambda name: moody if name == "python" else handler(name)
+    )
 
 
 def run_machine(examples: int = settings.default.max_examples // 2, **options: Any) -> None:

@@ -25,7 +25,9 @@ scenes = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 
 
 @pytest.fixture(params=SAMPLES)
-def ground(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+def ground(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ground]:
     opened: Ground
     if request.param == "Postgres":
         opened = in_postgres(request.getfixturevalue("postgres_dsn"))
@@ -64,7 +66,9 @@ def test_whatever_goes_wrong_in_a_resume(ground: Ground, name: str) -> None:
     scene, world = scene_of(name), World(ground)
     found = undisturbed(world, scene)
     begun = found.points.index(("store", "resume")) + 1
-    ended = next(number for number, (port, _) in enumerate(found.points, 1) if number > begun and port == "clock")
+    ended = next(
+        number for number, (port, _) in enumerate(found.points, 1) if number > begun and port == "clock"
+    )
     inside = [cell for cell in cells(scene, found) if begun <= min(cell.faults) < ended]
     assert inside
     for cell in inside:
@@ -111,5 +115,7 @@ def test_every_fault_is_met_at_every_port() -> None:
         for number, fault in cell.faults.items()
         for scene_port in [expected(scene).points[number - 1][0]]
     }
-    assert met == {(port, fault) for port, faults in APPLICABLE.items() if port != "request" for fault in faults}
+    assert met == {
+        (port, fault) for port, faults in APPLICABLE.items() if port != "request" for fault in faults
+    }
     assert {fault for _, fault in met} == set(Fault)

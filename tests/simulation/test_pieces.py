@@ -94,7 +94,11 @@ class Author:
         items: Any = [chance.randint(0, 9) for _ in range(chance.randint(0, 5))]
         if chance.random() < 0.3:
             items = f"{{{{ range({chance.choice(NAMES)} % 5) | list }}}}"
-        loop: Tree = {"items": items, "as": chance.choice(["item", "other"]), "concurrency": chance.choice([1, 2, 9])}
+        loop: Tree = {
+            "items": items,
+            "as": chance.choice(["item", "other"]),
+            "concurrency": chance.choice([1, 2, 9]),
+        }
         return loop | ({"batch": chance.randint(1, 4)} if chance.random() < 0.5 else {})
 
     def task(self, depth: int, names: list[str], beside: bool) -> str:

@@ -91,7 +91,10 @@ class World:
         self.capabilities = for_local_run(Path("/"))
 
     def play(
-        self, scene: Scene, faults: Mapping[int, Fault] | None = None, check: Callable[[World], object] | None = None
+        self,
+        scene: Scene,
+        faults: Mapping[int, Fault] | None = None,
+        check: Callable[[World], object] | None = None,
     ) -> Played:
         """A run of the scene with these faults. `check` is called after every round.
 
@@ -167,7 +170,9 @@ class World:
     def _start(self) -> None:
         plan = self.scene.plan
         self.store.save_plan(plan)
-        run, first = new_run(plan.header, plan.hash, self.scene.input, now=self.clock(), origin="local", queue="local")
+        run, first = new_run(
+            plan.header, plan.hash, self.scene.input, now=self.clock(), origin="local", queue="local"
+        )
         found = self.store.create_run(run, first, ("key", "body"))
         self.run_id, self.queue = found.id, found.queue
 
@@ -271,7 +276,9 @@ class World:
             place = (visit.run_id, visit.id)
             newer = [claim for claim in self.deeds.claimed.get(place, []) if claim.fence > visit.fence]
             if newer and not _follows(newer[0], visit):
-                raise Violation("I9", f"a commit of `{visit.step}` was taken, though another worker has its claim")
+                raise Violation(
+                    "I9", f"a commit of `{visit.step}` was taken, though another worker has its claim"
+                )
             if visit.finished_at is not None or name == "finish":
                 with self.points.quiet():
                     finish = (*place, self.real.run("default", visit.run_id).resumes)
@@ -333,7 +340,9 @@ class World:
             children = [found for found in self.real.runs("default")[0] if found.id != self.run_id]
             visits = self.real.visits(self.run_id)
         self.is_over = True
-        return Played(run, visits, events, children, self.deeds, list(self.points.seen), list(self.points.fired))
+        return Played(
+            run, visits, events, children, self.deeds, list(self.points.seen), list(self.points.fired)
+        )
 
 
 def _follows(newer: Visit, commit: Visit) -> bool:

@@ -20,7 +20,9 @@ class CheckFormat(StrEnum):
 
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Playbooks, or - for standard input.")],
-    format: Annotated[CheckFormat, typer.Option("--format", help="How findings are reported.")] = CheckFormat.FULL,
+    format: Annotated[
+        CheckFormat, typer.Option("--format", help="How findings are reported.")
+    ] = CheckFormat.FULL,
     target: TargetOption = None,
 ) -> None:
     """Check playbooks and report everything that is found, without running anything.

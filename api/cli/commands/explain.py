@@ -10,7 +10,9 @@ from noetl.api.cli.display.console import RefusalError, write
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="Such as NP101; all codes without it.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="Such as NP101; all codes without it.")
+    ] = None,
 ) -> None:
     """Explain a code that `noetl check` reports, with an example that fails and one that passes."""
     from noetl.planner.diagnostics.codes import CODES
@@ -19,7 +21,9 @@ def explain(
 
     if code is None:
         width = max(len(entry.severity) for entry in CODES.values())
-        write("".join(f"{entry.code}  {entry.severity:<{width}}  {entry.title}\n" for entry in CODES.values()))
+        write(
+            "".join(f"{entry.code}  {entry.severity:<{width}}  {entry.title}\n" for entry in CODES.values())
+        )
         return
     if (known := code.upper()) not in CODES:
         hint = suggest(known, CODES)

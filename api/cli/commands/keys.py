@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make, list and revoke the API keys of a service.")
 
-TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose runs and playbooks they are for.")]
+TenantOption = Annotated[
+    str, typer.Option("--tenant", metavar="NAME", help="Whose runs and playbooks they are for.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 _MOST_NAME = 100
@@ -33,7 +35,9 @@ def create_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
     scope: Annotated[
         Scope,
-        typer.Option("--scope", help="read: look; run: and start, cancel, resume runs; admin: and keep playbooks."),
+        typer.Option(
+            "--scope", help="read: look; run: and start, cancel, resume runs; admin: and keep playbooks."
+        ),
     ] = Scope.READ,
     tenant: TenantOption = "default",
     json: JsonOption = False,
@@ -90,7 +94,9 @@ def _check(tenant: str) -> None:
     from noetl.api.auth.api_keys import is_tenant
 
     if not is_tenant(tenant):
-        raise RefusalError("--tenant must begin with a letter or digit, and go on with those and any of ._:@|-")
+        raise RefusalError(
+            "--tenant must begin with a letter or digit, and go on with those and any of ._:@|-"
+        )
 
 
 def _shown(key: Key) -> dict[str, Any]:
@@ -110,4 +116,11 @@ def _shown(key: Key) -> dict[str, Any]:
 def _row(key: Key) -> tuple[str, ...]:
     shown = _shown(key)
     used = "never used" if key.last_used_at is None else f"used {shown['last_used_at'][:19]}"
-    return (key.id, ",".join(key.scopes), shown["created_at"][:19], used, "revoked" if key.revoked_at else "", key.name)
+    return (
+        key.id,
+        ",".join(key.scopes),
+        shown["created_at"][:19],
+        used,
+        "revoked" if key.revoked_at else "",
+        key.name,
+    )

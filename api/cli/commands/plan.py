@@ -27,9 +27,12 @@ class PlanFormat(StrEnum):
 def plan(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
     format: Annotated[PlanFormat, typer.Option("--format", "-f", help="What to write.")] = PlanFormat.TEXT,
-    out: Annotated[str | None, typer.Option("--out", "-o", metavar="OUT", help="A file instead of stdout.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="OUT", help="A file instead of stdout.")
+    ] = None,
     explain_joins: Annotated[
-        bool, typer.Option("--explain-joins", help="Say where branches are waited for, and why; as text or json.")
+        bool,
+        typer.Option("--explain-joins", help="Say where branches are waited for, and why; as text or json."),
     ] = False,
     target: TargetOption = None,
 ) -> None:
@@ -61,7 +64,9 @@ def _explained(plan: Plan, format: PlanFormat) -> bytes:
         return told(found).encode()
     import json
 
-    return (json.dumps([meeting.to_json() for meeting in found], indent=2, ensure_ascii=False) + "\n").encode()
+    return (
+        json.dumps([meeting.to_json() for meeting in found], indent=2, ensure_ascii=False) + "\n"
+    ).encode()
 
 
 def _drawn(plan: Plan, format: PlanFormat) -> bytes:

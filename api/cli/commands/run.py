@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from noetl.planner.plan import Plan
 
 GivenOption = Annotated[
-    list[str] | None, typer.Option("-i", metavar="NAME=VALUE", help="An input; once for each, before those of a file.")
+    list[str] | None,
+    typer.Option("-i", metavar="NAME=VALUE", help="An input; once for each, before those of a file."),
 ]
-InputOption = Annotated[str | None, typer.Option("--input", metavar="FILE.json", help="Inputs, as a JSON object.")]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="FILE.json", help="Inputs, as a JSON object.")
+]
 
 
 def run(
@@ -62,7 +65,9 @@ def _new_run(plan: Plan, values: Mapping[str, Any], file: str) -> tuple[Run, Vis
     folder = str(Path.cwd())
     source = None if file == "-" else str(Path(file).absolute())
     try:
-        return new_run(plan.header, plan.hash, values, origin="local", folder=folder, source=source, now=time.time())
+        return new_run(
+            plan.header, plan.hash, values, origin="local", folder=folder, source=source, now=time.time()
+        )
     except RejectedError as error:
         raise RefusalError("\n".join(_sentences(error, file)) or str(error)) from error
 

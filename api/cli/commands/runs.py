@@ -50,9 +50,13 @@ def _served(store: str | None) -> Iterator[tuple[Store, Service]]:
 @app.command("list", epilog="Example: noetl runs list --status failed --limit 20")
 def list_runs(
     status: Annotated[Status | None, typer.Option("--status", help="Only those that stand so.")] = None,
-    playbook: Annotated[str | None, typer.Option("--playbook", metavar="NAME", help="Only that playbook's.")] = None,
+    playbook: Annotated[
+        str | None, typer.Option("--playbook", metavar="NAME", help="Only that playbook's.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 100,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the page before.")] = None,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="The next_cursor of the page before.")
+    ] = None,
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
@@ -65,7 +69,9 @@ def list_runs(
     if json:
         write_json(page)
         return
-    rows = [(run["workflow_id"], run["status"], run["created_at"][:19], run["playbook"]) for run in page["items"]]
+    rows = [
+        (run["workflow_id"], run["status"], run["created_at"][:19], run["playbook"]) for run in page["items"]
+    ]
     write_table(rows)
     if not rows:
         say("no runs")
@@ -207,7 +213,9 @@ def resume_run(
 
 
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")
-def watch_run(id: IdArgument, json: JsonOption = False, quiet: QuietOption = False, store: StoreOption = None) -> None:
+def watch_run(
+    id: IdArgument, json: JsonOption = False, quiet: QuietOption = False, store: StoreOption = None
+) -> None:
     """Follow a run that another process works for, until it ends. Ctrl-C leaves it alone."""
     from noetl.api.cli.local.watch import watch_to_the_end
 
@@ -215,11 +223,18 @@ def watch_run(id: IdArgument, json: JsonOption = False, quiet: QuietOption = Fal
         watch_to_the_end(opened_store, service, service.run(id), as_json=json, quiet=quiet)
 
 
-@app.command("answer", no_args_is_help=True, epilog="Example: noetl runs answer TOKEN -d '{\"approved\": true}'")
+@app.command(
+    "answer", no_args_is_help=True, epilog="Example: noetl runs answer TOKEN -d '{\"approved\": true}'"
+)
 def answer_callback(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `callback` has asked with: its token or URL.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="What `callback` has asked with: its token or URL.")
+    ],
     data: Annotated[
-        str, typer.Option("--data", "-d", metavar="JSON", help="The answer; null unless given, - for standard input.")
+        str,
+        typer.Option(
+            "--data", "-d", metavar="JSON", help="The answer; null unless given, - for standard input."
+        ),
     ] = "null",
     heartbeat: Annotated[
         bool, typer.Option("--heartbeat", help="Only say that the answer is being worked on.")

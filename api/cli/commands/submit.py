@@ -22,7 +22,9 @@ def submit(
     url: Annotated[str, typer.Option("--url", metavar="URL", help="Where the service is.")],
     given: GivenOption = None,
     input: InputOption = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and write its result.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the run has ended, and write its result.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Write what the service answers.")] = False,
 ) -> None:
     """Start a run of a playbook in a service, and write its id to stdout.
@@ -91,7 +93,9 @@ class _Service:
         import httpx
 
         try:
-            answer = httpx.request(method, self._url + path, json=body, headers=self._headers, timeout=_HTTP_SECONDS)
+            answer = httpx.request(
+                method, self._url + path, json=body, headers=self._headers, timeout=_HTTP_SECONDS
+            )
             found = answer.json()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RefusalError(f"{self._host} cannot be asked: {error}") from error

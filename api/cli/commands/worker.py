@@ -16,7 +16,8 @@ DRAIN_SECONDS = 20.0
 
 def worker(
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=1000, help="How many steps at once. Else NOETL_WORKERS.")
+        int | None,
+        typer.Option("--threads", min=1, max=1000, help="How many steps at once. Else NOETL_WORKERS."),
     ] = None,
     store: StoreOption = None,
 ) -> None:

@@ -12,7 +12,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from noetl.api.cli.display.console import stderr_console
-from noetl.api.cli.display.run_board import BAR, Doing, State, countdown, duration, failure, is_end, moment, waiting
+from noetl.api.cli.display.run_board import (
+    BAR,
+    Doing,
+    State,
+    countdown,
+    duration,
+    failure,
+    is_end,
+    moment,
+    waiting,
+)
 from noetl.planner.diagnostics.terminal_text import visible
 
 if TYPE_CHECKING:
@@ -39,7 +49,11 @@ class Progress:
     """
 
     def __init__(
-        self, followed: Sequence[Followed] = (), *, quiet: bool = False, clock: Callable[[], float] = time.time
+        self,
+        followed: Sequence[Followed] = (),
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._followed = followed
         self._quiet = quiet
@@ -180,11 +194,15 @@ def _at_work(doing: Doing, now: float, width: int) -> Text:
         case State.RETRYING:
             return Text.assemble(("↻ ", "yellow"), step, (f"  attempt {doing.attempt} in {left}", "dim"))
         case State.RUNNING if doing.counts is not None:
-            return Text.assemble(("▶ ", "cyan"), step, f"  {doing.counts.shown(BAR if width >= _NARROW else BAR // 2)}")
+            return Text.assemble(
+                ("▶ ", "cyan"), step, f"  {doing.counts.shown(BAR if width >= _NARROW else BAR // 2)}"
+            )
         case State.RUNNING:
             attempt = f"  attempt {doing.attempt}" if doing.attempt > 1 else ""
             actions = "".join(f"  {visible(type)}" for type in dict.fromkeys(doing.at_work.values()))
-            return Text.assemble(("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}{actions}", "dim"))
+            return Text.assemble(
+                ("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}{actions}", "dim")
+            )
 
 
 def _elapsed(seconds: float) -> str:
@@ -213,7 +231,9 @@ class _LogLines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         why = f": {type(error).__name__}: {error}" if error is not None else ""
         fields = getattr(record, "fields", None)
-        listed = "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
+        listed = (
+            "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
+        )
         self._console.print(visible(f"│ {level}{record.getMessage()}{why}{listed}"))
 
 
@@ -260,7 +280,9 @@ def describe(
         case "step.completed":
             return Text.assemble(("✓ ", "green"), step, details, _taken(transition))
         case "step.failed":
-            return Text.assemble(("✗ ", "red"), step, details, ("  " + failure(error), "red"), _taken(transition))
+            return Text.assemble(
+                ("✗ ", "red"), step, details, ("  " + failure(error), "red"), _taken(transition)
+            )
         case "step.retrying":
             next_at = moment(event.payload.get("next_attempt_at"))
             soon = "" if next_at is None else f"; again in {duration(max(next_at - event.at, 0.0))}"

@@ -78,7 +78,9 @@ class Doing:
 
     def waits_for(self) -> str:
         """What brings a waiting visit on, but for time."""
-        return listed([_FOR.get(action, f"`{action}`") for action in self.actions if action != "wait"] or [""], "and")
+        return listed(
+            [_FOR.get(action, f"`{action}`") for action in self.actions if action != "wait"] or [""], "and"
+        )
 
 
 class Board:

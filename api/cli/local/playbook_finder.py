@@ -74,7 +74,9 @@ class Beside:
                 raise self._missing(files, run, name, version)
             return found
 
-    def _look(self, folder: Path, files: list[_File], run: Run, name: str, version: str | None) -> _File | None:
+    def _look(
+        self, folder: Path, files: list[_File], run: Run, name: str, version: str | None
+    ) -> _File | None:
         asked = (folder, name, version)
         if asked not in self._found or self._found[asked][0] != files:
             self._found[asked] = (files, self._chosen(files, run, name, version))
@@ -87,7 +89,9 @@ class Beside:
         named = [file for file in files if self._is_named(file, name) and self._head(file).has(version)]
         if len(named) > 1:
             listed = " and ".join(_shown(file.path, run) for file in named)
-            raise _refused(f"`{name}` is the name of the playbooks in {listed}: which one is meant, `version` can say")
+            raise _refused(
+                f"`{name}` is the name of the playbooks in {listed}: which one is meant, `version` can say"
+            )
         return named[0] if named else None
 
     def _is_named(self, file: _File, name: str) -> bool:
@@ -115,7 +119,9 @@ class Beside:
         compilation = compile_source(Source(shown, content))
         if compilation.plan is None:
             first = next(found for found in compilation.diagnostics if found.severity is Severity.ERROR)
-            raise _refused(f"`{name}` does not compile: {shown}:{first.span.line}: {first.code} {first.message}")
+            raise _refused(
+                f"`{name}` does not compile: {shown}:{first.span.line}: {first.code} {first.message}"
+            )
         self._store.save_plan(compilation.plan)
         return compilation.plan.hash
 
@@ -123,13 +129,19 @@ class Beside:
         from noetl.planner.diagnostics.diagnostic import suggest
 
         wanted = f"playbook `{name}`" if version is None else f"version {version} of `{name}`"
-        message = f"there is no {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
-        known = {file: head for file in files if (head := self._heads.get(file)) is not None and head.is_playbook}
+        message = (
+            f"there is no {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
+        )
+        known = {
+            file: head for file in files if (head := self._heads.get(file)) is not None and head.is_playbook
+        }
         for file, head in known.items() if version is not None else ():
             if name in (file.path.stem, head.name):
                 says = f"is version {head.version}" if head.version else "has no version"
                 return _refused(f"{message}; {_shown(file.path, run)} {says}")
-        hint = suggest(name, {file.path.stem for file in files} | {head.name for head in known.values() if head.name})
+        hint = suggest(
+            name, {file.path.stem for file in files} | {head.name for head in known.values() if head.name}
+        )
         return _refused(f"{message}; {hint}" if hint else message)
 
 

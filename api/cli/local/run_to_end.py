@@ -77,7 +77,9 @@ def walk_to_the_end(
     leave(current)
 
 
-def _ended(worker: Worker, run: Run, follower: Follower, progress: Progress, interruption: Interruption) -> Run:
+def _ended(
+    worker: Worker, run: Run, follower: Follower, progress: Progress, interruption: Interruption
+) -> Run:
     """The run once the worker has taken it to its end."""
     while True:
         interruption.check()
@@ -97,7 +99,9 @@ def _see_out(
         seen = store.changes.count
         new = [other for other in _open_runs(store, run) if other.stop is None and other.id not in known]
         if new and not quiet:
-            say(f"{_named(new)} {'goes' if len(new) == 1 else 'go'} on; Ctrl-C leaves that to `noetl runs resume`")
+            say(
+                f"{_named(new)} {'goes' if len(new) == 1 else 'go'} on; Ctrl-C leaves that to `noetl runs resume`"
+            )
         for other in new:
             known.add(other.id)
             follower.add(other, depth=1)
@@ -145,7 +149,11 @@ def let_it_end(store: Store, run: Run) -> Run:
         while True:
             seen = store.changes.count
             current = store.run(run.tenant, run.id) or run
-            ends = [other for other in _runs_with(store, run) if other.stop is not None and not other.status.is_final]
+            ends = [
+                other
+                for other in _runs_with(store, run)
+                if other.stop is not None and not other.status.is_final
+            ]
             has_ended = current.status.is_final and not ends
             if has_ended or interruption.is_asked or time.monotonic() >= until:
                 break

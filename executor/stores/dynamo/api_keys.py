@@ -48,7 +48,9 @@ class ApiKeys(Core):
 
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
         try:
-            self.table.update(Change(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),)))
+            self.table.update(
+                Change(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),))
+            )
         except Refused:
             return False
         return True

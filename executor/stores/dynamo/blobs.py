@@ -103,7 +103,9 @@ class Blobs:
         try:
             method = getattr(client("s3", once=True), call)
         except ActionError as error:
-            raise StoreError(f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}") from error
+            raise StoreError(
+                f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}"
+            ) from error
 
         def one() -> Any:
             answer = method(Bucket=self.bucket, **asked)

@@ -15,7 +15,17 @@ from dataclasses import replace
 from noetl.executor.clients.aws_retry import Refused
 from noetl.executor.errors import MessageError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import DEADLINE, END, NEVER, SERVICE, Claim, Lease, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import (
+    DEADLINE,
+    END,
+    NEVER,
+    SERVICE,
+    Claim,
+    Lease,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.special_visits import last_visit_id
 from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.dynamo import keys
@@ -58,7 +68,9 @@ class Claims(Core):
             return None
         return min((note.due_at for note in self._active(queue)), default=None)
 
-    def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
+    def claim_message(
+        self, body: str, lease: Lease, now: float, *, give_up: bool = False
+    ) -> Claim | Received:
         return self._claim(Note.of_text(body), lease, now, give_up=give_up)
 
     def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
@@ -68,9 +80,17 @@ class Claims(Core):
         return found.visit if isinstance(found, Claim) else None
 
     def renew(
-        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        told: int = 0,
     ) -> bool:
-        writes: list[Write] = [Change(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))]
+        writes: list[Write] = [
+            Change(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))
+        ]
         if events:
             key = keys.told(run_id, visit_id, fence, told, self.spread(run_id))
             writes.append(Put(key, past_item(events, self, run_id), when=()))
@@ -132,7 +152,9 @@ class Claims(Core):
             self.note_head(whole.head)
             head = whole.head
             mended = [] if now is None else self.mend(whole, now)
-            notes += [((one.visit.due_at, *one.order), self.note_of(one, head)) for one in [*whole.active, *mended]]
+            notes += [
+                ((one.visit.due_at, *one.order), self.note_of(one, head)) for one in [*whole.active, *mended]
+            ]
         return [note for _, note in sorted(notes, key=lambda one: one[0])]
 
     def open_runs(self, queue: str) -> list[str]:
@@ -198,7 +220,11 @@ class Claims(Core):
             return None
         if item["status"] == VisitStatus.RUNNING:
             return Received.HELD
-        if item["status"] == VisitStatus.WAITING and repeats and self.wake_if_answered(note.run_id, note.visit_id, now):
+        if (
+            item["status"] == VisitStatus.WAITING
+            and repeats
+            and self.wake_if_answered(note.run_id, note.visit_id, now)
+        ):
             return None
         return self._later(replace(note, cause=None), item["due"], now)
 
@@ -249,9 +275,13 @@ class Claims(Core):
         if not self.hold(record, head):
             return Received.HELD
         loaded = [record_of(note.run_id, found[one], self.blobs) for one in holders if one in found]
-        return Claim(run_of(head, self.blobs), record.visit, tuple(one.visit for one in loaded if one is not None))
+        return Claim(
+            run_of(head, self.blobs), record.visit, tuple(one.visit for one in loaded if one is not None)
+        )
 
-    def _record(self, note: Note, item: Item, head: Item, cause: Item | None, known: Record | None) -> Record | None:
+    def _record(
+        self, note: Note, item: Item, head: Item, cause: Item | None, known: Record | None
+    ) -> Record | None:
         """The record of a claimed visit; None when nothing of the run says that there is such a visit."""
         step_of = self.step_of(head["plan"])
         if "clock" in item or known is not None:
@@ -262,7 +292,9 @@ class Claims(Core):
         else:
             before = None if cause is None else record_of(note.run_id, cause, self.blobs)
             in_turns = self.plans.header(head["plan"]).sequential
-            candidates = [] if before is None else followers(before, step_of, spread_of(head), in_turns=in_turns)
+            candidates = (
+                [] if before is None else followers(before, step_of, spread_of(head), in_turns=in_turns)
+            )
         derived = next((one for one in candidates if one is not None and one.visit.id == note.visit_id), None)
         if derived is None or derived.visit.step != item["step"]:
             logger.warning(
@@ -320,7 +352,9 @@ def _held_with(fence: int) -> tuple[Condition, ...]:
     return (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
 
 
-def _claiming(key: keys.Key, note: Note, before: Item | None, lease: Lease, now: float, *, give_up: bool) -> Change:
+def _claiming(
+    key: keys.Key, note: Note, before: Item | None, lease: Lease, now: float, *, give_up: bool
+) -> Change:
     """The write that claims a visit as it was found, or that has no item yet."""
     was = before or {}
     claims = was.get("claims", 0)
@@ -339,7 +373,9 @@ def _claiming(key: keys.Key, note: Note, before: Item | None, lease: Lease, now:
     append = {"begun": begun} if begun else {}
     if before is None:
         made = {"step": note.step, "cause": note.cause or None}
-        return Change(key, sets | {name: value for name, value in made.items() if value}, append=append, when=(ABSENT,))
+        return Change(
+            key, sets | {name: value for name, value in made.items() if value}, append=append, when=(ABSENT,)
+        )
     when: tuple[Condition, ...] = (
         ("status", "=", was["status"]),
         ("due", "=", was["due"]),

@@ -78,12 +78,19 @@ class Commits(Core):
         visit, record, head = commit.visit, held.record, held.head
         spread = spread_of(head)
         key = keys.visit(visit.run_id, visit.id, spread)
-        beside: list[Write] = [*self._parts(commit, spread), *self._past(commit, spread), *_stop(commit, head, self)]
+        beside: list[Write] = [
+            *self._parts(commit, spread),
+            *self._past(commit, spread),
+            *_stop(commit, head, self),
+        ]
         absorbed: set[str] = set()
         for tries in range(MOST_RACES):
             move = self._move(commit, held, absorbed, now)
             own = _own(commit, record, sets, move, now)
-            when: tuple[Condition, ...] = (("fence", "=", visit.fence), ("status", "=", VisitStatus.RUNNING.value))
+            when: tuple[Condition, ...] = (
+                ("fence", "=", visit.fence),
+                ("status", "=", VisitStatus.RUNNING.value),
+            )
             writes: list[Write] = [Change(key, own, when=when), *beside, *move.writes]
             try:
                 self.table.write(writes)
@@ -97,7 +104,9 @@ class Commits(Core):
                 continue
             item = {name: value for name, value in {**record.item, **own}.items() if value is not None}
             return Record(visit, record.way, item | key._asdict())
-        raise StoreError(f"A step of run {visit.run_id} could not be committed: too many others write beside it.")
+        raise StoreError(
+            f"A step of run {visit.run_id} could not be committed: too many others write beside it."
+        )
 
     def _move(self, commit: Commit, held: Held, absorbed: set[str], now: float) -> Move:
         """How the branches of a commit move, where those in `absorbed` are known to find their visit made."""
@@ -133,7 +142,9 @@ class Commits(Core):
             if branch.is_absorbed and is_new:
                 key = keys.visit(visit.run_id, branch.id, spread)
                 found, counts = numbered(branch, way, number)
-                follows = Way(visit.id, (), now, index, home, counts, forked=way.forked or width > 1, line=visit.clock)
+                follows = Way(
+                    visit.id, (), now, index, home, counts, forked=way.forked or width > 1, line=visit.clock
+                )
                 made = visit_of(branch, visit.run_id, NEVER if in_turns else now, found)
                 move.writes.append(Put(key, entered(made, follows)))
                 move.made[branch.id] = key
@@ -142,7 +153,9 @@ class Commits(Core):
         move.writes += counters.writes()
         for home in deltas.homes():
             added, arrived = deltas.changes_of(home)
-            move.writes.append(Change(keys.counter(visit.run_id, home), {}, {**added, "version": 1}, append=arrived))
+            move.writes.append(
+                Change(keys.counter(visit.run_id, home), {}, {**added, "version": 1}, append=arrived)
+            )
         return move
 
     def _parts(self, commit: Commit, spread: int) -> Iterable[Put]:

@@ -79,7 +79,9 @@ class Doctor:
         if self._core.table.get(keys.plan(head["plan"])) is not None:
             return None
         run_id = head["pk"][2:]
-        return Finding("unknown plans", f"run {run_id} of `{head['playbook']}` has a plan that is not there", run_id)
+        return Finding(
+            "unknown plans", f"run {run_id} of `{head['playbook']}` has a plan that is not there", run_id
+        )
 
     def _findings(self, whole: Whole) -> Iterable[Finding]:
         head = whole.head
@@ -89,7 +91,9 @@ class Doctor:
             message = f"run {run_id} has not ended, and nothing is left that could go on with it"
             yield Finding("stuck", message, run_id)
         elif not is_over(head) and not any(self._goes_on(one) for one in left):
-            yield Finding("waits in vain", f"run {run_id} waits, and nobody can give the answer any more", run_id)
+            yield Finding(
+                "waits in vain", f"run {run_id} waits, and nobody can give the answer any more", run_id
+            )
         for record in left if is_over(head) else ():
             message = f"run {run_id} has ended, and step `{record.visit.step}` is still to be done"
             yield Finding("goes on after its end", message, run_id)

@@ -149,7 +149,9 @@ class Core(ABC):
         holders = () if step is None else sorted(set(latest(visit.names, step.reads).values()))
         cause = None if record.is_written else record.way.cause
         # Of a step that reads more than one read gives, the rest is asked for later.
-        return Note(visit.run_id, visit.id, visit.step, visit.due_at, spread_of(head), cause, tuple(holders[:64]))
+        return Note(
+            visit.run_id, visit.id, visit.step, visit.due_at, spread_of(head), cause, tuple(holders[:64])
+        )
 
     def dispatch(self, head: Item, records: Iterable[Record], now: float) -> None:
         """Let workers know of visits that are due, or will be."""
@@ -188,7 +190,9 @@ class Core(ABC):
         ...
 
     @abstractmethod
-    def look(self, record: Record, head: Item, now: float, *, again: bool = False) -> tuple[list[Record], bool]:
+    def look(
+        self, record: Record, head: Item, now: float, *, again: bool = False
+    ) -> tuple[list[Record], bool]:
         """Fire the joins that have nothing left to wait for; the visits that are due then, and whether no branch is left."""
         ...
 

@@ -89,14 +89,20 @@ class Change:
         for name, values in self.append.items():
             placed = names.name(name)
             empty = names.value([])
-            parts.append(f"{placed} = list_append(if_not_exists({placed}, {empty}), {names.value(list(values))})")
+            parts.append(
+                f"{placed} = list_append(if_not_exists({placed}, {empty}), {names.value(list(values))})"
+            )
         clauses = [f"SET {', '.join(parts)}"] if parts else []
         clauses += [f"REMOVE {', '.join(removed)}"] if removed else []
         if self.add:
             added = [f"{names.name(name)} {names.value(value)}" for name, value in self.add.items()]
             clauses.append(f"ADD {', '.join(added)}")
         condition = names.condition(self.when)
-        found = {"TableName": table, "Key": attributes(self.key._asdict()), "UpdateExpression": " ".join(clauses)}
+        found = {
+            "TableName": table,
+            "Key": attributes(self.key._asdict()),
+            "UpdateExpression": " ".join(clauses),
+        }
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 

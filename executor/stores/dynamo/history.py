@@ -159,7 +159,9 @@ def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[
                 offer(other)
 
 
-def _page(pages: list[list[str]], streams: Mapping[str, Stream], place: tuple[int, int], limit: int) -> list[Event]:
+def _page(
+    pages: list[list[str]], streams: Mapping[str, Stream], place: tuple[int, int], limit: int
+) -> list[Event]:
     """The events behind a place, at most so many."""
     told: dict[str, int] = {}
     found: list[Event] = []

@@ -16,13 +16,23 @@ from noetl.executor.stores.dynamo.commits import Commits, numbers_for
 from noetl.executor.stores.dynamo.context import MOST_RACES
 from noetl.executor.stores.dynamo.expressions import Change, Check, Condition, Put
 from noetl.executor.stores.dynamo.run_items import Counts, Deltas, counts_of, is_over, spread_of
-from noetl.executor.stores.dynamo.visit_items import Record, Way, entered, names_of, numbered, record_of, visit_of
+from noetl.executor.stores.dynamo.visit_items import (
+    Record,
+    Way,
+    entered,
+    names_of,
+    numbered,
+    record_of,
+    visit_of,
+)
 
 
 class Joins(Commits):
     """The part of the store that fires joins."""
 
-    def look(self, record: Record, head: Item, now: float, *, again: bool = False) -> tuple[list[Record], bool]:
+    def look(
+        self, record: Record, head: Item, now: float, *, again: bool = False
+    ) -> tuple[list[Record], bool]:
         visit = record.visit
         touched = self._touched(record, head)
         fired = self._fired_before(visit.run_id, touched, head) if again else []
@@ -40,7 +50,9 @@ class Joins(Commits):
         step = step_of(record.visit.step)
         branches = branches_of(record.visit, step, step_of)
         arrived = {branch.step for branch in branches if branch.joins}
-        absorbed = {join for branch in branches if branch.is_absorbed for join in step_of(branch.step).regions}
+        absorbed = {
+            join for branch in branches if branch.is_absorbed for join in step_of(branch.step).regions
+        }
         return {*step.regions, *arrived, *absorbed}
 
     def _is_on_the_way(self, record: Record, head: Item, touched: set[str]) -> bool:
@@ -122,7 +134,12 @@ class Joins(Commits):
             deltas.branch(home, step.regions, -1)
         item = entered(visit, way)
         fires: Condition = ("wave", "=", wave - 1) if wave > 1 else ("wave", "absent", None)
-        told = {"wave": wave, "clock": branch.clock, "names": to_bytes(dict(branch.names)), "visit": branch.id}
+        told = {
+            "wave": wave,
+            "clock": branch.clock,
+            "names": to_bytes(dict(branch.names)),
+            "visit": branch.id,
+        }
         writes += [
             Change(keys.join(run_id, join), told, when=(fires,)),
             Put(keys.visit(run_id, visit.id, spread), item),

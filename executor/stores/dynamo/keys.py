@@ -103,7 +103,10 @@ def token(token_hash: str) -> Key:
 
 
 def idempotency(tenant: str, key: str) -> Key:
-    return Key(f"I#{hashlib.sha256(f'{len(tenant)}.{tenant}{key}'.encode('utf-8', 'surrogatepass')).hexdigest()}", "I")
+    return Key(
+        f"I#{hashlib.sha256(f'{len(tenant)}.{tenant}{key}'.encode('utf-8', 'surrogatepass')).hexdigest()}",
+        "I",
+    )
 
 
 def playbook(tenant: str, name: str) -> Key:

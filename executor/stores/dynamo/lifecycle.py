@@ -11,7 +11,17 @@ from typing import Any
 from noetl.executor.clients.aws_retry import Refused, pause_seconds
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, Claim, ErrorRecord, Failure, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import (
+    NEVER,
+    Branch,
+    Claim,
+    ErrorRecord,
+    Failure,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
 from noetl.executor.model.transition import next_in_line, seen_behind
 from noetl.executor.stores.dynamo import commits as limits
@@ -67,16 +77,23 @@ class Endings(Joins):
             return record, False
         return Record(visit, way, {**item, "pk": key.pk, "sk": key.sk}), True
 
-    def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
+    def finish(
+        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> None:
         run, visit = claim.run, claim.visit
         if len(to_text(result)) + len(to_text(list(errors))) > limits.MAX_PAYLOAD_BYTES:
-            raise PayloadTooLargeError(f"the result of the run has more than {limits.MAX_PAYLOAD_BYTES:,} bytes")
+            raise PayloadTooLargeError(
+                f"the result of the run has more than {limits.MAX_PAYLOAD_BYTES:,} bytes"
+            )
         head = self.head(run.id)
         name = status if status in ("failed", "cancelled", "timed_out") else "completed"
         duration = max(now - head.get("started", now), 0.0)
         event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
         done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-        held: tuple[Condition, ...] = (("fence", "=", visit.fence), ("status", "=", VisitStatus.RUNNING.value))
+        held: tuple[Condition, ...] = (
+            ("fence", "=", visit.fence),
+            ("status", "=", VisitStatus.RUNNING.value),
+        )
         ended = {**{k: v for k, v in outcome(done, (), self.blobs).items() if v is not None}, "at": now}
         kept = self.blobs.keep(run.id, next(iter(errors), None))
         writes: list[Write] = [
@@ -132,7 +149,9 @@ class Endings(Joins):
         if "stop" not in head:
             try:
                 stops = Change(
-                    keys.head(run_id), keep={"stop": str(status)}, when=(PRESENT, ("finished", "absent", None))
+                    keys.head(run_id),
+                    keep={"stop": str(status)},
+                    when=(PRESENT, ("finished", "absent", None)),
                 )
                 head = self.table.update(stops)
             except Refused:
@@ -152,7 +171,9 @@ class Endings(Joins):
         else:
             raise StoreError(f"Run {run_id} could not be stopped: too many others write to it.")
         self._stop_children(run_id, now, but=last_visit_id(whole.head.get("resumes", 0)))
-        at_work = [one for one in whole.active if one.visit.status is VisitStatus.RUNNING and not is_pseudo(one)]
+        at_work = [
+            one for one in whole.active if one.visit.status is VisitStatus.RUNNING and not is_pseudo(one)
+        ]
         return [] if at_work else self.end(whole.head, now)
 
     def _park_all(self, whole: Whole, now: float) -> bool:
@@ -179,7 +200,9 @@ class Endings(Joins):
         try:
             if not record.is_written:
                 item = {"step": visit.step, "cause": record.way.cause or None, **parked}
-                self.table.write([Put(key, {name: value for name, value in item.items() if value is not None})])
+                self.table.write(
+                    [Put(key, {name: value for name, value in item.items() if value is not None})]
+                )
             else:
                 when: tuple[Condition, ...] = (
                     ("status", "=", visit.status.value),
@@ -192,7 +215,9 @@ class Endings(Joins):
     def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
         self._stop_children(run_id, now, of=visit_id)
 
-    def _stop_children(self, run_id: str, now: float, *, of: str | None = None, but: str | None = None) -> None:
+    def _stop_children(
+        self, run_id: str, now: float, *, of: str | None = None, but: str | None = None
+    ) -> None:
         """Cancel the runs that a run waits for: those of one visit, or all but those of one."""
         prefix = "K#" if of is None else f"K#{of}#"
         for item in self.table.query(keys.partition(run_id), prefix):
@@ -245,10 +270,14 @@ class Endings(Joins):
         if not run.status.is_final and "reopening" not in head:
             return run
         if run.status is RunStatus.SUCCEEDED:
-            raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to go on with")
+            raise RejectedError(
+                "not_resumable", f"run {run_id} has succeeded; there is nothing to go on with"
+            )
         if run.status.is_final:
             if head.get("expires", now + 1) <= now:
-                raise RejectedError("not_resumable", f"run {run_id} has been kept for as long as runs are kept")
+                raise RejectedError(
+                    "not_resumable", f"run {run_id} has been kept for as long as runs are kept"
+                )
             try:
                 head = self._reopen(whole, run, now, deadline_at, values)
             except Refused:
@@ -272,7 +301,12 @@ class Endings(Joins):
         return self.told_run(head)
 
     def _reopen(
-        self, whole: Whole, run: Run, now: float, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
+        self,
+        whole: Whole,
+        run: Run,
+        now: float,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
     ) -> Item:
         """Make the run go on, with the branches counted again that ended in a failure nothing handled. From then on a resume
         that is interrupted is gone on with by the next.
@@ -285,7 +319,9 @@ class Endings(Joins):
         if whole.counts.failed:
             deltas.add(0, "failed", -whole.counts.failed)
         resumes = head.get("resumes", 0) + 1
-        given = (self.blobs.read(head.get("given")) or {}) | {name: dict(value) for name, value in values.items()}
+        given = (self.blobs.read(head.get("given")) or {}) | {
+            name: dict(value) for name, value in values.items()
+        }
         event = Event("workflow.resumed", now, payload={"resumes": resumes})
         sets = {
             "status": RunStatus.QUEUED.value,
@@ -305,7 +341,9 @@ class Endings(Joins):
         writes: list[Write] = [Change(keys.head(run.id), sets, when=when)]
         if run.parent is not None:
             parent = run.parent
-            writes.append(Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, self.spread(parent.run_id))))
+            writes.append(
+                Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, self.spread(parent.run_id)))
+            )
         for home in deltas.homes():
             added, _ = deltas.changes_of(home)
             # The failures of all partitions are taken from one: only their sum is ever asked for.
@@ -341,7 +379,9 @@ class Endings(Joins):
                 for name, value in outcome(again, (), self.blobs).items()
                 if value is not None or name in record.item
             }
-            sets |= {name: None for name in ("at", "next", "numbers", "waited", "counted") if name in record.item}
+            sets |= {
+                name: None for name in ("at", "next", "numbers", "waited", "counted") if name in record.item
+            }
             when: tuple[Condition, ...] = (
                 ("status", "=", visit.status.value),
                 ("fence", "absent or =", visit.fence),

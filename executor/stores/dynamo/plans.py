@@ -63,7 +63,9 @@ class Plans:
             raise StoreError(f"The store in DynamoDB holds no plan {plan_hash}.")
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
         found = self._table.get_many(rest)
-        document: dict[str, Any] = from_bytes(b"".join([first["body"], *(found[key]["body"] for key in rest)]))
+        document: dict[str, Any] = from_bytes(
+            b"".join([first["body"], *(found[key]["body"] for key in rest)])
+        )
         named = {kind: dict(document[kind]) for kind in ("steps", "tasks")}
         return {**document, **named, "spread": first["spread"]}
 

@@ -50,7 +50,10 @@ class Registry(Core):
                 number += 1
             version = str(number)
         item = {"version": version, "number": number, "plan": playbook.plan_hash, "at": playbook.created_at}
-        writes: list[Write] = [Put(keys.version(tenant, name, version), item), self._name(playbook, named, item)]
+        writes: list[Write] = [
+            Put(keys.version(tenant, name, version), item),
+            self._name(playbook, named, item),
+        ]
         self.table.write(writes)
         return _playbook(tenant, name, item)
 
@@ -58,8 +61,12 @@ class Registry(Core):
         """The write that says which version is the newest, unless somebody has changed anything meanwhile."""
         edition = named.get("edition", 0)
         same: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
-        told = {name: None if newest is None else newest[name] for name in ("version", "number", "plan", "at")}
-        return Change(keys.playbook(playbook.tenant, playbook.name), {**told, "edition": edition + 1}, when=(same,))
+        told = {
+            name: None if newest is None else newest[name] for name in ("version", "number", "plan", "at")
+        }
+        return Change(
+            keys.playbook(playbook.tenant, playbook.name), {**told, "edition": edition + 1}, when=(same,)
+        )
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
@@ -67,7 +74,11 @@ class Registry(Core):
     def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
         at = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
         item = self.table.get(at)
-        return None if item is None or "removed" in item or "version" not in item else _playbook(tenant, name, item)
+        return (
+            None
+            if item is None or "removed" in item or "version" not in item
+            else _playbook(tenant, name, item)
+        )
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None

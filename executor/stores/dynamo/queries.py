@@ -37,7 +37,11 @@ class Asking(Claims):
     """The part of the store that starts runs and tells of them."""
 
     def create_run(
-        self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
     ) -> Run:
         spread = self.plans.spread(run.plan_hash)
         head = head_item(run, first, len(history), spread, self.blobs)
@@ -90,7 +94,9 @@ class Asking(Claims):
         """Keep visits that another run has finished, before there is a run that knows of them."""
         for position, visit in enumerate(history):
             way = Way(entered=run.created_at, index=position)
-            done = {name: value for name, value in outcome(visit, (), self.blobs).items() if value is not None}
+            done = {
+                name: value for name, value in outcome(visit, (), self.blobs).items() if value is not None
+            }
             item = {**self_contained(replace(visit, run_id=run.id), way), **done, "history": True}
             self.table.write([Put(keys.visit(run.id, visit.id, spread), item, when=())])
 
@@ -218,7 +224,9 @@ class Asking(Claims):
 
         return merged(self.in_parallel(look, keys.shards(tenant)), wanted)
 
-    def _listed_in(self, asked: dict[str, Any], wanted: int, behind: str | None) -> tuple[list[str], str | None]:
+    def _listed_in(
+        self, asked: dict[str, Any], wanted: int, behind: str | None
+    ) -> tuple[list[str], str | None]:
         """The places of the newest runs of a shard, and where it has been looked through for long enough, if there are more."""
         found: list[str] = []
         for _ in range(MOST_PAGES):
@@ -267,7 +275,9 @@ class Asking(Claims):
     def way_of(self, head: Item, item: Item) -> Way:
         run_id, spread = head["pk"][2:], spread_of(head)
         cause = self.table.get(keys.visit(run_id, item["cause"], spread)) if "cause" in item else None
-        record = self._record(Note(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None)
+        record = self._record(
+            Note(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None
+        )
         if record is None:
             raise StoreError(
                 f"The store in DynamoDB is damaged: nothing leads to visit {item['sk'][2:]} of run {run_id}."
@@ -284,5 +294,7 @@ def merged(shards: Sequence[tuple[Sequence[str], str | None]], wanted: int) -> t
     more may be behind that. What is older than where one of them has ended waits: that one may have something newer.
     """
     end = max((end for _, end in shards if end is not None), default=None)
-    found = sorted((one for part, _ in shards for one in part if end is None or one >= end), reverse=True)[:wanted]
+    found = sorted((one for part, _ in shards for one in part if end is None or one >= end), reverse=True)[
+        :wanted
+    ]
     return found, None if len(found) == wanted else end

@@ -9,7 +9,14 @@ from noetl.executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatu
 from noetl.executor.model.special_visits import last_visit_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.run_items import Counts, counts_of, deadline_of, first_of, is_over, spread_of
+from noetl.executor.stores.dynamo.run_items import (
+    Counts,
+    counts_of,
+    deadline_of,
+    first_of,
+    is_over,
+    spread_of,
+)
 from noetl.executor.stores.dynamo.visit_items import ACTIVE, Record, followers, record_of
 from noetl.planner.frozen import record
 
@@ -56,7 +63,9 @@ class Whole:
     @property
     def joins_to_fire(self) -> set[str]:
         """The joins at which branches have arrived, and for which none is on the way any more."""
-        return {join for join, came in self.counts.arrived.items() if came and self.counts.joins.get(join, 0) <= 0}
+        return {
+            join for join, came in self.counts.arrived.items() if came and self.counts.joins.get(join, 0) <= 0
+        }
 
     @property
     def last_done(self) -> Record | None:
@@ -70,7 +79,9 @@ class Whole:
         if status.is_final:
             return status
         active = [record.visit for record in self.active if not record.visit.step.startswith("@")]
-        waiting = [v for v in active if v.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or v.due_at == NEVER]
+        waiting = [
+            v for v in active if v.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or v.due_at == NEVER
+        ]
         return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
 
     def record(self, visit_id: str) -> Record | None:
@@ -112,12 +123,18 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
     in_turns = core.plans.header(head["plan"]).sequential
     found: dict[str, Record] = {}
     by_id = {item["sk"][2:]: item for item in items}
-    derived = {record.visit.id: record for record in (first_of(head, step_of), deadline_of(head)) if record is not None}
+    derived = {
+        record.visit.id: record
+        for record in (first_of(head, step_of), deadline_of(head))
+        if record is not None
+    }
     for id, item in by_id.items():
         record = record_of(run_id, item, core.blobs, whole=saved or bool(item.get("next")))
         if record is not None:
             found[id] = record
-            derived.update((each.visit.id, each) for each in followers(record, step_of, spread, in_turns=in_turns))
+            derived.update(
+                (each.visit.id, each) for each in followers(record, step_of, spread, in_turns=in_turns)
+            )
     is_torn = False
     for id, item in by_id.items():
         if id in found:
@@ -128,7 +145,9 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
         else:
             found[id] = record
     # What a visit follows from was written before it: where it is missing, its partition was read too early.
-    is_torn = is_torn or any(id not in by_id for one in found.values() for id in (one.way.cause, *one.way.causes) if id)
+    is_torn = is_torn or any(
+        id not in by_id for one in found.values() for id in (one.way.cause, *one.way.causes) if id
+    )
     return [*found.values(), *(record for id, record in derived.items() if id not in found)], is_torn
 
 

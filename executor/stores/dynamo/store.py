@@ -41,7 +41,9 @@ class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping
         bucket: str | None = None,
         keeps_seconds: float | None = None,
     ) -> None:
-        super().__init__(Table(table), None if queue_url is None else Messages(queue_url), bucket, keeps_seconds)
+        super().__init__(
+            Table(table), None if queue_url is None else Messages(queue_url), bucket, keeps_seconds
+        )
         kept = self.table.get(keys.SCHEMA)
         schema = SCHEMA_VERSION if kept is None else kept["schema"]
         if schema > SCHEMA_VERSION:

@@ -66,7 +66,11 @@ class Sweeping(Endings):
         """The visits that nobody would go on with, after what had been left half done is done."""
         since = now - GRACE_SECONDS
         overdue = [record for record in whole.active if record.visit.due_at < since]
-        if any(record.item.get("at", record.way.entered) > since for record in whole.records if not is_pseudo(record)):
+        if any(
+            record.item.get("at", record.way.entered) > since
+            for record in whole.records
+            if not is_pseudo(record)
+        ):
             # Somebody is at it, and does what follows.
             return overdue
         known = {record.visit.id for record in overdue}
@@ -91,7 +95,9 @@ class Sweeping(Endings):
             mended, counts = self.fire_joins(head, None, now)
             is_empty = counts.live <= 0
         if "stop" in head:
-            at_work = any(one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active)
+            at_work = any(
+                one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active
+            )
             return mended if at_work and not self.parkable(whole) else self.settle_stop(run_id, now)
         if self.plans.header(head["plan"]).sequential:
             has_turn = any(one.visit.due_at < NEVER for one in active)

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws import client
-from noetl.executor.clients.aws_retry import MOST_TRIES, Refused, TooLarge, pause_seconds, repeating, was_heard_before
+from noetl.executor.clients.aws_retry import (
+    MOST_TRIES,
+    Refused,
+    TooLarge,
+    pause_seconds,
+    repeating,
+    was_heard_before,
+)
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
 from noetl.executor.stores.dynamo.attributes import Item, attribute, attributes, item_of
 from noetl.executor.stores.dynamo.expressions import Change, Check, Delete, Put, Write
@@ -45,7 +52,9 @@ class Table:
         return dict(self._call("describe_table", TableName=self.name)["Table"])
 
     def get(self, key: Key) -> Item | None:
-        found = self._call("get_item", TableName=self.name, Key=attributes(key._asdict()), ConsistentRead=True)
+        found = self._call(
+            "get_item", TableName=self.name, Key=attributes(key._asdict()), ConsistentRead=True
+        )
         return item_of(found["Item"]) if "Item" in found else None
 
     def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
@@ -76,12 +85,17 @@ class Table:
         answer = self._call("transact_get_items", TransactItems=gets)
         return [item_of(found.get("Item", {})) for found in answer["Responses"]]
 
-    def query(self, pk: str, prefix: str, *, after: str | None = None, backward: bool = False) -> Iterator[Item]:
+    def query(
+        self, pk: str, prefix: str, *, after: str | None = None, backward: bool = False
+    ) -> Iterator[Item]:
         """The items of a partition whose sort key begins so, or all, in its order; `after` one of them."""
         if after is None:
             which, values = (" AND begins_with(sk, :prefix)", {":prefix": prefix}) if prefix else ("", {})
         else:
-            which, values = " AND sk BETWEEN :after AND :end", {":after": f"{after}\x00", ":end": f"{prefix}\U0010ffff"}
+            which, values = (
+                " AND sk BETWEEN :after AND :end",
+                {":after": f"{after}\x00", ":end": f"{prefix}\U0010ffff"},
+            )
         asked = {
             "TableName": self.name,
             "KeyConditionExpression": f"pk = :pk{which}",
@@ -172,11 +186,18 @@ class Table:
         try:
             return self._call(call, **asked)
         except TooLarge as problem:
-            raise PayloadTooLargeError(f"what is to be kept is larger than DynamoDB takes: {problem}") from None
+            raise PayloadTooLargeError(
+                f"what is to be kept is larger than DynamoDB takes: {problem}"
+            ) from None
         except Refused as refused:
             refused.found = [None if raw is None else item_of(raw) for raw in refused.found]
             (found, *others) = refused.found
-            if token is not None and not others and was_heard_before(refused) and (found or {}).get("wrote") == token:
+            if (
+                token is not None
+                and not others
+                and was_heard_before(refused)
+                and (found or {}).get("wrote") == token
+            ):
                 return found or {}
             raise
 
@@ -197,7 +218,9 @@ def _check_sizes(writes: Sequence[Write]) -> None:
     if largest > MOST_BYTES - _MARGIN:
         raise PayloadTooLargeError(f"an item has more than the {MOST_BYTES:,} bytes that DynamoDB takes")
     if len(writes) > MOST_WRITTEN:
-        raise PayloadTooLargeError(f"a commit changes more than the {MOST_WRITTEN} items that DynamoDB takes at once")
+        raise PayloadTooLargeError(
+            f"a commit changes more than the {MOST_WRITTEN} items that DynamoDB takes at once"
+        )
     if sum(one.size for one in writes) > MOST_TRANSACTION_BYTES - MOST_WRITTEN * 1024:
         raise PayloadTooLargeError(
             f"a commit has more than the {MOST_TRANSACTION_BYTES:,} bytes that DynamoDB takes at once"

@@ -180,7 +180,15 @@ def outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, An
 
 
 def event_to_list(event: Event) -> list[Any]:
-    return [event.type, event.at, event.step, event.visit, event.attempt, event.duration_seconds, dict(event.payload)]
+    return [
+        event.type,
+        event.at,
+        event.step,
+        event.visit,
+        event.attempt,
+        event.duration_seconds,
+        dict(event.payload),
+    ]
 
 
 def followers(record: Record, step_of: StepOf, spread: int, *, in_turns: bool) -> list[Record]:
@@ -216,7 +224,14 @@ def followers(record: Record, step_of: StepOf, spread: int, *, in_turns: bool) -
 def visit_of(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Visit:
     """The visit that a branch makes at a step."""
     return Visit(
-        branch.id, run_id, branch.step, VisitStatus.READY, branch.clock, branch.names, number=number, due_at=due_at
+        branch.id,
+        run_id,
+        branch.step,
+        VisitStatus.READY,
+        branch.clock,
+        branch.names,
+        number=number,
+        due_at=due_at,
     )
 
 

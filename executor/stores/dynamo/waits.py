@@ -102,7 +102,9 @@ class Waits(Core):
             self.table.update(Change(key, {"due": now}, when=when))
         except Refused:
             return False
-        self.tell(self.head(run_id)["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now)
+        self.tell(
+            self.head(run_id)["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now
+        )
         return True
 
     def _found(self, token_hash: str) -> tuple[WaitKey, Item]:

@@ -48,8 +48,12 @@ def conninfo_of(uri: str) -> str:
         reason = re.sub(r'(?<!parameter: )(?<!option )"[^"]*"', "…", _reason(error)).split(": …")[0]
         raise StoreError(f"The URI of the store in Postgres cannot be read: {reason}.") from None
     port = str(given.get("port", ""))
-    if any("@" in str(given.get(part, "")) for part in ("host", "dbname")) or not set(port) <= set("0123456789,"):
-        message = "its port is a number, and a sign such as @ : / ? # in a user or password is written as in %40"
+    if any("@" in str(given.get(part, "")) for part in ("host", "dbname")) or not set(port) <= set(
+        "0123456789,"
+    ):
+        message = (
+            "its port is a number, and a sign such as @ : / ? # in a user or password is written as in %40"
+        )
         raise StoreError(f"The URI of the store in Postgres cannot be read: {message}.")
     parameters: dict[str, Any] = {**DEFAULTS, **given}
     return make_conninfo("", **parameters)

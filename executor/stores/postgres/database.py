@@ -87,7 +87,9 @@ class PostgresDatabase:
             from psycopg.rows import dict_row
             from psycopg_pool import ConnectionPool
         except ImportError as error:
-            raise StoreError("A store in Postgres needs the extra `postgres` of this installation.") from error
+            raise StoreError(
+                "A store in Postgres needs the extra `postgres` of this installation."
+            ) from error
         self._uri = uri
         self._messages = messages
         self._pool: ConnectionPool[Connection] = ConnectionPool(
@@ -204,7 +206,9 @@ class PostgresDatabase:
         try:
             self._messages.send(notes, time.time())
         except StoreError as error:
-            logger.warning("no message was sent about %d visits that are due; a sweep sends it: %s", len(notes), error)
+            logger.warning(
+                "no message was sent about %d visits that are due; a sweep sends it: %s", len(notes), error
+            )
 
     def notify(self) -> None:
         """Let other processes know that something is due or has changed. That it could not be done is not an error."""
@@ -272,7 +276,9 @@ class PostgresWriter:
         self.runs: set[str] = set()
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
-        return PostgresResult(self._connection.execute(_translated(query), [_plain(value) for value in values]))
+        return PostgresResult(
+            self._connection.execute(_translated(query), [_plain(value) for value in values])
+        )
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         listed = [[_plain(value) for value in row] for row in rows]

@@ -108,7 +108,11 @@ class PostgresStore(SqlStore):
     has_tag = "exists (select 1 from json_array_elements(tags::json) as tag where tag::text = ?)"
 
     def __init__(
-        self, uri: str | Callable[[], str], *, queue_url: str | None = None, keeps_seconds: float | None = None
+        self,
+        uri: str | Callable[[], str],
+        *,
+        queue_url: str | None = None,
+        keeps_seconds: float | None = None,
     ) -> None:
         self.messages = None if queue_url is None else Messages(queue_url)
         self.postgres = PostgresDatabase(uri, self.messages)
@@ -158,7 +162,9 @@ class PostgresStore(SqlStore):
         return super().commit(commit, now, claim_for)
 
     @repeated
-    def claim_message(self, body: str, lease: Lease, now: float, *, give_up: bool = False) -> Claim | Received:
+    def claim_message(
+        self, body: str, lease: Lease, now: float, *, give_up: bool = False
+    ) -> Claim | Received:
         """The claim of the visit that a message tells of, or what is to be done with the message. What follows from a visit that
         was done before stands in the table, and is found by a sweep where nobody was told.
         """
@@ -205,7 +211,12 @@ class PostgresStore(SqlStore):
     def _only_branch(self, commit: Commit) -> Branch | None:
         """The branch that a step hands on when nothing else comes of it but that others are not waited for any more."""
         visit = commit.visit
-        is_plain = visit.finished_at is not None and visit.progress is None and commit.stop is None and not commit.last
+        is_plain = (
+            visit.finished_at is not None
+            and visit.progress is None
+            and commit.stop is None
+            and not commit.last
+        )
         if (
             not is_plain
             or commit.waited
@@ -233,7 +244,10 @@ class PostgresStore(SqlStore):
         queue, _ = self._line_of(run_id)
         lease = claim_for or Lease("", 0.0)
         told = events_to_text(commit.events)
-        before, after = told[:-1] + f',["step.started",{now!r},', f",null,{to_text({'worker': lease.worker})}]]"
+        before, after = (
+            told[:-1] + f',["step.started",{now!r},',
+            f",null,{to_text({'worker': lease.worker})}]]",
+        )
         values = (
             *_outcome(commit), run_id, visit.id, visit.fence, run_id, run_id, branch.step,
             run_id, branch.step,

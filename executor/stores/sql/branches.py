@@ -115,9 +115,7 @@ class Branches:
             (self.now, self.run["id"], last),
         )
         self._cancel_runs("parent_visit <> ?", last)
-        query = (
-            f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'running' and substr(step, 1, 1) <> '@'"
-        )
+        query = f"select 1 from visits where run_id = ? and {ACTIVE} and status = 'running' and substr(step, 1, 1) <> '@'"
         if self.db.execute(query, (self.run["id"],)).fetchone() is None:
             self.end()
 
@@ -126,7 +124,9 @@ class Branches:
         self._cancel_runs("parent_visit = ?", visit)
 
     def _cancel_runs(self, which: str, visit: str) -> None:
-        query = f"select id from runs where parent_run = ? and {which} and finished_at is null and stop is null"
+        query = (
+            f"select id from runs where parent_run = ? and {which} and finished_at is null and stop is null"
+        )
         for child in self.db.execute(query, (self.run["id"], visit)).fetchall():
             self.cancel(child["id"])
 
@@ -229,7 +229,11 @@ class Branches:
 
     def _add(self, branch: Branch, *, parked: bool = False) -> None:
         """Add the visit of a branch that is not there."""
-        in_line = self.header.sequential and not branch.step.startswith("@") and branch.step != self.header.last_step
+        in_line = (
+            self.header.sequential
+            and not branch.step.startswith("@")
+            and branch.step != self.header.last_step
+        )
         lease = None if parked or in_line or self.claimed is not None else self.claim_for
         position = (self.run["seq"] << 12) + self.count
         run_id, queue, due_at = self.run["id"], self.run["queue"], NEVER if in_line else self.now
@@ -298,4 +302,6 @@ def count_live(db: Writer, run_id: str, live: Mapping[str, int]) -> None:
 def started(visit: Visit) -> Event:
     """The event of an attempt that begins."""
     payload = {"worker": visit.worker}
-    return Event("step.started", visit.started_at or 0.0, visit.step, visit.number, visit.attempt, payload=payload)
+    return Event(
+        "step.started", visit.started_at or 0.0, visit.step, visit.number, visit.attempt, payload=payload
+    )

@@ -137,7 +137,9 @@ def examine(database: Database) -> list[Finding]:
 
 def _findings(database: Database, check: _Check) -> list[Finding]:
     rows = [dict(row) for row in database.all(f"{check.query} limit ?", MOST_FINDINGS + 1)]
-    return _told(check.name, [Finding(check.name, check.sentence.format(**row), row.get("run_id")) for row in rows])
+    return _told(
+        check.name, [Finding(check.name, check.sentence.format(**row), row.get("run_id")) for row in rows]
+    )
 
 
 def _told(check: str, found: list[Finding]) -> list[Finding]:

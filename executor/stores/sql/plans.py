@@ -43,8 +43,12 @@ class SqlPlans:
 
     def plan(self, plan_hash: str) -> Plan:
         row = self.database.one("select header, source from plans where hash = ?", plan_hash)
-        parts = self.database.all("select kind, name, body from plan_parts where hash = ? order by position", plan_hash)
-        steps = {p["name"]: Step.from_json(p["name"], json.loads(p["body"])) for p in parts if p["kind"] == "step"}
+        parts = self.database.all(
+            "select kind, name, body from plan_parts where hash = ? order by position", plan_hash
+        )
+        steps = {
+            p["name"]: Step.from_json(p["name"], json.loads(p["body"])) for p in parts if p["kind"] == "step"
+        }
         tasks = {p["name"]: Task.from_json(json.loads(p["body"])) for p in parts if p["kind"] == "task"}
         return Plan(Header.from_json(json.loads(row["header"])), steps, tasks, row["source"])
 

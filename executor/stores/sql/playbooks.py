@@ -30,17 +30,22 @@ class SqlPlaybooks:
                 same = same if same is not None and same["plan_hash"] == playbook.plan_hash else None
             if same is not None:
                 if same["plan_hash"] != playbook.plan_hash:
-                    message = f"version {playbook.version} of `{playbook.name}` was registered with another text"
+                    message = (
+                        f"version {playbook.version} of `{playbook.name}` was registered with another text"
+                    )
                     raise RejectedError("version_exists", message)
                 db.execute(
-                    f"update playbooks set removed_at = null where {where} and version = ?", (*whose, same["version"])
+                    f"update playbooks set removed_at = null where {where} and version = ?",
+                    (*whose, same["version"]),
                 )
                 return playbook_of(same)
             query = f"select coalesce(max(number), 0) as number from playbooks where {where}"
             number = db.execute(query, whose).fetchone()["number"] + 1
             version = playbook.version
             while version is None:
-                taken = db.execute(f"select 1 from playbooks where {where} and version = ?", (*whose, str(number)))
+                taken = db.execute(
+                    f"select 1 from playbooks where {where} and version = ?", (*whose, str(number))
+                )
                 version, number = (str(number), number) if taken.fetchone() is None else (None, number + 1)
             row = (*whose, version, number, playbook.plan_hash, playbook.created_at)
             db.execute("insert into playbooks values (?, ?, ?, ?, ?, ?, null)", row)
@@ -70,7 +75,9 @@ class SqlPlaybooks:
             values.append(read_place(cursor, str if name is None else int))
         query = f"select * from playbooks where tenant = ? and removed_at is null and {where} order by {order} limit ?"
         rows = self.database.all(query, *values, limit + 1)
-        more = write_place(rows[limit - 1]["name" if name is None else "number"]) if len(rows) > limit else None
+        more = (
+            write_place(rows[limit - 1]["name" if name is None else "number"]) if len(rows) > limit else None
+        )
         return [playbook_of(row) for row in rows[:limit]], more
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:

@@ -68,12 +68,16 @@ class SqlAsking:
             run = self._with_waiting(run_of(row))
             if status in (None, run.status):
                 found.append(run)
-        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(rows) > limit else None
+        return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(
+            rows
+        ) > limit else None
 
     def visits(self, run_id: str) -> list[Visit]:
         return [
             visit_of(row)
-            for row in self.database.all(f"select {HEAD} from visits where run_id = ? order by position", run_id)
+            for row in self.database.all(
+                f"select {HEAD} from visits where run_id = ? order by position", run_id
+            )
         ]
 
     def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:

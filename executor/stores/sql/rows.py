@@ -33,7 +33,11 @@ def result_to_text(result: Any, saved: Mapping[str, Any]) -> str | None:
     """JSON of a result. What was saved as well is kept once: `=NAME` is what was saved under a name, `=` all that was saved."""
     if result is None:
         return None
-    if isinstance(result, dict) and list(result) == list(saved) and all(result[name] is saved[name] for name in saved):
+    if (
+        isinstance(result, dict)
+        and list(result) == list(saved)
+        and all(result[name] is saved[name] for name in saved)
+    ):
         return "="
     name = next((name for name, value in saved.items() if value is result), None)
     return to_text(result) if name is None else f"={name}"
@@ -81,7 +85,11 @@ def run_of(row: Row) -> Run:
 
 def parent_of(row: Row) -> WaitKey | None:
     """The wait that the run of the row answers."""
-    return None if row["parent_run"] is None else WaitKey(row["parent_run"], row["parent_visit"], row["parent_wait"])
+    return (
+        None
+        if row["parent_run"] is None
+        else WaitKey(row["parent_run"], row["parent_visit"], row["parent_wait"])
+    )
 
 
 def key_of(row: Row) -> Key:
@@ -132,7 +140,9 @@ def visit_of(row: Row) -> Visit:
 
 
 def events_to_text(events: Iterable[Event]) -> str:
-    return to_text([[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events])
+    return to_text(
+        [[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events]
+    )
 
 
 def events_of(seq: int, text: str) -> list[Event]:

@@ -32,7 +32,15 @@ from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.change_signal import News
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.sql.api_keys import SqlKeys
-from noetl.executor.stores.sql.branches import ACTIVE, HEAD, Branches, count_live, enter, enter_deadline, started
+from noetl.executor.stores.sql.branches import (
+    ACTIVE,
+    HEAD,
+    Branches,
+    count_live,
+    enter,
+    enter_deadline,
+    started,
+)
 from noetl.executor.stores.sql.consistency import examine
 from noetl.executor.stores.sql.database import Database, Result, Writer
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -79,7 +87,11 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
         self.work.announce(pieces)
 
     def create_run(
-        self, run: Run, first: Visit, idempotency: tuple[str, str] | None = None, history: Sequence[Visit] = ()
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
     ) -> Run:
         with self._transaction() as db:
             if idempotency is not None:
@@ -97,7 +109,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             enter(db, run.id, run.queue, branch, first.due_at, position=len(history))
             if run.deadline_at is not None:
                 enter_deadline(db, run, run.deadline_at)
-            payload = {"playbook": run.playbook} | ({"resumed_from": run.resumed_from} if run.resumed_from else {})
+            payload = {"playbook": run.playbook} | (
+                {"resumed_from": run.resumed_from} if run.resumed_from else {}
+            )
             _append(db, run.id, 1, [Event("workflow.started", run.created_at, payload=payload)])
         self.announce(1)
         return run
@@ -146,9 +160,17 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
         return rows[0]["due_at"] if rows else None
 
     def renew(
-        self, run_id: str, visit_id: str, fence: int, until: float, events: Sequence[Event] = (), told: int = 0
+        self,
+        run_id: str,
+        visit_id: str,
+        fence: int,
+        until: float,
+        events: Sequence[Event] = (),
+        told: int = 0,
     ) -> bool:
-        query = "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'"
+        query = (
+            "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'"
+        )
         values = (until, run_id, visit_id, fence)
         if not events:
             with self.database.transaction() as db:
@@ -157,7 +179,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             self.database.lock_run(db, run_id)
             is_held = db.execute(query, values).rowcount == 1
             if is_held:
-                row = db.execute("update runs set seq = seq + 1 where id = ? returning seq", (run_id,)).fetchone()
+                row = db.execute(
+                    "update runs set seq = seq + 1 where id = ? returning seq", (run_id,)
+                ).fetchone()
                 _append(db, run_id, row["seq"], events)
             return is_held
 
@@ -221,7 +245,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                 if branches.header.sequential:
                     branches.take_turn(visit.clock, commit.seen)
                 if commit.branches_change < 0 or branches.absorbed:
-                    left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()["live"]
+                    left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()[
+                        "live"
+                    ]
                     if left == 0:
                         branches.end()
                 branches.claim_next()
@@ -232,7 +258,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
         self.announce(max(branches.count + goes_on - (branches.claimed is not None), 0))
         return branches.claimed
 
-    def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> None:
+    def finish(
+        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
+    ) -> None:
         run, visit = claim.run, claim.visit
         result_text, errors_text = to_text(result), to_text(list(errors))
         if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
@@ -259,7 +287,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             _hold_to_claim(visit, written)
             name = status if status in ("failed", "cancelled", "timed_out") else "completed"
             duration = max(now - (row["started_at"] or now), 0.0)
-            event = Event(f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value})
+            event = Event(
+                f"workflow.{name}", now, duration_seconds=duration, payload={"status": status.value}
+            )
             _append(db, run.id, row["seq"], [event])
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
@@ -298,7 +328,9 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             if not run.status.is_final:
                 return run
             if run.status is RunStatus.SUCCEEDED:
-                raise RejectedError("not_resumable", f"run {run_id} has succeeded; there is nothing to go on with")
+                raise RejectedError(
+                    "not_resumable", f"run {run_id} has succeeded; there is nothing to go on with"
+                )
             reopened = self._reopen_branches(db, run)
             row = db.execute(
                 "update runs set status = 'queued', stop = null, resumes = resumes + 1, seq = seq + 1, finished_at = null,"
@@ -308,7 +340,10 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                 (
                     reopened,
                     deadline_at,
-                    *(to_text(dict(values[name])) if name in values else None for name in ("input", "environment")),
+                    *(
+                        to_text(dict(values[name])) if name in values else None
+                        for name in ("input", "environment")
+                    ),
                     run_id,
                 ),
             ).fetchone()
@@ -332,13 +367,17 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                 branches.end()
             elif deadline_at is not None:
                 enter_deadline(db, resumed, deadline_at)
-            _append(db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})])
+            _append(
+                db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})]
+            )
         self.announce()
         return resumed
 
     def _reopen_branches(self, db: Writer, run: Run) -> int:
         """Count the branches again that ended in a failure nothing handled; how many there are."""
-        rows = db.execute("select step from visits where run_id = ? and failure = 'ended'", (run.id,)).fetchall()
+        rows = db.execute(
+            "select step from visits where run_id = ? and failure = 'ended'", (run.id,)
+        ).fetchall()
         for row in rows:
             step = self.plan_step(run.plan_hash, row["step"])
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
@@ -392,7 +431,9 @@ def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[t
 
 def _insert_run(db: Writer, run: Run) -> bool:
     """Add a run; False when there is one with its id."""
-    parent = (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
+    parent = (
+        (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
+    )
     inserted = db.execute(
         "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,"
         " tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace, created_at, deadline_at, live,"

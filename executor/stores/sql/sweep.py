@@ -88,10 +88,14 @@ class SqlSweeping:
         """Whether there was something to put right, now that nobody else is at the run."""
         with self.database.transaction() as db:
             self.database.lock_run(db, run_id)
-            still = db.execute(f"select 1 from ({query}) as found where run_id = ?", (*values, run_id)).fetchone()
+            still = db.execute(
+                f"select 1 from ({query}) as found where run_id = ?", (*values, run_id)
+            ).fetchone()
             done = None
             if still is not None:
-                run = db.execute("update runs set seq = seq + 1 where id = ? returning *", (run_id,)).fetchone()
+                run = db.execute(
+                    "update runs set seq = seq + 1 where id = ? returning *", (run_id,)
+                ).fetchone()
                 done = repair(db, run, now)
         if done is None:
             return False
@@ -128,9 +132,7 @@ class SqlSweeping:
         branches = self._branches(db, run, now)
         if branches.header.sequential:
             branches.take_turn()
-        woken = (
-            f"update visits set due_at = ? where run_id = ? and status = 'waiting' and due_at >= ? and not ({AWAITED})"
-        )
+        woken = f"update visits set due_at = ? where run_id = ? and status = 'waiting' and due_at >= ? and not ({AWAITED})"
         if db.execute(woken, (now, run["id"], NEVER)).rowcount:
             return "steps that wait in vain are due"
         return "a branch has its turn" if branches.header.sequential else None
@@ -156,6 +158,8 @@ class SqlSweeping:
         for it, nor one whose children are.
         """
         with self.database.transaction() as db:
-            ids = [row["id"] for row in db.execute(_FORGET, (before, before, MOST_FORGOTTEN, before)).fetchall()]
+            ids = [
+                row["id"] for row in db.execute(_FORGET, (before, before, MOST_FORGOTTEN, before)).fetchall()
+            ]
             for table in OF_RUNS if ids else ():
                 db.execute(f"delete from {table} where run_id in ({', '.join('?' * len(ids))})", ids)

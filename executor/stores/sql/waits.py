@@ -52,7 +52,9 @@ class SqlWaits:
         with self.database.transaction() as db:
             key, row = self._found(db, token_hash)
             if row["answered_at"] is not None:
-                if canonical(json.loads(row["answer"])) == canonical(body):  # to `==`, 1 and true are the same
+                if canonical(json.loads(row["answer"])) == canonical(
+                    body
+                ):  # to `==`, 1 and true are the same
                     return key
                 raise RejectedError("answered_otherwise", "another answer came before")
             _check_open(db, key, row)

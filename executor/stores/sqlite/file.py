@@ -70,7 +70,9 @@ class SqliteFile:
     def _held(self) -> _Connection:
         held: _Connection | None = getattr(self._local, "held", None)
         if held is None:
-            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             held = _Connection(db)
             # Threads come and go with the load of a service; what they leave open would pile up.
             self._close(lambda thread: not thread.is_alive())
@@ -143,7 +145,9 @@ class SqliteFile:
                 # Another process may have been faster.
                 version = db.execute("pragma user_version").fetchone()[0]
                 for script in (script for number, script in SCRIPTS.items() if number > version):
-                    for statement in _statements(files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8")):
+                    for statement in _statements(
+                        files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8")
+                    ):
                         db.execute(statement)
                 db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
         elif version != SCHEMA_VERSION:

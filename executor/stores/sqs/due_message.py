@@ -30,7 +30,13 @@ class Note:
     holders: tuple[str, ...] = ()
 
     def to_text(self) -> str:
-        found = {"v": _FORMAT, "run": self.run_id, "visit": self.visit_id, "step": self.step, "due": self.due_at}
+        found = {
+            "v": _FORMAT,
+            "run": self.run_id,
+            "visit": self.visit_id,
+            "step": self.step,
+            "due": self.due_at,
+        }
         found |= {"spread": self.spread} if self.spread != 1 else {}
         found |= {"cause": self.cause} if self.cause is not None else {}
         found |= {"reads": list(self.holders)} if self.holders else {}
@@ -46,7 +52,9 @@ class Note:
         try:
             found: dict[str, Any] = json.loads(text)
             if found["v"] != _FORMAT:
-                raise MessageError(f"a message of format {found['v']!r}, and this version of noetl knows {_FORMAT}")
+                raise MessageError(
+                    f"a message of format {found['v']!r}, and this version of noetl knows {_FORMAT}"
+                )
             note = cls(
                 found["run"],
                 found["visit"],
@@ -59,6 +67,8 @@ class Note:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise MessageError("a message that is none of noetl's") from error
         ids = (note.run_id, note.visit_id, note.step, note.cause or "", *note.holders)
-        if not all(isinstance(id, str) for id in ids) or not (note.run_id and note.visit_id and 1 <= note.spread <= 64):
+        if not all(isinstance(id, str) for id in ids) or not (
+            note.run_id and note.visit_id and 1 <= note.spread <= 64
+        ):
             raise MessageError("a message that is none of noetl's")
         return note

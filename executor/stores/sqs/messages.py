@@ -74,7 +74,9 @@ class Messages:
         try:
             method = getattr(client("sqs", once=True), call)
         except ActionError as error:
-            raise StoreError(f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}") from error
+            raise StoreError(
+                f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}"
+            ) from error
         found: dict[str, Any] = repeating(
             f"queue {self.url} (NOETL_QUEUE)", lambda: method(QueueUrl=self.url, **asked)
         )[0]

@@ -71,21 +71,27 @@ def test_a_file_called_like_it_or_with_such_a_playbook(
     assert found(store, beside(run, "child", None)) == 1
 
 
-def test_the_name_of_the_file_comes_first(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) -> None:
+def test_the_name_of_the_file_comes_first(
+    store: SqliteStore, tmp_path: Path, beside: Beside, run: Run
+) -> None:
     (tmp_path / "a.yaml").write_text(child(1))
     (tmp_path / "child.yaml").write_text(child(2, name="other"))
     assert found(store, beside(run, "child", None)) == 2
     assert found(store, beside(run, "other", None)) == 2
 
 
-def test_a_file_comes_before_the_registry(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) -> None:
+def test_a_file_comes_before_the_registry(
+    store: SqliteStore, tmp_path: Path, beside: Beside, run: Run
+) -> None:
     register(store, child(7))
     assert found(store, beside(run, "child", None)) == 7
     (tmp_path / "child.yaml").write_text(child(1))
     assert found(store, beside(run, "child", None)) == 1
 
 
-def test_a_run_without_a_file_asks_the_registry(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) -> None:
+def test_a_run_without_a_file_asks_the_registry(
+    store: SqliteStore, tmp_path: Path, beside: Beside, run: Run
+) -> None:
     (tmp_path / "child.yaml").write_text(child(1))
     assert beside(replace(run, source=None), "child", None) is None
     register(store, child(7))
@@ -121,7 +127,9 @@ def test_two_that_claim_to_be_it(tmp_path: Path, beside: Beside, run: Run) -> No
 def test_one_that_does_not_compile(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) -> None:
     register(store, child(7))
     (tmp_path / "child.yaml").write_text("name: child\nsteps:\n  - {name: a, run: [{action: lgo}]}\n")
-    assert refused(beside, run) == "`child` does not compile: child.yaml:3: NP501 there is no action type `lgo`"
+    assert (
+        refused(beside, run) == "`child` does not compile: child.yaml:3: NP501 there is no action type `lgo`"
+    )
     (tmp_path / "child.yaml").write_text("name: child\nsteps: [}\n")
     assert refused(beside, run, version="2").startswith("`child` does not compile: child.yaml:2: NP001 ")
 
@@ -131,7 +139,10 @@ def test_none_at_all(tmp_path: Path, beside: Beside, run: Run) -> None:
     assert refused(beside, run) == (
         "there is no playbook `child`, neither beside parent.yaml nor in the registry; did you mean `chidl`?"
     )
-    assert refused(beside, run, name=" ") == "there is no playbook ` `, neither beside parent.yaml nor in the registry"
+    assert (
+        refused(beside, run, name=" ")
+        == "there is no playbook ` `, neither beside parent.yaml nor in the registry"
+    )
 
 
 def test_other_files_are_left_alone(store: SqliteStore, tmp_path: Path, beside: Beside, run: Run) -> None:
@@ -183,7 +194,9 @@ def test_from_the_command_line(noetl: Command, folder: Path) -> None:
     assert noetl("run", "books/parent.yaml", "-q").json == {"found": {"answer": 5}}
     Path("books/child.yaml").write_text("steps: []")
     assert (
-        noetl("run", "books/parent.yaml", "-q").json["why"].startswith("`child` does not compile: books/child.yaml:1: ")
+        noetl("run", "books/parent.yaml", "-q")
+        .json["why"]
+        .startswith("`child` does not compile: books/child.yaml:1: ")
     )
     assert noetl("run", "-", "-q", stdin=PARENT).json == {"why": "there is no playbook `child`"}
 

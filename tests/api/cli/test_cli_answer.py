@@ -175,7 +175,9 @@ class TestHttp:
         headers = {"content-type": "application/yaml"}
         accepted = httpx.post(f"{address}/workflows/run", content=ASK_BY_LOG, headers=headers)
         assert accepted.status_code == 202
-        url = next(message for line in served.stderr if "/callbacks/" in (message := json.loads(line)["message"]))
+        url = next(
+            message for line in served.stderr if "/callbacks/" in (message := json.loads(line)["message"])
+        )
         assert url.startswith(address)
         return f"{address}{accepted.json()['links']['events']}", url
 

@@ -105,7 +105,9 @@ def test_warnings_do_not_fail(noetl: Command, folder: Path) -> None:
     ("file", "why"),
     [("missing.yaml", "No such file or directory"), (".", "Is a directory"), ("a\0b", "embedded null byte")],
 )
-def test_unreadable_input_is_a_sentence(noetl: Command, folder: Path, command: str, file: str, why: str) -> None:
+def test_unreadable_input_is_a_sentence(
+    noetl: Command, folder: Path, command: str, file: str, why: str
+) -> None:
     outcome = noetl(command, file)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith("noetl: cannot read ") and why in outcome.err
@@ -147,7 +149,8 @@ def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["check", "--format", "xml", "-"], ["check", "--frob"], ["serve", "--port", "70000"]]
+    "arguments",
+    [["frobnicate"], ["check", "--format", "xml", "-"], ["check", "--frob"], ["serve", "--port", "70000"]],
 )
 def test_wrong_usage_is_2(noetl: Command, arguments: list[str]) -> None:
     outcome = noetl(*arguments)
@@ -155,8 +158,12 @@ def test_wrong_usage_is_2(noetl: Command, arguments: list[str]) -> None:
     assert outcome.err
 
 
-@pytest.mark.parametrize("command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"]])
-def test_a_command_without_its_argument_shows_what_it_does_and_an_example(noetl: Command, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"]]
+)
+def test_a_command_without_its_argument_shows_what_it_does_and_an_example(
+    noetl: Command, command: list[str]
+) -> None:
     outcome = noetl(*command)
     assert outcome.exit_code == 2
     assert f"Example: noetl {' '.join(command)} " in outcome.out + outcome.err
@@ -193,7 +200,9 @@ def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> Non
     schema = noetl("schema").json
     entry = schema["$defs"]["ActionEntry"]
     assert entry["properties"]["action"]["enum"] == sorted(catalogue())
-    http = next(rule["then"] for rule in entry["allOf"] if rule["if"]["properties"]["action"]["const"] == "http")
+    http = next(
+        rule["then"] for rule in entry["allOf"] if rule["if"]["properties"]["action"]["const"] == "http"
+    )
     assert "url" in http["required"]
     assert http["properties"]["url"]["description"]
     assert {"as", "if", "retry", "timeout"} < set(http["properties"])

@@ -31,7 +31,9 @@ def test_a_server_that_is_not_there_is_one_sentence(noetl: Command) -> None:
     )
 
 
-def test_a_table_without_credentials_is_two_sentences(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_without_credentials_is_two_sentences(
+    noetl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_REGION", "us-east-1")

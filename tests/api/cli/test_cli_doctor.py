@@ -75,7 +75,9 @@ def test_a_schema_of_another_version(noetl: Command, postgres_dsn: str) -> None:
     assert "has schema 99" in noetl("doctor", "--store", postgres_dsn).out
 
 
-@pytest.mark.parametrize("url", ["sqlite:///nowhere.db", "postgresql://u@127.0.0.1:1/db?connect_timeout=1", "odd"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///nowhere.db", "postgresql://u@127.0.0.1:1/db?connect_timeout=1", "odd"]
+)
 def test_a_store_that_cannot_be_had(noetl: Command, url: str) -> None:
     said = noetl("doctor", "--store", url)
     assert (said.exit_code, said.out) == (2, "")

@@ -34,7 +34,12 @@ def test_a_key_is_shown_once(noetl: Command, folder: Path) -> None:
     assert listed.out.rstrip().endswith("never used           nightly jobs") or "nightly jobs" in listed.out
     assert text.rpartition("_")[2] not in listed.out
     [shown] = noetl("keys", "list", "--tenant", "sales", "--json").json["items"]
-    assert (shown["id"], shown["scopes"], shown["last_used_at"], shown["revoked_at"]) == (id, ["run"], None, None)
+    assert (shown["id"], shown["scopes"], shown["last_used_at"], shown["revoked_at"]) == (
+        id,
+        ["run"],
+        None,
+        None,
+    )
     assert noetl("keys", "list").err == "no keys\n"
 
 
@@ -48,7 +53,8 @@ def test_a_key_is_revoked(noetl: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("", "--scope", "run"), ("a\x1b[2J",), ("x" * 101,), ("a", "--tenant", "a/b"), ("a", "--tenant", "")]
+    "arguments",
+    [("", "--scope", "run"), ("a\x1b[2J",), ("x" * 101,), ("a", "--tenant", "a/b"), ("a", "--tenant", "")],
 )
 def test_names_that_are_none(noetl: Command, folder: Path, arguments: tuple[str, ...]) -> None:
     outcome = noetl("keys", "create", *arguments)
@@ -65,7 +71,16 @@ def test_listing_makes_no_store(noetl: Command, folder: Path) -> None:
 def served(noetl: Command, folder: Path) -> Iterator[tuple[str, str]]:
     """The address of a service on every address of this machine, and a key for it."""
     key = noetl("keys", "create", "a", "--scope", "run").out.strip()
-    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "serve", "--host", "0.0.0.0", "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "from noetl.api.cli import main; main()",
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
@@ -102,7 +117,9 @@ def test_a_submission_is_refused_with_reasons(
 ) -> None:
     address, key = served
     monkeypatch.setenv("NOETL_API_KEY", key)
-    outcome = noetl("submit", "-", "--url", address, stdin="name: x\nsteps: [{name: a, rule: [{case: x, run: [b]}]}]")
+    outcome = noetl(
+        "submit", "-", "--url", address, stdin="name: x\nsteps: [{name: a, rule: [{case: x, run: [b]}]}]"
+    )
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert "NP101" in outcome.err and "line 2" in outcome.err
     outcome = noetl("submit", "-", "--url", address, stdin=ADD)

@@ -47,7 +47,8 @@ def test_json_is_the_plan(noetl: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format", "start"), [("mermaid", b"flowchart TD\n"), ("dot", b"digraph"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+    ("format", "start"),
+    [("mermaid", b"flowchart TD\n"), ("dot", b"digraph"), ("svg", b"<?xml"), ("png", b"\x89PNG")],
 )
 def test_pictures_go_to_a_file(noetl: Command, format: str, start: bytes) -> None:
     outcome = noetl("plan", "fork.yaml", "-f", format, "-o", "picture")
@@ -65,11 +66,16 @@ def test_without_graphviz_it_says_how_to_get_it(noetl: Command, monkeypatch: pyt
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: drawing svg needs Graphviz, which the extra `graph` of this installation brings\n"
+    assert (
+        outcome.err
+        == "noetl: drawing svg needs Graphviz, which the extra `graph` of this installation brings\n"
+    )
 
 
 def test_warnings_are_said_and_the_plan_is_drawn(noetl: Command) -> None:
-    outcome = noetl("plan", "-", "-f", "json", stdin=FORK.replace("name: fork", "name: fork\nvariables: {x: no}"))
+    outcome = noetl(
+        "plan", "-", "-f", "json", stdin=FORK.replace("name: fork", "name: fork\nvariables: {x: no}")
+    )
     assert outcome.exit_code == 0
     assert "warning[NP006]" in outcome.err
     assert json.loads(outcome.out)["name"] == "fork"

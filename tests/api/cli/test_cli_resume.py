@@ -32,7 +32,9 @@ output: {sum: "{{ sum }}", last: "{{ last.done }}"}
 def ended(noetl: Command, folder: Path) -> str:
     """The id of a run that has succeeded."""
     Path("chain.yaml").write_text(CHAIN)
-    Path("last.yaml").write_text("name: last\nsteps: [{name: only, run: [{action: set, set: {done: true}}]}]\n")
+    Path("last.yaml").write_text(
+        "name: last\nsteps: [{name: only, run: [{action: set, set: {done: true}}]}]\n"
+    )
     outcome = noetl("run", "chain.yaml", "-q", "--json")
     assert outcome.json["result"] == {"sum": 11, "last": True}
     id: str = outcome.json["workflow_id"]
@@ -58,7 +60,9 @@ def test_a_new_run_goes_on_from_a_step(noetl: Command, ended: str) -> None:
         ("second", "number=x", "input `number` must be integer"),
     ],
 )
-def test_what_cannot_be_is_a_sentence(noetl: Command, ended: str, step: str, given: str, sentence: str) -> None:
+def test_what_cannot_be_is_a_sentence(
+    noetl: Command, ended: str, step: str, given: str, sentence: str
+) -> None:
     outcome = noetl("runs", "resume", ended, "--from", step, "-i", given)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert sentence in outcome.err and len(outcome.err.splitlines()) == 1

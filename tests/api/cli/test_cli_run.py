@@ -130,7 +130,9 @@ def test_inputs_are_read_as_their_type(noetl: Command) -> None:
             "name": "typed",
             "input": {f"a_{type_}": type_ for type_ in types} | {"other": "any"},
             "steps": [{"name": "go", "run": [{"action": "log", "message": "hello"}]}],
-            "output": {name: f"{{{{ input.{name} }}}}" for name in [*(f"a_{type_}" for type_ in types), "other"]},
+            "output": {
+                name: f"{{{{ input.{name} }}}}" for name in [*(f"a_{type_}" for type_ in types), "other"]
+            },
         }
     )
     given = {
@@ -260,7 +262,15 @@ def held(folder: Path) -> subprocess.Popen[str]:
     """A process that runs a playbook and stands at its second step, which reads from a pipe."""
     Path("held.yaml").write_text(HELD)
     os.mkfifo("gate")
-    command = [sys.executable, "-c", "from noetl.api.cli import main; main()", "run", "held.yaml", "-i", "gate=gate"]
+    command = [
+        sys.executable,
+        "-c",
+        "from noetl.api.cli import main; main()",
+        "run",
+        "held.yaml",
+        "-i",
+        "gate=gate",
+    ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

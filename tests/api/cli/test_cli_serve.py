@@ -15,7 +15,9 @@ import pytest
 
 Command = Callable[..., Any]
 
-GREET = "name: greet\nsteps:\n  - name: greet\n    run: [{action: log, message: hello}]\noutput: {said: hello}\n"
+GREET = (
+    "name: greet\nsteps:\n  - name: greet\n    run: [{action: log, message: hello}]\noutput: {said: hello}\n"
+)
 
 
 @pytest.fixture
@@ -59,7 +61,11 @@ def test_only_this_machine_is_served(noetl: Command, folder: Path, host: str) ->
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("NOETL_STORE", "nosuch://x"), ("NOETL_FILES_ROOT", "/no/such/folder"), ("NOETL_ALLOW_SHELL", "perhaps")],
+    [
+        ("NOETL_STORE", "nosuch://x"),
+        ("NOETL_FILES_ROOT", "/no/such/folder"),
+        ("NOETL_ALLOW_SHELL", "perhaps"),
+    ],
 )
 def test_a_bad_setting_is_a_sentence(
     noetl: Command, monkeypatch: pytest.MonkeyPatch, variable: str, value: str

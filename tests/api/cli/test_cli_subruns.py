@@ -75,7 +75,14 @@ def test_the_steps_of_both_are_shown(noetl: Command) -> None:
     child = runs(noetl)["child"]["workflow_id"]
     shown = [line.partition(" ms")[0].rstrip("0123456789").rstrip() for line in outcome.err.splitlines()]
     in_order = [line for line in shown if line.lstrip()[0] in "✓✗"]
-    assert in_order == ["  ✓ child: first", "  ✓ child: stand", "  ✓ child: last", "  ✓ child", "✓ call", "✓ after"]
+    assert in_order == [
+        "  ✓ child: first",
+        "  ✓ child: stand",
+        "  ✓ child: last",
+        "  ✓ child",
+        "✓ call",
+        "✓ after",
+    ]
     assert "◷ call  waits for another run" in shown
     assert f"run {child}\n" in outcome.err
 
@@ -134,7 +141,10 @@ def test_the_command_goes_on_until_detached_runs_have_ended(noetl: Command, star
         result = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
         child = result["found"]["workflow_id"]
         said = list(
-            iter(process.stderr.readline, f"run {child} of child goes on; Ctrl-C leaves that to `noetl runs resume`\n")
+            iter(
+                process.stderr.readline,
+                f"run {child} of child goes on; Ctrl-C leaves that to `noetl runs resume`\n",
+            )
         )
         assert " succeeded in " in said[-1]
     out, err = process.communicate(timeout=60)

@@ -81,7 +81,10 @@ def test_a_run_that_has_ended_is_told(noetl: Command) -> None:
     noetl("run", "held.yaml", "-q")
     outcome = noetl("runs", "watch", run_of(noetl))
     assert (outcome.exit_code, outcome.json) == (0, {"done": True})
-    assert [line.split()[1] for line in outcome.err.splitlines() if line.startswith("✓")] == ["first", "stand"]
+    assert [line.split()[1] for line in outcome.err.splitlines() if line.startswith("✓")] == [
+        "first",
+        "stand",
+    ]
 
 
 def test_nobody_is_at_work(noetl: Command, start: Start) -> None:

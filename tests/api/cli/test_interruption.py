@@ -122,5 +122,7 @@ with interruption.Interruption() as asked:
         signal.raise_signal(signal.SIGINT)
         say("asked ")
 """
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (outcome.returncode, outcome.stdout) == (130, "asked asked commands ended "), outcome.stderr

@@ -39,7 +39,9 @@ class Told(Followed):
         self.untold: list[Event] = []
 
     def tell(self, type: str, step: str | None = "each", **payload: Any) -> None:
-        options: Mapping[str, Any] = {name: payload.pop(name) for name in ("visit", "attempt") if name in payload}
+        options: Mapping[str, Any] = {
+            name: payload.pop(name) for name in ("visit", "attempt") if name in payload
+        }
         event = Event(type, self.clock(), step, **{"visit": 1, "attempt": 1, **options}, payload=payload)
         self.board.take(event)
         self.untold.append(event)
@@ -189,12 +191,18 @@ class TestLowerPart:
 
     def test_runs_that_were_started_stand_below(self, told: Told, run: Run, clock: Clock) -> None:
         told.tell("step.waiting", actions=["workflow"], until=None)
-        child, grandchild = (Told(replace(run, playbook=name), clock, depth) for depth, name in ((1, "b"), (2, "c")))
+        child, grandchild = (
+            Told(replace(run, playbook=name), clock, depth) for depth, name in ((1, "b"), (2, "c"))
+        )
         told.started.append(child)
         child.started.append(grandchild)
         child.tell("step.waiting", "nap", actions=["wait"], until=timestamp(NOW + 3))
         grandchild.tell("step.started", "work")
-        assert told.lines() == ["◷ each  waits for another run", "  ◷ b: nap  goes on in 3 s", "    ▶ c: work  0.0 s"]
+        assert told.lines() == [
+            "◷ each  waits for another run",
+            "  ◷ b: nap  goes on in 3 s",
+            "    ▶ c: work  0.0 s",
+        ]
 
     @pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "timed_out"])
     def test_nothing_is_at_work_behind_the_end(self, told: Told, end: str) -> None:
@@ -267,7 +275,9 @@ class TestLines:
         told.tell("step.retrying", error=error, next_attempt_at=timestamp(NOW + 2.5))
         assert said() == ["↻ each  Busy: come back; again in 2.5 s"]
 
-    def test_runs_that_were_started(self, told: Told, progress: Progress, run: Run, clock: Clock, capsys: Any) -> None:
+    def test_runs_that_were_started(
+        self, told: Told, progress: Progress, run: Run, clock: Clock, capsys: Any
+    ) -> None:
         child = Told(replace(run, playbook="child"), clock, 1)
         child.tell("workflow.started", None)
         child.tell("step.completed", "work")
@@ -280,7 +290,9 @@ class TestLines:
             f"  ✗ child  completed_with_errors  0 ms  run {run.id}",
         ]
 
-    def test_quietly_nothing_is_shown(self, told: Told, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_quietly_nothing_is_shown(
+        self, told: Told, clock: Clock, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with Progress([told], quiet=True, clock=clock) as progress:
             told.tell("step.completed")
             progress.show([(told, event) for event in told.untold])

@@ -16,7 +16,9 @@ from tests.api.cli.test_cli_check import GOOD
 def test_a_run_needs_none_of_them(folder: Path, closed: str) -> None:
     (folder / "good.yaml").write_text(GOOD)
     script = f'exec "$0" -c "from noetl.api.cli import main; main()" run good.yaml {closed}'
-    done = subprocess.run(["/bin/sh", "-c", script, sys.executable], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     store = open_store(f"sqlite:///{folder}/.noetl/noetl.db", create=False)
     (run,) = store.runs("default")[0]

@@ -21,7 +21,10 @@ class Service:
     def start(self, text: str, input: Mapping[str, Any] | None = None, **headers: str) -> str:
         """The id of a run that was accepted."""
         text = dedent(text)
-        body = {"playbook": text if text.startswith("name:") else f"name: x\n{text}", "input": dict(input or {})}
+        body = {
+            "playbook": text if text.startswith("name:") else f"name: x\n{text}",
+            "input": dict(input or {}),
+        }
         answer = self.http.post("/workflows/run", json=body, headers=headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["workflow_id"])
@@ -40,7 +43,11 @@ class Service:
     def output(self, id: str, seconds: float = SECONDS) -> Any:
         """What came out of a run that has succeeded."""
         found = self.result(id, seconds)
-        assert (found["status"], found["errors"]) == ("succeeded", []), (found, self.status(id), self.events(id))
+        assert (found["status"], found["errors"]) == ("succeeded", []), (
+            found,
+            self.status(id),
+            self.events(id),
+        )
         return found["result"]
 
     def ended(self, text: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -56,7 +63,9 @@ class Service:
         found: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
-            page = self.http.get(f"/workflows/{id}/events", params={} if cursor is None else {"cursor": cursor}).json()
+            page = self.http.get(
+                f"/workflows/{id}/events", params={} if cursor is None else {"cursor": cursor}
+            ).json()
             found += page["items"]
             cursor = page["next_cursor"]
             if cursor is None:

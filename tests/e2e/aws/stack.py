@@ -132,7 +132,9 @@ class Stack:
         """Within it, a function has other settings."""
         functions, name = self.client("lambda"), self.outputs[function]
         before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
-        functions.update_function_configuration(FunctionName=name, Environment={"Variables": before | settings})
+        functions.update_function_configuration(
+            FunctionName=name, Environment={"Variables": before | settings}
+        )
         try:
             yield
         finally:
@@ -176,7 +178,9 @@ def _put_numbers(template: Any, given: Mapping[str, str]) -> None:
     template["Resources"] = put(template["Resources"])
 
 
-def deploy(server: str, built: Path, change: Callable[[Any], object] = lambda _: None, **parameters: str) -> Stack:
+def deploy(
+    server: str, built: Path, change: Callable[[Any], object] = lambda _: None, **parameters: str
+) -> Stack:
     """The stack of a template that was built, once it is complete; `change` may spoil the template first."""
     stack = Stack(server, {})
     s3, cloudformation = stack.client("s3"), stack.client("cloudformation")

@@ -17,9 +17,7 @@ from tests.e2e.aws.stack import RUNTIME, Stack
 from tests.http_server import Exchange, serve
 from tests.tools import environment
 
-CALL = (
-    "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
-)
+CALL = "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
 
 HASTE_SECONDS = 6
 """Five times that is longer than a function takes to start anew on a machine that is busy: what has not begun is not given up."""
@@ -184,7 +182,9 @@ def test_messages_that_come_several_times(service: Service, stack: Stack, paused
     sqs, url = stack.client("sqs"), stack.outputs["QueueUrl"]
     [message] = [
         message
-        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5)["Messages"]
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=5)[
+            "Messages"
+        ]
         if id in message["Body"]
     ]
     for _ in range(5):
@@ -201,7 +201,9 @@ def test_messages_that_come_several_times(service: Service, stack: Stack, paused
 
 
 def test_a_handler_that_raises_says_so_as_lambda_does(stack: Stack) -> None:
-    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["StepFunctionName"], Payload=b'{"no": "batch"}')
+    answer = stack.client("lambda").invoke(
+        FunctionName=stack.outputs["StepFunctionName"], Payload=b'{"no": "batch"}'
+    )
     assert answer["FunctionError"]
     told = json.loads(answer["Payload"].read())
     assert told["errorType"] == "TypeError"
@@ -219,7 +221,9 @@ def test_the_sweeper_looks_at_what_is_open(service: Service, stack: Stack) -> No
 
 def test_a_permission_that_is_missing_is_noticed(service: Service, stack: Stack) -> None:
     iam = stack.client("iam")
-    role = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["StepFunctionName"])["Role"]
+    role = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["StepFunctionName"])[
+        "Role"
+    ]
     role = role.rpartition("/")[2]
     [name] = iam.list_role_policies(RoleName=role)["PolicyNames"]
     policy = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]

@@ -49,7 +49,9 @@ def test_what_makes_no_sense(service: Service) -> None:
     assert_problem(http.get("/workflows/status/nosuch"), 404)
     assert_problem(http.put("/workflows/run"), 405)
     assert_problem(http.post("/workflows/run", content=ONE), 415)
-    assert_problem(http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"}), 400)
+    assert_problem(
+        http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"}), 400
+    )
     assert_problem(http.post("/workflows/run", content="x" * 1_100_000, headers=CONTENT), 413)
     assert_problem(http.get("/workflows?limit=x"), 400)
     refused = http.post("/workflows/run", content="name: hello", headers=CONTENT)
@@ -61,7 +63,9 @@ def test_a_request_that_is_sent_again_starts_one_run(service: Service) -> None:
     headers = CONTENT | {"Idempotency-Key": "the same"}
     answers = [service.http.post("/workflows/run", content=ONE, headers=headers) for _ in range(3)]
     assert len({answer.json()["workflow_id"] for answer in answers}) == 1
-    assert_problem(service.http.post("/workflows/run", content=ONE + "# more\ntimeout: 1h\n", headers=headers), 422)
+    assert_problem(
+        service.http.post("/workflows/run", content=ONE + "# more\ntimeout: 1h\n", headers=headers), 422
+    )
 
 
 def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
@@ -82,7 +86,9 @@ def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> Non
           - {action: set, set: {whole: "{{ [part, part, part, part, part, part, part, part] }}"}}
         output: {whole: "{{ whole }}"}
     """
-    started = service.http.post("/workflows/run", content=dedent(text), headers=CONTENT | {"Prefer": "wait=25"})
+    started = service.http.post(
+        "/workflows/run", content=dedent(text), headers=CONTENT | {"Prefer": "wait=25"}
+    )
     while service.http.get(started.headers["location"]).json()["status"] in ("queued", "running"):
         time.sleep(0.1)
     id = started.headers["location"].rpartition("/")[2]

@@ -29,7 +29,9 @@ NEEDS_A_MACHINE = ("file", "shell", "python", "postgres", "http", "s3")
 def portable(path: Path) -> bool:
     text = path.read_text("utf-8")
     actions = {
-        line.split("action:")[1].split(",")[0].split("}")[0].strip() for line in text.splitlines() if "action:" in line
+        line.split("action:")[1].split(",")[0].split("}")[0].strip()
+        for line in text.splitlines()
+        if "action:" in line
     }
     return actions.isdisjoint(NEEDS_A_MACHINE) and "secrets." not in text
 
@@ -68,7 +70,9 @@ def test_a_fork_whose_branches_come_together(service: Service) -> None:
 
 def test_a_wait_holds_nothing(service: Service) -> None:
     before = time.monotonic()
-    id = service.start("steps: [{name: a, run: [{action: wait, seconds: 4}, {action: set, set: {done: true}}]}]")
+    id = service.start(
+        "steps: [{name: a, run: [{action: wait, seconds: 4}, {action: set, set: {done: true}}]}]"
+    )
     assert service.until(id, "a", "waiting")["waiting_for"]["until"] is not None
     assert service.output(id) == {"done": True}
     assert time.monotonic() - before >= 4.0
@@ -184,19 +188,25 @@ def test_a_registered_playbook_is_run_by_another(service: Service) -> None:
 
 
 @pytest.mark.parametrize("steps", [30])
-def test_how_long_a_chain_takes(service: Service, stack: Stack, steps: int, tell: Callable[[str], None]) -> None:
+def test_how_long_a_chain_takes(
+    service: Service, stack: Stack, steps: int, tell: Callable[[str], None]
+) -> None:
     chain = "".join(
         f"- {{name: s{n}, run: [{{action: set, set: {{v: {n}}}}}], rule: [{{case: default, run: [s{n + 1}]}}]}}\n"
         for n in range(steps - 1)
     )
-    text = f"name: chain\nsteps:\n{chain}- {{name: s{steps - 1}, run: [{{action: set, set: {{v: {steps}}}}}]}}\n"
+    text = (
+        f"name: chain\nsteps:\n{chain}- {{name: s{steps - 1}, run: [{{action: set, set: {{v: {steps}}}}}]}}\n"
+    )
     times = []
     for _ in range(3):
         before = time.monotonic()
         assert service.output(service.start(text)) == {"v": steps}
         times.append(time.monotonic() - before)
     kept = "DynamoDB" if "TableName" in stack.outputs else "Postgres"
-    tell(f"a run of {steps} steps, kept in {kept}: {statistics.median(times):.2f} s in the emulator, request to result")
+    tell(
+        f"a run of {steps} steps, kept in {kept}: {statistics.median(times):.2f} s in the emulator, request to result"
+    )
 
 
 def test_what_a_step_costs(stack: Stack, tell: Callable[[str], None]) -> None:

@@ -70,8 +70,12 @@ def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -
         TemplateBody=(ROOT / "infra" / "dashboard.yaml").read_text("utf-8"),
         Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in given.items()],
     )
-    cloudformation.get_waiter("stack_create_complete").wait(StackName="by-hand-dashboard", WaiterConfig={"Delay": 1})
-    shown = boto3.client("cloudwatch", region_name=REGION).get_dashboard(DashboardName="by-hand")["DashboardBody"]
+    cloudformation.get_waiter("stack_create_complete").wait(
+        StackName="by-hand-dashboard", WaiterConfig={"Delay": 1}
+    )
+    shown = boto3.client("cloudwatch", region_name=REGION).get_dashboard(DashboardName="by-hand")[
+        "DashboardBody"
+    ]
     assert outputs["StepFunctionName"] in shown
     done = sam("delete", "--stack-name", "by-hand", "--no-prompts", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -84,9 +84,9 @@ def test_what_is_sent() -> None:
 
 def test_bodies_as_text_and_as_form() -> None:
     with serve(echo) as server:
-        text = perform("http", method="POST", url=server.url(), body="a=b\n", headers={"content-type": "text/x"})[
-            "body"
-        ]
+        text = perform(
+            "http", method="POST", url=server.url(), body="a=b\n", headers={"content-type": "text/x"}
+        )["body"]
         form = perform("http", method="POST", url=server.url(), form={"a": "b c", "n": [1, 2]})["body"]
     assert (text["body"], text["headers"]["content-type"]) == ("a=b\n", "text/x")
     assert form["body"] == "a=b+c&n=1&n=2"
@@ -117,7 +117,9 @@ def test_auth(auth: dict[str, Any], expected: str) -> None:
         assert perform("http", url=server.url(), auth=auth)["body"]["headers"]["authorization"] == expected
 
 
-@pytest.mark.parametrize("auth", [{"digest": "x"}, {"bearer": 1}, {"bearer": "a", "basic": {}}, {"username": "a"}])
+@pytest.mark.parametrize(
+    "auth", [{"digest": "x"}, {"bearer": 1}, {"bearer": "a", "basic": {}}, {"username": "a"}]
+)
 def test_other_auth_is_refused(auth: dict[str, Any]) -> None:
     with pytest.raises(ActionError, match="`auth` must be") as caught:
         perform("http", url="http://127.0.0.1/", auth=auth)
@@ -141,7 +143,10 @@ def test_a_status_of_400_and_more_fails(status: int, retryable: bool) -> None:
 
 
 def test_the_body_of_a_failure_is_kept_in_part() -> None:
-    with serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server, pytest.raises(ActionError) as caught:
+    with (
+        serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server,
+        pytest.raises(ActionError) as caught,
+    ):
         perform("http", url=server.url())
     assert caught.value.details["body"] == "x" * 64 * 1024
 
@@ -237,7 +242,9 @@ def redirect(exchange: Exchange) -> None:
 def test_redirects_are_followed(status: int, method: str, arrives_as: str) -> None:
     body: dict[str, Any] = {} if method == "GET" else {"json": {"a": 1}}
     with serve(redirect) as server:
-        arrived = perform("http", method=method, url=server.url(f"/{status}/end"), headers={"X-A": "b"}, **body)["body"]
+        arrived = perform(
+            "http", method=method, url=server.url(f"/{status}/end"), headers={"X-A": "b"}, **body
+        )["body"]
     assert (arrived["method"], arrived["target"]) == (arrives_as, "/end")
     assert arrived["headers"]["x-a"] == "b"
     assert bool(arrived["body"]) == (arrives_as == method != "GET")
@@ -308,7 +315,10 @@ def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: 
         ({"url": "http://ann:word@127.0.0.1/"}, "give them as `auth`"),
         ({"url": "http:///x"}, "names no host"),
         ({"url": "http://[::1"}, "cannot be read"),
-        ({"url": "http://127.0.0.1/", "auth": {"bearer": "a"}, "headers": {"authorization": "b"}}, "say the same"),
+        (
+            {"url": "http://127.0.0.1/", "auth": {"bearer": "a"}, "headers": {"authorization": "b"}},
+            "say the same",
+        ),
         ({"url": "http://127.0.0.1/", "headers": {"a": [1]}}, "`a` must be text"),
     ],
 )
@@ -340,7 +350,13 @@ ITEMS = "{{ response.body.items }}"
 
 def test_pages_are_followed_and_their_items_are_the_result() -> None:
     with serve(in_pages) as server:
-        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [1, 2, 3, 4, 5]
+        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
         assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "max_pages": 3}) == [
             {"items": [1, 2], "next": "?page=2"},
             {"items": [3, 4], "next": "?page=3"},
@@ -367,7 +383,10 @@ def test_templates_of_pages_see_the_names_around_them_and_the_whole_response() -
 
 
 def test_more_pages_than_allowed() -> None:
-    with serve(in_pages) as server, pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught:
+    with (
+        serve(in_pages) as server,
+        pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught,
+    ):
         perform("http", url=server.url(), paginate={"next": NEXT, "max_pages": 2})
     assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
     assert len(server.requests) == 2
@@ -379,8 +398,16 @@ def test_more_pages_than_allowed() -> None:
         ({"next": "{{ response.body.nxet }}"}, "UndefinedName", "`next`: .*nxet"),
         ({"next": NEXT, "items": "{{ response.body.next }}"}, "ParameterError", "`items` must be a list"),
         ({"next": "{{ response.status }}"}, "ParameterError", "`next` must be text or none, and is a number"),
-        ({"next": "file:///etc/passwd{{ response.body.nothing | default('') }}"}, "ForbiddenAddress", "must begin"),
-        ({"next": "http://169.254.169.254/{{ response.status }}"}, "ForbiddenAddress", "may not|out of bounds"),
+        (
+            {"next": "file:///etc/passwd{{ response.body.nothing | default('') }}"},
+            "ForbiddenAddress",
+            "must begin",
+        ),
+        (
+            {"next": "http://169.254.169.254/{{ response.status }}"},
+            "ForbiddenAddress",
+            "may not|out of bounds",
+        ),
         ({"next": NEXT, "max_pages": 0}, "ParameterError", "at least 1"),
         ({"items": ITEMS}, "ParameterError", "needs `next`"),
         ({"next": NEXT, "item": "x"}, "ParameterError", "no parameter `item`"),
@@ -396,7 +423,13 @@ def test_what_cannot_be_followed(paginate: Any, type_: str, message: str) -> Non
 def test_each_page_has_an_idempotency_key_of_its_own() -> None:
     with serve(in_pages) as server:
         perform("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
-        perform("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"}, paginate={"next": NEXT})
+        perform(
+            "http",
+            method="POST",
+            url=server.url(),
+            headers={"Idempotency-Key": "mine"},
+            paginate={"next": NEXT},
+        )
     keys = [request.headers["idempotency-key"] for request in server.requests]
     assert keys == ["key-1-1", "key-1-2", "key-1-3", "mine", "mine", "mine"]
     assert {request.body for request in server.requests[:3]} == {b'{"q":1}'}
@@ -412,14 +445,18 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
     with serve(lambda exchange: exchange.reply_json({"next": None})) as other, serve(away) as first:
         perform("http", url=first.url(), auth={"bearer": "token"}, headers={"X-A": "b"}, paginate=paginate)
         with pytest.raises(ActionError, match="another origin") as caught:
-            perform("http", method="POST", url=first.url(), json={"a": "{{ secrets.WORD }}"}, paginate=paginate)
+            perform(
+                "http", method="POST", url=first.url(), json={"a": "{{ secrets.WORD }}"}, paginate=paginate
+            )
     assert caught.value.type == "ForbiddenAddress"
     (arrived,) = other.requests
     assert "authorization" not in arrived.headers
     assert arrived.headers["x-a"] == "b"
 
 
-@pytest.mark.parametrize(("method", "tries"), [("GET", 3), ("PUT", 3), ("DELETE", 3), ("POST", 1), ("PATCH", 1)])
+@pytest.mark.parametrize(
+    ("method", "tries"), [("GET", 3), ("PUT", 3), ("DELETE", 3), ("POST", 1), ("PATCH", 1)]
+)
 def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: str, tries: int) -> None:
     def hang_up(exchange: Exchange) -> None:
         exchange.close_connection = True
@@ -445,5 +482,7 @@ def test_no_connection_is_left_when_the_process_ends() -> None:
     with serve(echo) as server:
         script = f"from tests.calls import perform; perform('http', url={server.url()!r})"
         command = [sys.executable, "-W", "always::ResourceWarning", "-c", script]
-        ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
+        )
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -60,7 +60,11 @@ def test_a_function_that_fails(function: str) -> None:
     with pytest.raises(ActionError, match=r"`echo`: .*no such order") as caught:
         perform("lambda", function="echo", payload={"fail": "no such order"})
     error = caught.value
-    assert (error.type, error.retryable, error.details["message"]) == ("FunctionFailed", True, "no such order")
+    assert (error.type, error.retryable, error.details["message"]) == (
+        "FunctionFailed",
+        True,
+        "no such order",
+    )
 
 
 def test_a_function_that_is_not_there(aws: Client) -> None:
@@ -100,12 +104,17 @@ def test_errors_of_the_service(aws: Client, code: str, status: int, type_: str, 
 @pytest.mark.parametrize(("body", "expected"), [(b"", None), (b"null", None), (b'"x"', "x")])
 def test_what_functions_may_answer(aws: Client, body: bytes, expected: Any) -> None:
     with Stubber(ours.client("lambda", None)) as stub:
-        stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))})
+        stub.add_response(
+            "invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))}
+        )
         assert perform("lambda", function="echo") == expected
 
 
 def test_an_answer_that_is_not_json(aws: Client) -> None:
-    with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not plain data") as caught:
+    with (
+        Stubber(ours.client("lambda", None)) as stub,
+        pytest.raises(ActionError, match="not plain data") as caught,
+    ):
         stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(b"{"), 1)})
         perform("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)

@@ -61,9 +61,14 @@ def test_a_queue_has_an_arn_and_an_address_in_its_region(queue: Queue) -> None:
 
 
 def test_attributes(queue: Queue) -> None:
-    perform("message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None})
+    perform(
+        "message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None}
+    )
     (message,) = queue.messages()
-    found = {name: (value["DataType"], value["StringValue"]) for name, value in message["MessageAttributes"].items()}
+    found = {
+        name: (value["DataType"], value["StringValue"])
+        for name, value in message["MessageAttributes"].items()
+    }
     assert found == {
         "a": ("String", "text"),
         "b": ("Number", "1.5"),
@@ -114,9 +119,16 @@ def test_a_bus(aws: Client, queue: Queue) -> None:
         ({"to": "orders"}, "neither the URL of a queue nor the ARN"),
         ({"to": "arn:aws:s3:::bucket"}, "neither the URL"),
         ({"to": "http://169.254.169.254/latest"}, "neither the URL"),
-        ({"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": "text"}, "`body` must be an object"),
         (
-            {"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": {}, "attributes": {"sauce": "x"}},
+            {"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": "text"},
+            "`body` must be an object",
+        ),
+        (
+            {
+                "to": f"arn:aws:events:{REGION}:123456789012:event-bus/x",
+                "body": {},
+                "attributes": {"sauce": "x"},
+            },
             "no `sauce`",
         ),
         ({"to": f"arn:aws:sns:{REGION}:123456789012:news", "group": "a"}, "end with `.fifo`"),
@@ -161,7 +173,10 @@ def test_the_queue_that_drives_runs_is_out_of_bounds(queue: Queue, monkeypatch: 
 )
 def test_a_bus_may_refuse_an_event_in_its_answer(aws: Client, code: str, type_: str, retryable: bool) -> None:
     answer = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": code, "ErrorMessage": "not now"}]}
-    with Stubber(ours.client("events", REGION)) as events, pytest.raises(ActionError, match="not now") as caught:
+    with (
+        Stubber(ours.client("events", REGION)) as events,
+        pytest.raises(ActionError, match="not now") as caught,
+    ):
         events.add_response("put_events", answer, {"Entries": ANY})
         perform("message", to=f"arn:aws:events:{REGION}:123456789012:event-bus/x", body={})
     assert (caught.value.type, caught.value.retryable) == (type_, retryable)

@@ -40,7 +40,9 @@ def test_what_each_fetch_gives(postgres_dsn: str) -> None:
     assert query("insert into t values (1), (2)") == {"rows": [], "rowcount": 2}
 
 
-def test_more_rows_than_a_step_can_save_are_refused(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_a_step_can_save_are_refused(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a piece of them takes is known before the next one is read."""
     monkeypatch.setattr(postgres, "_MOST_CHARACTERS", 40_000)
     query = "select i, repeat('x', 10) as text from generate_series(1, {}) i"
@@ -57,12 +59,19 @@ def test_more_rows_than_a_step_can_save_are_refused(postgres_dsn: str, monkeypat
 def test_a_list_is_one_transaction(postgres_dsn: str) -> None:
     perform("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query=["insert into t values (1)", "insert into t values (1)"])
+        perform(
+            "postgres",
+            connection=postgres_dsn,
+            query=["insert into t values (1)", "insert into t values (1)"],
+        )
     assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
     assert caught.value.details == {"sqlstate": "23505"}
     assert perform("postgres", connection=postgres_dsn, query="select count(*) from t", fetch="value") == 0
     last = perform(
-        "postgres", connection=postgres_dsn, query=["insert into t values (1)", "select a from t"], fetch="value"
+        "postgres",
+        connection=postgres_dsn,
+        query=["insert into t values (1)", "select a from t"],
+        fetch="value",
     )
     assert last == 1
 
@@ -100,7 +109,9 @@ VALUES = [
 def test_values_come_out_plain(postgres_dsn: str, expression: str, expected: Any) -> None:
     session = f"select {expression} as v"
     assert (
-        perform("postgres", connection=f"{postgres_dsn}&options=-ctimezone%3DUTC", query=session, fetch="value")
+        perform(
+            "postgres", connection=f"{postgres_dsn}&options=-ctimezone%3DUTC", query=session, fetch="value"
+        )
         == expected
     )
 
@@ -122,7 +133,9 @@ def test_values_come_out_plain(postgres_dsn: str, expression: str, expected: Any
         ([[1], [2]], "jsonb", [[1], [2]]),
     ],
 )
-def test_values_go_in_as_the_column_wants_them(postgres_dsn: str, value: Any, column: str, expected: Any) -> None:
+def test_values_go_in_as_the_column_wants_them(
+    postgres_dsn: str, value: Any, column: str, expected: Any
+) -> None:
     perform("postgres", connection=postgres_dsn, query=f"create table t (v {column})")
     perform("postgres", connection=postgres_dsn, query="insert into t values ({{ v }})", names={"v": value})
     assert perform("postgres", connection=postgres_dsn, query="select v from t", fetch="value") == expected
@@ -148,7 +161,10 @@ def test_percent_signs_survive(postgres_dsn: str) -> None:
         == 0
     )
     assert (
-        value("select count(*) from {{ t | identifier }} where v = %(a)s", names={"t": 'a%s"b'}, params={"a": 1}) == 0
+        value(
+            "select count(*) from {{ t | identifier }} where v = %(a)s", names={"t": 'a%s"b'}, params={"a": 1}
+        )
+        == 0
     )
 
 
@@ -166,7 +182,10 @@ def test_percent_signs_survive(postgres_dsn: str) -> None:
 def test_what_cannot_be_a_statement(query: Any, params: Any, message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform(
-            "postgres", connection="postgresql://127.0.0.1:1/x", query=query, **({"params": params} if params else {})
+            "postgres",
+            connection="postgresql://127.0.0.1:1/x",
+            query=query,
+            **({"params": params} if params else {}),
         )
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
@@ -230,10 +249,15 @@ def test_a_statement_ends_where_nobody_says_how_long_it_may_take(
 
 
 @pytest.mark.parametrize("said", ["", "&connect_timeout=2"])
-def test_a_server_that_does_not_take_the_connection_is_given_up(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_take_the_connection_is_given_up(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Two seconds is the least that the driver waits.
     monkeypatch.setattr(_connections, "CONNECT_SECONDS", 0.1 if not said else 60)
-    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ActionError, match="timeout") as caught:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(ActionError, match="timeout") as caught,
+    ):
         connection = f"postgresql://a@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=disable{said}"
         perform("postgres", connection=connection, query="select 1", seconds=60)
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
@@ -270,7 +294,9 @@ def test_a_server_that_falls_silent_is_given_up(postgres_server: str) -> None:
         server.start()
         port = listener.getsockname()[1]
         with pytest.raises(ActionError) as caught:
-            perform("postgres", connection=f"postgresql://ann@127.0.0.1:{port}/x", query="select 1", seconds=0.5)
+            perform(
+                "postgres", connection=f"postgresql://ann@127.0.0.1:{port}/x", query="select 1", seconds=0.5
+            )
         server.join()
     assert caught.value.type == "Timeout"
 
@@ -318,7 +344,13 @@ def test_each_thread_has_a_connection_of_its_own(postgres_dsn: str) -> None:
     def work(n: int) -> None:
         together.wait()
         results.append(
-            perform("postgres", connection=postgres_dsn, query="select {{ n }}::int", names={"n": n}, fetch="value")
+            perform(
+                "postgres",
+                connection=postgres_dsn,
+                query="select {{ n }}::int",
+                names={"n": n},
+                fetch="value",
+            )
         )
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
@@ -351,7 +383,11 @@ def test_a_refusal_is_not_retried(postgres_server: str) -> None:
 
 def test_a_connection_string_that_cannot_be_read_is_not_repeated() -> None:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection="postgresql://ann:secret-word@host:port-word/x?nonsense=1", query="select 1")
+        perform(
+            "postgres",
+            connection="postgresql://ann:secret-word@host:port-word/x?nonsense=1",
+            query="select 1",
+        )
     assert caught.value.type == "ParameterError"
     assert "-word" not in caught.value.message
 
@@ -446,7 +482,9 @@ def test_a_file_is_loaded(table: str, tmp_path: Path, text: str, how: dict[str, 
     (tmp_path / "in.csv").write_text(text, "utf-8", newline="")
     capabilities = for_local_run(tmp_path)
     copy = {"table": "public.{{ name }}", "file": "in.csv", **how}
-    done = perform("postgres", connection=table, copy_from=copy, names={"name": "t"}, capabilities=capabilities)
+    done = perform(
+        "postgres", connection=table, copy_from=copy, names={"name": "t"}, capabilities=capabilities
+    )
     assert done == {"rowcount": 2}
     assert contents(table, "select a, b from t order by a") == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
 
@@ -461,7 +499,10 @@ def test_a_long_file_is_loaded_and_written_again(table: str, tmp_path: Path) -> 
     written = perform(
         "postgres",
         connection=table,
-        copy_to={"query": "select a, b from t where a >= {{ low }} order by a -- all;", "file": "out/{{ low }}.csv"},
+        copy_to={
+            "query": "select a, b from t where a >= {{ low }} order by a -- all;",
+            "file": "out/{{ low }}.csv",
+        },
         names={"low": 0},
         capabilities=capabilities,
     )
@@ -525,12 +566,18 @@ def test_a_copy_ends_when_the_time_is_up(table: str, tmp_path: Path) -> None:
         ({"copy_from": {"table": "t.", "file": "in.csv"}}, "ParameterError", "cannot be an identifier"),
         ({"copy_from": {"table": "t", "file": "in.csv", "columns": [1]}}, "ParameterError", "list of texts"),
         ({"copy_from": {"table": "t"}}, "ParameterError", "`copy_from` needs `file`"),
-        ({"copy_to": {"query": "select '{{ x }}'", "file": "out.csv"}}, "ParameterError", "template inside quotes"),
+        (
+            {"copy_to": {"query": "select '{{ x }}'", "file": "out.csv"}},
+            "ParameterError",
+            "template inside quotes",
+        ),
         ({"copy_to": {"query": "{{ x }}", "file": "out.csv"}}, "ParameterError", "cannot come from data"),
         ({"copy_to": "{{ copy }}"}, "ParameterError", "written out"),
     ],
 )
-def test_what_cannot_be_copied(table: str, tmp_path: Path, copy: dict[str, Any], type_: str, message: str) -> None:
+def test_what_cannot_be_copied(
+    table: str, tmp_path: Path, copy: dict[str, Any], type_: str, message: str
+) -> None:
     (tmp_path / "twice.csv").write_text("a,a\n1,1\n")
     names = {"x": "y", "copy": {"query": "drop table t", "file": "out.csv"}}
     with pytest.raises(ActionError, match=message) as caught:

@@ -145,5 +145,10 @@ def test_allowed_modules_and_what_is_in_them(folder: Path, modules: tuple[str, .
 )
 def test_other_modules_are_off(folder: Path, modules: tuple[str, ...], function: str) -> None:
     with pytest.raises(ActionError, match="NOETL_PYTHON_MODULES") as caught:
-        perform("python", capabilities=Capabilities(python_modules=modules, folder=folder), function=function, args=[])
+        perform(
+            "python",
+            capabilities=Capabilities(python_modules=modules, folder=folder),
+            function=function,
+            args=[],
+        )
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

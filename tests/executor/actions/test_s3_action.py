@@ -36,7 +36,9 @@ def test_what_is_put_is_got(
 ) -> None:
     how = {"format": format} if format else {}
     uri = f"s3://{bucket}/a b/{{{{ name }}}}"
-    put = perform("s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **how)
+    put = perform(
+        "s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **how
+    )
     assert put["uri"] == f"s3://{bucket}/a b/ü?#%.txt"
     assert put["bytes"] == len(stored.encode())
     assert perform("s3", get=uri, names={"name": "ü?#%.txt"}, **how) == content
@@ -68,7 +70,10 @@ def test_objects_are_listed_by_what_they_begin_with(aws: Client, bucket: str) ->
 
 def test_lists_are_read_to_their_end_or_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def page(key: str, **more: Any) -> dict[str, Any]:
-        return {"Contents": [{"Key": key, "Size": 0, "ETag": '"e"', "LastModified": datetime.now(UTC)}], **more}
+        return {
+            "Contents": [{"Key": key, "Size": 0, "ETag": '"e"', "LastModified": datetime.now(UTC)}],
+            **more,
+        }
 
     first = page("a", IsTruncated=True, NextContinuationToken="next")
     asked = {"Bucket": "orders", "Prefix": ""}
@@ -98,8 +103,12 @@ def test_what_is_not_there(bucket: str, suffix: str) -> None:
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
 
 
-@pytest.mark.parametrize(("body", "format", "message"), [(b"{", "json", "is not JSON"), (b"\xff", "text", "not UTF-8")])
-def test_content_that_is_not_of_its_format(aws: Client, bucket: str, body: bytes, format: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "format", "message"), [(b"{", "json", "is not JSON"), (b"\xff", "text", "not UTF-8")]
+)
+def test_content_that_is_not_of_its_format(
+    aws: Client, bucket: str, body: bytes, format: str, message: str
+) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
     with pytest.raises(ActionError, match=message) as caught:
         perform("s3", get=f"s3://{bucket}/x", format=format)
@@ -129,7 +138,9 @@ def test_who_may_not_read_is_told_so(aws: Client, bucket: str, monkeypatch: pyte
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("AccessDenied", 403, False)
 
 
-def test_the_bucket_with_the_state_of_runs_is_out_of_bounds(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bucket_with_the_state_of_runs_is_out_of_bounds(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NOETL_BUCKET", bucket)
     for verb in ("get", "list", "delete"):
         with pytest.raises(ActionError, match="NOETL_BUCKET") as caught:

@@ -38,7 +38,11 @@ def test_text_is_for_a_shell() -> None:
 
 @pytest.mark.parametrize(
     ("command", "parse", "data"),
-    [("echo '{\"a\": [1]}'", "json", {"a": [1]}), ("printf 'a\\nb\\n'", "lines", ["a", "b"]), ("true", "lines", [])],
+    [
+        ("echo '{\"a\": [1]}'", "json", {"a": [1]}),
+        ("printf 'a\\nb\\n'", "lines", ["a", "b"]),
+        ("true", "lines", []),
+    ],
 )
 def test_parsed_output(command: str, parse: str, data: Any) -> None:
     assert shell(command, parse=parse)["data"] == data
@@ -122,7 +126,9 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     dump = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
 
     def environment(capabilities: Capabilities) -> dict[str, str]:
-        run = perform("shell", capabilities=capabilities, command=dump, env={"A": "{{ x }}", "N": 5}, names={"x": "$A"})
+        run = perform(
+            "shell", capabilities=capabilities, command=dump, env={"A": "{{ x }}", "N": 5}, names={"x": "$A"}
+        )
         return dict(json.loads(run["stdout"]))
 
     local = environment(LOCAL)
