@@ -25,7 +25,7 @@ check: .venv/.dev                   ## format, lint, types, which package may im
 	$(BIN)/pytest -n auto -q tests/style
 
 check-imports: .venv/.dev           ## which package may import which
-	cd .venv/src && ../bin/lint-imports --config ../../pyproject.toml
+	cd .venv/src && ../bin/lint-imports ../../pyproject.toml
 
 format: .venv/.dev                  ## put the code in the form that `check` wants
 	$(BIN)/ruff format .

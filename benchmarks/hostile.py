@@ -331,10 +331,10 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
     codes = Counter(found.code for found in compile_playbook(text, catalogue()).diagnostics)
     times = [
         seconds(
-            lambda: compile_playbook(each, catalogue()),
+            lambda: compile_playbook(each, catalogue()),  # noqa: B023
             repetitions,
             prepare=template_module.parsed.cache_clear,
-        )  # noqa: B023
+        )
         for each in (text, honest(len(text)))
     ]
     return {

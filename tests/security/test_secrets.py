@@ -28,10 +28,10 @@ def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
         repr(secret),
         f"{secret}",
         f"{secret!r:>20}",
-        "%s" % secret,
+        "%s" % secret,  # noqa: UP031
         secret + "",
         write_json([secret]),
-    ]  # noqa: UP031
+    ]
     seen += [
         base64.b64encode(secret.encode()).decode(),
         secret.upper(),

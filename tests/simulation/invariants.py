@@ -281,8 +281,9 @@ def _check_absorbed(world: World, played: Played) -> None:
             Walker(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).walk(claim)
         for token in played.deeds.answered:
             _rejected(
-                lambda: world.real.answer(hash_of(token), "no", world.clock()), "a late answer was taken"
-            )  # noqa: B023
+                lambda: world.real.answer(hash_of(token), "no", world.clock()),  # noqa: B023
+                "a late answer was taken",
+            )
         others = set(RunStatus) - {played.run.status}
         stop = RunStatus.CANCELLED if RunStatus.CANCELLED in others else RunStatus.FAILED
         _rejected(
