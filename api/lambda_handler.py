@@ -65,8 +65,13 @@ def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def load() -> None:
-    """Make the app, and import the store that the settings name. What is there by then is never looked through for garbage."""
+    """Create the app, and import what a start of a run takes and the store that the settings name.
+
+    The garbage collector never visits the objects that exist by then.
+    """
     with never_collected():
+        import noetl.executor.engine.start  # noqa: F401
+
         _app()
         load_store()
 
