@@ -333,7 +333,7 @@ def _row(name: str, repetitions: int) -> dict[str, Any]:
         seconds(
             lambda: compile_playbook(each, catalogue()),  # noqa: B023
             repetitions,
-            prepare=template_module.parsed.cache_clear,
+            prepare=template_module.cached_parse.cache_clear,
         )
         for each in (text, honest(len(text)))
     ]

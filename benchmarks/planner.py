@@ -33,7 +33,9 @@ def _row(shape: str, steps: int, repetitions: int) -> dict[str, Any]:
     def load() -> object:
         return yaml.load(text, Loader=yaml.CSafeLoader)
 
-    compiled = seconds(lambda: _compile(text).hash, repetitions, prepare=template_module.parsed.cache_clear)
+    compiled = seconds(
+        lambda: _compile(text).hash, repetitions, prepare=template_module.cached_parse.cache_clear
+    )
     loaded = seconds(load, repetitions)
     loaded_without_collection = seconds_without_collection(load, repetitions)
     return {

@@ -28,7 +28,7 @@ from noetl.planner.kinds import either
 from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
-from noetl.planner.syntax.json_schema import json_schema
+from noetl.planner.syntax.json_schema import build_json_schema
 from noetl.planner.templates import budget, filters, sandbox
 from noetl.planner.templates import parser as template_parser
 
@@ -73,7 +73,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _keys(construct: str) -> str:
     """The keys of a construct of the language."""
     model = CONSTRUCTS[construct]
-    schema = json_schema(catalogue())
+    schema = build_json_schema(catalogue())
     definition = schema if model is models.Playbook else schema["$defs"].get(model.__name__, {})
     if model is models.ActionEntry:
         definition = {"properties": _common(schema), "required": ["action"]}
@@ -253,7 +253,7 @@ def _limits(_: str) -> str:
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         (
             "findings; constructs of the wrong shape",
-            f"{diagnostic.MAX_FINDINGS:,}; {playbook_parser.MAX_MISTAKES:,}",
+            f"{diagnostic.MAX_FINDINGS:,}; {playbook_parser.MAX_SCHEMA_VIOLATIONS:,}",
             "NP902",
         ),
         ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),

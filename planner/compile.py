@@ -23,8 +23,8 @@ from noetl.planner.lower import lower
 from noetl.planner.plan import Plan
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import find_uses
-from noetl.planner.syntax.parser import parse
-from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.parser import parse_playbook
+from noetl.planner.syntax.reader import read_document
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_names,
@@ -61,8 +61,8 @@ def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None
 
 def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Compilation:
     diagnostics = Diagnostics()
-    document = read(text, diagnostics)
-    parsed = parse(document, diagnostics) if document is not None else None
+    document = read_document(text, diagnostics)
+    parsed = parse_playbook(document, diagnostics) if document is not None else None
     if document is None or parsed is None:
         return Compilation(None, tuple(diagnostics))
     uses = find_uses(parsed.playbook, catalogue, document, diagnostics)

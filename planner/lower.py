@@ -40,7 +40,7 @@ from noetl.planner.plan import Task as PlanTask
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
 from noetl.planner.syntax import models
-from noetl.planner.syntax.entries import called_tasks, saved_names
+from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
 from noetl.planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 
 
@@ -63,7 +63,7 @@ class _Lowering:
         self.default_retry = lower_retry(self.playbook.retry) or ONCE
         self.read_by_step = self._reads()
         self.saved_by_task = {
-            name: {n for n, _ in saved_names(task.run)} for name, task in self.names.tasks.items()
+            name: {n for n, _ in find_saved_names(task.run)} for name, task in self.names.tasks.items()
         }
         self._include_called(self.saved_by_task)
         self.saved_by_step = self._all_saved()
@@ -244,7 +244,7 @@ class _Lowering:
         for name, step in self.names.steps.items():
             by_step[name].update(() if step.retry is not None else retried)
             for run in (step.run or (), *(self.names.work(case) for case in step.rule or ())):
-                by_step[name].update(*(by_task[task] for task in called_tasks(run) if task in by_task))
+                by_step[name].update(*(by_task[task] for task in find_called_tasks(run) if task in by_task))
         return by_step
 
     def _read_by(self, use: Use) -> Iterator[str]:
@@ -278,9 +278,9 @@ class _Lowering:
     def _saved(self, step: Step) -> set[str]:
         saved: set[str] = set()
         for run in (step.run or (), *(case.run for case in step.rule or ())):
-            saved.update(name for name, _ in saved_names(run))
+            saved.update(name for name, _ in find_saved_names(run))
             saved.update(
-                *(self.saved_by_task[task] for task in called_tasks(run) if task in self.saved_by_task)
+                *(self.saved_by_task[task] for task in find_called_tasks(run) if task in self.saved_by_task)
             )
         return saved
 

@@ -49,17 +49,17 @@ def read_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]
 def _value(text: str, type_: str) -> Any:
     """Text for a `string` is taken as it stands; so `-i zip=01234` keeps its zero."""
     from noetl.planner.diagnostics.diagnostic import Diagnostics
-    from noetl.planner.syntax.reader import read
-    from noetl.planner.syntax.scalars import resolve
+    from noetl.planner.syntax.reader import read_document
+    from noetl.planner.syntax.scalars import resolve_scalar
 
     if type_ == "string":
         return text
     if text[:1] in _OPENING:
         findings = Diagnostics()
-        document = read(text, findings)
+        document = read_document(text, findings)
         return text if document is None or findings.errors else document.data
     try:
-        return resolve(text)
+        return resolve_scalar(text)
     except ValueError:
         return text
 

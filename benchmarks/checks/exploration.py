@@ -33,7 +33,7 @@ from noetl.executor.security.capabilities import for_service
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import MOST_COUNTED, Action, Header, Loop, Plan, Step, Task, Work
-from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse
+from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse_template
 
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
 from tests.exploration import Explorer, World
@@ -547,7 +547,7 @@ def _is_wrong(type: str) -> bool:
 def _missing(text: str, lookup: Lookup) -> str | None:
     """The first name of a text that has no value."""
     try:
-        parse(text).evaluate(lookup)
+        parse_template(text).evaluate(lookup)
     except EvaluationError as problem:
         return Mistake(None, problem.type, problem.message).name
     return None
@@ -578,11 +578,11 @@ def _check_statement(statement: Sql) -> None:
 
 def _check_words(template: str, command: str, lookup: Lookup) -> None:
     """Raises ActionError where a value of a command does not arrive as a part of one of its words."""
-    if not has_template(template) or parse(template).is_expression or "raw" in template:
+    if not has_template(template) or parse_template(template).is_expression or "raw" in template:
         return
     try:
         words = shlex.split(command)
-        values = [value for value in parse(template).values(lookup) if isinstance(value, str)]
+        values = [value for value in parse_template(template).values(lookup) if isinstance(value, str)]
     except (ValueError, EvaluationError):
         return
     if any(not any(value in word for word in words) for value in values):

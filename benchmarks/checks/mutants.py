@@ -15,7 +15,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.plan import Case, Plan
-from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.reader import read_document
 
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import Explored, explored
@@ -79,7 +79,7 @@ class Original:
     @classmethod
     def of(cls, sound: Sound) -> Original | None:
         """None where it does not compile, or is not the same when it is written anew."""
-        document = read(sound.text, Diagnostics())
+        document = read_document(sound.text, Diagnostics())
         if document is None:
             return None
         text = written_anew(document.data)

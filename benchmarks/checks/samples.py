@@ -17,9 +17,9 @@ from noetl.executor.actions import catalogue
 from noetl.planner.catalogue import ActionDeclaration, Kind
 from noetl.planner.kinds import is_of_kind
 from noetl.planner.plan import Action, Input, Loop, Plan, Step, TaskCall, Work, action_from_json
-from noetl.planner.templates.access_paths import access_of, children_of
-from noetl.planner.templates.parser import syntax_of
-from noetl.planner.templates.template import TemplateProblem, has_template, parse
+from noetl.planner.templates.access_paths import child_nodes, find_access_path
+from noetl.planner.templates.parser import parse_nodes
+from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
 MOST_VARIANTS = 6
 MOST_BEGINNINGS = 64
@@ -402,12 +402,12 @@ class Samples:
         if not isinstance(value, str) or not has_template(value):
             return None
         try:
-            if not parse(value).is_expression:
+            if not parse_template(value).is_expression:
                 return None
             (node,) = (
                 n
-                for out in syntax_of(value)
-                for n in children_of(out)
+                for out in parse_nodes(value)
+                for n in child_nodes(out)
                 if not isinstance(n, nodes.TemplateData)
             )
         except TemplateProblem:
@@ -418,15 +418,15 @@ class Samples:
         if not has_template(text):
             return
         try:
-            body = syntax_of(text)
-            is_expression = parse(text).is_expression
+            body = parse_nodes(text)
+            is_expression = parse_template(text).is_expression
         except TemplateProblem:
             return
         for node in body:
             self._node(node, place, wanted if is_expression else None)
 
     def _node(self, node: nodes.Node, place: _Place, wanted: str | None) -> None:
-        access = access_of(node)
+        access = find_access_path(node)
         if access is not None:
             path = self._resolved(access, place)
             if path is not None:
@@ -465,7 +465,7 @@ class Samples:
                 self._test(node, place)
             case nodes.For():
                 self._node(node.iter, place, "list")
-                source = access_of(node.iter)
+                source = find_access_path(node.iter)
                 path = None if source is None else self._resolved(source, place)
                 name = node.target.name if isinstance(node.target, nodes.Name) else None
                 inner = place.within(name, None if path is None else (*path, ELEMENT)) if name else place
@@ -482,7 +482,7 @@ class Samples:
             case nodes.Getitem() if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, int):
                 self._node(node.node, place, "list")
             case _:
-                for below in children_of(node):
+                for below in child_nodes(node):
                     self._node(below, place, None)
 
     def _comparison(self, node: nodes.Compare, place: _Place) -> None:
@@ -505,7 +505,7 @@ class Samples:
             self._node(right, place, "ordered")
 
     def _path(self, node: nodes.Node, place: _Place) -> Path | None:
-        access = access_of(node)
+        access = find_access_path(node)
         return None if access is None else self._resolved(access, place)
 
     def _compared(
@@ -529,7 +529,7 @@ class Samples:
         elif node.name in NUMERIC:
             self._node(inner, place, "number")
         elif node.name in LISTS or node.name in ("length", "count"):
-            is_text = access_of(inner) is None and not isinstance(inner, nodes.Filter)
+            is_text = find_access_path(inner) is None and not isinstance(inner, nodes.Filter)
             self._node(inner, place, None if is_text else "list")
             self._attributes(node, place)
         else:

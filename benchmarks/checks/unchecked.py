@@ -9,8 +9,8 @@ from noetl.planner.plan import MOST_COUNTED, Plan
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import find_uses
 from noetl.planner.syntax.models import Entry
-from noetl.planner.syntax.parser import parse
-from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.parser import parse_playbook
+from noetl.planner.syntax.reader import read_document
 
 
 class NoPlan(Exception):
@@ -34,8 +34,8 @@ def unchecked_plan(text: str) -> Plan:
         NoPlan: so much is wrong that there is none.
     """
     diagnostics = Diagnostics()
-    document = read(text, diagnostics)
-    parsed = parse(document, diagnostics) if document is not None else None
+    document = read_document(text, diagnostics)
+    parsed = parse_playbook(document, diagnostics) if document is not None else None
     if document is None or parsed is None or diagnostics.errors:
         raise NoPlan("it cannot be read as a playbook")
     uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
@@ -51,8 +51,8 @@ def unchecked_plan(text: str) -> Plan:
 def dangling(text: str) -> set[tuple[str, int, str]]:
     """Names in cases that are neither a step's nor a task's: the step, the index of the case, the name."""
     diagnostics = Diagnostics()
-    document = read(text, diagnostics)
-    parsed = parse(document, diagnostics) if document is not None else None
+    document = read_document(text, diagnostics)
+    parsed = parse_playbook(document, diagnostics) if document is not None else None
     if parsed is None:
         return set()
     names = {step.name for step in parsed.playbook.steps} | {task.name for task in parsed.playbook.tasks}

@@ -95,11 +95,11 @@ def _with_literals(query: Sql, connection: Connection) -> str:
     pieces = []
     for part in query.parts:
         if isinstance(part, str):
-            lexer.read(part)
+            lexer.feed(part)
             pieces.append(part)
-        elif lexer.inside:
+        elif lexer.context:
             raise ActionError(
-                "ParameterError", f"`query` has a template inside {lexer.inside}", retryable=False
+                "ParameterError", f"`query` has a template inside {lexer.context}", retryable=False
             )
         elif isinstance(part, Bind):
             pieces.append(sql.Literal(bound(part.value)).as_string(connection))

@@ -9,7 +9,7 @@ from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.run import NEVER, Wait
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
-from noetl.planner.syntax.durations import seconds_of
+from noetl.planner.syntax.durations import parse_duration
 
 DECLARATION = ActionDeclaration(
     type="callback",
@@ -63,7 +63,7 @@ def _ask(call: Call) -> dict[str, Any]:
     assert call.act is not None
     heartbeat = call.parameters.get("heartbeat")
     try:
-        seconds = None if heartbeat is None else seconds_of(heartbeat)
+        seconds = None if heartbeat is None else parse_duration(heartbeat)
     except ValueError:
         message = f"`heartbeat` is {heartbeat!r}; it must be a duration"
         raise ActionError("ParameterError", message, retryable=False) from None

@@ -9,7 +9,7 @@ from typing import Any
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
-from noetl.planner.syntax.durations import seconds_of
+from noetl.planner.syntax.durations import parse_duration
 
 
 def _is_no_time(until: str) -> str | None:
@@ -42,7 +42,7 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
     """
     if "seconds" in parameters:
         try:
-            return now + seconds_of(parameters["seconds"])
+            return now + parse_duration(parameters["seconds"])
         except ValueError as error:
             raise ActionError("ParameterError", f"`seconds`: {error}", retryable=False) from None
     until = datetime.fromisoformat(parameters["until"])

@@ -23,7 +23,7 @@ from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import scrub
 from noetl.planner.frozen import record
 from noetl.planner.plan import Action, action_from_json
-from noetl.planner.templates.template import EvaluationError, is_true, parse
+from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
 HELD_SECONDS = 10.0
 """A longer wait between two attempts of an action is a pause of its step: it holds no thread."""
@@ -174,7 +174,7 @@ class Attempts:
         if retry.condition is not None:
             lookup = scope.lookup(self.position, self.args, scope.failure(problem, self.action.type))
             try:
-                if not is_true(parse(retry.condition).evaluate(lookup)):
+                if not is_true(parse_template(retry.condition).evaluate(lookup)):
                     return None
             except EvaluationError:
                 # As for a step, the failure is worth more than why nothing can be said about it.

@@ -8,7 +8,7 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.transition import GuardFailed
 from noetl.planner.plan import Case, Step
-from noetl.planner.templates.template import EvaluationError, Template, is_true, parse
+from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
 
 
 def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
@@ -16,7 +16,7 @@ def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
 
     def test(case: Case, outcome: Outcome) -> bool:
         assert case.guard is not None
-        template = parse(case.guard)
+        template = parse_template(case.guard)
         try:
             return is_true(template.evaluate(scope.after(outcome).lookup("rule")))
         except EvaluationError as problem:
@@ -43,7 +43,9 @@ def retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
         if step.retry.condition is None:
             return True
         try:
-            return is_true(parse(step.retry.condition).evaluate(scope.after(outcome).lookup("retry")))
+            return is_true(
+                parse_template(step.retry.condition).evaluate(scope.after(outcome).lookup("retry"))
+            )
         except EvaluationError:
             return False
 

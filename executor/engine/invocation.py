@@ -40,7 +40,7 @@ from noetl.executor.security.redaction import scrub_stored
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import record
 from noetl.planner.plan import Loop, Repeat, Step
-from noetl.planner.templates.template import EvaluationError, is_true, parse
+from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 LAST_STEP_SECONDS = 300.0
@@ -171,7 +171,7 @@ class Walker:
     ) -> Outcome:
         """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
         try:
-            if is_true(parse(repeat.until).evaluate(scope.after(outcome).lookup("repeat"))):
+            if is_true(parse_template(repeat.until).evaluate(scope.after(outcome).lookup("repeat"))):
                 return outcome
         except EvaluationError as problem:
             message = f"`repeat.until`: {problem.message}"

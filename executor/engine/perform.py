@@ -22,7 +22,7 @@ from noetl.executor.model.memory_budget import size_of
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.security.secret_sources import fold, unfold
 from noetl.planner.plan import Loop, TaskCall, Work
-from noetl.planner.templates.template import EvaluationError, Lookup, is_true, parse
+from noetl.planner.templates.template import EvaluationError, Lookup, is_true, parse_template
 
 
 def perform(
@@ -169,7 +169,7 @@ def _task(piece: Piece, call: TaskCall, scope: Scope, position: str, lookup: Loo
 def _is_met(condition: str, lookup: Lookup) -> bool:
     """Raises ActionError: the condition has no value."""
     try:
-        return is_true(parse(condition).evaluate(lookup))
+        return is_true(parse_template(condition).evaluate(lookup))
     except EvaluationError as problem:
         raise ActionError(problem.type, f"`if`: {problem.message}", retryable=False) from problem
 

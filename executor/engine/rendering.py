@@ -14,22 +14,22 @@ from noetl.executor.security.secret_sources import Secret, resolve
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import quoted
 from noetl.planner.kinds import described, either, is_of_kind
-from noetl.planner.lexers.url import UrlLexer, UrlPlace
+from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.templates.template import (
     EvaluationError,
     Expression,
     Lookup,
     Template,
     has_template,
-    one_budget,
-    parse,
+    parse_template,
+    shared_budget,
 )
 
 if TYPE_CHECKING:
     from noetl.executor.model.sql import Sql
 
 
-@one_budget()
+@shared_budget()
 def render_parameters(
     declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
 ) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def render_parameters(
     return check_kinds(declaration, rendered)
 
 
-@one_budget()
+@shared_budget()
 def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
     """`value` with every template in it filled in, at any depth and on one budget; keys stay as they are.
 
@@ -167,7 +167,7 @@ def _fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
 
 
 def _reads_any(text: str, names: tuple[str, ...]) -> bool:
-    return has_template(text) and not parse(text).names.isdisjoint(names)
+    return has_template(text) and not parse_template(text).names.isdisjoint(names)
 
 
 def _late(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
@@ -190,7 +190,7 @@ def _text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
 def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     if not has_template(text):
         return text
-    template = parse(text)
+    template = parse_template(text)
     value = _guarded(template, parameter, lookup, template.evaluate)
     if parameter is None and "secrets" in template.names and not isinstance(value, Secret):
         raise _wrong("a secret is passed on by itself: put text around it where it is used")
@@ -199,7 +199,7 @@ def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
 
 def _parts(text: str, parameter: Parameter | None, lookup: Lookup) -> list[tuple[str | Expression, Any]]:
     """The parts of a text that ends up in a sink, each expression with its value."""
-    template = parse(text)
+    template = parse_template(text)
     if template.parts is None:
         raise _wrong("`{% %}` is not allowed here")
     values = iter(_guarded(template, parameter, lookup, template.values))
@@ -299,7 +299,7 @@ def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
 def _shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     parts = _parts(text, parameter, lookup)
     values = [value for part, value in parts if isinstance(part, Expression)]
-    if parse(text).is_expression and isinstance(values[0], list):
+    if parse_template(text).is_expression and isinstance(values[0], list):
         return [text_of(item) for item in values[0]]
     return "".join(
         part if isinstance(part, str) else text_of(value) if part.is_raw else shlex.quote(text_of(value))
@@ -313,26 +313,26 @@ def _url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     places: list[tuple[int, int]] = []
     for part, value in _parts(text, parameter, lookup):
         if isinstance(part, str):
-            lexer.read(part)
+            lexer.feed(part)
             address += part
-        elif part.is_raw or lexer.place is UrlPlace.ORIGIN:
+        elif part.is_raw or lexer.component is UrlComponent.ORIGIN:
             if value is None or isinstance(value, dict | list):
                 raise _wrong(
                     f"{{{{ {part.source} }}}} is {described(value)}, which cannot be a part of an address"
                 )
             address += text_of(value)
         else:
-            encoded = _url_value(part, value, lexer.place)
-            if lexer.place is UrlPlace.PATH:
+            encoded = _url_value(part, value, lexer.component)
+            if lexer.component is UrlComponent.PATH:
                 places.append((len(address), len(address) + len(encoded)))
             address += encoded
     for start, end in places:
         _check_segment(address, start, end)
-    return address.strip() if parse(text).is_expression else address
+    return address.strip() if parse_template(text).is_expression else address
 
 
-def _url_value(part: Expression, value: Any, place: UrlPlace) -> str:
-    if place is UrlPlace.PATH:
+def _url_value(part: Expression, value: Any, place: UrlComponent) -> str:
+    if place is UrlComponent.PATH:
         if value is None:
             raise _wrong(f"{{{{ {part.source} }}}} is none, which cannot be a part of a path")
         if ".." in text_of(value).replace("\\", "/").split("/"):

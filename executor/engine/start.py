@@ -18,7 +18,7 @@ from noetl.executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus,
 from noetl.planner.catalogue import Kind
 from noetl.planner.kinds import described, is_of_kind
 from noetl.planner.plan import Header, Input, Step
-from noetl.planner.templates.template import one_budget
+from noetl.planner.templates.template import shared_budget
 
 MAX_HELD = 1024 * 1024
 """How long the environment and the first values of the variables of a run may be together, as JSON."""
@@ -247,7 +247,7 @@ class Room:
             )
 
 
-@one_budget()
+@shared_budget()
 def fill_in(section: str, values: Mapping[str, Any], known: Mapping[str, Any], room: Room) -> dict[str, Any]:
     """A section of the playbook with its templates filled in on one budget, each entry seeing `known` and nothing of its
     neighbours.

@@ -13,13 +13,19 @@ from noetl.planner.diagnostics.wording import quoted
 from noetl.planner.kinds import described, either, is_of_kind
 from noetl.planner.lexers.shell import ShellLexer
 from noetl.planner.lexers.sql import SqlLexer
-from noetl.planner.lexers.url import UrlLexer, UrlPlace
+from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.program.program import Subject
 from noetl.planner.syntax.addresses import is_never_allowed
-from noetl.planner.syntax.durations import seconds_of
-from noetl.planner.syntax.models import ActionEntry, Path, TaskEntry
-from noetl.planner.syntax.schema_errors import wrong_value
-from noetl.planner.templates.template import Expression, Template, TemplateProblem, has_template, parse
+from noetl.planner.syntax.durations import parse_duration
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, TaskEntry
+from noetl.planner.syntax.schema_errors import describe_wrong_value
+from noetl.planner.templates.template import (
+    Expression,
+    Template,
+    TemplateProblem,
+    has_template,
+    parse_template,
+)
 from pydantic import ValidationError
 
 COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
@@ -53,7 +59,7 @@ class _Check:
         self._catalogue = subject.catalogue
         self._diagnostics = subject.diagnostics
 
-    def action(self, type_: str, parameters: Mapping[str, Any], path: Path) -> None:
+    def action(self, type_: str, parameters: Mapping[str, Any], path: DocumentPath) -> None:
         declaration = self._catalogue.get(type_)
         if declaration is None:
             at = self._document.span((*path, "action"))
@@ -75,7 +81,7 @@ class _Check:
                 self._parameter(declaration, name, parameter, value, (*path, name))
         self._missing(declaration, parameters, misspelt, path)
 
-    def _unknown(self, declaration: ActionDeclaration, name: str, path: Path) -> set[str]:
+    def _unknown(self, declaration: ActionDeclaration, name: str, path: DocumentPath) -> set[str]:
         """Report a parameter that the type does not have; returns the names it may have been meant for."""
         known = {*declaration.parameters, *COMMON}
         close = suggest(name, known)
@@ -85,7 +91,7 @@ class _Check:
         return {word for word in known if close and f"`{word}`" in close}
 
     def _missing(
-        self, declaration: ActionDeclaration, given: Mapping[str, Any], misspelt: set[str], path: Path
+        self, declaration: ActionDeclaration, given: Mapping[str, Any], misspelt: set[str], path: DocumentPath
     ) -> None:
         def report(message: str, hint: str | None = None) -> None:
             self._diagnostics.add("NP503", message, self._document.span((*path, "action")), hint)
@@ -107,7 +113,7 @@ class _Check:
             self._diagnostics.add("NP503", f"{both} exclude each other: it takes exactly one of {words}", at)
 
     def _parameter(
-        self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: Path
+        self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: DocumentPath
     ) -> None:
         self._kind(name, parameter, value, path)
         if parameter.written_out and isinstance(value, str) and has_template(value):
@@ -130,7 +136,7 @@ class _Check:
         else:
             self.literal_secrets(name, value, path)
 
-    def _nested(self, name: str, value: dict[str, Any], path: Path) -> None:
+    def _nested(self, name: str, value: dict[str, Any], path: DocumentPath) -> None:
         """An action that is a parameter: it is done at once, and what it gives is not kept."""
         own = {key: item for key, item in value.items() if key not in COMMON}
         for key in value.keys() & (COMMON - {"action", "retry", "timeout"}):
@@ -148,7 +154,7 @@ class _Check:
                 for part in error["loc"]:
                     if isinstance(inside, dict) and part in inside:
                         place, inside = (*place, part), inside[part]
-                mistake = wrong_value(place, error["input"], [error])
+                mistake = describe_wrong_value(place, error["input"], [error])
                 self._diagnostics.add(mistake.code, mistake.message, self._document.span(place), mistake.hint)
         nested = self._catalogue.get(value["action"])
         if nested is not None and nested.suspends:
@@ -164,7 +170,7 @@ class _Check:
         name: str,
         fields: Mapping[str, Parameter],
         value: Mapping[str, Any],
-        path: Path,
+        path: DocumentPath,
     ) -> None:
         for key, item in value.items():
             if key in fields:
@@ -179,7 +185,7 @@ class _Check:
             at = self._document.key_span(path)
             self._diagnostics.add("NP503", f"`{name}` needs `{key}`", at, fields[key].description)
 
-    def _kind(self, name: str, parameter: Parameter, value: Any, path: Path) -> None:
+    def _kind(self, name: str, parameter: Parameter, value: Any, path: DocumentPath) -> None:
         if (value is None and not parameter.required) or (_may_be_anything(value) and not parameter.fields):
             return
         at = self._document.span(path)
@@ -196,7 +202,7 @@ class _Check:
             if (reason := parameter.refuses(value)) is not None:
                 self._diagnostics.add("NP504", f"`{name}` cannot be {_quoted(value)}", at, reason)
 
-    def _sink(self, name: str, sink: Sink, text: str, path: Path) -> None:
+    def _sink(self, name: str, sink: Sink, text: str, path: DocumentPath) -> None:
         template = _parsed(text)
         if template is None:
             if sink is Sink.URL and not has_template(text):
@@ -224,7 +230,7 @@ class _Check:
             case Sink.URL:
                 self._address(_literal_start(template), path, is_whole=False)
 
-    def _sql(self, template: Template, expressions: list[Expression], path: Path) -> None:
+    def _sql(self, template: Template, expressions: list[Expression], path: DocumentPath) -> None:
         if template.is_expression and not expressions[0].is_raw:
             message = "a statement cannot come from data: a template in `query` stands for a value"
             self._diagnostics.add("NP504", message, self._document.span(path), "write the statement out")
@@ -233,27 +239,27 @@ class _Check:
         parts = template.parts or ()
         for at, part in enumerate(parts):
             if isinstance(part, str):
-                lexer.read(part)
-            elif lexer.inside and not part.is_raw:
-                hint = _sql_hint(lexer.inside, part, parts[at - 1], (*parts, "")[at + 1])
-                self._inside("NP505", lexer.inside, part, path, hint)
+                lexer.feed(part)
+            elif lexer.context and not part.is_raw:
+                hint = _sql_hint(lexer.context, part, parts[at - 1], (*parts, "")[at + 1])
+                self._inside("NP505", lexer.context, part, path, hint)
 
-    def _shell(self, template: Template, path: Path) -> None:
+    def _shell(self, template: Template, path: DocumentPath) -> None:
         lexer = ShellLexer()
         for part in template.parts or ():
             if isinstance(part, str):
-                lexer.read(part)
+                lexer.feed(part)
                 continue
-            if lexer.inside and not part.is_raw:
-                hint = _SHELL_HINTS.get(lexer.inside, _BY_ENV)
-                self._inside("NP509", lexer.inside, part, path, hint)
-            lexer.read_value()
+            if lexer.context and not part.is_raw:
+                hint = _SHELL_HINTS.get(lexer.context, _BY_ENV)
+                self._inside("NP509", lexer.context, part, path, hint)
+            lexer.feed_value()
 
-    def _inside(self, code: str, place: str, part: Expression, path: Path, hint: str) -> None:
+    def _inside(self, code: str, place: str, part: Expression, path: DocumentPath, hint: str) -> None:
         span = self._document.text_span(path, part.start, part.end)
         self._diagnostics.add(code, f"a template inside {place}", span, hint)
 
-    def _address(self, text: str, path: Path, *, is_whole: bool) -> None:
+    def _address(self, text: str, path: DocumentPath, *, is_whole: bool) -> None:
         """Check an address, or the literal text it begins with."""
         scheme, slashes, rest = text.partition("://")
         if not slashes or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
@@ -280,7 +286,7 @@ class _Check:
             span = self._document.text_span(path, start, start + len(host))
             self._diagnostics.add("NP508", f"`{host}` is an address that is never allowed", span)
 
-    def literal_secrets(self, name: str, value: Any, path: Path) -> None:
+    def literal_secrets(self, name: str, value: Any, path: DocumentPath) -> None:
         """Report every text in a value that looks like a password, token or key."""
         for key, text, place in _texts(name, value, path):
             found = find_secret(key, text, within=name)
@@ -295,12 +301,12 @@ def _parsed(text: str) -> Template | None:
     if not has_template(text):
         return None
     try:
-        return parse(text)
+        return parse_template(text)
     except TemplateProblem:
         return None
 
 
-def _sink_texts(parameter: Parameter, value: Any, path: Path) -> Iterator[tuple[str, Path]]:
+def _sink_texts(parameter: Parameter, value: Any, path: DocumentPath) -> Iterator[tuple[str, DocumentPath]]:
     """The texts that end up in the sink: of a list of statements each one, of a list of arguments none."""
     if isinstance(value, str):
         yield value, path
@@ -326,8 +332,8 @@ def _literal_start(template: Template) -> str:
     if not isinstance(first, str):
         return ""
     lexer = UrlLexer()
-    lexer.read(first)
-    return first if lexer.place is not UrlPlace.ORIGIN or "://" in first else ""
+    lexer.feed(first)
+    return first if lexer.component is not UrlComponent.ORIGIN or "://" in first else ""
 
 
 def _may_be_anything(value: Any) -> bool:
@@ -348,13 +354,13 @@ def _is_choice(value: str, parameter: Parameter) -> bool:
 def _is_fit(value: Any, kind: Kind) -> bool:
     if kind is Kind.DURATION and not (isinstance(value, str) and has_template(value)):
         try:
-            seconds_of(value)
+            parse_duration(value)
         except ValueError:
             return False
     return is_of_kind(value, kind)
 
 
-def _texts(key: str, value: Any, path: Path) -> Iterator[tuple[str, str, Path]]:
+def _texts(key: str, value: Any, path: DocumentPath) -> Iterator[tuple[str, str, DocumentPath]]:
     """Every text in a value, with the key it stands under and its place."""
     if isinstance(value, str):
         yield key, value, path

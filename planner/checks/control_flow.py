@@ -6,7 +6,7 @@ import networkx as nx
 from noetl.planner.diagnostics.diagnostic import Label
 from noetl.planner.graph.joins import Runaway
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import Path, Step, StepEntry
+from noetl.planner.syntax.models import DocumentPath, Step, StepEntry
 
 ARROW = " → "
 
@@ -82,12 +82,12 @@ def _unbounded_cycles(subject: Subject) -> None:
             subject.report("NP202", message, _target_path(subject, path[-1], path[0]), hint)
 
 
-def _target_path(subject: Subject, source: str, target: str) -> Path:
+def _target_path(subject: Subject, source: str, target: str) -> DocumentPath:
     """Where the first edge between two steps is written."""
     for case in subject.names.steps[source].rule or ():
         for index, entry in enumerate(case.run):
             if subject.names.target(entry) == target:
-                path: Path = (*case.path, "run", index)
+                path: DocumentPath = (*case.path, "run", index)
                 return (*path, "step") if isinstance(entry, StepEntry) else path
     return subject.names.steps[source].path
 

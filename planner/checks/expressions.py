@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from noetl.planner.diagnostics.diagnostic import suggest
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import ActionEntry, Path, TaskEntry
-from noetl.planner.templates.foreign_syntax import GUARDS
-from noetl.planner.templates.template import TemplateProblem, parse
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, TaskEntry
+from noetl.planner.templates.foreign_syntax import GUARD_HINTS
+from noetl.planner.templates.template import TemplateProblem, parse_template
 
 
 def check_expressions(subject: Subject) -> None:
@@ -28,12 +28,14 @@ def check_expressions(subject: Subject) -> None:
     _check_secrets(subject)
 
 
-def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: tuple[str, ...] = ()) -> None:
+def _check_guard(
+    subject: Subject, guard: str | bool | None, path: DocumentPath, words: tuple[str, ...] = ()
+) -> None:
     if guard is None or guard in words or (isinstance(guard, bool) and not words):
         return
     text = str(guard).lower() if isinstance(guard, bool) else guard
     try:
-        if isinstance(guard, str) and parse(guard).is_expression:
+        if isinstance(guard, str) and parse_template(guard).is_expression:
             return
     except TemplateProblem:
         return
@@ -42,7 +44,7 @@ def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: 
     hint = (
         f'write `"{whole}"`' if "{" not in text and _is_expression(whole) else "put all of it in one `{{ }}`"
     )
-    meant = GUARDS.get(word.lower()) if words and word not in subject.known_names else None
+    meant = GUARD_HINTS.get(word.lower()) if words and word not in subject.known_names else None
     hint = meant or suggest(text, words) or hint
     subject.report(
         "NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint
@@ -51,7 +53,7 @@ def _check_guard(subject: Subject, guard: str | bool | None, path: Path, words: 
 
 def _is_expression(text: str) -> bool:
     try:
-        return parse(text).is_expression
+        return parse_template(text).is_expression
     except TemplateProblem:
         return False
 

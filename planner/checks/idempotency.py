@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from noetl.planner.diagnostics.diagnostic import Label
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import texts_in
-from noetl.planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
-from noetl.planner.templates.template import TemplateProblem, has_template, parse
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, RetryPolicy, Step, TaskEntry
+from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
 KEYS = (("step",), ("step", "idempotency_key"))
 """What a template reads that hands over the key of the work."""
@@ -31,17 +31,17 @@ class _Retried:
     """Why a `run` is done again: the policy of a step, and where it is written."""
 
     attempts: int
-    path: Path
+    path: DocumentPath
 
 
 class _Check:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._seen: set[tuple[str, bool]] = set()
-        self._reported: set[Path] = set()
+        self._reported: set[DocumentPath] = set()
 
     def step(self, step: Step) -> None:
-        path: Path = (*step.path, "retry") if step.retry is not None else ("retry",)
+        path: DocumentPath = (*step.path, "retry") if step.retry is not None else ("retry",)
         policy = step.retry or self.subject.playbook.retry
         retried = None if not _is_retried(policy) else _Retried(policy.attempts, path) if policy else None
         together = step.parallel or step.loop is not None
@@ -102,7 +102,7 @@ def _has_key(entry: ActionEntry) -> bool:
     for text in texts_in(entry.parameters):
         if has_template(text):
             try:
-                if any(key in parse(text).reads for key in KEYS):
+                if any(key in parse_template(text).reads for key in KEYS):
                     return True
             except TemplateProblem:
                 return True

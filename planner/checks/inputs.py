@@ -7,13 +7,13 @@ from typing import Any
 from noetl.planner.catalogue import Kind
 from noetl.planner.kinds import described, is_of_kind
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import InputDeclaration, Path
+from noetl.planner.syntax.models import DocumentPath, InputDeclaration
 
 
 def check_inputs(subject: Subject) -> None:
     """Report declarations of inputs that contradict themselves."""
     for name, declared in (subject.playbook.input or {}).items():
-        path: Path = ("input", name)
+        path: DocumentPath = ("input", name)
         for index, value in enumerate(declared.enum or ()):
             if not is_of_kind(value, Kind(declared.type)):
                 _report(subject, declared, f"`{value}`", value, (*path, "enum", index))
@@ -24,7 +24,7 @@ def check_inputs(subject: Subject) -> None:
                 subject.report("NP012", "the default is not one of `enum`", (*path, "default"))
 
 
-def _report(subject: Subject, declared: InputDeclaration, what: str, value: Any, path: Path) -> None:
+def _report(subject: Subject, declared: InputDeclaration, what: str, value: Any, path: DocumentPath) -> None:
     subject.report(
         "NP012", f"{what} is {described(value)}, and the input is declared as {declared.type}", path
     )

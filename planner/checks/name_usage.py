@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import Path
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import DocumentPath
 
 MEANINGS = {"environment": "an entry of `environment`", "input": "an input", "variables": "a variable"}
 SAVED = "a saved name"
@@ -15,21 +15,21 @@ SAVED = "a saved name"
 
 def check_meanings(subject: Subject) -> None:
     """Report names that are saved for nobody, and names of which a reader could not say what they mean."""
-    saved: dict[str, Path] = {}
+    saved: dict[str, DocumentPath] = {}
     for run in subject.runs():
-        for name, path in saved_names(run, in_loops=True):
+        for name, path in find_saved_names(run, in_loops=True):
             saved.setdefault(name, path)
     _two_meanings(subject, saved)
     if subject.playbook.output is not None and not subject.diagnostics.errors and subject.is_whole:
         _never_read(subject)
 
 
-def _two_meanings(subject: Subject, saved: Mapping[str, Path]) -> None:
+def _two_meanings(subject: Subject, saved: Mapping[str, DocumentPath]) -> None:
     """A variable is there to be saved anew; any other two meanings of a name hide each other."""
-    first: dict[str, tuple[str, Path]] = {}
+    first: dict[str, tuple[str, DocumentPath]] = {}
     for section, meaning in MEANINGS.items():
         for name in getattr(subject.playbook, section) or ():
-            path: Path = (section, name)
+            path: DocumentPath = (section, name)
             if name in first:
                 _report(subject, name, first[name], meaning, subject.document.key_span(path))
             first.setdefault(name, (meaning, path))
@@ -38,7 +38,7 @@ def _two_meanings(subject: Subject, saved: Mapping[str, Path]) -> None:
             _report(subject, name, first[name], SAVED, saved_span(subject, path))
 
 
-def _report(subject: Subject, name: str, first: tuple[str, Path], second: str, span: Span) -> None:
+def _report(subject: Subject, name: str, first: tuple[str, DocumentPath], second: str, span: Span) -> None:
     meaning, path = first
     label = Label(subject.document.key_span(path), f"it is {meaning} here")
     message = f"`{name}` is {meaning}, and {second} too"
@@ -55,6 +55,6 @@ def _never_read(subject: Subject) -> None:
             subject.diagnostics.add("NP304", message, saved_span(subject, path), hint)
 
 
-def saved_span(subject: Subject, path: Path) -> Span:
+def saved_span(subject: Subject, path: DocumentPath) -> Span:
     """Where a name is written that an entry saves: at an `as`, or a key of `set`."""
     return subject.document.key_span(path) if path[-2] == "set" else subject.document.span(path)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import networkx as nx
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import ActionEntry, Case, Path, Step, StepEntry, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, Case, DocumentPath, Step, StepEntry, TaskEntry
 from noetl.planner.syntax.names import MAX_NAME, MAX_TASK_DEPTH, OURS, RESERVED, is_name
 
 
@@ -69,7 +69,7 @@ def _bound_names(subject: Subject) -> None:
             _check_identifier(subject, step.loop.as_, (*step.path, "loop", "as"))
 
 
-def _check_identifier(subject: Subject, name: str, path: Path, *, key: bool = False) -> None:
+def _check_identifier(subject: Subject, name: str, path: DocumentPath, *, key: bool = False) -> None:
     if name.lower() in RESERVED or keyword.iskeyword(name):
         subject.report("NP110", f"`{name}` is a reserved name", path, f"try `{name.lower()}_value`", key=key)
     elif not name.isidentifier() or name.startswith("_"):
@@ -124,7 +124,7 @@ _IN_CASE = "steps are named in the cases of `rule` only"
 
 
 def _unknown_task(
-    subject: Subject, name: str, path: Path, steps: Collection[str], tasks: Collection[str]
+    subject: Subject, name: str, path: DocumentPath, steps: Collection[str], tasks: Collection[str]
 ) -> None:
     if name in steps:
         subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)

@@ -18,10 +18,10 @@ from noetl.planner.diagnostics.diagnostic import Span
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
-from noetl.planner.syntax.entries import called_tasks, saved_names
-from noetl.planner.syntax.models import Path
-from noetl.planner.templates.access_paths import Access
-from noetl.planner.templates.foreign_syntax import NAMES
+from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
+from noetl.planner.syntax.models import DocumentPath
+from noetl.planner.templates.access_paths import AccessPath
+from noetl.planner.templates.foreign_syntax import NAME_HINTS
 
 ATTRIBUTES = {
     "steps": frozenset({"status", "visits", "result", "error"}),
@@ -73,7 +73,7 @@ def check_data_flow(subject: Subject) -> None:
                         hint=_FAILED,
                     )
     for name, (use, offset, _) in _inferred(subject).items():
-        likely = NAMES.get(name) or subject.diagnostics.suggest(name, subject.known_names)
+        likely = NAME_HINTS.get(name) or subject.diagnostics.suggest(name, subject.known_names)
         span = subject.document.text_span(use.path, offset, offset + len(name))
         if likely is None:
             message = f"`{name}` is an input of the run, since nothing in the playbook produces it"
@@ -103,18 +103,18 @@ class _Unfailed:
             task
             for case in cases
             if case.path in self.handling
-            for task in called_tasks(case.run)
+            for task in find_called_tasks(case.run)
             if task in calls
         }
         self.tasks = called.union(*(nx.descendants(calls, task) for task in called))
 
     @cached_property
-    def asking(self) -> AbstractSet[Path]:
+    def asking(self) -> AbstractSet[DocumentPath]:
         """The entries that are done only where there is an error, if they are."""
         guards = (use for use in self.subject.uses if use.path == (*use.owner, "if"))
         return {guard.owner for guard in guards if "error" in guard.template.names}
 
-    def needs(self, use: Use, access: Access) -> bool:
+    def needs(self, use: Use, access: AccessPath) -> bool:
         """Whether a template needs a part of an error although there is none."""
         if use.path[-2:] == ("retry", "if") or use.path[-1] == "case" or use.place in EARLY:
             return False
@@ -131,7 +131,7 @@ def _carries_too_much(subject: Subject) -> bool:
     reachable, steps = subject.flow.reachable, subject.names.steps
     uses = (use for use in subject.uses if use.step in reachable)
     read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local}
-    saved = {name for step in reachable for name, _ in saved_names(steps[step].run or ())}
+    saved = {name for step in reachable for name, _ in find_saved_names(steps[step].run or ())}
     return are_too_many_in_turns(subject.flow, read & saved)
 
 
@@ -166,7 +166,7 @@ def _is_given(name: str) -> bool:
     return name in ALWAYS or name in IN_STEPS or name in OTHERS
 
 
-def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None:
+def _check_read(subject: Subject, use: Use, access: AccessPath, offset: int) -> None:
     name, attribute = access[0], access[1] if len(access) > 1 else None
     if name == "input":
         declared = subject.playbook.input
@@ -223,8 +223,8 @@ def _check_read(subject: Subject, use: Use, access: Access, offset: int) -> None
     ):
         if not provides_for(use.template, name):
             message = f"nothing in the playbook produces `{name}`"
-            known = () if name in NAMES else subject.known_names
-            _report(subject, use, name, offset, message, known, hint=NAMES.get(name))
+            known = () if name in NAME_HINTS else subject.known_names
+            _report(subject, use, name, offset, message, known, hint=NAME_HINTS.get(name))
 
 
 def _check_argument(subject: Subject, use: Use, argument: str | None, offset: int) -> None:
@@ -248,7 +248,7 @@ def _check_argument(subject: Subject, use: Use, argument: str | None, offset: in
         _report(subject, use, argument, offset, message, given, hint=f"add it to `with: {{{argument}: …}}`")
 
 
-def _check_step(subject: Subject, use: Use, access: Access, offset: int) -> None:
+def _check_step(subject: Subject, use: Use, access: AccessPath, offset: int) -> None:
     if len(access) == 1:
         _report(subject, use, "steps", offset, 'a step is read by its name: `steps.NAME` or `steps["NAME"]`')
     elif access[1] not in subject.names.steps and access[1] not in subject.broken_steps:

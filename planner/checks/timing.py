@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noetl.planner.diagnostics.diagnostic import Label
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import ActionEntry, Entry, Path, RetryPolicy, Step, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, RetryPolicy, Step, TaskEntry
 
 LONGEST_INVOCATION_SECONDS = {"lambda": 900.0}
 """For each target, how long one invocation lasts at most."""
@@ -27,7 +27,7 @@ def check_timing(subject: Subject) -> None:
             _check_retry(subject, entry.retry, (*path, "retry"), playbook.timeout)
 
 
-def _check_retry(subject: Subject, retry: RetryPolicy | None, path: Path, seconds: float) -> None:
+def _check_retry(subject: Subject, retry: RetryPolicy | None, path: DocumentPath, seconds: float) -> None:
     if retry is None or (attempts := attempts_within(retry, seconds)) == retry.attempts:
         return
     message = f"of {retry.attempts:,} attempts at most {attempts:,} can be made before the run is out of time"
@@ -56,7 +56,7 @@ def _check_invocations(subject: Subject, longest: float) -> None:
             _check_timeout(subject, entry.timeout, longest, (*entry.path, "timeout"))
 
 
-def _check_timeout(subject: Subject, seconds: float, longest: float, path: Path) -> None:
+def _check_timeout(subject: Subject, seconds: float, longest: float, path: DocumentPath) -> None:
     if seconds > longest:
         message = f"an attempt lasts one invocation, and that at most {longest / 60:g} minutes"
         hint = "do it in several steps, or let something outside do it and wait with `callback`"

@@ -11,8 +11,13 @@ from noetl.planner.kinds import WORDS
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
 from noetl.planner.program.value_types import Missing, Shape, Shapes, find_shapes
-from noetl.planner.syntax.models import ActionEntry, Loop, Path, TaskEntry
-from noetl.planner.templates.access_paths import Access, access_of, bound_inside, name_of
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Loop, TaskEntry
+from noetl.planner.templates.access_paths import (
+    AccessPath,
+    find_access_path,
+    find_local_names,
+    find_root_name,
+)
 from noetl.planner.templates.template import has_template
 
 ORDER = {"lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
@@ -42,7 +47,7 @@ class _Check:
         dead = ((step, one.case) for step in subject.playbook.steps for one in subject.dead_cases(step))
         self.dead = {(*step.path, "rule", case) for step, case in dead}
 
-    def of(self, access: Access, use: Use) -> Shape | Missing | None:
+    def of(self, access: AccessPath, use: Use) -> Shape | Missing | None:
         if access[0] in use.local or use.place in (Place.ENVIRONMENT, Place.VARIABLES):
             return None
         return self.shapes.of(access, use.step if use.place in (Place.RULE, Place.AFTER) else None)
@@ -57,11 +62,11 @@ class _Check:
                     self.missing(use, access, offset, found)
             elif found is not None:
                 may_compare = True
-        if may_compare and not use.template.is_plain and use.path[:-1] not in self.dead:
+        if may_compare and not use.template.has_only_accesses and use.path[:-1] not in self.dead:
             if any(sign in use.template.source for sign in "<>"):
-                use.template.shown_to(lambda body: self.comparisons(use, body))
+                use.template.inspect_nodes(lambda body: self.comparisons(use, body))
 
-    def missing(self, use: Use, access: Access, offset: int, found: Missing) -> None:
+    def missing(self, use: Use, access: AccessPath, offset: int, found: Missing) -> None:
         word, whole = access[found.at], ".".join(access[: found.at])
         keys = found.shape.keys
         what = "" if keys is not None else f", which is {WORDS[found.shape.kind]},"
@@ -75,31 +80,31 @@ class _Check:
         span = self.subject.document.text_span(use.path, at, at + len(word))
         self.subject.diagnostics.add("NP301", f"`{whole}`{what} has no `{word}`", span, hint)
 
-    def loop(self, loop: Loop | None, path: Path) -> None:
+    def loop(self, loop: Loop | None, path: DocumentPath) -> None:
         """A loop over one access whose kind is known."""
         items = None if loop is None else loop.items
         if not isinstance(items, str):
             return
-        at: Path = (*path, "loop", "items")
+        at: DocumentPath = (*path, "loop", "items")
         use = self.uses.get(at)
         if not has_template(items) or (use is not None and not use.template.is_expression):
             self.subject.report("NP504", "a loop goes over a list, and this is text", at, _WHOLE)
             return
-        if use is not None and use.template.path is not None:
-            found = self.of(use.template.path, use)
+        if use is not None and use.template.access_path is not None:
+            found = self.of(use.template.access_path, use)
             if isinstance(found, Shape) and found.kind not in (Kind.ARRAY, Kind.ANY):
-                name = ".".join(use.template.path)
+                name = ".".join(use.template.access_path)
                 message = f"a loop goes over a list, and `{name}` is {WORDS[found.kind]}"
                 self.subject.report("NP504", message, at)
 
     def comparisons(self, use: Use, body: Sequence[nodes.Node]) -> None:
         """Texts compared with numbers, but in guards of which is said that they are never true."""
-        inside = bound_inside(body)
+        inside = find_local_names(body)
         for node in _always(body):
             if isinstance(node, nodes.Compare) and len(node.ops) == 1 and node.ops[0].op in ORDER:
                 sides = (node.expr, node.ops[0].expr)
                 left, right = (self.kind(side, use, inside) for side in sides)
-                has_names = any(access_of(side) is not None for side in sides)
+                has_names = any(find_access_path(side) is not None for side in sides)
                 if left and right and {left, right} & NUMBERS and Kind.STRING in (left, right) and has_names:
                     self.incomparable(use, node, left, right)
 
@@ -108,14 +113,14 @@ class _Check:
             value = node.value
             kinds = {str: Kind.STRING, int: Kind.INTEGER, float: Kind.NUMBER, bool: Kind.BOOLEAN}
             return kinds.get(type(value))
-        access = access_of(node)
-        if access is None or id(name_of(node)) in inside:
+        access = find_access_path(node)
+        if access is None or id(find_root_name(node)) in inside:
             return None
         found = self.of(access, use)
         return found.kind if isinstance(found, Shape) else None
 
     def incomparable(self, use: Use, node: nodes.Compare, left: Kind, right: Kind) -> None:
-        found = ((name_of(side), access_of(side)) for side in (node.expr, node.ops[0].expr))
+        found = ((find_root_name(side), find_access_path(side)) for side in (node.expr, node.ops[0].expr))
         name, access = next((name, access) for name, access in found if access is not None)
         whole = ".".join(access)
         start = name.lineno

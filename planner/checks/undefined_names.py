@@ -17,8 +17,8 @@ from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.diagnostics.wording import listed
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import ActionEntry, Path, Step, TaskEntry
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Step, TaskEntry
 
 MAX_PATHS = 200
 """How many paths are looked for: reads by the hundred that lack something have one cause."""
@@ -60,7 +60,7 @@ class _Check:
         self.subject = subject
         self.production = production
         self.ways = ways
-        self.reported: set[tuple[Path, int]] = set()
+        self.reported: set[tuple[DocumentPath, int]] = set()
         self.paths = 0
         self.at_success = self.at_failure = 0
 
@@ -172,7 +172,7 @@ class _Check:
 
     def places(self, places: Mapping[int, Read], may: int, step: Step | None) -> None:
         """Report what a step lacks, but for what is there where something else is that it lacks in the same template."""
-        told: dict[Path, int] = {}
+        told: dict[DocumentPath, int] = {}
         for bit, read in sorted(
             places.items(), key=lambda place: _offset(self.production.readings.key(place[0]), place[1].use)
         ):
@@ -262,7 +262,7 @@ class _Check:
             ):
                 continue
             why = "if this is done" if entry.if_ is not None else "if this succeeds"
-            places = (path for name, path in saved_names([entry]) if name == key)
+            places = (path for name, path in find_saved_names([entry]) if name == key)
             found += [Label(saved_span(self.subject, path), f"it is saved here, {why}") for path in places]
         return found[:MAX_SHOWN]
 

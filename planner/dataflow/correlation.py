@@ -22,10 +22,10 @@ from noetl.planner.dataflow.narrowing import (
 )
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import InputDeclaration, Path, Step
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import DocumentPath, InputDeclaration, Step
 from noetl.planner.syntax.names import RESERVED
-from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.access_paths import AccessPath
 
 _GIVEN = ("input", "environment")
 _OTHERWISE = {"lt": "gteq", "lteq": "gt"}
@@ -48,13 +48,13 @@ class Conditions:
         ]
         # Few are asked for twice, so that this is found out first.
         asked = self.repeated(asked)
-        self.tested: AbstractSet[Access] = frozenset()
+        self.tested: AbstractSet[AccessPath] = frozenset()
         if len({use.path for use, _ in asked}) <= MAX_ASKING:
             lasting = [
                 (use, access) for use, access in asked if access[0] in _GIVEN or self.lasting(access[0])
             ]
             self.tested = {access for _, access in self.repeated(lasting)}
-        self.contexts: dict[Path, Facts] = {}
+        self.contexts: dict[DocumentPath, Facts] = {}
         self.choosing: set[Condition] = set()
         for use in (use for use in asking if is_guard(use) and (self.tested or use.path[-1] == "if")):
             found = self.implied(use)
@@ -72,7 +72,7 @@ class Conditions:
         """Tells of a name whether it never changes."""
         return _lasting(self.subject)
 
-    def repeated(self, asked: Sequence[tuple[Use, Access]]) -> list[tuple[Use, Access]]:
+    def repeated(self, asked: Sequence[tuple[Use, AccessPath]]) -> list[tuple[Use, AccessPath]]:
         """Those of values that are asked for at more places than one."""
         counted = Counter(self.root(access) for _, access in asked)
         return [one for one in asked if counted[self.root(one[1])] > 1]
@@ -90,7 +90,7 @@ class Conditions:
         met = (one for one in facts.met if one.access in self.tested and one.access[0] not in local)
         return frozenset(map(self.plain, met)) if facts.met else facts.met
 
-    def root(self, access: Access) -> Access:
+    def root(self, access: AccessPath) -> AccessPath:
         """An access by which a value is known, however it is read."""
         return access[1:] if access[0] == "input" and access[1] in self.inputs else access
 
@@ -116,7 +116,7 @@ class Conditions:
             return NOTHING
         return self.contexts.get(use.owner, NOTHING) & self.contexts.get(use.owner[:-2], NOTHING)
 
-    def may_last(self, access: Access, use: Use) -> bool:
+    def may_last(self, access: AccessPath, use: Use) -> bool:
         """Whether the value of an access may be the same wherever it has one."""
         name = access[0]
         if name in use.local or name in use.own:
@@ -140,7 +140,7 @@ def is_guard(use: Use) -> bool:
 def _lasting(subject: Subject) -> Callable[[str], bool]:
     """Tells of a name whether it never changes: nothing saves it, or one entry does, which a run comes to once."""
     playbook = subject.playbook
-    saved = Counter(name for run in subject.runs() for name, _ in saved_names(run, in_loops=True))
+    saved = Counter(name for run in subject.runs() for name, _ in find_saved_names(run, in_loops=True))
     given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
     once = {name for step in subject.names.steps.values() for name in _saved_once(subject, step)} - given
     return lambda name: name not in saved or (saved[name] == 1 and name in once)
@@ -150,4 +150,4 @@ def _saved_once(subject: Subject, step: Step) -> Iterator[str]:
     is_repeated = step.loop is not None or step.repeat is not None or step.name in subject.joins.multi
     if not is_repeated and step.name in subject.flow.reachable and not subject.flow.is_cyclic(step.name):
         for run in (step.run or (), *(case.run for case in step.rule or ())):
-            yield from (name for name, _ in saved_names(run))
+            yield from (name for name, _ in find_saved_names(run))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import networkx as nx
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import Entry, Path, Step, Task, TaskEntry
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import DocumentPath, Entry, Step, Task, TaskEntry
 from noetl.planner.syntax.symbols import Names
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]
 
-Placed = tuple[Path, Entry]
+Placed = tuple[DocumentPath, Entry]
 """An entry of a `run`, with its place."""
 
 
@@ -22,7 +22,7 @@ Placed = tuple[Path, Entry]
 class Saved:
     """Where a name is saved: at an `as`, a key of `set`, or the name of a task that saves it."""
 
-    path: Path
+    path: DocumentPath
     is_key: bool = False
 
 
@@ -66,7 +66,7 @@ class Saves:
 
     def of_entry(self, entry: Entry) -> int:
         found = 0
-        for name, _ in saved_names([entry]):
+        for name, _ in find_saved_names([entry]):
             found |= self.bit(name)
         if (task := called(entry)) is not None:
             found |= self.by_task.get(task, 0)
@@ -76,13 +76,13 @@ class Saves:
         """Where the first entry that saves a name says so."""
         bit = self.bits[name]
         path, entry = next(one for one in run if self.of_entry(one[1]) & bit)
-        for saved, place in saved_names([entry]):
+        for saved, place in find_saved_names([entry]):
             if saved == name:
                 return Saved(place, is_key=place[-2] == "set")
         return Saved(path if isinstance(entry, str) else (*path, "task"))
 
 
-def placed(entries: Iterable[Entry], path: Path) -> Iterator[Placed]:
+def placed(entries: Iterable[Entry], path: DocumentPath) -> Iterator[Placed]:
     """Entries with their places in the `run` at a path."""
     return (((*path, index), entry) for index, entry in enumerate(entries))
 

@@ -27,13 +27,13 @@ from noetl.planner.dataflow.narrowing import (
 from noetl.planner.dataflow.transfer import EVERYTHING
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import ActionEntry, Entry, Path, Step, TaskEntry
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Step, TaskEntry
 from noetl.planner.syntax.names import RESERVED
-from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.access_paths import AccessPath
 
 
-def key_of(access: Access) -> str | None:
+def key_of(access: AccessPath) -> str | None:
     """What has to have been produced for an access: a name, or `steps.NAME` for a step that has been visited."""
     if access[0] != "steps":
         return access[0]
@@ -89,7 +89,7 @@ class Readings:
         self.keys: list[str] = []
         self.bits: dict[str, int] = {}
         self.saved = {
-            name for run in subject.runs() for name, _ in saved_names(run, in_loops=True)
+            name for run in subject.runs() for name, _ in find_saved_names(run, in_loops=True)
         } - self.given
         self.at_start = self.at_success = 0
         self.found: dict[tuple[str, frozenset[str], Facts], Reading] = {}
@@ -209,7 +209,7 @@ class Readings:
                     self.met[one] = self.closed[one] = self.new_bit("")
                 self.first_of_pairs |= self.met[condition]
 
-    def met_around(self, entry: Path) -> int:
+    def met_around(self, entry: DocumentPath) -> int:
         """How tests have turned out where the work of an entry is done, as its own guard tells."""
         return self.together(self.conditions.contexts.get(entry, NOTHING).met)
 
@@ -220,7 +220,7 @@ class Readings:
 
     def exclude(self) -> None:
         """Know that what equals one text equals no other."""
-        equal: dict[Access, list[Condition]] = {}
+        equal: dict[AccessPath, list[Condition]] = {}
         for condition in self.met:
             if condition.truth and condition.test[:4] in ("eq '", 'eq "'):
                 equal.setdefault(condition.access, []).append(condition)
@@ -294,7 +294,7 @@ class Readings:
             wanted |= bits_
         return Reading(needs, tuple(conditional), needs | wanted, always, true, false, found.asks_for_errors)
 
-    def mask(self, accesses: Iterable[Access], local: frozenset[str]) -> int:
+    def mask(self, accesses: Iterable[AccessPath], local: frozenset[str]) -> int:
         found = 0
         for access in accesses:
             if access[0] == "steps":
@@ -303,7 +303,7 @@ class Readings:
                 found |= self.bits.get(access[0], 0)
         return found
 
-    def closed_mask(self, accesses: Iterable[Access], local: frozenset[str]) -> int:
+    def closed_mask(self, accesses: Iterable[AccessPath], local: frozenset[str]) -> int:
         """The bits that are there with accesses that have a value."""
         return self.together(key_of(access) or "" for access in accesses if access[0] not in local)
 
@@ -343,6 +343,6 @@ class Readings:
 
     def saves(self, entry: Entry, *, in_loops: bool = False) -> int:
         found = 0
-        for name, _ in saved_names([entry], in_loops=in_loops):
+        for name, _ in find_saved_names([entry], in_loops=in_loops):
             found |= self.closed.get(name, 0)
         return found

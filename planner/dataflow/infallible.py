@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import nodes
 from noetl.planner.syntax.models import ActionEntry
-from noetl.planner.templates.access_paths import Access, access_of, children_of
-from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse
+from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
+from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
 SAFE_ACTIONS = frozenset({"set", "log"})
 _PARTS = {"input": 2, "environment": 2, "args": 2, "run": 2, "step": 2, "loop": 2, "result": 2, "steps": 3}
@@ -30,7 +30,7 @@ _SAFE_OPERATORS = frozenset({"eq", "ne"})
 def is_harmless(template: Template) -> bool:
     """Whether a template has a value wherever all that it reads has one."""
     return all(map(_is_whole, template.reads)) and (
-        template.is_plain or template.is_access or _is_simple(template.source)
+        template.has_only_accesses or template.is_access or _is_simple(template.source)
     )
 
 
@@ -39,7 +39,7 @@ def is_harmless_text(text: str) -> bool:
     if not has_template(text):
         return True
     try:
-        return is_harmless(parse(text))
+        return is_harmless(parse_template(text))
     except TemplateProblem:
         return False
 
@@ -65,21 +65,21 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(item)
 
 
-def _is_whole(access: Access) -> bool:
+def _is_whole(access: AccessPath) -> bool:
     """Whether nothing is looked for inside of a value."""
     return len(access) <= _PARTS.get(access[0], 1) and access[0] not in ("secrets", "callback")
 
 
 @lru_cache(maxsize=16_384)
 def _is_simple(source: str) -> bool:
-    return parse(source).shown_to(_are_simple)
+    return parse_template(source).inspect_nodes(_are_simple)
 
 
 def _are_simple(body: Sequence[nodes.Node]) -> bool:
     stack = list(body)
     while stack:
         node = stack.pop()
-        if access_of(node) is not None:
+        if find_access_path(node) is not None:
             continue
         safe = (
             isinstance(node, _SAFE_NODES)
@@ -92,5 +92,5 @@ def _are_simple(body: Sequence[nodes.Node]) -> bool:
         )
         if not safe or (isinstance(node, nodes.CondExpr) and node.expr2 is None):
             return False
-        stack += children_of(node)
+        stack += child_nodes(node)
     return True

@@ -13,16 +13,22 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import nodes
-from noetl.planner.templates.access_paths import Access, access_of, bound_inside, children_of, name_of
-from noetl.planner.templates.template import Template, parse
+from noetl.planner.templates.access_paths import (
+    AccessPath,
+    child_nodes,
+    find_access_path,
+    find_local_names,
+    find_root_name,
+)
+from noetl.planner.templates.template import Template, parse_template
 
 SUCCEEDED, FAILED, FORGIVEN = 1, 2, 4
 UNFAILED = SUCCEEDED | FORGIVEN
 ANY = UNFAILED | FAILED
 
-ERRORS: tuple[Access, ...] = (("error",), ("result", "error"))
-SUCCESS: Access = ("result", "success")
-SUCCEEDED_RUN: Access = ("run", "succeeded")
+ERRORS: tuple[AccessPath, ...] = (("error",), ("result", "error"))
+SUCCESS: AccessPath = ("result", "success")
+SUCCEEDED_RUN: AccessPath = ("run", "succeeded")
 """Stands among facts for a run that has succeeded."""
 
 _TELLING = frozenset({"error", "result", "steps"})
@@ -34,7 +40,7 @@ _CONDITIONAL = re.compile(
 class Condition(NamedTuple):
     """A test of one access, and how it has turned out: `== 'full'`, of `("input", "mode")`. Without a test it is its truth."""
 
-    access: Access
+    access: AccessPath
     test: str
     truth: bool
 
@@ -52,8 +58,8 @@ class Facts:
     `("steps", NAME, "succeeded")` among those that have a value says that the last visit of a step has succeeded.
     """
 
-    there: frozenset[Access] = frozenset()
-    gone: frozenset[Access] = frozenset()
+    there: frozenset[AccessPath] = frozenset()
+    gone: frozenset[AccessPath] = frozenset()
     outcomes: int = ANY
     met: frozenset[Condition] = frozenset()
 
@@ -88,7 +94,7 @@ NEVER = Facts(outcomes=0)
 class Need:
     """An access that must have a value, where it stands in the text, and what is known when it is read."""
 
-    access: Access
+    access: AccessPath
     offset: int
     given: Facts = NOTHING
 
@@ -122,8 +128,8 @@ def implied_by_guard(template: Template) -> Implied:
 
 def is_unconditional(template: Template) -> bool:
     """Whether a template needs all that it reads, whatever its value, and says nothing of outcomes."""
-    if template.is_plain or template.path is not None:
-        return template.path is None or template.path[0] not in _TELLING
+    if template.has_only_accesses or template.access_path is not None:
+        return template.access_path is None or template.access_path[0] not in _TELLING
     return not _is_conditional(template.source)
 
 
@@ -138,14 +144,14 @@ def provides_for(template: Template, *access: str) -> bool:
 
 
 @lru_cache(maxsize=65_536)
-def _needed(source: str) -> frozenset[Access]:
+def _needed(source: str) -> frozenset[AccessPath]:
     """The accesses that a template needs, and all that they look into."""
     return frozenset().union(*(_with_parts(need.access) for need in _implied(source).needs))
 
 
 @lru_cache(maxsize=65_536)
 def _implied(source: str) -> Implied:
-    template = parse(source)
+    template = parse_template(source)
     if is_unconditional(template):
         facts = Facts(frozenset(template.reads))
         return Implied(tuple(Need(*read) for read in template.reads.items()), facts, facts, facts)
@@ -154,8 +160,8 @@ def _implied(source: str) -> Implied:
 
 @lru_cache(maxsize=65_536)
 def _read(source: str) -> Implied:
-    template = parse(source)
-    return template.shown_to(_Reader(template).read)
+    template = parse_template(source)
+    return template.inspect_nodes(_Reader(template).read)
 
 
 class _Reader:
@@ -170,7 +176,7 @@ class _Reader:
         self.known: dict[tuple[int, bool | None], Facts] = {}
 
     def read(self, body: Sequence[nodes.Node]) -> Implied:
-        self.inside = bound_inside(body)
+        self.inside = find_local_names(body)
         self.need_in_turn(body, NOTHING)
         needs = tuple(self.needs)
         always = self.certain_in_turn(body)
@@ -182,10 +188,12 @@ class _Reader:
             needs, always, self.implied(expression, truth=True), self.implied(expression, truth=False)
         )
 
-    def access(self, node: nodes.Node) -> Access | None:
+    def access(self, node: nodes.Node) -> AccessPath | None:
         """The access to something from outside that a node is."""
-        access = access_of(node)
-        return access if access in self.template.reads and id(name_of(node)) not in self.inside else None
+        access = find_access_path(node)
+        return (
+            access if access in self.template.reads and id(find_root_name(node)) not in self.inside else None
+        )
 
     def need_in_turn(self, nodes_: Iterable[nodes.Node], given: Facts) -> None:
         for node in nodes_:
@@ -199,7 +207,7 @@ class _Reader:
         access = self.access(node)
         if access is not None:
             if access not in given.there:
-                self.needs.append(Need(access, name_of(node).lineno, given))
+                self.needs.append(Need(access, find_root_name(node).lineno, given))
         elif isinstance(node, nodes.And | nodes.Or):
             self.need(node.left, given)
             self.need(node.right, given & self.implied(node.left, truth=isinstance(node, nodes.And)))
@@ -213,12 +221,12 @@ class _Reader:
                 self.need_in_turn(part, given)
         elif (asked := self.asked(node)) is not None:
             if len(asked) > 1 and asked[:-1] not in given.there:
-                self.needs.append(Need(asked[:-1], name_of(node.node).lineno, given))  # type: ignore[attr-defined]
+                self.needs.append(Need(asked[:-1], find_root_name(node.node).lineno, given))  # type: ignore[attr-defined]
             if isinstance(node, nodes.Filter) and self.may_be_undefined(node):
                 given &= Facts(gone=frozenset((asked,)))
-            self.need_in_turn(children_of(node)[1:], given)
+            self.need_in_turn(child_nodes(node)[1:], given)
         else:
-            self.need_in_turn(children_of(node), given)
+            self.need_in_turn(child_nodes(node), given)
 
     def need_in_branches(self, node: nodes.CondExpr | nodes.If, given: Facts) -> None:
         true = given & self.implied(node.test, truth=True)
@@ -234,11 +242,11 @@ class _Reader:
             false &= self.implied(branch.test, truth=False)
         self.need_in_turn(node.else_, false)
 
-    def asked(self, node: nodes.Node) -> Access | None:
+    def asked(self, node: nodes.Node) -> AccessPath | None:
         """The access that a node asks after, so that it need not have a value: in `x is defined` and `x | default(1)`."""
         is_default = isinstance(node, nodes.Filter) and node.name in ("default", "d")
         is_asked = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
-        return self.access(children_of(node)[0]) if is_default or is_asked else None
+        return self.access(child_nodes(node)[0]) if is_default or is_asked else None
 
     def may_be_undefined(self, node: nodes.Node) -> bool:
         """Whether the `default` of a node need not have a value where it is not taken: it is handed over, and not looked into."""
@@ -289,9 +297,9 @@ class _Reader:
         if isinstance(node, nodes.For):
             return self.certain(node.iter)
         if (asked := self.asked(node)) is not None:
-            known = self.certain_in_turn(children_of(node)[1:]) if isinstance(node, nodes.Test) else NOTHING
+            known = self.certain_in_turn(child_nodes(node)[1:]) if isinstance(node, nodes.Test) else NOTHING
             return known & Facts(_with_parts(asked[:-1])) if len(asked) > 1 else known
-        return self.certain_in_turn(children_of(node))
+        return self.certain_in_turn(child_nodes(node))
 
     def implied(self, node: nodes.Node, *, truth: bool) -> Facts:
         """What is known once a node has turned out true or false."""
@@ -350,7 +358,7 @@ class _Reader:
         )
         return met & self.of_value(access, operator, value, truth=truth)
 
-    def of_value(self, access: Access, operator: str, value: Any, *, truth: bool) -> Facts:
+    def of_value(self, access: AccessPath, operator: str, value: Any, *, truth: bool) -> Facts:
         """What it says besides that an access has been compared with a constant."""
         if not truth:
             operator = _OPPOSITE.get(operator, "")
@@ -390,16 +398,16 @@ def _constant(node: nodes.Node) -> Any:
     return _NO_CONSTANT
 
 
-def _met(access: Access, test: str, *, truth: bool) -> Facts:
+def _met(access: AccessPath, test: str, *, truth: bool) -> Facts:
     return Facts(met=frozenset((Condition(access, test, truth),)))
 
 
-def _with_parts(access: Access) -> frozenset[Access]:
+def _with_parts(access: AccessPath) -> frozenset[AccessPath]:
     """An access that has a value, and all that it looks into."""
     return frozenset(access[:length] for length in range(1, len(access) + 1))
 
 
-def _of_access(access: Access, *, truth: bool) -> Facts:
+def _of_access(access: AccessPath, *, truth: bool) -> Facts:
     """What is known of the step's outcome where an access is true or false, or of another step that is asked after."""
     if access == ("error",):
         return Facts(outcomes=FAILED if truth else UNFAILED)

@@ -9,7 +9,7 @@ from noetl.planner.dataflow.solver import Ways
 from noetl.planner.dataflow.step_effects import Production
 from noetl.planner.dataflow.transfer import EVERYTHING
 from noetl.planner.program.program import Subject
-from noetl.planner.syntax.models import Path
+from noetl.planner.syntax.models import DocumentPath
 
 Untaken = frozenset[tuple[str, int]]
 """Cases that are never taken: the step, and the index of the case."""
@@ -36,7 +36,7 @@ class Never:
         """Whether two entries do, with `around` of each."""
         return self.readings is not None and self.readings.contradict(entry, other)
 
-    def around(self, entry: Path) -> int:
+    def around(self, entry: DocumentPath) -> int:
         """What the guard of an entry says of such tests."""
         return 0 if self.readings is None else self.readings.met_around(entry)
 

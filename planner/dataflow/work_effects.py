@@ -13,7 +13,7 @@ from noetl.planner.dataflow.transfer import EVERYTHING, Done, Implications, Need
 from noetl.planner.graph.bitset import bits
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
-from noetl.planner.syntax.models import ActionEntry, Entry, Path, Task, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Task, TaskEntry
 
 
 class Work:
@@ -23,7 +23,7 @@ class Work:
         self.names = subject.names
         self.readings = readings
         self.implications: Implications | None = None
-        self.by_owner: dict[Path, list[Use]] = {}
+        self.by_owner: dict[DocumentPath, list[Use]] = {}
         for use in subject.uses:
             self.by_owner.setdefault(use.owner or use.path, []).append(use)
         self.done: dict[str, Done] = {}

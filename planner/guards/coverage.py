@@ -39,8 +39,8 @@ from noetl.planner.guards.value_classes import (
     Scalar,
 )
 from noetl.planner.syntax.models import Case, InputDeclaration
-from noetl.planner.templates.access_paths import Access
-from noetl.planner.templates.template import TemplateProblem, parse
+from noetl.planner.templates.access_paths import AccessPath
+from noetl.planner.templates.template import TemplateProblem, parse_template
 
 STATUSES = ("pending", "running", "waiting", "retrying", "succeeded", "failed", "cancelled")
 REFUSED = "MaxVisitsExceeded"
@@ -126,14 +126,14 @@ def candidate_of(guard: str | bool, *, leads_back: bool = False) -> Candidate:
     if guard == "error":
         return Candidate(ERROR, True, leads_back)
     try:
-        template = parse(guard) if isinstance(guard, str) else None
+        template = parse_template(guard) if isinstance(guard, str) else None
     except TemplateProblem:
         template = None
     if template is None:
         return Candidate(None)
     formula: Formula | None = None
-    if template.path is not None:
-        formula = ERROR if template.path == ("error",) else Literal(template.path, "truth")
+    if template.access_path is not None:
+        formula = ERROR if template.access_path == ("error",) else Literal(template.access_path, "truth")
     elif template.is_expression:
         formula = formula_of(template.expression)
     return Candidate(formula, reads_error(template.reads), leads_back, _asks_for_error(template.reads))
@@ -144,21 +144,21 @@ def is_error_aware(case: Case) -> bool:
     return case.case == "error" or reads_error(_reads(case))
 
 
-def _reads(case: Case) -> Collection[Access]:
+def _reads(case: Case) -> Collection[AccessPath]:
     if not isinstance(case.case, str) or case.case == "default":
         return ()
     try:
-        return parse(case.case).reads
+        return parse_template(case.case).reads
     except TemplateProblem:
         return ()
 
 
-def reads_error(reads: Collection[Access]) -> bool:
+def reads_error(reads: Collection[AccessPath]) -> bool:
     """Whether one of the accesses is to how the step has failed, if it has."""
     return any(a[0] == "error" or a[:2] in (("result", "success"), ("result", "error")) for a in reads)
 
 
-def _asks_for_error(reads: Collection[Access]) -> bool:
+def _asks_for_error(reads: Collection[AccessPath]) -> bool:
     return any(
         (len(a) > 1 and a[0] == "error") or (len(a) > 2 and a[:2] == ("result", "error")) for a in reads
     )

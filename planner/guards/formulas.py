@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import nodes
 from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compared
-from noetl.planner.templates.access_paths import Access, access_of
+from noetl.planner.templates.access_paths import AccessPath, find_access_path
 
 Term = tuple[Any, ...]
 """The access of a name with its attributes; of anything else its syntax, behind a word that begins with `?`."""
@@ -235,7 +235,7 @@ def _test(node: nodes.Test) -> Formula:
 
 def term_of(node: nodes.Node) -> Term:
     """What is the same for two expressions that always have the same value."""
-    access = access_of(node)
+    access = find_access_path(node)
     if access is not None:
         return access
     kind = "?length" if isinstance(node, nodes.Filter) and node.name in ("length", "count") else "?"
@@ -250,7 +250,7 @@ def _written(node: nodes.Node) -> Iterator[Any]:
         if not isinstance(part, nodes.Node):
             yield part
             continue
-        access = access_of(part)
+        access = find_access_path(part)
         if _varies(part, access):
             yield next(_fresh)
         if access is not None:
@@ -268,7 +268,7 @@ def _written(node: nodes.Node) -> Iterator[Any]:
                 yield field, type(value).__name__, value
 
 
-def _varies(node: nodes.Node, access: Access | None) -> bool:
+def _varies(node: nodes.Node, access: AccessPath | None) -> bool:
     """Whether the node gives another value every time, or names what does."""
     if access is not None:
         return access[0] == "uuid"

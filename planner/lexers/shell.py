@@ -19,7 +19,7 @@ _SHELL_PLACES = {
 
 
 class ShellLexer:
-    """Reads text for `/bin/sh`; `inside` names what the next piece would stand in, or is None in a plain word."""
+    """Reads text for `/bin/sh`; `context` names what the next piece would stand in, or is None in a plain word."""
 
     def __init__(self) -> None:
         self._open: list[str] = []
@@ -29,20 +29,20 @@ class ShellLexer:
         self._line = ""
 
     @property
-    def inside(self) -> str | None:
+    def context(self) -> str | None:
         if self._is_escaped:
             return _SHELL_PLACES["\\"]
         opened = [mark for mark in self._open if mark != "(" or "$(" in self._open]
         return _SHELL_PLACES[opened[-1]] if opened else None
 
-    def read_value(self) -> None:
+    def feed_value(self) -> None:
         """Move past a template: a word, or a part of one, that closes and opens nothing."""
         self._is_escaped = False
         self._is_word_start = False
         if self._open[-1:] == ["<<"]:
             self._line += "\0"
 
-    def read(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         """Move past literal text."""
         at = 0
         while at < len(text):

@@ -29,7 +29,7 @@ _SQL_PLACES = {
 
 
 class SqlLexer:
-    """Reads SQL as Postgres does; `inside` names what the next piece would stand in, or is None in plain SQL."""
+    """Reads SQL as Postgres does; `context` names what the next piece would stand in, or is None in plain SQL."""
 
     def __init__(self) -> None:
         self._state: str | None = None
@@ -37,10 +37,10 @@ class SqlLexer:
         self._depth = 0
 
     @property
-    def inside(self) -> str | None:
+    def context(self) -> str | None:
         return None if self._state is None else _SQL_PLACES[self._state]
 
-    def read(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         """Move past literal text."""
         at = 0
         while at < len(text):

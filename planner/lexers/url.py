@@ -6,7 +6,7 @@ import re
 from enum import StrEnum
 
 
-class UrlPlace(StrEnum):
+class UrlComponent(StrEnum):
     """The part of an address a template stands in. What stands in the origin may be the whole address."""
 
     ORIGIN = "origin"
@@ -16,22 +16,22 @@ class UrlPlace(StrEnum):
 
 
 class UrlLexer:
-    """Reads an address; `place` is where the next piece of it begins."""
+    """Reads an address; `component` is where the next piece of it begins."""
 
     def __init__(self) -> None:
-        self.place = UrlPlace.ORIGIN
+        self.component = UrlComponent.ORIGIN
 
-    def read(self, text: str) -> None:
+    def feed(self, text: str) -> None:
         """Move past literal text."""
-        if self.place is UrlPlace.ORIGIN:
+        if self.component is UrlComponent.ORIGIN:
             scheme, slashes, rest = text.partition("://")
             text = rest if slashes and not re.search(r"[/?#]", scheme) else text
             start = re.search(r"[/?#]", text)
             if start is None:
                 return
-            self.place = UrlPlace.PATH
+            self.component = UrlComponent.PATH
             text = text[start.start() :]
-        if self.place is UrlPlace.PATH and "?" in text.partition("#")[0]:
-            self.place = UrlPlace.QUERY
+        if self.component is UrlComponent.PATH and "?" in text.partition("#")[0]:
+            self.component = UrlComponent.QUERY
         if "#" in text:
-            self.place = UrlPlace.FRAGMENT
+            self.component = UrlComponent.FRAGMENT

@@ -20,8 +20,17 @@ from noetl.planner.guards.coverage import REFUSED, Candidate, Dead, Facts, Verdi
 from noetl.planner.guards.solver import Allowance
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.document import Document
-from noetl.planner.syntax.entries import called_tasks, saved_names
-from noetl.planner.syntax.models import ActionEntry, Case, Entry, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
+from noetl.planner.syntax.models import (
+    ActionEntry,
+    Case,
+    DocumentPath,
+    Entry,
+    Playbook,
+    Step,
+    Task,
+    TaskEntry,
+)
 from noetl.planner.syntax.symbols import Names
 from noetl.planner.templates.template import has_template
 
@@ -54,7 +63,7 @@ class Subject:
         self,
         code: str,
         message: str,
-        path: Path,
+        path: DocumentPath,
         hint: str | None = None,
         labels: Iterable[Label] = (),
         *,
@@ -107,7 +116,7 @@ class Subject:
         return Flow(self.flow.start, targets)
 
     @cached_property
-    def verdicts(self) -> Mapping[Path, Verdict]:
+    def verdicts(self) -> Mapping[DocumentPath, Verdict]:
         """What can become of the rule of each step that has one, by the step's path."""
         allowance = Allowance(MAX_REASONING)
         own = (
@@ -207,7 +216,7 @@ class Subject:
         calls.add_nodes_from(self.names.tasks)
         for name, task in self.names.tasks.items():
             calls.add_edges_from(
-                (name, called) for called in called_tasks(task.run) if called in self.names.tasks
+                (name, called) for called in find_called_tasks(task.run) if called in self.names.tasks
             )
         return calls
 
@@ -224,11 +233,11 @@ class Subject:
         return calls
 
     @cached_property
-    def produced(self) -> Mapping[str, Path]:
+    def produced(self) -> Mapping[str, DocumentPath]:
         """Every name that `as` or `set` saves somewhere, with the first place where one does."""
-        found: dict[str, Path] = {}
+        found: dict[str, DocumentPath] = {}
         for run in self._saving():
-            for name, path in saved_names(run):
+            for name, path in find_saved_names(run):
                 found.setdefault(name, path)
         return found
 
@@ -240,11 +249,11 @@ class Subject:
         return self.produced.keys() | given | self.lost_names
 
     @cached_property
-    def entries(self) -> Sequence[tuple[Entry, Path, Case | None]]:
+    def entries(self) -> Sequence[tuple[Entry, DocumentPath, Case | None]]:
         """Every entry of a `run`, its place, and the case it belongs to if it is in one."""
         return [*self._entries()]
 
-    def _entries(self) -> Iterator[tuple[Entry, Path, Case | None]]:
+    def _entries(self) -> Iterator[tuple[Entry, DocumentPath, Case | None]]:
         for task in self.playbook.tasks:
             yield from ((entry, (*task.run_path, index), None) for index, entry in enumerate(task.run))
         for step in self.playbook.steps:

@@ -10,10 +10,19 @@ from typing import Any
 from noetl.planner.catalogue import Catalogue, Parameter
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.syntax.document import Document
-from noetl.planner.syntax.entries import saved_names
-from noetl.planner.syntax.models import ActionEntry, Entry, Loop, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.syntax.entries import find_saved_names
+from noetl.planner.syntax.models import (
+    ActionEntry,
+    DocumentPath,
+    Entry,
+    Loop,
+    Playbook,
+    Step,
+    Task,
+    TaskEntry,
+)
 from noetl.planner.templates.parser import code_length
-from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse
+from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
 MAX_CODE = 256 * 1024
 """How many characters the expressions of all templates may have together, but for those that only name what they read."""
@@ -39,20 +48,20 @@ class Use:
     may stand here.
     """
 
-    path: Path
+    path: DocumentPath
     template: Template
     place: Place
     step: str | None = None
     task: str | None = None
     local: frozenset[str] = frozenset()
     secrets: bool = False
-    owner: Path = ()
+    owner: DocumentPath = ()
     own: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    path: Path
+    path: DocumentPath
     text: str
     local: frozenset[str] = frozenset()
     secrets: bool = False
@@ -75,7 +84,7 @@ def find_uses(
 class _TooLargeError(Exception):
     """The text at `path` is the first that is too much."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: DocumentPath) -> None:
         super().__init__()
         self.path = path
 
@@ -104,19 +113,19 @@ class _Finder:
         place: Place,
         step: str | None = None,
         task: str | None = None,
-        owner: Path = (),
+        owner: DocumentPath = (),
         own: frozenset[str] = frozenset(),
     ) -> Iterator[Use]:
         for found in texts:
             if has_template(found.text):
                 try:
-                    template = parse(found.text)
+                    template = parse_template(found.text)
                 except TemplateProblem as problem:
                     self.count(found)
                     span = self.document.text_span(found.path, problem.start, problem.end)
                     self.diagnostics.add(problem.code, problem.message, span, problem.hint)
                 else:
-                    if not template.is_plain:
+                    if not template.has_only_accesses:
                         self.count(found)
                     yield Use(found.path, template, place, step, task, found.local, found.secrets, owner, own)
 
@@ -131,7 +140,7 @@ class _Finder:
 
     def step(self, step: Step) -> Iterator[Use]:
         local = _bound_by(step.loop) if step.loop else frozenset()
-        own = frozenset(name for name, _ in saved_names(step.run or ())) if step.loop else frozenset()
+        own = frozenset(name for name, _ in find_saved_names(step.run or ())) if step.loop else frozenset()
         name = step.name
         if step.loop:
             yield from self.uses(_texts(step.loop.items, (*step.path, "loop", "items")), Place.WORK, name)
@@ -177,7 +186,7 @@ class _Finder:
 
 
 def _parameter_texts(
-    value: Any, parameter: Parameter | None, path: Path, local: frozenset[str]
+    value: Any, parameter: Parameter | None, path: DocumentPath, local: frozenset[str]
 ) -> Iterator[_Text]:
     if parameter is not None and parameter.fields and isinstance(value, Mapping):
         # What stands under a misspelt key is not looked at: the names it may read are not known.
@@ -198,7 +207,7 @@ def _bound_by(loop: Loop) -> frozenset[str]:
 
 
 def _texts(
-    value: Any, path: Path, local: frozenset[str] = frozenset(), *, secrets: bool = False
+    value: Any, path: DocumentPath, local: frozenset[str] = frozenset(), *, secrets: bool = False
 ) -> Iterator[_Text]:
     if isinstance(value, str):
         yield _Text(path, value, local, secrets)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noetl.planner.catalogue import Catalogue, Kind
-from noetl.planner.syntax.entries import saved_names
+from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import ActionEntry, Entry, Playbook, Step, TaskEntry
 from noetl.planner.syntax.names import MAX_TASK_DEPTH
-from noetl.planner.templates.access_paths import Access
+from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.template import has_template
 
 TYPES: Mapping[Kind, tuple[type, ...]] = {
@@ -65,7 +65,7 @@ class Shapes:
     results: Mapping[str, Shape | None] = field(default_factory=dict)
     """What each step gives: the data of the last item of its `run`."""
 
-    def of(self, access: Access, step: str | None) -> Shape | Missing | None:
+    def of(self, access: AccessPath, step: str | None) -> Shape | Missing | None:
         """What is known of a value that is read, in a rule of a step if that is given."""
         shape, start = self._first(access, step)
         for at in range(start, len(access)):
@@ -78,7 +78,7 @@ class Shapes:
             shape = following
         return shape
 
-    def _first(self, access: Access, step: str | None) -> tuple[Shape | None, int]:
+    def _first(self, access: AccessPath, step: str | None) -> tuple[Shape | None, int]:
         match access:
             case ("input", name, *_):
                 return self.inputs.get(name), 2
@@ -105,7 +105,7 @@ def find_shapes(
     give = _Results(playbook, catalogue)
     for run in runs:
         for entry in run:
-            for name, path in saved_names([entry], in_loops=True):
+            for name, path in find_saved_names([entry], in_loops=True):
                 shape = give.entry(entry) if path[-1] == "as" else None
                 saved[name] = shape if saved.get(name, shape) == shape and name not in variables else None
     given = {**environment, **inputs, **variables, **saved, **dict.fromkeys(broken)}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from noetl.planner.diagnostics.diagnostic import START, Span
-from noetl.planner.syntax.models import Path
+from noetl.planner.syntax.models import DocumentPath
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
@@ -55,7 +55,7 @@ class Document:
         self._last_offsets: tuple[Any, tuple[Sequence[int], Sequence[int], list[int]]] | None = None
         self._text_spans: dict[tuple[int, int, int], Span] = {}
 
-    def span(self, path: Path) -> Span:
+    def span(self, path: DocumentPath) -> Span:
         """Where the value stands; its first line, when it has several. An empty value stands where its key does."""
         key, place = self._find(path)
         span = span_of(self.text, place)
@@ -64,12 +64,12 @@ class Document:
         # Nothing is written there: what is before it can be seen, a key or the dash of an item.
         return span_of(self.text, key) if key else replace(span, column=max(span.column - 1, 1))
 
-    def key_span(self, path: Path) -> Span:
+    def key_span(self, path: DocumentPath) -> Span:
         """Where the key that leads to the value stands; the value's place when no key does."""
         key, _ = self._find(path)
         return self.span(path) if key is None else span_of(self.text, key)
 
-    def text_span(self, path: Path, start: int, end: int) -> Span:
+    def text_span(self, path: DocumentPath, start: int, end: int) -> Span:
         """Where the characters `start` to `end` (exclusive) of a scalar's value stand in the document.
 
         Exact but for folded lines, where blanks that folding removed may count to either side. The place of the
@@ -93,7 +93,7 @@ class Document:
         self._text_spans[asked] = span
         return span
 
-    def node(self, path: Path) -> object:
+    def node_at(self, path: DocumentPath) -> object:
         """What the value is in the text, which all aliases of one value have in common; None where nothing is."""
         return self._find(path)[1]
 
@@ -106,7 +106,7 @@ class Document:
             self._last_offsets = (place, (*_offsets(self.text, place), breaks))
         return self._last_offsets[1]
 
-    def _find(self, path: Path) -> tuple[Any, Any]:
+    def _find(self, path: DocumentPath) -> tuple[Any, Any]:
         key, place = None, self._root
         for part in path:
             if not isinstance(place, Collection):

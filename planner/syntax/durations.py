@@ -9,7 +9,7 @@ _LONGEST_SECONDS = 36_500 * 86_400
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds_of(value: object) -> float:
+def parse_duration(value: object) -> float:
     """Seconds of `500ms`, `5s`, `2m`, `1h`, `3d` or a number, up to 100 years; raises ValueError on anything else."""
     seconds: float = -1
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from noetl.planner.syntax.models import ActionEntry, Entry, Path, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, TaskEntry
 
 
-def called_tasks(run: Iterable[Entry]) -> Iterable[str]:
+def find_called_tasks(run: Iterable[Entry]) -> Iterable[str]:
     """The names that entries call as tasks, in the order written; a name may turn out to be a step's."""
     for entry in run:
         if isinstance(entry, TaskEntry):
@@ -16,7 +16,7 @@ def called_tasks(run: Iterable[Entry]) -> Iterable[str]:
             yield entry
 
 
-def saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterable[tuple[str, Path]]:
+def find_saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterable[tuple[str, DocumentPath]]:
     """The names that entries themselves save, with the places where they are written; `in_loops` also those that the items of
     a loop save, each for itself.
     """

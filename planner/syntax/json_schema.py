@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
-from noetl.planner.syntax.durations import seconds_of
+from noetl.planner.syntax.durations import parse_duration
 from noetl.planner.syntax.models import InputType, Playbook, RetryPolicy
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
@@ -34,7 +34,7 @@ class _Generator(GenerateJsonSchema):
     """Describes what may be written, where the models describe what it becomes."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        if schema["function"]["function"] is seconds_of:
+        if schema["function"]["function"] is parse_duration:
             return dict(_DURATION)
         written = super().function_before_schema(schema)
         if schema["schema"].get("cls") is RetryPolicy:
@@ -42,7 +42,7 @@ class _Generator(GenerateJsonSchema):
         return written
 
 
-def json_schema(catalogue: Catalogue) -> dict[str, Any]:
+def build_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     """The schema of a playbook that may use the action types of the catalogue."""
     schema = Playbook.model_json_schema(by_alias=True, schema_generator=_Generator)
     definitions = schema["$defs"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.syntax.document import Document
-from noetl.planner.syntax.models import Path
+from noetl.planner.syntax.models import DocumentPath
 
 MAX_STEPS = 10_000
 MAX_TASKS = 10_000
@@ -18,7 +18,7 @@ MAX_TARGETS = 1_000
 MAX_ALL_ENTRIES = 100_000
 
 
-def is_too_large(document: Document, diagnostics: Diagnostics) -> bool:
+def check_limits(document: Document, diagnostics: Diagnostics) -> bool:
     """Whether the playbook passes a limit; the first of each surplus is reported, as NP701."""
     return _Sizes(document, diagnostics).pass_a_limit()
 
@@ -45,7 +45,7 @@ class _Sizes:
                 found |= self.step(step, ("steps", index))
         return found
 
-    def step(self, step: dict[str, Any], path: Path) -> bool:
+    def step(self, step: dict[str, Any], path: DocumentPath) -> bool:
         found = self.run(
             step.get("run"), f"a step has at most {MAX_TARGETS:,} entries in `run`", (*path, "run")
         )
@@ -63,7 +63,7 @@ class _Sizes:
                 found |= self.run(case.get("run"), message, (*path, number, "run"))
         return found
 
-    def tasks_of(self, tasks: Any) -> Iterator[tuple[Path, Any]]:
+    def tasks_of(self, tasks: Any) -> Iterator[tuple[DocumentPath, Any]]:
         """The `run` of each task, in whichever way it is written."""
         if isinstance(tasks, list):
             for index, task in enumerate(tasks):
@@ -77,7 +77,7 @@ class _Sizes:
                     else (("tasks", name), task)
                 )
 
-    def run(self, run: Any, message: str, path: Path) -> bool:
+    def run(self, run: Any, message: str, path: DocumentPath) -> bool:
         if self.surplus(run, MAX_TARGETS, message, path):
             return True
         if not isinstance(run, list):
@@ -86,14 +86,14 @@ class _Sizes:
         message = f"all `run` of a playbook have at most {MAX_ALL_ENTRIES:,} entries together"
         return self.total(self.entries, len(run), MAX_ALL_ENTRIES, message, path)
 
-    def surplus(self, items: Any, most: int, message: str, path: Path) -> bool:
+    def surplus(self, items: Any, most: int, message: str, path: DocumentPath) -> bool:
         if not isinstance(items, list | dict) or len(items) <= most:
             return False
         first = most if isinstance(items, list) else list(items)[most]
         self.diagnostics.add("NP701", message, self.document.key_span((*path, first)))
         return True
 
-    def total(self, number: int, added: int, most: int, message: str, path: Path) -> bool:
+    def total(self, number: int, added: int, most: int, message: str, path: DocumentPath) -> bool:
         """Whether a sum is passed; it is reported once, at the first item beyond it."""
         if number <= most:
             return False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from noetl.planner.syntax.durations import seconds_of
+from noetl.planner.syntax.durations import parse_duration
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-Path = tuple[str | int, ...]
+DocumentPath = tuple[str | int, ...]
 """Where a value stands in the document: keys of mappings and indexes of sequences."""
 
-Duration = Annotated[float, BeforeValidator(seconds_of)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
 InputType = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
 OnError = Literal["abort", "continue"]
 
@@ -19,10 +19,10 @@ class Model(BaseModel):
     """What all models share. `path` is where the construct stands in the document."""
 
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, hide_input_in_errors=True)
-    _path: Path = PrivateAttr(default=())
+    _path: DocumentPath = PrivateAttr(default=())
 
     @property
-    def path(self) -> Path:
+    def path(self) -> DocumentPath:
         # The attribute itself is looked up by a `__getattr__` that takes ten times as long.
         private = self.__pydantic_private__
         return private["_path"] if private else ()
@@ -146,10 +146,10 @@ class Task(Model):
     description: str | None = None
     run: list[Entry]
     parallel: bool = False
-    _run_path: Path = PrivateAttr(default=())
+    _run_path: DocumentPath = PrivateAttr(default=())
 
     @property
-    def run_path(self) -> Path:
+    def run_path(self) -> DocumentPath:
         """Where the entries stand: under `run`, or right under the name where `tasks` is a mapping to lists."""
         return self._run_path or (*self._path, "run")
 

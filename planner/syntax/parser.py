@@ -13,24 +13,33 @@ from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.diagnostics.wording import described, shown
 from noetl.planner.gc_control import collection_paused
 from noetl.planner.syntax.document import Document
-from noetl.planner.syntax.limits import is_too_large
-from noetl.planner.syntax.models import ActionEntry, Case, Model, Path, Playbook, Step, Task, TaskEntry
+from noetl.planner.syntax.limits import check_limits
+from noetl.planner.syntax.models import (
+    ActionEntry,
+    Case,
+    DocumentPath,
+    Model,
+    Playbook,
+    Step,
+    Task,
+    TaskEntry,
+)
 from noetl.planner.syntax.recovery import Draft
 from noetl.planner.syntax.schema_errors import (
     ENTRY_KEYS,
     MINIMAL,
-    Mistake,
+    SchemaViolation,
+    describe_wrong_value,
     meant,
     meant_entry,
     missing_key,
     model_at,
     not_an_entry,
     unknown_key,
-    wrong_value,
 )
 from pydantic import ValidationError
 
-MAX_MISTAKES = 1_000
+MAX_SCHEMA_VIOLATIONS = 1_000
 """How many wrong constructs are reported; where there are more, nothing else is checked."""
 
 # Keys that hold constructs, which are told where they stand.
@@ -45,7 +54,7 @@ _HOLDERS: dict[type[Model], tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedPlaybook:
     """A playbook without what was wrong in it.
 
     `broken_steps` and `broken_tasks` are the names of those that are not in the playbook, or not whole.
@@ -59,7 +68,7 @@ class Parsed:
     lost_names: frozenset[str] = frozenset()
 
 
-def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
+def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybook | None:
     """The playbook in a document, each of its constructs with its `path`; None when no step of it can be checked.
 
     Adds NP010, NP011, NP012 and NP701.
@@ -73,7 +82,7 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
         return None
     with collection_paused():
         draft = Draft(data)
-        if is_too_large(document, diagnostics):
+        if check_limits(document, diagnostics):
             return None
         _check_task_keys(document, diagnostics)
         while True:
@@ -84,7 +93,7 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
                 if not _mend(draft, error, document, diagnostics):
                     return None
         _set_paths(playbook, (), draft)
-    return Parsed(
+    return ParsedPlaybook(
         playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost)
     )
 
@@ -92,26 +101,26 @@ def parse(document: Document, diagnostics: Diagnostics) -> Parsed | None:
 def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics: Diagnostics) -> bool:
     """Report the errors and take what is wrong out of the draft; false when nothing remains to be tried."""
 
-    def report(mistake: Mistake, path: Path) -> None:
+    def report(mistake: SchemaViolation, path: DocumentPath) -> None:
         place = draft.place(path)
         span = document.key_span(place) if mistake.at_key else document.span(place)
         diagnostics.add(mistake.code, mistake.message, span, mistake.hint)
 
     found = _by_path(draft, error)
-    is_hopeless = len(found) > MAX_MISTAKES
+    is_hopeless = len(found) > MAX_SCHEMA_VIOLATIONS
     if is_hopeless:
-        places = [(id(document.node(draft.place(path))), missing) for (path, missing), _ in found]
-        diagnostics.leave_out(len(set(places)) - len(set(places[:MAX_MISTAKES])))
-    renamed: dict[Path, Path] = {}
-    wrong: set[Path] = set()
+        places = [(id(document.node_at(draft.place(path))), missing) for (path, missing), _ in found]
+        diagnostics.leave_out(len(set(places)) - len(set(places[:MAX_SCHEMA_VIOLATIONS])))
+    renamed: dict[DocumentPath, DocumentPath] = {}
+    wrong: set[DocumentPath] = set()
 
-    def misspelt(owner: Path, key: str, slip: str | None) -> None:
+    def misspelt(owner: DocumentPath, key: str, slip: str | None) -> None:
         if slip is None or slip in draft.at(owner) or (*owner, slip) in renamed:
             wrong.add((*owner, key))
         else:
             renamed[*owner, slip] = (*owner, key)
 
-    for (path, missing), errors in found[:MAX_MISTAKES]:
+    for (path, missing), errors in found[:MAX_SCHEMA_VIOLATIONS]:
         kind, value = errors[0]["type"], draft.at(path)
         if kind == "extra_forbidden":
             owner, key = path[:-1], str(path[-1])
@@ -136,7 +145,7 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
                 is_hopeless = True
         elif missing is None:
             if not draft.is_left_out(path):
-                report(wrong_value(path, value, errors), path)
+                report(describe_wrong_value(path, value, errors), path)
             is_hopeless |= path == ("steps",)
             wrong.add(path)
 
@@ -152,9 +161,9 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
     return True
 
 
-def _by_path(draft: Draft, error: ValidationError) -> list[tuple[tuple[Path, str | None], list[Any]]]:
+def _by_path(draft: Draft, error: ValidationError) -> list[tuple[tuple[DocumentPath, str | None], list[Any]]]:
     """The errors of each path and, by itself, of each key that is missing there."""
-    found: dict[tuple[Path, str | None], list[Any]] = {}
+    found: dict[tuple[DocumentPath, str | None], list[Any]] = {}
     for item in error.errors(include_url=False, include_input=False):
         missing = str(item["loc"][-1]) if item["type"] == "missing" else None
         found.setdefault((draft.locate(item["loc"]), missing), []).append(item)
@@ -170,7 +179,7 @@ def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
             diagnostics.add("NP010", f"the name of the task is its key, `{shown(name)}`", place)
 
 
-def _set_paths(model: Model, path: Path, draft: Draft) -> None:
+def _set_paths(model: Model, path: DocumentPath, draft: Draft) -> None:
     # Validation cannot know the place, and to everyone else it is there to be read only.
     model._path = draft.place(path)  # noqa: SLF001
     if isinstance(model, Task):
@@ -179,7 +188,7 @@ def _set_paths(model: Model, path: Path, draft: Draft) -> None:
         held = getattr(model, name)
         if held is None:
             continue
-        items: Iterable[tuple[Path, Any]] = (((*path, name), held),)
+        items: Iterable[tuple[DocumentPath, Any]] = (((*path, name), held),)
         if isinstance(held, list):
             items = (((*path, name, index), item) for index, item in enumerate(held))
         elif isinstance(held, dict):

@@ -16,10 +16,16 @@ from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
 from noetl.planner.diagnostics.wording import described, shown
 from noetl.planner.gc_control import collection_paused
 from noetl.planner.syntax.document import Collection, Document, position, span_of
-from noetl.planner.syntax.scalars import NUMERIC_STARTS, WORDS, Scalar, reading_of_yaml_1_1, resolve
+from noetl.planner.syntax.scalars import (
+    NUMERIC_STARTS,
+    WORDS,
+    Scalar,
+    describe_yaml_1_1_value,
+    resolve_scalar,
+)
 from noetl.planner.syntax.yaml_errors import report_syntax
 
-__all__ = ["Document", "read"]
+__all__ = ["Document", "read_document"]
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
@@ -46,7 +52,7 @@ _MOVED_PAIR = re.compile("([\ue000-\ue3ff])([\ue400-\ue7ff])")
 _MOVED_BY = 0x800
 
 
-def read(text: str | bytes, diagnostics: Diagnostics) -> Document | None:
+def read_document(text: str | bytes, diagnostics: Diagnostics) -> Document | None:
     """The document in `text`, or None where there is none that could be checked further.
 
     Adds NP001 to NP006, and NP012 for what JSON cannot hold. Never raises on bad text; takes time and memory
@@ -221,11 +227,11 @@ class _Reader:
     def _scalar(self, event: Any) -> Scalar:
         text: str = event.value
         try:
-            value = resolve(text)
+            value = resolve_scalar(text)
         except ValueError as error:
             self._report("NP012", str(error), event, "write it in quotes if it is text")
             return None
-        if reading := reading_of_yaml_1_1(text):
+        if reading := describe_yaml_1_1_value(text):
             message = f"`{shown(text)}` is {described(value)} here, and {reading} in YAML 1.1"
             truth = f", or `{reading}`" if reading in ("true", "false") else ""
             self._report("NP006", message, event, f'write "{shown(text)}" if it is text{truth}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from noetl.planner.syntax.models import Path
+from noetl.planner.syntax.models import DocumentPath
 
 
 class Draft:
@@ -18,9 +18,9 @@ class Draft:
         self.data = dict(data)
         self.broken: dict[str, set[str]] = {"steps": set(), "tasks": set()}
         self.lost: set[str] = set()
-        self._items: dict[Path, list[str | int]] = {}
-        self._keys: dict[Path, Path] = {}
-        self._left_out: set[Path] = set()
+        self._items: dict[DocumentPath, list[str | int]] = {}
+        self._keys: dict[DocumentPath, DocumentPath] = {}
+        self._left_out: set[DocumentPath] = set()
         self._is_own = False
         self._expand_inputs()
         self._expand_tasks()
@@ -43,11 +43,11 @@ class Draft:
             else:
                 expanded.append({**value, "name": name} if isinstance(value, dict) else value)
 
-    def place(self, path: Path) -> Path:
+    def place(self, path: DocumentPath) -> DocumentPath:
         """Where in the document the value at `path` of the draft stands."""
         if not self._items and not self._keys:
             return path
-        place: Path = ()
+        place: DocumentPath = ()
         for part in path:
             if isinstance(part, int):
                 place = (*place, self._items[place][part] if place in self._items else part)
@@ -56,16 +56,16 @@ class Draft:
                 place = self._keys.get(place, place)
         return place
 
-    def at(self, path: Path) -> Any:
+    def at(self, path: DocumentPath) -> Any:
         """The value at `path`."""
         value: Any = self.data
         for part in path:
             value = value[part]
         return value
 
-    def locate(self, location: Sequence[str | int]) -> Path:
+    def locate(self, location: Sequence[str | int]) -> DocumentPath:
         """The path that a location in an error stands for, which also names the alternatives of unions."""
-        path: Path = ()
+        path: DocumentPath = ()
         value: Any = self.data
         is_alternative = False
         for part in location:
@@ -82,14 +82,14 @@ class Draft:
             path = (*path, part)
         return path
 
-    def rename(self, path: Path, key: str) -> None:
+    def rename(self, path: DocumentPath, key: str) -> None:
         """Take the value at `path` for the one of another key of the same mapping."""
         self._make_own()
         parent, place = self.at(path[:-1]), self.place(path)
         self._keys[*self.place(path[:-1]), key] = place
         parent[key] = parent.pop(path[-1])
 
-    def leave_out(self, path: Path) -> None:
+    def leave_out(self, path: DocumentPath) -> None:
         """Do without the value at `path`, remembering what is lost with it."""
         self._make_own()
         self._note_loss(path)
@@ -108,7 +108,7 @@ class Draft:
                 self._items[place] = list(range(len(parent)))
             del parent[last], self._items[place][last]
 
-    def is_left_out(self, path: Path) -> bool:
+    def is_left_out(self, path: DocumentPath) -> bool:
         """Whether what stood at `path`, or an item of it, was left out."""
         place = self.place(path)
         return place in self._left_out or place in self._items
@@ -118,7 +118,7 @@ class Draft:
             self.data = _copied(self.data)
             self._is_own = True
 
-    def _note_loss(self, path: Path) -> None:
+    def _note_loss(self, path: DocumentPath) -> None:
         value, key = self.at(path), path[-1]
         self.lost.update(_bound_in(value))
         if len(path) > 1 and path[0] in self.broken:

@@ -46,7 +46,7 @@ _SIGNED_HEXADECIMAL = re.compile(r"[-+]0x[0-9a-fA-F_]+")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
 
-def resolve(text: str) -> Scalar:
+def resolve_scalar(text: str) -> Scalar:
     """The value of a plain scalar. Raises ValueError, with a sentence, for a number that JSON cannot hold."""
     if text in _VALUES:
         return _VALUES[text]
@@ -71,7 +71,7 @@ def _refuse_long_number(text: str) -> None:
         raise ValueError(f"a number has at most {_LONGEST_NUMBER} digits")
 
 
-def reading_of_yaml_1_1(text: str) -> str | None:
+def describe_yaml_1_1_value(text: str) -> str | None:
     """What YAML 1.1 takes a plain scalar for, in words, where YAML 1.2 reads it differently; else None.
 
     `0o17` and `1e3`, which 1.1 takes for text, count as the same: nobody writes them to mean text.

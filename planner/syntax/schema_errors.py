@@ -11,10 +11,10 @@ from noetl.planner.diagnostics.wording import described, listed, quoted, shown, 
 from noetl.planner.syntax.models import (
     ActionEntry,
     Case,
+    DocumentPath,
     InputDeclaration,
     Loop,
     Model,
-    Path,
     Playbook,
     Repeat,
     RetryPolicy,
@@ -27,7 +27,7 @@ from noetl.planner.syntax.models import (
 MINIMAL = "the smallest playbook: {name: hello, steps: [{name: greet, run: [{action: log, message: hello}]}]}"
 
 
-class Mistake(NamedTuple):
+class SchemaViolation(NamedTuple):
     """The parts of a diagnostic. `at_key` is true where the key, not the value, has to be changed."""
 
     code: str
@@ -121,7 +121,7 @@ _FEW = 6
 _DURATIONS = "durations are `500ms`, `5s`, `2m`, `1h`, `3d` or seconds as a number"
 
 
-def model_at(path: Path, value: object) -> type[Model]:
+def model_at(path: DocumentPath, value: object) -> type[Model]:
     """The model of the mapping `value` that stands at `path`."""
     match path:
         case ():
@@ -158,7 +158,7 @@ def meant_entry(value: object) -> tuple[str, str] | None:
     return None
 
 
-def unknown_key(key: str, model: type[Model]) -> Mistake:
+def unknown_key(key: str, model: type[Model]) -> SchemaViolation:
     """A key that the construct does not have."""
     keys = keys_of(model)
     hint = _MISPLACED.get(model, {}).get(key)
@@ -166,23 +166,23 @@ def unknown_key(key: str, model: type[Model]) -> Mistake:
         hint = f"did you mean `{slip}`?"
     elif hint is None and len(keys) <= _FEW:
         hint = f"it takes {listed(ticked(keys), 'and')}"
-    return Mistake("NP010", f"{_NOUNS[model]} has no key `{shown(key)}`", hint, at_key=True)
+    return SchemaViolation("NP010", f"{_NOUNS[model]} has no key `{shown(key)}`", hint, at_key=True)
 
 
-def missing_key(key: str, model: type[Model]) -> Mistake:
+def missing_key(key: str, model: type[Model]) -> SchemaViolation:
     """A key that the construct cannot do without."""
-    return Mistake(
+    return SchemaViolation(
         "NP011", f"{_NOUNS[model]} needs `{key}`", MINIMAL if key == "steps" else None, at_key=True
     )
 
 
-def not_an_entry(value: object) -> Mistake:
+def not_an_entry(value: object) -> SchemaViolation:
     """Something in a `run` that is neither a name nor has `action`, `task` or `step`."""
     if not isinstance(value, dict):
         message = f"an entry of `run` is an action, a task or a name, not {described(value)}"
-        return Mistake("NP012", message, "write `action: TYPE` and its parameters, or `task: NAME`")
+        return SchemaViolation("NP012", message, "write `action: TYPE` and its parameters, or `task: NAME`")
     if slip := meant_entry(value):
-        return Mistake(
+        return SchemaViolation(
             "NP010",
             f"an entry of `run` has no key `{shown(slip[0])}`",
             f"did you mean `{slip[1]}`?",
@@ -192,37 +192,39 @@ def not_an_entry(value: object) -> Mistake:
     if len(value) == 1:
         key = shown(next(iter(value)))
         hint = f"if `{key}` is a type, write `action: {key}` and the parameters beside it"
-    return Mistake("NP011", "an entry of `run` needs `action:` or `task:`", hint)
+    return SchemaViolation("NP011", "an entry of `run` needs `action:` or `task:`", hint)
 
 
-def wrong_value(path: Path, value: object, errors: Sequence[Mapping[str, Any]]) -> Mistake:
+def describe_wrong_value(
+    path: DocumentPath, value: object, errors: Sequence[Mapping[str, Any]]
+) -> SchemaViolation:
     """The mistake of the value at `path`; the errors say why it is none of the alternatives there."""
     key = next(part for part in reversed(path) if isinstance(part, str))
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if kind == "too_short":
-        return Mistake(
+        return SchemaViolation(
             "NP011" if path == ("steps",) else "NP012", f"`{key}` needs at least one entry", at_key=True
         )
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         found = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
         hint = f"did you mean `{found[0]}`?" if found else None
-        return Mistake("NP012", f"`{key}` takes {listed(ticked(choices))}, not {quoted(value)}", hint)
+        return SchemaViolation("NP012", f"`{key}` takes {listed(ticked(choices))}, not {quoted(value)}", hint)
     if kind == "value_error":
-        return Mistake("NP012", f"`{key}` takes a duration, not {quoted(value)}", _DURATIONS)
+        return SchemaViolation("NP012", f"`{key}` takes a duration, not {quoted(value)}", _DURATIONS)
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
-        return Mistake("NP012", f"`{key}` is {bound}")
+        return SchemaViolation("NP012", f"`{key}` is {bound}")
     kinds = list(
         dict.fromkeys(word for error in errors for word in _KINDS.get(error["type"], ("another value",)))
     )
     if key == "retry":
         kinds.insert(0, "a number of attempts")
     message = f"{_subject(path, key)} {listed(kinds)}, not {described(value)}"
-    return Mistake("NP012", message, _way_out(path, kinds, value))
+    return SchemaViolation("NP012", message, _way_out(path, kinds, value))
 
 
-def _subject(path: Path, key: str) -> str:
+def _subject(path: DocumentPath, key: str) -> str:
     match path:
         case ("input", str(name)):
             return f"the input `{shown(name)}` is a type or"
@@ -231,7 +233,7 @@ def _subject(path: Path, key: str) -> str:
     return f"`{key}` takes"
 
 
-def _way_out(path: Path, kinds: Sequence[str], value: object) -> str | None:
+def _way_out(path: DocumentPath, kinds: Sequence[str], value: object) -> str | None:
     if value is None:
         return "write a value after the key, or leave the key out"
     if path == ("steps",) and isinstance(value, dict):

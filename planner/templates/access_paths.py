@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jinja2 import nodes
 
-Access = tuple[str, ...]
+AccessPath = tuple[str, ...]
 """A name and the constant attributes or subscripts read from it: `user.body["id"]` is `("user", "body", "id")`."""
 
 
-def children_of(node: nodes.Node) -> list[nodes.Node]:
+def child_nodes(node: nodes.Node) -> list[nodes.Node]:
     """The nodes right below a node, in order."""
     children: list[nodes.Node] = []
     for field in node.fields:
@@ -22,14 +22,14 @@ def children_of(node: nodes.Node) -> list[nodes.Node]:
     return children
 
 
-def name_of(node: nodes.Node) -> nodes.Node:
+def find_root_name(node: nodes.Node) -> nodes.Node:
     """The node of the name that an access begins with."""
     while isinstance(node, nodes.Getattr | nodes.Getitem):
         node = node.node
     return node
 
 
-def access_of(node: nodes.Node) -> Access | None:
+def find_access_path(node: nodes.Node) -> AccessPath | None:
     """The access that the node is, or None when it is anything else."""
     attributes: list[str] = []
     while True:
@@ -48,21 +48,21 @@ def access_of(node: nodes.Node) -> Access | None:
         node = node.node
 
 
-def accesses(body: Iterable[nodes.Node], inside: frozenset[int]) -> Iterator[tuple[Access, int]]:
+def find_accesses(body: Iterable[nodes.Node], inside: frozenset[int]) -> Iterator[tuple[AccessPath, int]]:
     """The accesses to names from outside, each with the offset in the text where it stands. `inside` are the names that
     `bound_inside` tells.
     """
     stack = list(body)
     while stack:
         node = stack.pop()
-        access = access_of(node)
+        access = find_access_path(node)
         if access is None:
-            stack += children_of(node)
-        elif id(name := name_of(node)) not in inside:
+            stack += child_nodes(node)
+        elif id(name := find_root_name(node)) not in inside:
             yield access, name.lineno
 
 
-def bound_inside(body: Sequence[nodes.Node]) -> frozenset[int]:
+def find_local_names(body: Sequence[nodes.Node]) -> frozenset[int]:
     """The ids of the nodes that read a name which the template itself has bound by then, by `for`, `set` or `with`.
 
     What only some of the branches of an `if` bind is read from outside where another one is taken.
@@ -107,7 +107,7 @@ def _look(node: nodes.Node, bound: set[str], found: set[int]) -> None:
             _look(node.node, bound, found)
             bound |= _stored(node.target)
         case _:
-            _look_all(children_of(node), bound, found)
+            _look_all(child_nodes(node), bound, found)
 
 
 def _stored(target: nodes.Node) -> set[str]:

@@ -67,7 +67,7 @@ def start_budget() -> None:
 
 
 @contextmanager
-def one_budget() -> Iterator[None]:
+def shared_budget() -> Iterator[None]:
     """Within it, all evaluations on this thread share one budget: what each of them makes is held beside the others'."""
     if _spent.is_shared:
         yield

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-NAMES = dict.fromkeys(("null", "NULL", "Null", "nil", "undefined", "NONE"), "none is written `none`")
-TESTS = {
+NAME_HINTS = dict.fromkeys(("null", "NULL", "Null", "nil", "undefined", "NONE"), "none is written `none`")
+TEST_HINTS = {
     **dict.fromkeys(("null", "nil"), "none is written `none`"),
     "empty": "write `not value`, or `value | length == 0`",
 }
-FUNCTIONS = {
+FUNCTION_HINTS = {
     "len": "write `value | length`",
     "str": "write `value | string`",
     "bool": "write `true if value else false`",
@@ -18,7 +18,7 @@ FUNCTIONS = {
     "json": "write `value | tojson`",
     "defined": "write `name is defined`",
 }
-FILTERS = {
+FILTER_HINTS = {
     "bool": "write `true if value else false`",
     "to_json": "write `tojson`",
     "from_json": "write `fromjson`",
@@ -26,7 +26,7 @@ FILTERS = {
     "len": "write `length`",
     "size": "write `length`",
 }
-GUARDS = {
+GUARD_HINTS = {
     **dict.fromkeys(("else", "otherwise", "always", "true"), "write `default`"),
     **dict.fromkeys(("failed", "failure", "on_error"), "write `error`"),
     **dict.fromkeys(("success", "succeeded"), 'write `"{{ result.success }}"`'),
@@ -48,7 +48,7 @@ _OPERATORS = tuple(
 )
 
 
-def operator_at(source: str, offset: int) -> str | None:
+def find_operator_hint(source: str, offset: int) -> str | None:
     """What to write for an operator of other languages that stands where an expression was found to be wrong, if one does."""
     for operator, hint in _OPERATORS:
         found = operator.finditer(source, max(offset - 2, 0), offset + 3)

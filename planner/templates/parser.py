@@ -10,7 +10,7 @@ from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
 from noetl.planner.frozen import record
-from noetl.planner.templates.access_paths import children_of
+from noetl.planner.templates.access_paths import child_nodes
 from noetl.planner.templates.budget import MAX_INTEGER_BITS
 from noetl.planner.templates.sandbox import ALLOWED_NODES, FUNCTIONS, SANDBOX
 
@@ -35,7 +35,7 @@ class TemplateProblem(Exception):
         self.end = end
         self.hint = hint
 
-    def anew(self) -> TemplateProblem:
+    def without_traceback(self) -> TemplateProblem:
         """The same problem, as nobody has raised it."""
         return TemplateProblem(self.code, self.message, self.start, self.end, self.hint)
 
@@ -70,7 +70,7 @@ def code_length(text: str) -> int:
     return sum(2 + (len(part) if end < 0 else end) for part, end in zip(parts, ends, strict=True))
 
 
-def syntax_of(source: str) -> list[nodes.Node]:
+def parse_nodes(source: str) -> list[nodes.Node]:
     """The nodes of a text with templates in it.
 
     Raises:
@@ -129,9 +129,11 @@ def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     if source.startswith("}", start) and not source.startswith("}}", start):
         return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _ENDS)
     # The executor parses templates too, and has no use for what would be right until one is wrong.
-    from noetl.planner.templates.foreign_syntax import operator_at
+    from noetl.planner.templates.foreign_syntax import find_operator_hint
 
-    return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, operator_at(source, start))
+    return TemplateProblem(
+        "NP401", message[0].lower() + message[1:], start, end, find_operator_hint(source, start)
+    )
 
 
 def _unclosed(source: str, tag: str) -> TemplateProblem:
@@ -157,7 +159,7 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
             raise TemplateProblem("NP405", "the expression is too complex", 0, len(source))
         for node in level:
             _check_node(source, node)
-        level = [child for node in level for child in children_of(node)]
+        level = [child for node in level for child in child_nodes(node)]
 
 
 _LOOKED_INTO = frozenset({nodes.Getattr, nodes.Getitem, nodes.Const, nodes.Filter, nodes.Test, nodes.Call})
@@ -185,17 +187,17 @@ def _check_node(source: str, node: nodes.Node) -> None:
             "NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1
         )
     if isinstance(node, nodes.Filter) and node.name not in SANDBOX.filters:
-        hint = _suggest(node.name, SANDBOX.filters, "FILTERS")
+        hint = _suggest(node.name, SANDBOX.filters, "FILTER_HINTS")
         raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Test) and node.name not in SANDBOX.tests:
-        hint = _suggest(node.name, SANDBOX.tests, "TESTS")
+        hint = _suggest(node.name, SANDBOX.tests, "TEST_HINTS")
         raise _at(source, "NP402", f"there is no test `{node.name}`", node.lineno, node.name, hint)
     if isinstance(node, nodes.Call):
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
         if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
             name = node.node.name
-            hint = _suggest(name, FUNCTIONS, "FUNCTIONS") or (
+            hint = _suggest(name, FUNCTIONS, "FUNCTION_HINTS") or (
                 f"`{name}` is a filter: write `value | {name}`" if name in SANDBOX.filters else None
             )
             raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
@@ -249,7 +251,7 @@ _WORDS = frozenset(
 _MAX_PLAIN = 100
 
 
-def plain_parts(source: str) -> list[str | Expression] | None:
+def split_simple_parts(source: str) -> list[str | Expression] | None:
     """What `parts_of` gives, of a text whose expressions are names with attributes; None for any other. Most texts are such,
     and the parser takes twenty times as long to say so.
     """
@@ -271,7 +273,7 @@ def plain_parts(source: str) -> list[str | Expression] | None:
     return None if any("{" in part for part in parts if isinstance(part, str)) else parts
 
 
-def parts_of(source: str) -> Iterator[str | Expression]:
+def split_parts(source: str) -> Iterator[str | Expression]:
     """Literal text and expressions in the order they stand, of a text without `{% %}` blocks."""
     text: list[str] = []
     start = 0

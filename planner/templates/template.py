@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
-from noetl.planner.templates.access_paths import Access, access_of, accesses, bound_inside
-from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, one_budget, start_budget
+from noetl.planner.templates.access_paths import AccessPath, find_access_path, find_accesses, find_local_names
+from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, shared_budget, start_budget
 from noetl.planner.templates.evaluator import (
     EvaluationError,
     charged,
@@ -29,9 +29,9 @@ from noetl.planner.templates.parser import (
     Expression,
     TemplateProblem,
     has_template,
-    parts_of,
-    plain_parts,
-    syntax_of,
+    parse_nodes,
+    split_parts,
+    split_simple_parts,
 )
 from noetl.planner.templates.sandbox import SANDBOX
 
@@ -45,8 +45,8 @@ __all__ = [
     "TemplateProblem",
     "has_template",
     "is_true",
-    "one_budget",
-    "parse",
+    "parse_template",
+    "shared_budget",
 ]
 
 Lookup = Callable[[str], Any]
@@ -61,18 +61,18 @@ class Template:
     """A text with templates in it, parsed.
 
     `reads` maps each access to the offset where it first stands. Names bound inside are not read. What of it must have a value
-    is in `noetl.planner.dataflow.narrowing`. `path` is the access when the text is nothing but one, else None. `is_plain` says that its
+    is in `noetl.planner.dataflow.narrowing`. `access_path` is the access when the text is nothing but one, else None. `has_only_accesses` says that its
     expressions are names with attributes and nothing else.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        plain = plain_parts(source)
+        plain = split_simple_parts(source)
         if plain is not None:
             self._read(plain)
             return
-        self.is_plain = False
-        body = syntax_of(source)
+        self.has_only_accesses = False
+        body = parse_nodes(source)
         self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         expressions = [child for child in outputs if not isinstance(child, nodes.TemplateData)]
@@ -80,13 +80,13 @@ class Template:
         self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
         self.reads = _accesses(body)
         self.names = frozenset(access[0] for access in self.reads)
-        self.path = access_of(expressions[0]) if self.is_expression else None
-        if self.path is None:
+        self.access_path = find_access_path(expressions[0]) if self.is_expression else None
+        if self.access_path is None:
             self._body = body
 
     def _read(self, parts: list[str | Expression]) -> None:
         """Take what the parts say, whose expressions are names with attributes."""
-        self.is_plain = True
+        self.has_only_accesses = True
         self.has_blocks = False
         self.parts = tuple(parts)
         self.reads = {}
@@ -97,12 +97,12 @@ class Template:
         self.names = frozenset(access[0] for access in self.reads)
         texts = [part for part in parts if isinstance(part, str)]
         self.is_expression = len(parts) == len(texts) + 1 and not any(map(str.strip, texts))
-        self.path = next(iter(self.reads)) if self.is_expression else None
+        self.access_path = next(iter(self.reads)) if self.is_expression else None
 
     @property
     def is_access(self) -> bool:
         """Whether the text is one expression that only reads a value and does nothing to it."""
-        return self.path is not None
+        return self.access_path is not None
 
     @property
     def expression(self) -> nodes.Node:
@@ -112,12 +112,12 @@ class Template:
 
     def _syntax(self) -> list[nodes.Node]:
         body: list[nodes.Node] | None = self.__dict__.get("_body")
-        return body or syntax_of(self.source)
+        return body or parse_nodes(self.source)
 
-    def shown_to(self, look: Callable[[list[nodes.Node]], T]) -> T:
+    def inspect_nodes(self, look: Callable[[list[nodes.Node]], T]) -> T:
         """What a function makes of the nodes, which it must not change."""
         # Compiling them does, on any thread: whoever has taken them has them alone.
-        body: list[nodes.Node] = self.__dict__.pop("_body", None) or syntax_of(self.source)
+        body: list[nodes.Node] = self.__dict__.pop("_body", None) or parse_nodes(self.source)
         found = look(body)
         self._body = body
         return found
@@ -125,12 +125,12 @@ class Template:
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
         """Literal text and expressions in the order they stand, or None when the text has `{% %}` blocks."""
-        return None if self.has_blocks else tuple(parts_of(self.source))
+        return None if self.has_blocks else tuple(split_parts(self.source))
 
     def _charged_body(self) -> list[nodes.Node]:
         """The nodes to compile, which changes them: whoever comes second, on any thread, parses the text again."""
         body: list[nodes.Node] | None = self.__dict__.pop("_body", None)
-        return [charged(node) for node in body or syntax_of(self.source)]
+        return [charged(node) for node in body or parse_nodes(self.source)]
 
     @cached_property
     def _values(self) -> Callable[[dict[str, Any]], Any]:
@@ -153,7 +153,7 @@ class Template:
         Raises:
             EvaluationError: a name has no value, an operation fails, or a limit is reached.
         """
-        if self.path is not None:
+        if self.access_path is not None:
             return self._follow(lookup)
         if self.has_blocks:
             return self._run(self._text, lookup)
@@ -172,13 +172,13 @@ class Template:
         Raises:
             EvaluationError: as `evaluate`.
         """
-        if self.path is not None:
+        if self.access_path is not None:
             return [self._follow(lookup)]
         return [plain_or_error(value) for value in self._run(self._values, lookup)]
 
     def _follow(self, lookup: Lookup) -> Any:
-        assert self.path is not None
-        name, *attributes = self.path
+        assert self.access_path is not None
+        name, *attributes = self.access_path
         try:
             value = lookup(name)
         except KeyError:
@@ -215,26 +215,26 @@ class Template:
             raise EvaluationError("TemplateError", message_of(error) or type(error).__name__) from None
 
 
-def parse(source: str) -> Template:
+def parse_template(source: str) -> Template:
     """The template that the text is.
 
     Raises:
         TemplateProblem: it is not one, or uses what the sandbox does not have.
     """
-    found = parsed(source)
+    found = cached_parse(source)
     if isinstance(found, TemplateProblem):
-        raise found.anew()
+        raise found.without_traceback()
     return found
 
 
 @lru_cache(maxsize=65_536)
-def parsed(source: str) -> Template | TemplateProblem:
+def cached_parse(source: str) -> Template | TemplateProblem:
     """What `parse` gives or raises, worked out once for each text."""
     try:
         return Template(source)
     except TemplateProblem as problem:
         # What was raised holds on to everything that was at work.
-        return problem.anew()
+        return problem.without_traceback()
 
 
 def is_true(value: object) -> bool:
@@ -242,10 +242,10 @@ def is_true(value: object) -> bool:
     return bool(value)
 
 
-def _accesses(body: Sequence[nodes.Node]) -> dict[Access, int]:
+def _accesses(body: Sequence[nodes.Node]) -> dict[AccessPath, int]:
     """The accesses in the order they stand, each where it stands first."""
-    reads: dict[Access, int] = {}
-    for access, offset in accesses(body, bound_inside(body)):
+    reads: dict[AccessPath, int] = {}
+    for access, offset in find_accesses(body, find_local_names(body)):
         if access[0] not in SANDBOX.globals:
             reads[access] = min(offset, reads.get(access, offset))
     return dict(sorted(reads.items(), key=lambda item: item[1]))

@@ -17,7 +17,7 @@ from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.syntax.reader import Diagnostics, read
+from noetl.planner.syntax.reader import Diagnostics, read_document
 
 from tests.plays import Play
 
@@ -54,7 +54,7 @@ class Block(NamedTuple):
         if self.mark == "in":
             indented = "".join(f"      {line}\n" for line in self.text.splitlines())
             return f"{FRAME}    {self.argument}:\n{indented}"
-        document = read(self.text, Diagnostics())
+        document = read_document(self.text, Diagnostics())
         is_whole = document is not None and isinstance(document.data, dict) and "steps" in document.data
         return self.text if is_whole else None
 

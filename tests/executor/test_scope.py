@@ -7,7 +7,7 @@ import pytest
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Outcome, error_record
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
-from noetl.planner.templates.template import EvaluationError, parse
+from noetl.planner.templates.template import EvaluationError, parse_template
 
 RUN = Run(
     "r1",
@@ -35,7 +35,7 @@ def scope(**fields: Any) -> Scope:
 
 
 def value(scope: Scope, expression: str, position: str = "run.0", **options: Any) -> Any:
-    return parse("{{ " + expression + " }}").evaluate(scope.lookup(position, **options))
+    return parse_template("{{ " + expression + " }}").evaluate(scope.lookup(position, **options))
 
 
 def test_names_are_looked_up_in_order() -> None:
@@ -120,7 +120,7 @@ def test_uuids_are_derived_from_where_they_stand() -> None:
 
 def test_uuids_of_one_place_differ_from_template_to_template() -> None:
     lookup = scope().lookup("run.0")
-    assert parse("{{ uuid() }}").evaluate(lookup) != parse("{{ uuid() }}").evaluate(lookup)
+    assert parse_template("{{ uuid() }}").evaluate(lookup) != parse_template("{{ uuid() }}").evaluate(lookup)
 
 
 def test_idempotency_keys() -> None:

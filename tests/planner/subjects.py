@@ -6,16 +6,16 @@ from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import find_uses
-from noetl.planner.syntax.parser import parse
-from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.parser import parse_playbook
+from noetl.planner.syntax.reader import read_document
 
 
 def subject_of(text: str) -> Subject:
     """The subject of a playbook that can be read."""
     diagnostics = Diagnostics()
-    document = read(text, diagnostics)
+    document = read_document(text, diagnostics)
     assert document is not None
-    parsed = parse(document, diagnostics)
+    parsed = parse_playbook(document, diagnostics)
     assert parsed is not None
     uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
     assert uses is not None

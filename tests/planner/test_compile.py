@@ -201,9 +201,9 @@ def replaced(draw: st.DrawFn) -> str:
 
 def _as_data() -> object:
     from noetl.planner.diagnostics.diagnostic import Diagnostics
-    from noetl.planner.syntax.reader import read
+    from noetl.planner.syntax.reader import read_document
 
-    document = read(PLAYBOOK, Diagnostics())
+    document = read_document(PLAYBOOK, Diagnostics())
     assert document is not None
     return document.data
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from noetl.planner.templates.template import TemplateProblem, parse
+from noetl.planner.templates.template import TemplateProblem, parse_template
 
 from tests.planner.findings import findings, hints
 
@@ -31,7 +31,7 @@ from tests.planner.findings import findings, hints
 )
 def test_what_is_written_otherwise(text: str, hint: str | None) -> None:
     with pytest.raises(TemplateProblem) as raised:
-        parse(text)
+        parse_template(text)
     assert raised.value.hint == hint
 
 

@@ -6,8 +6,8 @@ import pytest
 from noetl.planner.diagnostics.diagnostic import Diagnostics
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.syntax.models import Playbook
-from noetl.planner.syntax.parser import parse
-from noetl.planner.syntax.reader import read
+from noetl.planner.syntax.parser import parse_playbook
+from noetl.planner.syntax.reader import read_document
 from noetl.planner.syntax.symbols import Names
 
 TEXT = """
@@ -31,9 +31,9 @@ TEXT = """
 @pytest.fixture
 def playbook() -> Playbook:
     diagnostics = Diagnostics()
-    document = read(dedent(TEXT), diagnostics)
+    document = read_document(dedent(TEXT), diagnostics)
     assert document is not None
-    parsed = parse(document, diagnostics)
+    parsed = parse_playbook(document, diagnostics)
     assert parsed is not None
     return parsed.playbook
 

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 from noetl.planner.dataflow.narrowing import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
-from noetl.planner.templates.template import parse
+from noetl.planner.templates.template import parse_template
 
 
 def needs(text: str) -> list[str]:
-    return [".".join(need.access) for need in implied(parse(text)).needs]
+    return [".".join(need.access) for need in implied(parse_template(text)).needs]
 
 
 def known(text: str, *, truth: bool) -> set[str]:
     """What is there, without what that is looked into, and with `-` what is not, where an expression is true or false."""
-    found = implied(parse(text))
+    found = implied(parse_template(text))
     facts = found.true if truth else found.false
     parts = {access[:length] for access in facts.there for length in range(len(access))}
     return {".".join(access) for access in facts.there - parts} | {
@@ -50,7 +50,7 @@ def known(text: str, *, truth: bool) -> set[str]:
 def test_what_is_needed(text: str, expected: list[str]) -> None:
     found = [
         need
-        for need in implied(parse(text)).needs
+        for need in implied(parse_template(text)).needs
         if need.given.outcomes and need.access not in need.given.there
     ]
     assert [".".join(need.access) for need in found] == expected
@@ -110,7 +110,7 @@ def test_what_is_known_then(text: str, when_true: set[str], when_false: set[str]
     ],
 )
 def test_what_is_known_of_the_outcome(text: str, when_true: int, when_false: int) -> None:
-    found = implied(parse(text))
+    found = implied(parse_template(text))
     assert (found.true.outcomes, found.false.outcomes) == (when_true, when_false)
 
 
@@ -129,7 +129,7 @@ def test_what_is_known_of_the_outcome(text: str, when_true: int, when_false: int
     ],
 )
 def test_what_is_provided_for(text: str, access: str, provided: bool) -> None:
-    assert provides_for(parse(text), *access.split(".")) is provided
+    assert provides_for(parse_template(text), *access.split(".")) is provided
 
 
 def test_deep_conditions_take_no_longer_than_they_are() -> None:
@@ -140,7 +140,7 @@ def test_deep_conditions_take_no_longer_than_they_are() -> None:
 
 
 def test_the_same_again_when_it_has_been_evaluated() -> None:
-    template = parse("{{ never_seen is defined and never_seen.x }}")
+    template = parse_template("{{ never_seen is defined and never_seen.x }}")
     assert template.evaluate({}.__getitem__) is False
     assert needs(template.source) == ["never_seen.x"]
     assert template.evaluate({"never_seen": {"x": 1}}.__getitem__) == 1

@@ -10,22 +10,22 @@ from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
 from noetl.planner.syntax import limits
 from noetl.planner.syntax.limits import MAX_CASES, MAX_STEPS, MAX_TARGETS, MAX_TASKS
 from noetl.planner.syntax.models import ActionEntry, Model, Playbook, TaskEntry
-from noetl.planner.syntax.parser import MAX_MISTAKES, Parsed, parse
-from noetl.planner.syntax.reader import Document, read
+from noetl.planner.syntax.parser import MAX_SCHEMA_VIOLATIONS, ParsedPlaybook, parse_playbook
+from noetl.planner.syntax.reader import Document, read_document
 
 
-def parsed(text: str) -> tuple[Parsed | None, Document, list[Diagnostic]]:
+def parsed(text: str) -> tuple[ParsedPlaybook | None, Document, list[Diagnostic]]:
     diagnostics = Diagnostics()
-    document = read(text, diagnostics)
+    document = read_document(text, diagnostics)
     assert document is not None, list(diagnostics)
-    result = parse(document, diagnostics)
+    result = parse_playbook(document, diagnostics)
     return result, document, list(diagnostics)
 
 
 def good(text: str) -> Playbook:
     result, _, diagnostics = parsed(text)
     assert result is not None and not diagnostics, diagnostics
-    assert result == Parsed(result.playbook)
+    assert result == ParsedPlaybook(result.playbook)
     return result.playbook
 
 
@@ -34,7 +34,7 @@ def only(text: str) -> Diagnostic:
     return diagnostic
 
 
-def rest(text: str) -> Parsed:
+def rest(text: str) -> ParsedPlaybook:
     result, _, diagnostics = parsed(text)
     assert result is not None and diagnostics
     return result
@@ -385,7 +385,7 @@ def test_more_than_a_thousand_mistakes_are_not_all_told() -> None:
     result, _, diagnostics = parsed(f"name: p\nsteps:\n{steps}")
     assert result is None
     *shown, last = diagnostics
-    assert len(shown) == MAX_MISTAKES
+    assert len(shown) == MAX_SCHEMA_VIOLATIONS
     assert (last.code, last.message) == ("NP902", "2,000 more findings are not shown")
 
 
@@ -472,7 +472,7 @@ PLAYBOOKS = st.fixed_dictionaries(
 def test_no_data_raises(data: Any) -> None:
     result, document, diagnostics = parsed(json.dumps(data))
     assert result is not None or diagnostics
-    assert result is None or diagnostics or result == Parsed(result.playbook)
+    assert result is None or diagnostics or result == ParsedPlaybook(result.playbook)
     for construct in constructs(result.playbook) if result is not None else ():
         at(document, construct.path)
     assert not any("Input should" in d.message or "pydantic" in d.message for d in diagnostics)

@@ -12,26 +12,26 @@ from hypothesis import strategies as st
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostics, Span
 from noetl.planner.syntax import reader as reading
-from noetl.planner.syntax.reader import Document, read
-from noetl.planner.syntax.scalars import reading_of_yaml_1_1, resolve
+from noetl.planner.syntax.reader import Document, read_document
+from noetl.planner.syntax.scalars import describe_yaml_1_1_value, resolve_scalar
 
 
 def found(text: str | bytes) -> list[tuple[str, int, int, int, int]]:
     diagnostics = Diagnostics()
-    read(text, diagnostics)
+    read_document(text, diagnostics)
     return [(d.code, d.span.line, d.span.column, d.span.end_line, d.span.end_column) for d in diagnostics]
 
 
 def only(text: str | bytes) -> Any:
     diagnostics = Diagnostics()
-    read(text, diagnostics)
+    read_document(text, diagnostics)
     (diagnostic,) = diagnostics
     return diagnostic
 
 
 def document(text: str | bytes) -> Document:
     diagnostics = Diagnostics()
-    result = read(text, diagnostics)
+    result = read_document(text, diagnostics)
     assert result is not None and not len(diagnostics), list(diagnostics)
     return result
 
@@ -155,7 +155,7 @@ def test_surrogate_pairs_are_joined_in_double_quotes_only() -> None:
 def test_scalars_that_yaml_1_1_reads_differently(text: str) -> None:
     for source in (f"a: {text}", f"[b, {text}]", f"{text}: a", f"a: '{text}'\nb: \"{text}\"\nc: |\n  {text}"):
         diagnostics = Diagnostics()
-        read(source, diagnostics)
+        read_document(source, diagnostics)
         expected = [] if "|" in source else ["NP006"]
         assert [d.code for d in diagnostics if d.code == "NP006"] == expected
         assert all(d.severity is Severity.WARNING for d in diagnostics if d.code == "NP006")
@@ -172,14 +172,14 @@ def test_the_warning_says_both_readings() -> None:
 @given(st.from_regex(r"[-+.0-9a-fox_:yYnNeEtTZ ~]{1,12}", fullmatch=True))
 @settings(max_examples=500, deadline=None)
 def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
-    if reading_of_yaml_1_1(text) is not None:
+    if describe_yaml_1_1_value(text) is not None:
         return
     resolver = yaml.SafeLoader("")
     tag = resolver.resolve(  # type: ignore[no-untyped-call]
         yaml.ScalarNode, text, (True, False)
     ).rpartition(":")[2]
     try:
-        kind = type(resolve(text)).__name__
+        kind = type(resolve_scalar(text)).__name__
     except ValueError:
         kind = "float"
     if tag == "str" and kind in ("int", "float"):
@@ -285,7 +285,7 @@ def test_a_billion_laughs_cost_nothing() -> None:
 
 def test_a_duplicate_key_shows_the_first_one_and_keeps_its_value() -> None:
     diagnostics = Diagnostics()
-    result = read("a: 1\nb: 2\na: 3", diagnostics)
+    result = read_document("a: 1\nb: 2\na: 3", diagnostics)
     assert result is not None and result.data == {"a": 1, "b": 2}
     (duplicate,) = diagnostics
     assert [label.span for label in duplicate.labels] == [Span(1, 1, 1, 2)]
@@ -293,7 +293,7 @@ def test_a_duplicate_key_shows_the_first_one_and_keeps_its_value() -> None:
 
 def test_a_template_without_quotes_is_taken_for_the_text_it_was_meant_to_be() -> None:
     diagnostics = Diagnostics()
-    result = read("a: {{ error }}\nb: [{{ x }}]", diagnostics)
+    result = read_document("a: {{ error }}\nb: [{{ x }}]", diagnostics)
     assert result is not None and result.data == {"a": "{{ error }}", "b": ["{{ x }}"]}
     assert [d.hint for d in diagnostics] == ['write "{{ error }}"', 'write "{{ x }}"']
     assert result.span(("b", 0)) == Span(2, 5, 2, 12)
@@ -415,7 +415,7 @@ def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
             {"a": value}, Dumper=yaml.SafeDumper, default_style=style, allow_unicode=True, width=20
         )
         diagnostics = Diagnostics()
-        result = read(text, diagnostics)
+        result = read_document(text, diagnostics)
         if result is None or result.data.get("a") != value:
             continue  # `!!int` and the like, and characters that only escapes may write
         lines = text.split("\n")
@@ -460,7 +460,7 @@ SNIPPETS = st.sampled_from(
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_text_raises(text: str | bytes) -> None:
     diagnostics = Diagnostics()
-    result = read(text, diagnostics)
+    result = read_document(text, diagnostics)
     assert result is not None or diagnostics.errors
     assert all((d.span.line, d.span.column) <= (d.span.end_line, d.span.end_column) for d in diagnostics)
     if result is not None:
@@ -480,11 +480,11 @@ def test_no_text_raises(text: str | bytes) -> None:
 
 def test_the_garbage_collector_is_left_as_it_was() -> None:
     assert gc.isenabled()
-    read("a: [", Diagnostics())
+    read_document("a: [", Diagnostics())
     assert gc.isenabled()
     gc.disable()
     try:
-        read("a: 1", Diagnostics())
+        read_document("a: 1", Diagnostics())
         assert not gc.isenabled()
     finally:
         gc.enable()

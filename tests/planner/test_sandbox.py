@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from noetl.planner.templates.budget import MAX_INTEGER_BITS, MAX_ITEMS, MAX_TEXT
-from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse
+from noetl.planner.templates.template import EvaluationError, TemplateProblem, parse_template
 
 NAMES: dict[str, Any] = {
     "n": 3,
@@ -15,13 +15,13 @@ NAMES: dict[str, Any] = {
 
 
 def value(expression: str) -> Any:
-    return parse("{{ " + expression + " }}").evaluate(NAMES.__getitem__)
+    return parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__)
 
 
 def refused(text: str) -> tuple[str, str]:
     """How a template is refused, while it is parsed or when it is evaluated."""
     try:
-        parse(text).evaluate(NAMES.__getitem__)
+        parse_template(text).evaluate(NAMES.__getitem__)
     except (TemplateProblem, EvaluationError) as problem:
         return (problem.code if isinstance(problem, TemplateProblem) else problem.type), problem.message
     raise AssertionError(f"{text} has a value")
@@ -167,7 +167,7 @@ def test_what_is_within_the_bounds() -> None:
 def test_each_evaluation_has_a_budget_of_its_own() -> None:
     for _ in range(20):
         value(f"'x' * {MAX_TEXT}")
-    assert parse("{{ r }}").evaluate({"r": range(1000)}.__getitem__) == list(range(1000))
+    assert parse_template("{{ r }}").evaluate({"r": range(1000)}.__getitem__) == list(range(1000))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: 
 def test_work_that_would_not_end(text: str) -> None:
     names = {"xs": list(range(100_000)), "text": "a" * 1_000_000}
     with pytest.raises(EvaluationError) as caught:
-        parse(text).evaluate(names.__getitem__)
+        parse_template(text).evaluate(names.__getitem__)
     assert caught.value.type == "LimitExceeded"
 
 
@@ -293,4 +293,4 @@ def test_work_that_would_not_end(text: str) -> None:
 )
 def test_what_has_no_value_passes_no_test(test: str) -> None:
     with pytest.raises(EvaluationError, match="`x` has no value here"):
-        parse(f"{{{{ x is {test} }}}}").evaluate({}.__getitem__)
+        parse_template(f"{{{{ x is {test} }}}}").evaluate({}.__getitem__)

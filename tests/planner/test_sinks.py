@@ -12,23 +12,23 @@ HERE = "@"
 def sql_places(text: str) -> list[str | None]:
     lexer = SqlLexer()
     first, *rest = text.split(HERE)
-    lexer.read(first)
+    lexer.feed(first)
     places = []
     for piece in rest:
-        places.append(lexer.inside)
-        lexer.read(piece)
+        places.append(lexer.context)
+        lexer.feed(piece)
     return places
 
 
 def shell_places(text: str) -> list[str | None]:
     lexer = ShellLexer()
     first, *rest = text.split(HERE)
-    lexer.read(first)
+    lexer.feed(first)
     places = []
     for piece in rest:
-        places.append(lexer.inside)
-        lexer.read_value()
-        lexer.read(piece)
+        places.append(lexer.context)
+        lexer.feed_value()
+        lexer.feed(piece)
     return places
 
 
@@ -113,6 +113,6 @@ def test_url(pieces: list[str], places: list[str]) -> None:
     lexer = UrlLexer()
     found = []
     for piece in pieces:
-        lexer.read(piece)
-        found.append(lexer.place.value)
+        lexer.feed(piece)
+        found.append(lexer.component.value)
     assert found == places

@@ -15,7 +15,7 @@ from noetl.planner.templates.template import (
     TemplateProblem,
     has_template,
     is_true,
-    parse,
+    parse_template,
 )
 
 PLAIN = st.recursive(
@@ -30,7 +30,7 @@ PLAIN = st.recursive(
 
 
 def evaluated(text: str, **names: Any) -> Any:
-    return parse(text).evaluate(names.__getitem__)
+    return parse_template(text).evaluate(names.__getitem__)
 
 
 def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pyte
 
     monkeypatch.setattr(template_module, "Template", Noted)
     good, bad = "{{ parsed_once }}", "{{ parsed_once | nothing }}"
-    assert parse(good) is parse(good)
+    assert parse_template(good) is parse_template(good)
     first, second = problem(bad), problem(bad)
     assert first is not second and (first.code, first.start) == (second.code, second.start) == ("NP402", 17)
     assert texts == [good, bad]
@@ -51,7 +51,7 @@ def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pyte
 
 def problem(text: str) -> TemplateProblem:
     with pytest.raises(TemplateProblem) as found:
-        parse(text)
+        parse_template(text)
     return found.value
 
 
@@ -134,7 +134,7 @@ def test_what_has_templates(text: str, expected: bool) -> None:
     ],
 )
 def test_kinds_of_templates(text: str, is_expression: bool, has_blocks: bool) -> None:
-    template = parse(text)
+    template = parse_template(text)
     assert (template.is_expression, template.has_blocks) == (is_expression, has_blocks)
     assert (template.parts is None) is has_blocks
 
@@ -175,15 +175,15 @@ def test_kinds_of_templates(text: str, is_expression: bool, has_blocks: bool) ->
     ],
 )
 def test_reads(text: str, reads: dict[tuple[str, ...], int]) -> None:
-    found = parse(text).reads
+    found = parse_template(text).reads
     assert found == reads
     assert list(found.values()) == sorted(found.values())
-    assert parse(text).names == {access[0] for access in reads}
+    assert parse_template(text).names == {access[0] for access in reads}
 
 
 def test_parts() -> None:
     text = "a {{ x.y }} b {{ t | identifier }}{{ r|raw }}{# c #}{{ '}}' }}"
-    assert parse(text).parts == (
+    assert parse_template(text).parts == (
         "a ",
         Expression("x.y", 2, 11),
         " b ",
@@ -191,7 +191,7 @@ def test_parts() -> None:
         Expression("r|raw", 34, 45, "raw"),
         Expression("'}}'", 52, 62),
     )
-    found = [part for part in parse(text).parts or () if isinstance(part, Expression)]
+    found = [part for part in parse_template(text).parts or () if isinstance(part, Expression)]
     assert [(part.is_identifier, part.is_raw) for part in found] == [
         (False, False),
         (True, False),
@@ -203,10 +203,10 @@ def test_parts() -> None:
 
 def test_values_of_sinks() -> None:
     names = {"x": [1], "t": "table", "r": "raw"}
-    values = parse("{{ x }} {{ t | identifier }} {{ r | raw }}").values(names.__getitem__)
+    values = parse_template("{{ x }} {{ t | identifier }} {{ r | raw }}").values(names.__getitem__)
     assert values == [[1], "table", "raw"]
     assert [type(value) for value in values] == [list, Identifier, Raw]
-    assert parse("{{ x }}").values(names.__getitem__) == [[1]]
+    assert parse_template("{{ x }}").values(names.__getitem__) == [[1]]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_hints(text: str, hint: str) -> None:
 @given(st.text(alphabet="{}%#()[]'\"\\ab1.|,:*+-=~ \n\u00e9_", max_size=40))
 def test_any_text_is_a_template_or_has_a_problem(text: str) -> None:
     try:
-        template = parse(text)
+        template = parse_template(text)
     except TemplateProblem as found:
         assert found.code in ("NP401", "NP402", "NP403", "NP405")
         assert 0 <= found.start <= found.end <= len(text) + 1
@@ -272,7 +272,7 @@ def test_any_text_is_a_template_or_has_a_problem(text: str) -> None:
 
 
 def test_the_same_text_is_parsed_once() -> None:
-    assert parse("{{ once }}") is parse("{{ once }}")
+    assert parse_template("{{ once }}") is parse_template("{{ once }}")
 
 
 @pytest.mark.parametrize(
@@ -299,8 +299,8 @@ def test_only_names_that_are_read_are_looked_up() -> None:
         asked.append(name)
         return {"y": 1}
 
-    parse("{{ x.y + 1 }}").evaluate(lookup)
-    parse("{{ x.y }}").evaluate(lookup)
+    parse_template("{{ x.y + 1 }}").evaluate(lookup)
+    parse_template("{{ x.y }}").evaluate(lookup)
     assert asked == ["x", "x"]
 
 
@@ -316,18 +316,18 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=6).map("".join))
 def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> None:
     def seen() -> object:
-        template_module.parsed.cache_clear()
+        template_module.cached_parse.cache_clear()
         try:
-            found = parse(text)
+            found = parse_template(text)
         except TemplateProblem as problem:
             return problem.code, problem.start, problem.end
         return (
             found.is_expression, found.has_blocks, found.reads, list(found.reads), found.names,
-            found.path, found.parts,
+            found.access_path, found.parts,
         )  # fmt: skip
 
     plainly = seen()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(template_module, "plain_parts", lambda _: None)
+        patch.setattr(template_module, "split_simple_parts", lambda _: None)
         assert plainly == seen()
-    template_module.parsed.cache_clear()
+    template_module.cached_parse.cache_clear()

@@ -11,9 +11,9 @@ from noetl.executor.engine.rendering import render
 from noetl.executor.engine.start import MAX_HELD, corrected, new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.planner.templates import budget
-from noetl.planner.templates.budget import BUDGET, one_budget
+from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
-from noetl.planner.templates.template import EvaluationError, parse
+from noetl.planner.templates.template import EvaluationError, parse_template
 
 from tests.calls import perform
 from tests.plays import compiled
@@ -29,7 +29,7 @@ COPIES = 20
 
 def refused(text: str) -> EvaluationError:
     with pytest.raises(EvaluationError) as caught:
-        parse(text).evaluate(NAMES.__getitem__)
+        parse_template(text).evaluate(NAMES.__getitem__)
     return caught.value
 
 
@@ -141,12 +141,12 @@ def test_what_would_be_too_much(text: str) -> None:
 def test_what_is_not(expression: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # It is not to depend on how busy the machine is.
     monkeypatch.setattr(budget, "CPU_SECONDS", 60.0)
-    assert parse("{{ " + expression + " }}").evaluate(NAMES.__getitem__) == expected
+    assert parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__) == expected
 
 
 def test_an_object_finds_a_key_without_a_search() -> None:
     text = "{% for n in range(50000) %}{% if n in object %}x{% endif %}{% endfor %}"
-    assert parse(text).evaluate(NAMES.__getitem__) == ""
+    assert parse_template(text).evaluate(NAMES.__getitem__) == ""
 
 
 @pytest.mark.parametrize(("seconds", "fits"), [(0.9, True), (1.1, False)])
@@ -167,21 +167,21 @@ def test_what_is_said_of_a_failure_is_short() -> None:
 
 def test_evaluations_that_share_a_budget_share_what_they_use() -> None:
     # A text is charged for when it is made and when it is handed out.
-    part = parse("{{ 'x' * " + str(BUDGET // 17) + " }}")
-    with one_budget():
+    part = parse_template("{{ 'x' * " + str(BUDGET // 17) + " }}")
+    with shared_budget():
         for _ in range(8):
             part.evaluate(NAMES.__getitem__)
-        with pytest.raises(EvaluationError, match="too much data"), one_budget():
+        with pytest.raises(EvaluationError, match="too much data"), shared_budget():
             part.evaluate(NAMES.__getitem__)
     part.evaluate(NAMES.__getitem__)
 
 
 def test_evaluations_that_share_a_budget_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SHARED_SECONDS", 0.1)
-    with pytest.raises(EvaluationError, match=r"together take more than 0\.1 s"), one_budget():
+    with pytest.raises(EvaluationError, match=r"together take more than 0\.1 s"), shared_budget():
         for _ in range(10_000):
-            parse("{{ range(10000) | sum }}").evaluate(NAMES.__getitem__)
-    parse("{{ range(1000000) | sum }}").evaluate(NAMES.__getitem__)
+            parse_template("{{ range(10000) | sum }}").evaluate(NAMES.__getitem__)
+    parse_template("{{ range(1000000) | sum }}").evaluate(NAMES.__getitem__)
 
 
 MANY = {f"n{n}": "{{ 'x' * 8000000 }}" for n in range(100)}

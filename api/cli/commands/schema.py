@@ -8,6 +8,6 @@ from noetl.api.cli.display.console import write_json
 def schema() -> None:
     """Write the JSON Schema of the playbook language to stdout, for editors."""
     from noetl.executor.actions import catalogue
-    from noetl.planner.syntax.json_schema import json_schema
+    from noetl.planner.syntax.json_schema import build_json_schema
 
-    write_json(json_schema(catalogue()))
+    write_json(build_json_schema(catalogue()))

@@ -180,12 +180,12 @@ def _may_hold(file: _File, name: str) -> bool:
 
 def _head(file: _File) -> _Head:
     from noetl.planner.diagnostics.diagnostic import Diagnostics
-    from noetl.planner.syntax.reader import MAX_BYTES, read
+    from noetl.planner.syntax.reader import MAX_BYTES, read_document
 
     if file.size > MAX_BYTES:
         return _Head(is_playbook=False)
     try:
-        document = read(file.path.read_bytes(), Diagnostics())
+        document = read_document(file.path.read_bytes(), Diagnostics())
     except OSError:
         return _Head(is_playbook=False)
     if document is None:
