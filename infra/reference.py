@@ -293,7 +293,11 @@ def _limits(_: str) -> str:
             f"{egress.SILENCE_SECONDS:g} s unless `timeout` says",
             "`Timeout`",
         ),
-        ("`http` and `postgres`", f"{action.UNTOLD_SECONDS / 3600:g} h unless `timeout` says", "`Timeout`"),
+        (
+            "`http` and `postgres`",
+            f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h unless `timeout` says",
+            "`Timeout`",
+        ),
         (
             "redirects that `http` follows",
             f"{http.MAX_REDIRECTS} unless `follow_redirects` says",

@@ -516,8 +516,10 @@ class Walks(Explorer):
         step, site = self.at
         if type in ("set", "fail"):
             return handler(type)(call)
-        if type == "callback" and "notify" in call.parameters and call.act is not None:
-            call.act(call.parameters["notify"], {"callback": {"url": "https://noetl.test/c", "token": "t"}})
+        if type == "callback" and "notify" in call.parameters and call.perform_action is not None:
+            call.perform_action(
+                call.parameters["notify"], {"callback": {"url": "https://noetl.test/c", "token": "t"}}
+            )
         for value in call.parameters.values():
             for statement in value if isinstance(value, list) else [value]:
                 if isinstance(statement, Sql):

@@ -1,4 +1,7 @@
-"""What every action type is made of: a declaration for the planner and a function that performs it."""
+"""Interface between action types and the engine: the call of a handler, and what a handler may use.
+
+An action type is a module with a declaration (`DECLARATION`) for the planner and a handler (`perform`).
+"""
 
 from __future__ import annotations
 
@@ -15,73 +18,84 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import record
 
-UNTOLD_SECONDS = 3600.0
-"""How long a request or a statement may take whose author does not say."""
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+"""Time limit of a request or statement without `timeout`."""
 
 
 class Suspend(Exception):
-    """Raised by a handler that waits for something with nothing held.
+    """Request of a handler to suspend the visit, so that it waits without a thread or an invocation.
 
-    The handler is called again at `due_at` (seconds since the epoch), or when the wait `awaits` has its answer. It finds
-    `memory`, which must be plain data, in its call then.
+    The engine calls the handler again at `due_at` (seconds since the epoch), or when the external wait
+    `wait_id` has its answer. That call has the same `state`, which must be JSON data.
     """
 
-    def __init__(self, memory: Any, due_at: float = NEVER, awaits: str | None = None) -> None:
+    def __init__(self, state: Any, due_at: float = NEVER, wait_id: str | None = None) -> None:
         super().__init__()
-        self.memory = memory
+        self.state = state
         self.due_at = due_at
-        self.awaits = awaits
+        self.wait_id = wait_id
 
 
-class Outside(Protocol):
-    """What an action that waits may ask about the world outside its step. Every method may raise StoreError."""
+class ExternalWaits(Protocol):
+    """Waits of one visit for something outside of its step: callbacks and child runs.
 
-    def open(self, wait: str) -> dict[str, str]:
-        """A new token with which the wait can be answered, under `token`, and the address to send the answer to, under
-        `url`. Only the hash of the token is kept.
+    Every method may raise StoreError.
+    """
+
+    def open_wait(self, wait_id: str) -> dict[str, str]:
+        """Create a token that answers the wait.
+
+        Return the token as `token`, and the address that takes the answer as `url` if it is known. Only the
+        hash of the token is stored.
         """
         ...
 
-    def wait(self, wait: str) -> Wait:
-        """What is known of the wait."""
+    def read_wait(self, wait_id: str) -> Wait:
+        """Return the state of the wait."""
         ...
 
-    def close(self, wait: str) -> Wait:
-        """The wait, which from now on is answered no more; one that had an answer before keeps it."""
+    def close_wait(self, wait_id: str) -> Wait:
+        """Refuse later answers to the wait and return it. An answer that arrived before stays."""
         ...
 
-    def start(
-        self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool
+    def start_run(
+        self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
     ) -> Run:
-        """A run of a playbook, whose end answers the wait unless it is detached. Starting it again changes nothing.
+        """Start a run of a playbook. Its end answers the wait unless it is detached. Idempotent.
 
         Raises:
-            ActionError: there is no such playbook, it does not take this input, or runs start each other too deeply.
+            ActionError: the playbook is unknown, it rejects the input, or runs are nested too deeply.
         """
         ...
 
-    def run(self, run_id: str) -> Run:
-        """A run that was started here."""
+    def read_run(self, run_id: str) -> Run:
+        """Return a run that this visit started."""
         ...
 
-    def cancel(self, run_id: str) -> None:
-        """Cancel a run that was started here, unless it has ended."""
+    def cancel_run(self, run_id: str) -> None:
+        """Cancel a run that this visit started, unless it has ended."""
         ...
 
-    def resume(self, run_id: str) -> None:
-        """Go on with a run that was started here and has ended without success; its end answers the wait again."""
+    def resume_run(self, run_id: str) -> None:
+        """Resume a run that this visit started and that did not succeed. Its end answers the wait again."""
         ...
 
 
 @record
 class Call:
-    """One attempt of one action: its rendered parameters and what surrounds it.
+    """One call of a handler: the rendered parameters of an action and its context.
 
-    `deadline` is on the clock of `time.monotonic`. A handler gives up by then, with `Timeout`. `traceparent` tells
-    others which trace the work belongs to. The rest is for actions that
-    wait: `now` is in seconds since the epoch, `memory` what the handler said when it suspended, `again` whether the step has
-    failed or its run has ended since and is gone on with, `wait` the id for a wait that begins now, `timeout_seconds` how
-    long it may last (None: for ever), and `act` performs an action that is a parameter, with names known in it besides.
+    `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `traceparent` is the
+    W3C trace context for requests to other services.
+
+    The other fields are for handlers that suspend:
+
+    - `now`: seconds since the epoch.
+    - `state`: the state of the last `Suspend`, or None in the first call.
+    - `is_resumed`: whether the run was resumed after this step failed or the run ended.
+    - `wait_id`: the id for a wait that begins in this call.
+    - `timeout_seconds`: the `timeout` of the action, or None.
+    - `perform_action`: performs an action that is a parameter, with additional names in its templates.
     """
 
     parameters: Mapping[str, Any]
@@ -96,25 +110,25 @@ class Call:
     )
     cancelled: threading.Event = field(default_factory=threading.Event)
     now: float = 0.0
-    memory: Any = None
-    wait: str = ""
-    again: bool = False
+    state: Any = None
+    wait_id: str = ""
+    is_resumed: bool = False
     timeout_seconds: float | None = None
-    outside: Outside | None = None
-    act: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
+    external_waits: ExternalWaits | None = None
+    perform_action: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     traceparent: str = ""
 
-    def within(self, seconds: float) -> Call:
-        """The call, which ends after `seconds` where its author does not say how long it may take."""
+    def with_default_timeout(self, seconds: float) -> Call:
+        """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""
         if self.timeout_seconds is not None:
             return self
         return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))
 
     def remaining_seconds(self) -> float:
-        """The time left.
+        """Return the seconds until the deadline.
 
         Raises:
-            ActionError: `Timeout`, when there is none.
+            ActionError: `Timeout`, if the deadline has passed.
             CancelledError: the run was cancelled.
         """
         if self.cancelled.is_set():
@@ -126,15 +140,15 @@ class Call:
 
 
 class ActionModule(Protocol):
-    """A module of `noetl.executor.actions`, or what an entry point of the group `noetl.actions` loads."""
+    """A module of `executor.actions`, or the object that an entry point of the group `noetl.actions` loads."""
 
     DECLARATION: ActionDeclaration
 
     def perform(self, call: Call) -> Any:
-        """Do it, and return the result's data as plain JSON values.
+        """Perform the action and return the data of its result as JSON values.
 
         Raises:
-            ActionError: it failed; nothing else may escape but bugs.
-            Suspend: it waits, as the declaration says it may.
+            ActionError: the action failed. Any other exception is a bug of the handler.
+            Suspend: the action waits; only if `DECLARATION.suspends`.
         """
         ...

@@ -1,4 +1,4 @@
-"""`callback`: waits for an outside system or a person."""
+"""`callback`: wait for an answer of an external system or a person."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from noetl.planner.syntax.durations import parse_duration
 
 DECLARATION = ActionDeclaration(
     type="callback",
-    description="Waits until an outside system or a person answers. Its result is what was sent in.",
+    description="Waits for an answer of an external system or a person. Its result is the answer.",
     parameters={
         "notify": Parameter(
             (Kind.ACTION,),
-            "An action that asks; in it `callback.url` and `callback.token` are known.",
+            "An action that asks for the answer. Its templates can use `callback.url` and `callback.token`.",
             secrets=True,
             late=("callback",),
         ),
         "heartbeat": Parameter(
-            (Kind.DURATION,), "How long the other side may be silent: it says that it is at work."
+            (Kind.DURATION,), "The longest time between two heartbeats of the other side."
         ),
     },
     suspends=True,
@@ -30,51 +30,59 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    assert call.outside is not None
-    memory = _ask(call) if call.memory is None else call.memory
-    wait = call.outside.wait(memory["wait"])
-    silent_at = _silent_at(memory, wait)
-    if wait.answered_at is None and min(memory["expires_at"], silent_at) <= call.now:
-        wait = call.outside.close(memory["wait"])
+    waits = call.external_waits
+    assert waits is not None
+    state = _open(call) if call.state is None else call.state
+    wait = waits.read_wait(state["wait"])
+    due_at = min(state["expires_at"], _next_heartbeat_due(state, wait))
+    if wait.answered_at is None and due_at <= call.now:
+        wait = waits.close_wait(state["wait"])
     if wait.answered_at is not None:
         return wait.answer
-    if call.now < min(memory["expires_at"], silent_at):
-        raise Suspend(memory, min(memory["expires_at"], silent_at), memory["wait"])
-    if call.again:
-        memory = _ask(call)
-        raise Suspend(
-            memory, min(memory["expires_at"], _silent_at(memory, Wait(memory["wait"]))), memory["wait"]
-        )
-    if memory["expires_at"] <= call.now:
-        raise ActionError("CallbackExpired", "nobody answered in time")
-    silence = f"nothing was heard from the other side for {memory['heartbeat_seconds']:g} seconds"
-    raise ActionError("CallbackExpired", silence)
+    if call.now < due_at:
+        raise Suspend(state, due_at, state["wait"])
+    if call.is_resumed:
+        state = _open(call)
+        new_wait = Wait(state["wait"])
+        raise Suspend(state, min(state["expires_at"], _next_heartbeat_due(state, new_wait)), state["wait"])
+    if state["expires_at"] <= call.now:
+        raise ActionError("CallbackExpired", "no answer arrived in time")
+    message = f"no heartbeat arrived for {state['heartbeat_seconds']:g} seconds"
+    raise ActionError("CallbackExpired", message)
 
 
-def _silent_at(memory: Mapping[str, Any], wait: Wait) -> float:
-    """When the other side has been silent for too long."""
-    if memory["heartbeat_seconds"] is None:
+def _next_heartbeat_due(state: Mapping[str, Any], wait: Wait) -> float:
+    """Return the time by which the next heartbeat must arrive."""
+    if state["heartbeat_seconds"] is None:
         return NEVER
-    return float(max(memory["asked_at"], wait.heard_at or 0.0) + memory["heartbeat_seconds"])
+    return float(max(state["asked_at"], wait.heard_at or 0.0) + state["heartbeat_seconds"])
 
 
-def _ask(call: Call) -> dict[str, Any]:
-    assert call.outside is not None
-    assert call.act is not None
+def _open(call: Call) -> dict[str, Any]:
+    """Create the token, perform `notify`, and return the state to suspend with."""
+    assert call.external_waits is not None
+    assert call.perform_action is not None
     heartbeat = call.parameters.get("heartbeat")
     try:
         seconds = None if heartbeat is None else parse_duration(heartbeat)
     except ValueError:
-        message = f"`heartbeat` is {heartbeat!r}; it must be a duration"
+        message = f"`heartbeat` must be a duration, not {heartbeat!r}"
         raise ActionError("ParameterError", message, retryable=False) from None
-    address = call.outside.open(call.wait)
+    address = call.external_waits.open_wait(call.wait_id)
     if (notify := call.parameters.get("notify")) is not None:
         try:
-            call.act(notify, {"callback": address})
+            call.perform_action(notify, {"callback": address})
         except ActionError as problem:
             if "url" not in address and problem.type == "UndefinedName" and "`url`" in problem.message:
-                message = "`callback.url` is not known here: NOETL_PUBLIC_URL says how callbacks are reached"
+                message = (
+                    "`callback.url` is undefined: set NOETL_PUBLIC_URL to the public address of the service"
+                )
                 raise ActionError("ParameterError", message, retryable=False) from problem
             raise
     expires_at = NEVER if call.timeout_seconds is None else call.now + call.timeout_seconds
-    return {"wait": call.wait, "asked_at": call.now, "expires_at": expires_at, "heartbeat_seconds": seconds}
+    return {
+        "wait": call.wait_id,
+        "asked_at": call.now,
+        "expires_at": expires_at,
+        "heartbeat_seconds": seconds,
+    }

@@ -1,4 +1,4 @@
-"""`fail`: ends the step with a failure of the author's own."""
+"""`fail`: end the step with a failure that the author defines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ DECLARATION = ActionDeclaration(
     type="fail",
     description="Ends the step with a failure. It is not retried.",
     parameters={
-        "message": Parameter((Kind.ANY,), "What went wrong.", required=True),
-        "type": Parameter((Kind.STRING,), "The type of the error: `Failed` unless given."),
+        "message": Parameter((Kind.ANY,), "The error message.", required=True),
+        "type": Parameter((Kind.STRING,), "The type of the error. Default: `Failed`."),
     },
 )
 

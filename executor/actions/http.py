@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.actions._formats import check_size
-from noetl.executor.actions.action import UNTOLD_SECONDS, Call
+from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.egress import SILENCE_SECONDS
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, text_of, write_json
@@ -135,7 +135,7 @@ def perform(call: Call) -> Any:
     import httpx
     from noetl.executor.clients import egress
 
-    call = call.within(UNTOLD_SECONDS)
+    call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     request = _request(call)
     transport = egress.transport(call.capabilities.networks)
     call.remaining_seconds()

@@ -1,4 +1,4 @@
-"""`log`: a structured log line."""
+"""`log`: write a structured log line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ DECLARATION = ActionDeclaration(
     type="log",
     description="Writes a structured log line.",
     parameters={
-        "message": Parameter((Kind.ANY,), "What to say.", required=True),
+        "message": Parameter((Kind.ANY,), "The text of the line.", required=True),
         "level": Parameter(
-            (Kind.STRING,),
-            "How much it weighs: `info` unless given.",
-            choices=("debug", "info", "warning", "error"),
+            (Kind.STRING,), "The log level. Default: `info`.", choices=("debug", "info", "warning", "error")
         ),
-        "fields": Parameter((Kind.OBJECT,), "Values that programs read beside the message."),
+        "fields": Parameter((Kind.OBJECT,), "Additional fields of the line, for programs that read it."),
     },
 )
 

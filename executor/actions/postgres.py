@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.executor.actions._connections import CONNECTIONS, limit_time
 from noetl.executor.actions._copy import prepared_copy_from, prepared_copy_to
 from noetl.executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
-from noetl.executor.actions.action import UNTOLD_SECONDS, Call
+from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.sql import Bind, Identifier, Sql
@@ -125,7 +125,7 @@ def perform(call: Call) -> Any:
             "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
         )
         raise ActionError("ActionDisabled", message, retryable=False) from None
-    call = call.within(UNTOLD_SECONDS)
+    call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     work = _work(call)
     try:
         with CONNECTIONS.lend(call.parameters["connection"], call) as connection:

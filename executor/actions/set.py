@@ -1,4 +1,4 @@
-"""`set`: gives names to values."""
+"""`set`: assign values to names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="set",
-    description="Gives names to values, which do not see each other.",
+    description="Assigns values to names. The templates of the values do not see each other's names.",
     parameters={
         "set": Parameter((Kind.OBJECT,), "The names and their values.", required=True, written_out=True)
     },

@@ -1,4 +1,4 @@
-"""`wait`: lets time pass while nothing runs."""
+"""`wait`: wait for a time without a thread or an invocation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.syntax.durations import parse_duration
 
 
-def _is_no_time(until: str) -> str | None:
+def _check_time(until: str) -> str | None:
     try:
         datetime.fromisoformat(until)
     except ValueError:
@@ -22,11 +22,11 @@ def _is_no_time(until: str) -> str | None:
 
 DECLARATION = ActionDeclaration(
     type="wait",
-    description="Waits for a time. Nothing runs meanwhile, neither a thread nor an invocation.",
+    description="Waits for a time. It uses neither a thread nor an invocation meanwhile.",
     parameters={
-        "seconds": Parameter((Kind.DURATION,), "How long."),
+        "seconds": Parameter((Kind.DURATION,), "How long to wait."),
         "until": Parameter(
-            (Kind.STRING,), "The end, as RFC 3339 writes it; UTC unless it says.", refuses=_is_no_time
+            (Kind.STRING,), "The end of the wait in RFC 3339. Default time zone: UTC.", refuses=_check_time
         ),
     },
     one_of=("seconds", "until"),
@@ -34,11 +34,14 @@ DECLARATION = ActionDeclaration(
 )
 
 
-def due(parameters: Mapping[str, Any], now: float) -> float:
-    """When the wait is over, in seconds since the epoch.
+def compute_end(parameters: Mapping[str, Any], now: float) -> float:
+    """Return the end of the wait in seconds since the epoch.
+
+    >>> compute_end({"until": "1970-01-01T00:01:00"}, now=0.0)
+    60.0
 
     Raises:
-        ActionError: `ParameterError`, when the parameter is no duration.
+        ActionError: `ParameterError`, if `seconds` is not a duration.
     """
     if "seconds" in parameters:
         try:
@@ -50,10 +53,9 @@ def due(parameters: Mapping[str, Any], now: float) -> float:
 
 
 def perform(call: Call) -> None:
-    due_at = due(call.parameters, call.now) if call.memory is None else call.memory["due_at"]
-    if call.memory is None and call.timeout_seconds is not None and due_at > call.now + call.timeout_seconds:
-        raise ActionError(
-            "Timeout", f"the wait would take more than {call.timeout_seconds:g} seconds, its `timeout`"
-        )
+    due_at = compute_end(call.parameters, call.now) if call.state is None else call.state["due_at"]
+    timeout = call.timeout_seconds
+    if call.state is None and timeout is not None and due_at > call.now + timeout:
+        raise ActionError("Timeout", f"the wait exceeds its `timeout` of {timeout:g} seconds")
     if due_at > call.now:
         raise Suspend({"due_at": due_at}, due_at)

@@ -1,4 +1,4 @@
-"""`workflow`: runs another playbook."""
+"""`workflow`: run another playbook as a child run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
     type="workflow",
-    description="Runs another playbook. Its result is that run's.",
+    description="Runs another playbook. Its result is the result of that run.",
     parameters={
         "playbook": Parameter((Kind.STRING,), "The name of the playbook.", required=True),
-        "version": Parameter((Kind.STRING,), "Which version: the newest unless given."),
-        "input": Parameter((Kind.OBJECT,), "The input of that run."),
+        "version": Parameter((Kind.STRING,), "The version of the playbook. Default: the newest."),
+        "input": Parameter((Kind.OBJECT,), "The input of the run."),
         "detach": Parameter(
             (Kind.BOOLEAN,),
-            "Whether to go on without waiting for its end; the result is its `workflow_id` then.",
+            "Whether to continue without waiting for the run. The result is its `workflow_id`.",
         ),
     },
     suspends=True,
@@ -27,32 +27,33 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    assert call.outside is not None
-    memory = call.memory
-    if memory is None:
+    waits = call.external_waits
+    assert waits is not None
+    state = call.state
+    if state is None:
         detached = call.parameters.get("detach", False)
         child = _start(call, detached=detached)
         if detached:
             return {"workflow_id": child.id}
-        memory = {"run": child.id, "wait": call.wait, "expires_at": _expires_at(call)}
+        state = {"run": child.id, "wait": call.wait_id, "expires_at": _expires_at(call)}
     else:
-        child = call.outside.run(memory["run"])
+        child = waits.read_run(state["run"])
     if child.status is RunStatus.SUCCEEDED:
         return child.result
-    if call.again or memory.get("again"):
+    if call.is_resumed or state.get("again"):
         if child.stop is not None and not child.status.is_final:
-            raise Suspend({**memory, "again": True}, awaits=memory["wait"])
+            # The child is stopping. It is resumed as soon as its end answers the wait.
+            raise Suspend({**state, "again": True}, wait_id=state["wait"])
         if child.status.is_final:
-            call.outside.resume(child.id)
-        memory = {"run": child.id, "wait": memory["wait"], "expires_at": _expires_at(call)}
+            waits.resume_run(child.id)
+        state = {"run": child.id, "wait": state["wait"], "expires_at": _expires_at(call)}
     elif child.status.is_final:
-        raise _failed(child)
-    if memory["expires_at"] <= call.now:
-        call.outside.cancel(child.id)
-        raise ActionError(
-            "Timeout", f"run {child.id} of `{child.playbook}` did not end in time, and was cancelled"
-        )
-    raise Suspend(memory, memory["expires_at"], memory["wait"])
+        raise _workflow_failed(child)
+    if state["expires_at"] <= call.now:
+        waits.cancel_run(child.id)
+        message = f"run {child.id} of `{child.playbook}` did not end in time, and was cancelled"
+        raise ActionError("Timeout", message)
+    raise Suspend(state, state["expires_at"], state["wait"])
 
 
 def _expires_at(call: Call) -> float:
@@ -60,16 +61,20 @@ def _expires_at(call: Call) -> float:
 
 
 def _start(call: Call, *, detached: bool) -> Run:
-    assert call.outside is not None
-    given = call.parameters
-    return call.outside.start(
-        call.wait, given["playbook"], given.get("version"), given.get("input", {}), detached=detached
+    assert call.external_waits is not None
+    parameters = call.parameters
+    return call.external_waits.start_run(
+        call.wait_id,
+        parameters["playbook"],
+        parameters.get("version"),
+        parameters.get("input", {}),
+        detached=detached,
     )
 
 
-def _failed(child: Run) -> ActionError:
+def _workflow_failed(child: Run) -> ActionError:
     status = child.status.value.replace("_", " ")
-    why = f": {child.error['type']}: {child.error['message']}" if child.error is not None else ""
+    reason = f": {child.error['type']}: {child.error['message']}" if child.error is not None else ""
     details = {
         "workflow_id": child.id,
         "status": child.status.value,
@@ -77,5 +82,5 @@ def _failed(child: Run) -> ActionError:
         "error": child.error,
     }
     return ActionError(
-        "WorkflowFailed", f"run {child.id} of `{child.playbook}` {status}{why}", details=details
+        "WorkflowFailed", f"run {child.id} of `{child.playbook}` {status}{reason}", details=details
     )

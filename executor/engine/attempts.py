@@ -74,9 +74,9 @@ class Attempts:
                     "begun": begun,
                     "tries": tries,
                     "started_at": started,
-                    "memory": waits.memory,
+                    "memory": waits.state,
                 }
-                awaits = [waits.awaits] if waits.awaits is not None else []
+                awaits = [waits.wait_id] if waits.wait_id is not None else []
                 raise Suspended({position: entry}, waits.due_at, awaits, actions=[action.type]) from None
             except ActionError as problem:
                 error = scope.failure(problem, action.type)
@@ -132,12 +132,12 @@ class Attempts:
             _logged(labels),
             piece.cancelled,
             now=piece.clock(),
-            memory=memory,
-            wait=wait,
-            again=again,
+            state=memory,
+            wait_id=wait,
+            is_resumed=again,
             timeout_seconds=action.timeout_seconds,
-            outside=piece.outside,
-            act=self._act,
+            external_waits=piece.outside,
+            perform_action=self._act,
             traceparent=traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
         )
         call.remaining_seconds()

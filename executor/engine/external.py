@@ -42,7 +42,7 @@ def in_registry(store: Store) -> FindPlaybook:
 
 @record
 class Waiting:
-    """The outside of one claimed visit, as `noetl.executor.actions.action.Outside` describes it."""
+    """The external waits of one claimed visit: implements `noetl.executor.actions.action.ExternalWaits`."""
 
     store: Store
     claim: Claim
@@ -50,22 +50,22 @@ class Waiting:
     public_url: str | None
     clock: Callable[[], float]
 
-    def open(self, wait: str) -> dict[str, str]:
+    def open_wait(self, wait_id: str) -> dict[str, str]:
         token = TOKENS.new()
-        self.store.open_wait(self._key(wait), self.claim.visit.fence, hash_of(token))
+        self.store.open_wait(self._key(wait_id), self.claim.visit.fence, hash_of(token))
         address = {"token": token}
         if self.public_url:
             address["url"] = f"{self.public_url.rstrip('/')}{CALLBACKS}{token}"
         return address
 
-    def wait(self, wait: str) -> Wait:
-        return self.store.wait(self._key(wait))
+    def read_wait(self, wait_id: str) -> Wait:
+        return self.store.wait(self._key(wait_id))
 
-    def close(self, wait: str) -> Wait:
-        return self.store.close_wait(self._key(wait), self.clock())
+    def close_wait(self, wait_id: str) -> Wait:
+        return self.store.close_wait(self._key(wait_id), self.clock())
 
-    def start(
-        self, wait: str, playbook: str, version: str | None, given: Mapping[str, Any], *, detached: bool
+    def start_run(
+        self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
     ) -> Run:
         from noetl.executor.engine.start import new_run
 
@@ -83,35 +83,35 @@ class Waiting:
             run, first = new_run(
                 self.store.plan_header(plan_hash),
                 plan_hash,
-                given,
-                id=derived_id("workflow", parent.id, self.claim.visit.id, wait),
+                input,
+                id=derived_id("workflow", parent.id, self.claim.visit.id, wait_id),
                 now=self.clock(),
                 tenant=parent.tenant,
                 origin=parent.origin,
                 queue=parent.queue,
                 folder=parent.folder,
                 source=parent.source,
-                parent=None if detached else self._key(wait),
+                parent=None if detached else self._key(wait_id),
                 depth=parent.depth + 1,
-                trace=traceparent(parent, self.claim.visit.id, wait),
+                trace=traceparent(parent, self.claim.visit.id, wait_id),
             )
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem
         return self.store.create_run(run, first)
 
-    def run(self, run_id: str) -> Run:
+    def read_run(self, run_id: str) -> Run:
         found = self.store.run(self.claim.run.tenant, run_id)
         assert found is not None
         return found
 
-    def cancel(self, run_id: str) -> None:
+    def cancel_run(self, run_id: str) -> None:
         with suppress(RejectedError):
             self.store.stop(run_id, RunStatus.CANCELLED, self.clock())
 
-    def resume(self, run_id: str) -> None:
+    def resume_run(self, run_id: str) -> None:
         now = self.clock()
-        seconds = self.store.plan_header(self.run(run_id).plan_hash).timeout_seconds
+        seconds = self.store.plan_header(self.read_run(run_id).plan_hash).timeout_seconds
         with suppress(RejectedError):  # somebody else has gone on with it, to a good end
             self.store.resume(run_id, now, deadline_at=None if seconds is None else now + seconds, values={})
 

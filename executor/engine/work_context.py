@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from noetl.executor.actions.action import Outside
+from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import Silence, Telling
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError
@@ -45,7 +45,7 @@ class Piece:
     telling: Telling = field(default_factory=Telling)
     journal: Mapping[str, Any] = field(default_factory=dict)
     parts_of: Callable[[str], list[Outcome]] = _no_parts
-    outside: Outside | None = None
+    outside: ExternalWaits | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     waits: set[str] = field(default_factory=set)
     room: Room = field(default_factory=Room)

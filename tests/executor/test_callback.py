@@ -120,7 +120,7 @@ class TestExpiry:
         play = begin(", timeout: 10s")
         before = play.clock()
         play.finish()
-        assert (play.result, play.clock() - before) == ({"why": "nobody answered in time"}, 10)
+        assert (play.result, play.clock() - before) == ({"why": "no answer arrived in time"}, 10)
         assert play.refused() == "closed"
 
     def test_an_answer_that_comes_before_the_step_notices(self, begin: Begin) -> None:
@@ -137,7 +137,7 @@ class TestExpiry:
             play.walk_one()
         before = play.clock()
         play.finish()
-        assert play.result == {"why": "nothing was heard from the other side for 10 seconds"}
+        assert play.result == {"why": "no heartbeat arrived for 10 seconds"}
         assert play.clock() - before == 10
         with pytest.raises(RejectedError, match="any more"):
             play.store.hear(hash_of(play.tokens[0]), play.clock())
@@ -146,7 +146,7 @@ class TestExpiry:
         play = begin(", timeout: 15s, heartbeat: 10s")
         play.clock.pass_(8)
         play.store.hear(hash_of(play.tokens[0]), play.clock())
-        assert play.finish().result == {"why": "nobody answered in time"}
+        assert play.finish().result == {"why": "no answer arrived in time"}
 
 
 class TestEndings:

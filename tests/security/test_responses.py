@@ -107,7 +107,7 @@ def test_a_silent_server_is_waited_for_by_whom_is_told_to(monkeypatch: pytest.Mo
 
 
 def test_a_drip_ends_too_where_nobody_says_how_long_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "UNTOLD_SECONDS", 0.3)
+    monkeypatch.setattr(http, "DEFAULT_TIMEOUT_SECONDS", 0.3)
     assert failure(drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), seconds=60).type == "Timeout"
 
 

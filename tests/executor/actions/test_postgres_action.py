@@ -240,7 +240,7 @@ def test_a_statement_ends_when_it_waits_for_a_lock(postgres_dsn: str) -> None:
 def test_a_statement_ends_where_nobody_says_how_long_it_may_take(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "UNTOLD_SECONDS", 0.3)
+    monkeypatch.setattr(postgres, "DEFAULT_TIMEOUT_SECONDS", 0.3)
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=60)
     assert caught.value.type == "Timeout"
