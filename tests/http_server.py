@@ -1,4 +1,4 @@
-"""A real HTTP server of a test's own, in threads of the test process."""
+"""HTTP server of a test, in threads of the test process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+POLL_SECONDS = 0.01
+
 
 @dataclass(frozen=True)
-class Request:
-    """What came in. Names of headers are in lower case."""
+class ReceivedRequest:
+    """A request that the server received. Names of headers are in lower case."""
 
     method: str
     target: str
@@ -22,11 +24,14 @@ class Request:
 
 
 @dataclass
-class Server:
-    """Where it listens, what came in so far, and from how many connections."""
+class StubServer:
+    """A running server: its port, the requests so far, and the addresses of the client connections.
+
+    `closing` is set before the server shuts down.
+    """
 
     port: int
-    requests: list[Request] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     connections: set[tuple[str, int]] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -34,18 +39,18 @@ class Server:
         return f"http://{host}:{self.port}{path}"
 
 
-class Exchange(BaseHTTPRequestHandler):
-    """One request under way: `request` is what came in, and the methods below answer it."""
+class StubExchange(BaseHTTPRequestHandler):
+    """A request in progress (`received`), and methods that send the response."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    request_: Request
+    received: ReceivedRequest
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def reply(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
-        """Send a whole response. Underscores in the names of headers are hyphens."""
+        """Send a whole response. Underscores in the names of headers become hyphens."""
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         for name, value in headers.items():
@@ -58,11 +63,21 @@ class Exchange(BaseHTTPRequestHandler):
         self.reply(status, json.dumps(value).encode(), content_type="application/json")
 
 
-@contextmanager
-def serve(answer: Callable[[Exchange], None]) -> Iterator[Server]:
-    """Serve on a free port of this machine; `answer` is called for every request, in a thread of its own."""
+class _SilentServer(ThreadingHTTPServer):
+    """A server that prints no errors."""
 
-    class Handler(Exchange):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve(answer: Callable[[StubExchange], None]) -> Iterator[StubServer]:
+    """Serve on a free port of this machine. Call `answer` for every request, in its own thread."""
+
+    class RecordingHandler(StubExchange):
         def __getattr__(self, name: str) -> Any:
             if name.startswith("do_"):
                 return self._handle
@@ -71,24 +86,17 @@ def serve(answer: Callable[[Exchange], None]) -> Iterator[Server]:
         def _handle(self) -> None:
             length = int(self.headers.get("content-length", 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self.request_ = Request(self.command, self.path, headers, self.rfile.read(length))
-            server.requests.append(self.request_)
+            self.received = ReceivedRequest(self.command, self.path, headers, self.rfile.read(length))
+            server.requests.append(self.received)
             server.connections.add(self.client_address)
             try:
                 answer(self)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
 
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            pass
-
-    with Quiet(("127.0.0.1", 0), Handler) as listener:
-        server = Server(listener.server_address[1])
-        thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
+    with _SilentServer(("127.0.0.1", 0), RecordingHandler) as listener:
+        server = StubServer(listener.server_address[1])
+        thread = threading.Thread(target=listener.serve_forever, args=(POLL_SECONDS,), daemon=True)
         thread.start()
         try:
             yield server

@@ -15,7 +15,7 @@ from noetl.api.cli.local.run_to_end import _leave_what_hangs
 from noetl.executor.stores import open_store
 
 from tests.e2e.processes import Alive, noetl
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 SECONDS = 50.0
 """Less than the work takes if nothing ends it."""
@@ -49,7 +49,7 @@ def test_commands_are_ended(tmp_path: Path, loop: object) -> None:
 def test_servers_that_do_not_answer_are_left(tmp_path: Path) -> None:
     asked, over = threading.Event(), threading.Event()
 
-    def silent(exchange: Exchange) -> None:
+    def silent(exchange: StubExchange) -> None:
         asked.set()
         over.wait(SECONDS)
 

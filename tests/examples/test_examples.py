@@ -25,7 +25,7 @@ from noetl.executor.security.capabilities import for_service
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 
-from tests.http_server import Exchange, Server, serve
+from tests.http_server import StubExchange, StubServer, serve
 from tests.plays import Play
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -165,11 +165,11 @@ class TestOnboardUser:
         CONNECTIONS.close()
 
     @pytest.fixture
-    def api(self) -> Iterator[Server]:
+    def api(self) -> Iterator[StubServer]:
         """Users 1 (new), 2 (known) and 3 (new, at a server that is down twice)."""
         down = iter([503, 503])
 
-        def answer(exchange: Exchange) -> None:
+        def answer(exchange: StubExchange) -> None:
             match exchange.command, exchange.path:
                 case "GET", "/users/1":
                     exchange.reply_json({"name": "Ada's", "email": "ada@example.com", "new_account": True})
@@ -188,11 +188,11 @@ class TestOnboardUser:
             yield server
 
     @pytest.fixture
-    def onboard(self, example: Example, api: Server) -> Callable[[int], Play]:
+    def onboard(self, example: Example, api: StubServer) -> Callable[[int], Play]:
         return lambda user: example("onboard_user", user_id=user, api=api.url(""))
 
     def test_a_new_user_gets_a_mail_and_an_account(
-        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(1)
         assert play.result == {"account": 1, "mail": "mail-1"}
@@ -203,14 +203,14 @@ class TestOnboardUser:
         assert mail.headers["idempotency-key"]
         assert play.steps["finish"] == 1
 
-    def test_each_run_has_a_key_of_its_own(self, onboard: Callable[[int], Play], api: Server) -> None:
+    def test_each_run_has_a_key_of_its_own(self, onboard: Callable[[int], Play], api: StubServer) -> None:
         onboard(1)
         onboard(1)
         keys = [request.headers["idempotency-key"] for request in api.requests if request.method == "POST"]
         assert len(set(keys)) == len(keys) == 2
 
     def test_a_known_user_is_left_alone(
-        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(2)
         assert play.status is RunStatus.SUCCEEDED
@@ -219,7 +219,7 @@ class TestOnboardUser:
         assert database.execute("select count(*) from audit").fetchone() == (0,)
 
     def test_an_unknown_user_is_noted_and_fails_the_run(
-        self, onboard: Callable[[int], Play], api: Server, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(404)
         assert play.status is RunStatus.FAILED
@@ -229,7 +229,7 @@ class TestOnboardUser:
         assert database.execute("select * from audit").fetchall() == [(404, "unknown user")]
 
     def test_a_server_that_is_down_for_a_while_is_asked_again(
-        self, onboard: Callable[[int], Play], api: Server
+        self, onboard: Callable[[int], Play], api: StubServer
     ) -> None:
         play = onboard(3)
         assert play.result == {"account": 1, "mail": "mail-1"}

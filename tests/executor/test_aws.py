@@ -13,7 +13,7 @@ from noetl.executor.errors import ActionError
 
 from tests.aws import Client
 from tests.calls import perform
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 ACTIONS = [
     {"action_type": "s3", "get": "s3://orders/x"},
@@ -60,7 +60,7 @@ def test_a_wrong_setting_is_said_to_be(name: str, value: str, monkeypatch: pytes
 
 
 def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def say_nothing(_: Exchange) -> None:
+    def say_nothing(_: StubExchange) -> None:
         server.closing.wait()
 
     with serve(say_nothing) as server, pytest.raises(ActionError) as caught:

@@ -24,7 +24,7 @@ from noetl.infra.dynamodb import upgrade
 
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import started
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 from tests.tools import ROOT
 
 __all__ = ["aws", "aws_server"]
@@ -150,7 +150,7 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
 def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
     hanging = threading.Event()
 
-    def hang(exchange: Exchange) -> None:
+    def hang(exchange: StubExchange) -> None:
         hanging.wait(30.0)
 
     with serve(hang) as server:

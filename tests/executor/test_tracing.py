@@ -13,7 +13,7 @@ from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
 from noetl.executor.stores.sqlite.store import SqliteStore
 
 from tests.executor.test_subruns import CHILD, PARENT, children, register
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 from tests.plays import Play
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -56,7 +56,7 @@ def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
 
 
 def test_requests_carry_it(store: SqliteStore) -> None:
-    def refuse_once(exchange: Exchange) -> None:
+    def refuse_once(exchange: StubExchange) -> None:
         exchange.reply(503 if len(server.requests) == 1 else 200, connection="close")
 
     with serve(refuse_once) as server:

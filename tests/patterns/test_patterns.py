@@ -25,7 +25,7 @@ from noetl.infra.reference import ROOT
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 
-from tests.http_server import Server, serve
+from tests.http_server import StubServer, serve
 from tests.plays import Play, compiled
 
 TEXT = (ROOT / "docs" / "patterns.md").read_text("utf-8")
@@ -130,7 +130,7 @@ class Example(Play):
 class Desk:
     """Somebody outside who is asked, and answers when a test says so."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: StubServer) -> None:
         self.server = server
         self.url = server.url()
 

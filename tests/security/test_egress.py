@@ -16,7 +16,7 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.syntax.addresses import is_never_allowed, literal_address
 
 from tests.calls import perform
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 NOWHERE = Capabilities()
 PRIVATE = Capabilities(networks=("10.0.0.0/8", "127.0.0.0/8", "::1/128"))
@@ -128,7 +128,7 @@ def test_other_schemes_are_refused(url: str) -> None:
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 
 
-def hello(exchange: Exchange) -> None:
+def hello(exchange: StubExchange) -> None:
     exchange.reply(200, b"hello")
 
 

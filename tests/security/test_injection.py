@@ -15,7 +15,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import for_local_run
 
 from tests.calls import LOCAL, perform
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 HOSTILE = [
     "'; drop table t; --", "' or '1'='1", '" or ""="', "\\'; select 1; --", "$$; drop table t; $$", "/* */", "%s %(a)s %%", "{{ 1 }}",
@@ -137,7 +137,7 @@ class TestHeaders:
             perform("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     def test_what_a_server_sends_stays_data(self) -> None:
-        def answer(exchange: Exchange) -> None:
+        def answer(exchange: StubExchange) -> None:
             exchange.wfile.write(b"HTTP/1.1 200 OK\r\nx-a: {{ 7 * 7 }}\r\ncontent-length: 0\r\n\r\n")
 
         with serve(answer) as server:

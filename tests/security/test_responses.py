@@ -17,10 +17,10 @@ from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 
 from tests.calls import perform
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 
-def failure(answer: Callable[[Exchange], None], **parameters: Any) -> ActionError:
+def failure(answer: Callable[[StubExchange], None], **parameters: Any) -> ActionError:
     with serve(answer) as server, pytest.raises(ActionError) as caught:
         perform("http", url=server.url(), **parameters)
     return caught.value
@@ -33,7 +33,7 @@ def test_a_body_longer_than_allowed() -> None:
         assert len(perform("http", url=server.url(), max_bytes=1000)["body"]) == 1000
 
 
-def endless(exchange: Exchange) -> None:
+def endless(exchange: StubExchange) -> None:
     exchange.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:
         exchange.wfile.write(b"x" * 65536)
@@ -43,7 +43,7 @@ def test_a_body_without_an_end() -> None:
     assert failure(endless).type == "LimitExceeded"
 
 
-def bomb(exchange: Exchange) -> None:
+def bomb(exchange: StubExchange) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     packed = b"".join(packer.compress(b"\0" * 1024 * 1024) for _ in range(500)) + packer.flush()
     exchange.reply(200, packed, content_encoding="gzip")
@@ -63,10 +63,10 @@ def test_a_bomb_in_a_bomb_is_refused() -> None:
     assert (error.type, error.retryable) == ("ConnectionFailed", False)
 
 
-def drip(head: bytes, piece: bytes) -> Callable[[Exchange], None]:
+def drip(head: bytes, piece: bytes) -> Callable[[StubExchange], None]:
     """Sends a piece every now and then until the client is gone."""
 
-    def answer(exchange: Exchange) -> None:
+    def answer(exchange: StubExchange) -> None:
         exchange.wfile.write(head)
         while not select.select([exchange.connection], [], [], 0.02)[0]:
             exchange.wfile.write(piece)
@@ -84,7 +84,7 @@ def test_a_slow_drip_ends_with_the_time_of_the_action(head: bytes, piece: bytes)
     assert (error.type, error.retryable) == ("Timeout", True)
 
 
-def silent(exchange: Exchange) -> None:
+def silent(exchange: StubExchange) -> None:
     """Says nothing until the client is gone, or for a while."""
     if not select.select([exchange.connection], [], [], 0.5)[0]:
         exchange.reply(200, b"at last")
@@ -154,7 +154,7 @@ def test_a_body_of_nothing_but_brackets_is_not_read() -> None:
 
 
 def test_headers_without_an_end() -> None:
-    def answer(exchange: Exchange) -> None:
+    def answer(exchange: StubExchange) -> None:
         exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
         while True:
             exchange.wfile.write(b"x: " + b"y" * 1000 + b"\r\n")
@@ -173,7 +173,7 @@ def test_headers_without_an_end() -> None:
     ],
 )
 def test_what_is_not_http(raw: bytes) -> None:
-    def answer(exchange: Exchange) -> None:
+    def answer(exchange: StubExchange) -> None:
         exchange.wfile.write(raw)
         exchange.close_connection = True
 

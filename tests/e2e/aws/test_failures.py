@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import RUNTIME, Stack
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 from tests.tools import environment
 
 CALL = "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
@@ -54,7 +54,7 @@ def end(number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int) -> None:
-    def lose_once(exchange: Exchange) -> None:
+    def lose_once(exchange: StubExchange) -> None:
         if len(asked.requests) == 1:
             end(number)
             asked.closing.wait(30.0)
@@ -75,7 +75,7 @@ def test_an_invocation_that_takes_longer_than_it_may_is_cut_off(service: Service
     timeout = functions.get_function_configuration(FunctionName=name)["Timeout"]
     stopped: list[int] = []
 
-    def stop_once(exchange: Exchange) -> None:
+    def stop_once(exchange: StubExchange) -> None:
         if stopped:
             exchange.reply(200, connection="close")
             return
@@ -119,7 +119,7 @@ def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, sta
 
 
 def test_what_a_playbook_does_about_a_lost_step_is_done(service: Service) -> None:
-    def answer(exchange: Exchange) -> None:
+    def answer(exchange: StubExchange) -> None:
         if exchange.path == "/lethal":
             end(signal.SIGKILL)
         else:

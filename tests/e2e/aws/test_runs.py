@@ -19,7 +19,7 @@ from benchmarks.cost import row_of, walked
 from benchmarks.meter import Meter
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import CONTENT, Stack
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 from tests.tools import ROOT
 
 NEEDS_A_MACHINE = ("file", "shell", "python", "postgres", "http", "s3")
@@ -109,7 +109,7 @@ def test_a_callback_is_answered_by_whoever_has_its_address(service: Service, sta
 
 
 def test_a_step_is_tried_again(service: Service) -> None:
-    def refuse_twice(exchange: Exchange) -> None:
+    def refuse_twice(exchange: StubExchange) -> None:
         exchange.reply(503 if len(asked.requests) < 3 else 200, connection="close")
 
     with serve(refuse_twice) as asked:

@@ -13,11 +13,11 @@ from noetl.executor.errors import ActionError
 from noetl.executor.security.redaction import REVEALED
 
 from tests.calls import perform
-from tests.http_server import Exchange, serve
+from tests.http_server import StubExchange, serve
 
 
-def echo(exchange: Exchange) -> None:
-    request = exchange.request_
+def echo(exchange: StubExchange) -> None:
+    request = exchange.received
     exchange.reply_json(
         {
             "method": request.method,
@@ -176,7 +176,7 @@ def test_nobody_listening_is_worth_a_retry() -> None:
 
 
 def test_a_connection_that_breaks_off_is_worth_a_retry() -> None:
-    def hang_up(exchange: Exchange) -> None:
+    def hang_up(exchange: StubExchange) -> None:
         exchange.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc")
         exchange.close_connection = True
 
@@ -186,7 +186,7 @@ def test_a_connection_that_breaks_off_is_worth_a_retry() -> None:
 
 
 def test_out_of_time() -> None:
-    def say_nothing(_: Exchange) -> None:
+    def say_nothing(_: StubExchange) -> None:
         server.closing.wait()
 
     with serve(say_nothing) as server, pytest.raises(ActionError) as caught:
@@ -219,7 +219,7 @@ def test_threads_share_the_transport() -> None:
     assert sorted(targets) == sorted(f"/{n}" for n in range(20))
 
 
-def redirect(exchange: Exchange) -> None:
+def redirect(exchange: StubExchange) -> None:
     kind, _, rest = exchange.path.lstrip("/").partition("/")
     if kind.isdigit():
         exchange.reply(int(kind), location=f"/{rest}")
@@ -337,7 +337,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert "authorization" not in perform("http", url=server.url())["body"]["headers"]
 
 
-def in_pages(exchange: Exchange) -> None:
+def in_pages(exchange: StubExchange) -> None:
     """Five items in pages of two: `?page=N`, each with the address of the next."""
     page = int(exchange.path.rpartition("=")[2]) if "=" in exchange.path else 1
     items = list(range(1, 6))[2 * page - 2 : 2 * page]
@@ -439,7 +439,7 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NOETL_SECRET_WORD", "word-of-the-first-origin")
     paginate = {"next": "{{ response.body.next }}"}
 
-    def away(exchange: Exchange) -> None:
+    def away(exchange: StubExchange) -> None:
         exchange.reply_json({"next": other.url("/end")})
 
     with serve(lambda exchange: exchange.reply_json({"next": None})) as other, serve(away) as first:
@@ -458,7 +458,7 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
     ("method", "tries"), [("GET", 3), ("PUT", 3), ("DELETE", 3), ("POST", 1), ("PATCH", 1)]
 )
 def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: str, tries: int) -> None:
-    def hang_up(exchange: Exchange) -> None:
+    def hang_up(exchange: StubExchange) -> None:
         exchange.close_connection = True
 
     with serve(hang_up) as server, pytest.raises(ActionError) as caught:
@@ -467,7 +467,7 @@ def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: 
 
 
 def test_a_connection_that_breaks_once_is_not_seen() -> None:
-    def hang_up_once(exchange: Exchange) -> None:
+    def hang_up_once(exchange: StubExchange) -> None:
         if len(server.requests) == 1:
             exchange.close_connection = True
         else:
