@@ -1,6 +1,6 @@
-"""The HTTP service. It executes the runs it accepts: workers live in its process.
+"""The HTTP app. Workers in its process execute the runs that it accepts.
 
-`uvicorn noetl.api.app:app` starts it; settings are read from the environment then, and importing needs none.
+`uvicorn noetl.api.app:app` serves it. Settings are read from the environment at the start, not at the import.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from noetl.api.context import Shared
+from noetl.api.context import AppContext
 from noetl.api.http import problems
-from noetl.api.http.responses import JSON
-from noetl.api.middleware import Gate
+from noetl.api.http.responses import JsonResponse
+from noetl.api.middleware import AuthenticationMiddleware
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
-from noetl.api.routes.dependencies import check_that_all_are_guarded
+from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.security.capabilities import for_service
 from starlette.concurrency import run_in_threadpool
@@ -30,102 +30,114 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DRAIN_SECONDS = 20.0
-"""How long running steps may take to finish when the service stops. The others are walked again at its next start."""
+"""Time for running steps to finish when the service stops. The next start repeats those that do not."""
 
 GATEWAY_SECONDS = 20.0
-"""How long a stream of events is behind a gateway that answers with all of it at once, within half a minute."""
+"""Longest duration of an event stream behind a gateway, which buffers a response and waits at most 30 seconds for it."""
 
 GATEWAY_BYTES = 1_500_000
-"""How many bytes of a stream are sent behind such a gateway before it ends: Lambda takes 6 MB, in which a quotation mark is two."""
+"""Bytes of an event stream behind a gateway after which it ends.
+
+A Lambda function may return 6 MB, and JSON needs two bytes for a quotation mark.
+"""
 
 
 def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool = False) -> FastAPI:
-    """The service with the settings of `environ`, or of the process's environment when it starts. Without a start it opens its
-    store when it is first asked, and walks nothing.
+    """Return the app with the settings of `environ`, or of the environment of the process.
 
-    `behind_gateway` nobody is this machine, so everyone needs credentials; and an answer must be whole before the gateway
-    gives it up, so streams end soon.
+    Its lifespan starts the workers. Without a lifespan, the app opens its store at the first request and
+    executes no run.
+
+    With `behind_gateway`, every client needs credentials, because the peer is always the gateway. Event streams
+    are short, because the gateway returns only complete responses.
     """
-    shared = Shared(environ, always_authenticated=behind_gateway)
+    context = AppContext(environ, always_authenticated=behind_gateway)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
-        settings = shared.settings
+        settings = context.settings
         capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
         url = public_url(settings)
-        logging.getLogger("uvicorn.access").addFilter(problems.without_tokens)
-        store = (await run_in_threadpool(shared.opened)).store
+        logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
+        store = (await run_in_threadpool(context.services)).store
         try:
             app.state.is_stopping = False
             worker = Worker(store, capabilities=capabilities, threads=threads, lease=lease, public_url=url)
             await run_in_threadpool(worker.start)
             try:
-                with _noticing_signals(lambda: setattr(app.state, "is_stopping", True)):
+                with _on_stop_signal(lambda: setattr(app.state, "is_stopping", True)):
                     yield
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)
         finally:
-            shared.close()
+            context.close()
 
-    app = _App(
+    app = _LazySchemaApp(
         title="NoETL",
         version=version("noetl"),
         description="Compiles playbooks and runs them durably.",
         lifespan=lifespan,
-        default_response_class=JSON,
+        default_response_class=JsonResponse,
         redirect_slashes=False,
         middleware=[
-            Middleware(PlainStartupFailure),
-            Middleware(problems.Failsafe),
-            Middleware(Gate, shared=shared),
+            Middleware(StartupErrorMiddleware),
+            Middleware(problems.InternalErrorMiddleware),
+            Middleware(AuthenticationMiddleware, context=context),
         ],
     )
-    app.state.shared = shared
+    app.state.context = context
     app.state.is_stopping = False
     app.state.stream_seconds = GATEWAY_SECONDS if behind_gateway else math.inf
     app.state.stream_bytes = GATEWAY_BYTES if behind_gateway else math.inf
-    problems.install(app)
-    for noun in (callbacks, workflows, events, graph, playbooks, plans, health):
-        check_that_all_are_guarded(noun.router)
-        app.include_router(noun.router)
+    problems.install_handlers(app)
+    for module in (callbacks, workflows, events, graph, playbooks, plans, health):
+        check_access_is_declared(module.router)
+        app.include_router(module.router)
     return app
 
 
-class _App(FastAPI):
-    """An app that describes the shapes of its answers when it is asked: making them takes longer than all else at its start."""
+class _LazySchemaApp(FastAPI):
+    """An app that builds the schemas of its responses at the first request for them.
+
+    Building them takes longer than all the rest of the start.
+    """
 
     def openapi(self) -> dict[str, Any]:
-        from noetl.api.http.schemas import schemas
+        from noetl.api.http.schemas import component_schemas
 
         document = super().openapi()
-        document["components"].setdefault("schemas", {}).update(schemas())
+        document["components"].setdefault("schemas", {}).update(component_schemas())
         return document
 
 
-class PlainStartupFailure:
-    """Middleware that names a setting or store that is not as it must be to the server in a sentence, not a traceback."""
+class StartupErrorMiddleware:
+    """Middleware that reports a wrong setting or store at start-up as one sentence.
+
+    Without it, Starlette sends the traceback to the server.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def tell(message: Message) -> None:
+        async def send_sentence(message: Message) -> None:
             error = sys.exception()
-            if message["type"] == "lifespan.startup.failed" and isinstance(error, SettingError | StoreError):
+            is_failure = message["type"] == "lifespan.startup.failed"
+            if is_failure and isinstance(error, SettingError | StoreError):
                 message = {**message, "message": str(error)}
             await send(message)
 
-        await self._app(scope, receive, tell if scope["type"] == "lifespan" else send)
+        await self._app(scope, receive, send_sentence if scope["type"] == "lifespan" else send)
 
 
 @contextmanager
-def _noticing_signals(notice: Callable[[], object]) -> Iterator[None]:
-    """Within it, `notice` is called when the process is asked to stop, and then what would have been called anyway.
+def _on_stop_signal(callback: Callable[[], object]) -> Iterator[None]:
+    """Call `callback` when the process receives a signal to stop, before the handler that was installed.
 
-    A server waits for open connections before it tells the app that it stops, and a stream of events may be open for
-    days. So the streams have to learn of it earlier.
+    A server waits for open connections before it ends the lifespan of the app. An event stream may be open for
+    days, so streams must learn of the signal earlier.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if threading.current_thread() is threading.main_thread():
@@ -135,7 +147,7 @@ def _noticing_signals(notice: Callable[[], object]) -> Iterator[None]:
                 handlers[number] = handler
 
     def chained(number: int, frame: FrameType | None) -> None:
-        notice()
+        callback()
         handlers[number](number, frame)
 
     for number in handlers:

@@ -1,4 +1,4 @@
-"""What the requests to an app share: the store and what stands on it."""
+"""The objects that all requests to an app share: settings, store, service and authenticator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from noetl.api.auth.authentication import Authentication
-from noetl.api.auth.jwt import Tokens, issuer_of
+from noetl.api.auth.authentication import Authenticator
+from noetl.api.auth.jwt import TokenVerifier, read_issuer
 from noetl.api.service.runs import Service
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import SettingError
@@ -20,18 +20,19 @@ from noetl.planner.diagnostics.diagnostic import suggest
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A store, the service of it, and who may ask that."""
+class AppServices:
+    """An open store with the service and the authenticator that use it."""
 
     store: Store
     service: Service
-    authentication: Authentication
+    authenticator: Authenticator
 
 
-class Shared:
-    """Opened with the settings of `environ`, or of the process's environment, when it is first needed. Threads may share it.
+class AppContext:
+    """Settings of an app, and the services that they configure. Safe to share between threads.
 
-    With `always_authenticated`, this machine needs credentials like anyone else.
+    The settings are `environ`, or the environment of the process. The store is opened at first use.
+    With `always_authenticated`, clients on this machine need credentials too.
     """
 
     def __init__(
@@ -39,45 +40,45 @@ class Shared:
     ) -> None:
         self._environ = environ
         self._always_authenticated = always_authenticated
-        self._opened: Opened | None = None
-        self._opening = threading.Lock()
+        self._services: AppServices | None = None
+        self._lock = threading.Lock()
 
     @property
     def settings(self) -> Mapping[str, str]:
         return os.environ if self._environ is None else self._environ
 
-    def opened(self) -> Opened:
-        """What is shared.
+    def services(self) -> AppServices:
+        """Return the services. Open the store at the first call.
 
         Raises:
-            SettingError: a setting is missing or cannot be used.
+            SettingError: a setting is missing or not valid.
             StoreError: the store cannot be opened.
         """
-        with self._opening:
-            if self._opened is None:
-                issuer = issuer_of(self.settings)
-                actions = _catalogue(self.settings)
+        with self._lock:
+            if self._services is None:
+                issuer = read_issuer(self.settings)
+                actions = _allowed_catalogue(self.settings)
                 store = open_store(self.settings.get("NOETL_STORE"))
-                tokens = None if issuer is None else Tokens(issuer)
-                authentication = Authentication(store, tokens, always=self._always_authenticated)
-                self._opened = Opened(store, Service(store, actions), authentication)
-            return self._opened
+                tokens = None if issuer is None else TokenVerifier(issuer)
+                authenticator = Authenticator(store, tokens, always=self._always_authenticated)
+                self._services = AppServices(store, Service(store, actions), authenticator)
+            return self._services
 
     def close(self) -> None:
-        """Give the store up."""
-        with self._opening:
-            if self._opened is not None:
-                self._opened.store.close()
-                self._opened = None
+        """Close the store, if it is open."""
+        with self._lock:
+            if self._services is not None:
+                self._services.store.close()
+                self._services = None
 
 
-def _catalogue(settings: Mapping[str, str]) -> Catalogue:
-    """The types of actions, of which those may be used that the settings allow."""
-    known, allowed = catalogue(), allowed_actions(settings)
+def _allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
+    """Return the action types that the settings allow."""
+    all_types, allowed = catalogue(), allowed_actions(settings)
     if allowed is None:
-        return known
+        return all_types
     for name in allowed:
-        if name not in known:
-            hint = suggest(name, known) or f"there are {', '.join(known)}"
-            raise SettingError(f"{ACTIONS_SETTING} names {name!r}, which is no type of action; {hint}.")
-    return known.only(allowed, ACTIONS_SETTING)
+        if name not in all_types:
+            hint = suggest(name, all_types) or f"the types are {', '.join(all_types)}"
+            raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}.")
+    return all_types.only(allowed, ACTIONS_SETTING)

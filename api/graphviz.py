@@ -1,4 +1,4 @@
-"""Pictures of DOT text, by whichever Graphviz is at hand."""
+"""Rendering of DOT text with the installed Graphviz."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ import shutil
 import subprocess
 import sysconfig
 
-_LIMIT_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 
 
-class NoGraphvizError(Exception):
-    """No Graphviz is installed. The message says how to get one."""
+class GraphvizError(Exception):
+    """Graphviz is not installed or has failed. The message names the remedy."""
 
 
-def image(dot: str, format: str) -> bytes:
-    """The picture as `svg` or `png`.
+def render(dot: str, format: str) -> bytes:
+    """Render DOT text as `svg` or `png`.
 
     Raises:
-        NoGraphvizError: neither `graphviz-pure` nor `dot` is there, or it did not draw.
+        GraphvizError: neither `graphviz-pure` nor `dot` is installed, or the program has failed.
     """
     scripts = sysconfig.get_path("scripts")
     program = (
         shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure") or shutil.which("dot")
     )
     if program is None:
-        raise NoGraphvizError(
-            f"drawing {format} needs Graphviz, which the extra `graph` of this installation brings"
-        )
+        raise GraphvizError(f"{format} needs Graphviz: install the extra `graph` of this installation")
     try:
-        drawn = subprocess.run(
+        process = subprocess.run(
             [program, f"-T{format}"],
             input=dot.encode(),
             capture_output=True,
             check=True,
-            timeout=_LIMIT_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoGraphvizError(f"{program} could not draw the plan: {error}") from error
-    return drawn.stdout
+        raise GraphvizError(f"{program} cannot draw the plan: {error}") from error
+    return process.stdout

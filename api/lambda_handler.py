@@ -1,8 +1,7 @@
-"""The function of AWS Lambda behind API Gateway: the app of `noetl.api.app`, which walks nothing here and serves nobody without
-credentials.
+"""Handler of the AWS Lambda function behind API Gateway: the app of `noetl.api.app`, without workers.
 
-Importing this needs no settings; what is missing is named when it is first needed. In Lambda what the first request needs is made
-ready by then, as in `noetl.executor.lambda_handler`.
+Importing this module needs no settings. A missing one is reported when it is first used. In Lambda the import
+prepares what the first request needs, as in `noetl.executor.lambda_handler`.
 """
 
 from __future__ import annotations
@@ -24,50 +23,49 @@ if TYPE_CHECKING:
     from mangum.types import LambdaContext
 
 
-MOST_ANSWERED = 6_291_556
-"""How many bytes of JSON Lambda takes for the answer of a function. Of a larger one the gateway makes an internal error."""
+MAX_RESPONSE_BYTES = 6_291_556
+"""Bytes of JSON that a Lambda function may return. API Gateway replaces a larger response by an internal error."""
 
-MOST_ESCAPED = 6
-"""How many bytes of JSON one byte of an answer makes at most: a control character."""
+MAX_ESCAPE_FACTOR = 6
+"""Bytes of JSON for one byte of a body, at most: a control character is written as `\\u0000`."""
 
 
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer a request as API Gateway hands it over (payload format 2.0)."""
+    """Answer a request in the payload format 2.0 of API Gateway."""
     log_as_json_lines()
     about = ABOUT.set({"request_id": context.aws_request_id})
     try:
-        answer = _app()(event, context)
+        response = _app()(event, context)
     finally:
         ABOUT.reset(about)
-    if len(answer["body"]) * MOST_ESCAPED < MOST_ANSWERED:
-        return answer
-    size = len(json.dumps(answer, ensure_ascii=False).encode())
-    return answer if size <= MOST_ANSWERED else _too_large(event["rawPath"], answer, size)
+    if len(response["body"]) * MAX_ESCAPE_FACTOR < MAX_RESPONSE_BYTES:
+        return response
+    size = len(json.dumps(response, ensure_ascii=False).encode())
+    return response if size <= MAX_RESPONSE_BYTES else _too_large(event["rawPath"], response, size)
 
 
-def _too_large(path: str, found: dict[str, Any], size: int) -> dict[str, Any]:
-    """What is answered instead. Where a run was started it is still named."""
+def _too_large(path: str, response: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return the response that replaces one of `size` bytes. It keeps the header that names a started run."""
     from noetl.api.http.problems import Problem
 
     detail = (
-        f"The answer has {size:,} bytes, and {MOST_ANSWERED:,} come through the gateway. Ask for a part of it (`limit`), or"
-        " look into the store: `noetl runs`."
+        f"The response has {size:,} bytes; the gateway takes at most {MAX_RESPONSE_BYTES:,}."
+        " Request a smaller page (`limit`), or use the command `noetl runs`."
     )
-    where = {name: value for name, value in found["headers"].items() if name == "location"}
-    answer = Problem(413, detail, slug="answer-too-large", headers=where).response(path)
-    body = bytes(answer.body).decode()
+    headers = {name: value for name, value in response["headers"].items() if name == "location"}
+    problem = Problem(413, detail, slug="answer-too-large", headers=headers).response(path)
     return {
-        "statusCode": answer.status_code,
-        "headers": dict(answer.headers),
-        "body": body,
+        "statusCode": problem.status_code,
+        "headers": dict(problem.headers),
+        "body": bytes(problem.body).decode(),
         "isBase64Encoded": False,
     }
 
 
 def load() -> None:
-    """Create the app, and import what a start of a run takes and the store that the settings name.
+    """Create the app, and import what a start of a run needs and the store that the settings name.
 
-    The garbage collector never visits the objects that exist by then.
+    The objects allocated here live as long as the process, so they are frozen out of garbage collection.
     """
     with never_collected():
         import noetl.executor.engine.start  # noqa: F401
@@ -77,7 +75,7 @@ def load() -> None:
 
 
 def prepare() -> None:
-    """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
+    """Load, and create the clients that the store uses if the settings suffice. Make no network call."""
     load()
     with never_collected(), suppress(ActionError):
         make_clients()
@@ -87,9 +85,9 @@ def prepare() -> None:
 def _app() -> Mangum:
     from mangum import Mangum
     from noetl.api.app import create_app
-    from noetl.api.http.problems import without_tokens
+    from noetl.api.http.problems import redact_tokens
 
-    logging.getLogger("mangum.http").addFilter(without_tokens)
+    logging.getLogger("mangum.http").addFilter(redact_tokens)
     return Mangum(create_app(behind_gateway=True), lifespan="off")
 
 

@@ -1,41 +1,41 @@
-"""What every request passes before anything else is done for it: whether it is served, and for whom."""
+"""Middleware that authenticates every request before anything else handles it."""
 
 from __future__ import annotations
 
 from fastapi import Request
-from noetl.api.auth.authentication import LOCAL, Caller
-from noetl.api.auth.loopback import refusal
-from noetl.api.context import Shared
-from noetl.api.http.problems import problem_of
+from noetl.api.auth.authentication import LOCAL_CALLER, Caller
+from noetl.api.auth.loopback import loopback_problem
+from noetl.api.context import AppContext
+from noetl.api.http.problems import problem_from
 from noetl.executor.engine.external import CALLBACKS
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN = ("/healthz", "/readyz")
-"""What is answered to anyone, beside callbacks: whether the service lives and is ready."""
+PUBLIC_PATHS = ("/healthz", "/readyz")
+"""Paths that need no credentials, besides those of callbacks."""
 
 _CALLER = "noetl.caller"
 
 
-class Gate:
-    """Middleware that refuses whoever is not to be served, whatever started the app, and notes who is.
+class AuthenticationMiddleware:
+    """Refuses requests without accepted credentials, and stores the caller of the others.
 
-    Once authentication is configured, that is everyone with credentials. Until then it is this machine, unless the app is to
-    be shut to everyone.
+    While no authentication is configured, requests from this machine need no credentials, and all others are
+    refused.
     """
 
-    def __init__(self, app: ASGIApp, shared: Shared) -> None:
+    def __init__(self, app: ASGIApp, context: AppContext) -> None:
         self._app = app
-        self._shared = shared
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         try:
-            scope[_CALLER] = await self._caller(scope)
-        except Exception as error:  # noqa: BLE001  What is no problem is raised again.
-            problem = problem_of(Request({**scope, "type": "http"}), error)
+            scope[_CALLER] = await self._authenticate(scope)
+        except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
+            problem = problem_from(Request({**scope, "type": "http"}), error)
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.detail})
             else:
@@ -43,34 +43,36 @@ class Gate:
         else:
             await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> Caller | None:
-        """Who asks; None where everyone may.
+    async def _authenticate(self, scope: Scope) -> Caller | None:
+        """Return the caller; None at a path that needs no credentials.
 
         Raises:
-            Problem: nobody who is served.
+            Problem: the request is refused.
         """
-        is_open, refused = is_open_to_all(scope["path"]), refusal(scope)
-        if is_open and refused is None:
+        is_public_path, problem = is_public(scope["path"]), loopback_problem(scope)
+        if is_public_path and problem is None:
             return None
-        given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+        authorization = [
+            value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"
+        ]
 
-        def caller() -> Caller | None:
-            authentication = self._shared.opened().authentication
-            if authentication.is_configured():
-                return None if is_open else authentication.caller(given)
-            if refused is not None:
-                raise refused
-            return LOCAL
+        def authenticate() -> Caller | None:
+            authenticator = self._context.services().authenticator
+            if authenticator.is_required():
+                return None if is_public_path else authenticator.authenticate(authorization)
+            if problem is not None:
+                raise problem
+            return LOCAL_CALLER
 
-        return await run_in_threadpool(caller)
+        return await run_in_threadpool(authenticate)
 
 
-def is_open_to_all(path: str) -> bool:
-    """Whether no credentials are asked for at an address: the token in that of a callback is one."""
-    return path in OPEN or path.startswith(CALLBACKS)
+def is_public(path: str) -> bool:
+    """Return whether `path` needs no credentials. The token in the path of a callback is the credential."""
+    return path in PUBLIC_PATHS or path.startswith(CALLBACKS)
 
 
 def caller_of(request: Request) -> Caller | None:
-    """Who has asked, where that was to be told."""
+    """Return the caller of a request; None at a path that needs no credentials."""
     caller: Caller | None = request.scope.get(_CALLER)
     return caller

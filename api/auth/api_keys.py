@@ -1,4 +1,7 @@
-"""API keys: how they are made, and how one is recognised."""
+"""API keys: their generation and their verification.
+
+The text of a key is `noetl_ID_SECRET`. The store has the id, which may be shown, and the SHA-256 of the text.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,50 @@ from collections.abc import Iterable
 from noetl.executor.model.registry import Key
 
 SCOPES = ("read", "run", "admin")
-"""What a caller may do. Each includes those before it: look; start, cancel and resume runs; change the registry."""
+"""Permissions of a caller. Each includes those before it.
+
+`read` shows runs and playbooks; `run` starts, cancels and resumes runs; `admin` changes the registry.
+"""
 
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|-]{0,99}")
 _KEY = re.compile(r"noetl_([0-9a-f]{12})_[0-9a-f]{64}")
-_NOBODYS = hashlib.sha256(secrets.token_bytes()).hexdigest()
-"""What a key is compared with that nobody has, so that this takes as long."""
+_DUMMY_HASH = hashlib.sha256(secrets.token_bytes()).hexdigest()
+"""Hash of no key. An unknown key is compared with it, so that the comparison takes as long as for a known one."""
 
 
-def new_key(name: str, scopes: Iterable[str], tenant: str, now: float) -> tuple[str, Key]:
-    """A key of 256 random bits, which is shown once, and what is kept of it."""
+def create_api_key(name: str, scopes: Iterable[str], tenant: str, now: float) -> tuple[str, Key]:
+    """Return the text of a new key, with 256 random bits, and its record for the store."""
     id = secrets.token_hex(6)
     text = f"noetl_{id}_{secrets.token_hex(32)}"
     return text, Key(id, hash_of(text), tenant, name, tuple(scopes), now)
 
 
 def hash_of(text: str) -> str:
-    """What is kept of a key. It is long and random, so a hash without salt tells nothing."""
+    """Return the hash of a key. A key is long and random, so the hash needs no salt."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def id_of(text: str) -> str | None:
-    """The part of a key that may be shown; None for text that is no key."""
+def key_id(text: str) -> str | None:
+    """Return the id in the text of a key, or None if `text` is not a key.
+
+    >>> key_id("noetl_0f1e2d3c4b5a_" + "0" * 64)
+    '0f1e2d3c4b5a'
+    >>> key_id("secret") is None
+    True
+    """
     match = _KEY.fullmatch(text)
     return match[1] if match else None
 
 
 def is_tenant(text: str) -> bool:
-    """Whether a tenant may be called so."""
+    """Return whether `text` can be the name of a tenant."""
     return _TENANT.fullmatch(text) is not None
 
 
 def is_valid(text: str, key: Key | None) -> bool:
-    """Whether the text is the key. The time this takes tells nothing about it, nor whether there is one."""
-    is_same = secrets.compare_digest(hash_of(text), _NOBODYS if key is None else key.hash)
+    """Return whether `text` is the text of `key`, and the key is not revoked.
+
+    The time that this takes depends neither on the text nor on whether there is a key.
+    """
+    is_same = secrets.compare_digest(hash_of(text), _DUMMY_HASH if key is None else key.hash)
     return is_same and key is not None and key.revoked_at is None

@@ -1,65 +1,68 @@
-"""Who calls: a key of ours or a token of an issuer that is believed, and what that allows."""
+"""Authentication of requests by an API key of the store or a token of the configured issuer."""
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from noetl.api.auth.api_keys import SCOPES, id_of, is_valid
-from noetl.api.auth.jwt import Tokens
-from noetl.api.http.problems import unauthenticated
+from noetl.api.auth.api_keys import SCOPES, is_valid, key_id
+from noetl.api.auth.jwt import TokenVerifier
+from noetl.api.http.problems import missing_credentials, unauthenticated
 from noetl.api.service.runs import DEFAULT_TENANT
 from noetl.executor.errors import StoreError
 from noetl.executor.stores.interface import Store
 
-MAX_CREDENTIALS = 8 * 1024
-LOOK_AGAIN_SECONDS = 2.0
-"""How long it is believed that there is no key yet: the first one is noticed by services that are at work."""
+MAX_CREDENTIALS_LENGTH = 8 * 1024
+RECHECK_SECONDS = 2.0
+"""Time for which the answer that the store has no key is reused. A running service notices the first key after it."""
 
-NOTE_USE_SECONDS = 60.0
-"""How much later a key must be used again for that to be noted."""
+RECORD_USE_SECONDS = 60.0
+"""Least time between two records of the last use of a key, so that not every request writes."""
 
 _BEARER = re.compile(r"bearer +(?P<credentials>[\x21-\x7e]+) *", re.IGNORECASE)
-
-_log = logging.getLogger("noetl.api")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who has asked, in words for logs; of which tenant; and what they may do."""
+    """The authenticated sender of a request. `name` is for logs."""
 
     name: str
     tenant: str
     scopes: frozenset[str]
 
     def may(self, scope: str) -> bool:
+        """Return whether the caller has `scope`."""
         return scope in self.scopes
 
 
-LOCAL = Caller("this machine", DEFAULT_TENANT, frozenset(SCOPES))
-"""Whoever is on this machine, while no authentication is configured."""
+LOCAL_CALLER = Caller("this machine", DEFAULT_TENANT, frozenset(SCOPES))
+"""Caller of every request from this machine while no authentication is configured."""
 
 
-def including(scopes: Iterable[str]) -> frozenset[str]:
-    """The scopes with those that they include; what is none is left out."""
-    given = [SCOPES.index(scope) for scope in scopes if scope in SCOPES]
-    return frozenset(SCOPES[: max(given, default=-1) + 1])
+def expand_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """Return the known scopes among `scopes`, with the scopes that they include.
+
+    >>> sorted(expand_scopes(["run", "openid"]))
+    ['read', 'run']
+    """
+    ranks = [SCOPES.index(scope) for scope in scopes if scope in SCOPES]
+    return frozenset(SCOPES[: max(ranks, default=-1) + 1])
 
 
-class Authentication:
-    """Tells callers apart by the keys in a store and by the tokens of an issuer, if there is one. Threads may share it.
+class Authenticator:
+    """Authenticates requests by the keys of a store and by the tokens of an issuer, if one is configured.
 
-    With `always`, nobody is served without credentials, even while there is nothing yet that could be believed.
+    With `always`, credentials are required even if the store has no key and there is no issuer.
+    Safe to share between threads.
     """
 
     def __init__(
         self,
         store: Store,
-        tokens: Tokens | None,
+        tokens: TokenVerifier | None,
         *,
         always: bool = False,
         clock: Callable[[], float] = time.time,
@@ -67,63 +70,59 @@ class Authentication:
         self._store = store
         self._tokens = tokens
         self._clock = clock
-        self._is_configured = always or tokens is not None
-        self._looked_at = -LOOK_AGAIN_SECONDS
-        self._noted: dict[str, float] = {}
+        self._is_required = always or tokens is not None
+        self._checked_at = -RECHECK_SECONDS
+        self._recorded_uses: dict[str, float] = {}
 
-    def is_configured(self) -> bool:
-        """Whether callers need credentials: there is an issuer, or there has ever been a key.
+    def is_required(self) -> bool:
+        """Return whether requests need credentials: there is an issuer, or the store has or had a key.
 
         Raises:
-            StoreError: the store cannot tell.
+            StoreError: the store does not answer.
         """
-        if not self._is_configured and time.monotonic() - self._looked_at >= LOOK_AGAIN_SECONDS:
-            self._is_configured = self._store.has_keys()
-            self._looked_at = time.monotonic()
-        return self._is_configured
+        if not self._is_required and time.monotonic() - self._checked_at >= RECHECK_SECONDS:
+            self._is_required = self._store.has_keys()
+            self._checked_at = time.monotonic()
+        return self._is_required
 
-    def caller(self, authorization: list[str]) -> Caller:
-        """Who stands behind the `Authorization` headers of a request.
+    def authenticate(self, authorization: list[str]) -> Caller:
+        """Return the caller that the `Authorization` headers of a request identify.
 
         Raises:
-            Problem: 401, nobody that is believed; 503, that cannot be told now.
+            Problem: 401, the credentials are not accepted; 503, the keys of the issuer are not available.
         """
         if not authorization:
-            raise unauthenticated(
-                "This needs an API key or a token, as `Authorization: Bearer …`.", error=None
-            )
+            raise missing_credentials()
         bearer = _BEARER.fullmatch(authorization[0])
-        if len(authorization) != 1 or bearer is None or len(authorization[0]) > MAX_CREDENTIALS:
+        is_too_long = len(authorization[0]) > MAX_CREDENTIALS_LENGTH
+        if len(authorization) != 1 or bearer is None or is_too_long:
             raise unauthenticated(
-                "The header `Authorization` is not one `Bearer` with an API key or a token behind it."
+                "The header `Authorization` must be one `Bearer` with an API key or a token."
             )
         credentials = bearer["credentials"]
         if credentials.startswith("noetl_"):
-            return self._of_key(credentials)
+            return self._authenticate_key(credentials)
         if self._tokens is None:
-            raise unauthenticated("The API key is not one that is known here, and tokens are not accepted.")
-        return self._of_claims(self._tokens, self._tokens.claims(credentials))
+            raise unauthenticated("The API key is unknown, and tokens are not accepted here.")
+        return self._caller_of_claims(self._tokens, self._tokens.verify(credentials))
 
-    def _of_key(self, text: str) -> Caller:
-        id = id_of(text)
+    def _authenticate_key(self, text: str) -> Caller:
+        id = key_id(text)
         key = None if id is None else self._store.key(id)
         if not is_valid(text, key) or key is None:
-            raise unauthenticated("The API key is not one that is known here, or it has been revoked.")
-        self._note_use(key.id, key.last_used_at)
-        return Caller(f"key {key.id}", key.tenant, including(key.scopes))
+            raise unauthenticated("The API key is unknown or revoked.")
+        self._record_use(key.id, key.last_used_at)
+        return Caller(f"key {key.id}", key.tenant, expand_scopes(key.scopes))
 
-    def _of_claims(self, tokens: Tokens, claims: Mapping[str, object]) -> Caller:
-        tenant = tokens.tenant(claims)
-        return Caller(
-            f"token of {claims.get('sub', 'nobody')}",
-            tenant or DEFAULT_TENANT,
-            including(tokens.scopes(claims)),
-        )
+    def _caller_of_claims(self, tokens: TokenVerifier, claims: Mapping[str, object]) -> Caller:
+        tenant = tokens.tenant(claims) or DEFAULT_TENANT
+        subject = claims.get("sub", "an unnamed subject")
+        return Caller(f"token of {subject}", tenant, expand_scopes(tokens.scopes(claims)))
 
-    def _note_use(self, id: str, last_used_at: float | None) -> None:
+    def _record_use(self, id: str, last_used_at: float | None) -> None:
         now = self._clock()
-        if now - max(last_used_at or 0.0, self._noted.get(id, 0.0)) < NOTE_USE_SECONDS:
+        if now - max(last_used_at or 0.0, self._recorded_uses.get(id, 0.0)) < RECORD_USE_SECONDS:
             return
-        self._noted[id] = now
-        with suppress(StoreError):  # that is no reason to refuse
+        self._recorded_uses[id] = now
+        with suppress(StoreError):  # A failed record is no reason to refuse the request.
             self._store.touch_key(id, now)

@@ -1,4 +1,20 @@
-"""JSON Web Tokens (RFC 7519) of an issuer that is believed."""
+"""Verification of JSON Web Tokens.
+
+Problem: decide whether a token was issued by the configured issuer for this service, and is valid now. The
+sender of a token controls all of its content, also the header that names the algorithm and the key.
+
+Algorithm: JWT (RFC 7519) with signatures by JWS (RFC 7515). Only asymmetric algorithms of a fixed list are
+accepted (RFC 8725, section 3.1). The key is found by the `kid` of the header in the JSON Web Key Set of the
+issuer (RFC 7517), never in the token and never at an address that the token names. `iss`, `aud` and `exp` are
+required; `nbf` and `iat` are checked if present.
+
+Cost: one signature check a request. The key set is fetched when it is older than `REFRESH_SECONDS`, or when a
+key is unknown, and at most once in `MIN_FETCH_INTERVAL_SECONDS`. So tokens with invented key ids cannot make
+the service flood the issuer.
+
+Limits: a revoked token is accepted until it expires. While the issuer does not answer, known keys are used for
+`MAX_STALE_SECONDS`; after that every token is answered with 503.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +32,39 @@ from urllib.parse import urlsplit
 
 from noetl.api.auth.api_keys import is_tenant
 from noetl.api.auth.loopback import is_loopback
-from noetl.api.http.problems import Problem
+from noetl.api.http.problems import Problem, unauthenticated
 from noetl.executor.errors import SettingError
 
 if TYPE_CHECKING:
     from jwt import PyJWK
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""The signatures that are believed: those that whoever checks them cannot make."""
+"""Accepted signature algorithms. All are asymmetric: a party that can verify a token cannot sign one."""
 
 LEEWAY_SECONDS = 30
-"""How far the clocks of the issuer and of this machine may be apart."""
+"""Accepted difference between the clocks of the issuer and of this machine."""
 
-FRESH_SECONDS = 600.0
-"""How long the issuer's keys are known before they are asked for again."""
+REFRESH_SECONDS = 600.0
+"""Age of the key set at which it is fetched again."""
 
-AGAIN_SECONDS = 30.0
-"""How long after they were asked for a key that is unknown makes them be asked for again."""
+MIN_FETCH_INTERVAL_SECONDS = 30.0
+"""Least time between two fetches of the key set."""
 
-STALE_SECONDS = 3600.0
-"""How long known keys are believed while the issuer does not answer."""
+MAX_STALE_SECONDS = 3600.0
+"""Age of the key set up to which it is used while the issuer does not answer."""
 
-MAX_KEYS_BYTES = 256 * 1024
-FETCH_SECONDS = 5.0
+MAX_KEY_SET_BYTES = 256 * 1024
+FETCH_TIMEOUT_SECONDS = 5.0
 
 _log = logging.getLogger("noetl.api")
 
 
 @dataclass(frozen=True, slots=True)
-class Issuer:
-    """Whose tokens are believed, if they are meant for `audience`; where its keys are; and which claims say what a token
-    allows and in which tenant (None: in the default one).
+class TokenIssuer:
+    """The issuer whose tokens are accepted if they are for `audience`.
+
+    `scope_claim` names the claim with the scopes of a token, `tenant_claim` the claim with its tenant. Without
+    `tenant_claim`, tokens are for the default tenant.
     """
 
     name: str
@@ -56,11 +74,11 @@ class Issuer:
     tenant_claim: str | None = None
 
 
-def issuer_of(environ: Mapping[str, str]) -> Issuer | None:
-    """The issuer that the settings name, or None.
+def read_issuer(environ: Mapping[str, str]) -> TokenIssuer | None:
+    """Return the issuer that the settings name, or None.
 
     Raises:
-        SettingError: they are not complete, or cannot be used.
+        SettingError: a setting is missing or not valid.
     """
     names = ("ISSUER", "AUDIENCE", "SCOPE_CLAIM", "TENANT_CLAIM")
     issuer, audience, scope_claim, tenant_claim = (
@@ -73,20 +91,14 @@ def issuer_of(environ: Mapping[str, str]) -> Issuer | None:
         if not value:
             raise SettingError(f"{name} is not set; tokens need NOETL_JWT_ISSUER and NOETL_JWT_AUDIENCE.")
     keys_url = keys_url or f"{issuer.rstrip('/')}/.well-known/jwks.json"
-    if not _is_safe(keys_url):
+    if not _is_safe_url(keys_url):
         raise SettingError(f"NOETL_JWKS_URL is {keys_url!r}; it must be an https URL.")
-    try:
-        import jwt.algorithms
-
-        has_signatures = jwt.algorithms.has_crypto
-    except ImportError:
-        has_signatures = False
-    if not has_signatures:
+    if not _can_verify_signatures():
         raise SettingError("NOETL_JWT_ISSUER is set, and tokens need the extra `jwt` of this installation.")
-    return Issuer(issuer, audience, keys_url, scope_claim or "scope", tenant_claim or None)
+    return TokenIssuer(issuer, audience, keys_url, scope_claim or "scope", tenant_claim or None)
 
 
-def _is_safe(url: str) -> bool:
+def _is_safe_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -95,27 +107,36 @@ def _is_safe(url: str) -> bool:
     return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or "")))
 
 
-class Tokens:
-    """Checks the tokens of an issuer. Threads may share it."""
+def _can_verify_signatures() -> bool:
+    try:
+        import jwt.algorithms
+    except ImportError:
+        return False
+    return jwt.algorithms.has_crypto
 
-    def __init__(self, issuer: Issuer) -> None:
+
+class TokenVerifier:
+    """Verifies the tokens of an issuer. Safe to share between threads."""
+
+    def __init__(self, issuer: TokenIssuer) -> None:
         self._issuer = issuer
-        self._keys = Keyring(issuer.keys_url)
+        self._keys = KeySetCache(issuer.keys_url)
 
-    def claims(self, token: str) -> dict[str, Any]:
-        """What a token says that is valid now.
+    def verify(self, token: str) -> dict[str, Any]:
+        """Return the claims of a valid token.
 
         Raises:
-            Problem: 401, it is not to be believed; 503, the issuer's keys cannot be had.
+            Problem: 401, the token is not valid; 503, the keys of the issuer are not available.
         """
         import jwt
 
         try:
             header = jwt.get_unverified_header(token)
             kid = header.get("kid")
-            key = self._keys.key(kid) if isinstance(kid, str) and header.get("alg") in ALGORITHMS else None
+            is_supported = isinstance(kid, str) and header.get("alg") in ALGORITHMS
+            key = self._keys.find(kid) if is_supported else None
             if key is None or "crit" in header or header.get("b64") is False:
-                raise _not_believed("it is not signed by a key of the issuer")
+                raise _invalid_token("it is not signed by a key of the issuer")
             return jwt.decode(
                 token,
                 key,
@@ -126,108 +147,110 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
             )
         except jwt.ExpiredSignatureError:
-            raise _not_believed("it has expired") from None
+            raise _invalid_token("it has expired") from None
         except jwt.ImmatureSignatureError:
-            raise _not_believed("it is not valid yet") from None
+            raise _invalid_token("it is not valid yet") from None
         except (jwt.InvalidAudienceError, jwt.InvalidIssuerError, jwt.MissingRequiredClaimError) as error:
-            raise _not_believed(f"{str(error)[:1].lower()}{str(error)[1:]}") from None
+            raise _invalid_token(f"{str(error)[:1].lower()}{str(error)[1:]}") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise _not_believed("it is not a token that the issuer has signed") from None
+            raise _invalid_token("it is not a token that the issuer has signed") from None
 
     def scopes(self, claims: Mapping[str, Any]) -> list[str]:
-        """What the token allows: words of a text or a list, also behind `noetl:` or `noetl/`."""
-        given = claims.get(self._issuer.scope_claim)
-        words = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
+        """Return the scopes in the claims of a token, without the prefixes `noetl:` and `noetl/`.
+
+        The claim is a list of words, or a text with blanks between words.
+        """
+        value = claims.get(self._issuer.scope_claim)
+        words = value.split() if isinstance(value, str) else value if isinstance(value, list) else []
         return [re.sub(r"^noetl[:/]", "", word) for word in words if isinstance(word, str)]
 
     def tenant(self, claims: Mapping[str, Any]) -> str | None:
-        """The tenant that the token is for; None where tokens do not say.
+        """Return the tenant in the claims of a token, or None if no claim names tenants.
 
         Raises:
-            Problem: 401, this one does not say, or not in a way that can be used.
+            Problem: 401, the claim is missing or is not the name of a tenant.
         """
         if self._issuer.tenant_claim is None:
             return None
         tenant = claims.get(self._issuer.tenant_claim)
         if not isinstance(tenant, str) or not is_tenant(tenant):
-            raise _not_believed(f"its claim `{self._issuer.tenant_claim}` names no tenant")
+            raise _invalid_token(f"its claim `{self._issuer.tenant_claim}` is not the name of a tenant")
         return tenant
 
 
-def _not_believed(why: str) -> Problem:
-    from noetl.api.http.problems import unauthenticated
-
-    return unauthenticated(f"The token is not valid: {why}.")
+def _invalid_token(reason: str) -> Problem:
+    return unauthenticated(f"The token is not valid: {reason}.")
 
 
 @dataclass
-class Keyring:
-    """The keys of an issuer, as its JSON Web Key Set (RFC 7517) lists them. They are asked for when one is needed."""
+class KeySetCache:
+    """The JSON Web Key Set at a URL, fetched when a key is needed."""
 
     url: str
     clock: Callable[[], float] = time.monotonic
     _keys: dict[str, PyJWK] = field(default_factory=dict)
-    _had_at: float | None = None
-    _asked_at: float | None = None
+    _fetched_at: float | None = None
+    _attempted_at: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def key(self, id: str) -> PyJWK | None:
-        """The key with an id, if the issuer has one.
+    def find(self, id: str) -> PyJWK | None:
+        """Return the key with an id, or None if the issuer does not have it.
 
         Raises:
-            Problem: 503, the issuer does not say.
+            Problem: 503, the key set is not available.
         """
         with self._lock:
-            since_asked = _passed(self.clock(), self._asked_at)
-            is_due = _passed(self.clock(), self._had_at) > FRESH_SECONDS or id not in self._keys
-            if is_due and since_asked > AGAIN_SECONDS:
-                self._ask()
-            if _passed(self.clock(), self._had_at) > STALE_SECONDS:
-                detail = "The keys of the tokens' issuer cannot be had."
+            is_due = self._since(self._fetched_at) > REFRESH_SECONDS or id not in self._keys
+            if is_due and self._since(self._attempted_at) > MIN_FETCH_INTERVAL_SECONDS:
+                self._refresh()
+            if self._since(self._fetched_at) > MAX_STALE_SECONDS:
+                detail = "The keys of the token issuer are not available."
                 raise Problem(503, detail, slug="issuer-unavailable", headers={"Retry-After": "30"})
             return self._keys.get(id)
 
-    def _ask(self) -> None:
-        self._asked_at = self.clock()
+    def _refresh(self) -> None:
+        self._attempted_at = self.clock()
         try:
-            self._keys = _read_keys(_fetched(self.url))
-            self._had_at = self._asked_at
+            self._keys = _parse_key_set(_fetch(self.url))
+            self._fetched_at = self._attempted_at
         except (OSError, ValueError, URLError, RecursionError) as error:
-            _log.warning("the keys at %s (NOETL_JWKS_URL) cannot be had: %s", self.url, error)
+            _log.warning(
+                "cannot fetch the keys of the token issuer from %s (NOETL_JWKS_URL): %s", self.url, error
+            )
+
+    def _since(self, moment: float | None) -> float:
+        """Return the seconds since `moment`; infinity if it is None."""
+        return float("inf") if moment is None else self.clock() - moment
 
 
-def _passed(now: float, since: float | None) -> float:
-    return float("inf") if since is None else now - since
-
-
-class _StaysThere(urllib.request.HTTPRedirectHandler):
-    """Whoever is believed says where its keys are; a redirect does not."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A handler that follows no redirect: only the configured URL may give keys."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
-def _fetched(url: str) -> bytes:
-    opener = urllib.request.build_opener(_StaysThere)
+def _fetch(url: str) -> bytes:
+    opener = urllib.request.build_opener(_NoRedirects)
     opener.addheaders = [("Accept", "application/json"), ("User-Agent", "noetl")]
-    with opener.open(url, timeout=FETCH_SECONDS) as answer:
-        body: bytes = answer.read(MAX_KEYS_BYTES + 1)
-    if len(body) > MAX_KEYS_BYTES:
-        raise ValueError(f"the answer has more than {MAX_KEYS_BYTES:,} bytes")
+    with opener.open(url, timeout=FETCH_TIMEOUT_SECONDS) as response:
+        body: bytes = response.read(MAX_KEY_SET_BYTES + 1)
+    if len(body) > MAX_KEY_SET_BYTES:
+        raise ValueError(f"the response has more than {MAX_KEY_SET_BYTES:,} bytes")
     return body
 
 
-def _read_keys(body: bytes) -> dict[str, PyJWK]:
-    """The keys that can check signatures, by their ids. What is none of them is passed over."""
+def _parse_key_set(body: bytes) -> dict[str, PyJWK]:
+    """Return the keys that can verify signatures, by their ids. Skip other entries."""
     from jwt import PyJWK
     from jwt.exceptions import PyJWTError
 
     document = json.loads(body)
-    listed = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(listed, list):
-        raise ValueError("the answer is no JSON Web Key Set")  # noqa: TRY004  It is the text that is wrong.
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("the response is not a JSON Web Key Set")  # noqa: TRY004  The text is wrong.
     keys: dict[str, PyJWK] = {}
-    for entry in listed:
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str):
             continue
         if entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig" or "d" in entry:

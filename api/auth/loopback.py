@@ -1,4 +1,17 @@
-"""Who is served while nobody can be told apart: this machine, and no page of another site in its browsers."""
+"""The rule while no authentication is configured: serve this machine only, and no page of another site.
+
+Problem: without credentials, a connection from a loopback address is the only evidence that a client may be
+served. A web page in a browser on this machine, or a proxy, can send requests from that address too.
+
+Algorithm: refuse a request whose peer is not a loopback address, that has a header of a forwarding proxy (RFC
+7239), or whose `Host` is not a loopback name. A foreign name that resolves to 127.0.0.1 (DNS rebinding) fails
+the last test. Refuse a foreign `Origin` (RFC 6454), and a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on
+methods that change something, because browsers send simple requests to any address.
+
+Cost: a scan of the headers of each request.
+
+Limits: a proxy that adds no header is not detected. Other users of this machine are served.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +27,50 @@ _RULE = (
     "No authentication is configured, so only clients on this machine are served, under a loopback name such as "
     "localhost and not from pages of other sites."
 )
-_FORWARDING = re.compile(
+_FORWARDING_HEADER = re.compile(
     r"forwarded|via|x-forwarded(-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip|x-original-(forwarded-for|host)"
     r"|x-envoy-.*|true-client-ip|cf-.*|cdn-loop|fastly-client-ip|fly-client-ip"
 )
-"""The headers by which proxies and tunnels tell whom they speak for, or that they are there."""
+"""Headers with which proxies and tunnels name their client or themselves."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?")
 
 
-def refusal(scope: Scope) -> Problem | None:
-    """Why a request does not come from this machine, or not from a page of this service; None where it does.
-
-    The `Host` is looked at because a foreign name that resolves to 127.0.0.1 would let any web page in, and the
-    `Origin` and `Sec-Fetch-Site` because browsers send simple requests to any address. A forwarded request hides who its
-    client is.
-    """
-    reason = _reason(scope)
+def loopback_problem(scope: Scope) -> Problem | None:
+    """Return the problem of a request that the rule refuses, or None if it is served."""
+    reason = _reason_to_refuse(scope)
     if reason is None:
         return None
     return Problem(403, f"{reason} {_RULE}", slug="loopback-only", title="Only this machine is served")
 
 
-def _reason(scope: Scope) -> str | None:
+def _reason_to_refuse(scope: Scope) -> str | None:
     client = scope.get("client")
     if not client or not is_loopback(client[0]):
         return "The request comes from another machine."
     headers = Headers(scope=scope)
     for name in headers:
-        if _FORWARDING.fullmatch(name.lower()):
-            return f"The request has the header `{name}`: a proxy forwarded it, and who is behind that cannot be told."
+        if _FORWARDING_HEADER.fullmatch(name.lower()):
+            return f"The request has the header `{name}`: a proxy forwarded it, so its client is unknown."
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not is_loopback(_host_name(hosts[0])):
-        return "The request's Host is not a loopback name."
+        return "The Host of the request is not a loopback name."
     for origin in headers.getlist("origin"):
-        if _netloc(origin) != hosts[0].lower():
-            return "The request's Origin is another site."
+        if _origin_host(origin) != hosts[0].lower():
+            return "The Origin of the request is another site."
     is_safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
-    if not is_safe and any(site in ("cross-site", "same-site") for site in headers.getlist("sec-fetch-site")):
-        return "The request comes from a page of another site in a browser, as its Sec-Fetch-Site says."
+    sites = headers.getlist("sec-fetch-site")
+    if not is_safe and any(site in ("cross-site", "same-site") for site in sites):
+        return "The request comes from a page of another site, according to its Sec-Fetch-Site."
     return None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host (a name, or an address without brackets) is this machine as seen from itself."""
+    """Return whether `host`, a name or an address without brackets, is a loopback address.
+
+    >>> is_loopback("::ffff:127.0.0.1"), is_loopback("127.0.0.1.example.com")
+    (True, False)
+    """
     if host.lower() == "localhost":
         return True
     try:
@@ -74,7 +87,7 @@ def _host_name(host: str) -> str:
     return (match["address"] or match["name"]) if match else ""
 
 
-def _netloc(origin: str) -> str:
+def _origin_host(origin: str) -> str:
     try:
         parts = urlsplit(origin)
     except ValueError:

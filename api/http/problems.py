@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one shape of every error that HTTP answers with."""
+"""Problem documents (RFC 9457): the body of every error response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from noetl.api.http.responses import JSON
+from noetl.api.http.responses import JsonResponse
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.executor.engine.external import CALLBACKS
 from noetl.executor.errors import RejectedError, SettingError, StoreError
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("noetl.api")
 
-_REJECTED = {
+_STATUS_OF_REASON = {
     "invalid_cursor": 400,
     "unknown_token": 404,
     "closed": 410,
@@ -33,14 +33,14 @@ _REJECTED = {
     "invalid_name": 422,
     "unknown_step": 422,
 }
-"""Status codes of the reasons for which a request is rejected; any other reason is a conflict, 409."""
+"""Status code for the reason of a `RejectedError`. Any other reason is a conflict, 409."""
 
 
 class Problem(Exception):
-    """A request that is answered with a problem document.
+    """An error that is answered with a problem document.
 
-    `slug` names the kind of problem for programs, or is None where the status says it all. `extras` are further members
-    of the document.
+    `slug` names the type of the problem for programs. It is None if the status is enough.
+    `extras` are further members of the document.
     """
 
     def __init__(
@@ -57,16 +57,15 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.slug = slug
-        self.title = title or (
-            slug.replace("-", " ").capitalize() if slug else http.HTTPStatus(status).phrase
-        )
+        default_title = slug.replace("-", " ").capitalize() if slug else http.HTTPStatus(status).phrase
+        self.title = title or default_title
         self.headers = headers
         self.extras = extras
 
     def response(self, path: str) -> Response:
-        """The answer to a request for `path`."""
-        instance = shown(path)
-        unkept = {"Cache-Control": "no-store"} if instance != path else {}
+        """Return the response to a request for `path`."""
+        instance = redact_path(path)
+        cache_headers = {"Cache-Control": "no-store"} if instance != path else {}
         document = {
             "type": f"urn:noetl:problem:{self.slug}" if self.slug else "about:blank",
             "title": self.title,
@@ -75,34 +74,54 @@ class Problem(Exception):
             "instance": instance,
             **self.extras,
         }
-        return JSON(
-            document,
-            self.status,
-            headers={**(self.headers or {}), **unkept},
-            media_type="application/problem+json",
-        )
+        headers = {**(self.headers or {}), **cache_headers}
+        return JsonResponse(document, self.status, headers=headers, media_type="application/problem+json")
 
 
-def shown(path: str) -> str:
-    """The path of a request as answers and logs may show it: a token that answers a callback is a credential."""
+def missing_credentials() -> Problem:
+    """Return the problem of a request without credentials (RFC 6750)."""
+    detail = "Missing credentials: send an API key or a token as `Authorization: Bearer …`."
+    return unauthenticated(detail, error=None)
+
+
+def unauthenticated(detail: str, *, error: str | None = "invalid_token") -> Problem:
+    """Return the problem of a request whose credentials are not accepted (RFC 6750)."""
+    challenge = 'Bearer realm="noetl"' + (f', error="{error}"' if error else "")
+    return Problem(401, detail, slug="unauthenticated", headers={"WWW-Authenticate": challenge})
+
+
+def insufficient_scope(scope: str) -> Problem:
+    """Return the problem of a caller whose credentials do not have `scope` (RFC 6750)."""
+    challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'
+    detail = f"The credentials do not have the required scope `{scope}`."
+    headers = {"WWW-Authenticate": challenge}
+    return Problem(403, detail, slug="insufficient-scope", headers=headers, scope=scope)
+
+
+def redact_path(path: str) -> str:
+    """Replace the callback token in the path of a request, because the token is a credential.
+
+    >>> redact_path("/workflows/callbacks/secret/heartbeat")
+    '/workflows/callbacks/***'
+    """
     before, callbacks, token = path.partition(CALLBACKS)
     return f"{before}{callbacks}{STARS}" if token else path
 
 
-def without_tokens(record: logging.LogRecord) -> bool:
-    """A filter of logs: a request is logged as everything shows its address."""
+def redact_tokens(record: logging.LogRecord) -> bool:
+    """Redact callback tokens in the arguments of a log record. Serves as a logging filter: returns True."""
     if isinstance(record.args, tuple):
-        record.args = tuple(shown(arg) if isinstance(arg, str) else arg for arg in record.args)
+        record.args = tuple(redact_path(arg) if isinstance(arg, str) else arg for arg in record.args)
     return True
 
 
-def install(app: FastAPI) -> None:
-    """From now on every error of the app is answered with a problem document."""
+def install_handlers(app: FastAPI) -> None:
+    """Make `app` answer every expected error with a problem document."""
 
-    async def answer(request: Request, error: Exception) -> Response:
-        return problem_of(request, error).response(request.url.path)
+    async def respond(request: Request, error: Exception) -> Response:
+        return problem_from(request, error).response(request.url.path)
 
-    for expected in (
+    for error_type in (
         Problem,
         PlaybookError,
         NotFoundError,
@@ -112,11 +131,14 @@ def install(app: FastAPI) -> None:
         RequestValidationError,
         HTTPException,
     ):
-        app.add_exception_handler(expected, answer)
+        app.add_exception_handler(error_type, respond)
 
 
-class Failsafe:
-    """Middleware that answers a bug of ours with a reference to the log, and with nothing of its insides."""
+class InternalErrorMiddleware:
+    """Middleware that answers an unexpected exception with 500 and a reference to the log.
+
+    The response contains nothing of the exception, because its text may be confidential.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -127,90 +149,72 @@ class Failsafe:
             return
         has_started = False
 
-        async def watch(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal has_started
             has_started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, send_and_note)
         except ClientDisconnect:
-            # Nobody is there to be answered, and nothing is wrong here.
+            # The client has left while it sent the request: no response can reach it, and it is no defect.
             return
         except Exception:
             reference = secrets.token_hex(8)
-            _log.exception("%s %s failed, reference %s", scope["method"], shown(scope["path"]), reference)
+            path = redact_path(scope["path"])
+            _log.exception("%s %s failed, reference %s", scope["method"], path, reference)
             if has_started:
                 raise
-            problem = Problem(
-                500,
-                "Something went wrong here. The log of the service says more under the reference.",
-                slug="internal-error",
-                reference=reference,
-            )
+            detail = "Internal error. The service log has the details under this reference."
+            problem = Problem(500, detail, slug="internal-error", reference=reference)
             await problem.response(scope["path"])(scope, receive, send)
 
 
-def problem_of(request: Request, error: Exception) -> Problem:
-    """The problem that an error is to whoever has asked; one that is a bug of ours is raised again."""
+def problem_from(request: Request, error: Exception) -> Problem:
+    """Return the problem that describes `error` to the client. Raise an unexpected error again."""
     match error:
         case Problem():
             return error
         case PlaybookError():
-            return Problem(
-                422,
-                _count_errors(error),
-                slug="invalid-playbook",
-                diagnostics=[diagnostic.to_json() for diagnostic in error.diagnostics],
-            )
+            return _problem_of_playbook(error)
         case NotFoundError():
             return Problem(404, str(error), slug="not-found")
         case RejectedError():
-            status = _REJECTED.get(error.reason, 409)
+            status = _STATUS_OF_REASON.get(error.reason, 409)
             return Problem(status, error.message, slug=error.reason.replace("_", "-"), **error.details)
         case StoreError():
             _log.error("the store failed: %s", error)
-            return Problem(
-                503, "The store cannot be reached.", slug="store-unavailable", headers={"Retry-After": "5"}
-            )
+            detail = "The store cannot be reached."
+            return Problem(503, detail, slug="store-unavailable", headers={"Retry-After": "5"})
         case SettingError():
-            _log.error("the service is not set up: %s", error)
-            return Problem(503, "The service is not set up. Its log says what is missing.", slug="not-set-up")
+            _log.error("the service is not configured: %s", error)
+            detail = "The service is not configured. The service log names the setting."
+            return Problem(503, detail, slug="not-set-up")
         case RequestValidationError():
-            return Problem(
-                400, "; ".join(_sentence(found) for found in error.errors()), slug="invalid-request"
-            )
-        case HTTPException(status_code=404):
-            return Problem(404, f"There is nothing at {shown(request.url.path)}.")
-        case HTTPException(status_code=405):
-            return Problem(
-                405, f"{request.method} is not allowed at {shown(request.url.path)}.", headers=error.headers
-            )
+            detail = "; ".join(_describe_validation_error(entry) for entry in error.errors())
+            return Problem(400, detail, slug="invalid-request")
         case HTTPException():
-            return Problem(error.status_code, str(error.detail), headers=error.headers)
+            return _problem_of_http_error(request, error)
     raise error
 
 
-def _count_errors(error: PlaybookError) -> str:
-    errors = sum(diagnostic.severity == "error" for diagnostic in error.diagnostics)
-    return f"The playbook has {errors} error{'' if errors == 1 else 's'}; nothing was started or stored."
+def _problem_of_playbook(error: PlaybookError) -> Problem:
+    count = sum(diagnostic.severity == "error" for diagnostic in error.diagnostics)
+    detail = f"The playbook has {count} error{'' if count == 1 else 's'}; nothing was started or stored."
+    diagnostics = [diagnostic.to_json() for diagnostic in error.diagnostics]
+    return Problem(422, detail, slug="invalid-playbook", diagnostics=diagnostics)
 
 
-def _sentence(found: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in found["loc"])
-    return f"{place}: {found['msg']}"
+def _problem_of_http_error(request: Request, error: HTTPException) -> Problem:
+    path = redact_path(request.url.path)
+    match error.status_code:
+        case 404:
+            return Problem(404, f"Unknown path {path}.")
+        case 405:
+            return Problem(405, f"{request.method} is not allowed at {path}.", headers=error.headers)
+    return Problem(error.status_code, str(error.detail), headers=error.headers)
 
 
-def unauthenticated(detail: str, *, error: str | None = "invalid_token") -> Problem:
-    """The answer to someone who is not believed (RFC 6750)."""
-    challenge = 'Bearer realm="noetl"' + (f', error="{error}"' if error else "")
-    return Problem(401, detail, slug="unauthenticated", headers={"WWW-Authenticate": challenge})
-
-
-def not_allowed(scope: str) -> Problem:
-    """The answer to someone who may not do that."""
-    challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'
-    detail = f"This needs the scope `{scope}`, which these credentials do not have."
-    return Problem(
-        403, detail, slug="insufficient-scope", headers={"WWW-Authenticate": challenge}, scope=scope
-    )
+def _describe_validation_error(entry: Mapping[str, Any]) -> str:
+    location = ".".join(str(part) for part in entry["loc"])
+    return f"{location}: {entry['msg']}"

@@ -1,4 +1,8 @@
-"""What HTTP is asked with: bodies read within a bound and decoded strictly, headers and queries likewise."""
+"""Strict reading of requests: bodies within a size limit, headers and query parameters.
+
+JSON is decoded so that every reader would find the same value: a repeated key, a number out of range or half a
+surrogate pair is an error.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import Request
 from noetl.api.http.problems import Problem
@@ -25,14 +29,15 @@ JSON_TYPE = "application/json"
 _SUBMISSION_KEYS = ("playbook", "input", "variables", "tags")
 _MAX_TAGS = 50
 _MAX_TAG_LENGTH = 100
+_SHOWN_NAME_LENGTH = 100
 
-_FOLDED_BY_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that JSON text may hold as they are, and that YAML refuses or takes for line breaks."""
+_NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """A playbook of the registry: a version of it, or the newest."""
+class PlaybookReference:
+    """A registered playbook: a version, or the newest one if `version` is None."""
 
     name: str
     version: str | None = None
@@ -40,83 +45,81 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A playbook, as text or by reference, and what it is to be run with."""
+    """A playbook, as text or by reference, with the input, variables and tags of its run."""
 
-    playbook: str | bytes | Reference
+    playbook: str | bytes | PlaybookReference
     input: Mapping[str, Any]
     variables: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
-class Resumption:
-    """Corrected input for a run that is resumed, and the step that a new run is to go on from instead."""
+class ResumeRequest:
+    """Corrected input of a resumed run, and the step at which a new run starts instead."""
 
     input: Mapping[str, Any] | None = None
     step: str | None = None
 
 
 async def read_submission(request: Request) -> Submission:
-    """The playbook that a request carries as YAML, or in an object of JSON with what belongs to it.
+    """Return the playbook of a request, sent as YAML, or as a member of a JSON object.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
-    body = await _read(request)
+    body = await _read_body(request)
     if content_type == JSON_TYPE:
-        known_query(request, ())
-        return _submission(decode_json(body, "The body"))
-    known_query(request, ("input",))
+        check_query_names(request, ())
+        return _parse_submission(decode_json(body, "The body"))
+    check_query_names(request, ("input",))
     text = request.query_params.get("input")
-    given = (
-        {}
-        if text is None
-        else decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
-    )
-    if not isinstance(given, dict):
+    if text is None:
+        return Submission(body, {})
+    input = decode_json(text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
+    if not isinstance(input, dict):
         raise Problem(400, "The query parameter `input` must be a JSON object.", slug="invalid-request")
-    return Submission(body, given)
+    return Submission(body, input)
 
 
 async def read_playbook(request: Request) -> str | bytes:
-    """The playbook that a request carries as YAML, or in an object of JSON.
+    """Return the playbook of a request, sent as YAML, or as the only member of a JSON object.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
     content_type = _content_type(request, (*YAML_TYPES, JSON_TYPE))
-    body = await _read(request)
-    known_query(request, ())
-    return (
-        _text(_members(decode_json(body, "The body"), ("playbook",))) if content_type == JSON_TYPE else body
-    )
+    body = await _read_body(request)
+    check_query_names(request, ())
+    if content_type != JSON_TYPE:
+        return body
+    return _playbook_text(_check_members(decode_json(body, "The body"), ("playbook",)))
 
 
-async def read_resumption(request: Request) -> Resumption:
-    """What a request to resume says, which may be nothing.
+async def read_resume_request(request: Request) -> ResumeRequest:
+    """Return the body of a request to resume a run. The body may be empty.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
-    body = await _read(request)
+    body = await _read_body(request)
     if not body:
-        return Resumption()
+        return ResumeRequest()
     _content_type(request, (JSON_TYPE,))
-    members = _members(decode_json(body, "The body"), ("input", "from"))
+    members = _check_members(decode_json(body, "The body"), ("input", "from"))
     step = members.get("from")
     if step is not None and not isinstance(step, str):
-        raise _invalid("`from` must be the name of a step.", "from")
-    return Resumption(_object(members, "input"), step)
+        raise _invalid_body("`from` must be the name of a step.", "from")
+    return ResumeRequest(_object_member(members, "input"), step)
 
 
-async def read_answer(request: Request) -> Any:
-    """The JSON value that a request carries; null when its body is empty.
+async def read_callback_answer(request: Request) -> Any:
+    """Return the JSON value in the body of a request, or None if the body is empty.
 
     Raises:
         Problem: 400, 413 or 415.
     """
-    body = await _read(request)
+    body = await _read_body(request)
     if not body:
         return None
     _content_type(request, (JSON_TYPE,))
@@ -124,90 +127,55 @@ async def read_answer(request: Request) -> Any:
 
 
 def decode_json(body: bytes, subject: str) -> Any:
-    """The value of JSON text, where every reader would find the same one.
+    """Decode JSON strictly. `subject` names the text in the message of a problem.
 
     Raises:
-        Problem: 400, when it is not UTF-8 or not JSON, has a key twice, a number that JSON has no word for, half a
+        Problem: 400, if the text is not UTF-8 or not JSON, repeats a key, has a number out of range, half a
             surrogate pair, or more than 100 levels.
     """
-
-    def refuse(reason: str) -> NoReturn:
-        raise Problem(400, f"{subject} {reason}.", slug="malformed-json", title="Malformed JSON")
-
-    def constant(name: str) -> NoReturn:
-        refuse(f"holds `{name}`, which is not JSON")
-
-    def number(text: str) -> float:
-        value = float(text)
-        if math.isinf(value):
-            refuse(f"holds a number out of range, {text[:40]}")
-        return value
-
-    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            refuse(f"has the key `{repeated[:100]}` twice in one object")
-        return result
-
     try:
-        value = json.loads(
-            body.decode("utf-8"), parse_constant=constant, parse_float=number, object_pairs_hook=mapping
-        )
-    except UnicodeDecodeError as error:
-        refuse(f"is not UTF-8 (byte {error.start})")
-    except json.JSONDecodeError as error:
-        refuse(f"is not JSON: {error.msg}, line {error.lineno}, column {error.colno}")
-    except RecursionError:
-        refuse(f"is nested more than {MAX_DEPTH} levels deep")
-    except ValueError:
-        refuse("holds an integer with too many digits")
-    if _depth_exceeds(value, MAX_DEPTH):
-        refuse(f"is nested more than {MAX_DEPTH} levels deep")
-    if b"\\u" in body and not _is_unicode(value):
-        refuse("holds half of a surrogate pair")
-    return value
+        return _decode_strictly(body)
+    except _MalformedJsonError as error:
+        detail = f"{subject} {error}."
+        raise Problem(400, detail, slug="malformed-json", title="Malformed JSON") from None
 
 
-def known_query(request: Request, known: Iterable[str]) -> None:
-    """Nothing happens if the query has only these parameters, each once.
+def check_query_names(request: Request, known_names: Iterable[str]) -> None:
+    """Raise unless the query has only parameters of `known_names`, each once.
 
     Raises:
-        Problem: 400 otherwise.
+        Problem: 400.
     """
-    known = tuple(known)
+    known_names = tuple(known_names)
     for name in request.query_params:
-        if name not in known:
-            hint = suggest(name, known)
-            raise Problem(
-                400,
-                f"There is no query parameter `{name[:100]}` here" + (f"; {hint}" if hint else "."),
-                slug="invalid-request",
-            )
+        if name not in known_names:
+            hint = suggest(name, known_names)
+            detail = f"Unknown query parameter `{name[:_SHOWN_NAME_LENGTH]}`" + (f"; {hint}" if hint else ".")
+            raise Problem(400, detail, slug="invalid-request")
         if len(request.query_params.getlist(name)) > 1:
             raise Problem(400, f"The query parameter `{name}` is given twice.", slug="invalid-request")
 
 
-def idempotency_key(request: Request) -> str | None:
-    """The `Idempotency-Key` of a request, if it has one.
+def read_idempotency_key(request: Request) -> str | None:
+    """Return the header `Idempotency-Key` of a request, or None without one.
 
     Raises:
-        Problem: 400, when it is not 1 to 255 printable ASCII characters, or there are two.
+        Problem: 400, if the header is repeated, or is not 1 to 255 printable ASCII characters.
     """
-    given = request.headers.getlist("idempotency-key")
-    if not given:
+    values = request.headers.getlist("idempotency-key")
+    if not values:
         return None
-    if len(given) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", given[0]):
-        raise Problem(
-            400,
-            "An Idempotency-Key is given once, as 1 to 255 printable ASCII characters.",
-            slug="invalid-request",
-        )
-    return given[0]
+    if len(values) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", values[0]):
+        detail = "The header Idempotency-Key must be given once, with 1 to 255 printable ASCII characters."
+        raise Problem(400, detail, slug="invalid-request")
+    return values[0]
 
 
-def preferred_wait_seconds(request: Request) -> int | None:
-    """The N of `Prefer: wait=N` (RFC 7240), at most `MAX_WAIT_SECONDS`; None without one, or when it makes no sense."""
+def read_wait_seconds(request: Request) -> int | None:
+    """Return the N of `Prefer: wait=N` (RFC 7240), at most `MAX_WAIT_SECONDS`.
+
+    Return None without this preference, or if N is not a number: RFC 7240 says to ignore it then.
+    """
     for preference in ",".join(request.headers.getlist("prefer")).split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         value = value.strip().strip('"')
@@ -217,22 +185,23 @@ def preferred_wait_seconds(request: Request) -> int | None:
 
 
 def accepts(request: Request, media_type: str) -> bool:
-    """Whether a request names this media type in its `Accept`."""
+    """Return whether the header `Accept` of a request names `media_type`."""
     return any(
-        offered.partition(";")[0].strip().lower() == media_type
-        for offered in ",".join(request.headers.getlist("accept")).split(",")
+        accepted.partition(";")[0].strip().lower() == media_type
+        for accepted in ",".join(request.headers.getlist("accept")).split(",")
     )
 
 
-async def _read(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     too_large = Problem(
         413,
-        f"A body may have {MAX_BODY_BYTES:,} bytes at most.",
+        f"The body must have at most {MAX_BODY_BYTES:,} bytes.",
         slug="too-large",
         headers={"Connection": "close"},
     )
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
+    declared_length = request.headers.get("content-length", "")
+    is_number = declared_length.isascii() and declared_length.isdigit()
+    if is_number and int(declared_length[:20]) > MAX_BODY_BYTES:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -242,84 +211,70 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _content_type(request: Request, supported: tuple[str, ...]) -> str:
+def _content_type(request: Request, supported_types: tuple[str, ...]) -> str:
     header = Message()
     header["content-type"] = request.headers.get("content-type", "")
-    # `get_content_type` would take an absent or broken type for text/plain, which is not supported either.
+    # `get_content_type` reads a missing or malformed type as text/plain, which is not supported either.
     content_type = header.get_content_type()
     charset = str(header.get_param("charset", "utf-8")).lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if content_type in supported and charset in ("utf-8", "utf8") and encoding == "identity":
+    if content_type in supported_types and charset in ("utf-8", "utf8") and encoding == "identity":
         return content_type
     raise Problem(
         415,
-        f"The body must be {' or '.join(supported)}, in UTF-8 and not compressed.",
+        f"The body must be {' or '.join(supported_types)}, in UTF-8 and not compressed.",
         slug="unsupported-media-type",
-        headers={"Accept-Post": ", ".join(supported)},
+        headers={"Accept-Post": ", ".join(supported_types)},
     )
 
 
-def _submission(body: Any) -> Submission:
-    members = _members(body, _SUBMISSION_KEYS)
-    playbook = _reference(members.get("playbook")) or _text(members)
-    tags = members.get("tags") or []
-    if (
-        not isinstance(tags, list)
-        or len(tags) > _MAX_TAGS
-        or not all(isinstance(tag, str) and 0 < len(tag) <= _MAX_TAG_LENGTH for tag in tags)
-    ):
-        raise _invalid(
-            f"`tags` must be at most {_MAX_TAGS} texts of 1 to {_MAX_TAG_LENGTH} characters.", "tags"
+class _MalformedJsonError(Exception):
+    """A defect of JSON text. The message continues a sentence about the text."""
+
+
+def _decode_strictly(body: bytes) -> Any:
+    too_deep = f"is nested more than {MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            object_pairs_hook=_parse_object,
         )
-    return Submission(playbook, _object(members, "input") or {}, _object(members, "variables"), tuple(tags))
-
-
-def _reference(playbook: Any) -> Reference | None:
-    """The reference that an object is which says nothing but a name and perhaps a version."""
-    if not isinstance(playbook, dict) or "name" not in playbook or not playbook.keys() <= {"name", "version"}:
-        return None
-    name, version = playbook["name"], playbook.get("version")
-    if not isinstance(name, str) or not isinstance(version, str | None):
-        raise _invalid("A playbook of the registry is named by `name` and `version`, both text.", "playbook")
-    return Reference(name, version)
-
-
-def _text(members: Mapping[str, Any]) -> str:
-    """The text of the member `playbook`."""
-    if "playbook" not in members:
-        raise _invalid("The body has no `playbook`.", "playbook")
-    playbook = members["playbook"]
-    if isinstance(playbook, dict):
-        return _as_yaml(playbook)
-    if not isinstance(playbook, str):
-        raise _invalid("`playbook` must be the text of a playbook or an object.", "playbook")
-    return playbook
-
-
-def _members(body: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(body, dict):
-        raise _invalid("The body must be a JSON object.", None)
-    for key in body:
-        if key not in known:
-            hint = suggest(key, known) or f"the keys are {', '.join(f'`{name}`' for name in known)}"
-            raise _invalid(f"The body has an unknown key, `{key[:100]}`; {hint}", key)
-    return body
-
-
-def _object(members: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    value = members.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise _invalid(f"`{key}` must be an object.", key)
+    except UnicodeDecodeError as error:
+        raise _MalformedJsonError(f"is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        position = f"line {error.lineno}, column {error.colno}"
+        raise _MalformedJsonError(f"is not JSON: {error.msg}, {position}") from error
+    except RecursionError as error:
+        raise _MalformedJsonError(too_deep) from error
+    except ValueError as error:
+        raise _MalformedJsonError("has an integer with too many digits") from error
+    if _depth_exceeds(value, MAX_DEPTH):
+        raise _MalformedJsonError(too_deep)
+    if b"\\u" in body and not _is_unicode(value):
+        raise _MalformedJsonError("has half of a surrogate pair")
     return value
 
 
-def _invalid(detail: str, key: str | None) -> Problem:
-    return Problem(422, detail, slug="invalid-body", key=key)
+def _refuse_constant(name: str) -> Any:
+    raise _MalformedJsonError(f"has `{name}`, which is not JSON")
 
 
-def _as_yaml(playbook: dict[str, Any]) -> str:
-    text = json.dumps(playbook, ensure_ascii=False, indent=2)
-    return _FOLDED_BY_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _MalformedJsonError(f"has a number out of range, {text[:40]}")
+    return value
+
+
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        repeated_key = next(key for key, count in counts.items() if count > 1)
+        raise _MalformedJsonError(f"has the key `{repeated_key[:_SHOWN_NAME_LENGTH]}` twice in one object")
+    return members
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
@@ -342,3 +297,69 @@ def _is_unicode(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _parse_submission(body: Any) -> Submission:
+    members = _check_members(body, _SUBMISSION_KEYS)
+    playbook = _playbook_reference(members.get("playbook")) or _playbook_text(members)
+    tags = members.get("tags") or []
+    if (
+        not isinstance(tags, list)
+        or len(tags) > _MAX_TAGS
+        or not all(isinstance(tag, str) and 0 < len(tag) <= _MAX_TAG_LENGTH for tag in tags)
+    ):
+        detail = f"`tags` must be at most {_MAX_TAGS} strings of 1 to {_MAX_TAG_LENGTH} characters."
+        raise _invalid_body(detail, "tags")
+    input = _object_member(members, "input") or {}
+    return Submission(playbook, input, _object_member(members, "variables"), tuple(tags))
+
+
+def _playbook_reference(playbook: Any) -> PlaybookReference | None:
+    """Return the reference that an object is if it has only a `name`, and perhaps a `version`."""
+    if not isinstance(playbook, dict) or "name" not in playbook or not playbook.keys() <= {"name", "version"}:
+        return None
+    name, version = playbook["name"], playbook.get("version")
+    if not isinstance(name, str) or not isinstance(version, str | None):
+        detail = "A registered playbook must be named by `name` and `version`, both strings."
+        raise _invalid_body(detail, "playbook")
+    return PlaybookReference(name, version)
+
+
+def _playbook_text(members: Mapping[str, Any]) -> str:
+    if "playbook" not in members:
+        raise _invalid_body("The body has no `playbook`.", "playbook")
+    playbook = members["playbook"]
+    if isinstance(playbook, dict):
+        return _to_yaml(playbook)
+    if not isinstance(playbook, str):
+        raise _invalid_body("`playbook` must be the text of a playbook or an object.", "playbook")
+    return playbook
+
+
+def _check_members(body: Any, known_keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the members of a JSON object, whose keys must all be in `known_keys`."""
+    if not isinstance(body, dict):
+        raise _invalid_body("The body must be a JSON object.", None)
+    for key in body:
+        if key not in known_keys:
+            all_keys = ", ".join(f"`{known_key}`" for known_key in known_keys)
+            hint = suggest(key, known_keys) or f"the keys are {all_keys}"
+            raise _invalid_body(f"Unknown key `{key[:_SHOWN_NAME_LENGTH]}` in the body; {hint}", key)
+    return body
+
+
+def _object_member(members: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    value = members.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise _invalid_body(f"`{key}` must be an object.", key)
+    return value
+
+
+def _invalid_body(detail: str, key: str | None) -> Problem:
+    return Problem(422, detail, slug="invalid-body", key=key)
+
+
+def _to_yaml(playbook: dict[str, Any]) -> str:
+    """Return JSON text of a playbook that YAML reads as the same value."""
+    text = json.dumps(playbook, ensure_ascii=False, indent=2)
+    return _NOT_PLAIN_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

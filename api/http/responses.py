@@ -1,4 +1,4 @@
-"""What HTTP answers with: the encoding of JSON, and which shape a body has."""
+"""JSON responses, and the OpenAPI description of a response body."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-REFERENCE = "#/components/schemas/{model}"
-"""Where `/openapi.json` has the shape of a name."""
+SCHEMA_REFERENCE = "#/components/schemas/{model}"
+"""Place of a component in `/openapi.json`, by its name."""
 
 
-class JSON(JSONResponse):
-    """A JSON body. Text that is no Unicode (a lone surrogate) leaves as the escape that stands for it."""
+class JsonResponse(JSONResponse):
+    """A response with a JSON body.
+
+    A lone surrogate has no UTF-8 encoding, so it is written as an escape.
+    """
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode("utf-8", "backslashreplace")
 
 
-def shaped(name: str, *texts: str, media_type: str = "application/json") -> dict[str, Any]:
-    """How a route describes a body that has the shape of that name in `noetl.api.http.schemas`, or is a text of one of these media types.
-    The shapes themselves are made when somebody asks for the description.
+def body_schema(name: str, *text_types: str, media_type: str = "application/json") -> dict[str, Any]:
+    """Return the OpenAPI description of a response: the component `name`, or text of one of `text_types`.
+
+    The components are built when a client requests `/openapi.json` (`noetl.api.http.schemas`).
+
+    >>> body_schema("Graph", "text/plain")["content"]["text/plain"]
+    {'schema': {'type': 'string'}}
     """
-    content = {media_type: {"schema": {"$ref": REFERENCE.format(model=name)}}}
-    return {"content": content | {text: {"schema": {"type": "string"}} for text in texts}}
+    content = {media_type: {"schema": {"$ref": SCHEMA_REFERENCE.format(model=name)}}}
+    return {"content": content | {text_type: {"schema": {"type": "string"}} for text_type in text_types}}

@@ -1,20 +1,24 @@
-"""The shapes of the bodies that HTTP answers with, as `/openapi.json` describes them. Nothing else needs them."""
+"""Schemas of the response bodies, for `/openapi.json` only.
+
+Pydantic takes long to import, so nothing else imports this module. A class that is published under another name
+than its own has that name as its `title`.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any, Literal
 
-from noetl.api.http.responses import REFERENCE
+from noetl.api.http.responses import SCHEMA_REFERENCE
 from pydantic import BaseModel, ConfigDict, JsonValue
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 
-class _Answer(BaseModel):
+class ResponseSchema(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Failure(_Answer):
+class ErrorSchema(ResponseSchema, title="Failure"):
     type: str
     message: str
     action: str | None
@@ -25,7 +29,7 @@ class Failure(_Answer):
     details: JsonValue
 
 
-class Links(_Answer):
+class RunLinksSchema(ResponseSchema, title="Links"):
     status: str
     result: str
     events: str
@@ -34,25 +38,27 @@ class Links(_Answer):
     resume: str
 
 
-class Accepted(_Answer):
+class AcceptedRunSchema(ResponseSchema, title="Accepted"):
     workflow_id: str
     status: str
     playbook: str
     plan_hash: str
-    links: Links
+    links: RunLinksSchema
 
 
-class Result(_Answer):
+class RunResultSchema(ResponseSchema, title="Result"):
     workflow_id: str
     status: str
     result: JsonValue
-    errors: list[Failure]
+    errors: list[ErrorSchema]
 
 
-class WaitingFor(_Answer):
-    """What makes a step that is `waiting` go on: the time comes, or one of the actions (their types, each once) has its
-    answer. `until` is null when there is no such time, `workflows` are the runs that it has started and waits for.
-    `retried` is there when actions (their types) are to be tried again.
+class WaitingForSchema(ResponseSchema, title="WaitingFor"):
+    """Reasons that a step is `waiting`.
+
+    `until` is the time at which it resumes without an answer, or null. `actions` are the types of the waiting
+    actions, each once. `workflows` are the runs that it has started and waits for.
+    `retried` is present if actions (their types) will be retried.
     """
 
     until: str | None
@@ -61,9 +67,11 @@ class WaitingFor(_Answer):
     retried: list[str] | None = None
 
 
-class LoopCounts(_Answer):
-    """How far an unfinished loop had come when it paused last, between batches or to wait. `position` is where it stands in
-    the step. `done` counts all items that are over, `failed` those of them that failed.
+class LoopCountsSchema(ResponseSchema, title="LoopCounts"):
+    """Progress of an unfinished loop at its latest pause, between batches or for a wait.
+
+    `position` is the place of the loop in the step. `done` counts the finished items, `failed` those of them
+    that failed.
     """
 
     position: str
@@ -72,29 +80,33 @@ class LoopCounts(_Answer):
     total: int
 
 
-class StepStatus(_Answer):
-    """The latest visit of a step. `waiting_for` is there when `status` is `waiting`, `loops` when a loop of an unfinished
-    step has paused.
+class StepStatusSchema(ResponseSchema, title="StepStatus"):
+    """Latest visit of a step.
+
+    `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
+    paused.
     """
 
     status: str
     visits: int
     attempt: int
     case: int | None
-    error: Failure | None
-    waiting_for: WaitingFor | None = None
-    loops: list[LoopCounts] | None = None
+    error: ErrorSchema | None
+    waiting_for: WaitingForSchema | None = None
+    loops: list[LoopCountsSchema] | None = None
 
 
-class Progress(_Answer):
+class RunProgressSchema(ResponseSchema, title="Progress"):
     steps: int
     finished: int
     running: int
 
 
-class Status(_Answer):
-    """`parent` is the run that started this one and waits for it, `resumed_from` the one whose history it goes on with. Each
-    is there only where there is such a run.
+class RunStatusSchema(ResponseSchema, title="Status"):
+    """Status of a run and of its steps.
+
+    `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this one
+    continues. Each is present only if the run has one.
     """
 
     workflow_id: str
@@ -105,12 +117,12 @@ class Status(_Answer):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    steps: dict[str, StepStatus]
-    progress: Progress
-    error: Failure | None
+    steps: dict[str, StepStatusSchema]
+    progress: RunProgressSchema
+    error: ErrorSchema | None
 
 
-class Summary(_Answer):
+class RunSummarySchema(ResponseSchema, title="Summary"):
     workflow_id: str
     status: str
     playbook: str
@@ -123,40 +135,40 @@ class Summary(_Answer):
     tags: list[str]
 
 
-class RunPage(_Answer):
-    items: list[Summary]
+class RunPageSchema(ResponseSchema, title="RunPage"):
+    items: list[RunSummarySchema]
     next_cursor: str | None
 
 
-class Registered(_Answer):
+class RegisteredPlaybookSchema(ResponseSchema, title="Registered"):
     name: str
     version: str
     plan_hash: str
     created_at: str
 
 
-class PlaybookPage(_Answer):
-    items: list[Registered]
+class PlaybookPageSchema(ResponseSchema, title="PlaybookPage"):
+    items: list[RegisteredPlaybookSchema]
     next_cursor: str | None
 
 
-class PlaybookLinks(_Answer):
+class PlaybookLinksSchema(ResponseSchema, title="PlaybookLinks"):
     self: str
     versions: str
 
 
-class RegisteredText(Registered):
+class PlaybookSourceSchema(RegisteredPlaybookSchema, title="RegisteredText"):
     source: str
-    links: PlaybookLinks
+    links: PlaybookLinksSchema
 
 
-class Taken(_Answer):
-    """What came in for a callback has been taken."""
+class CallbackReceiptSchema(ResponseSchema, title="Taken"):
+    """Confirmation that a callback was accepted."""
 
     status: Literal["accepted"]
 
 
-class HistoryEntry(_Answer):
+class EventSchema(ResponseSchema, title="HistoryEntry"):
     id: str
     type: str
     at: str
@@ -167,12 +179,12 @@ class HistoryEntry(_Answer):
     payload: dict[str, JsonValue]
 
 
-class EventPage(_Answer):
-    items: list[HistoryEntry]
+class EventPageSchema(ResponseSchema, title="EventPage"):
+    items: list[EventSchema]
     next_cursor: str | None
 
 
-class Finding(_Answer):
+class DiagnosticSchema(ResponseSchema, title="Finding"):
     code: str
     severity: str
     message: str
@@ -183,31 +195,34 @@ class Finding(_Answer):
     hint: str | None
 
 
-class Edge(_Answer):
+class EdgeSchema(ResponseSchema, title="Edge"):
     source: str
     target: str
     guard: str
     case: int
 
 
-class Graph(_Answer):
+class GraphSchema(ResponseSchema, title="Graph"):
     start: str
     steps: dict[str, dict[str, JsonValue]]
-    edges: list[Edge]
+    edges: list[EdgeSchema]
 
 
-class PlanAnswer(_Answer):
+class PlanSchema(ResponseSchema, title="PlanAnswer"):
     name: str
     version: str | None
     hash: str
-    diagnostics: list[Finding]
-    graph: Graph
+    diagnostics: list[DiagnosticSchema]
+    graph: GraphSchema
     inputs: dict[str, JsonValue]
     statistics: dict[str, JsonValue]
 
 
-class ProblemDocument(BaseModel):
-    """RFC 9457. Further members depend on the problem: `diagnostics`, `inputs`, `errors`, `reference`."""
+class ProblemSchema(BaseModel, title="ProblemDocument"):
+    """Problem document (RFC 9457).
+
+    Further members depend on the type of the problem: `diagnostics`, `inputs`, `errors`, `reference`.
+    """
 
     type: str
     title: str
@@ -216,27 +231,44 @@ class ProblemDocument(BaseModel):
     instance: str
 
 
-_NAMED = (
-    Accepted,
-    EventPage,
-    Graph,
-    PlanAnswer,
-    PlaybookPage,
-    ProblemDocument,
-    Registered,
-    RegisteredText,
-    Result,
-    RunPage,
-    Status,
-    Summary,
-    Taken,
+_BODIES: tuple[type[BaseModel], ...] = (
+    AcceptedRunSchema,
+    EventPageSchema,
+    GraphSchema,
+    PlanSchema,
+    PlaybookPageSchema,
+    ProblemSchema,
+    RegisteredPlaybookSchema,
+    PlaybookSourceSchema,
+    RunResultSchema,
+    RunPageSchema,
+    RunStatusSchema,
+    RunSummarySchema,
+    CallbackReceiptSchema,
 )
-"""Those that routes name; what these consist of comes along."""
+"""Schemas that routes name. Those that these contain are included with them."""
+
+
+class _PublishedNames(GenerateJsonSchema):
+    """A generator that names each schema by its title, which clients know."""
+
+    def normalize_name(self, name: str) -> str:
+        return super().normalize_name(_published_names().get(name, name))
 
 
 @cache
-def schemas() -> dict[str, Any]:
-    """The schema of every shape, by its name."""
-    _, found = models_json_schema([(shape, "serialization") for shape in _NAMED], ref_template=REFERENCE)
-    schemas: dict[str, Any] = found["$defs"]
+def _published_names() -> dict[str, str]:
+    classes = [ProblemSchema, *ResponseSchema.__subclasses__(), *RegisteredPlaybookSchema.__subclasses__()]
+    return {schema.__name__: str(schema.model_config.get("title")) for schema in classes}
+
+
+@cache
+def component_schemas() -> dict[str, Any]:
+    """Return all schemas by their published names, for `components` of `/openapi.json`."""
+    _, document = models_json_schema(
+        [(body, "serialization") for body in _BODIES],
+        ref_template=SCHEMA_REFERENCE,
+        schema_generator=_PublishedNames,
+    )
+    schemas: dict[str, Any] = document["$defs"]
     return schemas

@@ -1,7 +1,7 @@
-"""Callbacks: what the outside sends to a step that waits for it.
+"""Routes of callbacks: an external system completes a waiting step or reports a heartbeat.
 
-The token in the address is the credential, and whoever holds it holds no other: no authentication of any kind may be put
-before these two routes. It is shown in no answer and no log (`problems.shown`).
+The token in the path is the credential, and its holder has no other. So no authentication may be required on
+these two routes. No response and no log contains the token (`problems.redact_path`).
 """
 
 from __future__ import annotations
@@ -9,39 +9,44 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from noetl.api.http.requests import read_answer
-from noetl.api.http.responses import JSON, shaped
-from noetl.api.routes.dependencies import PROBLEMS, ForAll
+from noetl.api.http.requests import read_callback_answer
+from noetl.api.http.responses import JsonResponse, body_schema
+from noetl.api.routes.dependencies import PROBLEMS, PublicService
 from noetl.executor.engine.external import CALLBACKS
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 router = APIRouter(
-    prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JSON
+    prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JsonResponse
 )
 
-_OPEN: dict[str, Any] = {"security": []}
-"""OpenAPI's word for: no authentication, whatever the rest of the service asks for."""
+_NO_SECURITY: dict[str, Any] = {"security": []}
+"""OpenAPI description of a route without authentication."""
 
-_ANSWER: dict[str, Any] = _OPEN | {
+_ANSWER_BODY: dict[str, Any] = _NO_SECURITY | {
     "requestBody": {"content": {"application/json": {"schema": {"description": "Any value; none is null."}}}}
 }
 
 
-@router.post("/{token}", status_code=202, responses={202: shaped("Taken")}, openapi_extra=_ANSWER)
-async def answer(token: str, request: Request, service: ForAll) -> Response:
-    """The body is the answer that a step waits for. The same answer again changes nothing."""
-    body = await read_answer(request)
+@router.post("/{token}", status_code=202, responses={202: body_schema("Taken")}, openapi_extra=_ANSWER_BODY)
+async def answer(token: str, request: Request, service: PublicService) -> Response:
+    """Accept the body as the answer of a waiting step. The same answer again changes nothing."""
+    body = await read_callback_answer(request)
     await run_in_threadpool(service.answer, token, body)
-    return _taken()
+    return _accepted()
 
 
-@router.post("/{token}/heartbeat", status_code=202, responses={202: shaped("Taken")}, openapi_extra=_OPEN)
-def heartbeat(token: str, service: ForAll) -> Response:
-    """Whoever is to answer is still at work. The body is not read."""
-    service.hear(token)
-    return _taken()
+@router.post(
+    "/{token}/heartbeat",
+    status_code=202,
+    responses={202: body_schema("Taken")},
+    openapi_extra=_NO_SECURITY,
+)
+def heartbeat(token: str, service: PublicService) -> Response:
+    """Record that the answer is still being worked on. The body is not read."""
+    service.record_heartbeat(token)
+    return _accepted()
 
 
-def _taken() -> Response:
-    return JSON({"status": "accepted"}, 202, headers={"Cache-Control": "no-store"})
+def _accepted() -> Response:
+    return JsonResponse({"status": "accepted"}, 202, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""What the routes share: the service they ask, addresses of a run, and waiting without holding a thread."""
+"""Dependencies and helpers of the routes: the service of the caller, links of a run, and waiting for a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from noetl.api.context import Shared
-from noetl.api.http.problems import not_allowed, unauthenticated
-from noetl.api.http.responses import shaped
+from noetl.api.context import AppContext
+from noetl.api.http.problems import insufficient_scope, missing_credentials
+from noetl.api.http.responses import body_schema
 from noetl.api.middleware import caller_of
 from noetl.api.service.runs import Service
 from noetl.executor.model.run import Run
@@ -23,7 +23,7 @@ RETRY_AFTER = {"Retry-After": "1"}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "A problem document (RFC 9457)",
-        **shaped("ProblemDocument", media_type="application/problem+json"),
+        **body_schema("ProblemDocument", media_type="application/problem+json"),
     }
 }
 
@@ -33,8 +33,8 @@ _BEARER = HTTPBearer(
 )
 
 
-class Guard:
-    """A dependency of a route: the service, for the tenant of a caller who has the scope."""
+class RequireScope:
+    """A dependency of a route: the service for the tenant of a caller who has the scope."""
 
     def __init__(self, scope: str) -> None:
         self._scope = scope
@@ -42,62 +42,60 @@ class Guard:
     async def __call__(self, request: Request, _: Annotated[object, Security(_BEARER)] = None) -> Service:
         caller = caller_of(request)
         if caller is None:
-            raise unauthenticated(
-                "This needs an API key or a token, as `Authorization: Bearer …`.", error=None
-            )
+            raise missing_credentials()
         if not caller.may(self._scope):
-            raise not_allowed(self._scope)
-        return _service(request).of(caller.tenant)
+            raise insufficient_scope(self._scope)
+        return _service_of(request).for_tenant(caller.tenant)
 
 
-def _service(request: Request) -> Service:
-    shared: Shared = request.app.state.shared
-    return shared.opened().service
+def _service_of(request: Request) -> Service:
+    context: AppContext = request.app.state.context
+    return context.services().service
 
 
-async def anyone() -> None:
-    """A dependency of a route that is open to everyone and asks for no service."""
+async def public_route() -> None:
+    """Mark a route that needs no credentials and no service."""
 
 
-async def _for_all(request: Request) -> Service:
-    return _service(request)
+async def _public_service(request: Request) -> Service:
+    return _service_of(request)
 
 
-ForAll = Annotated[Service, Depends(_for_all)]
-"""The service as a parameter of a route that is open to everyone, who is told nothing of any tenant."""
+PublicService = Annotated[Service, Depends(_public_service)]
+"""Service for a route that needs no credentials. Its response must not contain data of a tenant."""
 
-ToRead = Annotated[Service, Depends(Guard("read"))]
-"""The service of the caller's tenant, as a parameter of a route that shows what is there."""
+ReadService = Annotated[Service, Depends(RequireScope("read"))]
+"""Service of the caller's tenant, for a route that shows runs or playbooks."""
 
-ToRun = Annotated[Service, Depends(Guard("run"))]
-"""The same where runs are started, stopped or gone on with."""
+RunService = Annotated[Service, Depends(RequireScope("run"))]
+"""Service of the caller's tenant, for a route that starts, cancels or resumes runs."""
 
-ToAdminister = Annotated[Service, Depends(Guard("admin"))]
-"""The same where it is changed what others run."""
+AdminService = Annotated[Service, Depends(RequireScope("admin"))]
+"""Service of the caller's tenant, for a route that changes the registry."""
 
 
-def check_that_all_are_guarded(router: APIRouter) -> None:
-    """Nothing happens if each route says who may use it.
+def check_access_is_declared(router: APIRouter) -> None:
+    """Check that each route declares the scope that it needs, or that it is public.
 
     Raises:
-        TypeError: one does not.
+        TypeError: a route declares neither, or more than one.
     """
     for route in router.routes:
-        guards = [
-            needed
-            for needed in _needed(route)
-            if isinstance(needed.call, Guard) or needed.call in (anyone, _for_all)
+        declarations = [
+            dependency
+            for dependency in _dependencies_of(route)
+            if isinstance(dependency.call, RequireScope) or dependency.call in (public_route, _public_service)
         ]
-        if len(guards) != 1:
-            raise TypeError(f"{getattr(route, 'path', route)} does not say who may use it")
+        if len(declarations) != 1:
+            raise TypeError(f"route {getattr(route, 'path', route)} does not declare its scope")
 
 
-def _needed(route: BaseRoute) -> list[Dependant]:
+def _dependencies_of(route: BaseRoute) -> list[Dependant]:
     return route.dependant.dependencies if isinstance(route, APIRoute) else []
 
 
-def links(request: Request, run_id: str) -> dict[str, str]:
-    """Where a run is asked about, relative to the origin of the service."""
+def run_links(request: Request, run_id: str) -> dict[str, str]:
+    """Return the paths of a run's routes."""
     root = f"{request.scope.get('root_path', '')}/workflows"
     return {
         "status": f"{root}/status/{run_id}",
@@ -110,22 +108,23 @@ def links(request: Request, run_id: str) -> dict[str, str]:
 
 
 def is_stopping(request: Request) -> bool:
-    """Whether the process has been asked to stop, so that nobody should wait for anything here any more."""
+    """Return whether the process has received a signal to stop, so that no request should wait."""
     stopping: bool = request.app.state.is_stopping
     return stopping
 
 
-async def finished_within(request: Request, service: Service, run: Run, seconds: float) -> Run:
-    """The run's record once it has finished, or as it is after `seconds` or when the process is to stop.
+async def wait_until_finished(request: Request, service: Service, run: Run, seconds: float) -> Run:
+    """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
 
-    The store is asked again after a fifth of the time that has passed, so that an answer is late by a fifth at most, a
-    long wait costs little, and it makes no difference which process walks the run.
+    The store is polled, because any process may execute the run. The pause is a fifth of the time waited so
+    far, at most 0.5 s, so that the response is at most a fifth late and a long wait costs few queries.
     """
     loop = asyncio.get_running_loop()
-    started = loop.time()
-    while (
-        not run.status.is_final and not is_stopping(request) and (passed := loop.time() - started) < seconds
-    ):
-        await asyncio.sleep(min(max(passed / 5, 0.01), 0.5, seconds - passed))
+    started_at = loop.time()
+    while not run.status.is_final and not is_stopping(request):
+        waited = loop.time() - started_at
+        if waited >= seconds:
+            break
+        await asyncio.sleep(min(max(waited / 5, 0.01), 0.5, seconds - waited))
         run = await run_in_threadpool(service.run, run.id)
     return run

@@ -1,4 +1,4 @@
-"""The history of a run: pages of JSON, or a stream that ends when the run does."""
+"""Route of the history of a run: pages of JSON, or a stream of server-sent events that ends with the run."""
 
 from __future__ import annotations
 
@@ -10,103 +10,107 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from noetl.api.http.problems import Problem
-from noetl.api.http.requests import accepts, known_query
-from noetl.api.http.responses import JSON, shaped
-from noetl.api.routes.dependencies import PROBLEMS, ToRead, is_stopping
+from noetl.api.http.requests import accepts, check_query_names
+from noetl.api.http.responses import JsonResponse, body_schema
+from noetl.api.routes.dependencies import PROBLEMS, ReadService, is_stopping
 from noetl.api.service.runs import EVENTS_PER_PAGE, Service
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
+router = APIRouter(
+    prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
+)
 
 MAX_STREAMS = 64
-"""How many streams are open at once in a process. Each asks the store again and again, for as long as a run may last."""
+"""Open streams of a process. Each polls the store for as long as its run lasts."""
 
 _EVENT_STREAM = "text/event-stream"
-_SHORTEST_PAUSE_SECONDS = 0.05
-_LONGEST_PAUSE_SECONDS = 1.0
-_COMMENT_AFTER_SECONDS = 15.0
-"""How long a stream is silent at most: proxies cut silent connections, and a reader that left is noticed by a write."""
+_MIN_PAUSE_SECONDS = 0.05
+_MAX_PAUSE_SECONDS = 1.0
+_KEEP_ALIVE_SECONDS = 15.0
+"""Longest time without a write. Proxies close idle connections, and only a write finds a client that has left."""
 
 
 @router.get(
     "/{workflow_id}/events",
-    responses={200: shaped("EventPage", _EVENT_STREAM)},
+    responses={200: body_schema("EventPage", _EVENT_STREAM)},
 )
 async def events(
     workflow_id: str,
     request: Request,
-    service: ToRead,
+    service: ReadService,
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=EVENTS_PER_PAGE)] = EVENTS_PER_PAGE,
 ) -> Response:
-    """What has happened, behind the event whose id is `cursor` (or `Last-Event-ID`, in a stream)."""
-    known_query(request, ("cursor", "limit"))
+    """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
+    check_query_names(request, ("cursor", "limit"))
     if not accepts(request, _EVENT_STREAM):
-        return JSON(await run_in_threadpool(service.events, workflow_id, cursor, limit))
+        return JsonResponse(await run_in_threadpool(service.events, workflow_id, cursor, limit))
     after = request.headers.get("last-event-id") or cursor
-    # Asked before the stream begins, because only then can an unknown id or cursor be answered with a problem.
+    # Only before the stream begins can an unknown id or cursor be answered with a problem.
     await run_in_threadpool(service.events, workflow_id, after, 1)
-    return _EventStream(
+    return _EventStreamResponse(
         _stream(request, service, workflow_id, after),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-class _EventStream(StreamingResponse):
-    """A stream that is counted for as long as it is open, or a problem where too many are."""
+class _EventStreamResponse(StreamingResponse):
+    """A streaming response that counts as open while it is sent. Too many are answered with a problem."""
 
-    open = 0
+    open_count = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if _EventStream.open >= MAX_STREAMS:
-            detail = f"{MAX_STREAMS} streams of events are open here, which is all there may be. The pages are served."
+        if _EventStreamResponse.open_count >= MAX_STREAMS:
+            detail = (
+                f"{MAX_STREAMS} event streams are open, which is the limit. Request pages of JSON instead."
+            )
             problem = Problem(503, detail, slug="too-many-streams", headers={"Retry-After": "5"})
             await problem.response(scope["path"])(scope, receive, send)
             return
-        _EventStream.open += 1
+        _EventStreamResponse.open_count += 1
         try:
             await super().__call__(scope, receive, send)
         finally:
-            _EventStream.open -= 1
+            _EventStreamResponse.open_count -= 1
 
 
 async def _stream(
     request: Request, service: Service, workflow_id: str, after: str | None
 ) -> AsyncIterator[str]:
-    pause = _SHORTEST_PAUSE_SECONDS
-    silence = 0.0
+    pause = _MIN_PAUSE_SECONDS
+    idle_seconds = 0.0
     ends_at = time.monotonic() + request.app.state.stream_seconds
-    left = request.app.state.stream_bytes
+    remaining = request.app.state.stream_bytes
     while not is_stopping(request) and time.monotonic() < ends_at:
-        # The run is looked at first: what a finished run has written by then is all there is.
+        # The run is read before its events: if it has finished, the events read next are complete.
         run = await run_in_threadpool(service.run, workflow_id)
         page = await run_in_threadpool(service.events, workflow_id, after)
         for event in page["items"]:
             after = event["id"]
             frame = _frame(event["type"], event, after)
             yield frame
-            left -= len(frame)
-            if left <= 0:
+            remaining -= len(frame)
+            if remaining <= 0:
                 return
         if page["items"]:
-            pause, silence = _SHORTEST_PAUSE_SECONDS, 0.0
+            pause, idle_seconds = _MIN_PAUSE_SECONDS, 0.0
         if page["next_cursor"] is not None:
             continue
         if run.status.is_final:
             yield _frame("end", {"workflow_id": run.id, "status": run.status.value})
             return
         await asyncio.sleep(pause)
-        silence += pause
-        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
-        if silence >= _COMMENT_AFTER_SECONDS:
-            silence = 0.0
+        idle_seconds += pause
+        pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
+        if idle_seconds >= _KEEP_ALIVE_SECONDS:
+            idle_seconds = 0.0
             yield ": still there\n\n"
 
 
-def _frame(kind: str, body: object, event_id: str | None = None) -> str:
-    # ASCII, because some readers take U+2028 for the end of a line.
-    identity = "" if event_id is None else f"id: {event_id}\n"
-    return f"{identity}event: {kind}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n"
+def _frame(event_type: str, body: object, event_id: str | None = None) -> str:
+    # ASCII, because some clients read U+2028 as the end of a line.
+    id_line = "" if event_id is None else f"id: {event_id}\n"
+    return f"{id_line}event: {event_type}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n"

@@ -1,23 +1,23 @@
-"""Whether the process lives and whether it can work."""
+"""Routes of the health checks: whether the process lives, and whether it can work."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Depends
-from noetl.api.http.responses import JSON
-from noetl.api.routes.dependencies import ForAll, anyone
+from noetl.api.http.responses import JsonResponse
+from noetl.api.routes.dependencies import PublicService, public_route
 from starlette.responses import Response
 
-router = APIRouter(tags=["health"], default_response_class=JSON)
+router = APIRouter(tags=["health"], default_response_class=JsonResponse)
 
 
-@router.get("/healthz", dependencies=[Depends(anyone)])
+@router.get("/healthz", dependencies=[Depends(public_route)])
 async def healthz() -> Response:
-    """The process answers; the store is not asked."""
-    return JSON({"status": "ok"})
+    """Report that the process answers. The store is not queried."""
+    return JsonResponse({"status": "ok"})
 
 
 @router.get("/readyz")
-def readyz(service: ForAll) -> Response:
-    """The store answers, too; 503 if it does not."""
+def readyz(service: PublicService) -> Response:
+    """Report that the store answers; 503 if it does not."""
     service.runs(limit=1)
-    return JSON({"status": "ready"})
+    return JsonResponse({"status": "ready"})

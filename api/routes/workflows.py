@@ -1,4 +1,4 @@
-"""Runs: start one, ask how it stands and what came out, list them, stop one, go on with one."""
+"""Routes of runs: start, status, result, list, cancel and resume."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
-    Reference,
-    Resumption,
+    PlaybookReference,
+    ResumeRequest,
     Submission,
-    idempotency_key,
-    known_query,
-    preferred_wait_seconds,
-    read_resumption,
+    check_query_names,
+    read_idempotency_key,
+    read_resume_request,
     read_submission,
+    read_wait_seconds,
 )
-from noetl.api.http.responses import JSON, shaped
-from noetl.api.routes.dependencies import PROBLEMS, RETRY_AFTER, ToRead, ToRun, finished_within, links
-from noetl.api.service.runs import Service, result_of, summary_of
+from noetl.api.http.responses import JsonResponse, body_schema
+from noetl.api.routes.dependencies import (
+    PROBLEMS,
+    RETRY_AFTER,
+    ReadService,
+    RunService,
+    run_links,
+    wait_until_finished,
+)
+from noetl.api.service.runs import Service, result_body, summary_body
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.tracing import read_traceparent
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-router = APIRouter(prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JSON)
+router = APIRouter(
+    prefix="/workflows", tags=["workflows"], responses=PROBLEMS, default_response_class=JsonResponse
+)
 
-SUBMISSION: dict[str, Any] = {
+SUBMISSION_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -52,8 +61,8 @@ SUBMISSION: dict[str, Any] = {
         },
     }
 }
-_START: dict[str, Any] = {
-    **SUBMISSION,
+_START_REQUEST: dict[str, Any] = {
+    **SUBMISSION_BODY,
     "parameters": [
         {
             "name": "input",
@@ -77,11 +86,11 @@ _START: dict[str, Any] = {
             "name": "traceparent",
             "in": "header",
             "schema": {"type": "string"},
-            "description": "W3C Trace Context: what the run does, and its log, belong to this trace.",
+            "description": "W3C Trace Context: the requests of the run and its log belong to this trace.",
         },
     ],
 }
-_RESUME: dict[str, Any] = {
+_RESUME_REQUEST: dict[str, Any] = {
     "requestBody": {
         "content": {
             "application/json": {
@@ -89,8 +98,11 @@ _RESUME: dict[str, Any] = {
                     "type": "object",
                     "additionalProperties": False,
                     "properties": {
-                        "input": {"type": "object", "description": "Laid over the run's input."},
-                        "from": {"type": "string", "description": "The step that a new run goes on from."},
+                        "input": {
+                            "type": "object",
+                            "description": "Values that replace those of the run's input.",
+                        },
+                        "from": {"type": "string", "description": "The step at which a new run starts."},
                     },
                 }
             }
@@ -108,58 +120,62 @@ _RESUME: dict[str, Any] = {
 
 
 @router.post(
-    "/run", status_code=202, responses={202: shaped("Accepted"), 200: shaped("Result")}, openapi_extra=_START
+    "/run",
+    status_code=202,
+    responses={202: body_schema("Accepted"), 200: body_schema("Result")},
+    openapi_extra=_START_REQUEST,
 )
-async def run(request: Request, service: ToRun) -> Response:
-    """Start a run of the playbook in the body, or of one that is registered."""
-    key = idempotency_key(request)
-    wait_seconds = preferred_wait_seconds(request)
+async def run(request: Request, service: RunService) -> Response:
+    """Start a run of the playbook in the body, or of a registered one."""
+    key = read_idempotency_key(request)
+    wait_seconds = read_wait_seconds(request)
     submission = await read_submission(request)
-    run = await run_in_threadpool(
-        _start, service, submission, key, read_traceparent(request.headers.get("traceparent"))
-    )
-    found = links(request, run.id)
-    headers = {"Location": found["status"]}
+    trace = read_traceparent(request.headers.get("traceparent"))
+    run = await run_in_threadpool(_start, service, submission, key, trace)
+    links = run_links(request, run.id)
+    headers = {"Location": links["status"]}
     if wait_seconds is not None:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
-        run = await finished_within(request, service, run, wait_seconds)
+        run = await wait_until_finished(request, service, run, wait_seconds)
         if run.status.is_final:
-            return JSON(result_of(run), headers=headers)
+            return JsonResponse(result_body(run), headers=headers)
     accepted = {
         "workflow_id": run.id,
         "status": run.status.value,
         "playbook": run.playbook,
         "plan_hash": run.plan_hash,
-        "links": found,
+        "links": links,
     }
-    return JSON(accepted, 202, headers=headers | RETRY_AFTER)
+    return JsonResponse(accepted, 202, headers=headers | RETRY_AFTER)
 
 
-@router.get("/status/{workflow_id}", responses={200: shaped("Status"), 304: {"description": "As before"}})
-def status(workflow_id: str, request: Request, service: ToRead) -> Response:
-    """How the run and each of its steps stand."""
-    answer = JSON(service.status(workflow_id))
-    tag = f'"{hashlib.sha256(bytes(answer.body)).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if _matches(request.headers.getlist("if-none-match"), tag):
+@router.get(
+    "/status/{workflow_id}", responses={200: body_schema("Status"), 304: {"description": "As before"}}
+)
+def status(workflow_id: str, request: Request, service: ReadService) -> Response:
+    """Return the status of the run and of each of its steps."""
+    response = JsonResponse(service.status(workflow_id))
+    etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if _matches(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    answer.headers.update(headers)
-    return answer
+    response.headers.update(headers)
+    return response
 
 
-@router.get("/result/{workflow_id}", responses={200: shaped("Result"), 202: shaped("Result")})
-def result(workflow_id: str, service: ToRead) -> Response:
-    """What came out of the run; 202 while it has not finished."""
+@router.get("/result/{workflow_id}", responses={200: body_schema("Result"), 202: body_schema("Result")})
+def result(workflow_id: str, service: ReadService) -> Response:
+    """Return the result of the run; 202 while it has not finished."""
     body = service.result(workflow_id)
     if RunStatus(body["status"]).is_final:
-        return JSON(body)
-    return JSON(body, 202, headers=RETRY_AFTER)
+        return JsonResponse(body)
+    return JsonResponse(body, 202, headers=RETRY_AFTER)
 
 
-@router.get("", responses={200: shaped("RunPage")})
+@router.get("", responses={200: body_schema("RunPage")})
 def runs(
     request: Request,
-    service: ToRead,
+    service: ReadService,
     status: RunStatus | None = None,
     playbook: str | None = None,
     tag: str | None = None,
@@ -167,11 +183,11 @@ def runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: str | None = None,
 ) -> Response:
-    """The runs, the newest first; `since` is a time at or after which they were created."""
-    known_query(request, ("status", "playbook", "tag", "since", "limit", "cursor"))
+    """Return the runs, the newest first. `since` excludes runs that were created before it."""
+    check_query_names(request, ("status", "playbook", "tag", "since", "limit", "cursor"))
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
-    return JSON(
+    return JsonResponse(
         service.runs(
             status=status,
             playbook=playbook,
@@ -183,25 +199,31 @@ def runs(
     )
 
 
-@router.post("/{workflow_id}/cancel", status_code=202, responses={202: shaped("Summary")})
-def cancel(workflow_id: str, request: Request, service: ToRun) -> Response:
-    """What is at work is given up and nothing new starts; the run ends as cancelled. A repeat changes nothing."""
-    _refuse_local(service, workflow_id, "cancel")
+@router.post("/{workflow_id}/cancel", status_code=202, responses={202: body_schema("Summary")})
+def cancel(workflow_id: str, request: Request, service: RunService) -> Response:
+    """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing."""
+    _refuse_local_run(service, workflow_id, "cancel")
     body = service.cancel(workflow_id)
-    return JSON(body, 202, headers={"Location": links(request, workflow_id)["status"]} | RETRY_AFTER)
+    headers = {"Location": run_links(request, workflow_id)["status"]} | RETRY_AFTER
+    return JsonResponse(body, 202, headers=headers)
 
 
 @router.post(
-    "/{workflow_id}/resume", status_code=202, responses={202: shaped("Summary")}, openapi_extra=_RESUME
+    "/{workflow_id}/resume",
+    status_code=202,
+    responses={202: body_schema("Summary")},
+    openapi_extra=_RESUME_REQUEST,
 )
-async def resume(workflow_id: str, request: Request, service: ToRun) -> Response:
-    """The run goes on from its failed and parked steps, with corrected input if given; or a new run goes on from another
-    step of it.
+async def resume(workflow_id: str, request: Request, service: RunService) -> Response:
+    """Resume the run at its failed and parked steps, with corrected input if given.
+
+    With `from`, start a new run at another step of it instead.
     """
-    key = idempotency_key(request)
-    resumption = await read_resumption(request)
-    body = await run_in_threadpool(_resume, service, workflow_id, resumption, key)
-    return JSON(body, 202, headers={"Location": links(request, body["workflow_id"])["status"]} | RETRY_AFTER)
+    key = read_idempotency_key(request)
+    resume_request = await read_resume_request(request)
+    body = await run_in_threadpool(_resume, service, workflow_id, resume_request, key)
+    headers = {"Location": run_links(request, body["workflow_id"])["status"]} | RETRY_AFTER
+    return JsonResponse(body, 202, headers=headers)
 
 
 def _start(service: Service, submission: Submission, key: str | None, trace: str | None) -> Run:
@@ -213,26 +235,26 @@ def _start(service: Service, submission: Submission, key: str | None, trace: str
         "trace": trace,
     }
     playbook = submission.playbook
-    if isinstance(playbook, Reference):
+    if isinstance(playbook, PlaybookReference):
         return service.start_registered(playbook.name, playbook.version, **options)
     return service.start(playbook, **options)
 
 
-def _resume(service: Service, workflow_id: str, resumption: Resumption, key: str | None) -> dict[str, Any]:
-    _refuse_local(service, workflow_id, "resume")
-    if resumption.step is None:
-        return service.resume(workflow_id, resumption.input)
-    return summary_of(service.start_from(workflow_id, resumption.step, resumption.input, idempotency_key=key))
+def _resume(service: Service, workflow_id: str, request: ResumeRequest, key: str | None) -> dict[str, Any]:
+    _refuse_local_run(service, workflow_id, "resume")
+    if request.step is None:
+        return service.resume(workflow_id, request.input)
+    return summary_body(service.start_from(workflow_id, request.step, request.input, idempotency_key=key))
 
 
-def _refuse_local(service: Service, workflow_id: str, command: str) -> None:
-    """Nobody here walks runs that were started from a local file, not even to their end."""
+def _refuse_local_run(service: Service, workflow_id: str, command: str) -> None:
+    """Raise a problem if the run was started by `noetl run`: no worker of a service executes it."""
     if service.run(workflow_id).origin != "service":
-        detail = f"The run was started from a local file: `noetl runs {command} {workflow_id}` is the way."
+        detail = f"The run was started from a local file; use `noetl runs {command} {workflow_id}`."
         raise Problem(409, detail, slug="local-run")
 
 
-def _matches(if_none_match: list[str], tag: str) -> bool:
-    # Weak comparison, as RFC 9110 asks for here.
-    given = [candidate.strip().removeprefix("W/") for candidate in ",".join(if_none_match).split(",")]
-    return tag in given or "*" in given
+def _matches(if_none_match: list[str], etag: str) -> bool:
+    # Weak comparison, as RFC 9110 requires for If-None-Match.
+    candidates = [entry.strip().removeprefix("W/") for entry in ",".join(if_none_match).split(",")]
+    return etag in candidates or "*" in candidates

@@ -1,4 +1,4 @@
-"""Errors of the service."""
+"""Errors of the service that its callers report to clients."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # The compiler is loaded for the first playbook: most requests of a function that starts anew need none.
     from noetl.planner.diagnostics.diagnostic import Diagnostic
 
 
 class PlaybookError(Exception):
-    """The playbook does not compile; `diagnostics` say why."""
+    """The playbook does not compile; `diagnostics` give the reasons."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         super().__init__("the playbook has errors")
@@ -19,4 +18,4 @@ class PlaybookError(Exception):
 
 
 class NotFoundError(Exception):
-    """Nothing is known under the id or name that was asked for. The message is a sentence."""
+    """The tenant has no run or playbook of that id or name. The message is a sentence."""

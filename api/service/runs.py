@@ -1,6 +1,7 @@
-"""What the ways in share: start runs, ask about them, stop them and go on with them; keep playbooks; answer who waits.
+"""The service that HTTP and the command line share: runs, the playbook registry and callbacks of a tenant.
 
-Every call blocks while the store works. Answers are the bodies that HTTP and `--json` show.
+Every method blocks while the store works. Dictionaries that it returns are the bodies of HTTP responses, and
+the output of `--json`.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from noetl.planner.diagnostics.diagnostic import suggest
 from noetl.planner.plan import Header, Plan, canonical
 
 if TYPE_CHECKING:
-    # The compiler is loaded for the first playbook: most requests of a function that starts anew need none.
+    # The compiler takes long to import, and most requests after a cold start do not need it.
     from noetl.planner.compile import Compilation
 
 DEFAULT_TENANT = "default"
 EVENTS_PER_PAGE = 1000
 
 _RESERVED_SEGMENTS = ("", ".", "..", "versions")
-"""What cannot stand between slashes in the address of a playbook: other parts of it could not be told from the name."""
+"""Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
-_CACHED_TEXT_LENGTH = 64 * 1024
-"""Longer playbooks are compiled anew: a compilation takes many times the memory of its text."""
+_MAX_CACHED_LENGTH = 64 * 1024
+"""Length of the longest text whose compilation is cached. A compilation needs many times the memory of its text."""
 
 
 class Service:
-    """Runs and playbooks of one tenant in a store. Safe to share between threads."""
+    """The runs and playbooks of one tenant in a store. Safe to share between threads."""
 
     def __init__(
         self,
@@ -57,15 +58,15 @@ class Service:
         self._compile_cached = lru_cache(maxsize=64)(self._compile)
         self._step_names = lru_cache(maxsize=64)(self._read_step_names)
 
-    def of(self, tenant: str) -> Service:
-        """The service of another tenant. What is compiled is shared: a plan is the same for everyone."""
-        other = copy(self)
-        other._tenant = tenant  # noqa: SLF001  It is one of us.
-        return other
+    def for_tenant(self, tenant: str) -> Service:
+        """Return the service of another tenant. It shares the cached plans, which do not depend on the tenant."""
+        service = copy(self)
+        service._tenant = tenant  # noqa: SLF001  It is an instance of this class.
+        return service
 
     def compile(self, text: str | bytes) -> Compilation:
-        """The plan of a playbook, or what is wrong with it; never raises on bad text."""
-        return (self._compile if len(text) > _CACHED_TEXT_LENGTH else self._compile_cached)(text)
+        """Compile a playbook. The result has a plan or errors; no text raises an exception."""
+        return (self._compile if len(text) > _MAX_CACHED_LENGTH else self._compile_cached)(text)
 
     def start(
         self,
@@ -77,23 +78,23 @@ class Service:
         tags: Sequence[str] = (),
         trace: str | None = None,
     ) -> Run:
-        """A run of the playbook is stored, with its first visit ready for a worker.
+        """Store a run of the playbook, with its first visit ready for a worker, and return it.
 
-        With an `idempotency_key` that the same request carried before, this is the run started then. `trace` is the `traceparent`
-        of whoever asks.
+        Return the run of an earlier request that carried the same `idempotency_key`. `trace` is the
+        `traceparent` of the caller.
 
         Raises:
-            PlaybookError: it does not compile.
-            RejectedError: `invalid_input`, or `idempotency_key_reused` by another request.
+            PlaybookError: the playbook does not compile.
+            RejectedError: `invalid_input`; `idempotency_key_reused`, by another request.
         """
-        plan = self._compiled(text)
+        plan = self._compile_or_raise(text)
 
-        def found() -> tuple[Header, str]:
+        def find_plan() -> tuple[Header, str]:
             return plan.header, plan.hash
 
         return self._start(
             plan.source,
-            found,
+            find_plan,
             plan,
             input=input,
             idempotency_key=idempotency_key,
@@ -113,23 +114,23 @@ class Service:
         tags: Sequence[str] = (),
         trace: str | None = None,
     ) -> Run:
-        """As `start`, a run of a playbook of the registry: of the version, or the newest that is there.
+        """Store a run of a registered playbook, of `version` or of the newest one, and return it.
 
-        With an `idempotency_key` that the same request carried before, this is the run started then, whatever has become of
-        the registry meanwhile.
+        Return the run of an earlier request that carried the same `idempotency_key`, even if the registry has
+        changed since.
 
         Raises:
             NotFoundError: the registry has no such playbook.
-            RejectedError: `invalid_input`, or `idempotency_key_reused` by another request.
+            RejectedError: `invalid_input`; `idempotency_key_reused`, by another request.
         """
 
-        def found() -> tuple[Header, str]:
+        def find_plan() -> tuple[Header, str]:
             plan_hash = self._registered(name, version).plan_hash
             return self._store.plan_header(plan_hash), plan_hash
 
         return self._start(
             {"name": name, "version": version},
-            found,
+            find_plan,
             input=input,
             idempotency_key=idempotency_key,
             variables=variables,
@@ -145,13 +146,14 @@ class Service:
         *,
         idempotency_key: str | None = None,
     ) -> Run:
-        """A new run is stored that goes on from a step of one that has ended, with what that knew there; `input` is laid over
-        what that was given.
+        """Store a new run that starts at a step of a run that has ended, and return it.
+
+        It starts with the names that had values there. `input` replaces values of the other run's input.
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`, or `idempotency_key_reused` by another
-                request.
+            RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`; `idempotency_key_reused`,
+                by another request.
         """
         from noetl.executor.engine.start import restarted
 
@@ -159,10 +161,8 @@ class Service:
         names = self._step_names(run.plan_hash)
         if step not in names:
             hint = suggest(step, names)
-            raise RejectedError(
-                "unknown_step", f"the playbook has no step `{step}`" + (f"; {hint}" if hint else "")
-            )
-        fresh, first, history = restarted(
+            raise RejectedError("unknown_step", f"unknown step `{step}`" + (f"; {hint}" if hint else ""))
+        new_run, first_visit, history = restarted(
             self._store.plan_header(run.plan_hash),
             self._store.plan_step(run.plan_hash, step),
             run,
@@ -170,49 +170,49 @@ class Service:
             input or {},
             now=self._clock(),
         )
-        asked = [run.id, step, dict(input or {})]
-        idempotency = None if idempotency_key is None else (idempotency_key, _hash(asked))
-        return self._store.create_run(fresh, first, idempotency=idempotency, history=history)
+        request = [run.id, step, dict(input or {})]
+        idempotency = None if idempotency_key is None else (idempotency_key, _hash(request))
+        return self._store.create_run(new_run, first_visit, idempotency=idempotency, history=history)
 
     def run(self, run_id: str) -> Run:
-        """The run's record.
+        """Return the record of a run.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
         run = self._store.run(self._tenant, run_id)
         if run is None:
-            raise NotFoundError(f"there is no run `{run_id}`")
+            raise NotFoundError(f"unknown run `{run_id}`")
         return run
 
     def status(self, run_id: str) -> dict[str, Any]:
-        """Where the run stands: the body of `/workflows/status/{id}`.
+        """Return the body of `/workflows/status/{id}`.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
         run = self.run(run_id)
         steps = step_statuses(run, self._step_names(run.plan_hash), self._store.visits(run.id))
-        states = Counter(step["status"] for step in steps.values())
+        counts = Counter(step["status"] for step in steps.values())
         return {
             "workflow_id": run.id,
             "status": run.status.value,
             "playbook": run.playbook,
-            **_origins(run),
+            **_related_runs(run),
             "created_at": timestamp(run.created_at),
             "started_at": timestamp(run.started_at),
             "finished_at": timestamp(run.finished_at),
             "steps": steps,
             "progress": {
                 "steps": len(steps),
-                "finished": states["succeeded"] + states["failed"],
-                "running": states["running"],
+                "finished": counts["succeeded"] + counts["failed"],
+                "running": counts["running"],
             },
             "error": run.error,
         }
 
     def plan(self, run_id: str) -> Plan:
-        """The plan that the run follows, with its source.
+        """Return the plan of the run, with its source.
 
         Raises:
             NotFoundError: the tenant has no such run.
@@ -220,12 +220,12 @@ class Service:
         return self._store.plan(self.run(run_id).plan_hash)
 
     def result(self, run_id: str) -> dict[str, Any]:
-        """What came out, null until the run has finished: the body of `/workflows/result/{id}`.
+        """Return the body of `/workflows/result/{id}`. The result is null until the run has finished.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return result_of(self.run(run_id))
+        return result_body(self.run(run_id))
 
     def runs(
         self,
@@ -237,15 +237,15 @@ class Service:
         limit: int = 100,
         cursor: str | None = None,
     ) -> dict[str, Any]:
-        """One page of the tenant's runs, the newest first, and the cursor of the next one.
+        """Return one page of the tenant's runs, the newest first, with the cursor of the next page.
 
         Raises:
-            RejectedError: the cursor is not one of ours.
+            RejectedError: `invalid_cursor`.
         """
-        found, next_cursor = self._store.runs(
+        runs, next_cursor = self._store.runs(
             self._tenant, status=status, playbook=playbook, tag=tag, since=since, limit=limit, cursor=cursor
         )
-        return {"items": [summary_of(run) for run in found], "next_cursor": next_cursor}
+        return {"items": [summary_body(run) for run in runs], "next_cursor": next_cursor}
 
     def events(
         self,
@@ -253,40 +253,43 @@ class Service:
         after: str | None = None,
         limit: int = EVENTS_PER_PAGE,
     ) -> dict[str, Any]:
-        """One page of the run's history, behind the event `after`; `next_cursor` is null where no more is known yet.
+        """Return one page of the run's events, those after the event `after`.
+
+        `next_cursor` is null if the store has no further events yet.
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: the cursor is not one of ours.
+            RejectedError: `invalid_cursor`.
         """
         run = self.run(run_id)
-        found = self._store.events(run.id, after, limit + 1)
-        page = found[:limit]
+        events = self._store.events(run.id, after, limit + 1)
+        page = events[:limit]
         return {
             "items": [event.to_json() for event in page],
-            "next_cursor": page[-1].id if len(found) > limit else None,
+            "next_cursor": page[-1].id if len(events) > limit else None,
         }
 
     def cancel(self, run_id: str) -> dict[str, Any]:
-        """The run is heading for `cancelled`: what is at work is given up, nothing new starts. A repeat changes nothing.
+        """Cancel the run: abandon its work and start nothing new. A repeated call changes nothing.
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: it has already finished in another way.
+            RejectedError: the run has already finished with another status.
         """
         run = self.run(run_id)
-        return summary_of(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
+        return summary_body(self._store.stop(run.id, RunStatus.CANCELLED, self._clock()))
 
     def resume(self, run_id: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The run goes on from its failed and parked visits, with `input` laid over what it was given.
+        """Resume the run at its failed and parked visits. `input` replaces values of its input.
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: it succeeded, the input does not fit, or there is input for a run that has not ended.
+            RejectedError: the run has succeeded, the input is not valid, or the run has not ended and there is
+                input.
         """
         run = self.run(run_id)
         if input and not run.status.is_final:
-            message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without"
+            message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
             raise RejectedError("not_ended", message)
         from noetl.executor.engine.start import corrected
 
@@ -294,19 +297,19 @@ class Service:
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = corrected(header, run, input) if input else {}
-        return summary_of(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
+        return summary_body(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
 
     def answer(self, token: str, body: Any) -> None:
-        """The step that asked with the token has its answer and goes on. The same answer again changes nothing.
+        """Complete the action that waits for the token with `body`. The same answer again changes nothing.
 
         Raises:
-            RejectedError: `unknown_token`; `answered_otherwise`, when another answer came before; `closed`, when nobody waits
-                for it any more; `too_large`.
+            RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no action
+                waits for it any more; `too_large`.
         """
         self._store.answer(hash_of(token), body, self._clock())
 
-    def hear(self, token: str) -> None:
-        """It is noted that whoever is to answer is alive.
+    def record_heartbeat(self, token: str) -> None:
+        """Record that an external worker is still working on the answer to a token.
 
         Raises:
             RejectedError: `unknown_token` and `closed`, as for an answer.
@@ -314,15 +317,16 @@ class Service:
         self._store.hear(hash_of(token), self._clock())
 
     def register(self, text: str | bytes) -> tuple[dict[str, Any], bool]:
-        """The playbook is in the registry, under its name and its `version`, or the next number if it has none; and whether
-        it was not there before. Registering the same text again changes nothing.
+        """Register a playbook under its name and version. Return its entry, and whether it is new.
+
+        Without a `version`, a playbook gets the next number. Registering the same text again changes nothing.
 
         Raises:
-            PlaybookError: it does not compile.
-            RejectedError: `invalid_name`, when name or version can have no address; `version_exists`, when the version was
-                registered with another text, even if it has been removed since.
+            PlaybookError: the playbook does not compile.
+            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`, if the
+                version was registered with another text, even if it has been removed since.
         """
-        plan = self._compiled(text)
+        plan = self._compile_or_raise(text)
         name, version = plan.header.name, plan.header.version
         _check_addressable("name", name)
         if version is not None:
@@ -330,15 +334,15 @@ class Service:
         before = self._store.playbook(self._tenant, name, version)
         self._store.save_plan(plan)
         try:
-            found = self._store.register(
+            registered = self._store.register(
                 Playbook(self._tenant, name, version, plan.hash, round(self._clock(), 6))
             )
         except RejectedError:
-            # Another release of the compiler may make another plan of the same text.
+            # Another release of the compiler may produce another plan of the same text.
             if before is None or self._store.plan(before.plan_hash).source != plan.source:
                 raise
-            found = before
-        return _entry(found), found != before
+            registered = before
+        return _entry(registered), registered != before
 
     def playbooks(
         self,
@@ -347,41 +351,43 @@ class Service:
         limit: int = 100,
         cursor: str | None = None,
     ) -> dict[str, Any]:
-        """One page of the tenant's registry, and the cursor of the next one: the newest version of each playbook, by name; or
-        all versions of one, the newest first.
+        """Return one page of the tenant's registry, with the cursor of the next page.
+
+        Without `name` it has the newest version of each playbook, by name. With `name` it has all versions of
+        that playbook, the newest first.
 
         Raises:
             NotFoundError: the registry has no playbook of the name.
-            RejectedError: the cursor is not one of ours.
+            RejectedError: `invalid_cursor`.
         """
-        found, next_cursor = self._store.playbooks(self._tenant, name, limit=limit, cursor=cursor)
-        if name is not None and cursor is None and not found:
-            raise _no_playbook(name, None)
-        return {"items": [_entry(playbook) for playbook in found], "next_cursor": next_cursor}
+        playbooks, next_cursor = self._store.playbooks(self._tenant, name, limit=limit, cursor=cursor)
+        if name is not None and cursor is None and not playbooks:
+            raise _unknown_playbook(name, None)
+        return {"items": [_entry(playbook) for playbook in playbooks], "next_cursor": next_cursor}
 
     def playbook(self, name: str, version: str | None = None) -> dict[str, Any]:
-        """A playbook of the registry with its text, as `source`: the version, or the newest that is there.
+        """Return a registered playbook, of `version` or the newest one, with its text as `source`.
 
         Raises:
             NotFoundError: the registry has no such playbook.
         """
-        found = self._registered(name, version)
-        return _entry(found) | {"source": self._store.plan(found.plan_hash).source}
+        playbook = self._registered(name, version)
+        return _entry(playbook) | {"source": self._store.plan(playbook.plan_hash).source}
 
     def unregister(self, name: str, version: str | None = None) -> None:
-        """The version of a playbook, or all of them, are not in the registry any more. Runs of it go on.
+        """Remove a version of a playbook, or all versions, from the registry. Runs of it continue.
 
         Raises:
-            NotFoundError: the registry had no such playbook.
+            NotFoundError: the registry has no such playbook.
         """
         if not self._store.unregister(self._tenant, name, version, now=self._clock()):
-            raise _no_playbook(name, version)
+            raise _unknown_playbook(name, version)
 
     def _start(
         self,
-        asked: object,
-        find: Callable[[], tuple[Header, str]],
-        unsaved: Plan | None = None,
+        source: object,
+        find_plan: Callable[[], tuple[Header, str]],
+        unsaved_plan: Plan | None = None,
         *,
         input: Mapping[str, Any],
         idempotency_key: str | None,
@@ -389,21 +395,21 @@ class Service:
         tags: Sequence[str],
         trace: str | None,
     ) -> Run:
-        """A run of the plan that `find` gives, or the one that was started for the same request, which `asked` for it, before.
+        """Store a run of the plan that `find_plan` returns, or return the run of the same request before.
 
-        The id of a run that is started with a key follows from key and request, so that it is found before the plan is
-        looked for.
+        `source` identifies the playbook in the hash of the request. The id of a run with an idempotency key is
+        derived from key and request, so an earlier run is found before its plan is read.
         """
         from noetl.executor.engine.start import new_run
 
         run_id = idempotency = None
         if idempotency_key is not None:
-            idempotency = (idempotency_key, _hash([asked, input, variables, list(tags)]))
+            idempotency = (idempotency_key, _hash([source, input, variables, list(tags)]))
             run_id = _hash([self._tenant, *idempotency])[:24]
             if (earlier := self._store.run(self._tenant, run_id)) is not None:
                 return earlier
-        header, plan_hash = find()
-        run, first = new_run(
+        header, plan_hash = find_plan()
+        run, first_visit = new_run(
             header,
             plan_hash,
             input,
@@ -414,21 +420,21 @@ class Service:
             trace=trace,
             now=self._clock(),
         )
-        if unsaved is not None:
-            self._store.save_plan(unsaved)
-        return self._store.create_run(run, first, idempotency=idempotency)
+        if unsaved_plan is not None:
+            self._store.save_plan(unsaved_plan)
+        return self._store.create_run(run, first_visit, idempotency=idempotency)
 
-    def _compiled(self, text: str | bytes) -> Plan:
+    def _compile_or_raise(self, text: str | bytes) -> Plan:
         compilation = self.compile(text)
         if compilation.plan is None:
             raise PlaybookError(compilation.diagnostics)
         return compilation.plan
 
     def _registered(self, name: str, version: str | None) -> Playbook:
-        found = self._store.playbook(self._tenant, name, version)
-        if found is None:
-            raise _no_playbook(name, version)
-        return found
+        playbook = self._store.playbook(self._tenant, name, version)
+        if playbook is None:
+            raise _unknown_playbook(name, version)
+        return playbook
 
     def _compile(self, text: str | bytes) -> Compilation:
         from noetl.planner.compile import compile_playbook
@@ -439,8 +445,8 @@ class Service:
         return tuple(self._store.plan(plan_hash).steps)
 
 
-def result_of(run: Run) -> dict[str, Any]:
-    """The body of `/workflows/result/{id}` for a run that is at hand."""
+def result_body(run: Run) -> dict[str, Any]:
+    """Return the body of `/workflows/result/{id}` for a run."""
     return {
         "workflow_id": run.id,
         "status": run.status.value,
@@ -462,35 +468,35 @@ def _entry(playbook: Playbook) -> dict[str, Any]:
     }
 
 
-def _no_playbook(name: str, version: str | None) -> NotFoundError:
-    wanted = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
-    return NotFoundError(f"there is no {wanted}")
+def _unknown_playbook(name: str, version: str | None) -> NotFoundError:
+    subject = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
+    return NotFoundError(f"unknown {subject}")
 
 
-def _check_addressable(what: str, text: str) -> None:
-    """Nothing happens if a name or version can stand in an address.
+def _check_addressable(kind: str, text: str) -> None:
+    """Check that a name or a version (`kind`) is unambiguous in a path.
 
     Raises:
-        RejectedError: `invalid_name` otherwise.
+        RejectedError: `invalid_name`.
     """
     from noetl.planner.syntax.names import MAX_NAME, is_name
 
     if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
-            f"a playbook is registered under a {what} of 1 to {MAX_NAME} printable characters without blanks around it,"
-            " in which nothing between slashes is empty, `.`, `..` or `versions`"
+            f"the {kind} of a registered playbook must be 1 to {MAX_NAME} printable characters without blanks around them,"
+            " and no segment between slashes may be empty, `.`, `..` or `versions`"
         )
         raise RejectedError("invalid_name", message)
 
 
-def summary_of(run: Run) -> dict[str, Any]:
-    """The entry of a run in the list of runs."""
+def summary_body(run: Run) -> dict[str, Any]:
+    """Return the entry of a run in the list of runs."""
     return {
         "workflow_id": run.id,
         "status": run.status.value,
         "playbook": run.playbook,
         "version": run.version,
-        **_origins(run),
+        **_related_runs(run),
         "created_at": timestamp(run.created_at),
         "started_at": timestamp(run.started_at),
         "finished_at": timestamp(run.finished_at),
@@ -498,7 +504,7 @@ def summary_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _origins(run: Run) -> dict[str, Any]:
-    """The run that started this one and waits for it, and the run whose history this one goes on with, where there are."""
+def _related_runs(run: Run) -> dict[str, Any]:
+    """Return the ids of the run that started this one, and of the run whose history it continues, if any."""
     parent = {} if run.parent is None else {"parent": run.parent.run_id}
     return parent if run.resumed_from is None else parent | {"resumed_from": run.resumed_from}

@@ -1,4 +1,4 @@
-"""How the steps of a run stand."""
+"""Status of the steps of a run, computed from its visits."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from noetl.executor.model.run import NEVER, Run, RunStatus, Visit, VisitStatus
 
 
 def step_statuses(run: Run, names: Iterable[str], visits: Iterable[Visit]) -> dict[str, Any]:
-    """The member `steps` of `/workflows/status/{id}`: for each step how its latest visit stands. `visits` are all of the run,
-    in order.
+    """Return the member `steps` of `/workflows/status/{id}`: step name -> status of its latest visit.
+
+    `visits` are all visits of the run, in order.
     """
-    latest: dict[str, Visit] = {}
-    entered: Counter[str] = Counter()
+    latest_visits: dict[str, Visit] = {}
+    visit_counts: Counter[str] = Counter()
     for visit in visits:
-        entered[visit.step] += _was_entered(visit)
-        latest[visit.step] = visit
-    return {name: _step_status(run, latest.get(name), entered[name]) for name in names}
+        visit_counts[visit.step] += _has_started(visit)
+        latest_visits[visit.step] = visit
+    return {name: _step_status(run, latest_visits.get(name), visit_counts[name]) for name in names}
 
 
-def _step_status(run: Run, visit: Visit | None, visits: int) -> dict[str, Any]:
+def _step_status(run: Run, visit: Visit | None, visit_count: int) -> dict[str, Any]:
     if visit is None:
         return {"status": "pending", "visits": 0, "attempt": 0, "case": None, "error": None}
     status = {
-        "status": _word(run, visit),
-        "visits": visits,
-        "attempt": visit.attempt if _was_entered(visit) else 0,
+        "status": _public_status(run, visit),
+        "visits": visit_count,
+        "attempt": visit.attempt if _has_started(visit) else 0,
         "case": visit.case,
         "error": visit.error,
     }
     if visit.status is VisitStatus.WAITING:
         status["waiting_for"] = _waiting_for(visit)
-    if loops := _loops(visit):
+    if loops := _paused_loops(visit):
         status["loops"] = loops
     return status
 
 
-def _was_entered(visit: Visit) -> bool:
+def _has_started(visit: Visit) -> bool:
     return visit.started_at is not None or visit.attempt > 1 or visit.progress is not None
 
 
-def _word(run: Run, visit: Visit) -> str:
+def _public_status(run: Run, visit: Visit) -> str:
+    """Return the status of a visit as clients see it: `ready` and `parked` are internal."""
     match visit.status:
         case VisitStatus.READY:
             return "pending"
@@ -55,39 +57,38 @@ def _word(run: Run, visit: Visit) -> str:
 
 
 def _waiting_for(visit: Visit) -> dict[str, Any]:
-    """What makes a visit that waits go on: a time, what the actions that wait are and which runs they have started, and the
-    actions that are to be tried again.
-    """
+    """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
     entries = [entry for entry in _journal(visit).values() if "action" in entry]
-    waiting = [entry for entry in entries if "memory" in entry]
-    retried = sorted({entry["action"] for entry in entries if "memory" not in entry})
+    suspended = [entry for entry in entries if "memory" in entry]
+    retried_types = sorted({entry["action"] for entry in entries if "memory" not in entry})
     return {
         "until": timestamp(visit.due_at) if visit.due_at < NEVER else None,
-        "actions": sorted({entry["action"] for entry in waiting}),
-        "workflows": [entry["memory"]["run"] for entry in waiting if entry["action"] == "workflow"],
-        **({"retried": retried} if retried else {}),
+        "actions": sorted({entry["action"] for entry in suspended}),
+        "workflows": [entry["memory"]["run"] for entry in suspended if entry["action"] == "workflow"],
+        **({"retried": retried_types} if retried_types else {}),
     }
 
 
-def _loops(visit: Visit) -> list[dict[str, Any]]:
-    """How far the loops of an unfinished visit have come that have paused. Loops inside of an item are left aside."""
+def _paused_loops(visit: Visit) -> list[dict[str, Any]]:
+    """Return the progress of the paused loops of an unfinished visit. Skip loops inside items of a loop."""
     if visit.finished_at is not None:
         return []
     journal = _journal(visit)
-    found = []
+    loops = []
     for position, entry in journal.items():
         if "next" in entry and "[" not in position:
-            kept = (kept for place, kept in journal.items() if place.startswith(f"{position}#"))
-            done = [Outcome.of_part(item["done"]) for item in kept if "done" in item]
-            found.append(
+            prefix = f"{position}#"
+            items = [item for item_position, item in journal.items() if item_position.startswith(prefix)]
+            outcomes = [Outcome.of_part(item["done"]) for item in items if "done" in item]
+            loops.append(
                 {
                     "position": position,
-                    "done": entry["next"] + len(done),
-                    "failed": entry["failed"] + sum(outcome.failed for outcome in done),
+                    "done": entry["next"] + len(outcomes),
+                    "failed": entry["failed"] + sum(outcome.failed for outcome in outcomes),
                     "total": entry["total"],
                 }
             )
-    return found
+    return loops
 
 
 def _journal(visit: Visit) -> Mapping[str, Any]:

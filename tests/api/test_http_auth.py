@@ -14,13 +14,13 @@ import pytest
 from fastapi import APIRouter
 from noetl.api.app import create_app
 from noetl.api.auth import authentication
-from noetl.api.auth.api_keys import SCOPES, hash_of, new_key
-from noetl.api.middleware import OPEN
-from noetl.api.routes.dependencies import check_that_all_are_guarded
+from noetl.api.auth.api_keys import SCOPES, create_api_key, hash_of
+from noetl.api.middleware import PUBLIC_PATHS
+from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.model.registry import Key
 from noetl.executor.stores import open_store
 
-from tests.api.issuer import AUDIENCE, NAME, serving, token
+from tests.api.fake_issuer import AUDIENCE, NAME, running_issuer, token
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +64,9 @@ def keys(settings: dict[str, str]) -> dict[str, str]:
         *((scope, scope, "default") for scope in SCOPES),
         ("foreign", "admin", "another"),
     ):
-        texts[name], key = new_key(name, [scope], tenant, 1.0)
+        texts[name], key = create_api_key(name, [scope], tenant, 1.0)
         store.add_key(key)
-    texts["revoked"], key = new_key("revoked", ["admin"], "default", 1.0)
+    texts["revoked"], key = create_api_key("revoked", ["admin"], "default", 1.0)
     store.add_key(replace(key, revoked_at=None))
     store.revoke_key("default", key.id, 2.0)
     store.close()
@@ -103,7 +103,7 @@ async def test_every_route_is_in_the_table(settings: dict[str, str]) -> None:
     pages = [str(route.path) for route in app.routes if hasattr(route, "path")]
     assert sorted(pages) == sorted(PAGES)
     assert {path for (_, path), scope in NEEDED.items() if scope is None} == {
-        *OPEN,
+        *PUBLIC_PATHS,
         "/workflows/callbacks/{token}",
         "/workflows/callbacks/{token}/heartbeat",
     }
@@ -118,8 +118,8 @@ async def test_a_route_that_does_not_say_who_may_use_it_is_refused() -> None:
     @router.get("/open")
     def anything() -> None: ...
 
-    with pytest.raises(TypeError, match="/open does not say who may use it"):
-        check_that_all_are_guarded(router)
+    with pytest.raises(TypeError, match="/open does not declare its scope"):
+        check_access_is_declared(router)
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
@@ -133,7 +133,7 @@ async def test_without_credentials(
 async def test_with_wrong_credentials(
     http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
 ) -> None:
-    unknown, _ = new_key("unknown", ["admin"], "default", 1.0)
+    unknown, _ = create_api_key("unknown", ["admin"], "default", 1.0)
     half = keys["admin"][:-1] + ("0" if keys["admin"][-1] != "0" else "1")
     for key in (
         unknown,
@@ -227,7 +227,7 @@ async def test_the_body_of_someone_unknown_is_not_read(
         }  # fmt: skip
         await app(scope, receive, send)
         assert sent[-2]["status"] == status
-    app.state.shared.close()
+    app.state.context.close()
 
 
 class TestTenants:
@@ -287,9 +287,9 @@ async def test_the_first_key_is_noticed_by_a_service_at_work(
     settings: dict[str, str], http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await http.get("/workflows")).status_code == 200
-    monkeypatch.setattr(authentication, "LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "RECHECK_SECONDS", 0.0)
     store = open_store(settings["NOETL_STORE"])
-    text, key = new_key("first", ["read"], "default", 1.0)
+    text, key = create_api_key("first", ["read"], "default", 1.0)
     store.add_key(key)
     assert (await http.get("/workflows")).status_code == 401
     assert (await http.get("/workflows", headers=bearer(text))).status_code == 200
@@ -304,7 +304,7 @@ async def test_an_app_that_is_shut_serves_nobody_without_credentials(settings: d
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         assert (await http.get("/healthz")).status_code == 200
         assert_refused(await http.get("/workflows"), 401, "unauthenticated")
-    app.state.shared.close()
+    app.state.context.close()
 
 
 async def test_the_last_use_of_a_key_is_noted_now_and_then(
@@ -322,7 +322,7 @@ async def test_the_last_use_of_a_key_is_noted_now_and_then(
     assert first is not None
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert used() == first
-    monkeypatch.setattr(authentication, "NOTE_USE_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "RECORD_USE_SECONDS", 0.0)
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert (used() or 0.0) > first
     store.close()
@@ -358,7 +358,7 @@ async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.Monke
         return a == b
 
     monkeypatch.setattr(ours.secrets, "compare_digest", compare)
-    text, key = new_key("a", ["read"], "default", 1.0)
+    text, key = create_api_key("a", ["read"], "default", 1.0)
     for kept, good in (
         (key, True),
         (None, False),
@@ -373,7 +373,7 @@ async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.Monke
 
 @pytest.fixture
 async def with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
-    with serving() as issuer:
+    with running_issuer() as issuer:
         named = {
             "NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": AUDIENCE, "NOETL_JWKS_URL": issuer.url, "NOETL_JWT_TENANT_CLAIM": "org",
         }  # fmt: skip
@@ -417,6 +417,6 @@ async def test_keys_and_tokens_work_beside_each_other(
 
 
 def test_a_key_says_whose_it_is() -> None:
-    text, key = new_key("nightly", ["run"], "sales", 2.5)
+    text, key = create_api_key("nightly", ["run"], "sales", 2.5)
     assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)
     assert key == Key(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)

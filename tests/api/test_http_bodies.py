@@ -12,16 +12,16 @@ from fastapi import Request
 from noetl.api.http.problems import Problem
 from noetl.api.http.requests import (
     MAX_BODY_BYTES,
-    Reference,
-    Resumption,
+    PlaybookReference,
+    ResumeRequest,
     accepts,
     decode_json,
-    idempotency_key,
-    preferred_wait_seconds,
-    read_answer,
+    read_callback_answer,
+    read_idempotency_key,
     read_playbook,
-    read_resumption,
+    read_resume_request,
     read_submission,
+    read_wait_seconds,
 )
 
 
@@ -153,14 +153,14 @@ def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
         ([], "must be a JSON object"),
         ({}, "no `playbook`"),
         ({"playbok": "a"}, "did you mean `playbook`?"),
-        ({"playbook": "a", "zzz": 1}, "unknown key, `zzz`"),
+        ({"playbook": "a", "zzz": 1}, "Unknown key `zzz` in the body"),
         ({"playbook": 7}, "text of a playbook or an object"),
         ({"playbook": "a", "input": [1]}, "`input` must be an object"),
         ({"playbook": "a", "variables": "x"}, "`variables` must be an object"),
         ({"playbook": "a", "tags": "x"}, "`tags` must be"),
         ({"playbook": "a", "tags": [""]}, "`tags` must be"),
-        ({"playbook": {"name": 1}}, "`name` and `version`, both text"),
-        ({"playbook": {"name": "a", "version": 1}}, "`name` and `version`, both text"),
+        ({"playbook": {"name": 1}}, "`name` and `version`, both strings"),
+        ({"playbook": {"name": "a", "version": 1}}, "`name` and `version`, both strings"),
     ],
 )
 def test_json_of_another_shape_is_unprocessable(body: object, words: str) -> None:
@@ -187,13 +187,13 @@ def test_a_bad_query_is_refused(query: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("playbook", "reference"),
     [
-        ({"name": "a"}, Reference("a")),
-        ({"name": "a/b ü", "version": "1"}, Reference("a/b ü", "1")),
-        ({"name": "a", "version": None}, Reference("a")),
+        ({"name": "a"}, PlaybookReference("a")),
+        ({"name": "a/b ü", "version": "1"}, PlaybookReference("a/b ü", "1")),
+        ({"name": "a", "version": None}, PlaybookReference("a")),
     ],
 )
 def test_an_object_without_steps_names_a_playbook_of_the_registry(
-    playbook: dict[str, Any], reference: Reference
+    playbook: dict[str, Any], reference: PlaybookReference
 ) -> None:
     body = json.dumps({"playbook": playbook, "input": {"n": 1}}).encode()
     submission = asyncio.run(read_submission(request(body, content_type="application/json")))
@@ -231,12 +231,16 @@ def test_a_playbook_to_keep_comes_as_yaml_or_json() -> None:
 
 @pytest.mark.parametrize("body", [b"null", b"0", b'"text"', b"[1, {}]", b'{"a": null}', b" 1.5 "])
 def test_an_answer_is_any_value(body: bytes) -> None:
-    assert asyncio.run(read_answer(request(body, content_type="application/json"))) == json.loads(body)
+    assert asyncio.run(read_callback_answer(request(body, content_type="application/json"))) == json.loads(
+        body
+    )
 
 
 def test_an_answer_without_a_body_is_null() -> None:
-    assert asyncio.run(read_answer(request())) is None
-    assert asyncio.run(read_answer(request(content_type="application/x-www-form-urlencoded"))) is None
+    assert asyncio.run(read_callback_answer(request())) is None
+    assert (
+        asyncio.run(read_callback_answer(request(content_type="application/x-www-form-urlencoded"))) is None
+    )
     for headers, status in (
         ({"content_type": "application/x-www-form-urlencoded"}, 415),
         ({"content_type": "application/yaml"}, 415),
@@ -245,18 +249,18 @@ def test_an_answer_without_a_body_is_null() -> None:
         ({"content_type": "application/json"}, 400),
     ):
         with pytest.raises(Problem) as raised:
-            asyncio.run(read_answer(request(b"a=1", **headers)))
+            asyncio.run(read_callback_answer(request(b"a=1", **headers)))
         assert raised.value.status == status
 
 
 def test_a_resumption_may_correct_the_input_and_name_a_step() -> None:
-    def read(body: bytes, **headers: str) -> Resumption:
-        return asyncio.run(read_resumption(request(body, **headers)))
+    def read(body: bytes, **headers: str) -> ResumeRequest:
+        return asyncio.run(read_resume_request(request(body, **headers)))
 
-    assert read(b"") == Resumption()
-    assert read(b"{}", content_type="application/json") == Resumption()
-    assert read(b'{"input": {"a": 1}}', content_type="application/json") == Resumption({"a": 1})
-    assert read(b'{"from": "a b"}', content_type="application/json") == Resumption(None, "a b")
+    assert read(b"") == ResumeRequest()
+    assert read(b"{}", content_type="application/json") == ResumeRequest()
+    assert read(b'{"input": {"a": 1}}', content_type="application/json") == ResumeRequest({"a": 1})
+    assert read(b'{"from": "a b"}', content_type="application/json") == ResumeRequest(None, "a b")
     for body, status in ((b'{"from": 1}', 422), (b'{"inptu": {}}', 422), (b'{"input": 1}', 422), (b"{", 400)):
         with pytest.raises(Problem) as raised:
             read(body, content_type="application/json")
@@ -282,15 +286,15 @@ def test_a_resumption_may_correct_the_input_and_name_a_step() -> None:
     ],
 )
 def test_the_preferred_wait(prefer: str, seconds: int | None) -> None:
-    assert preferred_wait_seconds(request(prefer=prefer)) == seconds
+    assert read_wait_seconds(request(prefer=prefer)) == seconds
 
 
 def test_an_idempotency_key_is_printable() -> None:
-    assert idempotency_key(request()) is None
-    assert idempotency_key(request(idempotency_key='"a b"')) == '"a b"'
+    assert read_idempotency_key(request()) is None
+    assert read_idempotency_key(request(idempotency_key='"a b"')) == '"a b"'
     for bad in ("", "x" * 256, "a\tb", "\u00e9"):
         with pytest.raises(Problem) as raised:
-            idempotency_key(request(idempotency_key=bad))
+            read_idempotency_key(request(idempotency_key=bad))
         assert raised.value.status == 400
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from noetl.api.app import create_app
-from noetl.api.http.schemas import Status, Taken
+from noetl.api.http.schemas import CallbackReceiptSchema, RunStatusSchema
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +63,7 @@ class Asked:
     async def status(self) -> dict[str, Any]:
         response = await self.http.get(f"/workflows/status/{self.workflow_id}")
         body: dict[str, Any] = response.json()
-        Status.model_validate(body)
+        RunStatusSchema.model_validate(body)
         return body
 
     async def waiting(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str | None = Non
 async def test_an_answer_lets_the_run_go_on_to_its_end(asked: Asked) -> None:
     response = await asked.answer({"yes": True})
     assert response.status_code == 202
-    assert Taken.model_validate(response.json()).status == "accepted"
+    assert CallbackReceiptSchema.model_validate(response.json()).status == "accepted"
     assert response.headers["cache-control"] == "no-store"
     result = await asked.result()
     assert (result["status"], result["result"]) == ("succeeded", {"answer": {"yes": True}})
@@ -187,11 +187,11 @@ async def test_a_token_is_shown_nowhere(
     responses = [await asked.answer("other"), await http.get(path), await http.post(f"{path}/other")]
     assert [response.status_code for response in responses] == [409, 405, 404]
     app = create_app(settings)
-    shared, app.state.shared = app.state.shared, None  # so that everything goes wrong in it
+    context, app.state.context = app.state.context, None  # so that everything goes wrong in it
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as broken:
         responses += [await broken.post(path), await broken.post(path, headers={"Host": "noetl.test"})]
-    shared.close()
+    context.close()
     assert [response.status_code for response in responses[3:]] == [500, 403]
     slugs = ["answered-otherwise", None, None, "internal-error", "loopback-only"]
     for response, slug in zip(responses, slugs, strict=True):

@@ -69,7 +69,7 @@ async def test_other_machines(settings: dict[str, str]) -> None:
     transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as remote:
         assert_problem(await remote.get("/healthz"), 403)
-    app.state.shared.close()
+    app.state.context.close()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_other_machines(settings: dict[str, str]) -> None:
     ],
 )
 async def test_tokens_are_left_out_of_paths(path: str, shown: str) -> None:
-    assert problems.shown(path) == shown
+    assert problems.redact_path(path) == shown
 
 
 async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
@@ -103,7 +103,7 @@ async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
     [record] = [record for record in caplog.records if record.name == "noetl.api"]
     assert response.json()["reference"] in record.getMessage()
     assert record.exc_info is not None
-    app.state.shared.close()
+    app.state.context.close()
 
 
 async def test_a_client_that_leaves_while_it_sends_is_no_bug(

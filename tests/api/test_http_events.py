@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from noetl.api.http.schemas import EventPage
+from noetl.api.http.schemas import EventPageSchema
 from noetl.api.routes import events
 from starlette.requests import ClientDisconnect
 
@@ -52,7 +52,7 @@ def frames(text: str) -> list[dict[str, str]]:
 
 async def test_the_history_comes_in_pages(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    whole = EventPage.model_validate((await http.get(path)).json())
+    whole = EventPageSchema.model_validate((await http.get(path)).json())
     assert whole.next_cursor is None
     types = [event.type for event in whole.items]
     assert types[0] == "workflow.started"
@@ -162,10 +162,10 @@ async def test_a_stream_that_is_cut_off_makes_room(monkeypatch: pytest.MonkeyPat
         sent.append(message)
 
     scope = {"type": "http", "path": "/", "asgi": {"spec_version": "2.3"}}
-    await events._EventStream(endless())(scope, gone, kept)
+    await events._EventStreamResponse(endless())(scope, gone, kept)
     with pytest.raises(ClientDisconnect):
-        await events._EventStream(endless())(scope | {"asgi": {"spec_version": "2.4"}}, gone, broken)
-    assert events._EventStream.open == 0
+        await events._EventStreamResponse(endless())(scope | {"asgi": {"spec_version": "2.4"}}, gone, broken)
+    assert events._EventStreamResponse.open_count == 0
     assert sent == [] or sent[0]["status"] == 200
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from noetl.api.context import Shared
-from noetl.api.middleware import Gate
+from noetl.api.context import AppContext
+from noetl.api.middleware import AuthenticationMiddleware
 from starlette.responses import PlainTextResponse
 
 SETTINGS: dict[str, str] = {}
-SHARED = Shared(SETTINGS)
-SERVED = Gate(PlainTextResponse("served"), SHARED)
+SHARED = AppContext(SETTINGS)
+SERVED = AuthenticationMiddleware(PlainTextResponse("served"), SHARED)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,7 +9,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from noetl.api.http.schemas import PlaybookPage, Registered, RegisteredText, Status, Summary
+from noetl.api.http.schemas import (
+    PlaybookPageSchema,
+    PlaybookSourceSchema,
+    RegisteredPlaybookSchema,
+    RunStatusSchema,
+    RunSummarySchema,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -68,12 +74,17 @@ class TestRegistering:
         text = GREET % "Ada"
         response = await register(http, text)
         assert response.status_code == 201
-        kept = Registered.model_validate(response.json())
+        kept = RegisteredPlaybookSchema.model_validate(response.json())
         assert (kept.name, kept.version, len(kept.plan_hash)) == ("greet", "1", 64)
         assert response.headers["location"] == "/playbooks/greet/versions/1"
         for path in (response.headers["location"], "/playbooks/greet"):
-            found = RegisteredText.model_validate((await http.get(path)).json())
-            assert Registered(**{name: getattr(found, name) for name in Registered.model_fields}) == kept
+            found = PlaybookSourceSchema.model_validate((await http.get(path)).json())
+            assert (
+                RegisteredPlaybookSchema(
+                    **{name: getattr(found, name) for name in RegisteredPlaybookSchema.model_fields}
+                )
+                == kept
+            )
             assert found.source == text
             assert found.links.self == response.headers["location"]
             assert found.links.versions == "/playbooks/greet/versions"
@@ -182,7 +193,7 @@ class TestNames:
         playbook = named("a", name) if is_version else named(name)
         response = await http.post("/playbooks", json={"playbook": playbook})
         assert_problem(response, 422, "invalid-name")
-        assert ("version of 1 to 100" if is_version else "name of 1 to 100") in response.json()["detail"]
+        assert ("the version of a" if is_version else "the name of a") in response.json()["detail"]
         assert (await http.get("/playbooks")).json()["items"] == []
 
     @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -222,7 +233,7 @@ class TestListing:
             await register(http, text)
         for name in ("a", "b", "z"):
             await http.post("/playbooks", json={"playbook": named(name)})
-        first = PlaybookPage.model_validate((await http.get("/playbooks?limit=3")).json())
+        first = PlaybookPageSchema.model_validate((await http.get("/playbooks?limit=3")).json())
         assert [(item.name, item.version) for item in first.items] == [("a", "1"), ("b", "1"), ("greet", "2")]
         rest = (await http.get("/playbooks", params={"limit": 3, "cursor": first.next_cursor})).json()
         assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["z"], None)
@@ -230,7 +241,9 @@ class TestListing:
     async def test_all_versions_of_one(self, http: httpx.AsyncClient) -> None:
         for who in ("Ada", "Eve", "Zoe"):
             await register(http, GREET % who)
-        first = PlaybookPage.model_validate((await http.get("/playbooks/greet/versions?limit=2")).json())
+        first = PlaybookPageSchema.model_validate(
+            (await http.get("/playbooks/greet/versions?limit=2")).json()
+        )
         assert [item.version for item in first.items] == ["3", "2"]
         rest = await http.get("/playbooks/greet/versions", params={"limit": 2, "cursor": first.next_cursor})
         assert [item["version"] for item in rest.json()["items"]] == ["1"]
@@ -321,7 +334,7 @@ class TestRunsThatStartRuns:
         arrived = await asyncio.to_thread(gate.open, "w")
         while True:
             parent = (await http.get(started.json()["links"]["status"])).json()
-            Status.model_validate(parent)
+            RunStatusSchema.model_validate(parent)
             if parent["status"] == "waiting":
                 break
             await asyncio.sleep(0.01)
@@ -339,9 +352,11 @@ class TestRunsThatStartRuns:
         arrived.write("through")
         arrived.close()
         assert (await self.end(http, parent))["result"] == {"found": {"read": "through"}}
-        status = Status.model_validate((await http.get(f"/workflows/status/{child}")).json())
+        status = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{child}")).json())
         assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
-        items = [Summary.model_validate(item) for item in (await http.get("/workflows")).json()["items"]]
+        items = [
+            RunSummarySchema.model_validate(item) for item in (await http.get("/workflows")).json()["items"]
+        ]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
     async def test_it_is_removed_while_another_waits_for_its_run(

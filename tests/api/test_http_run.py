@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 from noetl.api.app import create_app
-from noetl.api.http.schemas import Accepted, Result
+from noetl.api.http.schemas import AcceptedRunSchema, RunResultSchema
 from noetl.executor.errors import SettingError
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ steps:
 async def test_a_posted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content=GREET, headers=YAML)
     assert response.status_code == 202
-    accepted = Accepted.model_validate(response.json())
+    accepted = AcceptedRunSchema.model_validate(response.json())
     assert accepted.playbook == "greet"
     assert len(accepted.plan_hash) == 64
     assert (
@@ -60,7 +60,7 @@ async def test_a_run_that_finishes_in_time_is_answered_with_its_result(http: htt
     )
     assert response.status_code == 200
     assert response.headers["preference-applied"] == "wait=25"
-    body = Result.model_validate(response.json())
+    body = RunResultSchema.model_validate(response.json())
     assert (body.status, body.result, body.errors) == ("succeeded", {"greeting": "Hello Ada!"}, [])
     assert (await http.get(f"/workflows/result/{body.workflow_id}")).json() == response.json()
 
@@ -194,6 +194,8 @@ class TestActionsOfEarlierPlans:
 
 async def test_a_setting_that_names_no_type_is_told(settings: dict[str, str]) -> None:
     app = create_app(settings | {"NOETL_ALLOW_ACTIONS": "set,htpp"})
-    with pytest.raises(SettingError, match=r"NOETL_ALLOW_ACTIONS names 'htpp', .* did you mean `http`\?"):
+    with pytest.raises(
+        SettingError, match=r"NOETL_ALLOW_ACTIONS names the unknown action type 'htpp'; did you mean `http`\?"
+    ):
         async with app.router.lifespan_context(app):
             pass

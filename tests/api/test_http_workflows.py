@@ -9,7 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from noetl.api.http.schemas import Graph, Result, RunPage, Status, Summary
+from noetl.api.http.schemas import (
+    GraphSchema,
+    RunPageSchema,
+    RunResultSchema,
+    RunStatusSchema,
+    RunSummarySchema,
+)
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.stores import open_store
@@ -79,7 +85,7 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
 
     arrived = await asyncio.to_thread(gate.open, "w")
-    body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
+    body = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "running"
     assert {name: step.status for name, step in body.steps.items()} == {
         "first": "succeeded",
@@ -97,7 +103,7 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
 
     arrived.close()
     await finish(http, workflow_id)
-    body = Status.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
+    body = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "succeeded"
     assert body.finished_at is not None
     assert list(body.steps) == ["first", "hold", "aside", "last"]
@@ -118,14 +124,14 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
 
 
 async def test_a_failed_run_is_known_and_says_why(http: httpx.AsyncClient) -> None:
-    result = Result.model_validate(await start(http, PICKY, PATIENT, number=1))
+    result = RunResultSchema.model_validate(await start(http, PICKY, PATIENT, number=1))
     assert result.status == "failed"
     assert [(error.type, error.message, error.step) for error in result.errors] == [
         ("TooSmall", "too small", "check")
     ]
     response = await http.get(f"/workflows/status/{result.workflow_id}")
     assert response.status_code == 200
-    body = Status.model_validate(response.json())
+    body = RunStatusSchema.model_validate(response.json())
     assert body.error is not None
     assert body.error.type == "TooSmall"
     assert body.steps["check"].status == "failed"
@@ -163,7 +169,7 @@ async def test_an_unknown_id_is_not_found(http: httpx.AsyncClient, method: str, 
 
 async def test_runs_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
     started = [(await start(http, PICKY, PATIENT, number=number))["workflow_id"] for number in (1, 20, 21)]
-    first = RunPage.model_validate((await http.get("/workflows", params={"limit": 2})).json())
+    first = RunPageSchema.model_validate((await http.get("/workflows", params={"limit": 2})).json())
     assert [item.workflow_id for item in first.items] == [started[2], started[1]]
     assert first.next_cursor is not None
     rest = (await http.get("/workflows", params={"limit": 2, "cursor": first.next_cursor})).json()
@@ -211,7 +217,7 @@ async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate:
         response = await http.post(f"/workflows/{workflow_id}/cancel")
         assert response.status_code == 202
         assert response.headers["location"] == f"/workflows/status/{workflow_id}"
-        Summary.model_validate(response.json())
+        RunSummarySchema.model_validate(response.json())
     arrived.close()
     assert (await finish(http, workflow_id))["status"] == "cancelled"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
@@ -230,7 +236,7 @@ async def test_a_failed_run_goes_on_with_corrected_input(http: httpx.AsyncClient
     workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{workflow_id}/resume", json={"input": {"number": 12}})
     assert response.status_code == 202, response.text
-    Summary.model_validate(response.json())
+    RunSummarySchema.model_validate(response.json())
     assert (await finish(http, workflow_id))["status"] == "succeeded"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
     assert (steps["prepare"]["visits"], steps["check"]["status"]) == (1, "succeeded")
@@ -264,7 +270,7 @@ async def test_a_new_run_goes_on_from_a_step_of_another(http: httpx.AsyncClient)
     before = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{before}/resume", json={"from": "check", "input": {"number": 12}})
     assert response.status_code == 202, response.text
-    summary = Summary.model_validate(response.json())
+    summary = RunSummarySchema.model_validate(response.json())
     assert (summary.resumed_from, summary.playbook) == (before, "picky")
     assert (
         response.headers["location"]
@@ -272,7 +278,7 @@ async def test_a_new_run_goes_on_from_a_step_of_another(http: httpx.AsyncClient)
         != f"/workflows/status/{before}"
     )
     assert (await finish(http, summary.workflow_id))["result"] == {"a": 1}
-    status = Status.model_validate((await http.get(response.headers["location"])).json())
+    status = RunStatusSchema.model_validate((await http.get(response.headers["location"])).json())
     assert (status.status, status.resumed_from) == ("succeeded", before)
     events = (await http.get(f"/workflows/{summary.workflow_id}/events")).json()["items"]
     assert [event["step"] for event in events if event["type"] == "step.started"] == ["check"]
@@ -318,7 +324,7 @@ steps:
 
 async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{(await start(http, PICKY, PATIENT, number=1))['workflow_id']}/graph"
-    graph = Graph.model_validate((await http.get(path, params={"format": "json"})).json())
+    graph = GraphSchema.model_validate((await http.get(path, params={"format": "json"})).json())
     assert {name: step["status"] for name, step in graph.steps.items()} == {
         "prepare": "succeeded",
         "check": "failed",

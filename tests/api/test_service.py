@@ -111,30 +111,30 @@ def test_a_key_belongs_to_one_request(service: Service) -> None:
 
 
 def test_tenants_do_not_see_each_other(service: Service) -> None:
-    run = service.of("one").start(ADD, input={"a": 1}, idempotency_key="k")
-    assert service.of("two").start(ADD, input={"a": 2}, idempotency_key="k").id != run.id
-    assert [item["workflow_id"] for item in service.of("one").runs()["items"]] == [run.id]
-    for other in (service, service.of("two")):
+    run = service.for_tenant("one").start(ADD, input={"a": 1}, idempotency_key="k")
+    assert service.for_tenant("two").start(ADD, input={"a": 2}, idempotency_key="k").id != run.id
+    assert [item["workflow_id"] for item in service.for_tenant("one").runs()["items"]] == [run.id]
+    for other in (service, service.for_tenant("two")):
         for ask in (other.run, other.status, other.result, other.events, other.cancel, other.resume):
             with pytest.raises(NotFoundError):
                 ask(run.id)
     with pytest.raises(NotFoundError):
-        service.of("two").start_from(run.id, "sum")
+        service.for_tenant("two").start_from(run.id, "sum")
 
 
 def test_tenants_do_not_see_each_others_playbooks(service: Service) -> None:
-    service.of("one").register(ADD)
-    assert service.of("two").playbooks()["items"] == []
-    other = service.of("two")
+    service.for_tenant("one").register(ADD)
+    assert service.for_tenant("two").playbooks()["items"] == []
+    other = service.for_tenant("two")
     for ask in (other.playbook, other.playbooks, other.unregister):
         with pytest.raises(NotFoundError):
             ask("add")
     with pytest.raises(NotFoundError):
-        service.of("two").start_registered("add", input={"a": 1})
-    assert service.of("two").register(ADD.replace("1000", "2000"))[1]
-    service.of("two").unregister("add")
-    assert service.of("one").playbook("add")["source"] == ADD
-    assert service.of("one").start_registered("add", input={"a": 1}).tenant == "one"
+        service.for_tenant("two").start_registered("add", input={"a": 1})
+    assert service.for_tenant("two").register(ADD.replace("1000", "2000"))[1]
+    service.for_tenant("two").unregister("add")
+    assert service.for_tenant("one").playbook("add")["source"] == ADD
+    assert service.for_tenant("one").start_registered("add", input={"a": 1}).tenant == "one"
 
 
 def test_a_step_between_two_attempts_is_retrying(service: Service, store: Store, tmp_path: Path) -> None:
@@ -283,9 +283,9 @@ def test_a_run_of_a_registered_playbook(service: Service, store: Store) -> None:
     run = service.start_registered("add", "2", input={"a": 2}, variables={"c": 5}, tags=["x"])
     assert (run.playbook, run.version, run.tags) == ("add", "2", ("x",))
     assert walk(store, run).result == {"total": 8}
-    with pytest.raises(NotFoundError, match="no version `3` of playbook `add`"):
+    with pytest.raises(NotFoundError, match="unknown version `3` of playbook `add`"):
         service.start_registered("add", "3", input={})
-    with pytest.raises(NotFoundError, match="no playbook `sub`"):
+    with pytest.raises(NotFoundError, match="unknown playbook `sub`"):
         service.start_registered("sub", input={})
 
 
@@ -312,13 +312,13 @@ def test_a_run_goes_on_from_a_step_of_another(service: Service, store: Store) ->
     assert walk(store, fresh).result == {"total": 3}
     assert service.status(fresh.id)["resumed_from"] == run.id
     assert "resumed_from" not in service.status(run.id)
-    with pytest.raises(RejectedError, match="no step `larg`; did you mean `large`") as rejected:
+    with pytest.raises(RejectedError, match="unknown step `larg`; did you mean `large`") as rejected:
         service.start_from(run.id, "larg")
     assert rejected.value.reason == "unknown_step"
 
 
 def test_tokens_that_nobody_gave_out(service: Service) -> None:
-    for ask in (lambda: service.answer("x", 1), lambda: service.hear("x")):
+    for ask in (lambda: service.answer("x", 1), lambda: service.record_heartbeat("x")):
         with pytest.raises(RejectedError) as rejected:
             ask()
         assert rejected.value.reason == "unknown_token"

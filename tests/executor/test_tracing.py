@@ -115,5 +115,5 @@ async def test_whoever_starts_a_run_says_which_trace_it_is(tmp_path: object) -> 
             headers = {"Content-Type": "application/yaml", "traceparent": GIVEN}
             content = "name: x\nsteps: [{name: a, run: [{action: set, set: {b: 1}}]}]"
             answer = await http.post("/workflows/run", content=content, headers=headers)
-        run = app.state.shared.opened().store.run("default", answer.json()["workflow_id"])
+        run = app.state.context.services().store.run("default", answer.json()["workflow_id"])
     assert run.trace == GIVEN and trace_id(run) == TRACE

@@ -47,12 +47,12 @@ def create_key(
 
     From the first key on, a service that uses the store serves nobody without one, or without a token.
     """
-    from noetl.api.auth.api_keys import new_key
+    from noetl.api.auth.api_keys import create_api_key
 
     if not name.strip() or len(name) > _MOST_NAME or not name.isprintable():
         raise RefusalError(f"NAME must be 1 to {_MOST_NAME} printable characters")
     _check(tenant)
-    text, key = new_key(name, [scope.value], tenant, round(time.time(), 6))
+    text, key = create_api_key(name, [scope.value], tenant, round(time.time(), 6))
     with opened(store) as opened_store:
         opened_store.add_key(key)
     if json:

@@ -84,9 +84,9 @@ def _drawn(plan: Plan, format: PlanFormat) -> bytes:
 
             return (json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
         case PlanFormat.SVG | PlanFormat.PNG:
-            from noetl.api.graphviz import NoGraphvizError, image
+            from noetl.api.graphviz import GraphvizError, render
 
             try:
-                return image(dot.draw(plan), format.value)
-            except NoGraphvizError as error:
+                return render(dot.draw(plan), format.value)
+            except GraphvizError as error:
                 raise RefusalError(str(error)) from error

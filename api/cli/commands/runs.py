@@ -187,7 +187,7 @@ def resume_run(
     from noetl.api.cli.display.event_follower import Follower
     from noetl.api.cli.inputs import read_file, read_pairs
     from noetl.api.cli.local.run_to_end import walk_to_the_end
-    from noetl.api.service.runs import summary_of
+    from noetl.api.service.runs import summary_body
 
     from_file = read_file(input) if input is not None else {}
     with _served(store) as (opened_store, service):
@@ -207,7 +207,7 @@ def resume_run(
             walk_to_the_end(opened_store, service, run, plan, as_json=json, quiet=quiet, follower=follower)
             return
     if json:
-        write_json(summary_of(run))
+        write_json(summary_body(run))
     else:
         say(f"run {run.id} is {run.status.value}: the workers of its service go on with it")
 

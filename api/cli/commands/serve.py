@@ -40,11 +40,11 @@ def serve(
 
 def _tells_callers_apart(environ: dict[str, str]) -> bool:
     """Whether the service will ask for credentials. No store is made to find out."""
-    from noetl.api.auth.jwt import issuer_of
+    from noetl.api.auth.jwt import read_issuer
     from noetl.executor.errors import StoreError
     from noetl.executor.stores import DEFAULT_URL, open_store
 
-    if issuer_of(environ) is not None:
+    if read_issuer(environ) is not None:
         return True
     url = environ.get("NOETL_STORE") or DEFAULT_URL
     try:
@@ -77,12 +77,12 @@ def _listener(host: str, port: int) -> socket.socket:
 def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     import uvicorn
     from noetl.api.app import create_app
-    from noetl.api.auth.jwt import issuer_of
+    from noetl.api.auth.jwt import read_issuer
     from noetl.executor.security.capabilities import for_service
     from noetl.executor.stores import open_store
 
     for_service(environ)
-    issuer_of(environ)
+    read_issuer(environ)
     open_store(environ.get("NOETL_STORE")).close()
     served = "to those with an API key or a token" if _tells_callers_apart(environ) else _LOOPBACK_ONLY
 

@@ -103,7 +103,7 @@ def test_a_playbook_is_submitted(
     (folder / "add.yaml").write_text(ADD)
     refused = noetl("submit", "add.yaml", "--url", address, "-i", "a=41")
     assert (refused.exit_code, refused.out) == (1, "")
-    assert "This needs an API key or a token" in refused.err
+    assert "Missing credentials: send an API key or a token" in refused.err
     monkeypatch.setenv("NOETL_API_KEY", key)
     waited = noetl("submit", "add.yaml", "--url", f"{address}/", "-i", "a=41", "-i", "b=007", "--wait")
     assert (waited.exit_code, waited.json) == (0, {"total": 42, "b": "007"})

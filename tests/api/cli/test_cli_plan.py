@@ -66,10 +66,7 @@ def test_without_graphviz_it_says_how_to_get_it(noetl: Command, monkeypatch: pyt
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert (
-        outcome.err
-        == "noetl: drawing svg needs Graphviz, which the extra `graph` of this installation brings\n"
-    )
+    assert outcome.err == "noetl: svg needs Graphviz: install the extra `graph` of this installation\n"
 
 
 def test_warnings_are_said_and_the_plan_is_drawn(noetl: Command) -> None:

@@ -55,7 +55,7 @@ def test_a_new_run_goes_on_from_a_step(noetl: Command, ended: str) -> None:
 @pytest.mark.parametrize(
     ("step", "given", "sentence"),
     [
-        ("secnd", "number=1", "the playbook has no step `secnd`; did you mean `second`?"),
+        ("secnd", "number=1", "unknown step `secnd`; did you mean `second`?"),
         ("left", "number=1", "come together at `meet`"),
         ("second", "number=x", "input `number` must be integer"),
     ],

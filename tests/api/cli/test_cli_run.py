@@ -254,7 +254,7 @@ def test_an_unknown_run_is_a_sentence(noetl: Command, folder: Path, command: str
     noetl("run", "demo.yaml", "-i", "count=1", "-q")
     outcome = noetl("runs", command, "nosuch")
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err == "noetl: there is no run `nosuch`\n"
+    assert outcome.err == "noetl: unknown run `nosuch`\n"
 
 
 @pytest.fixture

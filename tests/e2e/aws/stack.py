@@ -25,7 +25,7 @@ from typing import Any
 import boto3
 import httpx
 import yaml
-from noetl.api.auth.api_keys import new_key
+from noetl.api.auth.api_keys import create_api_key
 from noetl.executor.stores import open_store
 
 from tests.aws import REGION
@@ -107,7 +107,7 @@ class Stack:
 
     def key(self, scope: str = "admin", tenant: str = "default") -> str:
         """A new API key, put into the store by whoever may."""
-        text, key = new_key("tests", [scope], tenant, time.time())
+        text, key = create_api_key("tests", [scope], tenant, time.time())
         store = open_store(self.outputs["StoreUrl"])
         store.add_key(key)
         store.close()

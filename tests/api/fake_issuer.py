@@ -1,4 +1,4 @@
-"""An issuer of tokens on this machine, with keys of every kind, whose key set can be changed while it serves."""
+"""A fake issuer of tokens on this machine. Tests change its key set while it serves."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def ed_key() -> ed25519.Ed25519PrivateKey:
     return ed25519.Ed25519PrivateKey.generate()
 
 
-def public(kid: str, private: Any, **more: Any) -> dict[str, Any]:
-    """The entry of a key in a key set."""
+def public_jwk(kid: str, private: Any, **members: Any) -> dict[str, Any]:
+    """Return the entry of a key in a JSON Web Key Set."""
     algorithm: Any = {
         rsa.RSAPrivateKey: RSAAlgorithm,
         ec.EllipticCurvePrivateKey: ECAlgorithm,
@@ -48,51 +48,54 @@ def public(kid: str, private: Any, **more: Any) -> dict[str, Any]:
             if isinstance(private, kind)
         )
     ]
-    return {**algorithm.to_jwk(private.public_key(), as_dict=True), "kid": kid, "use": "sig", **more}
+    return {**algorithm.to_jwk(private.public_key(), as_dict=True), "kid": kid, "use": "sig", **members}
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """What a good token says; None leaves a claim out."""
+    """Return the claims of a valid token, with changes. None leaves a claim out."""
     now = int(time.time())
-    said = {
+    valid = {
         "iss": NAME,
         "aud": AUDIENCE,
-        "sub": "somebody",
+        "sub": "alice",
         "iat": now,
         "exp": now + 300,
         "scope": "run",
         "org": "sales",
     }
-    return {name: value for name, value in {**said, **changed}.items() if value is not None}
+    return {name: value for name, value in {**valid, **changed}.items() if value is not None}
 
 
 def token(
     private: Any = None, algorithm: str = "RS256", kid: str | None = "rsa", header: Any = None, **changed: Any
 ) -> str:
-    """A token, signed with the key that is called `rsa` unless another is given."""
+    """Return a token, signed with the key `rsa` unless another one is given."""
     headers = {**({} if kid is None else {"kid": kid}), **(header or {})}
     return jwt.encode(claims(**changed), rsa_key() if private is None else private, algorithm, headers)
 
 
 @dataclass
-class Issuer:
-    """Serves `keys`, with `status`, and counts how often it was asked."""
+class FakeIssuer:
+    """A server of the key set `keys`, which counts the requests."""
 
     url: str = ""
     keys: list[Any] = field(default_factory=list)
     status: int = 200
     body: bytes | None = None
     location: str | None = None
-    asked: int = 0
+    request_count: int = 0
 
 
 @contextmanager
-def serving() -> Iterator[Issuer]:
-    issuer = Issuer(keys=[public("rsa", rsa_key()), public("ec", ec_key()), public("ed", ed_key())])
+def running_issuer() -> Iterator[FakeIssuer]:
+    """Run a fake issuer with one key of each kind."""
+    issuer = FakeIssuer(
+        keys=[public_jwk("rsa", rsa_key()), public_jwk("ec", ec_key()), public_jwk("ed", ed_key())]
+    )
 
-    class Handler(BaseHTTPRequestHandler):
+    class KeySetHandler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            issuer.asked += 1
+            issuer.request_count += 1
             body = issuer.body if issuer.body is not None else json.dumps({"keys": issuer.keys}).encode()
             self.send_response(issuer.status)
             if issuer.location is not None:
@@ -104,7 +107,7 @@ def serving() -> Iterator[Issuer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), KeySetHandler)
     thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     issuer.url = f"http://127.0.0.1:{server.server_port}/keys"
