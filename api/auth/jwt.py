@@ -133,8 +133,8 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(token)
             kid = header.get("kid")
-            is_supported = isinstance(kid, str) and header.get("alg") in ALGORITHMS
-            key = self._keys.find(kid) if is_supported else None
+            is_accepted = header.get("alg") in ALGORITHMS
+            key = self._keys.find(kid) if is_accepted and isinstance(kid, str) else None
             if key is None or "crit" in header or header.get("b64") is False:
                 raise _invalid_token("it is not signed by a key of the issuer")
             return jwt.decode(

@@ -258,7 +258,11 @@ class _PublishedNames(GenerateJsonSchema):
 
 @cache
 def _published_names() -> dict[str, str]:
-    classes = [ProblemSchema, *ResponseSchema.__subclasses__(), *RegisteredPlaybookSchema.__subclasses__()]
+    classes: list[type[BaseModel]] = [
+        ProblemSchema,
+        *ResponseSchema.__subclasses__(),
+        *RegisteredPlaybookSchema.__subclasses__(),
+    ]
     return {schema.__name__: str(schema.model_config.get("title")) for schema in classes}
 
 
