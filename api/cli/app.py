@@ -102,5 +102,5 @@ def _report(error: Exception) -> int:
         say(f"noetl: {text}{'.' if where and not text.endswith('.') else ''}{where}")
         return MISUSED
     what = f"{type(error).__name__}: {error}".rstrip(": ")
-    say(f"noetl: NP900 a bug of ours: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")
+    say(f"noetl: NP900 internal error: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")
     return FAILED

@@ -1,35 +1,84 @@
-"""The folders of `tests/golden`: wrong playbooks by the code that is told of them, and beside each all that is told, as people see it."""
+"""The golden cases: invalid playbooks in one folder per code, each next to the report that users see.
+
+The explanation pages of `noetl explain` contain a failing example, its report and a passing example.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from noetl.executor.actions import catalogue
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.planner.compile import compile_playbook
+from noetl.planner.diagnostics import explanations
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.diagnostics.render import Checked, full, plain
+from noetl.planner.diagnostics.render import Checked, concise, full, plain
 
 FOLDER = Path(__file__).parent
-TARGETS = {"NP601": "lambda"}
-"""The codes that are told for one target."""
+PAGES_FOLDER = Path(explanations.__file__).parent
 
-ALLOWED = {"NP511": ("log", "set")}
-"""The codes that are told by a service in which only these types of actions may be used."""
+TARGETS = {"NP601": "lambda"}
+"""The compilation targets of the codes that are reported for one target only."""
+
+ENABLED_ACTIONS = {"NP511": ("log", "set")}
+"""The enabled action types for the codes that depend on them."""
+
+_BLOCK = re.compile(r"^```(yaml|text)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+class PageExample(NamedTuple):
+    """The code blocks of an explanation page."""
+
+    failing: str
+    report: str
+    passing: str
 
 
 def cases() -> list[Path]:
-    """The playbooks, in order."""
+    """Return the paths of the playbooks, in order."""
     return sorted(FOLDER.glob("NP*/*.yaml"))
 
 
-def found_in(text: str, code: str) -> tuple[Diagnostic, ...]:
-    """What is found in a playbook where the code is told."""
-    known = catalogue().only(ALLOWED[code], ACTIONS_SETTING) if code in ALLOWED else catalogue()
+def pages() -> list[Path]:
+    """Return the paths of the explanation pages, in order."""
+    return sorted(PAGES_FOLDER.glob("NP*.md"))
+
+
+def compile_for_code(text: str, code: str) -> tuple[Diagnostic, ...]:
+    """Return the diagnostics of a playbook, compiled with the target and the action types of the code."""
+    known = catalogue()
+    if code in ENABLED_ACTIONS:
+        known = known.only(ENABLED_ACTIONS[code], ACTIONS_SETTING)
     return compile_playbook(text, known, TARGETS.get(code)).diagnostics
 
 
-def told(case: Path) -> str:
-    """What people are told of a playbook."""
+def render_report(case: Path) -> str:
+    """Return the full report of a case."""
     text = case.read_text(encoding="utf-8")
-    return plain(full([Checked(case.name, text, found_in(text, case.parent.name))]))
+    return plain(full([Checked(case.name, text, compile_for_code(text, case.parent.name))]))
+
+
+def render_page_report(text: str, code: str) -> str:
+    """Return the concise report of a playbook, as an explanation page shows it."""
+    return plain(concise([Checked("playbook.yaml", text, compile_for_code(text, code))]))
+
+
+def find_example(page: str) -> PageExample | None:
+    """Return the example of a page, or None if the page has no code blocks."""
+    blocks = _BLOCK.findall(page)
+    if not blocks:
+        return None
+    assert [kind for kind, _ in blocks] == ["yaml", "text", "yaml"]
+    return PageExample(*(text for _, text in blocks))
+
+
+def regenerate_page(path: Path) -> str:
+    """Return the page with the current report of its failing example."""
+    page = path.read_text(encoding="utf-8")
+    example = find_example(page)
+    if example is None:
+        return page
+    report = render_page_report(example.failing, path.stem)
+    return page.replace(f"```text\n{example.report}```", f"```text\n{report}```")

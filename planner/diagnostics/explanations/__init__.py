@@ -1,6 +1,7 @@
-"""A page for every code: what it means, why it matters, how to mend it, an example that fails and one that passes.
+"""The explanation pages of the diagnostic codes.
 
-The pages are the examples' only copy: the tests read them from here and compile them.
+Each page has the meaning, the reason, the fix, a failing and a passing example. The tests compile the
+examples.
 """
 
 from __future__ import annotations
@@ -9,5 +10,5 @@ from importlib.resources import files
 
 
 def explanation(code: str) -> str:
-    """The page of a code of `CODES`, in Markdown."""
+    """Return the page of a code of `CODES`, in Markdown."""
     return files(__name__).joinpath(f"{code}.md").read_text(encoding="utf-8")

@@ -144,7 +144,7 @@ def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: 
     outcome = noetl("check", "-", stdin=GOOD)
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert outcome.err == (
-        "noetl: NP900 a bug of ours: KeyError: 'oh'. Please report it; NOETL_DEBUG=1 shows where it happened.\n"
+        "noetl: NP900 internal error: KeyError: 'oh'. Please report it; NOETL_DEBUG=1 shows where it happened.\n"
     )
 
 
