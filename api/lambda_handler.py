@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import ActionError
 from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
-from noetl.executor.stores import load_store, make_clients
+from noetl.executor.stores import create_clients, import_store
 from noetl.planner.gc_control import never_collected
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def load() -> None:
         import noetl.executor.engine.start  # noqa: F401
 
         _app()
-        load_store()
+        import_store()
 
 
 def prepare() -> None:
     """Load, and create the clients that the store uses if the settings suffice. Make no network call."""
     load()
     with never_collected(), suppress(ActionError):
-        make_clients()
+        create_clients()
 
 
 @cache

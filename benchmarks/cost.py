@@ -30,7 +30,7 @@ from noetl.executor.model.run import END, Claim, Lease
 from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.interface import Received
+from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
 from noetl.planner.compile import compile_playbook
 
@@ -165,7 +165,7 @@ def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.R
                 found = store.claim_message(message["Body"], lease, time.time())
                 if isinstance(found, Claim):
                     walker.walk(found)
-                if found is not Received.HELD:
+                if found is not MessageOutcome.HELD:
                     sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
                 if isinstance(found, Claim) and found.visit.step == END:
                     is_over.set()

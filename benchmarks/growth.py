@@ -33,7 +33,7 @@ from benchmarks import report
 from benchmarks.floors import postgres_row
 from benchmarks.playbooks import fan_out, set_chain
 from benchmarks.speed import DURABLE, FOLDER, until_ended, working
-from tests.postgres import emptied, serving
+from tests.postgres import empty_database, running_server
 
 STEPS = 10_000
 AROUND = 50
@@ -96,17 +96,17 @@ class Counted:
             self._asked.note(row)
         return self._one.executemany(query, listed)
 
-    def all(self, query: str, *values: Any) -> Any:
+    def fetch_all(self, query: str, *values: Any) -> Any:
         rows = self._one.all(query, *values)
         self._asked.note(values, rows)
         return rows
 
-    def one(self, query: str, *values: Any) -> Any:
+    def fetch_one(self, query: str, *values: Any) -> Any:
         row = self._one.one(query, *values)
         self._asked.note(values, [row])
         return row
 
-    def change(self, query: str, *values: Any) -> Any:
+    def execute_returning(self, query: str, *values: Any) -> Any:
         row = self._one.change(query, *values)
         self._asked.note(values, [] if row is None else [row])
         return row
@@ -195,7 +195,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         rows = measure(f"sqlite:///{Path(folder) / 'noetl.db'}", "SQLite", steps)
-    with serving(**DURABLE) as server, emptied(server.dsn) as dsn:
+    with running_server(**DURABLE) as server, empty_database(server.dsn) as dsn:
         upgrade(dsn)
         rows += measure(dsn, "Postgres", steps)
         print(report.table(f"What a step of a chain of {steps:,} asks", COLUMNS, rows))

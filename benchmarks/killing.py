@@ -26,7 +26,7 @@ from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
@@ -34,7 +34,7 @@ from noetl.planner.plan import Plan
 from benchmarks import report
 from benchmarks.playbooks import set_chain
 from benchmarks.speed import DURABLE, FOLDER, worker
-from tests.postgres import emptied, serving
+from tests.postgres import empty_database, running_server
 
 LEASE_SECONDS = 5
 MOST_SECONDS = 600.0
@@ -73,7 +73,7 @@ def measure(
     started, killed = time.monotonic(), 0
     open_runs = 'select count(*) as "left" from runs where finished_at is null'
     try:
-        while store.database.one(open_runs)["left"]:
+        while store.database.fetch_one(open_runs)["left"]:
             assert time.monotonic() - started < MOST_SECONDS, "the runs do not end"
             time.sleep(every_seconds)
             if kills is None or killed < kills:
@@ -85,8 +85,8 @@ def measure(
     finally:
         for one in at_work:
             _kill(one)
-        findings = [finding.message for finding in examine(store.database)]
-        taken = store.database.one("select count(*) as over from visits where fence > 1")["over"]
+        findings = [finding.message for finding in check_consistency(store.database)]
+        taken = store.database.fetch_one("select count(*) as over from visits where fence > 1")["over"]
         store.close()
     assert findings == []
     return {"runs": runs, "steps": runs * steps, "killed": killed, "taken_over": taken, "seconds": seconds}
@@ -222,15 +222,15 @@ def _check(store: PostgresStore, ids: list[str], steps: int) -> None:
 
 
 def main() -> None:
-    with serving(**DURABLE) as server:
-        with emptied(server.dsn) as database:
+    with running_server(**DURABLE) as server:
+        with empty_database(server.dsn) as database:
             found = measure(database)
         print(
             f"{found['runs']:,} runs of {found['steps'] // found['runs']} steps on four workers, of which {found['killed']} were killed:"
             f" all succeeded, {found['steps']:,} steps were committed once each, {found['taken_over']:,} were taken over,"
             f" in {found['seconds']:.0f} s; noetl doctor finds nothing.\n"
         )
-        with emptied(server.dsn) as database, tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        with empty_database(server.dsn) as database, tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             upgrade(database)
             rows = [resumed_by_workers(database), resumed_by_command(Path(folder))]
     print(report.table("From the start of the process that follows one that was killed", RESUMED, rows))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noetl.executor.clients.aws import client
-from noetl.executor.stores.dynamo.attributes import item_of, size_of
+from noetl.executor.stores.dynamo.attributes import decode_item, size_of
 
 PRICES: Mapping[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text("utf-8"))
 
@@ -121,4 +121,4 @@ def _units_read(answer: Mapping[str, Any]) -> float:
     for each 4 KB of each.
     """
     items = [item for found in answer.get("Responses", {}).values() for item in found]
-    return float(sum(max(1, -(-size_of(item_of(item)) // _READ_UNIT_BYTES)) for item in items))
+    return float(sum(max(1, -(-size_of(decode_item(item)) // _READ_UNIT_BYTES)) for item in items))

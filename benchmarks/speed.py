@@ -36,7 +36,7 @@ from benchmarks import dbos, report
 from benchmarks.floors import postgres_row, sqlite_row
 from benchmarks.measure import work_seconds
 from benchmarks.playbooks import fan_out, set_chain
-from tests.postgres import emptied, serving
+from tests.postgres import empty_database, running_server
 
 STEPS = 1_000
 REPETITIONS = 5
@@ -193,8 +193,10 @@ def on_sqlite(within: Path) -> Iterator[Place]:
 def on_postgres(within: Path) -> Iterator[Place]:
     with ExitStack() as stack:
         # The path of a socket must be short, and others than root must get there.
-        server = stack.enter_context(serving(within="/tmp" if within == FOLDER else str(within), **DURABLE))
-        dsn, plain, its_own = (stack.enter_context(emptied(server.dsn)) for _ in range(3))
+        server = stack.enter_context(
+            running_server(within="/tmp" if within == FOLDER else str(within), **DURABLE)
+        )
+        dsn, plain, its_own = (stack.enter_context(empty_database(server.dsn)) for _ in range(3))
         upgrade(dsn)
         store = open_store(dsn)
         stack.callback(store.close)

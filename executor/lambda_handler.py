@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from noetl.executor.errors import ActionError, MessageError, SettingError, StoreError
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
-from noetl.executor.stores import load_store, make_clients, open_store
+from noetl.executor.stores import create_clients, import_store, open_store
 from noetl.planner.frozen import record
 from noetl.planner.gc_control import never_collected
 
@@ -168,7 +168,7 @@ class _Invocation:
 
     def _is_left(self, body: str) -> bool:
         """Walk what the text of a message tells of, and what follows while there is time; whether somebody else has it."""
-        from noetl.executor.stores.interface import Received
+        from noetl.executor.stores.interface import MessageOutcome
 
         walker = self._walker()
         found = self._warm.store.claim_message(body, walker.lease, time.time(), give_up=self._give_up)
@@ -176,10 +176,10 @@ class _Invocation:
         if claim is not None and self._give_up:
             self._tally.add("GivenUp")
         elif claim is None:
-            self._tally.add("Held" if found is Received.HELD else "Repeated")
+            self._tally.add("Held" if found is MessageOutcome.HELD else "Repeated")
         while claim is not None:
             claim = self._walk(walker, claim)
-        return found is Received.HELD
+        return found is MessageOutcome.HELD
 
     def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
         from noetl.executor.model.tracing import trace_id
@@ -239,14 +239,14 @@ def load() -> None:
     with never_collected():
         import noetl.executor.runtime.lease_keeper  # noqa: F401
 
-        load_store()
+        import_store()
 
 
 def prepare() -> None:
     """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
     load()
     with never_collected(), suppress(ActionError):
-        make_clients()
+        create_clients()
 
 
 @cache

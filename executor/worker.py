@@ -138,7 +138,7 @@ class Worker:
         those that are not are given back, so that whoever comes next begins them anew at once, and their work is given up.
         """
         self._stopping.set()
-        self._store.work.announce()
+        self._store.work.notify()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))

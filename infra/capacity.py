@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from noetl.executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS, SHARDS
+from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTITIONS, SHARDS
 from noetl.planner.plan import Plan
 
 RUN_WRITES, RUN_READS = 16.0, 9.0
@@ -67,7 +67,7 @@ class Shape:
     @property
     def partitions(self) -> int:
         """Over how many partitions of the table a run is spread."""
-        return min(max(-(-self.widest // BRANCHES_EACH), 1), MOST_PARTITIONS)
+        return min(max(-(-self.widest // BRANCHES_PER_PARTITION), 1), MAX_PARTITIONS)
 
 
 @dataclass(frozen=True, slots=True)

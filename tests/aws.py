@@ -77,7 +77,7 @@ def use_credentials(monkeypatch: pytest.MonkeyPatch, key_id: str, key: str) -> N
     ours.forget()
 
 
-def become_nobody(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def drop_permissions(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the code under test is a user of the account who may do nothing."""
     iam = aws("iam")
     iam.create_user(UserName="nobody")

@@ -30,19 +30,19 @@ def postgres_server() -> Iterator[str]:
     if given := os.environ.get(SETTING):
         yield given
         return
-    with serving() as server:
+    with running_server() as server:
         yield server.dsn
 
 
 @pytest.fixture
 def postgres_dsn(postgres_server: str) -> Iterator[str]:
     """The DSN of an empty database, which is gone after the test."""
-    with emptied(postgres_server) as dsn:
+    with empty_database(postgres_server) as dsn:
         yield dsn
 
 
 @contextmanager
-def emptied(server: str) -> Iterator[str]:
+def empty_database(server: str) -> Iterator[str]:
     """The DSN of a new database on a server, which is gone afterwards."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
@@ -53,7 +53,7 @@ def emptied(server: str) -> Iterator[str]:
 
 
 @contextmanager
-def serving(*, within: str = "/tmp", **options: str) -> Iterator[Server]:
+def running_server(*, within: str = "/tmp", **options: str) -> Iterator[Server]:
     """A server of one's own in a folder, with these options beside those that make tests fast, or in their place."""
     # Not where TMPDIR points: another user must get there, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="noetl-pg-", dir=within) as folder:

@@ -85,7 +85,7 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
 
     try:
         if heartbeat:
-            store.hear(hash_of(token), time.time())
+            store.record_heartbeat(hash_of(token), time.time())
             say("heard")
             return
         key = store.answer(hash_of(token), answer, time.time())

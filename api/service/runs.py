@@ -166,7 +166,7 @@ class Service:
             self._store.plan_header(run.plan_hash),
             self._store.plan_step(run.plan_hash, step),
             run,
-            self._store.saved(run.id),
+            self._store.visits_with_outputs(run.id),
             input or {},
             now=self._clock(),
         )
@@ -314,7 +314,7 @@ class Service:
         Raises:
             RejectedError: `unknown_token` and `closed`, as for an answer.
         """
-        self._store.hear(hash_of(token), self._clock())
+        self._store.record_heartbeat(hash_of(token), self._clock())
 
     def register(self, text: str | bytes) -> tuple[dict[str, Any], bool]:
         """Register a playbook under its name and version. Return its entry, and whether it is new.

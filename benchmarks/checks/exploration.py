@@ -224,11 +224,11 @@ class _WorldStore:
     def visits(self, run_id: str) -> list[Visit]:
         return list(self.world.visits.values())
 
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         found = self.world.visits
         return list(found.values()) if visit_ids is None else [found[id] for id in visit_ids if id in found]
 
-    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         return []
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from noetl.executor.clients.aws import translated
 from noetl.executor.errors import ActionError, StoreError
 
-MOST_TRIES = 9
+MAX_TRIES = 9
 FIRST_PAUSE_SECONDS = 0.025
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -30,7 +30,7 @@ _PASSING = frozenset(
 _CONFLICTS = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded", "None"})
 
 
-class Refused(Exception):
+class ConditionFailed(Exception):
     """A condition did not hold; nothing was written. `found` are the items as they are, one for each write where there were
     several: None where that one was not why, or where there is no item.
     """
@@ -41,7 +41,7 @@ class Refused(Exception):
         self.failed = failed
 
 
-class TooLarge(Exception):
+class ItemTooLarge(Exception):
     """An item would have been larger than DynamoDB takes; nothing was written."""
 
 
@@ -50,19 +50,19 @@ def pause_seconds(tries: int) -> float:
     return random.uniform(0.0, min(FIRST_PAUSE_SECONDS * 2**tries, LONGEST_PAUSE_SECONDS))
 
 
-def repeating(what: str, call: Callable[[], Any]) -> tuple[Any, bool]:
+def call_with_retries(what: str, call: Callable[[], Any]) -> tuple[Any, bool]:
     """What a call gave, and whether an earlier try of it may have been heard: its answer was lost.
 
     Raises:
-        Refused: a condition did not hold.
-        TooLarge: an item would have been too large.
+        ConditionFailed: a condition did not hold.
+        ItemTooLarge: an item would have been too large.
         StoreError: it failed for good, or so often that it is given up.
     """
     from botocore.exceptions import ClientError
 
     was_heard = False
     problem: Exception
-    for tries in range(MOST_TRIES):
+    for tries in range(MAX_TRIES):
         if tries:
             time.sleep(pause_seconds(tries - 1))
         try:
@@ -75,7 +75,7 @@ def repeating(what: str, call: Callable[[], Any]) -> tuple[Any, bool]:
                 refused.args = ("a condition did not hold", was_heard)
                 raise refused from None
             if _is_too_large(error):
-                raise TooLarge(str(error)) from None
+                raise ItemTooLarge(str(error)) from None
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             was_heard = was_heard or status >= 500
             told = translated(error, what)
@@ -90,7 +90,7 @@ def repeating(what: str, call: Callable[[], Any]) -> tuple[Any, bool]:
                     raise _failure(told, what) from error
                 raise
             was_heard = True
-    raise StoreError(f"{_subject(what)} failed {MOST_TRIES} times: {translated(problem, what)}") from problem
+    raise StoreError(f"{_subject(what)} failed {MAX_TRIES} times: {translated(problem, what)}") from problem
 
 
 def _failure(told: Exception, what: str) -> StoreError:
@@ -110,21 +110,21 @@ def _subject(what: str) -> str:
     return "The queue of the store" if what.startswith("queue") else "The store in DynamoDB"
 
 
-def was_heard_before(refused: Refused) -> bool:
+def was_heard_before(refused: ConditionFailed) -> bool:
     """Whether a refused call had been made before and its answer lost: what it found may be its own work."""
     return len(refused.args) > 1 and bool(refused.args[1])
 
 
-def refusal_of(error: Any) -> Refused | None:
+def refusal_of(error: Any) -> ConditionFailed | None:
     """The refusal that an error of the client stands for, if a condition did not hold."""
     code = error.response.get("Error", {}).get("Code", "")
     if code == "ConditionalCheckFailedException":
-        return Refused([error.response.get("Item")], [True])
+        return ConditionFailed([error.response.get("Item")], [True])
     if code != "TransactionCanceledException":
         return None
     reasons = error.response.get("CancellationReasons", [])
     failed = [reason.get("Code") == "ConditionalCheckFailed" for reason in reasons]
-    return Refused([reason.get("Item") for reason in reasons], failed) if any(failed) else None
+    return ConditionFailed([reason.get("Item") for reason in reasons], failed) if any(failed) else None
 
 
 def _is_too_large(error: Any) -> bool:

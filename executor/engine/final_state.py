@@ -45,7 +45,11 @@ class Visited:
         newest = [visit.id for visit in self._heads if not visit.has_ended_branch][-NEWEST:] if names else []
         latest = {visit.step: visit.id for visit in self._heads if visit.step in steps}
         wanted = sorted({*newest, *latest.values()})
-        found = {visit.id: visit for visit in self._store.saved(self._run_id, wanted)} if wanted else {}
+        found = (
+            {visit.id: visit for visit in self._store.visits_with_outputs(self._run_id, wanted)}
+            if wanted
+            else {}
+        )
         if not names <= {name for id in newest for name in found[id].saved}:
             return None
         seen = [found.get(visit.id, visit) for visit in self._heads if visit.step in steps]
@@ -58,7 +62,7 @@ class Visited:
 
     @cached_property
     def _all(self) -> list[Visit]:
-        return _in_order(self._store.saved(self._run_id))
+        return _in_order(self._store.visits_with_outputs(self._run_id))
 
 
 class _Steps(dict[str, Mapping[str, Any]]):

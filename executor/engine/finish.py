@@ -22,7 +22,7 @@ from noetl.planner.plan import Header
 def last_scope(store: Store, claim: Claim) -> Scope:
     """The scope of the step that runs last: every name as it stands, and the ending to come."""
     run = _fresh(store, claim)
-    visits = [visit for visit in store.saved(run.id) if visit.id != claim.visit.id]
+    visits = [visit for visit in store.visits_with_outputs(run.id) if visit.id != claim.visit.id]
     status = ending(run.stop, run.failed_branches)
     error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
     ending_to_come = {"status": status.value, "error": error}

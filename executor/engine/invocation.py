@@ -127,7 +127,7 @@ class Walker:
 
     def _parts_of(self, claim: Claim) -> Callable[[str], list[Outcome]]:
         def parts_of(loop: str) -> list[Outcome]:
-            parts = self.store.parts(claim.run.id, claim.visit.id, loop)
+            parts = self.store.loop_parts(claim.run.id, claim.visit.id, loop)
             return [Outcome.of_part(item) for part in parts for item in part]
 
         return parts_of
@@ -304,7 +304,7 @@ class Walker:
         holders = latest(visit.names, step.reads)
         read = {v.id: v for v in claim.loaded}
         missing = sorted(set(holders.values()) - set(read))
-        read |= {v.id: v for v in self.store.saved(run.id, missing)} if missing else {}
+        read |= {v.id: v for v in self.store.visits_with_outputs(run.id, missing)} if missing else {}
         loaded: dict[str, Any] = {}
         steps: dict[str, Mapping[str, Any]] = {}
         for name in step.reads:

@@ -106,7 +106,9 @@ class Keeper:
 
     def _notice_cancelled(self) -> None:
         at_work = self._at_work()
-        cancelled = self._store.cancelled(sorted({held.claim.run.id for held in at_work})) if at_work else ()
+        cancelled = (
+            self._store.cancelled_runs(sorted({held.claim.run.id for held in at_work})) if at_work else ()
+        )
         for held in at_work:
             run, visit = held.claim.run, held.claim.visit
             if run.id in cancelled and visit.id != last_visit_id(run.resumes):

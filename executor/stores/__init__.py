@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from noetl.executor.errors import SettingError
-from noetl.executor.stores.retention import retention_seconds
+from noetl.executor.stores.retention import read_retention_seconds
 
 if TYPE_CHECKING:
     from noetl.executor.stores.interface import Store
@@ -22,19 +22,21 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
         SettingError: the URL is not one of a store, or another setting of stores cannot be used.
         StoreError: the store cannot be opened, or its address not be read.
     """
-    keeps_seconds = retention_seconds()
+    retention_seconds = read_retention_seconds()
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator and len(rest) > 1 and rest.startswith("/"):
         from noetl.executor.stores.sqlite.store import SqliteStore
 
-        return SqliteStore(rest[1:], create=create, keeps_seconds=keeps_seconds)
+        return SqliteStore(rest[1:], create=create, retention_seconds=retention_seconds)
     if url.startswith("arn:") or (scheme in ("postgres", "postgresql") and separator):
         from noetl.executor.stores.postgres.store import PostgresStore
 
-        return PostgresStore(lambda: address_of(url), queue_url=_queue_url(), keeps_seconds=keeps_seconds)
+        return PostgresStore(
+            lambda: resolve_url(url), queue_url=_queue_url(), retention_seconds=retention_seconds
+        )
     if scheme == "dynamodb" and separator:
-        return _in_dynamodb(table_of(url), keeps_seconds)
+        return _in_dynamodb(table_name(url), retention_seconds)
     # What stands behind the scheme may hold a password.
     shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
     raise SettingError(
@@ -44,7 +46,7 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
     )
 
 
-def load_store() -> None:
+def import_store() -> None:
     """Import what the store consists of that the environment names for functions, so that opening it takes less."""
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith(("arn:", "postgres://", "postgresql://")):
@@ -55,7 +57,7 @@ def load_store() -> None:
     import botocore.session  # noqa: F401
 
 
-def make_clients() -> None:
+def create_clients() -> None:
     """Make the clients of AWS that it speaks with.
 
     Raises:
@@ -71,7 +73,7 @@ def make_clients() -> None:
     client("sqs", once=True)
 
 
-def address_of(url: str | None = None) -> str:
+def resolve_url(url: str | None = None) -> str:
     """The URL of a store: the one given, or `NOETL_STORE`, or the default one. Where that is the ARN of a secret in AWS Secrets
     Manager, it is what the secret says: a URI of Postgres, or the JSON that Amazon RDS keeps there.
 
@@ -87,7 +89,7 @@ def address_of(url: str | None = None) -> str:
     return database_uri(url)
 
 
-def table_of(url: str) -> str:
+def table_name(url: str) -> str:
     """The name of the table of a store in DynamoDB.
 
     Raises:
@@ -110,11 +112,11 @@ def _queue_url() -> str | None:
     return queue
 
 
-def _in_dynamodb(table: str, keeps_seconds: float | None) -> Store:
+def _in_dynamodb(table: str, retention_seconds: float | None) -> Store:
     queue = _queue_url()
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
         raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
     from noetl.executor.stores.dynamo.store import DynamoStore
 
-    return DynamoStore(table, queue_url=queue, bucket=bucket, keeps_seconds=keeps_seconds)
+    return DynamoStore(table, queue_url=queue, bucket=bucket, retention_seconds=retention_seconds)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from noetl.executor.model.events import Event
 from noetl.executor.model.registry import Key, Playbook
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
-from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import record
 from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
-    from noetl.executor.stores.sqs.messages import Messages
+    from noetl.executor.stores.sqs.messages import MessageQueue
 
 
-class Received(StrEnum):
+class MessageOutcome(StrEnum):
     """What is to be done with a message that gave no claim: `done` is deleted; `held`, whose visit somebody has claimed, is left
     in its queue and comes again.
     """
@@ -28,7 +28,7 @@ class Received(StrEnum):
 
 
 @record
-class Swept:
+class SweepResult:
     """How many runs a sweep has looked at, and how many runs or visits of them it has put right."""
 
     runs: int
@@ -45,13 +45,13 @@ class Store(Protocol):
     """
 
     @property
-    def changes(self) -> News:
-        """News of this process: a run or one of its visits has changed."""
+    def changes(self) -> ChangeSignal:
+        """ChangeSignal of this process: a run or one of its visits has changed."""
         ...
 
     @property
-    def work(self) -> News:
-        """News of this process: a visit has become due."""
+    def work(self) -> ChangeSignal:
+        """ChangeSignal of this process: a visit has become due."""
         ...
 
     def close(self) -> None:
@@ -115,11 +115,11 @@ class Store(Protocol):
         """All visits of a run in the order they came to be, without what they saved."""
         ...
 
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         """The visits named, or all, with what they saved."""
         ...
 
-    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         """The results of the batches that are committed of the loop at a position of a visit's work, in order."""
         ...
 
@@ -146,7 +146,7 @@ class Store(Protocol):
         fence: int,
         until: float,
         events: Sequence[Event] = (),
-        told: int = 0,
+        events_already_written: int = 0,
     ) -> bool:
         """Prolong a claim; False when it has been lost. `events`, few and small, have happened in it behind the first `told`,
         which were written so before: they are written if and only if it is held, and come before those of its commit.
@@ -216,8 +216,8 @@ class Store(Protocol):
         """
         ...
 
-    def hear(self, token_hash: str, now: float) -> None:
-        """Note that whoever is to answer a wait is alive. Raises `unknown_token` and `closed` as `answer` does."""
+    def record_heartbeat(self, token_hash: str, now: float) -> None:
+        """DueMessage that whoever is to answer a wait is alive. Raises `unknown_token` and `closed` as `answer` does."""
         ...
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
@@ -240,7 +240,7 @@ class Store(Protocol):
         """
         ...
 
-    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Those of the runs that have been cancelled, so that what runs of them should be given up."""
         ...
 
@@ -293,18 +293,18 @@ class Store(Protocol):
         ...
 
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
-        """Note that a key is not to be believed any more; False when the tenant has none with the id. The first time holds."""
+        """DueMessage that a key is not to be believed any more; False when the tenant has none with the id. The first time holds."""
         ...
 
-    def examine(self) -> list[Finding]:
+    def check_consistency(self) -> list[Finding]:
         """What is wrong with the store: nothing, where all is well. Runs may be at work meanwhile; nothing is changed."""
         ...
 
     def touch_key(self, id: str, now: float) -> None:
-        """Note that a key was used. The latest time holds."""
+        """DueMessage that a key was used. The latest time holds."""
         ...
 
-    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Look at so many of the runs that have not ended, and put right those that nothing would go on with. Where the queue is
         elsewhere the next sweep goes on behind them.
         """
@@ -317,13 +317,13 @@ class QueuedStore(Store, Protocol):
     """
 
     @property
-    def messages(self) -> Messages | None:
+    def messages(self) -> MessageQueue | None:
         """The queue, if there is one."""
         ...
 
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
-    ) -> Claim | Received:
+    ) -> Claim | MessageOutcome:
         """The claim of the visit that a message tells of, or what is to be done with the message. Where the visit was done
         before, what follows from it is made due again, and where its time has not come the message is sent again with a delay.
         With `give_up` the claim counts as one too many, so that walking it fails the visit.

@@ -11,7 +11,7 @@ DAY_SECONDS = 86_400
 _SETTING = "NOETL_RETENTION_DAYS"
 
 
-def retention_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+def read_retention_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     """How long runs are kept after their end: `NOETL_RETENTION_DAYS`, or None for ever.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import pytest
 from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
 from noetl.executor.stores.interface import Store
-from noetl.executor.stores.sql.consistency import MOST_FINDINGS
+from noetl.executor.stores.sql.consistency import MAX_FINDINGS
 from noetl.executor.stores.sql.store import SqlStore
 
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
@@ -23,7 +23,7 @@ class Damage(Protocol):
     """What can be left of a run that is not there."""
 
     def visits(self, store: Any, run: Run, step: str, **values: Any) -> None:
-        """Change the visit of a step."""
+        """Update the visit of a step."""
         ...
 
     def run(self, store: Any, run_id: str, **values: Any) -> None: ...
@@ -103,11 +103,11 @@ def finished(store: Store, text: str = DIAMOND) -> Run:
 
 
 def found(store: Store) -> list[tuple[str, str | None, str]]:
-    return [(one.check, one.run_id, one.message) for one in store.examine()]
+    return [(one.check, one.run_id, one.message) for one in store.check_consistency()]
 
 
 def kinds(store: Store) -> list[tuple[str, str | None]]:
-    return [(one.check, one.run_id) for one in store.examine()]
+    return [(one.check, one.run_id) for one in store.check_consistency()]
 
 
 class DoctorContract:
@@ -116,21 +116,21 @@ class DoctorContract:
     damage: Damage = SqlDamage()
 
     def test_a_store_that_is_well(self, store: Store) -> None:
-        assert store.examine() == []
+        assert store.check_consistency() == []
         assert finished(store).status is RunStatus.SUCCEEDED
         stopped = started(store, DIAMOND)
         store.commit(done(store, claimed(store, stopped)), 1.0)
         store.commit(failed(store, claimed(store, stopped, 1.0)), 2.0)
-        assert store.examine() == []
+        assert store.check_consistency() == []
         assert ended(store, stopped, RunStatus.FAILED, 3.0).live > 0
         run, key = waiting(store)
-        assert store.examine() == []
+        assert store.check_consistency() == []
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner", queue="inner")
         store.close_wait(key, 2.0)
-        assert store.examine() == []
+        assert store.check_consistency() == []
         store.stop(inner.id, RunStatus.CANCELLED, 3.0)
         ended(store, inner, RunStatus.CANCELLED, 4.0)
-        assert store.examine() == []
+        assert store.check_consistency() == []
 
     @pytest.mark.parametrize("status", ["parked", "failed"])
     def test_a_run_with_nothing_left(self, store: Store, status: str) -> None:
@@ -153,7 +153,7 @@ class DoctorContract:
         run, key = waiting(store)
         inner = child(store, run, WaitKey(run.id, key.visit_id, "child"), "inner")
         store.close_wait(key, 2.0)
-        assert store.examine() == []
+        assert store.check_consistency() == []
         self.damage.run(store, inner.id, status="failed", finished_at=1)
         assert dict(kinds(store)) == {"waits in vain": run.id, "goes on after its end": inner.id}
 
@@ -241,8 +241,8 @@ class DoctorContract:
         ]
 
     def test_so_many_that_not_all_are_told(self, store: Store) -> None:
-        for number in range(MOST_FINDINGS + 1):
+        for number in range(MAX_FINDINGS + 1):
             self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
-        findings = store.examine()
-        assert len(findings) == MOST_FINDINGS + 1
-        assert findings[-1].message == f"there are more than {MOST_FINDINGS} such findings"
+        findings = store.check_consistency()
+        assert len(findings) == MAX_FINDINGS + 1
+        assert findings[-1].message == f"there are more than {MAX_FINDINGS} such findings"

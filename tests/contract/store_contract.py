@@ -120,7 +120,7 @@ def states(store: Store, run: Run) -> list[tuple[str, str]]:
 
 
 def everything(store: Store, run: Run) -> tuple[Any, ...]:
-    return current(store, run), store.visits(run.id), store.events(run.id), store.saved(run.id)
+    return current(store, run), store.visits(run.id), store.events(run.id), store.visits_with_outputs(run.id)
 
 
 def held(claim: Claim) -> tuple[str, str, int]:
@@ -453,9 +453,9 @@ class StoreContract:
         assert (first.status, first.case, first.finished_at) == ("succeeded", 0, 1.0)
         assert (second.step, second.status, second.due_at, second.clock) == ("b", "ready", 7.0, 2)
         assert second.names == {"n": (1, first.id)}
-        (saved,) = (visit for visit in store.saved(run.id) if visit.saved)
+        (saved,) = (visit for visit in store.visits_with_outputs(run.id) if visit.saved)
         assert (saved.id, saved.saved, saved.result) == (first.id, {"n": 1}, [2])
-        assert store.saved(run.id, [second.id])[0].saved == {}
+        assert store.visits_with_outputs(run.id, [second.id])[0].saved == {}
         types = ["workflow.started", "step.started", "step.transition", "step.completed"]
         assert [event.type for event in store.events(run.id)] == types
 
@@ -487,7 +487,7 @@ class StoreContract:
             store.commit(done(store, lost, saved={"n": "lost"}), 31.0)
         assert everything(store, run) == before
         store.commit(done(store, held, saved={"n": "held"}), 32.0)
-        assert store.saved(run.id)[0].saved == {"n": "held"}
+        assert store.visits_with_outputs(run.id)[0].saved == {"n": "held"}
 
     def test_a_second_commit_writes_nothing(self, store: Store) -> None:
         run = started(store)
@@ -519,7 +519,7 @@ class StoreContract:
         run = started(store)
         text = "x" * (self.payload_limit - len('{"n":""}') + more)
         store.commit(done(store, claimed(store, run), saved={"n": text}), 1.0)
-        assert store.saved(run.id)[0].saved == {"n": text}
+        assert store.visits_with_outputs(run.id)[0].saved == {"n": text}
 
     @pytest.mark.parametrize("part", ["saved", "data"])
     def test_what_is_too_large_writes_nothing(self, store: Store, part: str) -> None:
@@ -539,9 +539,9 @@ class StoreContract:
     def test_values_come_back_as_they_were(self, store: Store, value: Any) -> None:
         run = started(store)
         store.commit(done(store, claimed(store, run), saved={"n": value}), 1.0)
-        assert store.saved(run.id)[0].saved == {"n": value}
+        assert store.visits_with_outputs(run.id)[0].saved == {"n": value}
 
-    # Joins and counters
+    # DynamoJoins and counters
 
     def test_a_join_fires_once_and_last(self, store: Store) -> None:
         run = started(store, DIAMOND)
@@ -786,7 +786,7 @@ class StoreContract:
             store.commit(done(store, held), 43.0)
         store.commit(done(store, again), 44.0)
 
-    # Asking
+    # DynamoQueries
 
     def test_runs_come_in_pages(self, store: Store) -> None:
         runs = [started(store, now=float(index // 2)) for index in range(7)]
@@ -930,5 +930,5 @@ class StoreContract:
         run = started(store)
         commit = done(store, claimed(store, run), saved={"n": 1}, data="d")
         store.commit(commit, 1.0)
-        (found,) = (visit for visit in store.saved(run.id) if visit.saved)
+        (found,) = (visit for visit in store.visits_with_outputs(run.id) if visit.saved)
         assert found == replace(commit.visit)

@@ -9,8 +9,8 @@ import pytest
 from noetl.executor.model.registry import Playbook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.stores.interface import Swept
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.store import SqlStore
 
 from tests.plays import LEASE_SECONDS, Play, compiled
@@ -53,21 +53,21 @@ class SweepContract:
         begun(store, WAIT, 1)
         begun(store, SEQUENTIAL, 1)
         before = store.visits(play.id)
-        assert store.sweep(play.clock()) == Swept(3, 0)
+        assert store.sweep(play.clock()) == SweepResult(3, 0)
         assert store.visits(play.id) == before
         assert caplog.records == []
 
     def test_a_run_whose_end_was_lost(self, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
         play = begun(store, FORK, 4)
         broken(store, "delete from visits where step = '@end'")
-        assert [found.check for found in examine(store.database)] == ["stuck"]
-        assert store.sweep(play.clock()) == Swept(1, 1)
+        assert [found.check for found in check_consistency(store.database)] == ["stuck"]
+        assert store.sweep(play.clock()) == SweepResult(1, 1)
         (record,) = caplog.records
         assert record.getMessage() == f"run {play.id} was left behind: its end is due"
         assert vars(record)["fields"] == {"workflow_id": play.id, "repaired": "its end is due"}
         assert play.finish().status is RunStatus.SUCCEEDED
-        assert examine(store.database) == []
-        assert store.sweep(play.clock()) == Swept(0, 0)
+        assert check_consistency(store.database) == []
+        assert store.sweep(play.clock()) == SweepResult(0, 0)
 
     def test_a_join_that_has_not_fired(self, store: SqlStore) -> None:
         play = begun(store, FORK, 2)
@@ -83,7 +83,7 @@ class SweepContract:
         broken(store, "update visits set status = 'parked' where status = 'ready'")
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
-        assert examine(store.database) == []
+        assert check_consistency(store.database) == []
 
     def test_a_branch_that_is_gone(self, store: SqlStore) -> None:
         """Nobody knows where it stood: the run fails, and says why."""
@@ -108,7 +108,7 @@ class SweepContract:
         play = begun(store, WAIT, 1)
         broken(store, "update waits set answer = '7', answered_at = 1")
         broken(store, "update visits set due_at = ? where status = 'waiting'", NEVER)
-        assert [found.check for found in examine(store.database)] == ["waits in vain"]
+        assert [found.check for found in check_consistency(store.database)] == ["waits in vain"]
         assert store.sweep(play.clock()).repaired == 1
         assert play.finish().result == {"x": 7}
 
@@ -121,7 +121,7 @@ class SweepContract:
     def test_a_lease_of_a_clock_that_was_ahead(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
         assert play.claim() is not None
-        assert store.sweep(play.clock()) == Swept(1, 0)
+        assert store.sweep(play.clock()) == SweepResult(1, 0)
         broken(store, "update visits set due_at = ?", play.clock() + 1e6)
         assert store.sweep(play.clock()).repaired == 1
         play.clock.pass_(LEASE_SECONDS)
@@ -137,7 +137,7 @@ class SweepContract:
         text = "timeout: 1h\nfinally: z\nsteps:\n- {name: a, run: [{action: set, set: {x: 1}}]}\n- {name: z, run: [{action: wait, seconds: 9}]}"
         play = begun(store, text, 2)
         assert [visit.step for visit in play.visits] == ["a", "z"]
-        assert store.sweep(play.clock()) == Swept(1, 0)
+        assert store.sweep(play.clock()) == SweepResult(1, 0)
 
     def test_a_dead_worker_of_this_machine_is_taken_over_at_once(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
@@ -152,7 +152,7 @@ class SweepContract:
         assert store.claim(play.queue, Lease(alive, 1000.0), now) is None
 
     def test_runs_are_deleted_when_they_were_kept_for_long_enough(self, store: SqlStore) -> None:
-        store.keeps_seconds = 100.0
+        store.retention_seconds = 100.0
         play = begun(store, FORK, 0)
         play.finish()
         begun(store, WAIT, 1)
@@ -160,12 +160,12 @@ class SweepContract:
         store.sweep(play.clock())
         assert store.run("default", play.id) is not None
         play.clock.pass_(2.0)
-        assert store.sweep(play.clock()) == Swept(1, 0)
+        assert store.sweep(play.clock()) == SweepResult(1, 0)
         assert store.run("default", play.id) is None
         assert [run.finished_at for run in store.runs("default")[0]] == [None]
         assert store.visits(play.id) == []
         assert store.events(play.id) == []
-        assert examine(store.database) == []
+        assert check_consistency(store.database) == []
 
     def test_without_a_time_runs_are_kept(self, store: SqlStore) -> None:
         play = begun(store, FORK, 0)
@@ -174,7 +174,7 @@ class SweepContract:
         assert store.run("default", play.id) is not None
 
     def test_a_run_that_was_resumed_is_kept(self, store: SqlStore) -> None:
-        store.keeps_seconds = 100.0
+        store.retention_seconds = 100.0
         play = begun(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
         play.clock.pass_(101.0)
@@ -183,7 +183,7 @@ class SweepContract:
         assert store.run("default", play.id) is not None
 
     def test_a_run_is_kept_as_long_as_the_one_that_has_started_it(self, store: SqlStore) -> None:
-        store.keeps_seconds = 100.0
+        store.retention_seconds = 100.0
         child = compiled("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         store.save_plan(child)
         store.register(Playbook("default", "child", None, child.hash, 0.0))
@@ -201,4 +201,4 @@ class SweepContract:
         store.sweep(play.clock())
         store.sweep(play.clock())
         assert store.runs("default")[0] == []
-        assert examine(store.database) == []
+        assert check_consistency(store.database) == []

@@ -101,7 +101,7 @@ def test_a_branch_of_a_thousand_asks_no_more_than_one_of_a_hundred(queue: str) -
         some, many = (cost.fan(store, queue, branches, meter) for branches in (100, 1_000))
     assert many["requests"] <= min(some["requests"] + 0.5, 8)
     assert many["write_units"] <= some["write_units"] <= 6
-    # Who empties the counter of a partition looks at all of them; with several threads at work two may have emptied it.
+    # Who empties the counter of a partition looks at all of them; with several threads at work two may have empty_database it.
     assert many["looks"] <= 4 * 63
 
 

@@ -19,12 +19,12 @@ from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import commits, keys, waits
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.expressions import Change, Put
+from noetl.executor.stores.dynamo.expressions import Put, Update
 from noetl.executor.stores.dynamo.queries import merged
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.interface import Received, Store, Swept
-from noetl.executor.stores.retention import DAY_SECONDS, retention_seconds
-from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.interface import MessageOutcome, Store, SweepResult
+from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
+from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.worker import Worker
 from noetl.infra.dynamodb import upgrade
 
@@ -71,26 +71,26 @@ class ItemDamage:
         first = {"step": step, "due": visit.due_at, "status": visit.status.value}
         sets = {self._names.get(name, name): value for name, value in values.items()}
         store.table.write(
-            [Change(key, sets, keep={name: value for name, value in first.items() if name not in sets})]
+            [Update(key, sets, keep={name: value for name, value in first.items() if name not in sets})]
         )
 
     def run(self, store: DynamoStore, run_id: str, **values: Any) -> None:
         live = values.pop("live", None)
         if live is not None:
             # The branch that a run begins with is counted nowhere.
-            store.table.write([Change(keys.counter(run_id, 0), {"live": live - 1})])
+            store.table.write([Update(keys.counter(run_id, 0), {"live": live - 1})])
             return
         sets = {self._names.get(name, name): value for name, value in values.items()}
-        store.table.write([Change(keys.head(run_id), sets)])
+        store.table.write([Update(keys.head(run_id), sets)])
 
     def live(self, store: DynamoStore, run: Run, join: str, live: int) -> None:
-        store.table.write([Change(keys.counter(run.id, 0), {f"j#{join}": live})])
+        store.table.write([Update(keys.counter(run.id, 0), {f"j#{join}": live})])
 
     def arrival(self, store: DynamoStore, run: Run, join: str) -> None:
-        store.table.write([Change(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
+        store.table.write([Update(keys.counter(run.id, 0), {f"a#{join}": ["x"]})])
 
     def parent(self, store: DynamoStore, run_id: str, parent: str) -> None:
-        store.table.write([Change(keys.head(run_id), {"parent": [parent, "v", "w"]})])
+        store.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
 
     def version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
         store.register(Playbook("default", name, version, plan_hash, 0.0))
@@ -150,7 +150,7 @@ class TestRetention:
         times = {item["sk"][0]: item.get("expires") for item in store.table.scan()}
         after = 100 + 3 * DAY_SECONDS
         assert times == {"H": after - DAY_SECONDS, "V": after, "W": after, "T": after, "I": after, "B": None}
-        assert store.examine() == []
+        assert store.check_consistency() == []
         with pytest.raises(RejectedError, match="kept for as long"):
             store.resume(run.id, after, deadline_at=None, values={})
         store.resume(run.id, 200.0, deadline_at=None, values={})
@@ -159,7 +159,7 @@ class TestRetention:
     @pytest.mark.parametrize("days", ["x", "0", "-1", "nan", "1e9"])
     def test_a_time_that_is_none(self, days: str) -> None:
         with pytest.raises(SettingError, match="NOETL_RETENTION_DAYS"):
-            retention_seconds({"NOETL_RETENTION_DAYS": days})
+            read_retention_seconds({"NOETL_RETENTION_DAYS": days})
 
 
 class TestLists:
@@ -202,7 +202,7 @@ class TestLists:
     def test_runs_of_a_version_that_did_not_spread_them(self, store: DynamoStore) -> None:
         old, new = (started(store, now=at, origin="service") for at in (1.0, 2.0))
         plain = {"tenant": "default", "open": "service", "owner": None}
-        store.table.update(Change(keys.head(old.id), plain))
+        store.table.update(Update(keys.head(old.id), plain))
         found, _ = store.runs("default")
         assert [(run.id, run.tenant) for run in found] == [(new.id, "default"), (old.id, "default")]
         assert store.run("default", old.id) is not None
@@ -217,7 +217,7 @@ class TestLists:
         gone = keys.head(runs[1].id)
         get_many = store.table.get_many
 
-        def without(wanted: Sequence[keys.Key]) -> dict[keys.Key, Item]:
+        def without(wanted: Sequence[keys.ItemKey]) -> dict[keys.ItemKey, Item]:
             return {key: item for key, item in get_many(wanted).items() if key != gone}
 
         monkeypatch.setattr(store.table, "get_many", without)
@@ -292,11 +292,11 @@ class TestQueue:
         claim = store.claim_message(body, LEASE, time.time())
         assert isinstance(claim, Claim)
         assert (claim.run.id, claim.visit.step, claim.visit.fence) == (run.id, "a", 1)
-        assert store.claim_message(body, LEASE, time.time()) is Received.HELD
+        assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.HELD
         store.commit(done(store, claim, saved={"n": 1}), time.time())
         following = received(aws, queue)
         # The acknowledgement was lost, and the message comes again: what follows is sent once more.
-        assert store.claim_message(body, LEASE, time.time()) is Received.DONE
+        assert store.claim_message(body, LEASE, time.time()) is MessageOutcome.DONE
         assert received(aws, queue) == following
         again = store.claim_message(following, LEASE, time.time())
         assert isinstance(again, Claim)
@@ -317,8 +317,8 @@ class TestQueue:
         run = started(store, origin="service", now=1.0)
         before = everything(store, run)
         for run_id, cause in (("no", ""), ("no", "x"), (run.id, "x"), (run.id, None), (run.id, "")):
-            note = Note(run_id, "v", "b", 1.0, cause=cause)
-            assert store.claim_message(note.to_text(), LEASE, 2.0) is Received.DONE
+            note = DueMessage(run_id, "v", "b", 1.0, cause=cause)
+            assert store.claim_message(note.encode(), LEASE, 2.0) is MessageOutcome.DONE
         assert everything(store, run) == before
         assert store.run("default", "no") is None
 
@@ -342,8 +342,8 @@ class TestQueue:
         store.commit(failed(store, claim, retry_at=now + 5000.0), now)
         assert sent(aws, queue, delayed=True) == 1
         assert (
-            store.claim_message(Note(run.id, claim.visit.id, "a", now).to_text(), LEASE, now + 1)
-            is Received.DONE
+            store.claim_message(DueMessage(run.id, claim.visit.id, "a", now).encode(), LEASE, now + 1)
+            is MessageOutcome.DONE
         )
         assert store.visits(run.id)[0].status is VisitStatus.RETRYING
         assert sent(aws, queue, delayed=True) == 2
@@ -354,8 +354,8 @@ class TestQueue:
         now = time.time()
         run = started(store, origin="service", now=now)
         received(aws, queue)  # and it is lost
-        assert store.sweep(now + 1.0) == Swept(1, 0)
-        assert store.sweep(now + 1000.0) == Swept(1, 1)
+        assert store.sweep(now + 1.0) == SweepResult(1, 0)
+        assert store.sweep(now + 1000.0) == SweepResult(1, 1)
         claim = store.claim_message(received(aws, queue), LEASE, time.time())
         assert isinstance(claim, Claim)
         assert claim.run.id == run.id
@@ -384,8 +384,8 @@ def test_the_doctor_looks_for_what_stands_beside_the_table(aws: Client) -> None:
     upgrade("noetl")
     queue = aws("sqs").create_queue(QueueName="steps")["QueueUrl"]
     aws("s3").create_bucket(Bucket="values")
-    assert DynamoStore("noetl", queue_url=queue, bucket="values").examine() == []
-    found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").examine()
+    assert DynamoStore("noetl", queue_url=queue, bucket="values").check_consistency() == []
+    found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
     missing = "there is no {} in this account and region; it must be there."
     assert [(one.check, one.message.partition(" failed: ")[2]) for one in found] == [
         ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),

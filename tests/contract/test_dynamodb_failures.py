@@ -12,26 +12,26 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 from noetl.executor.clients import aws_retry
-from noetl.executor.clients.aws_retry import MOST_TRIES, Refused
+from noetl.executor.clients.aws_retry import MAX_TRIES, ConditionFailed
 from noetl.executor.errors import FencedError, PayloadTooLargeError, SchemaError, SettingError, StoreError
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import blobs as buckets
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo import table as tables
-from noetl.executor.stores.dynamo.attributes import attribute, attributes, item_of
+from noetl.executor.stores.dynamo.attributes import decode_item, encode_item, encode_value
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Check, Put
+from noetl.executor.stores.dynamo.expressions import ABSENT, ConditionCheck, Put, Update
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.sqs import messages
-from noetl.executor.stores.sqs.due_message import Note
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
 
-from tests.aws import Client, become_nobody
+from tests.aws import Client, drop_permissions
 from tests.contract.store_contract import claimed, done, started
 
-ONE, TWO = keys.Key("p", "one"), keys.Key("p", "two")
+ONE, TWO = keys.ItemKey("p", "one"), keys.ItemKey("p", "two")
 CANCELLED = "TransactionCanceledException"
 
 
@@ -77,7 +77,7 @@ def reasons(*codes: str | None) -> dict[str, Any]:
     return {"CancellationReasons": [{"Code": code or "None", "Message": code or ""} for code in codes]}
 
 
-TWO_WRITES = [Change(ONE, {"a": 1}), Put(TWO, {"b": 2})]
+TWO_WRITES = [Update(ONE, {"a": 1}), Put(TWO, {"b": 2})]
 
 
 class TestPassingFailures:
@@ -91,16 +91,16 @@ class TestPassingFailures:
             "TransactionConflictException",
         ],
     )
-    @pytest.mark.parametrize("times", [1, MOST_TRIES - 1])
+    @pytest.mark.parametrize("times", [1, MAX_TRIES - 1])
     def test_it_is_tried_again(self, stub: Stubber, code: str, times: int) -> None:
         fail(stub, "update_item", code, times)
-        stub.add_response("update_item", {"Attributes": attributes({"a": 1})})
-        assert Table("t").update(Change(ONE, {"a": 1})) == {"a": 1}
+        stub.add_response("update_item", {"Attributes": encode_item({"a": 1})})
+        assert DynamoTable("t").update(Update(ONE, {"a": 1})) == {"a": 1}
 
     def test_not_for_ever(self, stub: Stubber) -> None:
-        fail(stub, "update_item", "ThrottlingException", MOST_TRIES)
-        with pytest.raises(StoreError, match=f"failed {MOST_TRIES} times: table t .NOETL_STORE.: no"):
-            Table("t").update(Change(ONE, {"a": 1}))
+        fail(stub, "update_item", "ThrottlingException", MAX_TRIES)
+        with pytest.raises(StoreError, match=f"failed {MAX_TRIES} times: table t .NOETL_STORE.: no"):
+            DynamoTable("t").update(Update(ONE, {"a": 1}))
 
     @pytest.mark.parametrize(
         "codes", [("TransactionConflict", None), (None, "ThrottlingError"), ("TransactionConflict",) * 2]
@@ -109,13 +109,13 @@ class TestPassingFailures:
         fail(stub, "transact_write_items", CANCELLED, 3, **reasons(*codes))
         fail(stub, "transact_write_items", "TransactionInProgressException")
         stub.add_response("transact_write_items", {})
-        Table("t").write(TWO_WRITES)
+        DynamoTable("t").write(TWO_WRITES)
 
     def test_a_transaction_is_repeated_under_one_token(
         self, stub: Stubber, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
-        table = Table("t")
+        table = DynamoTable("t")
         send = table.client.transact_write_items
         monkeypatch.setattr(
             table.client,
@@ -132,14 +132,14 @@ class TestPassingFailures:
     def test_a_token_that_was_used_for_something_else(self, stub: Stubber) -> None:
         fail(stub, "transact_write_items", "IdempotentParameterMismatchException")
         with pytest.raises(StoreError, match="IdempotentParameterMismatch"):
-            Table("t").write(TWO_WRITES)
+            DynamoTable("t").write(TWO_WRITES)
 
 
 class TestRefusals:
     def test_a_condition_that_does_not_hold(self, stub: Stubber) -> None:
-        fail(stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 7}))
-        with pytest.raises(Refused) as refused:
-            Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))
+        fail(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
+        with pytest.raises(ConditionFailed) as refused:
+            DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
         assert refused.value.found == [{"a": 7}]
 
     def test_one_of_a_transaction(self, stub: Stubber) -> None:
@@ -149,8 +149,8 @@ class TestRefusals:
             CANCELLED,
             **reasons("TransactionConflict", "ConditionalCheckFailed"),
         )
-        with pytest.raises(Refused) as refused:
-            Table("t").write(TWO_WRITES)
+        with pytest.raises(ConditionFailed) as refused:
+            DynamoTable("t").write(TWO_WRITES)
         assert refused.value.failed == [False, True]
 
     def test_it_is_our_own_write_that_is_in_the_way(
@@ -159,9 +159,12 @@ class TestRefusals:
         monkeypatch.setattr(tables.secrets, "token_hex", lambda _: "mine")
         fail(stub, "update_item", "InternalServerError", status=500)
         fail(
-            stub, "update_item", "ConditionalCheckFailedException", Item=attributes({"a": 1, "wrote": "mine"})
+            stub,
+            "update_item",
+            "ConditionalCheckFailedException",
+            Item=encode_item({"a": 1, "wrote": "mine"}),
         )
-        assert Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
+        assert DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))["a"] == 1
 
     @pytest.mark.parametrize("first", ["InternalServerError", "ThrottlingException"])
     def test_it_is_that_of_somebody_else(
@@ -173,38 +176,38 @@ class TestRefusals:
             stub,
             "update_item",
             "ConditionalCheckFailedException",
-            Item=attributes({"a": 1, "wrote": "theirs"}),
+            Item=encode_item({"a": 1, "wrote": "theirs"}),
         )
-        with pytest.raises(Refused):
-            Table("t").update(Change(ONE, {"a": 1}, when=(ABSENT,)))
+        with pytest.raises(ConditionFailed):
+            DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
 
     def test_an_item_that_is_too_large(self, stub: Stubber) -> None:
         message = "Item size to update has exceeded the maximum allowed size"
         fail(stub, "update_item", "ValidationException", message=message)
         with pytest.raises(PayloadTooLargeError):
-            Table("t").update(Change(ONE, {"a": 1}))
+            DynamoTable("t").update(Update(ONE, {"a": 1}))
 
 
 class TestLimits:
     """What DynamoDB would refuse is not even asked for."""
 
     def test_an_item(self, stub: Stubber) -> None:
-        largest = tables.MOST_BYTES - tables._MARGIN
+        largest = tables.MAX_ITEM_BYTES - tables._MARGIN
         stub.add_response("put_item", {})
-        Table("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
+        DynamoTable("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
         with pytest.raises(PayloadTooLargeError, match="409,600 bytes"):
-            Table("t").write([Put(ONE, {"a": b"x" * largest})])
+            DynamoTable("t").write([Put(ONE, {"a": b"x" * largest})])
 
     def test_a_transaction(self, stub: Stubber) -> None:
         def writes(count: int) -> list[Any]:
-            return [Change(keys.Key("p", str(number)), {"a": 1}) for number in range(count)]
+            return [Update(keys.ItemKey("p", str(number)), {"a": 1}) for number in range(count)]
 
         stub.add_response("transact_write_items", {})
-        Table("t").write(writes(100))
+        DynamoTable("t").write(writes(100))
         with pytest.raises(PayloadTooLargeError, match="100 items"):
-            Table("t").write(writes(101))
+            DynamoTable("t").write(writes(101))
         with pytest.raises(PayloadTooLargeError, match="4,194,304 bytes"):
-            Table("t").write([Put(keys.Key("p", str(n)), {"a": b"x" * 390_000}) for n in range(11)])
+            DynamoTable("t").write([Put(keys.ItemKey("p", str(n)), {"a": b"x" * 390_000}) for n in range(11)])
 
 
 class TestWhatIsLeft:
@@ -214,26 +217,26 @@ class TestWhatIsLeft:
         stub.add_response("batch_get_item", {"Responses": {"t": [one]}, "UnprocessedKeys": left})
         stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
         stub.add_response("batch_get_item", {"Responses": {"t": [two]}}, {"RequestItems": left})
-        assert set(Table("t").get_many([ONE, TWO])) == {ONE, TWO}
+        assert set(DynamoTable("t").get_many([ONE, TWO])) == {ONE, TWO}
 
     def test_keys_for_ever(self, stub: Stubber) -> None:
-        left = {"t": {"Keys": [attributes(ONE._asdict())], "ConsistentRead": True}}
-        for _ in range(MOST_TRIES):
+        left = {"t": {"Keys": [encode_item(ONE._asdict())], "ConsistentRead": True}}
+        for _ in range(MAX_TRIES):
             stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": left})
         with pytest.raises(StoreError, match="overloaded"):
-            Table("t").get_many([ONE])
+            DynamoTable("t").get_many([ONE])
 
     def test_more_keys_than_one_call_takes(self, stub: Stubber) -> None:
         for count in (100, 100, 50):
             stub.add_response("batch_get_item", {"Responses": {}}, {"RequestItems": {"t": ANY}})
             assert count
-        assert Table("t").get_many([keys.Key("p", str(number)) for number in range(250)]) == {}
+        assert DynamoTable("t").get_many([keys.ItemKey("p", str(number)) for number in range(250)]) == {}
 
     def test_deletions(self, stub: Stubber) -> None:
-        request = {"DeleteRequest": {"Key": attributes(TWO._asdict())}}
+        request = {"DeleteRequest": {"Key": encode_item(TWO._asdict())}}
         stub.add_response("batch_write_item", {"UnprocessedItems": {"t": [request]}})
         stub.add_response("batch_write_item", {}, {"RequestItems": {"t": [request]}})
-        Table("t").delete([ONE, TWO])
+        DynamoTable("t").delete([ONE, TWO])
 
     def test_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stubbed("sqs", messages, monkeypatch) as stub:
@@ -241,16 +244,20 @@ class TestWhatIsLeft:
             sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "x"}
             stub.add_response("send_message_batch", {"Successful": [sent], "Failed": [failed]})
             stub.add_response("send_message_batch", {"Successful": [{**sent, "Id": "1"}], "Failed": []})
-            Messages("http://q").send([Note("r", str(number), "s", 0.0) for number in range(2)], 1.0)
+            MessageQueue("http://q").send(
+                [DueMessage("r", str(number), "s", 0.0) for number in range(2)], 1.0
+            )
             stub.assert_no_pending_responses()
 
     def test_messages_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         failed = [{"Id": str(n), "SenderFault": False, "Code": "InternalError"} for n in range(2)]
         with stubbed("sqs", messages, monkeypatch) as stub:
-            for _ in range(MOST_TRIES):
+            for _ in range(MAX_TRIES):
                 stub.add_response("send_message_batch", {"Successful": [], "Failed": failed})
             with pytest.raises(StoreError, match="NOETL_QUEUE"):
-                Messages("http://q").send([Note("r", str(number), "s", 0.0) for number in range(2)], 1.0)
+                MessageQueue("http://q").send(
+                    [DueMessage("r", str(number), "s", 0.0) for number in range(2)], 1.0
+                )
 
     def test_messages_come_when_they_are_due(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with stubbed("sqs", messages, monkeypatch) as stub:
@@ -259,7 +266,7 @@ class TestWhatIsLeft:
                     {} if delay is None else {"DelaySeconds": delay}
                 )
                 stub.add_response("send_message", {"MessageId": "m"}, asked)
-                Messages("http://q").send([Note("r", "v", "s", due)], 1.0)
+                MessageQueue("http://q").send([DueMessage("r", "v", "s", due)], 1.0)
             stub.assert_no_pending_responses()
 
 
@@ -285,7 +292,7 @@ class TestBlobs:
         (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
         assert found["Key"].startswith(f"runs/{run.id}/")
         another = DynamoStore("noetl", bucket=store.blobs.bucket)
-        (visit,) = another.saved(run.id, [claimed_id(another, run.id)])
+        (visit,) = another.visits_with_outputs(run.id, [claimed_id(another, run.id)])
         assert (visit.saved, visit.result) == ({"n": text}, text)
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
@@ -341,13 +348,13 @@ class TestSettings:
 
     def test_credentials_that_are_refused(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         upgrade("noetl")
-        become_nobody(aws, monkeypatch)
+        drop_permissions(aws, monkeypatch)
         with pytest.raises(StoreError, match=r"refused: .* The credentials"):
             open_store("dynamodb://noetl")
 
     def test_a_table_of_a_later_version(self, aws: Client) -> None:
         upgrade("noetl")
-        Table("noetl").write([Change(keys.SCHEMA, {"schema": 99})])
+        DynamoTable("noetl").write([Update(keys.SCHEMA, {"schema": 99})])
         with pytest.raises(SchemaError, match="has schema 99, and this version of noetl knows 1"):
             open_store("dynamodb://noetl")
 
@@ -369,16 +376,16 @@ class TestSettings:
     "value", ["", "é\x00\U0001f600", 0, -5, 2**60, 1.5, 1e-7, True, False, b"", b"\x00z", [1, ["a", b"b"]]]
 )
 def test_values_come_back(value: Any) -> None:
-    found = item_of({"x": attribute(value)})["x"]
+    found = decode_item({"x": encode_value(value)})["x"]
     assert found == value
     assert type(found) is type(value) or isinstance(value, float)
 
 
 def test_what_is_no_attribute() -> None:
     with pytest.raises(TypeError):
-        attribute({"a": 1})
+        encode_value({"a": 1})
     with pytest.raises(TypeError):
-        Table("t").write([Check(ONE, (ABSENT,))])
+        DynamoTable("t").write([ConditionCheck(ONE, (ABSENT,))])
 
 
 @pytest.mark.parametrize(

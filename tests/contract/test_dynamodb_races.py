@@ -17,11 +17,11 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, Claim, Lease, RunStatus
 from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores.dynamo import table as tables
-from noetl.executor.stores.dynamo.keys import BRANCHES_EACH
+from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.dynamo.table import MOST_WRITTEN
-from noetl.executor.stores.interface import Received
-from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
+from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.infra.dynamodb import upgrade
 
 from tests.aws import Client
@@ -92,9 +92,9 @@ class Wire:
         self.bodies: list[str] = []
         self.lock = threading.Lock()
 
-    def send(self, notes: list[Note], now: float) -> None:
+    def send(self, notes: list[DueMessage], now: float) -> None:
         with self.lock:
-            self.bodies += [note.to_text() for note in notes if note.due_at <= now]
+            self.bodies += [note.encode() for note in notes if note.due_at <= now]
 
     def take(self, chance: random.Random, *, twice: float = 0.0) -> str | None:
         with self.lock:
@@ -120,7 +120,7 @@ def begun(store: DynamoStore, text: str) -> str:
 def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> None:
     """What a handler does with a message: one that is held comes again."""
     found = store.claim_message(body, LEASE, now)
-    if found is Received.HELD:
+    if found is MessageOutcome.HELD:
         with wire.lock:
             wire.bodies.append(body)
     elif isinstance(found, Claim):
@@ -187,7 +187,7 @@ def test_many_workers_at_once(store: DynamoStore, name: str) -> None:
 
 
 def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
-    width = 4 * BRANCHES_EACH
+    width = 4 * BRANCHES_PER_PARTITION
     wire = Wire()
     run_id = begun(behind_a_queue(wire), wide(width))
     head = store.head(run_id)
@@ -211,7 +211,7 @@ def test_a_wide_fork_is_spread_over_partitions(store: DynamoStore) -> None:
     assert len(writers) == 4
     # Each branch wrote its end to the counter of its neighbours, and to no other.
     assert {item["version"] for item in store.table.scan() if item["sk"] == "C"} <= set(
-        range(1, BRANCHES_EACH + 6)
+        range(1, BRANCHES_PER_PARTITION + 6)
     )
 
 
@@ -224,8 +224,8 @@ class Dying(Wire):
 
     has_died = False
 
-    def send(self, notes: list[Note], now: float) -> None:
-        dies = not self.has_died and len(notes) > MOST_WRITTEN
+    def send(self, notes: list[DueMessage], now: float) -> None:
+        dies = not self.has_died and len(notes) > MAX_TRANSACTION_ITEMS
         super().send(notes[: len(notes) // 3] if dies else notes, now)
         if dies:
             self.has_died = True
@@ -235,7 +235,7 @@ class Dying(Wire):
 @pytest.mark.timeout(300)
 def test_a_fork_of_more_branches_than_a_transaction_has_items(store: DynamoStore) -> None:
     """Its messages are sent in part when the worker dies, and all of them when the message of the fork comes again."""
-    width = MOST_WRITTEN + 30
+    width = MAX_TRANSACTION_ITEMS + 30
     wire = Dying()
     queued, chance = behind_a_queue(wire), random.Random(1)
     run_id = begun(queued, wide(width))
@@ -247,7 +247,7 @@ def test_a_fork_of_more_branches_than_a_transaction_has_items(store: DynamoStore
     assert wire.has_died
     check(store, run_id, dict.fromkeys(["a", "c", *(f"b{number}" for number in range(width))], 1))
     counters = [item for item in store.table.scan() if item["sk"] == "C"]
-    assert len(counters) == -(-width // BRANCHES_EACH)
+    assert len(counters) == -(-width // BRANCHES_PER_PARTITION)
     # An end changes one counter; whoever fires the join changes all of them.
     assert sum(item["version"] for item in counters) <= width + 4 * len(counters)
 
@@ -259,7 +259,7 @@ def test_a_worker_that_dies_at_any_write(
 ) -> None:
     """Every write of a run is where a worker dies once, before it or after it; its message comes again."""
     text, expected = PLAYBOOKS[name]
-    write = tables.Table._write
+    write = tables.DynamoTable._write
     writes = [0]
     dies_at = [10**9]
 
@@ -272,7 +272,7 @@ def test_a_worker_that_dies_at_any_write(
             raise Lost
         return found
 
-    monkeypatch.setattr(tables.Table, "_write", counted)
+    monkeypatch.setattr(tables.DynamoTable, "_write", counted)
     wire = Wire()
     queued = behind_a_queue(wire)
     chance = random.Random(f"{name} {when}")

@@ -67,11 +67,11 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0, origin="local"))
         claim = claimed(store, run, 1.0)
         store.commit(done(store, claim, saved={"n": "x" * size}), 1.0)
-        (kept,) = store.saved(run.id, [claim.visit.id])
+        (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
         assert kept.saved == {"n": "x" * size}
         with pytest.raises(FencedError):
             store.commit(done(store, claim, saved={"n": "y" * size}), 1.0)
-        (kept,) = store.saved(run.id, [claim.visit.id])
+        (kept,) = store.visits_with_outputs(run.id, [claim.visit.id])
         assert kept.saved == {"n": "x" * size}
 
 
@@ -198,10 +198,10 @@ class TestQueries:
         found = []
         for query, values in dict(asked).items():
             if f" from {about} " in query and " for update" not in query:
-                rows = store.database.all(f"explain {query}", *values)
+                rows = store.database.fetch_all(f"explain {query}", *values)
                 first, *rest = query.split("?")
                 blank = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
-                rows += store.database.all(f"explain (generic_plan) {blank}")
+                rows += store.database.fetch_all(f"explain (generic_plan) {blank}")
                 found.append("\n".join(row["QUERY PLAN"] for row in rows))
         assert found
         return found

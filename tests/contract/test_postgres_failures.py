@@ -22,16 +22,16 @@ from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores import open_store
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql import retry
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.database import UnwrittenError
-from noetl.executor.stores.sql.retry import MOST_REPETITIONS, repeated
+from noetl.executor.stores.sql.retry import MAX_RETRIES, retry_unwritten
 from noetl.executor.worker import Worker
 from noetl.infra.migrations import upgrade
 from psycopg_pool import PoolTimeout
 
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
 from tests.plays import Play, compiled
-from tests.postgres import Server, emptied, postgres_dsn, postgres_server, serving
+from tests.postgres import Server, empty_database, postgres_dsn, postgres_server, running_server
 
 __all__ = ["postgres_dsn", "postgres_server"]
 SECRET = "hunter22"
@@ -53,13 +53,15 @@ def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
     """A server that tests may stop and start."""
-    with serving(max_connections="12", superuser_reserved_connections="0", synchronous_commit="on") as server:
+    with running_server(
+        max_connections="12", superuser_reserved_connections="0", synchronous_commit="on"
+    ) as server:
         yield server
 
 
 @pytest.fixture
 def own_dsn(own_server: Server) -> Iterator[str]:
-    with emptied(own_server.dsn) as dsn:
+    with empty_database(own_server.dsn) as dsn:
         upgrade(dsn)
         yield dsn
 
@@ -90,29 +92,29 @@ class TestRepetition:
         monkeypatch.setattr(retry.time, "sleep", found.append)
         return found
 
-    @pytest.mark.parametrize("failures", range(MOST_REPETITIONS + 2))
+    @pytest.mark.parametrize("failures", range(MAX_RETRIES + 2))
     def test_it_has_an_end(self, pauses: list[float], failures: int) -> None:
         left = [UnwrittenError("no")] * failures
 
-        @repeated
+        @retry_unwritten
         def operation(answer: int) -> int:
             if left:
                 raise left.pop()
             return answer
 
-        if failures > MOST_REPETITIONS:
+        if failures > MAX_RETRIES:
             with pytest.raises(StoreError, match="no"):
                 operation(3)
         else:
             assert operation(3) == 3
-        assert len(pauses) == min(failures, MOST_REPETITIONS)
+        assert len(pauses) == min(failures, MAX_RETRIES)
         for index, pause in enumerate(pauses):
             longest = min(0.01 * 2**index, 1.0)
             assert longest / 2 <= pause <= longest
 
     @pytest.mark.parametrize("error", [StoreError("no"), FencedError("no"), ValueError("no")])
     def test_only_what_has_written_nothing_is_done_again(self, pauses: list[float], error: Exception) -> None:
-        @repeated
+        @retry_unwritten
         def operation() -> None:
             raise error
 
@@ -180,7 +182,7 @@ class TestLostConnections:
         store.commit(done(store, again), 31.0)
         with pytest.raises(FencedError):
             store.commit(done(store, claim), 31.0)
-        assert examine(store.database) == []
+        assert check_consistency(store.database) == []
 
 
 class Proxy:
@@ -264,7 +266,7 @@ def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, lose
         assert set(play.steps.values()) == {1}
         assert play.event_types().count("workflow.completed") == 1
         assert play.event_types("a").count("step.completed") == 1
-        assert examine(store.database) == []
+        assert check_consistency(store.database) == []
 
 
 class TestRestarts:
@@ -279,7 +281,7 @@ class TestRestarts:
             after = worker.wait_until_finished("default", started(store, queue="q", now=2.0).id)
             worker.stop()
             assert (before.status, after.status) == ("succeeded", "succeeded")
-            assert examine(store.database) == []
+            assert check_consistency(store.database) == []
 
     def test_who_listens_hears_again(self, own_server: Server, own_dsn: str) -> None:
         with closing(PostgresStore(own_dsn)) as store, closing(PostgresStore(own_dsn)) as other:
@@ -425,7 +427,7 @@ class TestAddress:
             assert shown == ["7s", "read committed"]
 
     def setting(self, store: PostgresStore, name: str) -> str:
-        return str(store.postgres.one("select current_setting(?) as value", name)["value"])
+        return str(store.postgres.fetch_one("select current_setting(?) as value", name)["value"])
 
 
 class TestPrepared:

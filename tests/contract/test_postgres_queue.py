@@ -15,20 +15,20 @@ from noetl.executor.errors import MessageError, SettingError, StoreError
 from noetl.executor.model.registry import Playbook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
 from noetl.executor.security.capabilities import for_service
-from noetl.executor.stores import address_of, open_store
-from noetl.executor.stores.interface import Received, Swept
+from noetl.executor.stores import open_store, resolve_url
+from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
-from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, Note
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.migrations import upgrade
 
-from tests.aws import Client, aws, aws_server, become_nobody
+from tests.aws import Client, aws, aws_server, drop_permissions
 from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
 from tests.plays import compiled
-from tests.postgres import emptied, postgres_dsn, postgres_server
+from tests.postgres import empty_database, postgres_dsn, postgres_server
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
@@ -94,7 +94,7 @@ def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: 
     while time.monotonic() < until:
         for body in received(aws, queue, 1):
             claim = store.claim_message(body, LEASE, time.time())
-            assert claim is not Received.HELD
+            assert claim is not MessageOutcome.HELD
             while isinstance(claim, Claim):
                 claim = walker.walk(claim)
         found = store.run(run.tenant, run.id)
@@ -127,7 +127,7 @@ def test_messages_tell_of_all_that_is_due(
     store.save_plan(child)
     store.register(Playbook("default", "child", None, child.hash, 0.0))
     assert driven(store, aws, queue, begun(store, text), chained=chained).status == status
-    assert store.examine() == []
+    assert store.check_consistency() == []
 
 
 def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Client, queue: str) -> None:
@@ -140,12 +140,12 @@ def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Clien
     assert received(aws, queue, 0) == []
     store.answer("token", 1, time.time())
     (answered,) = received(aws, queue)
-    assert Note.of_text(answered).visit_id == claim.visit.id
+    assert DueMessage.decode(answered).visit_id == claim.visit.id
     store.stop(run.id, RunStatus.CANCELLED, time.time())
     assert driven(store, aws, queue, run, chained=False).status is RunStatus.CANCELLED
     store.resume(run.id, time.time(), deadline_at=None, values={})
     (resumed,) = received(aws, queue)
-    assert Note.of_text(resumed).visit_id == claim.visit.id
+    assert DueMessage.decode(resumed).visit_id == claim.visit.id
 
 
 def test_a_claim_that_is_given_back_is_told(store: PostgresStore, aws: Client, queue: str) -> None:
@@ -167,7 +167,7 @@ def test_nothing_is_told_of_local_runs_and_of_what_a_worker_has_already(
     store.commit(done(store, claim), time.time())
     run = begun(store, DIAMOND)
     (body,) = received(aws, queue)
-    assert Note.of_text(body).run_id == run.id
+    assert DueMessage.decode(body).run_id == run.id
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     assert store.commit(done(store, claim), time.time(), LEASE) is not None
@@ -180,20 +180,20 @@ def test_a_message_that_comes_again_early_or_late(store: PostgresStore, aws: Cli
     (body,) = received(aws, queue)
     claim = store.claim_message(body, Lease("one", 30.0), now + 1)
     assert isinstance(claim, Claim)
-    assert store.claim_message(body, LEASE, now + 2) is Received.HELD
+    assert store.claim_message(body, LEASE, now + 2) is MessageOutcome.HELD
     taken_over = store.claim_message(body, LEASE, now + 32)
     assert isinstance(taken_over, Claim)
     assert (taken_over.visit.fence, taken_over.visit.claims) == (2, 2)
     store.commit(failed(store, taken_over, retry_at=now + 5000.0), now)
-    assert store.claim_message(body, LEASE, now + 40) is Received.DONE
+    assert store.claim_message(body, LEASE, now + 40) is MessageOutcome.DONE
     names = ["ApproximateNumberOfMessagesDelayed"]
     found = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
     assert found == {names[0]: "2"}
     again = store.claim_message(body, LEASE, now + 5001)
     assert isinstance(again, Claim)
     store.commit(done(store, again), now)
-    assert store.claim_message(body, LEASE, now + 9999) is Received.DONE
-    assert store.claim_message(Note("no", "v", "a", 1.0).to_text(), LEASE, now) is Received.DONE
+    assert store.claim_message(body, LEASE, now + 9999) is MessageOutcome.DONE
+    assert store.claim_message(DueMessage("no", "v", "a", 1.0).encode(), LEASE, now) is MessageOutcome.DONE
 
 
 @pytest.mark.parametrize("body", ["", "null", '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}'])
@@ -216,13 +216,13 @@ def test_a_sweep_finds_what_has_no_message(store: PostgresStore, aws: Client, qu
     now = time.time()
     run = begun(store, DIAMOND)
     received(aws, queue)  # and it is lost
-    assert store.sweep(now + 1.0) == Swept(1, 0)
-    assert store.sweep(now + 1000.0) == Swept(1, 1)
-    assert [Note.of_text(body).run_id for body in received(aws, queue)] == [run.id]
+    assert store.sweep(now + 1.0) == SweepResult(1, 0)
+    assert store.sweep(now + 1000.0) == SweepResult(1, 1)
+    assert [DueMessage.decode(body).run_id for body in received(aws, queue)] == [run.id]
     claim = store.claim("service", Lease("dies", 30.0), now + 1.0)
     assert claim is not None
-    assert store.sweep(now + 31.0 + GRACE_SECONDS) == Swept(1, 0)
-    assert store.sweep(now + 1000.0) == Swept(1, 1)
+    assert store.sweep(now + 31.0 + GRACE_SECONDS) == SweepResult(1, 0)
+    assert store.sweep(now + 1000.0) == SweepResult(1, 1)
 
 
 def test_a_queue_that_refuses_loses_nothing(
@@ -233,7 +233,7 @@ def test_a_queue_that_refuses_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        become_nobody(aws, patch)
+        drop_permissions(aws, patch)
         run = begun(store, DIAMOND)
     forget()
     assert "no message was sent about 1 visits that are due" in caplog.text
@@ -259,7 +259,7 @@ class TestSecret:
 
     def test_a_uri(self, queue: str, aws: Client, postgres_dsn: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{postgres_dsn}\n")["ARN"]
-        assert address_of(arn) == postgres_dsn
+        assert resolve_url(arn) == postgres_dsn
         store = open_store(arn)
         assert isinstance(store, PostgresStore)
         store.close()
@@ -271,7 +271,7 @@ class TestSecret:
         arn = aws("secretsmanager").create_secret(Name="changing", SecretString=postgres_dsn)["ARN"]
         store = open_store(arn)
         run = started(store, DIAMOND)
-        with emptied(postgres_server) as other:
+        with empty_database(postgres_server) as other:
             upgrade(other)
             aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)
             assert store.run(run.tenant, run.id) is not None
@@ -294,7 +294,7 @@ class TestSecret:
             "dbname": "n",
         }
         arn = aws("secretsmanager").create_secret(Name="rds", SecretString=json.dumps(told))["ARN"]
-        assert address_of(arn) == "postgresql://a%40b:p%2Fw%3Ad%3F@db.test:5433/n"
+        assert resolve_url(arn) == "postgresql://a%40b:p%2Fw%3Ad%3F@db.test:5433/n"
 
     @pytest.mark.parametrize(
         "text", ["", "x", "{}", "[1]", "mysql://host/db", '{"username": "a", "password": "b"}']

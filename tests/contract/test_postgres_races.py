@@ -18,7 +18,7 @@ from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, Wa
 from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker
 from noetl.infra.migrations import upgrade
 
@@ -117,7 +117,7 @@ def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
 
 def is_sound(store: PostgresStore, *runs: Run) -> bool:
     """Whether nothing is left over, and each run has ended once."""
-    assert examine(store.database) == []
+    assert check_consistency(store.database) == []
     for run in runs:
         ends = [event.type for event in store.events(run.id, limit=10_000) if event.type in TERMINAL]
         assert len(ends) == 1 + current(store, run).resumes, ends
@@ -220,7 +220,7 @@ def test_an_answer_and_a_pause_at_once(stores: list[PostgresStore]) -> None:
         together(2, lambda which, work=work: work[which]())
         again = claimed(stores[0], run, 5.0)
         assert (again.visit.id, stores[0].wait(key).answer) == (claim.visit.id, index)
-    assert examine(stores[0].database) == []
+    assert check_consistency(stores[0].database) == []
 
 
 def test_one_of_many_answers_at_once(stores: list[PostgresStore]) -> None:
@@ -282,7 +282,7 @@ def test_a_parent_is_locked_before_its_child(
     onlooker.connection.execute("select 1 from runs where id = 'child' for update nowait")
     onlooker.let_go()
     doing.result()
-    assert examine(store.database) == []
+    assert check_consistency(store.database) == []
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -
     runs = together(8, lambda index: started(stores[index % 4], key=("k", "body")).id)
     assert len(set(runs)) == 1
     assert [run.id for run in stores[0].runs("default")[0]] == runs[:1]
-    assert examine(stores[0].database) == []
+    assert check_consistency(stores[0].database) == []
 
 
 def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> None:
@@ -409,7 +409,7 @@ def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> No
         return stores[index % 4].register(Playbook("default", "p", None, plans[index].hash, 1.0)).version
 
     assert sorted(map(str, together(8, register))) == [str(number) for number in range(1, 9)]
-    assert examine(stores[0].database) == []
+    assert check_consistency(stores[0].database) == []
 
 
 def test_sessions_that_wait_for_each_other(
@@ -439,5 +439,5 @@ def test_sessions_that_wait_for_each_other(
     assert doing.result().stop is RunStatus.CANCELLED
     assert seen == ["40P01"]
     assert {current(store, run).stop for run in (parent, inner)} == {RunStatus.CANCELLED}
-    assert examine(store.database) == []
+    assert check_consistency(store.database) == []
     impatient.close()

@@ -77,10 +77,10 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> 
     store = SqliteStore(str(path), create=False)
     assert not store.has_keys()
     assert [playbook.name for playbook in store.playbooks("default")[0]] == ["a"]
-    assert [(visit.step, visit.saved) for visit in store.saved("run")] == [("a", {"x": 1})]
+    assert [(visit.step, visit.saved) for visit in store.visits_with_outputs("run")] == [("a", {"x": 1})]
     store.close()
     again = SqliteStore(str(path))
-    assert again.file.one("pragma user_version")[0] == SCHEMA_VERSION
+    assert again.file.fetch_one("pragma user_version")[0] == SCHEMA_VERSION
     again.close()
 
 
@@ -240,8 +240,8 @@ def test_what_is_result_and_saved_is_kept_once(
     run = started(store)
     claim = claimed(store, run)
     store.commit(done(store, claim, saved=saved, data=data), 1.0)
-    row = store.database.one("select result from visits where id = ?", claim.visit.id)
+    row = store.database.fetch_one("select result from visits where id = ?", claim.visit.id)
     assert row["result"] == kept
-    (visit,) = store.saved(run.id, [claim.visit.id])
+    (visit,) = store.visits_with_outputs(run.id, [claim.visit.id])
     assert (visit.result, repr(visit.result), visit.saved) == (data, repr(data), saved)
     store.close()

@@ -99,7 +99,7 @@ def refused(store: Store, body: Any = None, token: str = "t", now: float = 9.0) 
 
 def unheard(store: Store, token: str = "t") -> str:
     with pytest.raises(RejectedError) as rejected:
-        store.hear(token, 9.0)
+        store.record_heartbeat(token, 9.0)
     return rejected.value.reason
 
 
@@ -238,8 +238,8 @@ class WaitsContract:
 
     def test_a_sign_of_life(self, store: Store) -> None:
         run, key = waiting(store)
-        store.hear("t", 5.0)
-        store.hear("t", 6.0)
+        store.record_heartbeat("t", 5.0)
+        store.record_heartbeat("t", 6.0)
         assert store.wait(key) == Wait("w", heard_at=6.0)
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 7.0)
@@ -313,7 +313,7 @@ class WaitsContract:
         assert claimed(store, run, 10.0).visit.id == key.visit_id
         assert store.wait(key).answer == 1
 
-    # News
+    # ChangeSignal
 
     def test_an_answer_wakes_who_waits(self, store: Store) -> None:
         waiting(store)
@@ -404,12 +404,12 @@ class WaitsContract:
         stops = [current(store, each).stop for each in (awaited, below, detached, over)]
         assert stops == ["cancelled", "cancelled", None, "failed"]
         assert states(store, awaited)[0] == ("a", VisitStatus.PARKED)
-        assert store.cancelled([run.id, awaited.id, below.id, detached.id, over.id]) == {
+        assert store.cancelled_runs([run.id, awaited.id, below.id, detached.id, over.id]) == {
             *([run.id] if how == "stop" else []),
             awaited.id,
             below.id,
         }
-        assert store.cancelled([]) == set()
+        assert store.cancelled_runs([]) == set()
 
     # What is known of work that goes on later
 
@@ -420,14 +420,14 @@ class WaitsContract:
             later = Pause(Progress(journal={"run": {"next": 2}}), 1.0, parts=(part,))
             store.commit(pause(claimed(store, run, 1.0).visit, later, 1.0), 1.0)
         claim = claimed(store, run, 1.0)
-        found = {loop: store.parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
+        found = {loop: store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
         assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}
         store.commit(failed(store, claim), 2.0)
-        assert store.parts(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
+        assert store.loop_parts(run.id, claim.visit.id, "run") == [[[1], {"a": None}], [3]]
         ended(store, run, RunStatus.FAILED, 3.0)
         store.resume(run.id, 4.0, deadline_at=None, values={})
         store.commit(done(store, claimed(store, run, 4.0)), 5.0)
-        assert [store.parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
+        assert [store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0")] == [[], []]
 
     @pytest.mark.parametrize(("counts", "claims"), [(True, 2), (False, 1)])
     def test_a_claim_that_is_given_up(self, store: Store, counts: bool, claims: int) -> None:
@@ -451,12 +451,14 @@ class WaitsContract:
             store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
         run = replace(run, resumed_from=before.id)
-        history = [replace(v, run_id=run.id) for v in store.saved(before.id)]
+        history = [replace(v, run_id=run.id) for v in store.visits_with_outputs(before.id)]
         first = replace(first, step="b", id="first", clock=3, names={"n": (1, history[0].id)})
         store.create_run(run, first, history=history)
         *past, now = store.visits(run.id)
         assert [visit.step for visit in past] == ["a", "b"]
-        assert list(map(facts, store.saved(run.id, [v.id for v in history]))) == list(map(facts, history))
+        assert list(map(facts, store.visits_with_outputs(run.id, [v.id for v in history]))) == list(
+            map(facts, history)
+        )
         assert (now.step, now.status, now.clock, now.names, now.due_at) == ("b", "ready", 3, first.names, 5.0)
         assert current(store, run).live == 1
         (event,) = store.events(run.id)
@@ -471,7 +473,11 @@ class WaitsContract:
         run, first = new_run(
             store.plan_header(before.plan_hash), before.plan_hash, {}, now=5.0, origin="local"
         )
-        history = [replace(visit, run_id=run.id) for visit in store.saved(before.id) if visit.finished_at]
+        history = [
+            replace(visit, run_id=run.id)
+            for visit in store.visits_with_outputs(before.id)
+            if visit.finished_at
+        ]
         store.create_run(run, replace(first, step="c", id="first"), history=history)
         visit = claimed(store, run, 5.0).visit
         assert (visit.step, visit.id) == ("c", "first")

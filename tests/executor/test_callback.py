@@ -133,19 +133,19 @@ class TestExpiry:
         play = begin(", timeout: 60s, heartbeat: 10s")
         for _ in range(3):
             play.clock.pass_(8)
-            play.store.hear(hash_of(play.tokens[0]), play.clock())
+            play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
             play.walk_one()
         before = play.clock()
         play.finish()
         assert play.result == {"why": "no heartbeat arrived for 10 seconds"}
         assert play.clock() - before == 10
         with pytest.raises(RejectedError, match="any more"):
-            play.store.hear(hash_of(play.tokens[0]), play.clock())
+            play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
 
     def test_signs_of_life_do_not_prolong_the_whole(self, begin: Begin) -> None:
         play = begin(", timeout: 15s, heartbeat: 10s")
         play.clock.pass_(8)
-        play.store.hear(hash_of(play.tokens[0]), play.clock())
+        play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
         assert play.finish().result == {"why": "no answer arrived in time"}
 
 

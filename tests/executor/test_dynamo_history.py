@@ -7,20 +7,20 @@ import zlib
 
 import pytest
 from noetl.executor.model.events import Event
-from noetl.executor.stores.dynamo.history import HEAD, Stream, ordered
+from noetl.executor.stores.dynamo.history import HEAD, EventStream, ordered
 
 
 def stream(
     name: str, *times: float, causes: tuple[str, ...] = (), is_done: bool = True, clock: int = 1
-) -> Stream:
-    return Stream(name, tuple(Event("step.x", at) for at in times), causes, is_done, (0, clock))
+) -> EventStream:
+    return EventStream(name, tuple(Event("step.x", at) for at in times), causes, is_done, (0, clock))
 
 
-def head(*events: tuple[str, float]) -> Stream:
-    return Stream(HEAD, tuple(Event(f"workflow.{type}", at) for type, at in events))
+def head(*events: tuple[str, float]) -> EventStream:
+    return EventStream(HEAD, tuple(Event(f"workflow.{type}", at) for type, at in events))
 
 
-def order(*streams: Stream, **told: int) -> str:
+def order(*streams: EventStream, **told: int) -> str:
     return "".join(name or "." for name in ordered({one.name: one for one in streams}, told))
 
 

@@ -27,7 +27,7 @@ TEXT = """
 
 
 def last(store: SqliteStore, play: Play) -> dict[str, object]:
-    (visit,) = (visit for visit in store.saved(play.id) if visit.step == "tidy")
+    (visit,) = (visit for visit in store.visits_with_outputs(play.id) if visit.step == "tidy")
     return dict(visit.saved)
 
 

@@ -19,7 +19,7 @@ from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.run import Lease, Run, RunStatus
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.interface import Received
+from noetl.executor.stores.interface import MessageOutcome
 from noetl.infra.dynamodb import upgrade
 
 from tests.aws import Client, aws, aws_server
@@ -136,7 +136,7 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
     run = start(queue, slow)
     [record] = queue.records()
     claimed = queue.store.claim_message(record["body"], Lease("other", 60.0), time.time())
-    assert not isinstance(claimed, Received)
+    assert not isinstance(claimed, MessageOutcome)
     queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
     invocation = ours._Invocation(ours._warm(), Context(60.0), ours.Tally("step"), give_up=False)

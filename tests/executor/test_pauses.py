@@ -347,7 +347,7 @@ class TestRetriesOfActions:
         before = play.clock()
         play.finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
-        (visit,) = store.saved(play.id)
+        (visit,) = store.visits_with_outputs(play.id)
         assert visit.result == [{"done": 1}, {"done": 2}, {"done": 3}]
         assert sorted((tmp_path / "lines.txt").read_text().split()) == ["1", "2", "2", "3", "3", "3"]
         assert play.clock() - before == 60 + 120

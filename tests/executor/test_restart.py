@@ -24,7 +24,7 @@ CHAIN = """
 def started_from(play: Play, step: str, **given: Any) -> Play:
     """The run that begins at a step of this one."""
     store = play.store
-    visits = store.saved(play.id)
+    visits = store.visits_with_outputs(play.id)
     run, first, history = restarted(
         play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock()
     )

@@ -228,7 +228,7 @@ class Renewals(Store):
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[str], int]] = []
 
-    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         return set()
 
     def renew(
@@ -238,9 +238,9 @@ class Renewals(Store):
         fence: int,
         until: float,
         events: Sequence[Event] = (),
-        told: int = 0,
+        events_already_written: int = 0,
     ) -> bool:
-        self.asked.append((visit_id, [event.type for event in events], told))
+        self.asked.append((visit_id, [event.type for event in events], events_already_written))
         return True
 
 

@@ -20,8 +20,8 @@ class Watched(SqliteStore):
 
     reads: list[int]
 
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        found = super().saved(run_id, visit_ids)
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+        found = super().visits_with_outputs(run_id, visit_ids)
         self.reads.append(len(found))
         return found
 

@@ -464,7 +464,7 @@ class TestFailures:
         """
         play = played(store, text)
         assert (play.status, play.errors, play.steps) == ("failed", ["Failed"], {"a": 1})
-        (saved,) = store.saved(play.id)
+        (saved,) = store.visits_with_outputs(play.id)
         assert saved.saved == {}
 
     def test_in_place_work_that_may_fail(self, store: SqliteStore) -> None:

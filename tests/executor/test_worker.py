@@ -477,7 +477,7 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
         closed.wait(SECONDS)
         raise StoreError("The store is closed.")
 
-    monkeypatch.setattr(store, "cancelled", ask)
+    monkeypatch.setattr(store, "cancelled_runs", ask)
     play = start(store, HELD, tmp_path)
     worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1, queue=play.queue)
     worker.start()

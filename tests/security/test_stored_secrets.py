@@ -13,7 +13,7 @@ from noetl.executor.security.redaction import STARS, scrub
 from noetl.executor.security.secret_sources import Fetched, resolve
 from noetl.planner.catalogue import Kind, Parameter
 
-from tests.aws import Client, become_nobody
+from tests.aws import Client, drop_permissions
 from tests.http_server import serve
 
 PREFIX = "/shop/"
@@ -90,7 +90,7 @@ def test_who_may_not_read_is_told_so_and_not_that_there_is_none(
     aws: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_secret(aws, "A", "value")
-    become_nobody(aws, monkeypatch)
+    drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
         rendered("{{ secrets.A | default('none') }}")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
@@ -99,7 +99,7 @@ def test_who_may_not_read_is_told_so_and_not_that_there_is_none(
 def test_who_may_ask_one_of_them_needs_no_more(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_parameter(aws, "A", "value")
     allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
-    become_nobody(aws, monkeypatch)
+    drop_permissions(aws, monkeypatch)
     aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
     assert resolve("A") == "value"
     with pytest.raises(ActionError) as caught:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
-from tests.postgres import emptied, serving
+from tests.postgres import empty_database, running_server
 from tests.simulation.controls import CONTROLS
 from tests.simulation.corpus import SCENES, Scene
 from tests.simulation.dynamodb import in_dynamodb
@@ -40,7 +40,7 @@ def main() -> int:
     print(" | ".join(["store   ", "points", "possible", *(fault.value for fault in Fault), "pairs", "lost", "duplicated", "stuck", "other"]))  # fmt: skip
     wrong = 0
     with ExitStack() as stack:
-        server = stack.enter_context(serving()).dsn if "Postgres" in options.stores else None
+        server = stack.enter_context(running_server()).dsn if "Postgres" in options.stores else None
         for ground in options.stores:
             sample = options.sample or SAMPLED.get(ground)
             play = partial(_played, ground, server, sample=sample, pairs=options.pairs, seed=options.seed)
@@ -66,7 +66,7 @@ def _played(
     with ExitStack() as stack:
         if ground == "Postgres":
             assert server is not None
-            opened: Ground = in_postgres(stack.enter_context(emptied(server)))
+            opened: Ground = in_postgres(stack.enter_context(empty_database(server)))
         elif ground == "SQLite":
             opened = in_file(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         elif ground == "DynamoDB":

@@ -20,7 +20,7 @@ from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, R
 from noetl.executor.model.transition import arrive
 from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql.branches import ACTIVE, Branches
+from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
 
 from tests.simulation.corpus import Scene
@@ -93,7 +93,7 @@ class CommitsWithoutFence(SqliteStore):
     """Whoever comes may write the outcome of a visit that is not over."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        row = self.database.one(
+        row = self.database.fetch_one(
             "select fence from visits where run_id = ? and id = ?", commit.visit.run_id, commit.visit.id
         )
         return super().commit(
@@ -125,7 +125,7 @@ class LeasesWithoutFence(SqliteStore):
         return replace(found, visit=replace(found.visit, fence=1))
 
 
-class ChecksThenMarks(Branches):
+class ChecksThenMarks(BranchTransaction):
     """Looks whether a join may fire before it counts who has come."""
 
     def move(self, branches: Sequence[Any], live: Mapping[str, int]) -> None:
@@ -140,7 +140,7 @@ class MarksThenChecks(SqliteStore):
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         run_id = commit.visit.run_id
-        with mock.patch.object(Branches, "_fire", lambda *_: None):
+        with mock.patch.object(BranchTransaction, "_fire", lambda *_: None):
             super().commit(commit, now)
         joining = {branch.step for branch in commit.branches if branch.joins}
         for join in joining | commit.live.keys():
@@ -184,7 +184,7 @@ class LosesUpdates(SqliteStore):
     """Reads how many branches a run has, and writes that back later."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        before = self.database.one("select live from runs where id = ?", commit.visit.run_id)["live"]
+        before = self.database.fetch_one("select live from runs where id = ?", commit.visit.run_id)["live"]
         with self.database.transaction() as db:
             db.execute("update runs set live = ? where id = ?", (before, commit.visit.run_id))
         return super().commit(commit, now, claim_for)
@@ -249,7 +249,7 @@ class TellsForOthers(SqliteStore):
         fence: int,
         until: float,
         events: Sequence[Event] = (),
-        told: int = 0,
+        events_already_written: int = 0,
     ) -> bool:
         held = super().renew(run_id, visit_id, fence, until)
         with self.database.transaction() as db:
@@ -310,7 +310,7 @@ CONTROLS = (
     Control("commit without fence", ("chain",), frozenset({"I9", "I2"}), CommitsWithoutFence),
     Control("acknowledge before commit", ("chain",), frozenset({"I6"}), AcknowledgesFirst),
     Control("lease without fence", ("chain",), frozenset({"I9"}), LeasesWithoutFence),
-    Control("join by check-then-mark", JOINS, frozenset({"I6"}), patches={"noetl.executor.stores.sql.store.Branches": ChecksThenMarks}),
+    Control("join by check-then-mark", JOINS, frozenset({"I6"}), patches={"noetl.executor.stores.sql.store.BranchTransaction": ChecksThenMarks}),
     Control("join by mark-then-check", JOINS, frozenset({"I3", "I4", "I6", "I8"}), MarksThenChecks),
     Control("cancel overwrites an end", ("chain",), frozenset({"I5"}), StopsWhatHasEnded),
     Control("lost update of a counter", JOINS, frozenset({"I3", "I6"}), LosesUpdates),

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from noetl.executor.clients import aws_retry
-from noetl.executor.stores.dynamo.keys import Key
+from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.executor.stores.dynamo.store import DynamoStore
-from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.finding import Finding
 from noetl.infra.dynamodb import upgrade
 
@@ -20,7 +20,7 @@ from tests import aws
 from tests.simulation.faults import Points
 
 
-class WatchedTable(Table):
+class WatchedTable(DynamoTable):
     """A table, each request to which is a point."""
 
     def __init__(self, name: str, points: Points) -> None:
@@ -55,12 +55,12 @@ class DynamoGround:
 
     def empty(self) -> DynamoStore:
         with self.points.quiet():
-            self.store.table.delete([Key(item["pk"], item["sk"]) for item in self.store.table.scan()])
+            self.store.table.delete([ItemKey(item["pk"], item["sk"]) for item in self.store.table.scan()])
             return self.again()
 
     def examine(self) -> list[Finding]:
         with self.points.quiet():
-            return self.store.examine()
+            return self.store.check_consistency()
 
     def contents(self) -> list[str]:
         """All items of runs; not the order that readers gave to the history, nor that a wait was closed."""

@@ -181,14 +181,16 @@ class WatchedDatabase:
             self._points.before(fault, "commit")
         self._points.after(fault, "commit")
 
-    def all(self, query: str, *values: Any) -> Any:
-        return self._points.through("read", _name(query), lambda: self._database.all(query, *values))
+    def fetch_all(self, query: str, *values: Any) -> Any:
+        return self._points.through("read", _name(query), lambda: self._database.fetch_all(query, *values))
 
-    def one(self, query: str, *values: Any) -> Any:
-        return self._points.through("read", _name(query), lambda: self._database.one(query, *values))
+    def fetch_one(self, query: str, *values: Any) -> Any:
+        return self._points.through("read", _name(query), lambda: self._database.fetch_one(query, *values))
 
-    def change(self, query: str, *values: Any) -> Any:
-        return self._points.through("request", _name(query), lambda: self._database.change(query, *values))
+    def execute_returning(self, query: str, *values: Any) -> Any:
+        return self._points.through(
+            "request", _name(query), lambda: self._database.execute_returning(query, *values)
+        )
 
 
 class WatchedWriter:

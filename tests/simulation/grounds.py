@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
@@ -90,10 +90,12 @@ class SqlGround:
                 cache.cache_clear()
 
     def examine(self) -> list[Finding]:
-        return examine(self._database)
+        return check_consistency(self._database)
 
     def contents(self) -> dict[str, list[str]]:
-        found = {table: self._database.all(f"select * from {table}") for table in OF_RUNS if table != "waits"}
+        found = {
+            table: self._database.fetch_all(f"select * from {table}") for table in OF_RUNS if table != "waits"
+        }
         return {table: sorted(str(dict(row)) for row in rows) for table, rows in found.items()}
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ from noetl.executor.model.run import NEVER, Branch, Claim, Failure, Lease, Run, 
 from noetl.executor.model.transition import MAX_CLAIMS, arrive
 from noetl.executor.security.capabilities import for_local_run
 from noetl.executor.stores.sql import store as sql_store
-from noetl.executor.stores.sql.branches import Branches
+from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
@@ -476,11 +476,13 @@ class Machine(RuleBasedStateMachine):
 
     def rows(self, table: str, run_id: str | None = None) -> list[dict[str, Any]]:
         where, values = ("", []) if run_id is None else (" where run_id = ?", [run_id])
-        return [dict(row) for row in self.store.file.all(f"select * from {table}{where}", *values)]
+        return [dict(row) for row in self.store.file.fetch_all(f"select * from {table}{where}", *values)]
 
     def everything_of(self, id: str) -> str:
-        rows = [self.store.file.all("select * from runs where id = ?", id)]
-        rows += [self.store.file.all(f"select * from {table} where run_id = ?", id) for table in TABLES[1:-1]]
+        rows = [self.store.file.fetch_all("select * from runs where id = ?", id)]
+        rows += [
+            self.store.file.fetch_all(f"select * from {table} where run_id = ?", id) for table in TABLES[1:-1]
+        ]
         return json.dumps([[dict(row) for row in found] for found in rows])
 
     def end_of(self, id: str) -> End:
@@ -534,7 +536,7 @@ def test_whatever_happens() -> None:
 
 
 def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Branches that have come together are counted as many."""
+    """BranchTransaction that have come together are counted as many."""
 
     def wrong(*args: Any) -> tuple[Branch, dict[str, int], int]:
         branch, _, _ = arrive(*args)
@@ -557,7 +559,7 @@ def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgets_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is cancelled while nothing is at work has nobody to end it."""
-    monkeypatch.setattr(Branches, "stop", lambda _: None)
+    monkeypatch.setattr(BranchTransaction, "stop", lambda _: None)
 
 
 @pytest.mark.parametrize("breaks", [counts_wrong, lets_everyone_in, forgets_to_end])

@@ -19,9 +19,9 @@ def upgrade_database(store: StoreOption = None) -> None:
     """Bring the schema of a store in Postgres up to date, or make the table of one in DynamoDB. Runs may be at work meanwhile;
     doing it again changes nothing.
     """
-    from noetl.executor.stores import address_of
+    from noetl.executor.stores import resolve_url
 
-    url = address_of(store)
+    url = resolve_url(store)
     if url.startswith("dynamodb://"):
         _make_table(url)
         return
@@ -39,8 +39,8 @@ def upgrade_database(store: StoreOption = None) -> None:
 
 
 def _make_table(url: str) -> None:
-    from noetl.executor.stores import table_of
+    from noetl.executor.stores import table_name
     from noetl.infra import dynamodb
 
-    made = dynamodb.upgrade(table_of(url))
+    made = dynamodb.upgrade(table_name(url))
     say(f"made {', '.join(made)}" if made else "the table is up to date")

@@ -36,6 +36,6 @@ def _examined(url: str | None) -> list[Finding]:
 
     try:
         with opened(url, create=False) as store:
-            return store.examine()
+            return store.check_consistency()
     except SchemaError as error:
         return [Finding("schema", str(error))]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import Key
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import Core
-from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Put
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Put, Update
 
 
-class ApiKeys(Core):
+class DynamoApiKeys(DynamoContext):
     """The part of the store that keeps API keys."""
 
     def add_key(self, key: Key) -> None:
@@ -28,10 +28,10 @@ class ApiKeys(Core):
                 [
                     Put(keys.api_key(key.id), item, (ABSENT,)),
                     Put(link, {"key": key.id}, when=()),
-                    Change(keys.ANY_API_KEY, {"there": True}),
+                    Update(keys.ANY_API_KEY, {"there": True}),
                 ]
             )
-        except Refused:
+        except ConditionFailed:
             raise RejectedError("key_exists", f"there is a key {key.id} already") from None
 
     def key(self, id: str) -> Key | None:
@@ -49,9 +49,9 @@ class ApiKeys(Core):
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
         try:
             self.table.update(
-                Change(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),))
+                Update(keys.api_key(id), keep={"revoked": now}, when=(("tenant_of", "=", tenant),))
             )
-        except Refused:
+        except ConditionFailed:
             return False
         return True
 
@@ -60,8 +60,8 @@ class ApiKeys(Core):
         while item is not None and item.get("used", 0.0) < now:
             same: Condition = ("used", "=", item["used"]) if "used" in item else ("used", "absent", None)
             try:
-                self.table.update(Change(keys.api_key(id), {"used": now}, when=(PRESENT, same)))
-            except Refused as refused:
+                self.table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, same)))
+            except ConditionFailed as refused:
                 item = refused.found[0]
             else:
                 return

@@ -9,7 +9,7 @@ Item = dict[str, Any]
 """An item as plain values: text, numbers, bytes, booleans, and lists of these."""
 
 
-def attribute(value: Any) -> dict[str, Any]:
+def encode_value(value: Any) -> dict[str, Any]:
     """A value as the client wants it."""
     match value:
         case bool():
@@ -22,30 +22,30 @@ def attribute(value: Any) -> dict[str, Any]:
         case bytes():
             return {"B": value}
         case list() | tuple():
-            return {"L": [attribute(part) for part in value]}
+            return {"L": [encode_value(part) for part in value]}
     raise TypeError(f"{type(value).__name__} is no attribute of an item")
 
 
-def value_of(found: Mapping[str, Any]) -> Any:
-    """The value that `attribute` was given. Whole numbers come back as integers."""
+def decode_value(found: Mapping[str, Any]) -> Any:
+    """The value that `attribute` was given. RunSnapshot numbers come back as integers."""
     ((kind, value),) = found.items()
     match kind:
         case "N":
             return int(value) if value.lstrip("-").isdigit() else float(value)
         case "L":
-            return [value_of(part) for part in value]
+            return [decode_value(part) for part in value]
         case "B":
             return bytes(value)
     return value
 
 
-def attributes(item: Mapping[str, Any]) -> dict[str, Any]:
+def encode_item(item: Mapping[str, Any]) -> dict[str, Any]:
     """An item as the client wants it; what is None is left out."""
-    return {name: attribute(value) for name, value in item.items() if value is not None}
+    return {name: encode_value(value) for name, value in item.items() if value is not None}
 
 
-def item_of(found: Mapping[str, Any]) -> Item:
-    return {name: value_of(value) for name, value in found.items()}
+def decode_item(found: Mapping[str, Any]) -> Item:
+    return {name: decode_value(value) for name, value in found.items()}
 
 
 def size_of(item: Mapping[str, Any]) -> int:

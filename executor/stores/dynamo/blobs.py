@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Any
 
 from noetl.executor.clients.aws import client
-from noetl.executor.clients.aws_retry import repeating
+from noetl.executor.clients.aws_retry import call_with_retries
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.stores.sql.rows import to_text
 
@@ -111,4 +111,4 @@ class Blobs:
             answer = method(Bucket=self.bucket, **asked)
             return answer["Body"].read() if "Body" in answer else answer
 
-        return repeating(f"bucket {self.bucket} (NOETL_BUCKET)", one)[0]
+        return call_with_retries(f"bucket {self.bucket} (NOETL_BUCKET)", one)[0]

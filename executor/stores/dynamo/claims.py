@@ -1,4 +1,4 @@
-"""Claims: of visits that messages or the table say are due.
+"""DynamoClaims: of visits that messages or the table say are due.
 
 A claim is one conditional write of the visit's item, which makes the item where there is none, and one read of what the
 step needs. Whether the run is stopping is seen by that read: who stops a run writes its head first and then looks at all
@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import MessageError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
@@ -31,21 +31,21 @@ from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.commits import past_item
-from noetl.executor.stores.dynamo.context import MOST_RACES, Core
-from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Condition, Delete, Put, Write
+from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
+from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import deadline_of, first_of, is_over, run_of, spread_of
-from noetl.executor.stores.dynamo.run_snapshot import read_whole
-from noetl.executor.stores.dynamo.visit_items import Record, followers, record_of
-from noetl.executor.stores.interface import Received
-from noetl.executor.stores.sqs.due_message import Note
-from noetl.executor.stores.sqs.receiver import Inbox
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, followers
+from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.receiver import MessageReceiver
 
 _DONE = (VisitStatus.SUCCEEDED.value, VisitStatus.FAILED.value)
 
 logger = logging.getLogger("noetl.executor")
 
 
-class Claims(Core):
+class DynamoClaims(DynamoContext):
     """The part of the store that claims."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
@@ -70,10 +70,10 @@ class Claims(Core):
 
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
-    ) -> Claim | Received:
-        return self._claim(Note.of_text(body), lease, now, give_up=give_up)
+    ) -> Claim | MessageOutcome:
+        return self._claim(DueMessage.decode(body), lease, now, give_up=give_up)
 
-    def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
+    def claim_record(self, record: VisitItem, head: Item, lease: Lease, now: float) -> Visit | None:
         # What the step reads is asked for when it is begun.
         note = replace(self.note_of(record, head), holders=())
         found = self._claim(note, lease, now, known=record, repeats=False)
@@ -86,20 +86,20 @@ class Claims(Core):
         fence: int,
         until: float,
         events: Sequence[Event] = (),
-        told: int = 0,
+        events_already_written: int = 0,
     ) -> bool:
         writes: list[Write] = [
-            Change(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))
+            Update(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))
         ]
         if events:
-            key = keys.told(run_id, visit_id, fence, told, self.spread(run_id))
+            key = keys.told(run_id, visit_id, fence, events_already_written, self.spread(run_id))
             writes.append(Put(key, past_item(events, self, run_id), when=()))
         try:
             self.table.write(writes)
-        except Refused:
+        except ConditionFailed:
             return False
         if events:
-            self.changes.announce()
+            self.changes.notify()
         if self.inbox is not None:
             self.inbox.prolong(run_id, visit_id)
         return True
@@ -108,21 +108,21 @@ class Claims(Core):
         added = {"fence": 1} if counts else {"fence": 1, "claims": -1}
         try:
             item = self.table.update(
-                Change(self.visit_key(run_id, visit_id), {"due": now}, added, when=_held_with(fence))
+                Update(self.visit_key(run_id, visit_id), {"due": now}, added, when=_held_with(fence))
             )
-        except Refused:
+        except ConditionFailed:
             return
-        note = Note(run_id, visit_id, item["step"], now, self.spread(run_id))
+        note = DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))
         self.tell(self.head(run_id)["queue"], [note], now)
         if self.inbox is not None:
             self.inbox.done(run_id, visit_id)
-        self.changes.announce()
+        self.changes.notify()
 
     def release_dead(self, queue: str, now: float) -> int:
         """Who is dead can be told on the same machine only."""
         return 0
 
-    def _claim_next(self, inbox: Inbox, lease: Lease, now: float) -> Claim | None:
+    def _claim_next(self, inbox: MessageReceiver, lease: Lease, now: float) -> Claim | None:
         """The claim of a visit that a message told of. One thread at a time waits for messages, and lets the others know."""
         while (message := inbox.take()) is not None:
             try:
@@ -134,19 +134,19 @@ class Claims(Core):
             if isinstance(found, Claim):
                 inbox.guard(found.visit, message["ReceiptHandle"])
                 return found
-            if found is Received.DONE:
+            if found is MessageOutcome.DONE:
                 inbox.delete(message["ReceiptHandle"])
         # What comes is looked at in the next round, which knows how late it is by then.
-        self.work.announce(inbox.poll(math.ceil(lease.seconds)))
+        self.work.notify(inbox.poll(math.ceil(lease.seconds)))
         return None
 
-    def _active(self, queue: str, now: float | None = None) -> list[Note]:
+    def _active(self, queue: str, now: float | None = None) -> list[DueMessage]:
         """What is to be done in a queue, as the table says: the visits of its open runs. With `now`, what follows from a commit
         whose worker died is done before.
         """
         ids = sorted(self.known_open(queue) | set(self.open_runs(queue)))
-        notes: list[tuple[tuple[object, ...], Note]] = []
-        for whole in self.in_parallel(lambda run_id: read_whole(self, run_id), ids):
+        notes: list[tuple[tuple[object, ...], DueMessage]] = []
+        for whole in self.in_parallel(lambda run_id: read_snapshot(self, run_id), ids):
             if whole is None:
                 continue
             self.note_head(whole.head)
@@ -175,14 +175,14 @@ class Claims(Core):
 
     def _claim(
         self,
-        note: Note,
+        note: DueMessage,
         lease: Lease,
         now: float,
         *,
-        known: Record | None = None,
+        known: VisitItem | None = None,
         give_up: bool = False,
         repeats: bool = True,
-    ) -> Claim | Received:
+    ) -> Claim | MessageOutcome:
         """Claim the visit that a note tells of. Where it is done, what follows from it is done again if `repeats`."""
         key = keys.visit(note.run_id, note.visit_id, note.spread)
         before: Item | None = None
@@ -192,7 +192,7 @@ class Claims(Core):
                 logger.warning(
                     "a message about a visit that is not there: run %s, visit %s", note.run_id, note.visit_id
                 )
-                return Received.DONE
+                return MessageOutcome.DONE
         for _ in range(MOST_RACES):
             if before is not None:
                 verdict = self._judge(note, before, now, give_up=give_up, repeats=repeats)
@@ -202,24 +202,26 @@ class Claims(Core):
                 return self._later(note, note.due_at, now)
             try:
                 item = self.table.update(_claiming(key, note, before, lease, now, give_up=give_up))
-            except Refused as refused:
+            except ConditionFailed as refused:
                 before = refused.found[0] or self.table.get(key)
                 continue
             return self._claimed(note, key, before, item, known, now)
-        return Received.HELD
+        return MessageOutcome.HELD
 
-    def _judge(self, note: Note, item: Item, now: float, *, give_up: bool, repeats: bool) -> Received | None:
+    def _judge(
+        self, note: DueMessage, item: Item, now: float, *, give_up: bool, repeats: bool
+    ) -> MessageOutcome | None:
         """Why a visit is not to be claimed, as its item stands; None when it is."""
         if item["status"] in _DONE:
             if repeats:
                 self._follow_again(note, item, now)
-            return Received.DONE
+            return MessageOutcome.DONE
         if item["status"] == VisitStatus.PARKED:
-            return Received.DONE
+            return MessageOutcome.DONE
         if item["due"] <= now:
             return None
         if item["status"] == VisitStatus.RUNNING:
-            return Received.HELD
+            return MessageOutcome.HELD
         if (
             item["status"] == VisitStatus.WAITING
             and repeats
@@ -228,25 +230,31 @@ class Claims(Core):
             return None
         return self._later(replace(note, cause=None), item["due"], now)
 
-    def _later(self, note: Note, due_at: float, now: float) -> Received:
+    def _later(self, note: DueMessage, due_at: float, now: float) -> MessageOutcome:
         """Let a message come again when its visit is due: its delay has an upper bound."""
         if due_at < NEVER:
             head = self.table.get(keys.head(note.run_id))
             if head is not None and not is_over(head):
                 self.tell(head["queue"], [replace(note, due_at=due_at)], now)
-        return Received.DONE
+        return MessageOutcome.DONE
 
-    def _follow_again(self, note: Note, item: Item, now: float) -> None:
+    def _follow_again(self, note: DueMessage, item: Item, now: float) -> None:
         record = self._whole_record(note.run_id, item)
         if record is not None:
             self.follow(record, now, again=True)
 
-    def _whole_record(self, run_id: str, item: Item) -> Record | None:
-        return record_of(run_id, item, self.blobs)
+    def _whole_record(self, run_id: str, item: Item) -> VisitItem | None:
+        return decode_visit(run_id, item, self.blobs)
 
     def _claimed(
-        self, note: Note, key: keys.Key, before: Item | None, item: Item, known: Record | None, now: float
-    ) -> Claim | Received:
+        self,
+        note: DueMessage,
+        key: keys.ItemKey,
+        before: Item | None,
+        item: Item,
+        known: VisitItem | None,
+        now: float,
+    ) -> Claim | MessageOutcome:
         """The claim whose item was written; or it is taken back, where the run says that it must not be."""
         wanted = [keys.head(note.run_id)]
         needs_cause = "clock" not in item and known is None
@@ -259,38 +267,38 @@ class Claims(Core):
         if head is None:
             logger.warning("a message about a run that is not there: %s", note.run_id)
             self._take_back(key, item)
-            return Received.DONE
+            return MessageOutcome.DONE
         self.note_head(head)
         record = self._record(note, item, head, found.get(wanted[-1]) if cause else None, known)
         if record is None or is_over(head) or not self._is_wanted(record, head):
             self._take_back(key, item)
-            return Received.DONE
+            return MessageOutcome.DONE
         if "stop" in head and (before or {}).get("claims", 0) == 0 and not self.is_last(record, head):
             if record.visit.step != DEADLINE:
                 self._park(key, before, item, now)
                 self.dispatch(head, self.settle_stop(note.run_id, now), now)
-                return Received.DONE
+                return MessageOutcome.DONE
         if head["status"] == RunStatus.QUEUED:
             head = self._set_running(head, now)
         if not self.hold(record, head):
-            return Received.HELD
-        loaded = [record_of(note.run_id, found[one], self.blobs) for one in holders if one in found]
+            return MessageOutcome.HELD
+        loaded = [decode_visit(note.run_id, found[one], self.blobs) for one in holders if one in found]
         return Claim(
             run_of(head, self.blobs), record.visit, tuple(one.visit for one in loaded if one is not None)
         )
 
     def _record(
-        self, note: Note, item: Item, head: Item, cause: Item | None, known: Record | None
-    ) -> Record | None:
+        self, note: DueMessage, item: Item, head: Item, cause: Item | None, known: VisitItem | None
+    ) -> VisitItem | None:
         """The record of a claimed visit; None when nothing of the run says that there is such a visit."""
         step_of = self.step_of(head["plan"])
         if "clock" in item or known is not None:
-            return record_of(note.run_id, item, self.blobs, known)
-        candidates: Sequence[Record | None]
+            return decode_visit(note.run_id, item, self.blobs, known)
+        candidates: Sequence[VisitItem | None]
         if item.get("cause", "") == "":
             candidates = [first_of(head, step_of), deadline_of(head)]
         else:
-            before = None if cause is None else record_of(note.run_id, cause, self.blobs)
+            before = None if cause is None else decode_visit(note.run_id, cause, self.blobs)
             in_turns = self.plans.header(head["plan"]).sequential
             candidates = (
                 [] if before is None else followers(before, step_of, spread_of(head), in_turns=in_turns)
@@ -301,9 +309,9 @@ class Claims(Core):
                 "a message about a visit that nothing leads to: run %s, visit %s", note.run_id, note.visit_id
             )
             return None
-        return record_of(note.run_id, item, self.blobs, derived)
+        return decode_visit(note.run_id, item, self.blobs, derived)
 
-    def _is_wanted(self, record: Record, head: Item) -> bool:
+    def _is_wanted(self, record: VisitItem, head: Item) -> bool:
         """Whether the run, as it was resumed last, knows of the visit."""
         resumes = head.get("resumes", 0)
         visit = record.visit
@@ -319,32 +327,32 @@ class Claims(Core):
             return bool(record.item.get("resumes", 0) == resumes)
         return True
 
-    def _take_back(self, key: keys.Key, item: Item) -> None:
+    def _take_back(self, key: keys.ItemKey, item: Item) -> None:
         """Undo a claim that made an item."""
         if item.get("fence", 0) == 1 and "clock" not in item:
             try:
                 self.table.write([Delete(key, when=_held_with(1))])
-            except Refused:
+            except ConditionFailed:
                 return
 
-    def _park(self, key: keys.Key, before: Item | None, item: Item, now: float) -> None:
+    def _park(self, key: keys.ItemKey, before: Item | None, item: Item, now: float) -> None:
         """Take a claim back that came after its run began to stop."""
         was = before or {}
         due_at = now if was.get("status", VisitStatus.READY) == VisitStatus.READY else was["due"]
         back = {name: was.get(name) for name in ("started", "piece", "begun", "worker")}
         sets = {**back, "status": VisitStatus.PARKED.value, "due": due_at, "claims": 0}
         try:
-            self.table.update(Change(key, sets, when=_held_with(item["fence"])))
-        except Refused:
+            self.table.update(Update(key, sets, when=_held_with(item["fence"])))
+        except ConditionFailed:
             return
 
     def _set_running(self, head: Item, now: float) -> Item:
-        key = keys.Key(head["pk"], head["sk"])
+        key = keys.ItemKey(head["pk"], head["sk"])
         sets = {"status": RunStatus.RUNNING.value}
         condition: Condition = ("status", "=", RunStatus.QUEUED.value)
         try:
-            return self.table.update(Change(key, sets, keep={"started": now}, when=(condition,)))
-        except Refused as refused:
+            return self.table.update(Update(key, sets, keep={"started": now}, when=(condition,)))
+        except ConditionFailed as refused:
             return refused.found[0] or head
 
 
@@ -353,8 +361,8 @@ def _held_with(fence: int) -> tuple[Condition, ...]:
 
 
 def _claiming(
-    key: keys.Key, note: Note, before: Item | None, lease: Lease, now: float, *, give_up: bool
-) -> Change:
+    key: keys.ItemKey, note: DueMessage, before: Item | None, lease: Lease, now: float, *, give_up: bool
+) -> Update:
     """The write that claims a visit as it was found, or that has no item yet."""
     was = before or {}
     claims = was.get("claims", 0)
@@ -373,7 +381,7 @@ def _claiming(
     append = {"begun": begun} if begun else {}
     if before is None:
         made = {"step": note.step, "cause": note.cause or None}
-        return Change(
+        return Update(
             key, sets | {name: value for name, value in made.items() if value}, append=append, when=(ABSENT,)
         )
     when: tuple[Condition, ...] = (
@@ -381,4 +389,4 @@ def _claiming(
         ("due", "=", was["due"]),
         ("fence", "absent or =", was.get("fence", 0)),
     )
-    return Change(key, sets, append=append, when=when)
+    return Update(key, sets, append=append, when=when)

@@ -1,4 +1,4 @@
-"""Commits: the outcome of a visit, and what follows from it.
+"""DynamoCommits: the outcome of a visit, and what follows from it.
 
 The outcome is one write: of the visit's item alone where the branch just goes on, else together with the counters of the
 run. What follows is derived from it, so that doing it again changes nothing: a worker that died in between is made good by
@@ -11,26 +11,26 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Failure, Lease, Visit, VisitStatus
 from noetl.executor.model.transition import branches_of
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, Core, Held
-from noetl.executor.stores.dynamo.expressions import PRESENT, Change, Condition, Put, Write
-from noetl.executor.stores.dynamo.run_items import Deltas, joins_of, spread_of
+from noetl.executor.stores.dynamo.context import MOST_RACES, CachedClaim, DynamoContext
+from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
+from noetl.executor.stores.dynamo.run_items import CounterDeltas, joins_of, spread_of
 from noetl.executor.stores.dynamo.visit_items import (
-    Record,
-    Way,
+    VisitItem,
+    VisitOrigin,
+    decode_visit,
     entered,
     event_to_list,
     followers,
     home_of_branch,
     numbered,
     outcome,
-    record_of,
     self_contained,
     visit_of,
 )
@@ -39,7 +39,7 @@ from noetl.executor.stores.sql.rows import to_text
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 
 
-class Commits(Core):
+class DynamoCommits(DynamoContext):
     """The part of the store that commits."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
@@ -52,28 +52,28 @@ class Commits(Core):
         record = self._write(commit, held, sets, now)
         self.let_go(visit)
         self._forget_parts(visit, held)
-        self.changes.announce()
+        self.changes.notify()
         known = held.head if commit.stop is None else None
         following = self.follow(record, now, claim_for=claim_for, known=known)
         if self.inbox is not None:
             self.inbox.done(visit.run_id, visit.id, following)
         return following
 
-    def _read_again(self, visit: Visit) -> Held:
+    def _read_again(self, visit: Visit) -> CachedClaim:
         """What is known of a claim that another process has made."""
         head = self.head(visit.run_id)
         item = self.table.get(keys.visit(visit.run_id, visit.id, spread_of(head)))
         if item is None or item.get("fence") != visit.fence:
             raise _fenced(visit)
-        return Held(Record(visit, self.way_of(head, item), item), head)
+        return CachedClaim(VisitItem(visit, self.decode_origin(head, item), item), head)
 
     def _note_waiting(self, head: Item) -> None:
         """Let the run say that it may be waiting, before it is."""
         is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
-        with suppress(Refused):
-            self.table.update(Change(keys.Key(head["pk"], head["sk"]), {"waits": True}, when=is_open))
+        with suppress(ConditionFailed):
+            self.table.update(Update(keys.ItemKey(head["pk"], head["sk"]), {"waits": True}, when=is_open))
 
-    def _write(self, commit: Commit, held: Held, sets: Item, now: float) -> Record:
+    def _write(self, commit: Commit, held: CachedClaim, sets: Item, now: float) -> VisitItem:
         """Write an outcome, with everything that must be written with it; the record as it is then."""
         visit, record, head = commit.visit, held.record, held.head
         spread = spread_of(head)
@@ -91,10 +91,10 @@ class Commits(Core):
                 ("fence", "=", visit.fence),
                 ("status", "=", VisitStatus.RUNNING.value),
             )
-            writes: list[Write] = [Change(key, own, when=when), *beside, *move.writes]
+            writes: list[Write] = [Update(key, own, when=when), *beside, *move.writes]
             try:
                 self.table.write(writes)
-            except Refused as refused:
+            except ConditionFailed as refused:
                 if refused.failed[0]:
                     raise _fenced(visit) from None
                 put = {one.key: one for one, failed in zip(writes, refused.failed, strict=True) if failed}
@@ -103,18 +103,18 @@ class Commits(Core):
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
             item = {name: value for name, value in {**record.item, **own}.items() if value is not None}
-            return Record(visit, record.way, item | key._asdict())
+            return VisitItem(visit, record.way, item | key._asdict())
         raise StoreError(
             f"A step of run {visit.run_id} could not be committed: too many others write beside it."
         )
 
-    def _move(self, commit: Commit, held: Held, absorbed: set[str], now: float) -> Move:
+    def _move(self, commit: Commit, held: CachedClaim, absorbed: set[str], now: float) -> BranchWrites:
         """How the branches of a commit move, where those in `absorbed` are known to find their visit made."""
         record, head = held.record, held.head
         way, visit = record.way, commit.visit
         spread, step_of = spread_of(head), self.step_of(head["plan"])
-        move = Move()
-        deltas = Deltas()
+        move = BranchWrites()
+        deltas = CounterDeltas()
         width = len(commit.branches)
         homes = [home_of_branch(way.home, index, width, spread) for index in range(width)]
         if all(home == way.home for home in homes):
@@ -129,7 +129,7 @@ class Commits(Core):
             deltas.add(way.home, "failed", commit.failed_branches)
         for join in joins_of(commit.branches):
             deltas.arrive(homes[[b.step for b in commit.branches].index(join)], join, visit.id)
-        counters = _Numbers(self, visit.run_id)
+        counters = _VisitNumbers(self, visit.run_id)
         in_turns = self.plans.header(head["plan"]).sequential
         for index, (branch, home) in enumerate(zip(commit.branches, homes, strict=True)):
             is_new = not branch.joins and branch.id not in absorbed
@@ -142,7 +142,7 @@ class Commits(Core):
             if branch.is_absorbed and is_new:
                 key = keys.visit(visit.run_id, branch.id, spread)
                 found, counts = numbered(branch, way, number)
-                follows = Way(
+                follows = VisitOrigin(
                     visit.id, (), now, index, home, counts, forked=way.forked or width > 1, line=visit.clock
                 )
                 made = visit_of(branch, visit.run_id, NEVER if in_turns else now, found)
@@ -154,7 +154,7 @@ class Commits(Core):
         for home in deltas.homes():
             added, arrived = deltas.changes_of(home)
             move.writes.append(
-                Change(keys.counter(visit.run_id, home), {}, {**added, "version": 1}, append=arrived)
+                Update(keys.counter(visit.run_id, home), {}, {**added, "version": 1}, append=arrived)
             )
         return move
 
@@ -166,14 +166,14 @@ class Commits(Core):
             key = keys.part(visit.run_id, visit.id, part.loop, part.first, spread)
             yield Put(key, {"body": self.blobs.keep(visit.run_id, list(part.outcomes)) or b"[]"}, when=())
 
-    def _forget_parts(self, visit: Visit, held: Held) -> None:
+    def _forget_parts(self, visit: Visit, held: CachedClaim) -> None:
         """Delete the results of batches when the visit is done, or begins anew in another round."""
         may_go_on = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
         if visit.progress is None or (visit.progress.journal and may_go_on):
             return
         spread = spread_of(held.head)
         pk = keys.partition(visit.run_id, keys.home_of(visit.id, spread))
-        found = [keys.Key(item["pk"], item["sk"]) for item in self.table.query(pk, f"P#{visit.id}#")]
+        found = [keys.ItemKey(item["pk"], item["sk"]) for item in self.table.query(pk, f"P#{visit.id}#")]
         self.table.delete(found)
 
     def _past(self, commit: Commit, spread: int) -> Iterable[Put]:
@@ -188,7 +188,7 @@ class Commits(Core):
 
     def follow(
         self,
-        record: Record,
+        record: VisitItem,
         now: float,
         *,
         again: bool = False,
@@ -205,7 +205,7 @@ class Commits(Core):
             return None
         if is_done and item.get("waited"):
             self.give_up_runs(visit.run_id, visit.id, now)
-        due: list[Record] = []
+        due: list[VisitItem] = []
         is_empty = False
         if item.get("counted"):
             fired, is_empty = self.look(record, head, now, again=again)
@@ -234,7 +234,7 @@ class Commits(Core):
             claimed = self._hand_on(head, due, visit, now, claim_for)
         return claimed
 
-    def _head_for(self, record: Record, known: Item | None) -> Item:
+    def _head_for(self, record: VisitItem, known: Item | None) -> Item:
         """The head of the run: as it is now where it matters, else as it was when the visit was claimed."""
         visit, item = record.visit, record.item
         just_goes_on = visit.finished_at is not None and not any(
@@ -245,11 +245,11 @@ class Commits(Core):
         return self.head(visit.run_id)
 
     def _hand_on(
-        self, head: Item, due: Sequence[Record], own: Visit, now: float, claim_for: Lease | None
+        self, head: Item, due: Sequence[VisitItem], own: Visit, now: float, claim_for: Lease | None
     ) -> Visit | None:
         """Claim the first of what is due, when someone wants it, and let workers know of the rest."""
         claimed: Visit | None = None
-        rest: list[Record] = []
+        rest: list[VisitItem] = []
         for record in due:
             is_for_us = claim_for is not None and claimed is None and record.visit.id != own.id
             if is_for_us and claim_for is not None and record.visit.due_at <= now:
@@ -260,13 +260,13 @@ class Commits(Core):
         self.dispatch(head, rest, now)
         return claimed
 
-    def _paused(self, record: Record, now: float) -> list[Record]:
+    def _paused(self, record: VisitItem, now: float) -> list[VisitItem]:
         """A visit that goes on later, as it is due."""
         visit = record.visit
         is_woken = bool(record.item.get("awaits")) and self.wake_if_answered(visit.run_id, visit.id, now)
         return [] if is_woken else [record]
 
-    def _absorbed(self, record: Record, head: Item) -> list[Record]:
+    def _absorbed(self, record: VisitItem, head: Item) -> list[VisitItem]:
         """The visits at a `join: any` that a visit has made and nobody has claimed yet."""
         if not record.item.get("next"):
             return []
@@ -276,11 +276,11 @@ class Commits(Core):
         if not branches:
             return []
         found = self.table.get_many([keys.visit(visit.run_id, branch.id, spread) for branch in branches])
-        records = [record_of(visit.run_id, item, self.blobs) for item in found.values()]
+        records = [decode_visit(visit.run_id, item, self.blobs) for item in found.values()]
         return [one for one in records if one is not None and one.way.cause == visit.id and _is_ready(one)]
 
 
-def _own(commit: Commit, record: Record, sets: Item, move: Move, now: float) -> Item:
+def _own(commit: Commit, record: VisitItem, sets: Item, move: BranchWrites, now: float) -> Item:
     """What a commit changes of the visit's own item."""
     visit = commit.visit
     own: Item = {**sets, "awaits": list(commit.awaits) or None}
@@ -298,24 +298,24 @@ def _own(commit: Commit, record: Record, sets: Item, move: Move, now: float) -> 
     return {name: value for name, value in own.items() if value is not None or name in record.item}
 
 
-class Move:
+class BranchWrites:
     """The writes by which branches move; the visits among them that may be there already; the numbers of those that follow."""
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
-        self.made: dict[str, keys.Key] = {}
+        self.made: dict[str, keys.ItemKey] = {}
         self.numbers: list[int] = []
 
 
-class _Numbers:
+class _VisitNumbers:
     """The numbers that visits of steps get in a run that has forked: each once, whoever counts at the same time."""
 
-    def __init__(self, core: Core, run_id: str) -> None:
+    def __init__(self, core: DynamoContext, run_id: str) -> None:
         self._core = core
         self._run_id = run_id
         self._counted: dict[str, tuple[int, int]] = {}
 
-    def next(self, branch: Branch, way: Way) -> int:
+    def next(self, branch: Branch, way: VisitOrigin) -> int:
         if branch.step not in self._counted:
             item = self._core.table.get(keys.number(self._run_id, branch.step)) or {}
             self._counted[branch.step] = (item.get("visits", 0), 0)
@@ -328,11 +328,11 @@ class _Numbers:
         for step, (before, more) in self._counted.items():
             condition: Condition = ("visits", "=", before) if before else ("visits", "absent", None)
             key = keys.number(self._run_id, step)
-            found.append(Change(key, {"visits": before + more}, when=(condition,)))
+            found.append(Update(key, {"visits": before + more}, when=(condition,)))
         return found
 
 
-def past_item(events: Sequence[Event], core: Core, run_id: str) -> Item:
+def past_item(events: Sequence[Event], core: DynamoContext, run_id: str) -> Item:
     return {"told": core.blobs.keep(run_id, [event_to_list(event) for event in events])}
 
 
@@ -355,22 +355,24 @@ def check_payload(commit: Commit) -> None:
         raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
 
 
-def numbers_for(core: Core, run_id: str, branch: Branch, way: Way) -> tuple[int, list[Write]]:
+def numbers_for(
+    core: DynamoContext, run_id: str, branch: Branch, way: VisitOrigin
+) -> tuple[int, list[Write]]:
     """The number of a visit of a step in a run that has forked, and the write that takes it."""
-    numbers = _Numbers(core, run_id)
+    numbers = _VisitNumbers(core, run_id)
     return numbers.next(branch, way), numbers.writes()
 
 
-def _stop(commit: Commit, head: Item, core: Core) -> Iterable[Change]:
+def _stop(commit: Commit, head: Item, core: DynamoContext) -> Iterable[Update]:
     if commit.stop is not None:
         error = core.blobs.keep(commit.visit.run_id, commit.error)
         keep = {"stop": commit.stop.value} | ({} if error is None else {"error": error})
-        yield Change(keys.Key(head["pk"], head["sk"]), keep=keep)
+        yield Update(keys.ItemKey(head["pk"], head["sk"]), keep=keep)
 
 
 def _fenced(visit: Visit) -> FencedError:
     return FencedError(f"the claim of step `{visit.step}` has been lost")
 
 
-def _is_ready(record: Record) -> bool:
+def _is_ready(record: VisitItem) -> bool:
     return record.visit.status is VisitStatus.READY

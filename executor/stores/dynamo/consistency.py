@@ -14,13 +14,13 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, VisitStatus
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import Core
+from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import is_over
-from noetl.executor.stores.dynamo.run_snapshot import Whole, read_whole
-from noetl.executor.stores.dynamo.visit_items import ACTIVE, Record
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
+from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem
 from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.sql.consistency import limited
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sqs.messages import MessageQueue
 
 LOOKS = 3
 BETWEEN_SECONDS = 0.3
@@ -30,15 +30,15 @@ _DONE = (VisitStatus.SUCCEEDED, VisitStatus.FAILED)
 _COMPLETE = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 
 
-class Doctor:
+class ConsistencyCheck:
     """Examines a store."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: DynamoContext) -> None:
         self._core = core
 
-    def examine(self) -> list[Finding]:
+    def check_consistency(self) -> list[Finding]:
         """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
-        found = _Belongings()
+        found = _TableScan()
         for item in self._core.table.scan(_TOLD):
             found.note(item)
         ids = sorted(found.heads)
@@ -50,7 +50,7 @@ class Doctor:
     def _beside(self) -> Iterable[Finding]:
         """What is wrong with the bucket and the queue that stand beside the table."""
         looks = {"bucket": self._core.blobs.look}
-        if isinstance(self._core.messages, Messages):
+        if isinstance(self._core.messages, MessageQueue):
             looks["queue"] = self._core.messages.look
         for check, look in looks.items():
             try:
@@ -68,7 +68,7 @@ class Doctor:
         for look in range(LOOKS):
             if look:
                 time.sleep(BETWEEN_SECONDS)
-            whole = read_whole(self._core, run_id)
+            whole = read_snapshot(self._core, run_id)
             seen = [] if whole is None else list(self._findings(whole))
             found = seen if look == 0 else [one for one in found if one in seen]
             if not found:
@@ -83,7 +83,7 @@ class Doctor:
             "unknown plans", f"run {run_id} of `{head['playbook']}` has a plan that is not there", run_id
         )
 
-    def _findings(self, whole: Whole) -> Iterable[Finding]:
+    def _findings(self, whole: RunSnapshot) -> Iterable[Finding]:
         head = whole.head
         run_id, status = head["pk"][2:], RunStatus(head["status"])
         left = [one for one in whole.shown if one.visit.status in ACTIVE and one.visit.step != DEADLINE]
@@ -123,7 +123,7 @@ class Doctor:
             message = f"run {run_id} belongs to run {head['parent'][0]}, which is not there"
             yield Finding("unknown parents", message, run_id)
 
-    def _goes_on(self, record: Record) -> bool:
+    def _goes_on(self, record: VisitItem) -> bool:
         """Whether a visit is due some time, or somebody can answer what it waits for."""
         visit = record.visit
         if visit.due_at < NEVER:
@@ -140,7 +140,7 @@ class Doctor:
 
 
 @dataclass(slots=True)
-class _Belongings:
+class _TableScan:
     """Which runs and plans there are, and which items belong to which."""
 
     heads: set[str] = field(default_factory=set)

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, TypeVar
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import END, SERVICE, Lease, Run, Visit
 from noetl.executor.model.transition import latest
-from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs
-from noetl.executor.stores.dynamo.plans import Plans
+from noetl.executor.stores.dynamo.plans import DynamoPlans
 from noetl.executor.stores.dynamo.run_items import spread_of
-from noetl.executor.stores.dynamo.table import Table
-from noetl.executor.stores.dynamo.visit_items import Record, StepOf, Way
-from noetl.executor.stores.sqs.due_message import Note
-from noetl.executor.stores.sqs.memory_queue import Memory
-from noetl.executor.stores.sqs.messages import Messages
-from noetl.executor.stores.sqs.receiver import Inbox
+from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.visit_items import StepOf, VisitItem, VisitOrigin
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.memory_queue import InMemoryQueue
+from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.executor.stores.sqs.receiver import MessageReceiver
 from noetl.planner.frozen import record
 
 if TYPE_CHECKING:
-    from noetl.executor.stores.dynamo.run_snapshot import Whole
+    from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 
 MOST_HELD = 10_000
 MOST_THREADS = 16
@@ -39,33 +39,33 @@ U = TypeVar("U")
 
 
 @record
-class Held:
+class CachedClaim:
     """A claim that this process has made: what was read for it."""
 
-    record: Record
+    record: VisitItem
     head: Item
 
 
-class Core(ABC):
+class DynamoContext(ABC):
     """A table, the bucket and the queue beside it, and what this process knows of them."""
 
     def __init__(
         self,
-        table: Table,
-        messages: Messages | None = None,
+        table: DynamoTable,
+        messages: MessageQueue | None = None,
         bucket: str | None = None,
-        keeps_seconds: float | None = None,
+        retention_seconds: float | None = None,
     ) -> None:
         self.table = table
-        self.keeps_seconds = keeps_seconds
+        self.retention_seconds = retention_seconds
         self.messages = messages
         self.blobs = Blobs(bucket)
-        self.plans = Plans(table)
-        self.memory = Memory()
-        self.inbox = None if messages is None else Inbox(messages)
-        self.changes = News()
-        self.work = News()
-        self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self.plans = DynamoPlans(table)
+        self.memory = InMemoryQueue()
+        self.inbox = None if messages is None else MessageReceiver(messages)
+        self.changes = ChangeSignal()
+        self.work = ChangeSignal()
+        self._held: OrderedDict[tuple[str, str], CachedClaim] = OrderedDict()
         self._fences: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._spreads: OrderedDict[str, int] = OrderedDict()
         self._open: dict[str, set[str]] = {}
@@ -116,10 +116,10 @@ class Core(ABC):
             found = spread_of(head)
         return found
 
-    def visit_key(self, run_id: str, visit_id: str) -> keys.Key:
+    def visit_key(self, run_id: str, visit_id: str) -> keys.ItemKey:
         return keys.visit(run_id, visit_id, self.spread(run_id))
 
-    def hold(self, record: Record, head: Item) -> bool:
+    def hold(self, record: VisitItem, head: Item) -> bool:
         """Remember what was read for a claim until it is committed; False when another thread has taken the visit over."""
         visit = record.visit
         with self._lock:
@@ -128,12 +128,12 @@ class Core(ABC):
             self._fences[visit.run_id, visit.id] = visit.fence
             while len(self._fences) > MOST_HELD:
                 self._fences.popitem(last=False)
-            self._held[visit.run_id, visit.id] = Held(record, head)
+            self._held[visit.run_id, visit.id] = CachedClaim(record, head)
             while len(self._held) > MOST_HELD:
                 self._held.popitem(last=False)
         return True
 
-    def held(self, visit: Visit) -> Held | None:
+    def held(self, visit: Visit) -> CachedClaim | None:
         """What was read for a claim, if this process has made it."""
         found = self._held.get((visit.run_id, visit.id))
         return found if found is not None and found.record.visit.fence == visit.fence else None
@@ -142,42 +142,42 @@ class Core(ABC):
         with self._lock:
             self._held.pop((visit.run_id, visit.id), None)
 
-    def note_of(self, record: Record, head: Item) -> Note:
+    def note_of(self, record: VisitItem, head: Item) -> DueMessage:
         """The message about a visit that has become due."""
         visit = record.visit
         step = None if visit.step.startswith("@") else self.plans.step(head["plan"], visit.step)
         holders = () if step is None else sorted(set(latest(visit.names, step.reads).values()))
         cause = None if record.is_written else record.way.cause
         # Of a step that reads more than one read gives, the rest is asked for later.
-        return Note(
+        return DueMessage(
             visit.run_id, visit.id, visit.step, visit.due_at, spread_of(head), cause, tuple(holders[:64])
         )
 
-    def dispatch(self, head: Item, records: Iterable[Record], now: float) -> None:
+    def dispatch(self, head: Item, records: Iterable[VisitItem], now: float) -> None:
         """Let workers know of visits that are due, or will be."""
         notes = [self.note_of(record, head) for record in records]
         if not notes:
             return
         self.tell(head["queue"], notes, now)
 
-    def tell(self, queue: str, notes: Sequence[Note], now: float) -> None:
+    def tell(self, queue: str, notes: Sequence[DueMessage], now: float) -> None:
         if queue == SERVICE and self.messages is not None:
             self.messages.send(notes, now)
         else:
             self.memory.add(queue, notes)
-        self.work.announce(len(notes))
+        self.work.notify(len(notes))
 
     # What the parts ask of each other.
 
     @abstractmethod
-    def claim_record(self, record: Record, head: Item, lease: Lease, now: float) -> Visit | None:
+    def claim_record(self, record: VisitItem, head: Item, lease: Lease, now: float) -> Visit | None:
         """Claim a visit that has just become due; None when somebody else has it."""
         ...
 
     @abstractmethod
     def follow(
         self,
-        record: Record,
+        record: VisitItem,
         now: float,
         *,
         again: bool = False,
@@ -191,27 +191,27 @@ class Core(ABC):
 
     @abstractmethod
     def look(
-        self, record: Record, head: Item, now: float, *, again: bool = False
-    ) -> tuple[list[Record], bool]:
+        self, record: VisitItem, head: Item, now: float, *, again: bool = False
+    ) -> tuple[list[VisitItem], bool]:
         """Fire the joins that have nothing left to wait for; the visits that are due then, and whether no branch is left."""
         ...
 
     @abstractmethod
-    def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
+    def take_turn(self, head: Item, record: VisitItem | None, now: float) -> list[VisitItem]:
         """Let the visit go whose turn it is, where branches go one after another. It sees what those before it have seen, of
         which `record` was the last.
         """
         ...
 
     @abstractmethod
-    def end(self, head: Item, now: float) -> list[Record]:
+    def end(self, head: Item, now: float) -> list[VisitItem]:
         """Let a run end: with the step that runs last if there is one, and when that is done for good. The visits that are due
         then.
         """
         ...
 
     @abstractmethod
-    def mend(self, whole: Whole, now: float) -> list[Record]:
+    def mend(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
         """Do what follows from a commit whose worker died before that; the visits that are due then."""
         ...
 
@@ -251,18 +251,18 @@ class Core(ABC):
         ...
 
     @abstractmethod
-    def way_of(self, head: Item, item: Item) -> Way:
+    def decode_origin(self, head: Item, item: Item) -> VisitOrigin:
         """How a visit that has been claimed came to be."""
         ...
 
     @abstractmethod
-    def settle_stop(self, run_id: str, now: float) -> list[Record]:
+    def settle_stop(self, run_id: str, now: float) -> list[VisitItem]:
         """Park what has not started in a run that is stopping, and let it end when nothing is left running: the visits that
         are due then.
         """
         ...
 
-    def is_last(self, record: Record, head: Item) -> bool:
+    def is_last(self, record: VisitItem, head: Item) -> bool:
         """Whether a visit belongs to no branch: the end of a run, or the step that runs last."""
         step = record.visit.step
         return step == END or step == self.plans.header(head["plan"]).last_step

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from noetl.executor.stores.dynamo.attributes import attribute, attributes, size_of
-from noetl.executor.stores.dynamo.keys import Key
+from noetl.executor.stores.dynamo.attributes import encode_item, encode_value, size_of
+from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.planner.frozen import record
 
 Condition = tuple[str, str, Any]
@@ -34,7 +34,7 @@ class _Names:
 
     def value(self, value: Any) -> str:
         placeholder = f":{len(self.values)}"
-        self.values[placeholder] = attribute(value)
+        self.values[placeholder] = encode_value(value)
         return placeholder
 
     def condition(self, when: Sequence[Condition]) -> str:
@@ -59,12 +59,12 @@ class _Names:
 
 
 @record
-class Change:
+class Update:
     """An update, which makes the item where it is absent. None among the values of `set` removes the attribute; `keep` is
     set where there is none yet; `append` adds to the end of lists.
     """
 
-    key: Key
+    key: ItemKey
     set: Mapping[str, Any] = field(default_factory=dict)
     add: Mapping[str, float] = field(default_factory=dict)
     keep: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Change:
         condition = names.condition(self.when)
         found = {
             "TableName": table,
-            "Key": attributes(self.key._asdict()),
+            "Key": encode_item(self.key._asdict()),
             "UpdateExpression": " ".join(clauses),
         }
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
@@ -110,7 +110,7 @@ class Change:
 class Put:
     """A whole item."""
 
-    key: Key
+    key: ItemKey
     item: Mapping[str, Any] = field(default_factory=dict)
     when: tuple[Condition, ...] = (ABSENT,)
 
@@ -124,7 +124,7 @@ class Put:
         names = _Names()
         condition = names.condition(self.when)
         item = {**self.key._asdict(), **self.item} | ({} if token is None else {"wrote": token})
-        found = {"TableName": table, "Item": attributes(item)}
+        found = {"TableName": table, "Item": encode_item(item)}
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 
@@ -132,7 +132,7 @@ class Put:
 class Delete:
     """The end of an item."""
 
-    key: Key
+    key: ItemKey
     when: tuple[Condition, ...] = ()
 
     kind = "Delete"
@@ -141,15 +141,15 @@ class Delete:
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
         names = _Names()
         condition = names.condition(self.when)
-        found = {"TableName": table, "Key": attributes(self.key._asdict())}
+        found = {"TableName": table, "Key": encode_item(self.key._asdict())}
         return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
 
 
 @record
-class Check:
+class ConditionCheck:
     """Something that must hold for the writes beside it to be made."""
 
-    key: Key
+    key: ItemKey
     when: tuple[Condition, ...]
 
     kind = "ConditionCheck"
@@ -157,8 +157,8 @@ class Check:
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
         names = _Names()
-        found = {"TableName": table, "Key": attributes(self.key._asdict())}
+        found = {"TableName": table, "Key": encode_item(self.key._asdict())}
         return found | {"ConditionExpression": names.condition(self.when)} | names.parameters()
 
 
-Write = Change | Put | Delete | Check
+Write = Update | Put | Delete | ConditionCheck

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, VisitStatus
 from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, Core
+from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import spread_of
-from noetl.executor.stores.dynamo.run_snapshot import read_whole
-from noetl.executor.stores.dynamo.visit_items import Record
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.planner.frozen import record
 
 PAGE = 1000
@@ -34,7 +34,7 @@ HEAD = ""
 
 
 @record
-class Stream:
+class EventStream:
     """What has happened to one visit, or to the run, in order; behind the streams of its causes. `rank` tells streams apart
     whose events happened at the same time.
     """
@@ -57,7 +57,7 @@ class Stream:
         return (latest if index + 1 == len(self.events) else event.at, 1, self.rank)
 
 
-class History(Core):
+class DynamoHistory(DynamoContext):
     """The part of the store that tells what has happened."""
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
@@ -82,12 +82,12 @@ class History(Core):
             number += 1
             try:
                 self.table.write([Put(keys.entry(run_id, number), {"streams": streams[at : at + PAGE]})])
-            except Refused:
+            except ConditionFailed:
                 return False
         return True
 
-    def _streams(self, run_id: str) -> dict[str, Stream]:
-        whole = read_whole(self, run_id)
+    def _streams(self, run_id: str) -> dict[str, EventStream]:
+        whole = read_snapshot(self, run_id)
         if whole is None:
             return {}
         past: dict[str, list[Item]] = {}
@@ -95,11 +95,11 @@ class History(Core):
             for item in self.table.query(keys.partition(run_id, number), "X#"):
                 past.setdefault(item["sk"].split("#")[1], []).append(item)
         told = self.blobs.read(whole.head.get("told")) or []
-        run = Stream(HEAD, tuple(_event(one) for one in told))
+        run = EventStream(HEAD, tuple(_event(one) for one in told))
         streams = [self._stream(record, past.get(record.visit.id, ())) for record in whole.records]
         return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
 
-    def _stream(self, record: Record, past: Iterable[Item]) -> Stream | None:
+    def _stream(self, record: VisitItem, past: Iterable[Item]) -> EventStream | None:
         """What has happened to a visit: claims that began an attempt, what was told while they were at work, and their outcomes.
         `past` was read after the record. It may know of later claims, of which the record does not say how they began.
         """
@@ -120,10 +120,10 @@ class History(Core):
         happened = tuple(event for place in sorted(entries) for event in entries[place])
         causes = way.causes or ((way.cause,) if way.cause else ())
         is_done = visit.finished_at is not None or visit.status is VisitStatus.PARKED
-        return Stream(visit.id, happened, causes, is_done, (int(visit.step == END), visit.clock))
+        return EventStream(visit.id, happened, causes, is_done, (int(visit.step == END), visit.clock))
 
 
-def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[str]:
+def ordered(streams: Mapping[str, EventStream], told: Mapping[str, int]) -> Iterable[str]:
     """The streams of the events that are not told yet, one name for each, in an order in which causes come first: of those
     that may be next, the one that happened first. Nothing is told of a stream before all of its causes.
     """
@@ -160,7 +160,7 @@ def ordered(streams: Mapping[str, Stream], told: Mapping[str, int]) -> Iterable[
 
 
 def _page(
-    pages: list[list[str]], streams: Mapping[str, Stream], place: tuple[int, int], limit: int
+    pages: list[list[str]], streams: Mapping[str, EventStream], place: tuple[int, int], limit: int
 ) -> list[Event]:
     """The events behind a place, at most so many."""
     told: dict[str, int] = {}

@@ -1,38 +1,38 @@
-"""Joins: who brings a counter to zero looks at all of them, and fires what has nothing left to wait for."""
+"""DynamoJoins: who brings a counter to zero looks at all of them, and fires what has nothing left to wait for."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 
-from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import NEVER, Branch, VisitStatus
 from noetl.executor.model.transition import arrive, branches_of
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes
-from noetl.executor.stores.dynamo.commits import Commits, numbers_for
+from noetl.executor.stores.dynamo.commits import DynamoCommits, numbers_for
 from noetl.executor.stores.dynamo.context import MOST_RACES
-from noetl.executor.stores.dynamo.expressions import Change, Check, Condition, Put
-from noetl.executor.stores.dynamo.run_items import Counts, Deltas, counts_of, is_over, spread_of
+from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, Put, Update
+from noetl.executor.stores.dynamo.run_items import BranchCounts, CounterDeltas, counts_of, is_over, spread_of
 from noetl.executor.stores.dynamo.visit_items import (
-    Record,
-    Way,
+    VisitItem,
+    VisitOrigin,
+    decode_visit,
     entered,
     names_of,
     numbered,
-    record_of,
     visit_of,
 )
 
 
-class Joins(Commits):
+class DynamoJoins(DynamoCommits):
     """The part of the store that fires joins."""
 
     def look(
-        self, record: Record, head: Item, now: float, *, again: bool = False
-    ) -> tuple[list[Record], bool]:
+        self, record: VisitItem, head: Item, now: float, *, again: bool = False
+    ) -> tuple[list[VisitItem], bool]:
         visit = record.visit
         touched = self._touched(record, head)
         fired = self._fired_before(visit.run_id, touched, head) if again else []
@@ -42,7 +42,7 @@ class Joins(Commits):
         known = {one.visit.id for one in more}
         return [*(one for one in fired if one.visit.id not in known), *more], counts.live <= 0
 
-    def _touched(self, record: Record, head: Item) -> set[str]:
+    def _touched(self, record: VisitItem, head: Item) -> set[str]:
         """The joins whose counters the commit of a visit may have changed."""
         step_of = self.step_of(head["plan"])
         if record.visit.step.startswith("@"):
@@ -55,7 +55,7 @@ class Joins(Commits):
         }
         return {*step.regions, *arrived, *absorbed}
 
-    def _is_on_the_way(self, record: Record, head: Item, touched: set[str]) -> bool:
+    def _is_on_the_way(self, record: VisitItem, head: Item, touched: set[str]) -> bool:
         """Whether the counter of the visit's own partition says already that nothing can fire or end. Where a run is spread
         each branch is counted out where it was counted in, so no counter is ever below zero.
         """
@@ -69,11 +69,11 @@ class Joins(Commits):
 
     def fire_joins(
         self, head: Item, touched: set[str] | None, now: float, *, line: int = 0
-    ) -> tuple[list[Record], Counts]:
+    ) -> tuple[list[VisitItem], BranchCounts]:
         """Fire those of the joins (or any) that have arrivals and nothing to wait for; what is due then, and the counters."""
         run_id, step_of = head["pk"][2:], self.step_of(head["plan"])
         at = [keys.counter(run_id, number) for number in range(spread_of(head))]
-        fired: list[Record] = []
+        fired: list[VisitItem] = []
         for tries in range(MOST_RACES):
             counters = self.table.snapshot(at)
             counts = counts_of(head, counters, step_of)
@@ -86,7 +86,7 @@ class Joins(Commits):
                 return fired, counts
             try:
                 record = self._fire(head, ready[0], counters, now, line)
-            except Refused:
+            except ConditionFailed:
                 time.sleep(pause_seconds(min(tries, 4)))
                 head = self.head(run_id)
                 continue
@@ -94,20 +94,20 @@ class Joins(Commits):
                 fired.append(record)
         raise StoreError(f"The joins of run {run_id} could not be fired: too many others write beside it.")
 
-    def _fire(self, head: Item, join: str, counters: list[Item], now: float, line: int) -> Record:
+    def _fire(self, head: Item, join: str, counters: list[Item], now: float, line: int) -> VisitItem:
         """Let what has arrived at a join go on as one branch.
 
         Raises:
-            Refused: the counters, the join or the run have changed since they were read.
+            ConditionFailed: the counters, the join or the run have changed since they were read.
         """
         run_id, spread, step_of = head["pk"][2:], spread_of(head), self.step_of(head["plan"])
         step = step_of(join)
         came = [(home, id) for home, counter in enumerate(counters) for id in counter.get(f"a#{join}", ())]
         found = self.table.get_many([keys.visit(run_id, id, spread) for _, id in came])
         arrivals: list[Branch] = []
-        ways: list[Way] = []
+        ways: list[VisitOrigin] = []
         for _, id in came:
-            record = record_of(run_id, found[keys.visit(run_id, id, spread)], self.blobs)
+            record = decode_visit(run_id, found[keys.visit(run_id, id, spread)], self.blobs)
             assert record is not None
             branches = branches_of(record.visit, step_of(record.visit.step), step_of)
             arrivals.append(next(branch for branch in branches if branch.joins and branch.step == join))
@@ -116,7 +116,7 @@ class Joins(Commits):
         wave = before.get("wave", 0) + 1
         earlier = None if wave == 1 else Branch("", join, before["clock"], names_of(before.get("names")))
         branch, _, _ = arrive(step, wave, arrivals, earlier)
-        way = Way(
+        way = VisitOrigin(
             causes=tuple(id for _, id in came),
             entered=now,
             home=came[0][0],
@@ -129,7 +129,7 @@ class Joins(Commits):
         stops = "stop" in head or is_over(head)
         visit = visit_of(branch, run_id, NEVER if self.plans.header(head["plan"]).sequential else now, number)
         visit = replace(visit, status=VisitStatus.PARKED if stops else VisitStatus.READY)
-        deltas = Deltas()
+        deltas = CounterDeltas()
         for home, _ in came[1:]:
             deltas.branch(home, step.regions, -1)
         item = entered(visit, way)
@@ -141,7 +141,7 @@ class Joins(Commits):
             "visit": branch.id,
         }
         writes += [
-            Change(keys.join(run_id, join), told, when=(fires,)),
+            Update(keys.join(run_id, join), told, when=(fires,)),
             Put(keys.visit(run_id, visit.id, spread), item),
         ]
         for home, counter in enumerate(counters):
@@ -150,20 +150,20 @@ class Joins(Commits):
             added, _ = deltas.changes_of(home)
             key = keys.counter(run_id, home)
             if f"a#{join}" in counter or added:
-                writes.append(Change(key, {f"a#{join}": None}, {**added, "version": 1}, when=(same,)))
+                writes.append(Update(key, {f"a#{join}": None}, {**added, "version": 1}, when=(same,)))
             else:
-                writes.append(Check(key, (same,)))
+                writes.append(ConditionCheck(key, (same,)))
         goes_on: list[Condition] = [("stop", "absent", None), ("finished", "absent", None)]
         stopping: Condition = ("stop", "present", None) if "stop" in head else ("finished", "present", None)
-        writes.append(Check(keys.head(run_id), (stopping,) if stops else tuple(goes_on)))
+        writes.append(ConditionCheck(keys.head(run_id), (stopping,) if stops else tuple(goes_on)))
         self.table.write(writes)
         key = keys.visit(run_id, visit.id, spread)
-        return Record(visit, way, {**item, "pk": key.pk, "sk": key.sk})
+        return VisitItem(visit, way, {**item, "pk": key.pk, "sk": key.sk})
 
-    def _fired_before(self, run_id: str, touched: set[str], head: Item) -> list[Record]:
+    def _fired_before(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:
         """The visits at joins that were fired before and that nobody has claimed."""
         joins = self.table.get_many([keys.join(run_id, join) for join in sorted(touched)])
         ids = [join["visit"] for join in joins.values()]
         items = self.table.get_many([keys.visit(run_id, id, spread_of(head)) for id in ids])
-        records = [record_of(run_id, item, self.blobs) for item in items.values()]
+        records = [decode_visit(run_id, item, self.blobs) for item in items.values()]
         return [one for one in records if one is not None and one.visit.status is VisitStatus.READY]

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from noetl.executor.model.run import SERVICE
 
-MOST_PARTITIONS = 64
+MAX_PARTITIONS = 64
 """Over how many partitions a run is spread at most: one transaction reads and writes a counter of each."""
 
-BRANCHES_EACH = 16
+BRANCHES_PER_PARTITION = 16
 """How many branches of a fork share a partition of their run."""
 
 SHARDS = 8
@@ -23,14 +23,14 @@ a thousand writes a second.
 """
 
 
-class Key(NamedTuple):
+class ItemKey(NamedTuple):
     """The primary key of an item."""
 
     pk: str
     sk: str
 
 
-SCHEMA = Key("S#schema", "S")
+SCHEMA = ItemKey("S#schema", "S")
 """Where a table says of which version its items are."""
 
 
@@ -45,90 +45,90 @@ def home_of(visit_id: str, spread: int) -> int:
     return int.from_bytes(hashlib.blake2b(visit_id.encode(), digest_size=4).digest(), "big") % spread
 
 
-def head(run_id: str) -> Key:
-    return Key(partition(run_id), "H")
+def head(run_id: str) -> ItemKey:
+    return ItemKey(partition(run_id), "H")
 
 
-def counter(run_id: str, number: int) -> Key:
-    return Key(partition(run_id, number), "C")
+def counter(run_id: str, number: int) -> ItemKey:
+    return ItemKey(partition(run_id, number), "C")
 
 
-def visit(run_id: str, visit_id: str, spread: int) -> Key:
-    return Key(partition(run_id, home_of(visit_id, spread)), f"V#{visit_id}")
+def visit(run_id: str, visit_id: str, spread: int) -> ItemKey:
+    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"V#{visit_id}")
 
 
-def past(run_id: str, visit_id: str, fence: int, spread: int) -> Key:
+def past(run_id: str, visit_id: str, fence: int, spread: int) -> ItemKey:
     """The history that a visit had when a claim of it ended without an outcome."""
-    return Key(partition(run_id, home_of(visit_id, spread)), f"X#{visit_id}#{fence:08d}")
+    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"X#{visit_id}#{fence:08d}")
 
 
-def told(run_id: str, visit_id: str, fence: int, first: int, spread: int) -> Key:
+def told(run_id: str, visit_id: str, fence: int, first: int, spread: int) -> ItemKey:
     """What a claim has told while it was at work, from its event with this index on."""
     pk, sk = past(run_id, visit_id, fence, spread)
-    return Key(pk, f"{sk}#{first:08d}")
+    return ItemKey(pk, f"{sk}#{first:08d}")
 
 
-def wait(run_id: str, visit_id: str, id: str, spread: int) -> Key:
-    return Key(partition(run_id, home_of(visit_id, spread)), f"W#{visit_id}#{id}")
+def wait(run_id: str, visit_id: str, id: str, spread: int) -> ItemKey:
+    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"W#{visit_id}#{id}")
 
 
-def part(run_id: str, visit_id: str, loop: str, first: int, spread: int) -> Key:
-    return Key(partition(run_id, home_of(visit_id, spread)), f"P#{visit_id}#{loop}#{first:012d}")
+def part(run_id: str, visit_id: str, loop: str, first: int, spread: int) -> ItemKey:
+    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"P#{visit_id}#{loop}#{first:012d}")
 
 
-def join(run_id: str, step: str) -> Key:
-    return Key(partition(run_id), f"J#{step}")
+def join(run_id: str, step: str) -> ItemKey:
+    return ItemKey(partition(run_id), f"J#{step}")
 
 
-def number(run_id: str, step: str) -> Key:
+def number(run_id: str, step: str) -> ItemKey:
     """How often a step was visited by branches of a run that has forked."""
-    return Key(partition(run_id), f"N#{step}")
+    return ItemKey(partition(run_id), f"N#{step}")
 
 
-def child(run_id: str, visit_id: str, child_id: str) -> Key:
-    return Key(partition(run_id), f"K#{visit_id}#{child_id}")
+def child(run_id: str, visit_id: str, child_id: str) -> ItemKey:
+    return ItemKey(partition(run_id), f"K#{visit_id}#{child_id}")
 
 
-def entry(run_id: str, number: int) -> Key:
+def entry(run_id: str, number: int) -> ItemKey:
     """A page of the history, as its first reader has put it in order."""
-    return Key(partition(run_id), f"E#{number:08d}")
+    return ItemKey(partition(run_id), f"E#{number:08d}")
 
 
-def plan(plan_hash: str, block: int = 0) -> Key:
-    return Key(f"P#{plan_hash}", f"B#{block:04d}")
+def plan(plan_hash: str, block: int = 0) -> ItemKey:
+    return ItemKey(f"P#{plan_hash}", f"B#{block:04d}")
 
 
-def token(token_hash: str) -> Key:
-    return Key(f"T#{token_hash}", "T")
+def token(token_hash: str) -> ItemKey:
+    return ItemKey(f"T#{token_hash}", "T")
 
 
-def idempotency(tenant: str, key: str) -> Key:
-    return Key(
+def idempotency(tenant: str, key: str) -> ItemKey:
+    return ItemKey(
         f"I#{hashlib.sha256(f'{len(tenant)}.{tenant}{key}'.encode('utf-8', 'surrogatepass')).hexdigest()}",
         "I",
     )
 
 
-def playbook(tenant: str, name: str) -> Key:
+def playbook(tenant: str, name: str) -> ItemKey:
     """The newest version of a playbook, in the order of names."""
-    return Key(f"B#{tenant}", f"N#{name}")
+    return ItemKey(f"B#{tenant}", f"N#{name}")
 
 
-def version(tenant: str, name: str, version: str) -> Key:
-    return Key(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
+def version(tenant: str, name: str, version: str) -> ItemKey:
+    return ItemKey(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
 
 
-ANY_API_KEY = Key("A#", "any")
+ANY_API_KEY = ItemKey("A#", "any")
 """Where the table says that it was ever given an API key."""
 
 
-def api_key(id: str) -> Key:
-    return Key(f"A#{id}", "A")
+def api_key(id: str) -> ItemKey:
+    return ItemKey(f"A#{id}", "A")
 
 
-def api_key_of(tenant: str, at: float, id: str) -> Key:
+def api_key_of(tenant: str, at: float, id: str) -> ItemKey:
     """Where a tenant finds its keys, the oldest first."""
-    return Key(f"O#{tenant}", f"A#{created(at, id)}")
+    return ItemKey(f"O#{tenant}", f"A#{created(at, id)}")
 
 
 def shard(of: str, run_id: str) -> str:

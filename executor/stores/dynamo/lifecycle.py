@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from noetl.executor.clients.aws_retry import Refused, pause_seconds
+from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
@@ -29,18 +29,18 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.commits import past_item
 from noetl.executor.stores.dynamo.context import MOST_RACES
-from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Change, Condition, Delete, Put, Write
-from noetl.executor.stores.dynamo.joins import Joins
-from noetl.executor.stores.dynamo.run_items import Deltas, deadline_of, is_over, run_of, spread_of
-from noetl.executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
+from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition, Delete, Put, Update, Write
+from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.run_items import CounterDeltas, deadline_of, is_over, run_of, spread_of
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo, read_snapshot
 from noetl.executor.stores.dynamo.visit_items import (
-    Record,
-    Way,
+    VisitItem,
+    VisitOrigin,
     as_ready,
+    decode_visit,
     entered,
     event_to_list,
     outcome,
-    record_of,
     visit_of,
 )
 from noetl.executor.stores.sql.rows import to_text
@@ -48,10 +48,10 @@ from noetl.executor.stores.sql.rows import to_text
 _WAITS = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
 
 
-class Endings(Joins):
+class DynamoLifecycle(DynamoJoins):
     """The part of the store that ends runs, stops them and goes on with them."""
 
-    def end(self, head: Item, now: float) -> list[Record]:
+    def end(self, head: Item, now: float) -> list[VisitItem]:
         """Let a run end: with the step that runs last if there is one, and when that is done for good."""
         run_id, resumes = head["pk"][2:], head.get("resumes", 0)
         last_step = self.plans.header(head["plan"]).last_step
@@ -63,19 +63,19 @@ class Endings(Joins):
         record, _ = self._make(head, ending_visit(run_id, resumes, now), now)
         return [record] if record.visit.status is VisitStatus.READY else []
 
-    def _make(self, head: Item, visit: Visit, now: float) -> tuple[Record, bool]:
+    def _make(self, head: Item, visit: Visit, now: float) -> tuple[VisitItem, bool]:
         """Add a visit unless it is there; the record as it is, and whether it is new."""
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
-        way = Way(entered=now, line=LAST_CLOCK)
+        way = VisitOrigin(entered=now, line=LAST_CLOCK)
         item = entered(visit, way) | {"resumes": head.get("resumes", 0)}
         try:
             self.table.write([Put(key, item)])
-        except Refused as refused:
+        except ConditionFailed as refused:
             found = refused.found[0] or self.table.get(key)
-            record = None if found is None else record_of(visit.run_id, found, self.blobs)
+            record = None if found is None else decode_visit(visit.run_id, found, self.blobs)
             assert record is not None
             return record, False
-        return Record(visit, way, {**item, "pk": key.pk, "sk": key.sk}), True
+        return VisitItem(visit, way, {**item, "pk": key.pk, "sk": key.sk}), True
 
     def finish(
         self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
@@ -97,8 +97,8 @@ class Endings(Joins):
         ended = {**{k: v for k, v in outcome(done, (), self.blobs).items() if v is not None}, "at": now}
         kept = self.blobs.keep(run.id, next(iter(errors), None))
         writes: list[Write] = [
-            Change(keys.visit(run.id, visit.id, spread_of(head)), ended, when=held),
-            Change(
+            Update(keys.visit(run.id, visit.id, spread_of(head)), ended, when=held),
+            Update(
                 keys.head(run.id),
                 {
                     "status": status.value,
@@ -115,10 +115,10 @@ class Endings(Joins):
         if run.parent is not None:
             parent = run.parent
             key = keys.wait(parent.run_id, parent.visit_id, parent.id, self.spread(parent.run_id))
-            writes.append(Change(key, {"answer": b"null", "answered": now}))
+            writes.append(Update(key, {"answer": b"null", "answered": now}))
         try:
             self.table.write(writes)
-        except Refused:
+        except ConditionFailed:
             raise FencedError(f"the claim of the end of run {run.id} has been lost") from None
         self.let_go(visit)
         self.note_head(head | {"finished": now})
@@ -126,8 +126,8 @@ class Endings(Joins):
         self.let_expire(head, now)
         if self.inbox is not None:
             self.inbox.done(run.id, visit.id)
-        self.changes.announce()
-        self.work.announce()
+        self.changes.notify()
+        self.work.notify()
 
     def _told(self, head: Item, event: Event) -> bytes:
         """What has happened to a run as a whole, with one thing more."""
@@ -148,21 +148,21 @@ class Endings(Joins):
             raise RejectedError("finished", f"run {run_id} has ended already: {found.status}")
         if "stop" not in head:
             try:
-                stops = Change(
+                stops = Update(
                     keys.head(run_id),
                     keep={"stop": str(status)},
                     when=(PRESENT, ("finished", "absent", None)),
                 )
                 head = self.table.update(stops)
-            except Refused:
+            except ConditionFailed:
                 return self.stop(run_id, status, now)
         self.dispatch(head, self.settle_stop(run_id, now), now)
-        self.changes.announce()
+        self.changes.notify()
         return self.told_run(head)
 
-    def settle_stop(self, run_id: str, now: float) -> list[Record]:
+    def settle_stop(self, run_id: str, now: float) -> list[VisitItem]:
         for tries in range(MOST_RACES):
-            whole = read_whole(self, run_id)
+            whole = read_snapshot(self, run_id)
             if whole is None or "stop" not in whole.head or is_over(whole.head):
                 return []
             if not self._park_all(whole, now):
@@ -176,7 +176,7 @@ class Endings(Joins):
         ]
         return [] if at_work else self.end(whole.head, now)
 
-    def _park_all(self, whole: Whole, now: float) -> bool:
+    def _park_all(self, whole: RunSnapshot, now: float) -> bool:
         """Let all that has not started wait for a resume; whether there was anything."""
         head = whole.head
         fired, _ = self.fire_joins(head, None, now)
@@ -184,14 +184,14 @@ class Endings(Joins):
         self.in_parallel(lambda record: self._park_waiting(record, head, now), waiting)
         return bool(waiting or fired)
 
-    def parkable(self, whole: Whole) -> list[Record]:
+    def parkable(self, whole: RunSnapshot) -> list[VisitItem]:
         """The visits that have not started, or that wait, of a run that is stopping."""
         return [one for one in whole.active if one.visit.status in _WAITS and self._may_park(one, whole.head)]
 
-    def _may_park(self, record: Record, head: Item) -> bool:
+    def _may_park(self, record: VisitItem, head: Item) -> bool:
         return not is_pseudo(record) and not self.is_last(record, head)
 
-    def _park_waiting(self, record: Record, head: Item, now: float) -> None:
+    def _park_waiting(self, record: VisitItem, head: Item, now: float) -> None:
         """Let a visit that has not started, or that waits, wait for a resume. Somebody may have claimed it meanwhile."""
         visit = record.visit
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
@@ -208,8 +208,8 @@ class Endings(Joins):
                     ("status", "=", visit.status.value),
                     ("fence", "absent or =", visit.fence),
                 )
-                self.table.update(Change(key, parked, when=when))
-        except Refused:
+                self.table.update(Update(key, parked, when=when))
+        except ConditionFailed:
             return
 
     def give_up_runs(self, run_id: str, visit_id: str, now: float) -> None:
@@ -229,12 +229,12 @@ class Endings(Joins):
                 with suppress(RejectedError):  # it has ended meanwhile
                     self.stop(child, RunStatus.CANCELLED, now)
 
-    def take_turn(self, head: Item, record: Record | None, now: float) -> list[Record]:
+    def take_turn(self, head: Item, record: VisitItem | None, now: float) -> list[VisitItem]:
         """Let the visit go whose turn it is: of those that the last step made the first, then of those before. It sees what
         those before it have seen.
         """
         run_id = head["pk"][2:]
-        whole = read_whole(self, run_id, saved=True)
+        whole = read_snapshot(self, run_id, saved=True)
         if whole is None:
             return []
         active = [one for one in whole.active if self._may_park(one, head)]
@@ -252,17 +252,17 @@ class Endings(Joins):
         try:
             if not chosen.is_written:
                 self.table.write([Put(key, item, (ABSENT,))])
-                return [Record(visit, chosen.way, {**item, "pk": key.pk, "sk": key.sk})]
+                return [VisitItem(visit, chosen.way, {**item, "pk": key.pk, "sk": key.sk})]
             when: tuple[Condition, ...] = (("status", "=", VisitStatus.READY.value), ("due", "=", NEVER))
-            item = self.table.update(Change(key, {k: v for k, v in item.items() if v is not None}, when=when))
-        except Refused:
+            item = self.table.update(Update(key, {k: v for k, v in item.items() if v is not None}, when=when))
+        except ConditionFailed:
             return []
-        return [Record(visit, chosen.way, item)]
+        return [VisitItem(visit, chosen.way, item)]
 
     def resume(
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
-        whole = read_whole(self, run_id, saved=True)
+        whole = read_snapshot(self, run_id, saved=True)
         if whole is None:
             raise StoreError(f"There is no run {run_id} in the store.")
         head = whole.head
@@ -280,13 +280,13 @@ class Endings(Joins):
                 )
             try:
                 head = self._reopen(whole, run, now, deadline_at, values)
-            except Refused:
+            except ConditionFailed:
                 return self.resume(run_id, now, deadline_at=deadline_at, values=values)
         # A resume that was interrupted may have opened some before, or all.
         before = [one for one in whole.active if self._may_park(one, head)]
         opened = [*before, *self._open_visits(whole, head, now)]
         self.keep(head)
-        head = self.table.update(Change(keys.head(run_id), {"reopening": None}))
+        head = self.table.update(Update(keys.head(run_id), {"reopening": None}))
         due = [one for one in opened if one.visit.due_at < NEVER]
         if self.plans.header(head["plan"]).sequential:
             is_waiting = any(one.visit.status is VisitStatus.WAITING for one in opened)
@@ -297,12 +297,12 @@ class Endings(Joins):
         if deadline is not None and opened:
             due.append(deadline)
         self.dispatch(head, due, now)
-        self.changes.announce()
+        self.changes.notify()
         return self.told_run(head)
 
     def _reopen(
         self,
-        whole: Whole,
+        whole: RunSnapshot,
         run: Run,
         now: float,
         deadline_at: float | None,
@@ -312,7 +312,7 @@ class Endings(Joins):
         that is interrupted is gone on with by the next.
         """
         head, step_of = whole.head, self.step_of(whole.head["plan"])
-        deltas = Deltas()
+        deltas = CounterDeltas()
         ended = [one for one in whole.records if one.visit.failure is Failure.ENDED]
         for record in ended:
             deltas.branch(record.way.home, step_of(record.visit.step).regions, 1)
@@ -338,7 +338,7 @@ class Endings(Joins):
             "reopening": True,
         }
         when: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
-        writes: list[Write] = [Change(keys.head(run.id), sets, when=when)]
+        writes: list[Write] = [Update(keys.head(run.id), sets, when=when)]
         if run.parent is not None:
             parent = run.parent
             writes.append(
@@ -347,13 +347,13 @@ class Endings(Joins):
         for home in deltas.homes():
             added, _ = deltas.changes_of(home)
             # The failures of all partitions are taken from one: only their sum is ever asked for.
-            writes.append(Change(keys.counter(run.id, home), {}, {**added, "version": 1}))
+            writes.append(Update(keys.counter(run.id, home), {}, {**added, "version": 1}))
         self.table.write(writes)
         return self.head(run.id)
 
-    def _open_visits(self, whole: Whole, head: Item, now: float) -> list[Record]:
+    def _open_visits(self, whole: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
         """Let what was parked, and what had failed and nothing handled, be due again."""
-        opened: list[Record] = []
+        opened: list[VisitItem] = []
         in_turns = self.plans.header(head["plan"]).sequential
         for record in whole.records:
             visit = record.visit
@@ -386,15 +386,15 @@ class Endings(Joins):
                 ("status", "=", visit.status.value),
                 ("fence", "absent or =", visit.fence),
             )
-            writes: list[Write] = [Change(key, sets, when=when)]
+            writes: list[Write] = [Update(key, sets, when=when)]
             told = (self.blobs.read(record.item.get("told")) or {}).get("h")
             if told:
                 past = keys.past(run_id, visit.id, visit.fence, spread)
                 events = [Event(*event) for event in told]
                 writes.append(Put(past, past_item(events, self, run_id), when=()))
             # Where it is refused, another resume of the same was faster: then it is open, too, and the run does not end here.
-            with suppress(Refused):
+            with suppress(ConditionFailed):
                 self.table.write(writes)
             item = {**record.item, **{name: value for name, value in sets.items() if value is not None}}
-            opened.append(Record(again, record.way, item))
+            opened.append(VisitItem(again, record.way, item))
         return opened

@@ -1,4 +1,4 @@
-"""Plans in the table: compressed, in as many blocks as they need, and read once by each process."""
+"""DynamoPlans in the table: compressed, in as many blocks as they need, and read once by each process."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import StoreError
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.blobs import from_bytes, to_bytes
 from noetl.executor.stores.dynamo.expressions import Put
-from noetl.executor.stores.dynamo.keys import BRANCHES_EACH, MOST_PARTITIONS
-from noetl.executor.stores.dynamo.table import Table
+from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTITIONS
+from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.planner.plan import Header, Plan, Step, Task
 
 BLOCK_BYTES = 350 * 1024
 
 
-class Plans:
+class DynamoPlans:
     """The plans of a table. What is read of one is kept: a plan never changes."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: DynamoTable) -> None:
         self._table = table
         self._document = lru_cache(maxsize=64)(self._read)
         self.header = lru_cache(maxsize=1024)(self._header)
@@ -44,7 +44,7 @@ class Plans:
             first = {"blocks": len(blocks), "spread": spread_of(plan)} if number == 0 else {}
             try:
                 self._table.write([Put(keys.plan(plan.hash, number), {"body": block, **first})])
-            except Refused:
+            except ConditionFailed:
                 continue
 
     def plan(self, plan_hash: str) -> Plan:
@@ -82,4 +82,4 @@ class Plans:
 def spread_of(plan: Plan) -> int:
     """Over how many partitions the runs of a plan are spread: as its widest fork needs."""
     widest = max((len(case.targets) for step in plan.steps.values() for case in step.cases), default=1)
-    return max(1, min(MOST_PARTITIONS, -(-widest // BRANCHES_EACH)))
+    return max(1, min(MAX_PARTITIONS, -(-widest // BRANCHES_PER_PARTITION)))

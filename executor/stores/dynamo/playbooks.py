@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
 from noetl.executor.model.registry import Playbook
 from noetl.executor.stores.cursors import read_place, write_place
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import MOST_RACES, Core
-from noetl.executor.stores.dynamo.expressions import Change, Condition, Put, Write
+from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
+from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
 
 
-class Registry(Core):
+class DynamoPlaybooks(DynamoContext):
     """The part of the store that keeps playbooks."""
 
     def register(self, playbook: Playbook) -> Playbook:
         for _ in range(MOST_RACES):
             try:
                 return self._register(playbook)
-            except Refused:
+            except ConditionFailed:
                 continue
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many others register it.")
 
@@ -40,7 +40,7 @@ class Registry(Core):
                 del same["removed"]
                 key = keys.version(tenant, name, same["version"])
                 self.table.write(
-                    [Change(key, {"removed": None}), self._name(playbook, named, _newest(versions.values()))]
+                    [Update(key, {"removed": None}), self._name(playbook, named, _newest(versions.values()))]
                 )
             return _playbook(tenant, name, same)
         number = max((item["number"] for item in versions.values()), default=0) + 1
@@ -57,14 +57,14 @@ class Registry(Core):
         self.table.write(writes)
         return _playbook(tenant, name, item)
 
-    def _name(self, playbook: Playbook, named: Item, newest: Item | None) -> Change:
+    def _name(self, playbook: Playbook, named: Item, newest: Item | None) -> Update:
         """The write that says which version is the newest, unless somebody has changed anything meanwhile."""
         edition = named.get("edition", 0)
         same: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
         told = {
             name: None if newest is None else newest[name] for name in ("version", "number", "plan", "at")
         }
-        return Change(
+        return Update(
             keys.playbook(playbook.tenant, playbook.name), {**told, "edition": edition + 1}, when=(same,)
         )
 
@@ -108,12 +108,12 @@ class Registry(Core):
             left = [item for item in versions if item not in chosen]
             playbook = Playbook(tenant, name, None, "", now)
             writes: list[Write] = [
-                Change(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
+                Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
             writes.append(self._name(playbook, named, _newest(left)))
             try:
                 self.table.write(writes)
-            except Refused:
+            except ConditionFailed:
                 continue
             return len(chosen) + (self.unregister(tenant, name, now=now) if version is None and left else 0)
         raise StoreError(f"Playbook `{name}` could not be removed: too many others change it.")

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import Item, attributes
-from noetl.executor.stores.dynamo.claims import Claims
+from noetl.executor.stores.dynamo.attributes import Item, encode_item
+from noetl.executor.stores.dynamo.claims import DynamoClaims
 from noetl.executor.stores.dynamo.expressions import Put, Write
 from noetl.executor.stores.dynamo.run_items import (
     counts_of,
@@ -23,9 +23,9 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
     tenant_of,
 )
-from noetl.executor.stores.dynamo.run_snapshot import read_whole
-from noetl.executor.stores.dynamo.visit_items import Way, outcome, self_contained
-from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
+from noetl.executor.stores.dynamo.visit_items import VisitOrigin, outcome, self_contained
+from noetl.executor.stores.sqs.due_message import DueMessage
 
 MOST_PAGES = 4
 """How many pages of each part of the index of runs are looked through for one page of answers."""
@@ -33,7 +33,7 @@ MOST_PAGES = 4
 _OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
-class Asking(Claims):
+class DynamoQueries(DynamoClaims):
     """The part of the store that starts runs and tells of them."""
 
     def create_run(
@@ -60,7 +60,7 @@ class Asking(Claims):
             self.table.write(writes)
         except PayloadTooLargeError as problem:
             raise RejectedError("too_large", f"the run cannot be kept: {problem}") from None
-        except Refused as refused:
+        except ConditionFailed as refused:
             if idempotency is not None and len(writes) > 1 and refused.failed[1]:
                 return self._earlier(run.tenant, *idempotency)
             found = self.head(run.id)
@@ -70,7 +70,7 @@ class Asking(Claims):
         head |= {"pk": key.pk, "sk": key.sk}
         self.note_head(head)
         self._begin(head, run.created_at)
-        self.changes.announce()
+        self.changes.notify()
         return run
 
     def _begin(self, head: Item, now: float) -> None:
@@ -93,7 +93,7 @@ class Asking(Claims):
     def _keep_history(self, run: Run, history: Sequence[Visit], spread: int) -> None:
         """Keep visits that another run has finished, before there is a run that knows of them."""
         for position, visit in enumerate(history):
-            way = Way(entered=run.created_at, index=position)
+            way = VisitOrigin(entered=run.created_at, index=position)
             done = {
                 name: value for name, value in outcome(visit, (), self.blobs).items() if value is not None
             }
@@ -117,7 +117,7 @@ class Asking(Claims):
         run = run_of(head, self.blobs, counts_of(head, counters, self.step_of(head["plan"])))
         if run.status.is_final or "waits" not in head:
             return run
-        whole = read_whole(self, run_id)
+        whole = read_snapshot(self, run_id)
         if whole is None:
             return run
         # It may have ended since its head was read.
@@ -219,7 +219,7 @@ class Asking(Claims):
         asked |= {"ExpressionAttributeNames": used} if used else {}
 
         def look(shard: str) -> tuple[list[str], str | None]:
-            given = attributes(values | {":t": shard})
+            given = encode_item(values | {":t": shard})
             return self._listed_in(asked | {"ExpressionAttributeValues": given}, wanted, behind)
 
         return merged(self.in_parallel(look, keys.shards(tenant)), wanted)
@@ -238,15 +238,15 @@ class Asking(Claims):
         return found, str(page["LastEvaluatedKey"]["created"]["S"])
 
     def visits(self, run_id: str) -> list[Visit]:
-        whole = read_whole(self, run_id)
+        whole = read_snapshot(self, run_id)
         return [] if whole is None else [_without_saved(record.visit) for record in whole.shown]
 
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         if visit_ids is not None:
             found = self._saved_of(run_id, visit_ids)
             if found is not None:
                 return sorted(found, key=lambda visit: (visit.clock, visit.id))
-        whole = read_whole(self, run_id, saved=True)
+        whole = read_snapshot(self, run_id, saved=True)
         visits = [] if whole is None else [record.visit for record in whole.shown]
         wanted = None if visit_ids is None else frozenset(visit_ids)
         chosen = [v for v in visits if (not v.step.startswith("@") if wanted is None else v.id in wanted)]
@@ -261,22 +261,22 @@ class Asking(Claims):
         done = [record.visit for record in records if record is not None]
         return done if len(done) == len(records) else None
 
-    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         spread = self.spread(run_id)
         pk = keys.partition(run_id, keys.home_of(visit_id, spread))
         prefix = f"P#{visit_id}#{loop}#"
         found = [item for item in self.table.query(pk, prefix) if "#" not in item["sk"][len(prefix) :]]
         return [self.blobs.read(item["body"]) for item in found]
 
-    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         heads = self.table.get_many([keys.head(run_id) for run_id in run_ids])
         return {head["pk"][2:] for head in heads.values() if head.get("stop") == RunStatus.CANCELLED}
 
-    def way_of(self, head: Item, item: Item) -> Way:
+    def decode_origin(self, head: Item, item: Item) -> VisitOrigin:
         run_id, spread = head["pk"][2:], spread_of(head)
         cause = self.table.get(keys.visit(run_id, item["cause"], spread)) if "cause" in item else None
         record = self._record(
-            Note(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None
+            DueMessage(run_id, item["sk"][2:], item["step"], 0.0, spread), item, head, cause, None
         )
         if record is None:
             raise StoreError(

@@ -10,12 +10,12 @@ from noetl.executor.model.run import DEADLINE, Branch, Run, RunStatus, Visit, Vi
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
-from noetl.executor.stores.dynamo.visit_items import Record, StepOf, Way, event_to_list, names_of
+from noetl.executor.stores.dynamo.visit_items import StepOf, VisitItem, VisitOrigin, event_to_list, names_of
 from noetl.planner.frozen import record
 
 
 @record
-class Counts:
+class BranchCounts:
     """The branches of a run: how many there are, how many have ended in a failure, how many are on the way to each join;
     and the visits that have arrived at each join. A sum over the counters of the partitions.
     """
@@ -61,7 +61,7 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
     return {name: value for name, value in item.items() if value is not None}
 
 
-def run_of(head: Item, blobs: Blobs, counts: Counts | None = None) -> Run:
+def run_of(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
     """The run of a head; without `counts` it is told as if it had the branch it began with."""
     given = blobs.read(head.get("given")) or {}
     parent = head.get("parent")
@@ -111,26 +111,26 @@ def is_over(head: Item) -> bool:
     return "finished" in head
 
 
-def first_of(head: Item, step_of: StepOf) -> Record:
+def first_of(head: Item, step_of: StepOf) -> VisitItem:
     """The visit that a run begins with, as it stands before anybody claims it."""
     id, name, clock, index = head["first"]
     run_id = head["pk"][2:]
     visit = Visit(id, run_id, name, VisitStatus.READY, clock, names_of(head.get("handed")), due_at=head["at"])
     counts = {name: 1} if step_of(name).cyclic else {}
-    return Record(visit, Way(entered=head["at"], index=index, counts=counts))
+    return VisitItem(visit, VisitOrigin(entered=head["at"], index=index, counts=counts))
 
 
-def deadline_of(head: Item) -> Record | None:
+def deadline_of(head: Item) -> VisitItem | None:
     """The visit that is due when a run is out of time."""
     if "deadline" not in head:
         return None
     id = derived_id(DEADLINE, head.get("resumes", 0))
     run_id = head["pk"][2:]
     visit = Visit(id, run_id, DEADLINE, VisitStatus.READY, 0, {}, due_at=head["deadline"])
-    return Record(visit, Way(entered=head["at"], index=head["first"][3]))
+    return VisitItem(visit, VisitOrigin(entered=head["at"], index=head["first"][3]))
 
 
-def counts_of(head: Item, counters: Sequence[Item], step_of: StepOf) -> Counts:
+def counts_of(head: Item, counters: Sequence[Item], step_of: StepOf) -> BranchCounts:
     """What the counters say. The branch that a run begins with is counted nowhere before it first forks or ends."""
     joins = dict.fromkeys(step_of(head["first"][1]).regions, 1)
     arrived: dict[str, list[str]] = {}
@@ -144,10 +144,10 @@ def counts_of(head: Item, counters: Sequence[Item], step_of: StepOf) -> Counts:
                 joins[join] = joins.get(join, 0) + value
             elif kind == "a":
                 arrived.setdefault(join, []).extend(value)
-    return Counts(live, failed, joins, arrived)
+    return BranchCounts(live, failed, joins, arrived)
 
 
-class Deltas:
+class CounterDeltas:
     """What a commit adds to the counters of a run, by partition."""
 
     def __init__(self) -> None:

@@ -10,40 +10,40 @@ from noetl.executor.model.special_visits import last_visit_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.run_items import (
-    Counts,
+    BranchCounts,
     counts_of,
     deadline_of,
     first_of,
     is_over,
     spread_of,
 )
-from noetl.executor.stores.dynamo.visit_items import ACTIVE, Record, followers, record_of
+from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem, decode_visit, followers
 from noetl.planner.frozen import record
 
 if TYPE_CHECKING:
-    from noetl.executor.stores.dynamo.context import Core
+    from noetl.executor.stores.dynamo.context import DynamoContext
 
 MOST_LOOKS = 8
 
 
 @record
-class Whole:
+class RunSnapshot:
     """The head of a run and the records of all its visits, in the order they came to be: also of those that nobody has
     claimed yet and that have no item.
     """
 
     head: Item
-    counts: Counts
-    records: list[Record]
+    counts: BranchCounts
+    records: list[VisitItem]
 
     @property
-    def shown(self) -> list[Record]:
+    def shown(self) -> list[VisitItem]:
         """The visits that the run knows of: not those that ended it before it was resumed."""
         resumes = self.head.get("resumes", 0)
         has_last = any(record.visit.id == last_visit_id(resumes) for record in self.records)
         return [record for record in self.records if self._is_shown(record, resumes, has_last=has_last)]
 
-    def _is_shown(self, record: Record, resumes: int, *, has_last: bool) -> bool:
+    def _is_shown(self, record: VisitItem, resumes: int, *, has_last: bool) -> bool:
         if record.is_written and record.item.get("resumes", resumes) != resumes:
             return False
         if record.visit.step != DEADLINE:
@@ -53,7 +53,7 @@ class Whole:
         return is_current and not (has_last or is_over(self.head))
 
     @property
-    def active(self) -> list[Record]:
+    def active(self) -> list[VisitItem]:
         """The visits that are not over, the one that is due longest first."""
         if is_over(self.head):
             return []
@@ -68,7 +68,7 @@ class Whole:
         }
 
     @property
-    def last_done(self) -> Record | None:
+    def last_done(self) -> VisitItem | None:
         """The visit of a step that was done last."""
         done = [one for one in self.records if "at" in one.item and not is_pseudo(one)]
         return max(done, key=lambda one: (one.item["at"], one.visit.clock), default=None)
@@ -84,11 +84,11 @@ class Whole:
         ]
         return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
 
-    def record(self, visit_id: str) -> Record | None:
+    def record(self, visit_id: str) -> VisitItem | None:
         return next((record for record in self.records if record.visit.id == visit_id), None)
 
 
-def read_whole(core: Core, run_id: str, *, saved: bool = False) -> Whole | None:
+def read_snapshot(core: DynamoContext, run_id: str, *, saved: bool = False) -> RunSnapshot | None:
     """A run with all its visits, and with what they saved if `saved`. None when there is no such run."""
     head = core.table.get(keys.head(run_id))
     if head is None:
@@ -105,23 +105,27 @@ def read_whole(core: Core, run_id: str, *, saved: bool = False) -> Whole | None:
         if not is_torn:
             break
     step_of = core.step_of(head["plan"])
-    return Whole(head, counts_of(head, counters, step_of), sorted(records, key=lambda record: record.order))
+    return RunSnapshot(
+        head, counts_of(head, counters, step_of), sorted(records, key=lambda record: record.order)
+    )
 
 
-def _read_partition(core: Core, run_id: str, number: int) -> list[Item]:
+def _read_partition(core: DynamoContext, run_id: str, number: int) -> list[Item]:
     counter = core.table.get(keys.counter(run_id, number))
     visits = list(core.table.query(keys.partition(run_id, number), "V#"))
     return visits if counter is None else [counter, *visits]
 
 
-def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> tuple[list[Record], bool]:
+def _records(
+    core: DynamoContext, head: Item, items: Iterable[Item], *, saved: bool
+) -> tuple[list[VisitItem], bool]:
     """The records of items and of what follows from them; and whether some were read that follow from nothing that was: the
     table has changed while it was read.
     """
     step_of, spread = core.step_of(head["plan"]), spread_of(head)
     run_id = head["pk"][2:]
     in_turns = core.plans.header(head["plan"]).sequential
-    found: dict[str, Record] = {}
+    found: dict[str, VisitItem] = {}
     by_id = {item["sk"][2:]: item for item in items}
     derived = {
         record.visit.id: record
@@ -129,7 +133,7 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
         if record is not None
     }
     for id, item in by_id.items():
-        record = record_of(run_id, item, core.blobs, whole=saved or bool(item.get("next")))
+        record = decode_visit(run_id, item, core.blobs, whole=saved or bool(item.get("next")))
         if record is not None:
             found[id] = record
             derived.update(
@@ -139,7 +143,7 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
     for id, item in by_id.items():
         if id in found:
             continue
-        record = record_of(run_id, item, core.blobs, derived.get(id), whole=saved)
+        record = decode_visit(run_id, item, core.blobs, derived.get(id), whole=saved)
         if record is None:
             is_torn = True
         else:
@@ -151,6 +155,6 @@ def _records(core: Core, head: Item, items: Iterable[Item], *, saved: bool) -> t
     return [*found.values(), *(record for id, record in derived.items() if id not in found)], is_torn
 
 
-def is_pseudo(record: Record) -> bool:
+def is_pseudo(record: VisitItem) -> bool:
     """Whether a visit is of no step of the playbook."""
     return record.visit.step in (END, DEADLINE)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from noetl.executor.errors import SchemaError
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.api_keys import ApiKeys
-from noetl.executor.stores.dynamo.history import History
-from noetl.executor.stores.dynamo.playbooks import Registry
-from noetl.executor.stores.dynamo.queries import Asking
-from noetl.executor.stores.dynamo.retention import Retention
-from noetl.executor.stores.dynamo.sweep import Sweeping
-from noetl.executor.stores.dynamo.table import Table
-from noetl.executor.stores.dynamo.waits import Waits
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
+from noetl.executor.stores.dynamo.history import DynamoHistory
+from noetl.executor.stores.dynamo.playbooks import DynamoPlaybooks
+from noetl.executor.stores.dynamo.queries import DynamoQueries
+from noetl.executor.stores.dynamo.retention import DynamoRetention
+from noetl.executor.stores.dynamo.sweep import DynamoSweep
+from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.waits import DynamoWaits
+from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
@@ -24,10 +24,12 @@ SCHEMA_VERSION = 1
 """What the items of a table are like; one that says nothing of it is of this version."""
 
 
-class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping):
+class DynamoStore(
+    DynamoWaits, DynamoPlaybooks, DynamoApiKeys, DynamoHistory, DynamoRetention, DynamoQueries, DynamoSweep
+):
     """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
     local runs, and without a queue all, as the table says. With a bucket, large values lie there. Runs that have ended are kept for
-    `keeps_seconds`, or for ever.
+    `retention_seconds`, or for ever.
 
     Raises:
         StoreError: the table cannot be reached, or is not there.
@@ -39,10 +41,13 @@ class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping
         *,
         queue_url: str | None = None,
         bucket: str | None = None,
-        keeps_seconds: float | None = None,
+        retention_seconds: float | None = None,
     ) -> None:
         super().__init__(
-            Table(table), None if queue_url is None else Messages(queue_url), bucket, keeps_seconds
+            DynamoTable(table),
+            None if queue_url is None else MessageQueue(queue_url),
+            bucket,
+            retention_seconds,
         )
         kept = self.table.get(keys.SCHEMA)
         schema = SCHEMA_VERSION if kept is None else kept["schema"]
@@ -53,11 +58,11 @@ class DynamoStore(Waits, Registry, ApiKeys, History, Retention, Asking, Sweeping
     def close(self) -> None:
         """Clients are shared by the whole process, so there is nothing to give up."""
 
-    def examine(self) -> list[Finding]:
+    def check_consistency(self) -> list[Finding]:
         """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
-        from noetl.executor.stores.dynamo.consistency import Doctor
+        from noetl.executor.stores.dynamo.consistency import ConsistencyCheck
 
-        return Doctor(self).examine()
+        return ConsistencyCheck(self).check_consistency()
 
     def save_plan(self, plan: Plan) -> None:
         self.plans.save(plan)

@@ -6,25 +6,25 @@ import logging
 
 from noetl.executor.model.run import NEVER, SERVICE, VisitStatus
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import attributes
-from noetl.executor.stores.dynamo.expressions import Change
-from noetl.executor.stores.dynamo.lifecycle import Endings
+from noetl.executor.stores.dynamo.attributes import encode_item
+from noetl.executor.stores.dynamo.expressions import Update
+from noetl.executor.stores.dynamo.lifecycle import DynamoLifecycle
 from noetl.executor.stores.dynamo.run_items import is_over
-from noetl.executor.stores.dynamo.run_snapshot import Whole, is_pseudo, read_whole
-from noetl.executor.stores.dynamo.visit_items import Record
-from noetl.executor.stores.interface import Swept
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, is_pseudo, read_snapshot
+from noetl.executor.stores.dynamo.visit_items import VisitItem
+from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
 
-MOST_SWEPT = 200
+MAX_RUNS_PER_SWEEP = 200
 """How many runs one sweep looks at; the next one goes on behind them."""
 
 logger = logging.getLogger("noetl.executor")
 
 
-class Sweeping(Endings):
+class DynamoSweep(DynamoLifecycle):
     """The part of the store that looks for what was lost."""
 
-    def sweep(self, now: float, *, queue: str = SERVICE, limit: int = MOST_SWEPT) -> Swept:
+    def sweep(self, now: float, *, queue: str = SERVICE, limit: int = MAX_RUNS_PER_SWEEP) -> SweepResult:
         """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
         follow each other through all of the runs; two at a time do no harm.
         """
@@ -32,27 +32,29 @@ class Sweeping(Endings):
         most = max(limit // len(shards), 1)
         pages = self.in_parallel(lambda shard: self._open_page(shard, most), shards)
         found = [run_id for page in pages for run_id in page]
-        return Swept(len(found), sum(self.in_parallel(lambda run_id: self._sweep_run(run_id, now), found)))
+        return SweepResult(
+            len(found), sum(self.in_parallel(lambda run_id: self._sweep_run(run_id, now), found))
+        )
 
     def _open_page(self, shard: str, limit: int) -> list[str]:
         """So many of the open runs of a shard, behind those that were looked at before."""
-        at = keys.Key("S#sweep", f"S#{shard}")
+        at = keys.ItemKey("S#sweep", f"S#{shard}")
         place = (self.table.get(at) or {}).get("behind")
         asked = {
             "KeyConditionExpression": "#o = :q" + (" AND created > :c" if place else ""),
             "ExpressionAttributeNames": {"#o": "open"},
-            "ExpressionAttributeValues": attributes({":q": shard, ":c": place}),
+            "ExpressionAttributeValues": encode_item({":q": shard, ":c": place}),
             "Limit": limit,
         }
         page = self.table.index("open", **asked)
         found = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
         behind = found[-1][1] if found and "LastEvaluatedKey" in page else None
         if behind != place:
-            self.table.update(Change(at, {"behind": behind}))
+            self.table.update(Update(at, {"behind": behind}))
         return [run_id for run_id, _ in found]
 
     def _sweep_run(self, run_id: str, now: float) -> int:
-        whole = read_whole(self, run_id)
+        whole = read_snapshot(self, run_id)
         if whole is None or is_over(whole.head):
             return 0
         lost = self._lost(whole, now)
@@ -62,7 +64,7 @@ class Sweeping(Endings):
             self.dispatch(whole.head, lost, now)
         return len(lost)
 
-    def _lost(self, whole: Whole, now: float) -> list[Record]:
+    def _lost(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
         """The visits that nobody would go on with, after what had been left half done is done."""
         since = now - GRACE_SECONDS
         overdue = [record for record in whole.active if record.visit.due_at < since]
@@ -76,7 +78,7 @@ class Sweeping(Endings):
         known = {record.visit.id for record in overdue}
         return [*overdue, *(one for one in self.mend(whole, now) if one.visit.id not in known)]
 
-    def mend(self, whole: Whole, now: float) -> list[Record]:
+    def mend(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
         head = whole.head
         run_id = head["pk"][2:]
         if is_over(head):
@@ -88,7 +90,7 @@ class Sweeping(Endings):
         for record in active:
             if record.visit.status is VisitStatus.WAITING and record.visit.due_at > now:
                 self.wake_if_answered(run_id, record.visit.id, now)
-        mended: list[Record] = []
+        mended: list[VisitItem] = []
         is_empty = False
         if whole.joins_to_fire or whole.counts.live <= 0:
             # What the whole counts was not read at one moment.

@@ -12,29 +12,29 @@ from typing import Any
 
 from noetl.executor.clients.aws import client
 from noetl.executor.clients.aws_retry import (
-    MOST_TRIES,
-    Refused,
-    TooLarge,
+    MAX_TRIES,
+    ConditionFailed,
+    ItemTooLarge,
+    call_with_retries,
     pause_seconds,
-    repeating,
     was_heard_before,
 )
 from noetl.executor.errors import ActionError, PayloadTooLargeError, StoreError
-from noetl.executor.stores.dynamo.attributes import Item, attribute, attributes, item_of
-from noetl.executor.stores.dynamo.expressions import Change, Check, Delete, Put, Write
-from noetl.executor.stores.dynamo.keys import Key
+from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item, encode_value
+from noetl.executor.stores.dynamo.expressions import ConditionCheck, Delete, Put, Update, Write
+from noetl.executor.stores.dynamo.keys import ItemKey
 
 MOST_READ = 100
-MOST_WRITTEN = 100
+MAX_TRANSACTION_ITEMS = 100
 """How many items one call reads, and one transaction writes, at most."""
 
-MOST_BYTES = 400 * 1024
-MOST_TRANSACTION_BYTES = 4 * 1024 * 1024
+MAX_ITEM_BYTES = 400 * 1024
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 _MARGIN = 8 * 1024
 """What is kept free of these for the rest of an item that an update leaves as it is."""
 
 
-class Table:
+class DynamoTable:
     """A table of the region and the account that the environment names."""
 
     def __init__(self, name: str) -> None:
@@ -51,24 +51,24 @@ class Table:
     def describe(self) -> dict[str, Any]:
         return dict(self._call("describe_table", TableName=self.name)["Table"])
 
-    def get(self, key: Key) -> Item | None:
+    def get(self, key: ItemKey) -> Item | None:
         found = self._call(
-            "get_item", TableName=self.name, Key=attributes(key._asdict()), ConsistentRead=True
+            "get_item", TableName=self.name, Key=encode_item(key._asdict()), ConsistentRead=True
         )
-        return item_of(found["Item"]) if "Item" in found else None
+        return decode_item(found["Item"]) if "Item" in found else None
 
-    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+    def get_many(self, keys: Sequence[ItemKey]) -> dict[ItemKey, Item]:
         """The items that are there. Those that one call does not give are asked for again."""
-        found: dict[Key, Item] = {}
+        found: dict[ItemKey, Item] = {}
         wanted = list(dict.fromkeys(keys))
         for start in range(0, len(wanted), MOST_READ):
-            left = [attributes(key._asdict()) for key in wanted[start : start + MOST_READ]]
-            for tries in range(MOST_TRIES):
+            left = [encode_item(key._asdict()) for key in wanted[start : start + MOST_READ]]
+            for tries in range(MAX_TRIES):
                 asked = {self.name: {"Keys": left, "ConsistentRead": True}}
                 answer = self._call("batch_get_item", RequestItems=asked)
                 for raw in answer["Responses"].get(self.name, ()):
-                    item = item_of(raw)
-                    found[Key(item["pk"], item["sk"])] = item
+                    item = decode_item(raw)
+                    found[ItemKey(item["pk"], item["sk"])] = item
                 left = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
                 if not left:
                     break
@@ -77,13 +77,13 @@ class Table:
                 raise StoreError("The store in DynamoDB is overloaded: it left keys of a read unanswered.")
         return found
 
-    def snapshot(self, keys: Sequence[Key]) -> list[Item]:
+    def snapshot(self, keys: Sequence[ItemKey]) -> list[Item]:
         """The items as they stood at one moment; empty ones for those that are not there."""
         if len(keys) == 1:
             return [self.get(keys[0]) or {}]
-        gets = [{"Get": {"TableName": self.name, "Key": attributes(key._asdict())}} for key in keys]
+        gets = [{"Get": {"TableName": self.name, "Key": encode_item(key._asdict())}} for key in keys]
         answer = self._call("transact_get_items", TransactItems=gets)
-        return [item_of(found.get("Item", {})) for found in answer["Responses"]]
+        return [decode_item(found.get("Item", {})) for found in answer["Responses"]]
 
     def query(
         self, pk: str, prefix: str, *, after: str | None = None, backward: bool = False
@@ -99,13 +99,13 @@ class Table:
         asked = {
             "TableName": self.name,
             "KeyConditionExpression": f"pk = :pk{which}",
-            "ExpressionAttributeValues": attributes({":pk": pk, **values}),
+            "ExpressionAttributeValues": encode_item({":pk": pk, **values}),
             "ConsistentRead": True,
             "ScanIndexForward": not backward,
         }
         while True:
             answer = self._call("query", **asked)
-            yield from map(item_of, answer["Items"])
+            yield from map(decode_item, answer["Items"])
             if "LastEvaluatedKey" not in answer:
                 return
             asked["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -122,16 +122,16 @@ class Table:
             asked |= {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
         while True:
             answer = self._call("scan", **asked)
-            yield from map(item_of, answer["Items"])
+            yield from map(decode_item, answer["Items"])
             if "LastEvaluatedKey" not in answer:
                 return
             asked["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    def update(self, change: Change) -> Item:
+    def update(self, change: Update) -> Item:
         """Make a change; the item as it is then.
 
         Raises:
-            Refused: a condition did not hold, with the item as it is. A change whose answer was lost and that finds itself made
+            ConditionFailed: a condition did not hold, with the item as it is. A change whose answer was lost and that finds itself made
                 is not refused.
             PayloadTooLargeError: the item would be too large.
         """
@@ -141,13 +141,13 @@ class Table:
         if change.when:
             asked["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         found = self._write("update_item", token, ReturnValues="ALL_NEW", **asked)
-        return item_of(found["Attributes"]) if "Attributes" in found else found
+        return decode_item(found["Attributes"]) if "Attributes" in found else found
 
     def write(self, writes: Sequence[Write]) -> None:
         """Make all of the writes or none; one for itself costs half of what it would in a transaction.
 
         Raises:
-            Refused, PayloadTooLargeError: as `update` does.
+            ConditionFailed, PayloadTooLargeError: as `update` does.
         """
         _check_sizes(writes)
         if len(writes) == 1:
@@ -156,7 +156,7 @@ class Table:
             asked = only.parameters(self.name, token)
             if only.when:
                 asked["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
-            call = {Change: "update_item", Put: "put_item", Delete: "delete_item"}[type(only)]
+            call = {Update: "update_item", Put: "put_item", Delete: "delete_item"}[type(only)]
             self._write(call, token, **asked)
             return
         asked_for = []
@@ -169,11 +169,13 @@ class Table:
         token = secrets.token_hex(16)
         self._write("transact_write_items", None, TransactItems=asked_for, ClientRequestToken=token)
 
-    def delete(self, keys: Sequence[Key]) -> None:
+    def delete(self, keys: Sequence[ItemKey]) -> None:
         """Delete items, not all at one moment."""
         for start in range(0, len(keys), 25):
-            left = [{"DeleteRequest": {"Key": attributes(key._asdict())}} for key in keys[start : start + 25]]
-            for tries in range(MOST_TRIES):
+            left = [
+                {"DeleteRequest": {"Key": encode_item(key._asdict())}} for key in keys[start : start + 25]
+            ]
+            for tries in range(MAX_TRIES):
                 answer = self._call("batch_write_item", RequestItems={self.name: left})
                 left = answer.get("UnprocessedItems", {}).get(self.name, [])
                 if not left:
@@ -185,12 +187,12 @@ class Table:
     def _write(self, call: str, token: str | None, **asked: Any) -> dict[str, Any]:
         try:
             return self._call(call, **asked)
-        except TooLarge as problem:
+        except ItemTooLarge as problem:
             raise PayloadTooLargeError(
                 f"what is to be kept is larger than DynamoDB takes: {problem}"
             ) from None
-        except Refused as refused:
-            refused.found = [None if raw is None else item_of(raw) for raw in refused.found]
+        except ConditionFailed as refused:
+            refused.found = [None if raw is None else decode_item(raw) for raw in refused.found]
             (found, *others) = refused.found
             if (
                 token is not None
@@ -203,27 +205,27 @@ class Table:
 
     def _call(self, call: str, **asked: Any) -> dict[str, Any]:
         method: Callable[..., Any] = getattr(self.client, call)
-        found: dict[str, Any] = repeating(self._what, lambda: method(**asked))[0]
+        found: dict[str, Any] = call_with_retries(self._what, lambda: method(**asked))[0]
         return found
 
 
 def text(value: str) -> dict[str, Any]:
     """Text as an expression of an index wants it."""
-    return attribute(value)
+    return encode_value(value)
 
 
 def _check_sizes(writes: Sequence[Write]) -> None:
     """Raises PayloadTooLargeError for what DynamoDB would refuse."""
     largest = max(one.size for one in writes)
-    if largest > MOST_BYTES - _MARGIN:
-        raise PayloadTooLargeError(f"an item has more than the {MOST_BYTES:,} bytes that DynamoDB takes")
-    if len(writes) > MOST_WRITTEN:
+    if largest > MAX_ITEM_BYTES - _MARGIN:
+        raise PayloadTooLargeError(f"an item has more than the {MAX_ITEM_BYTES:,} bytes that DynamoDB takes")
+    if len(writes) > MAX_TRANSACTION_ITEMS:
         raise PayloadTooLargeError(
-            f"a commit changes more than the {MOST_WRITTEN} items that DynamoDB takes at once"
+            f"a commit changes more than the {MAX_TRANSACTION_ITEMS} items that DynamoDB takes at once"
         )
-    if sum(one.size for one in writes) > MOST_TRANSACTION_BYTES - MOST_WRITTEN * 1024:
+    if sum(one.size for one in writes) > MAX_TRANSACTION_BYTES - MAX_TRANSACTION_ITEMS * 1024:
         raise PayloadTooLargeError(
-            f"a commit has more than the {MOST_TRANSACTION_BYTES:,} bytes that DynamoDB takes at once"
+            f"a commit has more than the {MAX_TRANSACTION_BYTES:,} bytes that DynamoDB takes at once"
         )
-    if any(isinstance(one, Check) for one in writes) and len(writes) == 1:
+    if any(isinstance(one, ConditionCheck) for one in writes) and len(writes) == 1:
         raise TypeError("a check alone writes nothing")

@@ -15,7 +15,7 @@ from noetl.executor.model.run import END, NEVER, Branch, Failure, Pointers, Prog
 from noetl.executor.model.transition import branches_of
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
-from noetl.executor.stores.dynamo.keys import BRANCHES_EACH
+from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.planner.frozen import record
 from noetl.planner.plan import Step
 
@@ -25,7 +25,7 @@ StepOf = Callable[[str], Step]
 
 
 @record
-class Way:
+class VisitOrigin:
     """How a visit came to be, and what its branch brings along.
 
     `cause` is the visit before it ("" at the beginning of a run), or `causes` those that came together; `index` its place
@@ -45,11 +45,11 @@ class Way:
 
 
 @record
-class Record:
+class VisitItem:
     """A visit, its way, and the item it was read from, if it has one."""
 
     visit: Visit
-    way: Way
+    way: VisitOrigin
     item: Item = field(default_factory=dict)
 
     @property
@@ -73,9 +73,9 @@ class Record:
         return self.visit.claims == 0 and self.visit.started_at is None
 
 
-def record_of(
-    run_id: str, item: Item, blobs: Blobs, derived: Record | None = None, *, whole: bool = True
-) -> Record | None:
+def decode_visit(
+    run_id: str, item: Item, blobs: Blobs, derived: VisitItem | None = None, *, whole: bool = True
+) -> VisitItem | None:
     """The record of an item, with what was saved if it is to be `whole`; `derived` is what follows from its cause. None when
     that is needed and not known.
     """
@@ -84,7 +84,7 @@ def record_of(
     told = blobs.read(item.get("told")) or {}
     gave = (blobs.read(item.get("gave")) or {}) if whole else {}
     clock, names, number, way = (
-        (item["clock"], names_of(item.get("names")), item.get("number", 1), way_of(item))
+        (item["clock"], names_of(item.get("names")), item.get("number", 1), decode_origin(item))
         if "clock" in item or derived is None
         else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.way)
     )
@@ -112,12 +112,12 @@ def record_of(
         failure=Failure(item["failure"]) if "failure" in item else None,
         progress=None if progress is None else Progress(*progress),
     )
-    return Record(visit, way, item)
+    return VisitItem(visit, way, item)
 
 
-def way_of(item: Item) -> Way:
+def decode_origin(item: Item) -> VisitOrigin:
     counts = item.get("counts")
-    return Way(
+    return VisitOrigin(
         cause=item.get("cause", ""),
         causes=tuple(item.get("causes", ())),
         entered=item["entered"],
@@ -133,7 +133,7 @@ def names_of(packed: bytes | None) -> Pointers:
     return {} if packed is None else {name: (clock, id) for name, (clock, id) in from_bytes(packed).items()}
 
 
-def self_contained(visit: Visit, way: Way) -> dict[str, Any]:
+def self_contained(visit: Visit, way: VisitOrigin) -> dict[str, Any]:
     """The attributes of an item that tell of a visit what otherwise follows from its cause."""
     return {
         "step": visit.step,
@@ -151,7 +151,7 @@ def self_contained(visit: Visit, way: Way) -> dict[str, Any]:
     }
 
 
-def entered(visit: Visit, way: Way) -> dict[str, Any]:
+def entered(visit: Visit, way: VisitOrigin) -> dict[str, Any]:
     """The item of a visit that nobody has claimed yet."""
     return self_contained(visit, way) | {"status": visit.status.value, "due": visit.due_at}
 
@@ -191,7 +191,7 @@ def event_to_list(event: Event) -> list[Any]:
     ]
 
 
-def followers(record: Record, step_of: StepOf, spread: int, *, in_turns: bool) -> list[Record]:
+def followers(record: VisitItem, step_of: StepOf, spread: int, *, in_turns: bool) -> list[VisitItem]:
     """The visits that follow one that is done, as they stand before anybody claims them: without those of a `join: any`,
     which have items, and arrivals at joins, which are no visits.
 
@@ -207,7 +207,7 @@ def followers(record: Record, step_of: StepOf, spread: int, *, in_turns: bool) -
         if branch.joins or branch.is_absorbed:
             continue
         number, counts = numbered(branch, way, numbers.get(branch.id, 0))
-        follows = Way(
+        follows = VisitOrigin(
             cause=visit.id,
             entered=item["at"],
             index=index,
@@ -217,7 +217,7 @@ def followers(record: Record, step_of: StepOf, spread: int, *, in_turns: bool) -
             line=visit.clock,
         )
         due_at = NEVER if in_turns else item["at"]
-        found.append(Record(visit_of(branch, visit.run_id, due_at, number), follows))
+        found.append(VisitItem(visit_of(branch, visit.run_id, due_at, number), follows))
     return found
 
 
@@ -235,7 +235,7 @@ def visit_of(branch: Branch, run_id: str, due_at: float, number: int = 1) -> Vis
     )
 
 
-def numbered(branch: Branch, way: Way, number: int) -> tuple[int, Mapping[str, int]]:
+def numbered(branch: Branch, way: VisitOrigin, number: int) -> tuple[int, Mapping[str, int]]:
     """The number of the visit that a branch makes, and the counts it brings along: given where the run has forked, else
     one more than the branch has counted.
     """
@@ -251,7 +251,7 @@ def home_of_branch(home: int, index: int, width: int, spread: int) -> int:
     """In which partition a branch of a fork is counted: neighbours together, in that of their parent first."""
     if spread == 1 or width == 1:
         return home
-    each = max(BRANCHES_EACH, -(-width // spread))
+    each = max(BRANCHES_PER_PARTITION, -(-width // spread))
     return (home + index // each) % spread
 
 

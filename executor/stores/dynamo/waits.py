@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from noetl.executor.clients.aws_retry import Refused
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.run import VisitStatus, Wait, WaitKey
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.context import Core
-from noetl.executor.stores.dynamo.expressions import ABSENT, Change, Check, Condition, Put, Write
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import is_over
 from noetl.executor.stores.sql.rows import to_text
-from noetl.executor.stores.sqs.due_message import Note
+from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
 
-class Waits(Core):
+class DynamoWaits(DynamoContext):
     """The part of the store that keeps waits."""
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
@@ -27,13 +27,13 @@ class Waits(Core):
         held: tuple[Condition, ...] = (("fence", "=", fence), ("status", "=", VisitStatus.RUNNING.value))
         token = {"run": key.run_id, "visit": key.visit_id, "wait": key.id}
         writes: list[Write] = [
-            Check(keys.visit(key.run_id, key.visit_id, spread), held),
+            ConditionCheck(keys.visit(key.run_id, key.visit_id, spread), held),
             Put(keys.token(token_hash), token, (ABSENT,)),
-            Change(keys.wait(key.run_id, key.visit_id, key.id, spread), append={"tokens": [token_hash]}),
+            Update(keys.wait(key.run_id, key.visit_id, key.id, spread), append={"tokens": [token_hash]}),
         ]
         try:
             self.table.write(writes)
-        except Refused:
+        except ConditionFailed:
             raise FencedError("the claim of the step that waits has been lost") from None
 
     def wait(self, key: WaitKey) -> Wait:
@@ -41,7 +41,7 @@ class Waits(Core):
         return Wait(key.id) if item is None else self._wait_of(key, item)
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
-        return self._wait_of(key, self.table.update(Change(self._wait_key(key), keep={"closed": now})))
+        return self._wait_of(key, self.table.update(Update(self._wait_key(key), keep={"closed": now})))
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         if len(to_text(body)) > MAX_ANSWER_BYTES:
@@ -52,14 +52,14 @@ class Waits(Core):
             kept = self.blobs.keep(key.run_id, body) or to_text(body).encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             try:
-                self.table.update(Change(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
+                self.table.update(Update(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
             except PayloadTooLargeError as problem:
                 raise RejectedError("too_large", f"the answer cannot be kept: {problem}") from None
-            except Refused as refused:
+            except ConditionFailed as refused:
                 item = refused.found[0] or {}
                 continue
             self.make_due(key.run_id, key.visit_id, now)
-            self.changes.announce()
+            self.changes.notify()
             return key
         if canonical(self.blobs.read(item["answer"])) != canonical(body):  # to `==`, 1 and true are the same
             raise RejectedError("answered_otherwise", "another answer came before")
@@ -67,22 +67,24 @@ class Waits(Core):
         self.wake_if_answered(key.run_id, key.visit_id, now)
         return key
 
-    def hear(self, token_hash: str, now: float) -> None:
+    def record_heartbeat(self, token_hash: str, now: float) -> None:
         key, item = self._found(token_hash)
         self._check_open(key, item)
-        self.table.update(Change(self._wait_key(key), {"heard": now}))
+        self.table.update(Update(self._wait_key(key), {"heard": now}))
 
     def make_due(self, run_id: str, visit_id: str, now: float) -> None:
         """Make a visit due that waits, now or when its run goes on."""
         key = self.visit_key(run_id, visit_id)
         states = (VisitStatus.WAITING.value, VisitStatus.PARKED.value)
         try:
-            item = self.table.update(Change(key, {"due": now}, when=(("status", "in", states),)))
-        except Refused:
+            item = self.table.update(Update(key, {"due": now}, when=(("status", "in", states),)))
+        except ConditionFailed:
             return  # it is at work, and looks when it pauses
         head = self.head(run_id)
         if item["status"] == VisitStatus.WAITING and not is_over(head):
-            self.tell(head["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now)
+            self.tell(
+                head["queue"], [DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))], now
+            )
 
     def wake_if_answered(self, run_id: str, visit_id: str, now: float) -> bool:
         """Make a visit due that waits for an answer which is there; whether it was."""
@@ -99,11 +101,13 @@ class Waits(Core):
             ("due", "=", item["due"]),
         )
         try:
-            self.table.update(Change(key, {"due": now}, when=when))
-        except Refused:
+            self.table.update(Update(key, {"due": now}, when=when))
+        except ConditionFailed:
             return False
         self.tell(
-            self.head(run_id)["queue"], [Note(run_id, visit_id, item["step"], now, self.spread(run_id))], now
+            self.head(run_id)["queue"],
+            [DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))],
+            now,
         )
         return True
 
@@ -122,7 +126,7 @@ class Waits(Core):
         if "closed" in item or "answered" in item or not is_waited_for:
             raise RejectedError("closed", "the step does not wait for an answer any more")
 
-    def _wait_key(self, key: WaitKey) -> keys.Key:
+    def _wait_key(self, key: WaitKey) -> keys.ItemKey:
         return keys.wait(key.run_id, key.visit_id, key.id, self.spread(key.run_id))
 
     def _wait_of(self, key: WaitKey, item: Item) -> Wait:

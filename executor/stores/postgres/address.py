@@ -37,7 +37,7 @@ def conninfo_of(uri: str) -> str:
     """The URI with what it leaves open, as libpq takes it.
 
     Raises:
-        StoreError: it is not a URI of libpq. No part of it is repeated, since any may be that of a password.
+        StoreError: it is not a URI of libpq. No part of it is retry_unwritten, since any may be that of a password.
     """
     import psycopg
     from psycopg.conninfo import conninfo_to_dict, make_conninfo

@@ -18,9 +18,9 @@ from noetl.executor.stores.postgres.address import CONNECT_SECONDS, conninfo_of,
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sql.database import UnwrittenError
-from noetl.executor.stores.sql.retry import repeated
-from noetl.executor.stores.sqs.due_message import Note
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sql.retry import retry_unwritten
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
 
 if TYPE_CHECKING:
     import psycopg
@@ -81,7 +81,7 @@ class PostgresDatabase:
         UnwrittenError: `transaction`, `change` and `change_of`, when it failed for a reason that passes, and nothing was written.
     """
 
-    def __init__(self, uri: str | Callable[[], str], messages: Messages | None = None) -> None:
+    def __init__(self, uri: str | Callable[[], str], messages: MessageQueue | None = None) -> None:
         try:
             import psycopg
             from psycopg.rows import dict_row
@@ -131,7 +131,7 @@ class PostgresDatabase:
         by `all` and `one` belongs to it. Statements are sent together until somebody wants to know what one of them gave.
         """
         is_committing = False
-        due: list[Note] = []
+        due: list[DueMessage] = []
         with self._connection(lambda: not is_committing) as connection:
             try:
                 # A transaction of psycopg would wait for the answer to its `begin`.
@@ -151,28 +151,28 @@ class PostgresDatabase:
                 raise
             finally:
                 self._at_work.writer = None
-        self.tell(due)
+        self.send_messages(due)
 
-    def all(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    def fetch_all(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """The rows that a query finds."""
         if not all(map(_can_be_kept, values)):
             return []
         writer: PostgresWriter | None = getattr(self._at_work, "writer", None)
         return self._read(query, values) if writer is None else writer.execute(query, values).fetchall()
 
-    def one(self, query: str, *values: Any) -> dict[str, Any]:
+    def fetch_one(self, query: str, *values: Any) -> dict[str, Any]:
         """The first row that a query finds, where there must be one."""
-        rows = self.all(query, *values)
+        rows = self.fetch_all(query, *values)
         if not rows:
             raise StoreError("The store in Postgres lacks what it should hold.")
         return rows[0]
 
-    def change(self, query: str, *values: Any) -> dict[str, Any] | None:
+    def execute_returning(self, query: str, *values: Any) -> dict[str, Any] | None:
         """The row that a statement gives, if any, which is a transaction of its own."""
         with self._connection(lambda: False) as connection:
             return PostgresWriter(connection).execute(query, values).fetchone()
 
-    def change_of(self, run_id: str, query: str, *values: Any) -> dict[str, Any] | None:
+    def execute_returning_locked(self, run_id: str, query: str, *values: Any) -> dict[str, Any] | None:
         """The row that a statement gives, if any, in a transaction of its own which has locked the run before."""
         with self._connection(lambda: False) as connection:
             # What is sent before the server is asked to come to an end of it is one transaction.
@@ -188,40 +188,40 @@ class PostgresDatabase:
 
     def lock_run(self, db: Any, run_id: str) -> None:
         """Let no other transaction write to a run until this one is done."""
-        self.note_run(db, run_id)
+        self.mark_run_written(db, run_id)
         db.execute(_LOCK_RUN, (run_id,))
 
-    def note_run(self, db: Any, run_id: str) -> None:
+    def mark_run_written(self, db: Any, run_id: str) -> None:
         """Say that this transaction writes to a run which one of its statements has locked."""
         self._at_work.writer.runs.add(run_id)
 
-    def overdue(self, since: float, limit: int) -> list[Note]:
+    def find_overdue(self, since: float, limit: int) -> list[DueMessage]:
         """So many of the visits that were due before a time, and are of workers of a service."""
-        return _notes(self.all(_OVERDUE, SERVICE, since, limit))
+        return _notes(self.fetch_all(_OVERDUE, SERVICE, since, limit))
 
-    def tell(self, notes: Sequence[Note]) -> None:
+    def send_messages(self, messages: Sequence[DueMessage]) -> None:
         """Send messages about what is due. That it could not be done is not an error: a sweep finds what nobody goes on with."""
-        if self._messages is None or not notes:
+        if self._messages is None or not messages:
             return
         try:
-            self._messages.send(notes, time.time())
+            self._messages.send(messages, time.time())
         except StoreError as error:
             logger.warning(
-                "no message was sent about %d visits that are due; a sweep sends it: %s", len(notes), error
+                "no message was sent about %d visits that are due; a sweep sends it: %s", len(messages), error
             )
 
     def notify(self) -> None:
         """Let other processes know that something is due or has changed. That it could not be done is not an error."""
         if self._messages is None:
             with suppress(StoreError):
-                self.change(f"select pg_notify('{CHANNEL}', '')")
+                self.execute_returning(f"select pg_notify('{CHANNEL}', '')")
 
     def listen(self, heard: Callable[[], object]) -> None:
         """From now on a thread calls `heard` when a process has written something that is due, until the database is closed."""
         if self._messages is None:
             self._listeners.append(Listener(self._conninfo(), heard))
 
-    @repeated
+    @retry_unwritten
     def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with self._connection(lambda: True) as connection:
             return PostgresWriter(connection).execute(query, values).fetchall()
@@ -318,8 +318,8 @@ class PostgresResult:
         return iter(self._cursor)
 
 
-def _notes(rows: Iterable[Mapping[str, Any]]) -> list[Note]:
-    return [Note(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
+def _notes(rows: Iterable[Mapping[str, Any]]) -> list[DueMessage]:
+    return [DueMessage(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
 
 
 def _check(connection: psycopg.Connection[Any]) -> None:

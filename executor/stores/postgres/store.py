@@ -10,14 +10,14 @@ from typing import Any
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import SERVICE, Branch, Claim, Commit, Lease, Visit, VisitStatus
 from noetl.executor.model.transition import MAX_CLAIMS
-from noetl.executor.stores.interface import Received, Swept
+from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started
-from noetl.executor.stores.sql.retry import repeated
+from noetl.executor.stores.sql.retry import retry_unwritten
 from noetl.executor.stores.sql.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
 from noetl.executor.stores.sql.store import SqlStore, texts_of
-from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, Note
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
 
 _STEP = """
     with locked as (
@@ -112,43 +112,43 @@ class PostgresStore(SqlStore):
         uri: str | Callable[[], str],
         *,
         queue_url: str | None = None,
-        keeps_seconds: float | None = None,
+        retention_seconds: float | None = None,
     ) -> None:
-        self.messages = None if queue_url is None else Messages(queue_url)
+        self.messages = None if queue_url is None else MessageQueue(queue_url)
         self.postgres = PostgresDatabase(uri, self.messages)
-        super().__init__(self.postgres, keeps_seconds)
+        super().__init__(self.postgres, retention_seconds)
         self._line_of = lru_cache(maxsize=4096)(self._read_line)
         self.postgres.listen(self._hear)
 
     def _hear(self) -> None:
-        self.work.announce()
-        self.changes.announce()
+        self.work.notify()
+        self.changes.notify()
 
-    def announce(self, pieces: int | None = None) -> None:
-        super().announce(pieces)
+    def announce_due(self, pieces: int | None = None) -> None:
+        super().announce_due(pieces)
         if pieces != 0:
             self.postgres.notify()
 
-    save_plan = repeated(SqlStore.save_plan)
-    create_run = repeated(SqlStore.create_run)
-    claim = repeated(SqlStore.claim)
-    renew = repeated(SqlStore.renew)
-    release = repeated(SqlStore.release)
-    release_dead = repeated(SqlStore.release_dead)
-    finish = repeated(SqlStore.finish)
-    open_wait = repeated(SqlStore.open_wait)
-    close_wait = repeated(SqlStore.close_wait)
-    answer = repeated(SqlStore.answer)
-    hear = repeated(SqlStore.hear)
-    stop = repeated(SqlStore.stop)
-    resume = repeated(SqlStore.resume)
-    register = repeated(SqlStore.register)
-    unregister = repeated(SqlStore.unregister)
-    add_key = repeated(SqlStore.add_key)
-    revoke_key = repeated(SqlStore.revoke_key)
-    touch_key = repeated(SqlStore.touch_key)
+    save_plan = retry_unwritten(SqlStore.save_plan)
+    create_run = retry_unwritten(SqlStore.create_run)
+    claim = retry_unwritten(SqlStore.claim)
+    renew = retry_unwritten(SqlStore.renew)
+    release = retry_unwritten(SqlStore.release)
+    release_dead = retry_unwritten(SqlStore.release_dead)
+    finish = retry_unwritten(SqlStore.finish)
+    open_wait = retry_unwritten(SqlStore.open_wait)
+    close_wait = retry_unwritten(SqlStore.close_wait)
+    answer = retry_unwritten(SqlStore.answer)
+    record_heartbeat = retry_unwritten(SqlStore.record_heartbeat)
+    stop = retry_unwritten(SqlStore.stop)
+    resume = retry_unwritten(SqlStore.resume)
+    register = retry_unwritten(SqlStore.register)
+    unregister = retry_unwritten(SqlStore.unregister)
+    add_key = retry_unwritten(SqlStore.add_key)
+    revoke_key = retry_unwritten(SqlStore.revoke_key)
+    touch_key = retry_unwritten(SqlStore.touch_key)
 
-    @repeated
+    @retry_unwritten
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         branch = self._only_branch(commit)
         if branch is not None and not branch.joins and not commit.live:
@@ -161,34 +161,34 @@ class PostgresStore(SqlStore):
                 return None if row["id"] is None else visit_of(row)
         return super().commit(commit, now, claim_for)
 
-    @repeated
+    @retry_unwritten
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
-    ) -> Claim | Received:
+    ) -> Claim | MessageOutcome:
         """The claim of the visit that a message tells of, or what is to be done with the message. What follows from a visit that
         was done before stands in the table, and is found by a sweep where nobody was told.
         """
-        note = Note.of_text(body)
+        note = DueMessage.decode(body)
         query = f"select run_id, id, step, number, attempt, started_at, status, due_at from visits where run_id = ? and id = ? and {ACTIVE}"
-        found = self.database.all(query, note.run_id, note.visit_id)
+        found = self.database.fetch_all(query, note.run_id, note.visit_id)
         if not found:
-            return Received.DONE
+            return MessageOutcome.DONE
         (due,) = found
         if due["due_at"] <= now:
-            return self._claim(due, lease, now, claims=MAX_CLAIMS if give_up else 0) or Received.HELD
+            return self._claim(due, lease, now, claims=MAX_CLAIMS if give_up else 0) or MessageOutcome.HELD
         if due["status"] == VisitStatus.RUNNING:
-            return Received.HELD
+            return MessageOutcome.HELD
         # Its delay has an upper bound.
-        self.postgres.tell([replace(note, due_at=due["due_at"])])
-        return Received.DONE
+        self.postgres.send_messages([replace(note, due_at=due["due_at"])])
+        return MessageOutcome.DONE
 
-    @repeated
-    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+    @retry_unwritten
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         swept = super().sweep(now, limit=limit)
         if self.messages is None:
             return swept
-        lost = self.postgres.overdue(now - GRACE_SECONDS, limit)
-        self.postgres.tell(lost)
+        lost = self.postgres.find_overdue(now - GRACE_SECONDS, limit)
+        self.postgres.send_messages(lost)
         return replace(swept, repaired=swept.repaired + len(lost))
 
     def _claim(self, due: Row, lease: Lease, now: float, *, claims: int = 0) -> Claim | None:
@@ -203,7 +203,7 @@ class PostgresStore(SqlStore):
             now, due["run_id"],
             events_to_text([event]), begins and not due["step"].startswith("@"),
         )  # fmt: skip
-        row = self.postgres.change(_CLAIM, *values)
+        row = self.postgres.execute_returning(_CLAIM, *values)
         if row is None:
             return None
         return Claim(run_of(row), visit_of({name: row[f"visit_{name}"] for name in _VISIT}))
@@ -232,7 +232,7 @@ class PostgresStore(SqlStore):
 
     def _read_line(self, run_id: str) -> tuple[str, bool]:
         """The queue of a run, and whether its branches go one after another."""
-        row = self.postgres.one("select queue, plan_hash from runs where id = ?", run_id)
+        row = self.postgres.fetch_one("select queue, plan_hash from runs where id = ?", run_id)
         return row["queue"], self.plan_header(row["plan_hash"]).sequential
 
     def _arrive(self, commit: Commit, branch: Branch, now: float, claim_for: Lease | None) -> Row | None:
@@ -256,9 +256,9 @@ class PostgresStore(SqlStore):
             lease.worker, now + lease.seconds, now, now, run_id, queue, now, claim_for is not None,
             told, before, after,
         )  # fmt: skip
-        row = self.postgres.change_of(run_id, _ARRIVAL, *values)
+        row = self.postgres.execute_returning_locked(run_id, _ARRIVAL, *values)
         if row is not None:
-            self.changes.announce()
+            self.changes.notify()
         return row
 
     def _step_on(self, commit: Commit, following: Visit, claim_for: Lease | None) -> bool:
@@ -272,13 +272,15 @@ class PostgresStore(SqlStore):
             following.started_at, following.piece_at,
             visit.run_id, events_to_text(events),
         )  # fmt: skip
-        row = self.postgres.change(_STEP, *values)
+        row = self.postgres.execute_returning(_STEP, *values)
         if row is None or not row["entered"]:
             return False
         if claim_for is None and row["queue"] == SERVICE:
-            self.postgres.tell([Note(following.run_id, following.id, following.step, following.due_at)])
-        self.changes.announce()
-        self.announce(0 if claim_for is not None else 1)
+            self.postgres.send_messages(
+                [DueMessage(following.run_id, following.id, following.step, following.due_at)]
+            )
+        self.changes.notify()
+        self.announce_due(0 if claim_for is not None else 1)
         return True
 
 

@@ -8,7 +8,7 @@ from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.rows import key_of, to_text
 
 
-class SqlKeys:
+class SqlApiKeys:
     """The part of a store that keeps API keys."""
 
     database: Database
@@ -21,15 +21,15 @@ class SqlKeys:
                 raise RejectedError("key_exists", f"there is a key {key.id} already")
 
     def key(self, id: str) -> Key | None:
-        rows = self.database.all("select * from keys where id = ?", id)
+        rows = self.database.fetch_all("select * from keys where id = ?", id)
         return key_of(rows[0]) if rows else None
 
     def keys(self, tenant: str) -> list[Key]:
         query = "select * from keys where tenant = ? order by created_at, id"
-        return [key_of(row) for row in self.database.all(query, tenant)]
+        return [key_of(row) for row in self.database.fetch_all(query, tenant)]
 
     def has_keys(self) -> bool:
-        return bool(self.database.all("select 1 as found from keys limit 1"))
+        return bool(self.database.fetch_all("select 1 as found from keys limit 1"))
 
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
         query = "update keys set revoked_at = coalesce(revoked_at, ?) where tenant = ? and id = ?"

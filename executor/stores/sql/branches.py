@@ -41,10 +41,10 @@ CLAIM_NEXT = f"""
     ) and status = 'ready' and started_at is null and progress is null and substr(step, 1, 1) <> '@'
     returning {HEAD}, saved
 """
-"""Claims the visit of a queue that has been due longest, where that is one of the run that has not begun."""
+"""DynamoClaims the visit of a queue that has been due longest, where that is one of the run that has not begun."""
 
 
-class Branches:
+class BranchTransaction:
     """The branches of a run, as one transaction moves them. The first visit that becomes due is claimed, when someone wants
     it.
 
@@ -291,7 +291,7 @@ def enter_deadline(db: Writer, run: Run, due_at: float) -> None:
 
 
 def count_live(db: Writer, run_id: str, live: Mapping[str, int]) -> None:
-    """Change the numbers of branches that joins wait for."""
+    """Update the numbers of branches that joins wait for."""
     upsert = (
         "insert into joins (run_id, step, live) values (?, ?, ?)"
         " on conflict (run_id, step) do update set live = joins.live + excluded.live"

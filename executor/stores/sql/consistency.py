@@ -13,7 +13,7 @@ from noetl.executor.stores.finding import Finding
 from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sql.database import Database
 
-MOST_FINDINGS = 100
+MAX_FINDINGS = 100
 """How many findings of one kind are told."""
 
 
@@ -130,19 +130,19 @@ def limited(found: Iterable[Finding]) -> list[Finding]:
     return [finding for check, findings in by_check.items() for finding in _told(check, findings)]
 
 
-def examine(database: Database) -> list[Finding]:
+def check_consistency(database: Database) -> list[Finding]:
     """What is wrong with the store in a database."""
     return [finding for check in _CHECKS for finding in _findings(database, check)]
 
 
 def _findings(database: Database, check: _Check) -> list[Finding]:
-    rows = [dict(row) for row in database.all(f"{check.query} limit ?", MOST_FINDINGS + 1)]
+    rows = [dict(row) for row in database.fetch_all(f"{check.query} limit ?", MAX_FINDINGS + 1)]
     return _told(
         check.name, [Finding(check.name, check.sentence.format(**row), row.get("run_id")) for row in rows]
     )
 
 
 def _told(check: str, found: list[Finding]) -> list[Finding]:
-    if len(found) <= MOST_FINDINGS:
+    if len(found) <= MAX_FINDINGS:
         return found
-    return [*found[:MOST_FINDINGS], Finding(check, f"there are more than {MOST_FINDINGS} such findings")]
+    return [*found[:MAX_FINDINGS], Finding(check, f"there are more than {MAX_FINDINGS} such findings")]

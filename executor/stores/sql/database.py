@@ -45,11 +45,11 @@ class Database(Protocol):
         """A write transaction, which is undone when an exception leaves it."""
         ...
 
-    def all(self, query: str, *values: Any) -> list[Any]:
+    def fetch_all(self, query: str, *values: Any) -> list[Any]:
         """The rows that a query finds."""
         ...
 
-    def one(self, query: str, *values: Any) -> Any:
+    def fetch_one(self, query: str, *values: Any) -> Any:
         """The first row that a query finds, where there must be one."""
         ...
 
@@ -63,6 +63,6 @@ class Database(Protocol):
         """
         ...
 
-    def note_run(self, db: Writer, run_id: str) -> None:
+    def mark_run_written(self, db: Writer, run_id: str) -> None:
         """Say that this transaction writes to a run which one of its statements has locked."""
         ...

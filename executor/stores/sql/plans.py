@@ -42,8 +42,8 @@ class SqlPlans:
         return self._task(plan_hash, name)
 
     def plan(self, plan_hash: str) -> Plan:
-        row = self.database.one("select header, source from plans where hash = ?", plan_hash)
-        parts = self.database.all(
+        row = self.database.fetch_one("select header, source from plans where hash = ?", plan_hash)
+        parts = self.database.fetch_all(
             "select kind, name, body from plan_parts where hash = ? order by position", plan_hash
         )
         steps = {
@@ -54,17 +54,19 @@ class SqlPlans:
 
     def _read_header(self, plan_hash: str) -> Header:
         return Header.from_json(
-            json.loads(self.database.one("select header from plans where hash = ?", plan_hash)["header"])
+            json.loads(
+                self.database.fetch_one("select header from plans where hash = ?", plan_hash)["header"]
+            )
         )
 
     def _read_step(self, plan_hash: str, name: str) -> Step:
-        row = self.database.one(
+        row = self.database.fetch_one(
             "select body from plan_parts where hash = ? and kind = 'step' and name = ?", plan_hash, name
         )
         return Step.from_json(name, json.loads(row["body"]))
 
     def _read_task(self, plan_hash: str, name: str) -> Task:
-        row = self.database.one(
+        row = self.database.fetch_one(
             "select body from plan_parts where hash = ? and kind = 'task' and name = ?", plan_hash, name
         )
         return Task.from_json(json.loads(row["body"]))

@@ -57,7 +57,7 @@ class SqlPlaybooks:
             f"select * from playbooks where tenant = ? and name = ? {which} and removed_at is null"
             " order by number desc limit 1"
         )
-        rows = self.database.all(query, tenant, name, *values)
+        rows = self.database.fetch_all(query, tenant, name, *values)
         return playbook_of(rows[0]) if rows else None
 
     def playbooks(
@@ -74,7 +74,7 @@ class SqlPlaybooks:
             where += f" and {column}"
             values.append(read_place(cursor, str if name is None else int))
         query = f"select * from playbooks where tenant = ? and removed_at is null and {where} order by {order} limit ?"
-        rows = self.database.all(query, *values, limit + 1)
+        rows = self.database.fetch_all(query, *values, limit + 1)
         more = (
             write_place(rows[limit - 1]["name" if name is None else "number"]) if len(rows) > limit else None
         )

@@ -15,7 +15,7 @@ from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.rows import events_of, run_of, to_text, visit_of
 
 
-class SqlAsking:
+class SqlQueries:
     """The part of a store that is only read."""
 
     database: Database
@@ -23,7 +23,7 @@ class SqlAsking:
     """The condition that a run carries a tag, which is given as JSON."""
 
     def run(self, tenant: str, run_id: str) -> Run | None:
-        rows = self.database.all("select * from runs where id = ? and tenant = ?", run_id, tenant)
+        rows = self.database.fetch_all("select * from runs where id = ? and tenant = ?", run_id, tenant)
         return self._with_waiting(run_of(rows[0])) if rows else None
 
     def runs(
@@ -63,7 +63,7 @@ class SqlAsking:
             values.extend(read_cursor(cursor))
         found: list[Run] = []
         query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
-        rows = self.database.all(query, *values, limit + 1)
+        rows = self.database.fetch_all(query, *values, limit + 1)
         for row in rows[:limit]:
             run = self._with_waiting(run_of(row))
             if status in (None, run.status):
@@ -75,33 +75,33 @@ class SqlAsking:
     def visits(self, run_id: str) -> list[Visit]:
         return [
             visit_of(row)
-            for row in self.database.all(
+            for row in self.database.fetch_all(
                 f"select {HEAD} from visits where run_id = ? order by position", run_id
             )
         ]
 
-    def saved(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
+    def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         if visit_ids is None:
             where, values = "step not in ('@end', '@deadline')", []
         else:
             where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
         query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
-        return [visit_of(row) for row in self.database.all(query, run_id, *values)]
+        return [visit_of(row) for row in self.database.fetch_all(query, run_id, *values)]
 
-    def parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
+    def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
-        return [json.loads(row["body"]) for row in self.database.all(query, run_id, visit_id, loop)]
+        return [json.loads(row["body"]) for row in self.database.fetch_all(query, run_id, visit_id, loop)]
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         seq, index = read_event_id(after)
         query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
-        rows = self.database.all(query, run_id, seq, limit + 1)
+        rows = self.database.fetch_all(query, run_id, seq, limit + 1)
         found = [e for row in rows for e in events_of(row["seq"], row["events"])]
         return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
 
-    def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+    def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         query = f"select id from runs where stop = 'cancelled' and id in ({', '.join('?' * len(run_ids))})"
-        return {row["id"] for row in self.database.all(query, *run_ids)} if run_ids else set()
+        return {row["id"] for row in self.database.fetch_all(query, *run_ids)} if run_ids else set()
 
     def _with_waiting(self, run: Run) -> Run:
         """A run is `waiting` when there is nothing to do for it but to wait."""
@@ -111,5 +111,5 @@ class SqlAsking:
             "select count(*) as active, count(case when status in ('retrying', 'waiting') or due_at = ? then 1 end) as waiting"
             f" from visits where run_id = ? and {ACTIVE} and substr(step, 1, 1) <> '@'"
         )
-        found = self.database.one(query, NEVER, run.id)
+        found = self.database.fetch_one(query, NEVER, run.id)
         return replace(run, status=RunStatus.WAITING) if 0 < found["active"] == found["waiting"] else run

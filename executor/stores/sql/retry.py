@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from noetl.executor.stores.sql.database import UnwrittenError
 
-MOST_REPETITIONS = 8
+MAX_RETRIES = 8
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 1.0
 
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def repeated(operation: Callable[P, T]) -> Callable[P, T]:
+def retry_unwritten(operation: Callable[P, T]) -> Callable[P, T]:
     """The operation, done again a few times when it failed and is known to have written nothing.
 
     Pauses double, and their length is left to chance, so that two which are in each other's way do not meet again.
@@ -26,7 +26,7 @@ def repeated(operation: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(operation)
     def repeat(*args: P.args, **options: P.kwargs) -> T:
-        for repetition in range(MOST_REPETITIONS):
+        for repetition in range(MAX_RETRIES):
             try:
                 return operation(*args, **options)
             except UnwrittenError:

@@ -29,23 +29,23 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.worker_identity import is_dead
-from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.finding import Finding
-from noetl.executor.stores.sql.api_keys import SqlKeys
+from noetl.executor.stores.sql.api_keys import SqlApiKeys
 from noetl.executor.stores.sql.branches import (
     ACTIVE,
     HEAD,
-    Branches,
+    BranchTransaction,
     count_live,
     enter,
     enter_deadline,
     started,
 )
-from noetl.executor.stores.sql.consistency import examine
+from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.database import Database, Result, Writer
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
-from noetl.executor.stores.sql.queries import SqlAsking
+from noetl.executor.stores.sql.queries import SqlQueries
 from noetl.executor.stores.sql.rows import (
     Row,
     events_to_text,
@@ -56,7 +56,7 @@ from noetl.executor.stores.sql.rows import (
     to_text_or_null,
     visit_of,
 )
-from noetl.executor.stores.sql.sweep import SqlSweeping
+from noetl.executor.stores.sql.sweep import SqlSweep
 from noetl.executor.stores.sql.waits import SqlWaits, forget_answer, give_answer, is_any_answered
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -67,24 +67,24 @@ _STILL_WAITS = "status = 'parked' and due_at > ? and progress is not null and er
 """Of a visit that is resumed. One with an error was to be tried again: that is done at once."""
 
 
-class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping):
+class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSweep):
     """The store in a database."""
 
-    def __init__(self, database: Database, keeps_seconds: float | None = None) -> None:
+    def __init__(self, database: Database, retention_seconds: float | None = None) -> None:
         super().__init__(database)
-        self.keeps_seconds = keeps_seconds
-        self.changes = News()
-        self.work = News()
+        self.retention_seconds = retention_seconds
+        self.changes = ChangeSignal()
+        self.work = ChangeSignal()
 
     def close(self) -> None:
         self.database.close()
 
-    def examine(self) -> list[Finding]:
-        return examine(self.database)
+    def check_consistency(self) -> list[Finding]:
+        return check_consistency(self.database)
 
-    def announce(self, pieces: int | None = None) -> None:
+    def announce_due(self, pieces: int | None = None) -> None:
         """Let workers know that so many visits have become due, or (None) that some may have."""
-        self.work.announce(pieces)
+        self.work.notify(pieces)
 
     def create_run(
         self,
@@ -100,7 +100,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                     return self._earlier(db, run.tenant, *idempotency)
             if not _insert_run(db, run):
                 return run_of(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
-            self.database.note_run(db, run.id)
+            self.database.mark_run_written(db, run.id)
             for position, past in enumerate(history):
                 _insert_finished(db, run, past, position)
             step = self.plan_step(run.plan_hash, first.step)
@@ -113,13 +113,13 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                 {"resumed_from": run.resumed_from} if run.resumed_from else {}
             )
             _append(db, run.id, 1, [Event("workflow.started", run.created_at, payload=payload)])
-        self.announce(1)
+        self.announce_due(1)
         return run
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
         find = f"select run_id, id, step, number, attempt, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
         crowd = 1
-        while due := self.database.all(find, queue, now, crowd):
+        while due := self.database.fetch_all(find, queue, now, crowd):
             found = due[random.randrange(len(due))]
             claim = self._claim(found, lease, now)
             if claim is not None:
@@ -154,7 +154,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             return Claim(run_of(row), visit)
 
     def next_due(self, queue: str) -> float | None:
-        rows = self.database.all(
+        rows = self.database.fetch_all(
             f"select due_at from visits where queue = ? and {ACTIVE} order by due_at limit 1", queue
         )
         return rows[0]["due_at"] if rows else None
@@ -166,7 +166,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
         fence: int,
         until: float,
         events: Sequence[Event] = (),
-        told: int = 0,
+        events_already_written: int = 0,
     ) -> bool:
         query = (
             "update visits set due_at = ? where run_id = ? and id = ? and fence = ? and status = 'running'"
@@ -191,13 +191,13 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             " and status = 'running'"
         )
         with self._transaction() as db:
-            self.database.note_run(db, run_id)
+            self.database.mark_run_written(db, run_id)
             db.execute(query, (now, 0 if counts else 1, run_id, visit_id, fence))
-        self.announce(1)
+        self.announce_due(1)
 
     def release_dead(self, queue: str, now: float) -> int:
         query = f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running' and due_at > ?"
-        dead = [row["worker"] for row in self.database.all(query, queue, now) if is_dead(row["worker"])]
+        dead = [row["worker"] for row in self.database.fetch_all(query, queue, now) if is_dead(row["worker"])]
         if not dead:
             return 0
         with self._transaction() as db:
@@ -206,14 +206,14 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                 f" and worker in ({', '.join('?' * len(dead))})",
                 (now, queue, *dead),
             )
-        self.announce()
+        self.announce_due()
         return changed.rowcount
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
         saved, result, progress, parts = texts_of(commit)
         with self._transaction() as db:
-            self.database.note_run(db, visit.run_id)
+            self.database.mark_run_written(db, visit.run_id)
             db.execute(
                 "update runs set seq = seq + 1, live = live + ?, failed_branches = failed_branches + ?,"
                 " stop = coalesce(stop, ?), error = coalesce(error, ?) where id = ?",
@@ -255,7 +255,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             if events:
                 _append(db, visit.run_id, run["seq"], events)
         goes_on = visit.finished_at is None
-        self.announce(max(branches.count + goes_on - (branches.claimed is not None), 0))
+        self.announce_due(max(branches.count + goes_on - (branches.claimed is not None), 0))
         return branches.claimed
 
     def finish(
@@ -293,7 +293,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             _append(db, run.id, row["seq"], [event])
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
-        self.announce()
+        self.announce_due()
 
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self._transaction() as db:
@@ -304,11 +304,11 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
                     return found
                 raise RejectedError("finished", f"run {run_id} has ended already: {found.status}")
             stop = self._stop(db, run_id, status, now)
-        self.announce()
+        self.announce_due()
         return replace(found, stop=stop)
 
     def _stop(self, db: Writer, run_id: str, status: RunStatus, now: float) -> RunStatus:
-        self.database.note_run(db, run_id)
+        self.database.mark_run_written(db, run_id)
         run = db.execute(
             "update runs set stop = coalesce(stop, ?) where id = ? returning id, plan_hash, queue, seq, live, stop, resumes",
             (status, run_id),
@@ -370,7 +370,7 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             _append(
                 db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})]
             )
-        self.announce()
+        self.announce_due()
         return resumed
 
     def _reopen_branches(self, db: Writer, run: Run) -> int:
@@ -383,21 +383,25 @@ class SqlStore(SqlPlans, SqlAsking, SqlWaits, SqlPlaybooks, SqlKeys, SqlSweeping
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
         return len(rows)
 
-    def _branches(self, db: Writer, run: Row, now: float, claim_for: Lease | None = None) -> Branches:
+    def _branches(
+        self, db: Writer, run: Row, now: float, claim_for: Lease | None = None
+    ) -> BranchTransaction:
         plan_hash = run["plan_hash"]
 
         def cancel(run_id: str) -> None:
             self._stop(db, run_id, RunStatus.CANCELLED, now)
 
         header = self.plan_header(plan_hash)
-        return Branches(db, run, header, lambda name: self.plan_step(plan_hash, name), cancel, now, claim_for)
+        return BranchTransaction(
+            db, run, header, lambda name: self.plan_step(plan_hash, name), cancel, now, claim_for
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[Writer]:
         """A write transaction that is news to those who watch runs."""
         with self.database.transaction() as db:
             yield db
-        self.changes.announce()
+        self.changes.notify()
 
     def _earlier(self, db: Writer, tenant: str, key: str, request_hash: str) -> Run:
         query = "select request_hash, run_id from idempotency_keys where tenant = ? and key = ?"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus
-from noetl.executor.stores.interface import Swept
-from noetl.executor.stores.sql.branches import ACTIVE, Branches, enter_deadline
+from noetl.executor.stores.interface import SweepResult
+from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction, enter_deadline
 from noetl.executor.stores.sql.consistency import AWAITED, IN_VAIN, OF_RUNS, STUCK
 from noetl.executor.stores.sql.database import Database, Writer
 from noetl.executor.stores.sql.rows import Row, run_of, to_text
@@ -44,18 +44,18 @@ _FORGET = """
 logger = logging.getLogger("noetl.executor")
 
 
-class SqlSweeping:
+class SqlSweep:
     """The part of a store that looks for what was left behind, and forgets what ended long ago."""
 
     database: Database
-    keeps_seconds: float | None
+    retention_seconds: float | None
 
-    def announce(self, pieces: int | None = None) -> None: ...
+    def announce_due(self, pieces: int | None = None) -> None: ...
 
-    def _branches(self, db: Writer, run: Row, now: float) -> Branches:
+    def _branches(self, db: Writer, run: Row, now: float) -> BranchTransaction:
         raise NotImplementedError
 
-    def sweep(self, now: float, *, limit: int = 200) -> Swept:
+    def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Put right what would never be due, of so many runs of each kind, and delete runs that have been kept for long enough.
         Sweeps of several workers do no harm.
         """
@@ -68,14 +68,14 @@ class SqlSweeping:
         )
         repaired = 0
         for query, values, repair in kinds:
-            for row in self.database.all(f"{query} limit ?", *values, limit):
+            for row in self.database.fetch_all(f"{query} limit ?", *values, limit):
                 repaired += self._repair(row["run_id"], query, values, repair, now)
         if repaired:
-            self.announce()
-        if self.keeps_seconds is not None:
-            self._forget(now - self.keeps_seconds)
-        runs = self.database.one("select count(*) as open from runs where finished_at is null")["open"]
-        return Swept(runs, repaired)
+            self.announce_due()
+        if self.retention_seconds is not None:
+            self._forget(now - self.retention_seconds)
+        runs = self.database.fetch_one("select count(*) as open from runs where finished_at is null")["open"]
+        return SweepResult(runs, repaired)
 
     def _repair(
         self,

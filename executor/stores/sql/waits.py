@@ -7,7 +7,7 @@ from typing import Any
 
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.run import Wait, WaitKey
-from noetl.executor.stores.change_signal import News
+from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
 from noetl.executor.stores.sql.rows import Row, from_text, to_text
 from noetl.planner.plan import canonical
@@ -21,9 +21,9 @@ class SqlWaits:
     """The part of a store that keeps waits."""
 
     database: Database
-    changes: News
+    changes: ChangeSignal
 
-    def announce(self, pieces: int | None = None) -> None: ...
+    def announce_due(self, pieces: int | None = None) -> None: ...
 
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
         with self.database.transaction() as db:
@@ -35,7 +35,7 @@ class SqlWaits:
             db.execute("insert into tokens values (?, ?, ?, ?)", (token_hash, *_values(key)))
 
     def wait(self, key: WaitKey) -> Wait:
-        rows = self.database.all(f"select * from waits where {_ONE}", *_values(key))
+        rows = self.database.fetch_all(f"select * from waits where {_ONE}", *_values(key))
         return _wait_of(rows[0]) if rows else Wait(key.id)
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
@@ -59,11 +59,11 @@ class SqlWaits:
                 raise RejectedError("answered_otherwise", "another answer came before")
             _check_open(db, key, row)
             give_answer(db, key, text, now)
-        self.announce(1)
-        self.changes.announce()
+        self.announce_due(1)
+        self.changes.notify()
         return key
 
-    def hear(self, token_hash: str, now: float) -> None:
+    def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self.database.transaction() as db:
             key, row = self._found(db, token_hash)
             _check_open(db, key, row)

@@ -112,7 +112,7 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
-    def all(self, query: str, *values: Any) -> list[sqlite3.Row]:
+    def fetch_all(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """The rows that a query finds."""
         try:
             held = self._held()
@@ -121,9 +121,9 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
-    def one(self, query: str, *values: Any) -> sqlite3.Row:
+    def fetch_one(self, query: str, *values: Any) -> sqlite3.Row:
         """The first row that a query finds, where there must be one."""
-        rows = self.all(query, *values)
+        rows = self.fetch_all(query, *values)
         if not rows:
             raise StoreError(f"The store at {self.path} lacks what it should hold.")
         return rows[0]
@@ -131,7 +131,7 @@ class SqliteFile:
     def lock_run(self, db: Writer, run_id: str) -> None:
         """There is nothing to do: write transactions follow each other."""
 
-    def note_run(self, db: Writer, run_id: str) -> None:
+    def mark_run_written(self, db: Writer, run_id: str) -> None:
         """There is nothing to do: workers look for what is due."""
 
     def lock_name(self, db: Writer, name: str) -> None:

@@ -15,7 +15,7 @@ class SqliteStore(SqlStore):
 
     has_tag = "exists (select 1 from json_each(tags) where json_each.value = json_extract(?, '$'))"
 
-    def __init__(self, path: str, *, create: bool = True, keeps_seconds: float | None = None) -> None:
+    def __init__(self, path: str, *, create: bool = True, retention_seconds: float | None = None) -> None:
         self.file = SqliteFile(path, create=create)
         self.path = self.file.path
-        super().__init__(self.file, keeps_seconds)
+        super().__init__(self.file, retention_seconds)

@@ -16,7 +16,7 @@ _FORMAT = 1
 
 
 @record
-class Note:
+class DueMessage:
     """That a visit is due at a time. `cause` is the visit it follows when it may have no item yet ("" for the beginning of the
     run), else None; `spread` how the run is spread; `holders` the visits whose values its step reads.
     """
@@ -29,7 +29,7 @@ class Note:
     cause: str | None = None
     holders: tuple[str, ...] = ()
 
-    def to_text(self) -> str:
+    def encode(self) -> str:
         found = {
             "v": _FORMAT,
             "run": self.run_id,
@@ -43,8 +43,8 @@ class Note:
         return json.dumps(found, separators=(",", ":"))
 
     @classmethod
-    def of_text(cls, text: str) -> Note:
-        """What `to_text` wrote.
+    def decode(cls, text: str) -> DueMessage:
+        """What `encode` wrote.
 
         Raises:
             MessageError: it is something else.

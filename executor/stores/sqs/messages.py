@@ -1,4 +1,4 @@
-"""Messages about visits that have become due: ids only. They are hints; what is true stands in the table."""
+"""MessageQueue about visits that have become due: ids only. They are hints; what is true stands in the table."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.clients.aws import client
-from noetl.executor.clients.aws_retry import MOST_TRIES, pause_seconds, repeating
+from noetl.executor.clients.aws_retry import MAX_TRIES, call_with_retries, pause_seconds
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.run import NEVER
-from noetl.executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, Note
+from noetl.executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, DueMessage
 
 MOST_MESSAGES = 10
 
 
-class Messages:
+class MessageQueue:
     """A queue of SQS."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def send(self, notes: Sequence[Note], now: float) -> None:
+    def send(self, notes: Sequence[DueMessage], now: float) -> None:
         """Send messages about what is due; none about what nothing but an answer makes due."""
-        entries = [(note.to_text(), _delay(note.due_at, now)) for note in notes if note.due_at < NEVER]
+        entries = [(note.encode(), _delay(note.due_at, now)) for note in notes if note.due_at < NEVER]
         if len(entries) == 1:
             ((body, delay),) = entries
             late = {"DelaySeconds": delay} if delay else {}
@@ -35,12 +35,12 @@ class Messages:
                 str(number): {"Id": str(number), "MessageBody": body, "DelaySeconds": delay}
                 for number, (body, delay) in enumerate(entries[start : start + MOST_MESSAGES])
             }
-            for tries in range(MOST_TRIES):
+            for tries in range(MAX_TRIES):
                 answer = self._call("send_message_batch", Entries=list(left.values()))
                 left = {failed["Id"]: left[failed["Id"]] for failed in answer.get("Failed", ())}
                 if not left:
                     break
-                if tries + 1 < MOST_TRIES:
+                if tries + 1 < MAX_TRIES:
                     _sleep(pause_seconds(tries))
             else:
                 raise StoreError("The queue of the store (NOETL_QUEUE) is overloaded: it takes no messages.")
@@ -77,7 +77,7 @@ class Messages:
             raise StoreError(
                 f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}"
             ) from error
-        found: dict[str, Any] = repeating(
+        found: dict[str, Any] = call_with_retries(
             f"queue {self.url} (NOETL_QUEUE)", lambda: method(QueueUrl=self.url, **asked)
         )[0]
         return found

@@ -1,4 +1,4 @@
-"""Messages that this process receives itself, as `noetl worker` does. A function behind the queue is given its messages.
+"""MessageQueue that this process receives itself, as `noetl worker` does. A function behind the queue is given its messages.
 
 A message guards the visit that was claimed by it, and all that the same worker walks behind it: it is deleted when
 nothing of that is left to do here. A worker that dies deletes nothing, so its message comes again.
@@ -13,15 +13,15 @@ from typing import Any
 
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import Visit
-from noetl.executor.stores.sqs.messages import Messages
+from noetl.executor.stores.sqs.messages import MessageQueue
 
 POLL_SECONDS = 2
 
 
-class Inbox:
+class MessageReceiver:
     """The messages that were received from a queue and that nobody has looked at, and those that guard a claim."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: MessageQueue) -> None:
         self._messages = messages
         self._received: deque[dict[str, Any]] = deque()
         self._guards: dict[tuple[str, str], str] = {}

@@ -28,7 +28,7 @@ from tests.e2e.aws.test_runs import (
     test_how_long_a_chain_takes,
     test_the_portable_example,
 )
-from tests.postgres import emptied, postgres_server
+from tests.postgres import empty_database, postgres_server
 
 __all__ = [
     "postgres_server",
@@ -48,7 +48,7 @@ __all__ = [
 @pytest.fixture(scope="module")
 def stack(account: str, built: Path, postgres_server: str) -> Iterator[Stack]:
     """The template of this repository, deployed beside a database whose address is in a secret."""
-    with emptied(postgres_server) as dsn:
+    with empty_database(postgres_server) as dsn:
         upgrade(dsn)
         owner = Stack(account, {}).client("secretsmanager")
         arn = owner.create_secret(Name=f"database-{secrets.token_hex(4)}", SecretString=dsn)["ARN"]

@@ -11,7 +11,7 @@ from botocore.stub import Stubber
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
-from tests.aws import Client, become_nobody
+from tests.aws import Client, drop_permissions
 from tests.calls import perform
 
 CODE = """
@@ -74,7 +74,7 @@ def test_a_function_that_is_not_there(aws: Client) -> None:
 
 
 def test_who_may_not_invoke_is_told_so(aws: Client, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    become_nobody(aws, monkeypatch)
+    drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)

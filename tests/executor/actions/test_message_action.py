@@ -8,7 +8,7 @@ from botocore.stub import ANY, Stubber
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
-from tests.aws import REGION, Client, become_nobody
+from tests.aws import REGION, Client, drop_permissions
 from tests.calls import perform
 
 
@@ -148,7 +148,7 @@ def test_a_place_that_is_not_there(aws: Client, queue: Queue, service: str) -> N
 
 
 def test_who_may_not_send_is_told_so(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    become_nobody(aws, monkeypatch)
+    drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform("message", to=queue.url, body="x")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)

@@ -10,7 +10,7 @@ from noetl.executor.actions import s3
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
-from tests.aws import Client, become_nobody
+from tests.aws import Client, drop_permissions
 from tests.calls import perform
 
 
@@ -132,7 +132,7 @@ def test_what_is_no_address_of_an_object(uri: str) -> None:
 
 def test_who_may_not_read_is_told_so(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     perform("s3", put=f"s3://{bucket}/x", content="x")
-    become_nobody(aws, monkeypatch)
+    drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform("s3", get=f"s3://{bucket}/x")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("AccessDenied", 403, False)
