@@ -10,11 +10,11 @@ from noetl.planner.checks.actions import check_actions
 from noetl.planner.checks.control_flow import check_control_flow
 from noetl.planner.checks.expressions import check_expressions
 from noetl.planner.checks.guards import check_guards
-from noetl.planner.checks.idempotency import check_repetition
+from noetl.planner.checks.idempotency import check_idempotency
 from noetl.planner.checks.inputs import check_inputs
 from noetl.planner.checks.name_usage import check_meanings
 from noetl.planner.checks.names import check_names
-from noetl.planner.checks.references import check_data_flow
+from noetl.planner.checks.references import check_references
 from noetl.planner.checks.timing import check_timing
 from noetl.planner.checks.types import check_shapes
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
@@ -32,10 +32,10 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_control_flow,
     check_guards,
     check_expressions,
-    check_data_flow,
+    check_references,
     check_shapes,
     check_actions,
-    check_repetition,
+    check_idempotency,
     check_timing,
     check_meanings,
 )

@@ -8,14 +8,14 @@ from typing import Any
 
 import networkx as nx
 from noetl.planner.catalogue import Kind
-from noetl.planner.checks.references import inferred_inputs
+from noetl.planner.checks.references import infer_inputs
 from noetl.planner.dataflow.liveness import (
-    MAX_HANDED,
+    MAX_LIVE_NAMES,
     SAVE_TOGETHER,
-    TOO_MANY,
-    TooManyNamesError,
-    names_handed_on,
-    names_in_turns,
+    TOO_MANY_LIVE_NAMES,
+    TooManyLiveNamesError,
+    find_live_names,
+    find_live_names_in_sequential_mode,
 )
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.graph.visit_bounds import most_visits
@@ -48,8 +48,8 @@ def lower(subject: Subject) -> Plan | None:
     """The plan of a playbook in which no check has found an error; None, with NP701, when branches carry too much."""
     try:
         return _Lowering(subject).plan()
-    except TooManyNamesError:
-        subject.report("NP701", TOO_MANY, ("steps",), SAVE_TOGETHER, key=True)
+    except TooManyLiveNamesError:
+        subject.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return None
 
 
@@ -68,7 +68,7 @@ class _Lowering:
         self._include_called(self.saved_by_task)
         self.saved_by_step = self._all_saved()
         marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
-        hand_on = names_in_turns if self.is_sequential else names_handed_on
+        hand_on = find_live_names_in_sequential_mode if self.is_sequential else find_live_names
         self.handed_on = hand_on(self.flow, {**self.read_by_step, **self.waves()}, marks)
 
     def plan(self) -> Plan:
@@ -185,7 +185,7 @@ class _Lowering:
         if self.playbook.input is None:
             return {
                 name: Input(required=found.required, inferred=True, line=found.line)
-                for name, found in inferred_inputs(self.subject).items()
+                for name, found in infer_inputs(self.subject).items()
             }
         return {
             name: Input(
@@ -264,15 +264,15 @@ class _Lowering:
         """What each step saves. A task's names count for every step that calls it.
 
         Raises:
-            TooManyNamesError: together they are more than may be handed on.
+            TooManyLiveNamesError: together they are more than may be handed on.
         """
         saved: dict[str, set[str]] = {}
         total = 0
         for name, step in self.names.steps.items():
             saved[name] = self._saved(step)
             total += len(saved[name]) + len(self.read_by_step[name])
-            if total > MAX_HANDED:
-                raise TooManyNamesError
+            if total > MAX_LIVE_NAMES:
+                raise TooManyLiveNamesError
         return saved
 
     def _saved(self, step: Step) -> set[str]:

@@ -204,7 +204,7 @@ class Judge:
                     e.status == "succeeded" for e in self.behaviour.endings
                 )
             case "NP301" | "NP302":
-                is_of_step = " visited" in diagnostic.message
+                is_of_step = re.search(r"visits step|unvisited", diagnostic.message) is not None
                 words = _OF_STEPS if is_of_step else frozenset([self.places.word(place)])
                 found = self._is_met(words, step, path)
                 return found and (

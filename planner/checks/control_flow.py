@@ -96,9 +96,9 @@ def _can_end(subject: Subject, step: Step) -> bool:
     """Whether a branch can end at the step other than by a failure that nothing handles."""
     if not step.rule:
         return True
-    verdict = subject.verdicts[step.path]
-    dead = {dead.case for dead in verdict.dead}
-    return verdict.may_end or any(
+    coverage = subject.verdicts[step.path]
+    dead = {dead.case for dead in coverage.dead_cases}
+    return coverage.may_match_none or any(
         not targets for at, targets in enumerate(subject.flow.targets[step.name]) if at not in dead
     )
 

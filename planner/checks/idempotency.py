@@ -1,4 +1,4 @@
-"""NP510: work that is retried, and of which nobody outside can tell that it was done before."""
+"""NP510: an action that is retried is idempotent, or passes an idempotency key."""
 
 from __future__ import annotations
 
@@ -11,98 +11,103 @@ from noetl.planner.program.template_uses import texts_in
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, RetryPolicy, Step, TaskEntry
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
-KEYS = (("step",), ("step", "idempotency_key"))
-"""What a template reads that hands over the key of the work."""
+KEY_ACCESSES = (("step",), ("step", "idempotency_key"))
+"""The accesses through which a template passes the idempotency key."""
 
 
-def check_repetition(subject: Subject) -> None:
-    """Report actions that may act twice since they, or the steps that do them, are retried."""
-    check = _Check(subject)
-    for step in subject.playbook.steps:
-        check.step(step)
+def check_idempotency(program: Subject) -> None:
+    """Report actions that are not idempotent and that a retry may perform twice."""
+    check = _IdempotencyCheck(program)
+    for step in program.playbook.steps:
+        check.check_step(step)
         for case in step.rule or ():
-            check.run(subject.names.work(case), None)
-    for task in subject.playbook.tasks:
-        check.run(task.run, None)
+            check.check_run(program.names.work(case), None)
+    for task in program.playbook.tasks:
+        check.check_run(task.run, None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Retried:
-    """Why a `run` is done again: the policy of a step, and where it is written."""
+class _RetryOrigin:
+    """Why a `run` is repeated: the number of attempts of a retry policy, and the path of the policy."""
 
     attempts: int
     path: DocumentPath
 
 
-class _Check:
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self._seen: set[tuple[str, bool]] = set()
+class _IdempotencyCheck:
+    def __init__(self, program: Subject) -> None:
+        self.program = program
+        self._checked_tasks: set[tuple[str, bool]] = set()
         self._reported: set[DocumentPath] = set()
 
-    def step(self, step: Step) -> None:
-        path: DocumentPath = (*step.path, "retry") if step.retry is not None else ("retry",)
-        policy = step.retry or self.subject.playbook.retry
-        retried = None if not _is_retried(policy) else _Retried(policy.attempts, path) if policy else None
-        together = step.parallel or step.loop is not None
-        self.run(step.run or (), retried, is_followed=together, together=together)
+    def check_step(self, step: Step) -> None:
+        policy = step.retry or self.program.playbook.retry
+        retry = None
+        if policy is not None and _repeats(policy):
+            path: DocumentPath = (*step.path, "retry") if step.retry is not None else ("retry",)
+            retry = _RetryOrigin(policy.attempts, path)
+        is_concurrent = step.parallel or step.loop is not None
+        self.check_run(step.run or (), retry, is_followed=is_concurrent, is_concurrent=is_concurrent)
 
-    def run(
+    def check_run(
         self,
         run: Sequence[Entry],
-        retried: _Retried | None,
+        retry: _RetryOrigin | None,
         *,
         is_followed: bool = False,
-        together: bool = False,
+        is_concurrent: bool = False,
     ) -> None:
-        """Look at the entries of a `run`. `is_followed` says that something behind it may fail, so that it is done again."""
-        for at, entry in enumerate(run):
-            followed = is_followed or together or at + 1 < len(run)
+        """Check the entries of a `run`.
+
+        `is_followed` says that work after the `run` may fail, so that a retry repeats the `run` after success.
+        """
+        for index, entry in enumerate(run):
+            followed = is_followed or is_concurrent or index + 1 < len(run)
             if isinstance(entry, ActionEntry):
-                self.action(entry, retried, is_followed=followed or entry.loop is not None)
-            elif retried is not None and not (isinstance(entry, TaskEntry) and entry.on_error == "continue"):
-                self.task(
-                    entry.task if isinstance(entry, TaskEntry) else entry, retried, is_followed=followed
-                )
+                self.check_action(entry, retry, is_followed=followed or entry.loop is not None)
+            elif retry is not None and not (isinstance(entry, TaskEntry) and entry.on_error == "continue"):
+                name = entry.task if isinstance(entry, TaskEntry) else entry
+                self.check_task(name, retry, is_followed=followed)
 
-    def task(self, name: object, retried: _Retried, *, is_followed: bool) -> None:
-        task = self.subject.names.tasks.get(name) if isinstance(name, str) else None
-        if task is not None and (task.name, is_followed) not in self._seen:
-            self._seen.add((task.name, is_followed))
-            self.run(task.run, retried, is_followed=is_followed, together=task.parallel)
+    def check_task(self, name: object, retry: _RetryOrigin, *, is_followed: bool) -> None:
+        task = self.program.names.tasks.get(name) if isinstance(name, str) else None
+        if task is not None and (task.name, is_followed) not in self._checked_tasks:
+            self._checked_tasks.add((task.name, is_followed))
+            self.check_run(task.run, retry, is_followed=is_followed, is_concurrent=task.parallel)
 
-    def action(self, entry: ActionEntry, retried: _Retried | None, *, is_followed: bool) -> None:
-        declaration = self.subject.catalogue.get(entry.action)
-        if declaration is None or not declaration.may_act_twice(entry.parameters) or _has_key(entry):
+    def check_action(self, entry: ActionEntry, retry: _RetryOrigin | None, *, is_followed: bool) -> None:
+        declaration = self.program.catalogue.get(entry.action)
+        if declaration is None or not declaration.may_act_twice(entry.parameters) or _passes_key(entry):
             return
-        if _is_retried(entry.retry) and not declaration.is_atomic and entry.retry is not None:
-            self.report(entry, _Retried(entry.retry.attempts, (*entry.path, "retry")))
-        elif retried is not None and (is_followed or not (declaration.is_atomic or entry.on_error)):
-            self.report(entry, retried)
+        if entry.retry is not None and _repeats(entry.retry) and not declaration.is_atomic:
+            self.report(entry, _RetryOrigin(entry.retry.attempts, (*entry.path, "retry")))
+        elif retry is not None and (is_followed or not (declaration.is_atomic or entry.on_error)):
+            self.report(entry, retry)
 
-    def report(self, entry: ActionEntry, retried: _Retried) -> None:
+    def report(self, entry: ActionEntry, retry: _RetryOrigin) -> None:
         if entry.path in self._reported:
             return
         self._reported.add(entry.path)
-        message = f"`{entry.action}` may act twice: it is done up to {retried.attempts:,} times, and the other side cannot tell"
-        label = Label(self.subject.document.key_span(retried.path), "retried by this")
-        self.subject.report("NP510", message, (*entry.path, "action"), _HINT, labels=[label])
+        message = f"`{entry.action}` is not idempotent and may run up to {retry.attempts:,} times"
+        label = Label(self.program.document.key_span(retry.path), "this retry repeats it")
+        self.program.report("NP510", message, (*entry.path, "action"), _HINT, labels=[label])
 
 
 _HINT = (
-    "hand over `{{ step.idempotency_key }}`, which a retry repeats, or do it in a step that is not retried"
+    "pass `{{ step.idempotency_key }}`, which is the same in each retry, or move it to a step without retry"
 )
 
 
-def _is_retried(policy: RetryPolicy | None) -> bool:
-    return policy is not None and policy.attempts > 1
+def _repeats(policy: RetryPolicy) -> bool:
+    return policy.attempts > 1
 
 
-def _has_key(entry: ActionEntry) -> bool:
+def _passes_key(entry: ActionEntry) -> bool:
+    """Return whether a parameter of an action reads the idempotency key. An invalid template counts as yes."""
     for text in texts_in(entry.parameters):
         if has_template(text):
             try:
-                if any(key in parse_template(text).reads for key in KEYS):
+                if any(key in parse_template(text).reads for key in KEY_ACCESSES):
                     return True
             except TemplateProblem:
                 return True

@@ -1,12 +1,29 @@
-"""NP303: what branches save never depends on which of them is faster."""
+"""NP303: no name is saved by two branches, items or visits that may run at the same time.
+
+Problem: If two of them save the same name, the value depends on which one is faster.
+
+Algorithm: May-happen-in-parallel analysis (`noetl.planner.graph.concurrency`) gives, for each step, the steps that may
+run at the same time. Two of them race if they save the same name, unless no run visits both
+(`noetl.planner.dataflow.unreachable`).
+
+Cost: One pass over the pairs of parallel steps that save a shared name.
+
+Limits: At most `MAX_RACES` races are reported in full; the others are only counted. If the concurrency analysis
+exceeds its limit, races between branches are not reported.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from noetl.planner.dataflow.definitions import Placed, Saves, placed, repeated
-from noetl.planner.dataflow.liveness import MAX_HANDED
-from noetl.planner.dataflow.unreachable import Never
+from noetl.planner.dataflow.definitions import (
+    Definitions,
+    PlacedEntry,
+    bits_set_more_than_once,
+    place_entries,
+)
+from noetl.planner.dataflow.liveness import MAX_LIVE_NAMES
+from noetl.planner.dataflow.unreachable import Unreachable
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.graph.bitset import bits
 from noetl.planner.graph.cfg import Flow
@@ -17,123 +34,131 @@ from noetl.planner.program.program import Subject
 from noetl.planner.syntax.models import Step
 
 MAX_RACES = 500
-"""How many are worked out: names by the thousand that branches by the thousand save have one cause."""
+"""How many races are reported in full. Thousands of them mostly have one cause."""
 
-OWN_NAMES = "let each of them save a name of its own"
-SAVE_BEHIND = "let a step behind it save the name, where the branches have come together"
-WAIT = "let the step wait for all branches: `join: all`"
+USE_DIFFERENT_NAMES = "save a different name in each of them"
+SAVE_AFTER_JOIN = "save the name in a later step, where the branches have joined"
+WAIT_FOR_ALL = "wait for all branches: `join: all`"
 
 
-def check_races(subject: Subject, saves: Saves, never: Never | None = None) -> None:
-    """Report every name that items, steps or visits save which may be at work at the same time, unless only by what no run does."""
-    races = _Races(subject, saves, never or Never())
-    for task in subject.names.tasks.values():
+def check_races(program: Subject, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
+    """Report every name that items, steps or visits save which may run at the same time."""
+    check = _RaceCheck(program, definitions, unreachable or Unreachable())
+    for task in program.names.tasks.values():
         if task.parallel:
-            races.items(saves.run_of_task(task))
-    for step in subject.names.steps.values():
+            check.check_items(definitions.task_entries(task))
+    for step in program.names.steps.values():
         if step.parallel and step.loop is None:
-            races.items(placed(step.run or (), (*step.path, "run")))
-    if subject.playbook.mode == "parallel":
-        races.branches(subject.taken(races.never.cases))
+            check.check_items(place_entries(step.run or (), (*step.path, "run")))
+    if program.playbook.mode == "parallel":
+        check.check_branches(program.taken(check.unreachable.cases))
 
 
-class _Races:
-    def __init__(self, subject: Subject, saves: Saves, never: Never) -> None:
-        self.subject = subject
-        self.never = never
-        self.saves = saves
-        self.found = 0
+class _RaceCheck:
+    def __init__(self, program: Subject, definitions: Definitions, unreachable: Unreachable) -> None:
+        self.program = program
+        self.unreachable = unreachable
+        self.definitions = definitions
+        self.race_count = 0
 
-    def items(self, run: Iterable[Placed]) -> None:
-        """The items of a `parallel: true`."""
-        before: dict[int, list[tuple[Placed, int]]] = {}
+    def check_items(self, run: Iterable[PlacedEntry]) -> None:
+        """Report races between the items of a `parallel: true`."""
+        savers_by_name: dict[int, list[tuple[PlacedEntry, int]]] = {}
         for path, entry in run:
-            around = self.never.around(path)
-            for index in bits(self.saves.of_entry(entry)):
-                savers = before.setdefault(index, [])
+            conditions = self.unreachable.conditions_around(path)
+            for index in bits(self.definitions.assigned_by_entry(entry)):
+                savers = savers_by_name.setdefault(index, [])
                 first = next(
-                    (one for one, other in savers if not self.never.both_entries(around, other)), None
+                    (
+                        saver
+                        for saver, saver_conditions in savers
+                        if not self.unreachable.are_exclusive(conditions, saver_conditions)
+                    ),
+                    None,
                 )
-                if first is not None and list(self.names(1 << index)):
-                    name = self.saves.names[index]
-                    message = f"two items that run together save `{name}`"
-                    self.report(name, message, [first], [(path, entry)], "the first one is here")
-                savers.append(((path, entry), around))
+                if first is not None and self.count_race():
+                    name = self.definitions.names[index]
+                    message = f"`{name}` is saved by two items that run in parallel"
+                    self.report(name, message, [first], [(path, entry)], "the first item is here")
+                savers.append(((path, entry), conditions))
 
-    def branches(self, flow: Flow) -> None:
-        """Steps that branches may be at together, and visits of one step."""
-        joins = self.subject.joins
-        saved = {step: self.saves.by_step[step] for step in flow.targets if step in flow.reachable}
-        shared = repeated(saved)
-        if not (shared or joins.multi or joins.discriminators) or not any(flow.forks()):
+    def check_branches(self, cfg: Flow) -> None:
+        """Report races between steps of different branches, and between visits of one step."""
+        joins = self.program.joins
+        saved = {step: self.definitions.by_step[step] for step in cfg.targets if step in cfg.reachable}
+        shared = bits_set_more_than_once(saved)
+        if not (shared or joins.multi or joins.discriminators) or not any(cfg.forks()):
             return
-        if sum(mask.bit_count() for mask in saved.values()) > MAX_HANDED:
-            return  # which NP701 says
-        steps = self.subject.names.steps
-        once = frozenset(name for name in flow.reachable if self.is_visited_once(steps[name]))
-        concurrency = find_concurrency(flow, joins, once)
-        savers: dict[int, int] = {}
-        for at, name in enumerate(concurrency.steps):
-            beside = concurrency.beside.get(name, 0)
-            if beside >> at & 1:
-                self.visits(steps[name], joins)
+        if sum(names.bit_count() for names in saved.values()) > MAX_LIVE_NAMES:
+            return  # NP701 is reported.
+        steps = self.program.names.steps
+        visited_once = frozenset(name for name in cfg.reachable if self.is_visited_once(steps[name]))
+        concurrency = find_concurrency(cfg, joins, visited_once)
+        savers_by_name: dict[int, int] = {}
+        for position, name in enumerate(concurrency.steps):
+            parallel = concurrency.beside.get(name, 0)
+            if parallel >> position & 1:
+                self.report_visits(steps[name], joins)
             for index in bits(saved[name] & shared):
-                earlier = savers.get(index, 0)
-                others = (concurrency.steps[other] for other in bits(earlier & beside))
-                first = next((other for other in others if not self.never.both(other, name)), None)
-                if first is not None and list(self.names(1 << index)):
-                    self.steps(self.saves.names[index], steps[first], steps[name])
-                savers[index] = earlier | 1 << at
+                earlier = savers_by_name.get(index, 0)
+                savers = (concurrency.steps[saver] for saver in bits(earlier & parallel))
+                first = next(
+                    (saver for saver in savers if not self.unreachable.are_exclusive_steps(saver, name)), None
+                )
+                if first is not None and self.count_race():
+                    self.report_steps(self.definitions.names[index], steps[first], steps[name])
+                savers_by_name[index] = earlier | 1 << position
 
     def is_visited_once(self, step: Step) -> bool:
-        """Whether a branch that comes to a step again does nothing there and ends: it is refused, and no case goes on after that."""
-        if step.max_visits != 1 or not self.subject.may_be_refused(step):
+        """Return whether a second visit of a step does nothing and ends its branch (MaxVisitsExceeded)."""
+        if step.max_visits != 1 or not self.program.may_be_refused(step):
             return False
-        flow, names = self.subject.flow, self.subject.names
-        handling = [case for case in step.rule or () if case.run and is_error_aware(case)]
-        return all(flow.leads_back(step.name, names.targets(case)) for case in handling)
+        cfg, symbols = self.program.flow, self.program.names
+        handling_cases = [case for case in step.rule or () if case.run and is_error_aware(case)]
+        return all(cfg.leads_back(step.name, symbols.targets(case)) for case in handling_cases)
 
-    def steps(self, name: str, first: Step, second: Step) -> None:
-        message = (
-            f"`{name}` is saved by `{first.name}` and by `{second.name}`, which may run at the same time"
-        )
-        earlier, later = map(self.saves.run_of_step, (first, second))
-        self.report(name, message, earlier, later, f"`{first.name}` saves it here")
+    def report_steps(self, name: str, first: Step, second: Step) -> None:
+        message = f"`{name}` is saved by steps `{first.name}` and `{second.name}`, which may run in parallel"
+        first_entries, second_entries = map(self.definitions.step_entries, (first, second))
+        self.report(name, message, first_entries, second_entries, f"`{first.name}` saves it here")
 
-    def visits(self, step: Step, joins: Joins) -> None:
-        """A step that several branches may visit at once."""
+    def report_visits(self, step: Step, joins: Joins) -> None:
+        """Report the names that a step saves of which several visits may run at the same time."""
         if step.name in joins.multi:
-            place, why, hint = step, "it is visited once for each branch", SAVE_BEHIND
+            join, reason, hint = step, "this step runs for each branch", SAVE_AFTER_JOIN
         else:
             late = next(join for join in joins.regions[step.name] if join in joins.discriminators)
-            place, why, hint = (
-                self.subject.names.steps[late],
-                "a branch that comes too late here goes on until then",
-                WAIT,
-            )
-        label = Label(self.subject.document.span((*place.path, "join")), why)
-        for index in self.names(self.saves.by_step[step.name]):
-            name = self.saves.names[index]
-            message = f"`{name}` is saved by several visits of `{step.name}`, which may run at the same time"
-            span = self.span(self.saves.run_of_step(step), name)
-            self.subject.diagnostics.add("NP303", message, span, hint, labels=[label])
+            join = self.program.names.steps[late]
+            reason, hint = "a branch that is late for this join still runs until it arrives", WAIT_FOR_ALL
+        label = Label(self.program.document.span((*join.path, "join")), reason)
+        for index in bits(self.definitions.by_step[step.name]):
+            if self.count_race():
+                name = self.definitions.names[index]
+                message = f"`{name}` is saved by several visits of `{step.name}`, which may run in parallel"
+                span = self.find_span(self.definitions.step_entries(step), name)
+                self.program.diagnostics.add("NP303", message, span, hint, labels=[label])
 
-    def names(self, raced: int) -> Iterable[int]:
-        """The names of races that are to be reported; of the others only the number is told."""
-        for index in bits(raced):
-            self.found += 1
-            if self.found <= MAX_RACES:
-                yield index
-            else:
-                self.subject.diagnostics.leave_out(1)
+    def count_race(self) -> bool:
+        """Count a race, and return whether to report it in full."""
+        self.race_count += 1
+        if self.race_count <= MAX_RACES:
+            return True
+        self.program.diagnostics.leave_out(1)
+        return False
 
     def report(
-        self, name: str, message: str, first: Iterable[Placed], second: Iterable[Placed], at_first: str
+        self,
+        name: str,
+        message: str,
+        first: Iterable[PlacedEntry],
+        second: Iterable[PlacedEntry],
+        first_label: str,
     ) -> None:
-        label = Label(self.span(first, name), at_first)
-        self.subject.diagnostics.add("NP303", message, self.span(second, name), OWN_NAMES, labels=[label])
+        label = Label(self.find_span(first, name), first_label)
+        span = self.find_span(second, name)
+        self.program.diagnostics.add("NP303", message, span, USE_DIFFERENT_NAMES, labels=[label])
 
-    def span(self, run: Iterable[Placed], name: str) -> Span:
-        saved = self.saves.place(run, name)
-        document = self.subject.document
-        return document.key_span(saved.path) if saved.is_key else document.span(saved.path)
+    def find_span(self, run: Iterable[PlacedEntry], name: str) -> Span:
+        site = self.definitions.find_site(run, name)
+        document = self.program.document
+        return document.key_span(site.path) if site.is_key else document.span(site.path)

@@ -1,4 +1,4 @@
-"""NP301 to NP306: every name that a template reads is produced, or is an input, and means one thing."""
+"""NP301 and NP306: every name and attribute that a template reads is known where it is read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from functools import cached_property
 
 import networkx as nx
 from noetl.planner.checks.races import check_races
-from noetl.planner.checks.undefined_names import check_production
-from noetl.planner.dataflow.definitions import Saves
-from noetl.planner.dataflow.liveness import SAVE_TOGETHER, TOO_MANY, are_too_many_in_turns
-from noetl.planner.dataflow.narrowing import UNFAILED, implied, provides_for
+from noetl.planner.checks.undefined_names import check_undefined_names
+from noetl.planner.dataflow.definitions import Definitions
+from noetl.planner.dataflow.liveness import (
+    SAVE_TOGETHER,
+    TOO_MANY_LIVE_NAMES,
+    exceeds_limit_in_sequential_mode,
+)
+from noetl.planner.dataflow.narrowing import NOT_FAILED, handles_undefined, narrow
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Span
 from noetl.planner.guards.coverage import is_error_aware
@@ -32,240 +36,269 @@ ATTRIBUTES = {
     "callback": frozenset({"url", "token"}),
     "loop": frozenset({"index", "index0", "first", "last", "length"}),
 }
-ENDING = frozenset({"status", "error"})
-"""What `run` has besides in the step that runs last."""
+"""The attributes of each name of the language; for `steps`, those of a step."""
+FINALLY_ATTRIBUTES = frozenset({"status", "error"})
+"""Further attributes of `run` in the `finally` step."""
 
-ALWAYS = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
-EARLY = {Place.ENVIRONMENT: ("input",), Place.VARIABLES: ("input", "environment")}
-"""The sections that are filled in before a run begins, and those that their templates can see."""
-IN_STEPS = frozenset({"step", "steps", "error", "callback"})
-MAX_LINES = 5
-OTHERS = frozenset({"result", "args", "item", "loop", "variables", "none", "true", "false"})
+ALWAYS_KNOWN = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
+KNOWN_BEFORE_START = {
+    Place.ENVIRONMENT: ("input",),
+    Place.VARIABLES: ("input", "environment"),
+}
+"""The sections evaluated before a run starts, each with the sections that its templates can read."""
+KNOWN_IN_STEPS = frozenset({"step", "steps", "error", "callback"})
+KNOWN_IN_SOME_PLACES = frozenset({"result", "args", "item", "loop", "variables", "none", "true", "false"})
+MAX_SHOWN_LINES = 5
+"""How many lines a message names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
-    """An input that nothing declares: where it is first read, and whether a run can do without."""
+class InferredInput:
+    """An undeclared input: the line where it is first read, and whether a run requires it."""
 
     line: int
     required: bool
 
 
-def check_data_flow(subject: Subject) -> None:
-    """Report every read of a name that has no producer, and every inferred input once."""
-    unfailed = _Unfailed(subject)
-    for use in subject.uses:
+def check_references(program: Subject) -> None:
+    """Report unknown names and attributes, each undeclared input once, undefined names, and races."""
+    error_reads = _ErrorReads(program)
+    for use in program.uses:
         for access, offset in use.template.reads.items():
-            if access[0] not in use.local or access[0] == "callback":
-                _check_read(subject, use, access, offset)
-                if (
-                    access[0] == "error"
-                    and access[1:2]
-                    and access[1] in ATTRIBUTES["error"]
-                    and unfailed.needs(use, access)
-                ):
-                    _report(
-                        subject,
-                        use,
-                        "error",
-                        offset,
-                        "`error` is none here: nothing has failed",
-                        hint=_FAILED,
-                    )
-    for name, (use, offset, _) in _inferred(subject).items():
-        likely = NAME_HINTS.get(name) or subject.diagnostics.suggest(name, subject.known_names)
-        span = subject.document.text_span(use.path, offset, offset + len(name))
-        if likely is None:
-            message = f"`{name}` is an input of the run, since nothing in the playbook produces it"
-            subject.diagnostics.add("NP306", message, span, "declare it under `input`")
+            if access[0] in use.local and access[0] != "callback":
+                continue
+            _check_read(program, use, access, offset)
+            is_error_part = access[0] == "error" and len(access) > 1 and access[1] in ATTRIBUTES["error"]
+            if is_error_part and error_reads.is_always_none(use, access):
+                message = "`error` is none here, because nothing has failed"
+                _report(program, use, "error", offset, message, hint=_ERROR_HINT)
+    for name, (use, offset, _) in _find_inferred_inputs(program).items():
+        hint = NAME_HINTS.get(name) or program.diagnostics.suggest(name, program.known_names)
+        span = program.document.text_span(use.path, offset, offset + len(name))
+        message = f"undeclared input `{name}`: nothing in the playbook assigns it"
+        if hint is None:
+            program.diagnostics.add("NP306", message, span, "declare it under `input`")
         else:
-            message = f"nothing in the playbook produces `{name}`, so a run needs it as an input"
-            subject.diagnostics.add("NP306", message, span, likely, severity=Severity.WARNING)
-    if subject.is_whole and _carries_too_much(subject):
-        subject.report("NP701", TOO_MANY, ("steps",), SAVE_TOGETHER, key=True)
-    elif subject.is_whole:
-        never = check_production(subject)
-        check_races(subject, Saves(subject.names, subject.task_calls), never)
+            program.diagnostics.add("NP306", message, span, hint, severity=Severity.WARNING)
+    if program.is_whole and _exceeds_live_name_limit(program):
+        program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
+    elif program.is_whole:
+        unreachable = check_undefined_names(program)
+        check_races(program, Definitions(program.names, program.task_calls), unreachable)
 
 
-_FAILED = "it is known in a `rule` and in `retry`; elsewhere read `steps.NAME.error`"
+_ERROR_HINT = "read `error` in a `rule` or in `retry`; elsewhere read `steps.NAME.error`"
 
 
-class _Unfailed:
-    """Tells where no failure can have come before, so that `error` is none."""
+class _ErrorReads:
+    """Finds the templates that read a part of `error` where no failure can have come before."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        cases = [case for step in subject.playbook.steps for case in step.rule or ()]
-        self.handling = {case.path for case in cases if is_error_aware(case)}
-        calls = subject.task_calls
+    def __init__(self, program: Subject) -> None:
+        self.program = program
+        cases = [case for step in program.playbook.steps for case in step.rule or ()]
+        self.error_aware_cases = {case.path for case in cases if is_error_aware(case)}
+        call_graph = program.task_calls
         called = {
             task
             for case in cases
-            if case.path in self.handling
+            if case.path in self.error_aware_cases
             for task in find_called_tasks(case.run)
-            if task in calls
+            if task in call_graph
         }
-        self.tasks = called.union(*(nx.descendants(calls, task) for task in called))
+        self.tasks_after_failures = called.union(*(nx.descendants(call_graph, task) for task in called))
 
     @cached_property
-    def asking(self) -> AbstractSet[DocumentPath]:
-        """The entries that are done only where there is an error, if they are."""
-        guards = (use for use in self.subject.uses if use.path == (*use.owner, "if"))
+    def _entries_with_error_guard(self) -> AbstractSet[DocumentPath]:
+        """The paths of entries whose `if` reads `error`."""
+        guards = (use for use in self.program.uses if use.path == (*use.owner, "if"))
         return {guard.owner for guard in guards if "error" in guard.template.names}
 
-    def needs(self, use: Use, access: AccessPath) -> bool:
-        """Whether a template needs a part of an error although there is none."""
-        if use.path[-2:] == ("retry", "if") or use.path[-1] == "case" or use.place in EARLY:
+    def is_always_none(self, use: Use, access: AccessPath) -> bool:
+        """Return whether a template requires a part of an error where there is no error."""
+        is_evaluated_after_failure = use.path[-2:] == ("retry", "if") or use.path[-1] == "case"
+        if is_evaluated_after_failure or use.place in KNOWN_BEFORE_START:
             return False
-        if use.owner[:-2] in self.handling or use.task in self.tasks or use.owner in self.asking:
+        if use.owner[:-2] in self.error_aware_cases or use.task in self.tasks_after_failures:
             return False
-        needs = (need for need in implied(use.template).needs if need.access == access)
-        return any(need.given.outcomes & UNFAILED for need in needs)
+        if use.owner in self._entries_with_error_guard:
+            return False
+        required = (item for item in narrow(use.template).required if item.access == access)
+        return any(item.given.results & NOT_FAILED for item in required)
 
 
-def _carries_too_much(subject: Subject) -> bool:
-    """Whether there can be no plan, since branches that take turns carry too much: where each of it is there need not be found out."""
-    if subject.playbook.mode != "sequential":
+def _exceeds_live_name_limit(program: Subject) -> bool:
+    """Return whether the plan would exceed MAX_LIVE_NAMES in sequential mode (NP701).
+
+    If so, the definite-assignment analysis is skipped.
+    """
+    if program.playbook.mode != "sequential":
         return False
-    reachable, steps = subject.flow.reachable, subject.names.steps
-    uses = (use for use in subject.uses if use.step in reachable)
+    reachable, steps = program.flow.reachable, program.names.steps
+    uses = (use for use in program.uses if use.step in reachable)
     read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local}
     saved = {name for step in reachable for name, _ in find_saved_names(steps[step].run or ())}
-    return are_too_many_in_turns(subject.flow, read & saved)
+    return exceeds_limit_in_sequential_mode(program.flow, read & saved)
 
 
-def inferred_inputs(subject: Subject) -> dict[str, Inferred]:
-    """The inputs that a playbook without `input` takes, in the order they are first read."""
+def infer_inputs(program: Subject) -> dict[str, InferredInput]:
+    """Return the inputs of a playbook without `input`, in the order in which templates first read them."""
     return {
-        name: Inferred(subject.document.text_span(use.path, offset, offset + 1).line, required)
-        for name, (use, offset, required) in _inferred(subject).items()
+        name: InferredInput(program.document.text_span(use.path, offset, offset + 1).line, required)
+        for name, (use, offset, required) in _find_inferred_inputs(program).items()
     }
 
 
-def _inferred(subject: Subject) -> dict[str, tuple[Use, int, bool]]:
-    if subject.playbook.input is not None:
+def _find_inferred_inputs(program: Subject) -> dict[str, tuple[Use, int, bool]]:
+    """Return, for each undeclared input, the first use, the offset in it, and whether a run requires the input."""
+    if program.playbook.input is not None:
         return {}
-    found: dict[str, tuple[Use, int, bool]] = {}
-    known = subject.known_names
-    for use in subject.uses:
+    inputs: dict[str, tuple[Use, int, bool]] = {}
+    defined = program.known_names
+    for use in program.uses:
         for access, offset in use.template.reads.items():
-            name, at = access[0], offset
-            if name in use.local or name in use.own or name in known or _is_given(name):
+            name, start = access[0], offset
+            is_local = name in use.local or name in use.own
+            if is_local or name in defined or _is_language_name(name):
                 if access[0] != "input" or len(access) == 1:
                     continue
                 name = access[1]
-                at = use.template.source.find(name, offset)
-            first, at, needed = found.get(name, (use, at, False))
-            needed = needed or not provides_for(use.template, *access[: 2 if access[0] == "input" else 1])
-            found[name] = (first, at, needed)
-    return found
+                start = use.template.source.find(name, offset)
+            first_use, start, is_required = inputs.get(name, (use, start, False))
+            input_access = access[: 2 if access[0] == "input" else 1]
+            is_required = is_required or not handles_undefined(use.template, *input_access)
+            inputs[name] = (first_use, start, is_required)
+    return inputs
 
 
-def _is_given(name: str) -> bool:
-    return name in ALWAYS or name in IN_STEPS or name in OTHERS
+def _is_language_name(name: str) -> bool:
+    return name in ALWAYS_KNOWN or name in KNOWN_IN_STEPS or name in KNOWN_IN_SOME_PLACES
 
 
-def _check_read(subject: Subject, use: Use, access: AccessPath, offset: int) -> None:
+def _check_read(program: Subject, use: Use, access: AccessPath, offset: int) -> None:
+    """Report an access that is unknown, or not known in the scope of its template."""
     name, attribute = access[0], access[1] if len(access) > 1 else None
     if name == "input":
-        declared = subject.playbook.input
-        if (
-            declared is not None
-            and attribute is not None
-            and attribute not in declared
-            and not provides_for(use.template, name, attribute)
-        ):
-            _report(subject, use, attribute, offset, f"there is no input `{attribute}`", declared)
+        _check_attribute(program, use, access, offset, program.playbook.input, "input `{}`")
     elif name == "environment" and use.place is Place.ENVIRONMENT:
-        _report(subject, use, name, offset, "the entries of `environment` do not see each other")
+        _report(program, use, name, offset, "an entry of `environment` cannot read another one")
     elif name == "environment":
-        entries = subject.playbook.environment
-        if (
-            attribute is not None
-            and attribute not in entries
-            and not provides_for(use.template, name, attribute)
-        ):
-            _report(subject, use, attribute, offset, f"`environment` has no `{attribute}`", entries)
+        entries = program.playbook.environment
+        _check_attribute(program, use, access, offset, entries, "`environment` entry `{}`")
     elif name == "args":
-        _check_argument(subject, use, attribute, offset)
-    elif name in ("item", "loop"):
-        _report(subject, use, name, offset, f"`{name}` is known inside a loop only")
-    elif name == "callback" and name not in use.local:
-        _report(subject, use, name, offset, "`callback` is known in the `notify` of a `callback` only")
-    elif name == "result" and use.place in (Place.WORK, Place.ENVIRONMENT, Place.VARIABLES, Place.OUTPUT):
-        hint = "save what an action gives with `as`, or read `steps.NAME.result`"
-        _report(subject, use, name, offset, "`result` is known in a `rule` only", hint=hint)
-    elif name in IN_STEPS and use.place in (Place.ENVIRONMENT, Place.VARIABLES):
-        _report(subject, use, name, offset, f"`{name}` is not known before the run has started")
+        _check_argument(program, use, attribute, offset)
+    elif (place := _required_place(use, name)) is not None:
+        message, hint = place
+        _report(program, use, name, offset, message, hint=hint)
     elif name == "steps":
-        _check_step(subject, use, access, offset)
-    elif name == "run" and attribute in ENDING and use.step == subject.playbook.finally_:
+        _check_step(program, use, access, offset)
+    elif name == "run" and attribute in FINALLY_ATTRIBUTES and use.step == program.playbook.finally_:
         return
     elif name in ATTRIBUTES and attribute is not None:
-        if attribute not in ATTRIBUTES[name] and not provides_for(use.template, name, attribute):
-            _report(subject, use, attribute, offset, f"`{name}` has no `{attribute}`", ATTRIBUTES[name])
+        _check_attribute(program, use, access, offset, ATTRIBUTES[name], f"attribute `{{}}` of `{name}`")
     elif name == "variables":
-        _report(
-            subject,
-            use,
-            name,
-            offset,
-            "a variable is read by its own name",
-            hint=f"write `{{{{ {attribute or 'NAME'} }}}}`",
-        )
-    elif use.place in EARLY and name not in ALWAYS and name in subject.known_names:
-        earlier = [getattr(subject.playbook, section) or () for section in EARLY[use.place]]
-        if not any(name in section for section in earlier):
-            _report(subject, use, name, offset, f"`{name}` has no value yet when `{use.place}` is filled in")
-    elif subject.playbook.input is not None and not (
-        _is_given(name) or name in subject.known_names or name in use.own
+        message = "cannot read `variables`: read each variable by its own name"
+        hint = f"write `{{{{ {attribute or 'NAME'} }}}}`"
+        _report(program, use, name, offset, message, hint=hint)
+    else:
+        _check_plain_name(program, use, name, offset)
+
+
+def _check_attribute(
+    program: Subject,
+    use: Use,
+    access: AccessPath,
+    offset: int,
+    known: Collection[str] | None,
+    kind: str,
+) -> None:
+    """Report the second part of an access if it is unknown. Without `known`, anything may be."""
+    if known is None or len(access) == 1:
+        return
+    attribute = access[1]
+    if attribute not in known and not handles_undefined(use.template, access[0], attribute):
+        _report(program, use, attribute, offset, f"unknown {kind.format(attribute)}", known)
+
+
+def _required_place(use: Use, name: str) -> tuple[str, str | None] | None:
+    """Return a message and a hint if a name of the language is not known in the scope of a template."""
+    if name in ("item", "loop"):
+        return f"`{name}` is only defined inside a loop", None
+    if name == "callback" and name not in use.local:
+        return "`callback` is only defined in the `notify` of a `callback` action", None
+    if name == "result" and use.place in _SCOPES_WITHOUT_RESULT:
+        hint = "save the result of an action with `as`, or read `steps.NAME.result`"
+        return "`result` is only defined in a `rule`", hint
+    if name in KNOWN_IN_STEPS and use.place in KNOWN_BEFORE_START:
+        return f"`{name}` is undefined before the run starts", None
+    return None
+
+
+_SCOPES_WITHOUT_RESULT = (
+    Place.WORK,
+    Place.ENVIRONMENT,
+    Place.VARIABLES,
+    Place.OUTPUT,
+)
+
+
+def _check_plain_name(program: Subject, use: Use, name: str, offset: int) -> None:
+    """Report a name that is unknown, or that is assigned only after the template is evaluated."""
+    is_defined = name in program.known_names
+    if use.place in KNOWN_BEFORE_START and name not in ALWAYS_KNOWN and is_defined:
+        sections = [getattr(program.playbook, section) or () for section in KNOWN_BEFORE_START[use.place]]
+        if not any(name in section for section in sections):
+            message = f"`{name}` is undefined where `{use.place}` is evaluated"
+            _report(program, use, name, offset, message)
+    elif program.playbook.input is not None and not (
+        _is_language_name(name) or is_defined or name in use.own
     ):
-        if not provides_for(use.template, name):
-            message = f"nothing in the playbook produces `{name}`"
-            known = () if name in NAME_HINTS else subject.known_names
-            _report(subject, use, name, offset, message, known, hint=NAME_HINTS.get(name))
+        if not handles_undefined(use.template, name):
+            message = f"unknown name `{name}`: nothing in the playbook assigns it"
+            known = () if name in NAME_HINTS else program.known_names
+            _report(program, use, name, offset, message, known, hint=NAME_HINTS.get(name))
 
 
-def _check_argument(subject: Subject, use: Use, argument: str | None, offset: int) -> None:
+def _check_argument(program: Subject, use: Use, argument: str | None, offset: int) -> None:
     if use.task is None:
-        _report(subject, use, "args", offset, "`args` is known inside a task only")
+        _report(program, use, "args", offset, "`args` is only defined inside a task")
         return
-    if argument is None or provides_for(use.template, "args", argument):
+    if argument is None or handles_undefined(use.template, "args", argument):
         return
-    calls = subject.calls.get(use.task, [])
-    lacking = [entry for entry in calls if argument not in entry.with_]
-    if lacking or not calls:
-        given = {name for entry in calls for name in entry.with_}
-        lines = ", ".join(
-            str(subject.document.span(entry.path).line) for entry in lacking[:MAX_LINES] if entry.path
+    calls = program.calls.get(use.task, [])
+    calls_without = [entry for entry in calls if argument not in entry.with_]
+    if calls_without or not calls:
+        known = {name for entry in calls for name in entry.with_}
+        shown = [entry.path for entry in calls_without[:MAX_SHOWN_LINES] if entry.path]
+        text = ", ".join(str(program.document.span(path).line) for path in shown)
+        if len(calls_without) > MAX_SHOWN_LINES:
+            text += f" and {len(calls_without) - MAX_SHOWN_LINES:,} more"
+        message = f"missing argument `{argument}` for task `{use.task}`" + (
+            f" on line {text}" if text else ""
         )
-        if len(lacking) > MAX_LINES:
-            lines += f" and {len(lacking) - MAX_LINES:,} more"
-        message = f"`args.{argument}` is not given to task `{use.task}`" + (
-            f" on line {lines}" if lines else ""
-        )
-        _report(subject, use, argument, offset, message, given, hint=f"add it to `with: {{{argument}: …}}`")
+        _report(program, use, argument, offset, message, known, hint=f"add it to `with: {{{argument}: …}}`")
 
 
-def _check_step(subject: Subject, use: Use, access: AccessPath, offset: int) -> None:
+def _check_step(program: Subject, use: Use, access: AccessPath, offset: int) -> None:
     if len(access) == 1:
-        _report(subject, use, "steps", offset, 'a step is read by its name: `steps.NAME` or `steps["NAME"]`')
-    elif access[1] not in subject.names.steps and access[1] not in subject.broken_steps:
-        message = f"step `{access[1]}` does not exist"
-        hint = subject.diagnostics.suggest(access[1], subject.names.steps)
-        subject.diagnostics.add("NP101", message, _word(subject, use, access[1], offset), hint)
+        message = 'missing step name: write `steps.NAME` or `steps["NAME"]`'
+        _report(program, use, "steps", offset, message)
+    elif access[1] not in program.names.steps and access[1] not in program.broken_steps:
+        message = f"unknown step `{access[1]}`"
+        hint = program.diagnostics.suggest(access[1], program.names.steps)
+        program.diagnostics.add("NP101", message, _find_word(program, use, access[1], offset), hint)
     elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
-        _report(subject, use, access[2], offset, f"a step has no `{access[2]}`", ATTRIBUTES["steps"])
+        message = f"unknown attribute `{access[2]}` of a step"
+        _report(program, use, access[2], offset, message, ATTRIBUTES["steps"])
 
 
-def _word(subject: Subject, use: Use, word: str, offset: int) -> Span:
-    at = max(use.template.source.find(word, offset), 0)
-    return subject.document.text_span(use.path, at, at + len(word))
+def _find_word(program: Subject, use: Use, word: str, offset: int) -> Span:
+    """Return the span of the first occurrence of a word in a template, from an offset on."""
+    start = max(use.template.source.find(word, offset), 0)
+    return program.document.text_span(use.path, start, start + len(word))
 
 
 def _report(
-    subject: Subject,
+    program: Subject,
     use: Use,
     word: str,
     offset: int,
@@ -273,6 +306,6 @@ def _report(
     known: Collection[str] = (),
     hint: str | None = None,
 ) -> None:
-    subject.diagnostics.add(
-        "NP301", message, _word(subject, use, word, offset), subject.diagnostics.suggest(word, known) or hint
-    )
+    """Report NP301 at a word. The hint is the closest known word, else `hint`."""
+    span = _find_word(program, use, word, offset)
+    program.diagnostics.add("NP301", message, span, program.diagnostics.suggest(word, known) or hint)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jinja2 import nodes
 from noetl.planner.catalogue import Kind
-from noetl.planner.dataflow.narrowing import provides_for
+from noetl.planner.dataflow.narrowing import handles_undefined
 from noetl.planner.kinds import WORDS
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
@@ -58,7 +58,7 @@ class _Check:
         for access, offset in use.template.reads.items():
             found = self.of(access, use)
             if isinstance(found, Missing):
-                if not provides_for(use.template, *access[: found.at + 1]):
+                if not handles_undefined(use.template, *access[: found.at + 1]):
                     self.missing(use, access, offset, found)
             elif found is not None:
                 may_compare = True

@@ -1,4 +1,16 @@
-"""NP301 and NP302: every name that a template reads has been produced, on every path that leads to it."""
+"""NP301, NP302 and NP203: names that are undefined where a template reads them, and unreachable cases.
+
+Problem: Every name that a template reads must be assigned on every path to it. A case whose guard asks for facts
+that cannot hold is unreachable.
+
+Algorithm: The definite-assignment analysis (`noetl.planner.dataflow.solver`). A required fact outside of the may set
+is reported as undefined (NP301), one outside of the must set as maybe undefined (NP302), with a path found by
+`noetl.planner.dataflow.witness`.
+
+Cost: That of the analysis, plus one witness search per finding, at most `MAX_WITNESSES`.
+
+Limits: If the analysis exceeds its limit, nothing is reported.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +18,18 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from noetl.planner.checks.name_usage import saved_span
-from noetl.planner.dataflow.fact_encoding import key_of
-from noetl.planner.dataflow.narrowing import FAILED, implied
-from noetl.planner.dataflow.solver import TooManyLooksError, Ways
-from noetl.planner.dataflow.step_effects import Production
-from noetl.planner.dataflow.transfer import EVERYTHING, Needs, Read
-from noetl.planner.dataflow.unreachable import Never, Untaken, find_out, find_untaken
-from noetl.planner.dataflow.witness import Move, Witness, find_end, find_witness
+from noetl.planner.dataflow.fact_encoding import fact_key
+from noetl.planner.dataflow.narrowing import FAILED, narrow
+from noetl.planner.dataflow.solver import AnalysisLimitError, AssignmentSolver
+from noetl.planner.dataflow.step_effects import EffectsAnalysis
+from noetl.planner.dataflow.transfer import ALL_FACTS, Requirements, UnmetRead
+from noetl.planner.dataflow.unreachable import (
+    Unreachable,
+    UnreachableCases,
+    find_unreachable_cases,
+    solve_assignments,
+)
+from noetl.planner.dataflow.witness import Witness, WitnessMove, find_end_witness, find_witness
 from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.diagnostics.wording import listed
 from noetl.planner.program.program import Subject
@@ -20,307 +37,317 @@ from noetl.planner.program.template_uses import Place, Use
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Step, TaskEntry
 
-MAX_PATHS = 200
-"""How many paths are looked for: reads by the hundred that lack something have one cause."""
+MAX_WITNESSES = 200
+"""For how many findings a path is searched. Hundreds of them mostly have one cause."""
 MAX_SHOWN = 12
-"""How many steps of a path a message names, and how many cases are pointed at."""
+"""How many steps of a path a message names, and how many labels it has."""
 ARROW = " → "
 
 
-def check_production(subject: Subject) -> Never:
-    """Report every read of something that no path to it, or not every path, has produced, and every case whose guard asks for
-    what cannot be.
-    """
-    production = Production(subject)
-    if not production.readings.keys:
-        return Never()
+def check_undefined_names(program: Subject) -> Unreachable:
+    """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
+    analysis = EffectsAnalysis(program)
+    if not analysis.encoder.keys:
+        return Unreachable()
     try:
-        ways = find_out(subject, production)
-    except TooManyLooksError:
-        return Never(readings=production.readings)
-    last = subject.playbook.finally_
-    if last is not None and last not in ways.found.must:
-        production.know_success(last, ways.found.end_must)
-    check = _Check(subject, production, ways)
-    check.all()
-    untaken = find_untaken(production, ways)
-    if untaken:
-        # Readers may rely on harmless work; that a case is never taken must be true after the loss of a worker, too.
-        production = Production(subject, loses=True)
+        solver = solve_assignments(program, analysis)
+    except AnalysisLimitError:
+        return Unreachable(encoder=analysis.encoder)
+    solution = solver.solution
+    finally_step = program.playbook.finally_
+    if finally_step is not None and finally_step not in solution.must:
+        analysis.set_success_facts(finally_step, solution.end_must)
+    check = _UndefinedNameCheck(program, analysis, solver)
+    check.report_all()
+    unreachable = find_unreachable_cases(analysis, solver)
+    if unreachable:
+        # A case counts as unreachable only if it also is after the loss of a worker, which readers may ignore.
+        pessimistic = EffectsAnalysis(program, assumes_worker_loss=True)
         try:
-            untaken &= find_untaken(production, find_out(subject, production))
-        except TooManyLooksError:
-            untaken = frozenset()
-    check.untaken(untaken)
-    return Never(untaken, check.production.readings, ways.found.must)
+            unreachable &= find_unreachable_cases(pessimistic, solve_assignments(program, pessimistic))
+        except AnalysisLimitError:
+            unreachable = frozenset()
+    check.report_unreachable_cases(unreachable)
+    return Unreachable(unreachable, analysis.encoder, solution.must)
 
 
-class _Check:
-    def __init__(self, subject: Subject, production: Production, ways: Ways) -> None:
-        self.subject = subject
-        self.production = production
-        self.ways = ways
+class _UndefinedNameCheck:
+    def __init__(self, program: Subject, analysis: EffectsAnalysis, solver: AssignmentSolver) -> None:
+        self.program = program
+        self.analysis = analysis
+        self.encoder = analysis.encoder
+        self.solver = solver
+        self.solution = solver.solution
         self.reported: set[tuple[DocumentPath, int]] = set()
-        self.paths = 0
-        self.at_success = self.at_failure = 0
+        self.witness_searches = 0
+        self.end_must_after_success = self.end_must_after_failure = 0
 
-    def untaken(self, untaken: Untaken) -> None:
-        """Report cases that are never taken. What is said to be lacking somewhere comes first: a step that needs it always fails,
-        and what is there behind it is known only when it does not.
+    def report_unreachable_cases(self, unreachable: UnreachableCases) -> None:
+        """Report unreachable cases, except for those that follow from an undefined name.
+
+        A step that reads an undefined name always fails, so facts behind it follow from that mistake.
         """
-        told = {bit for _, bit in self.reported}
-        behind = self.behind_mistakes() if untaken else frozenset()
-        for name, index in sorted(untaken):
-            bit, reason = self.why_not(name, index)
-            if reason is None or self.is_hopeless(name) or (name in behind and self.is_made_on_the_way(bit)):
+        reported_facts = {bit for _, bit in self.reported}
+        behind_mistakes = self.find_steps_behind_mistakes() if unreachable else frozenset()
+        for name, index in sorted(unreachable):
+            bit, reason = self.explain_unreachable(name, index)
+            if reason is None or self.always_reads_undefined_name(name):
                 continue
-            dead = {one.case for one in self.subject.dead_cases(self.subject.names.steps[name])}
-            if bit not in told and index not in dead:
-                case = (self.subject.names.steps[name].rule or [])[index]
-                self.subject.report(
-                    "NP203", f"the case can never be taken: {reason}", (*case.path, "case"), key=True
-                )
+            if name in behind_mistakes and self.depends_on_path(bit):
+                continue
+            step = self.program.names.steps[name]
+            already_dead = {dead.case for dead in self.program.dead_cases(step)}
+            if bit not in reported_facts and index not in already_dead:
+                path = (*(step.rule or [])[index].path, "case")
+                self.program.report("NP203", f"unreachable case: {reason}", path, key=True)
 
-    def is_hopeless(self, step: str) -> bool:
-        """Whether a step needs what nothing that leads to it has produced."""
-        found = self.ways.found
-        return bool(self.production.visits[step].hopeless & ~found.may[step] & ~found.must[step])
+    def always_reads_undefined_name(self, step: str) -> bool:
+        """Return whether a step requires a fact that no path to it adds."""
+        required = self.analysis.effects[step].required_from_entry
+        return bool(required & ~self.solution.may[step] & ~self.solution.must[step])
 
-    def behind_mistakes(self) -> AbstractSet[str]:
-        """The steps that a hopeless one leads to."""
-        stack = [name for name in self.ways.found.must if self.is_hopeless(name)]
-        found: set[str] = set()
+    def find_steps_behind_mistakes(self) -> AbstractSet[str]:
+        """Return the steps that can be reached from a step that reads an undefined name."""
+        stack = [name for name in self.solution.must if self.always_reads_undefined_name(name)]
+        reached: set[str] = set()
         while stack:
-            ahead = self.subject.flow.graph.succ[stack.pop()].keys() - found
-            found |= ahead
-            stack += ahead
-        return found
+            successors = self.program.flow.graph.succ[stack.pop()].keys() - reached
+            reached |= successors
+            stack += successors
+        return reached
 
-    def is_made_on_the_way(self, bit: int) -> bool:
-        """Whether it depends on the way to a step if something is there, or if any of it is where no bit is told."""
-        return not bit or (
-            not bit & self.production.readings.at_start
-            and self.is_produced(self.production.readings.key(bit))
-        )
+    def depends_on_path(self, bit: int) -> bool:
+        """Return whether a fact may hold on one path and not on another; so it is without a fact (0)."""
+        return not bit or (not bit & self.encoder.at_start and self.has_definition(self.encoder.key(bit)))
 
-    def why_not(self, step: str, case: int) -> tuple[int, str | None]:
-        """What a case lacks, or what is always there, if the step could do without. There is no reason to tell where that is a
-        name which nothing produces: the step is never entered, for whoever has read it before.
+    def explain_unreachable(self, step: str, case: int) -> tuple[int, str | None]:
+        """Return the fact because of which a case is never taken, and the reason in words.
+
+        There is no reason if nothing assigns the name: each path to the step then reads it before, and fails.
         """
-        visit = self.production.visits[step]
-        if there := visit.hidden.get(case, 0):
-            return there & -there, "a case before it is always taken"
-        for assumed in visit.taken[case]:
-            if lacking := assumed.asked & ~self.ways.found.may[step]:
-                bit = lacking & -lacking
-                key = self.production.readings.key(bit)
-                if self.is_produced(key):
-                    return bit, f"no path that leads here has {_done(key)}"
-                return bit, f"nothing in the playbook produces `{key}`"
-            if there := assumed.gone & self.ways.found.must[step]:
-                bit = there & -there
-                key = self.production.readings.key(bit)
-                if bit & self.production.readings.at_start:
+        effects = self.analysis.effects[step]
+        if facts := effects.shadowed.get(case, 0):
+            return facts & -facts, "an earlier case is always taken"
+        for situation in effects.taken[case]:
+            if missing := situation.assigned_on_entry & ~self.solution.may[step]:
+                bit = missing & -missing
+                key = self.encoder.key(bit)
+                if self.has_definition(key):
+                    return bit, f"no path to this step {_event(key)}"
+                return bit, f"nothing in the playbook assigns `{key}`"
+            if facts := situation.unassigned_on_entry & self.solution.must[step]:
+                bit = facts & -facts
+                key = self.encoder.key(bit)
+                if bit & self.encoder.at_start:
                     return bit, f"`{key}` always has a value"
-                return bit, f"every path that leads here has {_done(key)}" if self.is_produced(key) else None
-        there = visit.refuted.get(case, 0)
-        return there & -there, "its guard is never true"
+                is_assigned = self.has_definition(key)
+                return bit, f"every path to this step {_event(key)}" if is_assigned else None
+        facts = effects.refuted.get(case, 0)
+        return facts & -facts, "its guard is never true"
 
-    def all(self) -> None:
-        found = self.ways.found
-        steps = self.subject.names.steps
-        for name, must in found.must.items():
-            self.step(steps[name], found.may[name], must)
-        last = self.subject.playbook.finally_
-        if last is not None and last not in found.must:
-            self.step(steps[last], found.end_may, self.production.readings.at_start)
-        self.find_ends()
-        must = self.at_success & self.at_failure
-        for use in self.subject.uses:
+    def report_all(self) -> None:
+        """Report all reads of names that are or may be undefined."""
+        solution = self.solution
+        steps = self.program.names.steps
+        for name, must in solution.must.items():
+            self.report_step(steps[name], solution.may[name], must)
+        finally_step = self.program.playbook.finally_
+        if finally_step is not None and finally_step not in solution.must:
+            self.report_step(steps[finally_step], solution.end_may, self.encoder.at_start)
+        self.find_end_facts()
+        must = self.end_must_after_success & self.end_must_after_failure
+        for use in self.program.uses:
             if use.place is Place.OUTPUT:
-                needs = Needs(wanted=~must)
-                self.production.work.read(use, must, 0, needs)
-                self.places(needs.places, self.may_be_there(None), None)
+                requirements = Requirements(traced=~must)
+                self.analysis.work.apply_template(use, must, 0, requirements)
+                self.report_reads(requirements.first_reads, self.may_on_entry(None), None)
 
-    def find_ends(self) -> None:
-        """Find what must be there when the output is evaluated. It is not, where the step that runs last fails after a success."""
-        found = self.ways.found
-        self.at_success, self.at_failure = found.end_must, found.end_anyhow
-        last = self.subject.playbook.finally_
-        if last is None or last in found.must:
+    def find_end_facts(self) -> None:
+        """Find the facts that hold where the output is evaluated, which is after the `finally` step.
+
+        It is not evaluated if all branches succeed but the `finally` step fails.
+        """
+        solution = self.solution
+        self.end_must_after_success = solution.end_must
+        self.end_must_after_failure = solution.end_must_after_failures
+        finally_step = self.program.playbook.finally_
+        if finally_step is None or finally_step in solution.must:
             return
-        succeeded = anyhow = EVERYTHING
-        for outcome in self.production.visits[last].outcomes:
-            anyhow &= outcome.gen
-            succeeded &= EVERYTHING if outcome.is_unhandled else outcome.gen
-        self.at_success |= succeeded
-        self.at_failure |= anyhow if self.ways.forgives else EVERYTHING
+        after_success = after_any = ALL_FACTS
+        for exit_ in self.analysis.effects[finally_step].exits:
+            after_any &= exit_.gen
+            after_success &= ALL_FACTS if exit_.is_unhandled_failure else exit_.gen
+        self.end_must_after_success |= after_success
+        self.end_must_after_failure |= after_any if self.solver.tolerates_failures else ALL_FACTS
 
-    def may_be_there(self, step: Step | None) -> int:
-        """What may be there when a step is entered, or with none when the output is evaluated."""
+    def may_on_entry(self, step: Step | None) -> int:
+        """Return the facts that may hold on entry of a step, or where the output is evaluated (`None`)."""
+        solution = self.solution
         if step is not None:
-            return self.ways.found.may.get(step.name, self.ways.found.end_may)
-        found = self.ways.found.end_may
-        if (last := self.subject.playbook.finally_) is not None:
-            for outcome in self.production.visits[last].outcomes:
-                found |= outcome.made
-        return found
+            return solution.may.get(step.name, solution.end_may)
+        facts = solution.end_may
+        if (finally_step := self.program.playbook.finally_) is not None:
+            for exit_ in self.analysis.effects[finally_step].exits:
+                facts |= exit_.may_gen
+        return facts
 
-    def step(self, step: Step, may: int, must: int) -> None:
-        if lacking := self.production.visits[step.name].needed & ~must:
-            self.places(self.production.places(step, lacking), may, step)
+    def report_step(self, step: Step, may: int, must: int) -> None:
+        if missing := self.analysis.effects[step.name].required & ~must:
+            self.report_reads(self.analysis.find_first_reads(step, missing), may, step)
 
-    def places(self, places: Mapping[int, Read], may: int, step: Step | None) -> None:
-        """Report what a step lacks, but for what is there where something else is that it lacks in the same template."""
-        told: dict[DocumentPath, int] = {}
-        for bit, read in sorted(
-            places.items(), key=lambda place: _offset(self.production.readings.key(place[0]), place[1].use)
-        ):
-            earlier = told.get(read.use.path, 0)
-            if not bit & self.production.work.widened(earlier, 0) & ~earlier:
-                self.lacking(bit, read, may, step)
-            told[read.use.path] = earlier | bit
+    def report_reads(self, reads: Mapping[int, UnmetRead], may: int, step: Step | None) -> None:
+        """Report unmet reads. A fact implied by one reported before in the same template is left out."""
+        reported_by_path: dict[DocumentPath, int] = {}
 
-    def lacking(self, bit: int, read: Read, may: int, step: Step | None) -> None:
-        """Report a bit that a step, or with none the output, needs and may lack. In a task that many call, once."""
-        key, use = self.production.readings.key(bit), read.use
-        base = self.production.readings.base(bit)
-        if (use.path, base) in self.reported or not self.is_ours(key, use):
+        def offset(item: tuple[int, UnmetRead]) -> int:
+            return _find_offset(self.encoder.key(item[0]), item[1].use)
+
+        for bit, read in sorted(reads.items(), key=offset):
+            earlier = reported_by_path.get(read.use.path, 0)
+            if not bit & self.analysis.work.with_implied(earlier, 0) & ~earlier:
+                self.report_read(bit, read, may, step)
+            reported_by_path[read.use.path] = earlier | bit
+
+    def report_read(self, bit: int, read: UnmetRead, may: int, step: Step | None) -> None:
+        """Report one unmet read of a step, or of the output (`None`). In a task with many callers, only once."""
+        key, use = self.encoder.key(bit), read.use
+        base = self.encoder.base(bit)
+        if (use.path, base) in self.reported:
+            return
+        # A name that nothing assigns is reported by `noetl.planner.checks.references`.
+        if not (self.has_definition(key) or key in use.own):
             return
         self.reported.add((use.path, base))
-        is_shared = use.path[0] == "retry"
-        if read.is_hopeless and not base & may and not is_shared:
-            self.never(key, use, step)
+        is_playbook_retry = use.path[0] == "retry"
+        if read.only_from_entry and not base & may and not is_playbook_retry:
+            self.report_undefined(key, use, step)
         else:
-            self.sometimes(key, bit, read, step)
+            self.report_maybe_undefined(key, bit, read, step)
 
-    def is_ours(self, key: str, use: Use) -> bool:
-        """Whether it is produced somewhere, so that nobody else says that it is not."""
-        return self.is_produced(key) or key in use.own
+    def has_definition(self, key: str) -> bool:
+        return key.startswith("steps.") or key in self.program.produced
 
-    def is_produced(self, key: str) -> bool:
-        return key.startswith("steps.") or key in self.subject.produced
-
-    def never(self, key: str, use: Use, step: Step | None) -> None:
-        span = self.span(key, use)
+    def report_undefined(self, key: str, use: Use, step: Step | None) -> None:
+        """Report a read that no path makes defined (NP301)."""
+        diagnostics = self.program.diagnostics
+        span = self.find_span(key, use)
+        message = f"no path to {'this step' if step is not None else 'the output'} {_event(key)}"
         if key.startswith("steps."):
-            message = f"no path that leads here has {_done(key)}"
-            hint = _OWN if step is not None and key == f"steps.{step.name}" else _ASK_FIRST
-            self.subject.diagnostics.add("NP301", message, span, hint)
+            is_own_result = step is not None and key == f"steps.{step.name}"
+            diagnostics.add("NP301", message, span, _READ_RESULT if is_own_result else _TEST_FIRST)
             return
-        may = self.may_be_there(step)
-        readings = self.production.readings
-        there = reversed(f"{may & readings.plain:0{len(readings.bits)}b}")
-        lacking = {key for key, bit in zip(readings.bits, there, strict=True) if bit == "0"}
-        nearest = self.subject.diagnostics.suggest(key, self.subject.known_names - lacking)
-        message = f"no path that leads here has {_done(key)}"
-        self.subject.diagnostics.add("NP301", message, span, nearest or _PRODUCE, labels=self.producers(key))
+        may = self.may_on_entry(step)
+        # One string instead of one `&` per name, whose cost would be quadratic in the number of names.
+        digits = reversed(f"{may & self.encoder.name_facts:0{len(self.encoder.bits)}b}")
+        undefined = {name for name, digit in zip(self.encoder.bits, digits, strict=True) if digit == "0"}
+        hint = diagnostics.suggest(key, self.program.known_names - undefined) or _SAVE_ALWAYS
+        diagnostics.add("NP301", message, span, hint, labels=self.definition_labels(key))
 
-    def producers(self, key: str) -> Iterator[Label]:
-        """Where a name is saved."""
-        if key in self.subject.produced:
-            yield Label(saved_span(self.subject, self.subject.produced[key]), "it is saved here")
+    def definition_labels(self, key: str) -> Iterator[Label]:
+        if key in self.program.produced:
+            span = saved_span(self.program, self.program.produced[key])
+            yield Label(span, "it is saved here")
 
-    def sometimes(self, key: str, bit: int, read: Read, step: Step | None) -> None:
-        self.paths += 1
-        if self.paths > MAX_PATHS:
-            self.subject.diagnostics.leave_out(1)
+    def report_maybe_undefined(self, key: str, bit: int, read: UnmetRead, step: Step | None) -> None:
+        """Report a read that some path leaves undefined (NP302), with such a path."""
+        diagnostics, finally_step = self.program.diagnostics, self.program.playbook.finally_
+        self.witness_searches += 1
+        if self.witness_searches > MAX_WITNESSES:
+            diagnostics.leave_out(1)
             return
-        what = (
-            f"step `{key.removeprefix('steps.')}` may not have been visited"
-            if key.startswith("steps.")
-            else ""
-        )
-        what = what or f"`{key}` may have no value"
-        hint = _ASK if key.startswith("steps.") else f"{_PRODUCE}, or read it as `{key} | default(…)`"
-        span = self.span(key, read.use)
-        if step is not None and step.name == self.subject.playbook.finally_:
-            message = f"{what}: the run may end before"
-            self.subject.diagnostics.add("NP302", message, span, hint)
+        if key.startswith("steps."):
+            problem, hint = f"step `{key.removeprefix('steps.')}` may be unvisited", _TEST_STATUS
+        else:
+            problem, hint = f"`{key}` may be undefined", f"{_SAVE_ALWAYS}, or use `{key} | default(…)`"
+        span = self.find_span(key, read.use)
+        if step is not None and step.name == finally_step:
+            diagnostics.add("NP302", f"{problem}: the run may end earlier", span, hint)
             return
-        if step is None and bit & self.at_success & ~self.ways.found.end_must:
-            message = f"{what} in a run with failures: step `{self.subject.playbook.finally_}` may fail too"
-            self.subject.diagnostics.add("NP302", message, span, hint)
+        if step is None and bit & self.end_must_after_success & ~self.solution.end_must:
+            message = f"{problem} in a run with failures: step `{finally_step}` may fail too"
+            diagnostics.add("NP302", message, span, hint)
             return
         if step is None:
-            witness = find_end(self.ways, bit, forgiving=bool(self.at_success & bit))
+            with_failures = bool(self.end_must_after_success & bit)
+            witness = find_end_witness(self.solver, bit, with_failures=with_failures)
         else:
-            witness = find_witness(self.ways, step.name, bit)
+            witness = find_witness(self.solver, step.name, bit)
         if witness is None:
-            self.subject.diagnostics.add("NP302", what, span, hint)
+            diagnostics.add("NP302", problem, span, hint)
             return
-        message = f"{what}{self.told(witness, read, step)}"
-        labels = self.labels(witness) or self.left_undone(key, step)
-        self.subject.diagnostics.add("NP302", message, span, hint, labels=labels)
+        message = f"{problem}{self.describe_witness(witness, read, step)}"
+        labels = self.witness_labels(witness) or self.optional_definition_labels(key, step)
+        diagnostics.add("NP302", message, span, hint, labels=labels)
 
-    def left_undone(self, key: str, step: Step | None) -> list[Label]:
-        """Where the step itself saves a name, if what saves it may be left out or fail."""
-        found = []
+    def optional_definition_labels(self, key: str, step: Step | None) -> list[Label]:
+        """Return labels at the entries of a step that save a name but may be skipped or fail."""
+        labels = []
         for entry in step.run or () if step is not None else ():
             if not isinstance(entry, ActionEntry | TaskEntry) or (
                 entry.if_ is None and entry.on_error is None
             ):
                 continue
-            why = "if this is done" if entry.if_ is not None else "if this succeeds"
-            places = (path for name, path in find_saved_names([entry]) if name == key)
-            found += [Label(saved_span(self.subject, path), f"it is saved here, {why}") for path in places]
-        return found[:MAX_SHOWN]
+            text = f"it is saved here, unless this {'is skipped' if entry.if_ is not None else 'fails'}"
+            paths = (path for name, path in find_saved_names([entry]) if name == key)
+            labels += [Label(saved_span(self.program, path), text) for path in paths]
+        return labels[:MAX_SHOWN]
 
-    def told(self, witness: Witness, read: Read, step: Step | None) -> str:
-        """A path in words."""
-        names = [f"{move.step} (failed)" if move.failed else move.step for move in witness.way]
+    def describe_witness(self, witness: Witness, read: UnmetRead, step: Step | None) -> str:
+        """Return a witness in words, to follow the problem."""
+        names = [f"{move.step} (failed)" if move.failed else move.step for move in witness.path]
         if step is not None:
-            names.append(f"{step.name} (failed)" if read.outcomes == FAILED else step.name)
+            names.append(f"{step.name} (failed)" if read.results == FAILED else step.name)
         if len(names) > MAX_SHOWN:
             names[MAX_SHOWN // 2 : -MAX_SHOWN // 2] = ["…"]
-        told = f" on the path {ARROW.join(names)}" if len(names) > 1 else ""
-        if not told and step is not None and read.outcomes == FAILED:
-            told = f" when `{step.name}` has failed"
-        if not told and step is None and witness.way[0].failed:
-            told = f" when `{witness.way[0].step}` fails"
-        ended = [move for move in witness.beside if self.ends(move)]
-        for failed, what in ((False, "end"), (True, "fail")):
-            steps = [f"`{move.step}`" for move in ended if move.failed is failed][:MAX_SHOWN]
+        text = f" on the path {ARROW.join(names)}" if len(names) > 1 else ""
+        if not text and step is not None and read.results == FAILED:
+            text = f" when `{step.name}` has failed"
+        if not text and step is None and witness.path[0].failed:
+            text = f" when `{witness.path[0].step}` fails"
+        ends = [move for move in witness.other_moves if self.ends_branch(move)]
+        for failed, verb in ((False, "end"), (True, "fail")):
+            steps = [f"`{move.step}`" for move in ends if move.failed is failed][:MAX_SHOWN]
             if steps:
-                told += f", where {listed(steps, 'and')} {what}{'s' if len(steps) == 1 else ''}"
-        return told
+                text += f", where {listed(steps, 'and')} {verb}{'s' if len(steps) == 1 else ''}"
+        return text
 
-    def ends(self, move: Move) -> bool:
-        return move.case is None or not self.subject.flow.targets[move.step][move.case]
+    def ends_branch(self, move: WitnessMove) -> bool:
+        return move.case is None or not self.program.flow.targets[move.step][move.case]
 
-    def labels(self, witness: Witness) -> list[Label]:
-        """Where the cases stand that are taken, as far as there was a choice."""
-        document = self.subject.document
-        found = []
+    def witness_labels(self, witness: Witness) -> list[Label]:
+        """Return labels at the cases that a witness takes, where there is a choice."""
+        document = self.program.document
+        labels = []
         for move in witness.moves:
-            step = self.subject.names.steps[move.step]
+            step = self.program.names.steps[move.step]
             if move.case is not None and step.rule is not None and len(step.rule) > 1:
-                found.append(Label(document.span((*step.rule[move.case].path, "case")), "this case is taken"))
+                path = (*step.rule[move.case].path, "case")
+                labels.append(Label(document.span(path), "this case is taken"))
             elif move.case is None and step.rule:
-                why = "it fails" if move.failed else "no case is true"
-                found.append(Label(self.subject.name_span(step), why))
-        return found[:MAX_SHOWN]
+                text = "this step fails" if move.failed else "no case matches"
+                labels.append(Label(self.program.name_span(step), text))
+        return labels[:MAX_SHOWN]
 
-    def span(self, key: str, use: Use) -> Span:
-        """The word that is at fault in a template."""
+    def find_span(self, key: str, use: Use) -> Span:
+        """Return the span of the name in a template."""
         word = key.removeprefix("steps.")
-        offset = _offset(key, use)
-        at = max(use.template.source.find(word, offset), 0)
-        return self.subject.document.text_span(use.path, at, at + len(word))
+        start = max(use.template.source.find(word, _find_offset(key, use)), 0)
+        return self.program.document.text_span(use.path, start, start + len(word))
 
 
-_PRODUCE = "let every path save it"
-_OWN = "what a step itself has done is in `result`, in its rule"
-_ASK_FIRST = "ask for its `status`, or `is defined`, first"
-_ASK = "ask for its `status` first"
+_SAVE_ALWAYS = "save it on every path"
+_READ_RESULT = "in the `rule` of a step, read its own result as `result`"
+_TEST_FIRST = "test its `status` first, or use `is defined`"
+_TEST_STATUS = "test its `status` first"
 
 
-def _done(key: str) -> str:
-    """What has been done where a key is there."""
-    return f"visited step `{key.removeprefix('steps.')}`" if key.startswith("steps.") else f"produced `{key}`"
+def _event(key: str) -> str:
+    """Return the event that makes a fact hold, as the end of a sentence."""
+    return f"visits step `{key.removeprefix('steps.')}`" if key.startswith("steps.") else f"assigns `{key}`"
 
 
-def _offset(key: str, use: Use) -> int:
-    """Where a template first needs something."""
-    needs = ((need.access, need.offset) for need in implied(use.template).needs)
-    return next(offset for access, offset in (*needs, *use.template.reads.items()) if key_of(access) == key)
+def _find_offset(key: str, use: Use) -> int:
+    """Return the offset in a template of the first access that requires a key."""
+    required = ((item.access, item.offset) for item in narrow(use.template).required)
+    reads = (*required, *use.template.reads.items())
+    return next(offset for access, offset in reads if fact_key(access) == key)

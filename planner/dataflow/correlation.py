@@ -1,7 +1,17 @@
-"""Which tests are worth remembering: those of values that never change in a run, asked at more places than one.
+"""Correlation: find the tests of constant values that more than one guard or conditional template reads.
 
-What is saved under a condition is often read under the same one. An input never changes, nor does a name that is saved once; so
-what a test of one has said anywhere holds everywhere.
+Problem: What is assigned under a condition is often read under the same condition. Without the correlation of
+both guards, the analysis reports a name as maybe unassigned although no run reads it unassigned.
+
+Algorithm: Branch correlation (Bodik, Gupta and Soffa 1997), restricted to values that never change in a run: an
+input, an environment entry, a variable, or a name that one step assigns once. The result of a test of such a
+value holds in the whole run, so it becomes a fact (`noetl.planner.dataflow.fact_encoding`). Only values that at least
+two templates test are tracked, because only these can correlate.
+
+Cost: Linear in the number of templates.
+
+Limits: Above `MAX_CONDITIONAL_TEMPLATES` templates that test such values, none is tracked. More names are then
+reported as maybe unassigned (NP302).
 """
 
 from __future__ import annotations
@@ -12,13 +22,13 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property
 
 from noetl.planner.dataflow.narrowing import (
-    NOTHING,
+    NO_FACTS,
     Condition,
     Facts,
-    Implied,
-    implied,
-    implied_by_guard,
+    Narrowing,
     is_unconditional,
+    narrow,
+    narrow_guard,
 )
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
@@ -27,127 +37,149 @@ from noetl.planner.syntax.models import DocumentPath, InputDeclaration, Step
 from noetl.planner.syntax.names import RESERVED
 from noetl.planner.templates.access_paths import AccessPath
 
-_GIVEN = ("input", "environment")
-_OTHERWISE = {"lt": "gteq", "lteq": "gt"}
+_GIVEN_ROOTS = ("input", "environment")
+_NEGATED_ORDER = {"lt": "gteq", "lteq": "gt"}
 
-MAX_ASKING = 500
-"""How many templates that ask for lasting values are looked at: where there are more, none is."""
+MAX_CONDITIONAL_TEMPLATES = 500
+"""How many templates may test constant values. With more of them, no test is tracked."""
 
 
-class Conditions:
-    """The tests of a playbook that last: `tested` are the accesses, `choosing` the outcomes that guards ask for,
-    `contexts` what is known where the work of an entry is done, or of a case.
+class ConditionCorrelation:
+    """The tracked tests of a playbook.
+
+    `tracked_accesses` are the accesses whose tests are tracked. `guard_conditions` are the conditions that the
+    guards decide. `context_facts` holds, by path of an entry or a case, what its guard says about its work.
     """
 
-    def __init__(self, subject: Subject, uses: Iterable[Use]) -> None:
-        self.subject = subject
-        self.inputs = subject.playbook.input or {}
-        asking = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
-        asked = [
-            (use, access) for use in asking for access in use.template.reads if self.may_last(access, use)
+    def __init__(self, program: Subject, uses: Iterable[Use]) -> None:
+        self.program = program
+        self.inputs = program.playbook.input or {}
+        conditional = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
+        reads = [
+            (use, access)
+            for use in conditional
+            for access in use.template.reads
+            if self._may_be_constant(access, use)
         ]
-        # Few are asked for twice, so that this is found out first.
-        asked = self.repeated(asked)
-        self.tested: AbstractSet[AccessPath] = frozenset()
-        if len({use.path for use, _ in asked}) <= MAX_ASKING:
-            lasting = [
-                (use, access) for use, access in asked if access[0] in _GIVEN or self.lasting(access[0])
+        # Few values are read twice, so this cheap filter comes first.
+        reads = self._read_more_than_once(reads)
+        self.tracked_accesses: AbstractSet[AccessPath] = frozenset()
+        if len({use.path for use, _ in reads}) <= MAX_CONDITIONAL_TEMPLATES:
+            constant = [
+                (use, access)
+                for use, access in reads
+                if access[0] in _GIVEN_ROOTS or self._is_constant_name(access[0])
             ]
-            self.tested = {access for _, access in self.repeated(lasting)}
-        self.contexts: dict[DocumentPath, Facts] = {}
-        self.choosing: set[Condition] = set()
-        for use in (use for use in asking if is_guard(use) and (self.tested or use.path[-1] == "if")):
-            found = self.implied(use)
-            met = self.of(found.true, use.local)
-            self.choosing |= met | self.of(found.false, use.local)
-            if use.path[-1] == "if":
-                facts, place = Facts(gone=found.true.gone, met=met), use.owner
-            else:
-                facts, place = Facts(met=met), use.path[:-1]
-            if facts != NOTHING:
-                self.contexts[place] = facts
+            self.tracked_accesses = {access for _, access in self._read_more_than_once(constant)}
+        self.context_facts: dict[DocumentPath, Facts] = {}
+        self.guard_conditions: set[Condition] = set()
+        for use in conditional:
+            if is_guard(use) and (self.tracked_accesses or use.path[-1] == "if"):
+                self._add_guard(use)
+
+    def _add_guard(self, use: Use) -> None:
+        narrowing = self.narrow(use)
+        conditions = self.tracked_conditions(narrowing.true, use.local)
+        self.guard_conditions |= conditions | self.tracked_conditions(narrowing.false, use.local)
+        if use.path[-1] == "if":
+            facts, path = Facts(unassigned=narrowing.true.unassigned, conditions=conditions), use.owner
+        else:
+            facts, path = Facts(conditions=conditions), use.path[:-1]
+        if facts != NO_FACTS:
+            self.context_facts[path] = facts
 
     @cached_property
-    def lasting(self) -> Callable[[str], bool]:
-        """Tells of a name whether it never changes."""
-        return _lasting(self.subject)
+    def _is_constant_name(self) -> Callable[[str], bool]:
+        return _make_constant_name_test(self.program)
 
-    def repeated(self, asked: Sequence[tuple[Use, AccessPath]]) -> list[tuple[Use, AccessPath]]:
-        """Those of values that are asked for at more places than one."""
-        counted = Counter(self.root(access) for _, access in asked)
-        return [one for one in asked if counted[self.root(one[1])] > 1]
+    def _read_more_than_once(self, reads: Sequence[tuple[Use, AccessPath]]) -> list[tuple[Use, AccessPath]]:
+        counts = Counter(self._root(access) for _, access in reads)
+        return [read for read in reads if counts[self._root(read[1])] > 1]
 
-    def implied(self, use: Use) -> Implied:
-        """What a template needs and implies, with the outcomes of tests that last."""
-        return implied_by_guard(use.template) if self.is_asked(use) else implied(use.template)
+    def narrow(self, use: Use) -> Narrowing:
+        """Return the narrowing of a template, with conditions if it is a tracked guard."""
+        return narrow_guard(use.template) if self.is_tracked_guard(use) else narrow(use.template)
 
-    def is_asked(self, use: Use) -> bool:
-        """Whether it is a guard that tests what another template tests too."""
-        return bool(self.tested) and is_guard(use) and not self.tested.isdisjoint(use.template.reads)
+    def is_tracked_guard(self, use: Use) -> bool:
+        """Return whether a template is a guard that tests a tracked value."""
+        return (
+            bool(self.tracked_accesses)
+            and is_guard(use)
+            and not self.tracked_accesses.isdisjoint(use.template.reads)
+        )
 
-    def of(self, facts: Facts, local: frozenset[str]) -> frozenset[Condition]:
-        """The outcomes of lasting tests among facts, but for those of local names."""
-        met = (one for one in facts.met if one.access in self.tested and one.access[0] not in local)
-        return frozenset(map(self.plain, met)) if facts.met else facts.met
+    def tracked_conditions(self, facts: Facts, local_names: frozenset[str]) -> frozenset[Condition]:
+        """Return the conditions of tracked tests among facts, in canonical form, without those of local names."""
+        if not facts.conditions:
+            return facts.conditions
+        return frozenset(
+            self._canonical(condition)
+            for condition in facts.conditions
+            if condition.access in self.tracked_accesses and condition.access[0] not in local_names
+        )
 
-    def root(self, access: AccessPath) -> AccessPath:
-        """An access by which a value is known, however it is read."""
+    def _root(self, access: AccessPath) -> AccessPath:
+        """Return one access for a value that can be read in two ways: `input.x` is also `x`."""
         return access[1:] if access[0] == "input" and access[1] in self.inputs else access
 
-    def plain(self, condition: Condition) -> Condition:
-        """One of several ways to say the same of an input."""
-        access = self.root(condition.access)
-        declared = self.inputs.get(access[0]) if len(access) == 1 else None
+    def _canonical(self, condition: Condition) -> Condition:
+        """Return one of several equivalent conditions: of `x < 3` and `not x >= 3`, always the second."""
+        access = self._root(condition.access)
+        declaration = self.inputs.get(access[0]) if len(access) == 1 else None
+        if declaration is None:
+            return condition._replace(access=access)
         operator, _, constant = condition.test.partition(" ")
-        if declared is not None and declared.type in ("integer", "number") and operator in _OTHERWISE:
-            return Condition(access, f"{_OTHERWISE[operator]} {constant}", not condition.truth)
-        if (
-            operator == "eq"
-            and declared is not None
-            and (both := _either(declared))
-            and constant == repr(both[1])
-        ):
-            return Condition(access, f"eq {both[0]!r}", not condition.truth)
+        if declaration.type in ("integer", "number") and operator in _NEGATED_ORDER:
+            return Condition(access, f"{_NEGATED_ORDER[operator]} {constant}", not condition.truth)
+        if operator == "eq" and (values := _two_values(declaration)) and constant == repr(values[1]):
+            return Condition(access, f"eq {values[0]!r}", not condition.truth)
         return condition._replace(access=access)
 
-    def around(self, use: Use) -> Facts:
-        """What the guards around a template say that hold where it is read: of its entry, and of the case it belongs to."""
-        if not self.contexts or not use.owner or use.path[len(use.owner)] in ("if", "loop", "retry"):
-            return NOTHING
-        return self.contexts.get(use.owner, NOTHING) & self.contexts.get(use.owner[:-2], NOTHING)
+    def surrounding_facts(self, use: Use) -> Facts:
+        """Return the facts that the guards around a template give: of its entry and of its case."""
+        entry_path = use.owner
+        if not self.context_facts or not entry_path or use.path[len(entry_path)] in ("if", "loop", "retry"):
+            return NO_FACTS
+        return self.context_facts.get(entry_path, NO_FACTS) & self.context_facts.get(
+            entry_path[:-2], NO_FACTS
+        )
 
-    def may_last(self, access: AccessPath, use: Use) -> bool:
-        """Whether the value of an access may be the same wherever it has one."""
+    def _may_be_constant(self, access: AccessPath, use: Use) -> bool:
+        """Return whether an access may have one value in the whole run. A cheap test, which may say yes wrongly."""
         name = access[0]
         if name in use.local or name in use.own:
             return False
-        return len(access) > 1 if name in _GIVEN else name not in RESERVED
+        return len(access) > 1 if name in _GIVEN_ROOTS else name not in RESERVED
 
 
-def _either(declared: InputDeclaration) -> list[str]:
-    """The two texts of which an input is always one."""
-    may_be_none = "default" in declared.model_fields_set and declared.default is None
-    texts = [value for value in declared.enum or () if isinstance(value, str)]
-    return texts if len(texts) == 2 == len(declared.enum or ()) and not may_be_none else []
+def _two_values(declaration: InputDeclaration) -> list[str]:
+    """Return the values of an input that is always one of exactly two texts, else an empty list."""
+    may_be_none = "default" in declaration.model_fields_set and declaration.default is None
+    texts = [value for value in declaration.enum or () if isinstance(value, str)]
+    return texts if len(texts) == 2 == len(declaration.enum or ()) and not may_be_none else []
 
 
 def is_guard(use: Use) -> bool:
-    """Whether a template decides if the work of an entry is done, or if a case is taken."""
-    path = use.path
-    return path[-1] == "if" and len(path) == len(use.owner) + 1 if use.owner else path[-1] == "case"
+    """Return whether a template decides if an entry does its work, or if a case is taken."""
+    path, entry_path = use.path, use.owner
+    if entry_path:
+        return path[-1] == "if" and len(path) == len(entry_path) + 1
+    return path[-1] == "case"
 
 
-def _lasting(subject: Subject) -> Callable[[str], bool]:
-    """Tells of a name whether it never changes: nothing saves it, or one entry does, which a run comes to once."""
-    playbook = subject.playbook
-    saved = Counter(name for run in subject.runs() for name, _ in find_saved_names(run, in_loops=True))
+def _make_constant_name_test(program: Subject) -> Callable[[str], bool]:
+    """Return a predicate: nothing assigns the name, or one entry does, which runs at most once in a run."""
+    playbook = program.playbook
+    assignments = Counter(name for run in program.runs() for name, _ in find_saved_names(run, in_loops=True))
     given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
-    once = {name for step in subject.names.steps.values() for name in _saved_once(subject, step)} - given
-    return lambda name: name not in saved or (saved[name] == 1 and name in once)
+    assigned_once = {
+        name for step in program.names.steps.values() for name in _names_assigned_once(program, step)
+    } - given
+    return lambda name: name not in assignments or (assignments[name] == 1 and name in assigned_once)
 
 
-def _saved_once(subject: Subject, step: Step) -> Iterator[str]:
-    is_repeated = step.loop is not None or step.repeat is not None or step.name in subject.joins.multi
-    if not is_repeated and step.name in subject.flow.reachable and not subject.flow.is_cyclic(step.name):
+def _names_assigned_once(program: Subject, step: Step) -> Iterator[str]:
+    is_repeated = step.loop is not None or step.repeat is not None or step.name in program.joins.multi
+    if not is_repeated and step.name in program.flow.reachable and not program.flow.is_cyclic(step.name):
         for run in (step.run or (), *(case.run for case in step.rule or ())):
             yield from (name for name, _ in find_saved_names(run))

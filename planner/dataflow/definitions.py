@@ -1,4 +1,4 @@
-"""Which names steps save, and where that is written."""
+"""Definitions: the names that entries, tasks and steps assign, and where the text says so."""
 
 from __future__ import annotations
 
@@ -14,90 +14,102 @@ from noetl.planner.syntax.symbols import Names
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]
 
-Placed = tuple[DocumentPath, Entry]
-"""An entry of a `run`, with its place."""
+PlacedEntry = tuple[DocumentPath, Entry]
+"""An entry of a `run` with its path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """Where a name is saved: at an `as`, a key of `set`, or the name of a task that saves it."""
+class DefinitionSite:
+    """Where a name is assigned: at an `as`, at a key of `set`, or at the call of a task that assigns it."""
 
     path: DocumentPath
     is_key: bool = False
 
 
-class Saves:
-    """What the entries, tasks and steps of a playbook save: sets of names, as integers with a bit for each in the order of
-    `names`. What a task saves counts for whoever calls it. What is saved inside a loop is local to the item, and left out.
+class Definitions:
+    """The names that the entries, tasks and steps of a playbook assign.
+
+    A set of names is an int with one bit per name, in the order of `names`. The names of a task count for every
+    caller. Names assigned inside a loop are local to the item and are left out.
     """
 
-    def __init__(self, names: Names, task_calls: TaskGraph) -> None:
-        self.steps = names
+    def __init__(self, symbols: Names, call_graph: TaskGraph) -> None:
+        self.symbols = symbols
         self.names: list[str] = []
-        self.bits: dict[str, int] = {}
+        self._bits: dict[str, int] = {}
         self.by_task: dict[str, int] = {}
-        for task in reversed(list(nx.topological_sort(task_calls))):
-            self.by_task[task] = self.of_run(self.run_of_task(names.tasks[task]))
-        self.by_step = {name: self.of_run(self.run_of_step(step)) for name, step in names.steps.items()}
+        for task in reversed(list(nx.topological_sort(call_graph))):
+            self.by_task[task] = self.assigned_by_run(self.task_entries(symbols.tasks[task]))
+        self.by_step = {
+            name: self.assigned_by_run(self.step_entries(step)) for name, step in symbols.steps.items()
+        }
 
-    def bit(self, name: str) -> int:
-        found = self.bits.get(name)
-        if found is None:
-            found = self.bits[name] = 1 << len(self.names)
+    def _bit_of(self, name: str) -> int:
+        bit = self._bits.get(name)
+        if bit is None:
+            bit = self._bits[name] = 1 << len(self.names)
             self.names.append(name)
-        return found
+        return bit
 
-    def run_of_task(self, task: Task) -> Iterator[Placed]:
-        return placed(task.run, task.run_path)
+    def task_entries(self, task: Task) -> Iterator[PlacedEntry]:
+        """Return the entries of a task."""
+        return place_entries(task.run, task.run_path)
 
-    def run_of_step(self, step: Step) -> Iterator[Placed]:
-        """The work of a step in which names are saved, in place or not."""
+    def step_entries(self, step: Step) -> Iterator[PlacedEntry]:
+        """Yield the entries of a step that assign names: those of its `run` and the work of its cases."""
         if step.loop is None:
-            yield from placed(step.run or (), (*step.path, "run"))
+            yield from place_entries(step.run or (), (*step.path, "run"))
         for case in step.rule or ():
-            yield from (p for p in placed(case.run, (*case.path, "run")) if self.steps.target(p[1]) is None)
+            for path, entry in place_entries(case.run, (*case.path, "run")):
+                if self.symbols.target(entry) is None:
+                    yield path, entry
 
-    def of_run(self, run: Iterable[Placed]) -> int:
-        """What entries save."""
-        found = 0
+    def assigned_by_run(self, run: Iterable[PlacedEntry]) -> int:
+        """Return the names that entries assign."""
+        names = 0
         for _, entry in run:
-            found |= self.of_entry(entry)
-        return found
+            names |= self.assigned_by_entry(entry)
+        return names
 
-    def of_entry(self, entry: Entry) -> int:
-        found = 0
+    def assigned_by_entry(self, entry: Entry) -> int:
+        """Return the names that an entry assigns, itself or through the task that it calls."""
+        names = 0
         for name, _ in find_saved_names([entry]):
-            found |= self.bit(name)
-        if (task := called(entry)) is not None:
-            found |= self.by_task.get(task, 0)
-        return found
+            names |= self._bit_of(name)
+        if (task := called_task(entry)) is not None:
+            names |= self.by_task.get(task, 0)
+        return names
 
-    def place(self, run: Iterable[Placed], name: str) -> Saved:
-        """Where the first entry that saves a name says so."""
-        bit = self.bits[name]
-        path, entry = next(one for one in run if self.of_entry(one[1]) & bit)
-        for saved, place in find_saved_names([entry]):
-            if saved == name:
-                return Saved(place, is_key=place[-2] == "set")
-        return Saved(path if isinstance(entry, str) else (*path, "task"))
+    def find_site(self, run: Iterable[PlacedEntry], name: str) -> DefinitionSite:
+        """Return the first place in `run` that assigns a name. At least one entry must assign it."""
+        bit = self._bits[name]
+        path, entry = next(placed for placed in run if self.assigned_by_entry(placed[1]) & bit)
+        for saved_name, saved_path in find_saved_names([entry]):
+            if saved_name == name:
+                return DefinitionSite(saved_path, is_key=saved_path[-2] == "set")
+        return DefinitionSite(path if isinstance(entry, str) else (*path, "task"))
 
 
-def placed(entries: Iterable[Entry], path: DocumentPath) -> Iterator[Placed]:
-    """Entries with their places in the `run` at a path."""
+def place_entries(entries: Iterable[Entry], path: DocumentPath) -> Iterator[PlacedEntry]:
+    """Return the entries of the `run` at a path, each with its own path."""
     return (((*path, index), entry) for index, entry in enumerate(entries))
 
 
-def called(entry: Entry) -> str | None:
-    """The task that an entry calls other than in a loop; a name may turn out to be a step's."""
+def called_task(entry: Entry) -> str | None:
+    """Return the name of the task that an entry calls outside of a loop. It may be the name of a step."""
     if isinstance(entry, TaskEntry):
         return entry.task if entry.loop is None else None
     return entry if isinstance(entry, str) else None
 
 
-def repeated(masks: Mapping[str, int]) -> int:
-    """The bits that more than one of the masks has."""
-    once = twice = 0
+def bits_set_more_than_once(masks: Mapping[str, int]) -> int:
+    """Return the bits that at least two of the masks have.
+
+    >>> bits_set_more_than_once({"a": 0b011, "b": 0b110})
+    2
+    """
+    once = repeated = 0
     for mask in masks.values():
-        twice |= once & mask
+        repeated |= once & mask
         once |= mask
-    return twice
+    return repeated

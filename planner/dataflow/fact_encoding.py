@@ -1,8 +1,20 @@
-"""What templates need and tell, as bits of integers: a bit for every name, and for every step that has been visited.
+"""Fact encoding: number the facts of a playbook, and translate what templates require and imply to fact sets.
 
-What is given, and what nothing produces, has one only where a guard may ask for it. So has each outcome of a test that
-lasts (`noetl.planner.dataflow.correlation`), and each *clause*: where something is read only if something else is not there, or a test has turned
-out some way, what is needed is the one or the other.
+Problem: The solver works on fact sets (`int` used as bit sets), while narrowing works on accesses and
+conditions. Two things need facts of their own. A *condition* is a test of a constant value with its result: work
+done under it is often read under the same test. A *clause* is a disjunction: a template that reads `x` only if
+`y` is unassigned, or only if a test is true, requires "`x` is assigned, or `y` is, or the test is false".
+
+Algorithm: `FactEncoder` gives one bit to each name that is read and assigned somewhere, to each `steps.NAME`, to
+both results of each tracked test, and to each clause. `closures` maps a name or condition to its bit and those
+of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other direction: `(x or c)` with
+`not c`, or with `(x or not c)`, gives `x`.
+
+Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
+bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.
+
+Limits: Past `MAX_CLAUSES`, a conditional read counts as unconditional: a warning may be wrong, but no undefined
+name is missed. Past `MAX_CORRELATED_CLAUSES`, clauses are created only where a template needs them.
 """
 
 from __future__ import annotations
@@ -13,18 +25,18 @@ from itertools import accumulate, product
 from operator import or_
 from typing import NamedTuple
 
-from noetl.planner.dataflow.correlation import Conditions
-from noetl.planner.dataflow.definitions import called
+from noetl.planner.dataflow.correlation import ConditionCorrelation
+from noetl.planner.dataflow.definitions import called_task
 from noetl.planner.dataflow.narrowing import (
-    ANY,
-    NOTHING,
+    ANY_RESULT,
+    NO_FACTS,
     SUCCEEDED_RUN,
     Condition,
     Facts,
-    Need,
+    RequiredAccess,
     is_unconditional,
 )
-from noetl.planner.dataflow.transfer import EVERYTHING
+from noetl.planner.dataflow.transfer import ALL_FACTS
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.entries import find_saved_names
@@ -32,317 +44,357 @@ from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Step, 
 from noetl.planner.syntax.names import RESERVED
 from noetl.planner.templates.access_paths import AccessPath
 
+Alternative = str | Condition
+"""What satisfies a clause besides its name: the key of another name or step, or a condition."""
 
-def key_of(access: AccessPath) -> str | None:
-    """What has to have been produced for an access: a name, or `steps.NAME` for a step that has been visited."""
+MAX_CLAUSES = 1_000
+"""How many clauses get a bit. A read past this limit is encoded as unconditional."""
+
+MAX_CACHED_RESOLUTIONS = 10_000
+"""How many results of `FactEncoder.resolve` are cached."""
+
+MAX_CORRELATED_CLAUSES = 500
+"""How many pairs of a name and a condition get clauses before any template needs them."""
+
+
+def fact_key(access: AccessPath) -> str | None:
+    """Return what must be assigned for an access: a name, or `steps.NAME` for a step that must be visited.
+
+    >>> fact_key(("user", "id")), fact_key(("steps", "load", "result")), fact_key(("steps", "load", "status"))
+    ('user', 'steps.load', None)
+    """
     if access[0] != "steps":
         return access[0]
     return f"steps.{access[1]}" if len(access) > 2 and access[2] in ("result", "error") else None
 
 
-Alternative = str | Condition
-"""What makes it needless that something is there: the key of something else, or the outcome of a test."""
+class EncodedFacts(NamedTuple):
+    """`Facts` as fact sets: what is assigned, what is unassigned, and the possible results of the `run`."""
 
-MAX_CLAUSES = 1_000
-"""How many have a bit: beyond them something is taken to be needed whatever the others are."""
-
-
-MAX_CAME_TO = 10_000
-"""For how many sets of bits it is kept in mind what their clauses come to."""
-MAX_CORRELATED = 500
-"""How many names times outcomes of tests are looked at together."""
-
-
-class Known(NamedTuple):
-    """Facts as bits."""
-
-    there: int = 0
-    gone: int = 0
-    outcomes: int = ANY
+    assigned: int = 0
+    unassigned: int = 0
+    results: int = ANY_RESULT
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A template as bits: what it needs, and what it needs where something is known; all of it; what is known behind it."""
+class EncodedTemplate:
+    """A template as fact sets.
 
-    needs: int
-    conditional: tuple[tuple[int, Known], ...]
-    wanted: int
-    always: Known
-    true: Known
-    false: Known
-    asks_for_errors: bool = False
-
-
-class Readings:
-    """The templates of a playbook. `keys` are the keys of the bits, in order; that of a clause is what it wants. `bits` are those
-    of names and steps, all of which are in `plain`, `met` those of the outcomes of tests; `closed` are the bits that are there
-    with something, its own and those of clauses. `at_start` are the bits that are there when a run starts, `at_success` those
-    that are when it has succeeded, as far as that is known.
+    `required` must always hold. `conditional` holds pairs: facts that must hold only where the given facts do.
+    `read` is the union of both, and of what these clauses name. `always`, `true` and `false` are the facts after
+    any value, a true and a false one.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.names = subject.names
-        playbook = subject.playbook
-        self.takes_no_others = playbook.input is not None
+    required: int
+    conditional: tuple[tuple[int, EncodedFacts], ...]
+    read: int
+    always: EncodedFacts
+    true: EncodedFacts
+    false: EncodedFacts
+    reads_error_part: bool = False
+
+
+class FactEncoder:
+    """The numbering of the facts of a playbook.
+
+    `keys` holds the key of each bit in order: a name, `steps.NAME`, for a clause the name that it is about, and
+    `""` for a condition. `bits` are the bits of names and steps; `name_facts` is all of them. `condition_bits`
+    are those of conditions. `closures` maps a key or condition to all facts that hold where it does.
+    `at_start` holds when a run starts, `at_success` when a run has succeeded, as far as that is known.
+    """
+
+    def __init__(self, program: Subject) -> None:
+        self.symbols = program.names
+        playbook = program.playbook
+        self.has_declared_inputs = playbook.input is not None
         self.given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         self.keys: list[str] = []
         self.bits: dict[str, int] = {}
         self.saved = {
-            name for run in subject.runs() for name, _ in find_saved_names(run, in_loops=True)
+            name for run in program.runs() for name, _ in find_saved_names(run, in_loops=True)
         } - self.given
         self.at_start = self.at_success = 0
-        self.found: dict[tuple[str, frozenset[str], Facts], Reading] = {}
-        self.sure: dict[str, int] = {}
-        for use in subject.uses:
-            self.allot(use)
-        self.plain = (1 << len(self.keys)) - 1
-        self.met: dict[Condition, int] = {}
-        self.first_of_pairs = 0
-        self.resolutions: list[tuple[int, int, int]] = []
-        self.resolving = self.easing = self.relevant = 0
-        self.came_to: dict[int, int] = {}
+        self._encoded: dict[tuple[str, frozenset[str], Facts], EncodedTemplate] = {}
+        self._saved_by_task: dict[str, int] = {}
+        for use in program.uses:
+            self.assign_bits(use)
+        self.name_facts = (1 << len(self.keys)) - 1
+        self.condition_bits: dict[Condition, int] = {}
+        self._first_results = 0
+        self._resolutions: list[tuple[int, int, int]] = []
+        self._resolvable = self._weakenable = self._resolution_inputs = 0
+        self._resolution_cache: dict[int, int] = {}
         self.clauses: dict[tuple[str, frozenset[Alternative]], int] = {}
-        self.closed: dict[Alternative, int] = {}
-        self.closed.update(self.bits)
-        # Without keys there is nothing to find out.
-        self.conditions = Conditions(subject, subject.uses if self.keys else ())
-        for use in subject.uses if self.keys else ():
-            self.allot_clauses(use)
-        self.allot_correlated()
-        self.exclude()
+        self.closures: dict[Alternative, int] = {}
+        self.closures.update(self.bits)
+        # Without keys there is nothing to analyse.
+        self.correlation = ConditionCorrelation(program, program.uses if self.keys else ())
+        for use in program.uses if self.keys else ():
+            self.add_clauses(use)
+        self.add_correlated_clauses()
+        self.add_exclusions()
         self.find_resolutions()
-        self.at_start = self.together(key for key, bit in self.bits.items() if bit & self.at_start)
+        self.at_start = self.closure(key for key, bit in self.bits.items() if bit & self.at_start)
 
-    def know_success(self, bits: int) -> None:
-        """Take note of what is there when a run has succeeded."""
-        self.at_success = bits
-        self.found.clear()
+    def set_success_facts(self, facts: int) -> None:
+        """Set the facts that hold when a run has succeeded."""
+        self.at_success = facts
+        self._encoded.clear()
 
-    def allot(self, use: Use) -> None:
-        """Give a bit to everything that a template reads and something produces, and to any other name where a guard may ask for it."""
-        may_ask = "defined" in use.template.source
+    def assign_bits(self, use: Use) -> None:
+        """Assign a bit to each name that a template reads and the playbook assigns.
+
+        A name that is given, or that nothing assigns, needs a bit only if a guard may test whether it is defined.
+        """
+        may_test_definedness = "defined" in use.template.source
         for access in use.template.reads:
             key = access[0]
-            is_given = key in self.given and may_ask
-            is_nowhere = may_ask and self.takes_no_others and key not in RESERVED
-            if key == "steps" and len(access) > 2 and access[1] in self.names.steps:
+            is_given = key in self.given and may_test_definedness
+            is_never_assigned = may_test_definedness and self.has_declared_inputs and key not in RESERVED
+            if key == "steps" and len(access) > 2 and access[1] in self.symbols.steps:
                 key = f"steps.{access[1]}"
-            elif not (key in self.saved or is_given or is_nowhere) or key in use.local:
+            elif not (key in self.saved or is_given or is_never_assigned) or key in use.local:
                 continue
             if key not in self.bits:
                 self.bits[key] = 1 << len(self.keys)
                 self.keys.append(key)
                 self.at_start |= self.bits[key] if is_given else 0
 
-    def allot_clauses(self, use: Use) -> None:
-        """Give a bit to everything that a template needs only under conditions, and to the outcomes of its tests."""
-        around = self.conditions.around(use)
-        is_asked = self.conditions.is_asked(use)
-        if around is NOTHING and not is_asked and is_unconditional(use.template):
+    def add_clauses(self, use: Use) -> None:
+        """Add the clauses of a template, and the conditions that its value decides."""
+        context = self.correlation.surrounding_facts(use)
+        is_tracked = self.correlation.is_tracked_guard(use)
+        if context is NO_FACTS and not is_tracked and is_unconditional(use.template):
             return
-        found = self.conditions.implied(use)
-        if is_asked:
-            for facts in (found.true, found.false):
-                self.allot_outcomes(self.conditions.of(facts, use.local))
-        for need in found.needs:
-            wanted, alternatives = self.clause_of(need, around, use.local)
+        narrowing = self.correlation.narrow(use)
+        if is_tracked:
+            for facts in (narrowing.true, narrowing.false):
+                self.add_conditions(self.correlation.tracked_conditions(facts, use.local))
+        for required in narrowing.required:
+            name, alternatives = self.clause_of(required, context, use.local)
             if alternatives:
-                self.allot_clause(wanted, alternatives)
+                self.add_clause(name, alternatives)
 
-    def allot_clause(self, wanted: str, alternatives: frozenset[Alternative]) -> None:
-        if (wanted, alternatives) in self.clauses or len(self.clauses) >= MAX_CLAUSES:
+    def add_clause(self, name: str, alternatives: frozenset[Alternative]) -> None:
+        if (name, alternatives) in self.clauses or len(self.clauses) >= MAX_CLAUSES:
             return
-        self.allot_outcomes(one for one in alternatives if isinstance(one, Condition))
-        bit = self.clauses[wanted, alternatives] = self.new_bit(wanted)
-        for one in (wanted, *alternatives):
-            self.closed[one] |= bit
+        self.add_conditions(item for item in alternatives if isinstance(item, Condition))
+        bit = self.clauses[name, alternatives] = self._new_bit(name)
+        for item in (name, *alternatives):
+            self.closures[item] |= bit
 
-    def allot_correlated(self) -> None:
-        """Give bits to clauses that one step may bring about and the case of another one may resolve."""
+    def add_correlated_clauses(self) -> None:
+        """Add the clauses that one step may satisfy and a case of another step may resolve."""
         names = [name for name in self.saved if name in self.bits]
-        tests = [one for one in self.met if one.opposite in self.conditions.choosing]
-        if len(names) * len(tests) <= MAX_CORRELATED:
-            for name, one in product(sorted(names), tests):
-                self.allot_clause(name, frozenset((one,)))
+        conditions = [
+            condition
+            for condition in self.condition_bits
+            if condition.opposite in self.correlation.guard_conditions
+        ]
+        if len(names) * len(conditions) <= MAX_CORRELATED_CLAUSES:
+            for name, condition in product(sorted(names), conditions):
+                self.add_clause(name, frozenset((condition,)))
+
+    def add_conditions(self, conditions: Iterable[Condition]) -> None:
+        """Assign bits to both results of tests. The two bits of one test are adjacent."""
+        for condition in sorted(conditions):
+            if condition not in self.condition_bits:
+                for result in (condition, condition.opposite):
+                    self.condition_bits[result] = self.closures[result] = self._new_bit("")
+                self._first_results |= self.condition_bits[condition]
+
+    def add_exclusions(self) -> None:
+        """Extend the closures of equality tests: a value that equals one text equals no other text."""
+        equalities: dict[AccessPath, list[Condition]] = {}
+        for condition in self.condition_bits:
+            if condition.truth and condition.test[:4] in ("eq '", 'eq "'):
+                equalities.setdefault(condition.access, []).append(condition)
+        for conditions in equalities.values():
+            inequalities = [self.closures[condition.opposite] for condition in conditions]
+            before = accumulate([0, *inequalities[:-1]], or_)
+            after = reversed([*accumulate([0, *inequalities[:0:-1]], or_)])
+            for condition, earlier, later in zip(conditions, before, after, strict=True):
+                self.closures[condition] |= earlier | later
 
     def find_resolutions(self) -> None:
-        """Know what clauses of one test come to, where the test has turned out the other way or another clause says so of that."""
-        for (wanted, alternatives), bit in self.clauses.items():
-            for one in alternatives if len(alternatives) == 1 else ():
-                if isinstance(one, Condition):
-                    other = self.clauses.get((wanted, frozenset((one.opposite,))), 0)
-                    self.resolutions.append((bit, self.met[one.opposite] | other, self.closed[wanted]))
-                    self.resolving |= bit
-                    self.relevant |= bit | self.met[one.opposite] | other
-                    self.easing |= self.bits[wanted]
+        """Precompute resolution: `(name or c)` with `not c`, or with `(name or not c)`, gives `name`."""
+        for (name, alternatives), bit in self.clauses.items():
+            for condition in alternatives if len(alternatives) == 1 else ():
+                if isinstance(condition, Condition):
+                    opposite_clause = self.clauses.get((name, frozenset((condition.opposite,))), 0)
+                    resolvers = self.condition_bits[condition.opposite] | opposite_clause
+                    self._resolutions.append((bit, resolvers, self.closures[name]))
+                    self._resolvable |= bit
+                    self._resolution_inputs |= bit | resolvers
+                    self._weakenable |= self.bits[name]
 
-    def resolved(self, known: int) -> int:
-        """What is there for certain, with what its clauses come to."""
-        if not known & self.resolving or known == EVERYTHING:
-            return known
-        relevant = known & self.relevant
-        if relevant not in self.came_to:
-            found = relevant
-            for clause, others, also in self.resolutions:
-                if found & clause and found & others:
-                    found |= also
-            if len(self.came_to) >= MAX_CAME_TO:
-                self.came_to.clear()
-            self.came_to[relevant] = found
-        return known | self.came_to[relevant]
+    def resolve(self, facts: int) -> int:
+        """Return the facts together with those that follow from their clauses."""
+        if not facts & self._resolvable or facts == ALL_FACTS:
+            return facts
+        inputs = facts & self._resolution_inputs
+        if inputs not in self._resolution_cache:
+            resolved = inputs
+            for clause, resolvers, conclusion in self._resolutions:
+                if resolved & clause and resolved & resolvers:
+                    resolved |= conclusion
+            if len(self._resolution_cache) >= MAX_CACHED_RESOLUTIONS:
+                self._resolution_cache.clear()
+            self._resolution_cache[inputs] = resolved
+        return facts | self._resolution_cache[inputs]
 
-    def eased(self, lacking: int, known: int) -> int:
-        """What is needed where something is lacking and something is known: of what a clause would come to, the clause is enough."""
-        if lacking & self.easing:
-            for clause, others, _ in self.resolutions:
+    def weaken(self, missing: int, known: int) -> int:
+        """Weaken missing facts: where `name` is missing and `c` is known, the clause `(name or not c)` suffices."""
+        if missing & self._weakenable:
+            for clause, resolvers, _ in self._resolutions:
                 base = self.base(clause)
-                if lacking & base and known & others:
-                    lacking ^= base | clause
-        return lacking & ~known
+                if missing & base and known & resolvers:
+                    missing ^= base | clause
+        return missing & ~known
 
-    def allot_outcomes(self, conditions: Iterable[Condition]) -> None:
-        """Give bits to both outcomes of tests."""
-        for condition in sorted(conditions):
-            if condition not in self.met:
-                for one in (condition, condition.opposite):
-                    self.met[one] = self.closed[one] = self.new_bit("")
-                self.first_of_pairs |= self.met[condition]
+    def conditions_around(self, entry: DocumentPath) -> int:
+        """Return the conditions that hold where an entry does its work, as its own `if` says."""
+        return self.closure(self.correlation.context_facts.get(entry, NO_FACTS).conditions)
 
-    def met_around(self, entry: DocumentPath) -> int:
-        """How tests have turned out where the work of an entry is done, as its own guard tells."""
-        return self.together(self.conditions.contexts.get(entry, NOTHING).met)
+    def are_exclusive(self, facts: int, other_facts: int) -> bool:
+        """Return whether a test is true in one fact set and false in the other."""
+        first = self._first_results
+        return bool(first & facts & other_facts >> 1 or first & other_facts & facts >> 1)
 
-    def contradict(self, there: int, others: int) -> bool:
-        """Whether a test has turned out one way where some bits are there, and the other way where others are."""
-        first = self.first_of_pairs
-        return bool(first & there & others >> 1 or first & others & there >> 1)
-
-    def exclude(self) -> None:
-        """Know that what equals one text equals no other."""
-        equal: dict[AccessPath, list[Condition]] = {}
-        for condition in self.met:
-            if condition.truth and condition.test[:4] in ("eq '", 'eq "'):
-                equal.setdefault(condition.access, []).append(condition)
-        for same in equal.values():
-            opposites = [self.closed[one.opposite] for one in same]
-            before = accumulate([0, *opposites[:-1]], or_)
-            behind = reversed([*accumulate([0, *opposites[:0:-1]], or_)])
-            for one, earlier, later in zip(same, before, behind, strict=True):
-                self.closed[one] |= earlier | later
-
-    def new_bit(self, key: str) -> int:
+    def _new_bit(self, key: str) -> int:
         self.keys.append(key)
         return 1 << len(self.keys) - 1
 
     def clause_of(
-        self, need: Need, around: Facts, local: frozenset[str]
+        self, required: RequiredAccess, context: Facts, local_names: frozenset[str]
     ) -> tuple[str, frozenset[Alternative]]:
-        """What is needed, and what makes it needless: nothing where it is not looked after."""
-        wanted = key_of(need.access)
-        if wanted not in self.bits or wanted in local:
+        """Return the name and the alternatives of the clause for a required access; nothing if it has no bit."""
+        name = fact_key(required.access)
+        if name not in self.bits or name in local_names:
             return "", frozenset()
-        given = need.given & around
-        gone = {
-            key_of(access)
-            for access in given.gone
-            if (len(access) == 1 or access[0] == "steps") and access[0] not in local
+        given = required.given & context
+        unassigned = {
+            fact_key(access)
+            for access in given.unassigned
+            if (len(access) == 1 or access[0] == "steps") and access[0] not in local_names
         }
-        met = self.conditions.of(given, local)
-        return wanted, frozenset((*(key for key in gone if key in self.bits), *(one.opposite for one in met)))
+        conditions = self.correlation.tracked_conditions(given, local_names)
+        return name, frozenset(
+            (
+                *(key for key in unassigned if key in self.bits),
+                *(condition.opposite for condition in conditions),
+            )
+        )
 
     def key(self, bit: int) -> str:
+        """Return the key of a bit."""
         return self.keys[bit.bit_length() - 1]
 
     def base(self, bit: int) -> int:
-        """The bit of what a clause wants, or of a name or step itself."""
-        return bit if bit & self.plain else self.bits[self.key(bit)]
+        """Return the bit of the name that a clause is about, or the bit itself if it is that of a name."""
+        return bit if bit & self.name_facts else self.bits[self.key(bit)]
 
-    def of(self, use: Use) -> Reading:
-        """What a template needs and tells."""
+    def encode(self, use: Use) -> EncodedTemplate:
+        """Return what a template requires and implies, as fact sets."""
         template = use.template
-        around = self.conditions.around(use)
-        found = self.found.get((template.source, use.local, around))
-        if found is None:
-            if around is NOTHING and not self.conditions.is_asked(use) and is_unconditional(template):
-                needs = self.mask(template.reads, use.local)
-                known = Known(self.closed_mask(template.reads, use.local))
-                found = Reading(needs, (), needs, known, known, known)
+        context = self.correlation.surrounding_facts(use)
+        encoded = self._encoded.get((template.source, use.local, context))
+        if encoded is None:
+            is_tracked = self.correlation.is_tracked_guard(use)
+            if context is NO_FACTS and not is_tracked and is_unconditional(template):
+                required = self.mask(template.reads, use.local)
+                facts = EncodedFacts(self.access_closure(template.reads, use.local))
+                encoded = EncodedTemplate(required, (), required, facts, facts, facts)
             else:
-                found = self.conditional(use, around)
-            self.found[template.source, use.local, around] = found
-        return found
+                encoded = self._encode_conditional(use, context)
+            self._encoded[template.source, use.local, context] = encoded
+        return encoded
 
-    def conditional(self, use: Use, around: Facts) -> Reading:
-        found = self.conditions.implied(use)
-        needs = wanted = 0
+    def _encode_conditional(self, use: Use, context: Facts) -> EncodedTemplate:
+        narrowing = self.correlation.narrow(use)
+        required_facts = read = 0
         conditional = []
-        for need in found.needs:
-            own = self.mask((need.access,), use.local)
-            wanted |= own
-            clause = self.clauses.get(self.clause_of(need, around, use.local), own)
-            given = self.known(need.given, use.local)
-            if own & ~given.there and given.outcomes:
-                if given == Known():
-                    needs |= clause
+        for required in narrowing.required:
+            name_fact = self.mask((required.access,), use.local)
+            read |= name_fact
+            clause = self.clauses.get(self.clause_of(required, context, use.local), name_fact)
+            given = self._encode_facts(required.given, use.local)
+            if name_fact & ~given.assigned and given.results:
+                if given == EncodedFacts():
+                    required_facts |= clause
                 else:
                     conditional.append((clause, given))
         always, true, false = (
-            self.known(facts, use.local) for facts in (found.always, found.true, found.false)
+            self._encode_facts(facts, use.local)
+            for facts in (narrowing.always, narrowing.true, narrowing.false)
         )
-        for bits_, _ in conditional:
-            wanted |= bits_
-        return Reading(needs, tuple(conditional), needs | wanted, always, true, false, found.asks_for_errors)
+        for clause, _ in conditional:
+            read |= clause
+        return EncodedTemplate(
+            required_facts,
+            tuple(conditional),
+            required_facts | read,
+            always,
+            true,
+            false,
+            narrowing.reads_error_part,
+        )
 
-    def mask(self, accesses: Iterable[AccessPath], local: frozenset[str]) -> int:
-        found = 0
+    def mask(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> int:
+        """Return the bits of the names and steps that accesses need, without clauses."""
+        facts = 0
         for access in accesses:
             if access[0] == "steps":
-                found |= self.bits.get(key_of(access) or "", 0)
-            elif access[0] not in local:
-                found |= self.bits.get(access[0], 0)
-        return found
+                facts |= self.bits.get(fact_key(access) or "", 0)
+            elif access[0] not in local_names:
+                facts |= self.bits.get(access[0], 0)
+        return facts
 
-    def closed_mask(self, accesses: Iterable[AccessPath], local: frozenset[str]) -> int:
-        """The bits that are there with accesses that have a value."""
-        return self.together(key_of(access) or "" for access in accesses if access[0] not in local)
+    def access_closure(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> int:
+        """Return the facts that hold where accesses have a value."""
+        return self.closure(fact_key(access) or "" for access in accesses if access[0] not in local_names)
 
-    def together(self, keys: Iterable[Alternative]) -> int:
-        found = 0
-        for key in keys:
-            found |= self.closed.get(key, 0)
-        return found
+    def closure(self, items: Iterable[Alternative]) -> int:
+        """Return the facts that hold where names are assigned, steps visited and conditions hold."""
+        facts = 0
+        for item in items:
+            facts |= self.closures.get(item, 0)
+        return facts
 
-    def known(self, facts: Facts, local: frozenset[str]) -> Known:
-        there = self.closed_mask(facts.there, local)
-        there |= self.together(self.conditions.of(facts, local))
-        for access in facts.there:
-            if access[0] == "steps" and access[2:] == ("succeeded",) and access[1] in self.names.steps:
-                there |= self.surely_saved(self.names.steps[access[1]])
+    def _encode_facts(self, facts: Facts, local_names: frozenset[str]) -> EncodedFacts:
+        assigned = self.access_closure(facts.assigned, local_names)
+        assigned |= self.closure(self.correlation.tracked_conditions(facts, local_names))
+        for access in facts.assigned:
+            is_success = access[0] == "steps" and access[2:] == ("succeeded",)
+            if is_success and access[1] in self.symbols.steps:
+                assigned |= self.saved_on_success(self.symbols.steps[access[1]])
             elif access == SUCCEEDED_RUN:
-                there |= self.at_success
-        gone = self.mask((access for access in facts.gone if len(access) == 1 or access[0] == "steps"), local)
-        return Known(there, gone, facts.outcomes)
+                assigned |= self.at_success
+        unassigned = self.mask(
+            (access for access in facts.unassigned if len(access) == 1 or access[0] == "steps"), local_names
+        )
+        return EncodedFacts(assigned, unassigned, facts.results)
 
-    def surely_saved(self, step: Step) -> int:
-        """What a step has saved whenever it has succeeded."""
-        return 0 if step.loop is not None else self.surely_saved_by(step.run or ())
+    def saved_on_success(self, step: Step) -> int:
+        """Return what a step has assigned whenever its `run` has succeeded."""
+        return 0 if step.loop is not None else self._saved_on_success(step.run or ())
 
-    def surely_saved_by(self, run: Iterable[Entry]) -> int:
-        found = 0
+    def _saved_on_success(self, run: Iterable[Entry]) -> int:
+        facts = 0
         for entry in run:
             if isinstance(entry, ActionEntry | TaskEntry):
                 if entry.if_ not in (None, True) or entry.on_error is not None:
                     continue
-                found |= self.saves(entry)
-            if (task := called(entry)) is not None and task in self.names.tasks:
-                if task not in self.sure:
-                    self.sure[task] = self.surely_saved_by(self.names.tasks[task].run)
-                found |= self.sure[task]
-        return found
+                facts |= self.saved_by(entry)
+            if (task := called_task(entry)) is not None and task in self.symbols.tasks:
+                if task not in self._saved_by_task:
+                    self._saved_by_task[task] = self._saved_on_success(self.symbols.tasks[task].run)
+                facts |= self._saved_by_task[task]
+        return facts
 
-    def saves(self, entry: Entry, *, in_loops: bool = False) -> int:
-        found = 0
-        for name, _ in find_saved_names([entry], in_loops=in_loops):
-            found |= self.closed.get(name, 0)
-        return found
+    def saved_by(self, entry: Entry) -> int:
+        """Return what an entry itself assigns."""
+        facts = 0
+        for name, _ in find_saved_names([entry]):
+            facts |= self.closures.get(name, 0)
+        return facts

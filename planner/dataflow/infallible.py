@@ -1,4 +1,4 @@
-"""What cannot fail: work and guards so simple that, if what they read is there, they always come to an end."""
+"""Infallible work: actions and templates that cannot fail if all that they read is assigned."""
 
 from __future__ import annotations
 
@@ -11,46 +11,63 @@ from noetl.planner.syntax.models import ActionEntry
 from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_access_path
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
-SAFE_ACTIONS = frozenset({"set", "log"})
-_PARTS = {"input": 2, "environment": 2, "args": 2, "run": 2, "step": 2, "loop": 2, "result": 2, "steps": 3}
-_SAFE_NODES = (
+INFALLIBLE_ACTIONS = frozenset({"set", "log"})
+_DEFINED_LENGTHS = {
+    "input": 2,
+    "environment": 2,
+    "args": 2,
+    "run": 2,
+    "step": 2,
+    "loop": 2,
+    "result": 2,
+    "steps": 3,
+}
+"""How long an access may be for each root without looking inside of a value. Other roots: 1."""
+
+_INFALLIBLE_NODES = (
     nodes.Output,
     nodes.TemplateData,
     nodes.Const,
     nodes.And,
     nodes.Or,
     nodes.Not,
-    nodes.CondExpr,
     nodes.Concat,
+    nodes.Operand,
 )
-_SAFE_TESTS = frozenset({"defined", "undefined", "none"})
-_SAFE_OPERATORS = frozenset({"eq", "ne"})
+_INFALLIBLE_TESTS = frozenset({"defined", "undefined", "none"})
+_INFALLIBLE_OPERATORS = frozenset({"eq", "ne"})
 
 
-def is_harmless(template: Template) -> bool:
-    """Whether a template has a value wherever all that it reads has one."""
-    return all(map(_is_whole, template.reads)) and (
-        template.has_only_accesses or template.is_access or _is_simple(template.source)
+def is_infallible(template: Template) -> bool:
+    """Return whether a template has a value wherever all that it reads has one.
+
+    >>> is_infallible(parse_template("{{ a == 1 and b is defined }}"))
+    True
+    >>> is_infallible(parse_template("{{ a.b }}")), is_infallible(parse_template("{{ a + 1 }}"))
+    (False, False)
+    """
+    return all(map(_reads_no_part, template.reads)) and (
+        template.has_only_accesses or template.is_access or _has_infallible_nodes(template.source)
     )
 
 
-def is_harmless_text(text: str) -> bool:
-    """The same of a text, which may have no templates."""
+def is_infallible_text(text: str) -> bool:
+    """Return the same for a text, which may contain no template."""
     if not has_template(text):
         return True
     try:
-        return is_harmless(parse_template(text))
+        return is_infallible(parse_template(text))
     except TemplateProblem:
         return False
 
 
-def is_harmless_action(entry: ActionEntry) -> bool:
-    """Whether an action only puts values together that are there."""
+def is_infallible_action(entry: ActionEntry) -> bool:
+    """Return whether an action only evaluates infallible templates."""
     return (
-        entry.action in SAFE_ACTIONS
+        entry.action in INFALLIBLE_ACTIONS
         and entry.loop is None
-        and (not isinstance(entry.if_, str) or is_harmless_text(entry.if_))
-        and all(map(is_harmless_text, _texts(entry.parameters)))
+        and (not isinstance(entry.if_, str) or is_infallible_text(entry.if_))
+        and all(map(is_infallible_text, _texts(entry.parameters)))
     )
 
 
@@ -65,32 +82,35 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(item)
 
 
-def _is_whole(access: AccessPath) -> bool:
-    """Whether nothing is looked for inside of a value."""
-    return len(access) <= _PARTS.get(access[0], 1) and access[0] not in ("secrets", "callback")
+def _reads_no_part(access: AccessPath) -> bool:
+    """Return whether an access reads a whole value. A part of a value may be missing."""
+    return len(access) <= _DEFINED_LENGTHS.get(access[0], 1) and access[0] not in ("secrets", "callback")
 
 
 @lru_cache(maxsize=16_384)
-def _is_simple(source: str) -> bool:
-    return parse_template(source).inspect_nodes(_are_simple)
+def _has_infallible_nodes(source: str) -> bool:
+    return parse_template(source).inspect_nodes(_are_infallible)
 
 
-def _are_simple(body: Sequence[nodes.Node]) -> bool:
+def _are_infallible(body: Sequence[nodes.Node]) -> bool:
     stack = list(body)
     while stack:
         node = stack.pop()
         if find_access_path(node) is not None:
             continue
-        safe = (
-            isinstance(node, _SAFE_NODES)
-            or (isinstance(node, nodes.Test) and node.name in _SAFE_TESTS)
-            or (isinstance(node, nodes.Filter) and node.name in ("default", "d"))
-            or (
-                isinstance(node, nodes.Compare) and all(operand.op in _SAFE_OPERATORS for operand in node.ops)
-            )
-            or isinstance(node, nodes.Operand)
-        )
-        if not safe or (isinstance(node, nodes.CondExpr) and node.expr2 is None):
+        if not _is_infallible_node(node):
             return False
         stack += child_nodes(node)
     return True
+
+
+def _is_infallible_node(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.CondExpr):
+        return node.expr2 is not None
+    if isinstance(node, nodes.Test):
+        return node.name in _INFALLIBLE_TESTS
+    if isinstance(node, nodes.Filter):
+        return node.name in ("default", "d")
+    if isinstance(node, nodes.Compare):
+        return all(operand.op in _INFALLIBLE_OPERATORS for operand in node.ops)
+    return isinstance(node, _INFALLIBLE_NODES)

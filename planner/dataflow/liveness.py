@@ -1,4 +1,19 @@
-"""Which names a branch carries with it: those that were saved on some way to a step and are read on some way from it."""
+"""Live names: the names that a branch must carry from step to step.
+
+Problem: A branch passes on, from step to step, pointers to the visits that hold the names which are still read.
+The plan stores these names for each step. A name is live at a step if it may be assigned before it and may be
+read at it or after it.
+
+Algorithm: Live-variable analysis (Allen and Cocke 1976) intersected with reaching definitions, on the
+condensation of the control-flow graph: one forward and one backward pass over the strongly connected components
+in topological order. All steps of one component have the same live names.
+
+Cost: Linear in the number of edges, with one operation on a set of names per edge. The size of the result grows
+with steps times names, so `MAX_LIVE_NAMES` bounds it.
+
+Limits: Past `MAX_LIVE_NAMES`, the playbook is rejected (NP701). In sequential mode any step may run before any
+other, so every name that is assigned and read somewhere is live everywhere.
+"""
 
 from __future__ import annotations
 
@@ -6,74 +21,74 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from noetl.planner.graph.cfg import Flow
 
-MAX_HANDED = 2_500_000
-"""How many names may be handed to all steps together: a plan keeps for each step which it takes."""
+MAX_LIVE_NAMES = 2_500_000
+"""How many pairs of a step and a live name a plan may have."""
 
-
-TOO_MANY = f"branches would have to carry more than {MAX_HANDED:,} names past steps in all"
+TOO_MANY_LIVE_NAMES = f"too many names are live across steps (limit: {MAX_LIVE_NAMES:,} name-step pairs)"
 SAVE_TOGETHER = "save several values under one name as an object"
 
 
-class TooManyNamesError(Exception):
-    """The names handed to the steps pass `MAX_HANDED`."""
+class TooManyLiveNamesError(Exception):
+    """The live names of all steps exceed `MAX_LIVE_NAMES`."""
 
 
-def names_handed_on(
-    flow: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+def find_live_names(
+    cfg: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
 ) -> dict[str, frozenset[str]]:
-    """For every step that can be reached, the names that may be saved before it and are read at it or behind it.
+    """Return the live names of each reachable step.
 
     Raises:
-        TooManyNamesError: there are so many that time and the size of the plan would grow with the square of its steps.
+        TooManyLiveNamesError: there are more than `MAX_LIVE_NAMES`.
     """
-    names = sorted({name for step in flow.reachable for name in reads[step]})
-    sets = _NameSets(names)
-    read = [sets.pack(name for step in component for name in reads[step]) for component in flow.components]
-    saved = [sets.pack(name for step in component for name in saves[step]) for component in flow.components]
-    behind = [
-        {flow.component[target] for step in component for target in flow.graph.successors(step)} - {index}
-        for index, component in enumerate(flow.components)
+    bits = _NameBits(sorted({name for step in cfg.reachable for name in reads[step]}))
+    read = [bits.pack(name for step in component for name in reads[step]) for component in cfg.components]
+    saved = [bits.pack(name for step in component for name in saves[step]) for component in cfg.components]
+    successors = [
+        {cfg.component[target] for step in component for target in cfg.graph.successors(step)} - {index}
+        for index, component in enumerate(cfg.components)
     ]
-    before = [0] * len(behind)
-    for index in reversed(range(len(behind))):
-        if any(map(flow.is_cyclic, flow.components[index])):
-            before[index] |= saved[index]
-        for following in behind[index]:
-            before[following] |= before[index] | saved[index]
-    wanted = list(read)
-    for index, followers in enumerate(behind):
-        for following in followers:
-            wanted[index] |= wanted[following]
-    packed = [b & w for b, w in zip(before, wanted, strict=True)]
-    if sum(p.bit_count() * len(c) for p, c in zip(packed, flow.components, strict=True)) > MAX_HANDED:
-        raise TooManyNamesError
-    handed = [frozenset(sets.unpack(names)) for names in packed]
-    return {step: handed[index] for step, index in flow.component.items()}
+    assigned_before = [0] * len(successors)
+    for index in reversed(range(len(successors))):
+        if any(map(cfg.is_cyclic, cfg.components[index])):
+            assigned_before[index] |= saved[index]
+        for successor in successors[index]:
+            assigned_before[successor] |= assigned_before[index] | saved[index]
+    read_later = list(read)
+    for index, following in enumerate(successors):
+        for successor in following:
+            read_later[index] |= read_later[successor]
+    live = [before & later for before, later in zip(assigned_before, read_later, strict=True)]
+    pairs = sum(
+        names.bit_count() * len(component) for names, component in zip(live, cfg.components, strict=True)
+    )
+    if pairs > MAX_LIVE_NAMES:
+        raise TooManyLiveNamesError
+    by_component = [frozenset(bits.unpack(names)) for names in live]
+    return {step: by_component[index] for step, index in cfg.component.items()}
 
 
-def names_in_turns(
-    flow: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+def find_live_names_in_sequential_mode(
+    cfg: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
 ) -> dict[str, frozenset[str]]:
-    """The same where branches go one after another: a step takes whatever is saved anywhere and read anywhere, since any
-    step may come before any other.
+    """Return the live names of each reachable step in sequential mode, where they are the same everywhere.
 
     Raises:
-        TooManyNamesError: as for branches that go together.
+        TooManyLiveNamesError: there are more than `MAX_LIVE_NAMES`.
     """
-    read = {name for step in flow.reachable for name in reads[step]}
-    names = frozenset(read & {name for step in flow.reachable for name in saves[step]})
-    if are_too_many_in_turns(flow, names):
-        raise TooManyNamesError
-    return dict.fromkeys(flow.reachable, names)
+    read = {name for step in cfg.reachable for name in reads[step]}
+    names = frozenset(read & {name for step in cfg.reachable for name in saves[step]})
+    if exceeds_limit_in_sequential_mode(cfg, names):
+        raise TooManyLiveNamesError
+    return dict.fromkeys(cfg.reachable, names)
 
 
-def are_too_many_in_turns(flow: Flow, names: Collection[str]) -> bool:
-    """Whether names that are saved and read somewhere are too many, where branches go one after another."""
-    return len(names) * len(flow.reachable) > MAX_HANDED
+def exceeds_limit_in_sequential_mode(cfg: Flow, names: Collection[str]) -> bool:
+    """Return whether these names, live at every step, exceed `MAX_LIVE_NAMES`."""
+    return len(names) * len(cfg.reachable) > MAX_LIVE_NAMES
 
 
-class _NameSets:
-    """Sets of names as integers with a bit for each: every step has one that may hold most of the names."""
+class _NameBits:
+    """Sets of names as integers with one bit per name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

@@ -1,7 +1,20 @@
-"""What a template needs, and what is known once it has been evaluated.
+"""Narrowing: what a template requires, and what is known after it has been evaluated.
 
-An expression reads some names whatever happens, and others only where a condition before them was true. If a guard is
-true, then what it has read was there, and `x is defined` was not in vain; whether the step has failed may be known too.
+Problem: An expression reads some names always, and others only if a condition before them was true. A guard
+that is true (or false) also says something: that `x is defined` held, that the step has failed, or that
+`mode == 'full'`. The other analyses need both: the accesses that must have a value, each with the facts that
+hold where it is read, and the facts that follow from the value of the template.
+
+Algorithm: Flow typing, also called occurrence typing (Tobin-Hochstadt and Felleisen 2010), over the syntax tree
+of one Jinja2 template. `_Reader.require` walks down and carries the facts that hold so far. `_Reader.after`
+gives the facts after any evaluation of a node, `_Reader.when` those after it was true or false. `and` joins
+facts by conjunction, `or` by intersection.
+
+Cost: Linear in the size of the template. The facts of each node are kept; without that, the time would double
+with each `and` inside an `or`. Results are cached by the text of the template.
+
+Limits: Facts are about single accesses and comparisons with constants. Arithmetic and comparisons of two
+accesses give no facts, which is sound: a missing fact only makes later analyses less precise.
 """
 
 from __future__ import annotations
@@ -22,23 +35,27 @@ from noetl.planner.templates.access_paths import (
 )
 from noetl.planner.templates.template import Template, parse_template
 
-SUCCEEDED, FAILED, FORGIVEN = 1, 2, 4
-UNFAILED = SUCCEEDED | FORGIVEN
-ANY = UNFAILED | FAILED
+SUCCEEDED, FAILED, TOLERATED = 1, 2, 4
+"""The results of a `run`, as bits. `TOLERATED` is a failure after which `on_error: continue` goes on."""
+NOT_FAILED = SUCCEEDED | TOLERATED
+ANY_RESULT = NOT_FAILED | FAILED
 
 ERRORS: tuple[AccessPath, ...] = (("error",), ("result", "error"))
 SUCCESS: AccessPath = ("result", "success")
 SUCCEEDED_RUN: AccessPath = ("run", "succeeded")
-"""Stands among facts for a run that has succeeded."""
+"""A pseudo-access among the assigned ones: the whole run has succeeded."""
 
-_TELLING = frozenset({"error", "result", "steps"})
+_RESULT_NAMES = frozenset({"error", "result", "steps"})
 _CONDITIONAL = re.compile(
     r"\b(?:and|or|not|is|if|in|default|d|error|result|steps|true|false|none)\b|\{%", re.IGNORECASE
 )
 
 
 class Condition(NamedTuple):
-    """A test of one access, and how it has turned out: `== 'full'`, of `("input", "mode")`. Without a test it is its truth."""
+    """A test of one access together with its truth value.
+
+    `test` is an operator with a constant, for example `eq 'full'`, or empty for the truth of the value itself.
+    """
 
     access: AccessPath
     test: str
@@ -46,90 +63,101 @@ class Condition(NamedTuple):
 
     @property
     def opposite(self) -> Condition:
+        """The same test with the opposite truth value."""
         return self._replace(truth=not self.truth)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known at a place: accesses that have a value, accesses that have none, and whether the `run` of the step may have
-    succeeded, failed, or ended in a failure that is forgiven, as bits. With none of them the place is never reached. `met` is
-    how tests have turned out.
+    """Facts that hold at one place.
 
-    `("steps", NAME, "succeeded")` among those that have a value says that the last visit of a step has succeeded.
+    `assigned` are the accesses that have a value, `unassigned` those that have none. `results` are the possible
+    results of the step's `run`, as bits; without any of them the place is unreachable. `conditions` are tests
+    whose truth value is known.
+
+    `("steps", NAME, "succeeded")` in `assigned` says that the last visit of a step has succeeded.
     """
 
-    there: frozenset[AccessPath] = frozenset()
-    gone: frozenset[AccessPath] = frozenset()
-    outcomes: int = ANY
-    met: frozenset[Condition] = frozenset()
+    assigned: frozenset[AccessPath] = frozenset()
+    unassigned: frozenset[AccessPath] = frozenset()
+    results: int = ANY_RESULT
+    conditions: frozenset[Condition] = frozenset()
 
     def __and__(self, other: Facts) -> Facts:
-        """Both hold."""
-        if other is NOTHING:
+        """Return the facts that hold where both hold."""
+        if other is NO_FACTS:
             return self
         return Facts(
-            self.there | other.there,
-            self.gone | other.gone,
-            self.outcomes & other.outcomes,
-            self.met | other.met,
+            self.assigned | other.assigned,
+            self.unassigned | other.unassigned,
+            self.results & other.results,
+            self.conditions | other.conditions,
         )
 
     def __or__(self, other: Facts) -> Facts:
-        """One of them holds. What cannot be has no say."""
-        if not self.outcomes or not other.outcomes:
-            return self if self.outcomes else other
+        """Return the facts that hold where at least one of both holds. An unreachable one does not count."""
+        if not self.results or not other.results:
+            return self if self.results else other
         return Facts(
-            self.there & other.there,
-            self.gone & other.gone,
-            self.outcomes | other.outcomes,
-            self.met & other.met,
+            self.assigned & other.assigned,
+            self.unassigned & other.unassigned,
+            self.results | other.results,
+            self.conditions & other.conditions,
         )
 
 
-NOTHING = Facts()
-NEVER = Facts(outcomes=0)
+NO_FACTS = Facts()
+UNREACHABLE = Facts(results=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """An access that must have a value, where it stands in the text, and what is known when it is read."""
+class RequiredAccess:
+    """An access that must have a value, its offset in the text, and the facts that hold where it is read."""
 
     access: AccessPath
     offset: int
-    given: Facts = NOTHING
+    given: Facts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
-class Implied:
-    """The needs of a template, and what is known where it has a value: any, a true one, or a false one."""
+class Narrowing:
+    """The required accesses of a template, and the facts after any value, a true value and a false value."""
 
-    needs: tuple[Need, ...]
+    required: tuple[RequiredAccess, ...]
     always: Facts
     true: Facts
     false: Facts
 
     @property
-    def asks_for_errors(self) -> bool:
-        """Whether it reads a part of an error that there may not be: a guard is not true then."""
+    def reads_error_part(self) -> bool:
+        """Whether the template reads a part of an error. Without an error, such a guard is false."""
         return any(
-            need.access[: len(error)] == error != need.access for need in self.needs for error in ERRORS
+            required.access[: len(error)] == error != required.access
+            for required in self.required
+            for error in ERRORS
         )
 
 
-def implied(template: Template) -> Implied:
-    """What a template needs and implies."""
-    return _implied(template.source)
+def narrow(template: Template) -> Narrowing:
+    """Return the required accesses of a template and the facts that follow from its value.
+
+    >>> [required.access for required in narrow(parse_template("{{ a is defined and a > b }}")).required]
+    [('a',), ('b',)]
+    >>> sorted(narrow(parse_template("{{ a is defined and b }}")).true.assigned)
+    [('a',), ('b',)]
+    """
+    return _narrow(template.source)
 
 
-def implied_by_guard(template: Template) -> Implied:
-    """The same of a guard, with what its own outcome says of the values that it tests."""
-    return _read(template.source) if is_unconditional(template) else _implied(template.source)
+def narrow_guard(template: Template) -> Narrowing:
+    """Return the same for a guard, always with the conditions that its truth value gives."""
+    return _read(template.source) if is_unconditional(template) else _narrow(template.source)
 
 
 def is_unconditional(template: Template) -> bool:
-    """Whether a template needs all that it reads, whatever its value, and says nothing of outcomes."""
+    """Return whether a template requires all that it reads, and its value says nothing about results."""
     if template.has_only_accesses or template.access_path is not None:
-        return template.access_path is None or template.access_path[0] not in _TELLING
+        return template.access_path is None or template.access_path[0] not in _RESULT_NAMES
     return not _is_conditional(template.source)
 
 
@@ -138,239 +166,249 @@ def _is_conditional(source: str) -> bool:
     return _CONDITIONAL.search(source) is not None
 
 
-def provides_for(template: Template, *access: str) -> bool:
-    """Whether a text that reads an access provides for its having no value, wherever it does."""
-    return not is_unconditional(template) and access not in _needed(template.source)
+def handles_undefined(template: Template, *access: str) -> bool:
+    """Return whether a template that reads an access can be evaluated where the access has no value.
+
+    >>> handles_undefined(parse_template("{{ a | default(1) }}"), "a")
+    True
+    >>> handles_undefined(parse_template("{{ a + 1 }}"), "a")
+    False
+    """
+    return not is_unconditional(template) and access not in _required_with_prefixes(template.source)
 
 
 @lru_cache(maxsize=65_536)
-def _needed(source: str) -> frozenset[AccessPath]:
-    """The accesses that a template needs, and all that they look into."""
-    return frozenset().union(*(_with_parts(need.access) for need in _implied(source).needs))
+def _required_with_prefixes(source: str) -> frozenset[AccessPath]:
+    """Return the required accesses of a template and all their prefixes."""
+    return frozenset().union(*(_prefixes(required.access) for required in _narrow(source).required))
 
 
 @lru_cache(maxsize=65_536)
-def _implied(source: str) -> Implied:
+def _narrow(source: str) -> Narrowing:
     template = parse_template(source)
     if is_unconditional(template):
         facts = Facts(frozenset(template.reads))
-        return Implied(tuple(Need(*read) for read in template.reads.items()), facts, facts, facts)
+        return Narrowing(tuple(RequiredAccess(*read) for read in template.reads.items()), facts, facts, facts)
     return _read(source)
 
 
 @lru_cache(maxsize=65_536)
-def _read(source: str) -> Implied:
+def _read(source: str) -> Narrowing:
     template = parse_template(source)
     return template.inspect_nodes(_Reader(template).read)
 
 
 class _Reader:
-    """Reads the nodes of a template. `inside` are the names that it binds itself, `known` is what has been found of nodes: once
-    they are evaluated, and once they are true or false. Without it, the time would double with each `and` in an `or`.
+    """Walks the nodes of one template.
+
+    `bound` are the ids of the name nodes that the template binds itself. `known` caches facts by the id of the
+    node and its truth value, `None` for any value.
     """
 
     def __init__(self, template: Template) -> None:
         self.template = template
-        self.inside: frozenset[int] = frozenset()
-        self.needs: list[Need] = []
+        self.bound: frozenset[int] = frozenset()
+        self.required: list[RequiredAccess] = []
         self.known: dict[tuple[int, bool | None], Facts] = {}
 
-    def read(self, body: Sequence[nodes.Node]) -> Implied:
-        self.inside = find_local_names(body)
-        self.need_in_turn(body, NOTHING)
-        needs = tuple(self.needs)
-        always = self.certain_in_turn(body)
+    def read(self, body: Sequence[nodes.Node]) -> Narrowing:
+        self.bound = find_local_names(body)
+        self.require_all(body, NO_FACTS)
+        required = tuple(self.required)
+        always = self.after_all(body)
         if not self.template.is_expression:
-            return Implied(needs, always, always, always)
+            return Narrowing(required, always, always, always)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         (expression,) = (node for node in outputs if not isinstance(node, nodes.TemplateData))
-        return Implied(
-            needs, always, self.implied(expression, truth=True), self.implied(expression, truth=False)
+        return Narrowing(
+            required, always, self.when(expression, truth=True), self.when(expression, truth=False)
         )
 
     def access(self, node: nodes.Node) -> AccessPath | None:
-        """The access to something from outside that a node is."""
+        """Return the access of a node, if it reads something from outside of the template."""
         access = find_access_path(node)
         return (
-            access if access in self.template.reads and id(find_root_name(node)) not in self.inside else None
+            access if access in self.template.reads and id(find_root_name(node)) not in self.bound else None
         )
 
-    def need_in_turn(self, nodes_: Iterable[nodes.Node], given: Facts) -> None:
-        for node in nodes_:
-            self.need(node, given)
-            outcomes = given.outcomes & self.certain(node).outcomes
-            if outcomes != given.outcomes:
-                given = replace(given, outcomes=outcomes)
+    def require_all(self, sequence: Iterable[nodes.Node], given: Facts) -> None:
+        """Add what nodes require that are evaluated in this order."""
+        for node in sequence:
+            self.require(node, given)
+            results = given.results & self.after(node).results
+            if results != given.results:
+                given = replace(given, results=results)
 
-    def need(self, node: nodes.Node, given: Facts) -> None:
-        """Add what a node needs, where something is known already."""
+    def require(self, node: nodes.Node, given: Facts) -> None:
+        """Add what a node requires, where `given` holds before it."""
         access = self.access(node)
         if access is not None:
-            if access not in given.there:
-                self.needs.append(Need(access, find_root_name(node).lineno, given))
+            if access not in given.assigned:
+                self.required.append(RequiredAccess(access, find_root_name(node).lineno, given))
         elif isinstance(node, nodes.And | nodes.Or):
-            self.need(node.left, given)
-            self.need(node.right, given & self.implied(node.left, truth=isinstance(node, nodes.And)))
+            self.require(node.left, given)
+            self.require(node.right, given & self.when(node.left, truth=isinstance(node, nodes.And)))
         elif isinstance(node, nodes.CondExpr | nodes.If):
-            self.need(node.test, given)
-            self.need_in_branches(node, given)
+            self.require(node.test, given)
+            self.require_in_branches(node, given)
         elif isinstance(node, nodes.For):
-            self.need(node.iter, given)
-            given &= self.certain(node.iter)
+            self.require(node.iter, given)
+            given &= self.after(node.iter)
             for part in ([node.test] if node.test is not None else [], node.body, node.else_):
-                self.need_in_turn(part, given)
-        elif (asked := self.asked(node)) is not None:
-            if len(asked) > 1 and asked[:-1] not in given.there:
-                self.needs.append(Need(asked[:-1], find_root_name(node.node).lineno, given))  # type: ignore[attr-defined]
-            if isinstance(node, nodes.Filter) and self.may_be_undefined(node):
-                given &= Facts(gone=frozenset((asked,)))
-            self.need_in_turn(child_nodes(node)[1:], given)
+                self.require_all(part, given)
+        elif (tested := self.tested_for_value(node)) is not None:
+            if len(tested) > 1 and tested[:-1] not in given.assigned:
+                offset = find_root_name(node.node).lineno  # type: ignore[attr-defined]
+                self.required.append(RequiredAccess(tested[:-1], offset, given))
+            if isinstance(node, nodes.Filter) and self.accepts_undefined_default(node):
+                given &= Facts(unassigned=frozenset((tested,)))
+            self.require_all(child_nodes(node)[1:], given)
         else:
-            self.need_in_turn(child_nodes(node), given)
+            self.require_all(child_nodes(node), given)
 
-    def need_in_branches(self, node: nodes.CondExpr | nodes.If, given: Facts) -> None:
-        true = given & self.implied(node.test, truth=True)
-        false = given & self.implied(node.test, truth=False)
+    def require_in_branches(self, node: nodes.CondExpr | nodes.If, given: Facts) -> None:
+        true = given & self.when(node.test, truth=True)
+        false = given & self.when(node.test, truth=False)
         if isinstance(node, nodes.CondExpr):
-            self.need(node.expr1, true)
+            self.require(node.expr1, true)
             if node.expr2 is not None:
-                self.need(node.expr2, false)
+                self.require(node.expr2, false)
             return
-        self.need_in_turn(node.body, true)
+        self.require_all(node.body, true)
         for branch in node.elif_:
-            self.need(branch, false)
-            false &= self.implied(branch.test, truth=False)
-        self.need_in_turn(node.else_, false)
+            self.require(branch, false)
+            false &= self.when(branch.test, truth=False)
+        self.require_all(node.else_, false)
 
-    def asked(self, node: nodes.Node) -> AccessPath | None:
-        """The access that a node asks after, so that it need not have a value: in `x is defined` and `x | default(1)`."""
+    def tested_for_value(self, node: nodes.Node) -> AccessPath | None:
+        """Return the access that may be unassigned because of this node, as in `x is defined`, `x | default(1)`."""
         is_default = isinstance(node, nodes.Filter) and node.name in ("default", "d")
-        is_asked = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
-        return self.access(child_nodes(node)[0]) if is_default or is_asked else None
+        is_definedness_test = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
+        return self.access(child_nodes(node)[0]) if is_default or is_definedness_test else None
 
-    def may_be_undefined(self, node: nodes.Node) -> bool:
-        """Whether the `default` of a node need not have a value where it is not taken: it is handed over, and not looked into."""
-        if (
-            not isinstance(node, nodes.Filter)
-            or self.asked(node) is None
-            or len(node.args) != 1
-            or node.kwargs
-        ):
+    def accepts_undefined_default(self, node: nodes.Node) -> bool:
+        """Return whether the argument of `default` may be undefined where it is not used: it is only passed on."""
+        if not isinstance(node, nodes.Filter) or self.tested_for_value(node) is None:
+            return False
+        if len(node.args) != 1 or node.kwargs:
             return False
         access = self.access(node.args[0])
-        return (
-            self.may_be_undefined(node.args[0])
-            if access is None
-            else len(access) == (3 if access[0] == "steps" else 1)
+        if access is None:
+            return self.accepts_undefined_default(node.args[0])
+        return len(access) == (3 if access[0] == "steps" else 1)
+
+    def after_all(self, sequence: Iterable[nodes.Node]) -> Facts:
+        """Return the facts after all these nodes have been evaluated."""
+        parts = [facts for node in sequence if (facts := self.after(node)) is not NO_FACTS]
+        if len(parts) < 2:
+            return parts[0] if parts else NO_FACTS
+        results = ANY_RESULT
+        for facts in parts:
+            results &= facts.results
+        assigned, unassigned = (
+            frozenset().union(*sets)
+            for sets in ((facts.assigned for facts in parts), (facts.unassigned for facts in parts))
         )
+        return Facts(assigned, unassigned, results, frozenset().union(*(facts.conditions for facts in parts)))
 
-    def certain_in_turn(self, nodes_: Iterable[nodes.Node]) -> Facts:
-        each = [found for node in nodes_ if (found := self.certain(node)) is not NOTHING]
-        if len(each) < 2:
-            return each[0] if each else NOTHING
-        outcomes = ANY
-        for found in each:
-            outcomes &= found.outcomes
-        there, gone = (frozenset().union(*sets) for sets in ((f.there for f in each), (f.gone for f in each)))
-        return Facts(there, gone, outcomes, frozenset().union(*(f.met for f in each)))
+    def after(self, node: nodes.Node) -> Facts:
+        """Return the facts after a node has been evaluated, whatever its value."""
+        facts = self.known.get((id(node), None))
+        if facts is None:
+            facts = self.known[id(node), None] = self._after(node)
+        return facts
 
-    def certain(self, node: nodes.Node) -> Facts:
-        """What is known once a node has been evaluated, whatever its value."""
-        found = self.known.get((id(node), None))
-        if found is None:
-            found = self.known[id(node), None] = self.find_certain(node)
-        return found
-
-    def find_certain(self, node: nodes.Node) -> Facts:
+    def _after(self, node: nodes.Node) -> Facts:
         access = self.access(node)
         if access is not None:
-            return Facts(
-                _with_parts(access), outcomes=FAILED if access[0] == "error" and len(access) > 1 else ANY
-            )
+            is_error_part = access[0] == "error" and len(access) > 1
+            return Facts(_prefixes(access), results=FAILED if is_error_part else ANY_RESULT)
         if isinstance(node, nodes.And | nodes.Or):
-            return self.implied(node, truth=True) | self.implied(node, truth=False)
+            return self.when(node, truth=True) | self.when(node, truth=False)
         if isinstance(node, nodes.CondExpr) and node.expr2 is not None:
-            true, false = (self.implied(node.test, truth=truth) for truth in (True, False))
-            return (true & self.certain(node.expr1)) | (false & self.certain(node.expr2))
+            true, false = (self.when(node.test, truth=truth) for truth in (True, False))
+            return (true & self.after(node.expr1)) | (false & self.after(node.expr2))
         if isinstance(node, nodes.CondExpr | nodes.If):
-            return self.certain(node.test)
+            return self.after(node.test)
         if isinstance(node, nodes.For):
-            return self.certain(node.iter)
-        if (asked := self.asked(node)) is not None:
-            known = self.certain_in_turn(child_nodes(node)[1:]) if isinstance(node, nodes.Test) else NOTHING
-            return known & Facts(_with_parts(asked[:-1])) if len(asked) > 1 else known
-        return self.certain_in_turn(child_nodes(node))
+            return self.after(node.iter)
+        if (tested := self.tested_for_value(node)) is not None:
+            known = self.after_all(child_nodes(node)[1:]) if isinstance(node, nodes.Test) else NO_FACTS
+            return known & Facts(_prefixes(tested[:-1])) if len(tested) > 1 else known
+        return self.after_all(child_nodes(node))
 
-    def implied(self, node: nodes.Node, *, truth: bool) -> Facts:
-        """What is known once a node has turned out true or false."""
-        found = self.known.get((id(node), truth))
-        if found is None:
-            found = self.known[id(node), truth] = self.find_implied(node, truth=truth)
-        return found
+    def when(self, node: nodes.Node, *, truth: bool) -> Facts:
+        """Return the facts after a node has been evaluated to this truth value."""
+        facts = self.known.get((id(node), truth))
+        if facts is None:
+            facts = self.known[id(node), truth] = self._when(node, truth=truth)
+        return facts
 
-    def find_implied(self, node: nodes.Node, *, truth: bool) -> Facts:
+    def _when(self, node: nodes.Node, *, truth: bool) -> Facts:
         if isinstance(node, nodes.Not):
-            return self.implied(node.node, truth=not truth)
+            return self.when(node.node, truth=not truth)
         if isinstance(node, nodes.And | nodes.Or):
-            left = self.implied(node.left, truth=truth)
+            left = self.when(node.left, truth=truth)
             if truth is isinstance(node, nodes.And):
-                return left & self.implied(node.right, truth=truth)
-            return left | (self.implied(node.left, truth=not truth) & self.implied(node.right, truth=truth))
+                return left & self.when(node.right, truth=truth)
+            return left | (self.when(node.left, truth=not truth) & self.when(node.right, truth=truth))
         if isinstance(node, nodes.Const):
-            return NOTHING if bool(node.value) is truth else NEVER
-        known = self.certain(node)
+            return NO_FACTS if bool(node.value) is truth else UNREACHABLE
+        known = self.after(node)
         access = self.access(node)
         if access is not None:
-            return known & _of_access(access, truth=truth) & _met(access, "", truth=truth)
+            return known & _facts_of_truth(access, truth=truth) & _condition(access, "", truth=truth)
         if isinstance(node, nodes.Test):
-            return known & self.of_test(node, truth=truth)
+            return known & self.facts_of_test(node, truth=truth)
         if isinstance(node, nodes.Compare) and len(node.ops) == 1:
-            return known & self.of_comparison(node, truth=truth)
+            return known & self.facts_of_comparison(node, truth=truth)
         return known
 
-    def of_test(self, node: nodes.Test, *, truth: bool) -> Facts:
+    def facts_of_test(self, node: nodes.Test, *, truth: bool) -> Facts:
         access = self.access(node.node)
         if access is None:
-            return NOTHING
+            return NO_FACTS
         if node.name in ("defined", "undefined"):
-            is_there = truth is (node.name == "defined")
-            return Facts(there=_with_parts(access)) if is_there else Facts(gone=frozenset((access,)))
+            is_assigned = truth is (node.name == "defined")
+            return (
+                Facts(assigned=_prefixes(access)) if is_assigned else Facts(unassigned=frozenset((access,)))
+            )
         if node.name.lower() == "none":
-            found = _met(access, "is none", truth=truth)
-            return found & _of_access(access, truth=not truth) if access in ERRORS else found
-        return NOTHING
+            facts = _condition(access, "is none", truth=truth)
+            return facts & _facts_of_truth(access, truth=not truth) if access in ERRORS else facts
+        return NO_FACTS
 
-    def of_comparison(self, node: nodes.Compare, *, truth: bool) -> Facts:
-        """A step whose last visit has an outcome, or which has visits, was visited."""
+    def facts_of_comparison(self, node: nodes.Compare, *, truth: bool) -> Facts:
         access, operator, value = self.access(node.expr), node.ops[0].op, _constant(node.ops[0].expr)
-        is_turned = access is None
+        is_mirrored = access is None
         if access is None:
-            access, operator = self.access(node.ops[0].expr), _TURNED.get(operator, operator)
+            access, operator = self.access(node.ops[0].expr), _MIRRORED.get(operator, operator)
             value = _constant(node.expr)
         if access is None or value is _NO_CONSTANT:
-            return NOTHING
+            return NO_FACTS
         is_negated = operator in ("ne", "notin")
         test = f"{_OPPOSITE[operator] if is_negated else operator} {value!r}"
-        met = _met(
-            access,
-            f"turned {test}" if is_turned and "in" in operator else test,
-            truth=truth is not is_negated,
-        )
-        return met & self.of_value(access, operator, value, truth=truth)
+        if is_mirrored and "in" in operator:
+            test = f"mirrored {test}"
+        condition = _condition(access, test, truth=truth is not is_negated)
+        return condition & self.facts_of_value(access, operator, value, truth=truth)
 
-    def of_value(self, access: AccessPath, operator: str, value: Any, *, truth: bool) -> Facts:
-        """What it says besides that an access has been compared with a constant."""
+    def facts_of_value(self, access: AccessPath, operator: str, value: Any, *, truth: bool) -> Facts:
+        """Return the facts of a comparison with a constant, besides its condition.
+
+        For example, a step with the status `succeeded`, or with more than zero visits, has been visited.
+        """
         if not truth:
             operator = _OPPOSITE.get(operator, "")
         if access in ERRORS and value is None and operator in ("eq", "ne"):
-            return _of_access(access, truth=operator == "ne")
+            return _facts_of_truth(access, truth=operator == "ne")
         if access == SUCCESS and isinstance(value, bool) and operator in ("eq", "ne"):
-            return _of_access(access, truth=value is (operator == "eq"))
+            return _facts_of_truth(access, truth=value is (operator == "eq"))
         if access == ("run", "status") and operator == "eq" and value == "succeeded":
             return Facts(frozenset({SUCCEEDED_RUN}))
         if len(access) == 3 and access[0] == "steps":
-            return _of_step(access[1], access[2], operator, value)
-        return NOTHING
+            return _facts_of_step(access[1], access[2], operator, value)
+        return NO_FACTS
 
 
 _NO_CONSTANT = object()
@@ -384,7 +422,7 @@ _OPPOSITE = {
     "in": "notin",
     "notin": "in",
 }
-_TURNED = {"gt": "lt", "lt": "gt", "gteq": "lteq", "lteq": "gteq"}
+_MIRRORED = {"gt": "lt", "lt": "gt", "gteq": "lteq", "lteq": "gteq"}
 _ENDED = frozenset({"succeeded", "failed"})
 
 
@@ -398,38 +436,42 @@ def _constant(node: nodes.Node) -> Any:
     return _NO_CONSTANT
 
 
-def _met(access: AccessPath, test: str, *, truth: bool) -> Facts:
-    return Facts(met=frozenset((Condition(access, test, truth),)))
+def _condition(access: AccessPath, test: str, *, truth: bool) -> Facts:
+    return Facts(conditions=frozenset((Condition(access, test, truth),)))
 
 
-def _with_parts(access: AccessPath) -> frozenset[AccessPath]:
-    """An access that has a value, and all that it looks into."""
+def _prefixes(access: AccessPath) -> frozenset[AccessPath]:
+    """Return an access and all its prefixes, which have a value where the access has one.
+
+    >>> sorted(_prefixes(("a", "b")))
+    [('a',), ('a', 'b')]
+    """
     return frozenset(access[:length] for length in range(1, len(access) + 1))
 
 
-def _of_access(access: AccessPath, *, truth: bool) -> Facts:
-    """What is known of the step's outcome where an access is true or false, or of another step that is asked after."""
+def _facts_of_truth(access: AccessPath, *, truth: bool) -> Facts:
+    """Return the possible results of the step, or the visit of another step, where an access is true or false."""
     if access == ("error",):
-        return Facts(outcomes=FAILED if truth else UNFAILED)
+        return Facts(results=FAILED if truth else NOT_FAILED)
     if access in (SUCCESS, ERRORS[1]):
-        return Facts(outcomes=SUCCEEDED if truth is (access == SUCCESS) else FAILED | FORGIVEN)
+        return Facts(results=SUCCEEDED if truth is (access == SUCCESS) else FAILED | TOLERATED)
     if len(access) == 3 and access[0] == "steps" and access[2] == "visits" and truth:
         return _visited(access[1])
-    return NOTHING
+    return NO_FACTS
 
 
-def _of_step(name: str, attribute: str, operator: str, value: Any) -> Facts:
+def _facts_of_step(name: str, attribute: str, operator: str, value: Any) -> Facts:
     values = value if operator in ("in", "notin") and isinstance(value, list) else [value]
     if attribute == "status" and operator in ("eq", "in", "ne", "notin"):
-        meant = {word for word in values if isinstance(word, str)}
-        if operator in ("eq", "in") and meant == {"succeeded"}:
+        statuses = {text for text in values if isinstance(text, str)}
+        if operator in ("eq", "in") and statuses == {"succeeded"}:
             return _visited(name) & Facts(frozenset({("steps", name, "succeeded")}))
-        visited = meant <= _ENDED if operator in ("eq", "in") else "pending" in meant
-        return _visited(name) if visited else NOTHING
+        is_visited = statuses <= _ENDED if operator in ("eq", "in") else "pending" in statuses
+        return _visited(name) if is_visited else NO_FACTS
     if attribute == "visits" and isinstance(value, int):
-        least = {"gt": value >= 0, "gteq": value >= 1, "eq": value >= 1, "ne": value == 0}
-        return _visited(name) if least.get(operator, False) else NOTHING
-    return NOTHING
+        implies_visit = {"gt": value >= 0, "gteq": value >= 1, "eq": value >= 1, "ne": value == 0}
+        return _visited(name) if implies_visit.get(operator, False) else NO_FACTS
+    return NO_FACTS
 
 
 def _visited(name: str) -> Facts:

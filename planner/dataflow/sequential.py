@@ -1,142 +1,182 @@
-"""What branches that go one after another leave to those behind them.
+"""Sequential mode: the facts that earlier branches leave to later ones (`mode: sequential`).
 
-A join fires as soon as no branch that is alive can come to it any more, and goes before all that wait.
+Problem: In sequential mode one branch runs at a time, in the order of the targets, and a later branch reads what
+earlier ones have assigned. So when a target of a fork is entered, the facts of the targets before it hold too,
+as far as those branches have ended. A branch that waits at a join has not ended, and the join continues before
+all steps that are ready, as soon as no live branch can still reach it.
+
+Algorithm: Two backward data-flow problems over the control-flow graph (Kam and Ullman 1977). `may_ahead` is the
+union of all that a branch may add from a step on. `must_when_done` is the intersection of what it has added when
+it is over. Each waiting join has a *mark*, a bit above all facts: it says that a branch of the step may still
+wait there. `fire_joins` replaces the marks of joins that cannot wait any more by the facts of these joins.
+
+Cost: A few evaluations per step and join, counted by `FlowProblem.spend`.
+
+Limits: If two joins could continue at the same time, the order is not promised. Such facts are not in the must
+set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
-from noetl.planner.dataflow.transfer import EVERYTHING, Outcome
+from noetl.planner.dataflow.transfer import ALL_FACTS, StepExit
 from noetl.planner.graph.bitset import bits
-from noetl.planner.graph.joins import ROOT
-
-if TYPE_CHECKING:
-    from noetl.planner.dataflow.solver import Ways
+from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.joins import ROOT, Joins
 
 
-class Turns:
-    """`ahead` is what may come of a branch that enters a step, `done` what has when it is over, with a bit above all others for
-    every join at which one of its branches may still wait: its mark.
+class FlowProblem(Protocol):
+    """The part of the solver that sequential mode needs: the graph, its exits, and a backward iteration."""
+
+    cfg: Flow
+    joins: Joins
+    order: dict[str, int]
+    exits: dict[str, tuple[StepExit, ...]]
+    regions: dict[str, list[str]]
+
+    def is_waiting_join(self, step: str) -> bool:
+        """Return whether branches wait for each other at a step."""
+
+    def spend(self, evaluations: int = 1) -> None:
+        """Count evaluations against the limit of the analysis."""
+
+    def solve_backward(self, values: dict[str, int], evaluate: Callable[[str], int]) -> None:
+        """Solve a backward problem in place."""
+
+
+class SequentialMode:
+    """What branches of one playbook leave to later branches.
+
+    `may_ahead` holds the facts that a branch entering a step may add, `must_when_done` those that it has added
+    when it is over, with the marks of joins at which one of its branches may wait. `joins_ahead` holds the marks
+    of the joins that a branch at a step can still reach. `joins_held` holds the marks of those that may have to
+    wait for a branch after the one at the step.
     """
 
-    def __init__(self, ways: Ways) -> None:
-        self.ways = ways
-        self.width = max(
-            (max(o.gen.bit_length(), o.made.bit_length()) for each in ways.outcomes.values() for o in each),
+    def __init__(self, solver: FlowProblem) -> None:
+        self.solver = solver
+        self.fact_count = max(
+            (
+                max(exit_.gen.bit_length(), exit_.may_gen.bit_length())
+                for exits in solver.exits.values()
+                for exit_ in exits
+            ),
             default=0,
         )
-        self.joins = [join for join in ways.joins.dominators if ways.waits(join)]
-        self.mark = {join: 1 << self.width + at for at, join in enumerate(self.joins)}
-        self.leading = dict.fromkeys(ways.order, 0)
-        """For each step the marks of the joins that a branch can come to from there, or has."""
-        self.held = dict.fromkeys(ways.order, 0)
-        """And of those that may wait for a branch behind the one that stands there."""
+        self.joins = [join for join in solver.joins.dominators if solver.is_waiting_join(join)]
+        self.marks = {join: 1 << self.fact_count + index for index, join in enumerate(self.joins)}
+        self.joins_ahead = dict.fromkeys(solver.order, 0)
+        self.joins_held = dict.fromkeys(solver.order, 0)
         for join in self.joins:
-            for step in (*ways.regions[join], join):
-                self.leading[step] |= self.mark[join]
+            for step in (*solver.regions[join], join):
+                self.joins_ahead[step] |= self.marks[join]
         for join in self.joins:
-            self.hold(join)
-        self.ahead = dict.fromkeys(ways.order, 0)
-        self.done = dict.fromkeys(ways.order, EVERYTHING)
-        ways.backwards(self.ahead, self.may_come)
-        ways.backwards(self.done, self.has_come)
-        self.before: dict[int, dict[str, tuple[int, int]]] = {}
+            self.find_steps_that_precede(join)
+        self.may_ahead = dict.fromkeys(solver.order, 0)
+        self.must_when_done = dict.fromkeys(solver.order, ALL_FACTS)
+        solver.solve_backward(self.may_ahead, self._evaluate_may_ahead)
+        solver.solve_backward(self.must_when_done, self._evaluate_must_when_done)
+        self._facts_before_targets: dict[int, dict[str, tuple[int, int]]] = {}
 
-    def hold(self, join: str) -> None:
-        """Find the steps of the region of a join at which a branch may stand before another one that can still come to the join."""
-        ways, mark, dominator = self.ways, self.mark[join], self.ways.joins.dominators[join]
+    def find_steps_that_precede(self, join: str) -> None:
+        """Mark the steps in the region of a join where a later branch may still have to reach the join."""
+        solver, mark, dominator = self.solver, self.marks[join], self.solver.joins.dominators[join]
         stack = []
-        for step in (*ways.regions[join], *(() if dominator == ROOT else (dominator,))):
-            for outcome in ways.outcomes[step]:
-                ways.look(len(outcome.targets))
+        for step in (*solver.regions[join], *(() if dominator == ROOT else (dominator,))):
+            for exit_ in solver.exits[step]:
+                solver.spend(len(exit_.targets))
                 is_held = False
-                for target in reversed(outcome.targets):
-                    if is_held and self.leading[target] & mark:
+                for target in reversed(exit_.targets):
+                    leads_to_join = self.joins_ahead[target] & mark
+                    if is_held and leads_to_join:
                         stack.append(target)
-                    is_held = is_held or bool(self.leading[target] & mark and not ways.waits(target))
+                    is_held = is_held or bool(leads_to_join and not solver.is_waiting_join(target))
         while stack:
             step = stack.pop()
-            if step != join and not self.held[step] & mark:
-                ways.look()
-                self.held[step] |= mark
-                stack += [
-                    target for target in ways.flow.graph.successors(step) if self.leading[target] & mark
-                ]
+            if step != join and not self.joins_held[step] & mark:
+                solver.spend()
+                self.joins_held[step] |= mark
+                successors = solver.cfg.graph.successors(step)
+                stack += [target for target in successors if self.joins_ahead[target] & mark]
 
-    def may_come(self, step: str) -> int:
-        found = 0
-        for outcome in self.ways.outcomes[step]:
-            found |= outcome.made
-            for target in outcome.targets:
-                found |= self.ahead[target]
-        return found
+    def _evaluate_may_ahead(self, step: str) -> int:
+        facts = 0
+        for exit_ in self.solver.exits[step]:
+            facts |= exit_.may_gen
+            for target in exit_.targets:
+                facts |= self.may_ahead[target]
+        return facts
 
-    def has_come(self, step: str) -> int:
-        found = EVERYTHING
-        for outcome in self.ways.outcomes[step]:
-            self.ways.look(len(outcome.targets))
-            behind = outcome.gen
-            for target in outcome.targets:
-                behind |= self.over(target)
-            found &= self.fired(behind, self.held[step])
-        return found
+    def _evaluate_must_when_done(self, step: str) -> int:
+        facts = ALL_FACTS
+        for exit_ in self.solver.exits[step]:
+            self.solver.spend(len(exit_.targets))
+            after = exit_.gen
+            for target in exit_.targets:
+                after |= self.facts_when_over(target)
+            facts &= self.fire_joins(after, self.joins_held[step])
+        return facts
 
-    def over(self, target: str) -> int:
-        """What has come of a branch when it is over, or waits."""
-        return self.mark[target] if target in self.mark else self.done[target]
+    def facts_when_over(self, target: str) -> int:
+        """Return the facts and marks of a branch that entered a step and is over, or waits at it."""
+        return self.marks[target] if target in self.marks else self.must_when_done[target]
 
-    def fired(self, done: int, waiting: int) -> int:
-        """The same with what comes of the joins that have not to wait."""
-        looked = waiting
-        while done != EVERYTHING and (marks := (done & ~looked) >> self.width):
-            looked |= marks << self.width
-            for at in bits(marks):
-                join = self.joins[at]
-                if self.done[join] == EVERYTHING:
-                    return EVERYTHING
-                done = done & ~self.mark[join] | self.done[join]
-        return done
+    def fire_joins(self, facts: int, held: int) -> int:
+        """Replace the marks of joins that are not held by the facts of these joins."""
+        visited = held
+        while facts != ALL_FACTS and (marks := (facts & ~visited) >> self.fact_count):
+            visited |= marks << self.fact_count
+            for index in bits(marks):
+                join = self.joins[index]
+                if self.must_when_done[join] == ALL_FACTS:
+                    return ALL_FACTS
+                facts = facts & ~self.marks[join] | self.must_when_done[join]
+        return facts
 
-    def unmarked(self, done: int) -> int:
-        return done if done == EVERYTHING else done & (1 << self.width) - 1
+    def without_marks(self, facts: int) -> int:
+        """Return the facts without the marks of joins."""
+        return facts if facts == ALL_FACTS else facts & (1 << self.fact_count) - 1
 
-    def in_order(self, fork: str, outcome: Outcome) -> Mapping[str, tuple[int, int]]:
-        """For each target of a fork what may, and what must, have come of others when it is entered."""
-        found = self.before.get(id(outcome))
-        if found is None:
-            found = self.before[id(outcome)] = dict(self._in_order(fork, outcome.targets))
-        return found
+    def facts_before_targets(self, fork: str, exit_: StepExit) -> Mapping[str, tuple[int, int]]:
+        """Return, for each target of a fork, what others may and must have added when it is entered."""
+        facts = self._facts_before_targets.get(id(exit_))
+        if facts is None:
+            facts = dict(self._find_facts_before(fork, exit_.targets))
+            self._facts_before_targets[id(exit_)] = facts
+        return facts
 
-    def _in_order(self, fork: str, targets: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
-        # Joins that wait are come to at once.
-        self.ways.look(len(targets))
-        at_once = [target for target in targets if self.ways.waits(target)]
+    def _find_facts_before(self, fork: str, targets: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
+        solver = self.solver
+        solver.spend(len(targets))
+        # A branch arrives at a waiting join at once, whatever the position of the join among the targets.
         may = must = 0
-        for target in at_once:
-            may |= self.ahead[target]
-            must |= self.mark[target]
-        waiting = [self.held[fork]]
+        for target in targets:
+            if solver.is_waiting_join(target):
+                may |= self.may_ahead[target]
+                must |= self.marks[target]
+        held = [self.joins_held[fork]]
         for target in reversed(targets):
-            waiting.append(waiting[-1] | (0 if self.ways.waits(target) else self.leading[target]))
-        found = []
-        for target, later in zip(targets, reversed(waiting[1:]), strict=True):
-            found.append((target, (may, self.unmarked(self.fired(must, later | self.leading[target])))))
-            may |= self.ahead[target]
-            must |= self.over(target)
-        return found
+            held.append(held[-1] | (0 if solver.is_waiting_join(target) else self.joins_ahead[target]))
+        facts = []
+        for target, held_later in zip(targets, reversed(held[1:]), strict=True):
+            fired = self.fire_joins(must, held_later | self.joins_ahead[target])
+            facts.append((target, (may, self.without_marks(fired))))
+            may |= self.may_ahead[target]
+            must |= self.facts_when_over(target)
+        return facts
 
-    def left_before(self, fork: str, outcome: Outcome, join: str) -> Mapping[int, int]:
-        """What branches that do not come to a join leave before others that do, by the index of their target."""
-        found = {}
-        mark = self.mark[join]
-        waiting, is_before = self.held[fork], False
-        for at in range(len(outcome.targets) - 1, -1, -1):
-            target = outcome.targets[at]
-            if self.leading[target] & mark:
-                is_before = is_before or not self.ways.waits(target)
-            elif is_before:
-                found[at] = self.unmarked(self.fired(self.over(target), waiting))
-            waiting |= 0 if self.ways.waits(target) else self.leading[target]
-        return found
+    def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, int]:
+        """Return, by target index, the facts of branches that do not reach a join but run before one that does."""
+        facts = {}
+        mark = self.marks[join]
+        held, precedes_arrival = self.joins_held[fork], False
+        for index in range(len(exit_.targets) - 1, -1, -1):
+            target = exit_.targets[index]
+            if self.joins_ahead[target] & mark:
+                precedes_arrival = precedes_arrival or not self.solver.is_waiting_join(target)
+            elif precedes_arrival:
+                facts[index] = self.without_marks(self.fire_joins(self.facts_when_over(target), held))
+            held |= 0 if self.solver.is_waiting_join(target) else self.joins_ahead[target]
+        return facts

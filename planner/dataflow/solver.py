@@ -1,14 +1,25 @@
-"""What is there when a step is entered: what may be, and what must be, whatever guards say.
+"""Definite-assignment analysis: the facts that may and that must hold when a step is entered.
 
-A step that branches enter one by one has for certain what is there on every way to it. At a join the names of all branches
-that have arrived come together, and some may have ended on the way: what is certain there is what every set of
-arrivals has in common. This is found backwards from the join: for each step of its region, what a branch that stands
-there brings to the join, and whether it arrives at all.
+Problem: For each step compute two fact sets. `may`: facts that hold on some path, whatever guards say. `must`:
+facts that hold on every path. A name in `must` is definitely assigned; a name outside of `may` is definitely
+unassigned.
 
-Where branches go one after another, a branch sees besides what those before it have saved, whether they arrive or end.
+Algorithm: A forward data-flow problem (Kildall 1973; Kam and Ullman 1977) over the control-flow graph of steps.
+`may` is the least fixed point with union, `must` the greatest with intersection. Strongly connected components
+are solved in topological order, the steps of one component with a priority queue in reverse postorder.
 
-The sets are bits of integers (`noetl.planner.dataflow.fact_encoding`). On cycles both are fixed points: the least of what may be there, and the
-greatest of what must (Kam and Ullman, 1977).
+A step that branches enter one by one takes the meet over its incoming exits. At a join the facts of all arrived
+branches are united, and some branches may have ended on the way. So `must` at a join is the meet over the possible
+sets of arrivals. A backward pass over the region of the join finds the *join contribution* of each step: the
+facts that a branch there brings to the join, and whether it may and must arrive.
+
+In sequential mode a branch also sees what earlier branches have assigned (`noetl.planner.dataflow.sequential`).
+
+Cost: Each step is evaluated once outside of cycles; on a cycle at most once per fact that changes, in practice
+a few times. Each join adds an evaluation of its region. `MAX_EVALUATIONS` bounds the sum.
+
+Limits: Past `MAX_EVALUATIONS` the solver raises `AnalysisLimitError`, and the checks that need it report
+nothing. Guards that do not test facts count as unknown: both values are possible.
 """
 
 from __future__ import annotations
@@ -19,374 +30,427 @@ from heapq import heappop, heappush
 from itertools import chain
 from typing import NamedTuple
 
-from noetl.planner.dataflow.sequential import Turns
-from noetl.planner.dataflow.transfer import EVERYTHING, Assumed, Implications, Outcome, Visit
+from noetl.planner.dataflow.sequential import SequentialMode
+from noetl.planner.dataflow.transfer import ALL_FACTS, CaseFacts, Implications, StepEffects, StepExit
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.graph.joins import ROOT, Joins
 
-MAX_LOOKS = 250_000
-"""How often an outcome of a step is looked at: past it nothing is known."""
+MAX_EVALUATIONS = 250_000
+"""How many evaluations of step exits one analysis may take."""
 
 
-class TooManyLooksError(Exception):
-    """The ways are too many to look at."""
+class AnalysisLimitError(Exception):
+    """The analysis would take more than `MAX_EVALUATIONS` evaluations."""
 
 
-class Brought(NamedTuple):
-    """What a branch brings to a join: bits that are there if it arrives, whether it can and whether it must, and whether it
-    brings what it had itself (not where another branch may have gone on in its place).
+class JoinContribution(NamedTuple):
+    """What the branches that continue from a step contribute to a join.
+
+    `facts` hold at the join if one of them arrives, `facts_if_ended` if none arrives but another branch does.
+    With `keeps_own_facts` the branch that arrives still has the facts that held at the step. It has not if a
+    `join: any` on the way may have continued with another branch.
     """
 
-    bits: int = EVERYTHING
-    can: bool = False
-    certain: bool = True
-    own: bool = True
-    left: int = EVERYTHING
-    """What is there even if it does not arrive, where another branch does."""
+    facts: int = ALL_FACTS
+    may_arrive: bool = False
+    must_arrive: bool = True
+    keeps_own_facts: bool = True
+    facts_if_ended: int = ALL_FACTS
 
 
-ARRIVED = Brought(0, can=True, left=0)
-ELSEWHERE = Brought(EVERYTHING, certain=False, left=0)
+AT_JOIN = JoinContribution(0, may_arrive=True, facts_if_ended=0)
+OUTSIDE_REGION = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=0)
 
 
 @dataclass(slots=True)
-class Produced:
-    """For every step that can be reached what may and what must be there when it is entered, `again` of some what must be when
-    they have been visited before, and what is there when all branches have ended:
-    `end_must` if none of them has by a failure, `end_anyhow` also if some have and the run went on.
+class AssignmentSolution:
+    """The facts that may and must hold when each reachable step is entered, and at the end of a run.
+
+    `must_on_reentry` holds on entry from within the cycle of a step, for the steps where that is tracked.
+    `end_must` holds if no branch has failed, `end_must_after_failures` also if branches have failed and the run
+    went on.
     """
 
     may: dict[str, int] = field(default_factory=dict)
     must: dict[str, int] = field(default_factory=dict)
-    again: dict[str, int] = field(default_factory=dict)
+    must_on_reentry: dict[str, int] = field(default_factory=dict)
     end_may: int = 0
     end_must: int = 0
-    end_anyhow: int = 0
+    end_must_after_failures: int = 0
 
 
-class Ways:
-    """The ways through a flow, and what is there on them: `found`, once `find` has been called.
+class AssignmentSolver:
+    """The solver for one playbook. `solve` fills `solution`.
 
-    `on_failure` says of each step what a failure does that no case handles, `at_start` are the bits that are there when a run
-    starts, and `resolved` adds to bits what is there with them. No join may be a `Runaway`.
+    `on_failure` is the `on_error` mode of each step, `at_start` the facts at the start of a run. `resolve`
+    extends a fact set by the facts that follow from its clauses. `joins` must have no overlapping cycles.
     """
 
     def __init__(
         self,
-        flow: Flow,
+        cfg: Flow,
         joins: Joins,
-        visits: Mapping[str, Visit],
+        effects: Mapping[str, StepEffects],
         on_failure: Mapping[str, str],
         at_start: int = 0,
         *,
-        in_turns: bool,
-        resolved: Callable[[int], int] = int,
+        is_sequential: bool,
+        resolve: Callable[[int], int] = int,
     ) -> None:
-        self.flow = flow
-        self.resolved = resolved
+        self.cfg = cfg
+        self.resolve = resolve
         self.joins = joins
         self.at_start = at_start
-        self.in_turns = in_turns
-        self.found = Produced()
-        self.looks = 0
-        self.order = {step: at for at, step in enumerate(_reverse_postorder(flow))}
+        self.is_sequential = is_sequential
+        self.solution = AssignmentSolution()
+        self.evaluations = 0
+        self.order = {step: position for position, step in enumerate(_reverse_postorder(cfg))}
         self.steps = list(self.order)
-        self.under: dict[str, list[str]] = {}
+        self.joins_by_dominator: dict[str, list[str]] = {}
         for join, dominator in joins.dominators.items():
-            self.under.setdefault(dominator, []).append(join)
-        self.outcomes = {
+            self.joins_by_dominator.setdefault(dominator, []).append(join)
+        self.exits = {
             step: tuple(
-                o for o in visits[step].outcomes if not o.is_unhandled or on_failure[step] == "continue"
+                exit_
+                for exit_ in effects[step].exits
+                if not exit_.is_unhandled_failure or on_failure[step] == "continue"
             )
             for step in self.order
         }
-        self.before: dict[str, list[tuple[str, Outcome]]] = {step: [] for step in self.order}
+        self.incoming: dict[str, list[tuple[str, StepExit]]] = {step: [] for step in self.order}
         for step in self.order:
-            for outcome in self.outcomes[step]:
-                for target in outcome.targets:
-                    self.before[target].append((step, outcome))
-        self.turns: Turns | None = None
+            for exit_ in self.exits[step]:
+                for target in exit_.targets:
+                    self.incoming[target].append((step, exit_))
+        self.sequential: SequentialMode | None = None
         self.regions: dict[str, list[str]] = {join: [] for join in joins.dominators}
-        self.components = [sorted(steps, key=self.order.__getitem__) for steps in reversed(flow.components)]
+        self.components = [sorted(steps, key=self.order.__getitem__) for steps in reversed(cfg.components)]
         for steps in reversed(self.components):
             for step in reversed(steps):
                 for join in joins.regions.get(step, ()):
                     self.regions[join].append(step)
 
-    def find(self) -> Produced:
-        """What is there at every step.
+    def solve(self) -> AssignmentSolution:
+        """Compute and return the solution.
 
         Raises:
-            TooManyLooksError: there are more than `MAX_LOOKS` ways to look at.
+            AnalysisLimitError: the analysis takes more than `MAX_EVALUATIONS` evaluations.
         """
-        found = self.found
-        if self.in_turns and any(self.flow.forks()):
-            self.turns = Turns(self)
-        found.may = dict.fromkeys(self.order, 0)
-        found.must = dict.fromkeys(self.order, EVERYTHING)
-        found.again = {step: EVERYTHING for step in self.order if self.comes_back(step)}
+        solution = self.solution
+        if self.is_sequential and any(self.cfg.forks()):
+            self.sequential = SequentialMode(self)
+        solution.may = dict.fromkeys(self.order, 0)
+        solution.must = dict.fromkeys(self.order, ALL_FACTS)
+        solution.must_on_reentry = {step: ALL_FACTS for step in self.order if self.tracks_reentry(step)}
         for steps in self.components:
-            self.settle(steps)
-        found.end_may = self.at_start
-        for outcomes in self.outcomes.values():
-            for outcome in outcomes:
-                found.end_may |= outcome.made
-        found.end_must = self.at_end(forgiving=False)
-        found.end_anyhow = found.end_must & self.at_end(forgiving=True) if self.forgives else found.end_must
-        return found
+            self.solve_component(steps)
+        solution.end_may = self.at_start
+        for exits in self.exits.values():
+            for exit_ in exits:
+                solution.end_may |= exit_.may_gen
+        solution.end_must = self.must_at_end(with_failures=False)
+        solution.end_must_after_failures = solution.end_must
+        if self.tolerates_failures:
+            solution.end_must_after_failures &= self.must_at_end(with_failures=True)
+        return solution
 
     def implications(self) -> Implications:
-        """What is there wherever something else is."""
-        made = ((o.made, self.behind(step, o)) for step in self.order for o in self.outcomes[step])
-        return Implications(chain([(self.at_start, self.at_start)], made))
+        """Return the implications between facts: what holds after every exit that may add a fact."""
+        definitions = (
+            (exit_.may_gen, self.facts_after(step, exit_))
+            for step in self.order
+            for exit_ in self.exits[step]
+        )
+        return Implications(chain([(self.at_start, self.at_start)], definitions))
 
     @property
-    def forgives(self) -> bool:
-        """Whether a branch may end by a failure, and the run goes on."""
-        return any(outcome.is_unhandled for outcomes in self.outcomes.values() for outcome in outcomes)
+    def tolerates_failures(self) -> bool:
+        """Whether a branch may end by a failure while the run goes on."""
+        return any(exit_.is_unhandled_failure for exits in self.exits.values() for exit_ in exits)
 
-    def settle(self, steps: Sequence[str]) -> None:
-        """Find what is there at the steps of a component, each of which may lead to any other."""
-        may, must, coming_back = self.found.may, self.found.must, self.found.again
-        is_cyclic = self.flow.is_cyclic(steps[0])
-        again = [self.order[step] for step in steps]
-        waiting = set(again) if is_cyclic else set()
-        while again:
-            at = heappop(again)
-            waiting.discard(at)
-            step = self.steps[at]
-            # What cannot be entered leads nowhere, so that this comes first.
-            entered = self.resolved(self.must_enter(step))
-            before = (may[step], must[step], coming_back.get(step))
+    def solve_component(self, steps: Sequence[str]) -> None:
+        """Solve a strongly connected component whose predecessors are solved."""
+        may, must, on_reentry = self.solution.may, self.solution.must, self.solution.must_on_reentry
+        is_cyclic = self.cfg.is_cyclic(steps[0])
+        queue = [self.order[step] for step in steps]
+        queued = set(queue) if is_cyclic else set()
+        while queue:
+            position = heappop(queue)
+            queued.discard(position)
+            step = self.steps[position]
+            # `must` comes first: `may` ignores the exits of steps that cannot be entered.
+            entered = self.resolve(self.must_on_entry(step))
+            previous = (may[step], must[step], on_reentry.get(step))
             must[step] = entered
-            may[step] = self.may_enter(step)
-            if step in coming_back:
-                coming_back[step] = self.must_come_back(step)
-            if is_cyclic and (may[step], entered, coming_back.get(step)) != before:
-                for other in {self.order[name] for name in self.depending(step)} - waiting:
-                    waiting.add(other)
-                    heappush(again, other)
+            may[step] = self.may_on_entry(step)
+            if step in on_reentry:
+                on_reentry[step] = self.must_on_reentry(step)
+            if is_cyclic and (may[step], entered, on_reentry.get(step)) != previous:
+                for dependent in {self.order[name] for name in self.dependents(step)} - queued:
+                    queued.add(dependent)
+                    heappush(queue, dependent)
 
-    def depending(self, step: str) -> Iterator[str]:
-        """The steps of a component that what is there at a step may change, and itself."""
-        component = self.flow.component
-        others = (
-            *self.flow.graph.successors(step),
+    def dependents(self, step: str) -> Iterator[str]:
+        """Return the steps of the same component whose facts depend on those of a step, and the step itself."""
+        component = self.cfg.component
+        steps = (
+            *self.cfg.graph.successors(step),
             *self.joins.regions.get(step, ()),
-            *self.under.get(step, ()),
+            *self.joins_by_dominator.get(step, ()),
             step,
         )
-        return (other for other in others if component[other] == component[step])
+        return (dependent for dependent in steps if component[dependent] == component[step])
 
-    def look(self, times: int = 1) -> None:
-        self.looks += times
-        if self.looks > MAX_LOOKS:
-            raise TooManyLooksError
+    def spend(self, evaluations: int = 1) -> None:
+        """Count evaluations.
 
-    def waits(self, step: str) -> bool:
-        """Whether branches wait for each other at a step."""
+        Raises:
+            AnalysisLimitError: there are more than `MAX_EVALUATIONS` of them.
+        """
+        self.evaluations += evaluations
+        if self.evaluations > MAX_EVALUATIONS:
+            raise AnalysisLimitError
+
+    def is_waiting_join(self, step: str) -> bool:
+        """Return whether branches wait for each other at a step."""
         return step in self.joins.dominators and step not in self.joins.discriminators
 
-    def may_enter(self, step: str) -> int:
-        found = self.at_start
-        for before, outcome in self.before[step]:
-            if self.found.must[before] == EVERYTHING or not self.can_be(before, outcome):
+    def may_on_entry(self, step: str) -> int:
+        """Return the facts that may hold when a step is entered: the union over its incoming exits."""
+        facts = self.at_start
+        for source, exit_ in self.incoming[step]:
+            if self.solution.must[source] == ALL_FACTS or not self.is_possible(source, exit_):
                 continue
-            found |= self.found.may[before] | outcome.made
-            if self.turns is not None:
-                found |= self.turns.in_order(before, outcome)[step][0]
-        if self.turns is not None and (dominator := self.joins.dominators.get(step)) is not None:
-            found |= self.turns.ahead[self.flow.start if dominator == ROOT else dominator]
-        return found
+            facts |= self.solution.may[source] | exit_.may_gen
+            if self.sequential is not None:
+                facts |= self.sequential.facts_before_targets(source, exit_)[step][0]
+        if self.sequential is not None and (dominator := self.joins.dominators.get(step)) is not None:
+            facts |= self.sequential.may_ahead[self.cfg.start if dominator == ROOT else dominator]
+        return facts
 
-    def must_enter(self, step: str) -> int:
-        found = self.at_start if step == self.flow.start else EVERYTHING
-        if self.waits(step):
-            return found & self.must_join(step)
-        for before, outcome in self.before[step]:
-            self.look()
-            behind = self.behind(before, outcome)
-            if self.turns is not None:
-                behind |= self.turns.in_order(before, outcome)[step][1]
-            found &= behind
-        return found
+    def must_on_entry(self, step: str) -> int:
+        """Return the facts that hold whenever a step is entered: the intersection over its incoming exits."""
+        facts = self.at_start if step == self.cfg.start else ALL_FACTS
+        if self.is_waiting_join(step):
+            return facts & self.must_at_join(step)
+        for source, exit_ in self.incoming[step]:
+            self.spend()
+            after = self.facts_after(source, exit_)
+            if self.sequential is not None:
+                after |= self.sequential.facts_before_targets(source, exit_)[step][1]
+            facts &= after
+        return facts
 
-    def comes_back(self, step: str) -> bool:
-        """Whether it is known by which way the one branch that visits a step comes to it again, and some outcome needs that."""
-        is_alone = step not in self.joins.dominators and step not in self.joins.multi
+    def tracks_reentry(self, step: str) -> bool:
+        """Return whether to track the facts on re-entry of a step separately.
+
+        That is the case if the step is on a cycle, only one branch visits it, it is no join, and it has an exit
+        that is taken only after MaxVisitsExceeded.
+        """
+        is_single = step not in self.joins.dominators and step not in self.joins.multi
+        return is_single and self.cfg.is_cyclic(step) and any(exit_.on_reentry for exit_ in self.exits[step])
+
+    def must_on_reentry(self, step: str) -> int:
+        """Return the facts that hold whenever a step is entered from its own cycle."""
+        component = self.cfg.component
+        facts = ALL_FACTS
+        for source, exit_ in self.incoming[step]:
+            if component[source] == component[step]:
+                self.spend()
+                facts &= self.facts_after(source, exit_)
+        return facts
+
+    def facts_after(self, step: str, exit_: StepExit) -> int:
+        """Return the facts that hold after an exit: all, if the exit is impossible."""
+        known = self.solution.must[step]
+        if exit_.on_reentry:
+            known |= self.solution.must_on_reentry.get(step, 0)
+        has_precondition = exit_.unassigned_on_entry or exit_.assigned_on_entry
+        if known == ALL_FACTS or (has_precondition and not self.is_possible(step, exit_)):
+            return ALL_FACTS
+        return self.resolve(known | exit_.gen)
+
+    def is_possible(self, step: str, exit_or_case: StepExit | CaseFacts) -> bool:
+        """Return whether the facts on entry of a step allow an exit, or the facts of a case."""
         return (
-            is_alone and self.flow.is_cyclic(step) and any(outcome.again for outcome in self.outcomes[step])
+            not exit_or_case.unassigned_on_entry & self.solution.must[step]
+            and not exit_or_case.assigned_on_entry & ~self.solution.may[step]
         )
 
-    def must_come_back(self, step: str) -> int:
-        component = self.flow.component
-        found = EVERYTHING
-        for before, outcome in self.before[step]:
-            if component[before] == component[step]:
-                self.look()
-                found &= self.behind(before, outcome)
-        return found
+    def possible_exits(self, step: str) -> list[StepExit]:
+        """Return the exits of a step that the facts on its entry allow."""
+        return [exit_ for exit_ in self.exits[step] if self.is_possible(step, exit_)]
 
-    def behind(self, step: str, outcome: Outcome) -> int:
-        """What must be there behind an outcome: everything, where it cannot be."""
-        known = self.found.must[step]
-        if outcome.again:
-            known |= self.found.again.get(step, 0)
-        if known == EVERYTHING or ((outcome.gone or outcome.asked) and not self.can_be(step, outcome)):
-            return EVERYTHING
-        return self.resolved(known | outcome.gen)
-
-    def can_be(self, step: str, outcome: Outcome | Assumed) -> bool:
-        """Whether what must and may be there when a step is entered lets an outcome be."""
-        return not outcome.gone & self.found.must[step] and not outcome.asked & ~self.found.may[step]
-
-    def possible(self, step: str) -> list[Outcome]:
-        """The outcomes of a step that can be."""
-        return [outcome for outcome in self.outcomes[step] if self.can_be(step, outcome)]
-
-    def must_join(self, join: str) -> int:
+    def must_at_join(self, join: str) -> int:
+        """Return the facts that hold whenever a join continues, from the contributions of its region."""
         dominator = self.joins.dominators[join]
-        brought = self.brought(join)
-        found = EVERYTHING
+        contributions = self.region_contributions(join)
+        facts = ALL_FACTS
         for source in (dominator, join):
             if source == ROOT:
-                first = brought.get(self.flow.start, ELSEWHERE)
-                found &= first.bits
+                facts &= contributions.get(self.cfg.start, OUTSIDE_REGION).facts
                 continue
-            for outcome in self.outcomes[source]:
-                by = self.by_outcome(source, outcome, brought, join)
-                if by is not None and by.can:
-                    found &= by.bits
-        return found
+            for exit_ in self.exits[source]:
+                contribution = self.exit_contribution(source, exit_, contributions, join)
+                if contribution is not None and contribution.may_arrive:
+                    facts &= contribution.facts
+        return facts
 
-    def brought(self, join: str) -> dict[str, Brought]:
-        """What a branch at each step of the region of a join brings to it."""
+    def region_contributions(self, join: str) -> dict[str, JoinContribution]:
+        """Return the contribution of a branch at each step of the region of a join, and at the join itself."""
         region = self.regions[join]
-        brought = dict.fromkeys(region, Brought())
-        brought[join] = ARRIVED
-        again = True
-        while again:
-            again = False
+        contributions = dict.fromkeys(region, JoinContribution())
+        contributions[join] = AT_JOIN
+        is_changed = True
+        while is_changed:
+            is_changed = False
             for step in region:
-                found = self.by_step(step, brought, join)
-                if found != brought[step]:
-                    brought[step] = found
-                    again = again or self.flow.is_cyclic(step)
-        return brought
+                contribution = self.step_contribution(step, contributions, join)
+                if contribution != contributions[step]:
+                    contributions[step] = contribution
+                    is_changed = is_changed or self.cfg.is_cyclic(step)
+        return contributions
 
-    def by_step(self, step: str, brought: Mapping[str, Brought], join: str) -> Brought:
-        found, can, certain, own, left = EVERYTHING, False, True, True, EVERYTHING
-        for outcome in self.outcomes[step]:
-            by = self.by_outcome(step, outcome, brought, join)
-            if by is None:
+    def step_contribution(
+        self, step: str, contributions: Mapping[str, JoinContribution], join: str
+    ) -> JoinContribution:
+        """Return the contribution of a branch at a step: the meet over its possible exits."""
+        facts, may_arrive, must_arrive, keeps_own, if_ended = ALL_FACTS, False, True, True, ALL_FACTS
+        for exit_ in self.exits[step]:
+            contribution = self.exit_contribution(step, exit_, contributions, join)
+            if contribution is None:
                 continue
-            certain = certain and by.certain
-            left &= by.left
-            if by.can:
-                found, can, own = found & by.bits, True, own and by.own
-        return Brought(found, can, certain, own, left)
+            must_arrive = must_arrive and contribution.must_arrive
+            if_ended &= contribution.facts_if_ended
+            if contribution.may_arrive:
+                facts &= contribution.facts
+                may_arrive = True
+                keeps_own = keeps_own and contribution.keeps_own_facts
+        return JoinContribution(facts, may_arrive, must_arrive, keeps_own, if_ended)
 
-    def by_outcome(
-        self, step: str, outcome: Outcome, brought: Mapping[str, Brought], join: str
-    ) -> Brought | None:
-        """What the branches bring that go on from a step; None where the outcome cannot be."""
-        self.look(max(len(outcome.targets), 1))
-        behind = self.behind(step, outcome)
-        if behind == EVERYTHING and not self.can_be(step, outcome):
+    def exit_contribution(
+        self, step: str, exit_: StepExit, contributions: Mapping[str, JoinContribution], join: str
+    ) -> JoinContribution | None:
+        """Return the joint contribution of the branches behind an exit; `None` if the exit is impossible."""
+        self.spend(max(len(exit_.targets), 1))
+        after = self.facts_after(step, exit_)
+        if after == ALL_FACTS and not self.is_possible(step, exit_):
             return None
-        if len(outcome.targets) == 1 and not self.in_turns:
-            # As below, for one.
-            by = self.by_target(outcome.targets[0], brought)
-            if not by.can:
-                return by
-            found = by.bits | behind if by.own else by.bits
-            return Brought(found, True, by.certain, by.own, found if by.certain else 0)
-        each = [self.by_target(target, brought) for target in outcome.targets]
-        if self.turns is not None:
-            for at, earlier in self.turns.left_before(step, outcome, join).items():
-                each[at] = Brought(EVERYTHING, certain=False, left=earlier)
-        arriving = [by for by in each if by.can]
-        certain = [by for by in each if by.certain]
+        if len(exit_.targets) == 1 and not self.is_sequential:
+            # The general case below, shortened for one target.
+            only = self.target_contribution(exit_.targets[0], contributions)
+            if not only.may_arrive:
+                return only
+            facts = only.facts | after if only.keeps_own_facts else only.facts
+            return JoinContribution(
+                facts, True, only.must_arrive, only.keeps_own_facts, facts if only.must_arrive else 0
+            )
+        branches = [self.target_contribution(target, contributions) for target in exit_.targets]
+        if self.sequential is not None:
+            for index, left in self.sequential.facts_left_for_join(step, exit_, join).items():
+                branches[index] = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=left)
+        return self._unite_branches(branches, after)
+
+    def _unite_branches(self, branches: Sequence[JoinContribution], after: int) -> JoinContribution:
+        """Return the joint contribution of the branches of a fork, where the facts of `after` hold."""
+        arriving = [branch for branch in branches if branch.may_arrive]
+        certain = [branch for branch in branches if branch.must_arrive]
         left = 0
-        if self.in_turns:
-            left = behind
-            for by in each:
-                left |= by.left
+        if self.is_sequential:
+            left = after
+            for branch in branches:
+                left |= branch.facts_if_ended
         if not arriving:
-            return Brought(EVERYTHING, can=False, certain=bool(certain), left=EVERYTHING if certain else left)
-        own = any(by.own for by in certain) if certain else all(by.own for by in arriving)
-        found = together(each)
-        if own:
-            found |= behind
-        return Brought(found, True, bool(certain), own, found | left if certain else left)
+            return JoinContribution(
+                may_arrive=False, must_arrive=bool(certain), facts_if_ended=ALL_FACTS if certain else left
+            )
+        if certain:
+            keeps_own = any(branch.keeps_own_facts for branch in certain)
+        else:
+            keeps_own = all(branch.keeps_own_facts for branch in arriving)
+        facts = meet_over_arrivals(branches)
+        if keeps_own:
+            facts |= after
+        return JoinContribution(facts, True, bool(certain), keeps_own, facts | left if certain else left)
 
-    def by_target(self, target: str, brought: Mapping[str, Brought]) -> Brought:
-        by = brought.get(target, ELSEWHERE)
-        if target in self.joins.discriminators and by.own:
-            return Brought(by.bits, by.can, by.certain, False, by.left)
-        return by
+    def target_contribution(
+        self, target: str, contributions: Mapping[str, JoinContribution]
+    ) -> JoinContribution:
+        """Return the contribution of a branch that enters a step."""
+        contribution = contributions.get(target, OUTSIDE_REGION)
+        if target in self.joins.discriminators and contribution.keeps_own_facts:
+            return contribution._replace(keeps_own_facts=False)
+        return contribution
 
-    def at_end(self, *, forgiving: bool) -> int:
-        """What is there when all branches have ended, none of them by a failure unless that is forgiven."""
-        over = dict.fromkeys(self.order, EVERYTHING)
+    def must_at_end(self, *, with_failures: bool) -> int:
+        """Return the facts that hold when all branches have ended; `with_failures`, also by failures."""
+        at_end = dict.fromkeys(self.order, ALL_FACTS)
 
-        def by_then(step: str) -> int:
-            found = EVERYTHING
-            for outcome in self.outcomes[step]:
-                if forgiving or not outcome.is_unhandled:
-                    behind = self.behind(step, outcome)
-                    for target in outcome.targets:
-                        behind |= over[target]
-                    found &= behind
-            return found
+        def evaluate(step: str) -> int:
+            facts = ALL_FACTS
+            for exit_ in self.exits[step]:
+                if with_failures or not exit_.is_unhandled_failure:
+                    after = self.facts_after(step, exit_)
+                    for target in exit_.targets:
+                        after |= at_end[target]
+                    facts &= after
+            return facts
 
-        self.backwards(over, by_then)
-        return over[self.flow.start]
+        self.solve_backward(at_end, evaluate)
+        return at_end[self.cfg.start]
 
-    def backwards(self, found: dict[str, int], at: Callable[[str], int]) -> None:
-        """Work out something of every step from what is known of those behind it."""
+    def solve_backward(self, values: dict[str, int], evaluate: Callable[[str], int]) -> None:
+        """Solve a backward problem in place: `evaluate(step)` reads the values of later steps."""
         for steps in reversed(self.components):
-            is_cyclic = self.flow.is_cyclic(steps[0])
-            changed = True
-            while changed:
-                changed = False
+            is_cyclic = self.cfg.is_cyclic(steps[0])
+            is_changed = True
+            while is_changed:
+                is_changed = False
                 for step in reversed(steps):
-                    self.look()
-                    known = at(step)
-                    if known != found[step]:
-                        found[step] = known
-                        changed = is_cyclic
+                    self.spend()
+                    value = evaluate(step)
+                    if value != values[step]:
+                        values[step] = value
+                        is_changed = is_cyclic
 
 
-def together(each: Sequence[Brought]) -> int:
-    """What branches bring that have parted, if at least one of them arrives."""
-    if len(each) == 1:
-        return each[0].bits
-    before, behind = [0], [0]
-    for by in each[:-1]:
-        before.append(before[-1] | by.left)
-    for by in reversed(each[1:]):
-        behind.append(behind[-1] | by.left)
-    found = EVERYTHING
-    for by, earlier, later in zip(each, before, reversed(behind), strict=True):
-        if by.can:
-            found &= by.bits | earlier | later
-    return found
+def meet_over_arrivals(branches: Sequence[JoinContribution]) -> int:
+    """Return the facts that hold at a join if at least one of these branches arrives, whichever it is.
+
+    Where one branch arrives, each other branch adds at least its `facts_if_ended`.
+
+    >>> first = JoinContribution(facts=0b011, may_arrive=True, facts_if_ended=0)
+    >>> second = JoinContribution(facts=0b110, may_arrive=True, facts_if_ended=0b100)
+    >>> bin(meet_over_arrivals([first, second]))
+    '0b110'
+    """
+    if len(branches) == 1:
+        return branches[0].facts
+    before, after = [0], [0]
+    for branch in branches[:-1]:
+        before.append(before[-1] | branch.facts_if_ended)
+    for branch in reversed(branches[1:]):
+        after.append(after[-1] | branch.facts_if_ended)
+    facts = ALL_FACTS
+    for branch, earlier, later in zip(branches, before, reversed(after), strict=True):
+        if branch.may_arrive:
+            facts &= branch.facts | earlier | later
+    return facts
 
 
-def _reverse_postorder(flow: Flow) -> Iterator[str]:
-    """The steps that can be reached, each before those it leads to as far as cycles let it be."""
-    found: list[str] = []
-    seen = {flow.start}
-    stack = [(flow.start, iter(flow.graph.successors(flow.start)))]
+def _reverse_postorder(cfg: Flow) -> Iterator[str]:
+    """Return the reachable steps, each before the steps that it leads to, as far as cycles allow."""
+    postorder: list[str] = []
+    seen = {cfg.start}
+    stack = [(cfg.start, iter(cfg.graph.successors(cfg.start)))]
     while stack:
-        step, following = stack[-1]
-        for target in following:
+        step, successors = stack[-1]
+        for target in successors:
             if target not in seen:
                 seen.add(target)
-                stack.append((target, iter(flow.graph.successors(target))))
+                stack.append((target, iter(cfg.graph.successors(target))))
                 break
         else:
-            found.append(step)
+            postorder.append(step)
             stack.pop()
-    return reversed(found)
+    return reversed(postorder)

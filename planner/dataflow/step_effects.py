@@ -1,6 +1,16 @@
-"""What the steps of a playbook need and produce, whatever was there before them: every way in which a visit can end.
+"""Step effects: what a visit of each step requires, and the facts after each of its exits.
 
-Names, and steps that have been visited, are bits of integers (`noetl.planner.dataflow.fact_encoding`).
+Problem: A visit runs the `run` of a step, which may succeed or fail, and then evaluates the cases of its rule in
+order. Each guard may be true or false, and each says something about the facts where its case is taken.
+
+Algorithm: Abstract interpretation (Cousot and Cousot 1977) of one visit. `CaseStates` holds the facts after
+success and after failure. Each case splits both: taken, where the guard is true, and passed, where it is false.
+Which cases can be taken at all comes from `noetl.planner.guards.coverage`.
+
+Cost: Linear in the number of entries and cases of the step; tasks are summarised once.
+
+Limits: Facts at the entry of the step are unknown here. What depends on them becomes a requirement or a
+precondition of an exit (see `noetl.planner.dataflow.transfer`).
 """
 
 from __future__ import annotations
@@ -8,234 +18,283 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from noetl.planner.dataflow.fact_encoding import Known, Reading, Readings
-from noetl.planner.dataflow.infallible import is_harmless_text
-from noetl.planner.dataflow.narrowing import FAILED, SUCCEEDED, UNFAILED
+from noetl.planner.dataflow.fact_encoding import EncodedFacts, EncodedTemplate, FactEncoder
+from noetl.planner.dataflow.infallible import is_infallible_text
+from noetl.planner.dataflow.narrowing import FAILED, NOT_FAILED, SUCCEEDED
 from noetl.planner.dataflow.transfer import (
-    EVERYTHING,
-    Assumed,
+    ALL_FACTS,
+    AssignmentState,
+    CaseFacts,
+    CaseStates,
     Implications,
-    Needs,
-    Outcome,
-    Read,
-    State,
-    Visit,
-    Worlds,
+    Requirements,
+    StepEffects,
+    StepExit,
+    UnmetRead,
 )
-from noetl.planner.dataflow.work_effects import Work
-from noetl.planner.guards.coverage import Verdict, is_error_aware
+from noetl.planner.dataflow.work_effects import WorkAnalysis
+from noetl.planner.guards.coverage import RuleCoverage, is_error_aware
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.models import Case, Step
 
 
-class Production:
-    """What the steps of a playbook need and produce. Without keys in its `readings` there is nothing to find out.
+class EffectsAnalysis:
+    """The effects of all steps of a playbook. If `encoder.keys` is empty, there is nothing to analyse.
 
-    With `loses`, workers may die, so that every step may fail, however harmless its work.
+    With `assumes_worker_loss` every step may fail, however infallible its work, because a worker may be lost.
     """
 
-    def __init__(self, subject: Subject, *, loses: bool = False) -> None:
-        self.subject = subject
-        self.loses = loses
-        self.names = subject.names
-        self.readings = Readings(subject)
+    def __init__(self, program: Subject, *, assumes_worker_loss: bool = False) -> None:
+        self.program = program
+        self.assumes_worker_loss = assumes_worker_loss
+        self.symbols = program.names
+        self.encoder = FactEncoder(program)
 
     @cached_property
-    def work(self) -> Work:
-        """What the entries of its runs need and add."""
-        return Work(self.subject, self.readings)
+    def work(self) -> WorkAnalysis:
+        """The analysis of the entries of all runs."""
+        return WorkAnalysis(self.program, self.encoder)
 
     @cached_property
-    def visits(self) -> dict[str, Visit]:
-        """What a visit of each step needs, and its outcomes."""
-        return self.of_steps()
+    def effects(self) -> dict[str, StepEffects]:
+        """The effects of each step."""
+        return self._analyse_steps()
 
-    def of_steps(self) -> dict[str, Visit]:
-        return {name: self.of_step(step) for name, step in self.names.steps.items()}
+    def _analyse_steps(self) -> dict[str, StepEffects]:
+        return {name: _StepAnalysis(self, step).effects() for name, step in self.symbols.steps.items()}
 
-    def know(self, implications: Implications) -> None:
-        """Work all out again for steps, now that it is known what is there wherever something else is."""
+    def use_implications(self, implications: Implications) -> None:
+        """Recompute all step effects with the implications between facts."""
         self.work.implications = implications
-        self.visits = self.of_steps()
+        self.effects = self._analyse_steps()
 
-    def know_success(self, last: str, bits: int) -> None:
-        """Take note of what is there when a run has succeeded, which the step that runs last may ask for."""
-        self.readings.know_success(bits)
-        self.visits[last] = self.of_step(self.names.steps[last])
+    def set_success_facts(self, finally_step: str, facts: int) -> None:
+        """Set the facts of a run that has succeeded, and recompute the `finally` step, which may test for that."""
+        self.encoder.set_success_facts(facts)
+        self.effects[finally_step] = _StepAnalysis(self, self.symbols.steps[finally_step]).effects()
 
-    def of_step(self, step: Step) -> Visit:
-        needs = Needs()
-        taken: dict[int, list[Assumed]] = {}
-        hidden: dict[int, int] = {}
-        refuted: dict[int, int] = {}
-        outcomes = tuple(self.visit(step, needs, taken, hidden, refuted))
-        return Visit(needs.needed, needs.hopeless, outcomes, taken, hidden, refuted)
+    def find_first_reads(self, step: Step, facts: int) -> dict[int, UnmetRead]:
+        """Return, by bit, the first template in a step or a task it calls that requires each of some facts."""
+        analysis = _StepAnalysis(self, step, traced=facts)
+        analysis.effects()
+        return analysis.requirements.first_reads
 
-    def places(self, step: Step, wanted: int) -> dict[int, Read]:
-        """The first place in a step, or in a task that it calls, that needs each of some bits."""
-        needs = Needs(wanted=wanted)
-        for _ in self.visit(step, needs, {}, {}, {}):
-            pass
-        return needs.places
+    def may_fail(self, step: Step) -> bool:
+        """Return whether a visit may fail although all that it reads is assigned."""
+        guards = (case.case for case in step.rule or () if isinstance(case.case, str))
+        return (
+            self.assumes_worker_loss
+            or step.loop is not None
+            or step.repeat is not None
+            or self.work.may_fail(step.run or ())
+            or not all(map(is_infallible_text, guards))
+        )
 
-    def visit(
-        self,
-        step: Step,
-        needs: Needs,
-        taken: dict[int, list[Assumed]],
-        hidden: dict[int, int],
-        refuted: dict[int, int],
-    ) -> Iterator[Outcome]:
-        """The outcomes of a visit. What it needs, and of its cases, has been noted when they are all told."""
-        mark = self.readings.closed.get(f"steps.{step.name}", 0)
-        state = self.done_in(step, needs)
-        cases = enumerate(zip(step.rule or (), self.subject.flow.targets[step.name], strict=True))
-        # Whoever handles a failure is taken at their word that there may be one, however harmless the work looks.
-        may_fail, may_be_refused = self.may_fail(step), self.subject.may_be_refused(step)
-        for use in self.at(step, "retry", "if") if may_fail or step.retry is not None else ():
-            self.work.read(use, 0, 0, needs, FAILED)
-        may_be_handled = may_fail or bool(step.run)
-        alive = FAILED if may_be_handled or may_be_refused else 0
-        if state.known != EVERYTHING:
-            alive |= UNFAILED if self.may_forgive(step) else SUCCEEDED
-        worlds = Worlds(state, State(), alive)
-        verdict = self.subject.verdicts.get(step.path, Verdict())
-        for index, (case, targets) in cases:
-            # Past the bound a case that leads back is passed over.
-            leads_back = may_be_refused and self.subject.flow.may_come_back(step.name, targets)
-            for failed in self.taken(
-                case, worlds, needs, may_handle=may_be_handled or not leads_back, may_pass=leads_back
-            ):
-                possible = verdict.after_failure if failed else verdict.after_success
-                if possible is not None and index not in possible:
-                    continue
-                assumed = worlds.assumed(failed=failed)
-                taken.setdefault(index, []).append(assumed)
-                world = State(assumed.known, worlds.may(failed=failed))
-                work = self.names.work(case) if not targets else []
-                self.work.run(work, world, needs, parallel=False, outcomes=worlds.outcomes(failed=failed))
-                if world.known == EVERYTHING:
-                    continue
-                made = mark if failed else mark | state.may
-                yield Outcome(
+    def may_tolerate_failure(self, step: Step) -> bool:
+        """Return whether the `run` of a step may end in a failure that `on_error: continue` tolerates."""
+        if step.loop is not None:
+            return step.loop.on_error == "continue"
+        return self.work.may_tolerate_failure(step.run or (), parallel=step.parallel)
+
+    def uses_at(self, step: Step, *part: str) -> Sequence[Use]:
+        """Return the templates of a part of a step, such as `("repeat", "until")`."""
+        is_inherited = part[0] == "retry" and step.retry is None
+        return self.work.uses_by_owner.get(part if is_inherited else (*step.path, *part), ())
+
+
+class _StepAnalysis:
+    """The abstract interpretation of a visit of one step. `effects` may be called once."""
+
+    def __init__(self, analysis: EffectsAnalysis, step: Step, traced: int = 0) -> None:
+        self.analysis = analysis
+        self.step = step
+        self.work = analysis.work
+        self.encoder = analysis.encoder
+        self.requirements = Requirements(traced=traced)
+        self.exits: list[StepExit] = []
+        self.taken: dict[int, list[CaseFacts]] = {}
+        self.shadowed: dict[int, int] = {}
+        self.refuted: dict[int, int] = {}
+        self.visit_fact = self.encoder.closures.get(f"steps.{step.name}", 0)
+        self.coverage = analysis.program.verdicts.get(step.path, RuleCoverage())
+        self.states = CaseStates(AssignmentState(), AssignmentState(), 0)
+
+    def effects(self) -> StepEffects:
+        """Interpret the visit and return its effects."""
+        analysis, step, program = self.analysis, self.step, self.analysis.program
+        after_run = self._state_after_run()
+        # A case that handles a failure is assumed to be reachable, however infallible the work looks.
+        may_fail, may_exceed_max_visits = analysis.may_fail(step), program.may_be_refused(step)
+        for use in analysis.uses_at(step, "retry", "if") if may_fail or step.retry is not None else ():
+            self.work.apply_template(use, 0, 0, self.requirements, FAILED)
+        may_handle_failure = may_fail or bool(step.run)
+        results = FAILED if may_handle_failure or may_exceed_max_visits else 0
+        if after_run.assigned != ALL_FACTS:
+            results |= NOT_FAILED if analysis.may_tolerate_failure(step) else SUCCEEDED
+        states = self.states = CaseStates(after_run, AssignmentState(), results)
+        for index, case in enumerate(step.rule or ()):
+            targets = program.flow.targets[step.name][index]
+            # After MaxVisitsExceeded a case that leads back to the step is skipped.
+            leads_back = may_exceed_max_visits and program.flow.may_come_back(step.name, targets)
+            may_handle = may_handle_failure or not leads_back
+            self._add_case(index, case, targets, may_handle=may_handle, may_pass=leads_back)
+        if states.possible_results & NOT_FAILED and self.coverage.uncovered_values is not None:
+            facts = states.current_facts(failed=False)
+            self.exits.append(
+                StepExit(
+                    None,
+                    False,
+                    (),
+                    facts.assigned | self.visit_fact,
+                    after_run.may | self.visit_fact,
+                    facts.unassigned_on_entry,
+                    facts.assigned_on_entry,
+                )
+            )
+        may_end_failed = states.possible_results & FAILED and self.coverage.may_be_unhandled
+        if may_end_failed and (may_fail or may_exceed_max_visits):
+            self.exits.append(StepExit(None, True, (), self.visit_fact, self.visit_fact))
+        required = self.requirements
+        return StepEffects(
+            required.required,
+            required.required_from_entry,
+            tuple(self.exits),
+            self.taken,
+            self.shadowed,
+            self.refuted,
+        )
+
+    def _state_after_run(self) -> AssignmentState:
+        """Return the state after all rounds of the `run` have succeeded."""
+        analysis, step, requirements = self.analysis, self.step, self.requirements
+        state = AssignmentState()
+        for use in analysis.uses_at(step, "loop", "items"):
+            template = self.work.apply_template(use, 0, 0, requirements)
+            state.assigned |= self.work.with_implied(template.always.assigned, 0)
+        may = self.work.may_assign(step.run or ()) if step.repeat is not None else 0
+        inner = AssignmentState(state.assigned, may)
+        self.work.apply_run(step.run or (), inner, requirements, parallel=step.parallel)
+        if step.loop is None:
+            state = inner
+        for use in analysis.uses_at(step, "repeat", "until"):
+            template = self.work.apply_template(use, state.assigned, state.may, requirements, SUCCEEDED)
+            state.assigned |= template.true.assigned
+        state.assigned_on_success |= state.assigned
+        return state
+
+    def _add_case(
+        self, index: int, case: Case, targets: tuple[str, ...], *, may_handle: bool, may_pass: bool
+    ) -> None:
+        """Add the exits of a case, and continue with the next one.
+
+        `may_handle` says whether the case is evaluated after a failure, `may_pass` whether it may also be
+        skipped then.
+        """
+        states, coverage = self.states, self.coverage
+        for failed in self._evaluate_case(case, may_handle=may_handle, may_pass=may_pass):
+            possible_cases = coverage.after_failure if failed else coverage.after_success
+            if possible_cases is not None and index not in possible_cases:
+                continue
+            facts = states.current_facts(failed=failed)
+            self.taken.setdefault(index, []).append(facts)
+            state = AssignmentState(facts.assigned, states.may(failed=failed))
+            work = self.analysis.symbols.work(case) if not targets else []
+            self.work.apply_run(
+                work, state, self.requirements, parallel=False, results=states.results(failed=failed)
+            )
+            if state.assigned == ALL_FACTS:
+                continue
+            may_gen = self.visit_fact if failed else self.visit_fact | states.may_gen[False]
+            self.exits.append(
+                StepExit(
                     index,
                     failed,
                     targets,
-                    world.known | mark,
-                    made | self.work.may_save(work),
-                    assumed.gone,
-                    assumed.asked,
-                    failed and index in verdict.after_refusal,
+                    state.assigned | self.visit_fact,
+                    may_gen | self.work.may_assign(work),
+                    facts.unassigned_on_entry,
+                    facts.assigned_on_entry,
+                    failed and index in coverage.after_refusal,
                 )
-            if worlds.settled and index not in taken and not is_error_aware(case):
-                hidden[index] = worlds.settled
-            if worlds.refuted:
-                taken.setdefault(index, [])
-                refuted[index] = worlds.refuted
-            worlds.go_on()
-        if worlds.alive & UNFAILED and verdict.left_open is not None:
-            assumed = worlds.assumed(failed=False)
-            yield Outcome(
-                None, False, (), assumed.known | mark, state.may | mark, assumed.gone, assumed.asked
             )
-        if worlds.alive & FAILED and verdict.may_be_unhandled and (may_fail or may_be_refused):
-            yield Outcome(None, True, (), mark, mark)
+        if states.shadowing_facts and index not in self.taken and not is_error_aware(case):
+            self.shadowed[index] = states.shadowing_facts
+        if states.refuting_facts:
+            self.taken.setdefault(index, [])
+            self.refuted[index] = states.refuting_facts
+        states.advance()
 
-    def done_in(self, step: Step, needs: Needs) -> State:
-        """What is there when the `run` of a step has succeeded, all rounds of it."""
-        state = State()
-        for use in self.at(step, "loop", "items"):
-            state.known |= self.work.widened(self.work.read(use, 0, 0, needs).always.there, 0)
-        inner = State(state.known, self.work.may_save(step.run or ()) if step.repeat is not None else 0)
-        self.work.run(step.run or (), inner, needs, parallel=step.parallel)
-        if step.loop is None:
-            state = inner
-        for use in self.at(step, "repeat", "until"):
-            state.known |= self.work.read(use, state.known, state.may, needs, SUCCEEDED).true.there
-        state.on_success |= state.known
-        return state
-
-    def may_fail(self, step: Step) -> bool:
-        """Whether a visit may fail for another reason than that something is lacking."""
-        guards = (case.case for case in step.rule or () if isinstance(case.case, str))
-        return (
-            self.loses
-            or step.loop is not None
-            or step.repeat is not None
-            or self.work.fails_by(step.run or ())
-            or not all(map(is_harmless_text, guards))
-        )
-
-    def may_forgive(self, step: Step) -> bool:
-        """Whether the `run` of a step may end in a failure that is forgiven."""
-        if step.loop is not None:
-            return step.loop.on_error == "continue"
-        return self.work.forgives(step.run or (), parallel=step.parallel)
-
-    def at(self, step: Step, *part: str) -> Sequence[Use]:
-        is_shared = part[0] == "retry" and step.retry is None
-        return self.work.by_owner.get(part if is_shared else (*step.path, *part), ())
-
-    def taken(
-        self, case: Case, worlds: Worlds, needs: Needs, *, may_handle: bool, may_pass: bool
-    ) -> Iterator[bool]:
-        """The worlds in which a case may be taken: after a failure or not.
-
-        `may_handle` says whether it is looked at after a failure, `may_pass` whether it may also be passed over then.
-        """
+    def _evaluate_case(self, case: Case, *, may_handle: bool, may_pass: bool) -> Iterator[bool]:
+        """Yield whether the `run` has failed, for each situation in which a case may be taken."""
+        states = self.states
         if case.case == "default":
-            if worlds.alive & UNFAILED:
+            if states.possible_results & NOT_FAILED:
                 yield False
-                worlds.later[False] = None
+                states.when_passed[False] = None
             return
         if case.case == "error":
-            if worlds.alive & FAILED and may_handle:
+            if states.possible_results & FAILED and may_handle:
                 yield True
                 if not may_pass:
-                    worlds.later[True] = None
+                    states.when_passed[True] = None
             return
-        is_aware = is_error_aware(case)
-        for use in self.work.by_owner.get((*case.path, "case"), ()):
-            for failed in (False, True) if is_aware and may_handle else (False,):
-                if self.guarded(use, worlds, needs, failed=failed, may_pass=failed and may_pass):
+        handles_failure = is_error_aware(case) and may_handle
+        for use in self.work.uses_by_owner.get((*case.path, "case"), ()):
+            for failed in (False, True) if handles_failure else (False,):
+                if self._evaluate_guard(use, failed=failed, may_pass=failed and may_pass):
                     yield failed
             return
         yield False
 
-    def guarded(self, use: Use, worlds: Worlds, needs: Needs, *, failed: bool, may_pass: bool) -> bool:
-        """Whether a guard may be true."""
-        outcome = worlds.outcomes(failed=failed)
-        if not outcome:
+    def _evaluate_guard(self, use: Use, *, failed: bool, may_pass: bool) -> bool:
+        """Return whether a guard may be true, and set the facts where it is true and where it is false."""
+        states = self.states
+        results = states.results(failed=failed)
+        if not results:
             return False
-        before, made = worlds.assumed(failed=failed), worlds.most[failed]
-        may = worlds.may(failed=failed and not worlds.alive & UNFAILED)
-        reading = self.work.read(use, before.known, may, needs, outcome)
-        true, false = reading.true, reading.false
-        if may_pass:
-            worlds.later[failed] = before
-        elif false.outcomes & outcome and not false.gone & before.known:
-            is_sure = failed or not reading.asks_for_errors
-            worlds.later[failed] = self.assuming(before, reading, false, made) if is_sure else before
-            worlds.alive &= ~outcome | false.outcomes | (outcome if reading.asks_for_errors else 0)
-        elif failed or not reading.asks_for_errors:
-            worlds.later[failed] = None
-            worlds.settled = worlds.settled or (0 if failed else false.gone & before.known)
-        if not true.outcomes & outcome:
+        before = states.current_facts(failed=failed)
+        may = states.may(failed=failed and not states.possible_results & NOT_FAILED)
+        template = self.work.apply_template(use, before.assigned, may, self.requirements, results)
+        self._set_passed(template, before, failed=failed, may_pass=may_pass)
+        true = template.true
+        if not true.results & results:
             return False
-        if true.gone & before.known:
-            worlds.refuted = 0 if failed else true.gone & before.known
+        if refuting := true.unassigned & before.assigned:
+            states.refuting_facts = 0 if failed else refuting
             return False
-        worlds.now[failed] = worlds.narrowed(
-            self.assuming(before, reading, true, made), true.outcomes & outcome
-        )
+        facts = self._narrow(before, template, true, states.may_gen[failed])
+        states.when_taken[failed] = states.with_success_facts(facts, true.results & results)
         return True
 
-    def assuming(self, before: Assumed, reading: Reading, found: Known, made: int) -> Assumed:
-        """What is known behind a guard, which may be made by the work before it."""
-        asked = found.there & self.readings.plain & ~reading.wanted & ~made
-        return Assumed(
-            before.known | self.work.widened(found.there, made),
-            before.gone | found.gone,
-            before.asked | asked,
+    def _set_passed(
+        self, template: EncodedTemplate, before: CaseFacts, *, failed: bool, may_pass: bool
+    ) -> None:
+        """Set the facts where a guard is false and the next case is evaluated."""
+        states = self.states
+        results, false = states.results(failed=failed), template.false
+        # A guard that reads a part of an error counts as false where there is no error.
+        is_exact = failed or not template.reads_error_part
+        if may_pass:
+            states.when_passed[failed] = before
+        elif false.results & results and not false.unassigned & before.assigned:
+            may_gen = states.may_gen[failed]
+            narrowed = self._narrow(before, template, false, may_gen) if is_exact else before
+            states.when_passed[failed] = narrowed
+            remaining = false.results | (results if template.reads_error_part else 0)
+            states.possible_results &= ~results | remaining
+        elif is_exact:
+            states.when_passed[failed] = None
+            shadowing = 0 if failed else false.unassigned & before.assigned
+            states.shadowing_facts = states.shadowing_facts or shadowing
+
+    def _narrow(
+        self, before: CaseFacts, template: EncodedTemplate, guard_facts: EncodedFacts, may_gen: int
+    ) -> CaseFacts:
+        """Return the facts after a guard. Facts of `may_gen` may come from the step itself, not from its entry."""
+        assigned_on_entry = guard_facts.assigned & self.encoder.name_facts & ~template.read & ~may_gen
+        return CaseFacts(
+            before.assigned | self.work.with_implied(guard_facts.assigned, may_gen),
+            before.unassigned_on_entry | guard_facts.unassigned,
+            before.assigned_on_entry | assigned_on_entry,
         )

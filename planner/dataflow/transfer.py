@@ -1,6 +1,18 @@
-"""How visits of a step can end, and what is needed for it and comes of it: bits of what is there, whatever was before.
+"""Transfer functions: what work requires, and which facts it adds, whatever held before it.
 
-`needed` are the bits that must be there when something is entered, and each outcome adds bits to those that were.
+Problem: The solver (`noetl.planner.dataflow.solver`) needs for each step a summary that does not depend on the facts
+at its entry, so that a step is analysed once and not once per iteration.
+
+Algorithm: Gen sets of a classic data-flow framework (Kildall 1973). Nothing that a branch has assigned is taken
+from it again, so there are no kill sets. A step has one gen set for each of its exits: a case or no case, after
+success or failure. An exit may also have preconditions on the facts at entry, from the guards that select it.
+
+Cost: A fact set is one integer, so each operation takes time linear in the number of facts, in machine words.
+
+Limits: An exit states its preconditions as facts that must not, or must possibly, hold at entry. Any other
+relation between entry and exit is ignored, which makes the analysis less precise but never wrong.
+
+A *fact set* is an `int` used as a bit set. The bits are assigned by `noetl.planner.dataflow.fact_encoding`.
 """
 
 from __future__ import annotations
@@ -9,181 +21,210 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from noetl.planner.dataflow.narrowing import ANY, FAILED, SUCCEEDED, UNFAILED
+from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, NOT_FAILED, SUCCEEDED
 from noetl.planner.graph.bitset import bits
 from noetl.planner.program.template_uses import Use
 
-EVERYTHING = -1
-"""The bits of a place that is never reached: all of them."""
+ALL_FACTS = -1
+"""The fact set with every fact: the top of the lattice. It stands for a place that no run reaches."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One way in which a visit can end: by a case, or by none; after a failure or not. `gen` are the bits that are there for certain
-    behind it, `made` those that it may have added. It cannot be where a bit of `gone` was there before, nor where one of `asked`
-    cannot have been. With `again` the step was visited before.
+class StepExit:
+    """One way in which a visit of a step ends: by a case or by none, after success or failure.
+
+    `gen` are the facts that hold after the exit in every run, `may_gen` those that the visit may add. The exit
+    is impossible if a fact of `unassigned_on_entry` must hold on entry, or a fact of `assigned_on_entry` cannot
+    hold on entry. With `on_reentry` the step was visited before.
     """
 
     case: int | None
     failed: bool
     targets: tuple[str, ...]
     gen: int
-    made: int
-    gone: int = 0
-    asked: int = 0
-    again: bool = False
+    may_gen: int
+    unassigned_on_entry: int = 0
+    assigned_on_entry: int = 0
+    on_reentry: bool = False
 
     @property
-    def is_unhandled(self) -> bool:
+    def is_unhandled_failure(self) -> bool:
+        """Whether the visit fails and no case handles the failure."""
         return self.failed and self.case is None
 
 
 @dataclass(slots=True)
-class State:
-    """What is known to be there, and what may be, of what the work itself adds; `on_success` is what is known to be there if the
-    result of it all is a success and no failure that is forgiven.
+class AssignmentState:
+    """The facts that the work so far has certainly added (`assigned`) and may have added (`may`).
+
+    `assigned_on_success` are the facts that hold if the result of the work is a success without any failure
+    that `on_error: continue` tolerates.
     """
 
-    known: int = 0
+    assigned: int = 0
     may: int = 0
-    on_success: int = 0
+    assigned_on_success: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """A place at which something may be lacking: after which outcomes of the step's `run` it is read there, and whether nothing in
-    the step may have produced it before.
+class UnmetRead:
+    """A template that reads something which may be unassigned.
+
+    `results` are the results of the step's `run` after which it is read. With `only_from_entry` nothing earlier
+    in the step may have assigned it.
     """
 
     use: Use
-    is_hopeless: bool
-    outcomes: int
+    only_from_entry: bool
+    results: int
 
 
 @dataclass(slots=True)
-class Needs:
-    """What has been found to be needed; `hopeless` is what nothing before it in the same step may have produced.
+class Requirements:
+    """The facts that must hold on entry: a fact set that grows as templates are read.
 
-    With `wanted`, the first place that needs each of these bits is kept in `places`.
+    `required_from_entry` is the part of `required` that nothing earlier in the same step may have assigned. The
+    first template that requires a fact of `traced` is kept in `first_reads`, by the bit of the fact.
     """
 
-    needed: int = 0
-    hopeless: int = 0
-    wanted: int = 0
-    places: dict[int, Read] = field(default_factory=dict)
+    required: int = 0
+    required_from_entry: int = 0
+    traced: int = 0
+    first_reads: dict[int, UnmetRead] = field(default_factory=dict)
 
-    def add(self, use: Use, bits: int, may: int, outcomes: int = ANY) -> None:
-        self.needed |= bits
-        self.hopeless |= bits & ~may
-        found = bits & self.wanted
-        while found:
-            bit = found & -found
-            found ^= bit
-            self.wanted ^= bit
-            self.places[bit] = Read(use, not bit & may, outcomes)
+    def add(self, use: Use, facts: int, may: int, results: int = ANY_RESULT) -> None:
+        """Add facts that a template requires, where the facts of `may` may have been added before it."""
+        self.required |= facts
+        self.required_from_entry |= facts & ~may
+        traced = facts & self.traced
+        while traced:
+            bit = traced & -traced
+            traced ^= bit
+            self.traced ^= bit
+            self.first_reads[bit] = UnmetRead(use, not bit & may, results)
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a task needs and adds, whether it may end in a failure that is forgiven, and whether it may fail."""
+class TaskEffects:
+    """What a call of a task requires and adds, and whether it may fail or tolerate a failure."""
 
-    needed: int
-    hopeless: int
+    required: int
+    required_from_entry: int
     gen: int
-    may: int
-    forgives: bool
+    may_gen: int
+    may_tolerate_failure: bool
     may_fail: bool
 
 
 class Implications:
-    """What is there wherever something is: all that is certain behind everything that can have made it, since nothing that a
-    branch has is ever taken from it.
+    """Facts that hold wherever another fact holds.
+
+    A fact A implies B if B holds after every exit that may add A. This is sound because a branch never loses a
+    fact.
     """
 
-    def __init__(self, makers: Iterable[tuple[int, int]]) -> None:
-        """`makers` are pairs of what a work may make, and what is certain behind it."""
-        self.makers = makers
-        self.by_bit: dict[int, list[int]] | None = None
-        self.known: dict[int, int] = {}
+    def __init__(self, definitions: Iterable[tuple[int, int]]) -> None:
+        """Each definition is a pair: the facts that an exit may add, and all facts that hold after it."""
+        self.definitions = definitions
+        self._by_index: dict[int, list[int]] | None = None
+        self._implied: dict[int, int] = {}
 
-    def of(self, there: int) -> int:
-        """All that some bits imply."""
-        if self.by_bit is None:
-            self.by_bit = {}
-            for made, certain in self.makers:
-                for index in bits(made):
-                    self.by_bit.setdefault(index, []).append(certain)
-        found = 0
-        for index in bits(there):
-            if index not in self.known:
-                implied = EVERYTHING
-                for certain in self.by_bit.get(index, ()):
+    def implied_by(self, facts: int) -> int:
+        """Return all facts that at least one of these facts implies.
+
+        >>> Implications([(0b001, 0b011), (0b101, 0b111)]).implied_by(0b001)
+        3
+        """
+        if self._by_index is None:
+            self._by_index = {}
+            for may_gen, certain in self.definitions:
+                for index in bits(may_gen):
+                    self._by_index.setdefault(index, []).append(certain)
+        all_implied = 0
+        for index in bits(facts):
+            if index not in self._implied:
+                implied = ALL_FACTS
+                for certain in self._by_index.get(index, ()):
                     implied &= certain
-                self.known[index] = 0 if implied == EVERYTHING else implied
-            found |= self.known[index]
-        return found
+                self._implied[index] = 0 if implied == ALL_FACTS else implied
+            all_implied |= self._implied[index]
+        return all_implied
 
 
-class Assumed(NamedTuple):
-    """What is known where a case is looked at: bits that are there, bits that were not there before, and bits that were."""
+class CaseFacts(NamedTuple):
+    """The facts where a case is evaluated or taken.
 
-    known: int
-    gone: int = 0
-    asked: int = 0
+    `assigned` hold there. `unassigned_on_entry` and `assigned_on_entry` are preconditions on the facts at the
+    entry of the step, as in `StepExit`.
+    """
+
+    assigned: int
+    unassigned_on_entry: int = 0
+    assigned_on_entry: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """What a visit of a step needs, and all its outcomes. `taken` tells for cases what is known where they are taken; a guard that
-    asks for what cannot be has nothing there: it is `refuted` by these bits. Nor has a `hidden` case: one before it is always
-    taken, for these bits.
+class StepEffects:
+    """What a visit of a step requires, and all its exits.
+
+    The last three fields are by the index of a case. `taken` holds the facts in each situation in which the
+    case may be taken. A case in `shadowed` is never taken, because a case before it always is, given these
+    facts. A case in `refuted` is never taken, because its guard is false given these facts.
     """
 
-    needed: int
-    hopeless: int
-    outcomes: tuple[Outcome, ...]
-    taken: Mapping[int, Sequence[Assumed]] = field(default_factory=dict)
-    hidden: Mapping[int, int] = field(default_factory=dict)
+    required: int
+    required_from_entry: int
+    exits: tuple[StepExit, ...]
+    taken: Mapping[int, Sequence[CaseFacts]] = field(default_factory=dict)
+    shadowed: Mapping[int, int] = field(default_factory=dict)
     refuted: Mapping[int, int] = field(default_factory=dict)
 
 
-class Worlds:
-    """What is known where no case has been taken yet, after success and after a failure. `now` is what holds where the present
-    case is taken, `later` what holds where it is not: nothing, if it always is. Its guard is never true for the bits in
-    `refuted`; `settled` are bits for which one was always true after success, since the work of the step needs or makes them.
+class CaseStates:
+    """The facts after success and after failure, while the cases of a rule are evaluated in order.
+
+    The boolean keys say whether the `run` has failed. `possible_results` are the results for which no case has
+    been taken yet. `when_taken` holds the facts where the present case is taken, `when_passed` those where it
+    is not: `None` if it always is taken. The guard of the present case is false given `refuting_facts`. Given
+    `shadowing_facts`, some earlier case is always taken after success.
     """
 
-    def __init__(self, success: State, failure: State, alive: int) -> None:
-        self.alive = alive
-        self.state = {False: Assumed(success.known), True: Assumed(failure.known)}
-        self.most = {False: success.may, True: failure.may}
-        self.on_success = success.on_success
-        self.now: dict[bool, Assumed] = {}
-        self.later: dict[bool, Assumed | None] = {}
-        self.refuted = 0
-        self.settled = 0
+    def __init__(self, success: AssignmentState, failure: AssignmentState, possible_results: int) -> None:
+        self.possible_results = possible_results
+        self.facts = {False: CaseFacts(success.assigned), True: CaseFacts(failure.assigned)}
+        self.may_gen = {False: success.may, True: failure.may}
+        self.assigned_on_success = success.assigned_on_success
+        self.when_taken: dict[bool, CaseFacts] = {}
+        self.when_passed: dict[bool, CaseFacts | None] = {}
+        self.refuting_facts = 0
+        self.shadowing_facts = 0
 
-    def outcomes(self, *, failed: bool) -> int:
-        return self.alive & (FAILED if failed else UNFAILED)
+    def results(self, *, failed: bool) -> int:
+        """Return the results, after failure or not, with which the present case is reached."""
+        return self.possible_results & (FAILED if failed else NOT_FAILED)
 
-    def assumed(self, *, failed: bool) -> Assumed:
-        found = self.now.get(failed)
-        return self.narrowed(self.state[failed], self.outcomes(failed=failed)) if found is None else found
+    def current_facts(self, *, failed: bool) -> CaseFacts:
+        """Return the facts where the present case is taken, or where it is reached if that is not known."""
+        facts = self.when_taken.get(failed)
+        if facts is None:
+            return self.with_success_facts(self.facts[failed], self.results(failed=failed))
+        return facts
 
-    def narrowed(self, found: Assumed, outcomes: int) -> Assumed:
-        """What is known, where the result of the `run` can only be one of these."""
-        if outcomes != SUCCEEDED or not self.on_success & ~found.known:
-            return found
-        return Assumed(found.known | self.on_success, found.gone, found.asked)
+    def with_success_facts(self, facts: CaseFacts, results: int) -> CaseFacts:
+        """Return the facts with those of a success, if success is the only possible result."""
+        if results != SUCCEEDED or not self.assigned_on_success & ~facts.assigned:
+            return facts
+        return facts._replace(assigned=facts.assigned | self.assigned_on_success)
 
     def may(self, *, failed: bool) -> int:
-        return self.most[failed] | self.assumed(failed=failed).known
+        """Return the facts that the step may have added."""
+        return self.may_gen[failed] | self.current_facts(failed=failed).assigned
 
-    def go_on(self) -> None:
-        """Look at the next case."""
-        for failed, state in self.later.items():
-            if state is None:
-                self.alive &= UNFAILED if failed else FAILED
+    def advance(self) -> None:
+        """Continue with the next case."""
+        for failed, facts in self.when_passed.items():
+            if facts is None:
+                self.possible_results &= NOT_FAILED if failed else FAILED
             else:
-                self.state[failed] = state
-        self.now, self.later, self.refuted = {}, {}, 0
+                self.facts[failed] = facts
+        self.when_taken, self.when_passed, self.refuting_facts = {}, {}, 0

@@ -1,99 +1,109 @@
-"""Cases that are never taken, and pairs of steps that exclude each other."""
+"""Unreachable cases and exclusive steps: the results of the definite-assignment analysis for other checks.
+
+Problem: Some cases are never taken, because their guard asks for facts that cannot hold. Some steps never run in
+the same run, because a test of a constant value is true before one and false before the other.
+
+Algorithm: The definite-assignment analysis runs at most twice. The first run has no implications between facts.
+Only if a requirement may be unmet, the second run uses the implications of the first one.
+
+Cost: One or two runs of the solver (see `noetl.planner.dataflow.solver`).
+
+Limits: Those of the solver.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from noetl.planner.dataflow.fact_encoding import Readings
-from noetl.planner.dataflow.solver import Ways
-from noetl.planner.dataflow.step_effects import Production
-from noetl.planner.dataflow.transfer import EVERYTHING
+from noetl.planner.dataflow.fact_encoding import FactEncoder
+from noetl.planner.dataflow.solver import AssignmentSolver
+from noetl.planner.dataflow.step_effects import EffectsAnalysis
+from noetl.planner.dataflow.transfer import ALL_FACTS
 from noetl.planner.program.program import Subject
 from noetl.planner.syntax.models import DocumentPath
 
-Untaken = frozenset[tuple[str, int]]
-"""Cases that are never taken: the step, and the index of the case."""
+UnreachableCases = frozenset[tuple[str, int]]
+"""Cases that are never taken: the step and the index of the case."""
 
 
-class Never:
-    """What no run does: `cases` are never taken, and of two steps, or entries of a `run`, that exclude each other one at most is
-    ever done, since tests of values that never change have turned out one way before the one, and the other way before the other.
+class Unreachable:
+    """What no run does: take one of `cases`, or run two exclusive steps or entries.
+
+    Two steps are exclusive if the must sets at their entries have opposite results of one test.
     """
 
     def __init__(
-        self, cases: Untaken = frozenset(), readings: Readings | None = None, must: Mapping[str, int] = {}
+        self,
+        cases: UnreachableCases = frozenset(),
+        encoder: FactEncoder | None = None,
+        must: Mapping[str, int] = {},
     ) -> None:
         self.cases = cases
-        self.readings = readings
+        self.encoder = encoder
         self.must = must
 
-    def both(self, step: str, other: str) -> bool:
-        """Whether two steps exclude each other."""
+    def are_exclusive_steps(self, step: str, other_step: str) -> bool:
+        """Return whether no run visits both steps."""
         must = self.must
-        return self.readings is not None and self.readings.contradict(must.get(step, 0), must.get(other, 0))
+        return self.are_exclusive(must.get(step, 0), must.get(other_step, 0))
 
-    def both_entries(self, entry: int, other: int) -> bool:
-        """Whether two entries do, with `around` of each."""
-        return self.readings is not None and self.readings.contradict(entry, other)
+    def are_exclusive(self, facts: int, other_facts: int) -> bool:
+        """Return whether no run has both fact sets."""
+        return self.encoder is not None and self.encoder.are_exclusive(facts, other_facts)
 
-    def around(self, entry: DocumentPath) -> int:
-        """What the guard of an entry says of such tests."""
-        return 0 if self.readings is None else self.readings.met_around(entry)
-
-
-def find_out(subject: Subject, production: Production) -> Ways:
-    """The ways through a playbook, and what is there on them, as far as its templates tell.
-
-    Raises:
-        TooManyLooksError: they are too many to look at.
-    """
-    ways = find_ways(subject, production)
-    if is_lacking(production, ways):
-        # Only now is it worth while to know what is there wherever something else is.
-        production.know(ways.implications())
-        ways = find_ways(subject, production)
-    return ways
+    def conditions_around(self, entry: DocumentPath) -> int:
+        """Return the conditions that hold where an entry does its work, as its `if` says."""
+        return 0 if self.encoder is None else self.encoder.conditions_around(entry)
 
 
-def find_ways(subject: Subject, production: Production) -> Ways:
-    """The ways through a playbook, and what is there on them.
+def solve_assignments(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
+    """Return the solved solver of a program, with implications if a requirement may be unmet without them.
 
     Raises:
-        TooManyLooksError: they are too many to look at.
+        AnalysisLimitError: the analysis is too large.
     """
-    default = subject.playbook.on_error
-    on_failure = {name: step.on_error or default for name, step in subject.names.steps.items()}
-    in_turns = subject.playbook.mode == "sequential"
-    ways = Ways(
-        subject.flow,
-        subject.joins,
-        production.visits,
+    solver = solve_once(program, analysis)
+    if has_unmet_requirements(analysis, solver):
+        analysis.use_implications(solver.implications())
+        solver = solve_once(program, analysis)
+    return solver
+
+
+def solve_once(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
+    """Return the solved solver of a program, with the present step effects.
+
+    Raises:
+        AnalysisLimitError: the analysis is too large.
+    """
+    default = program.playbook.on_error
+    on_failure = {name: step.on_error or default for name, step in program.names.steps.items()}
+    solver = AssignmentSolver(
+        program.flow,
+        program.joins,
+        analysis.effects,
         on_failure,
-        production.readings.at_start,
-        in_turns=in_turns,
-        resolved=production.readings.resolved,
+        analysis.encoder.at_start,
+        is_sequential=program.playbook.mode == "sequential",
+        resolve=analysis.encoder.resolve,
     )
-    ways.find()
-    return ways
+    solver.solve()
+    return solver
 
 
-def is_lacking(production: Production, ways: Ways) -> bool:
-    """Whether a step may be entered without something that it needs."""
-    return any(production.visits[step].needed & ~must for step, must in ways.found.must.items())
+def has_unmet_requirements(analysis: EffectsAnalysis, solver: AssignmentSolver) -> bool:
+    """Return whether a step may be entered without a fact that it requires."""
+    return any(analysis.effects[step].required & ~must for step, must in solver.solution.must.items())
 
 
-def find_untaken(production: Production, ways: Ways) -> Untaken:
-    """The cases that are never taken, for what is there or not whenever the step is entered, or then."""
-    visits = [(name, production.visits[name]) for name, must in ways.found.must.items() if must != EVERYTHING]
-    return frozenset(
-        (name, index)
-        for name, visit in visits
-        for index in (
-            *visit.hidden,
-            *(
-                at
-                for at, taken in visit.taken.items()
-                if not any(ways.can_be(name, assumed) for assumed in taken)
-            ),
-        )
-    )
+def find_unreachable_cases(analysis: EffectsAnalysis, solver: AssignmentSolver) -> UnreachableCases:
+    """Return the cases of reachable steps that are shadowed, or whose facts are impossible in each situation."""
+    unreachable: set[tuple[str, int]] = set()
+    for name, must in solver.solution.must.items():
+        if must == ALL_FACTS:
+            continue
+        effects = analysis.effects[name]
+        unreachable.update((name, index) for index in effects.shadowed)
+        for index, situations in effects.taken.items():
+            if not any(solver.is_possible(name, facts) for facts in situations):
+                unreachable.add((name, index))
+    return frozenset(unreachable)

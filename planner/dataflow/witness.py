@@ -1,7 +1,19 @@
-"""How a run can come to a place without having produced something: the moves that its branches make on the way.
+"""Witnesses: a shortest run that reaches a place without a fact.
 
-The way is found backwards, from the place to the start, over steps at whose entry the thing is not certain. Where branches
-come together, one of them has to arrive without it, and the others have to arrive without it or end on the way.
+Problem: If a fact is not in the must set of a step, the message (NP302) should show one run on which the fact
+does not hold there: the path of the branch that reaches the step, and what other branches do.
+
+Algorithm: Breadth-first search backward from the step to the start (Moore 1959), over exits after which the fact
+may not hold. Outside of the regions of joins this is a path in a graph. At a join one branch must arrive without
+the fact, and each other branch must arrive without it too or end on the way; these least costs are the least
+fixed point of an and-or graph (Knuth 1977, "A generalization of Dijkstra's algorithm"), found by iteration over
+the region.
+
+Cost: Linear in the edges for the path, plus a few passes over the region of each join on it. The evaluations
+count against the limit of the solver.
+
+Limits: Costs are exact for each region, not for the whole run, so a witness is short but may not be minimal.
+Guards count as free choices: a witness can need guard values that no input gives.
 """
 
 from __future__ import annotations
@@ -11,17 +23,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from noetl.planner.dataflow.solver import Ways
-from noetl.planner.dataflow.transfer import Outcome
+from noetl.planner.dataflow.solver import AssignmentSolver
+from noetl.planner.dataflow.transfer import StepExit
 from noetl.planner.graph.joins import ROOT
 
-FAR = 1 << 30
-"""The length of a way that there is not."""
+UNREACHABLE_COST = 1 << 30
+"""The cost of what is impossible."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """What happens at a visit of a step: the index of the case taken, or None; and whether the step has failed."""
+class WitnessMove:
+    """What a visit of a step does: the index of the case taken, or `None`, and whether the step has failed."""
 
     step: str
     case: int | None
@@ -30,209 +42,231 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """The moves of the branch that comes to a place, from the start on, and those of branches that it parted from. A step
-    that neither of them names may do anything.
+    """The moves of the branch that reaches a place, and those of branches that were forked on the way.
+
+    A step in neither may do anything.
     """
 
-    way: tuple[Move, ...]
-    beside: tuple[Move, ...] = ()
+    path: tuple[WitnessMove, ...]
+    other_moves: tuple[WitnessMove, ...] = ()
 
     @property
-    def moves(self) -> tuple[Move, ...]:
-        return (*self.way, *self.beside)
+    def moves(self) -> tuple[WitnessMove, ...]:
+        """All moves."""
+        return (*self.path, *self.other_moves)
 
 
-def find_witness(ways: Ways, step: str, bit: int) -> Witness | None:
-    """A way to a step on which a bit is not produced, and as short as one can be."""
-    return _Search(ways, bit).to(step)
+def find_witness(solver: AssignmentSolver, step: str, fact: int) -> Witness | None:
+    """Return a short run that enters a step without a fact; `None` if none is found."""
+    return _WitnessSearch(solver, fact).find_entry(step)
 
 
-def find_end(ways: Ways, bit: int, *, forgiving: bool) -> Witness | None:
-    """A way to the end of a run on which a bit is not produced; with `forgiving` also one on which branches end by failures."""
-    return _Search(ways, bit).to_end(forgiving=forgiving)
+def find_end_witness(solver: AssignmentSolver, fact: int, *, with_failures: bool) -> Witness | None:
+    """Return a short run that ends without a fact; `with_failures`, branches may end by failures."""
+    return _WitnessSearch(solver, fact).find_end(with_failures=with_failures)
 
 
 @dataclass(slots=True)
-class _Costs:
-    """For each step of a region how many moves it takes to arrive without the bit, and to end or go elsewhere."""
+class _RegionCosts:
+    """For each step of a region, how many moves a branch needs to arrive without the fact, or else to end."""
 
     arrive: dict[str, int]
     end: dict[str, int]
 
-    def either(self, step: str) -> int:
-        return min(self.arrive.get(step, FAR), self.end.get(step, 0))
+    def least(self, step: str) -> int:
+        return min(self.arrive.get(step, UNREACHABLE_COST), self.end.get(step, 0))
 
 
-class _Search:
-    def __init__(self, ways: Ways, bit: int) -> None:
-        self.ways = ways
-        self.bit = bit
-        self.chosen: dict[str, Outcome] = {}
-        self.way: list[Move] = []
-        self.beside: list[Move] = []
+class _WitnessSearch:
+    def __init__(self, solver: AssignmentSolver, fact: int) -> None:
+        self.solver = solver
+        self.fact = fact
+        self.chosen: dict[str, StepExit] = {}
+        self.path: list[WitnessMove] = []
+        self.other_moves: list[WitnessMove] = []
 
-    def lacks(self, step: str, outcome: Outcome) -> bool:
-        """Whether the bit may still be lacking behind an outcome."""
-        return not self.ways.behind(step, outcome) & self.bit
+    def may_miss_fact(self, step: str, exit_: StepExit) -> bool:
+        """Return whether the fact may not hold after an exit."""
+        return not self.solver.facts_after(step, exit_) & self.fact
 
-    def to(self, step: str) -> Witness | None:
-        route = self.route(step)
+    def find_entry(self, step: str) -> Witness | None:
+        route = self.find_route(step)
         if route is None:
             return None
-        for here, there in pairwise(route):
-            if not self.go(here, there):
+        for source, target in pairwise(route):
+            if not self.advance(source, target):
                 return None
-        return Witness(tuple(self.way), tuple(self.beside))
+        return Witness(tuple(self.path), tuple(self.other_moves))
 
-    def route(self, step: str) -> list[str] | None:
-        """The steps on the way; of the regions of joins only where they begin and end."""
-        following: dict[str, str | None] = {step: None}
+    def find_route(self, step: str) -> list[str] | None:
+        """Return the steps from the start to a step; of a join's region only its dominator and the join."""
+        next_steps: dict[str, str | None] = {step: None}
         queue = deque([step])
-        start = self.ways.flow.start
+        start = self.solver.cfg.start
         while queue:
-            here = queue.popleft()
-            if here == start:
+            current = queue.popleft()
+            if current == start:
                 break
-            for before in self.before(here):
-                if before not in following:
-                    following[before] = here
-                    queue.append(before)
-        if start not in following:
+            for source in self.sources(current):
+                if source not in next_steps:
+                    next_steps[source] = current
+                    queue.append(source)
+        if start not in next_steps:
             return None
-        found = [start]
-        while (there := following[found[-1]]) is not None:
-            found.append(there)
-        return found
+        route = [start]
+        while (following := next_steps[route[-1]]) is not None:
+            route.append(following)
+        return route
 
-    def before(self, step: str) -> Iterable[str]:
-        if self.ways.waits(step):
-            dominator = self.ways.joins.dominators[step]
-            sources = [self.ways.flow.start if dominator == ROOT else dominator]
-            return [source for source in sources if not self.ways.found.must[source] & self.bit]
-        return [before for before, outcome in self.ways.before[step] if self.lacks(before, outcome)]
+    def sources(self, step: str) -> Iterable[str]:
+        """Return the steps from which a route leads to a step without the fact."""
+        solver = self.solver
+        if solver.is_waiting_join(step):
+            dominator = solver.joins.dominators[step]
+            source = solver.cfg.start if dominator == ROOT else dominator
+            return [source] if not solver.solution.must[source] & self.fact else []
+        return [source for source, exit_ in solver.incoming[step] if self.may_miss_fact(source, exit_)]
 
-    def go(self, here: str, there: str) -> bool:
-        """Go on from a step to the next one on the route."""
-        if self.ways.waits(there):
-            return self.join(here, there)
-        outcomes = [o for o in self.ways.possible(here) if there in o.targets and self.lacks(here, o)]
-        if not outcomes:
+    def advance(self, source: str, target: str) -> bool:
+        """Add the moves from a step to the next one on the route. Return whether that is possible."""
+        if self.solver.is_waiting_join(target):
+            return self.advance_to_join(source, target)
+        exits = [
+            exit_
+            for exit_ in self.solver.possible_exits(source)
+            if target in exit_.targets and self.may_miss_fact(source, exit_)
+        ]
+        if not exits:
             return False
-        self.choose(here, min(outcomes, key=lambda o: (len(o.targets), o.failed)), self.way)
+        self.choose(source, min(exits, key=lambda exit_: (len(exit_.targets), exit_.failed)), self.path)
         return True
 
-    def choose(self, step: str, outcome: Outcome, moves: list[Move]) -> None:
-        self.chosen[step] = outcome
-        moves.append(Move(step, outcome.case, outcome.failed))
+    def choose(self, step: str, exit_: StepExit, moves: list[WitnessMove]) -> None:
+        self.chosen[step] = exit_
+        moves.append(WitnessMove(step, exit_.case, exit_.failed))
 
-    def join(self, here: str, join: str) -> bool:
-        """Let the branches that part behind a step come together without the bit."""
-        costs = self.costs(join)
-        if here == self.ways.flow.start and self.ways.joins.dominators[join] == ROOT:
-            return costs.arrive[here] < FAR and self.arrive(here, join, costs, self.way)
-        costs.arrive[here] = 0
-        best = min(self.ways.possible(here), key=lambda o: self.arriving(here, o, costs)[0], default=None)
-        if best is None or self.arriving(here, best, costs)[0] >= FAR:
+    def advance_to_join(self, source: str, join: str) -> bool:
+        """Add the moves of all branches from a step to the join at which they arrive without the fact."""
+        costs = self.region_costs(join)
+        if source == self.solver.cfg.start and self.solver.joins.dominators[join] == ROOT:
+            is_possible = costs.arrive[source] < UNREACHABLE_COST
+            return is_possible and self.move_to_join(source, join, costs, self.path)
+        costs.arrive[source] = 0
+        exits = self.solver.possible_exits(source)
+        best = min(exits, key=lambda exit_: self.arrival_cost(source, exit_, costs)[0], default=None)
+        if best is None or self.arrival_cost(source, best, costs)[0] >= UNREACHABLE_COST:
             return False
-        return self.part(here, best, join, costs, self.way)
+        return self.follow_exit(source, best, join, costs, self.path)
 
-    def part(self, step: str, outcome: Outcome, join: str, costs: _Costs, moves: list[Move]) -> bool:
-        _, first = self.arriving(step, outcome, costs)
-        self.choose(step, outcome, moves)
-        arrived = self.arrive(outcome.targets[first], join, costs, moves)
-        for at, target in enumerate(outcome.targets):
-            if at != first and arrived:
-                self.leave(target, join, costs)
-        return arrived
+    def follow_exit(
+        self, step: str, exit_: StepExit, join: str, costs: _RegionCosts, moves: list[WitnessMove]
+    ) -> bool:
+        """Add an exit and the moves behind it. Return whether a branch arrives."""
+        _, first = self.arrival_cost(step, exit_, costs)
+        self.choose(step, exit_, moves)
+        has_arrived = self.move_to_join(exit_.targets[first], join, costs, moves)
+        for index, target in enumerate(exit_.targets):
+            if index != first and has_arrived:
+                self.end_or_arrive(target, join, costs)
+        return has_arrived
 
-    def arrive(self, step: str, join: str, costs: _Costs, moves: list[Move]) -> bool:
+    def move_to_join(self, step: str, join: str, costs: _RegionCosts, moves: list[WitnessMove]) -> bool:
+        """Add the moves of a branch that arrives at the join. Return whether it arrives."""
         if step == join:
             return True
         if step in self.chosen:
             return any(target == join or target in costs.arrive for target in self.chosen[step].targets)
-        best = min(self.ways.possible(step), key=lambda o: self.arriving(step, o, costs)[0])
-        return self.part(step, best, join, costs, moves)
+        exits = self.solver.possible_exits(step)
+        best = min(exits, key=lambda exit_: self.arrival_cost(step, exit_, costs)[0])
+        return self.follow_exit(step, best, join, costs, moves)
 
-    def leave(self, step: str, join: str, costs: _Costs) -> None:
-        """Let a branch end on its way, or arrive without the bit."""
+    def end_or_arrive(self, step: str, join: str, costs: _RegionCosts) -> None:
+        """Add the moves of a branch that ends before the join, or arrives without the fact."""
         if step == join or step in self.chosen or step not in costs.end:
             return
         if costs.arrive[step] < costs.end[step]:
-            self.arrive(step, join, costs, self.beside)
+            self.move_to_join(step, join, costs, self.other_moves)
             return
-        outcomes = self.ways.possible(step)
-        best = min(outcomes, key=lambda o: self.ending(step, o, costs), default=None)
+        exits = self.solver.possible_exits(step)
+        best = min(exits, key=lambda exit_: self.end_cost(step, exit_, costs), default=None)
         if best is not None:
-            self.choose(step, best, self.beside)
+            self.choose(step, best, self.other_moves)
             for target in best.targets:
-                self.leave(target, join, costs)
+                self.end_or_arrive(target, join, costs)
 
-    def costs(self, join: str) -> _Costs:
-        region = self.ways.regions[join]
-        costs = _Costs(dict.fromkeys(region, FAR), dict.fromkeys(region, FAR))
-        costs.arrive[join], costs.end[join] = 0, FAR
-        changed = True
-        while changed:
-            changed = False
+    def region_costs(self, join: str) -> _RegionCosts:
+        """Return the least costs in the region of a join, as a least fixed point."""
+        region = self.solver.regions[join]
+        costs = _RegionCosts(dict.fromkeys(region, UNREACHABLE_COST), dict.fromkeys(region, UNREACHABLE_COST))
+        costs.arrive[join], costs.end[join] = 0, UNREACHABLE_COST
+        is_changed = True
+        while is_changed:
+            is_changed = False
             for step in region:
-                outcomes = self.ways.possible(step)
-                arrive = min((self.arriving(step, outcome, costs)[0] for outcome in outcomes), default=FAR)
-                end = min((self.ending(step, outcome, costs) for outcome in outcomes), default=FAR)
+                exits = self.solver.possible_exits(step)
+                arrive = min(
+                    (self.arrival_cost(step, exit_, costs)[0] for exit_ in exits), default=UNREACHABLE_COST
+                )
+                end = min((self.end_cost(step, exit_, costs) for exit_ in exits), default=UNREACHABLE_COST)
                 if (arrive, end) != (costs.arrive[step], costs.end[step]):
                     costs.arrive[step], costs.end[step] = arrive, end
-                    changed = True
+                    is_changed = True
         return costs
 
-    def arriving(self, step: str, outcome: Outcome, costs: _Costs) -> tuple[int, int]:
-        """What it takes for one of the branches to arrive, and which."""
-        self.ways.look()
-        targets = outcome.targets
-        if not self.lacks(step, outcome) and not any(
-            target in self.ways.joins.discriminators for target in targets
-        ):
-            return FAR, 0
-        each = [costs.either(target) for target in targets]
-        total = 1 + sum(each)
-        found = [
-            (min(total - each[at] + costs.arrive[target], FAR), at)
-            for at, target in enumerate(targets)
-            if costs.arrive.get(target, FAR) < FAR
+    def arrival_cost(self, step: str, exit_: StepExit, costs: _RegionCosts) -> tuple[int, int]:
+        """Return the cost if one branch behind an exit arrives, and the index of its target."""
+        self.solver.spend()
+        targets = exit_.targets
+        discriminators = self.solver.joins.discriminators
+        if not self.may_miss_fact(step, exit_) and not any(target in discriminators for target in targets):
+            return UNREACHABLE_COST, 0
+        least = [costs.least(target) for target in targets]
+        total = 1 + sum(least)
+        options = [
+            (min(total - least[index] + costs.arrive[target], UNREACHABLE_COST), index)
+            for index, target in enumerate(targets)
+            if costs.arrive.get(target, UNREACHABLE_COST) < UNREACHABLE_COST
         ]
-        return min(found, default=(FAR, 0))
+        return min(options, default=(UNREACHABLE_COST, 0))
 
-    def ending(self, step: str, outcome: Outcome, costs: _Costs) -> int:
-        """What it takes for a branch to end. Where branches go one after another, others see what it leaves."""
-        if self.ways.in_turns and not self.lacks(step, outcome):
-            return FAR
-        return min(1 + sum(costs.end.get(target, 0) for target in outcome.targets), FAR)
+    def end_cost(self, step: str, exit_: StepExit, costs: _RegionCosts) -> int:
+        """Return the cost if all branches behind an exit end. In sequential mode, others see their facts."""
+        if self.solver.is_sequential and not self.may_miss_fact(step, exit_):
+            return UNREACHABLE_COST
+        return min(1 + sum(costs.end.get(target, 0) for target in exit_.targets), UNREACHABLE_COST)
 
-    def to_end(self, *, forgiving: bool) -> Witness | None:
-        cost = dict.fromkeys(self.ways.order, FAR)
+    def find_end(self, *, with_failures: bool) -> Witness | None:
+        """Return the moves of all branches until the end of a run without the fact."""
+        start = self.solver.cfg.start
+        costs = dict.fromkeys(self.solver.order, UNREACHABLE_COST)
 
-        def ending(outcome: Outcome) -> int:
-            return min(1 + sum(cost[target] for target in outcome.targets), FAR)
+        def cost_of(exit_: StepExit) -> int:
+            return min(1 + sum(costs[target] for target in exit_.targets), UNREACHABLE_COST)
 
-        def candidates(step: str) -> list[Outcome]:
-            possible = self.ways.possible(step)
-            return [o for o in possible if self.lacks(step, o) and (forgiving or not o.is_unhandled)]
+        def candidates(step: str) -> list[StepExit]:
+            return [
+                exit_
+                for exit_ in self.solver.possible_exits(step)
+                if self.may_miss_fact(step, exit_) and (with_failures or not exit_.is_unhandled_failure)
+            ]
 
-        changed = True
-        while changed:
-            changed = False
-            for step in reversed(self.ways.order):
-                self.ways.look()
-                found = min(map(ending, candidates(step)), default=FAR)
-                if found != cost[step]:
-                    cost[step] = found
-                    changed = True
-        if cost[self.ways.flow.start] >= FAR:
+        is_changed = True
+        while is_changed:
+            is_changed = False
+            for step in reversed(self.solver.order):
+                self.solver.spend()
+                cost = min(map(cost_of, candidates(step)), default=UNREACHABLE_COST)
+                if cost != costs[step]:
+                    costs[step] = cost
+                    is_changed = True
+        if costs[start] >= UNREACHABLE_COST:
             return None
-        stack = [(self.ways.flow.start, True)]
+        stack = [(start, True)]
         while stack:
-            step, is_first = stack.pop()
+            step, is_on_path = stack.pop()
             if step in self.chosen:
                 continue
-            best = min(candidates(step), key=ending)
-            self.choose(step, best, self.way if is_first else self.beside)
-            stack += [(target, is_first and at == 0) for at, target in enumerate(best.targets)]
-        return Witness(tuple(self.way), tuple(self.beside))
+            best = min(candidates(step), key=cost_of)
+            self.choose(step, best, self.path if is_on_path else self.other_moves)
+            stack += [(target, is_on_path and index == 0) for index, target in enumerate(best.targets)]
+        return Witness(tuple(self.path), tuple(self.other_moves))

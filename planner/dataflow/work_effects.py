@@ -1,203 +1,247 @@
-"""What the entries of a `run` need and add, one after another or together, and through the tasks that they call."""
+"""Work effects: what the entries of a `run` require and add, in sequence, in parallel, and through tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import networkx as nx
-from noetl.planner.dataflow.definitions import called
-from noetl.planner.dataflow.fact_encoding import Reading, Readings
-from noetl.planner.dataflow.infallible import is_harmless_action
-from noetl.planner.dataflow.narrowing import ANY, FAILED
-from noetl.planner.dataflow.transfer import EVERYTHING, Done, Implications, Needs, State
+from noetl.planner.dataflow.definitions import called_task
+from noetl.planner.dataflow.fact_encoding import EncodedFacts, EncodedTemplate, FactEncoder
+from noetl.planner.dataflow.infallible import is_infallible_action
+from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED
+from noetl.planner.dataflow.transfer import (
+    ALL_FACTS,
+    AssignmentState,
+    Implications,
+    Requirements,
+    TaskEffects,
+)
 from noetl.planner.graph.bitset import bits
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Task, TaskEntry
 
 
-class Work:
-    """The work of a whole playbook. `by_owner` are the templates of each entry and each other part of a step, by its place."""
+class WorkAnalysis:
+    """The analysis of all work of a playbook.
 
-    def __init__(self, subject: Subject, readings: Readings) -> None:
-        self.names = subject.names
-        self.readings = readings
+    `uses_by_owner` holds the templates of each entry, and of each other part of a step, by its path.
+    `task_effects` holds the effects of each task. `implications`, once set, extend what guards say.
+    """
+
+    def __init__(self, program: Subject, encoder: FactEncoder) -> None:
+        self.symbols = program.names
+        self.encoder = encoder
         self.implications: Implications | None = None
-        self.by_owner: dict[DocumentPath, list[Use]] = {}
-        for use in subject.uses:
-            self.by_owner.setdefault(use.owner or use.path, []).append(use)
-        self.done: dict[str, Done] = {}
-        # What is there when a task is called is not known here, so that nothing is implied by it.
-        for task in reversed(list(nx.topological_sort(subject.task_calls))):
-            self.done[task] = self.of_task(task)
+        self.uses_by_owner: dict[DocumentPath, list[Use]] = {}
+        for use in program.uses:
+            self.uses_by_owner.setdefault(use.owner or use.path, []).append(use)
+        self.task_effects: dict[str, TaskEffects] = {}
+        # Callees come before callers. The facts at a call are unknown here, so implications do not apply.
+        for task in reversed(list(nx.topological_sort(program.task_calls))):
+            self.task_effects[task] = self._analyse_task(self.symbols.tasks[task])
 
-    def widened(self, there: int, may: int) -> int:
-        """What is there, with what that implies; not of what the work itself may have made just now."""
-        certain = there & ~may & self.readings.plain
+    def with_implied(self, facts: int, may: int) -> int:
+        """Return facts and what they imply, except for facts that the work itself may have added (`may`)."""
+        certain = facts & ~may & self.encoder.name_facts
         if self.implications is None or not certain:
-            return there
-        return there | self.implications.of(certain)
+            return facts
+        return facts | self.implications.implied_by(certain)
 
-    def of_task(self, name: str) -> Done:
-        task = self.names.tasks[name]
-        needs, state = Needs(), State()
-        self.run(task.run, state, needs, parallel=task.parallel)
-        return Done(
-            needs.needed,
-            needs.hopeless,
-            state.known,
+    def _analyse_task(self, task: Task) -> TaskEffects:
+        requirements, state = Requirements(), AssignmentState()
+        self.apply_run(task.run, state, requirements, parallel=task.parallel)
+        return TaskEffects(
+            requirements.required,
+            requirements.required_from_entry,
+            state.assigned,
             state.may,
-            self.forgives(task.run, parallel=task.parallel),
-            self.fails_by(task.run),
+            self.may_tolerate_failure(task.run, parallel=task.parallel),
+            self.may_fail(task.run),
         )
 
-    def read(self, use: Use, known: int, may: int, needs: Needs, outcomes: int = ANY) -> Reading:
-        reading = self.readings.of(use)
-        if lacking := reading.needs & ~known:
-            needs.add(use, self.readings.eased(lacking, known), may, outcomes)
-        for wanted, given in reading.conditional:
-            there = known | self.widened(given.there, may)
-            lacking = self.readings.eased(wanted & ~there, there)
-            if lacking and given.outcomes & outcomes and not given.gone & known:
-                needs.add(use, lacking, may, outcomes)
-        return reading
+    def apply_template(
+        self, use: Use, assigned: int, may: int, requirements: Requirements, results: int = ANY_RESULT
+    ) -> EncodedTemplate:
+        """Add what a template requires, and return the template as fact sets."""
+        template = self.encoder.encode(use)
+        if missing := template.required & ~assigned:
+            requirements.add(use, self.encoder.weaken(missing, assigned), may, results)
+        for facts, given in template.conditional:
+            known = assigned | self.with_implied(given.assigned, may)
+            missing = self.encoder.weaken(facts & ~known, known)
+            if missing and given.results & results and not given.unassigned & assigned:
+                requirements.add(use, missing, may, results)
+        return template
 
-    def run(
-        self, run: Sequence[Entry], state: State, needs: Needs, *, parallel: bool, outcomes: int = ANY
+    def apply_run(
+        self,
+        run: Sequence[Entry],
+        state: AssignmentState,
+        requirements: Requirements,
+        *,
+        parallel: bool,
+        results: int = ANY_RESULT,
     ) -> None:
-        """Add to a state what entries add, one after another or together. The result is that of the last one, or of all."""
+        """Apply the entries of a `run` to a state. The result is that of the last entry, or of all in parallel."""
         if not parallel:
             for entry in run:
-                self.entry(entry, state, needs, outcomes)
+                self.apply_entry(entry, state, requirements, results)
             return
-        known, may = state.known, state.may
+        assigned, may = state.assigned, state.may
         for entry in run:
-            own = State(known, may)
-            self.entry(entry, own, needs, outcomes)
-            state.known |= own.known
-            state.may |= own.may
-            state.on_success |= own.on_success
-        state.known = self.readings.resolved(state.known)
+            item = AssignmentState(assigned, may)
+            self.apply_entry(entry, item, requirements, results)
+            state.assigned |= item.assigned
+            state.may |= item.may
+            state.assigned_on_success |= item.assigned_on_success
+        state.assigned = self.encoder.resolve(state.assigned)
 
-    def entry(self, entry: Entry, state: State, needs: Needs, outcomes: int) -> None:
-        state.on_success = 0
+    def apply_entry(
+        self, entry: Entry, state: AssignmentState, requirements: Requirements, results: int
+    ) -> None:
+        """Apply one entry to a state: its `if`, its loop, its work, and what follows if it is skipped or fails."""
+        state.assigned_on_success = 0
         if isinstance(entry, str):
-            self.call(entry, state, needs, outcomes)
+            self.apply_call(entry, state, requirements, results)
             return
         if not isinstance(entry, ActionEntry | TaskEntry) or (entry.if_ is False and entry.loop is None):
             return
-        before = known = state.known
-        skipped: int | None = None
-        retried: list[Use] = []
-        uses = self.by_owner.get(entry.path, ())
-        at = len(entry.path)
+        before = assigned = state.assigned
+        if_skipped: int | None = None
+        retry_uses: list[Use] = []
+        uses = self.uses_by_owner.get(entry.path, ())
+        depth = len(entry.path)
         for use in uses:
-            part = use.path[at]
+            part = use.path[depth]
             if part == "retry":
-                retried.append(use)
+                retry_uses.append(use)
                 continue
-            reading = self.read(use, known, state.may, needs, outcomes)
+            template = self.apply_template(use, assigned, state.may, requirements, results)
             if part == "if" and entry.loop is None:
-                true, false = reading.true, reading.false
-                if not true.outcomes & outcomes or true.gone & known:
-                    state.known = known | self.widened(false.there, state.may)
+                after_false = assigned | self.with_implied(template.false.assigned, state.may)
+                if not _is_reachable(template.true, assigned, results):
+                    state.assigned = after_false
                     return
-                skipped = (
-                    known | self.widened(false.there, state.may)
-                    if false.outcomes & outcomes and not false.gone & known
-                    else None
-                )
-                known |= self.widened(true.there, state.may)
+                if_skipped = after_false if _is_reachable(template.false, assigned, results) else None
+                assigned |= self.with_implied(template.true.assigned, state.may)
             elif part == "loop":
-                state.known = known = known | self.widened(reading.always.there, state.may)
-        known = self.done_by(entry, uses, known, state, needs, outcomes)
-        for use in retried:
-            self.read(use, known, state.may, needs, FAILED)
-        if skipped is not None:
-            known &= skipped
-        known = self.readings.resolved(known)
-        state.on_success = known
-        state.known = known if entry.on_error is None else known & before
+                assigned |= self.with_implied(template.always.assigned, state.may)
+                state.assigned = assigned
+        assigned = self._apply_work(entry, uses, assigned, state, requirements, results)
+        for use in retry_uses:
+            self.apply_template(use, assigned, state.may, requirements, FAILED)
+        if if_skipped is not None:
+            assigned &= if_skipped
+        assigned = self.encoder.resolve(assigned)
+        state.assigned_on_success = assigned
+        state.assigned = assigned if entry.on_error is None else assigned & before
 
-    def done_by(
+    def _apply_work(
         self,
         entry: ActionEntry | TaskEntry,
         uses: Sequence[Use],
-        known: int,
-        state: State,
-        needs: Needs,
-        outcomes: int,
+        assigned: int,
+        state: AssignmentState,
+        requirements: Requirements,
+        results: int,
     ) -> int:
-        """What is known when the work of an entry has succeeded that was not skipped."""
+        """Return the facts after the work of an entry has succeeded, where it was not skipped."""
         if entry.loop is None:
-            at = len(entry.path)
+            depth = len(entry.path)
             for use in uses:
-                if use.path[at] not in ("retry", "if") and use.template.names.isdisjoint(use.local):
-                    known |= self.widened(self.readings.of(use).always.there, state.may)
-        task = entry.task if isinstance(entry, TaskEntry) else None
-        if task is not None:
-            inner = State(known, state.may)
-            self.call(task, inner, needs, outcomes)
+                is_evaluated = use.path[depth] not in ("retry", "if")
+                if is_evaluated and use.template.names.isdisjoint(use.local):
+                    assigned |= self.with_implied(self.encoder.encode(use).always.assigned, state.may)
+        if isinstance(entry, TaskEntry):
+            inner = AssignmentState(assigned, state.may)
+            self.apply_call(entry.task, inner, requirements, results)
             if entry.loop is None:
-                known, state.may = inner.known, inner.may
-        if isinstance(entry, ActionEntry) and entry.action == "fail" and entry.loop is None:
-            return EVERYTHING
-        saved = self.readings.saves(entry)
+                assigned, state.may = inner.assigned, inner.may
+        elif entry.action == "fail" and entry.loop is None:
+            return ALL_FACTS
+        saved = self.encoder.saved_by(entry)
         state.may |= saved
-        return (state.known if entry.loop is not None else known) | saved
+        return (state.assigned if entry.loop is not None else assigned) | saved
 
-    def call(self, name: str, state: State, needs: Needs, outcomes: int) -> None:
-        done = self.done.get(name)
-        if done is None:
+    def apply_call(self, name: str, state: AssignmentState, requirements: Requirements, results: int) -> None:
+        """Apply a call of a task to a state. A name that is no task has no effect."""
+        effects = self.task_effects.get(name)
+        if effects is None:
             return
-        lacking = self.readings.eased(done.needed & ~state.known, state.known)
-        if lacking & needs.wanted:
-            self.find_places(self.names.tasks[name], lacking & needs.wanted, state.may, needs, outcomes)
-        needs.needed |= lacking
-        needs.hopeless |= done.hopeless & ~state.known & ~state.may
-        state.known |= done.gen
-        state.may |= done.may
+        missing = self.encoder.weaken(effects.required & ~state.assigned, state.assigned)
+        if traced := missing & requirements.traced:
+            self._trace_task_reads(self.symbols.tasks[name], traced, state.may, requirements, results)
+        requirements.required |= missing
+        requirements.required_from_entry |= effects.required_from_entry & ~state.assigned & ~state.may
+        state.assigned |= effects.gen
+        state.may |= effects.may_gen
 
-    def find_places(self, task: Task, wanted: int, may: int, needs: Needs, outcomes: int) -> None:
-        """Find the first places in a task that need some bits, as `of_task` has found that it does."""
-        base = {1 << index: self.readings.base(1 << index) for index in bits(wanted)}
-        inner = Needs(wanted=wanted)
-        for bit in base.values():
-            inner.wanted |= bit
+    def _trace_task_reads(
+        self, task: Task, traced: int, may: int, requirements: Requirements, results: int
+    ) -> None:
+        """Find the first templates in a task that require the traced facts."""
+        bases = {1 << index: self.encoder.base(1 << index) for index in bits(traced)}
+        inner = Requirements(traced=traced)
+        for base in bases.values():
+            inner.traced |= base
+        with self._without_implications():
+            self.apply_run(task.run, AssignmentState(0, may), inner, parallel=task.parallel, results=results)
+        for bit, base in bases.items():
+            if (read := inner.first_reads.get(bit, inner.first_reads.get(base))) is not None:
+                requirements.first_reads[bit] = read
+                requirements.traced &= ~bit
+
+    @contextmanager
+    def _without_implications(self) -> Iterator[None]:
+        """Analyse without implications in this block, as `_analyse_task` has done."""
         implications, self.implications = self.implications, None
-        self.run(task.run, State(0, may), inner, parallel=task.parallel, outcomes=outcomes)
-        self.implications = implications
-        for bit, own in base.items():
-            if (read := inner.places.get(bit, inner.places.get(own))) is not None:
-                needs.places[bit] = read
-                needs.wanted &= ~bit
+        try:
+            yield
+        finally:
+            self.implications = implications
 
-    def fails_by(self, run: Iterable[Entry]) -> bool:
-        """Whether work may fail."""
+    def may_fail(self, run: Iterable[Entry]) -> bool:
+        """Return whether a `run` may fail although all that it reads is assigned."""
         for entry in run:
             if isinstance(entry, ActionEntry):
-                if not is_harmless_action(entry):
+                if not is_infallible_action(entry):
                     return True
-            elif not isinstance(entry, str) or entry not in self.done or self.done[entry].may_fail:
+            elif (
+                not isinstance(entry, str)
+                or entry not in self.task_effects
+                or self.task_effects[entry].may_fail
+            ):
                 return True
         return False
 
-    def forgives(self, run: Sequence[Entry], *, parallel: bool) -> bool:
-        """Whether the result of work may be a failure that is forgiven."""
-        return any(map(self.is_forgiven, run if parallel else run[-1:]))
+    def may_tolerate_failure(self, run: Sequence[Entry], *, parallel: bool) -> bool:
+        """Return whether the result of a `run` may be a failure that `on_error: continue` tolerates."""
+        return any(map(self._may_tolerate_failure, run if parallel else run[-1:]))
 
-    def is_forgiven(self, entry: Entry) -> bool:
-        if isinstance(entry, ActionEntry | TaskEntry) and (
-            entry.on_error is not None or (entry.loop is not None and entry.loop.on_error == "continue")
-        ):
-            return True
+    def _may_tolerate_failure(self, entry: Entry) -> bool:
+        if isinstance(entry, ActionEntry | TaskEntry):
+            is_tolerant_loop = entry.loop is not None and entry.loop.on_error == "continue"
+            if entry.on_error is not None or is_tolerant_loop:
+                return True
         task = entry.task if isinstance(entry, TaskEntry) else entry
-        return isinstance(task, str) and task in self.done and self.done[task].forgives
+        return (
+            isinstance(task, str)
+            and task in self.task_effects
+            and self.task_effects[task].may_tolerate_failure
+        )
 
-    def may_save(self, run: Iterable[Entry]) -> int:
-        found = 0
+    def may_assign(self, run: Iterable[Entry]) -> int:
+        """Return the facts that a `run` may add."""
+        facts = 0
         for entry in run:
-            found |= self.readings.saves(entry)
-            if (task := called(entry)) is not None and task in self.done:
-                found |= self.done[task].may
-        return found
+            facts |= self.encoder.saved_by(entry)
+            if (task := called_task(entry)) is not None and task in self.task_effects:
+                facts |= self.task_effects[task].may_gen
+        return facts
+
+
+def _is_reachable(facts: EncodedFacts, assigned: int, results: int) -> bool:
+    """Return whether facts can hold after a guard, given the possible results and what is assigned before it."""
+    return bool(facts.results & results) and not facts.unassigned & assigned

@@ -1,9 +1,19 @@
-"""What can become of a rule: which of its cases can be taken, and whether it can be that none is.
+"""Rule coverage: which cases of a rule can be taken, and whether it is possible that none matches.
 
-A rule is read in several worlds: after success, when every case is a candidate; after a failure, when only error-aware
-ones are; and after a visit refused for `max_visits`, when those are left out that lead back to the step. In each of them a
-case is taken when it is true and all candidates before it are false. A guard that raises fails the step, but for one that
-reads a part of an error which is not there: that is false.
+Problem: Report cases that can never be taken (NP203, NP404), and rules that are not exhaustive (NP208). This is
+the usefulness and exhaustiveness check of pattern matching, for guards that are expressions.
+
+Algorithm: A rule is analysed in three scenarios: after success, when all cases are candidates; after a failure,
+when only error-aware cases are; and after MaxVisitsExceeded, when cases that lead back to the step are skipped.
+In each scenario a case is taken if its guard is true and the guards of all candidates before it are false. A
+case is dead if that is unsatisfiable in every scenario (`noetl.planner.guards.solver`). This is Maranget's definition
+of a useless clause (2007), with a tableau search instead of pattern matrices.
+
+Cost: One search per case and scenario, each bounded by `noetl.planner.guards.solver.MAX_SEARCH_STEPS`. A rule in which
+no term is tested twice and no value is known is not analysed.
+
+Limits: A guard that raises an error fails the step, except that a guard which reads a part of a missing error is
+false. If a search exceeds its limit, the case counts as live and the rule as not exhaustive, without an example.
 """
 
 from __future__ import annotations
@@ -14,83 +24,97 @@ from dataclasses import dataclass
 from noetl.planner.guards.formulas import (
     ALWAYS,
     ERROR,
+    Atom,
+    Constant,
     Formula,
-    Known,
-    Literal,
     Term,
-    formula_of,
-    is_plain,
-    leaves_of,
+    find_leaves,
+    is_access,
+    to_formula,
 )
-from noetl.planner.guards.solver import Allowance, State, Terms, TooHardError, Values, World
+from noetl.planner.guards.solver import (
+    Model,
+    SearchBudget,
+    SearchLimitError,
+    TableauBranch,
+    TermClasses,
+    TermDomains,
+)
 from noetl.planner.guards.value_classes import (
     ABSENT,
     BOOLEANS,
     FALSE,
-    LEFT_OUT,
     LISTS,
     MAPPING,
     MAPPINGS,
     NAN,
     NONE,
     OBJECTS,
+    OMITTED,
     TRUE,
-    Classes,
     Scalar,
+    ValueClasses,
 )
 from noetl.planner.syntax.models import Case, InputDeclaration
 from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.template import TemplateProblem, parse_template
 
 STATUSES = ("pending", "running", "waiting", "retrying", "succeeded", "failed", "cancelled")
-REFUSED = "MaxVisitsExceeded"
-MAX_ENUM = 100
-"""How many values of an input are told apart."""
-MAX_NAMED = 2
-"""Of how many terms a value is told for which no case is taken."""
+REFUSAL_TYPE = "MaxVisitsExceeded"
+MAX_ENUM_VALUES = 100
+"""How many values of an input are told apart. A longer `enum` is ignored."""
+MAX_DESCRIBED_TERMS = 2
+"""How many terms an example of uncovered values may name."""
 
-_SPECIAL = frozenset({"error", "result", "step", "steps", "input"})
+_KNOWN_ROOTS = frozenset({"error", "result", "step", "steps", "input"})
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A case as it is judged. `formula` is None where the guard is not an expression."""
+class GuardedCase:
+    """A case with its guard as a formula, which is `None` if the guard is not an expression.
+
+    `leads_back` says that the case leads back to its step, `reads_error_part` that the guard reads a part of an
+    error, and so is false where there is none.
+    """
 
     formula: Formula | None
     is_error_aware: bool = False
     leads_back: bool = False
-    asks_for_error: bool = False
-    """Whether it reads a part of an error, and so is false where there is none."""
+    reads_error_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """A case that can never be taken: since its guard is never true, or since others are taken, or fail, whenever it is.
+class DeadCase:
+    """A case that can never be taken, and why.
 
-    `by` is the index of the one that is enough for that, if one is; with `always` that one is taken whatever happens. With
-    `may_fail` its guard may also fail.
+    With `is_never_true` its guard is false. Else the cases before it are taken, or fail, whenever its guard is
+    true. `covered_by` is the index of one case that suffices for that, if there is one; with `covers_always`
+    that case is always taken. With `may_fail` its guard may also fail.
     """
 
     case: int
-    by: int | None = None
+    covered_by: int | None = None
     is_never_true: bool = False
-    always: bool = False
+    covers_always: bool = False
     may_fail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What can become of a rule, as far as one can say.
+class RuleCoverage:
+    """What the cases of a rule cover.
 
-    `may_end` tells whether it can be that no case is taken after success, and `choices` how many can be. `left_open` is
-    None where one is taken for all values that people think of; else such values in words, if there are any. `after_success` and
-    `after_failure` are the cases that can be taken then, None where nobody has looked; `may_be_unhandled` tells whether it can
-    be that none is after a failure. Those in `after_refusal` are taken only when the step was visited too often.
+    `may_match_none` says whether it is possible that no case is taken after success; `choices` is the number of
+    cases that can be. `uncovered_values` is `None` if a case is taken for all values that are data (NaN is not);
+    else it describes an example, or is empty without one.
+
+    `after_success` and `after_failure` are the cases that can be taken then, `None` if unknown.
+    `may_be_unhandled` says whether it is possible that no case is taken after a failure. The cases of
+    `after_refusal` are taken only after MaxVisitsExceeded.
     """
 
-    dead: tuple[Dead, ...] = ()
-    may_end: bool = True
-    left_open: str | None = ""
+    dead_cases: tuple[DeadCase, ...] = ()
+    may_match_none: bool = True
+    uncovered_values: str | None = ""
     choices: int = 0
     after_success: frozenset[int] | None = None
     after_failure: frozenset[int] | None = None
@@ -99,49 +123,54 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of the values that guards read, besides what they say themselves."""
+class GuardContext:
+    """What is known about the values that the guards of a step read.
+
+    `bare_inputs` are the inputs that can be read without `input.`. `may_tolerate_failure` says that the `run`
+    may succeed although an entry in it has failed, `may_exceed_max_visits` that a visit may be refused, and
+    `may_fail_as_refused` that the `run` itself may fail with the error type of a refusal.
+    """
 
     inputs: Mapping[str, InputDeclaration]
-    plain_inputs: frozenset[str]
-    """The inputs that can be read by their bare names."""
-    may_be_forgiven: bool = True
-    """Whether the work of the step may count as a success although something in it has failed."""
-    may_be_refused: bool = False
-    """Whether the step may have been visited too often."""
-    may_say_refused: bool = True
-    """Whether its work may fail as if it had been."""
+    bare_inputs: frozenset[str]
+    may_tolerate_failure: bool = True
+    may_exceed_max_visits: bool = False
+    may_fail_as_refused: bool = True
 
-    def input_of(self, term: Term) -> InputDeclaration | None:
-        """The declaration of the input that a term is."""
+    def find_input(self, term: Term) -> InputDeclaration | None:
+        """Return the declaration of the input that a term reads, if it reads one."""
         if len(term) == 2 and term[0] == "input":
             return self.inputs.get(term[1])
-        return self.inputs.get(term[0]) if len(term) == 1 and term[0] in self.plain_inputs else None
+        return self.inputs.get(term[0]) if len(term) == 1 and term[0] in self.bare_inputs else None
 
 
-def candidate_of(guard: str | bool, *, leads_back: bool = False) -> Candidate:
-    """A case with this guard."""
+def make_guarded_case(guard: str | bool, *, leads_back: bool = False) -> GuardedCase:
+    """Return the case with this guard."""
     if guard == "default":
-        return Candidate(ALWAYS)
+        return GuardedCase(ALWAYS)
     if guard == "error":
-        return Candidate(ERROR, True, leads_back)
+        return GuardedCase(ERROR, True, leads_back)
     try:
         template = parse_template(guard) if isinstance(guard, str) else None
     except TemplateProblem:
         template = None
     if template is None:
-        return Candidate(None)
+        return GuardedCase(None)
     formula: Formula | None = None
     if template.access_path is not None:
-        formula = ERROR if template.access_path == ("error",) else Literal(template.access_path, "truth")
+        is_error = template.access_path == ("error",)
+        formula = ERROR if is_error else Atom(template.access_path, "truth")
     elif template.is_expression:
-        formula = formula_of(template.expression)
-    return Candidate(formula, reads_error(template.reads), leads_back, _asks_for_error(template.reads))
+        formula = to_formula(template.expression)
+    return GuardedCase(formula, _reads_error(template.reads), leads_back, _reads_error_part(template.reads))
 
 
 def is_error_aware(case: Case) -> bool:
-    """Whether the guard reads `error`, `result.success` or `result.error`, so that the case may handle a failure."""
-    return case.case == "error" or reads_error(_reads(case))
+    """Return whether a case may handle a failure.
+
+    It may if its guard reads `error`, `result.success` or `result.error`.
+    """
+    return case.case == "error" or _reads_error(_reads(case))
 
 
 def _reads(case: Case) -> Collection[AccessPath]:
@@ -153,243 +182,274 @@ def _reads(case: Case) -> Collection[AccessPath]:
         return ()
 
 
-def reads_error(reads: Collection[AccessPath]) -> bool:
-    """Whether one of the accesses is to how the step has failed, if it has."""
-    return any(a[0] == "error" or a[:2] in (("result", "success"), ("result", "error")) for a in reads)
-
-
-def _asks_for_error(reads: Collection[AccessPath]) -> bool:
+def _reads_error(reads: Collection[AccessPath]) -> bool:
     return any(
-        (len(a) > 1 and a[0] == "error") or (len(a) > 2 and a[:2] == ("result", "error")) for a in reads
+        access[0] == "error" or access[:2] in (("result", "success"), ("result", "error")) for access in reads
     )
 
 
-def judge(cases: Sequence[Candidate], facts: Facts, allowance: Allowance) -> Verdict:
-    """What can become of a rule. Nothing that is hard to say is said."""
-    if allowance.is_used_up or not _is_worth_while(cases, facts):
-        choices = 0 if allowance.is_used_up else sum(case.formula != ERROR for case in cases)
-        may_end = all(case.formula != ALWAYS for case in cases)
-        return Verdict((), may_end, "" if may_end else None, choices)
-    return _Judge(cases, facts, allowance).verdict()
+def _reads_error_part(reads: Collection[AccessPath]) -> bool:
+    return any(
+        (len(access) > 1 and access[0] == "error") or (len(access) > 2 and access[:2] == ("result", "error"))
+        for access in reads
+    )
 
 
-def _is_worth_while(cases: Sequence[Candidate], facts: Facts) -> bool:
-    """Whether there is anything to find out: where no term is tested twice and none is known, everything can be."""
+def analyse_coverage(
+    cases: Sequence[GuardedCase], context: GuardContext, budget: SearchBudget
+) -> RuleCoverage:
+    """Return what the cases of a rule cover. What cannot be decided within the budget counts as possible.
+
+    >>> guards = ["{{ n > 3 }}", "{{ n > 5 }}", "default"]
+    >>> context = GuardContext({}, frozenset())
+    >>> coverage = analyse_coverage([make_guarded_case(guard) for guard in guards], context, SearchBudget(1_000))
+    >>> [(dead.case, dead.covered_by) for dead in coverage.dead_cases]
+    [(1, 0)]
+    """
+    if budget.is_exhausted or not _is_worth_analysing(cases, context):
+        choices = 0 if budget.is_exhausted else sum(case.formula != ERROR for case in cases)
+        may_match_none = all(case.formula != ALWAYS for case in cases)
+        return RuleCoverage((), may_match_none, "" if may_match_none else None, choices)
+    return _CoverageAnalysis(cases, context, budget).coverage()
+
+
+def _is_worth_analysing(cases: Sequence[GuardedCase], context: GuardContext) -> bool:
+    """Return whether a case can be dead: only if a term is tested twice or its value is known."""
     seen: set[Term] = set()
     for index, case in enumerate(cases):
         if case.formula is None or (case.formula is ALWAYS and index + 1 == len(cases)):
             continue
-        for leaf in leaves_of(case.formula):
-            if isinstance(leaf, Known) or leaf.term in seen or leaf.constants == (None,):
+        for leaf in find_leaves(case.formula):
+            if isinstance(leaf, Constant) or leaf.term in seen or leaf.constants == (None,):
                 return True
-            if leaf.test == "among" or leaf.instead:
+            if leaf.test == "among" or leaf.default:
                 return True
-            if case.formula is not ERROR and (
-                leaf.term[0] in _SPECIAL or facts.input_of(leaf.term) is not None
-            ):
+            is_known = leaf.term[0] in _KNOWN_ROOTS or context.find_input(leaf.term) is not None
+            if case.formula is not ERROR and is_known:
                 return True
             seen.add(leaf.term)
     return False
 
 
-class _Judge:
-    def __init__(self, cases: Sequence[Candidate], facts: Facts, allowance: Allowance) -> None:
-        self.cases = cases
-        self.facts = facts
-        self.allowance = allowance
-        self.terms = Terms((case.formula for case in cases if case.formula is not None), self.constants)
-        # Eight classes cost about what a step does, when their term is tested.
-        allowance.steps -= sum(classes.size for classes in self.terms.classes.values()) // 8
+class _CoverageAnalysis:
+    """The analysis of one rule."""
 
-    def verdict(self) -> Verdict:
-        success, failure = World(self.terms, self.after_success), World(self.terms, self.after_failure)
-        everything = range(len(self.cases))
-        aware = [at for at in everything if self.cases[at].is_error_aware]
-        readings = [_Reading(self, success, everything, has_error=False), _Reading(self, failure, aware)]
-        if self.facts.may_be_refused:
-            refused = World(self.terms, self.after_refusal)
-            readings.append(_Reading(self, refused, [at for at in aware if not self.cases[at].leads_back]))
-        dead = set(everything).difference(*(reading.alive for reading in readings))
-        first = readings[0]
-        return Verdict(
-            tuple(self.obituary(case, readings) for case in sorted(dead)),
-            first.may_end,
-            None if first.left_open is None else self.described(success, first.left_open),
-            len(first.alive),
-            frozenset(first.alive),
-            frozenset().union(*(reading.alive for reading in readings[1:])),
-            any(reading.may_end for reading in readings[1:]),
-            frozenset().union(*(reading.alive - readings[1].alive for reading in readings[2:])),
+    def __init__(self, cases: Sequence[GuardedCase], context: GuardContext, budget: SearchBudget) -> None:
+        self.cases = cases
+        self.context = context
+        self.budget = budget
+        formulas = (case.formula for case in cases if case.formula is not None)
+        self.terms = TermClasses(formulas, self.constants)
+        # A test of a term with eight value classes costs about as much as one search step.
+        budget.steps -= sum(classes.size for classes in self.terms.classes.values()) // 8
+
+    def coverage(self) -> RuleCoverage:
+        success = TermDomains(self.terms, self.domain_after_success)
+        failure = TermDomains(self.terms, self.domain_after_failure)
+        all_cases = range(len(self.cases))
+        error_aware = [index for index in all_cases if self.cases[index].is_error_aware]
+        scenarios = [
+            _Scenario(self, success, all_cases, has_error=False),
+            _Scenario(self, failure, error_aware),
+        ]
+        if self.context.may_exceed_max_visits:
+            refusal = TermDomains(self.terms, self.domain_after_refusal)
+            leading_on = [index for index in error_aware if not self.cases[index].leads_back]
+            scenarios.append(_Scenario(self, refusal, leading_on))
+        dead = set(all_cases).difference(*(scenario.live_cases for scenario in scenarios))
+        after_success, failures = scenarios[0], scenarios[1:]
+        uncovered = after_success.uncovered
+        return RuleCoverage(
+            tuple(self.explain_dead_case(case, scenarios) for case in sorted(dead)),
+            after_success.may_match_none,
+            None if uncovered is None else self.describe(success, uncovered),
+            len(after_success.live_cases),
+            frozenset(after_success.live_cases),
+            frozenset().union(*(scenario.live_cases for scenario in failures)),
+            any(scenario.may_match_none for scenario in failures),
+            frozenset().union(*(scenario.live_cases - failures[0].live_cases for scenario in failures[1:])),
         )
 
-    def obituary(self, case: int, readings: Sequence[_Reading]) -> Dead:
-        """Why a case is never taken, by the first world in which its guard could be true."""
-        found = [reading.why_not(case) for reading in readings if case in reading.candidates]
-        return next((dead for dead in found if not dead.is_never_true), found[0])
+    def explain_dead_case(self, case: int, scenarios: Sequence[_Scenario]) -> DeadCase:
+        """Return why a case is never taken, from the first scenario in which its guard could be true."""
+        reasons = [scenario.explain(case) for scenario in scenarios if case in scenario.candidates]
+        return next((dead for dead in reasons if not dead.is_never_true), reasons[0])
 
     def constants(self, term: Term) -> Iterable[Scalar]:
-        declared = self.facts.input_of(term)
-        if declared is not None and _is_of_scalars(declared):
-            return declared.enum or ()
+        """Return further values of a term that the classes must tell apart."""
+        declaration = self.context.find_input(term)
+        if declaration is not None and _has_scalar_enum(declaration):
+            return declaration.enum or ()
         if term == ("error", "type"):
-            return (REFUSED,)
-        return STATUSES if _is_status(term) else ()
+            return (REFUSAL_TYPE,)
+        return STATUSES if _is_step_status(term) else ()
 
-    def after_success(self, term: Term, classes: Classes) -> int:
+    def domain_after_success(self, term: Term, classes: ValueClasses) -> int:
+        may_tolerate_failure = self.context.may_tolerate_failure
         if term[0] == "error":
             return NONE if len(term) == 1 else 0
         if term[:2] == ("result", "success"):
-            return TRUE | (FALSE if self.facts.may_be_forgiven else 0)
-        if term[:2] == ("result", "error") and not self.facts.may_be_forgiven:
+            return TRUE | (FALSE if may_tolerate_failure else 0)
+        if term[:2] == ("result", "error") and not may_tolerate_failure:
             return NONE if len(term) == 2 else 0
         if term == ("result", "error"):
             return NONE | MAPPING
-        return self.anywhere(term, classes)
+        return self.domain_anywhere(term, classes)
 
-    def after_failure(self, term: Term, classes: Classes) -> int:
+    def domain_after_failure(self, term: Term, classes: ValueClasses) -> int:
         if term[:2] == ("result", "success"):
             return FALSE
         error = term[1:] if term[0] == "error" else term[2:] if term[:2] == ("result", "error") else None
         if error is None:
-            return self.anywhere(term, classes)
+            return self.domain_anywhere(term, classes)
         if not error:
             return MAPPING
         match error[0] if len(error) == 1 else "":
             case "type":
-                return classes.texts & ~(0 if self.facts.may_say_refused else classes.equal(REFUSED)[0])
-            case "message" | "step":
-                return classes.texts | (NONE if error == ("step",) else 0)
+                refusal = 0 if self.context.may_fail_as_refused else classes.equal(REFUSAL_TYPE)[0]
+                return classes.texts & ~refusal
+            case "message":
+                return classes.texts
+            case "step" | "action":
+                return classes.texts | NONE
             case "attempt":
                 return classes.whole_numbers(1)
             case "retryable":
                 return BOOLEANS
-            case "action":
-                return classes.texts | NONE
         return classes.all
 
-    def after_refusal(self, term: Term, classes: Classes) -> int:
+    def domain_after_refusal(self, term: Term, classes: ValueClasses) -> int:
         if term == ("error", "type"):
-            return classes.equal(REFUSED)[0]
-        return self.after_failure(term, classes)
+            return classes.equal(REFUSAL_TYPE)[0]
+        return self.domain_after_failure(term, classes)
 
-    def anywhere(self, term: Term, classes: Classes) -> int:
-        declared = self.facts.input_of(term)
-        if declared is not None:
-            return _declared(declared, classes)
+    def domain_anywhere(self, term: Term, classes: ValueClasses) -> int:
+        declaration = self.context.find_input(term)
+        if declaration is not None:
+            return _input_domain(declaration, classes)
         if term == ("result", "skipped"):
             return BOOLEANS
         if term in (("step", "visit"), ("step", "attempt")):
             return classes.whole_numbers(1)
-        if _is_status(term):
+        if _is_step_status(term):
             return classes.among(STATUSES)[0]
         if len(term) == 3 and term[0] == "steps" and term[2] == "visits":
             return classes.whole_numbers(0)
-        return classes.all & ~LEFT_OUT if is_plain(term) else classes.all
+        return classes.all & ~OMITTED if is_access(term) else classes.all
 
-    def described(self, world: World, values: Values) -> str:
-        """Values for which no case is taken, in words; nothing where a term is none that has a name."""
-        told = {
-            term: mask for term, mask in values.items() if term[0] != "error" and mask != world.domain(term)
+    def describe(self, domains: TermDomains, values: Model) -> str:
+        """Return values for which no case is taken in words; empty if that takes too many terms or has no words."""
+        terms = {
+            term: classes
+            for term, classes in values.items()
+            if term[0] != "error" and classes != domains.domain(term)
         }
-        if not 0 < len(told) <= MAX_NAMED or not all(map(is_plain, told)):
+        if not 0 < len(terms) <= MAX_DESCRIBED_TERMS or not all(map(is_access, terms)):
             return ""
-        words = [(term, self.terms.classes[term].described(mask)) for term, mask in told.items()]
+        words = [(term, self.terms.classes[term].describe(classes)) for term, classes in terms.items()]
         if any(word is None for _, word in words):
             return ""
         return " and ".join(f"`{'.'.join(term)}` is {word}" for term, word in words)
 
 
-class _Reading:
-    """The rule as it is read in one world: which of its candidates can be taken there, and whether none may be."""
+class _Scenario:
+    """A rule in one scenario: which candidates can be taken there, and whether it is possible that none is."""
 
     def __init__(
-        self, judge: _Judge, world: World, candidates: Sequence[int], *, has_error: bool = True
+        self,
+        analysis: _CoverageAnalysis,
+        domains: TermDomains,
+        candidates: Sequence[int],
+        *,
+        has_error: bool = True,
     ) -> None:
-        self.cases = judge.cases
-        self.world = world
-        self.allowance = judge.allowance
+        self.cases = analysis.cases
+        self.domains = domains
+        self.budget = analysis.budget
         self.has_error = has_error
         self.candidates = candidates
-        self.alive: set[int] = set()
-        self.may_end = True
-        self.left_open: Values | None = None
-        self.read()
+        self.live_cases: set[int] = set()
+        self.may_match_none = True
+        self.uncovered: Model | None = None
+        self._analyse()
 
-    def read(self) -> None:
-        state: State | None = State(self.world)
-        for at in self.candidates:
-            if state is None or self.model(state, at, True) is None:
+    def _analyse(self) -> None:
+        branch: TableauBranch | None = TableauBranch(self.domains)
+        for index in self.candidates:
+            if branch is None or self.find_model(branch, index) is None:
                 continue
-            self.alive.add(at)
-            state = self.passed(state, at)
-        if state is None:
-            self.may_end = False
+            self.live_cases.add(index)
+            branch = self.pass_case(branch, index)
+        if branch is None:
+            self.may_match_none = False
             return
         try:
-            self.may_end = state.model(self.allowance.search()) is not None
-            # What is saved is data, in which every number is one.
-            for term in filter(is_plain, self.world.terms.classes):
-                if known := state.values.get(term, self.world.domain(term)):
-                    state.values[term] = known & ~NAN
-            if all(state.values.values()):
-                self.left_open = state.model(self.allowance.search())
-        except TooHardError:
+            self.may_match_none = branch.find_model(self.budget.for_one_search()) is not None
+            # Saved values are JSON data, which has no NaN.
+            for term in filter(is_access, self.domains.terms.classes):
+                if classes := branch.values.get(term, self.domains.domain(term)):
+                    branch.values[term] = classes & ~NAN
+            if all(branch.values.values()):
+                self.uncovered = branch.find_model(self.budget.for_one_search())
+        except SearchLimitError:
             return
 
-    def passed(self, state: State, at: int) -> State | None:
-        """The state behind a case that was not taken; None where it always is."""
-        case = self.cases[at]
-        if case.formula is None or (case.asks_for_error and not self.has_error):
-            return state
+    def pass_case(self, branch: TableauBranch, index: int) -> TableauBranch | None:
+        """Return the branch where a case is not taken; `None` if it always is."""
+        case = self.cases[index]
+        if case.formula is None or (case.reads_error_part and not self.has_error):
+            return branch
         try:
-            return state.add((case.formula, False), self.allowance.search())
-        except TooHardError:
-            return state
+            return branch.extend((case.formula, False), self.budget.for_one_search())
+        except SearchLimitError:
+            return branch
 
-    def model(self, state: State, at: int, wanted: bool) -> Values | None:
-        """Values with which the guard of a case is true, or false; where that is too hard to say, any."""
-        formula = self.cases[at].formula
+    def find_model(self, branch: TableauBranch, index: int) -> Model | None:
+        """Return values with which the guard of a case is true; an empty model if that cannot be decided."""
+        formula = self.cases[index].formula
         if formula is None:
             return {}
-        allowance = self.allowance.search()
+        budget = self.budget.for_one_search()
         try:
-            reached = state.add((formula, wanted), allowance)
-            return None if reached is None else reached.model(allowance)
-        except TooHardError:
+            extended = branch.extend((formula, True), budget)
+            return None if extended is None else extended.find_model(budget)
+        except SearchLimitError:
             return {}
 
-    def why_not(self, at: int) -> Dead:
-        """Why a candidate that is not alive is not."""
-        start = State(self.world)
-        if self.model(start, at, True) is None:
-            return Dead(at, is_never_true=True)
-        for before in self.candidates:
-            if before == at:
+    def explain(self, index: int) -> DeadCase:
+        """Return why a candidate can never be taken in this scenario."""
+        start = TableauBranch(self.domains)
+        if self.find_model(start, index) is None:
+            return DeadCase(index, is_never_true=True)
+        for earlier in self.candidates:
+            if earlier == index:
                 break
-            state = self.passed(start, before)
-            if state is None:
-                return Dead(at, before, always=True, may_fail=self.may_fail(before, {}))
-            if self.model(state, at, True) is None:
-                return Dead(at, before, may_fail=self.may_fail(before, self.model(start, at, True) or {}))
-        return Dead(at)
+            branch = self.pass_case(start, earlier)
+            if branch is None:
+                return DeadCase(index, earlier, covers_always=True, may_fail=self.may_fail(earlier, {}))
+            if self.find_model(branch, index) is None:
+                values = self.find_model(start, index) or {}
+                return DeadCase(index, earlier, may_fail=self.may_fail(earlier, values))
+        return DeadCase(index)
 
-    def may_fail(self, at: int, values: Values) -> bool:
-        """Whether the guard of a case may be neither true nor false where its terms have values, these if they are told."""
-        formula = self.cases[at].formula
-        for leaf in leaves_of(formula) if formula is not None else ():
-            if isinstance(leaf, Known):
+    def may_fail(self, index: int, values: Model) -> bool:
+        """Return whether the guard of a case may raise an error, where its terms have these values."""
+        formula = self.cases[index].formula
+        for leaf in find_leaves(formula) if formula is not None else ():
+            if isinstance(leaf, Constant):
                 if leaf.value is None:
                     return True
                 continue
-            true, false = self.world.terms.outcomes(leaf)
-            if values.get(leaf.term, self.world.domain(leaf.term)) & ~ABSENT & ~(true | false):
+            true, false = self.domains.terms.truth_classes(leaf)
+            classes = values.get(leaf.term, self.domains.domain(leaf.term))
+            if classes & ~ABSENT & ~(true | false):
                 return True
         return False
 
 
-def _declared(declared: InputDeclaration, classes: Classes) -> int:
-    """The classes of the values that an input may be given, or that it has by default."""
-    allowed = {
+def _input_domain(declaration: InputDeclaration, classes: ValueClasses) -> int:
+    """Return the classes of the values that an input may have, its default included."""
+    domain = {
         "string": classes.texts,
         "integer": classes.whole_numbers(),
         "number": classes.numbers | NAN,
@@ -397,20 +457,20 @@ def _declared(declared: InputDeclaration, classes: Classes) -> int:
         "object": MAPPINGS,
         "array": LISTS,
         "any": classes.all & ~ABSENT & ~OBJECTS,
-    }[declared.type]
-    if _is_of_scalars(declared):
-        allowed &= classes.among(declared.enum or ())[0]
-    default_is_none = "default" in declared.model_fields_set and declared.default is None
-    return allowed | (NONE if default_is_none else 0)
+    }[declaration.type]
+    if _has_scalar_enum(declaration):
+        domain &= classes.among(declaration.enum or ())[0]
+    default_is_none = "default" in declaration.model_fields_set and declaration.default is None
+    return domain | (NONE if default_is_none else 0)
 
 
-def _is_of_scalars(declared: InputDeclaration) -> bool:
+def _has_scalar_enum(declaration: InputDeclaration) -> bool:
     return (
-        declared.enum is not None
-        and len(declared.enum) <= MAX_ENUM
-        and all(value is None or isinstance(value, str | int | float) for value in declared.enum)
+        declaration.enum is not None
+        and len(declaration.enum) <= MAX_ENUM_VALUES
+        and all(value is None or isinstance(value, str | int | float) for value in declaration.enum)
     )
 
 
-def _is_status(term: Term) -> bool:
+def _is_step_status(term: Term) -> bool:
     return len(term) == 3 and term[0] == "steps" and term[2] == "status"

@@ -1,8 +1,17 @@
-"""Guards as formulas: what the truth of an expression says about the values of its terms.
+"""Formulas: what the truth of a guard says about the values of its terms.
 
-A term is whatever is not looked into: a name with its attributes, a filter, a sum. The same term has the same value
-wherever it stands in the guards of a rule, all of which are read at once; what may give another value every time is a term
-of its own wherever it stands.
+Problem: The solver (`noetl.planner.guards.solver`) needs the logical structure of the guards of a rule, so that it can
+relate guards that test the same value.
+
+Algorithm: A translation of the Jinja2 syntax tree to a propositional formula, whose atoms are tests of one term.
+A *term* is a part of an expression that is not analysed further: a name with its attributes, a filter, a sum. Two
+terms are equal if their syntax is equal. All guards of a rule read the same values, so equal terms have equal
+values there.
+
+Cost: Linear in the size of the expression.
+
+Limits: A term that may have a new value at every evaluation (`uuid`, `random`) is different from all others.
+Terms that depend on each other, such as `a` and `a + 1`, count as independent.
 """
 
 from __future__ import annotations
@@ -13,45 +22,47 @@ from itertools import count, pairwise
 from typing import Any
 
 from jinja2 import nodes
-from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compared
+from noetl.planner.guards.value_classes import TYPE_TESTS, Scalar, compare_constants
 from noetl.planner.templates.access_paths import AccessPath, find_access_path
 
 Term = tuple[Any, ...]
-"""The access of a name with its attributes; of anything else its syntax, behind a word that begins with `?`."""
+"""An access path, or the flattened syntax of another expression after a word that begins with `?`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
-    """A test of one term. `test` is `truth`, `order` or `type`, with `operator` and the constants, or `pair`, for which the
-    term stands for how two others compare. `instead` is what a term without a value has (`default`), `or_false` what
-    a false one has too.
+class Atom:
+    """A test of one term.
+
+    `test` is one of: `truth`; `type`, with the type in `operator`; `order`, with `operator` and one constant;
+    `among`, with constants; `pair`, where the term stands for how two others compare. `default` holds the value
+    that replaces an absent term (the filter `default`); with `replaces_false` it also replaces a false value.
     """
 
     term: Term
     test: str
     operator: str = ""
     constants: tuple[Any, ...] = ()
-    instead: tuple[Any, ...] = ()
-    or_false: bool = False
+    default: tuple[Any, ...] = ()
+    replaces_false: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What is true where the other formula is false."""
+    """A negation."""
 
     formula: Formula
 
 
 @dataclass(frozen=True, slots=True)
-class All:
-    """`and`, of which nothing behind the first false one is looked at."""
+class And:
+    """A conjunction. Parts after the first false one are not evaluated."""
 
     parts: tuple[Formula, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class If:
-    """`a if condition else b`."""
+class Conditional:
+    """`then if condition else otherwise`."""
 
     condition: Formula
     then: Formula
@@ -59,17 +70,17 @@ class If:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is always true, always false, or always raises (`None`)."""
+class Constant:
+    """A formula that is always true, always false, or always raises an error (`None`)."""
 
     value: bool | None
 
 
-Formula = Literal | Not | All | If | Known
+Formula = Atom | Not | And | Conditional | Constant
 
-ALWAYS = Known(True)
-NEVER = Known(False)
-ERROR = Literal(("error",), "truth")
+ALWAYS = Constant(True)
+NEVER = Constant(False)
+ERROR = Atom(("error",), "truth")
 """The guard `error`."""
 
 _TESTS = {
@@ -82,30 +93,30 @@ _TESTS = {
     "in": "in",
 }
 _MIRRORED = {"eq": "eq", "lt": "gt", "lteq": "gteq", "gt": "lt", "gteq": "lteq"}
-_fresh = count()
+_fresh_numbers = count()
 
 
-def formula_of(node: nodes.Node) -> Formula:
-    """The formula that is true where the expression is."""
+def to_formula(node: nodes.Node) -> Formula:
+    """Return the formula that is true where an expression is true."""
     match node:
         case nodes.Not():
-            return Not(formula_of(node.node))
+            return Not(to_formula(node.node))
         case nodes.And():
-            return All(tuple(map(formula_of, _operands(node))))
+            return And(tuple(map(to_formula, _operands(node))))
         case nodes.Or():
-            return Not(All(tuple(Not(formula_of(operand)) for operand in _operands(node))))
+            return Not(And(tuple(Not(to_formula(operand)) for operand in _operands(node))))
         case nodes.CondExpr():
-            otherwise = NEVER if node.expr2 is None else formula_of(node.expr2)
-            return If(formula_of(node.test), formula_of(node.expr1), otherwise)
+            otherwise = NEVER if node.expr2 is None else to_formula(node.expr2)
+            return Conditional(to_formula(node.test), to_formula(node.expr1), otherwise)
         case nodes.Compare():
             return _comparison(node)
         case nodes.Test():
             return _test(node)
-    return _truth(_value(node))
+    return _truth(_operand(node))
 
 
 def _operands(node: nodes.And | nodes.Or) -> Iterator[nodes.Expr]:
-    """The operands of a row of one operator, which the parser nests from the left."""
+    """Yield the operands of a chain of one operator, which the parser nests to the left."""
     rest: list[nodes.Expr] = []
     inner: nodes.Expr = node
     while isinstance(inner, type(node)):
@@ -116,134 +127,138 @@ def _operands(node: nodes.And | nodes.Or) -> Iterator[nodes.Expr]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Constant:
+class _ConstantOperand:
     value: Scalar | tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Unknown:
+class _TermOperand:
     term: Term
-    instead: tuple[Any, ...] = ()
-    or_false: bool = False
+    default: tuple[Any, ...] = ()
+    replaces_false: bool = False
 
 
-_Value = _Constant | _Unknown
+_Operand = _ConstantOperand | _TermOperand
 
 
-def _value(node: nodes.Node) -> _Value:
-    constant = _constant(node)
+def _operand(node: nodes.Node) -> _Operand:
+    constant = _constant_operand(node)
     if constant is not None:
         return constant
     if isinstance(node, nodes.Filter) and node.name in ("default", "d") and node.node is not None:
-        found = _defaulted(node)
-        if found is not None:
-            return found
-    return _Unknown(term_of(node))
+        operand = _with_default(node)
+        if operand is not None:
+            return operand
+    return _TermOperand(term_of(node))
 
 
-def _constant(node: nodes.Node) -> _Constant | None:
+def _constant_operand(node: nodes.Node) -> _ConstantOperand | None:
     if isinstance(node, nodes.Const) and (node.value is None or isinstance(node.value, str | int | float)):
-        return _Constant(node.value)
+        return _ConstantOperand(node.value)
     if isinstance(node, nodes.Neg | nodes.Pos):
-        inner = _constant(node.node)
+        inner = _constant_operand(node.node)
         if inner is None or not isinstance(inner.value, int | float):
             return None
-        return _Constant(-inner.value if isinstance(node, nodes.Neg) else +inner.value)
+        return _ConstantOperand(-inner.value if isinstance(node, nodes.Neg) else +inner.value)
     if isinstance(node, nodes.List | nodes.Tuple):
-        items = [_constant(item) for item in node.items]
+        items = [_constant_operand(item) for item in node.items]
         if all(item is not None and not isinstance(item.value, tuple) for item in items):
-            return _Constant(tuple(item.value for item in items if item is not None))
+            return _ConstantOperand(tuple(item.value for item in items if item is not None))
     return None
 
 
-def _defaulted(node: nodes.Filter) -> _Unknown | None:
-    """`x | default(constant)`; None where it is more than that."""
+def _with_default(node: nodes.Filter) -> _TermOperand | None:
+    """Return the operand `x | default(constant)`; `None` for other uses of the filter."""
     options = [*node.args, *(pair.value for pair in node.kwargs)]
     names = [None] * len(node.args) + [pair.key for pair in node.kwargs]
-    given = {
-        name or ("default_value", "boolean")[at]: option
-        for at, (name, option) in enumerate(zip(names, options, strict=True))
+    arguments = {
+        name or ("default_value", "boolean")[index]: option
+        for index, (name, option) in enumerate(zip(names, options, strict=True))
     }
-    values = {name: _constant(option) for name, option in given.items()}
-    instead, boolean = values.get("default_value", _Constant("")), values.get("boolean", _Constant(False))
+    constants = {name: _constant_operand(option) for name, option in arguments.items()}
+    default = constants.get("default_value", _ConstantOperand(""))
+    boolean = constants.get("boolean", _ConstantOperand(False))
     assert node.node is not None
-    inner = _value(node.node)
-    if instead is None or boolean is None or isinstance(instead.value, tuple) or isinstance(inner, _Constant):
+    inner = _operand(node.node)
+    if default is None or boolean is None or isinstance(default.value, tuple):
         return None
-    return None if inner.instead else _Unknown(inner.term, (instead.value,), bool(boolean.value))
+    if isinstance(inner, _ConstantOperand) or inner.default:
+        return None
+    return _TermOperand(inner.term, (default.value,), bool(boolean.value))
 
 
-def _truth(value: _Value) -> Formula:
-    if isinstance(value, _Constant):
-        return Known(bool(value.value))
-    return Literal(value.term, "truth", instead=value.instead, or_false=value.or_false)
+def _truth(operand: _Operand) -> Formula:
+    if isinstance(operand, _ConstantOperand):
+        return Constant(bool(operand.value))
+    return Atom(operand.term, "truth", default=operand.default, replaces_false=operand.replaces_false)
 
 
 def _comparison(node: nodes.Compare) -> Formula:
-    """`a < b < c` is `a < b and b < c`."""
+    """Return the formula of a comparison. `a < b < c` is `a < b and b < c`."""
     sides = [node.expr, *(operand.expr for operand in node.ops)]
     parts = [
-        _compared(operand.op, left, right)
+        _compare(operand.op, left, right)
         for operand, (left, right) in zip(node.ops, pairwise(sides), strict=True)
     ]
-    return parts[0] if len(parts) == 1 else All(tuple(parts))
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _compared(operator: str, left: nodes.Node, right: nodes.Node) -> Formula:
+def _compare(operator: str, left: nodes.Node, right: nodes.Node) -> Formula:
     if operator in ("ne", "notin"):
-        return Not(_compared("eq" if operator == "ne" else "in", left, right))
-    one, other = _value(left), _value(right)
+        return Not(_compare("eq" if operator == "ne" else "in", left, right))
+    left_operand, right_operand = _operand(left), _operand(right)
     if operator == "in":
-        return _search(one, other, left, right)
-    if isinstance(one, _Constant) and not isinstance(other, _Constant):
-        return _compared(_MIRRORED[operator], right, left)
-    if isinstance(other, _Constant) and not isinstance(other.value, tuple):
-        if isinstance(one, _Unknown):
-            return _literal(one, "order", operator, (other.value,))
-        if not isinstance(one.value, tuple):
-            return Known(compared(operator, one.value, other.value))
+        return _membership(left_operand, right_operand, left, right)
+    if isinstance(left_operand, _ConstantOperand) and not isinstance(right_operand, _ConstantOperand):
+        return _compare(_MIRRORED[operator], right, left)
+    if isinstance(right_operand, _ConstantOperand) and not isinstance(right_operand.value, tuple):
+        if isinstance(left_operand, _TermOperand):
+            return _atom(left_operand, "order", operator, (right_operand.value,))
+        if not isinstance(left_operand.value, tuple):
+            return Constant(compare_constants(operator, left_operand.value, right_operand.value))
     first, second = term_of(left), term_of(right)
     if repr(second) < repr(first):
         first, second, operator = second, first, _MIRRORED[operator]
-    return Literal(("?pair", first, second), "pair", operator)
+    return Atom(("?pair", first, second), "pair", operator)
 
 
-def _search(one: _Value, other: _Value, left: nodes.Node, right: nodes.Node) -> Formula:
-    if isinstance(other, _Constant) and isinstance(other.value, tuple):
-        if isinstance(one, _Unknown):
-            return _literal(one, "among", "in", other.value)
-        if not isinstance(one.value, tuple):
-            return Known(one.value in other.value)
-    return Literal(("?bool", "in", term_of(left), term_of(right)), "truth")
+def _membership(
+    left_operand: _Operand, right_operand: _Operand, left: nodes.Node, right: nodes.Node
+) -> Formula:
+    if isinstance(right_operand, _ConstantOperand) and isinstance(right_operand.value, tuple):
+        if isinstance(left_operand, _TermOperand):
+            return _atom(left_operand, "among", "in", right_operand.value)
+        if not isinstance(left_operand.value, tuple):
+            return Constant(left_operand.value in right_operand.value)
+    return Atom(("?bool", "in", term_of(left), term_of(right)), "truth")
 
 
-def _literal(value: _Value, test: str, operator: str, constants: tuple[Any, ...]) -> Formula:
-    assert isinstance(value, _Unknown)
-    return Literal(value.term, test, operator, constants, value.instead, value.or_false)
+def _atom(operand: _TermOperand, test: str, operator: str, constants: tuple[Any, ...]) -> Formula:
+    return Atom(operand.term, test, operator, constants, operand.default, operand.replaces_false)
 
 
 def _test(node: nodes.Test) -> Formula:
     name = node.name.lower() if node.name in ("None", "True", "False") else node.name
     if not node.args and not node.kwargs and name in TYPE_TESTS:
-        value = _value(node.node)
-        if isinstance(value, _Unknown):
-            return _literal(value, "type", name, ())
+        operand = _operand(node.node)
+        if isinstance(operand, _TermOperand):
+            return _atom(operand, "type", name, ())
     elif len(node.args) == 1 and not node.kwargs and name in _TESTS:
-        return _compared(_TESTS[name], node.node, node.args[0])
-    return Literal(("?bool", term_of(node)), "truth")
+        return _compare(_TESTS[name], node.node, node.args[0])
+    return Atom(("?bool", term_of(node)), "truth")
 
 
 def term_of(node: nodes.Node) -> Term:
-    """What is the same for two expressions that always have the same value."""
+    """Return a term that is equal for two expressions only if they always have the same value."""
     access = find_access_path(node)
     if access is not None:
         return access
     kind = "?length" if isinstance(node, nodes.Filter) and node.name in ("length", "count") else "?"
-    return kind, *_written(node)
+    return kind, *_flatten(node)
 
 
-def _written(node: nodes.Node) -> Iterator[Any]:
-    """The syntax of an expression, flat."""
+def _flatten(node: nodes.Node) -> Iterator[Any]:
+    """Yield the syntax of an expression as a flat sequence."""
     stack: list[Any] = [node]
     while stack:
         part = stack.pop()
@@ -252,7 +267,7 @@ def _written(node: nodes.Node) -> Iterator[Any]:
             continue
         access = find_access_path(part)
         if _varies(part, access):
-            yield next(_fresh)
+            yield next(_fresh_numbers)
         if access is not None:
             yield access
             continue
@@ -269,7 +284,7 @@ def _written(node: nodes.Node) -> Iterator[Any]:
 
 
 def _varies(node: nodes.Node, access: AccessPath | None) -> bool:
-    """Whether the node gives another value every time, or names what does."""
+    """Return whether a node may have a new value at each evaluation."""
     if access is not None:
         return access[0] == "uuid"
     return (isinstance(node, nodes.Filter) and node.name == "random") or (
@@ -277,21 +292,21 @@ def _varies(node: nodes.Node, access: AccessPath | None) -> bool:
     )
 
 
-def leaves_of(formula: Formula) -> Iterator[Literal | Known]:
-    """Every test and every known part of a formula."""
+def find_leaves(formula: Formula) -> Iterator[Atom | Constant]:
+    """Yield every atom and every constant of a formula."""
     stack: list[Formula] = [formula]
     while stack:
         match stack.pop():
             case Not(inner):
                 stack.append(inner)
-            case All(parts):
+            case And(parts):
                 stack += parts
-            case If(condition, then, otherwise):
+            case Conditional(condition, then, otherwise):
                 stack += (condition, then, otherwise)
             case leaf:
                 yield leaf
 
 
-def is_plain(term: Term) -> bool:
-    """Whether the term is a name with its attributes."""
+def is_access(term: Term) -> bool:
+    """Return whether a term is a name with its attributes."""
     return not str(term[0]).startswith("?")

@@ -1,8 +1,18 @@
-"""Which guards can be true together: a search for values of their terms, which finds them or shows that there are none.
+"""Satisfiability of guards: which guards can be true, or false, together.
 
-It is sound in one direction: that there are none is certain, since every value that a term can have at run time is in one
-of its classes, and terms that depend on each other are taken for independent. The search is the method of analytic tableaux
-(Smullyan, 1968), with a bound on its steps.
+Problem: Given formulas that must be true and others that must be false, find values for their terms, or show
+that there are none.
+
+Algorithm: Analytic tableaux with signed formulas (Smullyan 1968). A tableau branch holds for each term the value
+classes that are still possible, and the signed formulas that are still open. Non-branching formulas narrow the
+classes at once; branching ones are expanded depth first, with backtracking.
+
+Cost: Exponential in the number of branching formulas in the worst case. `MAX_SEARCH_STEPS` bounds one search,
+`SearchBudget` all searches of a playbook.
+
+Limits: Sound in one direction: if the search says that there are no values, there are none, because each run-time
+value is in a class of its term and terms that depend on each other count as independent. Past a limit,
+`SearchLimitError` is raised, and the caller assumes that all is possible.
 """
 
 from __future__ import annotations
@@ -10,117 +20,138 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from noetl.planner.guards.formulas import All, Formula, If, Known, Literal, Not, Term, leaves_of
-from noetl.planner.guards.value_classes import ABSENT, ALL_PAIRS, BOOLEANS, Classes, Outcomes, Scalar, pair
+from noetl.planner.guards.formulas import And, Atom, Conditional, Constant, Formula, Not, Term, find_leaves
+from noetl.planner.guards.value_classes import (
+    ABSENT,
+    ALL_PAIRS,
+    BOOLEANS,
+    Scalar,
+    TruthClasses,
+    ValueClasses,
+    pair_classes,
+)
 
-Goal = tuple[Formula, bool]
-"""A formula, and whether it is to be true or false."""
+SignedFormula = tuple[Formula, bool]
+"""A formula, and whether it must be true or false."""
 
-Values = Mapping[Term, int]
-"""For each term that something is known of, the classes that its value may be in."""
+Model = Mapping[Term, int]
+"""For each term with known facts, the classes that its value may be in."""
 
-MAX_STEPS = 2_000
-"""How many steps one search takes at most."""
-
-
-class TooHardError(Exception):
-    """The search has used up its steps."""
+MAX_SEARCH_STEPS = 2_000
+"""How many steps one search may take."""
 
 
-class Allowance:
-    """How many steps all searches together may take."""
+class SearchLimitError(Exception):
+    """The search has used all its steps."""
+
+
+class SearchBudget:
+    """The number of steps that all searches together may take."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     @property
-    def is_used_up(self) -> bool:
+    def is_exhausted(self) -> bool:
+        """Whether no steps are left."""
         return self.steps <= 0
 
-    def search(self) -> Allowance:
-        """The allowance of one search."""
-        return _Part(self, min(MAX_STEPS, self.steps))
+    def for_one_search(self) -> SearchBudget:
+        """Return the budget of one search, which is charged to this one too."""
+        return _SingleSearchBudget(self, min(MAX_SEARCH_STEPS, self.steps))
 
-    def take(self) -> None:
-        """Raises TooHardError when nothing is left."""
+    def spend(self) -> None:
+        """Spend one step.
+
+        Raises:
+            SearchLimitError: no steps are left.
+        """
         self.steps -= 1
         if self.steps < 0:
-            raise TooHardError
+            raise SearchLimitError
 
 
-class _Part(Allowance):
-    def __init__(self, whole: Allowance, steps: int) -> None:
+class _SingleSearchBudget(SearchBudget):
+    def __init__(self, total: SearchBudget, steps: int) -> None:
         super().__init__(steps)
-        self.whole = whole
+        self.total = total
 
-    def take(self) -> None:
-        self.whole.steps -= 1
-        super().take()
+    def spend(self) -> None:
+        self.total.steps -= 1
+        super().spend()
 
 
-class Terms:
-    """The terms of some formulas, each with its classes. `constants` are those besides with which a term is compared."""
+class TermClasses:
+    """The terms of some formulas, each with its value classes.
+
+    `constants` returns further constants that a term is compared with, such as the values of an enum.
+    """
 
     def __init__(
         self, formulas: Iterable[Formula], constants: Callable[[Term], Iterable[Scalar]] = lambda _: ()
     ) -> None:
-        compared: dict[Term, list[Scalar]] = {}
+        compared_with: dict[Term, list[Scalar]] = {}
         for formula in formulas:
-            for leaf in leaves_of(formula):
-                if isinstance(leaf, Literal) and leaf.test != "pair":
-                    compared.setdefault(leaf.term, []).extend((*leaf.constants, *leaf.instead))
-        self.classes = {term: Classes((*found, *constants(term))) for term, found in compared.items()}
-        self._outcomes: dict[Literal, Outcomes] = {}
+            for leaf in find_leaves(formula):
+                if isinstance(leaf, Atom) and leaf.test != "pair":
+                    compared_with.setdefault(leaf.term, []).extend((*leaf.constants, *leaf.default))
+        self.classes = {
+            term: ValueClasses((*values, *constants(term))) for term, values in compared_with.items()
+        }
+        self._truth_classes: dict[Atom, TruthClasses] = {}
 
-    def outcomes(self, literal: Literal) -> Outcomes:
-        """The classes in which the term must be for the literal to be true, or false."""
-        found = self._outcomes.get(literal)
-        if found is None:
-            found = self._outcomes[literal] = self._find_outcomes(literal)
-        return found
+    def truth_classes(self, atom: Atom) -> TruthClasses:
+        """Return the classes of the term for which an atom is true, and those for which it is false."""
+        classes = self._truth_classes.get(atom)
+        if classes is None:
+            classes = self._truth_classes[atom] = self._find_truth_classes(atom)
+        return classes
 
-    def _find_outcomes(self, literal: Literal) -> Outcomes:
-        if literal.test == "pair":
-            return pair(literal.operator)
-        classes = self.classes[literal.term]
-        true, false = _tested(classes, literal)
-        if literal.instead:
-            replaced = ABSENT | (classes.truth[1] if literal.or_false else 0)
-            value = classes.holding(literal.instead[0])
-            true = true & ~replaced | (replaced if true & value else 0)
-            false = false & ~replaced | (replaced if false & value else 0)
+    def _find_truth_classes(self, atom: Atom) -> TruthClasses:
+        if atom.test == "pair":
+            return pair_classes(atom.operator)
+        classes = self.classes[atom.term]
+        true, false = _test_classes(classes, atom)
+        if atom.default:
+            replaced = ABSENT | (classes.truth[1] if atom.replaces_false else 0)
+            default = classes.class_of(atom.default[0])
+            true = true & ~replaced | (replaced if true & default else 0)
+            false = false & ~replaced | (replaced if false & default else 0)
         return true, false
 
 
-def _tested(classes: Classes, literal: Literal) -> Outcomes:
-    match literal.test, literal.operator:
+def _test_classes(classes: ValueClasses, atom: Atom) -> TruthClasses:
+    match atom.test, atom.operator:
         case "truth", _:
             return classes.truth
         case "among", _:
-            return classes.among(literal.constants)
+            return classes.among(atom.constants)
         case "type", test:
             return classes.of_type(test)
         case _, "eq":
-            return classes.equal(literal.constants[0])
-    return classes.ordered(literal.operator, literal.constants[0])
+            return classes.equal(atom.constants[0])
+    return classes.ordered(atom.operator, atom.constants[0])
 
 
-class World:
-    """Where formulas are true or false: `domain` says of a term, given all its classes, in which its value can be there."""
+class TermDomains:
+    """The possible classes of each term in one scenario, such as after a failure of the step.
+
+    `find` returns the possible classes of a term, given all its classes. Results are cached.
+    """
 
     def __init__(
-        self, terms: Terms, domain: Callable[[Term, Classes], int] = lambda _, classes: classes.all
+        self, terms: TermClasses, find: Callable[[Term, ValueClasses], int] = lambda _, classes: classes.all
     ) -> None:
         self.terms = terms
-        self._domain = domain
+        self._find = find
         self._domains: dict[Term, int] = {}
 
     def domain(self, term: Term) -> int:
-        """The classes in which the value of the term can be."""
-        found = self._domains.get(term)
-        if found is None:
-            found = self._domains[term] = self._find_domain(term)
-        return found
+        """Return the classes that the value of a term can be in."""
+        domain = self._domains.get(term)
+        if domain is None:
+            domain = self._domains[term] = self._find_domain(term)
+        return domain
 
     def _find_domain(self, term: Term) -> int:
         kind = term[0]
@@ -129,77 +160,79 @@ class World:
         classes = self.terms.classes[term]
         if kind == "?bool":
             return BOOLEANS
-        return classes.whole_numbers(0) if kind == "?length" else self._domain(term, classes)
+        return classes.whole_numbers(0) if kind == "?length" else self._find(term, classes)
 
 
 @dataclass(slots=True)
-class State:
-    """What is known so far of a world: the classes of terms, and the goals that can be reached in several ways."""
+class TableauBranch:
+    """A branch of a tableau: the possible classes of terms so far, and the open signed formulas."""
 
-    world: World
+    domains: TermDomains
     values: dict[Term, int] = field(default_factory=dict)
-    open: tuple[Goal, ...] = ()
+    open: tuple[SignedFormula, ...] = ()
 
-    def add(self, goal: Goal, allowance: Allowance) -> State | None:
-        """The state in which the goal is reached as well; None where that contradicts what is known.
+    def extend(self, goal: SignedFormula, budget: SearchBudget) -> TableauBranch | None:
+        """Return the branch with one more signed formula; `None` if that is a contradiction.
 
         Raises:
-            TooHardError: it takes too many steps to say.
+            SearchLimitError: the budget is spent.
         """
-        state = State(self.world, dict(self.values), ())
+        branch = TableauBranch(self.domains, dict(self.values), ())
         goals, branching = [goal], list(self.open)
         while goals:
-            allowance.take()
-            formula, wanted = goals.pop()
+            budget.spend()
+            formula, sign = goals.pop()
             match formula:
-                case Known(value):
-                    if value is not wanted:
+                case Constant(value):
+                    if value is not sign:
                         return None
                 case Not(inner):
-                    goals.append((inner, not wanted))
-                case All(parts) if wanted:
+                    goals.append((inner, not sign))
+                case And(parts) if sign:
                     goals += ((part, True) for part in parts)
-                case Literal():
-                    mask = self.world.terms.outcomes(formula)[not wanted]
-                    known = state.values.get(formula.term)
-                    mask &= self.world.domain(formula.term) if known is None else known
-                    if not mask:
+                case Atom():
+                    classes = self.domains.terms.truth_classes(formula)[not sign]
+                    known = branch.values.get(formula.term)
+                    classes &= self.domains.domain(formula.term) if known is None else known
+                    if not classes:
                         return None
-                    state.values[formula.term] = mask
+                    branch.values[formula.term] = classes
                 case _:
-                    branching.append((formula, wanted))
-        state.open = tuple(branching)
-        return state
+                    branching.append((formula, sign))
+        branch.open = tuple(branching)
+        return branch
 
-    def model(self, allowance: Allowance) -> Values | None:
-        """Values of the terms with which all goals are reached; None where there are none.
+    def find_model(self, budget: SearchBudget) -> Model | None:
+        """Return values of the terms that satisfy all signed formulas; `None` if there are none.
 
         Raises:
-            TooHardError: it takes too many steps to say.
+            SearchLimitError: the budget is spent.
         """
         stack = [self]
         while stack:
-            state = stack.pop()
-            if not state.open:
-                return state.values
-            allowance.take()
-            # The last one is the goal that was added last, which is the one that is asked about.
-            *others, (formula, wanted) = state.open
-            rest = State(state.world, state.values, tuple(others))
-            for ways in reversed(_ways(formula, wanted)):
-                reached: State | None = rest
-                for goal in ways:
-                    reached = None if reached is None else reached.add(goal, allowance)
-                if reached is not None:
-                    stack.append(reached)
+            branch = stack.pop()
+            if not branch.open:
+                return branch.values
+            budget.spend()
+            # Expand the formula that was added last, because the question is about that one.
+            *others, (formula, sign) = branch.open
+            rest = TableauBranch(branch.domains, branch.values, tuple(others))
+            for alternative in reversed(_expand(formula, sign)):
+                extended: TableauBranch | None = rest
+                for goal in alternative:
+                    extended = None if extended is None else extended.extend(goal, budget)
+                if extended is not None:
+                    stack.append(extended)
         return None
 
 
-def _ways(formula: Formula, wanted: bool) -> list[tuple[Goal, ...]]:
-    """How a formula can come to be true or false: what must hold for each way."""
+def _expand(formula: Formula, sign: bool) -> list[tuple[SignedFormula, ...]]:
+    """Return the alternatives in which a branching formula has this truth value."""
     match formula:
-        case All(parts):
-            return [(*((part, True) for part in parts[:at]), (part, False)) for at, part in enumerate(parts)]
-        case If(condition, then, otherwise):
-            return [((condition, True), (then, wanted)), ((condition, False), (otherwise, wanted))]
+        case And(parts):
+            return [
+                (*((part, True) for part in parts[:index]), (part, False)) for index, part in enumerate(parts)
+            ]
+        case Conditional(condition, then, otherwise):
+            return [((condition, True), (then, sign)), ((condition, False), (otherwise, sign))]
     raise AssertionError(formula)

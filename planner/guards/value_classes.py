@@ -1,9 +1,17 @@
-"""Which values a term can have, as far as the comparisons of a rule can tell them apart.
+"""Value classes: the values of a term, as far as the comparisons of a rule can tell them apart.
 
-A term is a part of a guard whose value is not known before a run. Its values fall into classes: all numbers between two
-constants that it is compared with, say, are one, since no comparison has another outcome for one of them than for the
-rest. A set of classes is an integer with a bit for each. What a test makes of a class is true, false, or neither, where it
-raises; a value without a name raises whenever it is used.
+Problem: A guard compares values that are unknown before the run. To decide which guards can be true together, the
+solver (`noetl.planner.guards.solver`) needs a finite set of cases for each value.
+
+Algorithm: Equivalence class partitioning. A *term* is a part of a guard with an unknown value. All values that no
+comparison of the rule tells apart form one class: for example all numbers between two constants that the term is
+compared with. A set of classes is an integer with one bit per class. A test is true, false or an error for each
+class; a value that is undefined raises an error whenever it is used.
+
+Cost: Twice the number of constants, plus a fixed number of classes, for each term.
+
+Limits: Terms are independent of each other. `a < b` is a term of its own (`pair_classes`), and so is each
+expression that is no plain access.
 """
 
 from __future__ import annotations
@@ -15,12 +23,12 @@ from itertools import pairwise
 from typing import Any
 
 Scalar = str | int | float | bool | None
-Outcomes = tuple[int, int]
+TruthClasses = tuple[int, int]
 """The classes for which a test is true, and those for which it is false."""
 
 (
     UNDEFINED,
-    LEFT_OUT,
+    OMITTED,
     NONE,
     FALSE,
     TRUE,
@@ -31,21 +39,25 @@ Outcomes = tuple[int, int]
     MAPPING,
     FALSY_OBJECT,
     TRUTHY_OBJECT,
-) = (1 << n for n in range(12))
+) = (1 << index for index in range(12))
 _FIRST_NUMBER = 12
-ABSENT = UNDEFINED | LEFT_OUT
-"""Names without a value, and what `a if b` is where `b` is false: that has no value either, but may be looked at."""
+ABSENT = UNDEFINED | OMITTED
+"""Without a value. `OMITTED` is what `a if b` gives where `b` is false: undefined, but allowed as a guard."""
 BOOLEANS = FALSE | TRUE
 LISTS = EMPTY_LIST | LIST
 MAPPINGS = EMPTY_MAPPING | MAPPING
 OBJECTS = FALSY_OBJECT | TRUTHY_OBJECT
-"""What is not data: times, functions, what filters give that can be walked once."""
+"""Values that are not JSON data: times, functions, and iterators that filters return."""
 
-NOTHING: Outcomes = (0, 0)
+NO_CLASSES: TruthClasses = (0, 0)
 
 
-class Classes:
-    """The classes of one term, which is compared with these constants."""
+class ValueClasses:
+    """The classes of one term that is compared with these constants.
+
+    Numbers and texts are laid out in the same way. Below each constant is a class for the values between it and
+    the constant before it, then the class of the constant; the last class lies above all constants.
+    """
 
     def __init__(self, constants: Iterable[Scalar] = ()) -> None:
         numbers: set[int | float] = {0}
@@ -57,46 +69,39 @@ class Classes:
                 numbers.add(int(constant) if isinstance(constant, bool) else constant)
         self._numbers = sorted(numbers)
         self._texts = sorted(texts)
-        # Below each constant lies a class of its own, and one above them all; below the empty text there is nothing.
+        # No text is less than the empty one, so the class below it is not part of `texts`.
         self._first_text = _FIRST_NUMBER + 2 * len(self._numbers) + 1
         self._end = self._first_text + 2 * len(self._texts) + 1
-        self.numbers = _bits(_FIRST_NUMBER, self._first_text)
-        self.texts = _bits(self._first_text + 1, self._end)
+        self.numbers = _bit_range(_FIRST_NUMBER, self._first_text)
+        self.texts = _bit_range(self._first_text + 1, self._end)
         self.all = (1 << _FIRST_NUMBER) - 1 | self.numbers | self.texts
 
     @property
     def size(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self._end
 
     def whole_numbers(self, least: float = -math.inf) -> int:
-        """The classes that have whole numbers from `least` on in them."""
-        found = 0
+        """Return the classes that contain a whole number of at least `least`."""
+        classes = 0
         bounds = [-math.inf, *self._numbers, math.inf]
         for index, (low, high) in enumerate(pairwise(bounds)):
             first = max(least, -math.inf if low == -math.inf else math.floor(low) + 1)
             if first < high:
-                found |= 1 << _FIRST_NUMBER + 2 * index
+                classes |= 1 << _FIRST_NUMBER + 2 * index
             if high >= least and high == high // 1:
-                found |= 1 << _FIRST_NUMBER + 2 * index + 1
-        return found & self.numbers
+                classes |= 1 << _FIRST_NUMBER + 2 * index + 1
+        return classes & self.numbers
 
     @property
-    def truth(self) -> Outcomes:
-        false = (
-            LEFT_OUT
-            | NONE
-            | FALSE
-            | EMPTY_LIST
-            | EMPTY_MAPPING
-            | FALSY_OBJECT
-            | self._number(0)
-            | self._text("")
-        )
+    def truth(self) -> TruthClasses:
+        """The classes of a value used as a condition."""
+        empty = EMPTY_LIST | EMPTY_MAPPING | FALSY_OBJECT | self._number(0) | self._text("")
+        false = OMITTED | NONE | FALSE | empty
         return self.all & ~UNDEFINED & ~false, false
 
-    def equal(self, constant: Scalar) -> Outcomes:
-        """For `== constant`."""
+    def equal(self, constant: Scalar) -> TruthClasses:
+        """Return the classes for `== constant`."""
         if constant is None:
             true = NONE
         elif isinstance(constant, str):
@@ -105,16 +110,16 @@ class Classes:
             true = self._number(constant) | (TRUE if constant == 1 else FALSE if constant == 0 else 0)
         return true, self.all & ~UNDEFINED & ~true
 
-    def ordered(self, operator: str, constant: Scalar) -> Outcomes:
-        """For one of `lt`, `lteq`, `gt`, `gteq`: only numbers are compared with numbers, and texts with texts."""
+    def ordered(self, operator: str, constant: Scalar) -> TruthClasses:
+        """Return the classes for `lt`, `lteq`, `gt` or `gteq`, which compare numbers or texts only."""
         if constant is None:
-            return NOTHING
+            return NO_CLASSES
         if isinstance(constant, str):
             point, first, end = self._text(constant), self._first_text + 1, self._end
         else:
             point, first, end = self._number(constant), _FIRST_NUMBER, self._first_text
-        at = point.bit_length() - 1
-        below, above = _bits(first, at), _bits(at + 1, end)
+        index = point.bit_length() - 1
+        below, above = _bit_range(first, index), _bit_range(index + 1, end)
         true = (below if operator.startswith("lt") else above) | (point if operator.endswith("eq") else 0)
         false = (below | point | above) & ~true
         if not isinstance(constant, str):
@@ -126,15 +131,15 @@ class Classes:
                     false |= bit
         return true, false
 
-    def among(self, constants: Sequence[Scalar]) -> Outcomes:
-        """For `in` a list of constants."""
+    def among(self, constants: Sequence[Scalar]) -> TruthClasses:
+        """Return the classes for `in` a list of constants."""
         true = 0
         for constant in constants:
             true |= self.equal(constant)[0]
         return true, self.all & ~true & (~UNDEFINED if constants else -1)
 
-    def of_type(self, test: str) -> Outcomes:
-        """For `is`, followed by one of the words in `TYPE_TESTS`, which take what is undefined as any other value."""
+    def of_type(self, test: str) -> TruthClasses:
+        """Return the classes for `is` with a word of `TYPE_TESTS`. Undefined values raise no error there."""
         true = {
             "defined": self.all & ~ABSENT,
             "undefined": ABSENT,
@@ -148,38 +153,43 @@ class Classes:
         }[test]
         return true, self.all & ~true
 
-    def described(self, mask: int) -> str | None:
-        """One of the values in these classes, in words; of the kind that the term is compared with, if there is one."""
-        texts, numbers = list(self._in_texts(mask)), list(self._in_numbers(mask))
-        ordered = [*texts, *numbers] if len(self._texts) > 1 else [*numbers, *texts]
-        compared = len(self._texts) > 1 or len(self._numbers) > 1
-        fixed = [word for bit, word in _WORDS if mask & bit]
-        return next(iter([*ordered, *fixed] if compared else [*fixed, *ordered]), None)
+    def describe(self, classes: int) -> str | None:
+        """Return one value of these classes in words, of the type that the term is compared with if possible.
 
-    def _in_numbers(self, mask: int) -> Iterator[str]:
+        >>> values = ValueClasses([3])
+        >>> values.describe(values.ordered("gt", 3)[0])
+        'more than `3`'
+        """
+        texts, numbers = list(self._describe_texts(classes)), list(self._describe_numbers(classes))
+        ordered = [*texts, *numbers] if len(self._texts) > 1 else [*numbers, *texts]
+        is_compared = len(self._texts) > 1 or len(self._numbers) > 1
+        fixed = [word for bit, word in _WORDS if classes & bit]
+        return next(iter([*ordered, *fixed] if is_compared else [*fixed, *ordered]), None)
+
+    def _describe_numbers(self, classes: int) -> Iterator[str]:
         last = len(self._numbers) - 1
         for index, number in enumerate(self._numbers):
-            if mask >> _FIRST_NUMBER + 2 * index + 1 & 1:
+            if classes >> _FIRST_NUMBER + 2 * index + 1 & 1:
                 yield f"`{number}`"
         for index, number in enumerate(self._numbers):
-            if index and mask >> _FIRST_NUMBER + 2 * index & 1:
+            if index and classes >> _FIRST_NUMBER + 2 * index & 1:
                 yield f"between `{self._numbers[index - 1]}` and `{number}`"
-        if mask >> _FIRST_NUMBER & 1:
+        if classes >> _FIRST_NUMBER & 1:
             yield f"less than `{self._numbers[0]}`"
-        if mask >> _FIRST_NUMBER + 2 * last + 2 & 1:
+        if classes >> _FIRST_NUMBER + 2 * last + 2 & 1:
             yield f"more than `{self._numbers[last]}`"
 
-    def _in_texts(self, mask: int) -> Iterator[str]:
+    def _describe_texts(self, classes: int) -> Iterator[str]:
         for index, text in enumerate(self._texts):
-            if text and mask >> self._first_text + 2 * index + 1 & 1:
+            if text and classes >> self._first_text + 2 * index + 1 & 1:
                 yield f"`{text}`"
-        if any(mask >> self._first_text + 2 * index & 1 for index in range(1, len(self._texts) + 1)):
+        if any(classes >> self._first_text + 2 * index & 1 for index in range(1, len(self._texts) + 1)):
             yield "another text"
-        if mask & self._text(""):
+        if classes & self._text(""):
             yield "an empty text"
 
-    def holding(self, constant: Scalar) -> int:
-        """The class of a constant."""
+    def class_of(self, constant: Scalar) -> int:
+        """Return the class of a constant."""
         if constant is None:
             return NONE
         if isinstance(constant, bool):
@@ -214,8 +224,8 @@ _WORDS = (
 )
 
 
-def compared(operator: str, left: Scalar, right: Scalar) -> bool | None:
-    """What comparing two constants gives; None where it raises."""
+def compare_constants(operator: str, left: Scalar, right: Scalar) -> bool | None:
+    """Return the result of comparing two constants; `None` if the comparison raises an error."""
     if operator == "eq":
         return left == right
     try:
@@ -224,24 +234,26 @@ def compared(operator: str, left: Scalar, right: Scalar) -> bool | None:
         return None
 
 
-LESS, EQUAL, GREATER, UNORDERED, SAME, OTHER = (1 << n for n in range(6))
-"""How two terms can compare. `UNORDERED` is what a number is to no number, or a set of keys to another; `SAME` and `OTHER`
-are equal and different things that have no order.
+LESS, EQUAL, GREATER, UNORDERED, IDENTICAL, DIFFERENT = (1 << index for index in range(6))
+"""The results of comparing two terms. `UNORDERED` is a number and NaN, or two sets of which neither contains the
+other; `IDENTICAL` and `DIFFERENT` are equal and unequal values that have no order.
 """
-ALL_PAIRS = LESS | EQUAL | GREATER | UNORDERED | SAME | OTHER
+ALL_PAIRS = LESS | EQUAL | GREATER | UNORDERED | IDENTICAL | DIFFERENT
 
 
-def pair(operator: str) -> Outcomes:
-    """For the comparison of two terms."""
+def pair_classes(operator: str) -> TruthClasses:
+    """Return the classes for the comparison of two terms."""
     true = {
-        "eq": EQUAL | SAME,
+        "eq": EQUAL | IDENTICAL,
         "lt": LESS,
         "lteq": LESS | EQUAL,
         "gt": GREATER,
         "gteq": GREATER | EQUAL,
     }[operator]
-    return true, (ALL_PAIRS if operator == "eq" else ALL_PAIRS & ~(SAME | OTHER)) & ~true
+    comparable = ALL_PAIRS if operator == "eq" else ALL_PAIRS & ~(IDENTICAL | DIFFERENT)
+    return true, comparable & ~true
 
 
-def _bits(first: int, end: int) -> int:
+def _bit_range(first: int, end: int) -> int:
+    """Return the bits from `first` up to but not including `end`."""
     return (1 << end) - (1 << first)

@@ -16,8 +16,16 @@ from noetl.planner.diagnostics.diagnostic import Diagnostics, Label, Span
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import Joins
-from noetl.planner.guards.coverage import REFUSED, Candidate, Dead, Facts, Verdict, candidate_of, judge
-from noetl.planner.guards.solver import Allowance
+from noetl.planner.guards.coverage import (
+    REFUSAL_TYPE,
+    DeadCase,
+    GuardContext,
+    GuardedCase,
+    RuleCoverage,
+    analyse_coverage,
+    make_guarded_case,
+)
+from noetl.planner.guards.solver import SearchBudget
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
@@ -116,9 +124,9 @@ class Subject:
         return Flow(self.flow.start, targets)
 
     @cached_property
-    def verdicts(self) -> Mapping[DocumentPath, Verdict]:
+    def verdicts(self) -> Mapping[DocumentPath, RuleCoverage]:
         """What can become of the rule of each step that has one, by the step's path."""
-        allowance = Allowance(MAX_REASONING)
+        budget = SearchBudget(MAX_REASONING)
         own = (
             self.produced.keys()
             | self.playbook.variables.keys()
@@ -128,24 +136,24 @@ class Subject:
         inputs = self.playbook.input or {}
         plain = frozenset(inputs.keys() - own)
         return {
-            step.path: judge(
+            step.path: analyse_coverage(
                 [self._candidate(step, case) for case in step.rule],
-                Facts(
+                GuardContext(
                     inputs,
                     plain,
                     may_be_forgiven(step),
                     self.may_be_refused(step),
                     self._may_say_refused(step),
                 ),
-                allowance,
+                budget,
             )
             for step in self.playbook.steps
             if step.rule
         }
 
-    def dead_cases(self, step: Step) -> Iterable[Dead]:
+    def dead_cases(self, step: Step) -> Iterable[DeadCase]:
         """The cases of a step that its guards never let be taken."""
-        return self.verdicts[step.path].dead if step.rule else ()
+        return self.verdicts[step.path].dead_cases if step.rule else ()
 
     def may_be_refused(self, step: Step) -> bool:
         """Whether a step may be visited more often than it allows."""
@@ -199,8 +207,8 @@ class Subject:
             and not any(isinstance(entry, str) and entry in names.steps for entry in work)
         )
 
-    def _candidate(self, step: Step, case: Case) -> Candidate:
-        candidate = candidate_of(case.case)
+    def _candidate(self, step: Step, case: Case) -> GuardedCase:
+        candidate = make_guarded_case(case.case)
         if step.max_visits is None or not candidate.is_error_aware:
             return candidate
         targets = self.names.targets(case)
@@ -285,7 +293,7 @@ class Subject:
 def _may_say_refused(run: Iterable[Entry]) -> bool:
     fails = (entry for entry in run if isinstance(entry, ActionEntry) and entry.action == "fail")
     types = (entry.parameters.get("type", "") for entry in fails)
-    return any(not isinstance(type_, str) or has_template(type_) or type_ == REFUSED for type_ in types)
+    return any(not isinstance(type_, str) or has_template(type_) or type_ == REFUSAL_TYPE for type_ in types)
 
 
 def may_be_forgiven(step: Step) -> bool:

@@ -22,7 +22,7 @@ from tests.plays import compiled
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
-def test_findings_happen_and_what_happens_is_found(first: int) -> None:
+def test_findings_agree_with_all_runs(first: int) -> None:
     found = agreement.measure(
         Sound("chance", str(seed), by_chance(seed)) for seed in range(first, first + 25)
     )
@@ -34,24 +34,24 @@ def test_findings_happen_and_what_happens_is_found(first: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [425051, 425927, 426808])
-def test_a_run_without_an_end_hides_no_others(seed: int) -> None:
+def test_endless_run_hides_no_other_run(seed: int) -> None:
     playbook = Sound("chance", str(seed), by_chance(seed))
     assert explored(unchecked_plan(playbook.text), loses=True).is_endless
     assert agreement.measure([playbook]).disagreements == []
 
 
-def test_what_does_not_happen_is_looked_for_with_all_inputs() -> None:
+def test_all_inputs_are_tried_before_a_finding_is_refuted() -> None:
     playbook = Sound("chance", "425074", by_chance(425074))
     assert not explored(compiled(playbook.text)).all_beginnings
     assert agreement.measure([playbook]).disagreements == []
 
 
 @pytest.mark.parametrize("seed", [426073, 426334, 426481, 426851, 427187])
-def test_cases_that_are_never_taken_are_none_that_are(seed: int) -> None:
+def test_unreachable_cases_are_never_taken(seed: int) -> None:
     assert agreement.measure([Sound("chance", str(seed), by_chance(seed))]).disagreements == []
 
 
-def test_which_of_two_joins_fires_first_is_not_promised() -> None:
+def test_order_of_two_joins_is_not_promised() -> None:
     """Where branches go one after another, the first that goes on saves what the other one may read."""
     text = """
         name: turns
@@ -68,7 +68,7 @@ def test_which_of_two_joins_fires_first_is_not_promised() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
-def test_sound_playbooks_have_no_findings_and_no_run_goes_wrong(first: int) -> None:
+def test_sound_playbooks_have_no_findings_and_no_errors(first: int) -> None:
     playbooks = [Sound("generated", str(seed), generated(seed)) for seed in range(first, first + 8)]
     found = agreement.measure(playbooks)
     assert (found.clean, found.disagreements) == (8, [])
@@ -77,7 +77,7 @@ def test_sound_playbooks_have_no_findings_and_no_run_goes_wrong(first: int) -> N
         assert [d for d in said if d.severity is not Severity.NOTE] == []
 
 
-def test_exploration_tells_what_is_wrong() -> None:
+def test_exploration_finds_mistakes() -> None:
     found = explored(
         compiled("""
         input: {x: boolean}

@@ -92,17 +92,17 @@ class TestDeadCases:
     @pytest.mark.parametrize(
         ("first", "second", "why"),
         [
-            ("x > 3", "x > 5", "a case before it is taken whenever its guard is true"),
-            ("x > 'a'", "x > 5", "a case before it is taken, or fails, whenever its guard is true"),
-            ("x == 1 or x != 1", "x", "a case before it is always taken"),
-            ("x > 'a' or x <= 'a'", "x", "a case before it is always taken, or fails"),
+            ("x > 3", "x > 5", "an earlier case is taken whenever this guard is true"),
+            ("x > 'a'", "x > 5", "an earlier case is taken, or fails, whenever this guard is true"),
+            ("x == 1 or x != 1", "x", "an earlier case is always taken"),
+            ("x > 'a' or x <= 'a'", "x", "an earlier case is always taken, or fails"),
             ("x", "x > 5 and x < 5", "its guard is never true"),
         ],
     )
     def test_why(self, first: str, second: str, why: str) -> None:
         rule = f"""[{{case: "{{{{ {first} }}}}"}}, {{case: "{{{{ {second} }}}}"}}]"""
         text = steps(a=f"run: [{OK}], rule: {rule}")
-        assert messages(text, "NP203") == [f"the case can never be taken: {why}"]
+        assert messages(text, "NP203") == [f"unreachable case: {why}"]
 
 
 class TestRefusals:

@@ -12,18 +12,18 @@ def log(expression: str, more: str = "") -> str:
 
 
 class TestInferredInputs:
-    def test_a_name_that_nothing_produces_is_an_input(self) -> None:
+    def test_unknown_name_is_an_inferred_input(self) -> None:
         (diagnostic,) = found(log("who"))
         assert (diagnostic.code, diagnostic.severity) == ("NP306", "note")
         assert findings(log("who"), "NP306") == [("NP306", "who")]
 
-    def test_each_is_told_once(self) -> None:
+    def test_each_input_is_reported_once(self) -> None:
         assert findings(log("who ~ who.x ~ input.who ~ input.other"), "NP306") == [
             ("NP306", "who"),
             ("NP306", "other"),
         ]
 
-    def test_a_name_that_looks_like_a_slip(self) -> None:
+    def test_likely_typing_error_is_a_warning(self) -> None:
         text = """
             variables: {customer: 1}
             steps: [{name: a, run: [{action: log, message: "{{ custmer }}"}]}]
@@ -46,7 +46,7 @@ class TestInferredInputs:
             log("range(3) | list"),
         ],
     )
-    def test_names_that_are_known(self, text: str) -> None:
+    def test_known_names_are_not_reported(self, text: str) -> None:
         assert found(text) == []
 
 
@@ -76,7 +76,7 @@ class TestUnknownNames:
             ("input: {}\n" + STEP + "output: {a: '{{ who }}'}", "who"),
         ],
     )
-    def test_where_they_stand(self, text: str, word: str) -> None:
+    def test_span_of_an_unknown_name(self, text: str, word: str) -> None:
         assert findings(text, "NP301") == [("NP301", word)]
 
     @pytest.mark.parametrize(
@@ -91,15 +91,15 @@ class TestUnknownNames:
             STEP + "output: {a: '{{ steps.a.result }}'}",
         ],
     )
-    def test_what_is_provided_for(self, text: str) -> None:
+    def test_names_that_may_be_undefined_are_not_reported(self, text: str) -> None:
         assert findings(text, "NP301") == []
 
-    def test_hints(self) -> None:
+    def test_hint_names_the_closest_input(self) -> None:
         assert hints("input: {user_id: any}\n" + log("usr_id"), "NP301") == ["did you mean `user_id`?"]
         assert hints("input: {user_id: any}\n" + log("input.usr_id"), "NP301") == ["did you mean `user_id`?"]
 
 
-class TestArguments:
+class TestTaskArguments:
     TEXT = """
         tasks:
         - {name: t, run: [{action: log, message: "{{ args.x }}", level: "{{ args.y | default('info') }}"}]}
@@ -111,24 +111,24 @@ class TestArguments:
           - t
     """
 
-    def test_what_a_call_does_not_give(self) -> None:
+    def test_missing_argument(self) -> None:
         (message,) = messages(self.TEXT, "NP301")
-        assert message.startswith("`args.x` is not given to task `t` on line 8")
+        assert message.startswith("missing argument `x` for task `t` on line 8")
         assert findings(self.TEXT, "NP301") == [("NP301", "x")]
 
-    def test_what_all_calls_give(self) -> None:
+    def test_argument_given_by_all_calls(self) -> None:
         text = self.TEXT.replace("{xx: 1}", "{x: 2}").replace("- t\n", "- {task: t, with: {x: 3}}\n")
         assert findings(text) == []
 
 
-def test_the_order_of_the_steps_does_not_matter() -> None:
+def test_inferred_inputs_do_not_depend_on_the_order_of_steps() -> None:
     first = "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
     texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]
 
 
-class TestErrors:
+class TestErrorReads:
     """`error` is none but where a failure is handled: what it says of one cannot be read elsewhere."""
 
     PLAY = """
@@ -156,7 +156,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "text", ["{{ error.message }}", "it: {{ error.type }}", "{{ error.details or 1 }}"]
     )
-    def test_a_part_of_an_error_that_there_is_not(self, text: str) -> None:
+    def test_part_of_an_error_where_nothing_has_failed(self, text: str) -> None:
         handled = self.PLAY.replace("HANDLED", text).replace("UN" + text, "x")
         assert findings(handled, "NP301") == []
         unhandled = self.PLAY.replace("UNHANDLED", text).replace("HANDLED", "x")
@@ -173,9 +173,9 @@ class TestErrors:
             "{{ error.message is defined }}",
         ],
     )
-    def test_one_that_is_asked_for_first(self, text: str) -> None:
+    def test_part_of_an_error_that_is_tested_first(self, text: str) -> None:
         assert findings(self.PLAY.replace("UNHANDLED", text).replace("HANDLED", text), "NP301") == []
 
-    def test_an_action_that_is_never_done(self) -> None:
+    def test_action_that_runs_only_after_an_error(self) -> None:
         text = "steps: [{name: a, run: [{action: log, if: '{{ error }}', message: '{{ error.message }}'}]}]"
         assert findings(text, "NP301") == []

@@ -6,8 +6,8 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.dataflow import liveness
-from noetl.planner.dataflow.step_effects import Production
-from noetl.planner.dataflow.unreachable import find_ways
+from noetl.planner.dataflow.step_effects import EffectsAnalysis
+from noetl.planner.dataflow.unreachable import solve_once
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.graph import join_finder
 
@@ -41,7 +41,7 @@ def crossed(rounds: int) -> Compilation:
     return compiled(fork, *(crossing(at, rounds - 1) for at in range(rounds)), end)
 
 
-def test_joins_that_would_watch_too_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joins_with_too_many_region_steps_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join_finder, "MAX_WATCHED", 100)
     assert crossed(5).plan is not None
     found = crossed(10)
@@ -55,15 +55,15 @@ def carried(steps: int) -> Compilation:
     return compiled(*(saving(at, f"s{at + 1}") for at in range(steps)), last)
 
 
-def test_names_that_would_be_carried_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "MAX_HANDED", 100)
+def test_too_many_live_names_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 100)
     assert carried(10).plan is not None
     found = carried(20)
     assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
     assert found.plan is None
 
 
-def test_a_name_is_carried_only_from_where_it_is_saved_to_where_it_is_read() -> None:
+def test_name_is_live_from_its_definition_to_its_last_read() -> None:
     steps = [
         saving(0, "s1"),
         saving(1, "s2"),
@@ -80,7 +80,7 @@ def test_a_name_is_carried_only_from_where_it_is_saved_to_where_it_is_read() -> 
     }
 
 
-def test_on_a_cycle_names_are_carried_all_the_way_round() -> None:
+def test_name_is_live_on_a_whole_cycle() -> None:
     steps = [
         saving(0, "s1").replace("name: s0\n", "name: s0\n  max_visits: 3\n"),
         '- name: s1\n  run: [{action: log, message: "{{ v2 is defined }}"}]\n  rule: [{case: default, run: [s2]}]\n',
@@ -91,7 +91,7 @@ def test_on_a_cycle_names_are_carried_all_the_way_round() -> None:
     assert all(step.hands_on == {"v2"} for step in plan.steps.values())
 
 
-def test_the_first_of_many_slips_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_typing_errors_get_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostic, "MAX_COMPARED", 60)
     slips = [f"- name: step_{at}\n  rule: [{{case: default, run: [stpe_{at}]}}]\n" for at in range(10)]
     hints = [found.hint for found in compiled(*slips).diagnostics if found.code == "NP101"]
@@ -99,7 +99,7 @@ def test_the_first_of_many_slips_are_explained(monkeypatch: pytest.MonkeyPatch) 
     assert hints[-1] is None
 
 
-def test_a_task_of_many_names_that_many_steps_call() -> None:
+def test_task_with_many_names_and_many_callers() -> None:
     names = ", ".join(f"n{n}: 1" for n in range(2_000))
     steps = "".join(f"- {{name: s{n}, run: [t]}}\n" for n in range(2_000))
     text = f"name: x\nstart: s0\ntasks:\n  t:\n  - action: set\n    set: {{{names}}}\nsteps:\n{steps}"
@@ -111,11 +111,11 @@ def test_a_task_of_many_names_that_many_steps_call() -> None:
 def looks(text: str) -> int:
     """How often an outcome of a step is looked at to find what is there at every step."""
     subject = subject_of(text)
-    return find_ways(subject, Production(subject)).looks
+    return solve_once(subject, EffectsAnalysis(subject)).evaluations
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-def test_what_is_there_is_found_in_a_few_looks_at_each_step(*, forwards: bool) -> None:
+def test_analysis_takes_few_evaluations_per_step(*, forwards: bool) -> None:
     """Also round a cycle, and in whatever order it is written."""
     size = 400
     steps = [
@@ -127,13 +127,13 @@ def test_what_is_there_is_found_in_a_few_looks_at_each_step(*, forwards: bool) -
     assert looks("name: grown\nstart: s0\nsteps:\n" + "".join(ordered)) < 6 * size
 
 
-def test_where_forks_lie_within_forks_each_is_looked_at_once_for_every_join_around_it() -> None:
+def test_nested_forks_take_few_evaluations() -> None:
     assert looks(SHAPES["nested"](1_000)) < 30_000
     assert looks(SHAPES["ladder"](1_000)) < 10_000
     assert looks(SHAPES["chain"](1_000)) < 6_000
 
 
-def test_where_branches_take_turns_each_is_looked_at_a_few_times_more() -> None:
+def test_sequential_mode_takes_few_more_evaluations() -> None:
     for shape in ("nested", "ladder", "wide"):
         text = SHAPES[shape](1_000)
         in_turns = text.replace("on_error: continue", "on_error: continue\nmode: sequential", 1)

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import pytest
-from noetl.planner.dataflow.narrowing import ANY, FAILED, FORGIVEN, SUCCEEDED, UNFAILED, implied, provides_for
+from noetl.planner.dataflow.narrowing import (
+    ANY_RESULT,
+    FAILED,
+    NOT_FAILED,
+    SUCCEEDED,
+    TOLERATED,
+    handles_undefined,
+    narrow,
+)
 from noetl.planner.templates.template import parse_template
 
 
-def needs(text: str) -> list[str]:
-    return [".".join(need.access) for need in implied(parse_template(text)).needs]
+def required_accesses(text: str) -> list[str]:
+    return [".".join(required.access) for required in narrow(parse_template(text)).required]
 
 
-def known(text: str, *, truth: bool) -> set[str]:
-    """What is there, without what that is looked into, and with `-` what is not, where an expression is true or false."""
-    found = implied(parse_template(text))
-    facts = found.true if truth else found.false
-    parts = {access[:length] for access in facts.there for length in range(len(access))}
-    return {".".join(access) for access in facts.there - parts} | {
-        f"-{'.'.join(access)}" for access in facts.gone
+def facts_when(text: str, *, truth: bool) -> set[str]:
+    """Return the longest assigned accesses where an expression is true or false, and the unassigned with `-`."""
+    narrowing = narrow(parse_template(text))
+    facts = narrowing.true if truth else narrowing.false
+    parts = {access[:length] for access in facts.assigned for length in range(len(access))}
+    return {".".join(access) for access in facts.assigned - parts} | {
+        f"-{'.'.join(access)}" for access in facts.unassigned
     }
 
 
@@ -47,13 +55,13 @@ def known(text: str, *, truth: bool) -> set[str]:
         ("{{ false and a }}", []),
     ],
 )
-def test_what_is_needed(text: str, expected: list[str]) -> None:
-    found = [
-        need
-        for need in implied(parse_template(text)).needs
-        if need.given.outcomes and need.access not in need.given.there
+def test_required_accesses(text: str, expected: list[str]) -> None:
+    reachable = [
+        required
+        for required in narrow(parse_template(text)).required
+        if required.given.results and required.access not in required.given.assigned
     ]
-    assert [".".join(need.access) for need in found] == expected
+    assert [".".join(required.access) for required in reachable] == expected
 
 
 @pytest.mark.parametrize(
@@ -86,36 +94,36 @@ def test_what_is_needed(text: str, expected: list[str]) -> None:
         ),
     ],
 )
-def test_what_is_known_then(text: str, when_true: set[str], when_false: set[str]) -> None:
-    assert known(text, truth=True) == when_true
-    assert known(text, truth=False) == when_false
+def test_facts_after_a_true_or_false_value(text: str, when_true: set[str], when_false: set[str]) -> None:
+    assert facts_when(text, truth=True) == when_true
+    assert facts_when(text, truth=False) == when_false
 
 
 @pytest.mark.parametrize(
     ("text", "when_true", "when_false"),
     [
-        ("{{ a }}", ANY, ANY),
-        ("{{ error }}", FAILED, UNFAILED),
-        ("{{ not error }}", UNFAILED, FAILED),
-        ("{{ error is none }}", UNFAILED, FAILED),
-        ("{{ error != none }}", FAILED, UNFAILED),
+        ("{{ a }}", ANY_RESULT, ANY_RESULT),
+        ("{{ error }}", FAILED, NOT_FAILED),
+        ("{{ not error }}", NOT_FAILED, FAILED),
+        ("{{ error is none }}", NOT_FAILED, FAILED),
+        ("{{ error != none }}", FAILED, NOT_FAILED),
         ("{{ error.type == 'Timeout' }}", FAILED, FAILED),
-        ("{{ result.success }}", SUCCEEDED, FAILED | FORGIVEN),
-        ("{{ result.success == false }}", FAILED | FORGIVEN, SUCCEEDED),
-        ("{{ result.error }}", FAILED | FORGIVEN, SUCCEEDED),
-        ("{{ error and result.success }}", 0, ANY),
-        ("{{ error or result.success }}", FAILED | SUCCEEDED, FORGIVEN),
-        ("{{ true }}", ANY, 0),
-        ("{{ false or error }}", FAILED, UNFAILED),
+        ("{{ result.success }}", SUCCEEDED, FAILED | TOLERATED),
+        ("{{ result.success == false }}", FAILED | TOLERATED, SUCCEEDED),
+        ("{{ result.error }}", FAILED | TOLERATED, SUCCEEDED),
+        ("{{ error and result.success }}", 0, ANY_RESULT),
+        ("{{ error or result.success }}", FAILED | SUCCEEDED, TOLERATED),
+        ("{{ true }}", ANY_RESULT, 0),
+        ("{{ false or error }}", FAILED, NOT_FAILED),
     ],
 )
-def test_what_is_known_of_the_outcome(text: str, when_true: int, when_false: int) -> None:
-    found = implied(parse_template(text))
-    assert (found.true.outcomes, found.false.outcomes) == (when_true, when_false)
+def test_possible_results_after_a_true_or_false_value(text: str, when_true: int, when_false: int) -> None:
+    narrowing = narrow(parse_template(text))
+    assert (narrowing.true.results, narrowing.false.results) == (when_true, when_false)
 
 
 @pytest.mark.parametrize(
-    ("text", "access", "provided"),
+    ("text", "access", "is_handled"),
     [
         ("{{ a | default(b) }}", "a", True),
         ("{{ a | default(b) }}", "b", False),
@@ -128,19 +136,19 @@ def test_what_is_known_of_the_outcome(text: str, when_true: int, when_false: int
         ("{{ a is none }}", "a", False),
     ],
 )
-def test_what_is_provided_for(text: str, access: str, provided: bool) -> None:
-    assert provides_for(parse_template(text), *access.split(".")) is provided
+def test_handles_undefined(text: str, access: str, is_handled: bool) -> None:
+    assert handles_undefined(parse_template(text), *access.split(".")) is is_handled
 
 
-def test_deep_conditions_take_no_longer_than_they_are() -> None:
+def test_deep_conditions_take_linear_time() -> None:
     deep = "a0"
-    for at in range(1, 28):
-        deep = f"({deep} {'and' if at % 2 else 'or'} not a{at})"
-    assert len(needs(f"{{{{ {deep} }}}}")) == 28
+    for index in range(1, 28):
+        deep = f"({deep} {'and' if index % 2 else 'or'} not a{index})"
+    assert len(required_accesses(f"{{{{ {deep} }}}}")) == 28
 
 
-def test_the_same_again_when_it_has_been_evaluated() -> None:
+def test_template_is_narrowed_again_after_evaluation() -> None:
     template = parse_template("{{ never_seen is defined and never_seen.x }}")
     assert template.evaluate({}.__getitem__) is False
-    assert needs(template.source) == ["never_seen.x"]
+    assert required_accesses(template.source) == ["never_seen.x"]
     assert template.evaluate({"never_seen": {"x": 1}}.__getitem__) == 1

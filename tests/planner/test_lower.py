@@ -198,9 +198,9 @@ def test_what_is_handed_on_in_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: log, message: "{{ x }}"}]}
     """
-    monkeypatch.setattr(liveness, "MAX_HANDED", 2)
+    monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 2)
     assert hands_on(compiled(text)) == {"a": {"x"}, "b": {"x"}}
-    monkeypatch.setattr(liveness, "MAX_HANDED", 1)
+    monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 1)
     with pytest.raises(AssertionError, match="NP701"):
         compiled(text)
 

@@ -11,10 +11,10 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import refusal
 from noetl.planner.compile import compile_playbook
-from noetl.planner.dataflow.solver import Ways
-from noetl.planner.dataflow.step_effects import Production
-from noetl.planner.dataflow.unreachable import find_ways
-from noetl.planner.dataflow.witness import Witness, find_end, find_witness
+from noetl.planner.dataflow.solver import AssignmentSolver
+from noetl.planner.dataflow.step_effects import EffectsAnalysis
+from noetl.planner.dataflow.unreachable import solve_once
+from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witness
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.graph.join_finder import find_joins
@@ -36,7 +36,7 @@ ASKING = (
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RandomPlaybook:
     """A playbook in which every step reads everything, and provides for its not being there."""
 
     text: str
@@ -57,7 +57,7 @@ class Drawn:
 
 
 @st.composite
-def drawn_playbooks(draw: st.DrawFn, *, asking: bool, in_turns: bool = False) -> Drawn:
+def drawn_playbooks(draw: st.DrawFn, *, asking: bool, is_sequential: bool = False) -> RandomPlaybook:
     flow = draw(any_flows())
     assume(len(flow.reachable) <= 7)
     modes = draw(mixed_modes(flow))
@@ -70,7 +70,7 @@ def drawn_playbooks(draw: st.DrawFn, *, asking: bool, in_turns: bool = False) ->
     reads = ", ".join(
         [*(f"v_{name} | default(0), steps.{name}.result | default(0)" for name in names), "x | default(0)"]
     )
-    lines = ["name: drawn", f"mode: {'sequential' if in_turns else 'parallel'}", "steps:"]
+    lines = ["name: drawn", f"mode: {'sequential' if is_sequential else 'parallel'}", "steps:"]
     for name, cases in flow.targets.items():
         saved = f"v_{name}: 1" + (", x: 1" if name in sharing else "")
         lines.append(f"- name: {name}")
@@ -93,15 +93,15 @@ def drawn_playbooks(draw: st.DrawFn, *, asking: bool, in_turns: bool = False) ->
     found = compile_playbook(text, catalogue())
     assume(all(d.severity is not Severity.ERROR for d in found.diagnostics))
     assert found.plan is not None
-    return Drawn(text, flow, found.plan)
+    return RandomPlaybook(text, flow, found.plan)
 
 
-class Honest(Explorer):
+class FactExplorer(Explorer):
     """Explores the ways on which guards that ask for names, steps or failures are true when they say so. Orders are tried
     only where who is first matters.
     """
 
-    def __init__(self, drawn: Drawn, deeds: Mapping[str, Deed] | None = None) -> None:
+    def __init__(self, drawn: RandomPlaybook, deeds: Mapping[str, Deed] | None = None) -> None:
         working = frozenset(name for name, step in drawn.plan.steps.items() if step.run)
         super().__init__(drawn.plan, failing=working, shared=frozenset(drawn.plan.steps))
         self.in_any_order = drawn.has_races
@@ -202,73 +202,75 @@ class Honest(Explorer):
         return pointer is not None and world.visits[pointer[1]].status is VisitStatus.SUCCEEDED
 
 
-def ways_of(drawn: Drawn, *, knowing: bool = False) -> tuple[Production, Ways]:
+def solve(
+    drawn: RandomPlaybook, *, with_implications: bool = False
+) -> tuple[EffectsAnalysis, AssignmentSolver]:
     subject = subject_of(drawn.text)
-    production = Production(subject)
-    ways = find_ways(subject, production)
-    if knowing:
-        production.know(ways.implications())
-        ways = find_ways(subject, production)
-    return production, ways
+    analysis = EffectsAnalysis(subject)
+    solver = solve_once(subject, analysis)
+    if with_implications:
+        analysis.use_implications(solver.implications())
+        solver = solve_once(subject, analysis)
+    return analysis, solver
 
 
-def named(production: Production, bits: int) -> frozenset[str]:
-    return frozenset(key for at, key in enumerate(production.readings.keys) if bits >> at & 1)
+def named(analysis: EffectsAnalysis, bits: int) -> frozenset[str]:
+    return frozenset(key for index, key in enumerate(analysis.encoder.keys) if bits >> index & 1)
 
 
-def explored(drawn: Drawn) -> Honest:
-    explorer = Honest(drawn)
+def explored(drawn: RandomPlaybook) -> FactExplorer:
+    explorer = FactExplorer(drawn)
     explorer.explore()
     assume(not explorer.is_over)
     return explorer
 
 
 @settings(max_examples=80)
-@given(drawn_playbooks(asking=True) | drawn_playbooks(asking=True, in_turns=True))
-def test_what_must_be_there_always_is_and_nothing_comes_from_nowhere(drawn: Drawn) -> None:
-    explorer, (production, ways) = explored(drawn), ways_of(drawn, knowing=True)
-    keys = frozenset(production.readings.keys)
+@given(drawn_playbooks(asking=True) | drawn_playbooks(asking=True, is_sequential=True))
+def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) -> None:
+    explorer, (analysis, solver) = explored(drawn), solve(drawn, with_implications=True)
+    keys = frozenset(analysis.encoder.keys)
     for step, entered in explorer.entered.items():
-        must, may = (named(production, bits[step]) for bits in (ways.found.must, ways.found.may))
+        must, may = (named(analysis, bits[step]) for bits in (solver.solution.must, solver.solution.may))
         assert must & drawn.handed(step) <= frozenset.intersection(*entered), step
         assert must <= may, step
         assert keys & frozenset.union(*entered) <= may, step
     if explorer.ended:
-        assert named(production, ways.found.end_must) <= keys & frozenset.intersection(*explorer.ended)
+        assert named(analysis, solver.solution.end_must) <= keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_anyhow:
-        assert named(production, ways.found.end_anyhow) <= keys & frozenset.intersection(
+        assert named(analysis, solver.solution.end_must_after_failures) <= keys & frozenset.intersection(
             *explorer.ended_anyhow
         )
-        assert keys & frozenset.union(*explorer.ended_anyhow) <= named(production, ways.found.end_may)
+        assert keys & frozenset.union(*explorer.ended_anyhow) <= named(analysis, solver.solution.end_may)
 
 
 @settings(max_examples=80)
 @given(drawn_playbooks(asking=False))
-def test_what_is_not_certain_is_lacking_on_some_way(drawn: Drawn) -> None:
+def test_must_and_may_sets_are_exact_on_acyclic_playbooks(drawn: RandomPlaybook) -> None:
     """Exactly so where guards may go either way, and there are no rounds. Where the first goes on, a branch that has further to
     go may never be the first.
     """
     assume(drawn.is_acyclic)
-    explorer, (production, ways) = explored(drawn), ways_of(drawn)
-    keys = frozenset(production.readings.keys)
+    explorer, (analysis, solver) = explored(drawn), solve(drawn)
+    keys = frozenset(analysis.encoder.keys)
     for step, entered in explorer.entered.items():
         handed = keys & drawn.handed(step)
-        assert handed & named(production, ways.found.must[step]) == handed & frozenset.intersection(
+        assert handed & named(analysis, solver.solution.must[step]) == handed & frozenset.intersection(
             *entered
         ), step
         if not drawn.has_races:
-            assert handed & named(production, ways.found.may[step]) == handed & frozenset.union(*entered), (
-                step
-            )
+            assert handed & named(analysis, solver.solution.may[step]) == handed & frozenset.union(
+                *entered
+            ), step
     if explorer.ended:
-        assert named(production, ways.found.end_must) == keys & frozenset.intersection(*explorer.ended)
+        assert named(analysis, solver.solution.end_must) == keys & frozenset.intersection(*explorer.ended)
     if explorer.ended_anyhow:
-        assert named(production, ways.found.end_anyhow) == keys & frozenset.intersection(
+        assert named(analysis, solver.solution.end_must_after_failures) == keys & frozenset.intersection(
             *explorer.ended_anyhow
         )
 
 
-def driven(drawn: Drawn, witness: Witness) -> Honest:
+def driven(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
     """The ways that a playbook can go which makes the moves of a witness."""
     deeds: dict[str, Deed] = {}
     for move in witness.moves:
@@ -278,27 +280,27 @@ def driven(drawn: Drawn, witness: Witness) -> Honest:
             "fail" if move.failed else "case",
             -1 if move.case is None or is_default else move.case,
         )
-    explorer = Honest(drawn, deeds)
+    explorer = FactExplorer(drawn, deeds)
     explorer.explore()
     return explorer
 
 
 @settings(max_examples=80)
 @given(drawn_playbooks(asking=False))
-def test_a_witness_really_happens(drawn: Drawn) -> None:
+def test_witnesses_are_real_runs(drawn: RandomPlaybook) -> None:
     assume(drawn.is_acyclic)
-    explorer, (production, ways) = explored(drawn), ways_of(drawn)
+    explorer, (analysis, solver) = explored(drawn), solve(drawn)
     for step in explorer.entered:
-        for at, key in enumerate(production.readings.keys):
-            if key in drawn.handed(step) and not ways.found.must[step] >> at & 1:
-                witness = find_witness(ways, step, 1 << at)
+        for index, key in enumerate(analysis.encoder.keys):
+            if key in drawn.handed(step) and not solver.solution.must[step] >> index & 1:
+                witness = find_witness(solver, step, 1 << index)
                 assert witness is not None, (step, key)
                 entered = driven(drawn, witness).entered.get(step, set())
                 assert any(key not in names for names in entered), (step, key, witness)
-    for at, key in enumerate(production.readings.keys):
-        if explorer.ended_anyhow and not ways.found.end_anyhow >> at & 1:
-            is_certain = bool(ways.found.end_must >> at & 1)
-            witness = find_end(ways, 1 << at, forgiving=is_certain)
+    for index, key in enumerate(analysis.encoder.keys):
+        if explorer.ended_anyhow and not solver.solution.end_must_after_failures >> index & 1:
+            is_certain = bool(solver.solution.end_must >> index & 1)
+            witness = find_end_witness(solver, 1 << index, with_failures=is_certain)
             assert witness is not None, key
             played = driven(drawn, witness)
             ended = played.ended_anyhow if is_certain else played.ended

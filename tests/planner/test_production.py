@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from noetl.planner.checks import undefined_names as undefined_names
+from noetl.planner.checks import undefined_names
 from noetl.planner.dataflow import solver
 
 from tests.planner.findings import findings, found, hints, messages
@@ -38,20 +38,20 @@ def judged(*steps: str, head: str = "") -> list[str]:
     return told
 
 
-class TestPaths:
-    def test_one_of_two_branches(self) -> None:
+class TestWitnessPaths:
+    def test_name_saved_on_one_of_two_paths_is_maybe_undefined(self) -> None:
         """The example of the language: a warning with the path, and none when the other branch saves it too."""
         text = playbook(
             either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ)
         )  # fmt: skip
         (diagnostic,) = (d for d in found(text) if d.severity != "note")
         assert (diagnostic.code, diagnostic.severity) == ("NP302", "warning")
-        assert diagnostic.message == "`x` may have no value on the path a → c → d"
+        assert diagnostic.message == "`x` may be undefined on the path a → c → d"
         assert findings(text) == [("NP302", "x")]
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(2, "this case is taken")]
         assert findings(text.replace(step("c", "d"), step("c", "d", run=SAVE))) == []
 
-    def test_the_shortest_path(self) -> None:
+    def test_message_shows_the_shortest_path(self) -> None:
         steps = (
             either("a", "b", "c"),
             step("b", "d", run=SAVE),
@@ -62,14 +62,14 @@ class TestPaths:
         assert judged(*steps) == ["NP302 a → c → e → d"]
         assert judged(*steps[:2], either("c", "e", "d"), *steps[3:]) == ["NP302 a → c → d"]
 
-    def test_no_path(self) -> None:
+    def test_name_saved_only_later_is_undefined(self) -> None:
         text = playbook(step("a", "b", run=READ), step("b", run=SAVE))
         (diagnostic,) = (d for d in found(text) if d.code == "NP301")
-        assert diagnostic.message == "no path that leads here has produced `x`"
+        assert diagnostic.message == "no path to this step assigns `x`"
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "it is saved here")]
         assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ)) == ["NP301"]
 
-    def test_the_nearest_name(self) -> None:
+    def test_hint_names_the_closest_defined_name(self) -> None:
         text = playbook(
             step("a", "b", run="{action: set, set: {customer: 1}}"),
             step("b", "c", run="{action: log, message: '{{ customers }}'}"),
@@ -77,7 +77,7 @@ class TestPaths:
         )
         assert hints(text, "NP301") == ["did you mean `customer`?"]
 
-    def test_what_has_been_read_is_there(self) -> None:
+    def test_second_read_of_a_name_is_not_reported(self) -> None:
         """Whoever comes behind the first reader has a value."""
         steps = (
             either("a", "b", "c"),
@@ -87,31 +87,31 @@ class TestPaths:
         )
         assert judged(*steps) == ["NP302 a → c"]
 
-    def test_the_order_of_the_text_does_not_matter(self) -> None:
+    def test_findings_do_not_depend_on_the_order_of_the_text(self) -> None:
         steps = [either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ)]
         assert judged(*reversed(steps), head="start: a\n") == judged(*steps) == ["NP302 a → c → d"]
 
-    def test_round_and_round(self) -> None:
+    def test_name_saved_on_every_round_of_a_cycle_is_defined(self) -> None:
         cycle = (
             either("a", "a", "b", run=SAVE).replace("{name: a", "{name: a, max_visits: 3"),
             step("b", run=READ),
         )
         assert judged(*cycle) == []
 
-    def test_the_first_round(self) -> None:
+    def test_name_saved_later_in_a_cycle_is_maybe_undefined(self) -> None:
         text = playbook(
             step("a", "b", more=", max_visits: 3", run=READ), either("b", "a", "c", run=SAVE), step("c")
         )
-        assert messages(text, "NP302") == ["`x` may have no value"]
+        assert messages(text, "NP302") == ["`x` may be undefined"]
 
 
-class TestFailures:
-    def test_what_a_failed_step_would_have_saved(self) -> None:
+class TestFactsAfterFailures:
+    def test_failed_step_has_not_saved_its_names(self) -> None:
         rule = "rule: [{case: error, run: [b]}, {case: default, run: [c]}]"
         steps = (f"{{name: a, run: [{SAVE}], {rule}}}", step("b", run=READ), step("c", run=READ))
         assert judged(*steps) == ["NP301"]
 
-    def test_where_both_lead_to_one_step(self) -> None:
+    def test_failure_and_success_that_lead_to_one_step(self) -> None:
         rule = "rule: [{case: error, run: [b]}, {case: default, run: [b]}]"
         assert judged(f"{{name: a, run: [{SAVE}], {rule}}}", step("b", run=READ)) == ["NP302 a (failed) → b"]
 
@@ -131,21 +131,21 @@ class TestFailures:
             ("{{ run.id }}", []),
         ],
     )
-    def test_which_edges_are_taken_after_success_only(self, guard: str, expected: list[str]) -> None:
+    def test_guards_that_are_true_only_after_success(self, guard: str, expected: list[str]) -> None:
         steps = (f'{{name: a, run: [{SAVE}], rule: [{{case: "{guard}", run: [b]}}]}}', step("b", run=READ))
         assert judged(*steps) == expected
 
-    def test_a_guard_that_is_read_after_a_failure_too(self) -> None:
+    def test_error_aware_guard_is_evaluated_after_a_failure(self) -> None:
         text = playbook(
             f'{{name: a, run: [{SAVE}], rule: [{{case: "{{{{ x > 1 and not error }}}}", run: []}}]}}'
         )
-        assert messages(text, "NP302") == ["`x` may have no value when `a` has failed"]
+        assert messages(text, "NP302") == ["`x` may be undefined when `a` has failed"]
 
-    def test_a_later_case_knows_what_the_earlier_ones_said(self) -> None:
+    def test_later_case_is_reached_only_if_earlier_guards_are_false(self) -> None:
         rule = '[{case: error, run: [b]}, {case: "{{ result.success or run.id }}", run: [c]}]'
         assert judged(f"{{name: a, run: [{SAVE}], rule: {rule}}}", step("b"), step("c", run=READ)) == []
 
-    def test_a_forgiven_failure(self) -> None:
+    def test_tolerated_failure_saves_nothing(self) -> None:
         forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
         assert judged(step("a", "b", run=forgiven), step("b", run=READ)) == ["NP302 a → b"]
         guarded = (
@@ -153,7 +153,7 @@ class TestFailures:
         )
         assert judged(guarded, step("b", run=READ)) == ["NP302 a → b"]
 
-    def test_the_result_is_that_of_the_last_action(self) -> None:
+    def test_result_is_that_of_the_last_action(self) -> None:
         """Where it is no failure that was forgiven, what that would have left out is there."""
         forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
         rule = 'rule: [{case: "{{ not result.success }}", run: [c]}, {case: default, run: [b]}]'
@@ -170,14 +170,14 @@ class TestFailures:
         only_after_a_failure = f"{{name: a, run: [{forgiven}, {OK}], {rule.replace('[c]', '[d]')}}}"
         assert judged(only_after_a_failure, step("b"), step("d", run=READ)) == ["NP301"]
 
-    def test_a_branch_that_may_end_in_a_failure(self) -> None:
+    def test_branch_may_end_by_a_failure_while_the_run_continues(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ))
         assert judged(*fork, head="on_error: continue\n") == []
         fork = (fork[0], step("b", "d", run="{action: http, url: 'https://x.test', as: x}"), *fork[2:])
         assert judged(*fork) == []
         assert judged(*fork, head="on_error: continue\n") == ["NP302 a → c → d, where `b` fails"]
 
-    def test_what_always_fails_leads_nowhere(self) -> None:
+    def test_step_that_always_fails_has_no_successful_exit(self) -> None:
         fails = "{action: fail, message: no}"
         steps = (
             either("a", "b", "c"),
@@ -189,7 +189,7 @@ class TestFailures:
         skipped = "{action: fail, message: no, if: '{{ run.id }}'}"
         assert judged(*steps[:2], step("c", "d", run=skipped), steps[3]) == ["NP302 a → c → d"]
 
-    def test_past_a_bound(self) -> None:
+    def test_refused_visit_keeps_what_earlier_visits_saved(self) -> None:
         """A visit that is refused has saved nothing, but those before it have; it is handled by a case that does not lead back."""
         rule = "[{case: \"{{ error.type == 'MaxVisitsExceeded' }}\", run: [b]}, {case: default, run: [a]}]"
         text = f"{{name: a, max_visits: 2, run: [{SAVE}], rule: {rule}}}"
@@ -202,7 +202,7 @@ class TestFailures:
         ]
 
 
-class TestGuards:
+class TestGuardNarrowing:
     @pytest.mark.parametrize(
         ("guard", "expected"),
         [
@@ -215,7 +215,7 @@ class TestGuards:
             ("{{ x is defined or run.id }}", ["NP302 a → c → d → e"]),
         ],
     )
-    def test_what_they_imply(self, guard: str, expected: list[str]) -> None:
+    def test_true_guard_makes_names_defined(self, guard: str, expected: list[str]) -> None:
         steps = (
             either("a", "b", "c"),
             step("b", "d", run=SAVE),
@@ -226,7 +226,7 @@ class TestGuards:
         )
         assert [told for told in judged(*steps) if "steps" not in told][:1] == expected[:1]
 
-    def test_what_is_saved_together_is_there_together(self) -> None:
+    def test_names_saved_together_imply_each_other(self) -> None:
         both = "{action: set, set: {x: 1, y: 1}}"
         read = "{action: log, message: '{{ x }} {{ y }} {{ steps.b.result }}'}"
         steps = (either("a", "b", "c"), step("b", "d", run=both), step("c", "d"))
@@ -237,7 +237,7 @@ class TestGuards:
         apart = step("b", "d", run="{action: set, set: {y: 1}}, " + later)
         assert judged(apart, step("d", run=read.replace("{{ steps.b.result }}", ""))) == ["NP301"]
 
-    def test_what_is_decided_elsewhere(self) -> None:
+    def test_exhaustive_rule_has_no_exit_without_a_case(self) -> None:
         """Which cases can be taken is known from their guards: here one of the two always is."""
         fork = (step("a", "b", "c", run="{action: set, set: {n: 1}}"), step("c", "d"), step("d", run=READ))
         rule = '[{case: "{{ n > 1 }}", run: [d]}, {case: "{{ n <= 1 }}", run: [d]}]'
@@ -247,7 +247,7 @@ class TestGuards:
             "NP302 a → c → d, where `b` ends"
         ]
 
-    def test_the_contrary_in_an_earlier_case(self) -> None:
+    def test_false_guard_of_an_earlier_case_makes_names_defined(self) -> None:
         rule = '[{case: "{{ x is undefined }}", run: [e]}, {case: default, run: [f]}]'
         steps = (
             either("a", "b", "c"),
@@ -279,12 +279,12 @@ class TestGuards:
             ("{action: log, message: '{{ x }}', on_error: continue}, {action: log, message: '{{ x }}'}", 1),
         ],
     )
-    def test_in_a_step(self, action: str, expected: int) -> None:
+    def test_conditional_reads_in_a_step(self, action: str, expected: int) -> None:
         steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=action))
         assert len(judged(*steps)) == expected
 
 
-class TestWork:
+class TestWorkOfSteps:
     @pytest.mark.parametrize(
         ("run", "expected"),
         [
@@ -302,32 +302,32 @@ class TestWork:
             ("{task: t, as: y}, {action: log, message: '{{ y }}'}", []),
         ],
     )
-    def test_one_after_another(self, run: str, expected: list[str]) -> None:
+    def test_sequential_entries(self, run: str, expected: list[str]) -> None:
         assert judged(step("a", run=run), head=f"tasks: {{t: [{SAVE}]}}\n") == expected
 
-    def test_together(self) -> None:
+    def test_parallel_entries_do_not_see_each_other(self) -> None:
         parallel = "{name: a, parallel: true, run: [%s, %s], rule: [{case: default, run: [b]}]}"
         assert judged(parallel % (SAVE, READ), step("b")) == ["NP301"]
         assert judged(parallel % (SAVE, OK), step("b", run=READ)) == []
 
-    def test_what_a_task_reads_is_looked_up_where_it_is_called(self) -> None:
+    def test_reads_of_a_task_are_checked_at_its_calls(self) -> None:
         head = f"tasks: {{t: [u], u: [{READ}]}}\n"
         steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run="{task: t}"))
         assert judged(*steps, head=head) == ["NP302 a → c"]
         assert findings(playbook(*steps, head=head), "NP302") == [("NP302", "x")]
         assert judged(step("a", run=f"{SAVE}, {{task: t}}"), head=head) == []
 
-    def test_in_a_loop_each_item_has_its_own(self) -> None:
+    def test_names_saved_in_a_loop_are_local_to_the_item(self) -> None:
         looped = "{name: a, loop: {items: [1]}, run: [%s, %s], rule: [{case: default, run: [b]}]}"
         assert judged(looped % (SAVE, READ), step("b")) == []
         assert judged(looped % (READ, SAVE), step("b")) == ["NP301"]
         assert judged(looped % (SAVE, OK), step("b", run=READ), head="input: {}\n") == ["NP301"]
 
-    def test_an_item_sees_what_was_there_before_the_loop(self) -> None:
+    def test_item_reads_what_was_saved_before_the_loop(self) -> None:
         looped = f"{{name: b, loop: {{items: [1]}}, run: [{READ}, {SAVE}]}}"
         assert judged(step("a", "b", run=SAVE), looped) == []
 
-    def test_rounds(self) -> None:
+    def test_repeat_condition_reads_what_a_round_saves(self) -> None:
         repeated = "{name: a, repeat: {until: '{{ x > 3 }}', max: 3}, run: [%s]}"
         assert judged(repeated % SAVE) == []
         assert judged(repeated % f"{READ}, {SAVE}") == ["NP302"]
@@ -335,15 +335,15 @@ class TestWork:
             "{name: a, repeat: {until: '{{ y }}', max: 3}, run: [{action: set, if: '{{ run.id }}', set: {y: 1}}]}"
         ) == ["NP302"]
 
-    def test_in_place(self) -> None:
+    def test_work_of_a_case_reads_what_the_step_saved(self) -> None:
         rule = f"rule: [{{case: default, run: [{READ}]}}]"
         assert judged(f"{{name: a, run: [{SAVE}], {rule}}}") == []
         text = f"{{name: a, run: [{SAVE}], rule: [{{case: error, run: [{READ}]}}]}}"
         assert judged(text) == ["NP301"]
 
 
-class TestJoins:
-    def test_all_that_certainly_arrive_bring_what_they_have(self) -> None:
+class TestJoinContributions:
+    def test_join_unites_the_names_of_all_branches_that_must_arrive(self) -> None:
         both = "{action: log, message: '{{ x }} {{ y }}'}"
         assert (
             judged(
@@ -355,7 +355,7 @@ class TestJoins:
             == []
         )
 
-    def test_a_branch_may_end_or_go_elsewhere(self) -> None:
+    def test_branch_may_end_or_leave_before_the_join(self) -> None:
         ends = f'{{name: b, run: [{SAVE}], rule: [{{case: "{MAYBE}", run: [d]}}]}}'
         assert judged(step("a", "b", "c"), ends, step("c", "d"), step("d", run=READ)) == [
             "NP302 a → c → d, where `b` ends"
@@ -365,12 +365,12 @@ class TestJoins:
             "NP302 a → c → d"
         ]
 
-    def test_the_first_that_comes(self) -> None:
+    def test_discriminator_has_only_the_names_of_the_first_branch(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
         assert judged(*fork, step("d", run=READ, more=", join: any")) == ["NP302 a → c → d"]
         assert judged(*fork, step("d", run=READ, more=", join: each")) == ["NP302 a → c → d"]
 
-    def test_nested(self) -> None:
+    def test_nested_joins(self) -> None:
         steps = (
             step("a", "b", "c"),
             step("b", "d", "e"),
@@ -382,7 +382,7 @@ class TestJoins:
         )
         assert judged(*steps) == []
 
-    def test_one_after_another(self) -> None:
+    def test_later_branch_reads_what_earlier_branches_saved(self) -> None:
         fork = (step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ))
         assert judged(*fork) == ["NP301"]
         assert judged(*fork, head="mode: sequential\n") == []
@@ -395,7 +395,7 @@ class TestJoins:
         )
         assert [told[:5] for told in judged(*maybe, head="mode: sequential\n")] == ["NP302"]
 
-    def test_a_join_goes_before_what_waits(self) -> None:
+    def test_join_runs_before_steps_that_are_ready(self) -> None:
         """It fires when the last branch has come that can, and goes before those that were forked off earlier."""
         turns = "mode: sequential\n"
         fork = (
@@ -422,7 +422,7 @@ class TestJoins:
         assert judged(*beside, head=turns) == []
         assert [told[:5] for told in judged(step("a", "c", "d", "b"), *beside[1:], head=turns)] == ["NP302"]
 
-    def test_a_branch_that_ends_leaves_what_it_saved(self) -> None:
+    def test_witness_shows_an_earlier_branch_that_fails(self) -> None:
         """The path that is shown is one on which it fails."""
         saves = "{action: shell, command: ls, as: x}"
         failing = f"{{name: b, run: [{saves}], rule: [{{case: error, run: [d]}}]}}"
@@ -431,53 +431,53 @@ class TestJoins:
         through = (step("a", "b", "d"), failing.replace("[d]", "[c]"), *steps[2:])
         assert judged(*through, head="mode: sequential\n") == ["NP302 a → b (failed) → c → d"]
 
-    def test_the_first_arrival_goes_at_once(self) -> None:
+    def test_first_arrival_at_a_discriminator_continues_at_once(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", more=", join: any", run=SAVE))
         assert judged(*steps, head="mode: sequential\n") == []
         assert judged(step("a", "b", "j"), *steps[1:], head="mode: sequential\n") == ["NP301"]
 
-    def test_a_join_that_is_named_first_may_go_last(self) -> None:
+    def test_join_named_first_may_run_last(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", run=SAVE))
         assert judged(*steps, head="mode: sequential\n") == ["NP302 a → b"]
 
 
-class TestSteps:
+class TestStepResults:
     TEXT = "{action: log, message: '{{ steps.b.result }}'}"
 
-    def test_a_step_that_was_not_visited(self) -> None:
+    def test_step_visited_on_one_of_two_paths(self) -> None:
         text = playbook(either("a", "b", "c"), step("b", "c"), step("c", run=self.TEXT))
-        assert messages(text, "NP302") == ["step `b` may not have been visited on the path a → c"]
+        assert messages(text, "NP302") == ["step `b` may be unvisited on the path a → c"]
         assert findings(text, "NP302") == [("NP302", "b")]
 
-    def test_a_step_that_cannot_have_been(self) -> None:
+    def test_step_visited_on_no_path(self) -> None:
         text = playbook(step("a", "b", run=self.TEXT), step("b"))
-        assert messages(text, "NP301") == ["no path that leads here has visited step `b`"]
+        assert messages(text, "NP301") == ["no path to this step visits step `b`"]
         assert judged(step("b", run=self.TEXT)) == ["NP301"]
 
-    def test_a_failed_step_was_visited(self) -> None:
+    def test_failed_step_was_visited(self) -> None:
         rule = "rule: [{case: error, run: [c]}, {case: default, run: [c]}]"
         read = "{action: log, message: '{{ steps.b.error }}'}"
         assert judged(f"{{name: b, run: [{OK}], {rule}}}", step("c", run=read)) == []
 
-    def test_status_and_visits_always_have_a_value(self) -> None:
+    def test_status_and_visits_are_always_defined(self) -> None:
         read = "{action: log, message: '{{ steps.b.status }} {{ steps.b.visits }}'}"
         assert judged(step("a", "b", run=read), step("b")) == []
 
 
-class TestEnds:
-    def test_what_every_run_has_at_its_end(self) -> None:
+class TestFactsAtTheEnd:
+    def test_output_reads_what_every_run_saves(self) -> None:
         output = 'output: {x: "{{ x }}"}\n'
         assert judged(step("a", "b"), step("b", run=SAVE), head=output) == []
         assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == []
         assert judged(either("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == ["NP302 a → c"]
         assert judged(f"{{name: a, rule: [{{case: default, run: [{SAVE}]}}]}}", head=output) == []
 
-    def test_what_runs_have_in_which_branches_have_failed(self) -> None:
+    def test_output_of_a_run_with_failed_branches(self) -> None:
         output = 'on_error: continue\noutput: {x: "{{ x }}"}\n'
         ask = "{action: shell, command: ls, as: x}"
         assert judged(step("a", run=SAVE), head=output) == []
         assert messages(playbook(step("a", run=ask), head=output), "NP302") == [
-            "`x` may have no value when `a` fails"
+            "`x` may be undefined when `a` fails"
         ]
         assert judged(step("a", run=ask), head=output.removeprefix("on_error: continue\n")) == []
         assert judged(step("a", "b"), step("b", run=ask), head=output) == ["NP302 a → b (failed)"]
@@ -486,7 +486,7 @@ class TestEnds:
             "NP302 a → b, where `c` fails"
         ]
 
-    def test_what_the_step_that_runs_last_has_saved(self) -> None:
+    def test_output_reads_what_the_finally_step_saves(self) -> None:
         output = 'finally: z\noutput: {x: "{{ x }}"}\n'
         ask = "{action: shell, command: ls, as: x}"
         for run in (SAVE, ask):
@@ -498,56 +498,56 @@ class TestEnds:
             judged(step("a", run="{action: shell, command: ls}"), step("z", run=SAVE), head=forgiving) == []
         )
         text = playbook(step("a", run="{action: shell, command: ls}"), step("z", run=ask), head=forgiving)
-        told = "`x` may have no value in a run with failures: step `z` may fail too"
+        told = "`x` may be undefined in a run with failures: step `z` may fail too"
         assert messages(text, "NP302") == [told]
 
-    def test_the_step_that_runs_last_may_run_at_any_time(self) -> None:
+    def test_finally_step_may_run_at_any_time(self) -> None:
         head = "finally: z\n"
         text = playbook(step("a", run=SAVE), step("z", run=READ), head=head)
-        assert messages(text, "NP302") == ["`x` may have no value: the run may end before"]
+        assert messages(text, "NP302") == ["`x` may be undefined: the run may end earlier"]
         for provided in ("{{ x | default(0) }}", "{{ x if run.status == 'succeeded' else 0 }}"):
             assert (
                 judged(step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head) == []
             )
 
 
-def test_the_condition_of_the_retry_of_the_playbook() -> None:
+def test_condition_of_the_retry_policy_of_a_playbook() -> None:
     head = 'retry: {attempts: 2, if: "{{ x }}"}\n'
     ask = "{action: shell, command: ls}"
     text = playbook(step("a", "b", run=ask), step("b", run=SAVE), head=head)
-    assert messages(text, "NP302") == ["`x` may have no value when `a` has failed"]
+    assert messages(text, "NP302") == ["`x` may be undefined when `a` has failed"]
     assert judged(step("a", "b", run=SAVE), step("b", run=ask), head=head) == []
     assert judged(step("a", "b", run=ask, more=", retry: 1"), step("b", run=SAVE), head=head) == []
     assert findings("retry: {attempts: 2, if: error}\n" + playbook(step("a"))) == [("NP407", "error")]
     assert [code for code, _ in findings(playbook(step("a"), head=head.replace("x }", "x )")))] == ["NP401"]
 
 
-def test_past_its_bound_a_step_goes_on_by_a_case_that_does_not_lead_back() -> None:
+def test_after_max_visits_only_cases_that_do_not_lead_back_are_taken() -> None:
     again = f"{{name: a, max_visits: 2, run: [{OK}], rule: [{{case: error, run: [b]}}, {{case: error, run: [c]}}, {{case: default, run: [b]}}]}}"
     assert judged(
         again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n"
     ) == ["NP301"]
 
 
-class TestCasesThatAreNeverTaken:
+class TestUnreachableCases:
     @pytest.mark.parametrize(
         ("guard", "reason"),
         [
-            ("{{ x is defined }}", "no path that leads here has produced `x`"),
-            ("{{ run.id and x is defined }}", "no path that leads here has produced `x`"),
-            ("{{ steps.c.visits > 0 }}", "no path that leads here has visited step `c`"),
-            ("{{ y is undefined }}", "every path that leads here has produced `y`"),
-            ("{{ steps.a.result is undefined }}", "every path that leads here has visited step `a`"),
+            ("{{ x is defined }}", "no path to this step assigns `x`"),
+            ("{{ run.id and x is defined }}", "no path to this step assigns `x`"),
+            ("{{ steps.c.visits > 0 }}", "no path to this step visits step `c`"),
+            ("{{ y is undefined }}", "every path to this step assigns `y`"),
+            ("{{ steps.a.result is undefined }}", "every path to this step visits step `a`"),
             ("{{ v is undefined }}", "`v` always has a value"),
             ("{{ own is undefined }}", "its guard is never true"),
         ],
     )
-    def test_a_guard_that_asks_for_what_cannot_be(self, guard: str, reason: str) -> None:
+    def test_guard_that_requires_impossible_facts(self, guard: str, reason: str) -> None:
         first = step("a", "b", run="{action: set, set: {y: 1}}")
         rule = f'[{{case: "{guard}", run: [c]}}, {{case: default, run: []}}]'
         asking = f"{{name: b, run: [{{action: set, set: {{own: 1}}}}], rule: {rule}}}"
         text = playbook(first, asking, step("c", run=SAVE), head="variables: {v: 1}\n")
-        assert messages(text, "NP203") == [f"the case can never be taken: {reason}"]
+        assert messages(text, "NP203") == [f"unreachable case: {reason}"]
 
     @pytest.mark.parametrize(
         "guard",
@@ -558,7 +558,7 @@ class TestCasesThatAreNeverTaken:
             "{{ steps.b.visits > 0 }}",
         ],
     )
-    def test_a_guard_that_may_be_true(self, guard: str) -> None:
+    def test_guard_that_may_be_true_is_not_reported(self, guard: str) -> None:
         either_way = (
             either("a", "b", "c"),
             step("b", "c", run=SAVE),
@@ -567,11 +567,11 @@ class TestCasesThatAreNeverTaken:
         )
         assert messages(playbook(*either_way, step("e")), "NP203") == []
 
-    def test_the_case_behind_a_guard_that_asks_for_what_the_step_itself_has_made(self) -> None:
+    def test_case_after_a_guard_that_is_true_by_the_work_of_the_step(self) -> None:
         rule = (
             '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
         )
-        told = ["the case can never be taken: a case before it is always taken"]
+        told = ["unreachable case: an earlier case is always taken"]
         assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
         reads = f"{{name: a, run: [{READ}], rule: {rule}}}"
         assert findings(playbook(reads, head="input: {}\n")) == [("NP301", "x")]
@@ -581,14 +581,14 @@ class TestCasesThatAreNeverTaken:
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
 
-    def test_a_variable_is_there_before_anything_is_produced(self) -> None:
+    def test_variable_has_a_value_before_any_step_saves_it(self) -> None:
         """What is certain wherever it is saved anew tells nothing of where it has its first value."""
         saves = "{action: set, set: {v: 1}}"
         last = f"{{name: c, run: [{{action: set, set: {{x: 1}}}}, {saves}]}}"
         steps = (either("a", "b", "c", guard="{{ v is defined }}"), step("b", "c", run=READ), last)
         assert judged(*steps, head="variables: {v: 0}\n") == ["NP301"]
 
-    def test_a_guard_behind_a_reader_of_what_nothing_produces(self) -> None:
+    def test_guard_after_a_read_of_an_unknown_name(self) -> None:
         steps = (
             step("a", "b", run=READ),
             either("b", "c", "d", guard="{{ x is defined }}"),
@@ -596,11 +596,9 @@ class TestCasesThatAreNeverTaken:
             step("d"),
         )
         text = playbook(*steps, head="input: {}\n")
-        assert messages(text, "NP203") == [
-            "the case can never be taken: nothing in the playbook produces `x`"
-        ]
+        assert messages(text, "NP203") == ["unreachable case: nothing in the playbook assigns `x`"]
 
-    def test_a_guard_that_asks_for_what_is_made_behind_a_mistake(self) -> None:
+    def test_case_that_is_unreachable_only_because_of_a_mistake(self) -> None:
         """Once that is mended, branches come by with it."""
         forked = either("a", "b", "d")
         asking = either("d", "e", "f", guard="{{ x is defined }}")
@@ -609,10 +607,10 @@ class TestCasesThatAreNeverTaken:
         text = playbook(forked, vain, step("c", "d", run=SAVE), asking, *ends, head="input: {}\n")
         assert findings(text) == [("NP301", "y")]
         elsewhere = (either("a", "b", "d"), vain, step("c", run=SAVE), asking, *ends)
-        told = ["the case can never be taken: no path that leads here has produced `x`"]
+        told = ["unreachable case: no path to this step assigns `x`"]
         assert messages(playbook(*elsewhere, head="input: {}\n"), "NP203") == told
 
-    def test_where_the_step_itself_may_not_save_it(self) -> None:
+    def test_labels_show_entries_that_may_be_skipped_or_fail(self) -> None:
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
         asked = "{action: shell, command: ls, as: y, on_error: continue}"
         text = playbook(
@@ -622,39 +620,39 @@ class TestCasesThatAreNeverTaken:
             [(label.span.line, label.text) for label in d.labels] for d in found(text) if d.code == "NP302"
         ]
         assert labels == [
-            [(2, "it is saved here, if this is done")],
-            [(2, "it is saved here, if this succeeds")],
+            [(2, "it is saved here, unless this is skipped")],
+            [(2, "it is saved here, unless this fails")],
         ]
 
-    def test_what_a_step_reads_in_vain_it_does_not_produce(self) -> None:
+    def test_step_that_reads_an_undefined_name_does_not_assign_it(self) -> None:
         rule = "[{case: '{{ x is defined }}', run: []}, {case: default, run: [b]}]"
         steps = (f"{{name: a, max_visits: 2, run: [{READ}], rule: {rule}}}", step("b", "a"))
         assert findings(playbook(*steps, head="input: {}\n")) == [("NP301", "x")]
 
-    def test_a_guard_that_asks_for_what_nothing_produces(self) -> None:
+    def test_guard_that_tests_an_unknown_name(self) -> None:
         steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
-        told = ["the case can never be taken: nothing in the playbook produces `y`"]
+        told = ["unreachable case: nothing in the playbook assigns `y`"]
         assert messages(playbook(*steps, head="input: {}\n"), "NP203") == told
         assert messages(playbook(*steps), "NP203") == []
 
-    def test_what_is_not_there_when_a_worker_was_lost(self) -> None:
+    def test_case_that_is_taken_only_after_the_loss_of_a_worker(self) -> None:
         """A branch that ends by the loss of a worker saves nothing, and others go on without it if the run does."""
         forked = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
         steps = (*forked, either("d", "e", "f", guard="{{ x is defined }}"), step("e"), step("f"))
-        always = ["the case can never be taken: every path that leads here has produced `x`"]
+        always = ["unreachable case: every path to this step assigns `x`"]
         assert messages(playbook(*steps), "NP203") == always
         assert messages(playbook(*steps, head="on_error: continue\n"), "NP203") == []
 
-    def test_the_case_behind_a_guard_that_is_always_true(self) -> None:
+    def test_case_after_a_guard_that_is_always_true(self) -> None:
         text = playbook(
             either("a", "b", "c", guard="{{ v is defined }}"),
             step("b"),
             step("c"),
             head="variables: {v: 1}\n",
         )
-        assert messages(text, "NP203") == ["the case can never be taken: `v` always has a value"]
+        assert messages(text, "NP203") == ["unreachable case: `v` always has a value"]
 
-    def test_what_is_lacking_comes_first(self) -> None:
+    def test_undefined_name_is_reported_before_its_consequences(self) -> None:
         steps = (
             step("a", "b", run=READ),
             either("b", "c", "d", guard="{{ x is defined }}"),
@@ -663,7 +661,7 @@ class TestCasesThatAreNeverTaken:
         )
         assert [code for code, _ in findings(playbook(*steps))] == ["NP301"]
 
-    def test_branches_that_are_never_forked_off_do_not_race(self) -> None:
+    def test_branches_of_an_unreachable_fork_do_not_race(self) -> None:
         fork = '[{case: "{{ x is defined }}", run: [b, c]}, {case: default, run: [b]}]'
         first = f"{{name: a, run: [{OK}], rule: {fork}}}"
         save = "{action: set, set: {y: 1}}"
@@ -676,7 +674,7 @@ class TestCasesThatAreNeverTaken:
 INPUTS = "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
 
 
-class TestRefusals:
+class TestFactsAfterMaxVisitsExceeded:
     """A step that was visited too often was visited before, and was left by a way that leads back to it."""
 
     POLL = (
@@ -693,7 +691,9 @@ class TestRefusals:
             ("late", ["NP302 first → poll (failed) → late"]),
         ],
     )
-    def test_what_every_way_back_has_saved(self, failed: str, told: list[str]) -> None:
+    def test_names_saved_on_every_cycle_are_assigned_after_refusal(
+        self, failed: str, told: list[str]
+    ) -> None:
         poll = self.POLL.replace("FAILED", failed)
         steps = (step("first", "poll"), poll, step("pause", "poll"), step("late", run=READ), step("bad"))
         assert judged(*steps) == told
@@ -704,7 +704,7 @@ class TestRefusals:
         )
         assert judged(*of_another, step("bad")) == ([] if failed != "late" else told)
 
-    def test_a_refusal_of_which_it_is_not_known_how_often_branches_have_come(self) -> None:
+    def test_refusal_at_a_multi_merge_says_nothing_about_earlier_rounds(self) -> None:
         poll = self.POLL.replace("FAILED", "bad").replace("max_visits: 3", "max_visits: 3, join: each")
         steps = (
             step("first", "poll", "other"),
@@ -715,7 +715,7 @@ class TestRefusals:
         )
         assert "NP302" in " ".join(judged(*steps, step("late", run=READ)))
 
-    def test_a_failure_that_may_be_called_so(self) -> None:
+    def test_failure_with_the_error_type_of_a_refusal(self) -> None:
         poll = self.POLL.replace("FAILED", "bad").replace(
             "[{", "[{action: fail, message: m, type: '{{ run.id }}', if: '{{ run.id }}'}, {", 1
         )
@@ -723,7 +723,7 @@ class TestRefusals:
         assert judged(*steps) == ["NP302 first → poll (failed) → late"]
 
 
-class TestConditions:
+class TestCorrelatedConditions:
     """What is saved under a condition that never changes in a run may be read under the same one."""
 
     @pytest.mark.parametrize(
@@ -743,7 +743,7 @@ class TestConditions:
             ("p or q", "q"),
         ],
     )
-    def test_the_same_one(self, saved: str, read: str) -> None:
+    def test_name_saved_and_read_under_the_same_condition(self, saved: str, read: str) -> None:
         save = f'{{action: set, set: {{x: 1}}, if: "{{{{ {saved} }}}}"}}'
         reads = [
             f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}',
@@ -776,14 +776,14 @@ class TestConditions:
             ("step.visit == 1", "step.visit == 1"),
         ],
     )
-    def test_another_one(self, saved: str, read: str) -> None:
+    def test_name_saved_and_read_under_different_conditions(self, saved: str, read: str) -> None:
         """A value that may be another one by then is another one, too."""
         save = f'{{action: set, set: {{x: 1}}, if: "{{{{ {saved} }}}}"}}, {{action: set, set: {{w: 2}}}}'
         reads = f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}'
         head = INPUTS + "variables: {w: 0}\n"
         assert judged(step("a", "b", run=save), step("b", run=reads), head=head) == ["NP302 a → b"]
 
-    def test_by_another_path(self) -> None:
+    def test_same_choice_made_twice(self) -> None:
         """The example of a choice that is made again further on."""
         steps = (
             either("a", "b", "c", "{{ m == 'a' }}"),
@@ -796,7 +796,7 @@ class TestConditions:
         swapped = (*steps[:2], either("c", "e", "d", "{{ m == 'a' }}"), *steps[3:])
         assert judged(*swapped, head=INPUTS) == ["NP302 a → c → d"]
 
-    def test_what_only_one_run_in_two_saves(self) -> None:
+    def test_name_saved_under_both_results_of_a_test(self) -> None:
         both = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
         assert (
             judged(step("a", "b", run=both[0]), step("b", "c", run=both[1]), step("c", run=READ), head=INPUTS)
@@ -805,7 +805,7 @@ class TestConditions:
         assert judged(step("a", run=f"{both[0]}, {both[1]}, {READ}"), head=INPUTS) == []
         assert judged(step("a", run=f"{both[0]}, {both[0]}, {READ}"), head=INPUTS) == ["NP302"]
 
-    def test_a_name_that_is_saved_once_never_changes(self) -> None:
+    def test_test_of_a_name_that_is_saved_once(self) -> None:
         ask = "{action: set, set: {k: '{{ run.id }}'}}"
         save, read = (
             f'{{action: {one}, if: "{{{{ k == 1 }}}}"}}'
@@ -815,7 +815,7 @@ class TestConditions:
         again = step("b", run=f"{ask}, {read}")
         assert judged(step("a", "b", run=f"{ask}, {save}"), again) == ["NP302 a → b"]
 
-    def test_a_task_that_is_called_under_a_condition(self) -> None:
+    def test_task_called_under_a_condition(self) -> None:
         save = '{action: set, set: {x: 1}, if: "{{ p }}"}'
         head = f"{INPUTS}tasks: {{t: [{READ}]}}\n"
         assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head) == []
@@ -823,7 +823,7 @@ class TestConditions:
             "NP302 a → b"
         ]
 
-    def test_a_task_whose_caller_knows_more(self) -> None:
+    def test_task_does_not_use_facts_of_its_caller(self) -> None:
         """That `k` is there says under which condition `x` is; the task asks for all of `x` nevertheless."""
         saves = """{action: set, set: {k: 1}}, {action: set, set: {x: 1}, if: "{{ m == 'a' }}"}"""
         head = f"{INPUTS}tasks: {{t: [{READ[:-1]}, if: '{{{{ k == 1 }}}}'}}]}}\n"
@@ -832,7 +832,7 @@ class TestConditions:
         assert judged(*steps, head=head) == ["NP302 a → b"]
 
 
-class TestAlternatives:
+class TestAlternativeNames:
     """Of two names that branches save, one is read where the other one is not there."""
 
     @pytest.mark.parametrize(
@@ -844,7 +844,7 @@ class TestAlternatives:
             "y if x is not defined else x",
         ],
     )
-    def test_one_of_them_is_there(self, text: str) -> None:
+    def test_one_of_two_names_is_always_defined(self, text: str) -> None:
         read = f"{{action: log, message: '{{{{ {text} }}}}'}}"
         other = SAVE.replace("x:", "y:")
         steps = [
@@ -858,7 +858,7 @@ class TestAlternatives:
         told = judged(*steps, step("e", run=SAVE.replace("x:", "z:")))
         assert told == ["NP301" if "z" in text else "NP302 a → c → d"]
 
-    def test_one_that_is_looked_into_must_be_there(self) -> None:
+    def test_part_of_a_default_must_be_defined(self) -> None:
         read = "{action: log, message: '{{ x | default(y.z) }}'}"
         other = SAVE.replace("x:", "y:")
         steps = (
@@ -869,30 +869,30 @@ class TestAlternatives:
         )
         assert judged(*steps) == ["NP302 a → b → d"]
 
-    def test_an_action_that_is_done_where_another_one_has_saved_nothing(self) -> None:
+    def test_action_that_runs_if_another_one_saved_nothing(self) -> None:
         ask = "{action: shell, command: ls, as: x, on_error: continue}"
         other = '{action: set, set: {y: 1}, if: "{{ x is not defined }}"}'
         read = "{action: log, message: '{{ x if x is defined else y }}'}"
         assert judged(step("a", "b", run=f"{ask}, {other}"), step("b", run=read)) == []
 
 
-def test_names_that_are_given_are_always_there() -> None:
+def test_given_names_are_always_defined() -> None:
     head = "input: {a: any}\nenvironment: {b: 1}\nvariables: {x: 1}\n"
     read = "{action: log, message: '{{ a }} {{ b }} {{ x }} {{ input.a }}'}"
     assert judged(step("s", "t", run=read), step("t", run=SAVE), head=head) == []
 
 
-def test_a_mistake_elsewhere_comes_first() -> None:
+def test_nothing_is_reported_if_a_step_is_unknown() -> None:
     steps = (either("a", "b", "nowhere"), step("b", "c", run=SAVE), step("c", run=READ))
     assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
 
 
-def test_a_step_that_asks_for_its_own_result() -> None:
+def test_step_that_reads_its_own_result() -> None:
     text = playbook(f'{{name: a, run: [{OK}], rule: [{{case: "{{{{ steps.a.result }}}}", run: []}}]}}')
-    assert hints(text, "NP301") == ["what a step itself has done is in `result`, in its rule"]
+    assert hints(text, "NP301") == ["in the `rule` of a step, read its own result as `result`"]
 
 
-def test_a_guard_that_only_a_read_in_vain_refutes_is_not_said_to_be_dead() -> None:
+def test_guard_refuted_only_by_an_undefined_read_is_not_reported() -> None:
     guard = '[{case: "{{ run.id and x is not defined }}", run: []}, {case: default, run: []}]'
     for read, told in ((READ, ["NP302"]), ("{action: log, message: '{{ x | default(1) }}'}", [])):
         text = playbook(
@@ -903,14 +903,14 @@ def test_a_guard_that_only_a_read_in_vain_refutes_is_not_said_to_be_dead() -> No
     assert [code for code, _ in findings(text)] == ["NP203"]
 
 
-def test_where_there_are_too_many_ways_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported_past_the_evaluation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=READ))
-    monkeypatch.setattr(solver, "MAX_LOOKS", 2)
+    monkeypatch.setattr(solver, "MAX_EVALUATIONS", 2)
     assert judged(*steps) == []
 
 
-def test_of_many_paths_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(undefined_names, "MAX_PATHS", 2)
+def test_findings_past_the_witness_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(undefined_names, "MAX_WITNESSES", 2)
     names = [f"x{at}" for at in range(5)]
     saves = ", ".join(f"{{action: set, if: '{MAYBE}', set: {{{name}: 1}}}}" for name in names)
     reads = ", ".join(f"{{action: log, message: '{{{{ {name} }}}}'}}" for name in names)

@@ -30,14 +30,14 @@ def raced(*steps: str, head: str = "") -> list[str]:
 FORK = step("a", "b", "c")
 
 
-class TestBranches:
-    def test_both_places_are_shown(self) -> None:
+class TestRacingBranches:
+    def test_both_definitions_are_shown(self) -> None:
         text = playbook(FORK, step("b", saves="x"), step("c", saves="x"))
         (diagnostic,) = (d for d in found(text) if d.code == "NP303")
         assert (diagnostic.severity, diagnostic.span.line) == ("error", 4)
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "`b` saves it here")]
         assert findings(text, "NP303") == [("NP303", "x")]
-        assert messages(text, "NP303") == ["`x` is saved by `b` and by `c`, which may run at the same time"]
+        assert messages(text, "NP303") == ["`x` is saved by steps `b` and `c`, which may run in parallel"]
 
     @pytest.mark.parametrize(
         "steps",
@@ -67,7 +67,7 @@ class TestBranches:
             ),
         ],
     )  # fmt: skip
-    def test_a_race(self, steps: tuple[str, ...]) -> None:
+    def test_branches_that_race(self, steps: tuple[str, ...]) -> None:
         (name,) = {race.split()[0] for race in raced(*steps)}
         assert name == "x"
 
@@ -105,16 +105,16 @@ class TestBranches:
             ),
         ],
     )  # fmt: skip
-    def test_no_race(self, steps: tuple[str, ...]) -> None:
+    def test_branches_that_do_not_race(self, steps: tuple[str, ...]) -> None:
         assert raced(*steps) == []
 
-    def test_each_place_once(self) -> None:
+    def test_each_definition_is_reported_once(self) -> None:
         assert raced(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == [
             "x 3,4",
             "x 3,5",
         ]
 
-    def test_what_tasks_save_counts_where_they_are_called(self) -> None:
+    def test_names_of_tasks_count_for_their_callers(self) -> None:
         tasks = "tasks: {t: [u], u: [{action: set, set: {x: 1}}]}\n"
         text = playbook(FORK, "{name: b, run: [t]}", "{name: c, run: [{task: u}]}", head=tasks)
         assert findings(text, "NP303") == [("NP303", "u")]
@@ -122,45 +122,41 @@ class TestBranches:
         looped = "{name: c, run: [{task: u, loop: {items: [1]}}]}"
         assert raced(FORK, "{name: b, run: [t]}", looped, head=tasks) == []
 
-    def test_one_after_another(self) -> None:
+    def test_sequential_mode_has_no_races(self) -> None:
         steps = (FORK, step("b", saves="x"), step("c", saves="x"))
         assert raced(*steps, head="mode: sequential\n") == []
 
-    def test_a_mistake_elsewhere_comes_first(self) -> None:
+    def test_races_are_not_reported_if_a_step_is_unknown(self) -> None:
         steps = (FORK, step("b", "nowhere", saves="x"), step("c", saves="x"))
         assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
 
-    def test_not_where_one_waits_for_the_other_for_a_way_that_is_never_taken(self) -> None:
+    def test_unreachable_case_causes_no_race(self) -> None:
         asking = "rule: [{case: '{{ x is defined }}', run: [c]}]"
         steps = (FORK, f"{{name: b, run: [{{action: set, set: {{y: 1}}}}], {asking}}}")
         assert raced(*steps, "{name: c, run: [{action: set, set: {x: 1, y: 1}}]}") == []
 
 
-class TestVisits:
-    def test_a_step_that_is_visited_for_each_branch(self) -> None:
+class TestRacingVisits:
+    def test_multi_merge_races_with_itself(self) -> None:
         text = playbook(FORK, step("b", "d"), step("c", "d"), step("d", more=", join: each", saves="x"))
         assert findings(text, "NP303") == [("NP303", "x")]
-        assert messages(text, "NP303") == [
-            "`x` is saved by several visits of `d`, which may run at the same time"
-        ]
-        assert hints(text, "NP303") == [races.SAVE_BEHIND]
+        assert messages(text, "NP303") == ["`x` is saved by several visits of `d`, which may run in parallel"]
+        assert hints(text, "NP303") == [races.SAVE_AFTER_JOIN]
         (label,) = next(d for d in found(text) if d.code == "NP303").labels
-        assert (label.span.line, label.text) == (5, "it is visited once for each branch")
+        assert (label.span.line, label.text) == (5, "this step runs for each branch")
 
-    def test_unless_one_branch_at_most_arrives(self) -> None:
+    def test_multi_merge_with_one_branch_does_not_race(self) -> None:
         assert raced(step("a", "d"), step("d", more=", join: each", saves="x")) == []
 
-    def test_one_that_comes_too_late_beside_the_next_round(self) -> None:
+    def test_late_branch_races_with_the_next_round(self) -> None:
         text = playbook(
             "{name: a, max_visits: 2, rule: [{case: error, run: []}, {case: default, run: [b, c]}]}",
             step("b", "d"),
             step("c", "d", saves="x"),
             step("d", "a", more=", join: any"),
         )
-        assert messages(text, "NP303") == [
-            "`x` is saved by several visits of `c`, which may run at the same time"
-        ]
-        assert hints(text, "NP303") == [races.WAIT]
+        assert messages(text, "NP303") == ["`x` is saved by several visits of `c`, which may run in parallel"]
+        assert hints(text, "NP303") == [races.WAIT_FOR_ALL]
 
     @pytest.mark.parametrize(
         ("bound", "cases", "races"),
@@ -172,45 +168,45 @@ class TestVisits:
             pytest.param(2, "", 1, id="there is one"),
         ],
     )
-    def test_a_branch_of_the_round_before(self, bound: int, cases: str, races: int) -> None:
+    def test_branch_of_the_previous_round(self, bound: int, cases: str, races: int) -> None:
         first = f"{{name: a, max_visits: {bound}, rule: [{cases}{{case: default, run: [b, a]}}]}}"
         assert len(raced(first, step("b", more=", join: each", saves="x"))) == races
 
-    def test_where_no_branch_comes_there_is_no_round(self) -> None:
+    def test_unreachable_step_has_no_second_round(self) -> None:
         nowhere = "{name: d, max_visits: 1, rule: [{case: error, run: [d]}]}"
         assert raced(FORK, step("b", saves="x"), step("c", saves="x"), nowhere) == ["x 3,4"]
 
     @pytest.mark.parametrize(("bound", "races"), [(1, []), (2, ["x 5,5", "y 6,6"])])
-    def test_of_several_visits_only_the_first_is_let_through(self, bound: int, races: list[str]) -> None:
+    def test_step_with_one_visit_lets_one_branch_through(self, bound: int, races: list[str]) -> None:
         each = ", join: each"
         gate = step("d", "e", more=f"{each}, max_visits: {bound}", saves="x")
         assert raced(FORK, step("b", "d"), step("c", "d"), gate, step("e", more=each, saves="y")) == races
 
 
-class TestItems:
-    def test_of_a_step(self) -> None:
+class TestRacingItems:
+    def test_parallel_items_of_a_step(self) -> None:
         text = playbook(
             "{name: a, parallel: true, run: [{action: set, set: {x: 1}}, {action: log, message: m, as: x}]}"
         )
-        assert messages(text, "NP303") == ["two items that run together save `x`"]
+        assert messages(text, "NP303") == ["`x` is saved by two items that run in parallel"]
         (diagnostic,) = (d for d in found(text) if d.code == "NP303")
         assert [(label.span.column, label.text) for label in diagnostic.labels] == [
-            (55, "the first one is here")
+            (55, "the first item is here")
         ]
 
-    def test_of_a_task(self) -> None:
+    def test_parallel_items_of_a_task(self) -> None:
         head = "tasks: [{name: t, parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 1}}]}]\n"
         assert raced("{name: a, run: [t]}", head=head) == ["x 1,1"]
 
-    def test_one_after_another(self) -> None:
+    def test_sequential_items_do_not_race(self) -> None:
         assert raced("{name: a, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]}") == []
 
-    def test_in_a_loop_they_are_local(self) -> None:
+    def test_names_saved_in_a_loop_do_not_race(self) -> None:
         items = "run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]"
         assert raced(f"{{name: a, parallel: true, loop: {{items: [1]}}, {items}}}") == []
 
 
-class TestWhatExcludesEachOther:
+class TestExclusiveBranches:
     """Branches that ask the same of a value which never changes, and go on only where the answers differ."""
 
     HEAD = "input: {p: boolean, m: {type: string, enum: [a, b, c]}}\n"
@@ -228,7 +224,7 @@ class TestWhatExcludesEachOther:
             ("w", "not w", True),
         ],
     )
-    def test_steps_and_items(self, first: str, second: str, is_raced: bool) -> None:
+    def test_exclusive_conditions_of_steps_and_items(self, first: str, second: str, is_raced: bool) -> None:
         head = f"{self.HEAD}variables: {{w: true}}\n"
         asking = [
             f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{to}]}}]}}'
@@ -245,13 +241,13 @@ class TestWhatExcludesEachOther:
         saved = step("z", "a", saves="w")
         assert bool(raced(saved, both, self.READ, head=head)) is is_raced
 
-    def test_a_third_one_races_with_both(self) -> None:
+    def test_third_item_races_with_both(self) -> None:
         items = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
         both = f"{{name: a, parallel: true, run: [{', '.join(items)}, {{action: set, set: {{x: 2}}}}], "
         assert raced(f"{both}rule: [{{case: default, run: [e]}}]}}", self.READ, head=self.HEAD) == ["x 3,3"]
 
 
-def test_of_many_races_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_races_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(races, "MAX_RACES", 3)
     branches = [step(f"b{at}", saves="x") for at in range(9)]
     diagnostics = found(playbook(step("a", *(f"b{at}" for at in range(9))), *branches))
@@ -259,7 +255,7 @@ def test_of_many_races_the_first_are_worked_out(monkeypatch: pytest.MonkeyPatch)
     assert (diagnostics[-1].code, diagnostics[-1].message) == ("NP902", "5 more findings are not shown")
 
 
-def test_where_there_are_too_many_ways_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_races_are_not_reported_past_the_concurrency_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (FORK, step("b", saves="x"), step("c", saves="x"))
     monkeypatch.setattr(concurrency, "MAX_MOVES", 1)
     assert raced(*steps) == []

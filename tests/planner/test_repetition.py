@@ -50,20 +50,18 @@ def step(*run: str, more: str = "retry: 3,") -> str:
         ("steps: [{name: a, retry: 3, rule: [{case: default, run: [" + SHELL + "]}]}]", []),
     ],
 )  # fmt: skip
-def test_retried_work(text: str, told: list[str]) -> None:
+def test_actions_that_a_retry_may_repeat(text: str, told: list[str]) -> None:
     assert [word for _, word in findings(text, "NP510")] == told
 
 
-def test_what_is_said() -> None:
+def test_message_and_label() -> None:
     text = step(SHELL)
-    assert messages(text, "NP510") == [
-        "`shell` may act twice: it is done up to 3 times, and the other side cannot tell"
-    ]
+    assert messages(text, "NP510") == ["`shell` is not idempotent and may run up to 3 times"]
     (note,) = (d for d in found(text) if d.code == "NP510")
-    assert [label.text for label in note.labels] == ["retried by this"]
+    assert [label.text for label in note.labels] == ["this retry repeats it"]
 
 
-def test_many_tasks_that_call_each_other() -> None:
+def test_tasks_with_exponentially_many_call_paths() -> None:
     calls = "".join(f"  t{n}: [t{n + 1}, t{n + 1}]\n" for n in range(30))
     text = f"tasks:\n{calls}  t30: [{SHELL}]\n" + step("t0")
     assert [word for _, word in findings(text, "NP510")] == ["shell"]

@@ -1,4 +1,4 @@
-"""What is said of guards, held against what the engine of the executor makes of them for every value of a grid."""
+"""Compare the coverage of rules with the choices that the executor makes, for all values of a grid."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from noetl.executor.engine.guards import guard_test
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Choice, Outcome, error_record
 from noetl.executor.model.transition import choose
-from noetl.planner.guards.coverage import Dead, Facts, Verdict, candidate_of, judge
-from noetl.planner.guards.solver import Allowance
+from noetl.planner.guards.coverage import (
+    DeadCase,
+    GuardContext,
+    RuleCoverage,
+    analyse_coverage,
+    make_guarded_case,
+)
+from noetl.planner.guards.solver import SearchBudget
 from noetl.planner.lower import lower_guard
 from noetl.planner.plan import Case, Step
 from noetl.planner.syntax.models import InputDeclaration
@@ -90,21 +96,25 @@ INPUTS = {
 }
 
 
-def judged(guards: list[str], *, forgiving: bool, bounded: bool) -> tuple[Verdict, Step]:
-    """What is said of a rule every third case of which leads back to its step, and the step with this rule."""
-    back = [at % 3 == 2 for at in range(len(guards))]
-    candidates = [candidate_of(guard, leads_back=leads) for guard, leads in zip(guards, back, strict=True)]
-    facts = Facts(INPUTS, frozenset(INPUTS), may_be_forgiven=forgiving, may_be_refused=bounded)
+def coverage_and_step(guards: list[str], *, tolerates: bool, bounded: bool) -> tuple[RuleCoverage, Step]:
+    """Return the coverage of a rule and its step. Every third case leads back to the step."""
+    leads_back = [index % 3 == 2 for index in range(len(guards))]
+    candidates = [
+        make_guarded_case(guard, leads_back=leads) for guard, leads in zip(guards, leads_back, strict=True)
+    ]
+    facts = GuardContext(
+        INPUTS, frozenset(INPUTS), may_tolerate_failure=tolerates, may_exceed_max_visits=bounded
+    )
     cases = [
         Case(lower_guard(guard), error_aware=candidate.is_error_aware, leads_back=leads)
-        for guard, candidate, leads in zip(guards, candidates, back, strict=True)
+        for guard, candidate, leads in zip(guards, candidates, leads_back, strict=True)
     ]
     step = Step("a", cases=tuple(cases), max_visits=3 if bounded else None)
-    return judge(candidates, facts, Allowance(1_000_000)), step
+    return analyse_coverage(candidates, facts, SearchBudget(1_000_000)), step
 
 
 def outcomes() -> Iterator[tuple[Outcome, int]]:
-    """How the work of a step can have gone, and at which visit."""
+    """Yield possible outcomes of the work of a step, each with the number of the visit."""
     yield Outcome(True, None), 1
     yield Outcome(True, 3, skipped=True), 2
     error = error_record(VISIT, "HTTPStatus", "no", status=500)
@@ -114,8 +124,8 @@ def outcomes() -> Iterator[tuple[Outcome, int]]:
     yield Outcome(False, None, error_record(VISIT, "MaxVisitsExceeded", "no")), 4
 
 
-def choices(step: Step, *, forgiving: bool) -> Iterator[tuple[Choice, bool]]:
-    """What becomes of the rule for every value of its names and every outcome; and whether the work had succeeded."""
+def choices(step: Step, *, tolerates: bool) -> Iterator[tuple[Choice, bool]]:
+    """Yield the choice for all values of the names and all outcomes, and whether the work has succeeded."""
     text = " ".join(str(case.guard) for case in step.cases)
     pools = {
         "x": VALUES if "x" in text else [None],
@@ -128,7 +138,7 @@ def choices(step: Step, *, forgiving: bool) -> Iterator[tuple[Choice, bool]]:
         run = replace(RUN, input={"e": known["e"], "n": known["n"]}, variables={}, environment={})
         loaded = {name: known[name] for name in "xy" if known[name] is not UNDEFINED}
         for outcome, visit in outcomes():
-            if (outcome.forgiven and not forgiving) or (visit == 4 and step.max_visits is None):
+            if (outcome.forgiven and not tolerates) or (visit == 4 and step.max_visits is None):
                 continue
             at = replace(VISIT, step=step.name, number=visit, attempt=1)
             test = guard_test(Scope(run, at, loaded))
@@ -137,24 +147,26 @@ def choices(step: Step, *, forgiving: bool) -> Iterator[tuple[Choice, bool]]:
 
 @settings(deadline=None)
 @given(st.lists(guards, min_size=1, max_size=4), st.booleans(), st.booleans())
-def test_what_is_said_never_to_happen_never_does(guards: list[str], forgiving: bool, bounded: bool) -> None:
-    verdict, step = judged(guards, forgiving=forgiving, bounded=bounded)
-    dead = {dead.case for dead in verdict.dead}
-    for choice, had_succeeded in choices(step, forgiving=forgiving):
+def test_dead_cases_are_never_taken(guards: list[str], tolerates: bool, bounded: bool) -> None:
+    rule_coverage, step = coverage_and_step(guards, tolerates=tolerates, bounded=bounded)
+    dead = {dead.case for dead in rule_coverage.dead_cases}
+    for choice, had_succeeded in choices(step, tolerates=tolerates):
         assert choice.case not in dead
         if choice.case is None and had_succeeded and not choice.failed:
-            assert verdict.may_end
-            assert verdict.left_open is not None
+            assert rule_coverage.may_match_none
+            assert rule_coverage.uncovered_values is not None
 
 
-NO_FACTS = Facts({}, frozenset(), may_be_forgiven=False)
+NO_CONTEXT = GuardContext({}, frozenset(), may_tolerate_failure=False)
 
 
-def verdict(*guards: str, facts: Facts = NO_FACTS) -> Verdict:
-    """What is said of a rule with these guards, written without braces."""
+def coverage(*guards: str, context: GuardContext = NO_CONTEXT) -> RuleCoverage:
+    """Return the coverage of a rule with these guards, written without braces."""
     words = ("default", "error")
-    return judge(
-        [candidate_of(g if g in words else f"{{{{ {g} }}}}") for g in guards], facts, Allowance(1_000_000)
+    return analyse_coverage(
+        [make_guarded_case(g if g in words else f"{{{{ {g} }}}}") for g in guards],
+        context,
+        SearchBudget(1_000_000),
     )
 
 
@@ -221,11 +233,11 @@ def verdict(*guards: str, facts: Facts = NO_FACTS) -> Verdict:
         (["not (not x)", "x"], [1]),
     ],
 )
-def test_cases_that_can_never_be_taken(guards: list[str], dead: list[int]) -> None:
-    assert [found.case for found in verdict(*guards).dead] == dead
+def test_dead_cases(guards: list[str], dead: list[int]) -> None:
+    assert [dead_case.case for dead_case in coverage(*guards).dead_cases] == dead
 
 
-ONE_OF = Facts(
+ONE_OF = GuardContext(
     {"e": InputDeclaration(enum=ENUM), "n": InputDeclaration(type="integer")}, frozenset("en"), False
 )
 
@@ -241,8 +253,8 @@ ONE_OF = Facts(
         (["n == 'a'"], [0]),
     ],
 )
-def test_what_inputs_can_be(guards: list[str], dead: list[int]) -> None:
-    assert [found.case for found in verdict(*guards, facts=ONE_OF).dead] == dead
+def test_dead_cases_by_input_type(guards: list[str], dead: list[int]) -> None:
+    assert [dead_case.case for dead_case in coverage(*guards, context=ONE_OF).dead_cases] == dead
 
 
 @pytest.mark.parametrize(
@@ -262,41 +274,45 @@ def test_what_inputs_can_be(guards: list[str], dead: list[int]) -> None:
         (["f", "default"], None),
     ],
 )
-def test_values_for_which_no_case_is_true(guards: list[str], words: str | None) -> None:
-    assert verdict(*guards, facts=ONE_OF).left_open == words
+def test_uncovered_values(guards: list[str], words: str | None) -> None:
+    assert coverage(*guards, context=ONE_OF).uncovered_values == words
 
 
-def test_a_visit_past_its_bound_leaves_out_cases_that_lead_back() -> None:
-    again, enough = candidate_of("error", leads_back=True), candidate_of("error")
-    assert judge([again, enough], NO_FACTS, Allowance(1_000)).dead
-    assert not judge([again, enough], replace(NO_FACTS, may_be_refused=True), Allowance(1_000)).dead
-    wrong = candidate_of("{{ error.type != 'MaxVisitsExceeded' }}")
-    assert judge([again, wrong], replace(NO_FACTS, may_be_refused=True), Allowance(1_000)).dead
+def test_after_refusal_cases_that_lead_back_are_skipped() -> None:
+    again, enough = make_guarded_case("error", leads_back=True), make_guarded_case("error")
+    assert analyse_coverage([again, enough], NO_CONTEXT, SearchBudget(1_000)).dead_cases
+    assert not analyse_coverage(
+        [again, enough], replace(NO_CONTEXT, may_exceed_max_visits=True), SearchBudget(1_000)
+    ).dead_cases
+    wrong = make_guarded_case("{{ error.type != 'MaxVisitsExceeded' }}")
+    assert analyse_coverage(
+        [again, wrong], replace(NO_CONTEXT, may_exceed_max_visits=True), SearchBudget(1_000)
+    ).dead_cases
 
 
 @pytest.mark.parametrize(
-    ("guards", "why"),
+    ("guards", "reason"),
     [
-        (["x > 3", "x > 5"], Dead(1, by=0)),
-        (["x > 3", "y", "x > 5"], Dead(2, by=0)),
-        (["x == 1 and x == 2"], Dead(0, is_never_true=True)),
-        (["x == 'a'", "x == 'b'", "x in ['a', 'b']"], Dead(2)),
-        (["error", "default", "not error"], Dead(2, by=1, always=True)),
-        (["error", "error"], Dead(1, by=0, always=True)),
-        (["x > 'a'", "x > 3"], Dead(1, by=0, may_fail=True)),
-        (["x > 'a' or x <= 'a'", "x"], Dead(1, by=0, always=True, may_fail=True)),
-        (["x > 'a' or x <= 'a'", "x > 'b'"], Dead(1, by=0, always=True, may_fail=True)),
-        (["x == 'a' or x != 'a'", "x > 'b'"], Dead(1, by=0, always=True)),
+        (["x > 3", "x > 5"], DeadCase(1, covered_by=0)),
+        (["x > 3", "y", "x > 5"], DeadCase(2, covered_by=0)),
+        (["x == 1 and x == 2"], DeadCase(0, is_never_true=True)),
+        (["x == 'a'", "x == 'b'", "x in ['a', 'b']"], DeadCase(2)),
+        (["error", "default", "not error"], DeadCase(2, covered_by=1, covers_always=True)),
+        (["error", "error"], DeadCase(1, covered_by=0, covers_always=True)),
+        (["x > 'a'", "x > 3"], DeadCase(1, covered_by=0, may_fail=True)),
+        (["x > 'a' or x <= 'a'", "x"], DeadCase(1, covered_by=0, covers_always=True, may_fail=True)),
+        (["x > 'a' or x <= 'a'", "x > 'b'"], DeadCase(1, covered_by=0, covers_always=True, may_fail=True)),
+        (["x == 'a' or x != 'a'", "x > 'b'"], DeadCase(1, covered_by=0, covers_always=True)),
     ],
 )
-def test_why_a_case_can_never_be_taken(guards: list[str], why: Dead) -> None:
-    assert verdict(*guards).dead == (why,)
+def test_reason_why_a_case_is_dead(guards: list[str], reason: DeadCase) -> None:
+    assert coverage(*guards).dead_cases == (reason,)
 
 
-def test_what_is_too_hard_to_say_is_not_said() -> None:
+def test_nothing_is_reported_past_the_search_budget() -> None:
     hard = " and ".join(f"(a{n} or b{n % 7} or (c{n % 5} and d{n % 3}))" for n in range(40))
     guards = [f"{hard} and x > {n}" for n in range(20)]
-    allowance = Allowance(20_000)
-    found = judge([candidate_of(f"{{{{ {g} }}}}") for g in guards], NO_FACTS, allowance)
-    assert found.may_end
-    assert allowance.steps < 20_000
+    budget = SearchBudget(20_000)
+    result = analyse_coverage([make_guarded_case(f"{{{{ {g} }}}}") for g in guards], NO_CONTEXT, budget)
+    assert result.may_match_none
+    assert budget.steps < 20_000
