@@ -304,7 +304,7 @@ def _limits(_: str) -> str:
             "`HTTPStatus`",
         ),
         ("a file that `file` reads", _file(), "`LimitExceeded`"),
-        ("files that `list` finds", f"{file.MAX_FOUND:,}", "`LimitExceeded`"),
+        ("files that `list` finds", f"{file.MAX_FILES:,}", "`LimitExceeded`"),
         ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
         ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
         (

@@ -1,7 +1,7 @@
-"""The action types: each a module of this package, or an entry point of the group `noetl.actions`.
+"""Action types: each is a module of this package, or an entry point of the group `noetl.actions`.
 
-A module is named after its type (with an underscore behind, where the type is a word of Python). Looking for one type
-imports that one only.
+A module has the name of its type, with a trailing underscore if the type is a keyword of Python.
+A look-up of one type imports only its module.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
     from noetl.executor.actions.action import ActionModule, Call
 
 ENTRY_POINTS = "noetl.actions"
+"""Entry-point group of plugins."""
 
 
 @cache
 def catalogue() -> Catalogue:
-    """The declarations of all types.
+    """Return the declarations of all action types.
 
     Raises:
-        SettingError: an installed package offers a type that cannot be loaded, or one that exists already.
+        SettingError: an installed plugin cannot be loaded, or its type exists already.
     """
     plugins = _plugins()
     for name, plugin in plugins.items():
-        if name in _modules():
-            raise SettingError(
-                f"The entry point `{plugin.value}` offers the action type `{name}`, which is built in."
-            )
-    return Catalogue(_load(name).DECLARATION for name in sorted([*_modules(), *plugins]))
+        if name in _builtin_modules():
+            raise SettingError(f"The entry point `{plugin.value}` offers the built-in action type `{name}`.")
+    return Catalogue(_load(name).DECLARATION for name in sorted([*_builtin_modules(), *plugins]))
 
 
 @cache
 def handler(action_type: str) -> Callable[[Call], Any]:
-    """What performs actions of a type.
+    """Return the handler of an action type.
 
     Raises:
-        KeyError: there is no such type.
-        SettingError: the package that offers it cannot be loaded.
+        KeyError: the type is unknown.
+        SettingError: the plugin that offers it cannot be loaded.
     """
     return _load(action_type).perform
 
 
 @cache
-def _modules() -> dict[str, str]:
-    names = (found.name for found in pkgutil.iter_modules(__path__))
+def _builtin_modules() -> dict[str, str]:
+    """Return the full name of each module of an action type, by the name of the type."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
     return {
-        _type_of(name): f"{__name__}.{name}"
+        _type_of_module(name): f"{__name__}.{name}"
         for name in names
         if name != "action" and not name.startswith("_")
     }
 
 
-def _type_of(module: str) -> str:
+def _type_of_module(module: str) -> str:
     word = module.removesuffix("_")
     return word if keyword.iskeyword(word) else module
 
@@ -70,22 +70,22 @@ def _type_of(module: str) -> str:
 def _plugins() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
-    return {found.name: found for found in entry_points(group=ENTRY_POINTS)}
+    return {plugin.name: plugin for plugin in entry_points(group=ENTRY_POINTS)}
 
 
 def _load(action_type: str) -> ActionModule:
-    if module := _modules().get(action_type):
-        return cast("ActionModule", import_module(module))
+    if module_name := _builtin_modules().get(action_type):
+        return cast("ActionModule", import_module(module_name))
     plugin = _plugins()[action_type]
     try:
-        loaded = cast("ActionModule", plugin.load())
-        declared: ActionDeclaration = loaded.DECLARATION
+        module = cast("ActionModule", plugin.load())
+        declaration: ActionDeclaration = module.DECLARATION
     except Exception as error:
-        raise SettingError(
-            f"The action type `{action_type}` of `{plugin.value}` cannot be loaded: {error}."
-        ) from error
-    if declared.type != action_type:
-        raise SettingError(
-            f"The entry point `{action_type}` of `{plugin.value}` declares the type `{declared.type}`."
+        message = f"The action type `{action_type}` of `{plugin.value}` cannot be loaded: {error}."
+        raise SettingError(message) from error
+    if declaration.type != action_type:
+        message = (
+            f"The entry point `{action_type}` of `{plugin.value}` declares the type `{declaration.type}`."
         )
-    return loaded
+        raise SettingError(message)
+    return module

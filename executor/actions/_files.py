@@ -1,4 +1,4 @@
-"""The files that playbooks may touch: those below one allowed folder, wherever links lead."""
+"""Access to the files below the allowed folder. Symbolic links are resolved, so none leads outside."""
 
 from __future__ import annotations
 
@@ -14,58 +14,60 @@ from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
 
 
-def allowed_folder(capabilities: Capabilities, what: str) -> Path:
-    """The folder, with every link followed.
+def allowed_folder(capabilities: Capabilities, feature: str) -> Path:
+    """Return the allowed folder without symbolic links.
 
     Raises:
-        ActionError: `ActionDisabled`, which says of what: there is none.
+        ActionError: `ActionDisabled` with the name of the feature, if no folder is allowed.
     """
     root = capabilities.files_root
     if root is None:
-        message = f"{what} is off here: NOETL_FILES_ROOT names the folder that playbooks may use"
+        message = f"{feature} is disabled: set NOETL_FILES_ROOT to the folder that playbooks may use"
         raise ActionError("ActionDisabled", message, retryable=False)
     return root.resolve()
 
 
-def inside(root: Path, path: str) -> Path:
-    """Where a path leads once every link is followed.
+def resolve_path(root: Path, path: str) -> Path:
+    """Return the path below `root` without symbolic links.
 
     Raises:
-        ActionError: that is not below the root.
+        ActionError: the path is invalid or leads outside of `root`.
     """
     try:
         target = (root / path).resolve()
     except (ValueError, RuntimeError, OSError):
-        raise failed(path, "it is not a path") from None
+        raise file_error(path, "invalid path") from None
     if target.is_symlink():
-        # Python 3.13 leaves a link that leads to itself as it is, where earlier versions raised.
-        raise failed(path, "it is not a path")
+        # Python 3.13 returns a link to itself unchanged. Earlier versions raise an error.
+        raise file_error(path, "invalid path")
     if not path or not target.is_relative_to(root):
-        raise outside(path)
+        raise outside_error(path)
     return target
 
 
 @contextmanager
-def reader(target: Path, path: str) -> Iterator[BinaryIO]:
-    """The file, open for reading; `path` is what errors call it.
+def open_for_reading(target: Path, path: str) -> Iterator[BinaryIO]:
+    """Open a file. Error messages call it `path`.
 
     Raises:
-        ActionError: it is not a file.
+        ActionError: it is not a regular file.
         OSError: it cannot be opened.
     """
-    # Non-blocking, so that a pipe without a writer cannot hold the step.
+    # In blocking mode, opening a pipe would wait for a writer.
     with os.fdopen(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise failed(path, "it is not a file")
+            raise file_error(path, "not a file")
         yield file
 
 
 @contextmanager
-def replacement(target: Path) -> Iterator[BinaryIO]:
-    """What is written becomes the file when all is on the disk: a reader sees the old one or the new one, never a part.
+def replace_file(target: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `target` at the end of the block.
+
+    Readers see the old content or the new content, never a part. An error leaves the old file unchanged.
 
     Raises:
-        OSError: it cannot be written; nothing has changed.
+        OSError: the file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
@@ -85,13 +87,16 @@ def replacement(target: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def failed(path: str, reason: str) -> ActionError:
-    return ActionError("FileError", f"`{path}`: {reason}", retryable=False)
+def file_error(path: str, problem: str) -> ActionError:
+    """Return a `FileError` for `path`."""
+    return ActionError("FileError", f"`{path}`: {problem}", retryable=False)
 
 
-def of_system(path: str, error: OSError) -> ActionError:
-    return failed(path, (error.strerror or str(error)).lower())
+def os_file_error(path: str, error: OSError) -> ActionError:
+    """Return a `FileError` for an error of the operating system."""
+    return file_error(path, (error.strerror or str(error)).lower())
 
 
-def outside(path: str) -> ActionError:
-    return failed(path, "it is outside the folder that playbooks may use")
+def outside_error(path: str) -> ActionError:
+    """Return the error for a path that leads outside of the allowed folder."""
+    return file_error(path, "outside the folder that playbooks may use")

@@ -1,4 +1,4 @@
-"""The formats of `file`: text, JSON, JSON lines, and CSV whose header may say types."""
+"""File formats of `file` and `s3`: text, JSON, JSON lines, and CSV with optional types in the header."""
 
 from __future__ import annotations
 
@@ -14,79 +14,89 @@ from noetl.executor.model.json_values import read_json, text_of, write_json
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
-"""How many values a text may hold: cells of CSV, and what commas and brackets of JSON can stand between."""
+"""Limit of the values in a text: cells of CSV; commas and opening brackets of JSON."""
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 class FormatError(Exception):
-    """The text is not of its format, or the content has no place in it. The message is for the playbook's author."""
+    """A text that violates its format, or content that the format cannot represent.
+
+    The message is for the author of the playbook.
+    """
 
 
 def decode(text: str, format: str) -> Any:
-    """The content of a text.
+    """Return the content of a text.
 
     Raises:
-        FormatError: it is not of the format.
+        FormatError: the text violates the format.
         ActionError: `LimitExceeded`.
     """
     match format:
         case "json":
-            check_size(text)
-            return _value(text, "it")
+            check_value_count(text)
+            return _decode_json(text, "")
         case "jsonl":
-            check_size(text, lines=True)
-            return [_value(line, f"line {at}") for at, line in enumerate(text.split("\n"), 1) if line.strip()]
+            check_value_count(text, is_lines=True)
+            lines = enumerate(text.split("\n"), 1)
+            return [_decode_json(line, f"line {number}: ") for number, line in lines if line.strip()]
         case "csv":
-            return read_csv(_lines(text))
+            return read_csv(_split_lines(text))
     return text
 
 
-def check_size(text: str, *, lines: bool = False) -> None:
-    """See to it that a text of JSON has no more values than may be, without reading it.
+def check_value_count(text: str, *, is_lines: bool = False) -> None:
+    """Refuse a JSON text with too many values, without parsing it.
 
     Raises:
         ActionError: `LimitExceeded`.
     """
-    _check_count(text.count(",") + text.count("[") + text.count("{") + (text.count("\n") if lines else 0))
+    separators = text.count(",") + text.count("[") + text.count("{")
+    _check_count(separators + (text.count("\n") if is_lines else 0))
 
 
 def encode(content: Any, format: str) -> str:
-    """The text of a content, with a line break at the end where the format is made of lines.
+    """Return the text of a content. Formats with lines end with a line break.
 
     Raises:
-        FormatError: the format cannot say it.
+        FormatError: the format cannot represent the content.
     """
     try:
         match format:
             case "json":
                 return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
             case "jsonl":
-                return "".join(
-                    write_json(item) + "\n" for item in (content if isinstance(content, list) else [content])
-                )
+                items = content if isinstance(content, list) else [content]
+                return "".join(write_json(item) + "\n" for item in items)
             case "csv":
-                return write_csv(content, columns(content))
+                return write_csv(content, column_names(content))
     except (ValueError, TypeError) as error:
         raise FormatError(str(error)) from None
     if isinstance(content, dict | list):
-        raise FormatError("it is not text: say `format: json`, `jsonl` or `csv`")
+        raise FormatError("the content is not text: set `format` to `json`, `jsonl` or `csv`")
     return text_of(content)
 
 
-def columns(rows: Any) -> list[str]:
-    """The names of all columns of a list of objects, in the order they first appear.
+def column_names(rows: Any) -> list[str]:
+    """Return the names of all columns of a list of objects, in the order of their first use.
+
+    >>> column_names([{"a": 1, "b": 2}, {"c": 3, "a": 4}])
+    ['a', 'b', 'c']
 
     Raises:
         FormatError: it is not a list of objects.
     """
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise FormatError("CSV takes a list of objects")
+        raise FormatError("CSV content must be a list of objects")
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def write_csv(rows: Iterable[dict[str, Any]], names: list[str], *, header: bool = True) -> str:
-    """Objects as CSV, in the columns `names`: objects and lists as JSON, none as an empty cell."""
+    """Return objects as CSV with the columns `names`.
+
+    Objects and lists are written as JSON, and none as an empty cell.
+    """
     import csv
 
     out = io.StringIO()
@@ -97,57 +107,66 @@ def write_csv(rows: Iterable[dict[str, Any]], names: list[str], *, header: bool 
     return out.getvalue()
 
 
-def header_names(text: str) -> list[str]:
-    """The names of the columns of a CSV text, without their types; empty when it has no header."""
-    return [name for name, _ in _header(next(iter(_cells(_lines(text))), (1, []))[1])]
+def read_header(text: str) -> list[str]:
+    r"""Return the column names of a CSV text, without their types. An empty text has none.
+
+    >>> read_header("amount:number,name\n1,Ann\n")
+    ['amount', 'name']
+    """
+    return [name for name, _ in _parse_header(next(iter(_read_rows(_split_lines(text))), (1, []))[1])]
 
 
 def read_csv(lines: Iterable[str], check: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
-    """The rows of CSV as objects; `check` is called for every line.
+    """Return the rows of CSV as objects. `check` is called for every line.
 
     Raises:
-        FormatError: it is not CSV, or a cell is not of its type.
+        FormatError: the text is not CSV, or a cell does not have the type of its column.
         ActionError: `LimitExceeded`.
     """
-    rows = iter(_cells(lines, check))
-    names = _header(next(rows, (1, []))[1])
-    found: list[dict[str, Any]] = []
+    rows = iter(_read_rows(lines, check))
+    columns = _parse_header(next(rows, (1, []))[1])
+    objects: list[dict[str, Any]] = []
     for line, row in rows:
-        if len(row) != len(names):
-            raise FormatError(f"line {line} has {len(row)} cells, and the header {len(names)}")
-        _check_count(len(names) * (len(found) + 1))
-        found.append(
-            {name: _cell(cell, type_, name, line) for cell, (name, type_) in zip(row, names, strict=True)}
+        if len(row) != len(columns):
+            raise FormatError(f"line {line} has {len(row)} cells, but the header has {len(columns)}")
+        _check_count(len(columns) * (len(objects) + 1))
+        objects.append(
+            {
+                name: _convert(cell, type_, name, line)
+                for cell, (name, type_) in zip(row, columns, strict=True)
+            }
         )
-    return found
+    return objects
 
 
-def _value(text: str, what: str) -> Any:
+def _decode_json(text: str, prefix: str) -> Any:
     try:
         return read_json(text)
     except ValueError as error:
-        raise FormatError(f"{what} is not JSON: {error}") from None
+        raise FormatError(f"{prefix}invalid JSON: {error}") from None
 
 
 def _check_count(count: int) -> None:
     if count > MAX_VALUES:
-        raise ActionError("LimitExceeded", f"it holds more than {MAX_VALUES:,} values", retryable=False)
+        raise ActionError(
+            "LimitExceeded", f"the content has more than {MAX_VALUES:,} values", retryable=False
+        )
 
 
-def _lines(text: str) -> Iterable[str]:
-    return (found[0] for found in _LINE.finditer(text))
+def _split_lines(text: str) -> Iterable[str]:
+    return (match[0] for match in _LINE.finditer(text))
 
 
-def _cells(
+def _read_rows(
     lines: Iterable[str], check: Callable[[], object] = lambda: None
 ) -> Iterable[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the number of its last line."""
+    """Yield the rows that are not blank, each with the number of its last line."""
     import csv
 
     commas = 0
 
-    def counted() -> Iterable[str]:
-        # Before the row is made: one line may hold them all.
+    def count_commas() -> Iterable[str]:
+        # The count comes before the row is built, because one row may contain all cells.
         nonlocal commas
         for line in lines:
             check()
@@ -155,50 +174,51 @@ def _cells(
             _check_count(commas)
             yield line
 
-    reader = csv.reader(counted(), strict=True)
+    reader = csv.reader(count_commas(), strict=True)
     try:
         for row in reader:
             commas = 0
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise FormatError(f"line {reader.line_num} is not CSV: {error}") from None
+        raise FormatError(f"line {reader.line_num}: invalid CSV: {error}") from None
 
 
-def _header(cells: list[str]) -> list[tuple[str, str | None]]:
-    names: list[tuple[str, str | None]] = []
+def _parse_header(cells: list[str]) -> list[tuple[str, str | None]]:
+    """Return name and type of each column. A column without a known type has None."""
+    columns: list[tuple[str, str | None]] = []
     for cell in cells:
         name, colon, type_ = cell.rpartition(":")
-        is_typed = bool(colon) and type_.strip() in _READERS
-        names.append((name.strip(), type_.strip()) if is_typed else (cell.strip(), None))
+        is_typed = bool(colon) and type_.strip() in _CONVERTERS
+        columns.append((name.strip(), type_.strip()) if is_typed else (cell.strip(), None))
     seen: set[str] = set()
-    for name, _ in names:
+    for name, _ in columns:
         if name in seen:
-            raise FormatError(f"the header has the column {name!r} twice")
+            raise FormatError(f"duplicate column {name!r}")
         seen.add(name)
-    return names
+    return columns
 
 
-def _cell(cell: str, type_: str | None, name: str, line: int) -> Any:
+def _convert(cell: str, type_: str | None, name: str, line: int) -> Any:
     if type_ is None:
         return cell
     if cell.strip() == "" and type_ != "string":
         return None
     try:
-        return _READERS[type_](cell)
+        return _CONVERTERS[type_](cell)
     except ValueError:
-        raise FormatError(f"line {line}: {name!r} is {cell[:100]!r}, which is no {type_}") from None
+        raise FormatError(f"line {line}: {name!r} is {cell[:100]!r}, not of type {type_}") from None
 
 
-def _integer(cell: str) -> int:
+def _to_integer(cell: str) -> int:
     if "_" in cell:
         raise ValueError(cell)
     return int(cell)
 
 
-def _number(cell: str) -> int | float:
+def _to_number(cell: str) -> int | float:
     try:
-        return _integer(cell)
+        return _to_integer(cell)
     except ValueError:
         value = float(cell)
         if "_" in cell or not math.isfinite(value):
@@ -206,21 +226,18 @@ def _number(cell: str) -> int | float:
         return value
 
 
-def _boolean(cell: str) -> bool:
-    return (
-        {"true": True, "false": False}[word]
-        if (word := cell.strip().lower()) in ("true", "false")
-        else _refuse(cell)
-    )
-
-
-def _refuse(cell: str) -> Any:
+def _to_boolean(cell: str) -> bool:
+    match cell.strip().lower():
+        case "true":
+            return True
+        case "false":
+            return False
     raise ValueError(cell)
 
 
-_READERS: dict[str, Callable[[str], Any]] = {
+_CONVERTERS: dict[str, Callable[[str], Any]] = {
     "string": str,
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
+    "integer": _to_integer,
+    "number": _to_number,
+    "boolean": _to_boolean,
 }

@@ -1,6 +1,6 @@
-"""Values between playbooks and Postgres: plain data on one side, what the driver takes and gives on the other.
+"""Conversion of values between JSON and the Postgres driver.
 
-A list of nothing but texts, numbers or booleans is bound as an array, any other list and every object as jsonb.
+A list of only texts, numbers or booleans becomes an array. Any other list and every object become `jsonb`.
 """
 
 from __future__ import annotations
@@ -16,59 +16,65 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.sql import Identifier
 
 
-def quoted(name: str) -> str:
-    """The name of a table or column as SQL wants it.
+def quote_identifier(name: str) -> str:
+    """Return the name of a table or column in double quotes.
 
     Raises:
-        ActionError: `ParameterError`, when it cannot be one.
+        ActionError: `ParameterError`, if the name is empty or contains a NUL character.
     """
     if not name or "\0" in name:
         raise ActionError("ParameterError", f"{name!r} cannot be an identifier", retryable=False)
     return Identifier(name).quoted
 
 
-def bound_all(params: Any) -> Any:
-    """An object or a list with its values as they are bound."""
+def to_parameters(params: Any) -> Any:
+    """Convert the values of an object or a list for the driver."""
     if isinstance(params, Mapping):
-        return {name: bound(value) for name, value in params.items()}
-    return [bound(value) for value in params]
+        return {name: to_parameter(value) for name, value in params.items()}
+    return [to_parameter(value) for value in params]
 
 
-def bound(value: Any) -> Any:
-    """A plain value as the driver takes it."""
+def to_parameter(value: Any) -> Any:
+    """Convert a JSON value for the driver."""
     from psycopg.types.json import Jsonb
 
     if not isinstance(value, dict | list):
         return value
-    kinds = {_kind(item) for item in value if item is not None} if isinstance(value, list) else {None}
-    if kinds <= {int, float} and len(kinds) == 2:
-        # An array has one type, and a float cannot be every integer.
+    types = {_array_type(item) for item in value if item is not None} if isinstance(value, list) else {None}
+    if types <= {int, float} and len(types) == 2:
+        # An array has one type, and a float cannot represent every integer.
         return [None if item is None else Decimal(repr(item)) for item in value]
-    return value if len(kinds) <= 1 and kinds <= {bool, int, float, str} else Jsonb(value)
+    return value if len(types) <= 1 and types <= {bool, int, float, str} else Jsonb(value)
 
 
-def _kind(item: Any) -> type | None:
-    """The type of what an array can hold, texts of every kind being one, or None."""
-    return next((kind for kind in (bool, int, float, str) if isinstance(item, kind)), None)
+def _array_type(item: Any) -> type | None:
+    """Return the type of an array with this item, or None if an array cannot hold it.
+
+    Subclasses of `str` count as `str`.
+    """
+    return next((type_ for type_ in (bool, int, float, str) if isinstance(item, type_)), None)
 
 
-def row_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as a playbook sees it."""
-    return {name: plain(value) for name, value in row.items()}
+def to_plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a row of Postgres to JSON values."""
+    return {name: to_plain(value) for name, value in row.items()}
 
 
-def plain(value: Any) -> Any:
-    """A value of Postgres as JSON can say it.
+def to_plain(value: Any) -> Any:
+    """Convert a value of Postgres to a JSON value.
 
-    Numerics become numbers where nothing is lost and text where something would be, times ISO 8601, intervals seconds,
-    bytes base64, and what JSON knows nothing of is text.
+    - numeric: a number if it can be exact, otherwise text
+    - date and time: text in ISO 8601
+    - interval: seconds
+    - bytea: text in base64
+    - types without a counterpart in JSON: text
     """
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Decimal):
-        return _number(value)
+        return _to_exact_number(value)
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -76,13 +82,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return str(value)
 
 
-def _number(value: Decimal) -> int | float | str:
+def _to_exact_number(value: Decimal) -> int | float | str:
+    """Return the number, or its text if a float would lose digits.
+
+    >>> [_to_exact_number(Decimal(text)) for text in ("10.00", "0.1", "0.1234567890123456789", "NaN")]
+    [10, 0.1, '0.1234567890123456789', 'NaN']
+    """
     if not value.is_finite():
         return str(value)
     if value == value.to_integral_value():

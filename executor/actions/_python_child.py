@@ -1,6 +1,6 @@
-"""The child process of `python`: reads a request on its standard input, answers on the pipe named by its argument.
+"""Child process of the action `python`: reads a request from stdin and writes a response to its result pipe.
 
-It is run as a script in a fresh interpreter, so it imports nothing of ours.
+The number of the pipe is the argument. The script runs in a new interpreter. It imports nothing of `noetl`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What came of the call, as an object with one of the keys `result`, `missing`, `refused`, `not_plain` or `type`."""
+def respond(request: dict[str, Any]) -> dict[str, Any]:
+    """Call the function of a request.
+
+    Return one of:
+
+    - `result`: the result of the function, as JSON text
+    - `invalid_call`: why the function cannot be called like this
+    - `forbidden`: why the function may not be called
+    - `not_json`: why the result is not JSON
+    - `type`, `message` and `traceback` of an exception
+    """
     if request["folder"]:
         sys.path.insert(0, request["folder"])
     module, name = request["module"], request["name"]
@@ -24,55 +33,64 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         function = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            return {"missing": f"there is no module `{module}`"}
-        return failure(error)
-    except BaseException as error:  # noqa: BLE001  `sys.exit` in a module is its failure, too.
-        return failure(error)
+            return {"invalid_call": f"unknown module `{module}`"}
+        return describe_exception(error)
+    except BaseException as error:  # noqa: BLE001  A module that calls `sys.exit` fails, too.
+        return describe_exception(error)
     if not callable(function):
-        return {"missing": f"the module `{module}` has no function `{name}`"}
-    home = getattr(function, "__module__", None) or ""
-    if not is_allowed(home, request["modules"]):
-        return {"refused": f"`{module}:{name}` comes from `{home}`, which NOETL_PYTHON_MODULES does not list"}
-    return called(function, request["args"])
+        return {"invalid_call": f"unknown function `{name}` in module `{module}`"}
+    origin = getattr(function, "__module__", None) or ""
+    if not is_allowed(origin, request["modules"]):
+        reason = f"`{module}:{name}` is defined in `{origin}`, which is missing in NOETL_PYTHON_MODULES"
+        return {"forbidden": reason}
+    return call_function(function, request["args"])
 
 
-def is_allowed(module: str, modules: Sequence[str]) -> bool:
-    """Whether a module is allowed, or lies inside an allowed package."""
-    return "*" in modules or any(module == known or module.startswith(f"{known}.") for known in modules)
+def is_allowed(module: str, allowed_modules: Sequence[str]) -> bool:
+    """Return whether a module is allowed or lies in an allowed package.
+
+    >>> is_allowed("lib.orders", ["lib"]), is_allowed("library", ["lib"]), is_allowed("os", ["*"])
+    (True, False, True)
+    """
+    return "*" in allowed_modules or any(
+        module == allowed or module.startswith(f"{allowed}.") for allowed in allowed_modules
+    )
 
 
-def called(function: Any, args: Any) -> dict[str, Any]:
+def call_function(function: Any, args: Any) -> dict[str, Any]:
+    """Call a function with the arguments of a request, and return the response."""
     positional, named = ((), args) if isinstance(args, dict) else (args, {})
     try:
         inspect.signature(function).bind(*positional, **named)
     except TypeError as error:
-        return {"missing": f"`args` do not fit: {error}"}
+        return {"invalid_call": f"`args` do not match the signature: {error}"}
     except ValueError:
-        pass  # Built-in functions may have no signature to look at.
+        pass  # Some built-in functions have no signature.
     try:
         result = function(*positional, **named)
     except BaseException as error:  # noqa: BLE001  As above.
-        return failure(error)
+        return describe_exception(error)
     try:
         return {"result": json.dumps(result, allow_nan=False)}
     except (TypeError, ValueError, RecursionError) as error:
-        return {"not_plain": str(error)}
+        return {"not_json": str(error)}
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def describe_exception(error: BaseException) -> dict[str, Any]:
+    """Return the response for an exception."""
     trace = "".join(traceback.format_exception(error))
     return {"type": type(error).__name__, "message": str(error), "traceback": trace}
 
 
 def main() -> None:
     request = json.load(sys.stdin.buffer)
-    pipe = int(sys.argv[1])
-    os.set_inheritable(pipe, False)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    said = json.dumps(answer(request)).encode()
-    with open(pipe, "wb") as out:
-        out.write(said)
+    result_pipe = int(sys.argv[1])
+    os.set_inheritable(result_pipe, False)
+    empty_input = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty_input, 0)
+    response = json.dumps(respond(request)).encode()
+    with open(result_pipe, "wb") as out:
+        out.write(response)
 
 
 if __name__ == "__main__":

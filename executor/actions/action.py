@@ -140,7 +140,7 @@ class Call:
 
 
 class ActionModule(Protocol):
-    """A module of `executor.actions`, or the object that an entry point of the group `noetl.actions` loads."""
+    """A module of `noetl.executor.actions`, or what an entry point of the group `noetl.actions` loads."""
 
     DECLARATION: ActionDeclaration
 

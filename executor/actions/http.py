@@ -1,4 +1,7 @@
-"""`http`: one request, or one for each page. Where it may go is `noetl.executor.clients.egress`'s business."""
+"""`http`: send a request, or one request for each page.
+
+The module `noetl.executor.clients.egress` decides which servers it may reach.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from noetl.executor.actions._formats import check_size
+from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.egress import SILENCE_SECONDS
 from noetl.executor.errors import ActionError
@@ -24,65 +27,70 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_BYTES = 10 * 1024 * 1024
+"""Default of `max_bytes`."""
 LARGEST_BYTES = 256 * 1024 * 1024
-"""How much `max_bytes` can be, and how long the pages of one action may be together, as JSON."""
+"""Largest `max_bytes`, and the limit of all pages of an action together, as JSON."""
 MAX_REDIRECTS = 3
 MAX_PAGES = 100
 MAX_TRIES = 3
-"""How often a request is sent, at most, when the connection fails and sending it again can do no harm."""
+"""Limit of the attempts to send a request that has no effect if repeated, when the connection fails."""
 MAX_ERROR_BYTES = 64 * 1024
-"""How much of the body of a failed response is kept in its error."""
+"""Limit of the body of a failed response that its error keeps."""
 
 _RESPONSE = {"status": Kind.INTEGER, "headers": Kind.OBJECT, "body": Kind.ANY}
 
 DECLARATION = ActionDeclaration(
     type="http",
     description=(
-        "Sends one request. 4xx and 5xx fail unless accepted. Without `timeout`, a server may be silent for"
-        f" {SILENCE_SECONDS:g} s, and the whole may take an hour."
+        "Sends a request. A status of 400 or more fails unless accepted. Without `timeout`, a server may send"
+        f" nothing for {SILENCE_SECONDS:g} s, and the action may take an hour."
     ),
     parameters={
         "method": Parameter(
             (Kind.STRING,),
-            "`GET` unless given.",
+            "Default: `GET`.",
             choices=("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"),
         ),
-        "url": Parameter((Kind.STRING,), "Where to: `http` or `https`.", required=True, sink=Sink.URL),
-        "headers": Parameter((Kind.OBJECT,), "Headers; one that is none is left out.", secrets=True),
+        "url": Parameter(
+            (Kind.STRING,), "The URL, with the scheme `http` or `https`.", required=True, sink=Sink.URL
+        ),
+        "headers": Parameter((Kind.OBJECT,), "Headers. One that is none is omitted.", secrets=True),
         "params": Parameter(
-            (Kind.OBJECT,), "Added to the query of the URL; a list repeats its name.", secrets=True
+            (Kind.OBJECT,),
+            "Parameters to add to the query of the URL. A list repeats its name.",
+            secrets=True,
         ),
         "json": Parameter((Kind.ANY,), "The body, sent as JSON.", secrets=True),
-        "body": Parameter((Kind.STRING,), "The body, sent as it is.", secrets=True),
-        "form": Parameter((Kind.OBJECT,), "The body, sent as a form.", secrets=True),
+        "body": Parameter((Kind.STRING,), "The body, sent unchanged.", secrets=True),
+        "form": Parameter((Kind.OBJECT,), "The body, sent as an HTML form.", secrets=True),
         "auth": Parameter(
             (Kind.OBJECT,), "`{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`.", secrets=True
         ),
-        "accept_status": Parameter(
-            (Kind.ARRAY, Kind.INTEGER), "Statuses of 400 and more that are no failure."
-        ),
+        "accept_status": Parameter((Kind.ARRAY, Kind.INTEGER), "Statuses of 400 or more that do not fail."),
         "follow_redirects": Parameter(
-            (Kind.BOOLEAN, Kind.INTEGER), "Whether to follow redirects, or how many: 3 unless given."
+            (Kind.BOOLEAN, Kind.INTEGER),
+            f"Whether to follow redirects, or how many. Default: {MAX_REDIRECTS}.",
         ),
         "max_bytes": Parameter(
-            (Kind.INTEGER,), "The longest body to read, unpacked: 10 MiB unless given, 256 MiB at most."
+            (Kind.INTEGER,), "Limit of the decompressed body. Default: 10 MiB. At most 256 MiB."
         ),
         "paginate": Parameter(
             (Kind.OBJECT,),
-            "Follows pages. The result is the list of all `items`, or without `items` of the pages' bodies.",
+            "Requests all pages. The result is the list of all `items`; without `items`, of the bodies.",
             fields={
                 "next": Parameter(
                     (Kind.STRING,),
-                    "The URL of the next page, read from `response` (`status`, `headers`, `body`) after each page; none"
-                    " or nothing ends it. Where the last page says nothing, write `response.body.next | default(none)`.",
+                    "The URL of the next page, from `response` (`status`, `headers`, `body`) of each page."
+                    " None or empty text: the last page. If the last page leaves it out, write"
+                    " `response.body.next | default(none)`.",
                     required=True,
                     late=("response",),
                 ),
                 "items": Parameter(
-                    (Kind.ARRAY,), "The list of a page, read from `response`.", late=("response",)
+                    (Kind.ARRAY,), "The list of items of a page, from `response`.", late=("response",)
                 ),
                 "max_pages": Parameter(
-                    (Kind.INTEGER,), f"Fails where there are more pages than this: {MAX_PAGES} unless given."
+                    (Kind.INTEGER,), f"The action fails if there are more pages. Default: {MAX_PAGES}."
                 ),
             },
         ),
@@ -90,45 +98,50 @@ DECLARATION = ActionDeclaration(
     result=_RESPONSE,
     result_of=lambda parameters: None if "paginate" in parameters else _RESPONSE,
     idempotent=False,
-    # Unsafe methods send a key that a retry repeats.
+    # A retry of an unsafe method sends the same idempotency key.
     acts_twice=lambda _: False,
 )
 
-_UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
-_REPEATABLE = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-_PAUSE_SECONDS = 0.1
-_WORTH_REPEATING = (408, 425, 429)
-_REDIRECTS = (301, 302, 303, 307, 308)
+_UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+_IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+_RETRY_PAUSE_SECONDS = 0.1
+_RETRYABLE_STATUSES = (408, 425, 429)
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[^\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
+"""Name of a header (RFC 9110)."""
+_CONTROL_CHARACTER = re.compile(r"[^\t\x20-\x7e\x80-\ud7ff\ue000-\U0010ffff]")
 _CHARSET = re.compile(
-    r"utf-?(8|16|32)(-?[bl]e)?|us-ascii|(iso-?8859|windows|cp|koi8|euc|iso-?2022)[-_]?\w+|shift_jis|gb\w+|big5",
+    r"utf-?(8|16|32)(-?[bl]e)?|us-ascii|(iso-?8859|windows|cp|koi8|euc|iso-?2022)[-_]?\w+"
+    r"|shift_jis|gb\w+|big5",
     re.IGNORECASE,
 )
 """Charsets whose decoders take linear time."""
-_OURS = frozenset(
+_RESERVED_HEADERS = frozenset(
     {
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "upgrade",
+        "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade",
         "expect",
     }
-)
-"""Headers that frame the message or choose the host: whoever sets them speaks past the checks."""
-_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+)  # fmt: skip
+"""Headers that frame the message or select the host. A playbook that set them could evade the checks."""
+_CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_DECOMPRESSED_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _HttpRequest:
     method: str
     url: httpx.URL
     headers: Mapping[str, str]
     content: bytes
+
+
+class _Reply(NamedTuple):
+    """A response: its result, or the location that it redirects to."""
+
+    result: dict[str, Any]
+    status: int
+    location: str | None
 
 
 def perform(call: Call) -> Any:
@@ -136,90 +149,94 @@ def perform(call: Call) -> Any:
     from noetl.executor.clients import egress
 
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
-    request = _request(call)
+    request = _build_request(call)
     transport = egress.transport(call.capabilities.networks)
     call.remaining_seconds()
-    silence = egress.SILENCE_SECONDS if call.timeout_seconds is None else math.inf
+    max_idle = egress.SILENCE_SECONDS if call.timeout_seconds is None else math.inf
+    host = request.url.host
     try:
-        with egress.until(call.deadline, silence):
+        with egress.until(call.deadline, max_idle):
             if "paginate" in call.parameters:
-                return _pages(call, transport, request, call.parameters["paginate"])
-            return _follow(call, transport, request)[0]
+                return _request_pages(call, transport, request, call.parameters["paginate"])
+            return _follow_redirects(call, transport, request)[0]
     except httpx.ConnectTimeout as error:
-        raise ActionError("Timeout", f"`{request.url.host}` was not reached in time") from error
+        raise ActionError("Timeout", f"`{host}` was not reached in time") from error
     except (httpx.TimeoutException, TimeoutError) as error:
-        is_silent = call.deadline > time.monotonic()
-        why = f": it said nothing for {silence:g} s, which `timeout` can extend" if is_silent else ""
-        raise ActionError("Timeout", f"`{request.url.host}` did not answer in time{why}") from error
+        was_idle = call.deadline > time.monotonic()
+        reason = f": it sent nothing for {max_idle:g} s; set `timeout` to wait longer" if was_idle else ""
+        raise ActionError("Timeout", f"`{host}` did not answer in time{reason}") from error
     except httpx.TransportError as error:
         call.remaining_seconds()
         reason = str(error) or type(error).__name__
-        raise ActionError("ConnectionFailed", f"no answer from `{request.url.host}`: {reason}") from error
+        raise ActionError("ConnectionFailed", f"no answer from `{host}`: {reason}") from error
 
 
-def _request(call: Call) -> _Request:
-    given = call.parameters
-    if not 0 <= given.get("max_bytes", MAX_BYTES) <= LARGEST_BYTES:
-        raise _wrong(f"`max_bytes` must be from 0 to {LARGEST_BYTES:,}")
-    method = given.get("method", "GET").upper()
-    content, content_type = _content(given)
+def _build_request(call: Call) -> _HttpRequest:
+    parameters = call.parameters
+    if not 0 <= parameters.get("max_bytes", MAX_BYTES) <= LARGEST_BYTES:
+        raise _parameter_error(f"`max_bytes` must be from 0 to {LARGEST_BYTES:,}")
+    method = parameters.get("method", "GET").upper()
+    content, content_type = _encode_body(parameters)
     headers = {"accept": "*/*", "accept-encoding": "gzip", "user-agent": "noetl"}
     if call.traceparent:
         headers["traceparent"] = call.traceparent
     if content_type:
         headers["content-type"] = content_type
-    if method in _UNSAFE:
+    if method in _UNSAFE_METHODS:
         headers["idempotency-key"] = call.idempotency_key
-    own = _headers(given.get("headers", {}))
-    if auth := given.get("auth"):
-        if "authorization" in own:
-            raise _wrong("`auth` and the header `Authorization` say the same: give one of them")
+    author_headers = _check_headers(parameters.get("headers", {}))
+    if auth := parameters.get("auth"):
+        if "authorization" in author_headers:
+            raise _parameter_error(
+                "`auth` and the header `Authorization` exclude each other: give one of them"
+            )
         headers["authorization"] = _authorization(auth)
-    return _Request(method, _url(given["url"], given.get("params", {})), {**headers, **own}, content)
+    url = _build_url(parameters["url"], parameters.get("params", {}))
+    return _HttpRequest(method, url, {**headers, **author_headers}, content)
 
 
-def _url(text: str, params: Mapping[str, Any]) -> httpx.URL:
+def _build_url(text: str, params: Mapping[str, Any]) -> httpx.URL:
     import httpx
 
-    pairs = _pairs("params", params)
+    pairs = _encode_pairs("params", params)
     if pairs:
-        text, hash_, fragment = text.partition("#")
-        text += ("&" if "?" in text else "?") + pairs + hash_ + fragment
+        text, hash_sign, fragment = text.partition("#")
+        text += ("&" if "?" in text else "?") + pairs + hash_sign + fragment
     try:
-        return _checked(httpx.URL(text))
+        return _check_url(httpx.URL(text))
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise _wrong(f"`url` cannot be read: {error}") from None
+        raise _parameter_error(f"`url` is invalid: {error}") from None
 
 
-def _checked(url: httpx.URL) -> httpx.URL:
+def _check_url(url: httpx.URL) -> httpx.URL:
     from noetl.executor.clients.egress import forbidden
 
     if url.scheme not in ("http", "https"):
-        raise forbidden(
-            f"`url` must begin with http:// or https://, and begins with {url.scheme or 'neither'!r}"
-        )
+        scheme = f", not {url.scheme!r}" if url.scheme else ""
+        raise forbidden(f"`url` must begin with http:// or https://{scheme}")
     if not url.host:
-        raise _wrong("`url` names no host")
+        raise _parameter_error("`url` has no host")
     if url.userinfo:
-        raise _wrong("`url` has a user name or password in it: give them as `auth`")
+        raise _parameter_error("`url` must not contain a user name or password: use `auth`")
     return url
 
 
-def _content(given: Mapping[str, Any]) -> tuple[bytes, str | None]:
-    bodies = [name for name in ("json", "body", "form") if name in given]
+def _encode_body(parameters: Mapping[str, Any]) -> tuple[bytes, str | None]:
+    """Return the body of the request and its content type."""
+    bodies = [name for name in ("json", "body", "form") if name in parameters]
     if len(bodies) > 1:
-        raise _wrong(f"`{bodies[0]}` and `{bodies[1]}` are both the body: give one of them")
+        raise _parameter_error(f"`{bodies[0]}` and `{bodies[1]}` exclude each other: give one of them")
     try:
-        if "json" in given:
-            return write_json(given["json"]).encode(), "application/json"
-        if "form" in given:
-            return _pairs("form", given["form"]).encode(), "application/x-www-form-urlencoded"
-        return given.get("body", "").encode(), None
+        if "json" in parameters:
+            return write_json(parameters["json"]).encode(), "application/json"
+        if "form" in parameters:
+            return _encode_pairs("form", parameters["form"]).encode(), "application/x-www-form-urlencoded"
+        return parameters.get("body", "").encode(), None
     except ValueError as error:
-        raise _wrong(f"`{bodies[0]}` cannot be sent: {error}") from None
+        raise _parameter_error(f"`{bodies[0]}` cannot be encoded: {error}") from None
 
 
-def _pairs(name: str, values: Mapping[str, Any]) -> str:
+def _encode_pairs(name: str, values: Mapping[str, Any]) -> str:
     from urllib.parse import urlencode
 
     pairs = [
@@ -231,112 +248,117 @@ def _pairs(name: str, values: Mapping[str, Any]) -> str:
     try:
         return urlencode(pairs)
     except UnicodeEncodeError:
-        raise _wrong(f"`{name}` has half of a surrogate pair in it") from None
+        raise _parameter_error(f"`{name}` has an unpaired surrogate") from None
 
 
-def _headers(given: Mapping[str, Any]) -> dict[str, str]:
+def _check_headers(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers of the author with their names in lower case."""
     headers = {}
-    for name, value in given.items():
+    for name, value in values.items():
         if value is None:
             continue
         if not _TOKEN.fullmatch(name):
-            raise _wrong(f"`headers`: {name!r} is not the name of a header")
-        if name.lower() in _OURS:
-            raise _wrong(f"`headers`: `{name}` follows from the request and cannot be set")
+            raise _parameter_error(f"`headers`: {name!r} is not a valid name")
+        if name.lower() in _RESERVED_HEADERS:
+            raise _parameter_error(f"`headers`: `{name}` is computed from the request and cannot be set")
         if isinstance(value, dict | list):
-            raise _wrong(f"`headers`: `{name}` must be text")
-        headers[name.lower()] = _header_value(f"`headers`: `{name}`", text_of(value))
+            raise _parameter_error(f"`headers`: `{name}` must be text")
+        headers[name.lower()] = _check_header_value(f"`headers`: `{name}`", text_of(value))
     return headers
 
 
-def _header_value(what: str, value: str) -> str:
-    if _CONTROL.search(value):
-        raise _wrong(f"{what} has a line break or another control character in it")
+def _check_header_value(subject: str, value: str) -> str:
+    if _CONTROL_CHARACTER.search(value):
+        raise _parameter_error(f"{subject} must not contain a line break or another control character")
     return value.strip(" \t")
 
 
 def _authorization(auth: Mapping[str, Any]) -> str:
+    """Return the value of the header `Authorization`."""
     match auth:
         case {"bearer": str(token)} if len(auth) == 1:
-            return _header_value("`auth`: `bearer`", f"Bearer {token}")
-        case {"basic": {"username": str(name), "password": str(word)}} if len(auth) == 1:
-            return _basic(name, word)
-        case {"username": str(name), "password": str(word)} if len(auth) == 2:
-            return _basic(name, word)
-    raise _wrong("`auth` must be `{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`")
+            return _check_header_value("`auth`: `bearer`", f"Bearer {token}")
+        case {"basic": {"username": str(username), "password": str(password)}} if len(auth) == 1:
+            return _basic_authorization(username, password)
+        case {"username": str(username), "password": str(password)} if len(auth) == 2:
+            return _basic_authorization(username, password)
+    raise _parameter_error("`auth` must be `{bearer: TOKEN}` or `{basic: {username: NAME, password: WORD}}`")
 
 
-def _basic(name: str, word: str) -> str:
-    if ":" in name:
-        raise _wrong("`auth`: `username` must not have a colon in it")
-    return "Basic " + base64.b64encode(f"{name}:{word}".encode()).decode()
+def _basic_authorization(username: str, password: str) -> str:
+    if ":" in username:
+        raise _parameter_error("`auth`: `username` must not contain a colon")
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def _pages(
-    call: Call, transport: httpx.HTTPTransport, first: _Request, paginate: Mapping[str, Any]
+def _request_pages(
+    call: Call, transport: httpx.HTTPTransport, first: _HttpRequest, paginate: Mapping[str, Any]
 ) -> list[Any]:
-    has_own_key = "idempotency-key" in {name.lower() for name in call.parameters.get("headers", {})}
-    most = paginate.get("max_pages", MAX_PAGES)
-    if most < 1:
-        raise _wrong("`paginate`: `max_pages` must be at least 1")
-    found: list[Any] = []
-    left = LARGEST_BYTES
+    """Request all pages, and return their items.
+
+    Each page of an unsafe method has its own idempotency key, unless the author gives one.
+    """
+    author_headers = {name.lower() for name in call.parameters.get("headers", {})}
+    needs_keys = first.method in _UNSAFE_METHODS and "idempotency-key" not in author_headers
+    max_pages = paginate.get("max_pages", MAX_PAGES)
+    if max_pages < 1:
+        raise _parameter_error("`paginate`: `max_pages` must be at least 1")
+    all_items: list[Any] = []
+    remaining_bytes = LARGEST_BYTES
     request = first
-    for page in range(1, most + 1):
-        if first.method in _UNSAFE and not has_own_key:
-            request = replace(
-                request, headers={**request.headers, "idempotency-key": f"{call.idempotency_key}-{page}"}
-            )
-        response, url = _follow(call, transport, request)
-        items = _late(paginate, "items", response) if "items" in paginate else [response["body"]]
-        left -= len(write_json(items))
-        if left < 0:
-            raise ActionError(
-                "LimitExceeded", f"the pages are longer than {LARGEST_BYTES:,} together", retryable=False
-            )
-        found += items
-        following = _late(paginate, "next", response)
-        if following is None or not following.strip():
-            return found
-        request = _elsewhere(first, url, following.strip(), "has its next page at")
-    raise ActionError("LimitExceeded", f"there are more pages than `max_pages`, {most:,}", retryable=False)
+    for page in range(1, max_pages + 1):
+        if needs_keys:
+            key = f"{call.idempotency_key}-{page}"
+            request = replace(request, headers={**request.headers, "idempotency-key": key})
+        response, url = _follow_redirects(call, transport, request)
+        items = _page_value(paginate, "items", response) if "items" in paginate else [response["body"]]
+        remaining_bytes -= len(write_json(items))
+        if remaining_bytes < 0:
+            message = f"all pages together are longer than {LARGEST_BYTES:,} bytes"
+            raise ActionError("LimitExceeded", message, retryable=False)
+        all_items += items
+        next_url = _page_value(paginate, "next", response)
+        if next_url is None or not next_url.strip():
+            return all_items
+        request = _redirect_to(first, url, next_url.strip(), "has its next page at")
+    raise ActionError("LimitExceeded", f"more pages than `max_pages`, {max_pages:,}", retryable=False)
 
 
-def _late(paginate: Mapping[str, Any], name: str, response: Mapping[str, Any]) -> Any:
-    """What a page says: its list of items, or where the next page is, if anywhere."""
-    given = paginate[name]
+def _page_value(paginate: Mapping[str, Any], name: str, response: Mapping[str, Any]) -> Any:
+    """Return `items` or `next` of a page."""
+    template = paginate[name]
     try:
-        value = given(response=response) if callable(given) else given
+        value = template(response=response) if callable(template) else template
     except ActionError as error:
         raise ActionError(error.type, f"`paginate`: `{name}`: {error.message}", retryable=False) from error
     if name == "items" and not isinstance(value, list):
-        raise _wrong(f"`paginate`: `items` must be a list, and is {described(value)}")
+        raise _parameter_error(f"`paginate`: `items` must be a list, not {described(value)}")
     if name == "next" and not isinstance(value, str | None):
-        raise _wrong(f"`paginate`: `next` must be text or none, and is {described(value)}")
+        raise _parameter_error(f"`paginate`: `next` must be text or none, not {described(value)}")
     return value
 
 
-def _follow(
-    call: Call, transport: httpx.HTTPTransport, request: _Request
+def _follow_redirects(
+    call: Call, transport: httpx.HTTPTransport, request: _HttpRequest
 ) -> tuple[dict[str, Any], httpx.URL]:
-    """The result that redirects lead to, and the address that gave it."""
+    """Return the result of a request after its redirects, and the URL that answered it."""
     follow = call.parameters.get("follow_redirects", True)
-    left = MAX_REDIRECTS if follow is True else int(follow)
+    remaining_redirects = MAX_REDIRECTS if follow is True else int(follow)
     while True:
-        result, status, location = _persistently(call, transport, request, is_final=follow in (False, 0))
-        if location is None:
-            return result, request.url
-        if left == 0:
-            message = f"`{request.url.host}` redirects further than `follow_redirects` allows"
-            raise ActionError("HTTPStatus", message, retryable=False, status=status)
-        left -= 1
-        request = _redirected(request, status, location)
+        reply = _exchange_with_retries(call, transport, request, is_final=follow in (False, 0))
+        if reply.location is None:
+            return reply.result, request.url
+        if remaining_redirects == 0:
+            message = f"`{request.url.host}` redirects more often than `follow_redirects` allows"
+            raise ActionError("HTTPStatus", message, retryable=False, status=reply.status)
+        remaining_redirects -= 1
+        request = _redirect(request, reply.status, reply.location)
 
 
-def _persistently(
-    call: Call, transport: httpx.HTTPTransport, request: _Request, *, is_final: bool
-) -> tuple[dict[str, Any], int, str | None]:
-    """One exchange, begun anew when the connection fails and the request cannot act twice."""
+def _exchange_with_retries(
+    call: Call, transport: httpx.HTTPTransport, request: _HttpRequest, *, is_final: bool
+) -> _Reply:
+    """Retry after a connection failure, if the request was not sent or is idempotent (RFC 9110)."""
     import httpx
 
     tries = 0
@@ -348,90 +370,111 @@ def _persistently(
             raise
         except httpx.TransportError as error:
             was_not_sent = isinstance(error, httpx.ConnectError)
-            if tries == MAX_TRIES or not (was_not_sent or request.method in _REPEATABLE):
+            if tries == MAX_TRIES or not (was_not_sent or request.method in _IDEMPOTENT_METHODS):
                 raise
-        time.sleep(min(_PAUSE_SECONDS * tries, call.remaining_seconds()))
+        time.sleep(min(_RETRY_PAUSE_SECONDS * tries, call.remaining_seconds()))
 
 
-def _exchange(
-    call: Call, transport: httpx.HTTPTransport, request: _Request, *, is_final: bool
-) -> tuple[dict[str, Any], int, str | None]:
-    """The result of a request, or where it is redirected to."""
+def _exchange(call: Call, transport: httpx.HTTPTransport, request: _HttpRequest, *, is_final: bool) -> _Reply:
+    """Send a request and read its response. With `is_final`, a redirect is a result."""
     response = _send(transport, request)
     try:
         location = response.headers.get("location")
-        if response.status_code not in _REDIRECTS or is_final:
+        if response.status_code not in _REDIRECT_STATUSES or is_final:
             location = None
-        return _result(call, response) if location is None else {}, response.status_code, location
+        result = _read_result(call, response) if location is None else {}
+        return _Reply(result, response.status_code, location)
     finally:
         response.close()
 
 
-def _send(transport: httpx.HTTPTransport, request: _Request) -> httpx.Response:
+def _send(transport: httpx.HTTPTransport, request: _HttpRequest) -> httpx.Response:
     import httpx
 
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
-    sent = httpx.Request(request.method, request.url, headers=headers, content=request.content or None)
-    response = transport.handle_request(sent)
-    response.request = sent
+    httpx_request = httpx.Request(
+        request.method, request.url, headers=headers, content=request.content or None
+    )
+    response = transport.handle_request(httpx_request)
+    response.request = httpx_request
     return response
 
 
-def _redirected(request: _Request, status: int, location: str) -> _Request:
-    """The request that a redirect asks for."""
-    if (status == 303 and request.method != "HEAD") or (status in (301, 302) and request.method == "POST"):
-        headers = {n: v for n, v in request.headers.items() if n not in ("content-type", "idempotency-key")}
-        request = _Request("GET", request.url, headers, b"")
-    return _elsewhere(request, request.url, location, "redirects to")
+def _redirect(request: _HttpRequest, status: int, location: str) -> _HttpRequest:
+    """Return the request that a redirect asks for. Some statuses change the method to GET (RFC 9110)."""
+    is_see_other = status == 303 and request.method != "HEAD"
+    if is_see_other or (status in (301, 302) and request.method == "POST"):
+        dropped = ("content-type", "idempotency-key")
+        headers = {name: value for name, value in request.headers.items() if name not in dropped}
+        request = _HttpRequest("GET", request.url, headers, b"")
+    return _redirect_to(request, request.url, location, "redirects to")
 
 
-def _elsewhere(request: _Request, seen_from: httpx.URL, location: str, verb: str) -> _Request:
-    """The request to where a server points: vetted anew, and without credentials where that is another origin."""
+def _redirect_to(request: _HttpRequest, base: httpx.URL, location: str, verb: str) -> _HttpRequest:
+    """Return the request for a URL that a server gives, relative to `base`.
+
+    A request to another origin has no credentials. `verb` is for error messages.
+
+    Raises:
+        ActionError: `ForbiddenAddress` for an invalid URL, a change from https to http, or a body with a
+            secret for another origin.
+    """
     import httpx
     from noetl.executor.clients.egress import forbidden
 
     try:
-        url = _checked(seen_from.join(location))
+        url = _check_url(base.join(location))
     except (httpx.InvalidURL, UnicodeError):
-        raise forbidden(f"`{seen_from.host}` {verb} what is not an address") from None
+        raise forbidden(f"`{base.host}` {verb} an invalid URL") from None
     if request.url.scheme == "https" and url.scheme == "http":
-        raise forbidden(f"`{seen_from.host}` {verb} http, from https")
+        raise forbidden(f"`{base.host}` {verb} http, from https")
     headers = dict(request.headers)
     if (url.scheme, url.host, url.port) != (request.url.scheme, request.url.host, request.url.port):
-        headers = {n: v for n, v in headers.items() if n not in _CREDENTIALS and scrub(v) == v}
+        headers = {
+            name: value
+            for name, value in headers.items()
+            if name not in _CREDENTIAL_HEADERS and scrub(value) == value
+        }
         body = request.content.decode("utf-8", "replace")
         if scrub(body) != body:
-            raise forbidden(f"`{seen_from.host}` {verb} another origin, and the body has a secret in it")
+            raise forbidden(f"`{base.host}` {verb} another origin, and the body contains a secret")
     return replace(request, url=url, headers=headers)
 
 
-def _result(call: Call, response: httpx.Response) -> dict[str, Any]:
+def _read_result(call: Call, response: httpx.Response) -> dict[str, Any]:
     status = response.status_code
     accepted = call.parameters.get("accept_status", [])
     headers = dict(response.headers.items())
     if status >= 400 and status not in (accepted if isinstance(accepted, list) else [accepted]):
-        # More is read than is kept, so that a secret at the cut is known as one.
-        body, _ = _read(call, response, 2 * MAX_ERROR_BYTES)
-        is_kept = len(body) <= MAX_ERROR_BYTES
-        said = _body(response, body) if is_kept else head(_decoded(response, body), MAX_ERROR_BYTES)
-        raise ActionError(
-            "HTTPStatus",
-            f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
-            retryable=status >= 500 or status in _WORTH_REPEATING,
-            status=status,
-            details={"headers": headers, "body": said},
-        )
+        raise _status_error(call, response, headers)
     limit = call.parameters.get("max_bytes", MAX_BYTES)
-    body, is_whole = _read(call, response, limit)
-    if not is_whole:
-        raise ActionError("LimitExceeded", f"the body is longer than `max_bytes`, {limit:,}", retryable=False)
-    return {"status": status, "headers": headers, "body": _body(response, body)}
+    body, is_complete = _read_body(call, response, limit)
+    if not is_complete:
+        message = f"the body is longer than `max_bytes`, {limit:,}"
+        raise ActionError("LimitExceeded", message, retryable=False)
+    return {"status": status, "headers": headers, "body": _parse_body(response, body)}
 
 
-def _read(call: Call, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
-    """Up to `limit` bytes of the unpacked body, and whether that is all of it."""
+def _status_error(call: Call, response: httpx.Response, headers: Mapping[str, str]) -> ActionError:
+    """Return the error for a status that is not accepted. It keeps the start of the body."""
+    # Read more than is kept, so that a secret across the cut is redacted.
+    body, _ = _read_body(call, response, 2 * MAX_ERROR_BYTES)
+    is_short = len(body) <= MAX_ERROR_BYTES
+    kept_body = _parse_body(response, body) if is_short else head(_decode(response, body), MAX_ERROR_BYTES)
+    status = response.status_code
+    return ActionError(
+        "HTTPStatus",
+        f"`{response.request.url.host}` answered {status} {response.reason_phrase}".rstrip(),
+        retryable=status >= 500 or status in _RETRYABLE_STATUSES,
+        status=status,
+        details={"headers": headers, "body": kept_body},
+    )
+
+
+def _read_body(call: Call, response: httpx.Response, limit: int) -> tuple[bytes, bool]:
+    """Return at most `limit` bytes of the decompressed body, and whether the body is complete."""
     body = bytearray()
-    for chunk in _unpacked(response.headers.get("content-encoding", ""), response.iter_raw()):
+    for chunk in _decompress(response.headers.get("content-encoding", ""), response.iter_raw()):
         call.remaining_seconds()
         body += chunk
         if len(body) > limit:
@@ -439,36 +482,37 @@ def _read(call: Call, response: httpx.Response, limit: int) -> tuple[bytes, bool
     return bytes(body), True
 
 
-def _unpacked(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The body in pieces of bounded size, however much a piece of the packed one holds."""
+def _decompress(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the body in chunks of bounded size, whatever the compression ratio."""
     if coding.strip().lower() in ("", "identity"):
         yield from chunks
         return
     if coding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
-        message = f"the body is packed as {coding!r}, which was not asked for"
+        message = f"the body has the content coding {coding!r}, which was not requested"
         raise ActionError("ConnectionFailed", message, retryable=False)
-    unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     has_begun = False
     try:
         for chunk in chunks:
-            packed = chunk
-            while packed:
+            compressed = chunk
+            while compressed:
                 has_begun = True
-                if unpacker.eof:
-                    unpacker = zlib.decompressobj(32 + zlib.MAX_WBITS)
-                yield unpacker.decompress(packed, 64 * 1024)
-                packed = unpacker.unconsumed_tail or unpacker.unused_data
+                if decompressor.eof:
+                    decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
+                yield decompressor.decompress(compressed, _DECOMPRESSED_CHUNK_BYTES)
+                compressed = decompressor.unconsumed_tail or decompressor.unused_data
     except zlib.error as error:
-        raise ActionError("ConnectionFailed", f"the body is packed wrongly: {error}") from None
-    if has_begun and not unpacker.eof:
+        raise ActionError("ConnectionFailed", f"the body cannot be decompressed: {error}") from None
+    if has_begun and not decompressor.eof:
         raise ActionError("ConnectionFailed", "the body ends too early")
 
 
-def _body(response: httpx.Response, body: bytes) -> Any:
-    text = _decoded(response, body)
+def _parse_body(response: httpx.Response, body: bytes) -> Any:
+    """Return the value of a JSON body, otherwise its text."""
+    text = _decode(response, body)
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type.endswith(("/json", "+json")):
-        check_size(text)
+        check_value_count(text)
         try:
             return read_json(text.removeprefix("\ufeff"))
         except ValueError:
@@ -476,7 +520,7 @@ def _body(response: httpx.Response, body: bytes) -> Any:
     return text
 
 
-def _decoded(response: httpx.Response, body: bytes) -> str:
+def _decode(response: httpx.Response, body: bytes) -> str:
     charset = response.charset_encoding or "utf-8"
     try:
         return body.decode(charset if _CHARSET.fullmatch(charset) else "utf-8", "replace")
@@ -484,5 +528,5 @@ def _decoded(response: httpx.Response, body: bytes) -> str:
         return body.decode("utf-8", "replace")
 
 
-def _wrong(message: str) -> ActionError:
+def _parameter_error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)

@@ -1,4 +1,4 @@
-"""`lambda`: invokes a function of AWS Lambda and waits for its response."""
+"""`lambda`: invoke a function of AWS Lambda and wait for its response."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
-_NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
+_FUNCTION_NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
 
 
-def _is_no_function(name: str) -> str | None:
-    return None if _NAME.fullmatch(name) else "write the name of a function, or its ARN"
+def _check_function_name(name: str) -> str | None:
+    return None if _FUNCTION_NAME.fullmatch(name) else "write the name of a function, or its ARN"
 
 
 DECLARATION = ActionDeclaration(
@@ -24,12 +24,12 @@ DECLARATION = ActionDeclaration(
     parameters={
         "function": Parameter(
             (Kind.STRING,),
-            "The name or ARN of the function, `:` and a version or alias behind it if any.",
+            "The name or ARN of the function, optionally followed by `:` and a version or alias.",
             required=True,
-            refuses=_is_no_function,
+            refuses=_check_function_name,
         ),
         "payload": Parameter(
-            (Kind.ANY,), "What the function is given: an empty object unless given.", secrets=True
+            (Kind.ANY,), "The input of the function. Default: an empty object.", secrets=True
         ),
     },
     idempotent=False,
@@ -43,26 +43,23 @@ def perform(call: Call) -> Any:
     payload = call.parameters.get("payload", {})
 
     def invoke() -> tuple[str | None, str]:
-        answer = aws.client("lambda", aws.region_of(name)).invoke(
-            FunctionName=name, Payload=write_json(payload).encode()
-        )
+        client = aws.client("lambda", aws.region_of(name))
+        answer = client.invoke(FunctionName=name, Payload=write_json(payload).encode())
         return answer.get("FunctionError"), answer["Payload"].read().decode("utf-8", "replace")
 
-    failed, text = aws.in_time(call.remaining_seconds(), f"`{name}`", invoke)
+    function_error, text = aws.in_time(call.remaining_seconds(), f"`{name}`", invoke)
     try:
         response = read_json(text) if text else None
     except ValueError as error:
-        raise ActionError(
-            "FunctionFailed", f"the response is not plain data: {error}", retryable=False
-        ) from None
-    if failed:
-        raise _failure(name, response)
+        raise ActionError("FunctionFailed", f"the response is not JSON: {error}", retryable=False) from None
+    if function_error:
+        raise _function_failed(name, response)
     return response
 
 
-def _failure(name: str, response: Any) -> ActionError:
-    found = response if isinstance(response, dict) else {}
-    type_, message = found.get("errorType"), found.get("errorMessage") or "it failed"
-    details = {"type": type_, "message": message, "traceback": found.get("stackTrace")}
+def _function_failed(name: str, response: Any) -> ActionError:
+    fields = response if isinstance(response, dict) else {}
+    type_, message = fields.get("errorType"), fields.get("errorMessage") or "it failed"
+    details = {"type": type_, "message": message, "traceback": fields.get("stackTrace")}
     text = f"`{name}`: {type_}: {message}" if type_ else f"`{name}`: {message}"
     return ActionError("FunctionFailed", head(text, 500), details=details)

@@ -1,10 +1,10 @@
-"""`message`: publishes to a queue of SQS, a topic of SNS or a bus of EventBridge."""
+"""`message`: publish to a queue of SQS, a topic of SNS or a bus of EventBridge."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from noetl.executor.actions.action import Call
@@ -18,10 +18,10 @@ _ARN = re.compile(
 _QUEUE_URL = re.compile(r"https?://(?P<host>[^/\s?#@]+)/(?P<account>\d+)/(?P<name>[\w.-]+)")
 
 
-def _is_nowhere(to: str) -> str | None:
-    if _ARN.fullmatch(to) or _QUEUE_URL.fullmatch(to):
+def _check_target(target: str) -> str | None:
+    if _ARN.fullmatch(target) or _QUEUE_URL.fullmatch(target):
         return None
-    return "it is neither the URL of a queue nor the ARN of a queue, a topic or a bus"
+    return "use the URL of a queue, or the ARN of a queue, a topic or a bus"
 
 
 DECLARATION = ActionDeclaration(
@@ -30,57 +30,63 @@ DECLARATION = ActionDeclaration(
     parameters={
         "to": Parameter(
             (Kind.STRING,),
-            "The URL of a queue, or the ARN of a queue, a topic or a bus (for a queue's, `sqs:GetQueueUrl` is needed).",
+            "The URL of a queue, or the ARN of a queue, a topic or a bus."
+            " The ARN of a queue needs the permission `sqs:GetQueueUrl`.",
             required=True,
-            refuses=_is_nowhere,
+            refuses=_check_target,
         ),
         "body": Parameter(
             (Kind.ANY,),
-            "What to send: text as it is, the rest as JSON. A bus takes objects.",
+            "The message: text unchanged, other values as JSON. A bus accepts only objects.",
             required=True,
             secrets=True,
         ),
         "attributes": Parameter(
             (Kind.OBJECT,),
-            "Attributes of the message; one that is none is left out. Of an event: `source` and `detail_type`.",
+            "Attributes of the message. One that is none is omitted."
+            " An event has `source` and `detail_type`.",
         ),
-        "group": Parameter(
-            (Kind.STRING,), "The group within a FIFO queue or topic: that of the run unless given."
-        ),
+        "group": Parameter((Kind.STRING,), "The group in a FIFO queue or topic. Default: the id of the run."),
     },
     idempotent=False,
 )
 
-_QUEUE_HOST = re.compile(r"(?:sqs\.(?P<region>[\w-]+)|(?P<old>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?")
-_EVENT = ("source", "detail_type")
+_QUEUE_HOST = re.compile(
+    r"(?:sqs\.(?P<region>[\w-]+)|(?P<legacy_region>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?"
+)
+_EVENT_ATTRIBUTES = ("source", "detail_type")
 
 
 def perform(call: Call) -> str:
     from noetl.executor.clients import aws
 
-    to = call.parameters["to"]
-    arn, url = _ARN.fullmatch(to), _QUEUE_URL.fullmatch(to)
+    target = call.parameters["to"]
+    return aws.in_time(call.remaining_seconds(), f"`{target}`", _prepare_publish(call, target))
+
+
+def _prepare_publish(call: Call, target: str) -> Callable[[], str]:
+    """Return a function that publishes the message and returns its id."""
+    arn, url = _ARN.fullmatch(target), _QUEUE_URL.fullmatch(target)
     if arn and arn["service"] == "sns":
-        return aws.in_time(call.remaining_seconds(), f"`{to}`", lambda: _publish(call, to, arn["region"]))
+        return lambda: _publish(call, target, arn["region"])
     if arn and arn["service"] == "events":
-        return aws.in_time(call.remaining_seconds(), f"`{to}`", lambda: _put_event(call, to, arn["region"]))
+        return lambda: _put_event(call, target, arn["region"])
     queue = arn or url
     assert queue is not None
-    _refuse_our_own(queue["account"], queue["name"])
+    _refuse_run_queue(queue["account"], queue["name"])
     if arn:
         region = arn["region"]
     else:
         host = _QUEUE_HOST.fullmatch(queue["host"])
-        region = host and (host["region"] or host["old"])
-    return aws.in_time(
-        call.remaining_seconds(), f"`{to}`", lambda: _send(call, queue, region, is_arn=bool(arn))
-    )
+        region = host and (host["region"] or host["legacy_region"])
+    return lambda: _send(call, queue, region, is_arn=bool(arn))
 
 
-def _refuse_our_own(account: str, name: str) -> None:
-    own = _QUEUE_URL.fullmatch(os.environ.get("NOETL_QUEUE", ""))
-    if own and (own["account"], own["name"]) == (account, name):
-        message = f"the queue {name!r} is the one that drives runs (NOETL_QUEUE)"
+def _refuse_run_queue(account: str, name: str) -> None:
+    """Raise `AccessDenied` for the queue of the due messages of runs."""
+    run_queue = _QUEUE_URL.fullmatch(os.environ.get("NOETL_QUEUE", ""))
+    if run_queue and (run_queue["account"], run_queue["name"]) == (account, name):
+        message = f"the queue {name!r} is reserved for runs (NOETL_QUEUE)"
         raise ActionError("AccessDenied", message, retryable=False)
 
 
@@ -95,7 +101,7 @@ def _send(call: Call, queue: re.Match[str], region: str | None, *, is_arn: bool)
         QueueUrl=url,
         MessageBody=_body(call),
         MessageAttributes=_attributes(call.parameters.get("attributes", {})),
-        **_order(call, queue["name"]),
+        **_fifo_fields(call, queue["name"]),
     )
     return str(answer["MessageId"])
 
@@ -107,7 +113,7 @@ def _publish(call: Call, arn: str, region: str) -> str:
         TopicArn=arn,
         Message=_body(call),
         MessageAttributes=_attributes(call.parameters.get("attributes", {})),
-        **_order(call, arn),
+        **_fifo_fields(call, arn),
     )
     return str(answer["MessageId"])
 
@@ -117,9 +123,10 @@ def _put_event(call: Call, arn: str, region: str) -> str:
 
     body, attributes = call.parameters["body"], call.parameters.get("attributes", {})
     if not isinstance(body, dict):
-        raise _wrong("`body` must be an object, since that is what an event is")
-    if unknown := [name for name in attributes if name not in _EVENT]:
-        raise _wrong(f"`attributes`: an event has `source` and `detail_type`, and no `{unknown[0]}`")
+        raise _parameter_error("`body` must be an object for a bus")
+    if unknown := [name for name in attributes if name not in _EVENT_ATTRIBUTES]:
+        message = f"`attributes`: unknown attribute `{unknown[0]}`: an event has `source` and `detail_type`"
+        raise _parameter_error(message)
     entry = {
         "EventBusName": arn,
         "Source": text_of(attributes.get("source")) or "noetl",
@@ -137,10 +144,10 @@ def _body(call: Call) -> str:
     return str(body) if isinstance(body, str) else write_json(body)
 
 
-def _attributes(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _attributes(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         name: {"DataType": "Number" if _is_number(value) else "String", "StringValue": text_of(value)}
-        for name, value in given.items()
+        for name, value in values.items()
         if value is not None
     }
 
@@ -149,15 +156,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _order(call: Call, name: str) -> dict[str, str]:
-    """What only FIFO queues and topics take: they drop what they have seen under the same key within five minutes."""
+def _fifo_fields(call: Call, name: str) -> dict[str, str]:
+    """Return the fields for FIFO queues and topics; none for others.
+
+    A FIFO queue discards a message whose deduplication id it received within the last five minutes.
+    """
     if not name.endswith(".fifo"):
         if "group" in call.parameters:
-            raise _wrong("`group` is for queues and topics whose names end with `.fifo`")
+            raise _parameter_error("`group` is only for queues and topics whose names end with `.fifo`")
         return {}
     group = call.parameters.get("group") or str(call.labels.get("run", "noetl"))
     return {"MessageGroupId": group, "MessageDeduplicationId": call.idempotency_key}
 
 
-def _wrong(message: str) -> ActionError:
+def _parameter_error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)

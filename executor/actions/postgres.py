@@ -1,4 +1,7 @@
-"""`postgres`: statements of SQL, and CSV files in and out. Values of templates travel beside the text, never in it."""
+"""`postgres`: run SQL statements, and copy CSV files in and out.
+
+Values of templates are sent as parameters, never as a part of the statement.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,15 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.actions._connections import CONNECTIONS, limit_time
-from noetl.executor.actions._copy import prepared_copy_from, prepared_copy_to
-from noetl.executor.actions._postgres_values import bound, bound_all, plain, quoted, row_of
+from noetl.executor.actions._postgres_copy import prepare_copy_from, prepare_copy_to
+from noetl.executor.actions._postgres_pool import CONNECTION_POOL, limit_statement_time
+from noetl.executor.actions._postgres_values import (
+    quote_identifier,
+    to_parameter,
+    to_parameters,
+    to_plain,
+    to_plain_row,
+)
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
@@ -19,18 +28,23 @@ from noetl.planner.kinds import described
 
 if TYPE_CHECKING:
     import psycopg
-    from noetl.executor.actions._connections import Connection
+    from noetl.executor.actions._postgres_pool import Connection
 
-_ADDING = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
-_FOUND_AGAIN = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)
+_ADDS_ROWS = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
+_DETECTS_DUPLICATES = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)
 
 
-def _may_add_rows(parameters: Mapping[str, Any]) -> bool:
-    """Whether the statements may add rows that are there already. Of functions and of sums in updates nobody can tell."""
+def _may_duplicate_rows(parameters: Mapping[str, Any]) -> bool:
+    """Return whether a repeat of the statements may add the same rows again.
+
+    Effects of functions and of sums in an `update` are not detected.
+    """
     query = parameters.get("query")
     statements = query if isinstance(query, list) else [query]
     return "copy_from" in parameters or any(
-        isinstance(statement, str) and _ADDING.search(statement) and not _FOUND_AGAIN.search(statement)
+        isinstance(statement, str)
+        and _ADDS_ROWS.search(statement)
+        and not _DETECTS_DUPLICATES.search(statement)
         for statement in statements
     )
 
@@ -46,48 +60,48 @@ def _result_of(parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
 DECLARATION = ActionDeclaration(
     type="postgres",
     description=(
-        "Runs one statement, or a list of them in one transaction. Of a list, the last one's result is given. Without"
-        " `timeout`, it may take an hour."
+        "Runs one statement, or a list of statements in one transaction. The result of a list is that of its"
+        " last statement. Default timeout: one hour."
     ),
     parameters={
         "connection": Parameter(
             (Kind.STRING,), "The server, as a URL or as `key=value` words.", required=True, secrets=True
         ),
-        "query": Parameter((Kind.STRING, Kind.ARRAY), "A statement or a list of them.", sink=Sink.SQL),
+        "query": Parameter((Kind.STRING, Kind.ARRAY), "A statement or a list of statements.", sink=Sink.SQL),
         "params": Parameter(
             (Kind.OBJECT, Kind.ARRAY),
-            "Values of `%(name)s` or `%s`. Where it is given, a percent sign is written `%%`.",
+            "Values for `%(name)s` or `%s`. With `params`, write a percent sign as `%%`.",
             requires=("query",),
         ),
         "fetch": Parameter(
             (Kind.STRING,),
-            "`all` unless given: `{rows, rowcount}`. `one`: the first row. `value`: its first column. `none`: no rows.",
+            "Default: `all`, which gives `{rows, rowcount}`. `one`: the first row. `value`: its first column."
+            " `none`: no rows.",
             choices=("all", "one", "value", "none"),
             requires=("query",),
         ),
         "rows": Parameter(
             (Kind.ARRAY,),
-            "Objects to run the statement for, one after another in one transaction; `%(name)s` is a value of each, or"
-            " of `params`. The result is `{rowcount}` of them all, and with `fetch: all` also their `rows`.",
+            "Objects to run the statement for, one by one in one transaction."
+            " `%(name)s` is a value of the object or of `params`."
+            " The result is the total `{rowcount}`, with `fetch: all` also the `rows`.",
             requires=("query",),
         ),
         "copy_from": Parameter(
             (Kind.OBJECT,),
-            "Loads a CSV file into a table, all of it or nothing. An empty cell is null. The result is `{rowcount}`.",
+            "Loads a CSV file into a table, completely or not at all. An empty cell is null. The result is"
+            " `{rowcount}`.",
             fields={
                 "table": Parameter(
                     (Kind.STRING,),
-                    "The table, or schema and table with a dot between, as they are spelt.",
+                    "The table, or schema and table separated by a dot. The case of letters matters.",
                     required=True,
                 ),
                 "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
                 "columns": Parameter(
-                    (Kind.ARRAY,),
-                    "The columns that the file has, in order: those its header names unless given.",
+                    (Kind.ARRAY,), "The columns of the file, in order. Default: those that its header names."
                 ),
-                "header": Parameter(
-                    (Kind.BOOLEAN,), "Whether the first line is a header: true unless given."
-                ),
+                "header": Parameter((Kind.BOOLEAN,), "Whether the first line is a header. Default: true."),
             },
         ),
         "copy_to": Parameter(
@@ -95,7 +109,7 @@ DECLARATION = ActionDeclaration(
             "Writes the rows of a query as a CSV file with a header. The result is `{rowcount}`.",
             fields={
                 "query": Parameter(
-                    (Kind.STRING,), "The statement that gives the rows.", required=True, sink=Sink.SQL
+                    (Kind.STRING,), "The statement that selects the rows.", required=True, sink=Sink.SQL
                 ),
                 "file": Parameter((Kind.STRING,), "The file, as with the action `file`.", required=True),
             },
@@ -103,197 +117,208 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("query", "copy_from", "copy_to"),
     idempotent=False,
-    acts_twice=_may_add_rows,
+    acts_twice=_may_duplicate_rows,
     result_of=_result_of,
     is_atomic=True,
 )
 
-_WORTH_REPEATING = ("08", "40", "53", "57P", "58", "55P03", "55006")
-"""SQLSTATEs, or how they begin: connection lost, serialisation and deadlock, no resources, shutdown, system, locks."""
+_RETRYABLE_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "55006")
+"""SQLSTATEs, or their first characters, of temporary errors.
 
-_TEMPLATE = "noetl_{}"
+Lost connection, serialization failure and deadlock, missing resources, shutdown, system error, locks.
+"""
+
+_QUERY_CANCELED = "57014"
+_TEMPLATE_NAME = "noetl_{}"
+"""Name of the parameter for the value of a template, by its index."""
+
 _PLACEHOLDER = re.compile(r"%(?:%|\(([^)]*)\))")
-_ROWS_AT_ONCE = 1_000
-_MOST_CHARACTERS = 64 * 1024 * 1024
+_ROWS_PER_BATCH = 1_000
+_MAX_CHARACTERS = 64 * 1024 * 1024
+"""Limit of the rows of a result, in characters of JSON."""
+
+_Statement = tuple[str, Any]
+"""Text for psycopg with placeholders, and their values or None."""
 
 
 def perform(call: Call) -> Any:
     try:
         import psycopg
     except ImportError:
-        message = (
-            "`postgres` needs the package psycopg, which the extra `postgres` of this installation brings"
-        )
+        message = "`postgres` needs the package psycopg: install the extra `postgres`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
-    work = _work(call)
+    work = _prepare(call)
     try:
-        with CONNECTIONS.lend(call.parameters["connection"], call) as connection:
+        with CONNECTION_POOL.connection(call.parameters["connection"], call) as connection:
             return work(connection)
     except psycopg.Error as error:
-        raise _failed(error, call) from error
+        raise _translate_error(error, call) from error
 
 
-def _work(call: Call) -> Callable[[Connection], Any]:
-    """What is to be done with a connection. Whatever can be wrong without one has been found."""
-    given = call.parameters
-    if "copy_from" in given:
-        return prepared_copy_from(call, **given["copy_from"])
-    if "copy_to" in given:
-        return prepared_copy_to(call, **given["copy_to"])
-    if "rows" in given:
-        text, rows = _statement_for_rows(given)
+def _prepare(call: Call) -> Callable[[Connection], Any]:
+    """Check the parameters, and return the function that does the work through a connection."""
+    parameters = call.parameters
+    if "copy_from" in parameters:
+        return prepare_copy_from(call, **parameters["copy_from"])
+    if "copy_to" in parameters:
+        return prepare_copy_to(call, **parameters["copy_to"])
+    if "rows" in parameters:
+        text, rows = _bind_rows(parameters)
         return lambda connection: _run_for_rows(call, text, rows, connection)
-    query, params = given["query"], given.get("params")
-    statements = [_statement(text, params) for text in (query if isinstance(query, list) else [query])]
+    query, params = parameters["query"], parameters.get("params")
+    statements = [_bind(text, params) for text in (query if isinstance(query, list) else [query])]
     if not statements:
-        raise _wrong("`query` is an empty list")
+        raise _parameter_error("`query` is an empty list")
     if len(statements) > 1 and isinstance(params, list):
-        raise _wrong("`params` is a list, which only one statement can take: give an object")
+        raise _parameter_error("`params` must be an object if `query` has several statements")
     return lambda connection: _run(call, statements, connection, is_list=isinstance(query, list))
 
 
-def _run(call: Call, statements: list[tuple[str, Any]], connection: Connection, *, is_list: bool) -> Any:
-    # One statement stands outside of a transaction, for those that must, such as `vacuum`.
+def _run(call: Call, statements: list[_Statement], connection: Connection, *, is_list: bool) -> Any:
+    # A single statement runs without a transaction, because `vacuum` and others must.
     with connection.transaction() if is_list else nullcontext():
         for text, values in statements:
-            limit_time(connection, call)
-            # The text is the author's: the types ask for a literal, which it is not.
+            limit_statement_time(connection, call)
+            # psycopg's types require a literal text, but accept bytes.
             cursor = connection.execute(text.encode(), values)
-    return _result(cursor, call.parameters.get("fetch", "all"))
+    return _fetch_result(cursor, call.parameters.get("fetch", "all"))
 
 
 def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection) -> dict[str, Any]:
-    is_returned = call.parameters.get("fetch") == "all"
-    returned = _Rows()
+    returns_rows = call.parameters.get("fetch") == "all"
+    collector = _RowCollector()
     rowcount = 0
     with connection.transaction(), connection.cursor() as cursor:
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            limit_time(connection, call)
-            cursor.executemany(text.encode(), rows[start : start + _ROWS_AT_ONCE], returning=is_returned)
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            limit_statement_time(connection, call)
+            batch = rows[start : start + _ROWS_PER_BATCH]
+            cursor.executemany(text.encode(), batch, returning=returns_rows)
             has_more = True
             while has_more:
                 rowcount += cursor.rowcount
-                if is_returned and cursor.description is not None:
-                    returned.take(cursor)
-                has_more = is_returned and bool(cursor.nextset())
-    return {"rows": returned.all, "rowcount": rowcount} if is_returned else {"rowcount": rowcount}
+                if returns_rows and cursor.description is not None:
+                    collector.fetch(cursor)
+                has_more = returns_rows and bool(cursor.nextset())
+    return {"rows": collector.rows, "rowcount": rowcount} if returns_rows else {"rowcount": rowcount}
 
 
-class _Rows:
-    """Rows as a playbook sees them, no more than a step can save: a table that is larger than it was thought to be is
-    not to take all the memory there is.
-    """
+class _RowCollector:
+    """Rows of a result as JSON values, up to the limit of what a step can save."""
 
     def __init__(self) -> None:
-        self.all: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
         self._characters = 0
 
-    def take(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
-        """Add what the cursor has.
+    def fetch(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
+        """Add the rows of a cursor. Check the limit after each batch, so that memory use stays bounded.
 
         Raises:
             ActionError: `LimitExceeded`.
         """
-        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-            piece = [row_of(row) for row in rows]
-            self._characters += len(write_json(piece))
-            if self._characters > _MOST_CHARACTERS:
-                message = (
-                    "the rows have more than 64 MiB: select fewer, or write them to a file with `copy_to`"
-                )
+        while rows := cursor.fetchmany(_ROWS_PER_BATCH):
+            batch = [to_plain_row(row) for row in rows]
+            self._characters += len(write_json(batch))
+            if self._characters > _MAX_CHARACTERS:
+                message = "the rows exceed 64 MiB: select fewer, or write them to a file with `copy_to`"
                 raise ActionError("LimitExceeded", message, retryable=False)
-            self.all += piece
+            self.rows += batch
 
 
-def _statement_for_rows(given: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """A statement and the values of each row for it."""
-    if isinstance(given["query"], list):
-        raise _wrong("`rows` takes one statement, and `query` is a list")
-    if given.get("fetch", "all") not in ("all", "none"):
-        raise _wrong("`fetch` must be `all` or `none` with `rows`")
-    shared = given.get("params", {})
+def _bind_rows(parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Return the text of the statement, and its values for each row."""
+    if isinstance(parameters["query"], list):
+        raise _parameter_error("`query` must be one statement with `rows`, not a list")
+    if parameters.get("fetch", "all") not in ("all", "none"):
+        raise _parameter_error("`fetch` must be `all` or `none` with `rows`")
+    shared = parameters.get("params", {})
     if not isinstance(shared, dict):
-        raise _wrong("`params` must be an object with `rows`")
-    text, values = _statement(given["query"], shared)
-    # What a template stands for is not for data to replace.
+        raise _parameter_error("`params` must be an object with `rows`")
+    text, values = _bind(parameters["query"], shared)
+    # Rows must not replace the values of templates.
     names = {name for name in _PLACEHOLDER.findall(text) if name and (name in shared or name not in values)}
     rows = []
-    for at, row in enumerate(given["rows"], 1):
+    for number, row in enumerate(parameters["rows"], 1):
         if not isinstance(row, dict):
-            raise _wrong(f"`rows`: item {at} is {described(row)}; it must be an object")
+            raise _parameter_error(f"`rows`: item {number} must be an object, not {described(row)}")
         if missing := names - row.keys() - shared.keys():
-            raise _wrong(f"`rows`: item {at} has no {min(missing)!r}")
-        rows.append({**values, **{name: bound(row[name]) for name in names if name in row}})
+            raise _parameter_error(f"`rows`: item {number}: missing {min(missing)!r}")
+        rows.append({**values, **{name: to_parameter(row[name]) for name in names if name in row}})
     return text, rows
 
 
-def _statement(query: Any, params: Any) -> tuple[str, Any]:
-    """A statement as psycopg takes it: text with placeholders, and their values or None."""
+def _bind(query: Any, params: Any) -> _Statement:
+    """Return a statement with its values, which come from templates and from `params`."""
     if isinstance(query, str):
         query = Sql((query,))
     if not isinstance(query, Sql):
-        raise _wrong("`query` must be text, or a list of texts")
-    binds = [part.value for part in query.parts if isinstance(part, Bind)]
+        raise _parameter_error("`query` must be text, or a list of texts")
+    values = [part.value for part in query.parts if isinstance(part, Bind)]
     if params is None:
-        # Without values psycopg leaves percent signs alone; with any, they are doubled.
-        escape = (lambda text: text.replace("%", "%%")) if binds else (lambda text: text)
-        return _assembled(query, escape, escape, "%s"), [bound(value) for value in binds] if binds else None
-    if not binds:
-        return _assembled(query, str, _doubled, ""), bound_all(params)
+        # psycopg interprets percent signs only if there are values.
+        escape = _double_percent_signs if values else str
+        text = _join_parts(query, escape, escape, "%s")
+        return text, [to_parameter(value) for value in values] if values else None
+    if not values:
+        return _join_parts(query, str, _double_percent_signs, ""), to_parameters(params)
     if isinstance(params, list):
-        raise _wrong("`params` is a list, which cannot be told from the templates in `query`: give an object")
-    if taken := [name for name in params if name.startswith(_TEMPLATE.format(""))]:
-        raise _wrong(f"`params`: {taken[0]!r} is a name that templates use")
-    named = {_TEMPLATE.format(at): value for at, value in enumerate(binds)}
-    return _assembled(query, str, _doubled, f"%({_TEMPLATE})s"), bound_all({**params, **named})
+        raise _parameter_error("`params` must be an object if `query` has templates")
+    if reserved := [name for name in params if name.startswith(_TEMPLATE_NAME.format(""))]:
+        raise _parameter_error(f"`params`: the name {reserved[0]!r} is reserved for templates")
+    named = {_TEMPLATE_NAME.format(index): value for index, value in enumerate(values)}
+    text = _join_parts(query, str, _double_percent_signs, f"%({_TEMPLATE_NAME})s")
+    return text, to_parameters({**params, **named})
 
 
-def _assembled(query: Sql, text_form: Any, name_form: Any, placeholder: str) -> str:
-    pieces: list[str] = []
-    count = 0
+def _join_parts(
+    query: Sql, escape_text: Callable[[str], str], escape_name: Callable[[str], str], placeholder: str
+) -> str:
+    """Return the text of a statement. `placeholder` is formatted with the index of the value."""
+    texts: list[str] = []
+    value_count = 0
     for part in query.parts:
         if isinstance(part, Bind):
-            pieces.append(placeholder.format(count))
-            count += 1
+            texts.append(placeholder.format(value_count))
+            value_count += 1
         elif isinstance(part, Identifier):
-            pieces.append(name_form(quoted(part.name)))
+            texts.append(escape_name(quote_identifier(part.name)))
         else:
-            pieces.append(text_form(part))
-    return "".join(pieces)
+            texts.append(escape_text(part))
+    return "".join(texts)
 
 
-def _doubled(text: str) -> str:
+def _double_percent_signs(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
+def _fetch_result(cursor: psycopg.Cursor[dict[str, Any]], fetch: str) -> Any:
     has_rows = cursor.description is not None
     if fetch in ("all", "none"):
-        rows = _Rows()
+        collector = _RowCollector()
         if has_rows and fetch == "all":
-            rows.take(cursor)
-        return {"rows": rows.all, "rowcount": cursor.rowcount}
+            collector.fetch(cursor)
+        return {"rows": collector.rows, "rowcount": cursor.rowcount}
     row = cursor.fetchone() if has_rows else None
     if fetch == "one" or row is None:
-        return None if row is None else row_of(row)
-    return plain(next(iter(row.values()), None))
+        return None if row is None else to_plain_row(row)
+    return to_plain(next(iter(row.values()), None))
 
 
-def _failed(error: psycopg.Error, call: Call) -> ActionError:
+def _translate_error(error: psycopg.Error, call: Call) -> ActionError:
     import psycopg
 
     sqlstate = error.sqlstate
     message = error.diag.message_primary or str(error).strip().partition("\n")[0] or type(error).__name__
-    if sqlstate == "57014" or sqlstate is None:
+    if sqlstate == _QUERY_CANCELED or sqlstate is None:
         call.remaining_seconds()
     if sqlstate is None and isinstance(error, psycopg.OperationalError):
         return ActionError(
             "ConnectionFailed", f"the connection was lost: {message}", details={"sqlstate": None}
         )
-    retryable = sqlstate is not None and sqlstate.startswith(_WORTH_REPEATING) and sqlstate != "57014"
+    is_temporary = sqlstate is not None and sqlstate.startswith(_RETRYABLE_SQLSTATES)
+    retryable = is_temporary and sqlstate != _QUERY_CANCELED
     return ActionError("SQLError", message, retryable=retryable, details={"sqlstate": sqlstate})
 
 
-def _wrong(message: str) -> ActionError:
+def _parameter_error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)

@@ -1,4 +1,4 @@
-"""`python`: a function of an allow-listed module, in a process of its own."""
+"""`python`: call a function of an allowed module in a separate process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions import _process
+from noetl.executor.actions._process import Command, CompletedCommand, build_environment, run_command
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
@@ -15,9 +15,10 @@ from noetl.executor.security.redaction import head, tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_RESULT = 64 * 1024 * 1024
+"""Limit of the result, in bytes of JSON."""
 
 
-def _is_no_function(function: str) -> str | None:
+def _check_function(function: str) -> str | None:
     module, colon, name = function.partition(":")
     if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         return "write `package.module:name`"
@@ -26,24 +27,27 @@ def _is_no_function(function: str) -> str | None:
 
 DECLARATION = ActionDeclaration(
     type="python",
-    description="Calls a function of an allow-listed module. Its result is what the function returns.",
+    description="Calls a function of an allowed module. Its result is the result of the function.",
     parameters={
         "function": Parameter(
-            (Kind.STRING,), "Which: `package.module:name`.", required=True, refuses=_is_no_function
+            (Kind.STRING,), "The function, as `package.module:name`.", required=True, refuses=_check_function
         ),
         "args": Parameter(
-            (Kind.OBJECT, Kind.ARRAY), "Its arguments: by name, or a list of them in order.", secrets=True
+            (Kind.OBJECT, Kind.ARRAY),
+            "The arguments: an object by name, or a list by position.",
+            secrets=True,
         ),
     },
     idempotent=False,
 )
 
 _CHILD = Path(__file__).with_name("_python_child.py")
-_TAIL = 4096
+_MAX_DETAIL_LENGTH = 4096
+"""Limit of the characters of stderr and of the traceback that an error keeps."""
 
 
 def perform(call: Call) -> Any:
-    module, name = _function(call)
+    module, name = _allowed_function(call)
     try:
         request = write_json(
             {
@@ -56,49 +60,48 @@ def perform(call: Call) -> Any:
         ).encode()
     except ValueError as error:
         raise ActionError("ParameterError", f"`args`: {error}", retryable=False) from None
-    done = _process.run(
-        # Without -P the folder of the script would come before the standard library.
-        [sys.executable, "-P", str(_CHILD)],
-        call,
-        stdin=request,
-        env=_process.environment(call, {}),
-        cwd=call.capabilities.folder,
-        result_limit=MAX_RESULT,
-    )
-    return _answer(done)
+    # Without -P the folder of the script would precede the standard library in the search path.
+    argv = [sys.executable, "-P", str(_CHILD)]
+    environment = build_environment(call, {})
+    command = Command(argv, environment, call.capabilities.folder, request, max_result=MAX_RESULT)
+    return _result(run_command(command, call))
 
 
-def _function(call: Call) -> tuple[str, str]:
-    module, _, name = call.parameters["function"].partition(":")
+def _allowed_function(call: Call) -> tuple[str, str]:
+    module, _, function = call.parameters["function"].partition(":")
     allowed = call.capabilities.python_modules
-    if "*" not in allowed and not any(module == known or module.startswith(f"{known}.") for known in allowed):
-        message = f"the module `{module}` is off here: NOETL_PYTHON_MODULES lists those that may be called"
+    if "*" not in allowed and not any(module == name or module.startswith(f"{name}.") for name in allowed):
+        message = f"the module `{module}` is disabled: add it to NOETL_PYTHON_MODULES to enable it"
         raise ActionError("ActionDisabled", message, retryable=False)
-    return module, name
+    return module, function
 
 
-def _answer(done: _process.Finished) -> Any:
-    stderr = tail(done.stderr.decode("utf-8", "replace"), _TAIL)
+def _result(completed: CompletedCommand) -> Any:
+    """Return the result in the response of the child process, or raise its error."""
+    stderr = tail(completed.stderr.decode("utf-8", "replace"), _MAX_DETAIL_LENGTH)
     try:
-        answer = json.loads(done.result)
+        response = json.loads(completed.result)
     except ValueError:
-        details = {"exit_code": done.exit_code, "stderr": stderr}
-        message = f"the process ended without an answer (exit code {done.exit_code})"
+        details = {"exit_code": completed.exit_code, "stderr": stderr}
+        message = f"the process ended without a response (exit code {completed.exit_code})"
         raise ActionError("FunctionFailed", message, details=details) from None
-    match answer:
+    match response:
         case {"result": str(text)}:
             try:
                 return read_json(text)
             except ValueError as error:
-                raise ActionError(
-                    "FunctionFailed", f"the result is not plain data: {error}", retryable=False
-                ) from None
-        case {"refused": str(reason)}:
+                raise _not_json(str(error)) from None
+        case {"forbidden": str(reason)}:
             raise ActionError("ActionDisabled", reason, retryable=False)
-        case {"missing": str(reason)}:
+        case {"invalid_call": str(reason)}:
             raise ActionError("ParameterError", reason, retryable=False)
-        case {"not_plain": str(reason)}:
-            raise ActionError("FunctionFailed", f"the result is not plain data: {reason}", retryable=False)
-    trace = tail(answer["traceback"], _TAIL)
-    details = {"type": answer["type"], "message": answer["message"], "traceback": trace, "stderr": stderr}
-    raise ActionError("FunctionFailed", head(f"{answer['type']}: {answer['message']}", 500), details=details)
+        case {"not_json": str(reason)}:
+            raise _not_json(reason)
+    type_, message = response["type"], response["message"]
+    trace = tail(response["traceback"], _MAX_DETAIL_LENGTH)
+    details = {"type": type_, "message": message, "traceback": trace, "stderr": stderr}
+    raise ActionError("FunctionFailed", head(f"{type_}: {message}", 500), details=details)
+
+
+def _not_json(reason: str) -> ActionError:
+    return ActionError("FunctionFailed", f"the result is not JSON: {reason}", retryable=False)

@@ -1,4 +1,4 @@
-"""`s3`: objects of a bucket, in the formats of `file`."""
+"""`s3`: read, write, list and delete objects of a bucket, in the formats of `file`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MAX_OBJECTS = 100_000
 _URI = re.compile(r"s3://(?P<bucket>[^/\s]+)(?:/(?P<key>.*))?", re.DOTALL)
 
 
-def _is_no_object(uri: str) -> str | None:
-    found = _URI.fullmatch(uri)
-    return None if found and found["key"] else "write `s3://BUCKET/KEY`"
+def _check_object_uri(uri: str) -> str | None:
+    match = _URI.fullmatch(uri)
+    return None if match and match["key"] else "write `s3://BUCKET/KEY`"
 
 
-def _is_no_prefix(uri: str) -> str | None:
+def _check_prefix_uri(uri: str) -> str | None:
     return None if _URI.fullmatch(uri) else "write `s3://BUCKET/PREFIX`"
 
 
@@ -34,30 +34,30 @@ DECLARATION = ActionDeclaration(
     parameters={
         "get": Parameter(
             (Kind.STRING,),
-            "The object to read, as `s3://BUCKET/KEY`. Its content is the result.",
-            refuses=_is_no_object,
+            "The object to read, as `s3://BUCKET/KEY`. The result is its content.",
+            refuses=_check_object_uri,
         ),
         "put": Parameter(
             (Kind.STRING,),
-            "The object to write, as `s3://BUCKET/KEY`. Its result is `{uri, bytes, etag}`.",
+            "The object to write, as `s3://BUCKET/KEY`. The result is `{uri, bytes, etag}`.",
             requires=("content",),
-            refuses=_is_no_object,
+            refuses=_check_object_uri,
         ),
         "list": Parameter(
             (Kind.STRING,),
-            "What the objects begin with, as `s3://BUCKET/PREFIX`. The result is a list of"
-            " `{uri, key, bytes, etag, modified_at}`, in the order of their keys.",
-            refuses=_is_no_prefix,
+            "The prefix of the objects, as `s3://BUCKET/PREFIX`. The result is a list of"
+            " `{uri, key, bytes, etag, modified_at}`, sorted by key.",
+            refuses=_check_prefix_uri,
         ),
         "delete": Parameter(
             (Kind.STRING,),
-            "The object to delete; one that is not there is no failure. Its result is `{uri}`.",
-            refuses=_is_no_object,
+            "The object to delete. A missing object is not an error. The result is `{uri}`.",
+            refuses=_check_object_uri,
         ),
-        "content": Parameter((Kind.ANY,), "What to write."),
+        "content": Parameter((Kind.ANY,), "The content to write."),
         "format": Parameter(
             (Kind.STRING,),
-            "How the object is written: `text` unless given. A CSV header may say types, as with `file`.",
+            "The format of the object. Default: `text`. A CSV header may contain types, as with `file`.",
             choices=FORMATS,
         ),
     },
@@ -76,59 +76,63 @@ _MEDIA_TYPES = {
 def perform(call: Call) -> Any:
     from noetl.executor.clients import aws
 
-    verb = next(verb for verb in _VERBS if verb in call.parameters)
-    uri = call.parameters[verb]
-    bucket, key = _place(uri)
+    operation = next(name for name in _OPERATIONS if name in call.parameters)
+    uri = call.parameters[operation]
+    bucket, key = _parse_uri(uri)
     try:
         return aws.in_time(
-            call.remaining_seconds(), f"`{uri}`", lambda: _VERBS[verb](aws.client("s3"), bucket, key, call)
+            call.remaining_seconds(),
+            f"`{uri}`",
+            lambda: _OPERATIONS[operation](aws.client("s3"), bucket, key, call),
         )
     except FormatError as error:
         raise ActionError("FileError", f"`{uri}`: {error}", retryable=False) from None
 
 
-def _place(uri: str) -> tuple[str, str]:
-    found = _URI.fullmatch(uri)
-    assert found is not None
-    if found["bucket"] == os.environ.get("NOETL_BUCKET"):
-        raise ActionError(
-            "AccessDenied",
-            f"the bucket {found['bucket']!r} holds the state of runs (NOETL_BUCKET)",
-            retryable=False,
-        )
-    return found["bucket"], found["key"] or ""
+def _parse_uri(uri: str) -> tuple[str, str]:
+    """Return bucket and key.
+
+    Raises:
+        ActionError: `AccessDenied` for the bucket with the state of runs.
+    """
+    match = _URI.fullmatch(uri)
+    assert match is not None
+    if match["bucket"] == os.environ.get("NOETL_BUCKET"):
+        message = f"the bucket {match['bucket']!r} is reserved for the state of runs (NOETL_BUCKET)"
+        raise ActionError("AccessDenied", message, retryable=False)
+    return match["bucket"], match["key"] or ""
 
 
 def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
-    raw = bytearray()
+    data = bytearray()
     with closing(s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
         for chunk in body.iter_chunks(_CHUNK_BYTES):
             call.remaining_seconds()
-            raw += chunk
-            if len(raw) > MAX_BYTES:
+            data += chunk
+            if len(data) > MAX_BYTES:
                 message = f"`s3://{bucket}/{key}` is longer than {MAX_BYTES:,} bytes"
                 raise ActionError("LimitExceeded", message, retryable=False)
     try:
-        return decode(raw.decode("utf-8-sig"), call.parameters.get("format", "text"))
+        return decode(data.decode("utf-8-sig"), call.parameters.get("format", "text"))
     except UnicodeDecodeError:
-        raise FormatError("it is not UTF-8") from None
+        raise FormatError("not UTF-8") from None
 
 
 def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
     format = call.parameters.get("format", "text")
     try:
-        raw = encode(call.parameters["content"], format).encode()
+        data = encode(call.parameters["content"], format).encode()
     except UnicodeEncodeError:
-        raise FormatError("it has half of a surrogate pair in it") from None
-    answer = s3.put_object(Bucket=bucket, Key=key, Body=raw, ContentType=_MEDIA_TYPES[format])
-    return {"uri": f"s3://{bucket}/{key}", "bytes": len(raw), "etag": _etag(answer)}
+        raise FormatError("the content has an unpaired surrogate") from None
+    answer = s3.put_object(Bucket=bucket, Key=key, Body=data, ContentType=_MEDIA_TYPES[format])
+    return {"uri": f"s3://{bucket}/{key}", "bytes": len(data), "etag": _etag(answer)}
 
 
 def _list(s3: Any, bucket: str, prefix: str, call: Call) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         call.remaining_seconds()
-        found += [
+        objects += [
             {
                 "uri": f"s3://{bucket}/{entry['Key']}",
                 "key": entry["Key"],
@@ -138,10 +142,10 @@ def _list(s3: Any, bucket: str, prefix: str, call: Call) -> list[dict[str, Any]]
             }
             for entry in page.get("Contents", ())
         ]
-        if len(found) > MAX_OBJECTS:
-            message = f"more than {MAX_OBJECTS:,} objects begin with `s3://{bucket}/{prefix}`"
+        if len(objects) > MAX_OBJECTS:
+            message = f"more than {MAX_OBJECTS:,} objects start with `s3://{bucket}/{prefix}`"
             raise ActionError("LimitExceeded", message, retryable=False)
-    return found
+    return objects
 
 
 def _delete(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def _delete(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
     return {"uri": f"s3://{bucket}/{key}"}
 
 
-_VERBS: dict[str, Callable[[Any, str, str, Call], Any]] = {
+_OPERATIONS: dict[str, Callable[[Any, str, str, Call], Any]] = {
     "get": _get,
     "put": _put,
     "list": _list,

@@ -1,4 +1,4 @@
-"""`shell`: one command, by `/bin/sh` or as a list of arguments."""
+"""`shell`: run a command with `/bin/sh`, or as a list of arguments without a shell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions import _process
+from noetl.executor.actions._process import Command, CompletedCommand, build_environment, run_command
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, text_of
@@ -14,75 +14,83 @@ from noetl.executor.security.redaction import head, tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 
-def _is_no_command(command: str | list[Any]) -> str | None:
+def _check_command(command: str | list[Any]) -> str | None:
     words = [command] if isinstance(command, str) else [text_of(word) for word in command]
     if not any(word.strip() for word in words[:1]):
-        return "name what is to be run"
-    return "a command has no NUL in it" if any("\0" in word for word in words) else None
+        return "name the command to run"
+    return "remove the NUL character" if any("\0" in word for word in words) else None
 
 
-_DONE = {"exit_code": Kind.INTEGER, "stdout": Kind.STRING, "stderr": Kind.STRING}
+_RESULT = {"exit_code": Kind.INTEGER, "stdout": Kind.STRING, "stderr": Kind.STRING}
 
 DECLARATION = ActionDeclaration(
     type="shell",
-    description="Runs one command. An exit code other than 0 fails.",
+    description="Runs one command. It fails if the exit code is not 0.",
     parameters={
         "command": Parameter(
             (Kind.STRING, Kind.ARRAY),
-            "Text for `/bin/sh`, or a list that is run without a shell.",
+            "Text for `/bin/sh`, or a list of arguments, which is run without a shell.",
             required=True,
             sink=Sink.SHELL,
-            refuses=_is_no_command,
+            refuses=_check_command,
         ),
-        "env": Parameter((Kind.OBJECT,), "Variables added to its environment.", secrets=True),
-        "cwd": Parameter((Kind.STRING,), "Where it runs, from the working folder on."),
-        "stdin": Parameter((Kind.ANY,), "What it reads: text as it is, other values as JSON.", secrets=True),
+        "env": Parameter((Kind.OBJECT,), "Additional environment variables.", secrets=True),
+        "cwd": Parameter((Kind.STRING,), "The folder in which it runs, relative to the working folder."),
+        "stdin": Parameter(
+            (Kind.ANY,), "The input of the command: text unchanged, other values as JSON.", secrets=True
+        ),
         "parse": Parameter(
-            (Kind.STRING,), "What its output is, for `data` in the result.", choices=("json", "lines")
+            (Kind.STRING,), "The format of its output, for `data` in the result.", choices=("json", "lines")
         ),
     },
-    result={**_DONE, "data": Kind.ANY},
-    result_of=lambda parameters: {**_DONE, "data": Kind.ANY} if "parse" in parameters else _DONE,
+    result={**_RESULT, "data": Kind.ANY},
+    result_of=lambda parameters: {**_RESULT, "data": Kind.ANY} if "parse" in parameters else _RESULT,
     idempotent=False,
 )
 
-_TAIL = 4096
+_MAX_DETAIL_LENGTH = 4096
+"""Limit of the characters of each stream that an error keeps."""
 
 
 def perform(call: Call) -> dict[str, Any]:
     if not call.capabilities.shell:
-        message = "`shell` is off here: NOETL_ALLOW_SHELL=1 turns it on"
+        message = "`shell` is disabled: set NOETL_ALLOW_SHELL=1 to enable it"
         raise ActionError("ActionDisabled", message, retryable=False)
     command = call.parameters["command"]
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [text_of(word) for word in command]
-    cwd = _folder(call)
-    env = _process.environment(call, call.parameters.get("env", {}))
+    cwd = _working_folder(call)
+    env = build_environment(call, call.parameters.get("env", {}))
     stdin = text_of(call.parameters.get("stdin")).encode("utf-8", "replace")
     try:
-        done = _process.run(argv, call, stdin=stdin, env=env, cwd=cwd)
+        completed = run_command(Command(argv, env, cwd, stdin), call)
     except OSError as error:
         details = {"exit_code": 127, "stdout": "", "stderr": ""}
-        message = f"`{argv[0]}` cannot be run: {(error.strerror or str(error)).lower()}"
+        message = f"cannot run `{argv[0]}`: {(error.strerror or str(error)).lower()}"
         raise ActionError("CommandFailed", message, retryable=False, details=details) from None
-    return _result(call, done)
+    return _result(call, completed)
 
 
-def _folder(call: Call) -> Path | None:
+def _working_folder(call: Call) -> Path | None:
     folder = Path(call.capabilities.folder or ".", call.parameters.get("cwd", "."))
     if not folder.is_dir():
         raise ActionError("ParameterError", f"`cwd`: `{folder}` is not a folder", retryable=False)
     return folder
 
 
-def _result(call: Call, done: _process.Finished) -> dict[str, Any]:
-    stdout = done.stdout.decode("utf-8", "replace")
-    stderr = done.stderr.decode("utf-8", "replace")
-    details = {"exit_code": done.exit_code, "stdout": tail(stdout, _TAIL), "stderr": tail(stderr, _TAIL)}
-    if done.exit_code != 0:
-        said = stderr.strip().rpartition("\n")[2] or stdout.strip().rpartition("\n")[2]
-        message = f"{_ending(done.exit_code)}: {said}" if said else _ending(done.exit_code)
+def _result(call: Call, completed: CompletedCommand) -> dict[str, Any]:
+    stdout = completed.stdout.decode("utf-8", "replace")
+    stderr = completed.stderr.decode("utf-8", "replace")
+    exit_code = completed.exit_code
+    details = {
+        "exit_code": exit_code,
+        "stdout": tail(stdout, _MAX_DETAIL_LENGTH),
+        "stderr": tail(stderr, _MAX_DETAIL_LENGTH),
+    }
+    if exit_code != 0:
+        last_line = stderr.strip().rpartition("\n")[2] or stdout.strip().rpartition("\n")[2]
+        message = f"{_describe_end(exit_code)}: {last_line}" if last_line else _describe_end(exit_code)
         raise ActionError("CommandFailed", head(message, 500), details=details)
-    result: dict[str, Any] = {"exit_code": done.exit_code, "stdout": stdout, "stderr": stderr}
+    result: dict[str, Any] = {"exit_code": exit_code, "stdout": stdout, "stderr": stderr}
     match call.parameters.get("parse"):
         case "lines":
             result["data"] = stdout.splitlines()
@@ -90,13 +98,16 @@ def _result(call: Call, done: _process.Finished) -> dict[str, Any]:
             try:
                 result["data"] = read_json(stdout)
             except ValueError as error:
-                raise ActionError(
-                    "CommandFailed", f"its output is not JSON: {error}", details=details
-                ) from None
+                raise ActionError("CommandFailed", f"stdout is not JSON: {error}", details=details) from None
     return result
 
 
-def _ending(exit_code: int) -> str:
+def _describe_end(exit_code: int) -> str:
+    """Return how a command ended.
+
+    >>> _describe_end(3), _describe_end(-9)
+    ('exit code 3', 'killed by SIGKILL')
+    """
     if exit_code >= 0:
         return f"exit code {exit_code}"
     try:

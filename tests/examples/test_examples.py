@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from noetl.api.cli.local.playbook_finder import Beside
 from noetl.executor.actions import catalogue
-from noetl.executor.actions._connections import CONNECTIONS
+from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.engine.external import hash_of
 from noetl.executor.engine.invocation import Walker
 from noetl.executor.model.run import RunStatus
@@ -162,7 +162,7 @@ class TestOnboardUser:
             connection.execute("create table audit (user_id int, what text)")
             connection.execute("create table accounts (id serial primary key, user_id int unique, name text)")
             yield connection
-        CONNECTIONS.close()
+        CONNECTION_POOL.close()
 
     @pytest.fixture
     def api(self) -> Iterator[StubServer]:

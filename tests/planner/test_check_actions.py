@@ -67,10 +67,10 @@ def test_what_is_right(action: str) -> None:
         ),
         ("python, function: foo", "foo", "write `package.module:name`"),
         ("python, function: 'lib:_clean'", "'lib:_clean'", "`_clean` is private to its module"),
-        ("shell, command: ' '", "' '", "name what is to be run"),
-        ("shell, command: []", "[]", "name what is to be run"),
-        ("shell, command: ['', x]", "['', x]", "name what is to be run"),
-        ('shell, command: "a\\0b"', '"a\\0b"', "a command has no NUL in it"),
+        ("shell, command: ' '", "' '", "name the command to run"),
+        ("shell, command: []", "[]", "name the command to run"),
+        ("shell, command: ['', x]", "['', x]", "name the command to run"),
+        ('shell, command: "a\\0b"', '"a\\0b"', "remove the NUL character"),
         ("s3, get: orders/x", "orders/x", "write `s3://BUCKET/KEY`"),
         ("s3, put: 's3://orders', content: x", "'s3://orders'", "write `s3://BUCKET/KEY`"),
         ("s3, delete: 's3:///x'", "'s3:///x'", "write `s3://BUCKET/KEY`"),
@@ -79,7 +79,7 @@ def test_what_is_right(action: str) -> None:
         (
             "message, to: orders, body: x",
             "orders",
-            "it is neither the URL of a queue nor the ARN of a queue, a topic or a bus",
+            "use the URL of a queue, or the ARN of a queue, a topic or a bus",
         ),
     ],
 )

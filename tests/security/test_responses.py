@@ -96,7 +96,7 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (error.type, error.retryable) == ("Timeout", True)
     assert (
         error.message
-        == "`127.0.0.1` did not answer in time: it said nothing for 0.1 s, which `timeout` can extend"
+        == "`127.0.0.1` did not answer in time: it sent nothing for 0.1 s; set `timeout` to wait longer"
     )
 
 
@@ -150,7 +150,7 @@ def test_pages_are_not_gathered_without_end(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_body_of_nothing_but_brackets_is_not_read() -> None:
     body = b"[" + b"[]," * 3_000_000 + b"[]]"
     error = failure(lambda exchange: exchange.reply(200, body, content_type="application/json"))
-    assert (error.type, error.message) == ("LimitExceeded", "it holds more than 5,000,000 values")
+    assert (error.type, error.message) == ("LimitExceeded", "the content has more than 5,000,000 values")
 
 
 def test_headers_without_an_end() -> None:

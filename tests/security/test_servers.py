@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from noetl.executor.actions import _connections
-from noetl.executor.actions._connections import CONNECTIONS
-from noetl.executor.actions._servers import vetted
+from noetl.executor.actions import _postgres_pool
+from noetl.executor.actions._postgres_pool import CONNECTION_POOL
+from noetl.executor.actions._postgres_servers import vet_servers
 from noetl.executor.actions.action import Call
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
@@ -32,7 +32,7 @@ LOOPBACK = Capabilities(networks=("127.0.0.0/8",))
 @pytest.fixture(autouse=True)
 def no_idle_connections() -> Iterator[None]:
     yield
-    CONNECTIONS.close()
+    CONNECTION_POOL.close()
 
 
 class Gate:
@@ -187,7 +187,7 @@ def servers(
     connection: str, *answers: list[str], capabilities: Capabilities = OUTSIDE
 ) -> list[dict[str, Any]]:
     call = Call({}, "key", float("inf"), capabilities)
-    return [dict(conninfo_to_dict(server)) for server in vetted(connection, call, Resolver(*answers))]
+    return [dict(conninfo_to_dict(server)) for server in vet_servers(connection, call, Resolver(*answers))]
 
 
 def test_every_address_of_a_host_is_vetted() -> None:
@@ -362,25 +362,25 @@ def test_what_does_not_speak_the_protocol_looks_like_what_does_not_listen() -> N
     assert told == [told[0]] * 3
     assert told[0][:3] == (
         "ConnectionFailed",
-        "there is no connection to the server that `connection` names",
+        "cannot connect to the server in `connection`",
         True,
     )
 
 
 def test_a_silent_server_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_connections, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = refused(f"host=127.0.0.1 port={listener.getsockname()[1]} user=a", LOOPBACK)
     assert (silent.type, silent.message) == (
         "ConnectionFailed",
-        "there is no connection to the server that `connection` names",
+        "cannot connect to the server in `connection`",
     )
 
 
 def test_what_a_server_says_of_itself_is_told(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
     error = refused(through(gate, postgres_dsn, dbname="missing"), LOOPBACK)
     assert (error.type, error.retryable) == ("ConnectionFailed", False)
-    assert error.message == 'the server said: database "missing" does not exist'
+    assert error.message == 'the server refused the connection: database "missing" does not exist'
 
 
 def test_local_runs_reach_what_their_author_reaches(

@@ -76,7 +76,7 @@ def leave_at_once() -> None:
     try:
         process = sys.modules.get("noetl.executor.actions._process")
         if process is not None:
-            process.end_all()
+            process.end_all_commands()
         for stream in (sys.stdout, sys.stderr):
             # It may have been interrupted in the middle of writing, and whoever reads it may be gone.
             with suppress(OSError, RuntimeError, ValueError):

@@ -112,7 +112,7 @@ def flush(real=sys.stdout.flush):
     {flushed or "real()"}
 def say(text):
     os.write(1, text.encode())
-_process.end_all = lambda: say("commands ended ")
+_process.end_all_commands = lambda: say("commands ended ")
 sys.stdout.flush = flush
 clock = iter([0.0, 0.5, 1.0])
 interruption.time.monotonic = lambda: next(clock)

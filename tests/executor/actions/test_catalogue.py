@@ -91,7 +91,7 @@ def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path)
     [
         ("bad", "raise RuntimeError('broken')", "cannot be loaded: broken"),
         ("bare", "", "cannot be loaded"),
-        ("http", "", "is built in"),
+        ("http", "", "built-in action type"),
         (
             "other",
             "from noetl.planner.catalogue import ActionDeclaration\nDECLARATION = ActionDeclaration('another', '')",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from noetl.executor.actions import _formats, file
 from noetl.executor.actions._formats import decode, read_csv
-from noetl.executor.actions._patterns import matching
+from noetl.executor.actions._glob import find_files
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, for_local_run
 
@@ -74,16 +74,16 @@ def test_what_is_read(root: Path, format: str, text: str, expected: Any) -> None
 @pytest.mark.parametrize(
     ("format", "text", "message"),
     [
-        ("json", "{", "it is not JSON"),
+        ("json", "{", "invalid JSON"),
         ("json", '{"a": Infinity}', "Infinity is not JSON"),
-        ("jsonl", "1\n{", "line 2 is not JSON"),
-        ("csv", "a,b\n1\n", "line 2 has 1 cells, and the header 2"),
-        ("csv", "a,a\n", "column 'a' twice"),
-        ("csv", 'a\n"x', "line 2 is not CSV"),
-        ("csv", "n:integer\n1\n1.5\n", "line 3: 'n' is '1.5', which is no integer"),
-        ("csv", "n:number\nnan\n", "no number"),
-        ("csv", "n:number\n1_0\n", "no number"),
-        ("csv", "n:boolean\nyes\n", "no boolean"),
+        ("jsonl", "1\n{", "line 2: invalid JSON"),
+        ("csv", "a,b\n1\n", "line 2 has 1 cells, but the header has 2"),
+        ("csv", "a,a\n", "duplicate column 'a'"),
+        ("csv", 'a\n"x', "line 2: invalid CSV"),
+        ("csv", "n:integer\n1\n1.5\n", "line 3: 'n' is '1.5', not of type integer"),
+        ("csv", "n:number\nnan\n", "not of type number"),
+        ("csv", "n:number\n1_0\n", "not of type number"),
+        ("csv", "n:boolean\nyes\n", "not of type boolean"),
     ],
 )
 def test_what_is_not_of_its_format(root: Path, format: str, text: str, message: str) -> None:
@@ -96,7 +96,7 @@ def test_what_is_not_of_its_format(root: Path, format: str, text: str, message: 
 @pytest.mark.parametrize(
     ("format", "content", "message"),
     [
-        ("text", {"a": 1}, "say `format: json`"),
+        ("text", {"a": 1}, "set `format` to `json`"),
         ("csv", ["a"], "a list of objects"),
         ("csv", {"a": 1}, "a list of objects"),
     ],
@@ -142,7 +142,7 @@ def test_rows_are_appended_in_the_columns_that_the_file_has(root: Path) -> None:
     (root / "a.csv").write_text("n:integer,name\n1,Ann")
     act(root, append="a.csv", format="csv", content=[{"name": "Bob", "n": 2}, {"name": "Eve"}])
     assert (root / "a.csv").read_text() == "n:integer,name\n1,Ann\n2,Bob\n,Eve\n"
-    with pytest.raises(ActionError, match="no column 'x'"):
+    with pytest.raises(ActionError, match="unknown column 'x'"):
         act(root, append="a.csv", format="csv", content=[{"x": 1}])
     act(root, append="new.csv", format="csv", content=[{"x": 1}])
     assert (root / "new.csv").read_text() == "x\n1\n"
@@ -214,17 +214,17 @@ def test_a_pattern_that_finds_nothing_keeps_to_its_time(root: Path) -> None:
 
     for parts in (("**", "none"), ("none",)):
         with pytest.raises(ActionError, match="out of time"):
-            list(matching(root, parts, check))
+            list(find_files(root, parts, check))
 
 
 def test_a_pattern_that_is_too_long(root: Path) -> None:
-    with pytest.raises(ActionError, match="at most 4,096 characters") as caught:
+    with pytest.raises(ActionError, match="longer than 4,096 characters") as caught:
         act(root, list="*" * 5_000)
     assert caught.value.type == "FileError"
 
 
 def test_no_more_files_are_found_than_may_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "MAX_FOUND", 2)
+    monkeypatch.setattr(file, "MAX_FILES", 2)
     for name in "abc":
         (root / name).touch()
     assert act(root, list="[ab]") == ["a", "b"]
@@ -282,7 +282,7 @@ def test_delete_is_content_with_a_file_that_is_gone(root: Path) -> None:
     assert act(root, delete="a") == {"path": "a", "bytes": 3}
     assert act(root, delete="a") == {"path": "a", "bytes": 0}
     (root / "folder").mkdir()
-    with pytest.raises(ActionError, match="it is a folder"):
+    with pytest.raises(ActionError, match="is a folder"):
         act(root, delete="folder")
 
 

@@ -295,8 +295,8 @@ def test_packed_bodies_are_unpacked() -> None:
     ("coding", "body", "message"),
     [
         ("gzip", gzip.compress(b"hello", mtime=0)[:-9], "too early"),
-        ("gzip", b"junk", "packed wrongly"),
-        ("br", b"x", "not asked for"),
+        ("gzip", b"junk", "cannot be decompressed"),
+        ("br", b"x", "not requested"),
     ],
 )
 def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: str) -> None:
@@ -311,13 +311,13 @@ def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"url": "http://127.0.0.1/", "json": 1, "body": "x"}, "`json` and `body` are both the body"),
-        ({"url": "http://ann:word@127.0.0.1/"}, "give them as `auth`"),
-        ({"url": "http:///x"}, "names no host"),
-        ({"url": "http://[::1"}, "cannot be read"),
+        ({"url": "http://127.0.0.1/", "json": 1, "body": "x"}, "`json` and `body` exclude each other"),
+        ({"url": "http://ann:word@127.0.0.1/"}, "use `auth`"),
+        ({"url": "http:///x"}, "has no host"),
+        ({"url": "http://[::1"}, "`url` is invalid"),
         (
             {"url": "http://127.0.0.1/", "auth": {"bearer": "a"}, "headers": {"authorization": "b"}},
-            "say the same",
+            "exclude each other",
         ),
         ({"url": "http://127.0.0.1/", "headers": {"a": [1]}}, "`a` must be text"),
     ],
@@ -397,7 +397,7 @@ def test_more_pages_than_allowed() -> None:
     [
         ({"next": "{{ response.body.nxet }}"}, "UndefinedName", "`next`: .*nxet"),
         ({"next": NEXT, "items": "{{ response.body.next }}"}, "ParameterError", "`items` must be a list"),
-        ({"next": "{{ response.status }}"}, "ParameterError", "`next` must be text or none, and is a number"),
+        ({"next": "{{ response.status }}"}, "ParameterError", "`next` must be text or none, not a number"),
         (
             {"next": "file:///etc/passwd{{ response.body.nothing | default('') }}"},
             "ForbiddenAddress",

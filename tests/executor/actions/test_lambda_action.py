@@ -113,7 +113,7 @@ def test_what_functions_may_answer(aws: Client, body: bytes, expected: Any) -> N
 def test_an_answer_that_is_not_json(aws: Client) -> None:
     with (
         Stubber(ours.client("lambda", None)) as stub,
-        pytest.raises(ActionError, match="not plain data") as caught,
+        pytest.raises(ActionError, match="not JSON") as caught,
     ):
         stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(b"{"), 1)})
         perform("lambda", function="echo")

@@ -116,9 +116,9 @@ def test_a_bus(aws: Client, queue: Queue) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"to": "orders"}, "neither the URL of a queue nor the ARN"),
-        ({"to": "arn:aws:s3:::bucket"}, "neither the URL"),
-        ({"to": "http://169.254.169.254/latest"}, "neither the URL"),
+        ({"to": "orders"}, "use the URL of a queue, or the ARN"),
+        ({"to": "arn:aws:s3:::bucket"}, "use the URL of a queue"),
+        ({"to": "http://169.254.169.254/latest"}, "use the URL of a queue"),
         (
             {"to": f"arn:aws:events:{REGION}:123456789012:event-bus/x", "body": "text"},
             "`body` must be an object",
@@ -129,7 +129,7 @@ def test_a_bus(aws: Client, queue: Queue) -> None:
                 "body": {},
                 "attributes": {"sauce": "x"},
             },
-            "no `sauce`",
+            "unknown attribute `sauce`",
         ),
         ({"to": f"arn:aws:sns:{REGION}:123456789012:news", "group": "a"}, "end with `.fifo`"),
     ],

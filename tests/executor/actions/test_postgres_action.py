@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from noetl.executor.actions import _connections, postgres
-from noetl.executor.actions._connections import CONNECTIONS
+from noetl.executor.actions import _postgres_pool, postgres
+from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities, for_local_run
 
@@ -21,7 +21,7 @@ from tests.calls import perform
 @pytest.fixture(autouse=True)
 def no_idle_connections() -> Any:
     yield
-    CONNECTIONS.close()
+    CONNECTION_POOL.close()
 
 
 def test_what_each_fetch_gives(postgres_dsn: str) -> None:
@@ -44,14 +44,14 @@ def test_more_rows_than_a_step_can_save_are_refused(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a piece of them takes is known before the next one is read."""
-    monkeypatch.setattr(postgres, "_MOST_CHARACTERS", 40_000)
+    monkeypatch.setattr(postgres, "_MAX_CHARACTERS", 40_000)
     query = "select i, repeat('x', 10) as text from generate_series(1, {}) i"
     assert len(perform("postgres", connection=postgres_dsn, query=query.format(1000))["rows"]) == 1000
     for parameters in (
         {"query": query.format(100_000)},
         {"query": query.format(500), "rows": [{}, {}, {}], "fetch": "all"},
     ):
-        with pytest.raises(ActionError, match="more than 64 MiB: select fewer") as caught:
+        with pytest.raises(ActionError, match="exceed 64 MiB: select fewer") as caught:
             perform("postgres", connection=postgres_dsn, **parameters)
         assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
 
@@ -171,9 +171,9 @@ def test_percent_signs_survive(postgres_dsn: str) -> None:
 @pytest.mark.parametrize(
     ("query", "params", "message"),
     [
-        ("select %s, {{ 1 }}", [1], "cannot be told from the templates"),
-        (["select %s", "select %s"], [1], "only one statement"),
-        ("select {{ 1 }}", {"noetl_0": 1}, "a name that templates use"),
+        ("select %s, {{ 1 }}", [1], "must be an object if `query` has templates"),
+        (["select %s", "select %s"], [1], "must be an object if `query` has several statements"),
+        ("select {{ 1 }}", {"noetl_0": 1}, "reserved for templates"),
         ([], None, "an empty list"),
         ("select {{ '' | identifier }}", None, "cannot be an identifier"),
         ("{{ 'select 1' }}", None, "cannot come from data"),
@@ -253,7 +253,7 @@ def test_a_server_that_does_not_take_the_connection_is_given_up(
     said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two seconds is the least that the driver waits.
-    monkeypatch.setattr(_connections, "CONNECT_SECONDS", 0.1 if not said else 60)
+    monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1 if not said else 60)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(ActionError, match="timeout") as caught,
@@ -267,7 +267,7 @@ def test_a_driver_that_says_nothing_is_a_failure_all_the_same(monkeypatch: pytes
     def refuse(*_: Any) -> Any:
         raise psycopg.OperationalError
 
-    monkeypatch.setattr(_connections, "_attempt", refuse)
+    monkeypatch.setattr(_postgres_pool, "_connect_to", refuse)
     with pytest.raises(ActionError, match="OperationalError") as caught:
         perform("postgres", connection="postgresql://a@127.0.0.1/x", query="select 1")
     assert caught.value.type == "ConnectionFailed"
@@ -455,8 +455,8 @@ def test_of_rows_all_or_none_are_inserted(table: str) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"rows": [{"a": 1, "b": 2}, {"a": 1}]}, "item 2 has no 'b'"),
-        ({"rows": [[1, 2]]}, "item 1 is a list; it must be an object"),
+        ({"rows": [{"a": 1, "b": 2}, {"a": 1}]}, "item 2: missing 'b'"),
+        ({"rows": [[1, 2]]}, "item 1 must be an object, not a list"),
         ({"rows": [], "query": [INSERT]}, "one statement"),
         ({"rows": [], "params": [1]}, "`params` must be an object"),
         ({"rows": [], "fetch": "one"}, "`fetch` must be `all` or `none`"),
@@ -562,7 +562,7 @@ def test_a_copy_ends_when_the_time_is_up(table: str, tmp_path: Path) -> None:
         ({"copy_to": {"query": "select 1", "file": "/etc/out.csv"}}, "FileError", "outside the folder"),
         ({"copy_from": {"table": "t", "file": "none.csv"}}, "FileError", "no such file"),
         ({"copy_from": {"table": "t", "file": "."}}, "FileError", "not a file|is a directory"),
-        ({"copy_from": {"table": "t", "file": "twice.csv"}}, "FileError", "'a' twice"),
+        ({"copy_from": {"table": "t", "file": "twice.csv"}}, "FileError", "duplicate column 'a'"),
         ({"copy_from": {"table": "t.", "file": "in.csv"}}, "ParameterError", "cannot be an identifier"),
         ({"copy_from": {"table": "t", "file": "in.csv", "columns": [1]}}, "ParameterError", "list of texts"),
         ({"copy_from": {"table": "t"}}, "ParameterError", "`copy_from` needs `file`"),

@@ -83,14 +83,14 @@ def test_an_exception_is_told(folder: Path, function: str, type_: str, message: 
 
 
 def test_a_process_that_dies_is_told(folder: Path) -> None:
-    with pytest.raises(ActionError, match="without an answer") as caught:
+    with pytest.raises(ActionError, match="without a response") as caught:
         call(folder, "lib.orders:die")
     assert caught.value.details["exit_code"] == 4
 
 
 @pytest.mark.parametrize("function", ["odd", "infinite", "surrogate"])
 def test_results_are_plain_data(folder: Path, function: str) -> None:
-    with pytest.raises(ActionError, match="not plain data") as caught:
+    with pytest.raises(ActionError, match="the result is not JSON") as caught:
         call(folder, f"lib.orders:{function}")
     assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)
 
@@ -98,12 +98,12 @@ def test_results_are_plain_data(folder: Path, function: str) -> None:
 @pytest.mark.parametrize(
     ("function", "args", "message"),
     [
-        ("lib.orders:missing", {}, "has no function `missing`"),
-        ("lib.orders:number", {}, "has no function `number`"),
-        ("lib.nothing:f", {}, "no module `lib.nothing`"),
-        ("nothing_at_all:f", {}, "no module `nothing_at_all`"),
-        ("lib.orders:add", {"c": 1}, "`args` do not fit"),
-        ("lib.orders:add", [1, 2, 3], "`args` do not fit"),
+        ("lib.orders:missing", {}, "unknown function `missing`"),
+        ("lib.orders:number", {}, "unknown function `number`"),
+        ("lib.nothing:f", {}, "unknown module `lib.nothing`"),
+        ("nothing_at_all:f", {}, "unknown module `nothing_at_all`"),
+        ("lib.orders:add", {"c": 1}, "`args` do not match"),
+        ("lib.orders:add", [1, 2, 3], "`args` do not match"),
         ("lib.orders:_private", {}, "private"),
         ("lib.orders", {}, "write `package.module:name`"),
         ("lib.orders:add.x", {}, "write `package.module:name`"),

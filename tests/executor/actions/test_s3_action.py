@@ -104,7 +104,7 @@ def test_what_is_not_there(bucket: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "format", "message"), [(b"{", "json", "is not JSON"), (b"\xff", "text", "not UTF-8")]
+    ("body", "format", "message"), [(b"{", "json", "invalid JSON"), (b"\xff", "text", "not UTF-8")]
 )
 def test_content_that_is_not_of_its_format(
     aws: Client, bucket: str, body: bytes, format: str, message: str

@@ -1,0 +1,215 @@
+"""Pool of Postgres connections, shared by all runs of the process.
+
+Problem: open few connections, and let no run use a connection to a server that it may not reach.
+
+Algorithm: a keyed object pool. The key is the tuple of vetted connection strings, each with one address. So a
+caller gets only connections to addresses that were vetted for it. A connection is idle or lent to one call.
+After a successful call `DISCARD ALL` resets the session; after a failure the connection is closed. A watchdog
+thread shuts down the socket of a call that is past its deadline. Source: PostgreSQL documentation, DISCARD.
+
+Cost: a look-up is linear in the idle connections, at most 32. A look-up also polls each idle socket.
+
+Limits: at most 32 idle connections for 60 seconds each. The number of lent connections is not limited.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from noetl.executor.actions._postgres_servers import ConnectionString, connection_error, parse, vet_servers
+from noetl.executor.actions.action import Call
+from noetl.executor.clients.egress import CONNECT_SECONDS
+from noetl.executor.errors import ActionError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[dict[str, Any]]
+
+_MAX_IDLE = 32
+_MAX_IDLE_SECONDS = 60.0
+_WATCHDOG_GRACE_SECONDS = 1.0
+"""Time after the deadline at which the socket of a silent server is shut down. The server times out first."""
+
+_MIN_CONNECT_SECONDS = 2
+"""The shortest timeout that libpq accepts."""
+
+_KEEPALIVE = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""Settings that detect an unreachable server within a minute, however long a statement runs."""
+
+_log = logging.getLogger("noetl.executor")
+
+
+@dataclass(frozen=True, slots=True)
+class _IdleConnection:
+    servers: tuple[ConnectionString, ...]
+    connection: Connection
+    idle_since: float
+
+
+class ConnectionPool:
+    """The idle connections of this process."""
+
+    def __init__(self) -> None:
+        self._idle: list[_IdleConnection] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def connection(self, connection_string: str, call: Call) -> Iterator[Connection]:
+        """Provide a connection in autocommit mode. Its socket is shut down after the deadline of the call.
+
+        Raises:
+            ActionError: no server accepts a connection, or the connection is forbidden.
+        """
+        if call.capabilities.any_server:
+            parse(connection_string)
+            servers: tuple[ConnectionString, ...] = (connection_string,)
+        else:
+            servers = vet_servers(connection_string, call)
+        connection = self._take(servers) or _connect(servers, call)
+        delay = call.remaining_seconds() + _WATCHDOG_GRACE_SECONDS
+        watchdog = threading.Timer(delay, _shut_down_socket, [connection])
+        watchdog.daemon = True
+        watchdog.start()
+        is_clean = False
+        try:
+            yield connection
+            is_clean = True
+        finally:
+            watchdog.cancel()
+            self._put_back(servers, connection, is_clean)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for entry in idle:
+            entry.connection.close()
+
+    def _take(self, servers: tuple[ConnectionString, ...]) -> Connection | None:
+        """Take the most recently used connection to `servers`. Close all stale connections."""
+        now = time.monotonic()
+        with self._lock:
+            stale = [
+                entry
+                for entry in self._idle
+                if now - entry.idle_since > _MAX_IDLE_SECONDS or not _is_alive(entry.connection)
+            ]
+            usable = [entry for entry in self._idle if entry.servers == servers and entry not in stale]
+            taken = usable[-1] if usable else None
+            self._idle = [entry for entry in self._idle if entry is not taken and entry not in stale]
+        for entry in stale:
+            entry.connection.close()
+        return taken.connection if taken else None
+
+    def _put_back(
+        self, servers: tuple[ConnectionString, ...], connection: Connection, is_clean: bool
+    ) -> None:
+        import psycopg
+
+        if is_clean:
+            with suppress(psycopg.Error):
+                connection.execute("discard all")
+                with self._lock:
+                    if len(self._idle) < _MAX_IDLE:
+                        self._idle.append(_IdleConnection(servers, connection, time.monotonic()))
+                        return
+        connection.close()
+
+
+def limit_statement_time(connection: Connection, call: Call) -> None:
+    """Let the server stop each later statement at the deadline of the call."""
+    milliseconds = max(min(math.ceil(call.remaining_seconds() * 1000), 2**31 - 1), 1)
+    connection.execute(f"set statement_timeout = {milliseconds}")
+
+
+def _connect(servers: tuple[ConnectionString, ...], call: Call) -> Connection:
+    """Connect to the first server that accepts a connection."""
+    import psycopg
+
+    failure: psycopg.Error | None = None
+    for server in servers:
+        try:
+            return _connect_to(server, call)
+        except psycopg.Error as error:
+            call.remaining_seconds()
+            failure = error
+    assert failure is not None
+    raise _connect_failure(failure, call) from failure
+
+
+def _connect_failure(failure: psycopg.Error, call: Call) -> ActionError:
+    """Return the error of an action whose last connection attempt failed.
+
+    The message hides whether a port is closed or silent, unless the capabilities allow any server. A message
+    of the server itself, which libpq marks with `FATAL:`, reveals nothing about other machines.
+    """
+    # libpq indents its advice. Its last line without indentation is about the last attempt.
+    lines = [line for line in str(failure).strip().splitlines() if not line[:1].isspace()]
+    reason = lines[-1] if lines else type(failure).__name__
+    _, is_from_server, server_message = reason.partition("FATAL:")
+    is_temporary = "too many" in server_message or "starting up" in server_message
+    retryable = not is_from_server or is_temporary
+    if not call.capabilities.any_server:
+        _log.warning("no connection to Postgres: %s", reason)
+        if not is_from_server:
+            return connection_error()
+        reason = f"the server refused the connection: {server_message.strip()}"
+    return ActionError("ConnectionFailed", reason, retryable=retryable)
+
+
+def _connect_to(server: ConnectionString, call: Call) -> Connection:
+    import psycopg
+    from psycopg.rows import dict_row
+
+    keywords = parse(server)
+    timeout = keywords.get("connect_timeout", "")
+    seconds = int(timeout) if timeout.isdecimal() and int(timeout) > 0 else CONNECT_SECONDS
+    defaults: dict[str, Any] = {name: value for name, value in _KEEPALIVE.items() if name not in keywords}
+    return psycopg.connect(
+        server,
+        autocommit=True,
+        connect_timeout=max(math.ceil(min(seconds, call.remaining_seconds(), 3600)), _MIN_CONNECT_SECONDS),
+        fallback_application_name=keywords.get("fallback_application_name", "noetl"),
+        prepare_threshold=None,
+        row_factory=dict_row,
+        **defaults,
+    )
+
+
+def _is_alive(connection: Connection) -> bool:
+    """Return whether the server has kept the connection open.
+
+    An idle connection becomes readable only when the server closes it.
+    """
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
+def _shut_down_socket(connection: Connection) -> None:
+    """Shut the socket down, which wakes up the thread that waits for the server."""
+    import psycopg
+
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+CONNECTION_POOL = ConnectionPool()
