@@ -1,4 +1,8 @@
-"""Where runs are kept, chosen by URL."""
+"""Stores of runs. A URL chooses between SQLite, Postgres and DynamoDB.
+
+`interface.py` is what the executor asks of a store. `sql/` is shared by `sqlite/` and `postgres/`; `dynamo/`
+is the store in DynamoDB; `sqs/` holds the messages about due visits.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,11 @@ DEFAULT_URL = "sqlite:///.noetl/noetl.db"
 
 
 def open_store(url: str | None = None, *, create: bool = True) -> Store:
-    """The store at `url`, or at `NOETL_STORE`, or the default one. With `create` false it must be there already.
+    """Open the store at `url`, at `NOETL_STORE`, or at DEFAULT_URL. If `create` is false, it must exist.
 
     Raises:
-        SettingError: the URL is not one of a store, or another setting of stores cannot be used.
-        StoreError: the store cannot be opened, or its address not be read.
+        SettingError: the URL is not that of a store, or another setting of the store is invalid.
+        StoreError: the store cannot be opened, or the secret with its URL cannot be read.
     """
     retention_seconds = read_retention_seconds()
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
@@ -36,18 +40,18 @@ def open_store(url: str | None = None, *, create: bool = True) -> Store:
             lambda: resolve_url(url), queue_url=_queue_url(), retention_seconds=retention_seconds
         )
     if scheme == "dynamodb" and separator:
-        return _in_dynamodb(table_name(url), retention_seconds)
-    # What stands behind the scheme may hold a password.
-    shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of one"
+        return _open_dynamodb(table_name(url), retention_seconds)
+    # The rest of the URL may contain a password.
+    shown = repr(url) if scheme == "sqlite" else f"'{scheme}://…'" if separator else "not the URL of a store"
     raise SettingError(
-        f"The store (NOETL_STORE, or --store) is {shown}; it is written `sqlite:///PATH`, for example {DEFAULT_URL},"
-        " or as a URI of Postgres, `postgresql://HOST/DATABASE`, or the ARN under which AWS Secrets"
-        " Manager keeps one, or as a table of DynamoDB, `dynamodb://TABLE`."
+        f"The store (NOETL_STORE, or --store) is {shown}; it must be `sqlite:///PATH`, for example {DEFAULT_URL},"
+        " a Postgres URI `postgresql://HOST/DATABASE`, the ARN of a secret in AWS Secrets Manager that holds one,"
+        " or a DynamoDB table `dynamodb://TABLE`."
     )
 
 
 def import_store() -> None:
-    """Import what the store consists of that the environment names for functions, so that opening it takes less."""
+    """Import the modules of the store that `NOETL_STORE` names, so that a Lambda function opens it faster."""
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith(("arn:", "postgres://", "postgresql://")):
         import noetl.executor.stores.postgres.store
@@ -58,7 +62,7 @@ def import_store() -> None:
 
 
 def create_clients() -> None:
-    """Make the clients of AWS that it speaks with.
+    """Create the AWS clients that the store of `NOETL_STORE` uses.
 
     Raises:
         ActionError: a setting is missing, such as the region.
@@ -74,11 +78,13 @@ def create_clients() -> None:
 
 
 def resolve_url(url: str | None = None) -> str:
-    """The URL of a store: the one given, or `NOETL_STORE`, or the default one. Where that is the ARN of a secret in AWS Secrets
-    Manager, it is what the secret says: a URI of Postgres, or the JSON that Amazon RDS keeps there.
+    """Return the URL of a store: `url`, `NOETL_STORE`, or DEFAULT_URL.
+
+    If that is the ARN of a secret in AWS Secrets Manager, return the Postgres URI that the secret holds.
+    The secret is the URI itself, or the JSON that Amazon RDS writes.
 
     Raises:
-        SettingError: the secret says neither.
+        SettingError: the secret holds neither.
         StoreError: the secret cannot be read.
     """
     url = url or os.environ.get("NOETL_STORE") or DEFAULT_URL
@@ -90,16 +96,19 @@ def resolve_url(url: str | None = None) -> str:
 
 
 def table_name(url: str) -> str:
-    """The name of the table of a store in DynamoDB.
+    """Return the table name of a DynamoDB store.
+
+    >>> table_name("dynamodb://noetl")
+    'noetl'
 
     Raises:
-        SettingError: the URL names none.
+        SettingError: the URL has no valid table name.
     """
     table = url.partition("://")[2]
     if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", table):
         message = (
-            f"The store (NOETL_STORE, or --store) names the table {table!r}; it is written `dynamodb://TABLE`, a name of 3 to"
-            " 255 letters, digits, `_`, `-` and `.`."
+            f"The store (NOETL_STORE, or --store) names the table {table!r}; it must be `dynamodb://TABLE`, a name of"
+            " 3 to 255 letters, digits, `_`, `-` and `.`."
         )
         raise SettingError(message)
     return table
@@ -108,15 +117,15 @@ def table_name(url: str) -> str:
 def _queue_url() -> str | None:
     queue = os.environ.get("NOETL_QUEUE", "").strip() or None
     if queue is not None and not queue.startswith(("https://", "http://")):
-        raise SettingError(f"NOETL_QUEUE is {queue!r}; it must be the URL of a queue of SQS.")
+        raise SettingError(f"NOETL_QUEUE is {queue!r}; it must be the URL of an SQS queue.")
     return queue
 
 
-def _in_dynamodb(table: str, retention_seconds: float | None) -> Store:
+def _open_dynamodb(table: str, retention_seconds: float | None) -> Store:
     queue = _queue_url()
     bucket = os.environ.get("NOETL_BUCKET", "").strip() or None
     if bucket is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-        raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of a bucket of S3.")
+        raise SettingError(f"NOETL_BUCKET is {bucket!r}; it must be the name of an S3 bucket.")
     from noetl.executor.stores.dynamo.store import DynamoStore
 
     return DynamoStore(table, queue_url=queue, bucket=bucket, retention_seconds=retention_seconds)

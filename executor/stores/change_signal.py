@@ -1,4 +1,15 @@
-"""ChangeSignal within a process: a count that grows, and threads that wait for it to grow."""
+"""A signal between the threads of a process: a counter, and threads that wait for it to grow.
+
+Problem: a thread checks a condition, finds nothing to do, and sleeps. A change between the check and the
+sleep must not be missed.
+
+Algorithm: an event count (Reed and Kanodia, "Synchronization with Eventcounts and Sequencers", 1979). A
+thread reads `count`, checks, and waits until the count differs from the value that it has read.
+
+Cost: a lock and a condition variable for each notification.
+
+Limits: one process only. Postgres carries notifications to other processes; other stores are polled.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +17,7 @@ import threading
 
 
 class ChangeSignal:
-    """Who notes `count` before looking, and waits for more than that, misses nothing that happens in between."""
+    """A counter of changes that threads can wait for. Read `count` before you check what has changed."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -14,10 +25,11 @@ class ChangeSignal:
 
     @property
     def count(self) -> int:
+        """Number of changes so far."""
         return self._count
 
     def notify(self, limit: int | None = None) -> None:
-        """Count news up and wake everyone who waits, or as many as there are `limit` of work."""
+        """Count a change, and wake all waiting threads or at most `limit` of them; 0 does nothing."""
         if limit == 0:
             return
         with self._condition:
@@ -28,7 +40,7 @@ class ChangeSignal:
                 self._condition.notify(limit)
 
     def wait(self, since: int, timeout_seconds: float) -> None:
-        """Return when the count is no longer `since`, or after the time."""
+        """Return when the count is no longer `since`, or after the timeout."""
         with self._condition:
             if self._count == since:
                 self._condition.wait(timeout_seconds)

@@ -1,4 +1,20 @@
-"""What the executor asks of a store. One suite of tests, in tests/contract, holds every store to it."""
+"""The interface of a store: runs, visits, plans, and the queue of due visits.
+
+Problem: many workers on many machines execute the visits of runs. Workers crash, pause and answer late, and
+no visit may be lost, committed twice, or executed by two workers that both believe they own it.
+
+Algorithm: a visit is claimed with a lease (Gray and Cheriton, "Leases", 1989). A visit whose lease has
+expired is due again. Every claim increases the fence of the visit, and a write with an older fence is
+refused: a fencing token (Kleppmann, "How to do distributed locking", 2016). A commit writes the outcome of a visit
+and everything that follows from it. It is atomic, or ordered so that a second try completes the first.
+
+Cost: one claim and one commit for each step. A commit may claim the next visit of the branch at once.
+
+Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
+accepted once. Clocks of workers must agree to well within the length of a lease.
+
+The contract tests in `tests/contract` hold every store to this interface.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +35,10 @@ if TYPE_CHECKING:
 
 
 class MessageOutcome(StrEnum):
-    """What is to be done with a message that gave no claim: `done` is deleted; `held`, whose visit somebody has claimed, is left
-    in its queue and comes again.
+    """Result of a message that led to no claim.
+
+    `DONE`: nothing is left to do, so the message is deleted. `HELD`: another worker has claimed the visit,
+    so the message stays in its queue and is delivered again.
     """
 
     DONE = "done"
@@ -29,7 +47,7 @@ class MessageOutcome(StrEnum):
 
 @record
 class SweepResult:
-    """How many runs a sweep has looked at, and how many runs or visits of them it has put right."""
+    """Counts of a sweep: the runs that it examined, and the runs or visits that it repaired."""
 
     runs: int
     repaired: int
@@ -41,36 +59,48 @@ class Store(Protocol):
     Every method is atomic and may be called from any thread. Times are seconds since the epoch.
 
     Raises:
-        StoreError: any method, when the store cannot be reached or refuses.
+        StoreError: any method, if the store cannot be reached or refuses.
     """
+
+    # Signals and connections
 
     @property
     def changes(self) -> ChangeSignal:
-        """ChangeSignal of this process: a run or one of its visits has changed."""
+        """Signal of this process that a run or one of its visits has changed."""
         ...
 
     @property
     def work(self) -> ChangeSignal:
-        """ChangeSignal of this process: a visit has become due."""
+        """Signal of this process that a visit has become due."""
         ...
 
     def close(self) -> None:
-        """Give up every connection."""
+        """Close all connections of the store."""
         ...
+
+    # Plans
 
     def save_plan(self, plan: Plan) -> None:
-        """Keep a plan under its hash; keeping it again changes nothing."""
+        """Save a plan under its hash; a plan that is already saved stays as it is."""
         ...
 
-    def plan_header(self, plan_hash: str) -> Header: ...
+    def plan_header(self, plan_hash: str) -> Header:
+        """Return the header of a plan."""
+        ...
 
-    def plan_step(self, plan_hash: str, name: str) -> Step: ...
+    def plan_step(self, plan_hash: str, name: str) -> Step:
+        """Return one step of a plan."""
+        ...
 
-    def plan_task(self, plan_hash: str, name: str) -> Task: ...
+    def plan_task(self, plan_hash: str, name: str) -> Task:
+        """Return one named task of a plan."""
+        ...
 
     def plan(self, plan_hash: str) -> Plan:
-        """The whole plan with its source, for those who show it."""
+        """Return a complete plan with its source text, to show it."""
         ...
+
+    # Runs
 
     def create_run(
         self,
@@ -79,16 +109,19 @@ class Store(Protocol):
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
     ) -> Run:
-        """Start a run with its first visit. Where there is a run with its id, that is returned, and nothing is written; so is
-        with an idempotency key and the hash of the request the run that the same key has started before. `history` are
-        finished visits of another run that this one goes on from.
+        """Start a run with its first visit, or return the run that this request has started before.
+
+        The earlier run has the same id, or the same idempotency key. `idempotency` is that key and the hash
+        of the request. `history` are finished visits of the run that this run continues.
 
         Raises:
-            RejectedError: `idempotency_key_reused`, when the key came with another request before.
+            RejectedError: `idempotency_key_reused`, if the key came with another request before.
         """
         ...
 
-    def run(self, tenant: str, run_id: str) -> Run | None: ...
+    def run(self, tenant: str, run_id: str) -> Run | None:
+        """Return a run of a tenant, or None if the tenant has no such run."""
+        ...
 
     def runs(
         self,
@@ -103,8 +136,9 @@ class Store(Protocol):
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[Run], str | None]:
-        """A page of runs, the newest first, and the cursor of the next page if there is one. `parent` is the id of the run
-        that has started them and waits for them.
+        """Return a page of runs, newest first, and the cursor of the next page or None.
+
+        `parent` is the id of the run that has started them and waits for them.
 
         Raises:
             RejectedError: `invalid_cursor`.
@@ -112,31 +146,35 @@ class Store(Protocol):
         ...
 
     def visits(self, run_id: str) -> list[Visit]:
-        """All visits of a run in the order they came to be, without what they saved."""
+        """Return all visits of a run in the order of their creation, without their outputs."""
         ...
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        """The visits named, or all, with what they saved."""
+        """Return the named visits, or all, with the names that they saved and their results."""
         ...
 
     def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
-        """The results of the batches that are committed of the loop at a position of a visit's work, in order."""
+        """Return the committed batch results of one loop of a visit, in order; `loop` is its position in the
+        work.
+        """
         ...
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        """The history of a run behind the event with the id `after`, in order.
+        """Return the history of a run after the event with the id `after`, in order.
 
         Raises:
             RejectedError: `invalid_cursor`.
         """
         ...
 
+    # Claims
+
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        """The visit of the queue that has been due longest, claimed for this worker, or None when none is due."""
+        """Claim the visit of a queue that has been due longest, or return None if no visit is due."""
         ...
 
     def next_due(self, queue: str) -> float | None:
-        """When the first visit of the queue is or was due; None when none is left."""
+        """Return the due time of the first visit of a queue, or None if the queue is empty."""
         ...
 
     def renew(
@@ -148,33 +186,43 @@ class Store(Protocol):
         events: Sequence[Event] = (),
         events_already_written: int = 0,
     ) -> bool:
-        """Prolong a claim; False when it has been lost. `events`, few and small, have happened in it behind the first `told`,
-        which were written so before: they are written if and only if it is held, and come before those of its commit.
+        """Extend a claim until a time, and write events of its work; return False if the claim is lost.
 
-        Where a StoreError does not say whether they were written, whoever wants none to be lost writes them again, now or with
-        the commit; then a reader may find them twice, the second time behind the first.
+        `events` are few and small. They are written if and only if the claim is held, before the events of
+        its commit. `events_already_written` counts the events that earlier renewals of this claim have
+        written.
+
+        A StoreError may leave open whether the events were written. A caller that must lose none writes them
+        again, now or with the commit. A reader may then find them twice, the second time after the first.
         """
         ...
 
     def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
-        """Give up a claim whose work is abandoned on purpose: the visit is due at once, and a commit that still comes is
-        refused. Unless it `counts`, the claim is taken as not made. A claim that has been lost is left alone.
+        """Give up a claim on purpose: the visit is due at once, and a later commit of the claim is refused.
+
+        If `counts` is false, the claim is not counted as an attempt to execute the visit. A lost claim is
+        left alone.
         """
         ...
 
     def release_dead(self, queue: str, now: float) -> int:
-        """Make the visits of workers that are known to be dead due at once; how many there were."""
+        """Make the visits of workers that are known to be dead due at once, and return their number."""
         ...
 
+    # Commits
+
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        """Write an outcome and everything that follows from it: visits, arrivals, counters, joins that fire, the visit
-        that ends the run. A visit that pauses is due at once when one of the waits it awaits has its answer. With `claim_for` the first
-        of the visits that became due is claimed at once and returned; where none did, it may be another one of the run that is due.
+        """Write the outcome of a visit and everything that follows from it, and claim the next visit if
+        asked to.
+
+        What follows are visits, arrivals, counters, joins that fire, and the visit that ends the run. A
+        suspended visit is due at once if one of its waits has an answer. With `claim_for`, the first visit
+        that became due is claimed and returned. If none did, another due visit of the run may be claimed.
 
         Raises:
-            FencedError: the claim has been lost.
-            NotPlainError: what the visit saved is not data that JSON can say. Nothing was written.
-            PayloadTooLargeError: what the visit saved is larger than the store takes. Nothing was written.
+            FencedError: the claim is lost.
+            NotPlainError: an output cannot be written as JSON. Nothing was written.
+            PayloadTooLargeError: the outputs are larger than the store accepts. Nothing was written.
         """
         ...
 
@@ -186,54 +234,69 @@ class Store(Protocol):
         errors: Sequence[ErrorRecord],
         now: float,
     ) -> None:
-        """Give a run its final status, and the wait that it answers its answer. Raises FencedError and PayloadTooLargeError
-        as `commit` does.
+        """Set the final status of a run, and answer the wait of its parent.
+
+        Raises:
+            FencedError, PayloadTooLargeError: as `commit` does.
         """
         ...
 
+    # Waits
+
     def open_wait(self, key: WaitKey, fence: int, token_hash: str) -> None:
-        """Let a wait of a claimed visit be answered with a token, beside those that were opened before.
+        """Register a token that answers a wait of a claimed visit, in addition to its earlier tokens.
 
         Raises:
-            FencedError: the claim has been lost.
+            FencedError: the claim is lost.
         """
         ...
 
     def wait(self, key: WaitKey) -> Wait:
-        """What is known of a wait: nothing, when it was never opened."""
+        """Return the state of a wait; a wait that was never opened has no answer."""
         ...
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
-        """Take no answer to a wait any more; the wait, with the answer that it may have had before."""
+        """Refuse answers to a wait from now on, and return the wait with the answer that it may have."""
         ...
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        """Answer a wait, and say which: its visit is due at once. The same answer again changes nothing.
+        """Answer a wait and return its key: its visit is due at once, and the same answer again changes
+        nothing.
 
         Raises:
-            RejectedError: `unknown_token`; `answered_otherwise`, when another answer came before; `closed`, when nobody waits
-                for it any more; `too_large`.
+            RejectedError: `unknown_token`; `answered_otherwise`, if another answer came before; `closed`, if
+            the
+                wait accepts no answer any more; `too_large`.
         """
         ...
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
-        """DueMessage that whoever is to answer a wait is alive. Raises `unknown_token` and `closed` as `answer` does."""
-        ...
-
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        """Let a run end with `status`: nothing new starts, and running steps finish, or are given up where it is cancelled. The
-        runs that it has started and waits for are cancelled. Repeated, it changes nothing.
+        """Record that the external worker behind a wait is alive.
 
         Raises:
-            RejectedError: `finished`, when the run has ended otherwise.
+            RejectedError: `unknown_token` and `closed`, as `answer` does.
+        """
+        ...
+
+    # Ends of runs
+
+    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+        """Let a run end with `status`: no visit starts any more, and running visits finish.
+
+        If the status is `cancelled`, running visits are abandoned. Child runs that the run waits for are
+        cancelled. A second call changes nothing.
+
+        Raises:
+            RejectedError: `finished`, if the run has ended with another status.
         """
         ...
 
     def resume(
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
-        """Continue a run that has ended: its open and parked visits become due. `values` may replace its `input` and
-        `environment`. A run that has not ended is returned as it is.
+        """Continue a run that has ended: its failed and parked visits become due.
+
+        `values` may replace its `input` and `environment`. A run that has not ended is returned unchanged.
 
         Raises:
             RejectedError: `not_resumable`.
@@ -241,27 +304,32 @@ class Store(Protocol):
         ...
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
-        """Those of the runs that have been cancelled, so that what runs of them should be given up."""
+        """Return which of the runs are cancelled, so that their running visits must be abandoned."""
         ...
 
+    # Playbook registry
+
     def register(self, playbook: Playbook) -> Playbook:
-        """Keep a playbook under its name and version; without a version under the next number. The same text again is the
-        playbook that was kept before.
+        """Register a playbook under its name and version, or under the next number if it has no version.
+
+        The same text again returns the playbook that was registered before.
 
         Raises:
-            RejectedError: `version_exists`, when the version was kept with another text.
+            RejectedError: `version_exists`, if the version was registered with another text.
         """
         ...
 
     def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
-        """A playbook of the registry: the version, or the newest that is there."""
+        """Return one version of a registered playbook, or the newest."""
         ...
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Playbook], str | None]:
-        """A page of the registry, and the cursor of the next page if there is one: the newest version of each playbook, by
-        name; with a name all versions of it, the newest first.
+        """Return a page of the registry, and the cursor of the next page or None.
+
+        Without `name`, it holds the newest version of each playbook, by name. With `name`, it holds all
+        versions of that playbook, newest first.
 
         Raises:
             RejectedError: `invalid_cursor`.
@@ -269,66 +337,76 @@ class Store(Protocol):
         ...
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        """Remove a version of a playbook, or all of them, from the registry; how many there were. Runs go on."""
+        """Remove one version of a playbook, or all, and return their number; runs are not affected."""
         ...
 
+    # API keys
+
     def add_key(self, key: Key) -> None:
-        """Keep an API key.
+        """Add an API key.
 
         Raises:
-            RejectedError: `key_exists`, when one with its id is kept.
+            RejectedError: `key_exists`, if the store has a key with this id.
         """
         ...
 
     def key(self, id: str) -> Key | None:
-        """The key with an id, of whatever tenant, also when it has been revoked."""
+        """Return the API key with an id, of any tenant, even if it is revoked."""
         ...
 
     def keys(self, tenant: str) -> list[Key]:
-        """All keys of a tenant, the oldest first, also those that have been revoked."""
+        """Return all API keys of a tenant, oldest first, including revoked keys."""
         ...
 
     def has_keys(self) -> bool:
-        """Whether any key was ever kept, of whatever tenant."""
+        """Return whether the store was ever given an API key, of any tenant."""
         ...
 
     def revoke_key(self, tenant: str, id: str, now: float) -> bool:
-        """DueMessage that a key is not to be believed any more; False when the tenant has none with the id. The first time holds."""
-        ...
-
-    def check_consistency(self) -> list[Finding]:
-        """What is wrong with the store: nothing, where all is well. Runs may be at work meanwhile; nothing is changed."""
+        """Revoke an API key, and return False if the tenant has no such key; the first revocation time is
+        kept.
+        """
         ...
 
     def touch_key(self, id: str, now: float) -> None:
-        """DueMessage that a key was used. The latest time holds."""
+        """Record that an API key was used; the latest time is kept."""
+        ...
+
+    # Maintenance
+
+    def check_consistency(self) -> list[Finding]:
+        """Return the inconsistencies of the store, without changing it; runs may be active meanwhile."""
         ...
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
-        """Look at so many of the runs that have not ended, and put right those that nothing would go on with. Where the queue is
-        elsewhere the next sweep goes on behind them.
+        """Repair up to `limit` unfinished runs that no worker would continue.
+
+        A store with an external queue examines `limit` runs; the next sweep starts after them.
         """
         ...
 
 
 class QueuedStore(Store, Protocol):
-    """A store beside which there may be a queue: messages tell which visits have become due, and what is true stands in the
-    store.
+    """A store that may have an external queue.
+
+    Its messages are hints about visits that became due. The store alone decides what is due.
     """
 
     @property
-    def messages(self) -> MessageQueue | None:
-        """The queue, if there is one."""
+    def message_queue(self) -> MessageQueue | None:
+        """External queue, or None."""
         ...
 
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
     ) -> Claim | MessageOutcome:
-        """The claim of the visit that a message tells of, or what is to be done with the message. Where the visit was done
-        before, what follows from it is made due again, and where its time has not come the message is sent again with a delay.
-        With `give_up` the claim counts as one too many, so that walking it fails the visit.
+        """Claim the visit that a message names, or return what is to be done with the message.
+
+        If the visit is finished, the visits that follow are announced again. If it is not due yet, the
+        message is sent again with a delay. With `give_up`, the claim exceeds the limit of claims, so that
+        its execution fails the visit.
 
         Raises:
-            MessageError: the message is none of the store's.
+            MessageError: the message was not sent by this store.
         """
         ...

@@ -1,4 +1,14 @@
-"""How long runs are kept that have ended."""
+"""Retention: how long a run is kept after its end.
+
+Problem: ended runs would fill the store. A run must not vanish while a parent or a child run refers to it.
+
+Algorithm: SQL stores delete ended runs during a sweep, oldest first, with all rows that belong to them.
+DynamoDB deletes items whose time to live is over; the head of a run expires one day before its other items.
+
+Cost: one deletion for each row or item.
+
+Limits: a SQL sweep deletes up to a thousand runs. DynamoDB may delete an expired item a few days late.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +22,13 @@ _SETTING = "NOETL_RETENTION_DAYS"
 
 
 def read_retention_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How long runs are kept after their end: `NOETL_RETENTION_DAYS`, or None for ever.
+    """Return how long ended runs are kept: `NOETL_RETENTION_DAYS` in seconds, or None for ever.
+
+    >>> read_retention_seconds({"NOETL_RETENTION_DAYS": "2"})
+    172800.0
 
     Raises:
-        SettingError: it is not a number of days.
+        SettingError: the setting is not a number of days.
     """
     text = environ.get(_SETTING, "").strip()
     if not text:

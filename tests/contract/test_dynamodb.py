@@ -100,11 +100,11 @@ class ItemDamage:
             "visits": keys.visit(run_id, "v", 1),
             "joins": keys.join(run_id, "a"),
             "counters": keys.counter(run_id, 3),
-            "visit counts": keys.number(run_id, "a"),
+            "visit counts": keys.visit_count(run_id, "a"),
             "waits": keys.wait(run_id, "v", "w", 1),
             "tokens": keys.token("t"),
-            "parts": keys.part(run_id, "v", "run", 0, 1),
-            "history": keys.entry(run_id, 1),
+            "parts": keys.loop_part(run_id, "v", "run", 0, 1),
+            "history": keys.history_page(run_id, 1),
             "idempotency keys": keys.idempotency("default", "k"),
         }[kind]
         store.table.write([Put(key, {"run": run_id})])
@@ -386,7 +386,7 @@ def test_the_doctor_looks_for_what_stands_beside_the_table(aws: Client) -> None:
     aws("s3").create_bucket(Bucket="values")
     assert DynamoStore("noetl", queue_url=queue, bucket="values").check_consistency() == []
     found = DynamoStore("noetl", queue_url=f"{queue}-", bucket="no-values").check_consistency()
-    missing = "there is no {} in this account and region; it must be there."
+    missing = "there is no {} in this account and region; create it."
     assert [(one.check, one.message.partition(" failed: ")[2]) for one in found] == [
         ("bucket", missing.format("bucket no-values (NOETL_BUCKET)")),
         ("queue", missing.format(f"queue {queue}- (NOETL_QUEUE)")),

@@ -140,7 +140,7 @@ class TestRefusals:
         fail(stub, "update_item", "ConditionalCheckFailedException", Item=encode_item({"a": 7}))
         with pytest.raises(ConditionFailed) as refused:
             DynamoTable("t").update(Update(ONE, {"a": 1}, when=(ABSENT,)))
-        assert refused.value.found == [{"a": 7}]
+        assert refused.value.items == [{"a": 7}]
 
     def test_one_of_a_transaction(self, stub: Stubber) -> None:
         fail(
@@ -192,7 +192,7 @@ class TestLimits:
     """What DynamoDB would refuse is not even asked for."""
 
     def test_an_item(self, stub: Stubber) -> None:
-        largest = tables.MAX_ITEM_BYTES - tables._MARGIN
+        largest = tables.MAX_ITEM_BYTES - tables._MARGIN_BYTES
         stub.add_response("put_item", {})
         DynamoTable("t").write([Put(ONE, {"a": b"x" * (largest - 1)})])
         with pytest.raises(PayloadTooLargeError, match="409,600 bytes"):
@@ -286,7 +286,7 @@ class TestBlobs:
     ) -> None:
         run = started(store)
         # What compresses well stays in its item, however long it was.
-        monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.to_text(value).encode())
+        monkeypatch.setattr(buckets, "to_bytes", lambda value: buckets.encode_json(value).encode())
         text = "x" * (2 * buckets.INLINE_BYTES)
         store.commit(done(store, claimed(store, run), saved={"n": text}, data=text), 1.0)
         (found,) = aws("s3").list_objects_v2(Bucket=store.blobs.bucket)["Contents"]
@@ -297,12 +297,12 @@ class TestBlobs:
         assert max(len(str(item)) for item in store.table.scan() if item["sk"].startswith("V#")) < 2_000
 
     def test_one_that_was_changed_there(self, store: DynamoStore, aws: Client) -> None:
-        kept = store.blobs.keep("r", ["x" * 10] * 3)
+        kept = store.blobs.store("r", ["x" * 10] * 3)
         assert kept is not None
         key = "runs/r/" + "0" * 64
         aws("s3").put_object(Bucket=store.blobs.bucket, Key=key, Body=b"something else")
         with pytest.raises(StoreError, match="damaged"):
-            store.blobs.read(b"@" + key.encode())
+            store.blobs.load(b"@" + key.encode())
 
     def test_without_a_bucket_it_is_too_large(self, aws: Client) -> None:
         upgrade("noetl")
@@ -317,7 +317,7 @@ class TestBlobs:
     def test_a_bucket_that_is_not_there(self, aws: Client) -> None:
         blobs = Blobs("nothing-here")
         with pytest.raises(StoreError, match=r"there is no bucket nothing-here .NOETL_BUCKET."):
-            blobs.keep("r", random.Random(1).choices(range(10**9), k=10_000))
+            blobs.store("r", random.Random(1).choices(range(10**9), k=10_000))
 
 
 def claimed_id(store: DynamoStore, run_id: str) -> str:
@@ -349,13 +349,13 @@ class TestSettings:
     def test_credentials_that_are_refused(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         upgrade("noetl")
         drop_permissions(aws, monkeypatch)
-        with pytest.raises(StoreError, match=r"refused: .* The credentials"):
+        with pytest.raises(StoreError, match=r"refused the call: .* The credentials"):
             open_store("dynamodb://noetl")
 
     def test_a_table_of_a_later_version(self, aws: Client) -> None:
         upgrade("noetl")
         DynamoTable("noetl").write([Update(keys.SCHEMA, {"schema": 99})])
-        with pytest.raises(SchemaError, match="has schema 99, and this version of noetl knows 1"):
+        with pytest.raises(SchemaError, match="has schema 99, but this version of noetl knows only 1"):
             open_store("dynamodb://noetl")
 
     def test_a_table_of_somebody_else(self, aws: Client) -> None:

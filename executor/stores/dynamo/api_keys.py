@@ -22,7 +22,7 @@ class DynamoApiKeys(DynamoContext):
             "scopes": list(key.scopes),
             "at": key.created_at,
         }
-        link = keys.api_key_of(key.tenant, key.created_at, key.id)
+        link = keys.api_key_link(key.tenant, key.created_at, key.id)
         try:
             self.table.write(
                 [
@@ -39,7 +39,7 @@ class DynamoApiKeys(DynamoContext):
         return None if item is None else _key_of(item)
 
     def keys(self, tenant: str) -> list[Key]:
-        links = list(self.table.query(keys.api_key_of(tenant, 0.0, "").pk, "A#"))
+        links = list(self.table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
         found = self.table.get_many([keys.api_key(link["key"]) for link in links])
         return sorted(map(_key_of, found.values()), key=lambda key: (key.created_at, key.id))
 
@@ -62,7 +62,7 @@ class DynamoApiKeys(DynamoContext):
             try:
                 self.table.update(Update(keys.api_key(id), {"used": now}, when=(PRESENT, same)))
             except ConditionFailed as refused:
-                item = refused.found[0]
+                item = refused.items[0]
             else:
                 return
 

@@ -1,4 +1,4 @@
-"""Items as the low-level client of DynamoDB writes them, and as plain values."""
+"""Conversion between items as plain values and the format of DynamoDB's low-level client."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ Item = dict[str, Any]
 
 
 def encode_value(value: Any) -> dict[str, Any]:
-    """A value as the client wants it."""
+    """Return a value in the format of the client.
+
+    >>> encode_value(["a", 1.0])
+    {'L': [{'S': 'a'}, {'N': '1'}]}
+    """
     match value:
         case bool():
             return {"BOOL": value}
         case str():
             return {"S": str(value)}
         case int() | float():
-            # As DynamoDB gives them back, so that the same write says the same.
+            # DynamoDB returns 1.0 as 1. A repeated transaction must send the same text for the same number.
             return {"N": repr(int(value) if value == int(value) else value)}
         case bytes():
             return {"B": value}
         case list() | tuple():
             return {"L": [encode_value(part) for part in value]}
-    raise TypeError(f"{type(value).__name__} is no attribute of an item")
+    raise TypeError(f"{type(value).__name__} cannot be an attribute of an item")
 
 
-def decode_value(found: Mapping[str, Any]) -> Any:
-    """The value that `attribute` was given. RunSnapshot numbers come back as integers."""
-    ((kind, value),) = found.items()
+def decode_value(encoded: Mapping[str, Any]) -> Any:
+    """Return the argument of `encode_value`. Whole numbers become integers."""
+    ((kind, value),) = encoded.items()
     match kind:
         case "N":
             return int(value) if value.lstrip("-").isdigit() else float(value)
@@ -40,16 +44,17 @@ def decode_value(found: Mapping[str, Any]) -> Any:
 
 
 def encode_item(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as the client wants it; what is None is left out."""
+    """Return an item in the format of the client, without the attributes that are None."""
     return {name: encode_value(value) for name, value in item.items() if value is not None}
 
 
-def decode_item(found: Mapping[str, Any]) -> Item:
-    return {name: decode_value(value) for name, value in found.items()}
+def decode_item(encoded: Mapping[str, Any]) -> Item:
+    """Return an item as plain values."""
+    return {name: decode_value(value) for name, value in encoded.items()}
 
 
 def size_of(item: Mapping[str, Any]) -> int:
-    """How many bytes DynamoDB counts for an item, rounded up."""
+    """Return the number of bytes that DynamoDB counts for an item, rounded up."""
     return sum(len(name.encode()) + _size(value) for name, value in item.items() if value is not None)
 
 
@@ -65,4 +70,4 @@ def _size(value: Any) -> int:
             return 21
         case list() | tuple():
             return 3 + sum(1 + _size(part) for part in value)
-    raise TypeError(f"{type(value).__name__} is no attribute of an item")
+    raise TypeError(f"{type(value).__name__} cannot be an attribute of an item")

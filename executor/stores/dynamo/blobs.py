@@ -1,7 +1,15 @@
-"""Values as bytes in items: compressed JSON, or where that is long, its place in a bucket.
+"""Values as bytes: compressed JSON in an item, or in a bucket if they are long.
 
-A bucket keeps a value under the run that it is of and the hash of its bytes: putting it again changes nothing, and what is
-read is known to be what was written. A value whose commit was refused is left behind there; nothing names it.
+Problem: an item has at most 400 KB, and each KB costs a write unit. Outputs of steps may have megabytes.
+
+Algorithm: the claim-check pattern (Hohpe and Woolf 2003) with content addressing. A long value is stored in
+S3 under its run and the SHA-256 of its bytes, and the item holds that key. Storing a value twice changes
+nothing, and a read verifies the hash.
+
+Cost: one S3 request for each long value. Up to _CACHED_BYTES of values are cached, least recently used first
+out.
+
+Limits: the object of a commit that was refused stays in the bucket, and no item refers to it.
 """
 
 from __future__ import annotations
@@ -16,43 +24,50 @@ from typing import Any
 from noetl.executor.clients.aws import client
 from noetl.executor.clients.aws_retry import call_with_retries
 from noetl.executor.errors import ActionError, StoreError
-from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import encode_json
 
 INLINE_BYTES = 16 * 1024
-"""How long a value is kept in its item where there is a bucket: a longer one costs less there."""
+"""Longest value that stays in its item although there is a bucket: a longer one costs less in S3."""
 
-_SHORT = 160
-"""What is shorter gains nothing from compression."""
+_MIN_COMPRESSED = 160
+"""Length in bytes below which compression gains nothing."""
 
 _CACHED_BYTES = 32 * 1024 * 1024
-_COMPRESSED, _ELSEWHERE = b"z", b"@"
+_COMPRESSED, _IN_BUCKET = b"z", b"@"
+"""First bytes that mark a compressed value and the key of an object. JSON text begins with neither."""
 
 
 def to_bytes(value: Any) -> bytes:
-    """JSON, compressed where that is shorter."""
-    text = to_text(value).encode("ascii")
-    if len(text) < _SHORT:
+    """Return the JSON of a value, compressed if that is shorter."""
+    text = encode_json(value).encode("ascii")
+    if len(text) < _MIN_COMPRESSED:
         return text
     packed = _COMPRESSED + zlib.compress(text)
     return packed if len(packed) < len(text) else text
 
 
 def from_bytes(packed: bytes) -> Any:
-    """The value that `to_bytes` was given."""
+    """Return the argument of `to_bytes`.
+
+    >>> from_bytes(to_bytes(["x" * 1000])) == ["x" * 1000]
+    True
+    """
     return json.loads(zlib.decompress(packed[1:]) if packed[:1] == _COMPRESSED else packed)
 
 
 class Blobs:
-    """The values of runs; `bucket` keeps the long ones, where there is one."""
+    """Values of runs as bytes for items. `bucket` is the name of the S3 bucket for long values, or None."""
 
     def __init__(self, bucket: str | None) -> None:
         self.bucket = bucket
         self._cache: OrderedDict[str, bytes] = OrderedDict()
-        self._cached = 0
+        self._cached_bytes = 0
         self._lock = threading.Lock()
 
-    def keep(self, run_id: str, value: Any) -> bytes | None:
-        """What stands for a value in an item: None for None and for an empty object."""
+    def store(self, run_id: str, value: Any) -> bytes | None:
+        """Return the bytes that stand for a value in an item, and store a long value; None for None and for
+        {}.
+        """
         if value is None or value == {}:
             return None
         packed = to_bytes(value)
@@ -60,23 +75,23 @@ class Blobs:
             return packed
         key = f"runs/{run_id}/{hashlib.sha256(packed).hexdigest()}"
         self._call("put_object", Key=key, Body=packed, ContentType="application/octet-stream")
-        self._remember(key, packed)
-        return _ELSEWHERE + key.encode("ascii")
+        self._add_to_cache(key, packed)
+        return _IN_BUCKET + key.encode("ascii")
 
-    def look(self) -> None:
-        """Ask whether the bucket is there, if one is named.
+    def check_access(self) -> None:
+        """Check that the bucket exists and may be used, if one is named.
 
         Raises:
-            StoreError: it is not, or it may not be asked.
+            StoreError: it does not exist, or access is denied.
         """
         if self.bucket is not None:
             self._call("head_bucket")
 
-    def read(self, kept: bytes | None) -> Any:
-        """The value that `keep` was given; None for one that was empty."""
-        if kept is None:
+    def load(self, stored: bytes | None) -> Any:
+        """Return the value that `store` was given, or None for {}."""
+        if stored is None:
             return None
-        return from_bytes(self._fetch(kept[1:].decode("ascii")) if kept[:1] == _ELSEWHERE else kept)
+        return from_bytes(self._fetch(stored[1:].decode("ascii")) if stored[:1] == _IN_BUCKET else stored)
 
     def _fetch(self, key: str) -> bytes:
         with self._lock:
@@ -86,20 +101,21 @@ class Blobs:
         packed: bytes = self._call("get_object", Key=key)
         if hashlib.sha256(packed).hexdigest() != key.rpartition("/")[2]:
             raise StoreError(
-                f"The store in DynamoDB is damaged: {key} in bucket {self.bucket} is not what was put there."
+                f"The store in DynamoDB is damaged: object {key} in bucket {self.bucket} does not match its"
+                " hash."
             )
-        self._remember(key, packed)
+        self._add_to_cache(key, packed)
         return packed
 
-    def _remember(self, key: str, packed: bytes) -> None:
+    def _add_to_cache(self, key: str, packed: bytes) -> None:
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = packed
-                self._cached += len(packed)
-            while self._cached > _CACHED_BYTES:
-                self._cached -= len(self._cache.popitem(last=False)[1])
+                self._cached_bytes += len(packed)
+            while self._cached_bytes > _CACHED_BYTES:
+                self._cached_bytes -= len(self._cache.popitem(last=False)[1])
 
-    def _call(self, call: str, **asked: Any) -> Any:
+    def _call(self, call: str, **parameters: Any) -> Any:
         try:
             method = getattr(client("s3", once=True), call)
         except ActionError as error:
@@ -107,8 +123,8 @@ class Blobs:
                 f"The bucket of the store (NOETL_BUCKET) cannot be used: {error.message}"
             ) from error
 
-        def one() -> Any:
-            answer = method(Bucket=self.bucket, **asked)
-            return answer["Body"].read() if "Body" in answer else answer
+        def call_once() -> Any:
+            response = method(Bucket=self.bucket, **parameters)
+            return response["Body"].read() if "Body" in response else response
 
-        return call_with_retries(f"bucket {self.bucket} (NOETL_BUCKET)", one)[0]
+        return call_with_retries(f"bucket {self.bucket} (NOETL_BUCKET)", call_once)

@@ -49,8 +49,8 @@ class DynamoClaims(DynamoContext):
     """The part of the store that claims."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        if queue == SERVICE and self.inbox is not None:
-            return self._claim_next(self.inbox, lease, now)
+        if queue == SERVICE and self.receiver is not None:
+            return self._claim_next(self.receiver, lease, now)
         for _ in range(MOST_RACES):
             note = self.memory.take(queue, now)
             if note is None:
@@ -92,7 +92,7 @@ class DynamoClaims(DynamoContext):
             Update(self.visit_key(run_id, visit_id), {"due": until}, when=_held_with(fence))
         ]
         if events:
-            key = keys.told(run_id, visit_id, fence, events_already_written, self.spread(run_id))
+            key = keys.renewal_events(run_id, visit_id, fence, events_already_written, self.spread(run_id))
             writes.append(Put(key, past_item(events, self, run_id), when=()))
         try:
             self.table.write(writes)
@@ -100,8 +100,8 @@ class DynamoClaims(DynamoContext):
             return False
         if events:
             self.changes.notify()
-        if self.inbox is not None:
-            self.inbox.prolong(run_id, visit_id)
+        if self.receiver is not None:
+            self.receiver.extend(run_id, visit_id)
         return True
 
     def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
@@ -114,17 +114,17 @@ class DynamoClaims(DynamoContext):
             return
         note = DueMessage(run_id, visit_id, item["step"], now, self.spread(run_id))
         self.tell(self.head(run_id)["queue"], [note], now)
-        if self.inbox is not None:
-            self.inbox.done(run_id, visit_id)
+        if self.receiver is not None:
+            self.receiver.finish(run_id, visit_id)
         self.changes.notify()
 
     def release_dead(self, queue: str, now: float) -> int:
         """Who is dead can be told on the same machine only."""
         return 0
 
-    def _claim_next(self, inbox: MessageReceiver, lease: Lease, now: float) -> Claim | None:
+    def _claim_next(self, receiver: MessageReceiver, lease: Lease, now: float) -> Claim | None:
         """The claim of a visit that a message told of. One thread at a time waits for messages, and lets the others know."""
-        while (message := inbox.take()) is not None:
+        while (message := receiver.take()) is not None:
             try:
                 found = self.claim_message(message["Body"], lease, now)
             except MessageError as problem:
@@ -132,12 +132,12 @@ class DynamoClaims(DynamoContext):
                 logger.warning("a message was left in the queue: %s", problem)
                 continue
             if isinstance(found, Claim):
-                inbox.guard(found.visit, message["ReceiptHandle"])
+                receiver.bind(found.visit, message["ReceiptHandle"])
                 return found
             if found is MessageOutcome.DONE:
-                inbox.delete(message["ReceiptHandle"])
+                receiver.delete(message["ReceiptHandle"])
         # What comes is looked at in the next round, which knows how late it is by then.
-        self.work.notify(inbox.poll(math.ceil(lease.seconds)))
+        self.work.notify(receiver.poll(math.ceil(lease.seconds)))
         return None
 
     def _active(self, queue: str, now: float | None = None) -> list[DueMessage]:
@@ -159,7 +159,7 @@ class DynamoClaims(DynamoContext):
 
     def open_runs(self, queue: str) -> list[str]:
         """The ids of the runs of a queue that have not ended."""
-        return [id for ids in self.in_parallel(self._open_in, keys.open_in(queue)) for id in ids]
+        return [id for ids in self.in_parallel(self._open_in, keys.open_shards(queue)) for id in ids]
 
     def _open_in(self, shard: str) -> list[str]:
         found: list[str] = []
@@ -167,7 +167,7 @@ class DynamoClaims(DynamoContext):
         values = {"ExpressionAttributeValues": {":q": {"S": shard}}}
         start: dict[str, object] = {}
         while True:
-            page = self.table.index("open", **asked, **values, **start)
+            page = self.table.query_index("open", **asked, **values, **start)
             found += [item["pk"]["S"][2:] for item in page["Items"]]
             if "LastEvaluatedKey" not in page:
                 return found
@@ -203,7 +203,7 @@ class DynamoClaims(DynamoContext):
             try:
                 item = self.table.update(_claiming(key, note, before, lease, now, give_up=give_up))
             except ConditionFailed as refused:
-                before = refused.found[0] or self.table.get(key)
+                before = refused.items[0] or self.table.get(key)
                 continue
             return self._claimed(note, key, before, item, known, now)
         return MessageOutcome.HELD
@@ -353,7 +353,7 @@ class DynamoClaims(DynamoContext):
         try:
             return self.table.update(Update(key, sets, keep={"started": now}, when=(condition,)))
         except ConditionFailed as refused:
-            return refused.found[0] or head
+            return refused.items[0] or head
 
 
 def _held_with(fence: int) -> tuple[Condition, ...]:

@@ -34,7 +34,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     self_contained,
     visit_of,
 )
-from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import encode_json
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 
@@ -55,8 +55,8 @@ class DynamoCommits(DynamoContext):
         self.changes.notify()
         known = held.head if commit.stop is None else None
         following = self.follow(record, now, claim_for=claim_for, known=known)
-        if self.inbox is not None:
-            self.inbox.done(visit.run_id, visit.id, following)
+        if self.receiver is not None:
+            self.receiver.finish(visit.run_id, visit.id, following)
         return following
 
     def _read_again(self, visit: Visit) -> CachedClaim:
@@ -163,8 +163,8 @@ class DynamoCommits(DynamoContext):
         if visit.progress is None:
             return
         for part in commit.parts:
-            key = keys.part(visit.run_id, visit.id, part.loop, part.first, spread)
-            yield Put(key, {"body": self.blobs.keep(visit.run_id, list(part.outcomes)) or b"[]"}, when=())
+            key = keys.loop_part(visit.run_id, visit.id, part.loop, part.first, spread)
+            yield Put(key, {"body": self.blobs.store(visit.run_id, list(part.outcomes)) or b"[]"}, when=())
 
     def _forget_parts(self, visit: Visit, held: CachedClaim) -> None:
         """Delete the results of batches when the visit is done, or begins anew in another round."""
@@ -172,7 +172,7 @@ class DynamoCommits(DynamoContext):
         if visit.progress is None or (visit.progress.journal and may_go_on):
             return
         spread = spread_of(held.head)
-        pk = keys.partition(visit.run_id, keys.home_of(visit.id, spread))
+        pk = keys.partition_key(visit.run_id, keys.partition_of_visit(visit.id, spread))
         found = [keys.ItemKey(item["pk"], item["sk"]) for item in self.table.query(pk, f"P#{visit.id}#")]
         self.table.delete(found)
 
@@ -181,7 +181,7 @@ class DynamoCommits(DynamoContext):
         visit = commit.visit
         if visit.finished_at is None and commit.events:
             yield Put(
-                keys.past(visit.run_id, visit.id, visit.fence, spread),
+                keys.claim_events(visit.run_id, visit.id, visit.fence, spread),
                 past_item(commit.events, self, visit.run_id),
                 when=(),
             )
@@ -317,7 +317,7 @@ class _VisitNumbers:
 
     def next(self, branch: Branch, way: VisitOrigin) -> int:
         if branch.step not in self._counted:
-            item = self._core.table.get(keys.number(self._run_id, branch.step)) or {}
+            item = self._core.table.get(keys.visit_count(self._run_id, branch.step)) or {}
             self._counted[branch.step] = (item.get("visits", 0), 0)
         before, more = self._counted[branch.step]
         self._counted[branch.step] = (before, more + 1)
@@ -327,13 +327,13 @@ class _VisitNumbers:
         found: list[Write] = []
         for step, (before, more) in self._counted.items():
             condition: Condition = ("visits", "=", before) if before else ("visits", "absent", None)
-            key = keys.number(self._run_id, step)
+            key = keys.visit_count(self._run_id, step)
             found.append(Update(key, {"visits": before + more}, when=(condition,)))
         return found
 
 
 def past_item(events: Sequence[Event], core: DynamoContext, run_id: str) -> Item:
-    return {"told": core.blobs.keep(run_id, [event_to_list(event) for event in events])}
+    return {"told": core.blobs.store(run_id, [event_to_list(event) for event in events])}
 
 
 def check_payload(commit: Commit) -> None:
@@ -348,7 +348,7 @@ def check_payload(commit: Commit) -> None:
         *(list(part.outcomes) for part in commit.parts),
     ]
     try:
-        length = sum(len(to_text(value)) for value in kept if value is not None)
+        length = sum(len(encode_json(value)) for value in kept if value is not None)
     except (TypeError, ValueError, RecursionError) as error:
         raise NotPlainError(f"what the step gives is not plain data: {error}") from None
     if length > MAX_PAYLOAD_BYTES:
@@ -365,7 +365,7 @@ def numbers_for(
 
 def _stop(commit: Commit, head: Item, core: DynamoContext) -> Iterable[Update]:
     if commit.stop is not None:
-        error = core.blobs.keep(commit.visit.run_id, commit.error)
+        error = core.blobs.store(commit.visit.run_id, commit.error)
         keep = {"stop": commit.stop.value} | ({} if error is None else {"error": error})
         yield Update(keys.ItemKey(head["pk"], head["sk"]), keep=keep)
 

@@ -49,9 +49,9 @@ class ConsistencyCheck:
 
     def _beside(self) -> Iterable[Finding]:
         """What is wrong with the bucket and the queue that stand beside the table."""
-        looks = {"bucket": self._core.blobs.look}
+        looks = {"bucket": self._core.blobs.check_access}
         if isinstance(self._core.messages, MessageQueue):
-            looks["queue"] = self._core.messages.look
+            looks["queue"] = self._core.messages.check_access
         for check, look in looks.items():
             try:
                 look()
@@ -134,7 +134,7 @@ class ConsistencyCheck:
         waits = self._core.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):
             return True
-        links = self._core.table.query(keys.partition(visit.run_id), f"K#{visit.id}#")
+        links = self._core.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
         heads = self._core.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
         return any(not is_over(head) for head in heads.values())
 

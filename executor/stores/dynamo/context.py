@@ -62,7 +62,7 @@ class DynamoContext(ABC):
         self.blobs = Blobs(bucket)
         self.plans = DynamoPlans(table)
         self.memory = InMemoryQueue()
-        self.inbox = None if messages is None else MessageReceiver(messages)
+        self.receiver = None if messages is None else MessageReceiver(messages)
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
         self._held: OrderedDict[tuple[str, str], CachedClaim] = OrderedDict()

@@ -1,4 +1,4 @@
-"""One write of one item: what it changes, and what must hold for it to be made."""
+"""Write requests for one item, with the conditions under which they are made, as expressions of DynamoDB."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.planner.frozen import record
 
 Condition = tuple[str, str, Any]
-"""A name, how it is compared (`=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`), and with what."""
+"""An attribute name, an operator and a value.
+
+Operators: `=`, `<>`, `<`, `<=`, `>`, `in`, `absent`, `present`, `absent or =`.
+"""
 
 ABSENT: Condition = ("pk", "absent", None)
+"""The item does not exist."""
+
 PRESENT: Condition = ("pk", "present", None)
+"""The item exists."""
+
+WRITE_TOKEN = "wrote"
+"""Attribute with the token of the last conditional write, which tells after a lost answer who made the write.
+"""
 
 
-class _Names:
-    """The placeholders of an expression."""
+class _Placeholders:
+    """Placeholders for the names and values of an expression."""
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
@@ -38,30 +48,32 @@ class _Names:
         return placeholder
 
     def condition(self, when: Sequence[Condition]) -> str:
-        return " AND ".join(self._one(*one) for one in when)
+        return " AND ".join(self._comparison(*condition) for condition in when)
 
-    def _one(self, name: str, how: str, value: Any) -> str:
-        placed = self.name(name)
-        match how:
+    def _comparison(self, name: str, operator: str, value: Any) -> str:
+        placeholder = self.name(name)
+        match operator:
             case "absent":
-                return f"attribute_not_exists({placed})"
+                return f"attribute_not_exists({placeholder})"
             case "present":
-                return f"attribute_exists({placed})"
+                return f"attribute_exists({placeholder})"
             case "in":
-                return f"{placed} IN ({', '.join(self.value(one) for one in value)})"
+                return f"{placeholder} IN ({', '.join(self.value(member) for member in value)})"
             case "absent or =":
-                return f"(attribute_not_exists({placed}) OR {placed} = {self.value(value)})"
-        return f"{placed} {how} {self.value(value)}"
+                return f"(attribute_not_exists({placeholder}) OR {placeholder} = {self.value(value)})"
+        return f"{placeholder} {operator} {self.value(value)}"
 
     def parameters(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"ExpressionAttributeNames": self.names} if self.names else {}
-        return found | ({"ExpressionAttributeValues": self.values} if self.values else {})
+        parameters: dict[str, Any] = {"ExpressionAttributeNames": self.names} if self.names else {}
+        return parameters | ({"ExpressionAttributeValues": self.values} if self.values else {})
 
 
 @record
 class Update:
-    """An update, which makes the item where it is absent. None among the values of `set` removes the attribute; `keep` is
-    set where there is none yet; `append` adds to the end of lists.
+    """A change of an item, which creates the item if it is absent.
+
+    A value None in `set` removes the attribute. `keep` sets attributes that are absent. `append` adds to
+    lists.
     """
 
     key: ItemKey
@@ -75,40 +87,43 @@ class Update:
 
     @property
     def size(self) -> int:
+        """Number of bytes of the attributes that are set."""
         return size_of(self.set) + size_of(self.keep)
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
-        names = _Names()
+        """Return the parameters of the call; `token` is written with the change if it is not None."""
+        placeholders = _Placeholders()
         sets = {name: value for name, value in self.set.items() if value is not None}
         if token is not None:
-            sets["wrote"] = token
-        removed = [names.name(name) for name, value in self.set.items() if value is None]
-        parts = [f"{names.name(name)} = {names.value(value)}" for name, value in sets.items()]
+            sets[WRITE_TOKEN] = token
+        removed = [placeholders.name(name) for name, value in self.set.items() if value is None]
+        parts = [f"{placeholders.name(name)} = {placeholders.value(value)}" for name, value in sets.items()]
         for name, value in self.keep.items():
-            parts.append(f"{names.name(name)} = if_not_exists({names.name(name)}, {names.value(value)})")
+            placeholder = placeholders.name(name)
+            parts.append(f"{placeholder} = if_not_exists({placeholder}, {placeholders.value(value)})")
         for name, values in self.append.items():
-            placed = names.name(name)
-            empty = names.value([])
-            parts.append(
-                f"{placed} = list_append(if_not_exists({placed}, {empty}), {names.value(list(values))})"
-            )
+            placeholder = placeholders.name(name)
+            empty = placeholders.value([])
+            appended = placeholders.value(list(values))
+            parts.append(f"{placeholder} = list_append(if_not_exists({placeholder}, {empty}), {appended})")
         clauses = [f"SET {', '.join(parts)}"] if parts else []
         clauses += [f"REMOVE {', '.join(removed)}"] if removed else []
         if self.add:
-            added = [f"{names.name(name)} {names.value(value)}" for name, value in self.add.items()]
+            added = [
+                f"{placeholders.name(name)} {placeholders.value(value)}" for name, value in self.add.items()
+            ]
             clauses.append(f"ADD {', '.join(added)}")
-        condition = names.condition(self.when)
-        found = {
+        call = {
             "TableName": table,
             "Key": encode_item(self.key._asdict()),
             "UpdateExpression": " ".join(clauses),
         }
-        return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
+        return call | _conditional(placeholders, self.when)
 
 
 @record
 class Put:
-    """A whole item."""
+    """A write of a complete item. By default the item must be absent."""
 
     key: ItemKey
     item: Mapping[str, Any] = field(default_factory=dict)
@@ -118,19 +133,18 @@ class Put:
 
     @property
     def size(self) -> int:
+        """Number of bytes of the item."""
         return size_of(self.item)
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
-        names = _Names()
-        condition = names.condition(self.when)
-        item = {**self.key._asdict(), **self.item} | ({} if token is None else {"wrote": token})
-        found = {"TableName": table, "Item": encode_item(item)}
-        return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
+        """Return the parameters of the call; `token` is written with the item if it is not None."""
+        item = {**self.key._asdict(), **self.item} | ({} if token is None else {WRITE_TOKEN: token})
+        return {"TableName": table, "Item": encode_item(item)} | _conditional(_Placeholders(), self.when)
 
 
 @record
 class Delete:
-    """The end of an item."""
+    """A deletion of an item."""
 
     key: ItemKey
     when: tuple[Condition, ...] = ()
@@ -139,15 +153,14 @@ class Delete:
     size = 0
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
-        names = _Names()
-        condition = names.condition(self.when)
-        found = {"TableName": table, "Key": encode_item(self.key._asdict())}
-        return found | ({"ConditionExpression": condition} if condition else {}) | names.parameters()
+        """Return the parameters of the call; `token` is not used."""
+        call = {"TableName": table, "Key": encode_item(self.key._asdict())}
+        return call | _conditional(_Placeholders(), self.when)
 
 
 @record
 class ConditionCheck:
-    """Something that must hold for the writes beside it to be made."""
+    """A condition on an item that other writes of the same transaction depend on."""
 
     key: ItemKey
     when: tuple[Condition, ...]
@@ -156,9 +169,14 @@ class ConditionCheck:
     size = 0
 
     def parameters(self, table: str, token: str | None) -> dict[str, Any]:
-        names = _Names()
-        found = {"TableName": table, "Key": encode_item(self.key._asdict())}
-        return found | {"ConditionExpression": names.condition(self.when)} | names.parameters()
+        """Return the parameters of the call; `token` is not used."""
+        call = {"TableName": table, "Key": encode_item(self.key._asdict())}
+        return call | _conditional(_Placeholders(), self.when)
 
 
 Write = Update | Put | Delete | ConditionCheck
+
+
+def _conditional(placeholders: _Placeholders, when: Sequence[Condition]) -> dict[str, Any]:
+    condition = placeholders.condition(when)
+    return ({"ConditionExpression": condition} if condition else {}) | placeholders.parameters()

@@ -64,7 +64,7 @@ class DynamoHistory(DynamoContext):
         place = read_event_id(after)
         for _ in range(MOST_RACES):
             # The pages first: what they name is there when the visits are read after them.
-            pages = [list(item["streams"]) for item in self.table.query(keys.partition(run_id), "E#")]
+            pages = [list(item["streams"]) for item in self.table.query(keys.partition_key(run_id), "E#")]
             streams = self._streams(run_id)
             told = dict.fromkeys(streams, 0)
             for name in (name for page in pages for name in page):
@@ -81,7 +81,9 @@ class DynamoHistory(DynamoContext):
         for at in range(0, len(streams), PAGE):
             number += 1
             try:
-                self.table.write([Put(keys.entry(run_id, number), {"streams": streams[at : at + PAGE]})])
+                self.table.write(
+                    [Put(keys.history_page(run_id, number), {"streams": streams[at : at + PAGE]})]
+                )
             except ConditionFailed:
                 return False
         return True
@@ -92,9 +94,9 @@ class DynamoHistory(DynamoContext):
             return {}
         past: dict[str, list[Item]] = {}
         for number in range(spread_of(whole.head)):
-            for item in self.table.query(keys.partition(run_id, number), "X#"):
+            for item in self.table.query(keys.partition_key(run_id, number), "X#"):
                 past.setdefault(item["sk"].split("#")[1], []).append(item)
-        told = self.blobs.read(whole.head.get("told")) or []
+        told = self.blobs.load(whole.head.get("told")) or []
         run = EventStream(HEAD, tuple(_event(one) for one in told))
         streams = [self._stream(record, past.get(record.visit.id, ())) for record in whole.records]
         return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
@@ -114,8 +116,8 @@ class DynamoHistory(DynamoContext):
             _, _, fence, *first = one["sk"].split("#")
             place = (int(fence), _TOLD, int(first[0])) if first else (int(fence), _ENDED, 0)
             if place[0] <= visit.fence:
-                entries[place] = [_event(event) for event in self.blobs.read(one["told"]) or ()]
-        if told := (self.blobs.read(item.get("told")) or {}).get("h"):
+                entries[place] = [_event(event) for event in self.blobs.load(one["told"]) or ()]
+        if told := (self.blobs.load(item.get("told")) or {}).get("h"):
             entries[visit.fence, _ENDED, 0] = [_event(event) for event in told]
         happened = tuple(event for place in sorted(entries) for event in entries[place])
         causes = way.causes or ((way.cause,) if way.cause else ())

@@ -75,7 +75,7 @@ class DynamoJoins(DynamoCommits):
         at = [keys.counter(run_id, number) for number in range(spread_of(head))]
         fired: list[VisitItem] = []
         for tries in range(MOST_RACES):
-            counters = self.table.snapshot(at)
+            counters = self.table.get_snapshot(at)
             counts = counts_of(head, counters, step_of)
             ready = sorted(
                 join

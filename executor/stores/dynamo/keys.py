@@ -1,7 +1,16 @@
-"""Under which keys the table keeps what: `docs/dynamodb.md` lists who asks for it.
+"""Primary keys of the items in the table. `docs/dynamodb.md` lists which request reads which item.
 
-Everything of a run lies under the run's id: in one partition, or spread over several where the plan forks widely, so that
-a thousand branches do not write to one place.
+Problem: a run whose plan forks into a thousand branches must not write to one partition, which accepts 1,000
+write units a second.
+
+Algorithm: write sharding. All items of a run are in one partition, or are spread over up to MAX_PARTITIONS.
+A visit is in the partition that the hash of its id selects. The `spread` of a run is the number of its
+partitions.
+
+Cost: a read of the whole run takes one query for each partition.
+
+Limits: the spread follows from the plan and never changes for a run. One transaction reads all counters of a
+run, so MAX_PARTITIONS is below the 100 items that a transaction may have.
 """
 
 from __future__ import annotations
@@ -12,146 +21,180 @@ from typing import NamedTuple
 from noetl.executor.model.run import SERVICE
 
 MAX_PARTITIONS = 64
-"""Over how many partitions a run is spread at most: one transaction reads and writes a counter of each."""
+"""Largest spread of a run: one transaction reads and writes a counter of each partition."""
 
 BRANCHES_PER_PARTITION = 16
-"""How many branches of a fork share a partition of their run."""
+"""Number of branches of a fork that share a partition of their run."""
 
 SHARDS = 8
-"""Over how many partitions of an index the runs of a tenant are spread, and those of the service that have not ended: each takes
-a thousand writes a second.
+"""Number of partitions of an index for the runs of a tenant, and for the unfinished runs of the service.
+
+Each accepts a thousand writes a second.
 """
 
 
 class ItemKey(NamedTuple):
-    """The primary key of an item."""
+    """The primary key of an item: partition key and sort key."""
 
     pk: str
     sk: str
 
 
 SCHEMA = ItemKey("S#schema", "S")
-"""Where a table says of which version its items are."""
+"""Key of the item that holds the schema version of the table."""
 
 
-def partition(run_id: str, number: int = 0) -> str:
+def partition_key(run_id: str, number: int = 0) -> str:
+    """Return the partition key of one partition of a run.
+
+    >>> partition_key("r"), partition_key("r", 3)
+    ('R#r', 'R#r#3')
+    """
     return f"R#{run_id}" if number == 0 else f"R#{run_id}#{number}"
 
 
-def home_of(visit_id: str, spread: int) -> int:
-    """The number of the partition that keeps a visit, in a run that is spread over so many."""
+def partition_of_visit(visit_id: str, spread: int) -> int:
+    """Return the number of the partition that holds a visit, in a run with this spread."""
     if spread == 1:
         return 0
     return int.from_bytes(hashlib.blake2b(visit_id.encode(), digest_size=4).digest(), "big") % spread
 
 
 def head(run_id: str) -> ItemKey:
-    return ItemKey(partition(run_id), "H")
+    """Return the key of the head: the run without its visits."""
+    return ItemKey(partition_key(run_id), "H")
 
 
 def counter(run_id: str, number: int) -> ItemKey:
-    return ItemKey(partition(run_id, number), "C")
+    """Return the key of the branch counter of a partition."""
+    return ItemKey(partition_key(run_id, number), "C")
 
 
 def visit(run_id: str, visit_id: str, spread: int) -> ItemKey:
-    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"V#{visit_id}")
+    """Return the key of a visit."""
+    return ItemKey(_visit_partition(run_id, visit_id, spread), f"V#{visit_id}")
 
 
-def past(run_id: str, visit_id: str, fence: int, spread: int) -> ItemKey:
-    """The history that a visit had when a claim of it ended without an outcome."""
-    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"X#{visit_id}#{fence:08d}")
+def claim_events(run_id: str, visit_id: str, fence: int, spread: int) -> ItemKey:
+    """Return the key of the events of a claim that ended in a retry or a suspension."""
+    return ItemKey(_visit_partition(run_id, visit_id, spread), f"X#{visit_id}#{fence:08d}")
 
 
-def told(run_id: str, visit_id: str, fence: int, first: int, spread: int) -> ItemKey:
-    """What a claim has told while it was at work, from its event with this index on."""
-    pk, sk = past(run_id, visit_id, fence, spread)
+def renewal_events(run_id: str, visit_id: str, fence: int, first: int, spread: int) -> ItemKey:
+    """Return the key of the events that a renewal has written; `first` is the index of the first in its
+    claim.
+    """
+    pk, sk = claim_events(run_id, visit_id, fence, spread)
     return ItemKey(pk, f"{sk}#{first:08d}")
 
 
 def wait(run_id: str, visit_id: str, id: str, spread: int) -> ItemKey:
-    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"W#{visit_id}#{id}")
+    """Return the key of a wait of a visit."""
+    return ItemKey(_visit_partition(run_id, visit_id, spread), f"W#{visit_id}#{id}")
 
 
-def part(run_id: str, visit_id: str, loop: str, first: int, spread: int) -> ItemKey:
-    return ItemKey(partition(run_id, home_of(visit_id, spread)), f"P#{visit_id}#{loop}#{first:012d}")
+def loop_part(run_id: str, visit_id: str, loop: str, first: int, spread: int) -> ItemKey:
+    """Return the key of the results of a loop batch; `first` is the index of its first item."""
+    return ItemKey(_visit_partition(run_id, visit_id, spread), f"P#{visit_id}#{loop}#{first:012d}")
 
 
 def join(run_id: str, step: str) -> ItemKey:
-    return ItemKey(partition(run_id), f"J#{step}")
+    """Return the key of the state of a join."""
+    return ItemKey(partition_key(run_id), f"J#{step}")
 
 
-def number(run_id: str, step: str) -> ItemKey:
-    """How often a step was visited by branches of a run that has forked."""
-    return ItemKey(partition(run_id), f"N#{step}")
+def visit_count(run_id: str, step: str) -> ItemKey:
+    """Return the key of the number of visits of a step by branches of a run that has forked."""
+    return ItemKey(partition_key(run_id), f"N#{step}")
 
 
 def child(run_id: str, visit_id: str, child_id: str) -> ItemKey:
-    return ItemKey(partition(run_id), f"K#{visit_id}#{child_id}")
+    """Return the key of the link to a child run."""
+    return ItemKey(partition_key(run_id), f"K#{visit_id}#{child_id}")
 
 
-def entry(run_id: str, number: int) -> ItemKey:
-    """A page of the history, as its first reader has put it in order."""
-    return ItemKey(partition(run_id), f"E#{number:08d}")
+def history_page(run_id: str, number: int) -> ItemKey:
+    """Return the key of a page of the history, as its first reader has ordered it."""
+    return ItemKey(partition_key(run_id), f"E#{number:08d}")
 
 
 def plan(plan_hash: str, block: int = 0) -> ItemKey:
+    """Return the key of one block of a plan."""
     return ItemKey(f"P#{plan_hash}", f"B#{block:04d}")
 
 
 def token(token_hash: str) -> ItemKey:
+    """Return the key of a token that answers a wait."""
     return ItemKey(f"T#{token_hash}", "T")
 
 
 def idempotency(tenant: str, key: str) -> ItemKey:
-    return ItemKey(
-        f"I#{hashlib.sha256(f'{len(tenant)}.{tenant}{key}'.encode('utf-8', 'surrogatepass')).hexdigest()}",
-        "I",
-    )
+    """Return the key of an idempotency key of a tenant."""
+    text = f"{len(tenant)}.{tenant}{key}".encode("utf-8", "surrogatepass")
+    return ItemKey(f"I#{hashlib.sha256(text).hexdigest()}", "I")
 
 
 def playbook(tenant: str, name: str) -> ItemKey:
-    """The newest version of a playbook, in the order of names."""
+    """Return the key of the newest version of a playbook; sort keys are in the order of names."""
     return ItemKey(f"B#{tenant}", f"N#{name}")
 
 
 def version(tenant: str, name: str, version: str) -> ItemKey:
+    """Return the key of one version of a playbook."""
     return ItemKey(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
 
 
 ANY_API_KEY = ItemKey("A#", "any")
-"""Where the table says that it was ever given an API key."""
+"""Key of the item that exists if the table was ever given an API key."""
 
 
 def api_key(id: str) -> ItemKey:
+    """Return the key of an API key."""
     return ItemKey(f"A#{id}", "A")
 
 
-def api_key_of(tenant: str, at: float, id: str) -> ItemKey:
-    """Where a tenant finds its keys, the oldest first."""
-    return ItemKey(f"O#{tenant}", f"A#{created(at, id)}")
+def api_key_link(tenant: str, created_at: float, id: str) -> ItemKey:
+    """Return the key of the link from a tenant to its API key; sort keys are in the order of creation."""
+    return ItemKey(f"O#{tenant}", f"A#{creation_sort_key(created_at, id)}")
 
 
-def shard(of: str, run_id: str) -> str:
-    """Under what an index keeps a run, which is one of a tenant or of the service."""
+def shard(owner: str, run_id: str) -> str:
+    """Return the index partition of a run; `owner` is its tenant, or the queue of the service."""
     number = hashlib.blake2b(run_id.encode(), digest_size=4).digest()[0] % SHARDS
-    return f"{of}#{number}"
+    return f"{owner}#{number}"
 
 
-def shards(of: str) -> list[str]:
-    """Under what an index keeps the runs of a tenant or of the service: spread, and those of before under the name itself."""
-    return [of, *(f"{of}#{number}" for number in range(SHARDS))]
+def shards(owner: str) -> list[str]:
+    """Return all index partitions of an owner.
+
+    The first, without a number, holds the runs of versions that did not spread them.
+
+    >>> shards("t")[:3]
+    ['t', 't#0', 't#1']
+    """
+    return [owner, *(f"{owner}#{number}" for number in range(SHARDS))]
 
 
-def open_under(queue: str, run_id: str) -> str:
-    """Under what the index of open runs keeps a run of a queue. Queues of local runs hold few."""
+def open_shard(queue: str, run_id: str) -> str:
+    """Return the partition of a run in the index of open runs. Queues of local runs are small and are not
+    spread.
+    """
     return shard(queue, run_id) if queue == SERVICE else queue
 
 
-def open_in(queue: str) -> list[str]:
-    """Under what the index of open runs keeps those of a queue."""
+def open_shards(queue: str) -> list[str]:
+    """Return all partitions of a queue in the index of open runs."""
     return shards(queue) if queue == SERVICE else [queue]
 
 
-def created(at: float, run_id: str) -> str:
-    """The place of a run among those of its tenant and its queue: by when it was created, then by its id."""
-    return f"{at:020.6f}#{run_id}"
+def creation_sort_key(created_at: float, run_id: str) -> str:
+    """Return the sort key of a run in the indexes: its time of creation, then its id.
+
+    >>> creation_sort_key(1.5, "r")
+    '0000000000001.500000#r'
+    """
+    return f"{created_at:020.6f}#{run_id}"
+
+
+def _visit_partition(run_id: str, visit_id: str, spread: int) -> str:
+    return partition_key(run_id, partition_of_visit(visit_id, spread))

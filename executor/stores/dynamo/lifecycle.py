@@ -43,7 +43,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     outcome,
     visit_of,
 )
-from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import encode_json
 
 _WAITS = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
 
@@ -71,7 +71,7 @@ class DynamoLifecycle(DynamoJoins):
         try:
             self.table.write([Put(key, item)])
         except ConditionFailed as refused:
-            found = refused.found[0] or self.table.get(key)
+            found = refused.items[0] or self.table.get(key)
             record = None if found is None else decode_visit(visit.run_id, found, self.blobs)
             assert record is not None
             return record, False
@@ -81,7 +81,7 @@ class DynamoLifecycle(DynamoJoins):
         self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
     ) -> None:
         run, visit = claim.run, claim.visit
-        if len(to_text(result)) + len(to_text(list(errors))) > limits.MAX_PAYLOAD_BYTES:
+        if len(encode_json(result)) + len(encode_json(list(errors))) > limits.MAX_PAYLOAD_BYTES:
             raise PayloadTooLargeError(
                 f"the result of the run has more than {limits.MAX_PAYLOAD_BYTES:,} bytes"
             )
@@ -95,15 +95,15 @@ class DynamoLifecycle(DynamoJoins):
             ("status", "=", VisitStatus.RUNNING.value),
         )
         ended = {**{k: v for k, v in outcome(done, (), self.blobs).items() if v is not None}, "at": now}
-        kept = self.blobs.keep(run.id, next(iter(errors), None))
+        kept = self.blobs.store(run.id, next(iter(errors), None))
         writes: list[Write] = [
             Update(keys.visit(run.id, visit.id, spread_of(head)), ended, when=held),
             Update(
                 keys.head(run.id),
                 {
                     "status": status.value,
-                    "result": self.blobs.keep(run.id, result) if result != {} else b"{}",
-                    "errors": self.blobs.keep(run.id, list(errors)) if errors else None,
+                    "result": self.blobs.store(run.id, result) if result != {} else b"{}",
+                    "errors": self.blobs.store(run.id, list(errors)) if errors else None,
                     "finished": now,
                     "open": None,
                     "told": self._told(head, event),
@@ -124,15 +124,15 @@ class DynamoLifecycle(DynamoJoins):
         self.note_head(head | {"finished": now})
         self.answer_parent(head, now)
         self.let_expire(head, now)
-        if self.inbox is not None:
-            self.inbox.done(run.id, visit.id)
+        if self.receiver is not None:
+            self.receiver.finish(run.id, visit.id)
         self.changes.notify()
         self.work.notify()
 
     def _told(self, head: Item, event: Event) -> bytes:
         """What has happened to a run as a whole, with one thing more."""
-        told = self.blobs.read(head.get("told")) or []
-        return self.blobs.keep(head["pk"][2:], [*told, event_to_list(event)]) or b"[]"
+        told = self.blobs.load(head.get("told")) or []
+        return self.blobs.store(head["pk"][2:], [*told, event_to_list(event)]) or b"[]"
 
     def answer_parent(self, head: Item, now: float) -> None:
         if "parent" in head:
@@ -220,7 +220,7 @@ class DynamoLifecycle(DynamoJoins):
     ) -> None:
         """Cancel the runs that a run waits for: those of one visit, or all but those of one."""
         prefix = "K#" if of is None else f"K#{of}#"
-        for item in self.table.query(keys.partition(run_id), prefix):
+        for item in self.table.query(keys.partition_key(run_id), prefix):
             _, visit_id, child = item["sk"].split("#", 2)
             if visit_id == but:
                 continue
@@ -319,7 +319,7 @@ class DynamoLifecycle(DynamoJoins):
         if whole.counts.failed:
             deltas.add(0, "failed", -whole.counts.failed)
         resumes = head.get("resumes", 0) + 1
-        given = (self.blobs.read(head.get("given")) or {}) | {
+        given = (self.blobs.load(head.get("given")) or {}) | {
             name: dict(value) for name, value in values.items()
         }
         event = Event("workflow.resumed", now, payload={"resumes": resumes})
@@ -332,8 +332,8 @@ class DynamoLifecycle(DynamoJoins):
             "errors": None,
             "resumes": resumes,
             "deadline": deadline_at,
-            "given": self.blobs.keep(run.id, given),
-            "open": keys.open_under(head["queue"], run.id),
+            "given": self.blobs.store(run.id, given),
+            "open": keys.open_shard(head["queue"], run.id),
             "told": self._told(head, event),
             "reopening": True,
         }
@@ -387,9 +387,9 @@ class DynamoLifecycle(DynamoJoins):
                 ("fence", "absent or =", visit.fence),
             )
             writes: list[Write] = [Update(key, sets, when=when)]
-            told = (self.blobs.read(record.item.get("told")) or {}).get("h")
+            told = (self.blobs.load(record.item.get("told")) or {}).get("h")
             if told:
-                past = keys.past(run_id, visit.id, visit.fence, spread)
+                past = keys.claim_events(run_id, visit.id, visit.fence, spread)
                 events = [Event(*event) for event in told]
                 writes.append(Put(past, past_item(events, self, run_id), when=()))
             # Where it is refused, another resume of the same was faster: then it is open, too, and the run does not end here.

@@ -1,4 +1,4 @@
-"""DynamoPlans in the table: compressed, in as many blocks as they need, and read once by each process."""
+"""Plans in the table: compressed, in as many blocks as they need, and read once by each process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK_BYTES = 350 * 1024
 
 
 class DynamoPlans:
-    """The plans of a table. What is read of one is kept: a plan never changes."""
+    """The plans of a table. A plan never changes, so what was read of it is cached."""
 
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
@@ -29,6 +29,7 @@ class DynamoPlans:
         self.task = lru_cache(maxsize=1024)(self._task)
 
     def save(self, plan: Plan) -> None:
+        """Save a plan under its hash; a plan that is already saved stays as it is."""
         if self._table.get(keys.plan(plan.hash)) is not None:
             return
         document = {
@@ -38,33 +39,35 @@ class DynamoPlans:
             "source": json.dumps(plan.source),
         }
         packed = to_bytes(document)
-        blocks = [packed[at : at + BLOCK_BYTES] for at in range(0, len(packed), BLOCK_BYTES)]
-        # The first block tells how many there are, and is there when all are.
+        blocks = [packed[start : start + BLOCK_BYTES] for start in range(0, len(packed), BLOCK_BYTES)]
+        # The first block holds the number of blocks. It is written last, so the plan exists when it is
+        # complete.
         for number, block in reversed(list(enumerate(blocks))):
-            first = {"blocks": len(blocks), "spread": spread_of(plan)} if number == 0 else {}
+            description = {"blocks": len(blocks), "spread": spread_of(plan)} if number == 0 else {}
             try:
-                self._table.write([Put(keys.plan(plan.hash, number), {"body": block, **first})])
+                self._table.write([Put(keys.plan(plan.hash, number), {"body": block, **description})])
             except ConditionFailed:
                 continue
 
     def plan(self, plan_hash: str) -> Plan:
+        """Return a complete plan."""
         document = self._document(plan_hash)
         steps = {name: Step.from_json(name, body) for name, body in document["steps"].items()}
         tasks = {name: Task.from_json(body) for name, body in document["tasks"].items()}
         return Plan(Header.from_json(document["header"]), steps, tasks, json.loads(document["source"]))
 
     def spread(self, plan_hash: str) -> int:
-        """Over how many partitions a run of the plan is spread."""
+        """Return the number of partitions of each run of a plan."""
         return int(self._document(plan_hash)["spread"])
 
     def _read(self, plan_hash: str) -> dict[str, Any]:
         first = self._table.get(keys.plan(plan_hash))
         if first is None:
-            raise StoreError(f"The store in DynamoDB holds no plan {plan_hash}.")
+            raise StoreError(f"The store in DynamoDB has no plan {plan_hash}.")
         rest = [keys.plan(plan_hash, number) for number in range(1, first["blocks"])]
-        found = self._table.get_many(rest)
+        items = self._table.get_many(rest)
         document: dict[str, Any] = from_bytes(
-            b"".join([first["body"], *(found[key]["body"] for key in rest)])
+            b"".join([first["body"], *(items[key]["body"] for key in rest)])
         )
         named = {kind: dict(document[kind]) for kind in ("steps", "tasks")}
         return {**document, **named, "spread": first["spread"]}
@@ -80,6 +83,6 @@ class DynamoPlans:
 
 
 def spread_of(plan: Plan) -> int:
-    """Over how many partitions the runs of a plan are spread: as its widest fork needs."""
+    """Return the number of partitions of each run of a plan, which its widest fork determines."""
     widest = max((len(case.targets) for step in plan.steps.values() for case in step.cases), default=1)
     return max(1, min(MAX_PARTITIONS, -(-widest // BRANCHES_PER_PARTITION)))

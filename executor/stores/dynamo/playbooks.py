@@ -5,7 +5,7 @@ from __future__ import annotations
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
 from noetl.executor.model.registry import Playbook
-from noetl.executor.stores.cursors import read_place, write_place
+from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import MOST_RACES, DynamoContext
@@ -85,17 +85,17 @@ class DynamoPlaybooks(DynamoContext):
     ) -> tuple[list[Playbook], str | None]:
         found: list[Playbook] = []
         if name is None:
-            behind = None if cursor is None else f"N#{read_place(cursor, str)}"
+            behind = None if cursor is None else f"N#{read_key_cursor(cursor, str)}"
             for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=behind):
                 if "version" in item:
                     found.append(_playbook(tenant, item["sk"][2:], item))
                 if len(found) > limit:
-                    return found[:limit], write_place(found[limit - 1].name)
+                    return found[:limit], write_key_cursor(found[limit - 1].name)
             return found, None
-        below = None if cursor is None else read_place(cursor, int)
+        below = None if cursor is None else read_key_cursor(cursor, int)
         items = sorted(self._versions(tenant, name), key=lambda item: -item["number"])
         left = [item for item in items if "removed" not in item and (below is None or item["number"] < below)]
-        more = write_place(left[limit - 1]["number"]) if len(left) > limit else None
+        more = write_key_cursor(left[limit - 1]["number"]) if len(left) > limit else None
         return [_playbook(tenant, name, item) for item in left[:limit]], more
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:

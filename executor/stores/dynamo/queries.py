@@ -141,7 +141,7 @@ class DynamoQueries(DynamoClaims):
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[Run], str | None]:
-        behind = None if cursor is None else keys.created(*read_cursor(cursor))
+        behind = None if cursor is None else keys.creation_sort_key(*read_cursor(cursor))
         more: str | None = None
         if parent is not None:
             page = self._children(parent, behind)
@@ -176,7 +176,7 @@ class DynamoQueries(DynamoClaims):
         return found, write_cursor(float(at), run_id)
 
     def _children(self, parent: str, behind: str | None) -> list[str]:
-        items = self.table.query(keys.partition(parent), "K#")
+        items = self.table.query(keys.partition_key(parent), "K#")
         return [item["sk"].split("#", 2)[2] for item in items]
 
     def _listed(
@@ -191,7 +191,10 @@ class DynamoQueries(DynamoClaims):
         behind: str | None,
     ) -> tuple[list[str], str | None]:
         """The places of runs in the index, the newest first, and where it has been looked through for long enough."""
-        values: dict[str, Any] = {":from": keys.created(max(since or 0.0, 0.0), ""), ":to": behind or "~"}
+        values: dict[str, Any] = {
+            ":from": keys.creation_sort_key(max(since or 0.0, 0.0), ""),
+            ":to": behind or "~",
+        }
         filters: list[str] = []
         names = {"#s": "status", "#q": "queue", "#g": "tags"}
         used: dict[str, str] = {}
@@ -230,7 +233,7 @@ class DynamoQueries(DynamoClaims):
         """The places of the newest runs of a shard, and where it has been looked through for long enough, if there are more."""
         found: list[str] = []
         for _ in range(MOST_PAGES):
-            page = self.table.index("runs", **asked)
+            page = self.table.query_index("runs", **asked)
             found += [item["created"]["S"] for item in page["Items"] if item["created"]["S"] != behind]
             if len(found) >= wanted or "LastEvaluatedKey" not in page:
                 return found[:wanted], None
@@ -263,10 +266,10 @@ class DynamoQueries(DynamoClaims):
 
     def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         spread = self.spread(run_id)
-        pk = keys.partition(run_id, keys.home_of(visit_id, spread))
+        pk = keys.partition_key(run_id, keys.partition_of_visit(visit_id, spread))
         prefix = f"P#{visit_id}#{loop}#"
         found = [item for item in self.table.query(pk, prefix) if "#" not in item["sk"][len(prefix) :]]
-        return [self.blobs.read(item["body"]) for item in found]
+        return [self.blobs.load(item["body"]) for item in found]
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:
         heads = self.table.get_many([keys.head(run_id) for run_id in run_ids])

@@ -30,7 +30,7 @@ class DynamoRetention(DynamoContext):
         run_id = head["pk"][2:]
         found: list[keys.ItemKey] = []
         for number in range(spread_of(head)):
-            for item in self.table.query(keys.partition(run_id, number), ""):
+            for item in self.table.query(keys.partition_key(run_id, number), ""):
                 found.append(keys.ItemKey(item["pk"], item["sk"]))
                 found += [keys.token(token) for token in item.get("tokens", ())]
         if "key" in head:

@@ -35,8 +35,8 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
     item = {
         "tenant": keys.shard(run.tenant, run.id),
         "owner": run.tenant,
-        "created": keys.created(run.created_at, run.id),
-        "open": keys.open_under(run.queue, run.id),
+        "created": keys.creation_sort_key(run.created_at, run.id),
+        "open": keys.open_shard(run.queue, run.id),
         "at": run.created_at,
         "playbook": run.playbook,
         "version": run.version,
@@ -52,7 +52,7 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
         "resumed": run.resumed_from,
         "trace": run.trace,
         "deadline": run.deadline_at,
-        "given": blobs.keep(run.id, given),
+        "given": blobs.store(run.id, given),
         "spread": spread if spread != 1 else None,
         "first": [first.id, first.step, first.clock, index],
         "handed": to_bytes(dict(first.names)) if first.names else None,
@@ -63,7 +63,7 @@ def head_item(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> 
 
 def run_of(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
     """The run of a head; without `counts` it is told as if it had the branch it began with."""
-    given = blobs.read(head.get("given")) or {}
+    given = blobs.load(head.get("given")) or {}
     parent = head.get("parent")
     return Run(
         id=head["pk"][2:],
@@ -92,9 +92,9 @@ def run_of(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
         failed_branches=0 if counts is None else counts.failed,
         stop=RunStatus(head["stop"]) if "stop" in head else None,
         resumes=head.get("resumes", 0),
-        result=blobs.read(head.get("result")),
-        error=blobs.read(head.get("error")),
-        errors=tuple(blobs.read(head.get("errors")) or ()),
+        result=blobs.load(head.get("result")),
+        error=blobs.load(head.get("error")),
+        errors=tuple(blobs.load(head.get("errors")) or ()),
     )
 
 

@@ -112,7 +112,7 @@ def read_snapshot(core: DynamoContext, run_id: str, *, saved: bool = False) -> R
 
 def _read_partition(core: DynamoContext, run_id: str, number: int) -> list[Item]:
     counter = core.table.get(keys.counter(run_id, number))
-    visits = list(core.table.query(keys.partition(run_id, number), "V#"))
+    visits = list(core.table.query(keys.partition_key(run_id, number), "V#"))
     return visits if counter is None else [counter, *visits]
 
 

@@ -1,4 +1,8 @@
-"""The store in DynamoDB, whose messages are in SQS and whose large values are in S3."""
+"""The store in DynamoDB, with its messages in SQS and its long values in S3.
+
+Its parts are classes that this package combines by inheritance: claims, commits, joins, lifecycle, sweep,
+queries, waits, playbooks, API keys, retention and history. `context.py` holds what they share.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,26 @@ if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
 
 SCHEMA_VERSION = 1
-"""What the items of a table are like; one that says nothing of it is of this version."""
+"""Version of the format of items. A table that names no version has this one."""
 
 
 class DynamoStore(
-    DynamoWaits, DynamoPlaybooks, DynamoApiKeys, DynamoHistory, DynamoRetention, DynamoQueries, DynamoSweep
+    DynamoWaits,
+    DynamoPlaybooks,
+    DynamoApiKeys,
+    DynamoHistory,
+    DynamoRetention,
+    DynamoQueries,
+    DynamoSweep,
 ):
-    """Runs in a table of DynamoDB. With the URL of a queue, the runs of a service are walked as its messages say; those of
-    local runs, and without a queue all, as the table says. With a bucket, large values lie there. Runs that have ended are kept for
-    `retention_seconds`, or for ever.
+    """A store in a table of DynamoDB.
+
+    With the URL of a queue, messages say which visits of service runs are due. Visits of local runs, and of
+    all runs without a queue, are found in the table. With a bucket, long values are stored there. Ended runs
+    are kept for `retention_seconds`, or for ever.
 
     Raises:
-        StoreError: the table cannot be reached, or is not there.
+        StoreError: the table does not exist, or cannot be reached.
     """
 
     def __init__(
@@ -43,23 +55,21 @@ class DynamoStore(
         bucket: str | None = None,
         retention_seconds: float | None = None,
     ) -> None:
-        super().__init__(
-            DynamoTable(table),
-            None if queue_url is None else MessageQueue(queue_url),
-            bucket,
-            retention_seconds,
-        )
-        kept = self.table.get(keys.SCHEMA)
-        schema = SCHEMA_VERSION if kept is None else kept["schema"]
+        queue = None if queue_url is None else MessageQueue(queue_url)
+        super().__init__(DynamoTable(table), queue, bucket, retention_seconds)
+        schema_item = self.table.get(keys.SCHEMA)
+        schema = SCHEMA_VERSION if schema_item is None else schema_item["schema"]
         if schema > SCHEMA_VERSION:
-            message = f"The store in DynamoDB has schema {schema}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
-            raise SchemaError(message)
+            raise SchemaError(
+                f"The store in DynamoDB has schema {schema}, but this version of noetl knows only"
+                f" {SCHEMA_VERSION}: install a later version."
+            )
 
     def close(self) -> None:
-        """Clients are shared by the whole process, so there is nothing to give up."""
+        """Return at once: the process shares its clients between stores."""
 
     def check_consistency(self) -> list[Finding]:
-        """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
+        """Return the inconsistencies of the table, the bucket and the queue, without changing them."""
         from noetl.executor.stores.dynamo.consistency import ConsistencyCheck
 
         return ConsistencyCheck(self).check_consistency()

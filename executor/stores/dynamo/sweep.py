@@ -28,7 +28,7 @@ class DynamoSweep(DynamoLifecycle):
         """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
         follow each other through all of the runs; two at a time do no harm.
         """
-        shards = keys.open_in(queue)
+        shards = keys.open_shards(queue)
         most = max(limit // len(shards), 1)
         pages = self.in_parallel(lambda shard: self._open_page(shard, most), shards)
         found = [run_id for page in pages for run_id in page]
@@ -46,7 +46,7 @@ class DynamoSweep(DynamoLifecycle):
             "ExpressionAttributeValues": encode_item({":q": shard, ":c": place}),
             "Limit": limit,
         }
-        page = self.table.index("open", **asked)
+        page = self.table.query_index("open", **asked)
         found = [(item["pk"]["S"][2:], item["created"]["S"]) for item in page["Items"]]
         behind = found[-1][1] if found and "LastEvaluatedKey" in page else None
         if behind != place:

@@ -81,8 +81,8 @@ def decode_visit(
     """
     if "clock" not in item and derived is None:
         return None
-    told = blobs.read(item.get("told")) or {}
-    gave = (blobs.read(item.get("gave")) or {}) if whole else {}
+    told = blobs.load(item.get("told")) or {}
+    gave = (blobs.load(item.get("gave")) or {}) if whole else {}
     clock, names, number, way = (
         (item["clock"], names_of(item.get("names")), item.get("number", 1), decode_origin(item))
         if "clock" in item or derived is None
@@ -174,8 +174,8 @@ def outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, An
         "finished": visit.finished_at,
         "case": visit.case,
         "failure": None if visit.failure is None else visit.failure.value,
-        "told": blobs.keep(visit.run_id, {name: value for name, value in told.items() if value is not None}),
-        "gave": blobs.keep(visit.run_id, {name: value for name, value in gave.items() if value is not None}),
+        "told": blobs.store(visit.run_id, {name: value for name, value in told.items() if value is not None}),
+        "gave": blobs.store(visit.run_id, {name: value for name, value in gave.items() if value is not None}),
     }
 
 

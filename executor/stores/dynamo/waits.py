@@ -12,7 +12,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import is_over
-from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.planner.plan import canonical
 
@@ -44,24 +44,24 @@ class DynamoWaits(DynamoContext):
         return self._wait_of(key, self.table.update(Update(self._wait_key(key), keep={"closed": now})))
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        if len(to_text(body)) > MAX_ANSWER_BYTES:
+        if len(encode_json(body)) > MAX_ANSWER_BYTES:
             raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
         key, item = self._found(token_hash)
         while "answered" not in item:
             self._check_open(key, item)
-            kept = self.blobs.keep(key.run_id, body) or to_text(body).encode()
+            kept = self.blobs.store(key.run_id, body) or encode_json(body).encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             try:
                 self.table.update(Update(self._wait_key(key), {"answer": kept, "answered": now}, when=when))
             except PayloadTooLargeError as problem:
                 raise RejectedError("too_large", f"the answer cannot be kept: {problem}") from None
             except ConditionFailed as refused:
-                item = refused.found[0] or {}
+                item = refused.items[0] or {}
                 continue
             self.make_due(key.run_id, key.visit_id, now)
             self.changes.notify()
             return key
-        if canonical(self.blobs.read(item["answer"])) != canonical(body):  # to `==`, 1 and true are the same
+        if canonical(self.blobs.load(item["answer"])) != canonical(body):  # to `==`, 1 and true are the same
             raise RejectedError("answered_otherwise", "another answer came before")
         # Whoever brought it first may have died before the visit was due.
         self.wake_if_answered(key.run_id, key.visit_id, now)
@@ -130,4 +130,4 @@ class DynamoWaits(DynamoContext):
         return keys.wait(key.run_id, key.visit_id, key.id, self.spread(key.run_id))
 
     def _wait_of(self, key: WaitKey, item: Item) -> Wait:
-        return Wait(key.id, self.blobs.read(item.get("answer")), item.get("answered"), item.get("heard"))
+        return Wait(key.id, self.blobs.load(item.get("answer")), item.get("answered"), item.get("heard"))

@@ -14,7 +14,14 @@ from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.sql.branches import ACTIVE, CLAIM_NEXT, HEAD, started
 from noetl.executor.stores.sql.retry import retry_unwritten
-from noetl.executor.stores.sql.rows import Row, events_to_text, run_of, to_text, to_text_or_null, visit_of
+from noetl.executor.stores.sql.rows import (
+    Row,
+    encode_events,
+    encode_json,
+    encode_json_or_null,
+    run_from_row,
+    visit_from_row,
+)
 from noetl.executor.stores.sql.store import SqlStore, texts_of
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -158,7 +165,7 @@ class PostgresStore(SqlStore):
         if branch is not None and branch.joins and commit.live == {branch.step: -1}:
             row = self._arrive(commit, branch, now, claim_for)
             if row is not None:
-                return None if row["id"] is None else visit_of(row)
+                return None if row["id"] is None else visit_from_row(row)
         return super().commit(commit, now, claim_for)
 
     @retry_unwritten
@@ -201,12 +208,12 @@ class PostgresStore(SqlStore):
             claims, lease.worker, now + lease.seconds, now, now,
             due["run_id"], due["id"], now, -1 if begins else due["started_at"], due["attempt"],
             now, due["run_id"],
-            events_to_text([event]), begins and not due["step"].startswith("@"),
+            encode_events([event]), begins and not due["step"].startswith("@"),
         )  # fmt: skip
         row = self.postgres.execute_returning(_CLAIM, *values)
         if row is None:
             return None
-        return Claim(run_of(row), visit_of({name: row[f"visit_{name}"] for name in _VISIT}))
+        return Claim(run_from_row(row), visit_from_row({name: row[f"visit_{name}"] for name in _VISIT}))
 
     def _only_branch(self, commit: Commit) -> Branch | None:
         """The branch that a step hands on when nothing else comes of it but that others are not waited for any more."""
@@ -243,15 +250,15 @@ class PostgresStore(SqlStore):
         run_id = visit.run_id
         queue, _ = self._line_of(run_id)
         lease = claim_for or Lease("", 0.0)
-        told = events_to_text(commit.events)
+        told = encode_events(commit.events)
         before, after = (
             told[:-1] + f',["step.started",{now!r},',
-            f",null,{to_text({'worker': lease.worker})}]]",
+            f",null,{encode_json({'worker': lease.worker})}]]",
         )
         values = (
             *_outcome(commit), run_id, visit.id, visit.fence, run_id, run_id, branch.step,
             run_id, branch.step,
-            run_id, branch.step, branch.id, branch.clock, to_text(branch.names),
+            run_id, branch.step, branch.id, branch.clock, encode_json(branch.names),
             run_id,
             lease.worker, now + lease.seconds, now, now, run_id, queue, now, claim_for is not None,
             told, before, after,
@@ -268,9 +275,9 @@ class PostgresStore(SqlStore):
         values = (
             visit.run_id, *_outcome(commit), visit.run_id, visit.id, visit.fence, visit.run_id,
             following.run_id, following.id, following.step, following.status, following.clock,
-            to_text(following.names), following.claims, following.fence, following.worker, following.due_at,
+            encode_json(following.names), following.claims, following.fence, following.worker, following.due_at,
             following.started_at, following.piece_at,
-            visit.run_id, events_to_text(events),
+            visit.run_id, encode_events(events),
         )  # fmt: skip
         row = self.postgres.execute_returning(_STEP, *values)
         if row is None or not row["entered"]:
@@ -289,7 +296,7 @@ def _outcome(commit: Commit) -> tuple[Any, ...]:
     visit = commit.visit
     saved, result, _, _ = texts_of(commit)
     return (
-        visit.status, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
+        visit.status, visit.finished_at, saved, result, visit.case, encode_json_or_null(visit.error), visit.failure,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import Key
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import key_of, to_text
+from noetl.executor.stores.sql.rows import encode_json, key_from_row
 
 
 class SqlApiKeys:
@@ -14,7 +14,7 @@ class SqlApiKeys:
     database: Database
 
     def add_key(self, key: Key) -> None:
-        row = (key.id, key.hash, key.tenant, key.name, to_text(list(key.scopes)), key.created_at)
+        row = (key.id, key.hash, key.tenant, key.name, encode_json(list(key.scopes)), key.created_at)
         with self.database.transaction() as db:
             insert = "insert into keys values (?, ?, ?, ?, ?, ?, null, null) on conflict do nothing"
             if db.execute(insert, row).rowcount == 0:
@@ -22,11 +22,11 @@ class SqlApiKeys:
 
     def key(self, id: str) -> Key | None:
         rows = self.database.fetch_all("select * from keys where id = ?", id)
-        return key_of(rows[0]) if rows else None
+        return key_from_row(rows[0]) if rows else None
 
     def keys(self, tenant: str) -> list[Key]:
         query = "select * from keys where tenant = ? order by created_at, id"
-        return [key_of(row) for row in self.database.fetch_all(query, tenant)]
+        return [key_from_row(row) for row in self.database.fetch_all(query, tenant)]
 
     def has_keys(self) -> bool:
         return bool(self.database.fetch_all("select 1 as found from keys limit 1"))

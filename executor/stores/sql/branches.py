@@ -12,7 +12,7 @@ from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Lease, Pointe
 from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
 from noetl.executor.model.transition import arrive, next_in_line
 from noetl.executor.stores.sql.database import Result, Writer
-from noetl.executor.stores.sql.rows import Row, to_text, visit_of
+from noetl.executor.stores.sql.rows import Row, encode_json, visit_from_row
 from noetl.planner.plan import Header, Step
 
 ACTIVE = "(status = 'ready' or status = 'running' or status = 'waiting' or status = 'retrying')"
@@ -81,7 +81,7 @@ class BranchTransaction:
         for branch in branches:
             if branch.joins:
                 change.setdefault(branch.step, 0)
-                row = (self.run["id"], branch.step, branch.id, branch.clock, to_text(branch.names))
+                row = (self.run["id"], branch.step, branch.id, branch.clock, encode_json(branch.names))
                 self.db.execute("insert into arrivals values (?, ?, ?, ?, ?) on conflict do nothing", row)
             elif branch.is_absorbed and self._is_there(branch):
                 self.absorbed += 1
@@ -168,7 +168,7 @@ class BranchTransaction:
         row = self.db.execute(query, (self.run["id"], NEVER)).fetchone()
         if row is None:
             return
-        visit = next_in_line(visit_of(row), clock, seen or {})
+        visit = next_in_line(visit_from_row(row), clock, seen or {})
         lease = self.claim_for if self.claimed is None else None
         if lease is not None:
             self.claimed = visit = self._held(visit, lease)
@@ -176,7 +176,7 @@ class BranchTransaction:
             "update visits set clock = ?, names = ?, status = ?, claims = ?, fence = ?, worker = ?, started_at = ?,"
             " piece_at = ?, due_at = ? where run_id = ? and id = ?",
             (
-                visit.clock, to_text(visit.names), visit.status, visit.claims, visit.fence, visit.worker,
+                visit.clock, encode_json(visit.names), visit.status, visit.claims, visit.fence, visit.worker,
                 visit.started_at, visit.piece_at, self.now + (lease.seconds if lease is not None else 0), visit.run_id, visit.id,
             ),
         )  # fmt: skip
@@ -190,7 +190,7 @@ class BranchTransaction:
             return
         values = (lease.worker, self.now + lease.seconds, self.now, self.now)
         found = self.db.execute(CLAIM_NEXT, (*values, self.run["id"], self.run["queue"], self.now)).fetchone()
-        self.claimed = None if found is None else visit_of(found)
+        self.claimed = None if found is None else visit_from_row(found)
 
     def _held(self, visit: Visit, lease: Lease) -> Visit:
         """The visit, claimed."""
@@ -222,7 +222,7 @@ class BranchTransaction:
         earlier = None if wave == 1 else Branch("", join, counter["clock"], json.loads(counter["names"]))
         arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
         branch, live, merged = arrive(self.step_of(join), wave, arrivals, earlier)
-        db.execute(_FIRE, (run_id, join, branch.clock, to_text(branch.names)))
+        db.execute(_FIRE, (run_id, join, branch.clock, encode_json(branch.names)))
         count_live(db, run_id, live)
         db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
         self.enter(branch)
@@ -278,7 +278,7 @@ def enter(
         piece_at=None if lease is None else due_at,
     )
     row = (
-        run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, to_text(visit.names), number,
+        run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, encode_json(visit.names), number,
         visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.piece_at,
     )  # fmt: skip
     return visit, db.execute(_INSERT_VISIT, row)

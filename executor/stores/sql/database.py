@@ -1,4 +1,7 @@
-"""What SQL stores ask of their database, in the SQL that SQLite and Postgres share, with `?` for values."""
+"""The interface of a database under a SQL store, and the SQL that it accepts.
+
+Statements are written in the SQL that SQLite and Postgres share, with `?` for values.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from noetl.executor.errors import StoreError
 
 
 class UnwrittenError(StoreError):
-    """The database failed for a reason that passes, and nothing was written: the whole operation may be done again."""
+    """A failure that passes and that wrote nothing, so the whole operation may be retried."""
 
 
 class Result(Protocol):
-    """What a statement gave: rows, which are read by the names of their columns, or how many it changed."""
+    """The result of a statement: rows, which are read by column name, or the number of changed rows."""
 
     @property
     def rowcount(self) -> int: ...
@@ -27,7 +30,7 @@ class Result(Protocol):
 
 
 class Writer(Protocol):
-    """A write transaction at work."""
+    """An open write transaction."""
 
     def execute(self, query: str, values: Sequence[Any] = ..., /) -> Result: ...
 
@@ -35,34 +38,35 @@ class Writer(Protocol):
 
 
 class Database(Protocol):
-    """A database. Every method may be called from any thread, and raises StoreError when the database fails."""
+    """A database. Every method may be called from any thread, and raises StoreError if the database fails."""
 
     def close(self) -> None:
-        """Give up every connection."""
+        """Close all connections."""
         ...
 
     def transaction(self) -> AbstractContextManager[Writer]:
-        """A write transaction, which is undone when an exception leaves it."""
+        """Begin a write transaction, which an exception rolls back."""
         ...
 
     def fetch_all(self, query: str, *values: Any) -> list[Any]:
-        """The rows that a query finds."""
+        """Return all rows of a query."""
         ...
 
     def fetch_one(self, query: str, *values: Any) -> Any:
-        """The first row that a query finds, where there must be one."""
+        """Return the first row of a query, or raise StoreError if there is none."""
         ...
 
     def lock_name(self, db: Writer, name: str) -> None:
-        """Let no other transaction lock the name until this one is done."""
+        """Lock a name until the end of the transaction."""
         ...
 
     def lock_run(self, db: Writer, run_id: str) -> None:
-        """Let no other transaction write to a run until this one is done. Who locks two runs locks the one first that waits
-        for the other.
+        """Lock a run against other writers until the end of the transaction.
+
+        A transaction that locks two runs locks the parent run first, which avoids deadlocks.
         """
         ...
 
     def mark_run_written(self, db: Writer, run_id: str) -> None:
-        """Say that this transaction writes to a run which one of its statements has locked."""
+        """Register that the transaction writes to a run that one of its statements has locked."""
         ...

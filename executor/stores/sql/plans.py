@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import to_text
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Header, Plan, Step, Task
 
 
@@ -23,12 +23,12 @@ class SqlPlans:
         with self.database.transaction() as db:
             if db.execute("select 1 from plans where hash = ?", (plan.hash,)).fetchone():
                 return
-            header = to_text(plan.header.to_json())
+            header = encode_json(plan.header.to_json())
             insert = "insert into plans values (?, ?, ?) on conflict do nothing"
             if db.execute(insert, (plan.hash, header, plan.source)).rowcount == 0:
                 return
-            parts = [("step", name, to_text(step.to_json())) for name, step in plan.steps.items()]
-            parts += [("task", name, to_text(task.to_json())) for name, task in plan.tasks.items()]
+            parts = [("step", name, encode_json(step.to_json())) for name, step in plan.steps.items()]
+            parts += [("task", name, encode_json(task.to_json())) for name, task in plan.tasks.items()]
             rows = [(plan.hash, kind, index, name, body) for index, (kind, name, body) in enumerate(parts)]
             db.executemany("insert into plan_parts values (?, ?, ?, ?, ?)", rows)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import Playbook
-from noetl.executor.stores.cursors import read_place, write_place
+from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import playbook_of
+from noetl.executor.stores.sql.rows import playbook_from_row
 
 
 class SqlPlaybooks:
@@ -38,7 +38,7 @@ class SqlPlaybooks:
                     f"update playbooks set removed_at = null where {where} and version = ?",
                     (*whose, same["version"]),
                 )
-                return playbook_of(same)
+                return playbook_from_row(same)
             query = f"select coalesce(max(number), 0) as number from playbooks where {where}"
             number = db.execute(query, whose).fetchone()["number"] + 1
             version = playbook.version
@@ -58,7 +58,7 @@ class SqlPlaybooks:
             " order by number desc limit 1"
         )
         rows = self.database.fetch_all(query, tenant, name, *values)
-        return playbook_of(rows[0]) if rows else None
+        return playbook_from_row(rows[0]) if rows else None
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
@@ -72,13 +72,15 @@ class SqlPlaybooks:
             values.append(name)
         if cursor is not None:
             where += f" and {column}"
-            values.append(read_place(cursor, str if name is None else int))
+            values.append(read_key_cursor(cursor, str if name is None else int))
         query = f"select * from playbooks where tenant = ? and removed_at is null and {where} order by {order} limit ?"
         rows = self.database.fetch_all(query, *values, limit + 1)
         more = (
-            write_place(rows[limit - 1]["name" if name is None else "number"]) if len(rows) > limit else None
+            write_key_cursor(rows[limit - 1]["name" if name is None else "number"])
+            if len(rows) > limit
+            else None
         )
-        return [playbook_of(row) for row in rows[:limit]], more
+        return [playbook_from_row(row) for row in rows[:limit]], more
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         which, values = ("", []) if version is None else ("and version = ?", [version])

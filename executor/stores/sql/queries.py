@@ -12,7 +12,7 @@ from noetl.executor.model.run import NEVER, Run, RunStatus, Visit
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.sql.branches import ACTIVE, HEAD
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import events_of, run_of, to_text, visit_of
+from noetl.executor.stores.sql.rows import decode_events, encode_json, run_from_row, visit_from_row
 
 
 class SqlQueries:
@@ -24,7 +24,7 @@ class SqlQueries:
 
     def run(self, tenant: str, run_id: str) -> Run | None:
         rows = self.database.fetch_all("select * from runs where id = ? and tenant = ?", run_id, tenant)
-        return self._with_waiting(run_of(rows[0])) if rows else None
+        return self._with_waiting(run_from_row(rows[0])) if rows else None
 
     def runs(
         self,
@@ -57,7 +57,7 @@ class SqlQueries:
             values.append(status.value)
         if tag is not None:
             where.append(self.has_tag)
-            values.append(to_text(tag))
+            values.append(encode_json(tag))
         if cursor is not None:
             where.append("(created_at, id) < (?, ?)")
             values.extend(read_cursor(cursor))
@@ -65,7 +65,7 @@ class SqlQueries:
         query = f"select * from runs where {' and '.join(where)} order by created_at desc, id desc limit ?"
         rows = self.database.fetch_all(query, *values, limit + 1)
         for row in rows[:limit]:
-            run = self._with_waiting(run_of(row))
+            run = self._with_waiting(run_from_row(row))
             if status in (None, run.status):
                 found.append(run)
         return found, write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["id"]) if len(
@@ -74,7 +74,7 @@ class SqlQueries:
 
     def visits(self, run_id: str) -> list[Visit]:
         return [
-            visit_of(row)
+            visit_from_row(row)
             for row in self.database.fetch_all(
                 f"select {HEAD} from visits where run_id = ? order by position", run_id
             )
@@ -86,7 +86,7 @@ class SqlQueries:
         else:
             where, values = f"id in ({', '.join('?' * len(visit_ids))})", list(visit_ids)
         query = f"select {HEAD}, saved, result from visits where run_id = ? and {where} order by clock, id"
-        return [visit_of(row) for row in self.database.fetch_all(query, run_id, *values)]
+        return [visit_from_row(row) for row in self.database.fetch_all(query, run_id, *values)]
 
     def loop_parts(self, run_id: str, visit_id: str, loop: str) -> list[Sequence[Any]]:
         query = "select body from parts where run_id = ? and visit_id = ? and loop = ? order by position"
@@ -96,7 +96,7 @@ class SqlQueries:
         seq, index = read_event_id(after)
         query = "select seq, events from history where run_id = ? and seq >= ? order by seq limit ?"
         rows = self.database.fetch_all(query, run_id, seq, limit + 1)
-        found = [e for row in rows for e in events_of(row["seq"], row["events"])]
+        found = [e for row in rows for e in decode_events(row["seq"], row["events"])]
         return [e for e in found if read_event_id(e.id) > (seq, index)][:limit]
 
     def cancelled_runs(self, run_ids: Sequence[str]) -> set[str]:

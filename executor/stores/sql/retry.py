@@ -1,4 +1,16 @@
-"""Operations that are done again when a database has failed for a reason that passes."""
+"""Retry of store operations that a database failed and rolled back.
+
+Problem: transactions that conflict, and servers that restart, fail operations that would succeed a moment
+later.
+
+Algorithm: capped exponential backoff with jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015). Only
+an UnwrittenError is retried: it says that nothing was written.
+
+Cost: nothing while operations succeed. The pauses of all retries take at most 2.3 seconds.
+
+Limits: a lost connection during `COMMIT` leaves open whether the transaction was made. That is a plain
+StoreError and is not retried; the lease of the claim then runs out, and the fence refuses the loser.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +24,26 @@ from noetl.executor.stores.sql.database import UnwrittenError
 
 MAX_RETRIES = 8
 FIRST_PAUSE_SECONDS = 0.01
-LONGEST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 1.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def retry_unwritten(operation: Callable[P, T]) -> Callable[P, T]:
-    """The operation, done again a few times when it failed and is known to have written nothing.
+    """Return the operation, retried up to MAX_RETRIES times after an UnwrittenError.
 
-    Pauses double, and their length is left to chance, so that two which are in each other's way do not meet again.
+    Pauses double and have a random length, so that two conflicting operations do not meet again.
     """
 
     @wraps(operation)
-    def repeat(*args: P.args, **options: P.kwargs) -> T:
-        for repetition in range(MAX_RETRIES):
+    def retry(*args: P.args, **options: P.kwargs) -> T:
+        for retries in range(MAX_RETRIES):
             try:
                 return operation(*args, **options)
             except UnwrittenError:
-                longest = min(FIRST_PAUSE_SECONDS * 2**repetition, LONGEST_PAUSE_SECONDS)
+                longest = min(FIRST_PAUSE_SECONDS * 2**retries, MAX_PAUSE_SECONDS)
                 time.sleep(random.uniform(longest / 2, longest))
         return operation(*args, **options)
 
-    return repeat
+    return retry

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
 
 
-to_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """Compact JSON in ASCII, which also carries text that is not valid Unicode."""
 
 
-def to_text_or_null(value: Any) -> str | None:
+def encode_json_or_null(value: Any) -> str | None:
     """JSON of a value that is there; NULL stands for none, and for an empty object."""
-    return None if value is None or value == {} else to_text(value)
+    return None if value is None or value == {} else encode_json(value)
 
 
-def from_text(text: str | None) -> Any:
+def decode_json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def result_to_text(result: Any, saved: Mapping[str, Any]) -> str | None:
+def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
     """JSON of a result. What was saved as well is kept once: `=NAME` is what was saved under a name, `=` all that was saved."""
     if result is None:
         return None
@@ -40,16 +40,16 @@ def result_to_text(result: Any, saved: Mapping[str, Any]) -> str | None:
     ):
         return "="
     name = next((name for name, value in saved.items() if value is result), None)
-    return to_text(result) if name is None else f"={name}"
+    return encode_json(result) if name is None else f"={name}"
 
 
-def result_from_text(text: str | None, saved: Mapping[str, Any]) -> Any:
+def decode_result(text: str | None, saved: Mapping[str, Any]) -> Any:
     if text is None or not text.startswith("="):
-        return from_text(text)
+        return decode_json(text)
     return saved[text[1:]] if len(text) > 1 else saved
 
 
-def run_of(row: Row) -> Run:
+def run_from_row(row: Row) -> Run:
     return Run(
         id=row["id"],
         tenant=row["tenant"],
@@ -65,7 +65,7 @@ def run_of(row: Row) -> Run:
         tags=tuple(json.loads(row["tags"])),
         folder=row["folder"],
         source=row["source"],
-        parent=parent_of(row),
+        parent=parent_from_row(row),
         depth=row["depth"],
         resumed_from=row["resumed_from"],
         trace=row["trace"],
@@ -77,13 +77,13 @@ def run_of(row: Row) -> Run:
         failed_branches=row["failed_branches"],
         stop=None if row["stop"] is None else RunStatus(row["stop"]),
         resumes=row["resumes"],
-        result=from_text(row["result"]),
-        error=from_text(row["error"]),
+        result=decode_json(row["result"]),
+        error=decode_json(row["error"]),
         errors=tuple(json.loads(row["errors"])),
     )
 
 
-def parent_of(row: Row) -> WaitKey | None:
+def parent_from_row(row: Row) -> WaitKey | None:
     """The wait that the run of the row answers."""
     return (
         None
@@ -92,7 +92,7 @@ def parent_of(row: Row) -> WaitKey | None:
     )
 
 
-def key_of(row: Row) -> Key:
+def key_from_row(row: Row) -> Key:
     return Key(
         id=row["id"],
         hash=row["hash"],
@@ -105,15 +105,15 @@ def key_of(row: Row) -> Key:
     )
 
 
-def playbook_of(row: Row) -> Playbook:
+def playbook_from_row(row: Row) -> Playbook:
     return Playbook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
 
 
-def visit_of(row: Row) -> Visit:
+def visit_from_row(row: Row) -> Visit:
     """The visit of a row that may lack `saved` and `result`."""
     columns = row.keys()
     names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
-    saved = (from_text(row["saved"]) or {}) if "saved" in columns else {}
+    saved = (decode_json(row["saved"]) or {}) if "saved" in columns else {}
     return Visit(
         id=row["id"],
         run_id=row["run_id"],
@@ -131,21 +131,21 @@ def visit_of(row: Row) -> Visit:
         piece_at=row["piece_at"],
         finished_at=row["finished_at"],
         saved=saved,
-        result=result_from_text(row["result"], saved) if "result" in columns else None,
+        result=decode_result(row["result"], saved) if "result" in columns else None,
         case=row["case"],
-        error=from_text(row["error"]),
+        error=decode_json(row["error"]),
         failure=None if row["failure"] is None else Failure(row["failure"]),
         progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
     )
 
 
-def events_to_text(events: Iterable[Event]) -> str:
-    return to_text(
+def encode_events(events: Iterable[Event]) -> str:
+    return encode_json(
         [[e.type, e.at, e.step, e.visit, e.attempt, e.duration_seconds, dict(e.payload)] for e in events]
     )
 
 
-def events_of(seq: int, text: str) -> list[Event]:
+def decode_events(seq: int, text: str) -> list[Event]:
     """The events of one entry of the history; their ids order them."""
     return [
         Event(type, at, step, visit, attempt, duration, payload, f"{seq}-{index}")

@@ -48,13 +48,13 @@ from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.queries import SqlQueries
 from noetl.executor.stores.sql.rows import (
     Row,
-    events_to_text,
-    parent_of,
-    result_to_text,
-    run_of,
-    to_text,
-    to_text_or_null,
-    visit_of,
+    encode_events,
+    encode_json,
+    encode_json_or_null,
+    encode_result,
+    parent_from_row,
+    run_from_row,
+    visit_from_row,
 )
 from noetl.executor.stores.sql.sweep import SqlSweep
 from noetl.executor.stores.sql.waits import SqlWaits, forget_answer, give_answer, is_any_answered
@@ -99,7 +99,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                 if db.execute(insert, (run.tenant, *idempotency, run.id)).rowcount == 0:
                     return self._earlier(db, run.tenant, *idempotency)
             if not _insert_run(db, run):
-                return run_of(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
+                return run_from_row(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
             self.database.mark_run_written(db, run.id)
             for position, past in enumerate(history):
                 _insert_finished(db, run, past, position)
@@ -143,7 +143,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             ).fetchone()  # fmt: skip
             if found is None:
                 return None
-            visit = visit_of(found)
+            visit = visit_from_row(found)
             row = db.execute(
                 "update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)"
                 " where id = ? returning *",
@@ -151,7 +151,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             ).fetchone()
             if due["started_at"] is None and not visit.step.startswith("@"):
                 _append(db, visit.run_id, row["seq"], [started(visit)])
-            return Claim(run_of(row), visit)
+            return Claim(run_from_row(row), visit)
 
     def next_due(self, queue: str) -> float | None:
         rows = self.database.fetch_all(
@@ -221,7 +221,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     commit.branches_change,
                     commit.failed_branches,
                     commit.stop,
-                    to_text_or_null(commit.error),
+                    encode_json_or_null(commit.error),
                     visit.run_id,
                 ),
             )
@@ -262,7 +262,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
     ) -> None:
         run, visit = claim.run, claim.visit
-        result_text, errors_text = to_text(result), to_text(list(errors))
+        result_text, errors_text = encode_json(result), encode_json(list(errors))
         if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLargeError(f"the result of the run has more than {MAX_PAYLOAD_BYTES:,} bytes")
         with self._transaction() as db:
@@ -279,7 +279,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     status,
                     result_text,
                     errors_text,
-                    to_text_or_null(next(iter(errors), None)),
+                    encode_json_or_null(next(iter(errors), None)),
                     now,
                     run.id,
                 ),
@@ -298,7 +298,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self._transaction() as db:
             self.database.lock_run(db, run_id)
-            found = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            found = run_from_row(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
             if found.status.is_final:
                 if found.status is status:
                     return found
@@ -320,11 +320,11 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
         with self._transaction() as db:
-            parent = parent_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            parent = parent_from_row(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
             if parent is not None:
                 self.database.lock_run(db, parent.run_id)
             self.database.lock_run(db, run_id)
-            run = run_of(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            run = run_from_row(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
             if not run.status.is_final:
                 return run
             if run.status is RunStatus.SUCCEEDED:
@@ -341,7 +341,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     reopened,
                     deadline_at,
                     *(
-                        to_text(dict(values[name])) if name in values else None
+                        encode_json(dict(values[name])) if name in values else None
                         for name in ("input", "environment")
                     ),
                     run_id,
@@ -357,7 +357,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                 " ('open', 'ended'))",
                 (now, now, now, run_id),
             )
-            resumed = run_of(row)
+            resumed = run_from_row(row)
             branches = self._branches(db, row, now)
             if branches.header.sequential:
                 branches.stand_in_line()
@@ -409,7 +409,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         if row["request_hash"] != request_hash:
             message = "the idempotency key was used with another request before"
             raise RejectedError("idempotency_key_reused", message)
-        return run_of(db.execute("select * from runs where id = ?", (row["run_id"],)).fetchone())
+        return run_from_row(db.execute("select * from runs where id = ?", (row["run_id"],)).fetchone())
 
 
 def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[tuple[str, int, str]]]:
@@ -421,10 +421,10 @@ def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[t
     """
     visit = commit.visit
     try:
-        saved = to_text_or_null(dict(visit.saved))
-        result = result_to_text(visit.result, visit.saved)
-        progress = None if visit.progress is None else to_text(asdict(visit.progress))
-        parts = [(part.loop, part.first, to_text(list(part.outcomes))) for part in commit.parts]
+        saved = encode_json_or_null(dict(visit.saved))
+        result = encode_result(visit.result, visit.saved)
+        progress = None if visit.progress is None else encode_json(asdict(visit.progress))
+        parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.parts]
     except (TypeError, ValueError, RecursionError) as error:
         raise NotPlainError(f"what the step gives is not plain data: {error}") from None
     length = sum(len(text or "") for text in (saved, result, progress, *(text for _, _, text in parts)))
@@ -444,8 +444,8 @@ def _insert_run(db: Writer, run: Run) -> bool:
         f" seq) values ({', '.join('?' * 23)}, 1) on conflict do nothing",
         (
             run.id, run.tenant, run.playbook, run.version, run.plan_hash, run.status, run.origin, run.queue,
-            to_text(dict(run.input)), to_text(dict(run.environment)), to_text(dict(run.variables)),
-            to_text(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace, run.created_at,
+            encode_json(dict(run.input)), encode_json(dict(run.environment)), encode_json(dict(run.variables)),
+            encode_json(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace, run.created_at,
             run.deadline_at, run.live,
         ),
     )  # fmt: skip
@@ -458,9 +458,9 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
         "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt, due_at, started_at,"
         f' finished_at, saved, result, "case", error, failure) values ({", ".join("?" * 18)})',
         (
-            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, to_text(visit.names), visit.number,
-            visit.attempt, visit.due_at, visit.started_at, visit.finished_at, to_text_or_null(dict(visit.saved)),
-            result_to_text(visit.result, visit.saved), visit.case, to_text_or_null(visit.error), visit.failure,
+            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, encode_json(visit.names), visit.number,
+            visit.attempt, visit.due_at, visit.started_at, visit.finished_at, encode_json_or_null(dict(visit.saved)),
+            encode_result(visit.result, visit.saved), visit.case, encode_json_or_null(visit.error), visit.failure,
         ),
     )  # fmt: skip
 
@@ -476,7 +476,7 @@ def _update_visit(
         " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
             may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at, visit.started_at,
-            visit.piece_at, visit.finished_at, saved, result, visit.case, to_text_or_null(visit.error), visit.failure,
+            visit.piece_at, visit.finished_at, saved, result, visit.case, encode_json_or_null(visit.error), visit.failure,
             progress, visit.run_id, visit.id, visit.fence,
         ),
     )  # fmt: skip
@@ -504,4 +504,4 @@ def _keep_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]])
 
 
 def _append(db: Writer, run_id: str, seq: int, events: Sequence[Event]) -> None:
-    db.execute("insert into history values (?, ?, ?)", (run_id, seq, events_to_text(events)))
+    db.execute("insert into history values (?, ?, ?)", (run_id, seq, encode_events(events)))

@@ -16,7 +16,7 @@ from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction, enter_deadline
 from noetl.executor.stores.sql.consistency import AWAITED, IN_VAIN, OF_RUNS, STUCK
 from noetl.executor.stores.sql.database import Database, Writer
-from noetl.executor.stores.sql.rows import Row, run_of, to_text
+from noetl.executor.stores.sql.rows import Row, encode_json, run_from_row
 
 LONGEST_LEASE_SECONDS = 2 * 3600.0
 """No lease is longer, even where two clocks are an hour apart."""
@@ -123,7 +123,7 @@ class SqlSweep:
         message = "a branch of the run was lost"
         error = {"type": "WorkerLost", "message": message, "action": None, "step": None, "attempt": 1, "retryable": False, "status": None, "details": None}  # fmt: skip
         query = "update runs set stop = ?, error = coalesce(error, ?) where id = ? returning *"
-        stopped = db.execute(query, (RunStatus.FAILED, to_text(error), run["id"])).fetchone()
+        stopped = db.execute(query, (RunStatus.FAILED, encode_json(error), run["id"])).fetchone()
         self._branches(db, stopped, now).stop()
         return "a branch was lost, and the run fails"
 
@@ -149,7 +149,7 @@ class SqlSweep:
         query = "select 1 from visits where run_id = ? and step = ?"
         if last is not None and db.execute(query, (run["id"], last)).fetchone() is not None:
             return None
-        found = run_of(run)
+        found = run_from_row(run)
         enter_deadline(db, found, found.deadline_at or now)
         return "its deadline is set"
 

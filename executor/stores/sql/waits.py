@@ -9,7 +9,7 @@ from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
-from noetl.executor.stores.sql.rows import Row, from_text, to_text
+from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
 from noetl.planner.plan import canonical
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -46,7 +46,7 @@ class SqlWaits:
             return _wait_of(db.execute(query, (now, *_values(key))).fetchone())
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        text = to_text(body)
+        text = encode_json(body)
         if len(text) > MAX_ANSWER_BYTES:
             raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
         with self.database.transaction() as db:
@@ -119,4 +119,4 @@ def _values(key: WaitKey) -> tuple[str, str, str]:
 
 
 def _wait_of(row: Row) -> Wait:
-    return Wait(row["id"], from_text(row["answer"]), row["answered_at"], row["heard_at"])
+    return Wait(row["id"], decode_json(row["answer"]), row["answered_at"], row["heard_at"])

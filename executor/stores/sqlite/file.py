@@ -1,4 +1,15 @@
-"""The SQLite file of a store: its schema, a connection for each thread, one write transaction at a time."""
+"""The SQLite file of a store: its schema, a connection for each thread, one write transaction at a time.
+
+Problem: many threads of one machine read and write one file. A connection must not be used by two threads at
+once, and must not be closed in the middle of a query.
+
+Algorithm: write-ahead logging (SQLite "WAL mode"). Each thread has its own connection. A lock of the process
+and `begin immediate` let one write transaction run at a time, so write transactions are serializable.
+
+Cost: one synchronous write to the disk for each transaction (`synchronous = full`).
+
+Limits: one machine. Another process waits for a write transaction for up to BUSY_SECONDS, and then fails.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +33,24 @@ SCRIPTS = {
     6: "ended_runs.sql",
     7: "visits.sql",
 }
-"""What brings a store to each version, from the one before it or from nothing."""
+"""Script that brings a store to each version, from the version before it or from an empty file."""
 
 SCHEMA_VERSION = max(SCRIPTS)
 BUSY_SECONDS = 10.0
 LOG_PAGES = 4000
-"""How long the log gets before it is written back, which waits for the disk twice: four times as long as SQLite would let it."""
-PATIENCE_SECONDS = 2.0
+"""Length of the log, in pages, at which SQLite writes it back to the file.
+
+A write-back waits for the disk twice. This is four times the default of SQLite.
+"""
+CLOSE_TIMEOUT_SECONDS = 2.0
+"""Time that `close` waits for a connection that a thread is using."""
 
 
 class SqliteFile:
-    """The file at a path. It and its folder are made when they are not there and `create` is true.
+    """The file at a path. If `create` is true, a missing file and its folder are created.
 
     Raises:
-        StoreError: any method, when the file cannot be used; the constructor also when it is not such a store.
+        StoreError: any method, if the file cannot be used; the constructor also if the file is not a store.
     """
 
     def __init__(self, path: str, *, create: bool = True) -> None:
@@ -47,8 +62,8 @@ class SqliteFile:
         if not create and not self.path.exists():
             raise StoreError(f"There is no store at {path}.")
         try:
-            _make_folder(self.path.parent)
-            self._prepare()
+            _create_folder(self.path.parent)
+            self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise StoreError(f"The store at {path} cannot be opened: {error}.") from error
@@ -57,50 +72,54 @@ class SqliteFile:
             raise
 
     def close(self) -> None:
-        """Close every connection. One that a thread has in use is waited for, and left to it when that takes long: SQLite
-        does not survive that a connection is closed in the middle of a query.
+        """Close all connections, and leave those open that a thread uses for longer than
+        CLOSE_TIMEOUT_SECONDS.
+
+        SQLite crashes if a connection is closed in the middle of a query.
         """
         self._close(lambda _: True)
         self._local.__dict__.clear()
 
     def connection(self) -> sqlite3.Connection:
-        """The connection of this thread."""
-        return self._held().db
+        """Return the connection of this thread."""
+        return self._thread_connection().db
 
-    def _held(self) -> _Connection:
-        held: _Connection | None = getattr(self._local, "held", None)
-        if held is None:
+    def _thread_connection(self) -> _Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
             db = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            held = _Connection(db)
-            # Threads come and go with the load of a service; what they leave open would pile up.
+            connection = _Connection(db)
+            # A service starts and ends threads with its load, and connections of ended threads would
+            # accumulate.
             self._close(lambda thread: not thread.is_alive())
             db.row_factory = sqlite3.Row
-            with held.in_use:
+            with connection.in_use:
                 with self._connecting:
-                    self._connections[threading.current_thread()] = held
+                    self._connections[threading.current_thread()] = connection
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")
                 db.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
-            self._local.held = held
-        return held
+            self._local.connection = connection
+        return connection
 
-    def _close(self, which: Callable[[threading.Thread], bool]) -> None:
+    def _close(self, is_closed: Callable[[threading.Thread], bool]) -> None:
+        """Close the connections of the threads that `is_closed` selects."""
         with self._connecting:
-            for thread in [thread for thread in self._connections if which(thread)]:
+            for thread in [thread for thread in self._connections if is_closed(thread)]:
                 connection = self._connections.pop(thread)
-                if connection.in_use.acquire(timeout=PATIENCE_SECONDS):
+                if connection.in_use.acquire(timeout=CLOSE_TIMEOUT_SECONDS):
                     connection.db.close()
                     connection.in_use.release()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, the only one at its time."""
+        """Begin a write transaction. Only one is open at a time."""
         try:
-            held = self._held()
-            db = held.db
-            with self._writing, held.in_use:
+            connection = self._thread_connection()
+            db = connection.db
+            with self._writing, connection.in_use:
                 db.execute("begin immediate")
                 try:
                     yield db
@@ -113,58 +132,58 @@ class SqliteFile:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
     def fetch_all(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        """The rows that a query finds."""
+        """Return all rows of a query."""
         try:
-            held = self._held()
-            with held.in_use:
-                return held.db.execute(query, values).fetchall()
+            connection = self._thread_connection()
+            with connection.in_use:
+                return connection.db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The store at {self.path} failed: {error}.") from error
 
     def fetch_one(self, query: str, *values: Any) -> sqlite3.Row:
-        """The first row that a query finds, where there must be one."""
+        """Return the first row of a query, or raise StoreError if there is none."""
         rows = self.fetch_all(query, *values)
         if not rows:
-            raise StoreError(f"The store at {self.path} lacks what it should hold.")
+            raise StoreError(f"The store at {self.path} is damaged: a required row is missing.")
         return rows[0]
 
     def lock_run(self, db: Writer, run_id: str) -> None:
-        """There is nothing to do: write transactions follow each other."""
+        """Return at once: only one write transaction is open at a time."""
 
     def mark_run_written(self, db: Writer, run_id: str) -> None:
-        """There is nothing to do: workers look for what is due."""
+        """Return at once: no queue is notified, and workers poll the file."""
 
     def lock_name(self, db: Writer, name: str) -> None:
-        """There is nothing to do: write transactions follow each other."""
+        """Return at once: only one write transaction is open at a time."""
 
-    def _prepare(self) -> None:
+    def _prepare_schema(self) -> None:
         db = self.connection()
         version = db.execute("pragma user_version").fetchone()[0]
         if version == 0 or min(SCRIPTS) <= version < SCHEMA_VERSION:
             with self.transaction() as db:
-                # Another process may have been faster.
+                # Another process may have upgraded the file since.
                 version = db.execute("pragma user_version").fetchone()[0]
                 for script in (script for number, script in SCRIPTS.items() if number > version):
-                    for statement in _statements(
-                        files("noetl.executor.stores.sqlite").joinpath(script).read_text("utf-8")
-                    ):
+                    for statement in _statements(files(__package__).joinpath(script).read_text("utf-8")):
                         db.execute(statement)
                 db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
         elif version != SCHEMA_VERSION:
-            message = f"The store at {self.path} has schema {version}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
-            raise SchemaError(message)
+            raise SchemaError(
+                f"The store at {self.path} has schema {version}, but this version of noetl knows only"
+                f" {SCHEMA_VERSION}: install a later version."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """What a thread has open, and whether it is in the middle of using it."""
+    """The connection of a thread, and a lock that is held while the thread uses it."""
 
     db: sqlite3.Connection
     in_use: threading.RLock = field(default_factory=threading.RLock)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make the folder of a store. Git passes over one that is made here."""
+def _create_folder(folder: Path) -> None:
+    """Create the folder of a store, with a `.gitignore` for all of its files."""
     if not folder.exists():
         folder.mkdir(parents=True)
         (folder / ".gitignore").write_text("*\n")

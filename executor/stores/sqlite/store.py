@@ -1,4 +1,4 @@
-"""Runs in one SQLite file, for one machine. Write-ahead log, every commit on disk before it counts."""
+"""The store in a SQLite file, for the processes of one machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from noetl.executor.stores.sqlite.file import SqliteFile
 
 
 class SqliteStore(SqlStore):
-    """The store at a path. The file and its folder are made when they are not there and `create` is true.
+    """The store in the file at a path. If `create` is true, a missing file and its folder are created.
 
     Raises:
-        StoreError: the file cannot be opened, or is not such a store.
+        StoreError: the file cannot be opened, or is not a store.
     """
 
     has_tag = "exists (select 1 from json_each(tags) where json_each.value = json_extract(?, '$'))"

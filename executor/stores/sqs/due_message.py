@@ -1,4 +1,17 @@
-"""A due message: which visit is due, and when."""
+"""A due message: the JSON text of an SQS message that says that a visit is due.
+
+Problem: workers of a service must learn quickly which visits are due, although a queue delivers late, twice,
+or not at all.
+
+Algorithm: a message is a hint. It holds ids only, and the claim is a conditional write to the store, which
+alone decides whether the visit is due. A sweep sends the message again if a visit is overdue by
+GRACE_SECONDS.
+
+Cost: one message for each visit that another invocation executes.
+
+Limits: SQS delays a message by at most MAX_DELAY_SECONDS. A message for a later time is sent again when it
+arrives.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +21,21 @@ from typing import Any
 from noetl.executor.errors import MessageError
 from noetl.planner.frozen import record
 
-LONGEST_DELAY_SECONDS = 900
+MAX_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0
-"""How long something may be overdue before it counts as lost: messages and workers have their time."""
+"""Time after which an overdue visit counts as lost: until then its message or its worker may only be slow."""
 
+MAX_SPREAD = 64
 _FORMAT = 1
 
 
 @record
 class DueMessage:
-    """That a visit is due at a time. `cause` is the visit it follows when it may have no item yet ("" for the beginning of the
-    run), else None; `spread` how the run is spread; `holders` the visits whose values its step reads.
+    """A hint that a visit is due at a time (seconds since the epoch).
+
+    `spread` is the number of partitions of the run. `cause` is the id of the visit before this one, or
+    "" for the first visit of a run. It is None if the visit has an item. `holders` are the visits whose
+    outputs the step reads, so that the claim can read them at once.
     """
 
     run_id: str
@@ -30,45 +47,53 @@ class DueMessage:
     holders: tuple[str, ...] = ()
 
     def encode(self) -> str:
-        found = {
+        """Return the text of the message.
+
+        >>> DueMessage("r", "v", "s", 1.0).encode()
+        '{"v":1,"run":"r","visit":"v","step":"s","due":1.0}'
+        """
+        fields = {
             "v": _FORMAT,
             "run": self.run_id,
             "visit": self.visit_id,
             "step": self.step,
             "due": self.due_at,
         }
-        found |= {"spread": self.spread} if self.spread != 1 else {}
-        found |= {"cause": self.cause} if self.cause is not None else {}
-        found |= {"reads": list(self.holders)} if self.holders else {}
-        return json.dumps(found, separators=(",", ":"))
+        fields |= {"spread": self.spread} if self.spread != 1 else {}
+        fields |= {"cause": self.cause} if self.cause is not None else {}
+        fields |= {"reads": list(self.holders)} if self.holders else {}
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def decode(cls, text: str) -> DueMessage:
-        """What `encode` wrote.
+        """Return the message that `encode` has written.
 
         Raises:
-            MessageError: it is something else.
+            MessageError: the text is not such a message.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
-            if found["v"] != _FORMAT:
+            fields: dict[str, Any] = json.loads(text)
+            if fields["v"] != _FORMAT:
                 raise MessageError(
-                    f"a message of format {found['v']!r}, and this version of noetl knows {_FORMAT}"
+                    f"message has format {fields['v']!r}; this version of noetl knows {_FORMAT}"
                 )
-            note = cls(
-                found["run"],
-                found["visit"],
-                found["step"],
-                float(found["due"]),
-                int(found.get("spread", 1)),
-                found.get("cause"),
-                tuple(found.get("reads", ())),
+            message = cls(
+                fields["run"],
+                fields["visit"],
+                fields["step"],
+                float(fields["due"]),
+                int(fields.get("spread", 1)),
+                fields.get("cause"),
+                tuple(fields.get("reads", ())),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise MessageError("a message that is none of noetl's") from error
-        ids = (note.run_id, note.visit_id, note.step, note.cause or "", *note.holders)
-        if not all(isinstance(id, str) for id in ids) or not (
-            note.run_id and note.visit_id and 1 <= note.spread <= 64
-        ):
-            raise MessageError("a message that is none of noetl's")
-        return note
+            raise MessageError("message was not sent by noetl") from error
+        if not message.is_valid():
+            raise MessageError("message was not sent by noetl")
+        return message
+
+    def is_valid(self) -> bool:
+        """Return whether all ids are text, and the run, the visit and the spread can exist."""
+        ids = (self.run_id, self.visit_id, self.step, self.cause or "", *self.holders)
+        has_ids = all(isinstance(id, str) for id in ids) and bool(self.run_id and self.visit_id)
+        return has_ids and 1 <= self.spread <= MAX_SPREAD

@@ -1,4 +1,4 @@
-"""An in-memory queue of due messages, for stores whose queue is polled."""
+"""A queue of due messages in memory, for queues that have no SQS queue, such as those of local runs."""
 
 from __future__ import annotations
 
@@ -10,38 +10,40 @@ from noetl.executor.stores.sqs.due_message import DueMessage
 
 
 class InMemoryQueue:
-    """What this process knows to be due in queues that have no messages: the table says what else is. Of a visit only what was
-    told last counts.
+    """Due visits that this process knows of. Of each visit only the newest message counts.
+
+    The table knows of others, so a caller that finds no message reads the table and calls `replace`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heaps: dict[str, list[tuple[float, int, DueMessage]]] = {}
-        self._last: dict[tuple[str, str], int] = {}
+        self._newest: dict[tuple[str, str], int] = {}
         self._count = 0
 
-    def add(self, queue: str, notes: Sequence[DueMessage]) -> None:
+    def add(self, queue: str, messages: Sequence[DueMessage]) -> None:
+        """Add messages to a queue."""
         with self._lock:
-            for note in notes:
+            for message in messages:
                 self._count += 1
-                self._last[note.run_id, note.visit_id] = self._count
-                heapq.heappush(self._heaps.setdefault(queue, []), (note.due_at, self._count, note))
+                self._newest[message.run_id, message.visit_id] = self._count
+                heapq.heappush(self._heaps.setdefault(queue, []), (message.due_at, self._count, message))
 
     def take(self, queue: str, now: float) -> DueMessage | None:
-        """The note that has been due longest, which is forgotten."""
+        """Remove and return the message that has been due longest, or return None if none is due."""
         with self._lock:
             heap = self._heaps.get(queue, [])
             while heap and heap[0][0] <= now:
-                _, count, note = heapq.heappop(heap)
-                if self._last.get((note.run_id, note.visit_id)) == count:
-                    del self._last[note.run_id, note.visit_id]
-                    return note
+                _, count, message = heapq.heappop(heap)
+                if self._newest.get((message.run_id, message.visit_id)) == count:
+                    del self._newest[message.run_id, message.visit_id]
+                    return message
             return None
 
-    def replace(self, queue: str, notes: Sequence[DueMessage]) -> None:
-        """Know these, and nothing else."""
+    def replace(self, queue: str, messages: Sequence[DueMessage]) -> None:
+        """Replace all messages of a queue."""
         with self._lock:
-            for _, count, note in self._heaps.pop(queue, ()):
-                if self._last.get((note.run_id, note.visit_id)) == count:
-                    del self._last[note.run_id, note.visit_id]
-        self.add(queue, notes)
+            for _, count, message in self._heaps.pop(queue, ()):
+                if self._newest.get((message.run_id, message.visit_id)) == count:
+                    del self._newest[message.run_id, message.visit_id]
+        self.add(queue, messages)

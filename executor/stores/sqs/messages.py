@@ -1,4 +1,4 @@
-"""MessageQueue about visits that have become due: ids only. They are hints; what is true stands in the table."""
+"""The SQS queue of due messages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from noetl.executor.clients.aws import client
 from noetl.executor.clients.aws_retry import MAX_TRIES, call_with_retries, pause_seconds
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.run import NEVER
-from noetl.executor.stores.sqs.due_message import LONGEST_DELAY_SECONDS, DueMessage
+from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
 
-MOST_MESSAGES = 10
+MAX_BATCH = 10
+"""Number of messages that one call of SQS sends or receives at most."""
 
 
 class MessageQueue:
@@ -22,70 +23,82 @@ class MessageQueue:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def send(self, notes: Sequence[DueMessage], now: float) -> None:
-        """Send messages about what is due; none about what nothing but an answer makes due."""
-        entries = [(note.encode(), _delay(note.due_at, now)) for note in notes if note.due_at < NEVER]
+    def send(self, messages: Sequence[DueMessage], now: float) -> None:
+        """Send messages, each delayed until its visit is due; skip visits that only an answer makes due."""
+        entries = [
+            (message.encode(), _delay_seconds(message.due_at, now))
+            for message in messages
+            if message.due_at < NEVER
+        ]
         if len(entries) == 1:
             ((body, delay),) = entries
-            late = {"DelaySeconds": delay} if delay else {}
-            self._call("send_message", MessageBody=body, **late)
+            parameters = {"DelaySeconds": delay} if delay else {}
+            self._call("send_message", MessageBody=body, **parameters)
             return
-        for start in range(0, len(entries), MOST_MESSAGES):
-            left = {
-                str(number): {"Id": str(number), "MessageBody": body, "DelaySeconds": delay}
-                for number, (body, delay) in enumerate(entries[start : start + MOST_MESSAGES])
-            }
-            for tries in range(MAX_TRIES):
-                answer = self._call("send_message_batch", Entries=list(left.values()))
-                left = {failed["Id"]: left[failed["Id"]] for failed in answer.get("Failed", ())}
-                if not left:
-                    break
-                if tries + 1 < MAX_TRIES:
-                    _sleep(pause_seconds(tries))
-            else:
-                raise StoreError("The queue of the store (NOETL_QUEUE) is overloaded: it takes no messages.")
+        for start in range(0, len(entries), MAX_BATCH):
+            self._send_batch(entries[start : start + MAX_BATCH])
 
-    def look(self) -> None:
-        """Ask whether the queue is there.
+    def _send_batch(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Send up to MAX_BATCH messages (body, delay in seconds), and those again that SQS did not accept."""
+        remaining = {
+            str(number): {"Id": str(number), "MessageBody": body, "DelaySeconds": delay}
+            for number, (body, delay) in enumerate(entries)
+        }
+        for tries in range(MAX_TRIES):
+            response = self._call("send_message_batch", Entries=list(remaining.values()))
+            remaining = {failed["Id"]: remaining[failed["Id"]] for failed in response.get("Failed", ())}
+            if not remaining:
+                return
+            if tries + 1 < MAX_TRIES:
+                _sleep(pause_seconds(tries))
+        raise StoreError("The queue of the store (NOETL_QUEUE) is overloaded: it does not accept messages.")
+
+    def check_access(self) -> None:
+        """Check that the queue exists and may be used.
 
         Raises:
-            StoreError: it is not, or it may not be asked.
+            StoreError: it does not exist, or access is denied.
         """
         self._call("get_queue_attributes", AttributeNames=["QueueArn"])
 
-    def receive(self, seconds: int, visible_after: int) -> list[dict[str, Any]]:
-        """Up to ten messages; nobody else sees them for `visible_after` seconds."""
-        answer = self._call(
+    def receive(self, wait_seconds: int, visibility_seconds: int) -> list[dict[str, Any]]:
+        """Return up to MAX_BATCH messages. Other receivers do not see them for `visibility_seconds`."""
+        response = self._call(
             "receive_message",
-            MaxNumberOfMessages=MOST_MESSAGES,
-            WaitTimeSeconds=seconds,
-            VisibilityTimeout=visible_after,
+            MaxNumberOfMessages=MAX_BATCH,
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=visibility_seconds,
         )
-        return list(answer.get("Messages", ()))
+        return list(response.get("Messages", ()))
 
     def delete(self, handle: str) -> None:
+        """Delete a received message."""
         self._call("delete_message", ReceiptHandle=handle)
 
-    def hide(self, handle: str, seconds: int) -> None:
-        """Let nobody else see a message for so long."""
+    def extend_visibility(self, handle: str, seconds: int) -> None:
+        """Keep a received message invisible to other receivers for `seconds` from now."""
         self._call("change_message_visibility", ReceiptHandle=handle, VisibilityTimeout=seconds)
 
-    def _call(self, call: str, **asked: Any) -> dict[str, Any]:
+    def _call(self, call: str, **parameters: Any) -> dict[str, Any]:
         try:
             method = getattr(client("sqs", once=True), call)
         except ActionError as error:
             raise StoreError(
                 f"The queue of the store (NOETL_QUEUE) cannot be used: {error.message}"
             ) from error
-        found: dict[str, Any] = call_with_retries(
-            f"queue {self.url} (NOETL_QUEUE)", lambda: method(QueueUrl=self.url, **asked)
-        )[0]
-        return found
+        response: dict[str, Any] = call_with_retries(
+            f"queue {self.url} (NOETL_QUEUE)", lambda: method(QueueUrl=self.url, **parameters)
+        )
+        return response
 
 
-def _delay(due_at: float, now: float) -> int:
-    """For how many whole seconds a message is held back, so that it comes when its visit is due, or is sent on then."""
-    return min(max(math.ceil(due_at - now), 0), LONGEST_DELAY_SECONDS)
+def _delay_seconds(due_at: float, now: float) -> int:
+    """Return the whole seconds until a visit is due, up to the longest delay of SQS.
+
+    >>> _delay_seconds(2.2, 1.0), _delay_seconds(0.0, 1.0), _delay_seconds(5000.0, 1.0)
+    (2, 0, 900)
+    """
+    return min(max(math.ceil(due_at - now), 0), MAX_DELAY_SECONDS)
 
 
 def _sleep(seconds: float) -> None:

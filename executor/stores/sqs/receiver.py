@@ -1,7 +1,17 @@
-"""MessageQueue that this process receives itself, as `noetl worker` does. A function behind the queue is given its messages.
+"""Messages that a worker process (`noetl worker`) receives itself. A Lambda function is given its messages
+by AWS.
 
-A message guards the visit that was claimed by it, and all that the same worker walks behind it: it is deleted when
-nothing of that is left to do here. A worker that dies deletes nothing, so its message comes again.
+Problem: a message must be delivered again if its worker dies, and deleted if its visit is done. One message
+may lead to a chain of visits that the same worker executes.
+
+Algorithm: a received message is bound to the visit that was claimed with it. When the worker continues with
+the next visit of the branch, the message is bound to that visit. It is deleted when the worker has nothing
+left to do for it. Renewing the claim also extends the visibility timeout of the message.
+
+Cost: one extension for each renewal, and one deletion for each chain of visits.
+
+Limits: a failed deletion or extension is ignored. The message then comes again, and the store finds its
+visit done.
 """
 
 from __future__ import annotations
@@ -19,58 +29,61 @@ POLL_SECONDS = 2
 
 
 class MessageReceiver:
-    """The messages that were received from a queue and that nobody has looked at, and those that guard a claim."""
+    """Received messages that no thread has taken yet, and messages that are bound to a claimed visit."""
 
-    def __init__(self, messages: MessageQueue) -> None:
-        self._messages = messages
+    def __init__(self, queue: MessageQueue) -> None:
+        self._queue = queue
         self._received: deque[dict[str, Any]] = deque()
-        self._guards: dict[tuple[str, str], str] = {}
-        self._visible_after = 30
+        self._bound_handles: dict[tuple[str, str], str] = {}
+        self._visibility_seconds = 30
         self._polling = Lock()
 
     def take(self) -> dict[str, Any] | None:
-        """A message that was received, if there is one."""
+        """Remove and return a received message, or return None."""
         try:
             return self._received.popleft()
         except IndexError:
             return None
 
-    def poll(self, visible_after: int) -> int:
-        """Wait a little for messages, unless another thread does; how many have come. Nobody else sees one for so many seconds,
-        and then it comes again, unless it is prolonged.
+    def poll(self, visibility_seconds: int) -> int:
+        """Wait up to POLL_SECONDS for messages, unless another thread waits, and return how many arrived.
+
+        Each stays invisible to other receivers for `visibility_seconds`, unless it is extended.
         """
-        self._visible_after = visible_after
+        self._visibility_seconds = visibility_seconds
         if not self._polling.acquire(blocking=False):
             return 0
         try:
-            found = self._messages.receive(POLL_SECONDS, visible_after)
+            messages = self._queue.receive(POLL_SECONDS, visibility_seconds)
         finally:
             self._polling.release()
-        self._received.extend(found)
-        return len(found)
+        self._received.extend(messages)
+        return len(messages)
 
-    def guard(self, visit: Visit, handle: str) -> None:
-        """Let a message stay until the visit is done."""
-        self._guards[visit.run_id, visit.id] = handle
+    def bind(self, visit: Visit, handle: str) -> None:
+        """Keep a message until the visit is done."""
+        self._bound_handles[visit.run_id, visit.id] = handle
 
-    def prolong(self, run_id: str, visit_id: str) -> None:
-        """Let nobody else see the message that guards a visit for as long again."""
-        handle = self._guards.get((run_id, visit_id))
+    def extend(self, run_id: str, visit_id: str) -> None:
+        """Extend the visibility timeout of the message that is bound to a visit."""
+        handle = self._bound_handles.get((run_id, visit_id))
         if handle is not None:
             with suppress(StoreError):
-                self._messages.hide(handle, self._visible_after)
+                self._queue.extend_visibility(handle, self._visibility_seconds)
 
-    def done(self, run_id: str, visit_id: str, following: Visit | None = None) -> None:
-        """Delete the message that guards a visit, or let it guard the one that the same worker goes on with."""
-        handle = self._guards.pop((run_id, visit_id), None)
+    def finish(self, run_id: str, visit_id: str, following: Visit | None = None) -> None:
+        """Delete the message that is bound to a visit, or bind it to the visit that the same worker executes
+        next.
+        """
+        handle = self._bound_handles.pop((run_id, visit_id), None)
         if handle is None:
             return
         if following is not None:
-            self.guard(following, handle)
+            self.bind(following, handle)
             return
         self.delete(handle)
 
     def delete(self, handle: str) -> None:
-        # One that stays comes again, and is found done.
+        """Delete a message; after a failure it is delivered again, and its visit is found done."""
         with suppress(StoreError):
-            self._messages.delete(handle)
+            self._queue.delete(handle)
