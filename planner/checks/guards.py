@@ -26,11 +26,11 @@ def check_guards(program: Subject) -> None:
 
 def _report_duplicate_defaults(program: Subject, cases: Sequence[Case]) -> set[int]:
     """Report every `default` but the first, and return their indexes."""
-    first, *others = [index for index, case in enumerate(cases) if case.case == "default"] or [0]
-    for index in others:
+    first, *duplicates = [index for index, case in enumerate(cases) if case.case == "default"] or [0]
+    for index in duplicates:
         label = _label_first(program, cases[first])
         program.report("NP206", "duplicate case `default`", (*cases[index].path, "case"), labels=[label])
-    return set(others)
+    return set(duplicates)
 
 
 def _report_dead_case(program: Subject, cases: Sequence[Case], dead: DeadCase) -> None:
@@ -64,7 +64,8 @@ def _label_first(program: Subject, case: Case) -> Label:
 def _report_uncovered_values(program: Subject, cases: Sequence[Case], coverage: RuleCoverage) -> None:
     """Report a choice between several cases that is not exhaustive.
 
-    A rule with one case is a condition, not a choice. A guard that is not an expression is reported elsewhere.
+    A rule with one case is a condition, not a choice. A guard that is not an expression is reported
+    elsewhere.
     """
     if coverage.uncovered_values is None or coverage.choices < 2:
         return

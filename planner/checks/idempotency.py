@@ -28,7 +28,7 @@ def check_idempotency(program: Subject) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _RetryOrigin:
-    """Why a `run` is repeated: the number of attempts of a retry policy, and the path of the policy."""
+    """The reason why a `run` is repeated: the attempts of a retry policy, and the path of the policy."""
 
     attempts: int
     path: DocumentPath
@@ -59,7 +59,8 @@ class _IdempotencyCheck:
     ) -> None:
         """Check the entries of a `run`.
 
-        `is_followed` says that work after the `run` may fail, so that a retry repeats the `run` after success.
+        `is_followed` says that work after the `run` may fail, so that a retry repeats the `run` after
+        success.
         """
         for index, entry in enumerate(run):
             followed = is_followed or is_concurrent or index + 1 < len(run)
@@ -103,7 +104,10 @@ def _repeats(policy: RetryPolicy) -> bool:
 
 
 def _passes_key(entry: ActionEntry) -> bool:
-    """Return whether a parameter of an action reads the idempotency key. An invalid template counts as yes."""
+    """Return whether a parameter of an action reads the idempotency key.
+
+    An invalid template counts as yes.
+    """
     for text in texts_in(entry.parameters):
         if has_template(text):
             try:

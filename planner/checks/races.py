@@ -2,14 +2,14 @@
 
 Problem: If two of them save the same name, the value depends on which one is faster.
 
-Algorithm: May-happen-in-parallel analysis (`noetl.planner.graph.concurrency`) gives, for each step, the steps that may
-run at the same time. Two of them race if they save the same name, unless no run visits both
+Algorithm: May-happen-in-parallel analysis (`noetl.planner.graph.concurrency`) gives, for each step, the steps
+that may run at the same time. Two of them race if they save the same name, unless no run visits both
 (`noetl.planner.dataflow.unreachable`).
 
 Cost: One pass over the pairs of parallel steps that save a shared name.
 
-Limits: At most `MAX_RACES` races are reported in full; the others are only counted. If the concurrency analysis
-exceeds its limit, races between branches are not reported.
+Limits: At most `MAX_RACES` races are reported in full; the others are only counted. If the concurrency
+analysis exceeds its limit, races between branches are not reported.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import networkx as nx
 from noetl.planner.checks.races import check_races
@@ -67,11 +68,12 @@ def check_references(program: Subject) -> None:
         for access, offset in use.template.reads.items():
             if access[0] in use.local and access[0] != "callback":
                 continue
-            _check_read(program, use, access, offset)
+            read = _Read(program, use, access, offset)
+            _check_read(read)
             is_error_part = access[0] == "error" and len(access) > 1 and access[1] in ATTRIBUTES["error"]
             if is_error_part and error_reads.is_always_none(use, access):
                 message = "`error` is none here, because nothing has failed"
-                _report(program, use, "error", offset, message, hint=_ERROR_HINT)
+                read.report("error", message, hint=_ERROR_HINT)
     for name, (use, offset, _) in _find_inferred_inputs(program).items():
         hint = NAME_HINTS.get(name) or program.diagnostics.suggest(name, program.known_names)
         span = program.document.text_span(use.path, offset, offset + len(name))
@@ -91,7 +93,7 @@ _ERROR_HINT = "read `error` in a `rule` or in `retry`; elsewhere read `steps.NAM
 
 
 class _ErrorReads:
-    """Finds the templates that read a part of `error` where no failure can have come before."""
+    """The search for templates that read a part of `error` where no failure can have come before."""
 
     def __init__(self, program: Subject) -> None:
         self.program = program
@@ -149,7 +151,9 @@ def infer_inputs(program: Subject) -> dict[str, InferredInput]:
 
 
 def _find_inferred_inputs(program: Subject) -> dict[str, tuple[Use, int, bool]]:
-    """Return, for each undeclared input, the first use, the offset in it, and whether a run requires the input."""
+    """Return, for each undeclared input, the first use, the offset in it, and whether a run requires the
+    input.
+    """
     if program.playbook.input is not None:
         return {}
     inputs: dict[str, tuple[Use, int, bool]] = {}
@@ -174,52 +178,67 @@ def _is_language_name(name: str) -> bool:
     return name in ALWAYS_KNOWN or name in KNOWN_IN_STEPS or name in KNOWN_IN_SOME_PLACES
 
 
-def _check_read(program: Subject, use: Use, access: AccessPath, offset: int) -> None:
+class _Read(NamedTuple):
+    """One access of a template, with its offset in the text of the template."""
+
+    program: Subject
+    use: Use
+    access: AccessPath
+    offset: int
+
+    @property
+    def attribute(self) -> str | None:
+        """The second part of the access, if it has one."""
+        return self.access[1] if len(self.access) > 1 else None
+
+    def report(self, word: str, message: str, known: Collection[str] = (), hint: str | None = None) -> None:
+        """Report NP301 at a word of the template. The hint is the closest known word, else `hint`."""
+        diagnostics = self.program.diagnostics
+        diagnostics.add("NP301", message, self.find_span(word), diagnostics.suggest(word, known) or hint)
+
+    def find_span(self, word: str) -> Span:
+        """Return the span of the first occurrence of a word from the offset on."""
+        start = max(self.use.template.source.find(word, self.offset), 0)
+        return self.program.document.text_span(self.use.path, start, start + len(word))
+
+
+def _check_read(read: _Read) -> None:
     """Report an access that is unknown, or not known in the scope of its template."""
-    name, attribute = access[0], access[1] if len(access) > 1 else None
+    program, use, name, attribute = read.program, read.use, read.access[0], read.attribute
     if name == "input":
-        _check_attribute(program, use, access, offset, program.playbook.input, "input `{}`")
+        _check_attribute(read, program.playbook.input, "input `{}`")
     elif name == "environment" and use.place is Place.ENVIRONMENT:
-        _report(program, use, name, offset, "an entry of `environment` cannot read another one")
+        read.report(name, "an entry of `environment` cannot read another one")
     elif name == "environment":
-        entries = program.playbook.environment
-        _check_attribute(program, use, access, offset, entries, "`environment` entry `{}`")
+        _check_attribute(read, program.playbook.environment, "`environment` entry `{}`")
     elif name == "args":
-        _check_argument(program, use, attribute, offset)
-    elif (place := _required_place(use, name)) is not None:
-        message, hint = place
-        _report(program, use, name, offset, message, hint=hint)
+        _check_argument(read)
+    elif (problem := _find_scope_problem(use, name)) is not None:
+        message, hint = problem
+        read.report(name, message, hint=hint)
     elif name == "steps":
-        _check_step(program, use, access, offset)
+        _check_step(read)
     elif name == "run" and attribute in FINALLY_ATTRIBUTES and use.step == program.playbook.finally_:
         return
     elif name in ATTRIBUTES and attribute is not None:
-        _check_attribute(program, use, access, offset, ATTRIBUTES[name], f"attribute `{{}}` of `{name}`")
+        _check_attribute(read, ATTRIBUTES[name], f"attribute `{{}}` of `{name}`")
     elif name == "variables":
         message = "cannot read `variables`: read each variable by its own name"
-        hint = f"write `{{{{ {attribute or 'NAME'} }}}}`"
-        _report(program, use, name, offset, message, hint=hint)
+        read.report(name, message, hint=f"write `{{{{ {attribute or 'NAME'} }}}}`")
     else:
-        _check_plain_name(program, use, name, offset)
+        _check_plain_name(read)
 
 
-def _check_attribute(
-    program: Subject,
-    use: Use,
-    access: AccessPath,
-    offset: int,
-    known: Collection[str] | None,
-    kind: str,
-) -> None:
-    """Report the second part of an access if it is unknown. Without `known`, anything may be."""
-    if known is None or len(access) == 1:
+def _check_attribute(read: _Read, known: Collection[str] | None, kind: str) -> None:
+    """Report the second part of an access if it is unknown. Without `known`, every part is accepted."""
+    attribute = read.attribute
+    if known is None or attribute is None or attribute in known:
         return
-    attribute = access[1]
-    if attribute not in known and not handles_undefined(use.template, access[0], attribute):
-        _report(program, use, attribute, offset, f"unknown {kind.format(attribute)}", known)
+    if not handles_undefined(read.use.template, read.access[0], attribute):
+        read.report(attribute, f"unknown {kind.format(attribute)}", known)
 
 
-def _required_place(use: Use, name: str) -> tuple[str, str | None] | None:
+def _find_scope_problem(use: Use, name: str) -> tuple[str, str | None] | None:
     """Return a message and a hint if a name of the language is not known in the scope of a template."""
     if name in ("item", "loop"):
         return f"`{name}` is only defined inside a loop", None
@@ -233,79 +252,53 @@ def _required_place(use: Use, name: str) -> tuple[str, str | None] | None:
     return None
 
 
-_SCOPES_WITHOUT_RESULT = (
-    Place.WORK,
-    Place.ENVIRONMENT,
-    Place.VARIABLES,
-    Place.OUTPUT,
-)
+_SCOPES_WITHOUT_RESULT = (Place.WORK, Place.ENVIRONMENT, Place.VARIABLES, Place.OUTPUT)
 
 
-def _check_plain_name(program: Subject, use: Use, name: str, offset: int) -> None:
+def _check_plain_name(read: _Read) -> None:
     """Report a name that is unknown, or that is assigned only after the template is evaluated."""
+    program, use, name = read.program, read.use, read.access[0]
     is_defined = name in program.known_names
     if use.place in KNOWN_BEFORE_START and name not in ALWAYS_KNOWN and is_defined:
         sections = [getattr(program.playbook, section) or () for section in KNOWN_BEFORE_START[use.place]]
         if not any(name in section for section in sections):
-            message = f"`{name}` is undefined where `{use.place}` is evaluated"
-            _report(program, use, name, offset, message)
-    elif program.playbook.input is not None and not (
-        _is_language_name(name) or is_defined or name in use.own
-    ):
-        if not handles_undefined(use.template, name):
-            message = f"unknown name `{name}`: nothing in the playbook assigns it"
-            known = () if name in NAME_HINTS else program.known_names
-            _report(program, use, name, offset, message, known, hint=NAME_HINTS.get(name))
+            read.report(name, f"`{name}` is undefined where `{use.place}` is evaluated")
+        return
+    is_known = is_defined or _is_language_name(name) or name in use.own
+    if program.playbook.input is None or is_known or handles_undefined(use.template, name):
+        return
+    message = f"unknown name `{name}`: nothing in the playbook assigns it"
+    known = () if name in NAME_HINTS else program.known_names
+    read.report(name, message, known, hint=NAME_HINTS.get(name))
 
 
-def _check_argument(program: Subject, use: Use, argument: str | None, offset: int) -> None:
-    if use.task is None:
-        _report(program, use, "args", offset, "`args` is only defined inside a task")
+def _check_argument(read: _Read) -> None:
+    program, task, argument = read.program, read.use.task, read.attribute
+    if task is None:
+        read.report("args", "`args` is only defined inside a task")
         return
-    if argument is None or handles_undefined(use.template, "args", argument):
+    if argument is None or handles_undefined(read.use.template, "args", argument):
         return
-    calls = program.calls.get(use.task, [])
+    calls = program.calls.get(task, [])
     calls_without = [entry for entry in calls if argument not in entry.with_]
-    if calls_without or not calls:
-        known = {name for entry in calls for name in entry.with_}
-        shown = [entry.path for entry in calls_without[:MAX_SHOWN_LINES] if entry.path]
-        text = ", ".join(str(program.document.span(path).line) for path in shown)
-        if len(calls_without) > MAX_SHOWN_LINES:
-            text += f" and {len(calls_without) - MAX_SHOWN_LINES:,} more"
-        message = f"missing argument `{argument}` for task `{use.task}`" + (
-            f" on line {text}" if text else ""
-        )
-        _report(program, use, argument, offset, message, known, hint=f"add it to `with: {{{argument}: …}}`")
+    if calls and not calls_without:
+        return
+    shown = [entry.path for entry in calls_without[:MAX_SHOWN_LINES] if entry.path]
+    lines = ", ".join(str(program.document.span(path).line) for path in shown)
+    if len(calls_without) > MAX_SHOWN_LINES:
+        lines += f" and {len(calls_without) - MAX_SHOWN_LINES:,} more"
+    message = f"missing argument `{argument}` for task `{task}`" + (f" on line {lines}" if lines else "")
+    known = {name for entry in calls for name in entry.with_}
+    read.report(argument, message, known, hint=f"add it to `with: {{{argument}: …}}`")
 
 
-def _check_step(program: Subject, use: Use, access: AccessPath, offset: int) -> None:
+def _check_step(read: _Read) -> None:
+    program, access = read.program, read.access
     if len(access) == 1:
-        message = 'missing step name: write `steps.NAME` or `steps["NAME"]`'
-        _report(program, use, "steps", offset, message)
+        read.report("steps", 'missing step name: write `steps.NAME` or `steps["NAME"]`')
     elif access[1] not in program.names.steps and access[1] not in program.broken_steps:
         message = f"unknown step `{access[1]}`"
         hint = program.diagnostics.suggest(access[1], program.names.steps)
-        program.diagnostics.add("NP101", message, _find_word(program, use, access[1], offset), hint)
+        program.diagnostics.add("NP101", message, read.find_span(access[1]), hint)
     elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
-        message = f"unknown attribute `{access[2]}` of a step"
-        _report(program, use, access[2], offset, message, ATTRIBUTES["steps"])
-
-
-def _find_word(program: Subject, use: Use, word: str, offset: int) -> Span:
-    """Return the span of the first occurrence of a word in a template, from an offset on."""
-    start = max(use.template.source.find(word, offset), 0)
-    return program.document.text_span(use.path, start, start + len(word))
-
-
-def _report(
-    program: Subject,
-    use: Use,
-    word: str,
-    offset: int,
-    message: str,
-    known: Collection[str] = (),
-    hint: str | None = None,
-) -> None:
-    """Report NP301 at a word. The hint is the closest known word, else `hint`."""
-    span = _find_word(program, use, word, offset)
-    program.diagnostics.add("NP301", message, span, program.diagnostics.suggest(word, known) or hint)
+        read.report(access[2], f"unknown attribute `{access[2]}` of a step", ATTRIBUTES["steps"])

@@ -1,11 +1,11 @@
 """NP301, NP302 and NP203: names that are undefined where a template reads them, and unreachable cases.
 
-Problem: Every name that a template reads must be assigned on every path to it. A case whose guard asks for facts
-that cannot hold is unreachable.
+Problem: Every name that a template reads must be assigned on every path to it. A case whose guard asks for
+facts that cannot hold is unreachable.
 
-Algorithm: The definite-assignment analysis (`noetl.planner.dataflow.solver`). A required fact outside of the may set
-is reported as undefined (NP301), one outside of the must set as maybe undefined (NP302), with a path found by
-`noetl.planner.dataflow.witness`.
+Algorithm: The definite-assignment analysis (`noetl.planner.dataflow.solver`). A required fact outside of the
+may set is reported as undefined (NP301), one outside of the must set as maybe undefined (NP302). The path in
+the message comes from `noetl.planner.dataflow.witness`.
 
 Cost: That of the analysis, plus one witness search per finding, at most `MAX_WITNESSES`.
 
@@ -61,7 +61,7 @@ def check_undefined_names(program: Subject) -> Unreachable:
     check.report_all()
     unreachable = find_unreachable_cases(analysis, solver)
     if unreachable:
-        # A case counts as unreachable only if it also is after the loss of a worker, which readers may ignore.
+        # A case is only unreachable if it also is after the loss of a worker. Reads ignore such losses.
         pessimistic = EffectsAnalysis(program, assumes_worker_loss=True)
         try:
             unreachable &= find_unreachable_cases(pessimistic, solve_assignments(program, pessimistic))
@@ -88,12 +88,12 @@ class _UndefinedNameCheck:
         A step that reads an undefined name always fails, so facts behind it follow from that mistake.
         """
         reported_facts = {bit for _, bit in self.reported}
-        behind_mistakes = self.find_steps_behind_mistakes() if unreachable else frozenset()
+        after_mistakes = self.find_steps_after_mistakes() if unreachable else frozenset()
         for name, index in sorted(unreachable):
             bit, reason = self.explain_unreachable(name, index)
             if reason is None or self.always_reads_undefined_name(name):
                 continue
-            if name in behind_mistakes and self.depends_on_path(bit):
+            if name in after_mistakes and self.depends_on_path(bit):
                 continue
             step = self.program.names.steps[name]
             already_dead = {dead.case for dead in self.program.dead_cases(step)}
@@ -106,7 +106,7 @@ class _UndefinedNameCheck:
         required = self.analysis.effects[step].required_from_entry
         return bool(required & ~self.solution.may[step] & ~self.solution.must[step])
 
-    def find_steps_behind_mistakes(self) -> AbstractSet[str]:
+    def find_steps_after_mistakes(self) -> AbstractSet[str]:
         """Return the steps that can be reached from a step that reads an undefined name."""
         stack = [name for name in self.solution.must if self.always_reads_undefined_name(name)]
         reached: set[str] = set()
@@ -209,7 +209,10 @@ class _UndefinedNameCheck:
             reported_by_path[read.use.path] = earlier | bit
 
     def report_read(self, bit: int, read: UnmetRead, may: int, step: Step | None) -> None:
-        """Report one unmet read of a step, or of the output (`None`). In a task with many callers, only once."""
+        """Report one unmet read of a step, or of the output (`None`).
+
+        In a task with many callers, only once.
+        """
         key, use = self.encoder.key(bit), read.use
         base = self.encoder.base(bit)
         if (use.path, base) in self.reported:

@@ -3,15 +3,15 @@
 Problem: What is assigned under a condition is often read under the same condition. Without the correlation of
 both guards, the analysis reports a name as maybe unassigned although no run reads it unassigned.
 
-Algorithm: Branch correlation (Bodik, Gupta and Soffa 1997), restricted to values that never change in a run: an
-input, an environment entry, a variable, or a name that one step assigns once. The result of a test of such a
-value holds in the whole run, so it becomes a fact (`noetl.planner.dataflow.fact_encoding`). Only values that at least
-two templates test are tracked, because only these can correlate.
+Algorithm: Branch correlation (Bodik, Gupta and Soffa 1997), restricted to values that never change in a run.
+These are inputs, environment entries, variables, and names that one step assigns once. The result of a test
+of such a value holds in the whole run, so it becomes a fact (`noetl.planner.dataflow.fact_encoding`). Only
+values that at least two templates test are tracked, because only these can correlate.
 
 Cost: Linear in the number of templates.
 
-Limits: Above `MAX_CONDITIONAL_TEMPLATES` templates that test such values, none is tracked. More names are then
-reported as maybe unassigned (NP302).
+Limits: Above `MAX_CONDITIONAL_TEMPLATES` templates that test such values, none is tracked. More names are
+then reported as maybe unassigned (NP302).
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ MAX_CONDITIONAL_TEMPLATES = 500
 class ConditionCorrelation:
     """The tracked tests of a playbook.
 
-    `tracked_accesses` are the accesses whose tests are tracked. `guard_conditions` are the conditions that the
-    guards decide. `context_facts` holds, by path of an entry or a case, what its guard says about its work.
+    `tracked_accesses` are the accesses whose tests are tracked. `guard_conditions` are the conditions that
+    the guards decide. `context_facts` holds, by path of an entry or a case, what its guard says about its
+    work.
     """
 
     def __init__(self, program: Subject, uses: Iterable[Use]) -> None:
@@ -109,7 +110,9 @@ class ConditionCorrelation:
         )
 
     def tracked_conditions(self, facts: Facts, local_names: frozenset[str]) -> frozenset[Condition]:
-        """Return the conditions of tracked tests among facts, in canonical form, without those of local names."""
+        """Return the conditions of tracked tests among facts, in canonical form, without those of local
+        names.
+        """
         if not facts.conditions:
             return facts.conditions
         return frozenset(
@@ -145,7 +148,10 @@ class ConditionCorrelation:
         )
 
     def _may_be_constant(self, access: AccessPath, use: Use) -> bool:
-        """Return whether an access may have one value in the whole run. A cheap test, which may say yes wrongly."""
+        """Return whether an access may have one value in the whole run.
+
+        A cheap test, which may say yes wrongly.
+        """
         name = access[0]
         if name in use.local or name in use.own:
             return False

@@ -20,7 +20,7 @@ PlacedEntry = tuple[DocumentPath, Entry]
 
 @dataclass(frozen=True, slots=True)
 class DefinitionSite:
-    """Where a name is assigned: at an `as`, at a key of `set`, or at the call of a task that assigns it."""
+    """The place that assigns a name: an `as`, a key of `set`, or the call of a task that assigns it."""
 
     path: DocumentPath
     is_key: bool = False
@@ -29,8 +29,8 @@ class DefinitionSite:
 class Definitions:
     """The names that the entries, tasks and steps of a playbook assign.
 
-    A set of names is an int with one bit per name, in the order of `names`. The names of a task count for every
-    caller. Names assigned inside a loop are local to the item and are left out.
+    A set of names is an int with one bit per name, in the order of `names`. The names of a task count for
+    every caller. Names assigned inside a loop are local to the item and are left out.
     """
 
     def __init__(self, symbols: Names, call_graph: TaskGraph) -> None:
@@ -108,8 +108,8 @@ def bits_set_more_than_once(masks: Mapping[str, int]) -> int:
     >>> bits_set_more_than_once({"a": 0b011, "b": 0b110})
     2
     """
-    once = repeated = 0
+    seen = repeated = 0
     for mask in masks.values():
-        repeated |= once & mask
-        once |= mask
+        repeated |= seen & mask
+        seen |= mask
     return repeated

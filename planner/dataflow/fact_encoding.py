@@ -1,20 +1,21 @@
 """Fact encoding: number the facts of a playbook, and translate what templates require and imply to fact sets.
 
 Problem: The solver works on fact sets (`int` used as bit sets), while narrowing works on accesses and
-conditions. Two things need facts of their own. A *condition* is a test of a constant value with its result: work
-done under it is often read under the same test. A *clause* is a disjunction: a template that reads `x` only if
-`y` is unassigned, or only if a test is true, requires "`x` is assigned, or `y` is, or the test is false".
+conditions. Two things need facts of their own. A *condition* is a test of a constant value with its result:
+work done under it is often read under the same test. A *clause* is a disjunction. A template that reads `x`
+only if `y` is unassigned requires the clause "`x` or `y` is assigned". If it also depends on a test, "the
+test is false" is a third part.
 
-Algorithm: `FactEncoder` gives one bit to each name that is read and assigned somewhere, to each `steps.NAME`, to
-both results of each tracked test, and to each clause. `closures` maps a name or condition to its bit and those
-of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other direction: `(x or c)` with
-`not c`, or with `(x or not c)`, gives `x`.
+Algorithm: `FactEncoder` gives one bit to each name that is both read and assigned, and to each `steps.NAME`.
+Both results of each tracked test get one, and each clause. `closures` maps a name or condition to its bit and
+those of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other direction: `(x or
+c)` with `not c`, or with `(x or not c)`, gives `x`.
 
 Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
 bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.
 
-Limits: Past `MAX_CLAUSES`, a conditional read counts as unconditional: a warning may be wrong, but no undefined
-name is missed. Past `MAX_CORRELATED_CLAUSES`, clauses are created only where a template needs them.
+Limits: Past `MAX_CLAUSES`, a conditional read counts as unconditional: a warning may be wrong, but no
+undefined name is missed. Past `MAX_CORRELATED_CLAUSES`, clauses are created only where a template needs them.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ class EncodedFacts(NamedTuple):
 class EncodedTemplate:
     """A template as fact sets.
 
-    `required` must always hold. `conditional` holds pairs: facts that must hold only where the given facts do.
-    `read` is the union of both, and of what these clauses name. `always`, `true` and `false` are the facts after
-    any value, a true and a false one.
+    `required` must always hold. `conditional` holds pairs: facts that must hold only where the given facts
+    do. `read` is the union of both, and of what these clauses name. `always`, `true` and `false` are the
+    facts after any value, a true and a false one.
     """
 
     required: int
@@ -97,10 +98,11 @@ class EncodedTemplate:
 class FactEncoder:
     """The numbering of the facts of a playbook.
 
-    `keys` holds the key of each bit in order: a name, `steps.NAME`, for a clause the name that it is about, and
-    `""` for a condition. `bits` are the bits of names and steps; `name_facts` is all of them. `condition_bits`
-    are those of conditions. `closures` maps a key or condition to all facts that hold where it does.
-    `at_start` holds when a run starts, `at_success` when a run has succeeded, as far as that is known.
+    `keys` holds the key of each bit in order: a name or `steps.NAME`. The key of a clause is the name that it
+    is about, that of a condition is empty. `bits` are the bits of names and steps; `name_facts` is all of
+    them. `condition_bits` are those of conditions. `closures` maps a key or condition to all facts that hold
+    where it does. `at_start` holds when a run starts, `at_success` when a run has succeeded, as far as that
+    is known.
     """
 
     def __init__(self, program: Subject) -> None:
@@ -144,7 +146,8 @@ class FactEncoder:
     def assign_bits(self, use: Use) -> None:
         """Assign a bit to each name that a template reads and the playbook assigns.
 
-        A name that is given, or that nothing assigns, needs a bit only if a guard may test whether it is defined.
+        A name that is given, or that nothing assigns, needs a bit only if a guard may test whether it is
+        defined.
         """
         may_test_definedness = "defined" in use.template.source
         for access in use.template.reads:
@@ -244,7 +247,9 @@ class FactEncoder:
         return facts | self._resolution_cache[inputs]
 
     def weaken(self, missing: int, known: int) -> int:
-        """Weaken missing facts: where `name` is missing and `c` is known, the clause `(name or not c)` suffices."""
+        """Weaken missing facts: where `name` is missing and `c` is known, the clause `(name or not c)`
+        suffices.
+        """
         if missing & self._weakenable:
             for clause, resolvers, _ in self._resolutions:
                 base = self.base(clause)
@@ -268,7 +273,7 @@ class FactEncoder:
     def clause_of(
         self, required: RequiredAccess, context: Facts, local_names: frozenset[str]
     ) -> tuple[str, frozenset[Alternative]]:
-        """Return the name and the alternatives of the clause for a required access; nothing if it has no bit."""
+        """Return the name and the alternatives of the clause for a required access, if it has one."""
         name = fact_key(required.access)
         if name not in self.bits or name in local_names:
             return "", frozenset()

@@ -1,18 +1,18 @@
 """Live names: the names that a branch must carry from step to step.
 
-Problem: A branch passes on, from step to step, pointers to the visits that hold the names which are still read.
-The plan stores these names for each step. A name is live at a step if it may be assigned before it and may be
-read at it or after it.
+Problem: A branch passes on, from step to step, pointers to the visits that hold the names which are still
+read. The plan stores these names for each step. A name is live at a step if it may be assigned before it and
+may be read at it or after it.
 
-Algorithm: Live-variable analysis (Allen and Cocke 1976) intersected with reaching definitions, on the
-condensation of the control-flow graph: one forward and one backward pass over the strongly connected components
-in topological order. All steps of one component have the same live names.
+Algorithm: Live-variable analysis (Allen and Cocke 1976), intersected with reaching definitions. It works on
+the condensation of the control-flow graph, with one forward and one backward pass over the strongly connected
+components in topological order. All steps of one component have the same live names.
 
-Cost: Linear in the number of edges, with one operation on a set of names per edge. The size of the result grows
-with steps times names, so `MAX_LIVE_NAMES` bounds it.
+Cost: Linear in the number of edges, with one operation on a set of names per edge. The size of the result
+grows with steps times names, so `MAX_LIVE_NAMES` bounds it.
 
-Limits: Past `MAX_LIVE_NAMES`, the playbook is rejected (NP701). In sequential mode any step may run before any
-other, so every name that is assigned and read somewhere is live everywhere.
+Limits: Past `MAX_LIVE_NAMES`, the playbook is rejected (NP701). In sequential mode any step may run before
+any other, so every name that is assigned and read somewhere is live everywhere.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def exceeds_limit_in_sequential_mode(cfg: Flow, names: Collection[str]) -> bool:
 
 
 class _NameBits:
-    """Sets of names as integers with one bit per name."""
+    """The numbering of names for sets of names, which are integers with one bit per name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

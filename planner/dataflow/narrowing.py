@@ -1,14 +1,14 @@
 """Narrowing: what a template requires, and what is known after it has been evaluated.
 
 Problem: An expression reads some names always, and others only if a condition before them was true. A guard
-that is true (or false) also says something: that `x is defined` held, that the step has failed, or that
-`mode == 'full'`. The other analyses need both: the accesses that must have a value, each with the facts that
-hold where it is read, and the facts that follow from the value of the template.
+that is true (or false) also says something: that `x is defined` held, that the step has failed, or that `mode
+== 'full'`. The other analyses need both. One is the required accesses, each with the facts that hold where it
+is read. The other is the facts that follow from the value of the template.
 
-Algorithm: Flow typing, also called occurrence typing (Tobin-Hochstadt and Felleisen 2010), over the syntax tree
-of one Jinja2 template. `_Reader.require` walks down and carries the facts that hold so far. `_Reader.after`
-gives the facts after any evaluation of a node, `_Reader.when` those after it was true or false. `and` joins
-facts by conjunction, `or` by intersection.
+Algorithm: Flow typing, also called occurrence typing (Tobin-Hochstadt and Felleisen 2010), over the syntax
+tree of one Jinja2 template. `require` walks down and carries the facts that hold so far. `facts_after` gives
+the facts after any evaluation of a node, `facts_when` those after it was true or false. `and` unites facts,
+`or` intersects them.
 
 Cost: Linear in the size of the template. The facts of each node are kept; without that, the time would double
 with each `and` inside an `or`. Results are cached by the text of the template.
@@ -54,7 +54,8 @@ _CONDITIONAL = re.compile(
 class Condition(NamedTuple):
     """A test of one access together with its truth value.
 
-    `test` is an operator with a constant, for example `eq 'full'`, or empty for the truth of the value itself.
+    `test` is an operator with a constant, for example `eq 'full'`, or empty for the truth of the value
+    itself.
     """
 
     access: AccessPath
@@ -71,9 +72,9 @@ class Condition(NamedTuple):
 class Facts:
     """Facts that hold at one place.
 
-    `assigned` are the accesses that have a value, `unassigned` those that have none. `results` are the possible
-    results of the step's `run`, as bits; without any of them the place is unreachable. `conditions` are tests
-    whose truth value is known.
+    `assigned` are the accesses that have a value, `unassigned` those that have none. `results` are the
+    possible results of the step's `run`, as bits; without any of them the place is unreachable. `conditions`
+    are tests whose truth value is known.
 
     `("steps", NAME, "succeeded")` in `assigned` says that the last visit of a step has succeeded.
     """
@@ -130,7 +131,7 @@ class Narrowing:
 
     @property
     def reads_error_part(self) -> bool:
-        """Whether the template reads a part of an error. Without an error, such a guard is false."""
+        """True if the template reads a part of an error. Without an error, such a guard is false."""
         return any(
             required.access[: len(error)] == error != required.access
             for required in self.required
@@ -142,7 +143,7 @@ def narrow(template: Template) -> Narrowing:
     """Return the required accesses of a template and the facts that follow from its value.
 
     >>> [required.access for required in narrow(parse_template("{{ a is defined and a > b }}")).required]
-    [('a',), ('b',)]
+    [('b',)]
     >>> sorted(narrow(parse_template("{{ a is defined and b }}")).true.assigned)
     [('a',), ('b',)]
     """
@@ -195,14 +196,14 @@ def _narrow(source: str) -> Narrowing:
 @lru_cache(maxsize=65_536)
 def _read(source: str) -> Narrowing:
     template = parse_template(source)
-    return template.inspect_nodes(_Reader(template).read)
+    return template.inspect_nodes(_TemplateNarrower(template).read)
 
 
-class _Reader:
-    """Walks the nodes of one template.
+class _TemplateNarrower:
+    """The walk over the nodes of one template.
 
-    `bound` are the ids of the name nodes that the template binds itself. `known` caches facts by the id of the
-    node and its truth value, `None` for any value.
+    `bound` are the ids of the name nodes that the template binds itself. `known` caches facts by the id of
+    the node and its truth value, `None` for any value.
     """
 
     def __init__(self, template: Template) -> None:
@@ -215,13 +216,16 @@ class _Reader:
         self.bound = find_local_names(body)
         self.require_all(body, NO_FACTS)
         required = tuple(self.required)
-        always = self.after_all(body)
+        always = self.facts_after_all(body)
         if not self.template.is_expression:
             return Narrowing(required, always, always, always)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         (expression,) = (node for node in outputs if not isinstance(node, nodes.TemplateData))
         return Narrowing(
-            required, always, self.when(expression, truth=True), self.when(expression, truth=False)
+            required,
+            always,
+            self.facts_when(expression, truth=True),
+            self.facts_when(expression, truth=False),
         )
 
     def access(self, node: nodes.Node) -> AccessPath | None:
@@ -235,7 +239,7 @@ class _Reader:
         """Add what nodes require that are evaluated in this order."""
         for node in sequence:
             self.require(node, given)
-            results = given.results & self.after(node).results
+            results = given.results & self.facts_after(node).results
             if results != given.results:
                 given = replace(given, results=results)
 
@@ -247,13 +251,13 @@ class _Reader:
                 self.required.append(RequiredAccess(access, find_root_name(node).lineno, given))
         elif isinstance(node, nodes.And | nodes.Or):
             self.require(node.left, given)
-            self.require(node.right, given & self.when(node.left, truth=isinstance(node, nodes.And)))
+            self.require(node.right, given & self.facts_when(node.left, truth=isinstance(node, nodes.And)))
         elif isinstance(node, nodes.CondExpr | nodes.If):
             self.require(node.test, given)
             self.require_in_branches(node, given)
         elif isinstance(node, nodes.For):
             self.require(node.iter, given)
-            given &= self.after(node.iter)
+            given &= self.facts_after(node.iter)
             for part in ([node.test] if node.test is not None else [], node.body, node.else_):
                 self.require_all(part, given)
         elif (tested := self.tested_for_value(node)) is not None:
@@ -267,8 +271,8 @@ class _Reader:
             self.require_all(child_nodes(node), given)
 
     def require_in_branches(self, node: nodes.CondExpr | nodes.If, given: Facts) -> None:
-        true = given & self.when(node.test, truth=True)
-        false = given & self.when(node.test, truth=False)
+        true = given & self.facts_when(node.test, truth=True)
+        false = given & self.facts_when(node.test, truth=False)
         if isinstance(node, nodes.CondExpr):
             self.require(node.expr1, true)
             if node.expr2 is not None:
@@ -277,17 +281,21 @@ class _Reader:
         self.require_all(node.body, true)
         for branch in node.elif_:
             self.require(branch, false)
-            false &= self.when(branch.test, truth=False)
+            false &= self.facts_when(branch.test, truth=False)
         self.require_all(node.else_, false)
 
     def tested_for_value(self, node: nodes.Node) -> AccessPath | None:
-        """Return the access that may be unassigned because of this node, as in `x is defined`, `x | default(1)`."""
+        """Return the access that may be unassigned because of this node, as in `x is defined`, `x |
+        default(1)`.
+        """
         is_default = isinstance(node, nodes.Filter) and node.name in ("default", "d")
         is_definedness_test = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
         return self.access(child_nodes(node)[0]) if is_default or is_definedness_test else None
 
     def accepts_undefined_default(self, node: nodes.Node) -> bool:
-        """Return whether the argument of `default` may be undefined where it is not used: it is only passed on."""
+        """Return whether the argument of `default` may be undefined where it is not used: it is only passed
+        on.
+        """
         if not isinstance(node, nodes.Filter) or self.tested_for_value(node) is None:
             return False
         if len(node.args) != 1 or node.kwargs:
@@ -297,9 +305,9 @@ class _Reader:
             return self.accepts_undefined_default(node.args[0])
         return len(access) == (3 if access[0] == "steps" else 1)
 
-    def after_all(self, sequence: Iterable[nodes.Node]) -> Facts:
+    def facts_after_all(self, sequence: Iterable[nodes.Node]) -> Facts:
         """Return the facts after all these nodes have been evaluated."""
-        parts = [facts for node in sequence if (facts := self.after(node)) is not NO_FACTS]
+        parts = [facts for node in sequence if (facts := self.facts_after(node)) is not NO_FACTS]
         if len(parts) < 2:
             return parts[0] if parts else NO_FACTS
         results = ANY_RESULT
@@ -311,50 +319,52 @@ class _Reader:
         )
         return Facts(assigned, unassigned, results, frozenset().union(*(facts.conditions for facts in parts)))
 
-    def after(self, node: nodes.Node) -> Facts:
+    def facts_after(self, node: nodes.Node) -> Facts:
         """Return the facts after a node has been evaluated, whatever its value."""
         facts = self.known.get((id(node), None))
         if facts is None:
-            facts = self.known[id(node), None] = self._after(node)
+            facts = self.known[id(node), None] = self._find_facts_after(node)
         return facts
 
-    def _after(self, node: nodes.Node) -> Facts:
+    def _find_facts_after(self, node: nodes.Node) -> Facts:
         access = self.access(node)
         if access is not None:
             is_error_part = access[0] == "error" and len(access) > 1
             return Facts(_prefixes(access), results=FAILED if is_error_part else ANY_RESULT)
         if isinstance(node, nodes.And | nodes.Or):
-            return self.when(node, truth=True) | self.when(node, truth=False)
+            return self.facts_when(node, truth=True) | self.facts_when(node, truth=False)
         if isinstance(node, nodes.CondExpr) and node.expr2 is not None:
-            true, false = (self.when(node.test, truth=truth) for truth in (True, False))
-            return (true & self.after(node.expr1)) | (false & self.after(node.expr2))
+            true, false = (self.facts_when(node.test, truth=truth) for truth in (True, False))
+            return (true & self.facts_after(node.expr1)) | (false & self.facts_after(node.expr2))
         if isinstance(node, nodes.CondExpr | nodes.If):
-            return self.after(node.test)
+            return self.facts_after(node.test)
         if isinstance(node, nodes.For):
-            return self.after(node.iter)
+            return self.facts_after(node.iter)
         if (tested := self.tested_for_value(node)) is not None:
-            known = self.after_all(child_nodes(node)[1:]) if isinstance(node, nodes.Test) else NO_FACTS
+            known = self.facts_after_all(child_nodes(node)[1:]) if isinstance(node, nodes.Test) else NO_FACTS
             return known & Facts(_prefixes(tested[:-1])) if len(tested) > 1 else known
-        return self.after_all(child_nodes(node))
+        return self.facts_after_all(child_nodes(node))
 
-    def when(self, node: nodes.Node, *, truth: bool) -> Facts:
+    def facts_when(self, node: nodes.Node, *, truth: bool) -> Facts:
         """Return the facts after a node has been evaluated to this truth value."""
         facts = self.known.get((id(node), truth))
         if facts is None:
-            facts = self.known[id(node), truth] = self._when(node, truth=truth)
+            facts = self.known[id(node), truth] = self._find_facts_when(node, truth=truth)
         return facts
 
-    def _when(self, node: nodes.Node, *, truth: bool) -> Facts:
+    def _find_facts_when(self, node: nodes.Node, *, truth: bool) -> Facts:
         if isinstance(node, nodes.Not):
-            return self.when(node.node, truth=not truth)
+            return self.facts_when(node.node, truth=not truth)
         if isinstance(node, nodes.And | nodes.Or):
-            left = self.when(node.left, truth=truth)
+            left = self.facts_when(node.left, truth=truth)
             if truth is isinstance(node, nodes.And):
-                return left & self.when(node.right, truth=truth)
-            return left | (self.when(node.left, truth=not truth) & self.when(node.right, truth=truth))
+                return left & self.facts_when(node.right, truth=truth)
+            return left | (
+                self.facts_when(node.left, truth=not truth) & self.facts_when(node.right, truth=truth)
+            )
         if isinstance(node, nodes.Const):
             return NO_FACTS if bool(node.value) is truth else UNREACHABLE
-        known = self.after(node)
+        known = self.facts_after(node)
         access = self.access(node)
         if access is not None:
             return known & _facts_of_truth(access, truth=truth) & _condition(access, "", truth=truth)
@@ -450,7 +460,9 @@ def _prefixes(access: AccessPath) -> frozenset[AccessPath]:
 
 
 def _facts_of_truth(access: AccessPath, *, truth: bool) -> Facts:
-    """Return the possible results of the step, or the visit of another step, where an access is true or false."""
+    """Return the possible results of the step, or the visit of another step, where an access is true or
+    false.
+    """
     if access == ("error",):
         return Facts(results=FAILED if truth else NOT_FAILED)
     if access in (SUCCESS, ERRORS[1]):

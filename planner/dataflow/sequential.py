@@ -1,19 +1,20 @@
 """Sequential mode: the facts that earlier branches leave to later ones (`mode: sequential`).
 
-Problem: In sequential mode one branch runs at a time, in the order of the targets, and a later branch reads what
-earlier ones have assigned. So when a target of a fork is entered, the facts of the targets before it hold too,
-as far as those branches have ended. A branch that waits at a join has not ended, and the join continues before
-all steps that are ready, as soon as no live branch can still reach it.
+Problem: In sequential mode one branch runs at a time, in the order of the targets. A later branch reads what
+earlier ones have assigned. So when a target of a fork is entered, the facts of the targets before it hold
+too, as far as those branches have ended. A branch that waits at a join has not ended. The join continues as
+soon as no live branch can still reach it, and it runs before all steps that are ready.
 
-Algorithm: Two backward data-flow problems over the control-flow graph (Kam and Ullman 1977). `may_ahead` is the
-union of all that a branch may add from a step on. `must_when_done` is the intersection of what it has added when
-it is over. Each waiting join has a *mark*, a bit above all facts: it says that a branch of the step may still
-wait there. `fire_joins` replaces the marks of joins that cannot wait any more by the facts of these joins.
+Algorithm: Two backward data-flow problems over the control-flow graph (Kam and Ullman 1977). `may_ahead` is
+the union of all that a branch may add from a step on. `must_when_done` is the intersection of what it has
+added when it is over. Each waiting join has a *mark*, a bit above all facts: it says that a branch of the
+step may still wait there. `fire_joins` replaces the marks of joins that cannot wait any more by the facts of
+these joins.
 
 Cost: A few evaluations per step and join, counted by `FlowProblem.spend`.
 
-Limits: If two joins could continue at the same time, the order is not promised. Such facts are not in the must
-set.
+Limits: If two joins could continue at the same time, the order is not promised. Such facts are not in the
+must set.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class FlowProblem(Protocol):
 
 
 class SequentialMode:
-    """What branches of one playbook leave to later branches.
+    """The facts that branches of one playbook leave to later branches.
 
-    `may_ahead` holds the facts that a branch entering a step may add, `must_when_done` those that it has added
-    when it is over, with the marks of joins at which one of its branches may wait. `joins_ahead` holds the marks
-    of the joins that a branch at a step can still reach. `joins_held` holds the marks of those that may have to
-    wait for a branch after the one at the step.
+    By step, `may_ahead` holds the facts that a branch which enters it may add. `must_when_done` holds those
+    that the branch has added when it is over, with the marks of joins at which one of its branches may wait.
+    `joins_ahead` holds the marks of the joins that a branch at the step can still reach. `joins_held` holds
+    the marks of the joins that may have to wait for a branch after the one at the step.
     """
 
     def __init__(self, solver: FlowProblem) -> None:
@@ -168,7 +169,9 @@ class SequentialMode:
         return facts
 
     def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, int]:
-        """Return, by target index, the facts of branches that do not reach a join but run before one that does."""
+        """Return, by target index, the facts of branches that do not reach a join but run before one that
+        does.
+        """
         facts = {}
         mark = self.marks[join]
         held, precedes_arrival = self.joins_held[fork], False

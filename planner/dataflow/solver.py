@@ -1,22 +1,25 @@
 """Definite-assignment analysis: the facts that may and that must hold when a step is entered.
 
-Problem: For each step compute two fact sets. `may`: facts that hold on some path, whatever guards say. `must`:
-facts that hold on every path. A name in `must` is definitely assigned; a name outside of `may` is definitely
-unassigned.
+Problem: For each step compute two fact sets. `may`: facts that hold on some path, whatever guards say.
+`must`: facts that hold on every path. A name in `must` is definitely assigned; a name outside of `may` is
+definitely unassigned.
 
-Algorithm: A forward data-flow problem (Kildall 1973; Kam and Ullman 1977) over the control-flow graph of steps.
-`may` is the least fixed point with union, `must` the greatest with intersection. Strongly connected components
-are solved in topological order, the steps of one component with a priority queue in reverse postorder.
+Algorithm: A forward data-flow problem (Kildall 1973; Kam and Ullman 1977) over the control-flow graph of
+steps. `may` is the least fixed point with union, `must` the greatest with intersection. Strongly connected
+components are solved in topological order, the steps of one component with a priority queue in reverse
+postorder.
 
-A step that branches enter one by one takes the meet over its incoming exits. At a join the facts of all arrived
-branches are united, and some branches may have ended on the way. So `must` at a join is the meet over the possible
-sets of arrivals. A backward pass over the region of the join finds the *join contribution* of each step: the
-facts that a branch there brings to the join, and whether it may and must arrive.
+A step that branches enter one by one takes the meet over its incoming exits. At a join the facts of all
+arrived branches are united, and some branches may have ended on the way. So `must` at a join is the meet over
+the possible sets of arrivals. A backward pass over the region of the join finds the *join contribution* of
+each step. It consists of the facts that hold if a branch at the step arrives, and whether it may and must
+arrive.
 
-In sequential mode a branch also sees what earlier branches have assigned (`noetl.planner.dataflow.sequential`).
+In sequential mode a branch also sees what earlier branches have assigned
+(`noetl.planner.dataflow.sequential`).
 
-Cost: Each step is evaluated once outside of cycles; on a cycle at most once per fact that changes, in practice
-a few times. Each join adds an evaluation of its region. `MAX_EVALUATIONS` bounds the sum.
+Cost: Each step is evaluated once outside of cycles; on a cycle at most once per fact that changes, in
+practice a few times. Each join adds an evaluation of its region. `MAX_EVALUATIONS` bounds the sum.
 
 Limits: Past `MAX_EVALUATIONS` the solver raises `AnalysisLimitError`, and the checks that need it report
 nothing. Guards that do not test facts count as unknown: both values are possible.
@@ -44,7 +47,7 @@ class AnalysisLimitError(Exception):
 
 
 class JoinContribution(NamedTuple):
-    """What the branches that continue from a step contribute to a join.
+    """The contribution to a join of the branches that continue from a step.
 
     `facts` hold at the join if one of them arrives, `facts_if_ended` if none arrives but another branch does.
     With `keeps_own_facts` the branch that arrives still has the facts that held at the step. It has not if a
@@ -67,8 +70,8 @@ class AssignmentSolution:
     """The facts that may and must hold when each reachable step is entered, and at the end of a run.
 
     `must_on_reentry` holds on entry from within the cycle of a step, for the steps where that is tracked.
-    `end_must` holds if no branch has failed, `end_must_after_failures` also if branches have failed and the run
-    went on.
+    `end_must` holds if no branch has failed, `end_must_after_failures` also if branches have failed and the
+    run continued.
     """
 
     may: dict[str, int] = field(default_factory=dict)
@@ -79,29 +82,33 @@ class AssignmentSolution:
     end_must_after_failures: int = 0
 
 
-class AssignmentSolver:
-    """The solver for one playbook. `solve` fills `solution`.
+@dataclass(frozen=True, slots=True)
+class AssignmentProblem:
+    """The input of the solver.
 
     `on_failure` is the `on_error` mode of each step, `at_start` the facts at the start of a run. `resolve`
     extends a fact set by the facts that follow from its clauses. `joins` must have no overlapping cycles.
     """
 
-    def __init__(
-        self,
-        cfg: Flow,
-        joins: Joins,
-        effects: Mapping[str, StepEffects],
-        on_failure: Mapping[str, str],
-        at_start: int = 0,
-        *,
-        is_sequential: bool,
-        resolve: Callable[[int], int] = int,
-    ) -> None:
+    cfg: Flow
+    joins: Joins
+    effects: Mapping[str, StepEffects]
+    on_failure: Mapping[str, str]
+    at_start: int = 0
+    is_sequential: bool = False
+    resolve: Callable[[int], int] = int
+
+
+class AssignmentSolver:
+    """The solver of one problem. `solve` fills `solution`."""
+
+    def __init__(self, problem: AssignmentProblem) -> None:
+        cfg, joins = problem.cfg, problem.joins
         self.cfg = cfg
-        self.resolve = resolve
         self.joins = joins
-        self.at_start = at_start
-        self.is_sequential = is_sequential
+        self.at_start = problem.at_start
+        self.is_sequential = problem.is_sequential
+        self.resolve = problem.resolve
         self.solution = AssignmentSolution()
         self.evaluations = 0
         self.order = {step: position for position, step in enumerate(_reverse_postorder(cfg))}
@@ -112,8 +119,8 @@ class AssignmentSolver:
         self.exits = {
             step: tuple(
                 exit_
-                for exit_ in effects[step].exits
-                if not exit_.is_unhandled_failure or on_failure[step] == "continue"
+                for exit_ in problem.effects[step].exits
+                if not exit_.is_unhandled_failure or problem.on_failure[step] == "continue"
             )
             for step in self.order
         }
@@ -165,7 +172,7 @@ class AssignmentSolver:
 
     @property
     def tolerates_failures(self) -> bool:
-        """Whether a branch may end by a failure while the run goes on."""
+        """True if a branch may end by a failure while the run continues."""
         return any(exit_.is_unhandled_failure for exits in self.exits.values() for exit_ in exits)
 
     def solve_component(self, steps: Sequence[str]) -> None:
@@ -191,7 +198,7 @@ class AssignmentSolver:
                     heappush(queue, dependent)
 
     def dependents(self, step: str) -> Iterator[str]:
-        """Return the steps of the same component whose facts depend on those of a step, and the step itself."""
+        """Return a step, and the steps of its component whose facts depend on those of the step."""
         component = self.cfg.component
         steps = (
             *self.cfg.graph.successors(step),
@@ -244,8 +251,8 @@ class AssignmentSolver:
     def tracks_reentry(self, step: str) -> bool:
         """Return whether to track the facts on re-entry of a step separately.
 
-        That is the case if the step is on a cycle, only one branch visits it, it is no join, and it has an exit
-        that is taken only after MaxVisitsExceeded.
+        The step must be on a cycle, be no join, and be visited by one branch only. It must have an exit that
+        is taken only after MaxVisitsExceeded.
         """
         is_single = step not in self.joins.dominators and step not in self.joins.multi
         return is_single and self.cfg.is_cyclic(step) and any(exit_.on_reentry for exit_ in self.exits[step])
@@ -297,7 +304,7 @@ class AssignmentSolver:
         return facts
 
     def region_contributions(self, join: str) -> dict[str, JoinContribution]:
-        """Return the contribution of a branch at each step of the region of a join, and at the join itself."""
+        """Return the contribution of a branch at each step of the region of a join, and at the join."""
         region = self.regions[join]
         contributions = dict.fromkeys(region, JoinContribution())
         contributions[join] = AT_JOIN

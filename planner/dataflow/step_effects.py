@@ -1,11 +1,11 @@
 """Step effects: what a visit of each step requires, and the facts after each of its exits.
 
-Problem: A visit runs the `run` of a step, which may succeed or fail, and then evaluates the cases of its rule in
-order. Each guard may be true or false, and each says something about the facts where its case is taken.
+Problem: A visit runs the `run` of a step, which may succeed or fail, and then evaluates the cases of its rule
+in order. Each guard may be true or false, and each says something about the facts where its case is taken.
 
 Algorithm: Abstract interpretation (Cousot and Cousot 1977) of one visit. `CaseStates` holds the facts after
-success and after failure. Each case splits both: taken, where the guard is true, and passed, where it is false.
-Which cases can be taken at all comes from `noetl.planner.guards.coverage`.
+success and after failure. Each case splits both: taken, where the guard is true, and passed, where it is
+false. Which cases can be taken at all comes from `noetl.planner.guards.coverage`.
 
 Cost: Linear in the number of entries and cases of the step; tasks are summarised once.
 
@@ -70,12 +70,14 @@ class EffectsAnalysis:
         self.effects = self._analyse_steps()
 
     def set_success_facts(self, finally_step: str, facts: int) -> None:
-        """Set the facts of a run that has succeeded, and recompute the `finally` step, which may test for that."""
+        """Set the facts of a run that has succeeded, and recompute the `finally` step, which may test for
+        that.
+        """
         self.encoder.set_success_facts(facts)
         self.effects[finally_step] = _StepAnalysis(self, self.symbols.steps[finally_step]).effects()
 
     def find_first_reads(self, step: Step, facts: int) -> dict[int, UnmetRead]:
-        """Return, by bit, the first template in a step or a task it calls that requires each of some facts."""
+        """Return the first template in a step, or in a task it calls, that requires each fact, by bit."""
         analysis = _StepAnalysis(self, step, traced=facts)
         analysis.effects()
         return analysis.requirements.first_reads
@@ -291,7 +293,10 @@ class _StepAnalysis:
     def _narrow(
         self, before: CaseFacts, template: EncodedTemplate, guard_facts: EncodedFacts, may_gen: int
     ) -> CaseFacts:
-        """Return the facts after a guard. Facts of `may_gen` may come from the step itself, not from its entry."""
+        """Return the facts after a guard.
+
+        Facts of `may_gen` may come from the step itself, not from its entry.
+        """
         assigned_on_entry = guard_facts.assigned & self.encoder.name_facts & ~template.read & ~may_gen
         return CaseFacts(
             before.assigned | self.work.with_implied(guard_facts.assigned, may_gen),

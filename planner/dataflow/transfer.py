@@ -1,11 +1,12 @@
 """Transfer functions: what work requires, and which facts it adds, whatever held before it.
 
-Problem: The solver (`noetl.planner.dataflow.solver`) needs for each step a summary that does not depend on the facts
-at its entry, so that a step is analysed once and not once per iteration.
+Problem: The solver (`noetl.planner.dataflow.solver`) needs a summary of each step that does not depend on the
+facts at its entry. Then a step is analysed once, and not in every iteration.
 
-Algorithm: Gen sets of a classic data-flow framework (Kildall 1973). Nothing that a branch has assigned is taken
-from it again, so there are no kill sets. A step has one gen set for each of its exits: a case or no case, after
-success or failure. An exit may also have preconditions on the facts at entry, from the guards that select it.
+Algorithm: Gen sets of a classic data-flow framework (Kildall 1973). Nothing that a branch has assigned is
+taken from it again, so there are no kill sets. A step has one gen set for each of its exits: a case or no
+case, after success or failure. An exit may also have preconditions on the facts at entry, from the guards
+that select it.
 
 Cost: A fact set is one integer, so each operation takes time linear in the number of facts, in machine words.
 
@@ -33,9 +34,9 @@ ALL_FACTS = -1
 class StepExit:
     """One way in which a visit of a step ends: by a case or by none, after success or failure.
 
-    `gen` are the facts that hold after the exit in every run, `may_gen` those that the visit may add. The exit
-    is impossible if a fact of `unassigned_on_entry` must hold on entry, or a fact of `assigned_on_entry` cannot
-    hold on entry. With `on_reentry` the step was visited before.
+    `gen` are the facts that hold after the exit in every run, `may_gen` those that the visit may add. The
+    exit is impossible if a fact of `unassigned_on_entry` must hold on entry, or a fact of `assigned_on_entry`
+    cannot hold on entry. With `on_reentry` the step was visited before.
     """
 
     case: int | None
@@ -49,7 +50,7 @@ class StepExit:
 
     @property
     def is_unhandled_failure(self) -> bool:
-        """Whether the visit fails and no case handles the failure."""
+        """True if the visit fails and no case handles the failure."""
         return self.failed and self.case is None
 
 
@@ -70,8 +71,8 @@ class AssignmentState:
 class UnmetRead:
     """A template that reads something which may be unassigned.
 
-    `results` are the results of the step's `run` after which it is read. With `only_from_entry` nothing earlier
-    in the step may have assigned it.
+    `results` are the results of the step's `run` after which it is read. With `only_from_entry` nothing
+    earlier in the step may have assigned it.
     """
 
     use: Use
@@ -83,8 +84,8 @@ class UnmetRead:
 class Requirements:
     """The facts that must hold on entry: a fact set that grows as templates are read.
 
-    `required_from_entry` is the part of `required` that nothing earlier in the same step may have assigned. The
-    first template that requires a fact of `traced` is kept in `first_reads`, by the bit of the fact.
+    `required_from_entry` is the part of `required` that nothing earlier in the same step may have assigned.
+    The first template that requires a fact of `traced` is kept in `first_reads`, by the bit of the fact.
     """
 
     required: int = 0
@@ -106,7 +107,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class TaskEffects:
-    """What a call of a task requires and adds, and whether it may fail or tolerate a failure."""
+    """The facts that a call of a task requires and adds, and whether it may fail or tolerate a failure."""
 
     required: int
     required_from_entry: int
@@ -119,8 +120,8 @@ class TaskEffects:
 class Implications:
     """Facts that hold wherever another fact holds.
 
-    A fact A implies B if B holds after every exit that may add A. This is sound because a branch never loses a
-    fact.
+    A fact A implies B if B holds after every exit that may add A. This is sound because a branch never loses
+    a fact.
     """
 
     def __init__(self, definitions: Iterable[tuple[int, int]]) -> None:
@@ -165,7 +166,7 @@ class CaseFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepEffects:
-    """What a visit of a step requires, and all its exits.
+    """The requirements of a visit of a step, and all its exits.
 
     The last three fields are by the index of a case. `taken` holds the facts in each situation in which the
     case may be taken. A case in `shadowed` is never taken, because a case before it always is, given these
@@ -183,10 +184,10 @@ class StepEffects:
 class CaseStates:
     """The facts after success and after failure, while the cases of a rule are evaluated in order.
 
-    The boolean keys say whether the `run` has failed. `possible_results` are the results for which no case has
-    been taken yet. `when_taken` holds the facts where the present case is taken, `when_passed` those where it
-    is not: `None` if it always is taken. The guard of the present case is false given `refuting_facts`. Given
-    `shadowing_facts`, some earlier case is always taken after success.
+    The boolean keys say whether the `run` has failed. `possible_results` are the results for which no case
+    has been taken yet. `when_taken` holds the facts where the present case is taken, `when_passed` those
+    where it is not: `None` if it always is taken. The guard of the present case is false given
+    `refuting_facts`. Given `shadowing_facts`, some earlier case is always taken after success.
     """
 
     def __init__(self, success: AssignmentState, failure: AssignmentState, possible_results: int) -> None:

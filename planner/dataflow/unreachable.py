@@ -1,10 +1,11 @@
 """Unreachable cases and exclusive steps: the results of the definite-assignment analysis for other checks.
 
-Problem: Some cases are never taken, because their guard asks for facts that cannot hold. Some steps never run in
-the same run, because a test of a constant value is true before one and false before the other.
+Problem: Some cases are never taken, because their guard asks for facts that cannot hold. Some steps never run
+in the same run, because a test of a constant value is true before one and false before the other.
 
-Algorithm: The definite-assignment analysis runs at most twice. The first run has no implications between facts.
-Only if a requirement may be unmet, the second run uses the implications of the first one.
+Algorithm: Infeasible branches follow from data-flow facts (Bodik, Gupta and Soffa 1997). The
+definite-assignment analysis runs at most twice. The first run has no implications between
+facts. Only if a requirement may be unmet, the second run uses the implications of the first one.
 
 Cost: One or two runs of the solver (see `noetl.planner.dataflow.solver`).
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from noetl.planner.dataflow.fact_encoding import FactEncoder
-from noetl.planner.dataflow.solver import AssignmentSolver
+from noetl.planner.dataflow.solver import AssignmentProblem, AssignmentSolver
 from noetl.planner.dataflow.step_effects import EffectsAnalysis
 from noetl.planner.dataflow.transfer import ALL_FACTS
 from noetl.planner.program.program import Subject
@@ -27,7 +28,7 @@ UnreachableCases = frozenset[tuple[str, int]]
 
 
 class Unreachable:
-    """What no run does: take one of `cases`, or run two exclusive steps or entries.
+    """The cases that no run takes, and the pairs of steps or entries that no run has both.
 
     Two steps are exclusive if the must sets at their entries have opposite results of one test.
     """
@@ -77,7 +78,7 @@ def solve_once(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
     """
     default = program.playbook.on_error
     on_failure = {name: step.on_error or default for name, step in program.names.steps.items()}
-    solver = AssignmentSolver(
+    problem = AssignmentProblem(
         program.flow,
         program.joins,
         analysis.effects,
@@ -86,6 +87,7 @@ def solve_once(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
         is_sequential=program.playbook.mode == "sequential",
         resolve=analysis.encoder.resolve,
     )
+    solver = AssignmentSolver(problem)
     solver.solve()
     return solver
 
@@ -96,7 +98,7 @@ def has_unmet_requirements(analysis: EffectsAnalysis, solver: AssignmentSolver) 
 
 
 def find_unreachable_cases(analysis: EffectsAnalysis, solver: AssignmentSolver) -> UnreachableCases:
-    """Return the cases of reachable steps that are shadowed, or whose facts are impossible in each situation."""
+    """Return the cases of reachable steps that are shadowed, or whose facts are always impossible."""
     unreachable: set[tuple[str, int]] = set()
     for name, must in solver.solution.must.items():
         if must == ALL_FACTS:

@@ -1,13 +1,12 @@
 """Witnesses: a shortest run that reaches a place without a fact.
 
-Problem: If a fact is not in the must set of a step, the message (NP302) should show one run on which the fact
-does not hold there: the path of the branch that reaches the step, and what other branches do.
+Problem: If a fact is not in the must set of a step, the message (NP302) shows a run on which it does not
+hold. It consists of the path of the branch that reaches the step, and of the moves of other branches.
 
-Algorithm: Breadth-first search backward from the step to the start (Moore 1959), over exits after which the fact
-may not hold. Outside of the regions of joins this is a path in a graph. At a join one branch must arrive without
-the fact, and each other branch must arrive without it too or end on the way; these least costs are the least
-fixed point of an and-or graph (Knuth 1977, "A generalization of Dijkstra's algorithm"), found by iteration over
-the region.
+Algorithm: Breadth-first search backward from the step to the start (Moore 1959), over exits after which the
+fact may not hold. Outside of the regions of joins this is a path in a graph. At a join one branch must arrive
+without the fact, and each other branch must do so too or end on the way. The least costs of that are the
+least fixed point of an and-or graph (Knuth 1977), found by iteration over the region.
 
 Cost: Linear in the edges for the path, plus a few passes over the region of each join on it. The evaluations
 count against the limit of the solver.
@@ -33,7 +32,9 @@ UNREACHABLE_COST = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class WitnessMove:
-    """What a visit of a step does: the index of the case taken, or `None`, and whether the step has failed."""
+    """One visit of a step on a witness: the index of the case taken, or `None`, and whether the step has
+    failed.
+    """
 
     step: str
     case: int | None
@@ -68,7 +69,7 @@ def find_end_witness(solver: AssignmentSolver, fact: int, *, with_failures: bool
 
 @dataclass(slots=True)
 class _RegionCosts:
-    """For each step of a region, how many moves a branch needs to arrive without the fact, or else to end."""
+    """The number of moves, by step of a region, to arrive at the join without the fact, or to end."""
 
     arrive: dict[str, int]
     end: dict[str, int]

@@ -84,7 +84,10 @@ class WorkAnalysis:
         parallel: bool,
         results: int = ANY_RESULT,
     ) -> None:
-        """Apply the entries of a `run` to a state. The result is that of the last entry, or of all in parallel."""
+        """Apply the entries of a `run` to a state.
+
+        The result is that of the last entry, or of all in parallel.
+        """
         if not parallel:
             for entry in run:
                 self.apply_entry(entry, state, requirements, results)
@@ -101,7 +104,9 @@ class WorkAnalysis:
     def apply_entry(
         self, entry: Entry, state: AssignmentState, requirements: Requirements, results: int
     ) -> None:
-        """Apply one entry to a state: its `if`, its loop, its work, and what follows if it is skipped or fails."""
+        """Apply one entry to a state: its `if`, its loop, its work, and what follows if it is skipped or
+        fails.
+        """
         state.assigned_on_success = 0
         if isinstance(entry, str):
             self.apply_call(entry, state, requirements, results)
@@ -129,7 +134,7 @@ class WorkAnalysis:
             elif part == "loop":
                 assigned |= self.with_implied(template.always.assigned, state.may)
                 state.assigned = assigned
-        assigned = self._apply_work(entry, uses, assigned, state, requirements, results)
+        assigned = self._apply_work(entry, assigned, state, requirements, results)
         for use in retry_uses:
             self.apply_template(use, assigned, state.may, requirements, FAILED)
         if if_skipped is not None:
@@ -141,7 +146,6 @@ class WorkAnalysis:
     def _apply_work(
         self,
         entry: ActionEntry | TaskEntry,
-        uses: Sequence[Use],
         assigned: int,
         state: AssignmentState,
         requirements: Requirements,
@@ -150,7 +154,7 @@ class WorkAnalysis:
         """Return the facts after the work of an entry has succeeded, where it was not skipped."""
         if entry.loop is None:
             depth = len(entry.path)
-            for use in uses:
+            for use in self.uses_by_owner.get(entry.path, ()):
                 is_evaluated = use.path[depth] not in ("retry", "if")
                 if is_evaluated and use.template.names.isdisjoint(use.local):
                     assigned |= self.with_implied(self.encoder.encode(use).always.assigned, state.may)
@@ -243,5 +247,5 @@ class WorkAnalysis:
 
 
 def _is_reachable(facts: EncodedFacts, assigned: int, results: int) -> bool:
-    """Return whether facts can hold after a guard, given the possible results and what is assigned before it."""
+    """Return whether facts can hold after a guard, given the possible results and the facts before it."""
     return bool(facts.results & results) and not facts.unassigned & assigned

@@ -1,19 +1,20 @@
 """Rule coverage: which cases of a rule can be taken, and whether it is possible that none matches.
 
-Problem: Report cases that can never be taken (NP203, NP404), and rules that are not exhaustive (NP208). This is
-the usefulness and exhaustiveness check of pattern matching, for guards that are expressions.
+Problem: Report cases that can never be taken (NP203, NP404), and rules that are not exhaustive (NP208). This
+is the usefulness and exhaustiveness check of pattern matching, for guards that are expressions.
 
-Algorithm: A rule is analysed in three scenarios: after success, when all cases are candidates; after a failure,
-when only error-aware cases are; and after MaxVisitsExceeded, when cases that lead back to the step are skipped.
-In each scenario a case is taken if its guard is true and the guards of all candidates before it are false. A
-case is dead if that is unsatisfiable in every scenario (`noetl.planner.guards.solver`). This is Maranget's definition
+Algorithm: A rule is analysed in three scenarios. After success all cases are candidates. After a failure only
+error-aware cases are. After MaxVisitsExceeded those that lead back to the step are skipped too. In each
+scenario a case is taken if its guard is true and the guards of all candidates before it are false. A case is
+dead if that is unsatisfiable in every scenario (`noetl.planner.guards.solver`). This is Maranget's definition
 of a useless clause (2007), with a tableau search instead of pattern matrices.
 
-Cost: One search per case and scenario, each bounded by `noetl.planner.guards.solver.MAX_SEARCH_STEPS`. A rule in which
-no term is tested twice and no value is known is not analysed.
+Cost: One search per case and scenario, each bounded by `noetl.planner.guards.solver.MAX_SEARCH_STEPS`. A rule
+in which no term is tested twice and no value is known is not analysed.
 
-Limits: A guard that raises an error fails the step, except that a guard which reads a part of a missing error is
-false. If a search exceeds its limit, the case counts as live and the rule as not exhaustive, without an example.
+Limits: A guard that raises an error fails the step, except that a guard which reads a part of a missing error
+is false. If a search exceeds its limit, the case counts as live and the rule as not exhaustive, without an
+example.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from noetl.planner.templates.template import TemplateProblem, parse_template
 STATUSES = ("pending", "running", "waiting", "retrying", "succeeded", "failed", "cancelled")
 REFUSAL_TYPE = "MaxVisitsExceeded"
 MAX_ENUM_VALUES = 100
-"""How many values of an input are told apart. A longer `enum` is ignored."""
+"""How many values of an input are distinguished. A longer `enum` is ignored."""
 MAX_DESCRIBED_TERMS = 2
 """How many terms an example of uncovered values may name."""
 
@@ -73,8 +74,8 @@ _KNOWN_ROOTS = frozenset({"error", "result", "step", "steps", "input"})
 class GuardedCase:
     """A case with its guard as a formula, which is `None` if the guard is not an expression.
 
-    `leads_back` says that the case leads back to its step, `reads_error_part` that the guard reads a part of an
-    error, and so is false where there is none.
+    `leads_back` says that the case leads back to its step. With `reads_error_part` the guard reads a part of
+    an error, and is false where there is no error.
     """
 
     formula: Formula | None
@@ -87,9 +88,9 @@ class GuardedCase:
 class DeadCase:
     """A case that can never be taken, and why.
 
-    With `is_never_true` its guard is false. Else the cases before it are taken, or fail, whenever its guard is
-    true. `covered_by` is the index of one case that suffices for that, if there is one; with `covers_always`
-    that case is always taken. With `may_fail` its guard may also fail.
+    With `is_never_true` its guard is false. Else the cases before it are taken, or fail, whenever its guard
+    is true. `covered_by` is the index of one case that suffices for that, if there is one; with
+    `covers_always` that case is always taken. With `may_fail` its guard may also fail.
     """
 
     case: int
@@ -101,11 +102,11 @@ class DeadCase:
 
 @dataclass(frozen=True, slots=True)
 class RuleCoverage:
-    """What the cases of a rule cover.
+    """The result of the analysis of a rule.
 
-    `may_match_none` says whether it is possible that no case is taken after success; `choices` is the number of
-    cases that can be. `uncovered_values` is `None` if a case is taken for all values that are data (NaN is not);
-    else it describes an example, or is empty without one.
+    `may_match_none` says whether it is possible that no case is taken after success; `choices` is the number
+    of cases that can be. `uncovered_values` is `None` if a case is taken for all JSON values, which exclude
+    NaN. Else it describes an example, or is empty if there is none in words.
 
     `after_success` and `after_failure` are the cases that can be taken then, `None` if unknown.
     `may_be_unhandled` says whether it is possible that no case is taken after a failure. The cases of
@@ -124,11 +125,11 @@ class RuleCoverage:
 
 @dataclass(frozen=True, slots=True)
 class GuardContext:
-    """What is known about the values that the guards of a step read.
+    """The facts about the values that the guards of a step read.
 
-    `bare_inputs` are the inputs that can be read without `input.`. `may_tolerate_failure` says that the `run`
-    may succeed although an entry in it has failed, `may_exceed_max_visits` that a visit may be refused, and
-    `may_fail_as_refused` that the `run` itself may fail with the error type of a refusal.
+    `bare_inputs` are the inputs that can be read without `input.`. With `may_tolerate_failure` the `run` may
+    succeed although an entry in it has failed. With `may_exceed_max_visits` a visit may be refused. With
+    `may_fail_as_refused` the `run` itself may fail with the error type of a refusal.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -202,7 +203,8 @@ def analyse_coverage(
 
     >>> guards = ["{{ n > 3 }}", "{{ n > 5 }}", "default"]
     >>> context = GuardContext({}, frozenset())
-    >>> coverage = analyse_coverage([make_guarded_case(guard) for guard in guards], context, SearchBudget(1_000))
+    >>> cases = [make_guarded_case(guard) for guard in guards]
+    >>> coverage = analyse_coverage(cases, context, SearchBudget(1_000))
     >>> [(dead.case, dead.covered_by) for dead in coverage.dead_cases]
     [(1, 0)]
     """
@@ -332,13 +334,15 @@ class _CoverageAnalysis:
         if term in (("step", "visit"), ("step", "attempt")):
             return classes.whole_numbers(1)
         if _is_step_status(term):
-            return classes.among(STATUSES)[0]
+            return classes.member_of(STATUSES)[0]
         if len(term) == 3 and term[0] == "steps" and term[2] == "visits":
             return classes.whole_numbers(0)
         return classes.all & ~OMITTED if is_access(term) else classes.all
 
     def describe(self, domains: TermDomains, values: Model) -> str:
-        """Return values for which no case is taken in words; empty if that takes too many terms or has no words."""
+        """Return values for which no case is taken in words; empty if that takes too many terms or has no
+        words.
+        """
         terms = {
             term: classes
             for term, classes in values.items()
@@ -353,7 +357,7 @@ class _CoverageAnalysis:
 
 
 class _Scenario:
-    """A rule in one scenario: which candidates can be taken there, and whether it is possible that none is."""
+    """A rule in one scenario: which candidates can be taken there, and whether none may be."""
 
     def __init__(
         self,
@@ -459,7 +463,7 @@ def _input_domain(declaration: InputDeclaration, classes: ValueClasses) -> int:
         "any": classes.all & ~ABSENT & ~OBJECTS,
     }[declaration.type]
     if _has_scalar_enum(declaration):
-        domain &= classes.among(declaration.enum or ())[0]
+        domain &= classes.member_of(declaration.enum or ())[0]
     default_is_none = "default" in declaration.model_fields_set and declaration.default is None
     return domain | (NONE if default_is_none else 0)
 

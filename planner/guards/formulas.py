@@ -1,12 +1,12 @@
 """Formulas: what the truth of a guard says about the values of its terms.
 
-Problem: The solver (`noetl.planner.guards.solver`) needs the logical structure of the guards of a rule, so that it can
-relate guards that test the same value.
+Problem: The solver (`noetl.planner.guards.solver`) needs the logical structure of the guards of a rule, so
+that it can relate guards that test the same value.
 
-Algorithm: A translation of the Jinja2 syntax tree to a propositional formula, whose atoms are tests of one term.
-A *term* is a part of an expression that is not analysed further: a name with its attributes, a filter, a sum. Two
-terms are equal if their syntax is equal. All guards of a rule read the same values, so equal terms have equal
-values there.
+Algorithm: Boolean abstraction, as in lazy SMT solving (Sebastiani 2007). The Jinja2 syntax tree is translated
+to a propositional formula, whose atoms are tests of one term. A *term* is a part of an expression that is not
+analysed further: a name with its attributes, a filter, a sum. Two terms are equal if their syntax is equal.
+All guards of a rule read the same values, so equal terms have equal values there.
 
 Cost: Linear in the size of the expression.
 
@@ -33,9 +33,10 @@ Term = tuple[Any, ...]
 class Atom:
     """A test of one term.
 
-    `test` is one of: `truth`; `type`, with the type in `operator`; `order`, with `operator` and one constant;
-    `among`, with constants; `pair`, where the term stands for how two others compare. `default` holds the value
-    that replaces an absent term (the filter `default`); with `replaces_false` it also replaces a false value.
+    `test` is `truth`, `type` (with the type in `operator`), `order` (with `operator` and one constant),
+    `among` (with constants) or `pair`. The term of a `pair` stands for how two others compare. `default`
+    holds the value that replaces an absent term (the filter `default`); with `replaces_false` it also
+    replaces a false value.
     """
 
     term: Term
@@ -62,11 +63,11 @@ class And:
 
 @dataclass(frozen=True, slots=True)
 class Conditional:
-    """`then if condition else otherwise`."""
+    """`if_true if condition else if_false`."""
 
     condition: Formula
-    then: Formula
-    otherwise: Formula
+    if_true: Formula
+    if_false: Formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def to_formula(node: nodes.Node) -> Formula:
         case nodes.Or():
             return Not(And(tuple(Not(to_formula(operand)) for operand in _operands(node))))
         case nodes.CondExpr():
-            otherwise = NEVER if node.expr2 is None else to_formula(node.expr2)
-            return Conditional(to_formula(node.test), to_formula(node.expr1), otherwise)
+            if_false = NEVER if node.expr2 is None else to_formula(node.expr2)
+            return Conditional(to_formula(node.test), to_formula(node.expr1), if_false)
         case nodes.Compare():
             return _comparison(node)
         case nodes.Test():
@@ -301,8 +302,8 @@ def find_leaves(formula: Formula) -> Iterator[Atom | Constant]:
                 stack.append(inner)
             case And(parts):
                 stack += parts
-            case Conditional(condition, then, otherwise):
-                stack += (condition, then, otherwise)
+            case Conditional(condition, if_true, if_false):
+                stack += (condition, if_true, if_false)
             case leaf:
                 yield leaf
 

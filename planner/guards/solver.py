@@ -3,15 +3,15 @@
 Problem: Given formulas that must be true and others that must be false, find values for their terms, or show
 that there are none.
 
-Algorithm: Analytic tableaux with signed formulas (Smullyan 1968). A tableau branch holds for each term the value
-classes that are still possible, and the signed formulas that are still open. Non-branching formulas narrow the
-classes at once; branching ones are expanded depth first, with backtracking.
+Algorithm: Analytic tableaux with signed formulas (Smullyan 1968). A tableau branch holds for each term the
+value classes that are still possible, and the signed formulas that are still open. Non-branching formulas
+narrow the classes at once; branching ones are expanded depth first, with backtracking.
 
 Cost: Exponential in the number of branching formulas in the worst case. `MAX_SEARCH_STEPS` bounds one search,
 `SearchBudget` all searches of a playbook.
 
-Limits: Sound in one direction: if the search says that there are no values, there are none, because each run-time
-value is in a class of its term and terms that depend on each other count as independent. Past a limit,
+Limits: The search is sound in one direction: if it finds no values, there are none. Each run-time value is in
+a class of its term, and terms that depend on each other count as independent. Past a limit,
 `SearchLimitError` is raised, and the caller assumes that all is possible.
 """
 
@@ -53,7 +53,7 @@ class SearchBudget:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no steps are left."""
+        """True if no steps are left."""
         return self.steps <= 0
 
     def for_one_search(self) -> SearchBudget:
@@ -125,7 +125,7 @@ def _test_classes(classes: ValueClasses, atom: Atom) -> TruthClasses:
         case "truth", _:
             return classes.truth
         case "among", _:
-            return classes.among(atom.constants)
+            return classes.member_of(atom.constants)
         case "type", test:
             return classes.of_type(test)
         case _, "eq":
@@ -215,8 +215,8 @@ class TableauBranch:
                 return branch.values
             budget.spend()
             # Expand the formula that was added last, because the question is about that one.
-            *others, (formula, sign) = branch.open
-            rest = TableauBranch(branch.domains, branch.values, tuple(others))
+            *remaining, (formula, sign) = branch.open
+            rest = TableauBranch(branch.domains, branch.values, tuple(remaining))
             for alternative in reversed(_expand(formula, sign)):
                 extended: TableauBranch | None = rest
                 for goal in alternative:
@@ -233,6 +233,6 @@ def _expand(formula: Formula, sign: bool) -> list[tuple[SignedFormula, ...]]:
             return [
                 (*((part, True) for part in parts[:index]), (part, False)) for index, part in enumerate(parts)
             ]
-        case Conditional(condition, then, otherwise):
-            return [((condition, True), (then, sign)), ((condition, False), (otherwise, sign))]
+        case Conditional(condition, if_true, if_false):
+            return [((condition, True), (if_true, sign)), ((condition, False), (if_false, sign))]
     raise AssertionError(formula)

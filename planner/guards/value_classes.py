@@ -1,11 +1,11 @@
-"""Value classes: the values of a term, as far as the comparisons of a rule can tell them apart.
+"""Value classes: the values of a term, as far as the comparisons of a rule distinguish them.
 
-Problem: A guard compares values that are unknown before the run. To decide which guards can be true together, the
-solver (`noetl.planner.guards.solver`) needs a finite set of cases for each value.
+Problem: A guard compares values that are unknown before the run. To decide which guards can be true together,
+the solver (`noetl.planner.guards.solver`) needs a finite set of cases for each value.
 
-Algorithm: Equivalence class partitioning. A *term* is a part of a guard with an unknown value. All values that no
-comparison of the rule tells apart form one class: for example all numbers between two constants that the term is
-compared with. A set of classes is an integer with one bit per class. A test is true, false or an error for each
+Algorithm: Equivalence class partitioning. A *term* is a part of a guard with an unknown value. Values that no
+comparison of the rule distinguishes form one class, for example all numbers between two constants of
+comparisons. A set of classes is an integer with one bit per class. A test is true, false or an error for each
 class; a value that is undefined raises an error whenever it is used.
 
 Cost: Twice the number of constants, plus a fixed number of classes, for each term.
@@ -55,8 +55,8 @@ NO_CLASSES: TruthClasses = (0, 0)
 class ValueClasses:
     """The classes of one term that is compared with these constants.
 
-    Numbers and texts are laid out in the same way. Below each constant is a class for the values between it and
-    the constant before it, then the class of the constant; the last class lies above all constants.
+    Numbers and texts are laid out in the same way. For each constant there is a class for the values between
+    it and the constant before it, and the class of the constant. The last class lies above all constants.
     """
 
     def __init__(self, constants: Iterable[Scalar] = ()) -> None:
@@ -119,9 +119,9 @@ class ValueClasses:
         else:
             point, first, end = self._number(constant), _FIRST_NUMBER, self._first_text
         index = point.bit_length() - 1
-        below, above = _bit_range(first, index), _bit_range(index + 1, end)
-        true = (below if operator.startswith("lt") else above) | (point if operator.endswith("eq") else 0)
-        false = (below | point | above) & ~true
+        lower, higher = _bit_range(first, index), _bit_range(index + 1, end)
+        true = (lower if operator.startswith("lt") else higher) | (point if operator.endswith("eq") else 0)
+        false = (lower | point | higher) & ~true
         if not isinstance(constant, str):
             false |= NAN
             for bit, value in ((FALSE, 0), (TRUE, 1)):
@@ -131,7 +131,7 @@ class ValueClasses:
                     false |= bit
         return true, false
 
-    def among(self, constants: Sequence[Scalar]) -> TruthClasses:
+    def member_of(self, constants: Sequence[Scalar]) -> TruthClasses:
         """Return the classes for `in` a list of constants."""
         true = 0
         for constant in constants:
@@ -235,8 +235,8 @@ def compare_constants(operator: str, left: Scalar, right: Scalar) -> bool | None
 
 
 LESS, EQUAL, GREATER, UNORDERED, IDENTICAL, DIFFERENT = (1 << index for index in range(6))
-"""The results of comparing two terms. `UNORDERED` is a number and NaN, or two sets of which neither contains the
-other; `IDENTICAL` and `DIFFERENT` are equal and unequal values that have no order.
+"""The results of comparing two terms. `UNORDERED` is a number and NaN, or two sets of which neither contains
+the other. `IDENTICAL` and `DIFFERENT` are equal and unequal values that have no order.
 """
 ALL_PAIRS = LESS | EQUAL | GREATER | UNORDERED | IDENTICAL | DIFFERENT
 
