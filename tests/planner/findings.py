@@ -1,4 +1,4 @@
-"""What the planner finds in a playbook, in short."""
+"""Helpers that compile a playbook and return its findings in short form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ STEP = "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
 OK = "{action: log, message: ok}"
 
 
-def found(text: str) -> list[Diagnostic]:
-    """All findings of a playbook; its name may be left out."""
+def diagnose(text: str) -> list[Diagnostic]:
+    """Return all findings of a playbook. Its `name` may be left out."""
     text = dedent(text)
     if not text.startswith("name:"):
         text += "name: play\n" if text.endswith("\n") else "\nname: play\n"
@@ -22,16 +22,21 @@ def found(text: str) -> list[Diagnostic]:
 
 
 def findings(text: str, *codes: str) -> list[tuple[str, str]]:
-    """Code and the words that are pointed at, of the findings with these codes, or of all but notes."""
+    """Return code and source text of the findings with these codes; without codes, of all but notes."""
     lines = dedent(text).splitlines()
-    return [(d.code, pointed_at(lines, d)) for d in found(text) if wanted(d, codes)]
+    return [
+        (diagnostic.code, source_at(lines, diagnostic))
+        for diagnostic in diagnose(text)
+        if is_selected(diagnostic, codes)
+    ]
 
 
-def wanted(diagnostic: Diagnostic, codes: tuple[str, ...]) -> bool:
+def is_selected(diagnostic: Diagnostic, codes: tuple[str, ...]) -> bool:
     return diagnostic.code in codes if codes else diagnostic.severity is not Severity.NOTE
 
 
-def pointed_at(lines: list[str], diagnostic: Diagnostic) -> str:
+def source_at(lines: list[str], diagnostic: Diagnostic) -> str:
+    """Return the source text of the span of a finding, up to the end of its first line."""
     span = diagnostic.span
     assert (span.line, span.column) < (span.end_line, span.end_column)
     if span.line == span.end_line:
@@ -40,8 +45,10 @@ def pointed_at(lines: list[str], diagnostic: Diagnostic) -> str:
 
 
 def messages(text: str, *codes: str) -> list[str]:
-    return [d.message for d in found(text) if wanted(d, codes)]
+    """Return the messages of the selected findings."""
+    return [diagnostic.message for diagnostic in diagnose(text) if is_selected(diagnostic, codes)]
 
 
 def hints(text: str, *codes: str) -> list[str | None]:
-    return [d.hint for d in found(text) if wanted(d, codes)]
+    """Return the hints of the selected findings."""
+    return [diagnostic.hint for diagnostic in diagnose(text) if is_selected(diagnostic, codes)]

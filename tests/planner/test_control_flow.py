@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planner.findings import OK, findings, found, hints, messages
+from tests.planner.findings import OK, diagnose, findings, hints, messages
 
 
 def steps(**rules: str) -> str:
@@ -182,7 +182,7 @@ class TestRunaways:
         assert hints(text, "NP205") == [
             "let all branches of the fork lead to one step, and go round from there"
         ]
-        (runaway,) = (diagnostic for diagnostic in found(text) if diagnostic.code == "NP205")
+        (runaway,) = (diagnostic for diagnostic in diagnose(text) if diagnostic.code == "NP205")
         (label,) = runaway.labels
         assert (runaway.span.line, label.span.line, label.text) == (2, 3, "the branches part here")
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.planner.findings import OK, STEP, findings, found, hints, messages
+from tests.planner.findings import OK, STEP, diagnose, findings, hints, messages
 
 
 def test_a_step_that_does_not_exist() -> None:
@@ -36,7 +36,7 @@ def test_two_steps_with_one_name() -> None:
         - {{name: a, run: [{OK}]}}
         - {{name: a, run: [{OK}]}}
     """
-    (diagnostic,) = found(text)
+    (diagnostic,) = diagnose(text)
     assert (diagnostic.code, diagnostic.span.line) == ("NP102", 4)
     assert [label.span.line for label in diagnostic.labels] == [3]
 
@@ -88,7 +88,7 @@ def test_two_tasks_with_one_name() -> None:
         - {{name: t, run: [{OK}]}}
         steps: [{{name: a, run: [t]}}]
     """
-    (diagnostic,) = found(text)
+    (diagnostic,) = diagnose(text)
     assert (diagnostic.code, diagnostic.span.line) == ("NP104", 4)
 
 

@@ -4,7 +4,7 @@ import pytest
 from noetl.planner.checks import races
 from noetl.planner.graph import concurrency
 
-from tests.planner.findings import findings, found, hints, messages
+from tests.planner.findings import diagnose, findings, hints, messages
 
 
 def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
@@ -22,7 +22,7 @@ def raced(*steps: str, head: str = "") -> list[str]:
     """The names that are told to be saved by branches which may run at the same time, with the lines of all places."""
     return [
         f"{d.message.split('`')[1]} {','.join(str(label.span.line) for label in d.labels)},{d.span.line}"
-        for d in found(playbook(*steps, head=head))
+        for d in diagnose(playbook(*steps, head=head))
         if d.code == "NP303"
     ]
 
@@ -33,7 +33,7 @@ FORK = step("a", "b", "c")
 class TestRacingBranches:
     def test_both_definitions_are_shown(self) -> None:
         text = playbook(FORK, step("b", saves="x"), step("c", saves="x"))
-        (diagnostic,) = (d for d in found(text) if d.code == "NP303")
+        (diagnostic,) = (d for d in diagnose(text) if d.code == "NP303")
         assert (diagnostic.severity, diagnostic.span.line) == ("error", 4)
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "`b` saves it here")]
         assert findings(text, "NP303") == [("NP303", "x")]
@@ -142,7 +142,7 @@ class TestRacingVisits:
         assert findings(text, "NP303") == [("NP303", "x")]
         assert messages(text, "NP303") == ["`x` is saved by several visits of `d`, which may run in parallel"]
         assert hints(text, "NP303") == [races.SAVE_AFTER_JOIN]
-        (label,) = next(d for d in found(text) if d.code == "NP303").labels
+        (label,) = next(d for d in diagnose(text) if d.code == "NP303").labels
         assert (label.span.line, label.text) == (5, "this step runs for each branch")
 
     def test_multi_merge_with_one_branch_does_not_race(self) -> None:
@@ -189,7 +189,7 @@ class TestRacingItems:
             "{name: a, parallel: true, run: [{action: set, set: {x: 1}}, {action: log, message: m, as: x}]}"
         )
         assert messages(text, "NP303") == ["`x` is saved by two items that run in parallel"]
-        (diagnostic,) = (d for d in found(text) if d.code == "NP303")
+        (diagnostic,) = (d for d in diagnose(text) if d.code == "NP303")
         assert [(label.span.column, label.text) for label in diagnostic.labels] == [
             (55, "the first item is here")
         ]
@@ -250,7 +250,7 @@ class TestExclusiveBranches:
 def test_races_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(races, "MAX_RACES", 3)
     branches = [step(f"b{at}", saves="x") for at in range(9)]
-    diagnostics = found(playbook(step("a", *(f"b{at}" for at in range(9))), *branches))
+    diagnostics = diagnose(playbook(step("a", *(f"b{at}" for at in range(9))), *branches))
     assert [d.code for d in diagnostics].count("NP303") == 3
     assert (diagnostics[-1].code, diagnostics[-1].message) == ("NP902", "5 more findings are not shown")
 

@@ -9,7 +9,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.lower import lower_retry
 from noetl.planner.syntax.models import RetryPolicy
 
-from tests.planner.findings import OK, findings, pointed_at
+from tests.planner.findings import OK, findings, source_at
 
 WAIT = "{action: wait, seconds: 1}"
 
@@ -17,7 +17,7 @@ WAIT = "{action: wait, seconds: 1}"
 def on_lambda(text: str) -> list[str]:
     text = "name: play\n" + text
     found = compile_playbook(text, catalogue(), "lambda").diagnostics
-    return [pointed_at(text.splitlines(), d) for d in found if d.code == "NP601"]
+    return [source_at(text.splitlines(), d) for d in found if d.code == "NP601"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planner.findings import STEP, findings, found, hints, messages
+from tests.planner.findings import STEP, diagnose, findings, hints, messages
 
 NOT_GIVEN = "input: {}\n"
 
@@ -13,7 +13,7 @@ def log(expression: str, more: str = "") -> str:
 
 class TestInferredInputs:
     def test_unknown_name_is_an_inferred_input(self) -> None:
-        (diagnostic,) = found(log("who"))
+        (diagnostic,) = diagnose(log("who"))
         assert (diagnostic.code, diagnostic.severity) == ("NP306", "note")
         assert findings(log("who"), "NP306") == [("NP306", "who")]
 
@@ -28,7 +28,7 @@ class TestInferredInputs:
             variables: {customer: 1}
             steps: [{name: a, run: [{action: log, message: "{{ custmer }}"}]}]
         """
-        (diagnostic,) = found(text)
+        (diagnostic,) = diagnose(text)
         assert (diagnostic.code, diagnostic.severity, diagnostic.hint) == (
             "NP306",
             "warning",
@@ -47,7 +47,7 @@ class TestInferredInputs:
         ],
     )
     def test_known_names_are_not_reported(self, text: str) -> None:
-        assert found(text) == []
+        assert diagnose(text) == []
 
 
 class TestUnknownNames:

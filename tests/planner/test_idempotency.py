@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.planner.findings import findings, found, messages
+from tests.planner.findings import diagnose, findings, messages
 
 SEND = "{action: message, to: 'https://sqs.eu-west-1.amazonaws.com/1/q', body: x}"
 SHELL = "{action: shell, command: ls}"
@@ -57,7 +57,7 @@ def test_actions_that_a_retry_may_repeat(text: str, told: list[str]) -> None:
 def test_message_and_label() -> None:
     text = step(SHELL)
     assert messages(text, "NP510") == ["`shell` is not idempotent and may run up to 3 times"]
-    (note,) = (d for d in found(text) if d.code == "NP510")
+    (note,) = (d for d in diagnose(text) if d.code == "NP510")
     assert [label.text for label in note.labels] == ["this retry repeats it"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from noetl.planner.checks import undefined_names
 from noetl.planner.dataflow import solver
 
-from tests.planner.findings import findings, found, hints, messages
+from tests.planner.findings import diagnose, findings, hints, messages
 
 READ = "{action: log, message: '{{ x }}'}"
 SAVE = "{action: set, set: {x: 1}}"
@@ -31,7 +31,7 @@ def either(name: str, first: str, second: str, guard: str = MAYBE, run: str = OK
 def judged(*steps: str, head: str = "") -> list[str]:
     """What is said of reads that may find nothing: the code, and the path."""
     told = []
-    for diagnostic in found(playbook(*steps, head=head)):
+    for diagnostic in diagnose(playbook(*steps, head=head)):
         if diagnostic.code in ("NP301", "NP302"):
             _, _, path = diagnostic.message.partition(" on the path ")
             told.append(f"{diagnostic.code} {path}".strip())
@@ -44,7 +44,7 @@ class TestWitnessPaths:
         text = playbook(
             either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ)
         )  # fmt: skip
-        (diagnostic,) = (d for d in found(text) if d.severity != "note")
+        (diagnostic,) = (d for d in diagnose(text) if d.severity != "note")
         assert (diagnostic.code, diagnostic.severity) == ("NP302", "warning")
         assert diagnostic.message == "`x` may be undefined on the path a → c → d"
         assert findings(text) == [("NP302", "x")]
@@ -64,7 +64,7 @@ class TestWitnessPaths:
 
     def test_name_saved_only_later_is_undefined(self) -> None:
         text = playbook(step("a", "b", run=READ), step("b", run=SAVE))
-        (diagnostic,) = (d for d in found(text) if d.code == "NP301")
+        (diagnostic,) = (d for d in diagnose(text) if d.code == "NP301")
         assert diagnostic.message == "no path to this step assigns `x`"
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "it is saved here")]
         assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ)) == ["NP301"]
@@ -617,7 +617,7 @@ class TestUnreachableCases:
             f"{{name: a, run: [{maybe}, {asked}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}"
         )
         labels = [
-            [(label.span.line, label.text) for label in d.labels] for d in found(text) if d.code == "NP302"
+            [(label.span.line, label.text) for label in d.labels] for d in diagnose(text) if d.code == "NP302"
         ]
         assert labels == [
             [(2, "it is saved here, unless this is skipped")],
@@ -914,6 +914,6 @@ def test_findings_past_the_witness_limit_are_counted(monkeypatch: pytest.MonkeyP
     names = [f"x{at}" for at in range(5)]
     saves = ", ".join(f"{{action: set, if: '{MAYBE}', set: {{{name}: 1}}}}" for name in names)
     reads = ", ".join(f"{{action: log, message: '{{{{ {name} }}}}'}}" for name in names)
-    diagnostics = found(playbook(step("a", "b", run=saves), step("b", run=reads)))
+    diagnostics = diagnose(playbook(step("a", "b", run=saves), step("b", run=reads)))
     assert [d.code for d in diagnostics].count("NP302") == 2
     assert diagnostics[-1].message == "3 more findings are not shown"
