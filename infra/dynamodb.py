@@ -1,4 +1,4 @@
-"""The table of a store in DynamoDB: its definition, and what makes it."""
+"""The table of a store in DynamoDB: its definition, and the function that creates it."""
 
 from __future__ import annotations
 
@@ -12,62 +12,68 @@ from noetl.executor.stores.dynamo.store import SCHEMA_VERSION
 
 DEFINITION = Path(__file__).parent / "dynamodb.json"
 TIME_TO_LIVE = "expires"
-"""The attribute that says when DynamoDB may delete an item, in seconds since the epoch."""
+"""Attribute with the time from which DynamoDB may delete an item, in seconds since the epoch."""
 
 
 def definition() -> dict[str, Any]:
-    """Keys, indexes and billing of the table, as `CreateTable` and CloudFormation want them."""
-    found: dict[str, Any] = json.loads(DEFINITION.read_text("utf-8"))
-    return found
+    """Return keys, indexes and billing of the table in the form of `CreateTable` and CloudFormation."""
+    parameters: dict[str, Any] = json.loads(DEFINITION.read_text("utf-8"))
+    return parameters
 
 
 def upgrade(table: str) -> list[str]:
-    """Make the table where it is not there, and what it lacks where it is; what was made. Several may do so at once.
+    """Create the table, its indexes and its time to live if they are missing, and return what was created.
+
+    Concurrent calls are safe.
 
     Raises:
-        StoreError: DynamoDB cannot be reached or refuses, or the table is none of a store.
+        StoreError: DynamoDB cannot be reached or refuses, or the table is not that of a store.
     """
     try:
         return _upgrade(client("dynamodb"), table)
     except StoreError:
         raise
     except Exception as error:
-        told = translated(error, f"table {table}")
-        if isinstance(told, ActionError):
-            raise StoreError(f"The store in DynamoDB cannot be made: {told.message}") from error
+        translated_error = translated(error, f"table {table}")
+        if isinstance(translated_error, ActionError):
+            raise StoreError(
+                f"The store in DynamoDB cannot be created: {translated_error.message}"
+            ) from error
         raise
 
 
 def _upgrade(dynamodb: Any, table: str) -> list[str]:
-    wanted = definition()
-    made = []
+    expected = definition()
+    created = []
     try:
-        found = dynamodb.describe_table(TableName=table)["Table"]
+        description = dynamodb.describe_table(TableName=table)["Table"]
     except dynamodb.exceptions.ResourceNotFoundException:
         try:
-            dynamodb.create_table(TableName=table, **wanted)
-            made.append(f"table {table}")
+            dynamodb.create_table(TableName=table, **expected)
+            created.append(f"table {table}")
         except dynamodb.exceptions.ResourceInUseException:
             pass
         dynamodb.get_waiter("table_exists").wait(
             TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
         )
-        found = dynamodb.describe_table(TableName=table)["Table"]
-    if sorted(map(str, found["KeySchema"])) != sorted(map(str, wanted["KeySchema"])):
-        raise StoreError(f"The table {table} has other keys than a store of noetl (schema {SCHEMA_VERSION}).")
-    there = {index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ())}
-    for index in wanted["GlobalSecondaryIndexes"]:
-        if index["IndexName"] not in there:
+        description = dynamodb.describe_table(TableName=table)["Table"]
+    if sorted(map(str, description["KeySchema"])) != sorted(map(str, expected["KeySchema"])):
+        raise StoreError(
+            f"The table {table} does not have the keys of a noetl store (schema {SCHEMA_VERSION})."
+        )
+    existing = {index["IndexName"] for index in description.get("GlobalSecondaryIndexes", ())}
+    for index in expected["GlobalSecondaryIndexes"]:
+        if index["IndexName"] not in existing:
             dynamodb.update_table(
                 TableName=table,
-                AttributeDefinitions=wanted["AttributeDefinitions"],
+                AttributeDefinitions=expected["AttributeDefinitions"],
                 GlobalSecondaryIndexUpdates=[{"Create": index}],
             )
-            made.append(f"index {index['IndexName']}")
-    told = dynamodb.describe_time_to_live(TableName=table).get("TimeToLiveDescription", {})
-    if told.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+            created.append(f"index {index['IndexName']}")
+    time_to_live = dynamodb.describe_time_to_live(TableName=table).get("TimeToLiveDescription", {})
+    if time_to_live.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
         dynamodb.update_time_to_live(
             TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": TIME_TO_LIVE}
         )
-        made.append("time to live")
-    return made
+        created.append("time to live")
+    return created

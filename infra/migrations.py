@@ -1,4 +1,4 @@
-"""The schema of a store in Postgres: numbered migrations, and what applies them."""
+"""The schema of a store in Postgres: numbered migrations, and the function that applies them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ _APPLIED = """
         (number integer primary key, applied_at timestamptz not null default now())
 """
 _LOCK = 7_304_905_021
-"""The advisory lock of those who upgrade."""
+"""Key of the advisory lock that serializes upgrades."""
 
 
 def migrations() -> list[str]:
-    """The texts of all migrations, in order: the number of each is its place, from 1."""
+    """Return the SQL of all migrations in order. Their numbers start at 1."""
     return [path.read_text("utf-8") for path in sorted(FOLDER.glob("*.sql"))]
 
 
 def upgrade(uri: str) -> list[int]:
-    """Bring the schema up to date, all of it or nothing; the numbers of the migrations that were applied. Several may do so
-    at once.
+    """Apply the missing migrations in one transaction, and return their numbers. Concurrent calls are safe.
 
     Raises:
         StoreError: the database cannot be reached, refuses, or has a later schema.
@@ -37,8 +36,10 @@ def upgrade(uri: str) -> list[int]:
             row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
             applied: int = 0 if row is None else row[0]
             if applied > len(known):
-                message = f"The store in Postgres has schema {applied}, and this version of noetl knows {len(known)}: it takes a later one."
-                raise SchemaError(message)
+                raise SchemaError(
+                    f"The store in Postgres has schema {applied}, but this version of noetl knows only"
+                    f" {len(known)}: install a later version."
+                )
             missing = list(range(applied + 1, len(known) + 1))
             for number in missing:
                 connection.execute(known[number - 1].encode())

@@ -364,7 +364,7 @@ class TestSettings:
         aws("dynamodb").create_table(
             TableName="theirs", KeySchema=key, AttributeDefinitions=attribute, BillingMode="PAY_PER_REQUEST"
         )
-        with pytest.raises(StoreError, match="other keys than a store of noetl"):
+        with pytest.raises(StoreError, match="does not have the keys of a noetl store"):
             upgrade("theirs")
 
     def test_a_table_is_made_once(self, aws: Client) -> None:

@@ -127,7 +127,7 @@ class TestSchema:
         with psycopg.connect(postgres_dsn) as connection:
             connection.execute("insert into noetl_migrations (number) values (99)")
         with pytest.raises(
-            StoreError, match=f"has schema 99, and this version of noetl knows {SCHEMA_VERSION}"
+            StoreError, match=f"has schema 99, but this version of noetl knows only {SCHEMA_VERSION}"
         ):
             PostgresStore(postgres_dsn)
         with pytest.raises(StoreError, match="has schema 99"):

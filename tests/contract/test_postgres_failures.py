@@ -387,16 +387,16 @@ class TestAddress:
         ("uri", "reason"),
         [
             ("postgresql://h/db?nonsense=1", 'invalid URI query parameter: "nonsense"'),
-            ("postgresql://h:port/db", "its port is a number"),
-            ("postgresql://u:p@ss@h/db", "is written as in %40"),
-            ("postgresql://u:1/a@h/db", "is written as in %40"),
+            ("postgresql://h:port/db", "its port must be a number"),
+            ("postgresql://u:p@ss@h/db", "must be encoded as in %40"),
+            ("postgresql://u:1/a@h/db", "must be encoded as in %40"),
         ],
     )
     def test_what_is_wrong_with_it(self, uri: str, reason: str) -> None:
         with pytest.raises(StoreError) as raised:
             PostgresStore(uri)
         assert reason in str(raised.value)
-        assert str(raised.value).startswith("The URI of the store in Postgres cannot be read: ")
+        assert str(raised.value).startswith("The URI of the store in Postgres is invalid: ")
 
     def test_what_libpq_takes(self, postgres_dsn: str) -> None:
         uri = postgres_dsn.replace("postgresql://", "postgres://")

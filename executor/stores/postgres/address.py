@@ -1,4 +1,7 @@
-"""Where a Postgres is, and how connections to it are made: what a libpq URI says, and ours where it says nothing."""
+"""The address of a Postgres database, and the defaults of its connections and sessions.
+
+What the URI of the user sets is kept. Defaults fill in what it leaves open.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,33 @@ CONNECT_SECONDS = 10
 DEFAULTS = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "noetl",
-    # Of a server that is gone without a word one learns within a minute.
+    # A server that vanishes without closing its connections is noticed within a minute.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
 SETTINGS = {"statement_timeout": "30s", "idle_in_transaction_session_timeout": "20s"}
-"""What sessions are bound by, unless the URI, the role or the database bind them otherwise. Who waits for what a process
-holds that is gone waits for longer than that process is given.
+"""Settings of a session, unless the URI, the role or the database sets them otherwise.
+
+A session of a process that has vanished holds its locks until it is idle for 20 seconds. Statements that
+wait for these locks have longer.
 """
 
-_SETTLE = f"""
+_DEFAULT_ROWS = ", ".join(f"('{name}', '{value}')" for name, value in SETTINGS.items())
+_CONFIGURE = f"""
     select set_config(name, ours, false) from pg_settings
-    join (values {", ".join(f"('{name}', '{value}')" for name, value in SETTINGS.items())}) as o (name, ours) using (name)
+    join (values {_DEFAULT_ROWS}) as o (name, ours) using (name)
     where source = 'default'
     union all select set_config('default_transaction_isolation', 'read committed', false)
 """
 
 
 def conninfo_of(uri: str) -> str:
-    """The URI with what it leaves open, as libpq takes it.
+    """Return a libpq connection string: the URI, completed by DEFAULTS.
 
     Raises:
-        StoreError: it is not a URI of libpq. No part of it is retry_unwritten, since any may be that of a password.
+        StoreError: the URI is invalid. The message repeats no part of it, since any part may be a password.
     """
     import psycopg
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -46,27 +52,24 @@ def conninfo_of(uri: str) -> str:
         given = conninfo_to_dict(uri)
     except psycopg.Error as error:
         reason = re.sub(r'(?<!parameter: )(?<!option )"[^"]*"', "…", _reason(error)).split(": …")[0]
-        raise StoreError(f"The URI of the store in Postgres cannot be read: {reason}.") from None
+        raise StoreError(f"The URI of the store in Postgres is invalid: {reason}.") from None
     port = str(given.get("port", ""))
-    if any("@" in str(given.get(part, "")) for part in ("host", "dbname")) or not set(port) <= set(
-        "0123456789,"
-    ):
-        message = (
-            "its port is a number, and a sign such as @ : / ? # in a user or password is written as in %40"
-        )
-        raise StoreError(f"The URI of the store in Postgres cannot be read: {message}.")
+    has_at_sign = any("@" in str(given.get(part, "")) for part in ("host", "dbname"))
+    if has_at_sign or not set(port) <= set("0123456789,"):
+        message = "its port must be a number, and @ : / ? # in a user or password must be encoded as in %40"
+        raise StoreError(f"The URI of the store in Postgres is invalid: {message}.")
     parameters: dict[str, Any] = {**DEFAULTS, **given}
     return make_conninfo("", **parameters)
 
 
-def settle(connection: psycopg.Connection[Any]) -> None:
-    """Bind a session by our settings: by statements, because what stands between may refuse them at the start."""
-    connection.execute(_SETTLE.encode(), prepare=False)
+def configure_session(connection: psycopg.Connection[Any]) -> None:
+    """Apply SETTINGS by statements, because a connection pooler may refuse them as startup parameters."""
+    connection.execute(_CONFIGURE.encode(), prepare=False)
 
 
-def failure_of(error: BaseException, what: str = "failed") -> StoreError:
-    """The failure as a sentence."""
-    return StoreError(f"The store in Postgres {what}: {_reason(error)}.")
+def failure_of(error: BaseException, problem: str = "failed") -> StoreError:
+    """Return the StoreError for an error of the driver."""
+    return StoreError(f"The store in Postgres {problem}: {_reason(error)}.")
 
 
 def _reason(error: BaseException) -> str:

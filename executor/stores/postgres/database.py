@@ -1,4 +1,16 @@
-"""The Postgres of a store: its connections, its schema, and which of its failures pass."""
+"""The Postgres database of a store: connections, transactions, and failures that may be retried.
+
+Problem: a transaction may take several round trips, and may fail because of a conflict, a restart or a lost
+connection. Only a transaction that certainly wrote nothing may be retried.
+
+Algorithm: statements are sent in a pipeline, and the client waits only if it needs a result. A failure
+counts as "nothing written" if the server rolled back, or if the connection was lost before `COMMIT` was
+sent. Visits that a transaction made due are found by `xmin`, the id of the transaction that wrote a row.
+
+Cost: one round trip for each result that the code needs, and one for `COMMIT`.
+
+Limits: a connection that is lost during `COMMIT` leaves open whether the transaction was made.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE
-from noetl.executor.stores.postgres.address import CONNECT_SECONDS, conninfo_of, failure_of, settle
+from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.sql.branches import ACTIVE
 from noetl.executor.stores.sql.database import UnwrittenError
@@ -28,60 +40,67 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[dict[str, Any]]
 
-MOST_CONNECTIONS = 64
-MOST_CONNECTIONS_BESIDE_A_QUEUE = 4
-"""Of each of the many processes that are called for a queue's messages. Threads hold one for as long as a statement takes."""
+MAX_CONNECTIONS = 64
+MAX_CONNECTIONS_WITH_QUEUE = 4
+"""Connections of a process if messages of a queue start many processes. A statement holds one."""
 
 PREPARE_AFTER = 5
-"""How often a connection sees a statement before it prepares it."""
+"""Number of executions of a statement after which a connection prepares it."""
 
 SCHEMA_VERSION = 5
-"""How many of the migrations in `infra/postgres` this version needs."""
+"""Number of migrations in `infra/postgres` that this version needs."""
 
 _MADE_DUE = f"""
     select run_id, id, step, due_at from visits
     where run_id = any(?) and queue = ? and {ACTIVE} and (status <> 'running' or due_at <= ?) and due_at < ?
     and xmin = pg_current_xact_id()::xid
 """
-"""What the transaction itself has made due, now or later, whichever statement it was: a row says which transaction wrote it. A
-claim is none of it, unless it was given back.
+"""Visits that the transaction itself has made due, now or later: `xmin` is the transaction that wrote a row.
+
+A claimed visit is not among them, unless the claim was released.
 """
 
 _LOCK_RUN = "select 1 from runs where id = ? for update"
 
 _OVERDUE = f"""
-    select run_id, id, step, due_at from visits where queue = ? and {ACTIVE} and due_at < ? order by due_at, position limit ?
+    select run_id, id, step, due_at from visits
+    where queue = ? and {ACTIVE} and due_at < ? order by due_at, position limit ?
 """
 
-_IN_THE_WAY = ("40001", "40P01")
-"""Transactions were in each other's way, and the server has undone this one."""
+_CONFLICTS = ("40001", "40P01")
+"""Serialization failure and deadlock: the server has rolled back this transaction."""
 
 _NOT_PREPARED = ("26000", "42P05")
-"""A connection is not the session it was: something that pools transactions stands between."""
+"""Prepared statement missing or duplicate: a pooler gives each transaction another session."""
 
-_FAREWELLS = ("57P01", "57P02", "57P03", "57P05", "25P03")
-"""The server ends the session, and with it what was not committed."""
+_SESSION_ENDED = ("57P01", "57P02", "57P03", "57P05", "25P03")
+"""The server has ended the session and rolled back its transaction."""
 
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
-"""One that is made without asking the system for anything."""
+"""A selector that is created without a system call."""
 
 _STALE_PLAN = "0A000"
-"""Among other things: a table has other columns than when the statement was prepared."""
+"""Feature not supported. One cause: a table has other columns than when the statement was prepared."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 class PostgresDatabase:
-    """The database that a libpq URI leads to, or what gives one: it is asked for every new connection, so that a password may
-    change. With `messages`, those are told of what a transaction has made due for workers of a
-    service, once it is committed; otherwise other processes hear of it from the server.
+    """The database at a libpq URI, or at the URI that a function returns for every new connection.
+
+    The function allows a password to change. With `message_queue`, a committed transaction sends messages
+    about the visits of service runs that it made due. Without it, other processes receive a `NOTIFY`.
 
     Raises:
-        StoreError: any method, when it cannot be reached or fails; the constructor also when its schema is not up to date.
-        UnwrittenError: `transaction`, `change` and `change_of`, when it failed for a reason that passes, and nothing was written.
+        StoreError: any method, if the database cannot be reached or fails; the constructor also if its
+        schema is
+            not up to date.
+        UnwrittenError: `transaction` and `execute_returning...`, if they failed for a reason that passes and
+        wrote
+            nothing.
     """
 
-    def __init__(self, uri: str | Callable[[], str], messages: MessageQueue | None = None) -> None:
+    def __init__(self, uri: str | Callable[[], str], message_queue: MessageQueue | None = None) -> None:
         try:
             import psycopg
             from psycopg.rows import dict_row
@@ -91,23 +110,23 @@ class PostgresDatabase:
                 "A store in Postgres needs the extra `postgres` of this installation."
             ) from error
         self._uri = uri
-        self._messages = messages
+        self._message_queue = message_queue
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=1,
-            max_size=MOST_CONNECTIONS if messages is None else MOST_CONNECTIONS_BESIDE_A_QUEUE,
+            max_size=MAX_CONNECTIONS if message_queue is None else MAX_CONNECTIONS_WITH_QUEUE,
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
-            configure=settle,
-            check=_check,
+            configure=configure_session,
+            check=_check_connection,
             open=False,
         )
         self._prepare_after: int | None = PREPARE_AFTER
         self._listeners: list[Listener] = []
-        self._at_work = threading.local()
+        self._thread = threading.local()
         try:
-            # A pool that finds no server says so after a while only, and not why.
+            # A pool that finds no server reports it late and without the reason.
             with psycopg.connect(self._conninfo(), autocommit=True) as connection:
                 _check_schema(connection)
             self._pool.open()
@@ -127,99 +146,100 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresWriter]:
-        """A transaction. Statements wait for those of others that have locked the same rows. What this thread reads meanwhile
-        by `all` and `one` belongs to it. Statements are sent together until somebody wants to know what one of them gave.
+        """Begin a transaction in a pipeline: statements are sent together until a result is needed.
+
+        What this thread reads by `fetch_all` and `fetch_one` meanwhile is part of the transaction.
         """
         is_committing = False
         due: list[DueMessage] = []
         with self._connection(lambda: not is_committing) as connection:
             try:
-                # A transaction of psycopg would wait for the answer to its `begin`.
+                # A transaction of psycopg would wait for the result of its `begin`.
                 with connection.pipeline():
                     connection.execute("BEGIN")
-                    self._at_work.writer = writer = PostgresWriter(connection)
+                    self._thread.writer = writer = PostgresWriter(connection)
                     yield writer
-                    if self._messages is not None and writer.runs:
-                        told = (list(writer.runs), SERVICE, time.time(), NEVER)
-                        due = _notes(writer.execute(_MADE_DUE, told).fetchall())
+                    if self._message_queue is not None and writer.runs:
+                        values = (list(writer.runs), SERVICE, time.time(), NEVER)
+                        due = _due_messages(writer.execute(_MADE_DUE, values).fetchall())
                     is_committing = True
                     connection.execute("COMMIT")
             except BaseException:
-                # A connection that is lost has nothing to undo; why it is, is what is to be told.
+                # On a lost connection the rollback fails too. The first error must be reported.
                 with suppress(Exception):
                     connection.rollback()
                 raise
             finally:
-                self._at_work.writer = None
+                self._thread.writer = None
         self.send_messages(due)
 
     def fetch_all(self, query: str, *values: Any) -> list[dict[str, Any]]:
-        """The rows that a query finds."""
-        if not all(map(_can_be_kept, values)):
+        """Return all rows of a query."""
+        if not all(map(_is_storable, values)):
             return []
-        writer: PostgresWriter | None = getattr(self._at_work, "writer", None)
+        writer: PostgresWriter | None = getattr(self._thread, "writer", None)
         return self._read(query, values) if writer is None else writer.execute(query, values).fetchall()
 
     def fetch_one(self, query: str, *values: Any) -> dict[str, Any]:
-        """The first row that a query finds, where there must be one."""
+        """Return the first row of a query, or raise StoreError if there is none."""
         rows = self.fetch_all(query, *values)
         if not rows:
-            raise StoreError("The store in Postgres lacks what it should hold.")
+            raise StoreError("The store in Postgres is damaged: a required row is missing.")
         return rows[0]
 
     def execute_returning(self, query: str, *values: Any) -> dict[str, Any] | None:
-        """The row that a statement gives, if any, which is a transaction of its own."""
+        """Execute one statement as a transaction, and return its first row or None."""
         with self._connection(lambda: False) as connection:
             return PostgresWriter(connection).execute(query, values).fetchone()
 
     def execute_returning_locked(self, run_id: str, query: str, *values: Any) -> dict[str, Any] | None:
-        """The row that a statement gives, if any, in a transaction of its own which has locked the run before."""
+        """Lock a run and execute one statement in a transaction, and return its first row or None."""
         with self._connection(lambda: False) as connection:
-            # What is sent before the server is asked to come to an end of it is one transaction.
+            # Statements of a pipeline up to its synchronization are one transaction.
             with connection.pipeline():
                 writer = PostgresWriter(connection)
                 writer.execute(_LOCK_RUN, (run_id,))
-                given = writer.execute(query, values)
-            return given.fetchone()
+                result = writer.execute(query, values)
+            return result.fetchone()
 
     def lock_name(self, db: Any, name: str) -> None:
-        """Let no other transaction lock the name until this one is done."""
+        """Lock a name until the end of the transaction."""
         db.execute("select pg_advisory_xact_lock(hashtextextended(?, 0))", (name,))
 
     def lock_run(self, db: Any, run_id: str) -> None:
-        """Let no other transaction write to a run until this one is done."""
+        """Lock a run against other writers until the end of the transaction."""
         self.mark_run_written(db, run_id)
         db.execute(_LOCK_RUN, (run_id,))
 
     def mark_run_written(self, db: Any, run_id: str) -> None:
-        """Say that this transaction writes to a run which one of its statements has locked."""
-        self._at_work.writer.runs.add(run_id)
+        """Register that the transaction writes to a run that one of its statements has locked."""
+        self._thread.writer.runs.add(run_id)
 
-    def find_overdue(self, since: float, limit: int) -> list[DueMessage]:
-        """So many of the visits that were due before a time, and are of workers of a service."""
-        return _notes(self.fetch_all(_OVERDUE, SERVICE, since, limit))
+    def find_overdue(self, before: float, limit: int) -> list[DueMessage]:
+        """Return messages about up to `limit` visits of service runs that were due before a time."""
+        return _due_messages(self.fetch_all(_OVERDUE, SERVICE, before, limit))
 
     def send_messages(self, messages: Sequence[DueMessage]) -> None:
-        """Send messages about what is due. That it could not be done is not an error: a sweep finds what nobody goes on with."""
-        if self._messages is None or not messages:
+        """Send messages about due visits. A failure is only logged, since a sweep sends them again."""
+        if self._message_queue is None or not messages:
             return
         try:
-            self._messages.send(messages, time.time())
+            self._message_queue.send(messages, time.time())
         except StoreError as error:
             logger.warning(
-                "no message was sent about %d visits that are due; a sweep sends it: %s", len(messages), error
+                "no message was sent about %d due visits; a sweep will send them: %s", len(messages), error
             )
 
     def notify(self) -> None:
-        """Let other processes know that something is due or has changed. That it could not be done is not an error."""
-        if self._messages is None:
+        """Notify other processes of a change. A failure is ignored, since they also poll."""
+        if self._message_queue is None:
             with suppress(StoreError):
                 self.execute_returning(f"select pg_notify('{CHANNEL}', '')")
 
-    def listen(self, heard: Callable[[], object]) -> None:
-        """From now on a thread calls `heard` when a process has written something that is due, until the database is closed."""
-        if self._messages is None:
-            self._listeners.append(Listener(self._conninfo(), heard))
+    def listen(self, on_notify: Callable[[], object]) -> None:
+        """Start a thread that calls `on_notify` for each notification, until the database is closed."""
+        if self._message_queue is None:
+            self._listeners.append(Listener(self._conninfo(), on_notify))
 
     @retry_unwritten
     def _read(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -228,7 +248,9 @@ class PostgresDatabase:
 
     @contextmanager
     def _connection(self, is_unwritten: Callable[[], bool]) -> Iterator[Connection]:
-        """A connection of the pool. `is_unwritten` tells whether what is lost with it cannot have been written."""
+        """Take a connection of the pool. `is_unwritten` says whether a lost connection has certainly
+        written nothing.
+        """
         import psycopg
         from psycopg_pool import PoolTimeout
 
@@ -238,27 +260,29 @@ class PostgresDatabase:
                 try:
                     yield connection
                 except psycopg.Error as error:
-                    if self._passes(error, connection, is_unwritten):
+                    if self._may_retry(error, connection, is_unwritten):
                         raise UnwrittenError(str(failure_of(error))) from error
                     raise
         except PoolTimeout as error:
-            raise self._why_no_connection() from error
+            raise self._connection_failure() from error
         except psycopg.Error as error:
             raise failure_of(error) from error
 
-    def _passes(self, error: psycopg.Error, connection: Connection, is_unwritten: Callable[[], bool]) -> bool:
-        """Whether nothing was written, and the same may go well the next time."""
-        if error.sqlstate in _IN_THE_WAY:
+    def _may_retry(
+        self, error: psycopg.Error, connection: Connection, is_unwritten: Callable[[], bool]
+    ) -> bool:
+        """Return whether nothing was written and a retry may succeed."""
+        if error.sqlstate in _CONFLICTS:
             return True
         if error.sqlstate in _NOT_PREPARED or (error.sqlstate == _STALE_PLAN and "cached plan" in str(error)):
             if error.sqlstate in _NOT_PREPARED:
                 self._prepare_after = None
             connection.close()
             return True
-        return (connection.broken or error.sqlstate in _FAREWELLS) and is_unwritten()
+        return (connection.broken or error.sqlstate in _SESSION_ENDED) and is_unwritten()
 
-    def _why_no_connection(self) -> StoreError:
-        """What keeps the pool from giving a connection, which it does not say."""
+    def _connection_failure(self) -> StoreError:
+        """Return why the pool has no connection, which the pool does not report."""
         import psycopg
 
         try:
@@ -269,7 +293,7 @@ class PostgresDatabase:
 
 
 class PostgresWriter:
-    """A connection that takes the SQL of `noetl.executor.stores.sql.database`. `runs` are those that its transaction writes to."""
+    """A connection that accepts the SQL of `sql/database.py`. `runs` are those its transaction writes to."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -277,20 +301,20 @@ class PostgresWriter:
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> PostgresResult:
         return PostgresResult(
-            self._connection.execute(_translated(query), [_plain(value) for value in values])
+            self._connection.execute(_to_psycopg(query), [_to_column(value) for value in values])
         )
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
-        listed = [[_plain(value) for value in row] for row in rows]
+        listed = [[_to_column(value) for value in row] for row in rows]
         if len(listed) == 1:
-            self._connection.execute(_translated(query), listed[0])
+            self._connection.execute(_to_psycopg(query), listed[0])
         elif listed:
             with self._connection.cursor() as cursor:
-                cursor.executemany(_translated(query), listed)
+                cursor.executemany(_to_psycopg(query), listed)
 
 
 class PostgresResult:
-    """What a statement gave. Of one that was sent in a pipeline nothing is known until it is asked for."""
+    """The result of a statement, which a pipeline fetches when it is used."""
 
     __slots__ = ("_cursor",)
 
@@ -300,7 +324,7 @@ class PostgresResult:
     @property
     def rowcount(self) -> int:
         if self._cursor.pgresult is None:
-            # `Pipeline.sync` would wait for the answer to what it has sent in part only, when that is much.
+            # `Pipeline.sync` would block forever if a long statement was sent only in part.
             try:
                 self._cursor.fetchone()
             except self._cursor.connection.ProgrammingError:
@@ -318,12 +342,12 @@ class PostgresResult:
         return iter(self._cursor)
 
 
-def _notes(rows: Iterable[Mapping[str, Any]]) -> list[DueMessage]:
+def _due_messages(rows: Iterable[Mapping[str, Any]]) -> list[DueMessage]:
     return [DueMessage(row["run_id"], row["id"], row["step"], row["due_at"]) for row in rows]
 
 
-def _check(connection: psycopg.Connection[Any]) -> None:
-    """Nothing, unless the server has something to say to an idle connection: farewell, most likely."""
+def _check_connection(connection: psycopg.Connection[Any]) -> None:
+    """Check an idle connection if the server has sent something, most likely that it ends the session."""
     with _Selector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         if selector.select(0):
@@ -331,29 +355,31 @@ def _check(connection: psycopg.Connection[Any]) -> None:
 
 
 def _check_schema(connection: psycopg.Connection[Any]) -> None:
-    there = connection.execute("select to_regclass('noetl_migrations')").fetchone()
+    table = connection.execute("select to_regclass('noetl_migrations')").fetchone()
     applied = 0
-    if there is not None and there[0] is not None:
+    if table is not None and table[0] is not None:
         row = connection.execute("select coalesce(max(number), 0) from noetl_migrations").fetchone()
         applied = 0 if row is None else row[0]
     if applied < SCHEMA_VERSION:
         raise SchemaError("The schema of the store in Postgres is not up to date: run `noetl db upgrade`.")
     if applied > SCHEMA_VERSION:
-        message = f"The store in Postgres has schema {applied}, and this version of noetl knows {SCHEMA_VERSION}: it takes a later one."
-        raise SchemaError(message)
+        raise SchemaError(
+            f"The store in Postgres has schema {applied}, but this version of noetl knows only"
+            f" {SCHEMA_VERSION}: install a later version."
+        )
 
 
 @lru_cache(maxsize=1024)
-def _translated(query: str) -> bytes:
+def _to_psycopg(query: str) -> bytes:
     return query.replace("%", "%%").replace("?", "%s").encode()
 
 
-def _plain(value: Any) -> Any:
+def _to_column(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _can_be_kept(value: Any) -> bool:
-    """Whether there can be such a value in a column: not text with a NUL, or half a surrogate pair, in it."""
+def _is_storable(value: Any) -> bool:
+    """Return whether a column can hold the value: no text with a NUL or with half a surrogate pair."""
     if not isinstance(value, str):
         return True
     try:

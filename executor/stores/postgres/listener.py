@@ -1,4 +1,15 @@
-"""What other processes that share a Postgres have to say."""
+"""A listener for notifications of other processes that share a Postgres database.
+
+Problem: a worker should learn at once that another process has made a visit due, without polling often.
+
+Algorithm: `LISTEN` and `NOTIFY` on one channel. A thread waits on the connection and on a socket pair that
+`close` writes to.
+
+Cost: one connection for each process.
+
+Limits: notifications during a lost connection are missed. Workers also poll, so a missed notification only
+delays them.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +20,27 @@ from collections.abc import Callable
 from contextlib import suppress
 
 CHANNEL = "noetl"
-AGAIN_SECONDS = 0.5
-"""How long after a failure a connection is tried again."""
+RECONNECT_SECONDS = 0.5
+"""Pause before a failed connection is tried again."""
 
 
 class Listener:
-    """A thread that calls `heard` when a process has written something that is due, until it is closed.
+    """A thread that calls `on_notify` for each notification of another process, until it is closed."""
 
-    Who does not hear looks by himself now and then, so a connection that is lost makes work slower, not less.
-    """
-
-    def __init__(self, conninfo: str, heard: Callable[[], object]) -> None:
+    def __init__(self, conninfo: str, on_notify: Callable[[], object]) -> None:
         self._conninfo = conninfo
-        self._heard = heard
+        self._on_notify = on_notify
         self._closed = threading.Event()
-        self._bell, self._rope = socket.socketpair()
+        self._wakeup_receiver, self._wakeup_sender = socket.socketpair()
         self._thread = threading.Thread(target=self._listen, name="noetl-listen", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, which may be busy with connecting: that is not waited for."""
+        """End the thread. A thread that is connecting is not waited for."""
         self._closed.set()
         with suppress(OSError):
-            self._rope.send(b"!")
-        self._thread.join(2 * AGAIN_SECONDS)
+            self._wakeup_sender.send(b"!")
+        self._thread.join(2 * RECONNECT_SECONDS)
 
     def _listen(self) -> None:
         import psycopg
@@ -40,15 +48,15 @@ class Listener:
         while not self._closed.is_set():
             with suppress(psycopg.Error), psycopg.connect(self._conninfo, autocommit=True) as connection:
                 connection.execute(f"listen {CHANNEL}".encode())
-                # Something may have been said while nobody listened.
-                self._heard()
+                # Notifications may have been missed before the connection was made.
+                self._on_notify()
                 with selectors.DefaultSelector() as selector:
-                    for source in (connection.fileno(), self._bell):
+                    for source in (connection.fileno(), self._wakeup_receiver):
                         selector.register(source, selectors.EVENT_READ)
                     while not self._closed.is_set():
                         selector.select()
                         if list(connection.notifies(timeout=0)):
-                            self._heard()
-            self._closed.wait(AGAIN_SECONDS)
-        self._bell.close()
-        self._rope.close()
+                            self._on_notify()
+            self._closed.wait(RECONNECT_SECONDS)
+        self._wakeup_receiver.close()
+        self._wakeup_sender.close()

@@ -45,7 +45,9 @@ _STEP = """
     )
     select count(*) as entered, (select queue from run) as queue from entered
 """
-"""A step of a chain: its outcome, the visit that follows and the history, in one statement, which is a transaction."""
+"""A step of a chain: its outcome, the visit that follows and the history, in one statement, which is a
+transaction.
+"""
 
 
 _VISIT = [column.strip('"') for column in (*HEAD.split(", "), "saved")]
@@ -67,8 +69,8 @@ _CLAIM = f"""
     )
     select * from claimed, run
 """
-"""A claim in one statement, so that the run is locked for no longer than that takes. Rows that others have changed since it
-began are looked at again as they are now.
+"""A claim in one statement, so that the run is locked for no longer than that takes. Rows that others have
+changed since it began are looked at again as they are now.
 """
 
 
@@ -94,18 +96,19 @@ _ARRIVAL = f"""
     )
     select {", ".join(f'following."{name}"' for name in _VISIT)} from done left join following on true
 """
-"""A branch that arrives at a join which others are still on the way to: its outcome, and the next visit of the run that is due.
-For a transaction that has locked the run.
+"""A branch that arrives at a join which others are still on the way to: its outcome, and the next visit of
+the run that is due. For a transaction that has locked the run.
 """
 
 
 class PostgresStore(SqlStore):
-    """The store in the database that a libpq URI leads to, or what gives one for every new connection. What another
-    transaction or a lost connection keeps from being written is written again; where it cannot be known whether it was, that
-    is a StoreError.
+    """The store in the database that a libpq URI leads to, or what gives one for every new connection. What
+    another transaction or a lost connection keeps from being written is written again; where it cannot be
+    known whether it was, that is a StoreError.
 
-    With the URL of a queue, messages there tell of whatever becomes due for workers of a service: they call functions. The table
-    stays the queue, and a message is a hint, which a sweep sends again where it was lost.
+    With the URL of a queue, messages there tell of whatever becomes due for workers of a service: they call
+    functions. The table stays the queue, and a message is a hint, which a sweep sends again where it was
+    lost.
 
     Raises:
         StoreError: it cannot be reached, or its schema is not up to date.
@@ -172,8 +175,9 @@ class PostgresStore(SqlStore):
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
     ) -> Claim | MessageOutcome:
-        """The claim of the visit that a message tells of, or what is to be done with the message. What follows from a visit that
-        was done before stands in the table, and is found by a sweep where nobody was told.
+        """The claim of the visit that a message tells of, or what is to be done with the message. What
+        follows from a visit that was done before stands in the table, and is found by a sweep where nobody
+        was told.
         """
         note = DueMessage.decode(body)
         query = f"select run_id, id, step, number, attempt, started_at, status, due_at from visits where run_id = ? and id = ? and {ACTIVE}"
@@ -216,7 +220,9 @@ class PostgresStore(SqlStore):
         return Claim(run_from_row(row), visit_from_row({name: row[f"visit_{name}"] for name in _VISIT}))
 
     def _only_branch(self, commit: Commit) -> Branch | None:
-        """The branch that a step hands on when nothing else comes of it but that others are not waited for any more."""
+        """The branch that a step hands on when nothing else comes of it but that others are not waited for
+        any more.
+        """
         visit = commit.visit
         is_plain = (
             visit.finished_at is not None
@@ -243,8 +249,9 @@ class PostgresStore(SqlStore):
         return row["queue"], self.plan_header(row["plan_hash"]).sequential
 
     def _arrive(self, commit: Commit, branch: Branch, now: float, claim_for: Lease | None) -> Row | None:
-        """The row of the visit that was claimed with the commit, with nothing in it where there is none; None when the commit
-        could not be made so: the run is stopping, the join has nothing left to wait for, or the claim was lost.
+        """The row of the visit that was claimed with the commit, with nothing in it where there is none;
+        None when the commit could not be made so: the run is stopping, the join has nothing left to wait
+        for, or the claim was lost.
         """
         visit = commit.visit
         run_id = visit.run_id
