@@ -6,13 +6,13 @@ import sys
 
 
 def main() -> None:
-    """Run the command that the arguments name, and leave the interpreter with its exit code."""
+    """Run the command that the arguments name, and exit with its exit code."""
     try:
-        # It takes a moment to load, and may be asked to end meanwhile.
+        # The import takes a moment, in which Ctrl-C may come.
         from noetl.api.cli.app import run_app
 
         run_app()
     except KeyboardInterrupt:
-        from noetl.api.cli.display.console import INTERRUPTED
+        from noetl.api.cli.display.console import EXIT_INTERRUPTED
 
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The commands, and what becomes of whatever goes wrong in one of them."""
+"""The command line `noetl`: its commands, and the report of an error in one of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noetl.api.cli.commands.schema import schema
 from noetl.api.cli.commands.serve import serve
 from noetl.api.cli.commands.submit import submit
 from noetl.api.cli.commands.worker import worker
-from noetl.api.cli.display.console import FAILED, MISUSED, RefusalError, say, write
+from noetl.api.cli.display.console import EXIT_FAILED, EXIT_USAGE, CommandError, print_message, write_stdout
 
 app = typer.Typer(
     name="noetl",
@@ -47,7 +47,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        write(f"noetl {version('noetl')}\n")
+        write_stdout(f"noetl {version('noetl')}\n")
         raise typer.Exit
 
 
@@ -60,26 +60,26 @@ def noetl(
 ) -> None:
     """Compile YAML playbooks into checked graphs, and run them durably, step by step."""
     if context.invoked_subcommand is None:
-        # With rich the help is printed as it is made, and what comes back is empty.
-        write(context.get_help())
+        # With rich, `get_help` prints the help itself and returns an empty text.
+        write_stdout(context.get_help())
 
 
 def run_app() -> NoReturn:
-    """Run the command line and exit: with a sentence on stderr for whatever went wrong, never with a traceback.
+    """Run the command line and exit. An error is one sentence on stderr, never a traceback.
 
     Raises:
-        KeyboardInterrupt: it was asked to end.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # A file that is opened next, the store of all things, is not to take the number of one that is closed.
+            # Without this, the next opened file, such as the store, would get the descriptor of a closed stream.
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks is no reason to fail.
+        # A character that the encoding of the terminal cannot express must not fail the command.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
-    except Exception as error:  # noqa: BLE001 - the last resort
+    except Exception as error:  # noqa: BLE001  The last resort.
         if os.environ.get("NOETL_DEBUG") == "1":
             import traceback
 
@@ -89,18 +89,20 @@ def run_app() -> NoReturn:
 
 
 def _report(error: Exception) -> int:
-    """Say what went wrong, and answer with the exit code."""
+    """Print the error, and return the exit code."""
     from noetl.executor.errors import RejectedError, SettingError, StoreError
 
-    if isinstance(error, RefusalError):
+    if isinstance(error, CommandError):
         for sentence in str(error).split("\n"):
-            say(f"noetl: {sentence}")
+            print_message(f"noetl: {sentence}")
         return error.exit_code
     if isinstance(error, RejectedError | SettingError | StoreError | OSError):
-        where = " Where it is: NOETL_STORE, or --store." if isinstance(error, StoreError) else ""
+        hint = " Set the store with NOETL_STORE or --store." if isinstance(error, StoreError) else ""
         text = str(error)
-        say(f"noetl: {text}{'.' if where and not text.endswith('.') else ''}{where}")
-        return MISUSED
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    say(f"noetl: NP900 internal error: {what}. Please report it; NOETL_DEBUG=1 shows where it happened.")
-    return FAILED
+        print_message(f"noetl: {text}{'.' if hint and not text.endswith('.') else ''}{hint}")
+        return EXIT_USAGE
+    description = f"{type(error).__name__}: {error}".rstrip(": ")
+    print_message(
+        f"noetl: NP900 internal error: {description}. Please report it; NOETL_DEBUG=1 shows where it happened."
+    )
+    return EXIT_FAILED

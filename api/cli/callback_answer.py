@@ -1,4 +1,4 @@
-"""An answer from outside to a step that waits for it."""
+"""Answers and heartbeats for a step that waits in a `callback`, over HTTP or in a store."""
 
 from __future__ import annotations
 
@@ -8,64 +8,67 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from noetl.api.cli.display.console import FAILED, RefusalError, say
+from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
 from noetl.executor.model.json_values import read_json
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run, WaitKey
     from noetl.executor.stores.interface import Store
 
-_HTTP_SECONDS = 30.0
-_TAKEN_UP_SECONDS = 1.5
-_LOOK_EVERY_SECONDS = 0.1
-_LONGEST_SHOWN = 100
+_HTTP_TIMEOUT_SECONDS = 30.0
+_PICKUP_SECONDS = 1.5
+"""Time in which a live worker claims the answered visit."""
+
+_POLL_SECONDS = 0.1
+_MAX_HINT_LENGTH = 100
 
 
-def read_answer(text: str) -> Any:
-    """The JSON value of an answer; `-` reads it from standard input.
+def parse_answer(text: str) -> Any:
+    """Parse the JSON value of an answer. `-` reads it from standard input.
 
     Raises:
-        RefusalError: it is not JSON.
+        CommandError: the text is not JSON.
     """
     try:
         if text == "-":
             text = sys.stdin.buffer.read().decode("utf-8-sig")
         return read_json(text)
     except ValueError as error:
-        hint = (
-            ""
-            if text[:1] in '{["' or len(text) > _LONGEST_SHOWN
-            else f"; as text it is written '{json.dumps(text, ensure_ascii=False)}'"
-        )
-        raise RefusalError(f"the answer is not JSON: {error}{hint}") from error
+        is_word = text[:1] not in '{["' and len(text) <= _MAX_HINT_LENGTH
+        hint = f"; write text as '{json.dumps(text, ensure_ascii=False)}'" if is_word else ""
+        raise CommandError(f"the answer is not JSON: {error}{hint}") from error
 
 
-def token_of(address: str) -> str:
-    """The token in what a callback has asked with: that, or the last part of the URL."""
+def token_from(address: str) -> str:
+    """Return the token of a callback, given as the token or as its URL.
+
+    >>> token_from("https://example.com/workflows/callbacks/9f3c/")
+    '9f3c'
+    """
     return address.strip().rstrip("/").rpartition("/")[2]
 
 
 def answer_over_http(url: str, answer: Any, *, heartbeat: bool) -> None:
-    """The service at the URL has the answer, or has heard that it is being worked on.
+    """Send an answer, or a heartbeat, to the service at the URL of the callback.
 
     Raises:
-        RefusalError: it cannot be reached, or refuses.
+        CommandError: the request fails, or the service refuses it.
     """
     import httpx
 
     url = url.strip().rstrip("/") + ("/heartbeat" if heartbeat else "")
     host = urlsplit(url).netloc
     try:
-        response = httpx.post(url, json=answer, timeout=_HTTP_SECONDS)
+        response = httpx.post(url, json=answer, timeout=_HTTP_TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise RefusalError(f"{host} cannot be asked: {error}") from error
+        raise CommandError(f"request to {host} failed: {error}") from error
     if not response.is_success:
-        raise RefusalError(f"{host} refuses: {_detail(response)}", FAILED)
-    say("heard" if heartbeat else "answered")
+        raise CommandError(f"{host} refuses: {_problem_detail(response)}", EXIT_FAILED)
+    print_message("heartbeat recorded" if heartbeat else "answered")
 
 
-def _detail(response: Any) -> str:
-    """Why a service refuses, in its own words where it has any."""
+def _problem_detail(response: Any) -> str:
+    """Return the detail of a problem document, or the status of another response."""
     try:
         detail = response.json()["detail"]
     except (ValueError, LookupError, TypeError):
@@ -74,11 +77,10 @@ def _detail(response: Any) -> str:
 
 
 def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -> None:
-    """The step that waits for the token has the answer, or it is noted that this is being worked on. Where nobody goes on
-    with the run, the way to do so is said.
+    """Write an answer, or a heartbeat, to the store. Print how to resume a run that no worker executes.
 
     Raises:
-        RefusalError: nobody waits for it, or another answer came before.
+        CommandError: no step waits for the token, or another answer is recorded.
     """
     from noetl.executor.engine.external import hash_of
     from noetl.executor.errors import RejectedError
@@ -86,43 +88,48 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
     try:
         if heartbeat:
             store.record_heartbeat(hash_of(token), time.time())
-            say("heard")
+            print_message("heartbeat recorded")
             return
         key = store.answer(hash_of(token), answer, time.time())
     except RejectedError as error:
-        raise RefusalError(error.message, FAILED) from error
-    say(f"answered run {key.run_id}")
-    _say_how_it_goes_on(store, key)
+        raise CommandError(error.message, EXIT_FAILED) from error
+    print_message(f"answered run {key.run_id}")
+    _print_resume_hint(store, key)
 
 
-def _say_how_it_goes_on(store: Store, key: WaitKey) -> None:
+def _print_resume_hint(store: Store, key: WaitKey) -> None:
     from noetl.api.cli.local.run_to_end import is_abandoned
     from noetl.api.service.runs import DEFAULT_TENANT
 
     run = store.run(DEFAULT_TENANT, key.run_id)
     if run is None or run.origin != "local" or run.status.is_final:
         return
-    if is_abandoned(store, run) and not _is_taken_up(store, key):
-        say(f"nobody is at work on it: `noetl runs resume {_first(store, run).id}` goes on with the run")
+    if is_abandoned(store, run) and not _is_picked_up(store, key):
+        first_run = _first_open_run(store, run)
+        print_message(f"no live worker holds this run; resume it with `noetl runs resume {first_run.id}`")
 
 
-def _is_taken_up(store: Store, key: WaitKey) -> bool:
-    """Whether a worker goes on with the visit within a moment: one that has only waited so far leaves no trace of that."""
-    until = time.monotonic() + _TAKEN_UP_SECONDS
-    before = _claims(store, key)
-    while time.monotonic() < until:
-        if _claims(store, key) != before:
+def _is_picked_up(store: Store, key: WaitKey) -> bool:
+    """Return whether a worker claims the visit within `_PICKUP_SECONDS`.
+
+    This finds a worker that has only waited so far: it has no claim that `is_abandoned` could see.
+    """
+    deadline = time.monotonic() + _PICKUP_SECONDS
+    state = _claim_state(store, key)
+    while time.monotonic() < deadline:
+        if _claim_state(store, key) != state:
             return True
-        store.changes.wait(store.changes.count, _LOOK_EVERY_SECONDS)
+        store.changes.wait(store.changes.count, _POLL_SECONDS)
     return False
 
 
-def _claims(store: Store, key: WaitKey) -> tuple[int, float | None]:
-    """What changes with every claim of the visit."""
-    return next((v.fence, v.finished_at) for v in store.visits(key.run_id) if v.id == key.visit_id)
+def _claim_state(store: Store, key: WaitKey) -> tuple[int, float | None]:
+    """Return values that change with every claim of the visit."""
+    visits = store.visits(key.run_id)
+    return next((visit.fence, visit.finished_at) for visit in visits if visit.id == key.visit_id)
 
 
-def _first(store: Store, run: Run) -> Run:
-    """The run with which a process began that has walked this one, if it has not ended."""
-    first = store.run(run.tenant, run.queue)
-    return run if first is None or first.status.is_final else first
+def _first_open_run(store: Store, run: Run) -> Run:
+    """Return the run with which the queue of `run` began, or `run` if that one has ended."""
+    first_run = store.run(run.tenant, run.queue)
+    return run if first_run is None or first_run.status.is_final else first_run

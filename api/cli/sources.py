@@ -1,4 +1,4 @@
-"""Playbooks as the command line names them: a file, or `-` for standard input."""
+"""Playbooks on the command line: a file, or `-` for standard input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from noetl.api.cli.display.console import FAILED, RefusalError, show
+from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_report
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from noetl.planner.plan import Plan
 
 
-class Target(StrEnum):
-    """Where a playbook is to run, when that bounds what it can do."""
+class CompileTarget(StrEnum):
+    """A platform whose limits a playbook must respect."""
 
     LAMBDA = "lambda"
 
 
-TargetOption = Annotated[Target | None, typer.Option("--target", help="Also check that it can run there.")]
+TargetOption = Annotated[
+    CompileTarget | None, typer.Option("--target", help="Also check that the playbook can run there.")
+]
 
-_MORE_THAN_ANY_PLAYBOOK = (1 << 20) + 1
+_MAX_READ_BYTES = (1 << 20) + 1
+"""One byte more than a playbook may have, so that a longer file is reported and not read completely."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The bytes of a playbook, under the name its user gave."""
+class PlaybookSource:
+    """The bytes of a playbook, with the name of the file as the user wrote it."""
 
     file: str
     content: bytes
@@ -40,54 +43,54 @@ class Source:
         return self.content.decode("utf-8-sig", "replace")
 
 
-def read_source(file: str) -> Source:
-    """What the file holds, up to one byte more than a playbook may.
+def read_source(file: str) -> PlaybookSource:
+    """Read a file, or standard input for `-`, up to `_MAX_READ_BYTES`.
 
     Raises:
-        RefusalError: it cannot be read.
+        CommandError: the file cannot be read.
     """
     try:
         if file == "-":
-            return Source(file, sys.stdin.buffer.read(_MORE_THAN_ANY_PLAYBOOK))
-        with Path(file).open("rb") as opened:
-            return Source(file, opened.read(_MORE_THAN_ANY_PLAYBOOK))
+            return PlaybookSource(file, sys.stdin.buffer.read(_MAX_READ_BYTES))
+        with Path(file).open("rb") as stream:
+            return PlaybookSource(file, stream.read(_MAX_READ_BYTES))
     except OSError as error:
-        raise RefusalError(f"cannot read {file}: {error.strerror or error}") from error
+        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:
-        raise RefusalError(f"cannot read {file!r}: {error}") from error
+        raise CommandError(f"cannot read {file!r}: {error}") from error
 
 
-def compile_source(source: Source, target: str | None = None) -> Compilation:
-    """The source compiled for the actions that this installation has, and for the target it is to run on, if given."""
+def compile_source(source: PlaybookSource, target: str | None = None) -> Compilation:
+    """Compile a playbook for the action types of this installation, and for `target` if given."""
     from noetl.executor.actions import catalogue
     from noetl.planner.compile import compile_playbook
 
     return compile_playbook(source.content, catalogue(), target)
 
 
-def compiled_plan(source: Source, *, quiet: bool = False, target: str | None = None) -> Plan:
-    """The plan of the source, after everything that was found in it has been said on stderr; quietly, errors only.
+def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str | None = None) -> Plan:
+    """Return the plan of a playbook, and print its diagnostics to stderr. With `quiet`, print only errors.
 
     Raises:
-        RefusalError: the playbook has errors.
+        CommandError: the playbook has errors.
     """
     from noetl.planner.diagnostics.codes import Severity
     from noetl.planner.diagnostics.render import full, summary
 
     compilation = compile_source(source, target)
-    checked = [found(source, compilation)]
+    checked = checked_source(source, compilation)
     if quiet:
         errors = tuple(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
-        checked = [replace(checked[0], diagnostics=errors)]
-    if checked[0].diagnostics:
-        show(full(checked))
+        checked = replace(checked, diagnostics=errors)
+    if checked.diagnostics:
+        print_report(full([checked]))
     if compilation.plan is None:
-        raise RefusalError(summary(checked), FAILED)
+        raise CommandError(summary([checked]), EXIT_FAILED)
     return compilation.plan
 
 
-def found(source: Source, compilation: Compilation) -> Checked:
-    """The source with what was found in it, to be reported."""
+def checked_source(source: PlaybookSource, compilation: Compilation) -> Checked:
+    """Return a playbook with its diagnostics, for a report."""
     from noetl.planner.diagnostics.render import Checked
 
     return Checked(source.file, source.text, compilation.diagnostics)

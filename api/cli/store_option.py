@@ -1,4 +1,4 @@
-"""The store that a command works on."""
+"""The option `--store`, and the store that it names."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Where runs are kept. Else NOETL_STORE, or .noetl/noetl.db in this folder.",
+        help="The store of the runs. Else NOETL_STORE, or .noetl/noetl.db in this folder.",
     ),
 ]
 
 
 @contextmanager
-def opened(url: str | None, *, create: bool = True) -> Iterator[Store]:
-    """The store at the URL, or that of the environment, for the time of a command."""
+def open_command_store(url: str | None, *, create: bool = True) -> Iterator[Store]:
+    """Open the store at `url`, or the one that the environment names, and close it at the end."""
     from noetl.executor.stores import open_store
 
     store = open_store(url, create=create)

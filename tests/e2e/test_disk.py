@@ -43,7 +43,7 @@ def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, request: pytest.
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     said = running.communicate(timeout=SECONDS)[1]
     assert running.returncode == 2, said
-    assert said.rstrip().endswith("Where it is: NOETL_STORE, or --store.")
+    assert said.rstrip().endswith("Set the store with NOETL_STORE or --store.")
     assert "Traceback" not in said
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
     ((run,), _) = store.runs("default")

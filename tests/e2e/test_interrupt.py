@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from noetl.api.cli.local.run_to_end import _leave_what_hangs
+from noetl.api.cli.local.run_to_end import _exit_if_threads_hang
 from noetl.executor.stores import open_store
 
 from tests.e2e.processes import Alive, noetl
@@ -42,7 +42,7 @@ def test_commands_are_ended(tmp_path: Path, loop: object) -> None:
     assert [(visit.status, visit.error, visit.claims) for visit in store.visits(run.id)] == [
         ("running", None, 0)
     ]
-    assert err.splitlines()[-1] == f"interrupted; `noetl runs resume {run.id}` goes on with the run"
+    assert err.splitlines()[-1] == f"interrupted; resume the run with `noetl runs resume {run.id}`"
     store.close()
 
 
@@ -73,5 +73,5 @@ def test_threads_at_work_are_waited_for() -> None:
     """The interpreter is not to take itself apart while one of them is in the middle of a query."""
     thread = threading.Thread(target=time.sleep, args=(0.5,), name="noetl-walk-0", daemon=True)
     thread.start()
-    _leave_what_hangs()
+    _exit_if_threads_hang()
     assert not thread.is_alive()

@@ -129,7 +129,7 @@ def test_one_that_is_asked_to_end_finishes_its_step(workers: Workers, store: Sto
         assert worker.stderr is not None
         said = [worker.stderr.readline(), worker.stderr.readline()]
         writing.write("in time")
-    assert (worker.wait(SECONDS), said) == (0, ["working\n", "finishing the steps at work\n"])
+    assert (worker.wait(SECONDS), said) == (0, ["working\n", "finishing the running steps\n"])
     assert [visit.status for visit in store.visits(run.id)] == ["succeeded", "ready"]
     workers.start()
     assert ended(store, run).result == {"heard": "in time"}
@@ -154,7 +154,7 @@ def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
     said = missing.communicate(timeout=SECONDS)[1]
     assert missing.returncode == 2
     assert said.startswith("noetl: The store in Postgres failed: ")
-    assert said.endswith(" Where it is: NOETL_STORE, or --store.\n")
+    assert said.endswith(" Set the store with NOETL_STORE or --store.\n")
     assert "Traceback" not in said
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from noetl.api.cli.local.playbook_finder import Beside
+from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.actions import catalogue
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.engine.external import hash_of
@@ -43,7 +43,7 @@ class Beginning(Play):
         super().__init__(store, path.read_text("utf-8"), input, folder=folder, source=str(path))
 
     def walker(self, name: str = "one") -> Walker:
-        return replace(super().walker(name), find_playbook=Beside(self.store))
+        return replace(super().walker(name), find_playbook=SiblingPlaybookFinder(self.store))
 
 
 @pytest.fixture

@@ -1,46 +1,49 @@
-"""`noetl db …`"""
+"""The commands `noetl db …`."""
 
 from __future__ import annotations
 
 import typer
-from noetl.api.cli.display.console import RefusalError, say
+from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 
-app = typer.Typer(help="Look after the database of a store.")
+app = typer.Typer(help="Maintain the database of a store.")
 
 
 @app.callback()
 def _group() -> None:
-    """A group of one command would be that command without this."""
+    """Make `db` a group, because typer turns a group of one command into that command."""
 
 
 @app.command("upgrade", epilog="Example: noetl db upgrade --store postgresql://localhost/noetl")
 def upgrade_database(store: StoreOption = None) -> None:
-    """Bring the schema of a store in Postgres up to date, or make the table of one in DynamoDB. Runs may be at work meanwhile;
-    doing it again changes nothing.
+    """Upgrade the schema of a store in Postgres, or create the table of a store in DynamoDB.
+
+    Workers may execute runs meanwhile. A repeated upgrade changes nothing.
     """
     from noetl.executor.stores import resolve_url
 
     url = resolve_url(store)
     if url.startswith("dynamodb://"):
-        _make_table(url)
+        _create_table(url)
         return
     try:
         from noetl.infra import migrations
     except ImportError as error:
-        raise RefusalError("a store in Postgres needs the extra `postgres` of this installation") from error
+        raise CommandError("a store in Postgres needs the extra `postgres` of this installation") from error
     if not url.startswith(("postgres://", "postgresql://")):
-        raise RefusalError(
-            "a store in Postgres or DynamoDB is upgraded: --store postgresql://HOST/DATABASE or dynamodb://TABLE, or"
-            " NOETL_STORE"
+        raise CommandError(
+            "only a store in Postgres or DynamoDB can be upgraded: name it with --store postgresql://HOST/DATABASE or"
+            " dynamodb://TABLE, or with NOETL_STORE"
         )
     applied = migrations.upgrade(url)
-    say(f"applied migration {', '.join(map(str, applied))}" if applied else "the schema is up to date")
+    print_message(
+        f"applied migration {', '.join(map(str, applied))}" if applied else "the schema is up to date"
+    )
 
 
-def _make_table(url: str) -> None:
+def _create_table(url: str) -> None:
     from noetl.executor.stores import table_name
     from noetl.infra import dynamodb
 
-    made = dynamodb.upgrade(table_name(url))
-    say(f"made {', '.join(made)}" if made else "the table is up to date")
+    created = dynamodb.upgrade(table_name(url))
+    print_message(f"created {', '.join(created)}" if created else "the table is up to date")

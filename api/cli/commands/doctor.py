@@ -1,12 +1,12 @@
-"""`noetl doctor`"""
+"""The command `noetl doctor`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from noetl.api.cli.display.console import FAILED, say, write, write_json
-from noetl.api.cli.store_option import StoreOption, opened
+from noetl.api.cli.display.console import EXIT_FAILED, print_message, write_json, write_stdout
+from noetl.api.cli.store_option import StoreOption, open_command_store
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -16,26 +16,32 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Check that a store holds what it must: no run is stuck, and nothing is left over. Runs may be at work meanwhile."""
+    """Check that a store is consistent: no run is stuck, and no row is left over.
+
+    Workers may execute runs meanwhile.
+    """
     from noetl.planner.diagnostics.terminal_text import visible
 
-    found = _examined(store)
+    findings = _find_inconsistencies(store)
     if json:
-        findings = [{"check": one.check, "workflow_id": one.run_id, "message": one.message} for one in found]
-        write_json({"healthy": not found, "findings": findings})
+        items = [
+            {"check": finding.check, "workflow_id": finding.run_id, "message": finding.message}
+            for finding in findings
+        ]
+        write_json({"healthy": not findings, "findings": items})
     else:
-        write("".join(f"{visible(one.message)}\n" for one in found))
-    if found:
-        raise typer.Exit(FAILED)
-    say("nothing is wrong")
+        write_stdout("".join(f"{visible(finding.message)}\n" for finding in findings))
+    if findings:
+        raise typer.Exit(EXIT_FAILED)
+    print_message("the store is consistent")
 
 
-def _examined(url: str | None) -> list[Finding]:
+def _find_inconsistencies(url: str | None) -> list[Finding]:
     from noetl.executor.errors import SchemaError
     from noetl.executor.stores.finding import Finding
 
     try:
-        with opened(url, create=False) as store:
+        with open_command_store(url, create=False) as store:
             return store.check_consistency()
     except SchemaError as error:
         return [Finding("schema", str(error))]

@@ -1,4 +1,4 @@
-"""`noetl explain`"""
+"""The command `noetl explain`."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import sys
 from typing import Annotated
 
 import typer
-from noetl.api.cli.display.console import RefusalError, write
+from noetl.api.cli.display.console import CommandError, write_stdout
 
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="Such as NP101; all codes without it.")
+        str | None,
+        typer.Argument(metavar="CODE", help="A code such as NP101. Without it, all codes are listed."),
     ] = None,
 ) -> None:
-    """Explain a code that `noetl check` reports, with an example that fails and one that passes."""
+    """Explain a code of `noetl check`, with an example that fails and one that passes."""
     from noetl.planner.diagnostics.codes import CODES
     from noetl.planner.diagnostics.diagnostic import suggest
     from noetl.planner.diagnostics.explanations import explanation
 
     if code is None:
         width = max(len(entry.severity) for entry in CODES.values())
-        write(
+        write_stdout(
             "".join(f"{entry.code}  {entry.severity:<{width}}  {entry.title}\n" for entry in CODES.values())
         )
         return
-    if (known := code.upper()) not in CODES:
-        hint = suggest(known, CODES)
-        raise RefusalError(f"there is no code {code}: {hint or '`noetl explain` lists all of them'}")
-    page = explanation(known)
+    if (normalized_code := code.upper()) not in CODES:
+        hint = suggest(normalized_code, CODES)
+        raise CommandError(f"unknown code {code}: {hint or '`noetl explain` lists all codes'}")
+    page = explanation(normalized_code)
     if not sys.stdout.isatty():
-        write(page)
+        write_stdout(page)
         return
     from rich.console import Console
     from rich.markdown import Markdown

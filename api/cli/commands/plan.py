@@ -1,4 +1,4 @@
-"""`noetl plan`"""
+"""The command `noetl plan`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from noetl.api.cli.display.console import RefusalError
+from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.sources import TargetOption
 
 if TYPE_CHECKING:
@@ -26,25 +26,27 @@ class PlanFormat(StrEnum):
 
 def plan(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A playbook, or - for standard input.")],
-    format: Annotated[PlanFormat, typer.Option("--format", "-f", help="What to write.")] = PlanFormat.TEXT,
+    format: Annotated[
+        PlanFormat, typer.Option("--format", "-f", help="The format of the output.")
+    ] = PlanFormat.TEXT,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="OUT", help="A file instead of stdout.")
+        str | None, typer.Option("--out", "-o", metavar="OUT", help="Write to this file instead of stdout.")
     ] = None,
     explain_joins: Annotated[
         bool,
-        typer.Option("--explain-joins", help="Say where branches are waited for, and why; as text or json."),
+        typer.Option("--explain-joins", help="Explain which joins wait for which branches, as text or json."),
     ] = False,
     target: TargetOption = None,
 ) -> None:
     """Compile a playbook and draw its plan, without running anything."""
-    from noetl.api.cli.sources import compiled_plan, read_source
+    from noetl.api.cli.sources import compile_or_fail, read_source
 
     if format is PlanFormat.PNG and out is None and sys.stdout.isatty():
-        raise RefusalError("a terminal does not show png: name a file with -o")
+        raise CommandError("cannot write png to a terminal: name a file with -o")
     if explain_joins and format not in (PlanFormat.TEXT, PlanFormat.JSON):
-        raise RefusalError(f"joins are explained as text or json, not as {format.value}")
-    plan = compiled_plan(read_source(file), target=target)
-    content = _explained(plan, format) if explain_joins else _drawn(plan, format)
+        raise CommandError(f"--explain-joins supports the formats text and json, not {format.value}")
+    plan = compile_or_fail(read_source(file), target=target)
+    content = _explain_joins(plan, format) if explain_joins else _draw(plan, format)
     if out is None:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -53,10 +55,10 @@ def plan(
     try:
         Path(out).write_bytes(content)
     except OSError as error:
-        raise RefusalError(f"cannot write {out}: {error.strerror or error}") from error
+        raise CommandError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-def _explained(plan: Plan, format: PlanFormat) -> bytes:
+def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:
     from noetl.planner.draw.join_report import meetings, told
 
     found = meetings(plan)
@@ -69,7 +71,7 @@ def _explained(plan: Plan, format: PlanFormat) -> bytes:
     ).encode()
 
 
-def _drawn(plan: Plan, format: PlanFormat) -> bytes:
+def _draw(plan: Plan, format: PlanFormat) -> bytes:
     from noetl.planner.draw import dot, mermaid, text
 
     match format:
@@ -89,4 +91,4 @@ def _drawn(plan: Plan, format: PlanFormat) -> bytes:
             try:
                 return render(dot.draw(plan), format.value)
             except GraphvizError as error:
-                raise RefusalError(str(error)) from error
+                raise CommandError(str(error)) from error

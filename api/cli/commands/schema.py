@@ -1,4 +1,4 @@
-"""`noetl schema`"""
+"""The command `noetl schema`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`noetl serve`"""
+"""The command `noetl serve`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import socket
 from typing import Annotated
 
 import typer
-from noetl.api.cli.display.console import RefusalError, say
+from noetl.api.cli.display.console import CommandError, print_message
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
-_LOOPBACK_ONLY = "for this machine only, as no authentication is configured"
+_LOOPBACK_ONLY = "for this machine only, because no authentication is configured"
 
 
 def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8000,
     store: StoreOption = None,
 ) -> None:
     """Serve HTTP, and execute the runs that are started over it.
 
     While there is no API key and no issuer of tokens (NOETL_JWT_ISSUER), only this machine is served.
-    Callbacks are answered here too, unless NOETL_PUBLIC_URL says how else they are reached.
+    Callback URLs start with NOETL_PUBLIC_URL, or with the address of this service.
     """
     from noetl.api.auth.loopback import is_loopback
 
     environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
-    if not is_loopback(host) and not _tells_callers_apart(environ):
-        raise RefusalError(
+    if not is_loopback(host) and not _has_authentication(environ):
+        raise CommandError(
             f"cannot serve on {host}: no authentication is configured, so only this machine may be served (127.0.0.1);"
-            " `noetl keys create` makes an API key, and NOETL_JWT_ISSUER names whose tokens are believed"
+            " `noetl keys create` creates an API key, and NOETL_JWT_ISSUER names an issuer of tokens"
         )
-    listener = _listener(host, port)
+    listener = _create_listener(host, port)
     with listener:
         url = os.environ.get("NOETL_PUBLIC_URL") or _address(listener)
         _serve(listener, {**environ, "NOETL_PUBLIC_URL": url})
 
 
-def _tells_callers_apart(environ: dict[str, str]) -> bool:
-    """Whether the service will ask for credentials. No store is made to find out."""
+def _has_authentication(environ: dict[str, str]) -> bool:
+    """Return whether the service will require credentials. Do not create a store for that."""
     from noetl.api.auth.jwt import read_issuer
     from noetl.executor.errors import StoreError
     from noetl.executor.stores import DEFAULT_URL, open_store
@@ -59,18 +59,18 @@ def _tells_callers_apart(environ: dict[str, str]) -> bool:
         store.close()
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def _create_listener(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise RefusalError(f"cannot serve on {host}: {error.strerror or error}") from error
+        raise CommandError(f"cannot serve on {host}: {error.strerror or error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise RefusalError(f"cannot serve on {host} port {port}: {error.strerror or error}") from error
+        raise CommandError(f"cannot serve on {host} port {port}: {error.strerror or error}") from error
     return listener
 
 
@@ -84,19 +84,19 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     for_service(environ)
     read_issuer(environ)
     open_store(environ.get("NOETL_STORE")).close()
-    served = "to those with an API key or a token" if _tells_callers_apart(environ) else _LOOPBACK_ONLY
+    clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 
-    class Server(uvicorn.Server):
+    class AnnouncingServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                say(f"serving {_address(listener)} {served}")
+                print_message(f"serving {_address(listener)} {clients}")
 
     log_as_json_lines()
-    server = Server(uvicorn.Config(create_app(environ), log_level="warning"))
+    server = AnnouncingServer(uvicorn.Config(create_app(environ), log_level="warning"))
     server.run(sockets=[listener])
     if not server.started:
-        raise RefusalError("the service did not start")
+        raise CommandError("the service did not start")
 
 
 def _address(listener: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""`noetl worker`"""
+"""The command `noetl worker`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from typing import Annotated
 
 import typer
-from noetl.api.cli.display.console import say
+from noetl.api.cli.display.console import print_message
 from noetl.api.cli.local.interruption import Interruption
-from noetl.api.cli.store_option import StoreOption, opened
+from noetl.api.cli.store_option import StoreOption, open_command_store
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
 DRAIN_SECONDS = 20.0
@@ -17,31 +17,31 @@ DRAIN_SECONDS = 20.0
 def worker(
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, max=1000, help="How many steps at once. Else NOETL_WORKERS."),
+        typer.Option("--threads", min=1, max=1000, help="The most steps at once. Else NOETL_WORKERS."),
     ] = None,
     store: StoreOption = None,
 ) -> None:
-    """Walk the runs of a service that shares this store, until asked to end (SIGTERM, Ctrl-C).
+    """Execute the runs of the services that share this store, until SIGTERM or Ctrl-C.
 
-    Any number of workers may share a store in Postgres, join and leave.
-    One that is asked to end finishes the steps at work, for 20 seconds; what is left then, others begin anew.
-    Asked again, it ends at once.
+    Any number of workers may share a store in Postgres, and start and stop at any time.
+    A worker that stops finishes its running steps within 20 seconds; other workers repeat the rest.
+    A second signal ends it immediately.
     """
     from noetl.executor.security.capabilities import for_service
     from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
     capabilities = for_service(os.environ)
-    with Interruption() as interruption, opened(store) as opened_store:
+    with Interruption() as interruption, open_command_store(store) as opened_store:
         log_as_json_lines()
-        walking = Worker(
+        worker = Worker(
             opened_store,
             capabilities=capabilities,
             threads=threads or thread_count(),
             lease=lease_seconds(),
             public_url=public_url(),
         )
-        walking.start()
-        say("working")
+        worker.start()
+        print_message("working")
         interruption.wait()
-        say("finishing the steps at work")
-        walking.stop(timeout_seconds=DRAIN_SECONDS)
+        print_message("finishing the running steps")
+        worker.stop(timeout_seconds=DRAIN_SECONDS)

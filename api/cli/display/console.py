@@ -1,62 +1,73 @@
-"""How commands speak: results to stdout, everything else to stderr, refusals as one sentence."""
+"""Output of the commands: results go to stdout, everything else to stderr, an error as one sentence."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noetl.planner.diagnostics.render import Fragment
     from rich.console import Console
 
-FAILED = 1
-"""The run did not succeed, or the playbook has errors."""
+EXIT_FAILED = 1
+"""Exit code if the run did not succeed, or the playbook has errors."""
 
-MISUSED = 2
-"""Wrong usage, input that cannot be read, or a store or port that cannot be had."""
+EXIT_USAGE = 2
+"""Exit code for wrong usage, unreadable input, or a store or port that is not available."""
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
-class RefusalError(Exception):
-    """A command ends here. The message is a sentence for the user; `exit_code` is what the shell sees."""
+class CommandError(Exception):
+    """An error that ends the command. The message is for the user, `exit_code` for the shell."""
 
-    def __init__(self, message: str, exit_code: int = MISUSED) -> None:
+    def __init__(self, message: str, exit_code: int = EXIT_USAGE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
 def stderr_console() -> Console:
-    """A console on stderr, coloured when that is a terminal and `NO_COLOR` is not set."""
+    """Return a console on stderr. It has colours on a terminal, unless `NO_COLOR` is set."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 
-def say(text: str) -> None:
-    """Print one line to stderr, with nothing in it that a terminal would obey."""
+def print_message(text: str) -> None:
+    """Print one line to stderr, with terminal control characters made visible."""
     from noetl.planner.diagnostics.terminal_text import visible
 
     sys.stderr.write(visible(text) + "\n")
     sys.stderr.flush()
 
 
-def show(fragments: Iterable[Fragment], console: Console | None = None) -> None:
-    """Print fragments of a report to stderr, styled where there are colours."""
+def print_report(fragments: Iterable[Fragment], console: Console | None = None) -> None:
+    """Print the fragments of a report to stderr, with colours on a terminal."""
     from rich.text import Text
 
     text = Text.assemble(*((fragment.text, fragment.style) for fragment in fragments))
     (console or stderr_console()).print(text, end="")
 
 
-def write(text: str) -> None:
-    """Write text to stdout, all of it, as it is."""
+def write_stdout(text: str) -> None:
+    """Write text to stdout unchanged, and flush."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def write_json(value: Any) -> None:
     """Write a value to stdout as indented JSON."""
-    write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_stdout(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Write rows of cells to stdout, in columns."""
+    from noetl.planner.diagnostics.terminal_text import cells, visible
+
+    visible_rows = [tuple(map(visible, row)) for row in rows]
+    widths = [max(map(cells, column)) for column in zip(*visible_rows, strict=True)]
+    for row in visible_rows:
+        padded = (text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True))
+        write_stdout("  ".join(padded).rstrip() + "\n")

@@ -1,4 +1,4 @@
-"""A run as it goes on, with the runs that it starts and waits for."""
+"""Polling of the events of a run, and of the runs that it starts and waits for."""
 
 from __future__ import annotations
 
@@ -7,86 +7,94 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from noetl.api.cli.display.run_board import Board
+from noetl.api.cli.display.run_board import RunBoard
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
     from noetl.executor.model.run import Run
     from noetl.executor.stores.interface import Store
 
-_EVENTS_AT_ONCE = 1000
-_RUNS_AT_ONCE = 100
+_EVENTS_PER_QUERY = 1000
+_RUNS_PER_QUERY = 100
 
 
 @dataclass
-class Followed:
-    """A run that is followed: how deep below the one that everything began with, and how far its history is known."""
+class FollowedRun:
+    """A followed run.
+
+    `depth` is its distance from the first run. `cursor` is the id of the latest event that was read.
+    """
 
     run: Run
     depth: int = 0
     cursor: str | None = None
-    board: Board = field(default_factory=Board)
-    started: list[Followed] = field(default_factory=list)
+    board: RunBoard = field(default_factory=RunBoard)
+    children: list[FollowedRun] = field(default_factory=list)
 
 
-News = list[tuple[Followed, "Event"]]
+RunEvents = list[tuple[FollowedRun, "Event"]]
 
 
-class Follower:
-    """Follows runs, and those that they start and wait for."""
+class EventFollower:
+    """Reads the new events of runs, and of the runs that they start and wait for."""
 
     def __init__(self, store: Store, *runs: Run, depth: int = 0) -> None:
         self._store = store
-        self._all = {run.id: Followed(run, depth) for run in runs}
-        self.roots = list(self._all.values())
+        self._followed = {run.id: FollowedRun(run, depth) for run in runs}
+        self.roots = list(self._followed.values())
 
     def add(self, run: Run, depth: int) -> None:
         """Follow another run."""
-        if run.id not in self._all:
-            self._all[run.id] = followed = Followed(run, depth)
+        if run.id not in self._followed:
+            self._followed[run.id] = followed = FollowedRun(run, depth)
             self.roots.append(followed)
 
-    def skip(self) -> None:
-        """Take what has happened so far as known, and wait for what happens when the runs go on."""
-        for followed in {followed.run.id: followed for followed, _ in self.news()}.values():
-            followed.board.begin_anew(time.time())
+    def skip_past_events(self) -> None:
+        """Read the past events without returning them, before a resume adds new ones."""
+        for followed in {followed.run.id: followed for followed, _ in self.new_events()}.values():
+            followed.board.restart_clocks(time.time())
         for root in self.roots:
             root.board.has_ended = False
 
-    def news(self) -> News:
-        """What has happened since it was asked last, in the order in which it did."""
-        found = [news for root in self.roots for news in self._news_of(root)]
-        is_of_one = all(followed is found[0][0] for followed, _ in found)
-        return found if is_of_one else sorted(found, key=lambda news: news[1].at)
+    def new_events(self) -> RunEvents:
+        """Return the events since the previous call, ordered by time."""
+        events = [pair for root in self.roots for pair in self._new_events_of(root)]
+        is_one_run = all(followed is events[0][0] for followed, _ in events)
+        return events if is_one_run else sorted(events, key=lambda pair: pair[1].at)
 
-    def _news_of(self, followed: Followed) -> Iterator[tuple[Followed, Event]]:
-        has_news = False
-        for event in self._events_of(followed):
-            followed.board.take(event)
+    def _new_events_of(self, followed: FollowedRun) -> Iterator[tuple[FollowedRun, Event]]:
+        has_events = False
+        for event in self._read_events(followed):
+            followed.board.apply(event)
             yield followed, event
-            has_news = True
+            has_events = True
         if followed.board.starts_runs:
-            self._find_started(followed, has_news=has_news)
-        for child in followed.started:
-            yield from self._news_of(child)
+            self._find_children(followed, has_events=has_events)
+        for child in followed.children:
+            yield from self._new_events_of(child)
 
-    def _events_of(self, followed: Followed) -> Iterator[Event]:
+    def _read_events(self, followed: FollowedRun) -> Iterator[Event]:
         if followed.board.has_ended:
             return
-        while events := self._store.events(followed.run.id, followed.cursor, _EVENTS_AT_ONCE):
+        while events := self._store.events(followed.run.id, followed.cursor, _EVENTS_PER_QUERY):
             followed.cursor = events[-1].id
             yield from events
-            if len(events) < _EVENTS_AT_ONCE:
+            if len(events) < _EVENTS_PER_QUERY:
                 return
 
-    def _find_started(self, parent: Followed, *, has_news: bool) -> None:
-        """Learn which runs a run has started lately, and where it has news itself, whether one that had ended has gone on."""
-        newest = parent.started[-1].run.created_at if parent.started and not has_news else None
-        runs, _ = self._store.runs(parent.run.tenant, parent=parent.run.id, since=newest, limit=_RUNS_AT_ONCE)
+    def _find_children(self, parent: FollowedRun, *, has_events: bool) -> None:
+        """Follow the children that a run has started since the latest known one.
+
+        If the parent has new events, query all children: one that had ended may have been resumed.
+        """
+        since = parent.children[-1].run.created_at if parent.children and not has_events else None
+        runs, _ = self._store.runs(
+            parent.run.tenant, parent=parent.run.id, since=since, limit=_RUNS_PER_QUERY
+        )
         for run in reversed(runs):
-            known = self._all.get(run.id)
-            if known is None:
-                self._all[run.id] = known = Followed(run, parent.depth + 1)
-                parent.started.append(known)
-            elif run.resumes != known.run.resumes:
-                known.run, known.board.has_ended = run, False
+            child = self._followed.get(run.id)
+            if child is None:
+                self._followed[run.id] = child = FollowedRun(run, parent.depth + 1)
+                parent.children.append(child)
+            elif run.resumes != child.run.resumes:
+                child.run, child.board.has_ended = run, False

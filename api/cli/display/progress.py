@@ -1,6 +1,6 @@
-"""A run as it goes on: a line for each step that ends, and on a terminal those that are at work, all on stderr.
+"""Progress of runs on stderr: a line for each step that ends, and on a terminal the active visits below.
 
-What a playbook logs is shown among them.
+Log lines of playbooks appear among the lines of steps.
 """
 
 from __future__ import annotations
@@ -13,44 +13,47 @@ from typing import TYPE_CHECKING, Any, Self
 
 from noetl.api.cli.display.console import stderr_console
 from noetl.api.cli.display.run_board import (
-    BAR,
-    Doing,
-    State,
-    countdown,
-    duration,
-    failure,
-    is_end,
-    moment,
-    waiting,
+    BAR_WIDTH,
+    ActiveVisit,
+    ActivityState,
+    describe_wait,
+    format_countdown,
+    format_duration,
+    format_error,
+    is_run_end,
+    parse_time,
 )
 from noetl.planner.diagnostics.terminal_text import visible
 
 if TYPE_CHECKING:
-    from noetl.api.cli.display.event_follower import Followed, News
+    from noetl.api.cli.display.event_follower import FollowedRun, RunEvents
     from noetl.executor.model.events import Event
     from rich.console import Console, RenderableType
     from rich.live import Live
     from rich.text import Text
 
-_OURS = "@"
+_INTERNAL_STEP = "@"
 _SLOW_SECONDS = 2.0
-_SHOWN_AT_ONCE = 12
-_NARROW = 60
-_INTERRUPT = "^C"
-"""What a terminal adds to the last line when a command is interrupted: a line that it breaks could not be erased."""
+"""Duration after which a running step is announced where the terminal cannot be redrawn."""
 
-Visit = tuple[str, str, int]
-"""A visit of one of the runs that are shown: the run, the step, and which time it is."""
+_MAX_ACTIVE_LINES = 12
+_NARROW_WIDTH = 60
+_INTERRUPT_ECHO = "^C"
+"""Text that a terminal adds to the last line at Ctrl-C. A line that it wraps could not be erased."""
+
+VisitKey = tuple[str, str, int]
+"""Run id, step name and visit number."""
 
 
-class Progress:
-    """Shows what is new in `followed` runs as it is handed in. A context manager: until it is left, what is logged is shown,
-    and unless it stands still, a terminal's lower part is redrawn.
+class ProgressDisplay:
+    """A context in which the progress and the log of `followed` runs are shown.
+
+    On a terminal, the lines of the active visits are redrawn, unless `stop_redrawing` was called.
     """
 
     def __init__(
         self,
-        followed: Sequence[Followed] = (),
+        followed: Sequence[FollowedRun] = (),
         *,
         quiet: bool = False,
         clock: Callable[[], float] = time.time,
@@ -59,164 +62,168 @@ class Progress:
         self._quiet = quiet
         self._clock = clock
         self._console = stderr_console()
-        self._redraws = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
+        self._can_redraw = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._live: Live | None = None
-        self._log = _LogLines(self._console, logging.ERROR if quiet else logging.INFO)
-        self._announced: set[tuple[Visit, State]] = set()
-        self._told_at: dict[Visit, float] = {}
-        self._taken: dict[Visit, Mapping[str, Any]] = {}
-        self._retried: dict[Visit, int] = {}
-        self._looped: dict[Visit, Mapping[str, Any]] = {}
+        self._log = _LogLineHandler(self._console, logging.ERROR if quiet else logging.INFO)
+        self._announced: set[tuple[VisitKey, ActivityState]] = set()
+        self._loop_shown_at: dict[VisitKey, float] = {}
+        self._transitions: dict[VisitKey, Mapping[str, Any]] = {}
+        self._retry_counts: dict[VisitKey, int] = {}
+        self._loop_counts: dict[VisitKey, Mapping[str, Any]] = {}
 
     def __enter__(self) -> Self:
         self._log.attach()
-        self.go_on()
+        self.start_redrawing()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stand_still()
+        self.stop_redrawing()
         self._log.detach()
 
-    def go_on(self) -> None:
-        """Redraw the lower part of a terminal from now on."""
-        if self._redraws:
+    def start_redrawing(self) -> None:
+        """Redraw the lines of active visits from now on, if the terminal can."""
+        if self._can_redraw:
             from rich.live import Live
 
             self._live = Live(
-                console=self._console, get_renderable=self._lower_part, refresh_per_second=8, transient=True
+                console=self._console,
+                get_renderable=self._render_active_lines,
+                refresh_per_second=8,
+                transient=True,
             )
             self._live.start()
 
-    def stand_still(self) -> None:
-        """Leave the terminal to others from now on."""
+    def stop_redrawing(self) -> None:
+        """Erase the lines of active visits, and leave the terminal to other output."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def show(self, news: News) -> None:
-        """Show what the news, in their order, tell."""
+    def show(self, events: RunEvents) -> None:
+        """Print the lines of new events."""
         if self._quiet:
             return
-        for followed, event in news:
-            for line in self._lines(followed, event):
+        for followed, event in events:
+            for line in self._lines_of(followed, event):
                 self._console.print(line)
-        self._announce_slow()
+        self._announce_slow_steps()
 
-    def _lines(self, followed: Followed, event: Event) -> Iterator[Text]:
-        if is_end(event) and followed.depth:
-            yield _ending(followed, event)
-        if event.step is None or event.step.startswith(_OURS):
+    def _lines_of(self, followed: FollowedRun, event: Event) -> Iterator[Text]:
+        if is_run_end(event) and followed.depth:
+            yield _run_end_line(followed, event)
+        if event.step is None or event.step.startswith(_INTERNAL_STEP):
             return
-        visit = (followed.run.id, event.step, event.visit or 1)
+        key = (followed.run.id, event.step, event.visit or 1)
         match event.type:
             case "step.transition":
-                self._taken[visit] = event.payload
+                self._transitions[key] = event.payload
             case "action.retrying":
-                self._retried[visit] = self._retried.get(visit, 0) + 1
+                self._retry_counts[key] = self._retry_counts.get(key, 0) + 1
             case "loop.progress":
-                self._looped[visit] = event.payload
-                yield from self._count(followed, event, visit)
+                self._loop_counts[key] = event.payload
+                yield from self._loop_lines(followed, event, key)
             case "step.waiting":
-                if not self._redraws and self._is_new(visit, State.WAITING):
-                    yield _indented(followed, _waiting(event))
+                if not self._can_redraw and self._announce(key, ActivityState.WAITING):
+                    yield _indent(followed, _wait_line(event))
             case "step.completed" | "step.failed" | "step.retrying":
-                taken, retried = self._taken.pop(visit, None), self._retried.pop(visit, 0)
-                yield _indented(followed, describe(event, taken, retried, self._looped.pop(visit, None)))
+                transition, retries = self._transitions.pop(key, None), self._retry_counts.pop(key, 0)
+                line = visit_end_line(event, transition, retries, self._loop_counts.pop(key, None))
+                yield _indent(followed, line)
 
-    def _count(self, followed: Followed, event: Event, visit: Visit) -> Iterator[Text]:
-        """How far a loop has come; where nothing can be redrawn, a line now and then."""
+    def _loop_lines(self, followed: FollowedRun, event: Event, key: VisitKey) -> Iterator[Text]:
+        """Yield the progress of a loop every few seconds, if the terminal cannot be redrawn."""
         from rich.text import Text
 
         now = self._clock()
-        told_at = self._told_at.setdefault(visit, event.at)
-        counts = followed.board.counts(event)
-        if not self._redraws and counts is not None and now - told_at >= _SLOW_SECONDS:
-            self._told_at[visit] = now
-            yield _indented(followed, Text(f"… {visible(event.step or '')}  {counts.shown()}"))
+        shown_at = self._loop_shown_at.setdefault(key, event.at)
+        loop = followed.board.loop_of(event)
+        if not self._can_redraw and loop is not None and now - shown_at >= _SLOW_SECONDS:
+            self._loop_shown_at[key] = now
+            yield _indent(followed, Text(f"… {visible(event.step or '')}  {loop.format()}"))
 
-    def _announce_slow(self) -> None:
-        """Where nothing can be redrawn, a step that takes its time says so once."""
+    def _announce_slow_steps(self) -> None:
+        """Print each slow running step once, if the terminal cannot be redrawn."""
         from rich.text import Text
 
-        if self._redraws:
+        if self._can_redraw:
             return
-        for followed, doing in _everything(self._followed):
-            visit = (followed.run.id, doing.step, doing.visit)
-            is_slow = doing.state is State.RUNNING and self._clock() - doing.since >= _SLOW_SECONDS
-            if is_slow and doing.counts is None and self._is_new(visit, State.RUNNING):
-                self._console.print(_indented(followed, Text(f"… {visible(doing.step)} is running")))
+        for followed, visit in _active_visits(self._followed):
+            key = (followed.run.id, visit.step, visit.visit)
+            is_running = visit.state is ActivityState.RUNNING and visit.loop is None
+            is_slow = is_running and self._clock() - visit.since >= _SLOW_SECONDS
+            if is_slow and self._announce(key, ActivityState.RUNNING):
+                self._console.print(_indent(followed, Text(f"… {visible(visit.step)} is running")))
 
-    def _is_new(self, visit: Visit, state: State) -> bool:
-        """Whether it has not been told yet that a visit stands so."""
-        is_new = (visit, state) not in self._announced
-        self._announced.add((visit, state))
+    def _announce(self, key: VisitKey, state: ActivityState) -> bool:
+        """Record that a state of a visit was shown. Return whether this is the first time."""
+        is_new = (key, state) not in self._announced
+        self._announced.add((key, state))
         return is_new
 
-    def _lower_part(self) -> RenderableType:
+    def _render_active_lines(self) -> RenderableType:
         from rich.console import Group
 
         size = self._console.size
-        width = size.width - len(_INTERRUPT)
-        return Group(*lower_part(self._followed, self._clock(), width, min(size.height - 2, _SHOWN_AT_ONCE)))
+        width = size.width - len(_INTERRUPT_ECHO)
+        max_lines = min(size.height - 2, _MAX_ACTIVE_LINES)
+        return Group(*active_lines(self._followed, self._clock(), width, max_lines))
 
 
-def lower_part(followed: Iterable[Followed], now: float, width: int, most: int) -> list[Text]:
-    """What is at work in the runs and those that they have started, in at most `most` lines of at most `width` cells."""
+def active_lines(followed: Iterable[FollowedRun], now: float, width: int, max_lines: int) -> list[Text]:
+    """Return the active visits of runs and of their children: `max_lines` lines of `width` cells at most."""
     from rich.text import Text
 
-    rows = list(_everything(followed))
-    fits = rows if len(rows) <= most else rows[: max(most - 1, 0)]
-    lines = [_indented(of, _at_work(doing, now, width)) for of, doing in fits]
-    if len(fits) < len(rows):
-        lines.append(Text(f"  and {len(rows) - len(fits)} more", style="dim"))
+    rows = list(_active_visits(followed))
+    shown_rows = rows if len(rows) <= max_lines else rows[: max(max_lines - 1, 0)]
+    lines = [_indent(run, _active_line(visit, now, width)) for run, visit in shown_rows]
+    if len(shown_rows) < len(rows):
+        lines.append(Text(f"  and {len(rows) - len(shown_rows)} more", style="dim"))
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
     return lines
 
 
-def _everything(followed: Iterable[Followed]) -> Iterator[tuple[Followed, Doing]]:
-    for one in followed:
-        yield from ((one, doing) for doing in one.board.doing())
-        yield from _everything(list(one.started))
+def _active_visits(followed_runs: Iterable[FollowedRun]) -> Iterator[tuple[FollowedRun, ActiveVisit]]:
+    for followed in followed_runs:
+        yield from ((followed, visit) for visit in followed.board.active_visits())
+        yield from _active_visits(list(followed.children))
 
 
-def _at_work(doing: Doing, now: float, width: int) -> Text:
+def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
     from rich.text import Text
 
-    step = visible(doing.step)
-    left = "" if doing.until is None else countdown(doing.until - now)
-    match doing.state:
-        case State.WAITING:
-            return Text.assemble(("◷ ", "yellow"), step, (f"  {waiting(doing, left)}", "dim"))
-        case State.RETRYING:
-            return Text.assemble(("↻ ", "yellow"), step, (f"  attempt {doing.attempt} in {left}", "dim"))
-        case State.RUNNING if doing.counts is not None:
-            return Text.assemble(
-                ("▶ ", "cyan"), step, f"  {doing.counts.shown(BAR if width >= _NARROW else BAR // 2)}"
-            )
-        case State.RUNNING:
-            attempt = f"  attempt {doing.attempt}" if doing.attempt > 1 else ""
-            actions = "".join(f"  {visible(type)}" for type in dict.fromkeys(doing.at_work.values()))
-            return Text.assemble(
-                ("▶ ", "cyan"), step, (f"  {_elapsed(now - doing.since)}{attempt}{actions}", "dim")
-            )
+    step = visible(visit.step)
+    remaining = "" if visit.until is None else format_countdown(visit.until - now)
+    match visit.state:
+        case ActivityState.WAITING:
+            return Text.assemble(("◷ ", "yellow"), step, (f"  {describe_wait(visit, remaining)}", "dim"))
+        case ActivityState.RETRYING:
+            return Text.assemble(("↻ ", "yellow"), step, (f"  attempt {visit.attempt} in {remaining}", "dim"))
+        case ActivityState.RUNNING if visit.loop is not None:
+            bar_width = BAR_WIDTH if width >= _NARROW_WIDTH else BAR_WIDTH // 2
+            return Text.assemble(("▶ ", "cyan"), step, f"  {visit.loop.format(bar_width)}")
+        case ActivityState.RUNNING:
+            attempt = f"  attempt {visit.attempt}" if visit.attempt > 1 else ""
+            actions = "".join(f"  {visible(type)}" for type in dict.fromkeys(visit.running_actions.values()))
+            details = f"  {_format_elapsed(now - visit.since)}{attempt}{actions}"
+            return Text.assemble(("▶ ", "cyan"), step, (details, "dim"))
 
 
-def _elapsed(seconds: float) -> str:
-    return f"{max(seconds, 0.0):.1f} s" if seconds < 60 else duration(seconds)
+def _format_elapsed(seconds: float) -> str:
+    return f"{max(seconds, 0.0):.1f} s" if seconds < 60 else format_duration(seconds)
 
 
-class _LogLines(logging.Handler):
-    """Shows what playbooks and the executor log on a console that may be redrawing its lower part."""
+class _LogLineHandler(logging.Handler):
+    """A handler that prints log records on a console whose last lines may be redrawn."""
 
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
         self._console = console
         self._logger = logging.getLogger("noetl")
-        self._level_before = self._logger.level
+        self._previous_level = self._logger.level
 
     def attach(self) -> None:
         self._logger.addHandler(self)
@@ -224,91 +231,95 @@ class _LogLines(logging.Handler):
 
     def detach(self) -> None:
         self._logger.removeHandler(self)
-        self._logger.setLevel(self._level_before)
+        self._logger.setLevel(self._previous_level)
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         error = record.exc_info[1] if record.exc_info else None
-        why = f": {type(error).__name__}: {error}" if error is not None else ""
+        reason = f": {type(error).__name__}: {error}" if error is not None else ""
         fields = getattr(record, "fields", None)
-        listed = (
+        values = (
             "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
         )
-        self._console.print(visible(f"│ {level}{record.getMessage()}{why}{listed}"))
+        self._console.print(visible(f"│ {level}{record.getMessage()}{reason}{values}"))
 
 
-def _indented(followed: Followed, line: Text) -> Text:
-    """The line of a step, two further to the right for each run above its own, and with the name of its playbook."""
+def _indent(followed: FollowedRun, line: Text) -> Text:
+    """Indent the line of a step by the depth of its run, and add the playbook of a child run."""
     from rich.text import Text
 
     if not followed.depth:
         return line
     sign, rest = line[:2], line[2:]
-    return Text.assemble("  " * followed.depth, sign, (f"{visible(followed.run.playbook)}: ", "dim"), rest)
+    playbook = f"{visible(followed.run.playbook)}: "
+    return Text.assemble("  " * followed.depth, sign, (playbook, "dim"), rest)
 
 
-def _ending(followed: Followed, event: Event) -> Text:
-    """The end of a run that another one has started."""
+def _run_end_line(followed: FollowedRun, event: Event) -> Text:
+    """Return the line for the end of a child run."""
     from rich.text import Text
 
     status = event.payload.get("status", event.type.removeprefix("workflow."))
     sign = ("✓ ", "green") if status == "succeeded" else ("✗ ", "red")
-    how = "" if status == "succeeded" else f"  {status}"
-    took = f"  {duration(event.duration_seconds or 0.0)}"
+    shown_status = "" if status == "succeeded" else f"  {status}"
+    duration = f"  {format_duration(event.duration_seconds or 0.0)}"
     name = visible(followed.run.playbook)
-    return Text.assemble("  " * followed.depth, sign, name, how, (f"{took}  run {followed.run.id}", "dim"))
+    details = (f"{duration}  run {followed.run.id}", "dim")
+    return Text.assemble("  " * followed.depth, sign, name, shown_status, details)
 
 
-def describe(
+def visit_end_line(
     event: Event,
     transition: Mapping[str, Any] | None = None,
-    retried: int = 0,
-    looped: Mapping[str, Any] | None = None,
+    retries: int = 0,
+    loop_counts: Mapping[str, Any] | None = None,
 ) -> Text:
-    """How a visit or an attempt ended as a line, with the case that its step took, how often its actions were tried again,
-    and how the items of its loop went.
+    """Return the line for the end of a visit or of an attempt.
+
+    `transition` is the payload of the transition to the next steps. `retries` counts the retries of actions.
+    `loop_counts` is the payload of the latest progress of its loop.
     """
     from rich.text import Text
 
     step = visible(event.step or "")
     attempt = f"  attempt {event.attempt}" if (event.attempt or 1) > 1 else ""
-    took = f"  {duration(event.duration_seconds)}" if event.duration_seconds is not None else ""
-    again = f"  {retried} {'retry' if retried == 1 else 'retries'}" if retried else ""
-    details = (f"{took}{attempt}{again}{_items(looped)}", "dim")
+    duration = f"  {format_duration(event.duration_seconds)}" if event.duration_seconds is not None else ""
+    shown_retries = f"  {retries} {'retry' if retries == 1 else 'retries'}" if retries else ""
+    details = (f"{duration}{attempt}{shown_retries}{_format_items(loop_counts)}", "dim")
     error = event.payload.get("error")
+    targets = _format_targets(transition)
     match event.type:
         case "step.completed":
-            return Text.assemble(("✓ ", "green"), step, details, _taken(transition))
+            return Text.assemble(("✓ ", "green"), step, details, targets)
         case "step.failed":
-            return Text.assemble(
-                ("✗ ", "red"), step, details, ("  " + failure(error), "red"), _taken(transition)
-            )
+            return Text.assemble(("✗ ", "red"), step, details, ("  " + format_error(error), "red"), targets)
         case "step.retrying":
-            next_at = moment(event.payload.get("next_attempt_at"))
-            soon = "" if next_at is None else f"; again in {duration(max(next_at - event.at, 0.0))}"
-            return Text.assemble(("↻ ", "yellow"), step, details, f"  {failure(error)}{soon}")
+            next_at = parse_time(event.payload.get("next_attempt_at"))
+            retry = "" if next_at is None else f"; retry in {format_duration(max(next_at - event.at, 0.0))}"
+            return Text.assemble(("↻ ", "yellow"), step, details, f"  {format_error(error)}{retry}")
         case _:
             return Text.assemble(("⊘ ", "dim"), step, "  is skipped")
 
 
-def _items(looped: Mapping[str, Any] | None) -> str:
-    if looped is None:
+def _format_items(loop_counts: Mapping[str, Any] | None) -> str:
+    if loop_counts is None:
         return ""
-    failed = f", {looped['failed']:,} failed" if looped["failed"] else ""
-    done, total = looped["done"], looped["total"]
-    return f"  {f'{done:,} of ' if done < total else ''}{total:,} item{'s' * (total != 1)}{failed}"
+    failed = f", {loop_counts['failed']:,} failed" if loop_counts["failed"] else ""
+    done, total = loop_counts["done"], loop_counts["total"]
+    partial = f"{done:,} of " if done < total else ""
+    return f"  {partial}{total:,} item{'s' * (total != 1)}{failed}"
 
 
-def _waiting(event: Event) -> Text:
+def _format_targets(transition: Mapping[str, Any] | None) -> str:
+    targets = (transition or {}).get("targets") or ()
+    return f"  → {', '.join(map(visible, targets))}" if targets else ""
+
+
+def _wait_line(event: Event) -> Text:
     from rich.text import Text
 
     actions, retried = tuple(event.payload.get("actions", ())), tuple(event.payload.get("retried", ()))
-    what = waiting(Doing(event.step or "", event.at, actions=actions, retried=retried), "")
+    wait = describe_wait(ActiveVisit(event.step or "", event.at, actions=actions, retried=retried), "")
     until = event.payload.get("until")
-    when = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
-    return Text.assemble(("◷ ", "yellow"), visible(event.step or ""), f"  {what}{when}")
-
-
-def _taken(transition: Mapping[str, Any] | None) -> str:
-    targets = (transition or {}).get("targets") or ()
-    return f"  → {', '.join(map(visible, targets))}" if targets else ""
+    time_text = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
+    return Text.assemble(("◷ ", "yellow"), visible(event.step or ""), f"  {wait}{time_text}")

@@ -1,4 +1,4 @@
-"""What is at work in a run at a moment, as its events tell: steps that run, that wait, that are to be tried again."""
+"""Projection of a run's events: the visits that are active now, and the progress of their loops."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from noetl.planner.diagnostics.wording import listed
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
 
-_OURS = "@"
-"""What the names of steps begin with that no playbook wrote."""
+_INTERNAL_STEP = "@"
+"""First character of the names of internal steps, which no playbook contains."""
 
-_FOR = {"callback": "an answer", "workflow": "another run"}
-_REMEMBERED = 8
-BAR = 20
+_AWAITED = {"callback": "an answer", "workflow": "another run"}
+"""Words for what a waiting action waits for, by its type."""
+
+_SAMPLE_COUNT = 8
+"""Latest counts of a loop from which its rate is computed."""
+
+BAR_WIDTH = 20
 
 
-class State(IntEnum):
-    """How a visit stands that is not over, in the order in which they are shown."""
+class ActivityState(IntEnum):
+    """State of an active visit. Visits are shown in the order of these values."""
 
     RUNNING = 0
     RETRYING = 1
@@ -31,166 +35,186 @@ class State(IntEnum):
 
 
 @dataclass
-class Counts:
-    """How many items of the loop at a position are done, and how fast that goes, from when it was told lately."""
+class LoopCounter:
+    """Progress of the loop at a position, and its rate over the latest samples of (time, items done)."""
 
     position: str = ""
     done: int = 0
     total: int = 0
     failed: int = 0
-    lately: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLE_COUNT))
 
-    def take(self, at: float, done: int, total: int, failed: int) -> None:
+    def update(self, at: float, done: int, total: int, failed: int) -> None:
+        """Record the counts at a time."""
         self.done, self.total, self.failed = done, total, failed
-        self.lately.append((at, done))
+        self.samples.append((at, done))
 
     @property
     def per_second(self) -> float | None:
-        """Items a second; None before that can be known."""
-        if not self.lately:
+        """Items per second, or None if the samples do not suffice."""
+        if not self.samples:
             return None
-        (first_at, first), (last_at, last) = self.lately[0], self.lately[-1]
-        return (last - first) / (last_at - first_at) if last_at > first_at and last > first else None
+        (first_at, first_done), (last_at, last_done) = self.samples[0], self.samples[-1]
+        if last_at <= first_at or last_done <= first_done:
+            return None
+        return (last_done - first_done) / (last_at - first_at)
 
-    def shown(self, bar: int = BAR) -> str:
-        filled = bar * self.done // max(self.total, 1)
+    def format(self, bar_width: int = BAR_WIDTH) -> str:
+        """Return a progress bar with the counts and the rate."""
+        filled = bar_width * self.done // max(self.total, 1)
+        bar = "█" * filled + "░" * (bar_width - filled)
         failed = f", {self.failed:,} failed" if self.failed else ""
-        rate = "" if self.per_second is None else f"  {pace(self.per_second)}"
-        return f"{'█' * filled}{'░' * (bar - filled)} {self.done:,} of {self.total:,}{failed}{rate}"
+        rate = "" if self.per_second is None else f"  {format_rate(self.per_second)}"
+        return f"{bar} {self.done:,} of {self.total:,}{failed}{rate}"
 
 
 @dataclass
-class Doing:
-    """A visit that is not over. `since` is when it began; `until` when it goes on, if a time will bring that about. `at_work` are the
-    types of the actions that are known to be at work, by their positions.
+class ActiveVisit:
+    """A visit that has not ended.
+
+    `since` is the time of its start. `until` is the time at which it continues, if it is known.
+    `running_actions` are the types of the running actions by their positions.
     """
 
     step: str
     since: float
     visit: int = 1
-    state: State = State.RUNNING
+    state: ActivityState = ActivityState.RUNNING
     attempt: int = 1
     until: float | None = None
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
-    counts: Counts | None = None
-    at_work: dict[str, str] = field(default_factory=dict)
+    loop: LoopCounter | None = None
+    running_actions: dict[str, str] = field(default_factory=dict)
 
-    def waits_for(self) -> str:
-        """What brings a waiting visit on, but for time."""
-        return listed(
-            [_FOR.get(action, f"`{action}`") for action in self.actions if action != "wait"] or [""], "and"
-        )
+    def awaited(self) -> str:
+        """Return words for what the visit waits for, or an empty text if it waits only for a time."""
+        words = [_AWAITED.get(action, f"`{action}`") for action in self.actions if action != "wait"]
+        return listed(words or [""], "and")
 
 
-class Board:
-    """The visits of one run that are not over. Read by another thread than the one that lets it take events."""
+class RunBoard:
+    """The active visits of one run.
+
+    One thread applies events while another thread reads. So a value that both use is replaced, not changed.
+    """
 
     def __init__(self) -> None:
-        self._doing: dict[tuple[str, int], Doing] = {}
+        self._visits: dict[tuple[str, int], ActiveVisit] = {}
         self.has_ended = False
         self.starts_runs = False
 
-    def take(self, event: Event) -> None:
-        """Learn what an event tells."""
+    def apply(self, event: Event) -> None:
+        """Update the board with an event of the run."""
         if event.type.startswith("workflow."):
-            self._doing.clear()
-            self.has_ended = is_end(event)
-        step = event.step
-        if step is None or step.startswith(_OURS):
+            self._visits.clear()
+            self.has_ended = is_run_end(event)
+        if event.step is None or event.step.startswith(_INTERNAL_STEP):
             return
-        visit = (step, event.visit or 1)
+        key = (event.step, event.visit or 1)
         match event.type:
             case "step.started":
-                doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
-                doing.since = event.at if doing.state is State.RETRYING else doing.since
-                doing.state, doing.until, doing.attempt = State.RUNNING, None, event.attempt or 1
-                doing.at_work = {}
+                visit = self._visits.setdefault(key, ActiveVisit(event.step, event.at, key[1]))
+                visit.since = event.at if visit.state is ActivityState.RETRYING else visit.since
+                visit.state, visit.until, visit.attempt = ActivityState.RUNNING, None, event.attempt or 1
+                visit.running_actions = {}
             case "step.waiting":
-                doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
-                doing.state, doing.until = State.WAITING, moment(event.payload.get("until"))
-                doing.actions = tuple(event.payload.get("actions", ()))
-                doing.retried = tuple(event.payload.get("retried", ()))
-                doing.at_work = {}
-                self.starts_runs |= "workflow" in doing.actions
+                self._suspend(key, event)
             case "step.retrying":
-                doing = self._doing.setdefault(visit, Doing(step, event.at, visit[1]))
-                doing.state, doing.until = State.RETRYING, moment(event.payload.get("next_attempt_at"))
-                doing.attempt = (event.attempt or 1) + 1
-                doing.counts = None
+                visit = self._visits.setdefault(key, ActiveVisit(event.step, event.at, key[1]))
+                visit.state = ActivityState.RETRYING
+                visit.until = parse_time(event.payload.get("next_attempt_at"))
+                visit.attempt = (event.attempt or 1) + 1
+                visit.loop = None
             case "loop.progress":
-                self._count(visit, event)
+                self._count_items(key, event)
             case "action.started" | "action.retrying" | "action.completed" | "action.failed":
-                self._act(visit, event)
+                self._update_actions(key, event)
             case "step.completed" | "step.failed":
-                self._doing.pop(visit, None)
+                self._visits.pop(key, None)
 
-    def _act(self, visit: tuple[str, int], event: Event) -> None:
-        doing = self._doing.get(visit)
-        if doing is None:
+    def _suspend(self, key: tuple[str, int], event: Event) -> None:
+        visit = self._visits.setdefault(key, ActiveVisit(key[0], event.at, key[1]))
+        visit.state, visit.until = ActivityState.WAITING, parse_time(event.payload.get("until"))
+        visit.actions = tuple(event.payload.get("actions", ()))
+        visit.retried = tuple(event.payload.get("retried", ()))
+        visit.running_actions = {}
+        self.starts_runs |= "workflow" in visit.actions
+
+    def _update_actions(self, key: tuple[str, int], event: Event) -> None:
+        visit = self._visits.get(key)
+        if visit is None:
             return
-        # Another dictionary, as somebody else may look at this one.
-        rest = {place: type for place, type in doing.at_work.items() if place != event.payload["position"]}
-        begins = event.type == "action.started"
-        doing.at_work = {**rest, event.payload["position"]: event.payload["action"]} if begins else rest
+        position, action = event.payload["position"], event.payload["action"]
+        # A new dictionary, because another thread may be iterating over the old one.
+        others = {place: type for place, type in visit.running_actions.items() if place != position}
+        visit.running_actions = {**others, position: action} if event.type == "action.started" else others
 
-    def _count(self, visit: tuple[str, int], event: Event) -> None:
-        doing = self._doing.get(visit)
-        if doing is None:
+    def _count_items(self, key: tuple[str, int], event: Event) -> None:
+        visit = self._visits.get(key)
+        if visit is None:
             return
-        told: Any = event.payload
-        if doing.counts is None or doing.counts.position != told["position"]:
-            doing.counts = Counts(told["position"])
-            doing.counts.lately.append((doing.since, 0))
-        doing.counts.take(event.at, told["done"], told["total"], told["failed"])
+        counts: Any = event.payload
+        if visit.loop is None or visit.loop.position != counts["position"]:
+            visit.loop = LoopCounter(counts["position"])
+            visit.loop.samples.append((visit.since, 0))
+        visit.loop.update(event.at, counts["done"], counts["total"], counts["failed"])
 
-    def begin_anew(self, now: float) -> None:
-        """What was at work is begun anew: the time that has passed does not count."""
-        for doing in self._doing.values():
-            if doing.state is State.RUNNING:
-                doing.since = now
-            if doing.counts is not None:
-                doing.counts.lately.clear()
+    def restart_clocks(self, now: float) -> None:
+        """Measure the running visits from `now`, because a resume repeats their work."""
+        for visit in self._visits.values():
+            if visit.state is ActivityState.RUNNING:
+                visit.since = now
+            if visit.loop is not None:
+                visit.loop.samples.clear()
 
-    def doing(self) -> list[Doing]:
-        """The visits that are not over: those that run, then those that are to be tried again, then those that wait."""
-        return sorted(self._doing.values(), key=lambda doing: doing.state)
+    def active_visits(self) -> list[ActiveVisit]:
+        """Return the visits that have not ended: running, then retrying, then waiting ones."""
+        return sorted(self._visits.values(), key=lambda visit: visit.state)
 
-    def counts(self, event: Event) -> Counts | None:
-        """How far the loop has come that an event is about."""
-        doing = self._doing.get((event.step or "", event.visit or 1))
-        return None if doing is None else doing.counts
+    def loop_of(self, event: Event) -> LoopCounter | None:
+        """Return the progress of the loop that an event reports."""
+        visit = self._visits.get((event.step or "", event.visit or 1))
+        return None if visit is None else visit.loop
 
 
-def is_end(event: Event) -> bool:
-    """Whether a run has ended with an event."""
+def is_run_end(event: Event) -> bool:
+    """Return whether the event ends its run."""
     return event.type.startswith("workflow.") and event.type not in ("workflow.started", "workflow.resumed")
 
 
-def waiting(doing: Doing, left: str) -> str:
-    """What a visit waits for, in words; `left` says how long that may take, where that is to be said."""
-    what = doing.waits_for()
-    if what:
-        return f"waits for {what}{f', {left} left' if left else ''}"
-    if doing.retried:
-        again = f"tries {listed([f'`{action}`' for action in doing.retried], 'and')} again"
-        return f"{again} in {left}" if left else again
-    verb = "goes on" if doing.actions else "next round"
-    return f"{verb} in {left}" if left else "waits"
+def describe_wait(visit: ActiveVisit, remaining: str) -> str:
+    """Return words for what a visit waits for. `remaining` is the time until it continues, or empty."""
+    awaited = visit.awaited()
+    if awaited:
+        return f"waits for {awaited}{f', {remaining} left' if remaining else ''}"
+    if visit.retried:
+        retries = f"retries {listed([f'`{action}`' for action in visit.retried], 'and')}"
+        return f"{retries} in {remaining}" if remaining else retries
+    verb = "continues" if visit.actions else "next round"
+    return f"{verb} in {remaining}" if remaining else "waits"
 
 
-def moment(text: str | None) -> float | None:
-    """The time that an event names, in seconds since the epoch."""
+def parse_time(text: str | None) -> float | None:
+    """Return the seconds since the epoch of a time in an event.
+
+    >>> parse_time("1970-01-01T00:00:01Z")
+    1.0
+    """
     return None if text is None else datetime.fromisoformat(text).timestamp()
 
 
-def failure(error: Any) -> str:
-    """A failure in one line: its type and its message."""
+def format_error(error: Any) -> str:
+    """Return the type and the message of an error record as one line."""
     return visible(f"{error['type']}: {error['message']}") if error else "failed"
 
 
-def duration(seconds: float) -> str:
-    """`12 ms`, `3.4 s`, `5 m 12 s`, `2 h 3 m` or `3 d 4 h`."""
+def format_duration(seconds: float) -> str:
+    """Format a duration with at most two units.
+
+    >>> [format_duration(seconds) for seconds in (0.012, 3.44, 312, 7380, 273_600)]
+    ['12 ms', '3.4 s', '5 m 12 s', '2 h 3 m', '3 d 4 h']
+    """
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
@@ -202,13 +226,18 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} m" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
-def countdown(seconds: float) -> str:
-    """As `duration`, in whole seconds."""
-    return duration(float(seconds)) if (seconds := max(round(seconds), 0)) >= 60 else f"{seconds} s"
+def format_countdown(seconds: float) -> str:
+    """Format a duration in whole seconds. A negative duration is 0 s."""
+    seconds = max(round(seconds), 0)
+    return format_duration(float(seconds)) if seconds >= 60 else f"{seconds} s"
 
 
-def pace(per_second: float) -> str:
-    """`1,200/s`, `3.4/s` or, of what takes long, `12/min`."""
+def format_rate(per_second: float) -> str:
+    """Format a rate of items.
+
+    >>> [format_rate(rate) for rate in (1234.5, 3.44, 0.2)]
+    ['1,234/s', '3.4/s', '12.0/min']
+    """
     if per_second >= 10:
         return f"{per_second:,.0f}/s"
     return f"{per_second:.1f}/s" if per_second >= 1 else f"{per_second * 60:.1f}/min"

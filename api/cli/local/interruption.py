@@ -1,4 +1,4 @@
-"""Being asked to end: noted when it happens, acted on where nothing is left half done."""
+"""Handling of Ctrl-C and SIGTERM: the signal sets a flag, and the command ends where its state is consistent."""
 
 from __future__ import annotations
 
@@ -13,73 +13,76 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from noetl.api.cli.display.console import INTERRUPTED
+from noetl.api.cli.display.console import EXIT_INTERRUPTED
 
-_IMPATIENT_SECONDS = 1.0
-"""Asked again within this time is asked once: a terminal and the parent of a process may both tell it."""
+_REPEAT_SECONDS = 1.0
+"""Time within which a second signal counts as the first: a terminal and a parent process may both send one."""
 
 
 class Interruption:
-    """Within it, Ctrl-C and SIGTERM are noted, and raise nothing where they happen: in the middle of a lock or of a query
-    an exception would leave either in a state that nobody has thought of. Who is asked again, and not by the same breath,
-    ends the process and the commands it has started at once.
+    """A context in which Ctrl-C and SIGTERM set a flag and raise nothing.
 
-    Only the main thread hears of signals: in others, nothing is ever noted.
+    An exception in the middle of a lock or a query could leave it in an inconsistent state. A second signal, if
+    it comes later than `_REPEAT_SECONDS`, ends the process and its commands immediately.
+
+    Python delivers signals to the main thread only. In other threads the flag is never set.
     """
 
     def __init__(self) -> None:
-        self._asked_at: float | None = None
-        # The one queue of the standard library that a signal handler may put into at any moment.
-        self._news: SimpleQueue[None] = SimpleQueue()
-        self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._requested_at: float | None = None
+        # The only queue of the standard library that is safe to use in a signal handler.
+        self._requests: SimpleQueue[None] = SimpleQueue()
+        self._previous_handlers: dict[
+            signal.Signals, Callable[[int, FrameType | None], Any] | int | None
+        ] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def wait(self) -> None:
-        """Return when asked to end."""
-        self._news.get()
+        """Block until a signal arrives."""
+        self._requests.get()
 
     @property
-    def is_asked(self) -> bool:
-        return self._asked_at is not None
+    def is_requested(self) -> bool:
+        return self._requested_at is not None
 
-    def check(self) -> None:
-        """Return if nobody has asked to end.
+    def raise_if_requested(self) -> None:
+        """Raise if a signal has arrived.
 
         Raises:
-            KeyboardInterrupt: somebody has.
+            KeyboardInterrupt: a signal has arrived.
         """
-        if self.is_asked:
+        if self.is_requested:
             raise KeyboardInterrupt
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
-            self._news.put(None)
-        elif now - self._asked_at >= _IMPATIENT_SECONDS:
-            leave_at_once()
+        if self._requested_at is None:
+            self._requested_at = now
+            self._requests.put(None)
+        elif now - self._requested_at >= _REPEAT_SECONDS:
+            exit_immediately()
 
 
-def leave_at_once() -> None:
-    """End the process, after the commands that it has started. It waits for no thread, and takes nothing apart."""
+def exit_immediately() -> None:
+    """End the process and the commands that it has started, without waiting for threads or clean-up."""
     try:
         process = sys.modules.get("noetl.executor.actions._process")
         if process is not None:
             process.end_all_commands()
         for stream in (sys.stdout, sys.stderr):
-            # It may have been interrupted in the middle of writing, and whoever reads it may be gone.
+            # The signal may have come during a write, and the reader of a pipe may have closed it.
             with suppress(OSError, RuntimeError, ValueError):
                 stream.flush()
     finally:
-        os._exit(INTERRUPTED)
+        os._exit(EXIT_INTERRUPTED)

@@ -1,4 +1,8 @@
-"""Playbooks in files beside another one."""
+"""Finder of the playbooks that a local run starts: files in the folder of its own file, else the registry.
+
+A file matches a name by its stem, or by the `name` of the playbook in it. If a version is requested, the playbook
+must have that version. Files are compiled once, until they change.
+"""
 
 from __future__ import annotations
 
@@ -18,154 +22,159 @@ if TYPE_CHECKING:
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class _File(NamedTuple):
-    """A file as it was when its folder was looked at."""
+class _PlaybookFile(NamedTuple):
+    """A file that may be a playbook, with the time and the size that tell whether it has changed."""
 
     path: Path
-    changed_ns: int
+    modified_ns: int
     size: int
 
 
-class _Head(NamedTuple):
-    """What a file says it is. `is_playbook` is false of other YAML and JSON. What is no YAML may be one, of any version."""
+class _PlaybookHead(NamedTuple):
+    """Name and version of the playbook in a file.
+
+    `is_playbook` is false if the file has other YAML or JSON. A file that is not YAML is broken: it may be a
+    playbook of any version.
+    """
 
     is_playbook: bool
     name: str | None = None
     version: str | None = None
     is_broken: bool = False
 
-    def has(self, version: str | None) -> bool:
-        """Whether it may be the version of a playbook that is asked for."""
+    def matches(self, version: str | None) -> bool:
+        """Return whether the file may be the requested version, or any version if that is None."""
         return self.is_playbook and (version in (None, self.version) or self.is_broken)
 
 
-class Beside:
-    """Finds the playbooks that a run starts: in the folder of its own file, else in the registry. May be called from any
-    thread, as `noetl.executor.engine.external.FindPlaybook` describes it.
+class SiblingPlaybookFinder:
+    """Finds playbooks for local runs, as `noetl.executor.engine.external.FindPlaybook` specifies.
 
-    A file is the playbook when it is called like it, or when the playbook in it is; and when a version is asked for, has
-    that version.
+    Safe to call from any thread.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._in_registry = in_registry(store)
+        self._find_registered = in_registry(store)
         self._lock = Lock()
-        self._heads: dict[_File, _Head] = {}
-        self._found: dict[tuple[Path, str, str | None], tuple[list[_File], _File | None]] = {}
-        self._compiled: dict[_File, str] = {}
+        self._heads: dict[_PlaybookFile, _PlaybookHead] = {}
+        self._choices: dict[
+            tuple[Path, str, str | None], tuple[list[_PlaybookFile], _PlaybookFile | None]
+        ] = {}
+        self._plan_hashes: dict[_PlaybookFile, str] = {}
 
     def __call__(self, run: Run, name: str, version: str | None) -> str | None:
-        """The hash of the plan of the playbook, which is in the store.
+        """Return the hash of the plan of a playbook. The plan is in the store.
 
         Raises:
-            ActionError: there is none; its file does not compile; or files beside each other claim to be it.
+            ActionError: the playbook is unknown, its file does not compile, or several files match.
         """
         if run.source is None:
-            return self._in_registry(run, name, version)
+            return self._find_registered(run, name, version)
         with self._lock:
             folder = Path(run.source).parent
-            files = _playbooks_in(folder)
-            file = self._look(folder, files, run, name, version)
+            files = _list_playbook_files(folder)
+            file = self._choose_cached(folder, files, run, name, version)
             if file is not None:
-                return self._plan(file, run, name)
-            found = self._in_registry(run, name, version)
-            if found is None:
-                raise self._missing(files, run, name, version)
-            return found
+                return self._compile_cached(file, run, name)
+            plan_hash = self._find_registered(run, name, version)
+            if plan_hash is None:
+                raise self._unknown_playbook(files, run, name, version)
+            return plan_hash
 
-    def _look(
-        self, folder: Path, files: list[_File], run: Run, name: str, version: str | None
-    ) -> _File | None:
-        asked = (folder, name, version)
-        if asked not in self._found or self._found[asked][0] != files:
-            self._found[asked] = (files, self._chosen(files, run, name, version))
-        return self._found[asked][1]
+    def _choose_cached(
+        self, folder: Path, files: list[_PlaybookFile], run: Run, name: str, version: str | None
+    ) -> _PlaybookFile | None:
+        key = (folder, name, version)
+        if key not in self._choices or self._choices[key][0] != files:
+            self._choices[key] = (files, self._choose(files, run, name, version))
+        return self._choices[key][1]
 
-    def _chosen(self, files: list[_File], run: Run, name: str, version: str | None) -> _File | None:
+    def _choose(
+        self, files: list[_PlaybookFile], run: Run, name: str, version: str | None
+    ) -> _PlaybookFile | None:
         for file in files:
-            if file.path.stem == name and self._head(file).has(version):
+            if file.path.stem == name and self._head(file).matches(version):
                 return file
-        named = [file for file in files if self._is_named(file, name) and self._head(file).has(version)]
-        if len(named) > 1:
-            listed = " and ".join(_shown(file.path, run) for file in named)
-            raise _refused(
-                f"`{name}` is the name of the playbooks in {listed}: which one is meant, `version` can say"
-            )
-        return named[0] if named else None
+        named_files = [
+            file for file in files if self._has_name(file, name) and self._head(file).matches(version)
+        ]
+        if len(named_files) > 1:
+            paths = " and ".join(_shown_path(file.path, run) for file in named_files)
+            raise _error(f"`{name}` is ambiguous: {paths} have this name; pass `version` to choose one")
+        return named_files[0] if named_files else None
 
-    def _is_named(self, file: _File, name: str) -> bool:
-        return _may_hold(file, name) and self._head(file).name == name
+    def _has_name(self, file: _PlaybookFile, name: str) -> bool:
+        return _may_contain(file, name) and self._head(file).name == name
 
-    def _head(self, file: _File) -> _Head:
+    def _head(self, file: _PlaybookFile) -> _PlaybookHead:
         if file not in self._heads:
-            self._heads[file] = _head(file)
+            self._heads[file] = _read_head(file)
         return self._heads[file]
 
-    def _plan(self, file: _File, run: Run, name: str) -> str:
-        if file not in self._compiled:
-            self._compiled[file] = self._compile(file.path, run, name)
-        return self._compiled[file]
+    def _compile_cached(self, file: _PlaybookFile, run: Run, name: str) -> str:
+        if file not in self._plan_hashes:
+            self._plan_hashes[file] = self._compile(file.path, run, name)
+        return self._plan_hashes[file]
 
     def _compile(self, path: Path, run: Run, name: str) -> str:
-        from noetl.api.cli.sources import Source, compile_source
+        from noetl.api.cli.sources import PlaybookSource, compile_source
         from noetl.planner.diagnostics.codes import Severity
 
-        shown = _shown(path, run)
+        shown_path = _shown_path(path, run)
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise _refused(f"`{name}` cannot be read from {shown}: {error.strerror or error}") from error
-        compilation = compile_source(Source(shown, content))
+            raise _error(f"cannot read `{name}` from {shown_path}: {error.strerror or error}") from error
+        compilation = compile_source(PlaybookSource(shown_path, content))
         if compilation.plan is None:
-            first = next(found for found in compilation.diagnostics if found.severity is Severity.ERROR)
-            raise _refused(
-                f"`{name}` does not compile: {shown}:{first.span.line}: {first.code} {first.message}"
-            )
+            first = next(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
+            position = f"{shown_path}:{first.span.line}"
+            raise _error(f"`{name}` does not compile: {position}: {first.code} {first.message}")
         self._store.save_plan(compilation.plan)
         return compilation.plan.hash
 
-    def _missing(self, files: list[_File], run: Run, name: str, version: str | None) -> ActionError:
+    def _unknown_playbook(
+        self, files: list[_PlaybookFile], run: Run, name: str, version: str | None
+    ) -> ActionError:
         from noetl.planner.diagnostics.diagnostic import suggest
 
-        wanted = f"playbook `{name}`" if version is None else f"version {version} of `{name}`"
-        message = (
-            f"there is no {wanted}, neither beside {_shown(Path(run.source or ''), run)} nor in the registry"
-        )
-        known = {
+        subject = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
+        own_path = _shown_path(Path(run.source or ""), run)
+        message = f"unknown {subject}: it is neither in the folder of {own_path} nor in the registry"
+        heads = {
             file: head for file in files if (head := self._heads.get(file)) is not None and head.is_playbook
         }
-        for file, head in known.items() if version is not None else ():
+        for file, head in heads.items() if version is not None else ():
             if name in (file.path.stem, head.name):
-                says = f"is version {head.version}" if head.version else "has no version"
-                return _refused(f"{message}; {_shown(file.path, run)} {says}")
-        hint = suggest(
-            name, {file.path.stem for file in files} | {head.name for head in known.values() if head.name}
-        )
-        return _refused(f"{message}; {hint}" if hint else message)
+                actual_version = f"version `{head.version}`" if head.version else "no version"
+                return _error(f"{message}; {_shown_path(file.path, run)} has {actual_version}")
+        known_names = {file.path.stem for file in files} | {head.name for head in heads.values() if head.name}
+        hint = suggest(name, known_names)
+        return _error(f"{message}; {hint}" if hint else message)
 
 
-def _refused(message: str) -> ActionError:
+def _error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)
 
 
-def _playbooks_in(folder: Path) -> list[_File]:
-    """The files that may be playbooks, in the order in which they are looked at."""
-    found = []
+def _list_playbook_files(folder: Path) -> list[_PlaybookFile]:
+    """Return the files of a folder that may be playbooks, in the order of preference."""
+    files = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(OSError):
                     if Path(entry.name).suffix in _SUFFIXES and entry.is_file():
                         stat = entry.stat()
-                        found.append(_File(folder / entry.name, stat.st_mtime_ns, stat.st_size))
+                        files.append(_PlaybookFile(folder / entry.name, stat.st_mtime_ns, stat.st_size))
     except OSError:
         return []
-    return sorted(found, key=lambda file: (_SUFFIXES.index(file.path.suffix), file.path.name))
+    return sorted(files, key=lambda file: (_SUFFIXES.index(file.path.suffix), file.path.name))
 
 
-def _may_hold(file: _File, name: str) -> bool:
-    """Whether the name can stand in a file, short of reading it as YAML: most files of a folder are something else."""
+def _may_contain(file: _PlaybookFile, name: str) -> bool:
+    """Return whether a file may contain a name, without parsing it: most files of a folder do not match."""
     from noetl.planner.syntax.reader import MAX_BYTES
 
     words = name.split()
@@ -178,25 +187,27 @@ def _may_hold(file: _File, name: str) -> bool:
     return b"\\" in content or words[0].encode() in content
 
 
-def _head(file: _File) -> _Head:
+def _read_head(file: _PlaybookFile) -> _PlaybookHead:
     from noetl.planner.diagnostics.diagnostic import Diagnostics
     from noetl.planner.syntax.reader import MAX_BYTES, read_document
 
     if file.size > MAX_BYTES:
-        return _Head(is_playbook=False)
+        return _PlaybookHead(is_playbook=False)
     try:
         document = read_document(file.path.read_bytes(), Diagnostics())
     except OSError:
-        return _Head(is_playbook=False)
+        return _PlaybookHead(is_playbook=False)
     if document is None:
-        return _Head(is_playbook=True, is_broken=True)
+        return _PlaybookHead(is_playbook=True, is_broken=True)
     data = document.data
     if not isinstance(data, dict) or "steps" not in data:
-        return _Head(is_playbook=False)
+        return _PlaybookHead(is_playbook=False)
     name, version = data.get("name"), data.get("version")
-    return _Head(True, name if isinstance(name, str) else None, None if version is None else str(version))
+    return _PlaybookHead(
+        True, name if isinstance(name, str) else None, None if version is None else str(version)
+    )
 
 
-def _shown(path: Path, run: Run) -> str:
-    """The path as whoever started the run would write it."""
+def _shown_path(path: Path, run: Run) -> str:
+    """Return a path relative to the working directory in which the run was started, if it is below."""
     return str(path.relative_to(run.folder)) if run.folder and path.is_relative_to(run.folder) else str(path)

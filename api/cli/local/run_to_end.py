@@ -1,172 +1,195 @@
-"""Local runs: walked to their end in this process, with the runs that they start, and their outcome said."""
+"""Execution of a local run in this process, to its end and to that of the runs that it starts."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from noetl.api.cli.display.console import INTERRUPTED, say
-from noetl.api.cli.display.event_follower import Follower
-from noetl.api.cli.display.outcome import ending, leave, tell
-from noetl.api.cli.display.progress import Progress
-from noetl.api.cli.local.interruption import Interruption, leave_at_once
+from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
+from noetl.api.cli.display.event_follower import EventFollower
+from noetl.api.cli.display.outcome import (
+    RunCommandContext,
+    describe_end,
+    exit_unless_succeeded,
+    print_outcome,
+)
+from noetl.api.cli.display.progress import ProgressDisplay
+from noetl.api.cli.local.interruption import Interruption, exit_immediately
 
 if TYPE_CHECKING:
-    from noetl.api.service.runs import Service
     from noetl.executor.model.run import Run
     from noetl.executor.stores.interface import Store
     from noetl.executor.worker import Worker
     from noetl.planner.plan import Plan
 
-_LOOK_EVERY_SECONDS = 0.1
-_ENDING_SECONDS = 5.0
-_GIVING_UP_SECONDS = 3.0
-_AT_WORK = ("noetl-walk", "noetl-keep", "noetl-loop", "noetl-item")
-"""What the names of threads begin with that walk runs, and that do work beside other work."""
+_POLL_SECONDS = 0.1
+_STOP_TIMEOUT_SECONDS = 5.0
+_THREAD_TIMEOUT_SECONDS = 3.0
+_WORKER_THREADS = ("noetl-walk", "noetl-keep", "noetl-loop", "noetl-item")
+"""Prefixes of the names of threads that execute runs, or parallel parts of their work."""
 
-_MOST_NAMED = 5
-_RUNS_AT_ONCE = 1000
+_MAX_NAMED_RUNS = 5
+_RUNS_PER_QUERY = 1000
 
 
-def walk_to_the_end(
-    store: Store,
-    service: Service,
-    run: Run,
-    plan: Plan,
-    *,
-    as_json: bool,
-    quiet: bool,
-    follower: Follower | None = None,
+def run_to_end(
+    context: RunCommandContext, run: Run, plan: Plan, follower: EventFollower | None = None
 ) -> None:
-    """Walk the run, say how it goes on stderr and write its result to stdout; then see out the runs that it has started
-    and not waited for. A `follower` knows what has happened before.
+    """Execute the run, show its progress on stderr and write its result to stdout.
+
+    Then execute the detached runs that it has started. A `follower` has read the events of the past.
 
     Raises:
-        typer.Exit: it did not succeed, or was interrupted.
+        typer.Exit: the run did not succeed, or was interrupted.
     """
-    worker = _worker(store, run)
-    current, began_at = run, time.time()
-    follower = follower or Follower(store, run)
-    if not quiet:
-        say(f"run {run.id} of {run.playbook}{f', from run {run.resumed_from}' if run.resumed_from else ''}")
+    store = context.store
+    worker = _create_worker(store, run)
+    current, started_at = run, time.time()
+    follower = follower or EventFollower(store, run)
+    if not context.quiet:
+        origin = f", from run {run.resumed_from}" if run.resumed_from else ""
+        print_message(f"run {run.id} of {run.playbook}{origin}")
     with Interruption() as interruption:
         try:
-            with Progress(follower.roots, quiet=quiet) as progress:
-                # Not before: what its steps log is shown from here on.
+            with ProgressDisplay(follower.roots, quiet=context.quiet) as progress:
+                # Only now, because the display shows what steps log from here on.
                 worker.start()
-                current = _ended(worker, run, follower, progress, interruption)
-                progress.stand_still()
-                tell(service, current, plan, as_json=as_json, quiet=quiet)
+                execution = _LocalExecution(context, run, worker, follower, progress, interruption)
+                current = execution.wait_until_finished()
+                progress.stop_redrawing()
+                print_outcome(context, current, plan)
                 if store.next_due(run.queue) is not None:
-                    progress.go_on()
-                    _see_out(store, run, follower, progress, interruption, quiet=quiet)
+                    progress.start_redrawing()
+                    execution.finish_detached_runs()
                 worker.stop()
         except KeyboardInterrupt:
             worker.stop(drain=False)
             for open_run in _open_runs(store, run) if current.status.is_final else [run]:
-                say(f"interrupted; `noetl runs resume {open_run.id}` goes on with the run")
-            _leave_what_hangs()
-            raise typer.Exit(INTERRUPTED) from None
-    for other in reversed(_runs_with(store, run)):
-        is_new = other.finished_at is not None and other.finished_at >= began_at
-        if is_new and other.parent is None and other.status.value != "succeeded":
-            say(f"run {other.id} of {other.playbook} {ending(other)}")
-    leave(current)
+                print_message(f"interrupted; resume the run with `noetl runs resume {open_run.id}`")
+            _exit_if_threads_hang()
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    _report_failed_detached_runs(store, run, started_at)
+    exit_unless_succeeded(current)
 
 
-def _ended(
-    worker: Worker, run: Run, follower: Follower, progress: Progress, interruption: Interruption
-) -> Run:
-    """The run once the worker has taken it to its end."""
-    while True:
-        interruption.check()
-        current = worker.wait_until_finished(run.tenant, run.id, timeout_seconds=_LOOK_EVERY_SECONDS)
-        progress.show(follower.news())
-        if current.status.is_final:
-            return current
+@dataclass(frozen=True, slots=True)
+class _LocalExecution:
+    """A run that a worker of this process executes, with what shows its progress."""
 
+    context: RunCommandContext
+    run: Run
+    worker: Worker
+    follower: EventFollower
+    progress: ProgressDisplay
+    interruption: Interruption
 
-def _see_out(
-    store: Store, run: Run, follower: Follower, progress: Progress, interruption: Interruption, *, quiet: bool
-) -> None:
-    """Return when the worker has nothing left to do for the runs that were started with this one."""
-    known: set[str] = set()
-    while store.next_due(run.queue) is not None:
-        interruption.check()
-        seen = store.changes.count
-        new = [other for other in _open_runs(store, run) if other.stop is None and other.id not in known]
-        if new and not quiet:
-            say(
-                f"{_named(new)} {'goes' if len(new) == 1 else 'go'} on; Ctrl-C leaves that to `noetl runs resume`"
+    def wait_until_finished(self) -> Run:
+        """Return the record of the run once the worker has finished it."""
+        while True:
+            self.interruption.raise_if_requested()
+            current = self.worker.wait_until_finished(
+                self.run.tenant, self.run.id, timeout_seconds=_POLL_SECONDS
             )
-        for other in new:
-            known.add(other.id)
-            follower.add(other, depth=1)
-        progress.show(follower.news())
-        store.changes.wait(seen, _LOOK_EVERY_SECONDS)
-    progress.show(follower.news())
+            self.progress.show(self.follower.new_events())
+            if current.status.is_final:
+                return current
+
+    def finish_detached_runs(self) -> None:
+        """Wait until the worker has no due work left for the runs of this queue."""
+        store, announced_ids = self.context.store, set[str]()
+        while store.next_due(self.run.queue) is not None:
+            self.interruption.raise_if_requested()
+            change_count = store.changes.count
+            new_runs = [
+                other
+                for other in _open_runs(store, self.run)
+                if other.stop is None and other.id not in announced_ids
+            ]
+            if new_runs and not self.context.quiet:
+                verb = "continues" if len(new_runs) == 1 else "continue"
+                print_message(f"{_list_runs(new_runs)} {verb}; Ctrl-C leaves that to `noetl runs resume`")
+            for new_run in new_runs:
+                announced_ids.add(new_run.id)
+                self.follower.add(new_run, depth=1)
+            self.progress.show(self.follower.new_events())
+            store.changes.wait(change_count, _POLL_SECONDS)
+        self.progress.show(self.follower.new_events())
 
 
-def _named(runs: list[Run]) -> str:
-    named = ", ".join(f"{run.id} of {run.playbook}" for run in runs[:_MOST_NAMED])
-    more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
-    return f"run{'s' if len(runs) > 1 else ''} {named}{more}"
+def _report_failed_detached_runs(store: Store, run: Run, started_at: float) -> None:
+    for other in reversed(_runs_of_queue(store, run)):
+        has_ended_now = other.finished_at is not None and other.finished_at >= started_at
+        if has_ended_now and other.parent is None and other.status.value != "succeeded":
+            print_message(f"run {other.id} of {other.playbook} {describe_end(other)}")
 
 
-def _runs_with(store: Store, run: Run) -> list[Run]:
-    """The other runs that began with the same one, or with this one, the newest first."""
-    found: list[Run] = []
-    first = store.run(run.tenant, run.queue) or run
+def _list_runs(runs: list[Run]) -> str:
+    names = ", ".join(f"{run.id} of {run.playbook}" for run in runs[:_MAX_NAMED_RUNS])
+    more = f" and {len(runs) - _MAX_NAMED_RUNS} more" if len(runs) > _MAX_NAMED_RUNS else ""
+    return f"run{'s' if len(runs) > 1 else ''} {names}{more}"
+
+
+def _runs_of_queue(store: Store, run: Run) -> list[Run]:
+    """Return the other runs of the run's queue, the newest first.
+
+    These are the run that the first process started, and all runs that began from it.
+    """
+    runs: list[Run] = []
+    first_run = store.run(run.tenant, run.queue) or run
     cursor = None
     while True:
         page, cursor = store.runs(
-            run.tenant, queue=run.queue, since=first.created_at, limit=_RUNS_AT_ONCE, cursor=cursor
+            run.tenant, queue=run.queue, since=first_run.created_at, limit=_RUNS_PER_QUERY, cursor=cursor
         )
-        found += [other for other in page if other.id != run.id]
+        runs += [other for other in page if other.id != run.id]
         if cursor is None:
-            return found
+            return runs
 
 
 def _open_runs(store: Store, run: Run) -> list[Run]:
-    """Those of the others that have not ended, without those that one of them waits for."""
-    left = [other for other in _runs_with(store, run) if not other.status.is_final]
-    ids = {other.id for other in left}
-    return [other for other in left if other.parent is None or other.parent.run_id not in ids]
+    """Return the other runs that have not ended, except those that another of them waits for."""
+    open_runs = [other for other in _runs_of_queue(store, run) if not other.status.is_final]
+    ids = {other.id for other in open_runs}
+    return [other for other in open_runs if other.parent is None or other.parent.run_id not in ids]
 
 
-def let_it_end(store: Store, run: Run) -> Run:
-    """The run that was told to stop, once it has ended with those it has started, or as it is after a while. Where the
-    process that walked it is gone, and no other run waits for it, this process does what is left to do.
+def wait_until_stopped(store: Store, run: Run) -> Run:
+    """Wait for a run that is stopping, and the runs that it has started. Return its record.
+
+    Wait `_STOP_TIMEOUT_SECONDS` at most. If the process that executed the run is gone and no other run waits
+    for it, this process does the remaining work.
     """
-    worker = _worker(store, run) if run.parent is None and is_abandoned(store, run) else None
+    worker = _create_worker(store, run) if run.parent is None and is_abandoned(store, run) else None
     if worker is not None:
         worker.start()
-    until = time.monotonic() + _ENDING_SECONDS
+    deadline = time.monotonic() + _STOP_TIMEOUT_SECONDS
     with Interruption() as interruption:
         while True:
-            seen = store.changes.count
+            change_count = store.changes.count
             current = store.run(run.tenant, run.id) or run
-            ends = [
+            stopping_runs = [
                 other
-                for other in _runs_with(store, run)
+                for other in _runs_of_queue(store, run)
                 if other.stop is not None and not other.status.is_final
             ]
-            has_ended = current.status.is_final and not ends
-            if has_ended or interruption.is_asked or time.monotonic() >= until:
+            has_ended = current.status.is_final and not stopping_runs
+            if has_ended or interruption.is_requested or time.monotonic() >= deadline:
                 break
-            store.changes.wait(seen, _LOOK_EVERY_SECONDS)
+            store.changes.wait(change_count, _POLL_SECONDS)
         if worker is not None:
-            worker.stop(drain=has_ended, timeout_seconds=_ENDING_SECONDS)
-    interruption.check()
+            worker.stop(drain=has_ended, timeout_seconds=_STOP_TIMEOUT_SECONDS)
+    interruption.raise_if_requested()
     return current
 
 
 def is_abandoned(store: Store, run: Run) -> bool:
-    """Whether the processes are gone that have worked for a local run, as far as can be known here: one that has only
-    waited so far leaves no trace.
+    """Return whether every process that is known to have executed a local run is gone.
+
+    A process is known by its claims. So a process that has only waited is not known, and does not count.
     """
     from noetl.executor.model.worker_identity import is_dead
 
@@ -174,8 +197,8 @@ def is_abandoned(store: Store, run: Run) -> bool:
     return all(map(is_dead, workers))
 
 
-def _worker(store: Store, run: Run) -> Worker:
-    from noetl.api.cli.local.playbook_finder import Beside
+def _create_worker(store: Store, run: Run) -> Worker:
+    from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
     from noetl.executor.security.capabilities import for_local_run
     from noetl.executor.worker import Worker, public_url
 
@@ -184,19 +207,20 @@ def _worker(store: Store, run: Run) -> Worker:
         store,
         queue=run.queue,
         capabilities=for_local_run(folder),
-        find_playbook=Beside(store),
+        find_playbook=SiblingPlaybookFinder(store),
         public_url=public_url(),
     )
 
 
-def _leave_what_hangs() -> None:
-    """Return when the work that was given up has ended. Where it does not within a few seconds, the process ends here: the
-    interpreter would wait for the threads of a pool as long as a server does not answer them, and is not safe from others
-    that come back from SQLite while it takes itself apart.
+def _exit_if_threads_hang() -> None:
+    """Wait for the threads of abandoned work, and exit immediately if they do not end in a few seconds.
+
+    At its end the interpreter joins the threads of a pool, which may wait long for a server. It is also not safe
+    from threads that return from SQLite while it finalizes.
     """
-    until = time.monotonic() + _GIVING_UP_SECONDS
-    at_work = [thread for thread in threading.enumerate() if thread.name.startswith(_AT_WORK)]
-    for thread in at_work:
-        thread.join(max(until - time.monotonic(), 0.0))
-    if any(thread.is_alive() for thread in at_work):
-        leave_at_once()
+    deadline = time.monotonic() + _THREAD_TIMEOUT_SECONDS
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_WORKER_THREADS)]
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0.0))
+    if any(thread.is_alive() for thread in threads):
+        exit_immediately()

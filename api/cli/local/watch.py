@@ -1,53 +1,52 @@
-"""A run that another process works for, watched to its end."""
+"""Observation of a run that another process executes, to its end."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import typer
-from noetl.api.cli.display.console import INTERRUPTED, say
-from noetl.api.cli.display.event_follower import Follower
-from noetl.api.cli.display.outcome import leave, tell
-from noetl.api.cli.display.progress import Progress
+from noetl.api.cli.display.console import EXIT_INTERRUPTED, print_message
+from noetl.api.cli.display.event_follower import EventFollower
+from noetl.api.cli.display.outcome import RunCommandContext, exit_unless_succeeded, print_outcome
+from noetl.api.cli.display.progress import ProgressDisplay
 from noetl.api.cli.local.interruption import Interruption
 from noetl.api.cli.local.run_to_end import is_abandoned
 
 if TYPE_CHECKING:
-    from noetl.api.service.runs import Service
     from noetl.executor.model.run import Run
-    from noetl.executor.stores.interface import Store
 
-_LOOK_EVERY_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
-def watch_to_the_end(store: Store, service: Service, run: Run, *, as_json: bool, quiet: bool) -> None:
-    """Show on stderr what has happened and what happens until the run ends, and write its result to stdout.
+def watch_until_finished(context: RunCommandContext, run: Run) -> None:
+    """Show past and new events on stderr until the run ends, and write its result to stdout.
 
     Raises:
-        typer.Exit: it did not succeed, or watching was interrupted.
+        typer.Exit: the run did not succeed, or watching was interrupted.
     """
+    store = context.store
     try:
-        if not quiet:
-            say(f"run {run.id} of {run.playbook}")
+        if not context.quiet:
+            print_message(f"run {run.id} of {run.playbook}")
         if run.origin == "local" and not run.status.is_final and is_abandoned(store, run):
-            say(f"nobody seems to be at work on it: `noetl runs resume {run.id}` goes on with the run")
-        ended = _watched(store, service, run, quiet=quiet)
+            print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
+        finished_run = _follow_until_finished(context, run)
     except KeyboardInterrupt:
-        say(f"not watched any more; `noetl runs watch {run.id}` goes on with that")
-        raise typer.Exit(INTERRUPTED) from None
-    tell(service, ended, store.plan(ended.plan_hash), as_json=as_json, quiet=quiet)
-    leave(ended)
+        print_message(f"stopped watching; watch the run again with `noetl runs watch {run.id}`")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    print_outcome(context, finished_run, store.plan(finished_run.plan_hash))
+    exit_unless_succeeded(finished_run)
 
 
-def _watched(store: Store, service: Service, run: Run, *, quiet: bool) -> Run:
-    """The run once it has ended."""
-    follower = Follower(store, run)
-    with Interruption() as interruption, Progress(follower.roots, quiet=quiet) as progress:
+def _follow_until_finished(context: RunCommandContext, run: Run) -> Run:
+    store = context.store
+    follower = EventFollower(store, run)
+    with Interruption() as interruption, ProgressDisplay(follower.roots, quiet=context.quiet) as progress:
         while True:
-            interruption.check()
-            seen = store.changes.count
-            current = service.run(run.id)
-            progress.show(follower.news())
+            interruption.raise_if_requested()
+            change_count = store.changes.count
+            current = context.service.run(run.id)
+            progress.show(follower.new_events())
             if current.status.is_final:
                 return current
-            store.changes.wait(seen, _LOOK_EVERY_SECONDS)
+            store.changes.wait(change_count, _POLL_SECONDS)

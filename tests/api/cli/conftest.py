@@ -19,8 +19,8 @@ from noetl.api.cli import main
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a shell sees of a command."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     exit_code: object
     out: str
@@ -31,13 +31,13 @@ class Outcome:
         return json.loads(self.out)
 
 
-Command = Callable[..., Outcome]
+Command = Callable[..., CommandResult]
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and nothing of this machine's settings."""
+    """Empty working directory, with no settings in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in ("NOETL_STORE", "NOETL_DEBUG", "NOETL_WORKERS", "NOETL_PUBLIC_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -46,33 +46,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def noetl(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """`noetl(*arguments, stdin=…)`, in the working folder."""
+    """Function `noetl(*arguments, stdin=…)`, which runs a command in the working directory."""
 
-    def command(*arguments: str, stdin: str = "") -> Outcome:
+    def run_command(*arguments: str, stdin: str = "") -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["noetl", *arguments])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
+        with pytest.raises(SystemExit) as exit_info:
             main()
         captured = capfd.readouterr()
         assert "Traceback" not in captured.err
-        return Outcome(exit_.value.code or 0, captured.out, captured.err)
+        return CommandResult(exit_info.value.code or 0, captured.out, captured.err)
 
-    return command
+    return run_command
 
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """`start(*arguments)`: `noetl` as a process of its own in the working folder, with pipes; killed when the test is over."""
+    """Function `start(*arguments)`, which starts `noetl` as a process with pipes, killed at the end of the test."""
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    def start_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, start_new_session=True, **{**pipes, **options}))
         return processes[-1]
 
-    yield begin
+    yield start_process
     for process in processes:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

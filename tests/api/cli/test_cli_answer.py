@@ -1,4 +1,4 @@
-"""`noetl runs answer`"""
+"""The command `noetl runs answer`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ output: {decision: "{{ decision }}"}
 
 
 @pytest.fixture
-def asked(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]:
-    """A process whose run waits for an answer, and the token."""
+def waiting_run(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]:
+    """Process of a run that waits for an answer, and the token."""
     Path("ask.yaml").write_text(ASK)
     os.mkfifo("token")
     process, token = start("run", "ask.yaml"), Path("token").read_text().strip()
@@ -53,72 +53,73 @@ def asked(folder: Path, start: Start) -> tuple[subprocess.Popen[str], str]:
 
 
 @pytest.fixture
-def abandoned(asked: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The token of a run whose process was interrupted."""
-    process, token = asked
+def abandoned(waiting_run: tuple[subprocess.Popen[str], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Token of a run whose process was interrupted."""
+    process, token = waiting_run
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    monkeypatch.setattr(callback_answer, "_TAKEN_UP_SECONDS", 0.1)
+    monkeypatch.setattr(callback_answer, "_PICKUP_SECONDS", 0.1)
     return token
 
 
 @pytest.mark.parametrize(
-    ("given", "found"), [([], None), (["-d", '{"yes": [1]}'], {"yes": [1]}), (["--data", '"text"'], "text")]
+    ("options", "expected"),
+    [([], None), (["-d", '{"yes": [1]}'], {"yes": [1]}), (["--data", '"text"'], "text")],
 )
-def test_the_process_that_waits_goes_on(
-    noetl: Command, asked: tuple[subprocess.Popen[str], str], given: list[str], found: Any
+def test_the_waiting_process_continues(
+    noetl: Command, waiting_run: tuple[subprocess.Popen[str], str], options: list[str], expected: Any
 ) -> None:
-    process, token = asked
-    outcome = noetl("runs", "answer", token, *given)
+    process, token = waiting_run
+    outcome = noetl("runs", "answer", token, *options)
     assert (outcome.exit_code, outcome.out) == (0, "")
     assert outcome.err.startswith("answered run ") and len(outcome.err.splitlines()) == 1
     out, _ = process.communicate(timeout=60)
-    assert json.loads(out) == {"decision": found}
+    assert json.loads(out) == {"decision": expected}
 
 
-def test_an_answer_on_standard_input(noetl: Command, asked: tuple[subprocess.Popen[str], str]) -> None:
-    process, token = asked
+def test_an_answer_on_standard_input(noetl: Command, waiting_run: tuple[subprocess.Popen[str], str]) -> None:
+    process, token = waiting_run
     assert noetl("runs", "answer", token, "-d", "-", stdin='{"é": 1}').exit_code == 0
     assert json.loads(process.communicate(timeout=60)[0]) == {"decision": {"é": 1}}
 
 
-def test_the_address_will_do_for_a_store(noetl: Command, folder: Path, abandoned: str) -> None:
+def test_a_url_with_a_store_is_answered_in_the_store(noetl: Command, folder: Path, abandoned: str) -> None:
     store = f"sqlite:///{folder}/.noetl/noetl.db"
     url = f"https://example.com/workflows/callbacks/{abandoned}"
     assert noetl("runs", "answer", url, "--store", store).err.startswith("answered run ")
 
 
-def test_nobody_is_at_work(noetl: Command, abandoned: str) -> None:
+def test_a_run_without_a_worker_has_a_hint(noetl: Command, abandoned: str) -> None:
     outcome = noetl("runs", "answer", abandoned, "-d", "7")
     (run,) = noetl("runs", "list", "--json").json["items"]
     id = run["workflow_id"]
     assert outcome.err.splitlines() == [
         f"answered run {id}",
-        f"nobody is at work on it: `noetl runs resume {id}` goes on with the run",
+        f"no live worker holds this run; resume it with `noetl runs resume {id}`",
     ]
     assert "\nask is due since 20" in noetl("runs", "show", id).out
     assert noetl("runs", "resume", id, "-q").json == {"decision": 7}
 
 
-def test_a_process_that_has_only_waited_is_at_work(
+def test_a_worker_that_has_only_waited_is_found(
     noetl: Command, start: Start, abandoned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run,) = noetl("runs", "list", "--json").json["items"]
     resuming = start("runs", "resume", run["workflow_id"])
     assert resuming.stderr is not None
     assert resuming.stderr.readline().startswith("run ")
-    monkeypatch.setattr(callback_answer, "_TAKEN_UP_SECONDS", 60.0)
+    monkeypatch.setattr(callback_answer, "_PICKUP_SECONDS", 60.0)
     assert len(noetl("runs", "answer", abandoned).err.splitlines()) == 1
     assert resuming.wait(60) == 0
 
 
-def test_a_sign_of_life(noetl: Command, abandoned: str) -> None:
-    assert noetl("runs", "answer", abandoned, "--heartbeat").err == "heard\n"
+def test_a_heartbeat_is_recorded(noetl: Command, abandoned: str) -> None:
+    assert noetl("runs", "answer", abandoned, "--heartbeat").err == "heartbeat recorded\n"
     assert noetl("runs", "answer", "x" * 43, "--heartbeat").exit_code == 1
 
 
-def test_answers_that_come_to_nothing(noetl: Command, abandoned: str) -> None:
+def test_another_answer_and_an_unknown_token_are_refused(noetl: Command, abandoned: str) -> None:
     assert noetl("runs", "answer", abandoned, "-d", "1").exit_code == 0
     assert noetl("runs", "answer", abandoned, "-d", "1").exit_code == 0
     for token, sentence in (
@@ -129,7 +130,7 @@ def test_answers_that_come_to_nothing(noetl: Command, abandoned: str) -> None:
         assert (outcome.exit_code, outcome.out, outcome.err) == (1, "", sentence)
 
 
-def test_an_answer_that_comes_too_late(noetl: Command, abandoned: str) -> None:
+def test_an_answer_to_a_cancelled_run_is_refused(noetl: Command, abandoned: str) -> None:
     (run,) = noetl("runs", "list", "--json").json["items"]
     noetl("runs", "cancel", run["workflow_id"])
     outcome = noetl("runs", "answer", abandoned)
@@ -139,7 +140,7 @@ def test_an_answer_that_comes_too_late(noetl: Command, abandoned: str) -> None:
 @pytest.mark.parametrize(
     ("data", "hint"),
     [
-        ("yes", """; as text it is written '"yes"'\n"""),
+        ("yes", """; write text as '"yes"'\n"""),
         ('{"a": }', ")\n"),
         ("NaN", "NaN is not JSON;"),
         ("1e999", "1e999 is too large a number;"),
@@ -149,15 +150,15 @@ def test_an_answer_that_comes_too_late(noetl: Command, abandoned: str) -> None:
         ("", ")\n"),
     ],
 )
-def test_what_is_not_json(noetl: Command, folder: Path, data: str, hint: str) -> None:
+def test_an_answer_that_is_not_json_is_refused(noetl: Command, folder: Path, data: str, hint: str) -> None:
     outcome = noetl("runs", "answer", "token", "-d", data)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith("noetl: the answer is not JSON: ") and hint in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 
-class TestHttp:
-    """To a service that calls itself by its own address, as nothing says how else it is reached."""
+class TestAnswerOverHttp:
+    """Answers to a service whose callback URLs have its own address."""
 
     @pytest.fixture
     def served(self, start: Start) -> Iterator[subprocess.Popen[str]]:
@@ -168,8 +169,8 @@ class TestHttp:
         assert process.returncode == 130
 
     @pytest.fixture
-    def asked(self, served: subprocess.Popen[str]) -> tuple[str, str]:
-        """The address of a run that waits, and the one to which the answer goes."""
+    def callback(self, served: subprocess.Popen[str]) -> tuple[str, str]:
+        """URL of the events of a waiting run, and URL of its callback."""
         assert served.stderr is not None
         address = served.stderr.readline().split()[1]
         headers = {"content-type": "application/yaml"}
@@ -181,9 +182,9 @@ class TestHttp:
         assert url.startswith(address)
         return f"{address}{accepted.json()['links']['events']}", url
 
-    def test_the_run_goes_on(self, noetl: Command, asked: tuple[str, str]) -> None:
-        run, url = asked
-        assert noetl("runs", "answer", url, "--heartbeat").err == "heard\n"
+    def test_the_run_continues_after_the_answer(self, noetl: Command, callback: tuple[str, str]) -> None:
+        run, url = callback
+        assert noetl("runs", "answer", url, "--heartbeat").err == "heartbeat recorded\n"
         outcome = noetl("runs", "answer", url, "-d", '{"approved": true}')
         assert (outcome.exit_code, outcome.err) == (0, "answered\n")
         with httpx.stream("GET", run, headers={"accept": "text/event-stream"}, timeout=60) as events:
@@ -191,8 +192,8 @@ class TestHttp:
         link = run.replace("/events", "").replace("/workflows/", "/workflows/result/")
         assert httpx.get(link).json()["result"] == {"decision": {"approved": True}}
 
-    def test_refusals_are_sentences(self, noetl: Command, asked: tuple[str, str]) -> None:
-        _, url = asked
+    def test_a_refusal_is_a_sentence(self, noetl: Command, callback: tuple[str, str]) -> None:
+        _, url = callback
         assert noetl("runs", "answer", url, "-d", "1").exit_code == 0
         for address in (url, url[:-5] + "xxxxx", url.replace("/workflows", "/nowhere")):
             outcome = noetl("runs", "answer", address, "-d", "2")
@@ -200,7 +201,7 @@ class TestHttp:
             assert outcome.err.startswith("noetl: 127.0.0.1:") and " refuses: " in outcome.err
             assert len(outcome.err.splitlines()) == 1
 
-    def test_nobody_there(self, noetl: Command, folder: Path) -> None:
+    def test_a_missing_service_is_a_sentence(self, noetl: Command, folder: Path) -> None:
         outcome = noetl("runs", "answer", "http://127.0.0.1:9/workflows/callbacks/x")
         assert (outcome.exit_code, len(outcome.err.splitlines())) == (2, 1)
-        assert outcome.err.startswith("noetl: 127.0.0.1:9 cannot be asked: ")
+        assert outcome.err.startswith("noetl: request to 127.0.0.1:9 failed: ")

@@ -1,4 +1,4 @@
-"""`noetl check`, and how every command refuses what it cannot read."""
+"""The command `noetl check`, and unreadable input of all commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_good_playbook_has_no_findings(noetl: Command, folder: Path) -> None:
     assert list(folder.iterdir()) == [folder / "good.yaml"]
 
 
-def test_many_mistakes_are_as_many_findings_each_in_its_place(noetl: Command, folder: Path) -> None:
+def test_each_mistake_has_a_finding_at_its_position(noetl: Command, folder: Path) -> None:
     Path("many.yaml").write_text(MISTAKES)
     outcome = noetl("check", "many.yaml", "--format", "concise")
     assert (outcome.exit_code, outcome.out) == (1, "")
@@ -67,7 +67,7 @@ def test_many_mistakes_are_as_many_findings_each_in_its_place(noetl: Command, fo
     ]
 
 
-def test_full_names_the_file_and_counts(noetl: Command, folder: Path) -> None:
+def test_the_full_report_names_the_file_and_counts(noetl: Command, folder: Path) -> None:
     Path("bad.yaml").write_text(BAD)
     outcome = noetl("check", "./bad.yaml")
     assert (outcome.exit_code, outcome.out) == (1, "")
@@ -76,7 +76,7 @@ def test_full_names_the_file_and_counts(noetl: Command, folder: Path) -> None:
     assert "\x1b" not in outcome.err
 
 
-def test_many_files_and_standard_input(noetl: Command, folder: Path) -> None:
+def test_files_and_standard_input_are_checked_together(noetl: Command, folder: Path) -> None:
     Path("good.yaml").write_text(GOOD)
     outcome = noetl("check", "good.yaml", "-", "--format", "json", stdin=BAD)
     assert (outcome.exit_code, outcome.err) == (1, "")
@@ -84,7 +84,7 @@ def test_many_files_and_standard_input(noetl: Command, folder: Path) -> None:
     assert [(d["file"], d["code"], d["line"]) for d in outcome.json["diagnostics"]] == [("-", "NP101", 4)]
 
 
-def test_programs_read_stdout(noetl: Command, folder: Path) -> None:
+def test_reports_for_programs_go_to_stdout(noetl: Command, folder: Path) -> None:
     Path("bad.yaml").write_text(BAD)
     sarif = noetl("check", "bad.yaml", "--format", "sarif")
     assert (sarif.exit_code, sarif.err) == (1, "")
@@ -93,7 +93,7 @@ def test_programs_read_stdout(noetl: Command, folder: Path) -> None:
     assert github.out.startswith("::error title=noetl (NP101),file=bad.yaml,line=4,col=34,")
 
 
-def test_warnings_do_not_fail(noetl: Command, folder: Path) -> None:
+def test_warnings_do_not_fail_the_command(noetl: Command, folder: Path) -> None:
     Path("warned.yaml").write_text(GOOD.replace("message: hello", "message: yes"))
     outcome = noetl("check", "warned.yaml", "--format", "concise")
     assert outcome.exit_code == 0
@@ -102,15 +102,15 @@ def test_warnings_do_not_fail(noetl: Command, folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "plan", "run"])
 @pytest.mark.parametrize(
-    ("file", "why"),
+    ("file", "reason"),
     [("missing.yaml", "No such file or directory"), (".", "Is a directory"), ("a\0b", "embedded null byte")],
 )
 def test_unreadable_input_is_a_sentence(
-    noetl: Command, folder: Path, command: str, file: str, why: str
+    noetl: Command, folder: Path, command: str, file: str, reason: str
 ) -> None:
     outcome = noetl(command, file)
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err.startswith("noetl: cannot read ") and why in outcome.err
+    assert outcome.err.startswith("noetl: cannot read ") and reason in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert list(folder.iterdir()) == []
 
@@ -127,7 +127,7 @@ def test_unreadable_input_is_a_sentence(
     ],
     ids=["empty", "10 MB of nested lists", "not YAML", "control character", "an error"],
 )
-def test_a_bad_playbook_is_diagnosed_and_nothing_else(
+def test_a_wrong_playbook_is_diagnosed_and_creates_no_store(
     noetl: Command, folder: Path, command: str, text: str, code: str
 ) -> None:
     outcome = noetl(command, "-", stdin=text)
@@ -136,7 +136,9 @@ def test_a_bad_playbook_is_diagnosed_and_nothing_else(
     assert list(folder.iterdir()) == []
 
 
-def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_a_sentence(
+    noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise KeyError("oh")
 
@@ -152,7 +154,7 @@ def test_a_bug_of_ours_is_a_sentence(noetl: Command, folder: Path, monkeypatch: 
     "arguments",
     [["frobnicate"], ["check", "--format", "xml", "-"], ["check", "--frob"], ["serve", "--port", "70000"]],
 )
-def test_wrong_usage_is_2(noetl: Command, arguments: list[str]) -> None:
+def test_wrong_usage_has_exit_code_2(noetl: Command, arguments: list[str]) -> None:
     outcome = noetl(*arguments)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err
@@ -161,40 +163,38 @@ def test_wrong_usage_is_2(noetl: Command, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"]]
 )
-def test_a_command_without_its_argument_shows_what_it_does_and_an_example(
-    noetl: Command, command: list[str]
-) -> None:
+def test_a_command_without_its_argument_shows_an_example(noetl: Command, command: list[str]) -> None:
     outcome = noetl(*command)
     assert outcome.exit_code == 2
     assert f"Example: noetl {' '.join(command)} " in outcome.out + outcome.err
 
 
-def test_noetl_alone_shows_its_commands(noetl: Command) -> None:
+def test_noetl_without_a_command_shows_the_commands(noetl: Command) -> None:
     outcome = noetl()
     assert outcome.exit_code == 0
     for word in ("check", "plan", "run", "runs", "serve", "explain", "schema", "Example:"):
         assert word in outcome.out
 
 
-def test_version(noetl: Command) -> None:
+def test_the_version_is_shown(noetl: Command) -> None:
     outcome = noetl("--version")
     assert outcome.exit_code == 0
     assert outcome.out.startswith("noetl 0.")
 
 
-def test_explain(noetl: Command) -> None:
+def test_a_code_is_explained(noetl: Command) -> None:
     page = noetl("explain", "np101")
     assert page.exit_code == 0
     assert "NP101" in page.out and page.out.count("```yaml") == 2
-    listed = noetl("explain")
-    assert listed.exit_code == 0
-    assert "NP101  error    unknown step\n" in listed.out
+    all_codes = noetl("explain")
+    assert all_codes.exit_code == 0
+    assert "NP101  error    unknown step\n" in all_codes.out
     unknown = noetl("explain", "NP1O1")
     assert (unknown.exit_code, unknown.out) == (2, "")
-    assert "there is no code NP1O1" in unknown.err
+    assert "unknown code NP1O1" in unknown.err
 
 
-def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> None:
+def test_the_schema_has_every_action_with_its_parameters(noetl: Command) -> None:
     from noetl.executor.actions import catalogue
 
     schema = noetl("schema").json
@@ -212,7 +212,7 @@ def test_the_schema_knows_every_action_and_its_parameters(noetl: Command) -> Non
     json.dumps(schema)
 
 
-def test_what_cannot_run_on_lambda(noetl: Command) -> None:
+def test_a_playbook_that_exceeds_the_limits_of_lambda_is_refused(noetl: Command) -> None:
     text = "name: slow\nsteps: [{name: a, timeout: 1h, run: [{action: log, message: x}]}]\n"
     assert noetl("check", "-", stdin=text).exit_code == 0
     refused = noetl("check", "-", "--target", "lambda", stdin=text)

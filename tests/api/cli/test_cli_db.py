@@ -1,4 +1,4 @@
-"""`noetl db`"""
+"""The command `noetl db upgrade`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from noetl.executor.clients import aws
 Command = Callable[..., Any]
 
 
-def test_what_is_not_installed_is_a_sentence(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_a_sentence(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.delitem(sys.modules, "noetl.infra.migrations", raising=False)
     monkeypatch.delattr("noetl.infra.migrations", raising=False)
@@ -22,18 +22,16 @@ def test_what_is_not_installed_is_a_sentence(noetl: Command, monkeypatch: pytest
     assert outcome.err == "noetl: a store in Postgres needs the extra `postgres` of this installation\n"
 
 
-def test_a_server_that_is_not_there_is_one_sentence(noetl: Command) -> None:
+def test_an_unreachable_server_is_a_sentence(noetl: Command) -> None:
     outcome = noetl("db", "upgrade", "--store", "postgresql://127.0.0.1:1/none")
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert (
-        outcome.err.endswith("Connection refused. Where it is: NOETL_STORE, or --store.\n")
+        outcome.err.endswith("Connection refused. Set the store with NOETL_STORE or --store.\n")
         and len(outcome.err.splitlines()) == 1
     )
 
 
-def test_a_table_without_credentials_is_two_sentences(
-    noetl: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_aws_credentials_are_two_sentences(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -43,11 +41,11 @@ def test_a_table_without_credentials_is_two_sentences(
     outcome = noetl("runs", "list", "--store", "dynamodb://none")
     aws.forget()
     assert (outcome.exit_code, outcome.out) == (2, "")
-    assert outcome.err.endswith("or give the machine a role. Where it is: NOETL_STORE, or --store.\n")
+    assert outcome.err.endswith("or give the machine a role. Set the store with NOETL_STORE or --store.\n")
 
 
 @pytest.mark.parametrize("store", ["sqlite:///noetl.db", "noetl"])
-def test_only_postgres_is_upgraded(noetl: Command, store: str) -> None:
+def test_a_store_in_sqlite_cannot_be_upgraded(noetl: Command, store: str) -> None:
     outcome = noetl("db", "upgrade", "--store", store)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert "--store postgresql://HOST/DATABASE" in outcome.err

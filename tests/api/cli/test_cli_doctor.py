@@ -1,4 +1,4 @@
-"""`noetl doctor` says what is wrong with a store, and nothing else."""
+"""The command `noetl doctor` reports inconsistencies of a store and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["postgres_dsn", "postgres_server"]
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store."""
+    """URL of an empty store."""
     if request.param == "postgres":
         dsn: str = request.getfixturevalue("postgres_dsn")
         upgrade(dsn)
         return dsn
-    found = f"sqlite:///{tmp_path}/noetl.db"
-    open_store(found).close()
-    return found
+    sqlite_url = f"sqlite:///{tmp_path}/noetl.db"
+    open_store(sqlite_url).close()
+    return sqlite_url
 
 
-def break_run(url: str) -> str:
-    """A run of the store with nothing left to do, and its end not reached; its id."""
+def store_stuck_run(url: str) -> str:
+    """Store a run that has not ended and has no due visit. Return its id."""
     store = open_store(url)
     assert isinstance(store, SqlStore)
     run = started(store)
@@ -40,35 +40,35 @@ def break_run(url: str) -> str:
     return run.id
 
 
-def test_a_store_that_is_well(noetl: Command, url: str) -> None:
-    said = noetl("doctor", "--store", url)
-    assert (said.exit_code, said.out, said.err) == (0, "", "nothing is wrong\n")
+def test_a_consistent_store_has_no_findings(noetl: Command, url: str) -> None:
+    result = noetl("doctor", "--store", url)
+    assert (result.exit_code, result.out, result.err) == (0, "", "the store is consistent\n")
     assert noetl("doctor", "--store", url, "--json").json == {"healthy": True, "findings": []}
 
 
-def test_a_store_that_is_not(noetl: Command, url: str) -> None:
-    run_id = break_run(url)
+def test_a_stuck_run_is_found(noetl: Command, url: str) -> None:
+    run_id = store_stuck_run(url)
     message = f"run {run_id} has not ended, and nothing is left that could go on with it"
-    said = noetl("doctor", "--store", url)
-    assert (said.exit_code, said.out, said.err) == (1, f"{message}\n", "")
-    said = noetl("doctor", "--store", url, "--json")
+    result = noetl("doctor", "--store", url)
+    assert (result.exit_code, result.out, result.err) == (1, f"{message}\n", "")
+    result = noetl("doctor", "--store", url, "--json")
     finding = {"check": "stuck", "workflow_id": run_id, "message": message}
-    assert (said.exit_code, said.json) == (1, {"healthy": False, "findings": [finding]})
+    assert (result.exit_code, result.json) == (1, {"healthy": False, "findings": [finding]})
 
 
-def test_it_changes_nothing(noetl: Command, tmp_path: Path) -> None:
+def test_the_check_changes_nothing(noetl: Command, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/noetl.db"
-    break_run(url)
+    store_stuck_run(url)
     before = (tmp_path / "noetl.db").read_bytes()
     noetl("doctor", "--store", url)
     assert (tmp_path / "noetl.db").read_bytes() == before
 
 
-def test_a_schema_of_another_version(noetl: Command, postgres_dsn: str) -> None:
+def test_a_schema_of_another_version_is_a_finding(noetl: Command, postgres_dsn: str) -> None:
     message = "The schema of the store in Postgres is not up to date: run `noetl db upgrade`."
-    said = noetl("doctor", "--store", postgres_dsn, "--json")
+    result = noetl("doctor", "--store", postgres_dsn, "--json")
     finding = {"check": "schema", "workflow_id": None, "message": message}
-    assert (said.exit_code, said.json) == (1, {"healthy": False, "findings": [finding]})
+    assert (result.exit_code, result.json) == (1, {"healthy": False, "findings": [finding]})
     upgrade(postgres_dsn)
     with psycopg.connect(postgres_dsn) as connection:
         connection.execute("insert into noetl_migrations (number) values (99)")
@@ -78,7 +78,7 @@ def test_a_schema_of_another_version(noetl: Command, postgres_dsn: str) -> None:
 @pytest.mark.parametrize(
     "url", ["sqlite:///nowhere.db", "postgresql://u@127.0.0.1:1/db?connect_timeout=1", "odd"]
 )
-def test_a_store_that_cannot_be_had(noetl: Command, url: str) -> None:
-    said = noetl("doctor", "--store", url)
-    assert (said.exit_code, said.out) == (2, "")
-    assert said.err.startswith("noetl: ")
+def test_a_missing_store_is_a_usage_error(noetl: Command, url: str) -> None:
+    result = noetl("doctor", "--store", url)
+    assert (result.exit_code, result.out) == (2, "")
+    assert result.err.startswith("noetl: ")

@@ -1,4 +1,4 @@
-"""`noetl keys`, and `noetl submit` to a service that asks for one."""
+"""The command `noetl keys`, and `noetl submit` to a service that requires a key."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ output: {total: "{{ total }}", b: "{{ b }}"}
 """
 
 
-def test_a_key_is_shown_once(noetl: Command, folder: Path) -> None:
-    made = noetl("keys", "create", "nightly jobs", "--scope", "run", "--tenant", "sales")
-    assert made.exit_code == 0
-    text = made.out.strip()
+def test_the_text_of_a_key_is_shown_once(noetl: Command, folder: Path) -> None:
+    created = noetl("keys", "create", "nightly jobs", "--scope", "run", "--tenant", "sales")
+    assert created.exit_code == 0
+    text = created.out.strip()
     id = text.split("_")[1]
-    assert made.err == f"key {id} of tenant sales; it is not shown again\n"
+    assert created.err == f"key {id} of tenant sales; it is not shown again\n"
     listed = noetl("keys", "list", "--tenant", "sales")
     assert listed.out.split()[:2] == [id, "run"]
     assert listed.out.rstrip().endswith("never used           nightly jobs") or "nightly jobs" in listed.out
@@ -49,27 +49,27 @@ def test_a_key_is_revoked(noetl: Command) -> None:
         assert noetl("keys", "revoke", id).err == f"key {id} is revoked\n"
     assert " revoked " in noetl("keys", "list").out
     assert noetl("keys", "revoke", id, "--tenant", "another").exit_code == 1
-    assert noetl("keys", "revoke", "nosuch").err == "noetl: tenant default has no key nosuch\n"
+    assert noetl("keys", "revoke", "nosuch").err == "noetl: unknown key nosuch of tenant default\n"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [("", "--scope", "run"), ("a\x1b[2J",), ("x" * 101,), ("a", "--tenant", "a/b"), ("a", "--tenant", "")],
 )
-def test_names_that_are_none(noetl: Command, folder: Path, arguments: tuple[str, ...]) -> None:
+def test_invalid_names_are_refused(noetl: Command, folder: Path, arguments: tuple[str, ...]) -> None:
     outcome = noetl("keys", "create", *arguments)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert list(folder.iterdir()) == []
 
 
-def test_listing_makes_no_store(noetl: Command, folder: Path) -> None:
+def test_a_list_creates_no_store(noetl: Command, folder: Path) -> None:
     assert noetl("keys", "list").exit_code == 2
     assert list(folder.iterdir()) == []
 
 
 @pytest.fixture
 def served(noetl: Command, folder: Path) -> Iterator[tuple[str, str]]:
-    """The address of a service on every address of this machine, and a key for it."""
+    """Address of a service that listens on all addresses of this machine, and a key for it."""
     key = noetl("keys", "create", "a", "--scope", "run").out.strip()
     command = [
         sys.executable,
@@ -84,13 +84,13 @@ def served(noetl: Command, folder: Path) -> Iterator[tuple[str, str]]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert line.rstrip().endswith("to those with an API key or a token"), line
+    assert line.rstrip().endswith("to clients with an API key or a token"), line
     yield line.split()[1].replace("0.0.0.0", "127.0.0.1"), key
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
 
 
-def test_a_service_with_a_key_may_serve_everyone(served: tuple[str, str]) -> None:
+def test_a_service_with_a_key_listens_on_all_addresses(served: tuple[str, str]) -> None:
     address, key = served
     assert httpx.get(f"{address}/workflows").status_code == 401
     assert httpx.get(f"{address}/workflows", headers={"Authorization": f"Bearer {key}"}).status_code == 200
@@ -137,10 +137,10 @@ def test_a_submission_is_refused_with_reasons(
         ("ftp://noetl.test", "--url must be an http or https URL"),
         ("noetl.test", "--url must be an http or https URL"),
         ("http://noetl.test", "is not sent over http"),
-        ("http://127.0.0.1:1", "127.0.0.1:1 cannot be asked"),
+        ("http://127.0.0.1:1", "request to 127.0.0.1:1 failed"),
     ],
 )
-def test_a_service_that_cannot_be_asked(
+def test_a_service_that_cannot_be_used_is_a_usage_error(
     noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str
 ) -> None:
     monkeypatch.setenv("NOETL_API_KEY", "noetl_a_b")

@@ -1,4 +1,4 @@
-"""`noetl plan`"""
+"""The command `noetl plan`."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def test_pictures_go_to_a_file(noetl: Command, format: str, start: bytes) -> Non
     assert Path("picture").read_bytes().startswith(start)
 
 
-def test_a_place_that_cannot_be_written_is_a_sentence(noetl: Command) -> None:
+def test_an_unwritable_file_is_a_sentence(noetl: Command) -> None:
     outcome = noetl("plan", "fork.yaml", "-o", "no/such/folder")
     assert outcome.exit_code == 2
     assert outcome.err == "noetl: cannot write no/such/folder: No such file or directory\n"
 
 
-def test_without_graphviz_it_says_how_to_get_it(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_graphviz_has_a_hint(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     outcome = noetl("plan", "fork.yaml", "-f", "svg")
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err == "noetl: svg needs Graphviz: install the extra `graph` of this installation\n"
 
 
-def test_warnings_are_said_and_the_plan_is_drawn(noetl: Command) -> None:
+def test_a_plan_with_warnings_is_drawn(noetl: Command) -> None:
     outcome = noetl(
         "plan", "-", "-f", "json", stdin=FORK.replace("name: fork", "name: fork\nvariables: {x: no}")
     )
@@ -90,4 +90,4 @@ def test_joins_are_explained(noetl: Command) -> None:
     assert meeting["ways"] == [["begin", "left", "meet"], ["begin", "right", "meet"]]
     refused = noetl("plan", "fork.yaml", "--explain-joins", "-f", "svg")
     assert (refused.exit_code, refused.out) == (2, "")
-    assert "as text or json" in refused.err
+    assert "supports the formats text and json" in refused.err

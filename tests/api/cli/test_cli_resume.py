@@ -1,4 +1,4 @@
-"""`noetl runs resume`"""
+"""The command `noetl runs resume`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ output: {sum: "{{ sum }}", last: "{{ last.done }}"}
 
 @pytest.fixture
 def ended(noetl: Command, folder: Path) -> str:
-    """The id of a run that has succeeded."""
+    """Id of a run that has succeeded."""
     Path("chain.yaml").write_text(CHAIN)
     Path("last.yaml").write_text(
         "name: last\nsteps: [{name: only, run: [{action: set, set: {done: true}}]}]\n"
@@ -41,7 +41,7 @@ def ended(noetl: Command, folder: Path) -> str:
     return id
 
 
-def test_a_new_run_goes_on_from_a_step(noetl: Command, ended: str) -> None:
+def test_a_new_run_starts_at_a_step(noetl: Command, ended: str) -> None:
     outcome = noetl("runs", "resume", ended, "--from", "second", "-i", "number=5")
     assert (outcome.exit_code, outcome.json) == (0, {"sum": 15, "last": True})
     new = outcome.err.split()[1]
@@ -60,7 +60,7 @@ def test_a_new_run_goes_on_from_a_step(noetl: Command, ended: str) -> None:
         ("second", "number=x", "input `number` must be integer"),
     ],
 )
-def test_what_cannot_be_is_a_sentence(
+def test_an_invalid_request_is_a_sentence(
     noetl: Command, ended: str, step: str, given: str, sentence: str
 ) -> None:
     outcome = noetl("runs", "resume", ended, "--from", step, "-i", given)
@@ -69,7 +69,7 @@ def test_what_cannot_be_is_a_sentence(
     assert noetl("runs", "list", "--playbook", "chain").out.count("\n") == 1
 
 
-def test_what_a_run_does_that_had_failed_is_shown(noetl: Command, folder: Path) -> None:
+def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> None:
     Path("flaky.yaml").write_text(
         "name: flaky\ninput: {ready: {type: boolean, default: false}}\nsteps:\n"
         "  - name: check\n    run: [{action: fail, if: '{{ not input.ready }}', message: not yet}]\n"

@@ -1,4 +1,4 @@
-"""`noetl run` and `noetl runs`"""
+"""The commands `noetl run` and `noetl runs`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ output: {a: "{{ a }}", b: "{{ b }}", region: "{{ region }}"}
 """
 
 HELD = """\
-name: held
+name: interrupted_process
 input: {gate: string}
 steps:
   - name: first
@@ -63,21 +63,21 @@ def playbook(folder: Path) -> None:
     Path("demo.yaml").write_text(DEMO)
 
 
-def test_the_result_is_on_stdout_and_the_way_to_it_on_stderr(noetl: Command, folder: Path) -> None:
+def test_the_result_goes_to_stdout_and_progress_to_stderr(noetl: Command, folder: Path) -> None:
     outcome = noetl("run", "demo.yaml", "-i", "count=1")
     assert outcome.exit_code == 0
     assert outcome.json == {"a": 4, "b": 6, "region": "eu"}
-    said = outcome.err.splitlines()
-    assert said[0].startswith("run ") and said[0].endswith(" of demo")
-    assert said[-1].startswith(said[0].removesuffix(" of demo") + " succeeded in ")
-    steps = [line.split()[1] for line in said if line.startswith("✓")]
+    lines = outcome.err.splitlines()
+    assert lines[0].startswith("run ") and lines[0].endswith(" of demo")
+    assert lines[-1].startswith(lines[0].removesuffix(" of demo") + " succeeded in ")
+    steps = [line.split()[1] for line in lines if line.startswith("✓")]
     assert steps[0] == "begin" and set(steps) == {"begin", "left", "right", "meet"}
     assert "→ left, right" in outcome.err
     assert "│ warning: met ␛[31mat 10\n" in outcome.err
     assert (folder / ".noetl" / "noetl.db").exists()
 
 
-def test_quiet_is_quiet_about_warnings_and_not_about_errors(noetl: Command) -> None:
+def test_quiet_hides_warnings_and_shows_errors(noetl: Command) -> None:
     warned = "name: warned\nsteps:\n  - name: only\n    run: [{action: set, set: {answer: off}}]\n"
     assert "NP006" in noetl("run", "-", stdin=warned).err
     outcome = noetl("run", "-", "-q", stdin=warned)
@@ -88,7 +88,7 @@ def test_quiet_is_quiet_about_warnings_and_not_about_errors(noetl: Command) -> N
     assert refused.err.endswith("noetl: 1 error in -\n")
 
 
-def test_nothing_that_is_logged_at_once_is_lost(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_of_the_first_moment_are_shown(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     start = Worker.start
 
     def start_and_wait(worker: Worker) -> None:
@@ -100,7 +100,7 @@ def test_nothing_that_is_logged_at_once_is_lost(noetl: Command, monkeypatch: pyt
     assert "│ warning: met ␛[31mat 10\n" in outcome.err
 
 
-def test_json_is_the_envelope(noetl: Command) -> None:
+def test_json_has_status_result_errors_and_steps(noetl: Command) -> None:
     outcome = noetl("run", "demo.yaml", "-i", "count=1", "--json", "-q")
     assert outcome.err == ""
     envelope = outcome.json
@@ -110,20 +110,20 @@ def test_json_is_the_envelope(noetl: Command) -> None:
     assert envelope["steps"]["lose"]["status"] == "pending"
 
 
-def test_a_failure_names_the_step_its_line_and_the_way_on(noetl: Command) -> None:
+def test_a_failure_names_the_step_its_line_and_how_to_resume(noetl: Command) -> None:
     outcome = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "-q")
     assert (outcome.exit_code, outcome.out) == (1, "")
     first, second = outcome.err.splitlines()
     assert first == "demo.yaml:21: step `lose`, action fail: Lost: no ␛[31mway"
     id = second.split()[1]
-    assert second == f"run {id} failed; `noetl runs resume {id}` goes on from there"
-    told = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "--json")
-    assert told.exit_code == 1
-    assert told.json["status"] == "failed"
-    assert told.json["errors"][0]["type"] == "Lost"
+    assert second == f"run {id} failed; resume it with `noetl runs resume {id}`"
+    with_json = noetl("run", "demo.yaml", "-i", "count=1", "-i", "region=nowhere", "--json")
+    assert with_json.exit_code == 1
+    assert with_json.json["status"] == "failed"
+    assert with_json.json["errors"][0]["type"] == "Lost"
 
 
-def test_inputs_are_read_as_their_type(noetl: Command) -> None:
+def test_inputs_are_parsed_as_their_type(noetl: Command) -> None:
     types = ("string", "integer", "number", "boolean", "object", "array", "any")
     playbook = json.dumps(
         {
@@ -159,7 +159,7 @@ def test_inputs_are_read_as_their_type(noetl: Command) -> None:
     }
 
 
-def test_pairs_come_before_the_file(noetl: Command) -> None:
+def test_input_pairs_override_the_file(noetl: Command) -> None:
     Path("input.json").write_text('{"count": 1, "region": "us"}')
     outcome = noetl("run", "demo.yaml", "--input", "input.json", "-i", "count=2", "-q")
     assert outcome.json == {"a": 6, "b": 9, "region": "us"}
@@ -172,7 +172,7 @@ def test_pairs_come_before_the_file(noetl: Command) -> None:
         (["-i", "count=many"], ["demo.yaml:3: input `count` must be integer"]),
         (["-i", "count=1", "-i", "regoin=us"], ["input `regoin` is unknown"]),
         (["-i", "regoin=us"], ["demo.yaml:3: input `count` is missing", "input `regoin` is unknown"]),
-        (["-i", "count"], ["-i takes name=value, not 'count'"]),
+        (["-i", "count"], ["-i must be name=value, not 'count'"]),
         (["-i", "region=\udcff"], ["-i 'region=\\udcff' is not UTF-8"]),
         (["--input", "large.json"], ["large.json is not JSON: 1e999 is too large a number"]),
         (["--input", "missing.json"], ["cannot read missing.json"]),
@@ -183,7 +183,7 @@ def test_pairs_come_before_the_file(noetl: Command) -> None:
         (["-i", "count=1", "--store", "sqlite:///demo.yaml/x.db"], ["demo.yaml/x.db"]),
     ],
 )
-def test_bad_input_is_a_sentence_and_leaves_no_trace(
+def test_invalid_input_is_a_sentence_and_creates_no_store(
     noetl: Command, folder: Path, arguments: list[str], sentences: list[str]
 ) -> None:
     Path("list.json").write_text("[1]")
@@ -192,9 +192,9 @@ def test_bad_input_is_a_sentence_and_leaves_no_trace(
     before = sorted(folder.rglob("*"))
     outcome = noetl("run", "demo.yaml", *arguments)
     assert (outcome.exit_code, outcome.out) == (2, "")
-    said = outcome.err.splitlines()
-    assert len(said) == len(sentences)
-    for line, sentence in zip(said, sentences, strict=True):
+    lines = outcome.err.splitlines()
+    assert len(lines) == len(sentences)
+    for line, sentence in zip(lines, sentences, strict=True):
         assert line.startswith("noetl: ") and sentence in line
     assert sorted(folder.rglob("*")) == before
 
@@ -258,8 +258,8 @@ def test_an_unknown_run_is_a_sentence(noetl: Command, folder: Path, command: str
 
 
 @pytest.fixture
-def held(folder: Path) -> subprocess.Popen[str]:
-    """A process that runs a playbook and stands at its second step, which reads from a pipe."""
+def interrupted_process(folder: Path) -> subprocess.Popen[str]:
+    """Process that was interrupted in its second step, which reads from a pipe."""
     Path("held.yaml").write_text(HELD)
     os.mkfifo("gate")
     command = [
@@ -275,19 +275,21 @@ def held(folder: Path) -> subprocess.Popen[str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     with open("gate", "w"):
-        # Opening a pipe waits for its reader: the step has begun, and goes on when this is closed.
+        # Opening a pipe blocks until its reader opens it, so the step has started.
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)
     return process
 
 
-def test_ctrl_c_leaves_a_run_that_resume_goes_on_with(noetl: Command, held: subprocess.Popen[str]) -> None:
-    out, err = held.communicate()
-    assert (held.returncode, out) == (130, "")
+def test_a_run_interrupted_by_ctrl_c_can_be_resumed(
+    noetl: Command, interrupted_process: subprocess.Popen[str]
+) -> None:
+    out, err = interrupted_process.communicate()
+    assert (interrupted_process.returncode, out) == (130, "")
     assert "Traceback" not in err
     (run,) = noetl("runs", "list", "--json").json["items"]
     id = run["workflow_id"]
-    assert err.splitlines()[-1] == f"interrupted; `noetl runs resume {id}` goes on with the run"
+    assert err.splitlines()[-1] == f"interrupted; resume the run with `noetl runs resume {id}`"
     Path("gate").unlink()
     Path("gate").write_text("")
     outcome = noetl("runs", "resume", id)
@@ -295,8 +297,10 @@ def test_ctrl_c_leaves_a_run_that_resume_goes_on_with(noetl: Command, held: subp
     assert Path("trace").read_text() == "first\nlast\n"
 
 
-def test_a_run_that_nobody_walks_can_be_cancelled(noetl: Command, held: subprocess.Popen[str]) -> None:
-    held.communicate()
+def test_a_run_without_a_worker_can_be_cancelled(
+    noetl: Command, interrupted_process: subprocess.Popen[str]
+) -> None:
+    interrupted_process.communicate()
     Path("gate").unlink()
     Path("gate").write_text("")
     (run,) = noetl("runs", "list", "--json").json["items"]

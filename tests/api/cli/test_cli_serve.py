@@ -1,4 +1,4 @@
-"""`noetl serve`"""
+"""The command `noetl serve`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def address(folder: Path) -> Iterator[str]:
     assert "Traceback" not in err
 
 
-def test_it_executes_what_is_posted(address: str, noetl: Command) -> None:
+def test_a_submitted_playbook_is_executed(address: str, noetl: Command) -> None:
     headers = {"content-type": "application/yaml", "prefer": "wait=30"}
     answer = httpx.post(f"{address}/workflows/run", content=GREET, headers=headers, timeout=60)
     assert answer.status_code == 200
@@ -52,7 +52,7 @@ def test_a_port_in_use_is_a_sentence(noetl: Command, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_only_this_machine_is_served(noetl: Command, folder: Path, host: str) -> None:
+def test_without_authentication_only_this_machine_is_served(noetl: Command, folder: Path, host: str) -> None:
     outcome = noetl("serve", "--host", host)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"noetl: cannot serve on {host}: no authentication is configured")
@@ -67,7 +67,7 @@ def test_only_this_machine_is_served(noetl: Command, folder: Path, host: str) ->
         ("NOETL_ALLOW_SHELL", "perhaps"),
     ],
 )
-def test_a_bad_setting_is_a_sentence(
+def test_an_invalid_setting_is_a_sentence(
     noetl: Command, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)

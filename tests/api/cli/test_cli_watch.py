@@ -1,4 +1,4 @@
-"""`noetl runs watch`, and what a terminal shows."""
+"""The command `noetl runs watch`, and the display on a terminal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_of(noetl: Command) -> str:
 
 
 @pytest.mark.parametrize(("broken", "exit_code", "status"), [(False, 0, "succeeded"), (True, 1, "failed")])
-def test_another_process_is_watched_to_its_end(
+def test_a_run_of_another_process_is_watched_to_its_end(
     noetl: Command, start: Start, broken: bool, exit_code: int, status: str
 ) -> None:
     if broken:
@@ -70,12 +70,12 @@ def test_ctrl_c_leaves_the_run_alone(noetl: Command, start: Start) -> None:
         _, err = watching.communicate(timeout=60)
         assert (watching.returncode, err.splitlines()[-1]) == (
             130,
-            f"not watched any more; `noetl runs watch {id}` goes on with that",
+            f"stopped watching; watch the run again with `noetl runs watch {id}`",
         )
     assert running.wait(60) == 0
 
 
-def test_a_run_that_has_ended_is_told(noetl: Command) -> None:
+def test_the_events_of_a_finished_run_are_shown(noetl: Command) -> None:
     Path("gate").unlink()
     Path("gate").write_text("")
     noetl("run", "held.yaml", "-q")
@@ -87,7 +87,7 @@ def test_a_run_that_has_ended_is_told(noetl: Command) -> None:
     ]
 
 
-def test_nobody_is_at_work(noetl: Command, start: Start) -> None:
+def test_a_run_without_a_worker_has_a_hint(noetl: Command, start: Start) -> None:
     running = start("run", "held.yaml")
     with open("gate", "w"):
         id = run_of(noetl)
@@ -97,11 +97,11 @@ def test_nobody_is_at_work(noetl: Command, start: Start) -> None:
     assert watching.stderr is not None
     assert watching.stderr.readline() == f"run {id} of held\n"
     assert watching.stderr.readline() == (
-        f"nobody seems to be at work on it: `noetl runs resume {id}` goes on with the run\n"
+        f"no live worker holds this run; resume it with `noetl runs resume {id}`\n"
     )
 
 
-def test_a_process_that_goes_on_is_at_work(noetl: Command, start: Start) -> None:
+def test_a_resumed_run_has_no_hint(noetl: Command, start: Start) -> None:
     running = start("run", "held.yaml")
     with open("gate", "w"):
         id = run_of(noetl)
@@ -114,22 +114,22 @@ def test_a_process_that_goes_on_is_at_work(noetl: Command, start: Start) -> None
 
 
 @pytest.mark.parametrize(("terminal", "sign"), [("xterm", "▶ stand"), ("dumb", "… stand is running")])
-def test_a_terminal_shows_what_is_at_work(noetl: Command, start: Start, terminal: str, sign: str) -> None:
-    """One that cannot be redrawn is told instead."""
+def test_a_terminal_shows_the_active_steps(noetl: Command, start: Start, terminal: str, sign: str) -> None:
+    """A terminal that cannot be redrawn gets a line instead."""
     screen, end = os.openpty()
     environ = {**os.environ, "TERM": terminal, "COLUMNS": "60"}
     running = start("run", "held.yaml", stderr=end, env={k: v for k, v in environ.items() if k != "NO_COLOR"})
     os.close(end)
     shown = b""
     with open("gate", "w"):
-        while sign.replace(" ", "").encode() not in _plain(shown):
+        while sign.replace(" ", "").encode() not in _strip_controls(shown):
             shown += os.read(screen, 4096)
     assert running.wait(60) == 0
     os.close(screen)
 
 
-def _plain(shown: bytes) -> bytes:
-    """What a terminal was sent without what it obeys, and without blanks."""
+def _strip_controls(shown: bytes) -> bytes:
+    """Return terminal output without control sequences and blanks."""
     import re
 
     return re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]|\s", b"", shown)

@@ -1,4 +1,4 @@
-"""Every command and option is on the page about them, and every command says by example how it is called."""
+"""Every command and option is in docs/commands.md, and every command has an example."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PAGE = (ROOT / "docs" / "commands.md").read_text("utf-8")
 
 
 def commands(command: Any, name: str = "noetl") -> Iterator[tuple[str, Any]]:
-    """All commands that are no groups, with their names."""
+    """Yield all commands below a group, with their full names."""
     inner = getattr(command, "commands", None)
     if inner is None:
         yield name, command
-    for word, one in (inner or {}).items():
-        yield from commands(one, f"{name} {word}")
+    for word, subcommand in (inner or {}).items():
+        yield from commands(subcommand, f"{name} {word}")
 
 
 COMMANDS = dict(commands(get_command(app)))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_is_on_the_page(name: str) -> None:
+def test_a_command_is_in_the_documentation(name: str) -> None:
     assert f"| `{name}" in PAGE
     for parameter in COMMANDS[name].params:
         for option in parameter.opts if parameter.opts[0].startswith("-") else ():
@@ -35,7 +35,7 @@ def test_it_is_on_the_page(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_it_has_an_example(name: str) -> None:
+def test_a_command_has_an_example(name: str) -> None:
     assert COMMANDS[name].epilog.startswith(f"Example: {name}")
 
 

@@ -1,4 +1,4 @@
-"""Being asked to end"""
+"""Ctrl-C and SIGTERM in commands."""
 
 from __future__ import annotations
 
@@ -23,93 +23,93 @@ WAIT = {"name": "wait", "steps": [{"name": "wait", "run": [{"action": "wait", "s
 
 
 def test_a_command_is_interrupted_while_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Loading(ModuleType):
+    class InterruptedModule(ModuleType):
         def __getattr__(self, name: str) -> Any:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "noetl.api.cli.app", Loading("noetl.api.cli.app"))
-    with pytest.raises(SystemExit) as left:
+    monkeypatch.setitem(sys.modules, "noetl.api.cli.app", InterruptedModule("noetl.api.cli.app"))
+    with pytest.raises(SystemExit) as exit_info:
         main()
-    assert left.value.code == 130
+    assert exit_info.value.code == 130
 
 
-class Struck(threading.Condition):
-    """One at which the process is interrupted just when the main thread has let go of the lock in order to wait."""
+class InterruptedCondition(threading.Condition):
+    """A condition that interrupts the process when the main thread has released the lock to wait."""
 
     def __init__(self) -> None:
         super().__init__()
         release = self._release_save  # type: ignore[attr-defined]
 
-        def struck() -> Any:
+        def release_and_interrupt() -> Any:
             state = release()
             if threading.current_thread() is threading.main_thread():
                 signal.raise_signal(signal.SIGINT)
             return state
 
-        self._release_save = struck
+        self._release_save = release_and_interrupt
 
 
 @pytest.fixture
-def struck(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("wait.json").write_text(json.dumps(WAIT))
-    monkeypatch.setattr(change_signal, "threading", SimpleNamespace(Condition=Struck))
-    monkeypatch.setattr(interruption, "leave_at_once", lambda: pytest.fail("nobody has asked twice"))
+    monkeypatch.setattr(change_signal, "threading", SimpleNamespace(Condition=InterruptedCondition))
+    monkeypatch.setattr(interruption, "exit_immediately", lambda: pytest.fail("there was only one signal"))
 
 
-@pytest.mark.usefixtures("struck")
-def test_a_run_is_interrupted_in_the_middle_of_waiting(noetl: Command) -> None:
+@pytest.mark.usefixtures("interrupted_waits")
+def test_a_run_is_interrupted_while_it_waits(noetl: Command) -> None:
     outcome = noetl("run", "wait.json")
     assert (outcome.exit_code, outcome.out) == (130, "")
-    assert outcome.err.splitlines()[-1].startswith("interrupted; `noetl runs resume ")
+    assert outcome.err.splitlines()[-1].startswith("interrupted; resume the run with `noetl runs resume ")
 
 
-@pytest.mark.usefixtures("struck")
-def test_watching_is_interrupted_in_the_middle_of_waiting(noetl: Command) -> None:
+@pytest.mark.usefixtures("interrupted_waits")
+def test_watching_is_interrupted_while_it_waits(noetl: Command) -> None:
     noetl("run", "wait.json")
     (run,) = noetl("runs", "list", "--json").json["items"]
     outcome = noetl("runs", "watch", run["workflow_id"])
     assert (outcome.exit_code, outcome.out) == (130, "")
-    assert outcome.err.splitlines()[-1].startswith("not watched any more; ")
+    assert outcome.err.splitlines()[-1].startswith("stopped watching; ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_is_noted_and_what_was_before_comes_back(number: signal.Signals) -> None:
+def test_a_signal_sets_a_flag_and_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with Interruption() as asked:
-        asked.check()
-        assert not asked.is_asked
+    with Interruption() as interrupt:
+        interrupt.raise_if_requested()
+        assert not interrupt.is_requested
         signal.raise_signal(number)
         signal.raise_signal(number)
-        assert asked.is_asked
-        asked.wait()
+        assert interrupt.is_requested
+        interrupt.wait()
         with pytest.raises(KeyboardInterrupt):
-            asked.check()
+            interrupt.raise_if_requested()
     assert signal.getsignal(number) is before
 
 
-def test_other_threads_are_never_asked() -> None:
-    noted = []
+def test_the_flag_is_never_set_in_other_threads() -> None:
+    flags = []
 
     def work() -> None:
-        with Interruption() as asked:
-            asked.check()
-            noted.append(asked.is_asked)
+        with Interruption() as interrupt:
+            interrupt.raise_if_requested()
+            flags.append(interrupt.is_requested)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert noted == [False]
+    assert flags == [False]
 
 
-@pytest.mark.parametrize("flushed", ["", "raise RuntimeError('reentrant call')"])
-def test_who_is_asked_again_ends_at_once(flushed: str) -> None:
-    """With what it has started, and without waiting for its threads; also where it is in the middle of writing."""
+@pytest.mark.parametrize("flush_code", ["", "raise RuntimeError('reentrant call')"])
+def test_a_second_signal_ends_the_process_immediately(flush_code: str) -> None:
+    """Its commands end too; its threads and a running write do not delay it."""
     program = f"""
 import os, signal, sys, threading, time
 from noetl.api.cli.local import interruption
 from noetl.executor.actions import _process
 def flush(real=sys.stdout.flush):
-    {flushed or "real()"}
+    {flush_code or "real()"}
 def say(text):
     os.write(1, text.encode())
 _process.end_all_commands = lambda: say("commands ended ")
@@ -117,12 +117,12 @@ sys.stdout.flush = flush
 clock = iter([0.0, 0.5, 1.0])
 interruption.time.monotonic = lambda: next(clock)
 threading.Thread(target=threading.Event().wait).start()
-with interruption.Interruption() as asked:
+with interruption.Interruption():
     for _ in range(3):
         signal.raise_signal(signal.SIGINT)
-        say("asked ")
+        say("signal ")
 """
     outcome = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (outcome.returncode, outcome.stdout) == (130, "asked asked commands ended "), outcome.stderr
+    assert (outcome.returncode, outcome.stdout) == (130, "signal signal commands ended "), outcome.stderr

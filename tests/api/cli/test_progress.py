@@ -1,4 +1,4 @@
-"""A run as it goes on, on a screen that can be redrawn and on one that cannot."""
+"""Progress of a run, on a terminal that can be redrawn and on one that cannot."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from noetl.api.cli.display.event_follower import Followed
-from noetl.api.cli.display.progress import Progress, lower_part
-from noetl.api.cli.display.run_board import Board, Counts, countdown, duration, pace
+from noetl.api.cli.display.event_follower import FollowedRun
+from noetl.api.cli.display.progress import ProgressDisplay, active_lines
+from noetl.api.cli.display.run_board import (
+    LoopCounter,
+    RunBoard,
+    format_countdown,
+    format_duration,
+    format_rate,
+)
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
@@ -30,76 +36,76 @@ def run() -> Run:
     return new_run(plan.header, plan.hash, {}, now=NOW)[0]
 
 
-class Told(Followed):
-    """A run of which events tell, each of them at the time of a clock."""
+class RecordedRun(FollowedRun):
+    """A followed run whose events a test records, at the time of its clock."""
 
     def __init__(self, run: Run, clock: Clock, depth: int = 0) -> None:
         super().__init__(run, depth)
         self.clock = clock
-        self.untold: list[Event] = []
+        self.unshown: list[Event] = []
 
-    def tell(self, type: str, step: str | None = "each", **payload: Any) -> None:
+    def record(self, type: str, step: str | None = "each", **payload: Any) -> None:
         options: Mapping[str, Any] = {
             name: payload.pop(name) for name in ("visit", "attempt") if name in payload
         }
         event = Event(type, self.clock(), step, **{"visit": 1, "attempt": 1, **options}, payload=payload)
-        self.board.take(event)
-        self.untold.append(event)
+        self.board.apply(event)
+        self.unshown.append(event)
 
     def count(self, done: int, total: int, failed: int = 0, position: str = "run") -> None:
-        self.tell("loop.progress", position=position, done=done, total=total, failed=failed)
+        self.record("loop.progress", position=position, done=done, total=total, failed=failed)
 
-    def lines(self, width: int = 80, most: int = 12) -> list[str]:
-        return [line.plain for line in lower_part([self], self.clock(), width, most)]
+    def lines(self, width: int = 80, max_lines: int = 12) -> list[str]:
+        return [line.plain for line in active_lines([self], self.clock(), width, max_lines)]
 
 
 @pytest.fixture
-def told(run: Run, clock: Clock) -> Told:
-    return Told(run, clock)
+def recorded(run: Run, clock: Clock) -> RecordedRun:
+    return RecordedRun(run, clock)
 
 
-class TestLowerPart:
-    def test_a_step_that_runs(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started")
+class TestActiveLines:
+    def test_a_running_step_shows_its_duration(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started")
         clock.pass_(2.5)
-        assert told.lines() == ["▶ each  2.5 s"]
+        assert recorded.lines() == ["▶ each  2.5 s"]
         clock.pass_(100)
-        assert told.lines() == ["▶ each  1 m 42 s"]
-        told.tell("step.completed")
-        assert told.lines() == []
+        assert recorded.lines() == ["▶ each  1 m 42 s"]
+        recorded.record("step.completed")
+        assert recorded.lines() == []
 
-    def test_what_a_step_that_runs_for_long_is_doing(self, told: Told, clock: Clock) -> None:
-        told.tell("action.started", "unknown", action="http", position="run.0")
-        told.tell("step.started")
+    def test_a_running_step_shows_its_running_actions(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("action.started", "unknown", action="http", position="run.0")
+        recorded.record("step.started")
         clock.pass_(20)
         for position, action in (("run.0", "shell"), ("run.1", "http"), ("run.2", "shell")):
-            told.tell("action.started", action=action, position=position)
-        assert told.lines() == ["▶ each  20.0 s  shell  http"]
-        told.tell("action.completed", action="shell", position="run.0")
-        told.tell("action.failed", action="shell", position="run.2", error=None)
-        assert told.lines() == ["▶ each  20.0 s  http"]
-        told.tell("action.retrying", action="http", position="run.1", error=None, wait_seconds=1)
-        assert told.lines() == ["▶ each  20.0 s"]
-        told.tell("action.started", action="http", position="run.1")
-        told.tell("step.waiting", actions=["http"], until=timestamp(NOW + 40))
-        told.tell("step.started")
-        assert told.lines() == ["▶ each  20.0 s"]
+            recorded.record("action.started", action=action, position=position)
+        assert recorded.lines() == ["▶ each  20.0 s  shell  http"]
+        recorded.record("action.completed", action="shell", position="run.0")
+        recorded.record("action.failed", action="shell", position="run.2", error=None)
+        assert recorded.lines() == ["▶ each  20.0 s  http"]
+        recorded.record("action.retrying", action="http", position="run.1", error=None, wait_seconds=1)
+        assert recorded.lines() == ["▶ each  20.0 s"]
+        recorded.record("action.started", action="http", position="run.1")
+        recorded.record("step.waiting", actions=["http"], until=timestamp(NOW + 40))
+        recorded.record("step.started")
+        assert recorded.lines() == ["▶ each  20.0 s"]
 
-    def test_a_step_that_is_tried_again(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started")
+    def test_a_retrying_step_shows_the_next_attempt(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started")
         clock.pass_(5)
-        told.tell("step.retrying", error=None, next_attempt_at=timestamp(NOW + 15))
+        recorded.record("step.retrying", error=None, next_attempt_at=timestamp(NOW + 15))
         clock.pass_(2)
-        assert told.lines() == ["↻ each  attempt 2 in 8 s"]
+        assert recorded.lines() == ["↻ each  attempt 2 in 8 s"]
         clock.pass_(8)
-        told.tell("step.started", attempt=2)
+        recorded.record("step.started", attempt=2)
         clock.pass_(1)
-        assert told.lines() == ["▶ each  1.0 s  attempt 2"]
+        assert recorded.lines() == ["▶ each  1.0 s  attempt 2"]
 
     @pytest.mark.parametrize(
         ("actions", "seconds", "line"),
         [
-            (["wait"], 90, "◷ each  goes on in 1 m 30 s"),
+            (["wait"], 90, "◷ each  continues in 1 m 30 s"),
             ([], 9, "◷ each  next round in 9 s"),
             ([], None, "◷ each  waits"),
             (["callback"], None, "◷ each  waits for an answer"),
@@ -108,221 +114,229 @@ class TestLowerPart:
             (["x"], None, "◷ each  waits for `x`"),
         ],
     )
-    def test_a_step_that_waits(self, told: Told, actions: list[str], seconds: int | None, line: str) -> None:
-        told.tell("step.started")
+    def test_a_waiting_step_shows_what_it_waits_for(
+        self, recorded: RecordedRun, actions: list[str], seconds: int | None, line: str
+    ) -> None:
+        recorded.record("step.started")
         until = None if seconds is None else timestamp(NOW + seconds)
-        told.tell("step.waiting", actions=actions, until=until)
-        assert told.lines() == [line]
+        recorded.record("step.waiting", actions=actions, until=until)
+        assert recorded.lines() == [line]
 
-    def test_an_action_that_is_to_be_tried_again(self, told: Told) -> None:
+    def test_a_retrying_action_is_shown(self, recorded: RecordedRun) -> None:
         until = timestamp(NOW + 30)
-        told.tell("step.waiting", actions=[], retried=["http", "shell"], until=until)
-        assert told.lines() == ["◷ each  tries `http` and `shell` again in 30 s"]
-        told.tell("step.waiting", actions=["callback"], retried=["http"], until=until)
-        assert told.lines() == ["◷ each  waits for an answer, 30 s left"]
+        recorded.record("step.waiting", actions=[], retried=["http", "shell"], until=until)
+        assert recorded.lines() == ["◷ each  retries `http` and `shell` in 30 s"]
+        recorded.record("step.waiting", actions=["callback"], retried=["http"], until=until)
+        assert recorded.lines() == ["◷ each  waits for an answer, 30 s left"]
 
-    def test_a_time_that_is_over_is_not_counted_on(self, told: Told, clock: Clock) -> None:
-        told.tell("step.waiting", actions=["wait"], until=timestamp(NOW + 1))
+    def test_a_countdown_ends_at_zero(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.waiting", actions=["wait"], until=timestamp(NOW + 1))
         clock.pass_(5)
-        assert told.lines() == ["◷ each  goes on in 0 s"]
+        assert recorded.lines() == ["◷ each  continues in 0 s"]
 
-    def test_a_loop(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started")
+    def test_a_loop_shows_its_progress(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started")
         for done in (100, 200, 300):
             clock.pass_(2)
-            told.count(done, 1200, failed=3)
-        assert told.lines() == ["▶ each  █████░░░░░░░░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
-        assert told.lines(width=50) == ["▶ each  ██░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
+            recorded.count(done, 1200, failed=3)
+        assert recorded.lines() == ["▶ each  █████░░░░░░░░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
+        assert recorded.lines(width=50) == ["▶ each  ██░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
         clock.pass_(1)
-        told.count(5, 10, position="run.1")
-        assert told.lines() == ["▶ each  ██████████░░░░░░░░░░ 5 of 10  42.9/min"]
+        recorded.count(5, 10, position="run.1")
+        assert recorded.lines() == ["▶ each  ██████████░░░░░░░░░░ 5 of 10  42.9/min"]
 
-    def test_the_pace_is_that_of_lately(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started")
+    def test_the_rate_is_that_of_the_latest_samples(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started")
         for index in range(1, 20):
             clock.pass_(1 if index < 10 else 10)
-            told.count(index * 100, 5000)
-        assert told.lines()[0].endswith("10/s")
+            recorded.count(index * 100, 5000)
+        assert recorded.lines()[0].endswith("10/s")
 
-    def test_time_in_which_nobody_was_at_work_does_not_count(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started")
-        told.count(100, 400)
+    def test_the_rate_excludes_the_time_before_a_resume(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started")
+        recorded.count(100, 400)
         clock.pass_(3600)
-        told.board.begin_anew(clock())
-        told.count(200, 400)
-        assert told.lines() == ["▶ each  ██████████░░░░░░░░░░ 200 of 400"]
+        recorded.board.restart_clocks(clock())
+        recorded.count(200, 400)
+        assert recorded.lines() == ["▶ each  ██████████░░░░░░░░░░ 200 of 400"]
         clock.pass_(2)
-        told.count(300, 400)
-        assert told.lines() == ["▶ each  ███████████████░░░░░ 300 of 400  50/s"]
+        recorded.count(300, 400)
+        assert recorded.lines() == ["▶ each  ███████████████░░░░░ 300 of 400  50/s"]
 
-    def test_what_is_begun_anew_begins_then(self, told: Told, clock: Clock) -> None:
-        told.tell("step.started", "a")
-        told.tell("step.waiting", "b", actions=["wait"], until=timestamp(NOW + 3610))
+    def test_a_running_step_is_measured_from_the_resume(self, recorded: RecordedRun, clock: Clock) -> None:
+        recorded.record("step.started", "a")
+        recorded.record("step.waiting", "b", actions=["wait"], until=timestamp(NOW + 3610))
         clock.pass_(3600)
-        told.board.begin_anew(clock())
+        recorded.board.restart_clocks(clock())
         clock.pass_(2)
-        assert told.lines() == ["▶ a  2.0 s", "◷ b  goes on in 8 s"]
+        assert recorded.lines() == ["▶ a  2.0 s", "◷ b  continues in 8 s"]
 
-    def test_there_is_room_for_what_a_terminal_adds(
-        self, told: Told, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    def test_a_line_is_shorter_than_the_terminal_by_the_interrupt_echo(
+        self, recorded: RecordedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("COLUMNS", "20")
-        told.tell("step.started", "a" * 30)
-        (line,) = Progress([told], clock=clock)._lower_part().renderables
+        recorded.record("step.started", "a" * 30)
+        (line,) = ProgressDisplay([recorded], clock=clock)._render_active_lines().renderables
         assert line.plain == "▶ " + "a" * 15 + "…"
 
-    def test_what_runs_stands_first_and_the_rest_is_counted(self, told: Told) -> None:
-        told.tell("step.waiting", "a", actions=["callback"], until=None)
-        told.tell("step.started", "b")
-        told.tell("step.retrying", "c", error=None, next_attempt_at=timestamp(NOW + 1))
-        told.tell("step.started", "d")
-        told.tell("step.started", "@end")
-        assert [line[:3] for line in told.lines()] == ["▶ b", "▶ d", "↻ c", "◷ a"]
-        assert told.lines(most=4) == told.lines()
-        assert told.lines(most=3) == ["▶ b  0.0 s", "▶ d  0.0 s", "  and 2 more"]
+    def test_running_steps_are_first_and_the_rest_is_counted(self, recorded: RecordedRun) -> None:
+        recorded.record("step.waiting", "a", actions=["callback"], until=None)
+        recorded.record("step.started", "b")
+        recorded.record("step.retrying", "c", error=None, next_attempt_at=timestamp(NOW + 1))
+        recorded.record("step.started", "d")
+        recorded.record("step.started", "@end")
+        assert [line[:3] for line in recorded.lines()] == ["▶ b", "▶ d", "↻ c", "◷ a"]
+        assert recorded.lines(max_lines=4) == recorded.lines()
+        assert recorded.lines(max_lines=3) == ["▶ b  0.0 s", "▶ d  0.0 s", "  and 2 more"]
 
-    def test_no_line_is_wider_than_the_screen(self, told: Told) -> None:
-        told.tell("step.waiting", "the name of a step that is long", actions=["callback"], until=None)
-        assert told.lines(width=20) == ["◷ the name of a ste…"]
+    def test_no_line_is_wider_than_the_terminal(self, recorded: RecordedRun) -> None:
+        recorded.record("step.waiting", "the name of a step that is long", actions=["callback"], until=None)
+        assert recorded.lines(width=20) == ["◷ the name of a ste…"]
 
-    def test_names_that_a_terminal_would_obey(self, told: Told) -> None:
-        told.tell("step.started", "a\x1b[2J")
-        assert told.lines() == ["▶ a␛[2J  0.0 s"]
+    def test_control_sequences_in_names_are_visible(self, recorded: RecordedRun) -> None:
+        recorded.record("step.started", "a\x1b[2J")
+        assert recorded.lines() == ["▶ a␛[2J  0.0 s"]
 
-    def test_runs_that_were_started_stand_below(self, told: Told, run: Run, clock: Clock) -> None:
-        told.tell("step.waiting", actions=["workflow"], until=None)
+    def test_child_runs_are_indented(self, recorded: RecordedRun, run: Run, clock: Clock) -> None:
+        recorded.record("step.waiting", actions=["workflow"], until=None)
         child, grandchild = (
-            Told(replace(run, playbook=name), clock, depth) for depth, name in ((1, "b"), (2, "c"))
+            RecordedRun(replace(run, playbook=name), clock, depth) for depth, name in ((1, "b"), (2, "c"))
         )
-        told.started.append(child)
-        child.started.append(grandchild)
-        child.tell("step.waiting", "nap", actions=["wait"], until=timestamp(NOW + 3))
-        grandchild.tell("step.started", "work")
-        assert told.lines() == [
+        recorded.children.append(child)
+        child.children.append(grandchild)
+        child.record("step.waiting", "nap", actions=["wait"], until=timestamp(NOW + 3))
+        grandchild.record("step.started", "work")
+        assert recorded.lines() == [
             "◷ each  waits for another run",
-            "  ◷ b: nap  goes on in 3 s",
+            "  ◷ b: nap  continues in 3 s",
             "    ▶ c: work  0.0 s",
         ]
 
     @pytest.mark.parametrize("end", ["completed", "failed", "cancelled", "timed_out"])
-    def test_nothing_is_at_work_behind_the_end(self, told: Told, end: str) -> None:
-        told.tell("step.started")
-        told.tell("step.waiting", "other", actions=["callback"], until=None)
-        told.tell(f"workflow.{end}", None)
-        assert (told.lines(), told.board.has_ended) == ([], True)
-        told.tell("workflow.resumed", None)
-        assert not told.board.has_ended
+    def test_a_finished_run_has_no_active_visits(self, recorded: RecordedRun, end: str) -> None:
+        recorded.record("step.started")
+        recorded.record("step.waiting", "other", actions=["callback"], until=None)
+        recorded.record(f"workflow.{end}", None)
+        assert (recorded.lines(), recorded.board.has_ended) == ([], True)
+        recorded.record("workflow.resumed", None)
+        assert not recorded.board.has_ended
 
 
-class TestLines:
+class TestEventLines:
     @pytest.fixture
-    def progress(self, told: Told, clock: Clock) -> Iterator[Progress]:
-        with Progress([told], clock=clock) as progress:
+    def progress(self, recorded: RecordedRun, clock: Clock) -> Iterator[ProgressDisplay]:
+        with ProgressDisplay([recorded], clock=clock) as progress:
             yield progress
 
     @pytest.fixture
-    def said(self, told: Told, progress: Progress, capsys: pytest.CaptureFixture[str]) -> Any:
-        def said() -> list[str]:
-            progress.show([(told, event) for event in told.untold])
-            told.untold.clear()
+    def new_lines(
+        self, recorded: RecordedRun, progress: ProgressDisplay, capsys: pytest.CaptureFixture[str]
+    ) -> Any:
+        def new_lines() -> list[str]:
+            progress.show([(recorded, event) for event in recorded.unshown])
+            recorded.unshown.clear()
             return capsys.readouterr().err.splitlines()
 
-        return said
+        return new_lines
 
-    def test_counts_are_told_now_and_then(self, told: Told, clock: Clock, said: Any) -> None:
-        told.tell("step.started")
+    def test_loop_progress_is_shown_every_few_seconds(
+        self, recorded: RecordedRun, clock: Clock, new_lines: Any
+    ) -> None:
+        recorded.record("step.started")
         lines = []
         for done, at in ((1000, 0.0), (2000, 1.0), (3000, 2.0), (3500, 3.0)):
             clock.now = NOW + at
-            told.count(done, 4000, failed=3)
-            lines += said()
+            recorded.count(done, 4000, failed=3)
+            lines += new_lines()
         assert lines == ["… each  ███████████████░░░░░ 3,000 of 4,000, 3 failed  1,500/s"]
-        told.count(4000, 4000, failed=3)
-        told.tell("step.completed")
-        assert said() == ["✓ each  4,000 items, 3 failed"]
+        recorded.count(4000, 4000, failed=3)
+        recorded.record("step.completed")
+        assert new_lines() == ["✓ each  4,000 items, 3 failed"]
 
-    def test_a_loop_that_was_left(self, told: Told, said: Any) -> None:
-        told.tell("step.started")
-        told.count(3, 4000, failed=1)
-        told.tell("step.failed", error={"type": "Broken", "message": "so\x1b it is"})
-        assert said() == ["✗ each  3 of 4,000 items, 1 failed  Broken: so␛ it is"]
+    def test_an_interrupted_loop_shows_its_counts(self, recorded: RecordedRun, new_lines: Any) -> None:
+        recorded.record("step.started")
+        recorded.count(3, 4000, failed=1)
+        recorded.record("step.failed", error={"type": "Broken", "message": "so\x1b it is"})
+        assert new_lines() == ["✗ each  3 of 4,000 items, 1 failed  Broken: so␛ it is"]
 
-    def test_a_slow_step_says_so_once(self, told: Told, clock: Clock, said: Any) -> None:
-        told.tell("step.started")
-        assert said() == []
+    def test_a_slow_step_is_announced_once(self, recorded: RecordedRun, clock: Clock, new_lines: Any) -> None:
+        recorded.record("step.started")
+        assert new_lines() == []
         clock.pass_(2)
-        assert said() == ["… each is running"]
+        assert new_lines() == ["… each is running"]
         clock.pass_(2)
-        assert said() == []
+        assert new_lines() == []
 
-    def test_a_wait_is_told_once(self, told: Told, said: Any) -> None:
+    def test_a_wait_is_announced_once(self, recorded: RecordedRun, new_lines: Any) -> None:
         for _ in range(3):
-            told.tell("step.started")
-            told.tell("step.waiting", actions=[], until=timestamp(NOW + 5))
-        assert said() == ["◷ each  waits until 1970-01-12T13:46:45Z"]
-        told.tell("step.waiting", "ask", actions=["callback"], until=None)
-        assert said() == ["◷ ask  waits for an answer"]
+            recorded.record("step.started")
+            recorded.record("step.waiting", actions=[], until=timestamp(NOW + 5))
+        assert new_lines() == ["◷ each  waits until 1970-01-12T13:46:45Z"]
+        recorded.record("step.waiting", "ask", actions=["callback"], until=None)
+        assert new_lines() == ["◷ ask  waits for an answer"]
 
-    def test_how_often_actions_were_tried_again(self, told: Told, said: Any) -> None:
-        told.tell("action.retrying", wait_seconds=1)
-        told.tell("action.retrying", wait_seconds=1)
-        told.tell("step.transition", targets=["next", "other"])
-        told.tell("step.completed")
-        assert said() == ["✓ each  2 retries  → next, other"]
+    def test_retries_of_actions_are_counted(self, recorded: RecordedRun, new_lines: Any) -> None:
+        recorded.record("action.retrying", wait_seconds=1)
+        recorded.record("action.retrying", wait_seconds=1)
+        recorded.record("step.transition", targets=["next", "other"])
+        recorded.record("step.completed")
+        assert new_lines() == ["✓ each  2 retries  → next, other"]
 
-    def test_when_a_step_is_tried_again(self, told: Told, said: Any) -> None:
-        error = {"type": "Busy", "message": "come back"}
-        told.tell("step.retrying", error=error, next_attempt_at=timestamp(NOW + 2.5))
-        assert said() == ["↻ each  Busy: come back; again in 2.5 s"]
-
-    def test_runs_that_were_started(
-        self, told: Told, progress: Progress, run: Run, clock: Clock, capsys: Any
+    def test_a_failed_attempt_shows_the_time_of_the_retry(
+        self, recorded: RecordedRun, new_lines: Any
     ) -> None:
-        child = Told(replace(run, playbook="child"), clock, 1)
-        child.tell("workflow.started", None)
-        child.tell("step.completed", "work")
-        child.tell("workflow.completed", None, status="completed_with_errors")
-        progress.show([(child, event) for event in child.untold])
-        told.tell("workflow.completed", None, status="succeeded")
-        progress.show([(told, event) for event in told.untold])
+        error = {"type": "Busy", "message": "come back"}
+        recorded.record("step.retrying", error=error, next_attempt_at=timestamp(NOW + 2.5))
+        assert new_lines() == ["↻ each  Busy: come back; retry in 2.5 s"]
+
+    def test_the_end_of_a_child_run_is_shown(
+        self, recorded: RecordedRun, progress: ProgressDisplay, run: Run, clock: Clock, capsys: Any
+    ) -> None:
+        child = RecordedRun(replace(run, playbook="child"), clock, 1)
+        child.record("workflow.started", None)
+        child.record("step.completed", "work")
+        child.record("workflow.completed", None, status="completed_with_errors")
+        progress.show([(child, event) for event in child.unshown])
+        recorded.record("workflow.completed", None, status="succeeded")
+        progress.show([(recorded, event) for event in recorded.unshown])
         assert capsys.readouterr().err.splitlines() == [
             "  ✓ child: work",
             f"  ✗ child  completed_with_errors  0 ms  run {run.id}",
         ]
 
-    def test_quietly_nothing_is_shown(
-        self, told: Told, clock: Clock, capsys: pytest.CaptureFixture[str]
+    def test_quiet_shows_nothing(
+        self, recorded: RecordedRun, clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with Progress([told], quiet=True, clock=clock) as progress:
-            told.tell("step.completed")
-            progress.show([(told, event) for event in told.untold])
+        with ProgressDisplay([recorded], quiet=True, clock=clock) as progress:
+            recorded.record("step.completed")
+            progress.show([(recorded, event) for event in recorded.unshown])
         assert capsys.readouterr().err == ""
 
 
-def test_a_loop_of_nothing() -> None:
-    assert Counts().shown() == "░░░░░░░░░░░░░░░░░░░░ 0 of 0"
+def test_a_loop_without_items_has_an_empty_bar() -> None:
+    assert LoopCounter().format() == "░░░░░░░░░░░░░░░░░░░░ 0 of 0"
 
 
-def test_a_count_of_a_step_that_is_not_known(clock: Clock) -> None:
-    board = Board()
+def test_progress_of_an_unknown_step_is_ignored(clock: Clock) -> None:
+    board = RunBoard()
     payload = {"position": "run", "done": 1, "total": 2, "failed": 0}
-    board.take(Event("loop.progress", NOW, "each", 1, 1, payload=payload))
-    assert board.doing() == []
+    board.apply(Event("loop.progress", NOW, "each", 1, 1, payload=payload))
+    assert board.active_visits() == []
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.012, "12 ms"), (3.44, "3.4 s"), (312, "5 m 12 s"), (7380, "2 h 3 m"), (273_600, "3 d 4 h")],
 )
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_a_duration_has_at_most_two_units(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-3, "0 s"), (0.4, "0 s"), (59.4, "59 s"), (59.6, "1 m 0 s")])
-def test_countdowns(seconds: float, text: str) -> None:
-    assert countdown(seconds) == text
+def test_a_countdown_is_in_whole_seconds(seconds: float, text: str) -> None:
+    assert format_countdown(seconds) == text
 
 
 @pytest.mark.parametrize(("rate", "text"), [(1234.5, "1,234/s"), (3.44, "3.4/s"), (0.2, "12.0/min")])
-def test_paces(rate: float, text: str) -> None:
-    assert pace(rate) == text
+def test_a_rate_is_per_second_or_per_minute(rate: float, text: str) -> None:
+    assert format_rate(rate) == text

@@ -1,4 +1,4 @@
-"""Standard streams that are not there, as where a scheduler starts a command."""
+"""Commands with closed standard streams, as a scheduler may start them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.api.cli.test_cli_check import GOOD
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
-def test_a_run_needs_none_of_them(folder: Path, closed: str) -> None:
+def test_a_run_needs_no_standard_stream(folder: Path, closed: str) -> None:
     (folder / "good.yaml").write_text(GOOD)
     script = f'exec "$0" -c "from noetl.api.cli import main; main()" run good.yaml {closed}'
     done = subprocess.run(
