@@ -1,4 +1,4 @@
-"""What the compiler says of playbooks is what happens in their runs, all of which are walked.
+"""Findings of the compiler agree with all runs of random playbooks.
 
 `python -m benchmarks.checks` does the same with many more, and with mutants of valid ones.
 """
@@ -29,7 +29,7 @@ def test_findings_agree_with_all_runs(first: int) -> None:
     assert found.playbooks == 25
     assert not found.refuted, found.disagreements
     assert found.confirmed
-    # A worker may die in work that cannot fail in itself, of which nothing is said.
+    # The compiler does not report failures by the loss of a worker in infallible work.
     assert found.untold.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
@@ -52,7 +52,7 @@ def test_unreachable_cases_are_never_taken(seed: int) -> None:
 
 
 def test_order_of_two_joins_is_not_promised() -> None:
-    """Where branches go one after another, the first that goes on saves what the other one may read."""
+    """The first of two joins in sequential mode saves a name that the other one may read."""
     text = """
         name: turns
         mode: sequential

@@ -1,4 +1,4 @@
-"""What is there when a step is entered, against every way that small playbooks can go."""
+"""Compare the definite-assignment analysis with all runs of small random playbooks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.planner.subjects import subject_of
 from tests.planner.test_joins import any_flows, mixed_modes
 
 OPAQUE = "{{ run.id["
-TELLING = ("error", "{{ result.success }}")
-ASKING = (
+RESULT_GUARDS = ("error", "{{ result.success }}")
+FACT_GUARDS = (
     "{{ v_K is defined }}",
     "{{ x is undefined }}",
     "{{ steps.K.visits > 0 }}",
@@ -37,14 +37,14 @@ ASKING = (
 
 @dataclass(frozen=True)
 class RandomPlaybook:
-    """A playbook in which every step reads everything, and provides for its not being there."""
+    """A playbook in which every step reads all names, each with a default."""
 
     text: str
     flow: Flow = field(repr=False)
     plan: Plan = field(repr=False)
 
-    def handed(self, step: str) -> frozenset[str]:
-        """What branches carry to a step: what is read neither there nor behind it they have left behind."""
+    def live_at(self, step: str) -> frozenset[str]:
+        """Return the live names of a step. Branches do not carry other names to it."""
         return self.plan.steps[step].hands_on
 
     @property
@@ -57,7 +57,7 @@ class RandomPlaybook:
 
 
 @st.composite
-def drawn_playbooks(draw: st.DrawFn, *, asking: bool, is_sequential: bool = False) -> RandomPlaybook:
+def drawn_playbooks(draw: st.DrawFn, *, tests_facts: bool, is_sequential: bool = False) -> RandomPlaybook:
     flow = draw(any_flows())
     assume(len(flow.reachable) <= 7)
     modes = draw(mixed_modes(flow))
@@ -84,9 +84,9 @@ def drawn_playbooks(draw: st.DrawFn, *, asking: bool, is_sequential: bool = Fals
             lines.append(f"  join: {modes[name]}")
         lines.append(f"  on_error: {'continue' if name in lenient else 'abort'}")
         lines.append("  rule:")
-        for at, targets in enumerate(cases):
-            kinds = [f"{OPAQUE}{at}:] }}}}", *TELLING, *(ASKING if asking else ())]
-            guard = draw(st.sampled_from([*kinds, "default"] if at + 1 == len(cases) else kinds))
+        for index, targets in enumerate(cases):
+            kinds = [f"{OPAQUE}{index}:] }}}}", *RESULT_GUARDS, *(FACT_GUARDS if tests_facts else ())]
+            guard = draw(st.sampled_from([*kinds, "default"] if index + 1 == len(cases) else kinds))
             guard = guard.replace("K", draw(st.sampled_from(names)))
             lines.append(f'  - {{case: "{guard}", run: [{", ".join(targets)}]}}')
     text = "\n".join([*lines, ""])
@@ -97,8 +97,9 @@ def drawn_playbooks(draw: st.DrawFn, *, asking: bool, is_sequential: bool = Fals
 
 
 class FactExplorer(Explorer):
-    """Explores the ways on which guards that ask for names, steps or failures are true when they say so. Orders are tried
-    only where who is first matters.
+    """An explorer of runs in which guards about names, steps and failures have their real truth values.
+
+    Orders of branches are tried only if the first arrival at a join matters.
     """
 
     def __init__(self, drawn: RandomPlaybook, deeds: Mapping[str, Deed] | None = None) -> None:
@@ -108,8 +109,8 @@ class FactExplorer(Explorer):
         self.fixed = deeds or {}
         self.entered: dict[str, set[frozenset[str]]] = {}
         self.ended: set[frozenset[str]] = set()
-        self.ended_anyhow: set[frozenset[str]] = set()
-        self.is_over = False
+        self.ended_with_failures: set[frozenset[str]] = set()
+        self.is_too_large = False
 
     def explore(self) -> None:
         first = self.begin()
@@ -119,21 +120,21 @@ class FactExplorer(Explorer):
             world = stack.pop()
             for visit in world.visits.values():
                 if self.plan.header.sequential and visit.started_at is None:
-                    # It gets to know what those before it have done when its turn comes.
+                    # A visit in sequential mode sees the facts of earlier branches only when it starts.
                     continue
                 self.entered.setdefault(visit.step, set()).add(frozenset(visit.names))
             if world.is_final and world.stop is None:
                 done = [(v.saved, v.step) for v in world.visits.values()]
-                there = frozenset(name for saved, step in done for name in (*saved, f"steps.{step}"))
-                self.ended_anyhow.add(there)
+                facts = frozenset(name for saved, step in done for name in (*saved, f"steps.{step}"))
+                self.ended_with_failures.add(facts)
                 if not world.failed_branches:
-                    self.ended.add(there)
+                    self.ended.add(facts)
             for following in () if world.is_final else self.events(world):
                 if following.key() not in seen:
                     seen.add(following.key())
                     stack.append(following)
             if len(seen) > MAX_STATES // 20:
-                self.is_over = True
+                self.is_too_large = True
                 return
 
     def events(self, world: World) -> Iterator[World]:
@@ -141,14 +142,14 @@ class FactExplorer(Explorer):
         if self.plan.header.sequential:
             ready = [visit for visit in ready if visit.id == world.line[0]]
         for visit in ready if self.in_any_order else ready[:1]:
-            at = (visit.step, visit.number, 0)
+            key = (visit.step, visit.number, 0)
             running = replace(
                 visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
             )
             begun = replace(world, visits={**world.visits, visit.id: running})
             for deed in self.deeds(begun, running):
                 yield self.commit(
-                    replace(begun, deeds={**begun.deeds, at: deed}), self.perform(running, deed)
+                    replace(begun, deeds={**begun.deeds, key: deed}), self.perform(running, deed)
                 )
 
     def deeds(self, world: World, visit: Visit) -> Iterator[Deed]:
@@ -180,9 +181,9 @@ class FactExplorer(Explorer):
         yield -1
 
     def truth(self, world: World, case: Case, step: Step, visit: Visit, *, failed: bool) -> bool | None:
-        """Whether a guard is true; None where nothing says so."""
+        """Return whether a guard is true; `None` if both values are possible."""
         guard = case.guard
-        there = visit.names.keys() | (set() if failed or not step.run else set(step.saves))
+        assigned = visit.names.keys() | (set() if failed or not step.run else set(step.saves))
         if guard is None or guard == "{{ result.success }}":
             return not failed
         if guard == "{{ error }}":
@@ -191,10 +192,10 @@ class FactExplorer(Explorer):
             return None
         word = guard.split()[-3] if "is " in guard else guard.split()[1]
         if guard.endswith("is undefined }}"):
-            return "x" not in there
+            return "x" not in assigned
         if guard.endswith("is defined }}"):
             name = guard.split(" is ")[0].split()[-1]
-            return name in there and not ("not error" in guard and failed)
+            return name in assigned and not ("not error" in guard and failed)
         name = word.split(".")[1]
         pointer = visit.names.get(f"steps.{name}")
         if "visits" in guard:
@@ -214,64 +215,67 @@ def solve(
     return analysis, solver
 
 
-def named(analysis: EffectsAnalysis, bits: int) -> frozenset[str]:
+def keys_of(analysis: EffectsAnalysis, bits: int) -> frozenset[str]:
     return frozenset(key for index, key in enumerate(analysis.encoder.keys) if bits >> index & 1)
 
 
-def explored(drawn: RandomPlaybook) -> FactExplorer:
+def explore(drawn: RandomPlaybook) -> FactExplorer:
     explorer = FactExplorer(drawn)
     explorer.explore()
-    assume(not explorer.is_over)
+    assume(not explorer.is_too_large)
     return explorer
 
 
 @settings(max_examples=80)
-@given(drawn_playbooks(asking=True) | drawn_playbooks(asking=True, is_sequential=True))
+@given(drawn_playbooks(tests_facts=True) | drawn_playbooks(tests_facts=True, is_sequential=True))
 def test_must_sets_are_below_and_may_sets_above_all_runs(drawn: RandomPlaybook) -> None:
-    explorer, (analysis, solver) = explored(drawn), solve(drawn, with_implications=True)
+    explorer, (analysis, solver) = explore(drawn), solve(drawn, with_implications=True)
     keys = frozenset(analysis.encoder.keys)
     for step, entered in explorer.entered.items():
-        must, may = (named(analysis, bits[step]) for bits in (solver.solution.must, solver.solution.may))
-        assert must & drawn.handed(step) <= frozenset.intersection(*entered), step
+        must, may = (keys_of(analysis, bits[step]) for bits in (solver.solution.must, solver.solution.may))
+        assert must & drawn.live_at(step) <= frozenset.intersection(*entered), step
         assert must <= may, step
         assert keys & frozenset.union(*entered) <= may, step
     if explorer.ended:
-        assert named(analysis, solver.solution.end_must) <= keys & frozenset.intersection(*explorer.ended)
-    if explorer.ended_anyhow:
-        assert named(analysis, solver.solution.end_must_after_failures) <= keys & frozenset.intersection(
-            *explorer.ended_anyhow
+        assert keys_of(analysis, solver.solution.end_must) <= keys & frozenset.intersection(*explorer.ended)
+    if explorer.ended_with_failures:
+        assert keys_of(analysis, solver.solution.end_must_after_failures) <= keys & frozenset.intersection(
+            *explorer.ended_with_failures
         )
-        assert keys & frozenset.union(*explorer.ended_anyhow) <= named(analysis, solver.solution.end_may)
+        assert keys & frozenset.union(*explorer.ended_with_failures) <= keys_of(
+            analysis, solver.solution.end_may
+        )
 
 
 @settings(max_examples=80)
-@given(drawn_playbooks(asking=False))
+@given(drawn_playbooks(tests_facts=False))
 def test_must_and_may_sets_are_exact_on_acyclic_playbooks(drawn: RandomPlaybook) -> None:
-    """Exactly so where guards may go either way, and there are no rounds. Where the first goes on, a branch that has further to
-    go may never be the first.
+    """The sets are exact if guards may have both values and there are no cycles.
+
+    With `join: any`, a branch with a longer path may never arrive first, so `may` is only a bound.
     """
     assume(drawn.is_acyclic)
-    explorer, (analysis, solver) = explored(drawn), solve(drawn)
+    explorer, (analysis, solver) = explore(drawn), solve(drawn)
     keys = frozenset(analysis.encoder.keys)
     for step, entered in explorer.entered.items():
-        handed = keys & drawn.handed(step)
-        assert handed & named(analysis, solver.solution.must[step]) == handed & frozenset.intersection(
+        live = keys & drawn.live_at(step)
+        assert live & keys_of(analysis, solver.solution.must[step]) == live & frozenset.intersection(
             *entered
         ), step
         if not drawn.has_races:
-            assert handed & named(analysis, solver.solution.may[step]) == handed & frozenset.union(
-                *entered
-            ), step
+            assert live & keys_of(analysis, solver.solution.may[step]) == live & frozenset.union(*entered), (
+                step
+            )
     if explorer.ended:
-        assert named(analysis, solver.solution.end_must) == keys & frozenset.intersection(*explorer.ended)
-    if explorer.ended_anyhow:
-        assert named(analysis, solver.solution.end_must_after_failures) == keys & frozenset.intersection(
-            *explorer.ended_anyhow
+        assert keys_of(analysis, solver.solution.end_must) == keys & frozenset.intersection(*explorer.ended)
+    if explorer.ended_with_failures:
+        assert keys_of(analysis, solver.solution.end_must_after_failures) == keys & frozenset.intersection(
+            *explorer.ended_with_failures
         )
 
 
-def driven(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
-    """The ways that a playbook can go which makes the moves of a witness."""
+def follow(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
+    """Return an explorer of the runs that make the moves of a witness."""
     deeds: dict[str, Deed] = {}
     for move in witness.moves:
         cases = drawn.plan.steps[move.step].cases
@@ -286,22 +290,22 @@ def driven(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
 
 
 @settings(max_examples=80)
-@given(drawn_playbooks(asking=False))
+@given(drawn_playbooks(tests_facts=False))
 def test_witnesses_are_real_runs(drawn: RandomPlaybook) -> None:
     assume(drawn.is_acyclic)
-    explorer, (analysis, solver) = explored(drawn), solve(drawn)
+    explorer, (analysis, solver) = explore(drawn), solve(drawn)
     for step in explorer.entered:
         for index, key in enumerate(analysis.encoder.keys):
-            if key in drawn.handed(step) and not solver.solution.must[step] >> index & 1:
+            if key in drawn.live_at(step) and not solver.solution.must[step] >> index & 1:
                 witness = find_witness(solver, step, 1 << index)
                 assert witness is not None, (step, key)
-                entered = driven(drawn, witness).entered.get(step, set())
+                entered = follow(drawn, witness).entered.get(step, set())
                 assert any(key not in names for names in entered), (step, key, witness)
     for index, key in enumerate(analysis.encoder.keys):
-        if explorer.ended_anyhow and not solver.solution.end_must_after_failures >> index & 1:
+        if explorer.ended_with_failures and not solver.solution.end_must_after_failures >> index & 1:
             is_certain = bool(solver.solution.end_must >> index & 1)
             witness = find_end_witness(solver, 1 << index, with_failures=is_certain)
             assert witness is not None, key
-            played = driven(drawn, witness)
-            ended = played.ended_anyhow if is_certain else played.ended
+            explorer_of_witness = follow(drawn, witness)
+            ended = explorer_of_witness.ended_with_failures if is_certain else explorer_of_witness.ended
             assert any(key not in names for names in ended), (key, witness)

@@ -1,4 +1,4 @@
-"""Playbooks as large as they may be: what would grow with the square of their size is refused or left out."""
+"""Large playbooks: results that would grow with the square of the size are rejected or left out."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ def compiled(*steps: str, head: str = "") -> Compilation:
     return compile_playbook(f"name: grown\n{head}steps:\n" + "".join(steps), catalogue())
 
 
-def saving(at: int, *targets: str) -> str:
+def saving(index: int, *targets: str) -> str:
     return (
-        f"- name: s{at}\n  run: [{{action: set, set: {{v{at}: 1}}}}]\n"
+        f"- name: s{index}\n  run: [{{action: set, set: {{v{index}: 1}}}}]\n"
         f"  rule: [{{case: default, run: [{', '.join(targets)}]}}]\n"
     )
 
 
-def crossing(at: int, last: int) -> str:
-    """Two steps, each of which leads to either of the next two."""
-    targets = [f"a{at + 1}", f"b{at + 1}"] if at < last else ["end", "end"]
+def crossing(index: int, last: int) -> str:
+    """Return two steps, each of which leads to one of the next two steps."""
+    targets = [f"a{index + 1}", f"b{index + 1}"] if index < last else ["end", "end"]
     cases = (
         f'[{{case: "{{{{ step.visit > 1 }}}}", run: [{targets[0]}]}}, {{case: default, run: [{targets[1]}]}}]'
     )
-    return "".join(f"- name: {lane}{at}\n  rule: {cases}\n" for lane in "ab")
+    return "".join(f"- name: {lane}{index}\n  rule: {cases}\n" for lane in "ab")
 
 
-def crossed(rounds: int) -> Compilation:
+def crossing_branches(rounds: int) -> Compilation:
     fork = "- name: fork\n  rule: [{case: default, run: [a0, b0]}]\n"
     end = "- name: end\n  run: [{action: log, message: done}]\n"
-    return compiled(fork, *(crossing(at, rounds - 1) for at in range(rounds)), end)
+    return compiled(fork, *(crossing(index, rounds - 1) for index in range(rounds)), end)
 
 
 def test_joins_with_too_many_region_steps_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join_finder, "MAX_WATCHED", 100)
-    assert crossed(5).plan is not None
-    found = crossed(10)
+    assert crossing_branches(5).plan is not None
+    found = crossing_branches(10)
     assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
     assert found.plan is None
 
 
-def carried(steps: int) -> Compilation:
-    names = ", ".join(f"v{at}" for at in range(steps))
+def chain_of_live_names(steps: int) -> Compilation:
+    names = ", ".join(f"v{index}" for index in range(steps))
     last = f'- name: s{steps}\n  run: [{{action: set, set: {{all: "{{{{ [{names}] }}}}"}}}}]\n'
-    return compiled(*(saving(at, f"s{at + 1}") for at in range(steps)), last)
+    return compiled(*(saving(index, f"s{index + 1}") for index in range(steps)), last)
 
 
 def test_too_many_live_names_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 100)
-    assert carried(10).plan is not None
-    found = carried(20)
+    assert chain_of_live_names(10).plan is not None
+    found = chain_of_live_names(20)
     assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
     assert found.plan is None
 
@@ -93,8 +93,10 @@ def test_name_is_live_on_a_whole_cycle() -> None:
 
 def test_only_the_first_typing_errors_get_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostic, "MAX_COMPARED", 60)
-    slips = [f"- name: step_{at}\n  rule: [{{case: default, run: [stpe_{at}]}}]\n" for at in range(10)]
-    hints = [found.hint for found in compiled(*slips).diagnostics if found.code == "NP101"]
+    misspellings = [
+        f"- name: step_{index}\n  rule: [{{case: default, run: [stpe_{index}]}}]\n" for index in range(10)
+    ]
+    hints = [found.hint for found in compiled(*misspellings).diagnostics if found.code == "NP101"]
     assert hints[0] == "did you mean `step_0`?"
     assert hints[-1] is None
 
@@ -108,33 +110,33 @@ def test_task_with_many_names_and_many_callers() -> None:
     assert "NP701" in {diagnostic.code for diagnostic in found.diagnostics}
 
 
-def looks(text: str) -> int:
-    """How often an outcome of a step is looked at to find what is there at every step."""
+def count_evaluations(text: str) -> int:
+    """Return how many step exits the assignment solver evaluates."""
     subject = subject_of(text)
     return solve_once(subject, EffectsAnalysis(subject)).evaluations
 
 
 @pytest.mark.parametrize("forwards", [True, False])
 def test_analysis_takes_few_evaluations_per_step(*, forwards: bool) -> None:
-    """Also round a cycle, and in whatever order it is written."""
+    """The bound holds for a cycle too, and for any order of its steps in the text."""
     size = 400
     steps = [
-        f"- name: s{at}\n  max_visits: 2\n  run: [{{action: set, set: {{v{at}: '{{{{ v{at - 1} | default(0) }}}}'}}}}]\n"
-        f"  rule: [{{case: '{{{{ step.visit > 1 }}}}', run: []}}, {{case: default, run: [s{(at + 1) % size}]}}]\n"
-        for at in range(size)
+        f"- name: s{index}\n  max_visits: 2\n  run: [{{action: set, set: {{v{index}: '{{{{ v{index - 1} | default(0) }}}}'}}}}]\n"
+        f"  rule: [{{case: '{{{{ step.visit > 1 }}}}', run: []}}, {{case: default, run: [s{(index + 1) % size}]}}]\n"
+        for index in range(size)
     ]
     ordered = steps if forwards else steps[::-1]
-    assert looks("name: grown\nstart: s0\nsteps:\n" + "".join(ordered)) < 6 * size
+    assert count_evaluations("name: grown\nstart: s0\nsteps:\n" + "".join(ordered)) < 6 * size
 
 
 def test_nested_forks_take_few_evaluations() -> None:
-    assert looks(SHAPES["nested"](1_000)) < 30_000
-    assert looks(SHAPES["ladder"](1_000)) < 10_000
-    assert looks(SHAPES["chain"](1_000)) < 6_000
+    assert count_evaluations(SHAPES["nested"](1_000)) < 30_000
+    assert count_evaluations(SHAPES["ladder"](1_000)) < 10_000
+    assert count_evaluations(SHAPES["chain"](1_000)) < 6_000
 
 
 def test_sequential_mode_takes_few_more_evaluations() -> None:
     for shape in ("nested", "ladder", "wide"):
         text = SHAPES[shape](1_000)
-        in_turns = text.replace("on_error: continue", "on_error: continue\nmode: sequential", 1)
-        assert looks(text) < looks(in_turns) < 3 * looks(text)
+        sequential = text.replace("on_error: continue", "on_error: continue\nmode: sequential", 1)
+        assert count_evaluations(text) < count_evaluations(sequential) < 3 * count_evaluations(text)

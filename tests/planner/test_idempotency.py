@@ -19,7 +19,7 @@ def step(*run: str, more: str = "retry: 3,") -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (step(SEND), ["message"]),
         (step(SHELL), ["shell"]),
@@ -50,8 +50,8 @@ def step(*run: str, more: str = "retry: 3,") -> str:
         ("steps: [{name: a, retry: 3, rule: [{case: default, run: [" + SHELL + "]}]}]", []),
     ],
 )  # fmt: skip
-def test_actions_that_a_retry_may_repeat(text: str, told: list[str]) -> None:
-    assert [word for _, word in findings(text, "NP510")] == told
+def test_actions_that_a_retry_may_repeat(text: str, expected: list[str]) -> None:
+    assert [word for _, word in findings(text, "NP510")] == expected
 
 
 def test_message_and_label() -> None:

@@ -8,18 +8,18 @@ from tests.planner.findings import diagnose, findings, hints, messages
 
 
 def step(name: str, *targets: str, saves: str = "", more: str = "") -> str:
-    """A step that saves one name, or none, and leads to all targets at once."""
+    """Return a step that saves one name or none, and leads to all targets at once."""
     work = f"{{action: set, set: {{{saves}: 1}}}}" if saves else "{action: log, message: m}"
     rule = f", rule: [{{case: default, run: [{', '.join(targets)}]}}]" if targets else ""
     return f"{{name: {name}, run: [{work}]{more}{rule}}}"
 
 
 def playbook(*steps: str, head: str = "") -> str:
-    return f"{head}steps:\n" + "".join(f"- {one}\n" for one in steps)
+    return f"{head}steps:\n" + "".join(f"- {line}\n" for line in steps)
 
 
-def raced(*steps: str, head: str = "") -> list[str]:
-    """The names that are told to be saved by branches which may run at the same time, with the lines of all places."""
+def find_races(*steps: str, head: str = "") -> list[str]:
+    """Return the names with races, each with the lines of its two definitions."""
     return [
         f"{d.message.split('`')[1]} {','.join(str(label.span.line) for label in d.labels)},{d.span.line}"
         for d in diagnose(playbook(*steps, head=head))
@@ -44,72 +44,127 @@ class TestRacingBranches:
         [
             pytest.param((FORK, step("b", saves="x"), step("c", "d"), step("d", saves="x")), id="further on"),
             pytest.param(
-                (step("a", "b", "c", "d"), step("b", "e", saves="x"), step("c", "e"), step("d", saves="x"), step("e")),
+                (
+                    step("a", "b", "c", "d"),
+                    step("b", "e", saves="x"),
+                    step("c", "e"),
+                    step("d", saves="x"),
+                    step("e"),
+                ),
                 id="beside a join",
             ),
             pytest.param(
-                (FORK, step("b", "d"), step("c", "e"), step("d", "e", saves="x"), step("e", "f", more=", join: any"),
-                 step("f", saves="x")),
+                (
+                    FORK,
+                    step("b", "d"),
+                    step("c", "e"),
+                    step("d", "e", saves="x"),
+                    step("e", "f", more=", join: any"),
+                    step("f", saves="x"),
+                ),
                 id="too late",
             ),
             pytest.param(
-                (FORK, "{name: b, rule: [{case: '{{ run.id }}', run: [d]}, {case: default, run: [e]}]}", step("c", "d"),
-                 step("d", saves="x"), step("e", saves="x")),
+                (
+                    FORK,
+                    "{name: b, rule: [{case: '{{ run.id }}', run: [d]}, {case: default, run: [e]}]}",
+                    step("c", "d"),
+                    step("d", saves="x"),
+                    step("e", saves="x"),
+                ),
                 id="past a join",
             ),
             pytest.param(
-                (FORK, step("b", saves="x"), "{name: c, rule: [{case: default, run: [{action: log, message: m, as: x}]}]}"),
+                (
+                    FORK,
+                    step("b", saves="x"),
+                    "{name: c, rule: [{case: default, run: [{action: log, message: m, as: x}]}]}",
+                ),
                 id="in place",
             ),
             pytest.param(
-                (FORK, step("b", saves="x"), "{name: c, run: [{action: log, message: m, loop: {items: [1]}, as: x}]}"),
+                (
+                    FORK,
+                    step("b", saves="x"),
+                    "{name: c, run: [{action: log, message: m, loop: {items: [1]}, as: x}]}",
+                ),
                 id="the list of a loop",
             ),
         ],
-    )  # fmt: skip
+    )
     def test_branches_that_race(self, steps: tuple[str, ...]) -> None:
-        (name,) = {race.split()[0] for race in raced(*steps)}
+        (name,) = {race.split()[0] for race in find_races(*steps)}
         assert name == "x"
 
     @pytest.mark.parametrize(
         "steps",
         [
-            pytest.param((FORK, step("b", "d", saves="x"), step("c", "d", saves="y"), step("d")), id="other names"),
-            pytest.param((FORK, step("b", "d", saves="x"), step("c", "d"), step("d", saves="x")), id="at the join"),
             pytest.param(
-                (FORK, step("b", "d", saves="x"), step("c", "d"), step("d", "e"), step("e", saves="x")), id="behind it"
+                (FORK, step("b", "d", saves="x"), step("c", "d", saves="y"), step("d")), id="other names"
             ),
-            pytest.param((step("a", "b", "c", saves="x"), step("b", saves="x"), step("c")), id="before the fork"),
-            pytest.param((FORK, step("b", "d", saves="x"), step("c"), step("d", saves="x")), id="one after another"),
             pytest.param(
-                ("{name: a, rule: [{case: '{{ run.id }}', run: [b]}, {case: default, run: [c]}]}", step("b", saves="x"),
-                 step("c", saves="x")),
+                (FORK, step("b", "d", saves="x"), step("c", "d"), step("d", saves="x")), id="at the join"
+            ),
+            pytest.param(
+                (FORK, step("b", "d", saves="x"), step("c", "d"), step("d", "e"), step("e", saves="x")),
+                id="behind it",
+            ),
+            pytest.param(
+                (step("a", "b", "c", saves="x"), step("b", saves="x"), step("c")), id="before the fork"
+            ),
+            pytest.param(
+                (FORK, step("b", "d", saves="x"), step("c"), step("d", saves="x")), id="one after another"
+            ),
+            pytest.param(
+                (
+                    "{name: a, rule: [{case: '{{ run.id }}', run: [b]}, {case: default, run: [c]}]}",
+                    step("b", saves="x"),
+                    step("c", saves="x"),
+                ),
                 id="exclusive cases",
             ),
             pytest.param(
-                (FORK, step("b", "d"), step("c", "d"), step("d", "e", more=", join: any", saves="x"),
-                 step("e", saves="x")),
+                (
+                    FORK,
+                    step("b", "d"),
+                    step("c", "d"),
+                    step("d", "e", more=", join: any", saves="x"),
+                    step("e", saves="x"),
+                ),
                 id="behind the first of them",
             ),
             pytest.param(
-                (FORK, step("b", saves="x"), "{name: c, loop: {items: [1]}, run: [{action: set, set: {x: 1}}]}"),
+                (
+                    FORK,
+                    step("b", saves="x"),
+                    "{name: c, loop: {items: [1]}, run: [{action: set, set: {x: 1}}]}",
+                ),
                 id="local to the item of a step's loop",
             ),
             pytest.param(
-                (FORK, step("b", saves="x"), "{name: c, run: [{action: set, set: {x: 1}, loop: {items: [1]}}]}"),
+                (
+                    FORK,
+                    step("b", saves="x"),
+                    "{name: c, run: [{action: set, set: {x: 1}, loop: {items: [1]}}]}",
+                ),
                 id="local to the item of an action's loop",
             ),
             pytest.param(
-                (step("a", "b", "c", more=", max_visits: 2", saves="x"), step("b", "d"), step("c", "d"), step("d", "a")),
+                (
+                    step("a", "b", "c", more=", max_visits: 2", saves="x"),
+                    step("b", "d"),
+                    step("c", "d"),
+                    step("d", "a"),
+                ),
                 id="in every round",
             ),
         ],
-    )  # fmt: skip
+    )
     def test_branches_that_do_not_race(self, steps: tuple[str, ...]) -> None:
-        assert raced(*steps) == []
+        assert find_races(*steps) == []
 
     def test_each_definition_is_reported_once(self) -> None:
-        assert raced(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == [
+        assert find_races(step("a", "b", "c", "d"), *(step(name, saves="x") for name in "bcd")) == [
             "x 3,4",
             "x 3,5",
         ]
@@ -118,22 +173,22 @@ class TestRacingBranches:
         tasks = "tasks: {t: [u], u: [{action: set, set: {x: 1}}]}\n"
         text = playbook(FORK, "{name: b, run: [t]}", "{name: c, run: [{task: u}]}", head=tasks)
         assert findings(text, "NP303") == [("NP303", "u")]
-        assert raced(FORK, "{name: b, run: [t]}", step("c", saves="x"), head=tasks) == ["x 4,5"]
+        assert find_races(FORK, "{name: b, run: [t]}", step("c", saves="x"), head=tasks) == ["x 4,5"]
         looped = "{name: c, run: [{task: u, loop: {items: [1]}}]}"
-        assert raced(FORK, "{name: b, run: [t]}", looped, head=tasks) == []
+        assert find_races(FORK, "{name: b, run: [t]}", looped, head=tasks) == []
 
     def test_sequential_mode_has_no_races(self) -> None:
         steps = (FORK, step("b", saves="x"), step("c", saves="x"))
-        assert raced(*steps, head="mode: sequential\n") == []
+        assert find_races(*steps, head="mode: sequential\n") == []
 
     def test_races_are_not_reported_if_a_step_is_unknown(self) -> None:
         steps = (FORK, step("b", "nowhere", saves="x"), step("c", saves="x"))
         assert [code for code, _ in findings(playbook(*steps))] == ["NP101"]
 
     def test_unreachable_case_causes_no_race(self) -> None:
-        asking = "rule: [{case: '{{ x is defined }}', run: [c]}]"
-        steps = (FORK, f"{{name: b, run: [{{action: set, set: {{y: 1}}}}], {asking}}}")
-        assert raced(*steps, "{name: c, run: [{action: set, set: {x: 1, y: 1}}]}") == []
+        guarded = "rule: [{case: '{{ x is defined }}', run: [c]}]"
+        steps = (FORK, f"{{name: b, run: [{{action: set, set: {{y: 1}}}}], {guarded}}}")
+        assert find_races(*steps, "{name: c, run: [{action: set, set: {x: 1, y: 1}}]}") == []
 
 
 class TestRacingVisits:
@@ -146,7 +201,7 @@ class TestRacingVisits:
         assert (label.span.line, label.text) == (5, "this step runs for each branch")
 
     def test_multi_merge_with_one_branch_does_not_race(self) -> None:
-        assert raced(step("a", "d"), step("d", more=", join: each", saves="x")) == []
+        assert find_races(step("a", "d"), step("d", more=", join: each", saves="x")) == []
 
     def test_late_branch_races_with_the_next_round(self) -> None:
         text = playbook(
@@ -170,17 +225,20 @@ class TestRacingVisits:
     )
     def test_branch_of_the_previous_round(self, bound: int, cases: str, races: int) -> None:
         first = f"{{name: a, max_visits: {bound}, rule: [{cases}{{case: default, run: [b, a]}}]}}"
-        assert len(raced(first, step("b", more=", join: each", saves="x"))) == races
+        assert len(find_races(first, step("b", more=", join: each", saves="x"))) == races
 
     def test_unreachable_step_has_no_second_round(self) -> None:
-        nowhere = "{name: d, max_visits: 1, rule: [{case: error, run: [d]}]}"
-        assert raced(FORK, step("b", saves="x"), step("c", saves="x"), nowhere) == ["x 3,4"]
+        unreachable = "{name: d, max_visits: 1, rule: [{case: error, run: [d]}]}"
+        assert find_races(FORK, step("b", saves="x"), step("c", saves="x"), unreachable) == ["x 3,4"]
 
     @pytest.mark.parametrize(("bound", "races"), [(1, []), (2, ["x 5,5", "y 6,6"])])
     def test_step_with_one_visit_lets_one_branch_through(self, bound: int, races: list[str]) -> None:
-        each = ", join: each"
-        gate = step("d", "e", more=f"{each}, max_visits: {bound}", saves="x")
-        assert raced(FORK, step("b", "d"), step("c", "d"), gate, step("e", more=each, saves="y")) == races
+        multi_merge = ", join: each"
+        gate = step("d", "e", more=f"{multi_merge}, max_visits: {bound}", saves="x")
+        assert (
+            find_races(FORK, step("b", "d"), step("c", "d"), gate, step("e", more=multi_merge, saves="y"))
+            == races
+        )
 
 
 class TestRacingItems:
@@ -196,24 +254,24 @@ class TestRacingItems:
 
     def test_parallel_items_of_a_task(self) -> None:
         head = "tasks: [{name: t, parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 1}}]}]\n"
-        assert raced("{name: a, run: [t]}", head=head) == ["x 1,1"]
+        assert find_races("{name: a, run: [t]}", head=head) == ["x 1,1"]
 
     def test_sequential_items_do_not_race(self) -> None:
-        assert raced("{name: a, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]}") == []
+        assert find_races("{name: a, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]}") == []
 
     def test_names_saved_in_a_loop_do_not_race(self) -> None:
         items = "run: [{action: set, set: {x: 1}}, {action: set, set: {x: 2}}]"
-        assert raced(f"{{name: a, parallel: true, loop: {{items: [1]}}, {items}}}") == []
+        assert find_races(f"{{name: a, parallel: true, loop: {{items: [1]}}, {items}}}") == []
 
 
 class TestExclusiveBranches:
-    """Branches that ask the same of a value which never changes, and go on only where the answers differ."""
+    """Branches with guards that test the same constant value and cannot both be true."""
 
     HEAD = "input: {p: boolean, m: {type: string, enum: [a, b, c]}}\n"
     READ = step("e").replace("message: m", "message: '{{ x | default(0) }}'")
 
     @pytest.mark.parametrize(
-        ("first", "second", "is_raced"),
+        ("first", "second", "has_race"),
         [
             ("p", "not p", False),
             ("m == 'a'", "m == 'b'", False),
@@ -224,33 +282,35 @@ class TestExclusiveBranches:
             ("w", "not w", True),
         ],
     )
-    def test_exclusive_conditions_of_steps_and_items(self, first: str, second: str, is_raced: bool) -> None:
+    def test_exclusive_conditions_of_steps_and_items(self, first: str, second: str, has_race: bool) -> None:
         head = f"{self.HEAD}variables: {{w: true}}\n"
-        asking = [
-            f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{to}]}}]}}'
-            for name, guard, to, saved in (("b", first, "d", "w"), ("c", second, "f", "k"))
+        guarded = [
+            f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{target}]}}]}}'
+            for name, guard, target, saved in (("b", first, "d", "w"), ("c", second, "f", "k"))
         ]
-        told = raced(
-            FORK, *asking, step("d", "e", saves="x"), self.READ, step("f", "e", saves="x"), head=head
+        races_found = find_races(
+            FORK, *guarded, step("d", "e", saves="x"), self.READ, step("f", "e", saves="x"), head=head
         )
-        assert [name for name, _ in map(str.split, told) if name == "x"] == (["x"] if is_raced else [])
+        assert [name for name, _ in map(str.split, races_found) if name == "x"] == (["x"] if has_race else [])
         items = ", ".join(
             f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in (first, second)
         )
-        both = f"{{name: a, parallel: true, run: [{items}], rule: [{{case: default, run: [e]}}]}}"
+        parallel = f"{{name: a, parallel: true, run: [{items}], rule: [{{case: default, run: [e]}}]}}"
         saved = step("z", "a", saves="w")
-        assert bool(raced(saved, both, self.READ, head=head)) is is_raced
+        assert bool(find_races(saved, parallel, self.READ, head=head)) is has_race
 
     def test_third_item_races_with_both(self) -> None:
         items = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
-        both = f"{{name: a, parallel: true, run: [{', '.join(items)}, {{action: set, set: {{x: 2}}}}], "
-        assert raced(f"{both}rule: [{{case: default, run: [e]}}]}}", self.READ, head=self.HEAD) == ["x 3,3"]
+        parallel = f"{{name: a, parallel: true, run: [{', '.join(items)}, {{action: set, set: {{x: 2}}}}], "
+        assert find_races(f"{parallel}rule: [{{case: default, run: [e]}}]}}", self.READ, head=self.HEAD) == [
+            "x 3,3"
+        ]
 
 
 def test_races_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(races, "MAX_RACES", 3)
-    branches = [step(f"b{at}", saves="x") for at in range(9)]
-    diagnostics = diagnose(playbook(step("a", *(f"b{at}" for at in range(9))), *branches))
+    branches = [step(f"b{index}", saves="x") for index in range(9)]
+    diagnostics = diagnose(playbook(step("a", *(f"b{index}" for index in range(9))), *branches))
     assert [d.code for d in diagnostics].count("NP303") == 3
     assert (diagnostics[-1].code, diagnostics[-1].message) == ("NP902", "5 more findings are not shown")
 
@@ -258,4 +318,4 @@ def test_races_past_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_races_are_not_reported_past_the_concurrency_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (FORK, step("b", saves="x"), step("c", saves="x"))
     monkeypatch.setattr(concurrency, "MAX_MOVES", 1)
-    assert raced(*steps) == []
+    assert find_races(*steps) == []

@@ -124,17 +124,17 @@ class TestTaskArguments:
 def test_inferred_inputs_do_not_depend_on_the_order_of_steps() -> None:
     first = "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
-    texts = [f"start: a\nsteps: [{one}, {two}]" for one, two in ((first, second), (second, first))]
+    texts = [f"start: a\nsteps: [{steps[0]}, {steps[1]}]" for steps in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]
 
 
 class TestErrorReads:
-    """`error` is none but where a failure is handled: what it says of one cannot be read elsewhere."""
+    """`error` is none except where a failure is handled."""
 
-    PLAY = """
+    PLAYBOOK = """
     finally: last
     tasks:
-      told: [inner]
+      after_failure: [inner]
       inner: [{action: log, message: "HANDLED"}]
       other: [{action: log, message: "UNHANDLED"}]
     steps:
@@ -144,7 +144,7 @@ class TestErrorReads:
       - {action: shell, command: ls, retry: {attempts: 2, if: "{{ error.retryable }}"}}
       - {action: log, message: "UNHANDLED"}
       rule:
-      - {case: "{{ error.type == 'Timeout' }}", run: [told, {action: log, message: "HANDLED"}]}
+      - {case: "{{ error.type == 'Timeout' }}", run: [after_failure, {action: log, message: "HANDLED"}]}
       - {case: "{{ result.error }}", run: [{action: log, message: "HANDLED"}]}
       - {case: "{{ run.id }}", run: [{action: log, message: "UNHANDLED"}]}
       - {case: default, run: [b]}
@@ -157,9 +157,9 @@ class TestErrorReads:
         "text", ["{{ error.message }}", "it: {{ error.type }}", "{{ error.details or 1 }}"]
     )
     def test_part_of_an_error_where_nothing_has_failed(self, text: str) -> None:
-        handled = self.PLAY.replace("HANDLED", text).replace("UN" + text, "x")
+        handled = self.PLAYBOOK.replace("HANDLED", text).replace("UN" + text, "x")
         assert findings(handled, "NP301") == []
-        unhandled = self.PLAY.replace("UNHANDLED", text).replace("HANDLED", "x")
+        unhandled = self.PLAYBOOK.replace("UNHANDLED", text).replace("HANDLED", "x")
         assert findings(unhandled, "NP301") == [("NP301", "error")] * 5
 
     @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class TestErrorReads:
         ],
     )
     def test_part_of_an_error_that_is_tested_first(self, text: str) -> None:
-        assert findings(self.PLAY.replace("UNHANDLED", text).replace("HANDLED", text), "NP301") == []
+        assert findings(self.PLAYBOOK.replace("UNHANDLED", text).replace("HANDLED", text), "NP301") == []
 
     def test_action_that_runs_only_after_an_error(self) -> None:
         text = "steps: [{name: a, run: [{action: log, if: '{{ error }}', message: '{{ error.message }}'}]}]"

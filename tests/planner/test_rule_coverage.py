@@ -140,9 +140,9 @@ def choices(step: Step, *, tolerates: bool) -> Iterator[tuple[Choice, bool]]:
         for outcome, visit in outcomes():
             if (outcome.forgiven and not tolerates) or (visit == 4 and step.max_visits is None):
                 continue
-            at = replace(VISIT, step=step.name, number=visit, attempt=1)
-            test = guard_test(Scope(run, at, loaded))
-            yield choose(step, at, outcome, test, lambda _: False, 0.0), not outcome.failed
+            current = replace(VISIT, step=step.name, number=visit, attempt=1)
+            test = guard_test(Scope(run, current, loaded))
+            yield choose(step, current, outcome, test, lambda _: False, 0.0), not outcome.failed
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""NP301 and NP302 where a name is produced somewhere, and not on every path, or on none, to where it is read."""
+"""NP301 and NP302: names that are assigned on some paths to a read, or on none; NP203 by impossible facts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAYBE = "{{ run.id }}"
 
 
 def playbook(*steps: str, head: str = "") -> str:
-    return f"{head}steps:\n" + "".join(f"- {one}\n" for one in steps)
+    return f"{head}steps:\n" + "".join(f"- {item}\n" for item in steps)
 
 
 def step(name: str, *targets: str, run: str = OK, more: str = "") -> str:
@@ -28,19 +28,19 @@ def either(name: str, first: str, second: str, guard: str = MAYBE, run: str = OK
     return f"{{name: {name}, run: [{run}], rule: {rule}}}"
 
 
-def judged(*steps: str, head: str = "") -> list[str]:
-    """What is said of reads that may find nothing: the code, and the path."""
-    told = []
+def undefined_reads(*steps: str, head: str = "") -> list[str]:
+    """Return code and path of each finding about a read that is or may be undefined."""
+    reads = []
     for diagnostic in diagnose(playbook(*steps, head=head)):
         if diagnostic.code in ("NP301", "NP302"):
             _, _, path = diagnostic.message.partition(" on the path ")
-            told.append(f"{diagnostic.code} {path}".strip())
-    return told
+            reads.append(f"{diagnostic.code} {path}".strip())
+    return reads
 
 
 class TestWitnessPaths:
     def test_name_saved_on_one_of_two_paths_is_maybe_undefined(self) -> None:
-        """The example of the language: a warning with the path, and none when the other branch saves it too."""
+        """A warning shows the path. It disappears when the other branch saves the name too."""
         text = playbook(
             either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ)
         )  # fmt: skip
@@ -59,15 +59,15 @@ class TestWitnessPaths:
             step("e", "d"),
             step("d", run=READ),
         )
-        assert judged(*steps) == ["NP302 a → c → e → d"]
-        assert judged(*steps[:2], either("c", "e", "d"), *steps[3:]) == ["NP302 a → c → d"]
+        assert undefined_reads(*steps) == ["NP302 a → c → e → d"]
+        assert undefined_reads(*steps[:2], either("c", "e", "d"), *steps[3:]) == ["NP302 a → c → d"]
 
     def test_name_saved_only_later_is_undefined(self) -> None:
         text = playbook(step("a", "b", run=READ), step("b", run=SAVE))
         (diagnostic,) = (d for d in diagnose(text) if d.code == "NP301")
         assert diagnostic.message == "no path to this step assigns `x`"
         assert [(label.span.line, label.text) for label in diagnostic.labels] == [(3, "it is saved here")]
-        assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ)) == ["NP301"]
+        assert undefined_reads(step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ)) == ["NP301"]
 
     def test_hint_names_the_closest_defined_name(self) -> None:
         text = playbook(
@@ -78,25 +78,29 @@ class TestWitnessPaths:
         assert hints(text, "NP301") == ["did you mean `customer`?"]
 
     def test_second_read_of_a_name_is_not_reported(self) -> None:
-        """Whoever comes behind the first reader has a value."""
+        """Steps after the first reader have a value, because the first reader fails without one."""
         steps = (
             either("a", "b", "c"),
             step("b", "c", run=SAVE),
             step("c", "d", run=f"{READ}, {READ}"),
             step("d", run=READ),
         )
-        assert judged(*steps) == ["NP302 a → c"]
+        assert undefined_reads(*steps) == ["NP302 a → c"]
 
     def test_findings_do_not_depend_on_the_order_of_the_text(self) -> None:
         steps = [either("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ)]
-        assert judged(*reversed(steps), head="start: a\n") == judged(*steps) == ["NP302 a → c → d"]
+        assert (
+            undefined_reads(*reversed(steps), head="start: a\n")
+            == undefined_reads(*steps)
+            == ["NP302 a → c → d"]
+        )
 
     def test_name_saved_on_every_round_of_a_cycle_is_defined(self) -> None:
         cycle = (
             either("a", "a", "b", run=SAVE).replace("{name: a", "{name: a, max_visits: 3"),
             step("b", run=READ),
         )
-        assert judged(*cycle) == []
+        assert undefined_reads(*cycle) == []
 
     def test_name_saved_later_in_a_cycle_is_maybe_undefined(self) -> None:
         text = playbook(
@@ -109,11 +113,13 @@ class TestFactsAfterFailures:
     def test_failed_step_has_not_saved_its_names(self) -> None:
         rule = "rule: [{case: error, run: [b]}, {case: default, run: [c]}]"
         steps = (f"{{name: a, run: [{SAVE}], {rule}}}", step("b", run=READ), step("c", run=READ))
-        assert judged(*steps) == ["NP301"]
+        assert undefined_reads(*steps) == ["NP301"]
 
     def test_failure_and_success_that_lead_to_one_step(self) -> None:
         rule = "rule: [{case: error, run: [b]}, {case: default, run: [b]}]"
-        assert judged(f"{{name: a, run: [{SAVE}], {rule}}}", step("b", run=READ)) == ["NP302 a (failed) → b"]
+        assert undefined_reads(f"{{name: a, run: [{SAVE}], {rule}}}", step("b", run=READ)) == [
+            "NP302 a (failed) → b"
+        ]
 
     @pytest.mark.parametrize(
         ("guard", "expected"),
@@ -133,7 +139,7 @@ class TestFactsAfterFailures:
     )
     def test_guards_that_are_true_only_after_success(self, guard: str, expected: list[str]) -> None:
         steps = (f'{{name: a, run: [{SAVE}], rule: [{{case: "{guard}", run: [b]}}]}}', step("b", run=READ))
-        assert judged(*steps) == expected
+        assert undefined_reads(*steps) == expected
 
     def test_error_aware_guard_is_evaluated_after_a_failure(self) -> None:
         text = playbook(
@@ -143,39 +149,49 @@ class TestFactsAfterFailures:
 
     def test_later_case_is_reached_only_if_earlier_guards_are_false(self) -> None:
         rule = '[{case: error, run: [b]}, {case: "{{ result.success or run.id }}", run: [c]}]'
-        assert judged(f"{{name: a, run: [{SAVE}], rule: {rule}}}", step("b"), step("c", run=READ)) == []
+        assert (
+            undefined_reads(f"{{name: a, run: [{SAVE}], rule: {rule}}}", step("b"), step("c", run=READ)) == []
+        )
 
     def test_tolerated_failure_saves_nothing(self) -> None:
-        forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
-        assert judged(step("a", "b", run=forgiven), step("b", run=READ)) == ["NP302 a → b"]
+        tolerated = "{action: shell, command: ls, as: x, on_error: continue}"
+        assert undefined_reads(step("a", "b", run=tolerated), step("b", run=READ)) == ["NP302 a → b"]
         guarded = (
-            f'{{name: a, run: [{forgiven}], rule: [{{case: "{{{{ not result.success }}}}", run: [b]}}]}}'
+            f'{{name: a, run: [{tolerated}], rule: [{{case: "{{{{ not result.success }}}}", run: [b]}}]}}'
         )
-        assert judged(guarded, step("b", run=READ)) == ["NP302 a → b"]
+        assert undefined_reads(guarded, step("b", run=READ)) == ["NP302 a → b"]
 
     def test_result_is_that_of_the_last_action(self) -> None:
-        """Where it is no failure that was forgiven, what that would have left out is there."""
-        forgiven = "{action: shell, command: ls, as: x, on_error: continue}"
+        """A successful result means that entries whose failure is tolerated have succeeded too."""
+        tolerated = "{action: shell, command: ls, as: x, on_error: continue}"
         rule = 'rule: [{case: "{{ not result.success }}", run: [c]}, {case: default, run: [b]}]'
-        behind = (step("b", run=READ), step("c"))
-        assert judged(f"{{name: a, run: [{OK}, {forgiven}], {rule}}}", *behind) == []
-        assert judged(f"{{name: a, run: [{forgiven}, {OK}], {rule}}}", *behind) == ["NP302 a → b"]
-        assert judged(f"{{name: a, parallel: true, run: [{forgiven}, {OK}], {rule}}}", *behind) == []
-        maybe = forgiven.replace("as: x", "as: x, if: '{{ run.id }}'")
-        assert judged(f"{{name: a, run: [{maybe}], {rule}}}", *behind) == ["NP302 a → b"]
+        later_steps = (step("b", run=READ), step("c"))
+        assert undefined_reads(f"{{name: a, run: [{OK}, {tolerated}], {rule}}}", *later_steps) == []
+        assert undefined_reads(f"{{name: a, run: [{tolerated}, {OK}], {rule}}}", *later_steps) == [
+            "NP302 a → b"
+        ]
+        assert (
+            undefined_reads(f"{{name: a, parallel: true, run: [{tolerated}, {OK}], {rule}}}", *later_steps)
+            == []
+        )
+        maybe = tolerated.replace("as: x", "as: x, if: '{{ run.id }}'")
+        assert undefined_reads(f"{{name: a, run: [{maybe}], {rule}}}", *later_steps) == ["NP302 a → b"]
         said = (
             rule.replace("not result.success", "result.success").replace("[c]", "[d]").replace("[b]", "[c]")
         )
-        assert judged(f"{{name: a, run: [{forgiven}], {said}}}", step("d", run=READ), behind[1]) == []
-        only_after_a_failure = f"{{name: a, run: [{forgiven}, {OK}], {rule.replace('[c]', '[d]')}}}"
-        assert judged(only_after_a_failure, step("b"), step("d", run=READ)) == ["NP301"]
+        assert (
+            undefined_reads(f"{{name: a, run: [{tolerated}], {said}}}", step("d", run=READ), later_steps[1])
+            == []
+        )
+        only_after_a_failure = f"{{name: a, run: [{tolerated}, {OK}], {rule.replace('[c]', '[d]')}}}"
+        assert undefined_reads(only_after_a_failure, step("b"), step("d", run=READ)) == ["NP301"]
 
     def test_branch_may_end_by_a_failure_while_the_run_continues(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"), step("d", run=READ))
-        assert judged(*fork, head="on_error: continue\n") == []
+        assert undefined_reads(*fork, head="on_error: continue\n") == []
         fork = (fork[0], step("b", "d", run="{action: http, url: 'https://x.test', as: x}"), *fork[2:])
-        assert judged(*fork) == []
-        assert judged(*fork, head="on_error: continue\n") == ["NP302 a → c → d, where `b` fails"]
+        assert undefined_reads(*fork) == []
+        assert undefined_reads(*fork, head="on_error: continue\n") == ["NP302 a → c → d, where `b` fails"]
 
     def test_step_that_always_fails_has_no_successful_exit(self) -> None:
         fails = "{action: fail, message: no}"
@@ -185,21 +201,21 @@ class TestFactsAfterFailures:
             step("c", "d", run=fails),
             step("d", run=READ),
         )
-        assert judged(*steps) == []
+        assert undefined_reads(*steps) == []
         skipped = "{action: fail, message: no, if: '{{ run.id }}'}"
-        assert judged(*steps[:2], step("c", "d", run=skipped), steps[3]) == ["NP302 a → c → d"]
+        assert undefined_reads(*steps[:2], step("c", "d", run=skipped), steps[3]) == ["NP302 a → c → d"]
 
     def test_refused_visit_keeps_what_earlier_visits_saved(self) -> None:
-        """A visit that is refused has saved nothing, but those before it have; it is handled by a case that does not lead back."""
+        """A refused visit keeps what earlier visits saved. A case that does not lead back handles it."""
         rule = "[{case: \"{{ error.type == 'MaxVisitsExceeded' }}\", run: [b]}, {case: default, run: [a]}]"
         text = f"{{name: a, max_visits: 2, run: [{SAVE}], rule: {rule}}}"
-        assert judged(text, step("b", run=READ)) == []
-        once = text.replace("case: default, run: [a]", "case: default, run: [c]")
-        assert judged(once, step("c", "a"), step("b", run=READ)) == []
-        other = once.replace("x: 1", "y: 1")
-        assert judged(other, step("c", "a", run=f"{SAVE[:-1]}, if: '{MAYBE}'}}"), step("b", run=READ)) == [
-            "NP302 a (failed) → b"
-        ]
+        assert undefined_reads(text, step("b", run=READ)) == []
+        single_round = text.replace("case: default, run: [a]", "case: default, run: [c]")
+        assert undefined_reads(single_round, step("c", "a"), step("b", run=READ)) == []
+        other = single_round.replace("x: 1", "y: 1")
+        assert undefined_reads(
+            other, step("c", "a", run=f"{SAVE[:-1]}, if: '{MAYBE}'}}"), step("b", run=READ)
+        ) == ["NP302 a (failed) → b"]
 
 
 class TestGuardNarrowing:
@@ -224,26 +240,26 @@ class TestGuardNarrowing:
             step("e", run="{action: log, message: '{{ x }} {{ steps.b.result }}'}"),
             step("f"),
         )
-        assert [told for told in judged(*steps) if "steps" not in told][:1] == expected[:1]
+        assert [finding for finding in undefined_reads(*steps) if "steps" not in finding][:1] == expected[:1]
 
     def test_names_saved_together_imply_each_other(self) -> None:
-        both = "{action: set, set: {x: 1, y: 1}}"
+        pair = "{action: set, set: {x: 1, y: 1}}"
         read = "{action: log, message: '{{ x }} {{ y }} {{ steps.b.result }}'}"
-        steps = (either("a", "b", "c"), step("b", "d", run=both), step("c", "d"))
-        assert judged(*steps, step("d", run=read)) == ["NP302 a → c → d"]
-        asked = either("d", "e", "f", guard="{{ y is defined }}")
-        assert judged(*steps, asked, step("e", run=read), step("f")) == []
+        steps = (either("a", "b", "c"), step("b", "d", run=pair), step("c", "d"))
+        assert undefined_reads(*steps, step("d", run=read)) == ["NP302 a → c → d"]
+        guarded = either("d", "e", "f", guard="{{ y is defined }}")
+        assert undefined_reads(*steps, guarded, step("e", run=read), step("f")) == []
         later = "{action: log, message: '{{ x if y is defined else 0 }}'}, {action: set, set: {x: 1}}"
-        apart = step("b", "d", run="{action: set, set: {y: 1}}, " + later)
-        assert judged(apart, step("d", run=read.replace("{{ steps.b.result }}", ""))) == ["NP301"]
+        separate = step("b", "d", run="{action: set, set: {y: 1}}, " + later)
+        assert undefined_reads(separate, step("d", run=read.replace("{{ steps.b.result }}", ""))) == ["NP301"]
 
     def test_exhaustive_rule_has_no_exit_without_a_case(self) -> None:
-        """Which cases can be taken is known from their guards: here one of the two always is."""
+        """One of two cases is always taken, because their guards cover all values."""
         fork = (step("a", "b", "c", run="{action: set, set: {n: 1}}"), step("c", "d"), step("d", run=READ))
         rule = '[{case: "{{ n > 1 }}", run: [d]}, {case: "{{ n <= 1 }}", run: [d]}]'
-        assert judged(*fork, f"{{name: b, run: [{SAVE}], rule: {rule}}}") == []
+        assert undefined_reads(*fork, f"{{name: b, run: [{SAVE}], rule: {rule}}}") == []
         left = rule.replace("<=", "<")
-        assert judged(*fork, f"{{name: b, run: [{SAVE}], rule: {left}}}") == [
+        assert undefined_reads(*fork, f"{{name: b, run: [{SAVE}], rule: {left}}}") == [
             "NP302 a → c → d, where `b` ends"
         ]
 
@@ -257,7 +273,7 @@ class TestGuardNarrowing:
             step("e"),
             step("f", run=READ),
         )
-        assert judged(*steps) == []
+        assert undefined_reads(*steps) == []
 
     @pytest.mark.parametrize(
         ("action", "expected"),
@@ -281,7 +297,7 @@ class TestGuardNarrowing:
     )
     def test_conditional_reads_in_a_step(self, action: str, expected: int) -> None:
         steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=action))
-        assert len(judged(*steps)) == expected
+        assert len(undefined_reads(*steps)) == expected
 
 
 class TestWorkOfSteps:
@@ -303,72 +319,72 @@ class TestWorkOfSteps:
         ],
     )
     def test_sequential_entries(self, run: str, expected: list[str]) -> None:
-        assert judged(step("a", run=run), head=f"tasks: {{t: [{SAVE}]}}\n") == expected
+        assert undefined_reads(step("a", run=run), head=f"tasks: {{t: [{SAVE}]}}\n") == expected
 
     def test_parallel_entries_do_not_see_each_other(self) -> None:
         parallel = "{name: a, parallel: true, run: [%s, %s], rule: [{case: default, run: [b]}]}"
-        assert judged(parallel % (SAVE, READ), step("b")) == ["NP301"]
-        assert judged(parallel % (SAVE, OK), step("b", run=READ)) == []
+        assert undefined_reads(parallel % (SAVE, READ), step("b")) == ["NP301"]
+        assert undefined_reads(parallel % (SAVE, OK), step("b", run=READ)) == []
 
     def test_reads_of_a_task_are_checked_at_its_calls(self) -> None:
         head = f"tasks: {{t: [u], u: [{READ}]}}\n"
         steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run="{task: t}"))
-        assert judged(*steps, head=head) == ["NP302 a → c"]
+        assert undefined_reads(*steps, head=head) == ["NP302 a → c"]
         assert findings(playbook(*steps, head=head), "NP302") == [("NP302", "x")]
-        assert judged(step("a", run=f"{SAVE}, {{task: t}}"), head=head) == []
+        assert undefined_reads(step("a", run=f"{SAVE}, {{task: t}}"), head=head) == []
 
     def test_names_saved_in_a_loop_are_local_to_the_item(self) -> None:
         looped = "{name: a, loop: {items: [1]}, run: [%s, %s], rule: [{case: default, run: [b]}]}"
-        assert judged(looped % (SAVE, READ), step("b")) == []
-        assert judged(looped % (READ, SAVE), step("b")) == ["NP301"]
-        assert judged(looped % (SAVE, OK), step("b", run=READ), head="input: {}\n") == ["NP301"]
+        assert undefined_reads(looped % (SAVE, READ), step("b")) == []
+        assert undefined_reads(looped % (READ, SAVE), step("b")) == ["NP301"]
+        assert undefined_reads(looped % (SAVE, OK), step("b", run=READ), head="input: {}\n") == ["NP301"]
 
     def test_item_reads_what_was_saved_before_the_loop(self) -> None:
         looped = f"{{name: b, loop: {{items: [1]}}, run: [{READ}, {SAVE}]}}"
-        assert judged(step("a", "b", run=SAVE), looped) == []
+        assert undefined_reads(step("a", "b", run=SAVE), looped) == []
 
     def test_repeat_condition_reads_what_a_round_saves(self) -> None:
         repeated = "{name: a, repeat: {until: '{{ x > 3 }}', max: 3}, run: [%s]}"
-        assert judged(repeated % SAVE) == []
-        assert judged(repeated % f"{READ}, {SAVE}") == ["NP302"]
-        assert judged(
+        assert undefined_reads(repeated % SAVE) == []
+        assert undefined_reads(repeated % f"{READ}, {SAVE}") == ["NP302"]
+        assert undefined_reads(
             "{name: a, repeat: {until: '{{ y }}', max: 3}, run: [{action: set, if: '{{ run.id }}', set: {y: 1}}]}"
         ) == ["NP302"]
 
     def test_work_of_a_case_reads_what_the_step_saved(self) -> None:
         rule = f"rule: [{{case: default, run: [{READ}]}}]"
-        assert judged(f"{{name: a, run: [{SAVE}], {rule}}}") == []
+        assert undefined_reads(f"{{name: a, run: [{SAVE}], {rule}}}") == []
         text = f"{{name: a, run: [{SAVE}], rule: [{{case: error, run: [{READ}]}}]}}"
-        assert judged(text) == ["NP301"]
+        assert undefined_reads(text) == ["NP301"]
 
 
 class TestJoinContributions:
     def test_join_unites_the_names_of_all_branches_that_must_arrive(self) -> None:
-        both = "{action: log, message: '{{ x }} {{ y }}'}"
+        pair = "{action: log, message: '{{ x }} {{ y }}'}"
         assert (
-            judged(
+            undefined_reads(
                 step("a", "b", "c"),
                 step("b", "d", run=SAVE),
                 step("c", "d", run="{action: set, set: {y: 1}}"),
-                step("d", run=both),
+                step("d", run=pair),
             )
             == []
         )
 
     def test_branch_may_end_or_leave_before_the_join(self) -> None:
         ends = f'{{name: b, run: [{SAVE}], rule: [{{case: "{MAYBE}", run: [d]}}]}}'
-        assert judged(step("a", "b", "c"), ends, step("c", "d"), step("d", run=READ)) == [
+        assert undefined_reads(step("a", "b", "c"), ends, step("c", "d"), step("d", run=READ)) == [
             "NP302 a → c → d, where `b` ends"
         ]
         goes = either("b", "d", "e", run=SAVE)
-        assert judged(step("a", "b", "c"), goes, step("c", "d"), step("d", run=READ), step("e")) == [
+        assert undefined_reads(step("a", "b", "c"), goes, step("c", "d"), step("d", run=READ), step("e")) == [
             "NP302 a → c → d"
         ]
 
     def test_discriminator_has_only_the_names_of_the_first_branch(self) -> None:
         fork = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
-        assert judged(*fork, step("d", run=READ, more=", join: any")) == ["NP302 a → c → d"]
-        assert judged(*fork, step("d", run=READ, more=", join: each")) == ["NP302 a → c → d"]
+        assert undefined_reads(*fork, step("d", run=READ, more=", join: any")) == ["NP302 a → c → d"]
+        assert undefined_reads(*fork, step("d", run=READ, more=", join: each")) == ["NP302 a → c → d"]
 
     def test_nested_joins(self) -> None:
         steps = (
@@ -380,24 +396,24 @@ class TestJoinContributions:
             step("f", "g"),
             step("g", run=READ),
         )
-        assert judged(*steps) == []
+        assert undefined_reads(*steps) == []
 
     def test_later_branch_reads_what_earlier_branches_saved(self) -> None:
         fork = (step("a", "b", "c"), step("b", run=SAVE), step("c", run=READ))
-        assert judged(*fork) == ["NP301"]
-        assert judged(*fork, head="mode: sequential\n") == []
+        assert undefined_reads(*fork) == ["NP301"]
+        assert undefined_reads(*fork, head="mode: sequential\n") == []
         late = (step("a", "c", "b"), step("b", run=SAVE), step("c", run=READ))
-        assert judged(*late, head="mode: sequential\n") == ["NP301"]
+        assert undefined_reads(*late, head="mode: sequential\n") == ["NP301"]
         maybe = (
             step("a", "b", "c"),
             step("b", run="{action: set, if: '{{ run.id }}', set: {x: 1}}"),
             step("c", run=READ),
         )
-        assert [told[:5] for told in judged(*maybe, head="mode: sequential\n")] == ["NP302"]
+        assert [finding[:5] for finding in undefined_reads(*maybe, head="mode: sequential\n")] == ["NP302"]
 
     def test_join_runs_before_steps_that_are_ready(self) -> None:
-        """It fires when the last branch has come that can, and goes before those that were forked off earlier."""
-        turns = "mode: sequential\n"
+        """A join runs as soon as no live branch can reach it, before branches that were forked earlier."""
+        sequential = "mode: sequential\n"
         fork = (
             step("a", "b", "c", "d"),
             step("b", "j"),
@@ -405,40 +421,43 @@ class TestJoinContributions:
             step("j", run=SAVE),
             step("d", run=READ),
         )
-        assert judged(*fork, head=turns) == []
+        assert undefined_reads(*fork, head=sequential) == []
         last = (step("a", "b", "d", "c"), *fork[1:])
-        assert judged(*last, head=turns) == ["NP302 a → d"]
+        assert undefined_reads(*last, head=sequential) == ["NP302 a → d"]
         inner = (step("a", "b", "d"), step("b", "c", "e"), step("c", "j"), step("e", "j"), *fork[3:])
-        assert judged(*inner, head=turns) == []
+        assert undefined_reads(*inner, head=sequential) == []
         at_once = (step("a", "b", "j"), step("b", "d", "j"), *fork[3:])
-        assert judged(*at_once, head=turns) == []
-        beside = (
+        assert undefined_reads(*at_once, head=sequential) == []
+        fork_and_join = (
             step("a", "b", "c", "d"),
             step("b", run=SAVE),
             step("c", "j"),
             step("d", "j"),
             step("j", run=READ),
         )
-        assert judged(*beside, head=turns) == []
-        assert [told[:5] for told in judged(step("a", "c", "d", "b"), *beside[1:], head=turns)] == ["NP302"]
+        assert undefined_reads(*fork_and_join, head=sequential) == []
+        assert [
+            finding[:5]
+            for finding in undefined_reads(step("a", "c", "d", "b"), *fork_and_join[1:], head=sequential)
+        ] == ["NP302"]
 
     def test_witness_shows_an_earlier_branch_that_fails(self) -> None:
-        """The path that is shown is one on which it fails."""
+        """The witness is a path on which the earlier branch fails."""
         saves = "{action: shell, command: ls, as: x}"
         failing = f"{{name: b, run: [{saves}], rule: [{{case: error, run: [d]}}]}}"
         steps = (step("a", "b", "c"), failing, step("c", "d"), step("d", run=READ))
-        assert judged(*steps, head="mode: sequential\n") == ["NP302 a → b (failed) → d"]
-        through = (step("a", "b", "d"), failing.replace("[d]", "[c]"), *steps[2:])
-        assert judged(*through, head="mode: sequential\n") == ["NP302 a → b (failed) → c → d"]
+        assert undefined_reads(*steps, head="mode: sequential\n") == ["NP302 a → b (failed) → d"]
+        chained = (step("a", "b", "d"), failing.replace("[d]", "[c]"), *steps[2:])
+        assert undefined_reads(*chained, head="mode: sequential\n") == ["NP302 a → b (failed) → c → d"]
 
     def test_first_arrival_at_a_discriminator_continues_at_once(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", more=", join: any", run=SAVE))
-        assert judged(*steps, head="mode: sequential\n") == []
-        assert judged(step("a", "b", "j"), *steps[1:], head="mode: sequential\n") == ["NP301"]
+        assert undefined_reads(*steps, head="mode: sequential\n") == []
+        assert undefined_reads(step("a", "b", "j"), *steps[1:], head="mode: sequential\n") == ["NP301"]
 
     def test_join_named_first_may_run_last(self) -> None:
         steps = (step("a", "j", "b"), step("b", "j", run=READ), step("j", run=SAVE))
-        assert judged(*steps, head="mode: sequential\n") == ["NP302 a → b"]
+        assert undefined_reads(*steps, head="mode: sequential\n") == ["NP302 a → b"]
 
 
 class TestStepResults:
@@ -452,54 +471,73 @@ class TestStepResults:
     def test_step_visited_on_no_path(self) -> None:
         text = playbook(step("a", "b", run=self.TEXT), step("b"))
         assert messages(text, "NP301") == ["no path to this step visits step `b`"]
-        assert judged(step("b", run=self.TEXT)) == ["NP301"]
+        assert undefined_reads(step("b", run=self.TEXT)) == ["NP301"]
 
     def test_failed_step_was_visited(self) -> None:
         rule = "rule: [{case: error, run: [c]}, {case: default, run: [c]}]"
         read = "{action: log, message: '{{ steps.b.error }}'}"
-        assert judged(f"{{name: b, run: [{OK}], {rule}}}", step("c", run=read)) == []
+        assert undefined_reads(f"{{name: b, run: [{OK}], {rule}}}", step("c", run=read)) == []
 
     def test_status_and_visits_are_always_defined(self) -> None:
         read = "{action: log, message: '{{ steps.b.status }} {{ steps.b.visits }}'}"
-        assert judged(step("a", "b", run=read), step("b")) == []
+        assert undefined_reads(step("a", "b", run=read), step("b")) == []
 
 
 class TestFactsAtTheEnd:
     def test_output_reads_what_every_run_saves(self) -> None:
         output = 'output: {x: "{{ x }}"}\n'
-        assert judged(step("a", "b"), step("b", run=SAVE), head=output) == []
-        assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == []
-        assert judged(either("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == ["NP302 a → c"]
-        assert judged(f"{{name: a, rule: [{{case: default, run: [{SAVE}]}}]}}", head=output) == []
+        assert undefined_reads(step("a", "b"), step("b", run=SAVE), head=output) == []
+        assert undefined_reads(step("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == []
+        assert undefined_reads(either("a", "b", "c"), step("b", run=SAVE), step("c"), head=output) == [
+            "NP302 a → c"
+        ]
+        assert undefined_reads(f"{{name: a, rule: [{{case: default, run: [{SAVE}]}}]}}", head=output) == []
 
     def test_output_of_a_run_with_failed_branches(self) -> None:
         output = 'on_error: continue\noutput: {x: "{{ x }}"}\n'
-        ask = "{action: shell, command: ls, as: x}"
-        assert judged(step("a", run=SAVE), head=output) == []
-        assert messages(playbook(step("a", run=ask), head=output), "NP302") == [
+        fallible = "{action: shell, command: ls, as: x}"
+        assert undefined_reads(step("a", run=SAVE), head=output) == []
+        assert messages(playbook(step("a", run=fallible), head=output), "NP302") == [
             "`x` may be undefined when `a` fails"
         ]
-        assert judged(step("a", run=ask), head=output.removeprefix("on_error: continue\n")) == []
-        assert judged(step("a", "b"), step("b", run=ask), head=output) == ["NP302 a → b (failed)"]
-        assert judged(step("a", "b", "c"), step("b", run=SAVE), step("c", run=ask), head=output) == []
-        assert judged(step("a", "b", "c"), step("b"), step("c", run=ask), head=output) == [
+        assert (
+            undefined_reads(step("a", run=fallible), head=output.removeprefix("on_error: continue\n")) == []
+        )
+        assert undefined_reads(step("a", "b"), step("b", run=fallible), head=output) == [
+            "NP302 a → b (failed)"
+        ]
+        assert (
+            undefined_reads(step("a", "b", "c"), step("b", run=SAVE), step("c", run=fallible), head=output)
+            == []
+        )
+        assert undefined_reads(step("a", "b", "c"), step("b"), step("c", run=fallible), head=output) == [
             "NP302 a → b, where `c` fails"
         ]
 
     def test_output_reads_what_the_finally_step_saves(self) -> None:
         output = 'finally: z\noutput: {x: "{{ x }}"}\n'
-        ask = "{action: shell, command: ls, as: x}"
-        for run in (SAVE, ask):
-            assert judged(step("a"), step("z", run=run), head=output) == []
-        assert judged(step("a", run="{action: shell, command: ls}"), step("z", run=ask), head=output) == []
-        forgiving = f"on_error: continue\n{output}"
-        assert judged(step("a"), step("z", run=ask), head=forgiving) == []
+        fallible = "{action: shell, command: ls, as: x}"
+        for run in (SAVE, fallible):
+            assert undefined_reads(step("a"), step("z", run=run), head=output) == []
         assert (
-            judged(step("a", run="{action: shell, command: ls}"), step("z", run=SAVE), head=forgiving) == []
+            undefined_reads(
+                step("a", run="{action: shell, command: ls}"), step("z", run=fallible), head=output
+            )
+            == []
         )
-        text = playbook(step("a", run="{action: shell, command: ls}"), step("z", run=ask), head=forgiving)
-        told = "`x` may be undefined in a run with failures: step `z` may fail too"
-        assert messages(text, "NP302") == [told]
+        continuing = f"on_error: continue\n{output}"
+        assert undefined_reads(step("a"), step("z", run=fallible), head=continuing) == []
+        assert (
+            undefined_reads(
+                step("a", run="{action: shell, command: ls}"), step("z", run=SAVE), head=continuing
+            )
+            == []
+        )
+        text = playbook(
+            step("a", run="{action: shell, command: ls}"), step("z", run=fallible), head=continuing
+        )
+        expected = "`x` may be undefined in a run with failures: step `z` may fail too"
+        assert messages(text, "NP302") == [expected]
 
     def test_finally_step_may_run_at_any_time(self) -> None:
         head = "finally: z\n"
@@ -507,24 +545,30 @@ class TestFactsAtTheEnd:
         assert messages(text, "NP302") == ["`x` may be undefined: the run may end earlier"]
         for provided in ("{{ x | default(0) }}", "{{ x if run.status == 'succeeded' else 0 }}"):
             assert (
-                judged(step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head) == []
+                undefined_reads(
+                    step("a", run=SAVE), step("z", run=READ.replace("{{ x }}", provided)), head=head
+                )
+                == []
             )
 
 
 def test_condition_of_the_retry_policy_of_a_playbook() -> None:
     head = 'retry: {attempts: 2, if: "{{ x }}"}\n'
-    ask = "{action: shell, command: ls}"
-    text = playbook(step("a", "b", run=ask), step("b", run=SAVE), head=head)
+    fallible = "{action: shell, command: ls}"
+    text = playbook(step("a", "b", run=fallible), step("b", run=SAVE), head=head)
     assert messages(text, "NP302") == ["`x` may be undefined when `a` has failed"]
-    assert judged(step("a", "b", run=SAVE), step("b", run=ask), head=head) == []
-    assert judged(step("a", "b", run=ask, more=", retry: 1"), step("b", run=SAVE), head=head) == []
+    assert undefined_reads(step("a", "b", run=SAVE), step("b", run=fallible), head=head) == []
+    assert (
+        undefined_reads(step("a", "b", run=fallible, more=", retry: 1"), step("b", run=SAVE), head=head) == []
+    )
     assert findings("retry: {attempts: 2, if: error}\n" + playbook(step("a"))) == [("NP407", "error")]
     assert [code for code, _ in findings(playbook(step("a"), head=head.replace("x }", "x )")))] == ["NP401"]
 
 
 def test_after_max_visits_only_cases_that_do_not_lead_back_are_taken() -> None:
-    again = f"{{name: a, max_visits: 2, run: [{OK}], rule: [{{case: error, run: [b]}}, {{case: error, run: [c]}}, {{case: default, run: [b]}}]}}"
-    assert judged(
+    rule = "[{case: error, run: [b]}, {case: error, run: [c]}, {case: default, run: [b]}]"
+    again = f"{{name: a, max_visits: 2, run: [{OK}], rule: {rule}}}"
+    assert undefined_reads(
         again, step("b", "a"), step("c", run=READ), step("d", "c", run=SAVE), head="start: a\n"
     ) == ["NP301"]
 
@@ -545,8 +589,8 @@ class TestUnreachableCases:
     def test_guard_that_requires_impossible_facts(self, guard: str, reason: str) -> None:
         first = step("a", "b", run="{action: set, set: {y: 1}}")
         rule = f'[{{case: "{guard}", run: [c]}}, {{case: default, run: []}}]'
-        asking = f"{{name: b, run: [{{action: set, set: {{own: 1}}}}], rule: {rule}}}"
-        text = playbook(first, asking, step("c", run=SAVE), head="variables: {v: 1}\n")
+        guarded = f"{{name: b, run: [{{action: set, set: {{own: 1}}}}], rule: {rule}}}"
+        text = playbook(first, guarded, step("c", run=SAVE), head="variables: {v: 1}\n")
         assert messages(text, "NP203") == [f"unreachable case: {reason}"]
 
     @pytest.mark.parametrize(
@@ -559,20 +603,20 @@ class TestUnreachableCases:
         ],
     )
     def test_guard_that_may_be_true_is_not_reported(self, guard: str) -> None:
-        either_way = (
+        steps = (
             either("a", "b", "c"),
             step("b", "c", run=SAVE),
             either("c", "d", "e", guard=guard),
             step("d"),
         )
-        assert messages(playbook(*either_way, step("e")), "NP203") == []
+        assert messages(playbook(*steps, step("e")), "NP203") == []
 
     def test_case_after_a_guard_that_is_true_by_the_work_of_the_step(self) -> None:
         rule = (
             '[{case: "{{ x is defined }}", run: []}, {case: "{{ run.id }}", run: []}, {case: error, run: []}]'
         )
-        told = ["unreachable case: an earlier case is always taken"]
-        assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == told
+        expected = ["unreachable case: an earlier case is always taken"]
+        assert messages(playbook(f"{{name: a, run: [{SAVE}], rule: {rule}}}"), "NP203") == expected
         reads = f"{{name: a, run: [{READ}], rule: {rule}}}"
         assert findings(playbook(reads, head="input: {}\n")) == [("NP301", "x")]
         assert findings(
@@ -582,11 +626,11 @@ class TestUnreachableCases:
         assert messages(playbook(f"{{name: a, run: [{maybe}], rule: {rule}}}"), "NP203") == []
 
     def test_variable_has_a_value_before_any_step_saves_it(self) -> None:
-        """What is certain wherever it is saved anew tells nothing of where it has its first value."""
+        """Facts that hold wherever a variable is saved again do not hold for its first value."""
         saves = "{action: set, set: {v: 1}}"
         last = f"{{name: c, run: [{{action: set, set: {{x: 1}}}}, {saves}]}}"
         steps = (either("a", "b", "c", guard="{{ v is defined }}"), step("b", "c", run=READ), last)
-        assert judged(*steps, head="variables: {v: 0}\n") == ["NP301"]
+        assert undefined_reads(*steps, head="variables: {v: 0}\n") == ["NP301"]
 
     def test_guard_after_a_read_of_an_unknown_name(self) -> None:
         steps = (
@@ -599,22 +643,22 @@ class TestUnreachableCases:
         assert messages(text, "NP203") == ["unreachable case: nothing in the playbook assigns `x`"]
 
     def test_case_that_is_unreachable_only_because_of_a_mistake(self) -> None:
-        """Once that is mended, branches come by with it."""
+        """After the mistake is fixed, branches reach the case."""
         forked = either("a", "b", "d")
-        asking = either("d", "e", "f", guard="{{ x is defined }}")
+        guarded = either("d", "e", "f", guard="{{ x is defined }}")
         ends = (step("e"), step("f"))
         vain = step("b", "c", run="{action: log, message: '{{ y }}'}")
-        text = playbook(forked, vain, step("c", "d", run=SAVE), asking, *ends, head="input: {}\n")
+        text = playbook(forked, vain, step("c", "d", run=SAVE), guarded, *ends, head="input: {}\n")
         assert findings(text) == [("NP301", "y")]
-        elsewhere = (either("a", "b", "d"), vain, step("c", run=SAVE), asking, *ends)
-        told = ["unreachable case: no path to this step assigns `x`"]
-        assert messages(playbook(*elsewhere, head="input: {}\n"), "NP203") == told
+        elsewhere = (either("a", "b", "d"), vain, step("c", run=SAVE), guarded, *ends)
+        expected = ["unreachable case: no path to this step assigns `x`"]
+        assert messages(playbook(*elsewhere, head="input: {}\n"), "NP203") == expected
 
     def test_labels_show_entries_that_may_be_skipped_or_fail(self) -> None:
         maybe = SAVE.replace("set,", "set, if: '{{ run.id }}',", 1)
-        asked = "{action: shell, command: ls, as: y, on_error: continue}"
+        fallible = "{action: shell, command: ls, as: y, on_error: continue}"
         text = playbook(
-            f"{{name: a, run: [{maybe}, {asked}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}"
+            f"{{name: a, run: [{maybe}, {fallible}, {READ}, {{action: log, message: '{{{{ y }}}}'}}]}}"
         )
         labels = [
             [(label.span.line, label.text) for label in d.labels] for d in diagnose(text) if d.code == "NP302"
@@ -631,12 +675,12 @@ class TestUnreachableCases:
 
     def test_guard_that_tests_an_unknown_name(self) -> None:
         steps = (either("a", "b", "c", guard="{{ y is defined }}"), step("b"), step("c"))
-        told = ["unreachable case: nothing in the playbook assigns `y`"]
-        assert messages(playbook(*steps, head="input: {}\n"), "NP203") == told
+        expected = ["unreachable case: nothing in the playbook assigns `y`"]
+        assert messages(playbook(*steps, head="input: {}\n"), "NP203") == expected
         assert messages(playbook(*steps), "NP203") == []
 
     def test_case_that_is_taken_only_after_the_loss_of_a_worker(self) -> None:
-        """A branch that ends by the loss of a worker saves nothing, and others go on without it if the run does."""
+        """A branch that ends by the loss of a worker saves nothing. Others continue if the run does."""
         forked = (step("a", "b", "c"), step("b", "d", run=SAVE), step("c", "d"))
         steps = (*forked, either("d", "e", "f", guard="{{ x is defined }}"), step("e"), step("f"))
         always = ["unreachable case: every path to this step assigns `x`"]
@@ -671,11 +715,14 @@ class TestUnreachableCases:
         assert [code for code, _ in findings(text.replace("x is defined", "1 > 2"))] == ["NP203"]
 
 
-INPUTS = "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, n: integer, v: {type: string, default: null}}\n"
+INPUTS = (
+    "input: {p: boolean, q: boolean, m: {type: string, enum: [a, b]}, "
+    "n: integer, v: {type: string, default: null}}\n"
+)
 
 
 class TestFactsAfterMaxVisitsExceeded:
-    """A step that was visited too often was visited before, and was left by a way that leads back to it."""
+    """A refused visit comes after an earlier visit, which has left the step by a cycle back to it."""
 
     POLL = (
         "{name: poll, max_visits: 3, run: [{action: shell, command: ls, as: x}], rule: ["
@@ -684,7 +731,7 @@ class TestFactsAfterMaxVisitsExceeded:
     )
 
     @pytest.mark.parametrize(
-        ("failed", "told"),
+        ("failed", "expected"),
         [
             ("bad", []),
             ("pause", ["NP302 first → poll (failed) → late"]),
@@ -692,17 +739,17 @@ class TestFactsAfterMaxVisitsExceeded:
         ],
     )
     def test_names_saved_on_every_cycle_are_assigned_after_refusal(
-        self, failed: str, told: list[str]
+        self, failed: str, expected: list[str]
     ) -> None:
         poll = self.POLL.replace("FAILED", failed)
         steps = (step("first", "poll"), poll, step("pause", "poll"), step("late", run=READ), step("bad"))
-        assert judged(*steps) == told
+        assert undefined_reads(*steps) == expected
         of_another = (
             *steps[:2],
             step("pause", "poll", run=SAVE.replace("x:", "w:")),
             step("late", run=READ.replace("x", "w")),
         )
-        assert judged(*of_another, step("bad")) == ([] if failed != "late" else told)
+        assert undefined_reads(*of_another, step("bad")) == ([] if failed != "late" else expected)
 
     def test_refusal_at_a_multi_merge_says_nothing_about_earlier_rounds(self) -> None:
         poll = self.POLL.replace("FAILED", "bad").replace("max_visits: 3", "max_visits: 3, join: each")
@@ -713,18 +760,18 @@ class TestFactsAfterMaxVisitsExceeded:
             step("pause", "poll"),
             step("bad"),
         )
-        assert "NP302" in " ".join(judged(*steps, step("late", run=READ)))
+        assert "NP302" in " ".join(undefined_reads(*steps, step("late", run=READ)))
 
     def test_failure_with_the_error_type_of_a_refusal(self) -> None:
         poll = self.POLL.replace("FAILED", "bad").replace(
             "[{", "[{action: fail, message: m, type: '{{ run.id }}', if: '{{ run.id }}'}, {", 1
         )
         steps = (step("first", "poll"), poll, step("pause", "poll"), step("late", run=READ), step("bad"))
-        assert judged(*steps) == ["NP302 first → poll (failed) → late"]
+        assert undefined_reads(*steps) == ["NP302 first → poll (failed) → late"]
 
 
 class TestCorrelatedConditions:
-    """What is saved under a condition that never changes in a run may be read under the same one."""
+    """A name saved under a condition that is constant in a run may be read under the same condition."""
 
     @pytest.mark.parametrize(
         ("saved", "read"),
@@ -749,17 +796,19 @@ class TestCorrelatedConditions:
             f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}',
             f'{{action: log, message: "{{{{ x if {read} else 0 }}}}"}}',
         ]
-        for one in reads:
-            assert judged(step("a", "b", run=save), step("b", run=one), head=INPUTS) == []
-            assert judged(step("a", run=f"{save}, {one}"), head=INPUTS) == []
+        for entry in reads:
+            assert undefined_reads(step("a", "b", run=save), step("b", run=entry), head=INPUTS) == []
+            assert undefined_reads(step("a", run=f"{save}, {entry}"), head=INPUTS) == []
             assert (
-                judged(step("a", "b", run=OK), step("b", run=one), step("c", run=SAVE), head=INPUTS)[0]
+                undefined_reads(
+                    step("a", "b", run=OK), step("b", run=entry), step("c", run=SAVE), head=INPUTS
+                )[0]
                 == "NP301"
             )
         guarded = f'{{name: b, run: [{OK}], rule: [{{case: "{{{{ {read} }}}}", run: [WORK]}}]}}'
         for work in (READ, "c"):
             steps = (step("a", "b", run=save), guarded.replace("WORK", work), step("c", run=READ))
-            assert judged(*steps, head=INPUTS) == []
+            assert undefined_reads(*steps, head=INPUTS) == []
 
     @pytest.mark.parametrize(
         ("saved", "read"),
@@ -777,14 +826,14 @@ class TestCorrelatedConditions:
         ],
     )
     def test_name_saved_and_read_under_different_conditions(self, saved: str, read: str) -> None:
-        """A value that may be another one by then is another one, too."""
+        """A value that may change between two tests does not correlate them."""
         save = f'{{action: set, set: {{x: 1}}, if: "{{{{ {saved} }}}}"}}, {{action: set, set: {{w: 2}}}}'
         reads = f'{{action: log, message: "{{{{ x }}}}", if: "{{{{ {read} }}}}"}}'
         head = INPUTS + "variables: {w: 0}\n"
-        assert judged(step("a", "b", run=save), step("b", run=reads), head=head) == ["NP302 a → b"]
+        assert undefined_reads(step("a", "b", run=save), step("b", run=reads), head=head) == ["NP302 a → b"]
 
     def test_same_choice_made_twice(self) -> None:
-        """The example of a choice that is made again further on."""
+        """A choice that is made again later takes the same case."""
         steps = (
             either("a", "b", "c", "{{ m == 'a' }}"),
             step("b", "c", run=SAVE),
@@ -792,48 +841,53 @@ class TestCorrelatedConditions:
             step("d", run=READ),
             step("e"),
         )
-        assert judged(*steps, head=INPUTS) == []
+        assert undefined_reads(*steps, head=INPUTS) == []
         swapped = (*steps[:2], either("c", "e", "d", "{{ m == 'a' }}"), *steps[3:])
-        assert judged(*swapped, head=INPUTS) == ["NP302 a → c → d"]
+        assert undefined_reads(*swapped, head=INPUTS) == ["NP302 a → c → d"]
 
     def test_name_saved_under_both_results_of_a_test(self) -> None:
-        both = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
+        pair = [f'{{action: set, set: {{x: 1}}, if: "{{{{ {guard} }}}}"}}' for guard in ("p", "not p")]
         assert (
-            judged(step("a", "b", run=both[0]), step("b", "c", run=both[1]), step("c", run=READ), head=INPUTS)
+            undefined_reads(
+                step("a", "b", run=pair[0]), step("b", "c", run=pair[1]), step("c", run=READ), head=INPUTS
+            )
             == []
         )
-        assert judged(step("a", run=f"{both[0]}, {both[1]}, {READ}"), head=INPUTS) == []
-        assert judged(step("a", run=f"{both[0]}, {both[0]}, {READ}"), head=INPUTS) == ["NP302"]
+        assert undefined_reads(step("a", run=f"{pair[0]}, {pair[1]}, {READ}"), head=INPUTS) == []
+        assert undefined_reads(step("a", run=f"{pair[0]}, {pair[0]}, {READ}"), head=INPUTS) == ["NP302"]
 
     def test_test_of_a_name_that_is_saved_once(self) -> None:
-        ask = "{action: set, set: {k: '{{ run.id }}'}}"
+        set_k = "{action: set, set: {k: '{{ run.id }}'}}"
         save, read = (
-            f'{{action: {one}, if: "{{{{ k == 1 }}}}"}}'
-            for one in ("set, set: {x: 1}", "log, message: '{{ x }}'")
+            f'{{action: {action}, if: "{{{{ k == 1 }}}}"}}'
+            for action in ("set, set: {x: 1}", "log, message: '{{ x }}'")
         )
-        assert judged(step("a", "b", run=f"{ask}, {save}"), step("b", run=read)) == []
-        again = step("b", run=f"{ask}, {read}")
-        assert judged(step("a", "b", run=f"{ask}, {save}"), again) == ["NP302 a → b"]
+        assert undefined_reads(step("a", "b", run=f"{set_k}, {save}"), step("b", run=read)) == []
+        again = step("b", run=f"{set_k}, {read}")
+        assert undefined_reads(step("a", "b", run=f"{set_k}, {save}"), again) == ["NP302 a → b"]
 
     def test_task_called_under_a_condition(self) -> None:
         save = '{action: set, set: {x: 1}, if: "{{ p }}"}'
         head = f"{INPUTS}tasks: {{t: [{READ}]}}\n"
-        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head) == []
-        assert judged(step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head) == [
-            "NP302 a → b"
-        ]
+        assert (
+            undefined_reads(step("a", "b", run=save), step("b", run='{task: t, if: "{{ p }}"}'), head=head)
+            == []
+        )
+        assert undefined_reads(
+            step("a", "b", run=save), step("b", run='{task: t, if: "{{ q }}"}'), head=head
+        ) == ["NP302 a → b"]
 
     def test_task_does_not_use_facts_of_its_caller(self) -> None:
-        """That `k` is there says under which condition `x` is; the task asks for all of `x` nevertheless."""
+        """An assigned `k` implies a condition for `x`, but the task requires `x` itself."""
         saves = """{action: set, set: {k: 1}}, {action: set, set: {x: 1}, if: "{{ m == 'a' }}"}"""
         head = f"{INPUTS}tasks: {{t: [{READ[:-1]}, if: '{{{{ k == 1 }}}}'}}]}}\n"
         calls = either("b", "c", "d", "{{ m != 'a' }}", run="t")
         steps = (step("a", "b", run=saves), calls, step("c", run="{action: set, set: {k: 2}}"), step("d"))
-        assert judged(*steps, head=head) == ["NP302 a → b"]
+        assert undefined_reads(*steps, head=head) == ["NP302 a → b"]
 
 
 class TestAlternativeNames:
-    """Of two names that branches save, one is read where the other one is not there."""
+    """Templates that read one of two names where the other one is undefined."""
 
     @pytest.mark.parametrize(
         "text",
@@ -853,10 +907,10 @@ class TestAlternativeNames:
             step("c", "d", run=other),
             step("d", run=read),
         ]
-        assert judged(*steps, step("e", run=SAVE.replace("x:", "z:"))) == []
+        assert undefined_reads(*steps, step("e", run=SAVE.replace("x:", "z:"))) == []
         steps[2] = step("c", "d", run=f"{other[:-1]}, if: '{MAYBE}'}}")
-        told = judged(*steps, step("e", run=SAVE.replace("x:", "z:")))
-        assert told == ["NP301" if "z" in text else "NP302 a → c → d"]
+        expected = undefined_reads(*steps, step("e", run=SAVE.replace("x:", "z:")))
+        assert expected == ["NP301" if "z" in text else "NP302 a → c → d"]
 
     def test_part_of_a_default_must_be_defined(self) -> None:
         read = "{action: log, message: '{{ x | default(y.z) }}'}"
@@ -867,19 +921,19 @@ class TestAlternativeNames:
             step("c", "d", run=other),
             step("d", run=read),
         )
-        assert judged(*steps) == ["NP302 a → b → d"]
+        assert undefined_reads(*steps) == ["NP302 a → b → d"]
 
     def test_action_that_runs_if_another_one_saved_nothing(self) -> None:
-        ask = "{action: shell, command: ls, as: x, on_error: continue}"
+        fallible = "{action: shell, command: ls, as: x, on_error: continue}"
         other = '{action: set, set: {y: 1}, if: "{{ x is not defined }}"}'
         read = "{action: log, message: '{{ x if x is defined else y }}'}"
-        assert judged(step("a", "b", run=f"{ask}, {other}"), step("b", run=read)) == []
+        assert undefined_reads(step("a", "b", run=f"{fallible}, {other}"), step("b", run=read)) == []
 
 
 def test_given_names_are_always_defined() -> None:
     head = "input: {a: any}\nenvironment: {b: 1}\nvariables: {x: 1}\n"
     read = "{action: log, message: '{{ a }} {{ b }} {{ x }} {{ input.a }}'}"
-    assert judged(step("s", "t", run=read), step("t", run=SAVE), head=head) == []
+    assert undefined_reads(step("s", "t", run=read), step("t", run=SAVE), head=head) == []
 
 
 def test_nothing_is_reported_if_a_step_is_unknown() -> None:
@@ -894,11 +948,11 @@ def test_step_that_reads_its_own_result() -> None:
 
 def test_guard_refuted_only_by_an_undefined_read_is_not_reported() -> None:
     guard = '[{case: "{{ run.id and x is not defined }}", run: []}, {case: default, run: []}]'
-    for read, told in ((READ, ["NP302"]), ("{action: log, message: '{{ x | default(1) }}'}", [])):
+    for read, expected in ((READ, ["NP302"]), ("{action: log, message: '{{ x | default(1) }}'}", [])):
         text = playbook(
             step("a", "b", run=f"{SAVE[:-1]}, if: '{MAYBE}'}}"), f"{{name: b, run: [{read}], rule: {guard}}}"
         )
-        assert [code for code, _ in findings(text)] == told
+        assert [code for code, _ in findings(text)] == expected
     text = playbook(step("a", "b", run=SAVE), f"{{name: b, run: [{READ}], rule: {guard}}}")
     assert [code for code, _ in findings(text)] == ["NP203"]
 
@@ -906,12 +960,12 @@ def test_guard_refuted_only_by_an_undefined_read_is_not_reported() -> None:
 def test_nothing_is_reported_past_the_evaluation_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = (either("a", "b", "c"), step("b", "c", run=SAVE), step("c", run=READ))
     monkeypatch.setattr(solver, "MAX_EVALUATIONS", 2)
-    assert judged(*steps) == []
+    assert undefined_reads(*steps) == []
 
 
 def test_findings_past_the_witness_limit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(undefined_names, "MAX_WITNESSES", 2)
-    names = [f"x{at}" for at in range(5)]
+    names = [f"x{index}" for index in range(5)]
     saves = ", ".join(f"{{action: set, if: '{MAYBE}', set: {{{name}: 1}}}}" for name in names)
     reads = ", ".join(f"{{action: log, message: '{{{{ {name} }}}}'}}" for name in names)
     diagnostics = diagnose(playbook(step("a", "b", run=saves), step("b", run=reads)))
