@@ -33,25 +33,28 @@ DRAIN_SECONDS = 20.0
 """Time for running steps to finish when the service stops. The next start repeats those that do not."""
 
 GATEWAY_SECONDS = 20.0
-"""Longest duration of an event stream behind a gateway, which buffers a response and waits at most 30 seconds for it."""
+"""Longest duration of an event stream through a gateway.
+
+The gateway buffers responses, and waits 30 seconds at most.
+"""
 
 GATEWAY_BYTES = 1_500_000
-"""Bytes of an event stream behind a gateway after which it ends.
+"""Bytes of an event stream through a gateway after which it ends.
 
 A Lambda function may return 6 MB, and JSON needs two bytes for a quotation mark.
 """
 
 
-def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool = False) -> FastAPI:
+def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = False) -> FastAPI:
     """Return the app with the settings of `environ`, or of the environment of the process.
 
     Its lifespan starts the workers. Without a lifespan, the app opens its store at the first request and
     executes no run.
 
-    With `behind_gateway`, every client needs credentials, because the peer is always the gateway. Event streams
-    are short, because the gateway returns only complete responses.
+    With `has_gateway`, requests come through API Gateway. Every client needs credentials, because the peer is
+    always the gateway. Event streams are short, because the gateway returns only complete responses.
     """
-    context = AppContext(environ, always_authenticated=behind_gateway)
+    context = AppContext(environ, always_authenticated=has_gateway)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -89,8 +92,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, behind_gateway: bool
     )
     app.state.context = context
     app.state.is_stopping = False
-    app.state.stream_seconds = GATEWAY_SECONDS if behind_gateway else math.inf
-    app.state.stream_bytes = GATEWAY_BYTES if behind_gateway else math.inf
+    app.state.stream_seconds = GATEWAY_SECONDS if has_gateway else math.inf
+    app.state.stream_bytes = GATEWAY_BYTES if has_gateway else math.inf
     problems.install_handlers(app)
     for module in (callbacks, workflows, events, graph, playbooks, plans, health):
         check_access_is_declared(module.router)
@@ -136,8 +139,8 @@ class StartupErrorMiddleware:
 def _on_stop_signal(callback: Callable[[], object]) -> Iterator[None]:
     """Call `callback` when the process receives a signal to stop, before the handler that was installed.
 
-    A server waits for open connections before it ends the lifespan of the app. An event stream may be open for
-    days, so streams must learn of the signal earlier.
+    A server waits for open connections before it ends the lifespan of the app. An event stream may be open
+    for days, so streams must learn of the signal earlier.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     if threading.current_thread() is threading.main_thread():

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 MAX_RESPONSE_BYTES = 6_291_556
-"""Bytes of JSON that a Lambda function may return. API Gateway replaces a larger response by an internal error."""
+"""Bytes of JSON that a Lambda function may return.
+
+API Gateway replaces a larger response by an internal error.
+"""
 
 MAX_ESCAPE_FACTOR = 6
 """Bytes of JSON for one byte of a body, at most: a control character is written as `\\u0000`."""
@@ -88,7 +91,7 @@ def _app() -> Mangum:
     from noetl.api.http.problems import redact_tokens
 
     logging.getLogger("mangum.http").addFilter(redact_tokens)
-    return Mangum(create_app(behind_gateway=True), lifespan="off")
+    return Mangum(create_app(has_gateway=True), lifespan="off")
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

@@ -18,7 +18,7 @@ _CALLER = "noetl.caller"
 
 
 class AuthenticationMiddleware:
-    """Refuses requests without accepted credentials, and stores the caller of the others.
+    """Middleware that refuses requests without accepted credentials, and stores the caller of the others.
 
     While no authentication is configured, requests from this machine need no credentials, and all others are
     refused.

@@ -21,7 +21,7 @@ SCOPES = ("read", "run", "admin")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|-]{0,99}")
 _KEY = re.compile(r"noetl_([0-9a-f]{12})_[0-9a-f]{64}")
 _DUMMY_HASH = hashlib.sha256(secrets.token_bytes()).hexdigest()
-"""Hash of no key. An unknown key is compared with it, so that the comparison takes as long as for a known one."""
+"""Hash of no key. The text of an unknown key is compared with it, to take the same time."""
 
 
 def create_api_key(name: str, scopes: Iterable[str], tenant: str, now: float) -> tuple[str, Key]:

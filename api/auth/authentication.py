@@ -17,7 +17,7 @@ from noetl.executor.stores.interface import Store
 
 MAX_CREDENTIALS_LENGTH = 8 * 1024
 RECHECK_SECONDS = 2.0
-"""Time for which the answer that the store has no key is reused. A running service notices the first key after it."""
+"""Time between two queries whether the store has a first key."""
 
 RECORD_USE_SECONDS = 60.0
 """Least time between two records of the last use of a key, so that not every request writes."""
@@ -53,7 +53,7 @@ def expand_scopes(scopes: Iterable[str]) -> frozenset[str]:
 
 
 class Authenticator:
-    """Authenticates requests by the keys of a store and by the tokens of an issuer, if one is configured.
+    """An authenticator of requests by API keys of a store, and by tokens of an issuer if one is configured.
 
     With `always`, credentials are required even if the store has no key and there is no issuer.
     Safe to share between threads.

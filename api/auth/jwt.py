@@ -4,16 +4,16 @@ Problem: decide whether a token was issued by the configured issuer for this ser
 sender of a token controls all of its content, also the header that names the algorithm and the key.
 
 Algorithm: JWT (RFC 7519) with signatures by JWS (RFC 7515). Only asymmetric algorithms of a fixed list are
-accepted (RFC 8725, section 3.1). The key is found by the `kid` of the header in the JSON Web Key Set of the
-issuer (RFC 7517), never in the token and never at an address that the token names. `iss`, `aud` and `exp` are
+accepted (RFC 8725, section 3.1). The `kid` of the header selects a key in the JSON Web Key Set of the issuer
+(RFC 7517). Keys in the token, and URLs that the token names, are never used. `iss`, `aud` and `exp` are
 required; `nbf` and `iat` are checked if present.
 
 Cost: one signature check a request. The key set is fetched when it is older than `REFRESH_SECONDS`, or when a
 key is unknown, and at most once in `MIN_FETCH_INTERVAL_SECONDS`. So tokens with invented key ids cannot make
 the service flood the issuer.
 
-Limits: a revoked token is accepted until it expires. While the issuer does not answer, known keys are used for
-`MAX_STALE_SECONDS`; after that every token is answered with 503.
+Limits: a revoked token is accepted until it expires. While the issuer does not answer, known keys are used
+for `MAX_STALE_SECONDS`; after that every token is answered with 503.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _log = logging.getLogger("noetl.api")
 class TokenIssuer:
     """The issuer whose tokens are accepted if they are for `audience`.
 
-    `scope_claim` names the claim with the scopes of a token, `tenant_claim` the claim with its tenant. Without
-    `tenant_claim`, tokens are for the default tenant.
+    `scope_claim` names the claim with the scopes of a token, `tenant_claim` the claim with its tenant.
+    Without `tenant_claim`, tokens are for the default tenant.
     """
 
     name: str
@@ -116,7 +116,7 @@ def _can_verify_signatures() -> bool:
 
 
 class TokenVerifier:
-    """Verifies the tokens of an issuer. Safe to share between threads."""
+    """A verifier of the tokens of an issuer. Safe to share between threads."""
 
     def __init__(self, issuer: TokenIssuer) -> None:
         self._issuer = issuer

@@ -3,10 +3,10 @@
 Problem: without credentials, a connection from a loopback address is the only evidence that a client may be
 served. A web page in a browser on this machine, or a proxy, can send requests from that address too.
 
-Algorithm: refuse a request whose peer is not a loopback address, that has a header of a forwarding proxy (RFC
-7239), or whose `Host` is not a loopback name. A foreign name that resolves to 127.0.0.1 (DNS rebinding) fails
-the last test. Refuse a foreign `Origin` (RFC 6454), and a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on
-methods that change something, because browsers send simple requests to any address.
+Algorithm: refuse a peer whose address is not a loopback address. Refuse a header of a forwarding proxy (RFC
+7239). Refuse a `Host` that is not a loopback name: after DNS rebinding, a foreign name resolves to this machine.
+Refuse a foreign `Origin` (RFC 6454), because browsers send simple requests to any address. For the same
+reason, refuse a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on methods that change something.
 
 Cost: a scan of the headers of each request.
 
@@ -24,12 +24,13 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 _RULE = (
-    "No authentication is configured, so only clients on this machine are served, under a loopback name such as "
-    "localhost and not from pages of other sites."
+    "No authentication is configured, so only clients on this machine are served, under a loopback name such"
+    " as localhost and not from pages of other sites."
 )
 _FORWARDING_HEADER = re.compile(
-    r"forwarded|via|x-forwarded(-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip|x-original-(forwarded-for|host)"
-    r"|x-envoy-.*|true-client-ip|cf-.*|cdn-loop|fastly-client-ip|fly-client-ip"
+    r"forwarded|via|x-forwarded(-.*)?|x-real-ip|x-client-ip|x-cluster-client-ip"
+    r"|x-original-(forwarded-for|host)|x-envoy-.*|true-client-ip|cf-.*|cdn-loop"
+    r"|fastly-client-ip|fly-client-ip"
 )
 """Headers with which proxies and tunnels name their client or themselves."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

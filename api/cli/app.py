@@ -72,7 +72,7 @@ def run_app() -> NoReturn:
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            # Without this, the next opened file, such as the store, would get the descriptor of a closed stream.
+            # Otherwise the next opened file, such as the store, gets the descriptor of a closed stream.
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         # A character that the encoding of the terminal cannot express must not fail the command.
@@ -102,7 +102,6 @@ def _report(error: Exception) -> int:
         print_message(f"noetl: {text}{'.' if hint and not text.endswith('.') else ''}{hint}")
         return EXIT_USAGE
     description = f"{type(error).__name__}: {error}".rstrip(": ")
-    print_message(
-        f"noetl: NP900 internal error: {description}. Please report it; NOETL_DEBUG=1 shows where it happened."
-    )
+    report = "Please report it; NOETL_DEBUG=1 prints the traceback."
+    print_message(f"noetl: NP900 internal error: {description}. {report}")
     return EXIT_FAILED

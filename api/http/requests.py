@@ -1,7 +1,7 @@
 """Strict reading of requests: bodies within a size limit, headers and query parameters.
 
-JSON is decoded so that every reader would find the same value: a repeated key, a number out of range or half a
-surrogate pair is an error.
+JSON must have the same value for every parser. So a repeated key, a number out of range, or half a surrogate
+pair is an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequest:
-    """Corrected input of a resumed run, and the step at which a new run starts instead."""
+    """Body of a request to resume a run: corrected input, and the step at which a new run starts instead."""
 
     input: Mapping[str, Any] | None = None
     step: str | None = None

@@ -1,7 +1,7 @@
 """Schemas of the response bodies, for `/openapi.json` only.
 
-Pydantic takes long to import, so nothing else imports this module. A class that is published under another name
-than its own has that name as its `title`.
+Pydantic takes long to import, so nothing else imports this module. A class that is published under another
+name than its own has that name as its `title`.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class RunProgressSchema(ResponseSchema, title="Progress"):
 class RunStatusSchema(ResponseSchema, title="Status"):
     """Status of a run and of its steps.
 
-    `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this one
-    continues. Each is present only if the run has one.
+    `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
+    one continues. Each is present only if the run has one.
     """
 
     workflow_id: str

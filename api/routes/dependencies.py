@@ -1,4 +1,4 @@
-"""Dependencies and helpers of the routes: the service of the caller, links of a run, and waiting for a run."""
+"""Dependencies and helpers of the routes: the service of the caller, and links and waits for a run."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def wait_until_finished(request: Request, service: Service, run: Run, seco
     """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
 
     The store is polled, because any process may execute the run. The pause is a fifth of the time waited so
-    far, at most 0.5 s, so that the response is at most a fifth late and a long wait costs few queries.
+    far, at most 0.5 s. So the response is at most a fifth late, and a long wait costs few queries.
     """
     loop = asyncio.get_running_loop()
     started_at = loop.time()

@@ -29,7 +29,7 @@ _EVENT_STREAM = "text/event-stream"
 _MIN_PAUSE_SECONDS = 0.05
 _MAX_PAUSE_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 15.0
-"""Longest time without a write. Proxies close idle connections, and only a write finds a client that has left."""
+"""Longest time without a write: proxies close idle connections, and only a write detects a lost client."""
 
 
 @router.get(

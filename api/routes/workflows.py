@@ -50,7 +50,7 @@ SUBMISSION_BODY: dict[str, Any] = {
                     "properties": {
                         "playbook": {
                             "oneOf": [{"type": "string"}, {"type": "object"}],
-                            "description": "The playbook as text or as JSON, or `{name, version?}` of one that is registered.",
+                            "description": "The playbook as text or JSON, or `{name, version?}`.",
                         },
                         "input": {"type": "object"},
                         "variables": {"type": "object"},
@@ -74,7 +74,7 @@ _START_REQUEST: dict[str, Any] = {
             "name": "Prefer",
             "in": "header",
             "schema": {"type": "string"},
-            "description": "`wait=N`: answer with the result if the run finishes within N seconds, 25 at most.",
+            "description": "`wait=N`: return the result if the run finishes within N seconds, 25 at most.",
         },
         {
             "name": "Idempotency-Key",

@@ -37,7 +37,7 @@ _RESERVED_SEGMENTS = ("", ".", "..", "versions")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
 _MAX_CACHED_LENGTH = 64 * 1024
-"""Length of the longest text whose compilation is cached. A compilation needs many times the memory of its text."""
+"""Longest text whose compilation is cached: a compilation needs many times the memory of its text."""
 
 
 class Service:
@@ -59,7 +59,10 @@ class Service:
         self._step_names = lru_cache(maxsize=64)(self._read_step_names)
 
     def for_tenant(self, tenant: str) -> Service:
-        """Return the service of another tenant. It shares the cached plans, which do not depend on the tenant."""
+        """Return the service of another tenant.
+
+        It shares the cached plans, which do not depend on the tenant.
+        """
         service = copy(self)
         service._tenant = tenant  # noqa: SLF001  It is an instance of this class.
         return service
@@ -152,8 +155,8 @@ class Service:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`; `idempotency_key_reused`,
-                by another request.
+            RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`;
+                `idempotency_key_reused`, by another request.
         """
         from noetl.executor.engine.start import restarted
 
@@ -284,8 +287,8 @@ class Service:
 
         Raises:
             NotFoundError: the tenant has no such run.
-            RejectedError: the run has succeeded, the input is not valid, or the run has not ended and there is
-                input.
+            RejectedError: the run has succeeded, the input is not valid, or the run has not ended and there
+                is input.
         """
         run = self.run(run_id)
         if input and not run.status.is_final:
@@ -303,8 +306,8 @@ class Service:
         """Complete the action that waits for the token with `body`. The same answer again changes nothing.
 
         Raises:
-            RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no action
-                waits for it any more; `too_large`.
+            RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
+                action waits for it any more; `too_large`.
         """
         self._store.answer(hash_of(token), body, self._clock())
 
@@ -323,8 +326,8 @@ class Service:
 
         Raises:
             PlaybookError: the playbook does not compile.
-            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`, if the
-                version was registered with another text, even if it has been removed since.
+            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
+                if the version was registered with another text, even if it has been removed since.
         """
         plan = self._compile_or_raise(text)
         name, version = plan.header.name, plan.header.version
@@ -397,8 +400,8 @@ class Service:
     ) -> Run:
         """Store a run of the plan that `find_plan` returns, or return the run of the same request before.
 
-        `source` identifies the playbook in the hash of the request. The id of a run with an idempotency key is
-        derived from key and request, so an earlier run is found before its plan is read.
+        `source` identifies the playbook in the hash of the request. With an idempotency key, the id of the
+        run is derived from key and request. So an earlier run is found before its plan is read.
         """
         from noetl.executor.engine.start import new_run
 
@@ -483,8 +486,8 @@ def _check_addressable(kind: str, text: str) -> None:
 
     if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
-            f"the {kind} of a registered playbook must be 1 to {MAX_NAME} printable characters without blanks around them,"
-            " and no segment between slashes may be empty, `.`, `..` or `versions`"
+            f"the {kind} of a registered playbook must be 1 to {MAX_NAME} printable characters without blanks"
+            " around them, and no segment between slashes may be empty, `.`, `..` or `versions`"
         )
         raise RejectedError("invalid_name", message)
 

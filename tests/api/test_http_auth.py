@@ -300,7 +300,7 @@ async def test_the_first_key_is_noticed_by_a_service_at_work(
 
 
 async def test_an_app_that_is_shut_serves_nobody_without_credentials(settings: dict[str, str]) -> None:
-    app = create_app(settings, behind_gateway=True)
+    app = create_app(settings, has_gateway=True)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         assert (await http.get("/healthz")).status_code == 200
         assert_refused(await http.get("/workflows"), 401, "unauthenticated")

@@ -33,7 +33,8 @@ def check(
 ) -> None:
     """Check playbooks and report all findings, without running anything.
 
-    full and concise go to stderr; json, sarif and github go to stdout. The exit code is 1 if there is an error.
+    full and concise go to stderr; json, sarif and github go to stdout.
+    The exit code is 1 if there is an error.
     """
     from noetl.api.cli.sources import checked_source, compile_source, read_source
     from noetl.planner.diagnostics import render

@@ -41,7 +41,8 @@ def create_key(
         KeyScope,
         typer.Option(
             "--scope",
-            help="read: show runs and playbooks; run: also start, cancel, resume runs; admin: also change the registry.",
+            help="read: show runs and playbooks; run: also start, cancel, resume runs;"
+            " admin: also change the registry.",
         ),
     ] = KeyScope.READ,
     tenant: TenantOption = "default",

@@ -66,9 +66,7 @@ def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:
         return told(found).encode()
     import json
 
-    return (
-        json.dumps([meeting.to_json() for meeting in found], indent=2, ensure_ascii=False) + "\n"
-    ).encode()
+    return (json.dumps([entry.to_json() for entry in found], indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _draw(plan: Plan, format: PlanFormat) -> bytes:

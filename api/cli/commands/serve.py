@@ -29,8 +29,9 @@ def serve(
     environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
     if not is_loopback(host) and not _has_authentication(environ):
         raise CommandError(
-            f"cannot serve on {host}: no authentication is configured, so only this machine may be served (127.0.0.1);"
-            " `noetl keys create` creates an API key, and NOETL_JWT_ISSUER names an issuer of tokens"
+            f"cannot serve on {host}: no authentication is configured, so only this machine may be served"
+            " (127.0.0.1); `noetl keys create` creates an API key, and NOETL_JWT_ISSUER names an issuer"
+            " of tokens"
         )
     listener = _create_listener(host, port)
     with listener:

@@ -113,7 +113,7 @@ def _problem_lines(host: str, status: int, problem: Any) -> list[str]:
     if not isinstance(problem, dict):
         return [f"{host} refuses with status {status}"]
     lines = [
-        f"line {diagnostic['line']}, column {diagnostic['column']}: {diagnostic['code']}: {diagnostic['message']}"
-        for diagnostic in problem.get("diagnostics", ())
+        f"line {found['line']}, column {found['column']}: {found['code']}: {found['message']}"
+        for found in problem.get("diagnostics", ())
     ]
     return [*lines, f"{host} refuses: {problem.get('detail') or problem.get('message') or status}"]

@@ -1,1 +1,1 @@
-"""What commands print: tables, progress and outcomes."""
+"""Output of the commands: tables, progress and outcomes."""

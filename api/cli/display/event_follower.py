@@ -36,7 +36,7 @@ RunEvents = list[tuple[FollowedRun, "Event"]]
 
 
 class EventFollower:
-    """Reads the new events of runs, and of the runs that they start and wait for."""
+    """A reader of the new events of runs, and of the runs that they start and wait for."""
 
     def __init__(self, store: Store, *runs: Run, depth: int = 0) -> None:
         self._store = store

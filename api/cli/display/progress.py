@@ -96,7 +96,7 @@ class ProgressDisplay:
             self._live.start()
 
     def stop_redrawing(self) -> None:
-        """Erase the lines of active visits, and leave the terminal to other output."""
+        """Remove the lines of active visits, and leave the terminal to other output."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -44,10 +44,10 @@ class LoopCounter:
     failed: int = 0
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_SAMPLE_COUNT))
 
-    def update(self, at: float, done: int, total: int, failed: int) -> None:
+    def update(self, time: float, done: int, total: int, failed: int) -> None:
         """Record the counts at a time."""
         self.done, self.total, self.failed = done, total, failed
-        self.samples.append((at, done))
+        self.samples.append((time, done))
 
     @property
     def per_second(self) -> float | None:
@@ -147,8 +147,9 @@ class RunBoard:
             return
         position, action = event.payload["position"], event.payload["action"]
         # A new dictionary, because another thread may be iterating over the old one.
-        others = {place: type for place, type in visit.running_actions.items() if place != position}
-        visit.running_actions = {**others, position: action} if event.type == "action.started" else others
+        other_actions = {place: type for place, type in visit.running_actions.items() if place != position}
+        is_start = event.type == "action.started"
+        visit.running_actions = {**other_actions, position: action} if is_start else other_actions
 
     def _count_items(self, key: tuple[str, int], event: Event) -> None:
         visit = self._visits.get(key)

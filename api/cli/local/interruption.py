@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM: the signal sets a flag, and the command ends where its state is consistent."""
+"""Handling of Ctrl-C and SIGTERM: a signal sets a flag, and the command ends where it checks the flag."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any, Self
 from noetl.api.cli.display.console import EXIT_INTERRUPTED
 
 _REPEAT_SECONDS = 1.0
-"""Time within which a second signal counts as the first: a terminal and a parent process may both send one."""
+"""Time within which a second signal is ignored: a terminal and a parent process may both send one."""
 
 
 class Interruption:
     """A context in which Ctrl-C and SIGTERM set a flag and raise nothing.
 
-    An exception in the middle of a lock or a query could leave it in an inconsistent state. A second signal, if
-    it comes later than `_REPEAT_SECONDS`, ends the process and its commands immediately.
+    An exception in the middle of a lock or a query could leave it in an inconsistent state. A second signal,
+    if it comes later than `_REPEAT_SECONDS`, ends the process and its commands immediately.
 
     Python delivers signals to the main thread only. In other threads the flag is never set.
     """

@@ -1,7 +1,7 @@
 """Finder of the playbooks that a local run starts: files in the folder of its own file, else the registry.
 
-A file matches a name by its stem, or by the `name` of the playbook in it. If a version is requested, the playbook
-must have that version. Files are compiled once, until they change.
+A file matches a name by its stem, or by the `name` of the playbook in it. If a version is requested, the
+playbook must have that version. Files are compiled once, until they change.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _PlaybookHead(NamedTuple):
 
 
 class SiblingPlaybookFinder:
-    """Finds playbooks for local runs, as `noetl.executor.engine.external.FindPlaybook` specifies.
+    """A finder of playbooks for local runs, as `noetl.executor.engine.external.FindPlaybook` specifies.
 
     Safe to call from any thread.
     """

@@ -215,8 +215,8 @@ def _create_worker(store: Store, run: Run) -> Worker:
 def _exit_if_threads_hang() -> None:
     """Wait for the threads of abandoned work, and exit immediately if they do not end in a few seconds.
 
-    At its end the interpreter joins the threads of a pool, which may wait long for a server. It is also not safe
-    from threads that return from SQLite while it finalizes.
+    At its end the interpreter joins the threads of a pool, which may wait long for a server. It is also not
+    safe from threads that return from SQLite while it finalizes.
     """
     deadline = time.monotonic() + _THREAD_TIMEOUT_SECONDS
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(_WORKER_THREADS)]

@@ -146,7 +146,7 @@ def test_an_internal_error_is_a_sentence(
     outcome = noetl("check", "-", stdin=GOOD)
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert outcome.err == (
-        "noetl: NP900 internal error: KeyError: 'oh'. Please report it; NOETL_DEBUG=1 shows where it happened.\n"
+        "noetl: NP900 internal error: KeyError: 'oh'. Please report it; NOETL_DEBUG=1 prints the traceback.\n"
     )
 
 
