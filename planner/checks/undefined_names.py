@@ -22,7 +22,7 @@ from noetl.planner.dataflow.fact_encoding import fact_key
 from noetl.planner.dataflow.narrowing import FAILED, narrow
 from noetl.planner.dataflow.solver import AnalysisLimitError, AssignmentSolver
 from noetl.planner.dataflow.step_effects import EffectsAnalysis
-from noetl.planner.dataflow.transfer import ALL_FACTS, Requirements, UnmetRead
+from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet, Requirements, UnmetRead
 from noetl.planner.dataflow.unreachable import (
     Unreachable,
     UnreachableCases,
@@ -78,7 +78,7 @@ class _UndefinedNameCheck:
         self.encoder = analysis.encoder
         self.solver = solver
         self.solution = solver.solution
-        self.reported: set[tuple[DocumentPath, int]] = set()
+        self.reported: set[tuple[DocumentPath, FactSet]] = set()
         self.witness_searches = 0
         self.end_must_after_success = self.end_must_after_failure = 0
 
@@ -116,11 +116,11 @@ class _UndefinedNameCheck:
             stack += successors
         return reached
 
-    def depends_on_path(self, bit: int) -> bool:
+    def depends_on_path(self, bit: FactSet) -> bool:
         """Return whether a fact may hold on one path and not on another; so it is without a fact (0)."""
         return not bit or (not bit & self.encoder.at_start and self.has_definition(self.encoder.key(bit)))
 
-    def explain_unreachable(self, step: str, case: int) -> tuple[int, str | None]:
+    def explain_unreachable(self, step: str, case: int) -> tuple[FactSet, str | None]:
         """Return the fact because of which a case is never taken, and the reason in words.
 
         There is no reason if nothing assigns the name: each path to the step then reads it before, and fails.
@@ -180,7 +180,7 @@ class _UndefinedNameCheck:
         self.end_must_after_success |= after_success
         self.end_must_after_failure |= after_any if self.solver.tolerates_failures else ALL_FACTS
 
-    def may_on_entry(self, step: Step | None) -> int:
+    def may_on_entry(self, step: Step | None) -> FactSet:
         """Return the facts that may hold on entry of a step, or where the output is evaluated (`None`)."""
         solution = self.solution
         if step is not None:
@@ -191,15 +191,15 @@ class _UndefinedNameCheck:
                 facts |= exit_.may_gen
         return facts
 
-    def report_step(self, step: Step, may: int, must: int) -> None:
+    def report_step(self, step: Step, may: FactSet, must: FactSet) -> None:
         if missing := self.analysis.effects[step.name].required & ~must:
             self.report_reads(self.analysis.find_first_reads(step, missing), may, step)
 
-    def report_reads(self, reads: Mapping[int, UnmetRead], may: int, step: Step | None) -> None:
+    def report_reads(self, reads: Mapping[FactSet, UnmetRead], may: FactSet, step: Step | None) -> None:
         """Report unmet reads. A fact implied by one reported before in the same template is left out."""
-        reported_by_path: dict[DocumentPath, int] = {}
+        reported_by_path: dict[DocumentPath, FactSet] = {}
 
-        def offset(item: tuple[int, UnmetRead]) -> int:
+        def offset(item: tuple[FactSet, UnmetRead]) -> int:
             return _find_offset(self.encoder.key(item[0]), item[1].use)
 
         for bit, read in sorted(reads.items(), key=offset):
@@ -208,7 +208,7 @@ class _UndefinedNameCheck:
                 self.report_read(bit, read, may, step)
             reported_by_path[read.use.path] = earlier | bit
 
-    def report_read(self, bit: int, read: UnmetRead, may: int, step: Step | None) -> None:
+    def report_read(self, bit: FactSet, read: UnmetRead, may: FactSet, step: Step | None) -> None:
         """Report one unmet read of a step, or of the output (`None`).
 
         In a task with many callers, only once.
@@ -251,7 +251,7 @@ class _UndefinedNameCheck:
             span = saved_span(self.program, self.program.produced[key])
             yield Label(span, "it is saved here")
 
-    def report_maybe_undefined(self, key: str, bit: int, read: UnmetRead, step: Step | None) -> None:
+    def report_maybe_undefined(self, key: str, bit: FactSet, read: UnmetRead, step: Step | None) -> None:
         """Report a read that some path leaves undefined (NP302), with such a path."""
         diagnostics, finally_step = self.program.diagnostics, self.program.playbook.finally_
         self.witness_searches += 1

@@ -35,9 +35,10 @@ from noetl.planner.dataflow.narrowing import (
     Condition,
     Facts,
     RequiredAccess,
+    RunResults,
     is_unconditional,
 )
-from noetl.planner.dataflow.transfer import ALL_FACTS
+from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Use
 from noetl.planner.syntax.entries import find_saved_names
@@ -72,9 +73,9 @@ def fact_key(access: AccessPath) -> str | None:
 class EncodedFacts(NamedTuple):
     """`Facts` as fact sets: what is assigned, what is unassigned, and the possible results of the `run`."""
 
-    assigned: int = 0
-    unassigned: int = 0
-    results: int = ANY_RESULT
+    assigned: FactSet = 0
+    unassigned: FactSet = 0
+    results: RunResults = ANY_RESULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ class EncodedTemplate:
     facts after any value, a true and a false one.
     """
 
-    required: int
-    conditional: tuple[tuple[int, EncodedFacts], ...]
-    read: int
+    required: FactSet
+    conditional: tuple[tuple[FactSet, EncodedFacts], ...]
+    read: FactSet
     always: EncodedFacts
     true: EncodedFacts
     false: EncodedFacts
@@ -111,23 +112,23 @@ class FactEncoder:
         self.has_declared_inputs = playbook.input is not None
         self.given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         self.keys: list[str] = []
-        self.bits: dict[str, int] = {}
+        self.bits: dict[str, FactSet] = {}
         self.saved = {
             name for run in program.runs() for name, _ in find_saved_names(run, in_loops=True)
         } - self.given
         self.at_start = self.at_success = 0
         self._encoded: dict[tuple[str, frozenset[str], Facts], EncodedTemplate] = {}
-        self._saved_by_task: dict[str, int] = {}
+        self._saved_by_task: dict[str, FactSet] = {}
         for use in program.uses:
             self.assign_bits(use)
         self.name_facts = (1 << len(self.keys)) - 1
-        self.condition_bits: dict[Condition, int] = {}
+        self.condition_bits: dict[Condition, FactSet] = {}
         self._first_results = 0
-        self._resolutions: list[tuple[int, int, int]] = []
+        self._resolutions: list[tuple[FactSet, FactSet, FactSet]] = []
         self._resolvable = self._weakenable = self._resolution_inputs = 0
-        self._resolution_cache: dict[int, int] = {}
-        self.clauses: dict[tuple[str, frozenset[Alternative]], int] = {}
-        self.closures: dict[Alternative, int] = {}
+        self._resolution_cache: dict[FactSet, FactSet] = {}
+        self.clauses: dict[tuple[str, frozenset[Alternative]], FactSet] = {}
+        self.closures: dict[Alternative, FactSet] = {}
         self.closures.update(self.bits)
         # Without keys there is nothing to analyse.
         self.correlation = ConditionCorrelation(program, program.uses if self.keys else ())
@@ -138,7 +139,7 @@ class FactEncoder:
         self.find_resolutions()
         self.at_start = self.closure(key for key, bit in self.bits.items() if bit & self.at_start)
 
-    def set_success_facts(self, facts: int) -> None:
+    def set_success_facts(self, facts: FactSet) -> None:
         """Set the facts that hold when a run has succeeded."""
         self.at_success = facts
         self._encoded.clear()
@@ -231,7 +232,7 @@ class FactEncoder:
                     self._resolution_inputs |= bit | resolvers
                     self._weakenable |= self.bits[name]
 
-    def resolve(self, facts: int) -> int:
+    def resolve(self, facts: FactSet) -> FactSet:
         """Return the facts together with those that follow from their clauses."""
         if not facts & self._resolvable or facts == ALL_FACTS:
             return facts
@@ -246,7 +247,7 @@ class FactEncoder:
             self._resolution_cache[inputs] = resolved
         return facts | self._resolution_cache[inputs]
 
-    def weaken(self, missing: int, known: int) -> int:
+    def weaken(self, missing: FactSet, known: FactSet) -> FactSet:
         """Weaken missing facts: where `name` is missing and `c` is known, the clause `(name or not c)`
         suffices.
         """
@@ -257,16 +258,16 @@ class FactEncoder:
                     missing ^= base | clause
         return missing & ~known
 
-    def conditions_around(self, entry: DocumentPath) -> int:
+    def conditions_around(self, entry: DocumentPath) -> FactSet:
         """Return the conditions that hold where an entry does its work, as its own `if` says."""
         return self.closure(self.correlation.context_facts.get(entry, NO_FACTS).conditions)
 
-    def are_exclusive(self, facts: int, other_facts: int) -> bool:
+    def are_exclusive(self, facts: FactSet, other_facts: FactSet) -> bool:
         """Return whether a test is true in one fact set and false in the other."""
         first = self._first_results
         return bool(first & facts & other_facts >> 1 or first & other_facts & facts >> 1)
 
-    def _new_bit(self, key: str) -> int:
+    def _new_bit(self, key: str) -> FactSet:
         self.keys.append(key)
         return 1 << len(self.keys) - 1
 
@@ -291,11 +292,11 @@ class FactEncoder:
             )
         )
 
-    def key(self, bit: int) -> str:
+    def key(self, bit: FactSet) -> str:
         """Return the key of a bit."""
         return self.keys[bit.bit_length() - 1]
 
-    def base(self, bit: int) -> int:
+    def base(self, bit: FactSet) -> FactSet:
         """Return the bit of the name that a clause is about, or the bit itself if it is that of a name."""
         return bit if bit & self.name_facts else self.bits[self.key(bit)]
 
@@ -345,7 +346,7 @@ class FactEncoder:
             narrowing.reads_error_part,
         )
 
-    def mask(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> int:
+    def mask(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> FactSet:
         """Return the bits of the names and steps that accesses need, without clauses."""
         facts = 0
         for access in accesses:
@@ -355,11 +356,11 @@ class FactEncoder:
                 facts |= self.bits.get(access[0], 0)
         return facts
 
-    def access_closure(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> int:
+    def access_closure(self, accesses: Iterable[AccessPath], local_names: frozenset[str]) -> FactSet:
         """Return the facts that hold where accesses have a value."""
         return self.closure(fact_key(access) or "" for access in accesses if access[0] not in local_names)
 
-    def closure(self, items: Iterable[Alternative]) -> int:
+    def closure(self, items: Iterable[Alternative]) -> FactSet:
         """Return the facts that hold where names are assigned, steps visited and conditions hold."""
         facts = 0
         for item in items:
@@ -380,11 +381,11 @@ class FactEncoder:
         )
         return EncodedFacts(assigned, unassigned, facts.results)
 
-    def saved_on_success(self, step: Step) -> int:
+    def saved_on_success(self, step: Step) -> FactSet:
         """Return what a step has assigned whenever its `run` has succeeded."""
         return 0 if step.loop is not None else self._saved_on_success(step.run or ())
 
-    def _saved_on_success(self, run: Iterable[Entry]) -> int:
+    def _saved_on_success(self, run: Iterable[Entry]) -> FactSet:
         facts = 0
         for entry in run:
             if isinstance(entry, ActionEntry | TaskEntry):
@@ -397,7 +398,7 @@ class FactEncoder:
                 facts |= self._saved_by_task[task]
         return facts
 
-    def saved_by(self, entry: Entry) -> int:
+    def saved_by(self, entry: Entry) -> FactSet:
         """Return what an entry itself assigns."""
         facts = 0
         for name, _ in find_saved_names([entry]):

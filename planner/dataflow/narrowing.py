@@ -35,6 +35,9 @@ from noetl.planner.templates.access_paths import (
 )
 from noetl.planner.templates.template import Template, parse_template
 
+RunResults = int
+"""A set of possible results of a `run`, as a bit set."""
+
 SUCCEEDED, FAILED, TOLERATED = 1, 2, 4
 """The results of a `run`, as bits. `TOLERATED` is a failure after which `on_error: continue` goes on."""
 NOT_FAILED = SUCCEEDED | TOLERATED
@@ -81,7 +84,7 @@ class Facts:
 
     assigned: frozenset[AccessPath] = frozenset()
     unassigned: frozenset[AccessPath] = frozenset()
-    results: int = ANY_RESULT
+    results: RunResults = ANY_RESULT
     conditions: frozenset[Condition] = frozenset()
 
     def __and__(self, other: Facts) -> Facts:

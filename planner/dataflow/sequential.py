@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from noetl.planner.dataflow.transfer import ALL_FACTS, StepExit
+from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet, StepExit
 from noetl.planner.graph.bitset import bits
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.graph.joins import ROOT, Joins
@@ -43,7 +43,7 @@ class FlowProblem(Protocol):
     def spend(self, evaluations: int = 1) -> None:
         """Count evaluations against the limit of the analysis."""
 
-    def solve_backward(self, values: dict[str, int], evaluate: Callable[[str], int]) -> None:
+    def solve_backward(self, values: dict[str, FactSet], evaluate: Callable[[str], FactSet]) -> None:
         """Solve a backward problem in place."""
 
 
@@ -79,7 +79,7 @@ class SequentialMode:
         self.must_when_done = dict.fromkeys(solver.order, ALL_FACTS)
         solver.solve_backward(self.may_ahead, self._evaluate_may_ahead)
         solver.solve_backward(self.must_when_done, self._evaluate_must_when_done)
-        self._facts_before_targets: dict[int, dict[str, tuple[int, int]]] = {}
+        self._facts_before_targets: dict[int, dict[str, tuple[FactSet, FactSet]]] = {}
 
     def find_steps_that_precede(self, join: str) -> None:
         """Mark the steps in the region of a join where a later branch may still have to reach the join."""
@@ -102,7 +102,7 @@ class SequentialMode:
                 successors = solver.cfg.graph.successors(step)
                 stack += [target for target in successors if self.joins_ahead[target] & mark]
 
-    def _evaluate_may_ahead(self, step: str) -> int:
+    def _evaluate_may_ahead(self, step: str) -> FactSet:
         facts = 0
         for exit_ in self.solver.exits[step]:
             facts |= exit_.may_gen
@@ -110,7 +110,7 @@ class SequentialMode:
                 facts |= self.may_ahead[target]
         return facts
 
-    def _evaluate_must_when_done(self, step: str) -> int:
+    def _evaluate_must_when_done(self, step: str) -> FactSet:
         facts = ALL_FACTS
         for exit_ in self.solver.exits[step]:
             self.solver.spend(len(exit_.targets))
@@ -120,11 +120,11 @@ class SequentialMode:
             facts &= self.fire_joins(after, self.joins_held[step])
         return facts
 
-    def facts_when_over(self, target: str) -> int:
+    def facts_when_over(self, target: str) -> FactSet:
         """Return the facts and marks of a branch that entered a step and is over, or waits at it."""
         return self.marks[target] if target in self.marks else self.must_when_done[target]
 
-    def fire_joins(self, facts: int, held: int) -> int:
+    def fire_joins(self, facts: FactSet, held: FactSet) -> FactSet:
         """Replace the marks of joins that are not held by the facts of these joins."""
         visited = held
         while facts != ALL_FACTS and (marks := (facts & ~visited) >> self.fact_count):
@@ -136,11 +136,11 @@ class SequentialMode:
                 facts = facts & ~self.marks[join] | self.must_when_done[join]
         return facts
 
-    def without_marks(self, facts: int) -> int:
+    def without_marks(self, facts: FactSet) -> FactSet:
         """Return the facts without the marks of joins."""
         return facts if facts == ALL_FACTS else facts & (1 << self.fact_count) - 1
 
-    def facts_before_targets(self, fork: str, exit_: StepExit) -> Mapping[str, tuple[int, int]]:
+    def facts_before_targets(self, fork: str, exit_: StepExit) -> Mapping[str, tuple[FactSet, FactSet]]:
         """Return, for each target of a fork, what others may and must have added when it is entered."""
         facts = self._facts_before_targets.get(id(exit_))
         if facts is None:
@@ -148,7 +148,9 @@ class SequentialMode:
             self._facts_before_targets[id(exit_)] = facts
         return facts
 
-    def _find_facts_before(self, fork: str, targets: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
+    def _find_facts_before(
+        self, fork: str, targets: Sequence[str]
+    ) -> list[tuple[str, tuple[FactSet, FactSet]]]:
         solver = self.solver
         solver.spend(len(targets))
         # A branch arrives at a waiting join at once, whatever the position of the join among the targets.
@@ -168,7 +170,7 @@ class SequentialMode:
             must |= self.facts_when_over(target)
         return facts
 
-    def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, int]:
+    def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
         """Return, by target index, the facts of branches that do not reach a join but run before one that
         does.
         """

@@ -34,7 +34,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from noetl.planner.dataflow.sequential import SequentialMode
-from noetl.planner.dataflow.transfer import ALL_FACTS, CaseFacts, Implications, StepEffects, StepExit
+from noetl.planner.dataflow.transfer import ALL_FACTS, CaseFacts, FactSet, Implications, StepEffects, StepExit
 from noetl.planner.graph.cfg import Flow
 from noetl.planner.graph.joins import ROOT, Joins
 
@@ -54,11 +54,11 @@ class JoinContribution(NamedTuple):
     `join: any` on the way may have continued with another branch.
     """
 
-    facts: int = ALL_FACTS
+    facts: FactSet = ALL_FACTS
     may_arrive: bool = False
     must_arrive: bool = True
     keeps_own_facts: bool = True
-    facts_if_ended: int = ALL_FACTS
+    facts_if_ended: FactSet = ALL_FACTS
 
 
 AT_JOIN = JoinContribution(0, may_arrive=True, facts_if_ended=0)
@@ -74,12 +74,12 @@ class AssignmentSolution:
     run continued.
     """
 
-    may: dict[str, int] = field(default_factory=dict)
-    must: dict[str, int] = field(default_factory=dict)
-    must_on_reentry: dict[str, int] = field(default_factory=dict)
-    end_may: int = 0
-    end_must: int = 0
-    end_must_after_failures: int = 0
+    may: dict[str, FactSet] = field(default_factory=dict)
+    must: dict[str, FactSet] = field(default_factory=dict)
+    must_on_reentry: dict[str, FactSet] = field(default_factory=dict)
+    end_may: FactSet = 0
+    end_must: FactSet = 0
+    end_must_after_failures: FactSet = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class AssignmentProblem:
     joins: Joins
     effects: Mapping[str, StepEffects]
     on_failure: Mapping[str, str]
-    at_start: int = 0
-    is_sequential: bool = False
-    resolve: Callable[[int], int] = int
+    at_start: FactSet
+    is_sequential: bool
+    resolve: Callable[[FactSet], FactSet]
 
 
 class AssignmentSolver:
@@ -222,7 +222,7 @@ class AssignmentSolver:
         """Return whether branches wait for each other at a step."""
         return step in self.joins.dominators and step not in self.joins.discriminators
 
-    def may_on_entry(self, step: str) -> int:
+    def may_on_entry(self, step: str) -> FactSet:
         """Return the facts that may hold when a step is entered: the union over its incoming exits."""
         facts = self.at_start
         for source, exit_ in self.incoming[step]:
@@ -235,7 +235,7 @@ class AssignmentSolver:
             facts |= self.sequential.may_ahead[self.cfg.start if dominator == ROOT else dominator]
         return facts
 
-    def must_on_entry(self, step: str) -> int:
+    def must_on_entry(self, step: str) -> FactSet:
         """Return the facts that hold whenever a step is entered: the intersection over its incoming exits."""
         facts = self.at_start if step == self.cfg.start else ALL_FACTS
         if self.is_waiting_join(step):
@@ -257,7 +257,7 @@ class AssignmentSolver:
         is_single = step not in self.joins.dominators and step not in self.joins.multi
         return is_single and self.cfg.is_cyclic(step) and any(exit_.on_reentry for exit_ in self.exits[step])
 
-    def must_on_reentry(self, step: str) -> int:
+    def must_on_reentry(self, step: str) -> FactSet:
         """Return the facts that hold whenever a step is entered from its own cycle."""
         component = self.cfg.component
         facts = ALL_FACTS
@@ -267,7 +267,7 @@ class AssignmentSolver:
                 facts &= self.facts_after(source, exit_)
         return facts
 
-    def facts_after(self, step: str, exit_: StepExit) -> int:
+    def facts_after(self, step: str, exit_: StepExit) -> FactSet:
         """Return the facts that hold after an exit: all, if the exit is impossible."""
         known = self.solution.must[step]
         if exit_.on_reentry:
@@ -288,7 +288,7 @@ class AssignmentSolver:
         """Return the exits of a step that the facts on its entry allow."""
         return [exit_ for exit_ in self.exits[step] if self.is_possible(step, exit_)]
 
-    def must_at_join(self, join: str) -> int:
+    def must_at_join(self, join: str) -> FactSet:
         """Return the facts that hold whenever a join continues, from the contributions of its region."""
         dominator = self.joins.dominators[join]
         contributions = self.region_contributions(join)
@@ -358,7 +358,7 @@ class AssignmentSolver:
                 branches[index] = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=left)
         return self._unite_branches(branches, after)
 
-    def _unite_branches(self, branches: Sequence[JoinContribution], after: int) -> JoinContribution:
+    def _unite_branches(self, branches: Sequence[JoinContribution], after: FactSet) -> JoinContribution:
         """Return the joint contribution of the branches of a fork, where the facts of `after` hold."""
         arriving = [branch for branch in branches if branch.may_arrive]
         certain = [branch for branch in branches if branch.must_arrive]
@@ -389,11 +389,11 @@ class AssignmentSolver:
             return contribution._replace(keeps_own_facts=False)
         return contribution
 
-    def must_at_end(self, *, with_failures: bool) -> int:
+    def must_at_end(self, *, with_failures: bool) -> FactSet:
         """Return the facts that hold when all branches have ended; `with_failures`, also by failures."""
         at_end = dict.fromkeys(self.order, ALL_FACTS)
 
-        def evaluate(step: str) -> int:
+        def evaluate(step: str) -> FactSet:
             facts = ALL_FACTS
             for exit_ in self.exits[step]:
                 if with_failures or not exit_.is_unhandled_failure:
@@ -406,7 +406,7 @@ class AssignmentSolver:
         self.solve_backward(at_end, evaluate)
         return at_end[self.cfg.start]
 
-    def solve_backward(self, values: dict[str, int], evaluate: Callable[[str], int]) -> None:
+    def solve_backward(self, values: dict[str, FactSet], evaluate: Callable[[str], FactSet]) -> None:
         """Solve a backward problem in place: `evaluate(step)` reads the values of later steps."""
         for steps in reversed(self.components):
             is_cyclic = self.cfg.is_cyclic(steps[0])
@@ -421,7 +421,7 @@ class AssignmentSolver:
                         is_changed = is_cyclic
 
 
-def meet_over_arrivals(branches: Sequence[JoinContribution]) -> int:
+def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
     """Return the facts that hold at a join if at least one of these branches arrives, whichever it is.
 
     Where one branch arrives, each other branch adds at least its `facts_if_ended`.

@@ -26,6 +26,7 @@ from noetl.planner.dataflow.transfer import (
     AssignmentState,
     CaseFacts,
     CaseStates,
+    FactSet,
     Implications,
     Requirements,
     StepEffects,
@@ -69,14 +70,14 @@ class EffectsAnalysis:
         self.work.implications = implications
         self.effects = self._analyse_steps()
 
-    def set_success_facts(self, finally_step: str, facts: int) -> None:
+    def set_success_facts(self, finally_step: str, facts: FactSet) -> None:
         """Set the facts of a run that has succeeded, and recompute the `finally` step, which may test for
         that.
         """
         self.encoder.set_success_facts(facts)
         self.effects[finally_step] = _StepAnalysis(self, self.symbols.steps[finally_step]).effects()
 
-    def find_first_reads(self, step: Step, facts: int) -> dict[int, UnmetRead]:
+    def find_first_reads(self, step: Step, facts: FactSet) -> dict[FactSet, UnmetRead]:
         """Return the first template in a step, or in a task it calls, that requires each fact, by bit."""
         analysis = _StepAnalysis(self, step, traced=facts)
         analysis.effects()
@@ -108,7 +109,7 @@ class EffectsAnalysis:
 class _StepAnalysis:
     """The abstract interpretation of a visit of one step. `effects` may be called once."""
 
-    def __init__(self, analysis: EffectsAnalysis, step: Step, traced: int = 0) -> None:
+    def __init__(self, analysis: EffectsAnalysis, step: Step, traced: FactSet = 0) -> None:
         self.analysis = analysis
         self.step = step
         self.work = analysis.work
@@ -116,8 +117,8 @@ class _StepAnalysis:
         self.requirements = Requirements(traced=traced)
         self.exits: list[StepExit] = []
         self.taken: dict[int, list[CaseFacts]] = {}
-        self.shadowed: dict[int, int] = {}
-        self.refuted: dict[int, int] = {}
+        self.shadowed: dict[int, FactSet] = {}
+        self.refuted: dict[int, FactSet] = {}
         self.visit_fact = self.encoder.closures.get(f"steps.{step.name}", 0)
         self.coverage = analysis.program.verdicts.get(step.path, RuleCoverage())
         self.states = CaseStates(AssignmentState(), AssignmentState(), 0)
@@ -291,7 +292,7 @@ class _StepAnalysis:
             states.shadowing_facts = states.shadowing_facts or shadowing
 
     def _narrow(
-        self, before: CaseFacts, template: EncodedTemplate, guard_facts: EncodedFacts, may_gen: int
+        self, before: CaseFacts, template: EncodedTemplate, guard_facts: EncodedFacts, may_gen: FactSet
     ) -> CaseFacts:
         """Return the facts after a guard.
 

@@ -12,8 +12,6 @@ Cost: A fact set is one integer, so each operation takes time linear in the numb
 
 Limits: An exit states its preconditions as facts that must not, or must possibly, hold at entry. Any other
 relation between entry and exit is ignored, which makes the analysis less precise but never wrong.
-
-A *fact set* is an `int` used as a bit set. The bits are assigned by `noetl.planner.dataflow.fact_encoding`.
 """
 
 from __future__ import annotations
@@ -22,11 +20,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, NOT_FAILED, SUCCEEDED
+from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, NOT_FAILED, SUCCEEDED, RunResults
 from noetl.planner.graph.bitset import bits
 from noetl.planner.program.template_uses import Use
 
-ALL_FACTS = -1
+FactSet = int
+"""A set of facts as a bit set. A single fact is the set with one bit.
+
+`noetl.planner.dataflow.fact_encoding` assigns the bits.
+"""
+
+ALL_FACTS: FactSet = -1
 """The fact set with every fact: the top of the lattice. It stands for a place that no run reaches."""
 
 
@@ -42,10 +46,10 @@ class StepExit:
     case: int | None
     failed: bool
     targets: tuple[str, ...]
-    gen: int
-    may_gen: int
-    unassigned_on_entry: int = 0
-    assigned_on_entry: int = 0
+    gen: FactSet
+    may_gen: FactSet
+    unassigned_on_entry: FactSet = 0
+    assigned_on_entry: FactSet = 0
     on_reentry: bool = False
 
     @property
@@ -62,9 +66,9 @@ class AssignmentState:
     that `on_error: continue` tolerates.
     """
 
-    assigned: int = 0
-    may: int = 0
-    assigned_on_success: int = 0
+    assigned: FactSet = 0
+    may: FactSet = 0
+    assigned_on_success: FactSet = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class UnmetRead:
 
     use: Use
     only_from_entry: bool
-    results: int
+    results: RunResults
 
 
 @dataclass(slots=True)
@@ -88,12 +92,12 @@ class Requirements:
     The first template that requires a fact of `traced` is kept in `first_reads`, by the bit of the fact.
     """
 
-    required: int = 0
-    required_from_entry: int = 0
-    traced: int = 0
-    first_reads: dict[int, UnmetRead] = field(default_factory=dict)
+    required: FactSet = 0
+    required_from_entry: FactSet = 0
+    traced: FactSet = 0
+    first_reads: dict[FactSet, UnmetRead] = field(default_factory=dict)
 
-    def add(self, use: Use, facts: int, may: int, results: int = ANY_RESULT) -> None:
+    def add(self, use: Use, facts: FactSet, may: FactSet, results: RunResults = ANY_RESULT) -> None:
         """Add facts that a template requires, where the facts of `may` may have been added before it."""
         self.required |= facts
         self.required_from_entry |= facts & ~may
@@ -109,10 +113,10 @@ class Requirements:
 class TaskEffects:
     """The facts that a call of a task requires and adds, and whether it may fail or tolerate a failure."""
 
-    required: int
-    required_from_entry: int
-    gen: int
-    may_gen: int
+    required: FactSet
+    required_from_entry: FactSet
+    gen: FactSet
+    may_gen: FactSet
     may_tolerate_failure: bool
     may_fail: bool
 
@@ -124,13 +128,13 @@ class Implications:
     a fact.
     """
 
-    def __init__(self, definitions: Iterable[tuple[int, int]]) -> None:
+    def __init__(self, definitions: Iterable[tuple[FactSet, FactSet]]) -> None:
         """Each definition is a pair: the facts that an exit may add, and all facts that hold after it."""
         self.definitions = definitions
-        self._by_index: dict[int, list[int]] | None = None
-        self._implied: dict[int, int] = {}
+        self._by_index: dict[int, list[FactSet]] | None = None
+        self._implied: dict[int, FactSet] = {}
 
-    def implied_by(self, facts: int) -> int:
+    def implied_by(self, facts: FactSet) -> FactSet:
         """Return all facts that at least one of these facts implies.
 
         >>> Implications([(0b001, 0b011), (0b101, 0b111)]).implied_by(0b001)
@@ -159,9 +163,9 @@ class CaseFacts(NamedTuple):
     entry of the step, as in `StepExit`.
     """
 
-    assigned: int
-    unassigned_on_entry: int = 0
-    assigned_on_entry: int = 0
+    assigned: FactSet
+    unassigned_on_entry: FactSet = 0
+    assigned_on_entry: FactSet = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +177,12 @@ class StepEffects:
     facts. A case in `refuted` is never taken, because its guard is false given these facts.
     """
 
-    required: int
-    required_from_entry: int
+    required: FactSet
+    required_from_entry: FactSet
     exits: tuple[StepExit, ...]
     taken: Mapping[int, Sequence[CaseFacts]] = field(default_factory=dict)
-    shadowed: Mapping[int, int] = field(default_factory=dict)
-    refuted: Mapping[int, int] = field(default_factory=dict)
+    shadowed: Mapping[int, FactSet] = field(default_factory=dict)
+    refuted: Mapping[int, FactSet] = field(default_factory=dict)
 
 
 class CaseStates:
@@ -190,7 +194,9 @@ class CaseStates:
     `refuting_facts`. Given `shadowing_facts`, some earlier case is always taken after success.
     """
 
-    def __init__(self, success: AssignmentState, failure: AssignmentState, possible_results: int) -> None:
+    def __init__(
+        self, success: AssignmentState, failure: AssignmentState, possible_results: RunResults
+    ) -> None:
         self.possible_results = possible_results
         self.facts = {False: CaseFacts(success.assigned), True: CaseFacts(failure.assigned)}
         self.may_gen = {False: success.may, True: failure.may}
@@ -200,7 +206,7 @@ class CaseStates:
         self.refuting_facts = 0
         self.shadowing_facts = 0
 
-    def results(self, *, failed: bool) -> int:
+    def results(self, *, failed: bool) -> RunResults:
         """Return the results, after failure or not, with which the present case is reached."""
         return self.possible_results & (FAILED if failed else NOT_FAILED)
 
@@ -211,13 +217,13 @@ class CaseStates:
             return self.with_success_facts(self.facts[failed], self.results(failed=failed))
         return facts
 
-    def with_success_facts(self, facts: CaseFacts, results: int) -> CaseFacts:
+    def with_success_facts(self, facts: CaseFacts, results: RunResults) -> CaseFacts:
         """Return the facts with those of a success, if success is the only possible result."""
         if results != SUCCEEDED or not self.assigned_on_success & ~facts.assigned:
             return facts
         return facts._replace(assigned=facts.assigned | self.assigned_on_success)
 
-    def may(self, *, failed: bool) -> int:
+    def may(self, *, failed: bool) -> FactSet:
         """Return the facts that the step may have added."""
         return self.may_gen[failed] | self.current_facts(failed=failed).assigned
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from noetl.planner.dataflow.fact_encoding import FactEncoder
 from noetl.planner.dataflow.solver import AssignmentProblem, AssignmentSolver
 from noetl.planner.dataflow.step_effects import EffectsAnalysis
-from noetl.planner.dataflow.transfer import ALL_FACTS
+from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet
 from noetl.planner.program.program import Subject
 from noetl.planner.syntax.models import DocumentPath
 
@@ -37,7 +37,7 @@ class Unreachable:
         self,
         cases: UnreachableCases = frozenset(),
         encoder: FactEncoder | None = None,
-        must: Mapping[str, int] = {},
+        must: Mapping[str, FactSet] = {},
     ) -> None:
         self.cases = cases
         self.encoder = encoder
@@ -48,11 +48,11 @@ class Unreachable:
         must = self.must
         return self.are_exclusive(must.get(step, 0), must.get(other_step, 0))
 
-    def are_exclusive(self, facts: int, other_facts: int) -> bool:
+    def are_exclusive(self, facts: FactSet, other_facts: FactSet) -> bool:
         """Return whether no run has both fact sets."""
         return self.encoder is not None and self.encoder.are_exclusive(facts, other_facts)
 
-    def conditions_around(self, entry: DocumentPath) -> int:
+    def conditions_around(self, entry: DocumentPath) -> FactSet:
         """Return the conditions that hold where an entry does its work, as its `if` says."""
         return 0 if self.encoder is None else self.encoder.conditions_around(entry)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from noetl.planner.dataflow.solver import AssignmentSolver
-from noetl.planner.dataflow.transfer import StepExit
+from noetl.planner.dataflow.transfer import FactSet, StepExit
 from noetl.planner.graph.joins import ROOT
 
 UNREACHABLE_COST = 1 << 30
@@ -57,12 +57,12 @@ class Witness:
         return (*self.path, *self.other_moves)
 
 
-def find_witness(solver: AssignmentSolver, step: str, fact: int) -> Witness | None:
+def find_witness(solver: AssignmentSolver, step: str, fact: FactSet) -> Witness | None:
     """Return a short run that enters a step without a fact; `None` if none is found."""
     return _WitnessSearch(solver, fact).find_entry(step)
 
 
-def find_end_witness(solver: AssignmentSolver, fact: int, *, with_failures: bool) -> Witness | None:
+def find_end_witness(solver: AssignmentSolver, fact: FactSet, *, with_failures: bool) -> Witness | None:
     """Return a short run that ends without a fact; `with_failures`, branches may end by failures."""
     return _WitnessSearch(solver, fact).find_end(with_failures=with_failures)
 
@@ -79,7 +79,7 @@ class _RegionCosts:
 
 
 class _WitnessSearch:
-    def __init__(self, solver: AssignmentSolver, fact: int) -> None:
+    def __init__(self, solver: AssignmentSolver, fact: FactSet) -> None:
         self.solver = solver
         self.fact = fact
         self.chosen: dict[str, StepExit] = {}

@@ -9,10 +9,11 @@ import networkx as nx
 from noetl.planner.dataflow.definitions import called_task
 from noetl.planner.dataflow.fact_encoding import EncodedFacts, EncodedTemplate, FactEncoder
 from noetl.planner.dataflow.infallible import is_infallible_action
-from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED
+from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, RunResults
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,
     AssignmentState,
+    FactSet,
     Implications,
     Requirements,
     TaskEffects,
@@ -42,7 +43,7 @@ class WorkAnalysis:
         for task in reversed(list(nx.topological_sort(program.task_calls))):
             self.task_effects[task] = self._analyse_task(self.symbols.tasks[task])
 
-    def with_implied(self, facts: int, may: int) -> int:
+    def with_implied(self, facts: FactSet, may: FactSet) -> FactSet:
         """Return facts and what they imply, except for facts that the work itself may have added (`may`)."""
         certain = facts & ~may & self.encoder.name_facts
         if self.implications is None or not certain:
@@ -62,7 +63,12 @@ class WorkAnalysis:
         )
 
     def apply_template(
-        self, use: Use, assigned: int, may: int, requirements: Requirements, results: int = ANY_RESULT
+        self,
+        use: Use,
+        assigned: FactSet,
+        may: FactSet,
+        requirements: Requirements,
+        results: RunResults = ANY_RESULT,
     ) -> EncodedTemplate:
         """Add what a template requires, and return the template as fact sets."""
         template = self.encoder.encode(use)
@@ -82,7 +88,7 @@ class WorkAnalysis:
         requirements: Requirements,
         *,
         parallel: bool,
-        results: int = ANY_RESULT,
+        results: RunResults = ANY_RESULT,
     ) -> None:
         """Apply the entries of a `run` to a state.
 
@@ -102,7 +108,7 @@ class WorkAnalysis:
         state.assigned = self.encoder.resolve(state.assigned)
 
     def apply_entry(
-        self, entry: Entry, state: AssignmentState, requirements: Requirements, results: int
+        self, entry: Entry, state: AssignmentState, requirements: Requirements, results: RunResults
     ) -> None:
         """Apply one entry to a state: its `if`, its loop, its work, and what follows if it is skipped or
         fails.
@@ -114,7 +120,7 @@ class WorkAnalysis:
         if not isinstance(entry, ActionEntry | TaskEntry) or (entry.if_ is False and entry.loop is None):
             return
         before = assigned = state.assigned
-        if_skipped: int | None = None
+        if_skipped: FactSet | None = None
         retry_uses: list[Use] = []
         uses = self.uses_by_owner.get(entry.path, ())
         depth = len(entry.path)
@@ -146,11 +152,11 @@ class WorkAnalysis:
     def _apply_work(
         self,
         entry: ActionEntry | TaskEntry,
-        assigned: int,
+        assigned: FactSet,
         state: AssignmentState,
         requirements: Requirements,
-        results: int,
-    ) -> int:
+        results: RunResults,
+    ) -> FactSet:
         """Return the facts after the work of an entry has succeeded, where it was not skipped."""
         if entry.loop is None:
             depth = len(entry.path)
@@ -169,7 +175,9 @@ class WorkAnalysis:
         state.may |= saved
         return (state.assigned if entry.loop is not None else assigned) | saved
 
-    def apply_call(self, name: str, state: AssignmentState, requirements: Requirements, results: int) -> None:
+    def apply_call(
+        self, name: str, state: AssignmentState, requirements: Requirements, results: RunResults
+    ) -> None:
         """Apply a call of a task to a state. A name that is no task has no effect."""
         effects = self.task_effects.get(name)
         if effects is None:
@@ -183,7 +191,7 @@ class WorkAnalysis:
         state.may |= effects.may_gen
 
     def _trace_task_reads(
-        self, task: Task, traced: int, may: int, requirements: Requirements, results: int
+        self, task: Task, traced: FactSet, may: FactSet, requirements: Requirements, results: RunResults
     ) -> None:
         """Find the first templates in a task that require the traced facts."""
         bases = {1 << index: self.encoder.base(1 << index) for index in bits(traced)}
@@ -236,7 +244,7 @@ class WorkAnalysis:
             and self.task_effects[task].may_tolerate_failure
         )
 
-    def may_assign(self, run: Iterable[Entry]) -> int:
+    def may_assign(self, run: Iterable[Entry]) -> FactSet:
         """Return the facts that a `run` may add."""
         facts = 0
         for entry in run:
@@ -246,6 +254,6 @@ class WorkAnalysis:
         return facts
 
 
-def _is_reachable(facts: EncodedFacts, assigned: int, results: int) -> bool:
+def _is_reachable(facts: EncodedFacts, assigned: FactSet, results: RunResults) -> bool:
     """Return whether facts can hold after a guard, given the possible results and the facts before it."""
     return bool(facts.results & results) and not facts.unassigned & assigned

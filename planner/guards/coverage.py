@@ -53,6 +53,7 @@ from noetl.planner.guards.value_classes import (
     OBJECTS,
     OMITTED,
     TRUE,
+    ClassSet,
     Scalar,
     ValueClasses,
 )
@@ -286,7 +287,7 @@ class _CoverageAnalysis:
             return (REFUSAL_TYPE,)
         return STATUSES if _is_step_status(term) else ()
 
-    def domain_after_success(self, term: Term, classes: ValueClasses) -> int:
+    def domain_after_success(self, term: Term, classes: ValueClasses) -> ClassSet:
         may_tolerate_failure = self.context.may_tolerate_failure
         if term[0] == "error":
             return NONE if len(term) == 1 else 0
@@ -298,7 +299,7 @@ class _CoverageAnalysis:
             return NONE | MAPPING
         return self.domain_anywhere(term, classes)
 
-    def domain_after_failure(self, term: Term, classes: ValueClasses) -> int:
+    def domain_after_failure(self, term: Term, classes: ValueClasses) -> ClassSet:
         if term[:2] == ("result", "success"):
             return FALSE
         error = term[1:] if term[0] == "error" else term[2:] if term[:2] == ("result", "error") else None
@@ -320,12 +321,12 @@ class _CoverageAnalysis:
                 return BOOLEANS
         return classes.all
 
-    def domain_after_refusal(self, term: Term, classes: ValueClasses) -> int:
+    def domain_after_refusal(self, term: Term, classes: ValueClasses) -> ClassSet:
         if term == ("error", "type"):
             return classes.equal(REFUSAL_TYPE)[0]
         return self.domain_after_failure(term, classes)
 
-    def domain_anywhere(self, term: Term, classes: ValueClasses) -> int:
+    def domain_anywhere(self, term: Term, classes: ValueClasses) -> ClassSet:
         declaration = self.context.find_input(term)
         if declaration is not None:
             return _input_domain(declaration, classes)
@@ -451,7 +452,7 @@ class _Scenario:
         return False
 
 
-def _input_domain(declaration: InputDeclaration, classes: ValueClasses) -> int:
+def _input_domain(declaration: InputDeclaration, classes: ValueClasses) -> ClassSet:
     """Return the classes of the values that an input may have, its default included."""
     domain = {
         "string": classes.texts,

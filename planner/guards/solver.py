@@ -25,6 +25,7 @@ from noetl.planner.guards.value_classes import (
     ABSENT,
     ALL_PAIRS,
     BOOLEANS,
+    ClassSet,
     Scalar,
     TruthClasses,
     ValueClasses,
@@ -34,7 +35,7 @@ from noetl.planner.guards.value_classes import (
 SignedFormula = tuple[Formula, bool]
 """A formula, and whether it must be true or false."""
 
-Model = Mapping[Term, int]
+Model = Mapping[Term, ClassSet]
 """For each term with known facts, the classes that its value may be in."""
 
 MAX_SEARCH_STEPS = 2_000
@@ -140,20 +141,22 @@ class TermDomains:
     """
 
     def __init__(
-        self, terms: TermClasses, find: Callable[[Term, ValueClasses], int] = lambda _, classes: classes.all
+        self,
+        terms: TermClasses,
+        find: Callable[[Term, ValueClasses], ClassSet] = lambda _, classes: classes.all,
     ) -> None:
         self.terms = terms
         self._find = find
-        self._domains: dict[Term, int] = {}
+        self._domains: dict[Term, ClassSet] = {}
 
-    def domain(self, term: Term) -> int:
+    def domain(self, term: Term) -> ClassSet:
         """Return the classes that the value of a term can be in."""
         domain = self._domains.get(term)
         if domain is None:
             domain = self._domains[term] = self._find_domain(term)
         return domain
 
-    def _find_domain(self, term: Term) -> int:
+    def _find_domain(self, term: Term) -> ClassSet:
         kind = term[0]
         if kind == "?pair":
             return ALL_PAIRS
@@ -168,7 +171,7 @@ class TableauBranch:
     """A branch of a tableau: the possible classes of terms so far, and the open signed formulas."""
 
     domains: TermDomains
-    values: dict[Term, int] = field(default_factory=dict)
+    values: dict[Term, ClassSet] = field(default_factory=dict)
     open: tuple[SignedFormula, ...] = ()
 
     def extend(self, goal: SignedFormula, budget: SearchBudget) -> TableauBranch | None:

@@ -23,7 +23,10 @@ from itertools import pairwise
 from typing import Any
 
 Scalar = str | int | float | bool | None
-TruthClasses = tuple[int, int]
+ClassSet = int
+"""A set of value classes as a bit set."""
+
+TruthClasses = tuple[ClassSet, ClassSet]
 """The classes for which a test is true, and those for which it is false."""
 
 (
@@ -81,7 +84,7 @@ class ValueClasses:
         """The number of classes."""
         return self._end
 
-    def whole_numbers(self, least: float = -math.inf) -> int:
+    def whole_numbers(self, least: float = -math.inf) -> ClassSet:
         """Return the classes that contain a whole number of at least `least`."""
         classes = 0
         bounds = [-math.inf, *self._numbers, math.inf]
@@ -153,7 +156,7 @@ class ValueClasses:
         }[test]
         return true, self.all & ~true
 
-    def describe(self, classes: int) -> str | None:
+    def describe(self, classes: ClassSet) -> str | None:
         """Return one value of these classes in words, of the type that the term is compared with if possible.
 
         >>> values = ValueClasses([3])
@@ -166,7 +169,7 @@ class ValueClasses:
         fixed = [word for bit, word in _WORDS if classes & bit]
         return next(iter([*ordered, *fixed] if is_compared else [*fixed, *ordered]), None)
 
-    def _describe_numbers(self, classes: int) -> Iterator[str]:
+    def _describe_numbers(self, classes: ClassSet) -> Iterator[str]:
         last = len(self._numbers) - 1
         for index, number in enumerate(self._numbers):
             if classes >> _FIRST_NUMBER + 2 * index + 1 & 1:
@@ -179,7 +182,7 @@ class ValueClasses:
         if classes >> _FIRST_NUMBER + 2 * last + 2 & 1:
             yield f"more than `{self._numbers[last]}`"
 
-    def _describe_texts(self, classes: int) -> Iterator[str]:
+    def _describe_texts(self, classes: ClassSet) -> Iterator[str]:
         for index, text in enumerate(self._texts):
             if text and classes >> self._first_text + 2 * index + 1 & 1:
                 yield f"`{text}`"
@@ -188,7 +191,7 @@ class ValueClasses:
         if classes & self._text(""):
             yield "an empty text"
 
-    def class_of(self, constant: Scalar) -> int:
+    def class_of(self, constant: Scalar) -> ClassSet:
         """Return the class of a constant."""
         if constant is None:
             return NONE
@@ -196,10 +199,10 @@ class ValueClasses:
             return TRUE if constant else FALSE
         return self._text(constant) if isinstance(constant, str) else self._number(constant)
 
-    def _number(self, constant: float) -> int:
+    def _number(self, constant: float) -> ClassSet:
         return 1 << _FIRST_NUMBER + 2 * bisect_left(self._numbers, constant) + 1
 
-    def _text(self, constant: str) -> int:
+    def _text(self, constant: str) -> ClassSet:
         return 1 << self._first_text + 2 * bisect_left(self._texts, constant) + 1
 
 
@@ -254,6 +257,6 @@ def pair_classes(operator: str) -> TruthClasses:
     return true, comparable & ~true
 
 
-def _bit_range(first: int, end: int) -> int:
+def _bit_range(first: int, end: int) -> ClassSet:
     """Return the bits from `first` up to but not including `end`."""
     return (1 << end) - (1 << first)
