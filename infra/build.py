@@ -2,8 +2,9 @@
 
     python3 infra/build.py step FOLDER [--python 3.13] [--architecture arm64]
 
-`sam build` calls it through `infra/Makefile`. The folder holds what the function imports and what that needs, and nothing
-else: boto3 is in the runtime. Standard library only; where this Python has no pip, one with pip is made in `.venv`.
+`sam build` calls it through `infra/Makefile`. The folder then contains the modules of the function and
+their requirements, but not boto3, which is in the runtime. This script uses only the standard library. If
+its Python has no pip, it creates an environment with pip in `.venv`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -25,30 +27,39 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORMS = {"arm64": "aarch64", "x86_64": "x86_64"}
-NOT_NEEDED = ("bin", "**/__pycache__", "**/tests", "**/*.pyi", "**/*.dist-info/RECORD", "**/*.c", "**/*.pxd")
+UNUSED_FILES = (
+    "bin",
+    "**/__pycache__",
+    "**/tests",
+    "**/*.pyi",
+    "**/*.dist-info/RECORD",
+    "**/*.c",
+    "**/*.pxd",
+)
 MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
-    """What a function needs: packages of ours, without some parts of them, and distributions by the names under which
-    `pyproject.toml` has them. Zipped it has at most so many bytes.
+class FunctionPackage:
+    """The content of a package: subpackages of `noetl`, and requirements by their names in `pyproject.toml`.
+
+    `excluded` are paths below `noetl` that the function does not import. `max_bytes` limits the zipped size.
     """
 
-    ours: tuple[str, ...]
-    without: tuple[str, ...]
-    needs: tuple[str, ...]
-    most_bytes: int
+    packages: tuple[str, ...]
+    excluded: tuple[str, ...]
+    requirements: tuple[str, ...]
+    max_bytes: int
 
 
 PACKAGES = {
-    "step": Package(
+    "step": FunctionPackage(
         ("planner", "executor"),
         ("planner/checks", "planner/draw", "planner/diagnostics/explanations"),
         ("httpx", "jinja2", "psycopg", "regex"),
         8 * MEGABYTE,
     ),
-    "api": Package(
+    "api": FunctionPackage(
         ("planner", "executor", "api"),
         ("api/cli",),
         ("fastapi", "jinja2", "mangum", "networkx", "psycopg", "pydantic", "pyjwt", "pyyaml", "regex"),
@@ -63,49 +74,51 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default="3.13", help="the version of the function's runtime")
     parser.add_argument("--architecture", choices=PLATFORMS, default="arm64")
-    given = parser.parse_args()
+    options = parser.parse_args()
     if importlib.util.find_spec("pip") is None:
-        _with_pip()
-    size, unzipped = build(given.package, given.folder, python=given.python, architecture=given.architecture)
-    most = PACKAGES[given.package].most_bytes
-    print(
-        f"{given.package}: {size / MEGABYTE:.1f} MB zipped, {unzipped / MEGABYTE:.1f} MB unzipped, for {given.architecture}"
-    )
-    if size > most:
-        sys.exit(f"The package {given.package} may have {most / MEGABYTE:.0f} MB zipped.")
+        _rerun_with_pip()
+    name, architecture = options.package, options.architecture
+    zipped, unzipped = build(name, options.folder, python=options.python, architecture=architecture)
+    sizes = f"{zipped / MEGABYTE:.1f} MB zipped, {unzipped / MEGABYTE:.1f} MB unzipped"
+    print(f"{name}: {sizes}, for {architecture}")
+    limit = PACKAGES[name].max_bytes
+    if zipped > limit:
+        sys.exit(f"The package {name} exceeds its limit of {limit / MEGABYTE:.0f} MB zipped.")
 
 
-def build(package: str, folder: Path, *, python: str, architecture: str) -> tuple[int, int]:
-    """Fill the folder with the package; how many bytes it has zipped and unzipped."""
-    made = PACKAGES[package]
+def build(name: str, folder: Path, *, python: str, architecture: str) -> tuple[int, int]:
+    """Build a package in `folder`. Return its zipped and its unzipped size in bytes."""
+    package = PACKAGES[name]
     folder.mkdir(parents=True, exist_ok=True)
-    _install([requirement(name) for name in made.needs], folder, python, PLATFORMS[architecture])
-    for pattern in NOT_NEEDED:
+    requirements = [read_requirement(requirement) for requirement in package.requirements]
+    _install(requirements, folder, python, PLATFORMS[architecture])
+    for pattern in UNUSED_FILES:
         for path in sorted(folder.glob(pattern), reverse=True):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    is_same = python == f"{sys.version_info.major}.{sys.version_info.minor}"
-    if is_same:
-        _compile(folder, instead=True)
-    for name, target in (
-        ("noetl", folder / "noetl"),
-        *((name, folder / "noetl" / name) for name in made.ours),
-    ):
-        shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    for part in made.without:
-        shutil.rmtree(folder / "noetl" / part)
-    _describe(folder)
-    if is_same:
+    is_same_python = python == f"{sys.version_info.major}.{sys.version_info.minor}"
+    if is_same_python:
+        _compile(folder, removes_sources=True)
+    _copy_package("noetl", folder / "noetl")
+    for subpackage in package.packages:
+        _copy_package(subpackage, folder / "noetl" / subpackage)
+    for excluded in package.excluded:
+        shutil.rmtree(folder / "noetl" / excluded)
+    _write_metadata(folder)
+    if is_same_python:
         _compile(folder / "noetl")
     else:
-        print(
-            f"This is not Python {python}, so the function compiles its modules whenever it starts.",
-            file=sys.stderr,
-        )
-    return sizes(folder)
+        message = f"This is not Python {python}, so the function compiles its modules at every cold start."
+        print(message, file=sys.stderr)
+    return measure(folder)
 
 
-def sizes(folder: Path) -> tuple[int, int]:
-    """How many bytes the files of a folder have zipped, and unzipped."""
+def _copy_package(name: str, target: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / name, target, ignore=ignore, dirs_exist_ok=True)
+
+
+def measure(folder: Path) -> tuple[int, int]:
+    """Return the zipped and the unzipped size of the files in a folder, in bytes."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     with tempfile.TemporaryFile() as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -114,53 +127,62 @@ def sizes(folder: Path) -> tuple[int, int]:
         return file.tell(), sum(path.stat().st_size for path in files)
 
 
-def requirement(name: str) -> str:
-    """The distribution with the extras and the versions that `pyproject.toml` asks for."""
-    project = _project()
-    extras = project["optional-dependencies"]
-    for found in [*project["dependencies"], *(one for extra in extras for one in extras[extra])]:
-        if re.split(r"[\[<>=!~ ;]", found, maxsplit=1)[0].lower() == name:
-            return str(found)
-    raise LookupError(f"pyproject.toml does not name {name}")
+def read_requirement(name: str) -> str:
+    """Return a requirement of `pyproject.toml` with its extras and versions.
+
+    Raises:
+        LookupError: it is missing.
+    """
+    project = _read_project()
+    optional = project["optional-dependencies"].values()
+    for requirement in [*project["dependencies"], *itertools.chain.from_iterable(optional)]:
+        if re.split(r"[\[<>=!~ ;]", requirement, maxsplit=1)[0].lower() == name:
+            return str(requirement)
+    raise LookupError(f"missing requirement {name} in pyproject.toml")
 
 
 def _install(requirements: list[str], folder: Path, python: str, machine: str) -> None:
     options = ["--quiet", "--disable-pip-version-check", "--no-compile", "--upgrade", "--target", str(folder)]
-    # The wheels of the oldest system that the runtime's is compatible with are found first.
+    # pip prefers the first platform: the oldest system that is compatible with the runtime.
     platforms = [word for year in ("2014", "_2_28") for word in ("--platform", f"manylinux{year}_{machine}")]
     target = [*platforms, "--implementation", "cp", "--python-version", python, "--only-binary", ":all:"]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *target, *requirements], check=True)
 
 
-def _compile(folder: Path, *, instead: bool = False) -> None:
-    """Compile the modules of a folder, which cannot be written to in Lambda, beside or `instead` of their sources."""
-    mode = PycInvalidationMode.UNCHECKED_HASH
-    # Tracebacks name files as they are called in the package, wherever it was built.
-    strip = str(folder if instead else folder.parent)
-    if not compileall.compile_dir(
-        folder, quiet=2, legacy=instead, invalidation_mode=mode, force=True, stripdir=strip
-    ):
-        sys.exit(f"What is in {folder} cannot be compiled.")
-    for source in folder.rglob("*.py") if instead else ():
+def _compile(folder: Path, *, removes_sources: bool = False) -> None:
+    """Compile the modules of a folder in advance, because Lambda cannot write to it."""
+    # Tracebacks then show paths relative to the package, wherever it was built.
+    prefix = str(folder if removes_sources else folder.parent)
+    is_compiled = compileall.compile_dir(
+        folder,
+        quiet=2,
+        legacy=removes_sources,
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+        force=True,
+        stripdir=prefix,
+    )
+    if not is_compiled:
+        sys.exit(f"The modules in {folder} cannot be compiled.")
+    for source in folder.rglob("*.py") if removes_sources else ():
         source.unlink()
 
 
-def _describe(folder: Path) -> None:
-    """Say of which version our packages are, as those do that pip installs."""
-    project = _project()
-    described = folder / f"{project['name']}-{project['version']}.dist-info"
-    described.mkdir(exist_ok=True)
+def _write_metadata(folder: Path) -> None:
+    """Write the name and version of noetl in the format of installed distributions."""
+    project = _read_project()
+    info = folder / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir(exist_ok=True)
     lines = ("Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}", "")
-    (described / "METADATA").write_text("\n".join(lines))
+    (info / "METADATA").write_text("\n".join(lines))
 
 
-def _project() -> dict[str, Any]:
+def _read_project() -> dict[str, Any]:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return project
 
 
-def _with_pip() -> None:
-    """Go on in an environment that has pip, instead of here."""
+def _rerun_with_pip() -> None:
+    """Run this script again in an environment that has pip, and exit."""
     python = ROOT / ".venv" / "bin" / "python"
     subprocess.run([sys.executable, ROOT / "infra" / "environment.py", ROOT / ".venv"], check=True)
     sys.exit(subprocess.run([python, *sys.argv], check=False).returncode)

@@ -1,11 +1,18 @@
-"""What a rate of runs takes of an AWS account: invocations at once, units of DynamoDB, messages, dollars; and which limit comes
-first.
+"""Capacity planning: demand, cost and first limit of a rate of runs in an AWS account.
 
-    python -m noetl.infra.capacity FILE --runs-per-second 50 [--step-seconds 0.05] [--memory 256] [--result-bytes 1024]
+    python -m noetl.infra.capacity FILE --runs-per-second 50 [--step-seconds 0.05] [--memory 256]
+                                   [--result-bytes 1024]
 
-The units of a run are what `python -m benchmarks.cost` and runs in an emulator have counted, and quotas and prices those that
-AWS publishes as defaults (us-east-1): an estimate to plan with. A step counts as an invocation of its own; where steps are
-short, an invocation walks several of a chain, and it takes less.
+Problem: estimate the demand of a playbook at a rate of runs, without a load test.
+
+Algorithm: a linear model. Each step, branch, fork and run needs a constant number of DynamoDB units,
+measured by `python -m benchmarks.cost` in an emulator. Steps in progress follow from Little's law (Little
+1961). Quotas and prices are the defaults that AWS publishes for us-east-1.
+
+Cost: linear in the steps of the plan.
+
+Limits: it is an estimate. Each step counts as an invocation, but one invocation executes several short
+steps of a chain. Each step counts as visited once, so cycles are not included.
 """
 
 from __future__ import annotations
@@ -20,63 +27,66 @@ from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION, MAX_PARTIT
 from noetl.planner.plan import Plan
 
 RUN_WRITES, RUN_READS = 16.0, 9.0
-"""Units for the beginning and the end of a run."""
+"""Units of the start and the end of a run."""
 
 STEP_WRITES, STEP_READS = 2.0, 2.0
-"""Units for a step of a chain that saves little: its claim and its commit, and what both read."""
+"""Units of a step in a chain with a small result: its claim and its commit."""
 
 BRANCH_WRITES, BRANCH_READS = 3.0, 3.0
-FORK_WRITES, FORK_READS = 11.0, 4.0
-"""Units besides: for a step between a fork and its join, whose commit counts; for a fork and the join behind it."""
+"""Additional units of a step between a fork and its join, whose commit updates counters."""
 
-SPREAD_WRITES, LOOK_READS = 5.5, 2.0
-"""Units besides, where a fork is so wide that its run is spread over partitions: for a fork and its join, in each of the others;
-and for each counter that a look at all of them reads, as whoever empties one does.
+FORK_WRITES, FORK_READS = 11.0, 4.0
+"""Additional units of a fork and its join."""
+
+PARTITION_WRITES, COUNTER_READS = 5.5, 2.0
+"""Additional units of a wide fork, which spreads its run over partitions.
+
+Writes: for a fork and its join, in each additional partition. Reads: for each counter in a scan of all
+counters by a worker that empties one of them.
 """
 
 RUN_INDEX_WRITES = 2.0
-"""Units in each index: a run is put there, and changed or taken out when it ends."""
+"""Units in each index: a run is added, and updated or removed when it ends."""
 
 INVOCATION_SECONDS = 0.02
-"""What a step takes besides its work: its reads, its commit and its message."""
+"""Time of a step in addition to its work: reads, commit and message."""
 
 UNIT_BYTES = 1024
 MONTH_SECONDS = 30 * 24 * 3600.0
 
-WRITE_UNIT, READ_UNIT = 0.625e-6, 0.125e-6
-MESSAGE_REQUEST = 0.40e-6
-MESSAGE_REQUESTS = 1.0 + 2.0 / 10
-"""Requests for a message: it is sent by itself, and received and deleted with others, ten at a time under load."""
+DOLLARS_PER_WRITE_UNIT, DOLLARS_PER_READ_UNIT = 0.625e-6, 0.125e-6
+DOLLARS_PER_MESSAGE_REQUEST = 0.40e-6
+REQUESTS_PER_MESSAGE = 1.0 + 2.0 / 10
+"""A message is sent alone. Under load, ten messages are received and deleted in one request each."""
 
-INVOCATION = 0.20e-6
-GIGABYTE_SECOND = 0.0000133334
-API_REQUEST = 1.0e-6
+DOLLARS_PER_INVOCATION = 0.20e-6
+DOLLARS_PER_GIGABYTE_SECOND = 0.0000133334
+DOLLARS_PER_API_REQUEST = 1.0e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How much there is to do in a run: steps in all, those between a fork and its join, and forks; and how many branches the
-    widest one has.
-    """
+class RunShape:
+    """Counts of a run: steps, steps between a fork and its join, forks, and branches of the widest fork."""
 
     steps: int
     branch_steps: int
     forks: int
-    widest: int = 1
+    max_branches: int = 1
 
     @property
     def partitions(self) -> int:
-        """Over how many partitions of the table a run is spread."""
-        return min(max(-(-self.widest // BRANCHES_PER_PARTITION), 1), MAX_PARTITIONS)
+        """Number of partitions of the table that hold the run."""
+        return min(max(-(-self.max_branches // BRANCHES_PER_PARTITION), 1), MAX_PARTITIONS)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Runs of a shape, so many a second; a step works for `step_seconds` in a function of `memory` megabytes and saves
-    `result_bytes`.
+class Workload:
+    """Runs of one shape at a constant rate.
+
+    A step works for `step_seconds` in a function with `memory` megabytes, and saves `result_bytes`.
     """
 
-    shape: Shape
+    shape: RunShape
     runs_per_second: float
     step_seconds: float = 0.05
     memory: int = 256
@@ -88,10 +98,13 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What a load takes: steps at work at once, and what is asked of each service in a second."""
+class Demand:
+    """Demand of a workload: steps in progress at the same time; all others for each second.
 
-    at_once: float
+    `run_writes` are the write units of one run.
+    """
+
+    concurrent_steps: float
     write_units: float
     read_units: float
     messages: float
@@ -101,116 +114,121 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """Something that there is only so much of. `share` of it is taken; `cure` says what to do before all is. What one run takes
-    for itself does not grow with how many there are.
+class CapacityLimit:
+    """A limit of a resource, and the share of it that a workload uses.
+
+    `remedy` says what to do before the limit is reached. The use of a limit for one run does not grow with
+    the rate of runs.
     """
 
     name: str
-    most: float
+    amount: float
     share: float
-    cure: str
-    grows: bool = True
+    remedy: str
+    grows_with_rate: bool = True
 
 
-def shape_of(plan: Plan) -> Shape:
-    """What a run of the plan does that visits every step once: more than most do, and less than one with cycles."""
+def measure_shape(plan: Plan) -> RunShape:
+    """Return the shape of a run that visits every step of the plan once."""
     widths = [max((len(case.targets) for case in step.cases), default=0) for step in plan.steps.values()]
     forks = sum(width > 1 for width in widths)
-    return Shape(
-        len(plan.steps),
-        sum(bool(step.regions) for step in plan.steps.values()),
-        forks,
-        max(widths, default=1),
-    )
+    branch_steps = sum(bool(step.regions) for step in plan.steps.values())
+    return RunShape(len(plan.steps), branch_steps, forks, max(widths, default=1))
 
 
-def needs_of(load: Load) -> Needs:
-    """What the load takes."""
+def compute_demand(load: Workload) -> Demand:
+    """Return the demand of a workload."""
     shape = load.shape
-    saved_units = max(load.result_bytes - UNIT_BYTES // 4, 0) / UNIT_BYTES
-    others = shape.partitions - 1
-    looks = shape.forks * shape.partitions**2 * LOOK_READS if others else 0.0
-    writes = shape.steps * (STEP_WRITES + saved_units) + shape.branch_steps * BRANCH_WRITES
-    writes += shape.forks * (FORK_WRITES + others * SPREAD_WRITES)
-    reads = shape.steps * (STEP_READS + saved_units) + shape.branch_steps * BRANCH_READS
-    reads += shape.forks * FORK_READS + looks
+    result_units = max(load.result_bytes - UNIT_BYTES // 4, 0) / UNIT_BYTES
+    additional_partitions = shape.partitions - 1
+    counter_reads = shape.forks * shape.partitions**2 * COUNTER_READS if additional_partitions else 0.0
+    writes = shape.steps * (STEP_WRITES + result_units) + shape.branch_steps * BRANCH_WRITES
+    writes += shape.forks * (FORK_WRITES + additional_partitions * PARTITION_WRITES)
+    reads = shape.steps * (STEP_READS + result_units) + shape.branch_steps * BRANCH_READS
+    reads += shape.forks * FORK_READS + counter_reads
     seconds = load.step_seconds + INVOCATION_SECONDS
-    return Needs(
-        at_once=load.steps_per_second * seconds,
+    return Demand(
+        concurrent_steps=load.steps_per_second * seconds,
         write_units=load.runs_per_second * (RUN_WRITES + writes),
         read_units=load.runs_per_second * (RUN_READS + reads),
         messages=load.runs_per_second * (shape.steps + 1),
         index_writes=load.runs_per_second * RUN_INDEX_WRITES,
-        run_writes=(STEP_WRITES + saved_units) / seconds,
+        run_writes=(STEP_WRITES + result_units) / seconds,
         gigabyte_seconds=load.steps_per_second * seconds * load.memory / 1024,
     )
 
 
-def limits_of(load: Load) -> list[Limit]:
-    """The limits that the load comes up against, the one that is nearest first."""
-    needs = needs_of(load)
-    more = "ask for a higher quota of"
-    indexes = "longer runs instead of more, or several stacks: the runs of a tenant share eight partitions, and so do all open ones"
-    rows = (
-        ("invocations at once in an account", 1_000, needs.at_once, f"{more} Lambda concurrency"),
-        (
-            "steps at once for one queue",
-            10_000,
-            needs.at_once,
-            "set MaximumConcurrency to 1000, then deploy a second stack",
-        ),
-        ("write units of the table", 40_000, needs.write_units, f"{more} the table"),
-        ("read units of the table", 40_000, needs.read_units, f"{more} the table"),
-        ("write units of the partitions of an index", SHARDS * 1_000, needs.index_writes, indexes),
-        ("messages that are at work", 120_000, needs.at_once, "deploy a second stack"),
-        ("requests to the API", 10_000, load.runs_per_second, f"{more} API Gateway"),
+def rank_limits(load: Workload) -> list[CapacityLimit]:
+    """Return all limits, starting with the one that the workload uses most."""
+    demand = compute_demand(load)
+    raise_quota = "request a higher quota of"
+    index_remedy = (
+        "use fewer and longer runs, or several stacks: the runs of a tenant share eight partitions,"
+        " and so do all open runs"
     )
-    found = [Limit(name, most, taken / most, cure) for name, most, taken, cure in rows]
-    of_one = "longer steps, or several runs"
-    found.append(Limit("write units of one run", 1_000, needs.run_writes / 1_000, of_one, grows=False))
-    return sorted(found, key=lambda limit: -limit.share)
+    queue_remedy = "set MaximumConcurrency to 1000, then deploy a second stack"
+    rows = (
+        (
+            "concurrent invocations of an account",
+            1_000,
+            demand.concurrent_steps,
+            f"{raise_quota} Lambda concurrency",
+        ),
+        ("concurrent steps of a queue", 10_000, demand.concurrent_steps, queue_remedy),
+        ("write units of the table", 40_000, demand.write_units, f"{raise_quota} the table"),
+        ("read units of the table", 40_000, demand.read_units, f"{raise_quota} the table"),
+        ("write units of the partitions of an index", SHARDS * 1_000, demand.index_writes, index_remedy),
+        ("messages in flight", 120_000, demand.concurrent_steps, "deploy a second stack"),
+        ("requests to the API", 10_000, load.runs_per_second, f"{raise_quota} API Gateway"),
+    )
+    limits = [CapacityLimit(name, amount, used / amount, remedy) for name, amount, used, remedy in rows]
+    run_share = demand.run_writes / 1_000
+    run_remedy = "use longer steps, or several runs"
+    limits.append(
+        CapacityLimit("write units of one run", 1_000, run_share, run_remedy, grows_with_rate=False)
+    )
+    return sorted(limits, key=lambda limit: -limit.share)
 
 
-def dollars_of(load: Load) -> dict[str, float]:
-    """Dollars a second at list price, for each service."""
-    needs = needs_of(load)
+def estimate_cost(load: Workload) -> dict[str, float]:
+    """Return dollars a second at list price, for each service."""
+    demand = compute_demand(load)
+    compute = demand.gigabyte_seconds * DOLLARS_PER_GIGABYTE_SECOND
     return {
-        "DynamoDB": needs.write_units * WRITE_UNIT + needs.read_units * READ_UNIT,
-        "SQS": needs.messages * MESSAGE_REQUESTS * MESSAGE_REQUEST,
-        "Lambda": load.steps_per_second * INVOCATION + needs.gigabyte_seconds * GIGABYTE_SECOND,
-        "API Gateway": load.runs_per_second * API_REQUEST,
+        "DynamoDB": demand.write_units * DOLLARS_PER_WRITE_UNIT + demand.read_units * DOLLARS_PER_READ_UNIT,
+        "SQS": demand.messages * REQUESTS_PER_MESSAGE * DOLLARS_PER_MESSAGE_REQUEST,
+        "Lambda": load.steps_per_second * DOLLARS_PER_INVOCATION + compute,
+        "API Gateway": load.runs_per_second * DOLLARS_PER_API_REQUEST,
     }
 
 
-def report(load: Load) -> str:
-    """All of it as text."""
-    needs, dollars, limits = needs_of(load), dollars_of(load), limits_of(load)
+def render_report(load: Workload) -> str:
+    """Return demand, cost and limits as text."""
+    demand, dollars, limits = compute_demand(load), estimate_cost(load), rank_limits(load)
     total = sum(dollars.values())
-    first = next(limit for limit in limits if limit.grows)
-    rates = (load.runs_per_second / first.share, load.steps_per_second / first.share)
+    first = next(limit for limit in limits if limit.grows_with_rate)
+    max_runs, max_steps = load.runs_per_second / first.share, load.steps_per_second / first.share
+    total_per_month, per_million = total * MONTH_SECONDS, total / load.steps_per_second * 1e6
+    runs, steps = f"{load.runs_per_second:,.6g}", f"{load.steps_per_second:,.6g}"
     lines = [
-        f"{load.runs_per_second:,.6g} runs a second of {load.shape.steps:,} steps: {load.steps_per_second:,.6g} steps a second",
+        f"{runs} runs a second of {load.shape.steps:,} steps: {steps} steps a second",
         "",
-        f"  steps at work at once    {needs.at_once:>12,.1f}",
-        f"  write units a second     {needs.write_units:>12,.0f}",
-        f"  read units a second      {needs.read_units:>12,.0f}",
-        f"  messages a second        {needs.messages:>12,.0f}",
+        f"  concurrent steps         {demand.concurrent_steps:>12,.1f}",
+        f"  write units a second     {demand.write_units:>12,.0f}",
+        f"  read units a second      {demand.read_units:>12,.0f}",
+        f"  messages a second        {demand.messages:>12,.0f}",
         "",
+        *(f"  {name:<24} {rate * MONTH_SECONDS:>12,.2f} dollars a month" for name, rate in dollars.items()),
+        f"  {'total':<24} {total_per_month:>12,.2f} dollars a month, {per_million:,.2f} a million steps",
+        "",
+        *(f"  {limit.share:>8.1%} of {limit.amount:>9,.0f} {limit.name}" for limit in limits),
+        "",
+        f"The first limit is {first.name}, at {max_runs:,.0f} runs and {max_steps:,.0f} steps a second:",
+        f"{first.remedy}.",
         *(
-            f"  {name:<24} {amount * MONTH_SECONDS:>12,.2f} dollars a month"
-            for name, amount in dollars.items()
-        ),
-        f"  {'in all':<24} {total * MONTH_SECONDS:>12,.2f} dollars a month, {total / load.steps_per_second * 1e6:,.2f} a million steps",
-        "",
-        *(f"  {limit.share:>8.1%} of {limit.most:>9,.0f} {limit.name}" for limit in limits),
-        "",
-        f"The first limit is that of {first.name}, at {rates[0]:,.0f} runs and {rates[1]:,.0f} steps a second:",
-        f"{first.cure}.",
-        *(
-            f"A run by itself comes up against {limit.name}: {limit.cure}."
+            f"One run exceeds the limit of {limit.name}: {limit.remedy}."
             for limit in limits
-            if limit.share > 1 > limit.grows
+            if limit.share > 1 and not limit.grows_with_rate
         ),
     ]
     return "\n".join(lines)
@@ -218,34 +236,27 @@ def report(load: Load) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="What a rate of runs takes of an AWS account, and which limit comes first."
+        description="Estimate what a rate of runs needs of an AWS account, and which limit it reaches first."
     )
     parser.add_argument("file", type=Path, help="a playbook")
     parser.add_argument("--runs-per-second", type=float, required=True)
     parser.add_argument("--step-seconds", type=float, default=0.05, help="how long a step works")
     parser.add_argument("--memory", type=int, default=256, help="megabytes of the function")
     parser.add_argument("--result-bytes", type=int, default=256, help="how much a step saves")
-    given = parser.parse_args(arguments)
-    if not (
-        0 < given.runs_per_second < 1e9
-        and 0 <= given.step_seconds <= 900
-        and given.memory > 0 <= given.result_bytes
-    ):
-        parser.error("rates and sizes are positive, and a step takes at most 900 seconds")
-    print(
-        report(
-            Load(
-                _shape(given.file),
-                given.runs_per_second,
-                given.step_seconds,
-                given.memory,
-                given.result_bytes,
-            )
-        )
+    options = parser.parse_args(arguments)
+    is_valid = (
+        0 < options.runs_per_second < 1e9
+        and 0 <= options.step_seconds <= 900
+        and options.memory > 0 <= options.result_bytes
     )
+    if not is_valid:
+        parser.error("rates and sizes must be positive, and a step takes at most 900 seconds")
+    rate, seconds = options.runs_per_second, options.step_seconds
+    shape = _read_shape(options.file)
+    print(render_report(Workload(shape, rate, seconds, options.memory, options.result_bytes)))
 
 
-def _shape(file: Path) -> Shape:
+def _read_shape(file: Path) -> RunShape:
     from noetl.executor.actions import catalogue
     from noetl.planner.compile import compile_playbook
 
@@ -254,8 +265,8 @@ def _shape(file: Path) -> Shape:
     except OSError as error:
         sys.exit(f"cannot read {file}: {error.strerror}")
     if plan is None:
-        sys.exit(f"{file} has errors: `noetl check` says which")
-    return shape_of(plan)
+        sys.exit(f"{file} has errors: run `noetl check {file}`")
+    return measure_shape(plan)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What must hold of `template.yaml`, as AWS sees it after the transformation of SAM.
+"""Checks of `template.yaml`, as AWS sees it after the SAM transform.
 
     python -m noetl.infra.checks [template.yaml]
 
-Each check is a function that says in sentences what is wrong. AWS refuses some of these at a deployment, forgets about others
-until there is load, and takes a few for what was meant.
+Each check yields the problems that it finds. AWS refuses some of them at deployment. It shows others only
+under load, and it accepts a few silently.
 """
 
 from __future__ import annotations
@@ -20,160 +20,173 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "template.yaml"
 
 VISIBILITY_FACTOR = 6
-"""How many times as long as an invocation may take a message is hidden, as AWS advises: a batch may be tried again."""
+"""Visibility timeout of a queue, as a multiple of the timeout of its function. AWS recommends six."""
 
-LONGEST_GATEWAY_SECONDS = 30
-LONGEST_RETENTION_SECONDS = 14 * 24 * 3600
-FEWEST_RECEIVES = 5
-ALARMED = {
+MAX_GATEWAY_SECONDS = 30
+MAX_RETENTION_SECONDS = 14 * 24 * 3600
+MIN_RECEIVES = 5
+API_HANDLER_PREFIX = "noetl.api."
+REQUIRED_ALARMS = {
     ("NoETL", "GivenUp"),
     ("AWS/SQS", "ApproximateAgeOfOldestMessage"),
     ("AWS/Lambda", "Errors"),
     ("AWS/Lambda", "Throttles"),
     ("AWS/ApiGateway", "5xx"),
 }
-SETTINGS_OF_ALL = {"NOETL_ALLOW_ACTIONS": "AllowedActions", "NOETL_RETENTION_DAYS": "RetentionDays"}
-SETTINGS_OF_ISSUER = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
+COMMON_SETTINGS = {"NOETL_ALLOW_ACTIONS": "AllowedActions", "NOETL_RETENTION_DAYS": "RetentionDays"}
+ISSUER_SETTINGS = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
+FORBIDDEN_SETTINGS = ("NOETL_ALLOW_SHELL", "NOETL_FILES_ROOT")
+PUBLIC_ACCESS_BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
+TABLE_PROPERTIES = ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
 
 Template = Mapping[str, Any]
 
 
 def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else TEMPLATE
-    found = problems(transformed(path))
-    for problem in found:
+    problems = find_problems(transform_template(path))
+    for problem in problems:
         print(problem)
-    sys.exit(bool(found))
+    sys.exit(bool(problems))
 
 
-def transformed(path: Path = TEMPLATE) -> dict[str, Any]:
-    """The template at a path as SAM makes it one of CloudFormation."""
-    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # which none of the checks depends on
+def transform_template(path: Path = TEMPLATE) -> dict[str, Any]:
+    """Return the SAM template at `path` as a template of CloudFormation."""
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # The checks do not depend on the region.
     from samtranslator.translator.transform import transform
     from samtranslator.yaml_helper import yaml_parse
 
-    class NoPolicies:
+    class EmptyPolicyLoader:
         def load(self) -> dict[str, str]:
             return {}
 
-    text = yaml_parse(path.read_text("utf-8"))
-    for resource in text["Resources"].values():
+    source = yaml_parse(path.read_text("utf-8"))
+    for resource in source["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":
-            # What is packaged stands in a bucket by then.
+            # At deployment, the package of a function is in a bucket.
             resource["Properties"]["CodeUri"] = "s3://bucket/package"
-    text.get("Globals", {}).get("Function", {}).pop("CodeUri", None)
-    result: dict[str, Any] = transform(text, {}, NoPolicies())
-    result["Rules"] = text.get("Rules", {})
-    plain: dict[str, Any] = json.loads(json.dumps(result))
-    return plain
+    source.get("Globals", {}).get("Function", {}).pop("CodeUri", None)
+    result: dict[str, Any] = transform(source, {}, EmptyPolicyLoader())
+    result["Rules"] = source.get("Rules", {})
+    template: dict[str, Any] = json.loads(json.dumps(result))
+    return template
 
 
-def problems(template: Template) -> list[str]:
-    """Everything that is wrong with a template."""
+def find_problems(template: Template) -> list[str]:
+    """Return the problems that all checks find."""
     return [problem for check in CHECKS for problem in check(template)]
 
 
-def loops_are_allowed(template: Template) -> Iterator[str]:
-    """Lambda ends a function that sends to the queue it is called from after about 16 rounds, unless it may do so."""
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
-        own = {_name_of(mapping["EventSourceArn"]) for mapping in _mappings(template, name)}
-        sends = {
+def check_recursive_loops(template: Template) -> Iterator[str]:
+    """Yield functions that send to their own queue but must not.
+
+    Lambda stops such a function after about 16 rounds, unless `RecursiveLoop` allows it.
+    """
+    for name, function in _resources(template, "AWS::Lambda::Function"):
+        own_queues = {_name_of(mapping["EventSourceArn"]) for mapping in _mappings(template, name)}
+        target_queues = {
             _name_of(resource)
             for statement in _statements_of(template, function)
-            if "sqs:SendMessage" in _listed(statement["Action"])
-            for resource in _listed(statement["Resource"])
+            if "sqs:SendMessage" in _as_list(statement["Action"])
+            for resource in _as_list(statement["Resource"])
         }
-        allows = function.get("RecursiveLoop") == "Allow"
-        if own & sends and not allows:
-            yield f"{name} sends to the queue it is called from, and lacks `RecursiveLoop: Allow`"
-        if allows and not own & sends:
+        is_allowed = function.get("RecursiveLoop") == "Allow"
+        if own_queues & target_queues and not is_allowed:
+            yield f"{name} sends to its own queue, but lacks `RecursiveLoop: Allow`"
+        if is_allowed and not own_queues & target_queues:
             yield f"{name} has `RecursiveLoop: Allow` for no reason"
 
 
-def messages_stay_hidden(template: Template) -> Iterator[str]:
-    """A message that is at work must not come again meanwhile."""
+def check_visibility_timeouts(template: Template) -> Iterator[str]:
+    """Yield queues that deliver a message again while an invocation still processes it."""
     for mapping in _mappings(template):
-        queue = _queue(template, mapping)
+        queue = _queue_of(template, mapping)
         function = _properties(template, _name_of(mapping["FunctionName"]))
-        for parameters in _choices(template, function.get("Timeout", 3), queue.get("VisibilityTimeout", 30)):
-            timeout = int(_value(template, function.get("Timeout", 3), parameters))
-            hidden = int(_value(template, queue.get("VisibilityTimeout", 30), parameters))
-            if hidden < VISIBILITY_FACTOR * timeout:
+        queue_name, function_name = _name_of(mapping["EventSourceArn"]), _name_of(mapping["FunctionName"])
+        function_timeout, queue_timeout = function.get("Timeout", 3), queue.get("VisibilityTimeout", 30)
+        for parameters in _parameter_choices(template, function_timeout, queue_timeout):
+            timeout = int(_evaluate(template, function_timeout, parameters))
+            visibility = int(_evaluate(template, queue_timeout, parameters))
+            if visibility < VISIBILITY_FACTOR * timeout:
                 yield (
-                    f"{_name_of(mapping['EventSourceArn'])} hides messages for {hidden} s, and {_name_of(mapping['FunctionName'])}"
-                    f" may take {timeout} s: at least {VISIBILITY_FACTOR} times that is needed"
+                    f"{queue_name} hides messages for {visibility} s, but {function_name} may take"
+                    f" {timeout} s: at least {VISIBILITY_FACTOR} times that is required"
                 )
 
 
-def batches_report(template: Template) -> Iterator[str]:
-    """A message that fails must not bring back the others of its batch; larger batches are refused without a window."""
+def check_batches(template: Template) -> Iterator[str]:
+    """Yield event sources that repeat a whole batch for one failed message, or whose batches are invalid."""
     for mapping in _mappings(template):
         name = _name_of(mapping["FunctionName"])
         if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
-            yield f"{name} does not report the messages of a batch that failed"
+            yield f"{name} does not report which messages of a batch failed"
         if mapping.get("BatchSize", 10) > 10 and not mapping.get("MaximumBatchingWindowInSeconds"):
             yield f"{name} has a batch size above 10, which needs a batching window"
         if "MaximumConcurrency" not in mapping.get("ScalingConfig", {}):
-            yield f"{name} has no maximum concurrency: it may take what other functions of the account need"
+            yield f"{name} has no maximum concurrency: it may use up the concurrency of the account"
 
 
-def what_fails_is_kept(template: Template) -> Iterator[str]:
-    """What was tried too often goes to a queue that a function reads, so that no run waits for it."""
-    read = {_name_of(mapping["EventSourceArn"]) for mapping in _mappings(template)}
-    dead: set[str] = set()
-    for name, queue in _of_type(template, "AWS::SQS::Queue"):
+def check_dead_letters(template: Template) -> Iterator[str]:
+    """Yield queues whose messages may be lost, so that their runs would never end."""
+    sources = {_name_of(mapping["EventSourceArn"]) for mapping in _mappings(template)}
+    dead_letter_queues: set[str] = set()
+    for name, queue in _resources(template, "AWS::SQS::Queue"):
         redrive = queue.get("RedrivePolicy")
         if redrive is not None:
-            dead.add(_name_of(redrive["deadLetterTargetArn"]))
-            if redrive.get("maxReceiveCount", 0) < FEWEST_RECEIVES:
-                yield f"{name} gives messages up after fewer than {FEWEST_RECEIVES} tries"
-    for name, queue in _of_type(template, "AWS::SQS::Queue"):
-        if "RedrivePolicy" not in queue and name not in dead:
+            dead_letter_queues.add(_name_of(redrive["deadLetterTargetArn"]))
+            if redrive.get("maxReceiveCount", 0) < MIN_RECEIVES:
+                yield f"{name} gives messages up after fewer than {MIN_RECEIVES} tries"
+    for name, queue in _resources(template, "AWS::SQS::Queue"):
+        if "RedrivePolicy" not in queue and name not in dead_letter_queues:
             yield f"{name} has no dead-letter queue"
-        if name in dead and name not in read:
-            yield f"nobody reads {name}: runs would wait for what lies there"
-        if queue.get("MessageRetentionPeriod", 0) < LONGEST_RETENTION_SECONDS:
-            yield f"{name} forgets messages sooner than it must"
-    if not dead:
+        if name in dead_letter_queues and name not in sources:
+            yield f"no function reads {name}: runs would wait for its messages"
+        if queue.get("MessageRetentionPeriod", 0) < MAX_RETENTION_SECONDS:
+            yield f"{name} deletes messages before the longest possible time"
+    if not dead_letter_queues:
         yield "there is no dead-letter queue"
 
 
-def what_is_kept_is_safe(template: Template) -> Iterator[str]:
-    """Encrypted, recoverable, not public, and still there when the stack is gone."""
-    for name, queue in _of_type(template, "AWS::SQS::Queue"):
+def check_data_protection(template: Template) -> Iterator[str]:
+    """Yield stores that are not encrypted, recoverable, private and retained."""
+    for name, queue in _resources(template, "AWS::SQS::Queue"):
         if not (queue.get("SqsManagedSseEnabled") or queue.get("KmsMasterKeyId")):
             yield f"{name} is not encrypted"
-    for name, table in _of_type(template, "AWS::DynamoDB::Table"):
+    for name, table in _resources(template, "AWS::DynamoDB::Table"):
         if not table.get("SSESpecification", {}).get("SSEEnabled"):
             yield f"{name} is not encrypted"
         if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
             yield f"{name} has no point-in-time recovery"
         if table.get("TimeToLiveSpecification", {}).get("Enabled") is not True:
             yield f"{name} has no time to live"
-    for name, bucket in _of_type(template, "AWS::S3::Bucket"):
+
+
+def check_buckets(template: Template) -> Iterator[str]:
+    """Yield buckets that are not encrypted, or that may be public or read without TLS."""
+    policies = [policy for _, policy in _resources(template, "AWS::S3::BucketPolicy")]
+    for name, bucket in _resources(template, "AWS::S3::Bucket"):
         if not bucket.get("BucketEncryption"):
             yield f"{name} is not encrypted"
-        block = bucket.get("PublicAccessBlockConfiguration", {})
-        if not all(
-            block.get(word)
-            for word in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
-        ):
+        configuration = bucket.get("PublicAccessBlockConfiguration", {})
+        if not all(configuration.get(block) for block in PUBLIC_ACCESS_BLOCKS):
             yield f"{name} may be made public"
-        if not any(
-            _denies_plain_http(policy, name) for _, policy in _of_type(template, "AWS::S3::BucketPolicy")
-        ):
-            yield f"{name} may be read without encryption on the way"
-    for type_ in ("AWS::DynamoDB::Table", "AWS::S3::Bucket"):
-        for name, resource in template["Resources"].items():
-            kept = (resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy"))
-            if resource["Type"] == type_ and kept != ("Retain", "Retain"):
-                yield f"{name} is deleted with the stack"
+        if not any(_denies_plain_http(policy, name) for policy in policies):
+            yield f"{name} may be read without encryption in transit"
 
 
-def rights_are_few(template: Template) -> Iterator[str]:
-    """No function may do everything with something, or something with everything; none has the rights of another."""
+def check_retention(template: Template) -> Iterator[str]:
+    """Yield stores that are deleted with the stack."""
+    for name, resource in template["Resources"].items():
+        policies = (resource.get("DeletionPolicy"), resource.get("UpdateReplacePolicy"))
+        is_store = resource["Type"] in ("AWS::DynamoDB::Table", "AWS::S3::Bucket")
+        if is_store and policies != ("Retain", "Retain"):
+            yield f"{name} is deleted with the stack"
+
+
+def check_permissions(template: Template) -> Iterator[str]:
+    """Yield functions that share a role, or that have wildcards in their permissions."""
     roles: set[str] = set()
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
+    for name, function in _resources(template, "AWS::Lambda::Function"):
         role = _name_of(function["Role"])
         if role in roles:
             yield f"{name} shares the role {role}"
@@ -182,180 +195,200 @@ def rights_are_few(template: Template) -> Iterator[str]:
             if statement.get("Effect") != "Allow" or "NotAction" in statement or "NotResource" in statement:
                 yield f"{name} has a statement that does not say what is allowed"
                 continue
-            for action in _listed(statement["Action"]):
+            for action in _as_list(statement["Action"]):
                 if "*" in action:
                     yield f"{name} may {action}"
-            for resource in _listed(statement["Resource"]):
-                if not _is_particular(resource):
+            for resource in _as_list(statement["Resource"]):
+                if not _is_specific(resource):
                     yield f"{name} has rights on {json.dumps(resource)}"
 
 
-def what_is_lost_is_handled(template: Template) -> Iterator[str]:
-    """Who fails what was tried too often then walks what the playbook does about it: with what a step has, and may."""
+def check_dead_letter_functions(template: Template) -> Iterator[str]:
+    """Yield functions of dead-letter queues that differ from the function of the queue.
+
+    Such a function fails the visit. Then it executes the steps that the playbook continues with, so it
+    needs the same settings and rights.
+    """
     readers = {
         _name_of(mapping["EventSourceArn"]): _name_of(mapping["FunctionName"])
         for mapping in _mappings(template)
     }
     for queue, name in readers.items():
-        dead = _name_of(_properties(template, queue).get("RedrivePolicy", {}).get("deadLetterTargetArn"))
-        if dead in readers:
-            one, other = (_properties(template, function) for function in (name, readers[dead]))
-            if one.get("Environment") != other.get("Environment"):
-                yield f"{readers[dead]} has other settings than {name}"
-            if list(_statements_of(template, one)) != list(_statements_of(template, other)):
-                yield f"{readers[dead]} has other rights than {name}"
+        redrive = _properties(template, queue).get("RedrivePolicy", {})
+        dead_letter_queue = _name_of(redrive.get("deadLetterTargetArn"))
+        if dead_letter_queue in readers:
+            dead_letter_name = readers[dead_letter_queue]
+            function, dead_letter_function = (
+                _properties(template, function_name) for function_name in (name, dead_letter_name)
+            )
+            if function.get("Environment") != dead_letter_function.get("Environment"):
+                yield f"{dead_letter_name} has other settings than {name}"
+            statements = list(_statements_of(template, function))
+            if statements != list(_statements_of(template, dead_letter_function)):
+                yield f"{dead_letter_name} has other rights than {name}"
 
 
-def callers_are_known(template: Template) -> Iterator[str]:
-    """Nothing is deployed that serves people who cannot be told apart."""
+def check_authentication(template: Template) -> Iterator[str]:
+    """Yield ways to deploy a service that serves callers without authentication."""
     parameter = template["Parameters"].get("Authentication", {})
     if "Default" in parameter or sorted(parameter.get("AllowedValues", ())) != ["api-keys", "jwt"]:
-        yield "`Authentication` must be chosen at a deployment, from `api-keys` and `jwt`"
-    empty = {name: given.get("Default", "") for name, given in template["Parameters"].items()}
-    for name in SETTINGS_OF_ISSUER.values():
-        given = empty | {
-            "Authentication": "jwt",
-            "JwtIssuer": "https://issuer.test",
-            "JwtAudience": "noetl",
-            name: "",
-        }
-        if not broken_rules(template, given):
-            yield f"tokens are believed without `{name}`"
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
-        environment = function.get("Environment", {}).get("Variables", {})
-        for setting in ("NOETL_ALLOW_SHELL", "NOETL_FILES_ROOT"):
-            if setting in environment:
-                yield f"{name} has the setting {setting}"
-        if function["Handler"].startswith("api."):
-            for setting, parameter_name in SETTINGS_OF_ISSUER.items():
-                if environment.get(setting, {}).get("Fn::If", [None, None])[1] != {"Ref": parameter_name}:
-                    yield f"{name} does not learn of {parameter_name}"
-    for name, route in _of_type(template, "AWS::ApiGatewayV2::Route"):
+        yield "`Authentication` must be chosen at deployment, from `api-keys` and `jwt`"
+    complete = _default_parameters(template) | {
+        "Authentication": "jwt",
+        "JwtIssuer": "https://issuer.test",
+        "JwtAudience": "noetl",
+    }
+    for name in ISSUER_SETTINGS.values():
+        if not broken_rules(template, complete | {name: ""}):
+            yield f"tokens are accepted without `{name}`"
+    for name, route in _resources(template, "AWS::ApiGatewayV2::Route"):
         if route["RouteKey"] != "$default":
-            yield f"{name} is a route beside the app's own"
+            yield f"{name} is a route outside of the application"
 
 
-def a_vpc_is_whole(template: Template) -> Iterator[str]:
-    """Lambda refuses subnets without security groups, and the other way round, when half of a stack has been made."""
-    given = {"Authentication": "api-keys", "SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1"}
-    empty = {name: parameter.get("Default", "") for name, parameter in template["Parameters"].items()}
-    for one, other in (("SubnetIds", "SecurityGroupIds"), ("SecurityGroupIds", "SubnetIds")):
-        if not broken_rules(template, empty | given | {other: ""}):
-            yield f"`{one}` are taken without `{other}`"
+def check_settings(template: Template) -> Iterator[str]:
+    """Yield functions with a forbidden setting, or without the setting of a parameter."""
+    for name, function in _resources(template, "AWS::Lambda::Function"):
+        variables = function.get("Environment", {}).get("Variables", {})
+        for setting in FORBIDDEN_SETTINGS:
+            if setting in variables:
+                yield f"{name} has the setting {setting}"
+        for setting, parameter in COMMON_SETTINGS.items():
+            if variables.get(setting) != {"Ref": parameter}:
+                yield f"{name} lacks the setting of {parameter}"
+        if function["Handler"].startswith(API_HANDLER_PREFIX):
+            for setting, parameter in ISSUER_SETTINGS.items():
+                if variables.get(setting, {}).get("Fn::If", [None, None])[1] != {"Ref": parameter}:
+                    yield f"{name} lacks the setting of {parameter}"
+
+
+def check_vpc(template: Template) -> Iterator[str]:
+    """Yield a VPC that is accepted with subnets but without security groups, or the reverse.
+
+    Lambda refuses both, but only when a part of the stack exists.
+    """
+    complete = _default_parameters(template) | {
+        "Authentication": "api-keys",
+        "SubnetIds": "subnet-1",
+        "SecurityGroupIds": "sg-1",
+    }
+    for present, missing in (("SubnetIds", "SecurityGroupIds"), ("SecurityGroupIds", "SubnetIds")):
+        if not broken_rules(template, complete | {missing: ""}):
+            yield f"`{present}` are accepted without `{missing}`"
 
 
 def broken_rules(template: Template, parameters: Mapping[str, Any]) -> list[str]:
-    """What the rules of a template say against a deployment with these parameters."""
-    broken = []
+    """Return the messages of the template's rules that refuse a deployment with these parameters."""
+    messages = []
     for rule in template["Rules"].values():
-        if "RuleCondition" in rule and not _value(template, rule["RuleCondition"], parameters):
+        if "RuleCondition" in rule and not _evaluate(template, rule["RuleCondition"], parameters):
             continue
-        broken += [
+        messages += [
             assertion["AssertDescription"]
             for assertion in rule["Assertions"]
-            if not _value(template, assertion["Assert"], parameters)
+            if not _evaluate(template, assertion["Assert"], parameters)
         ]
-    return broken
+    return messages
 
 
-def operators_are_heard(template: Template) -> Iterator[str]:
-    """What is set for all functions reaches each of them."""
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
-        environment = function.get("Environment", {}).get("Variables", {})
-        for setting, parameter in SETTINGS_OF_ALL.items():
-            if environment.get(setting) != {"Ref": parameter}:
-                yield f"{name} does not learn of {parameter}"
+def check_store_choice(template: Template) -> Iterator[str]:
+    """Yield resources and functions that do not follow the choice of the store.
 
-
-def runs_are_kept_in_one_place(template: Template) -> Iterator[str]:
-    """In a table and a bucket, or in a Postgres whose address is in a secret: what the other one needs is not made."""
-    for type_ in ("AWS::DynamoDB::Table", "AWS::S3::Bucket", "AWS::S3::BucketPolicy"):
-        for name, resource in template["Resources"].items():
-            if resource["Type"] == type_ and not _is_of_dynamo(template, resource):
-                yield f"{name} is made although runs are kept in Postgres"
+    Runs are stored in a table and a bucket, or in a Postgres database whose address is in a secret.
+    """
+    for name, resource in template["Resources"].items():
+        is_store = resource["Type"] in (
+            "AWS::DynamoDB::Table",
+            "AWS::S3::Bucket",
+            "AWS::S3::BucketPolicy",
+        )
+        if is_store and not _is_only_for_dynamodb(template, resource):
+            yield f"{name} is created although runs are stored in Postgres"
     secret = {"Ref": "DatabaseSecretArn"}
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
+    for name, function in _resources(template, "AWS::Lambda::Function"):
         store = function["Environment"]["Variables"].get("NOETL_STORE")
         if not isinstance(store, dict) or secret not in store.get("Fn::If", ()):
-            yield f"{name} does not learn where runs are kept"
-        statements = _statements_of(template, function)
+            yield f"{name} lacks the setting of the store"
         if not any(
-            one["Action"] == "secretsmanager:GetSecretValue" and one["Resource"] == secret
-            for one in statements
+            statement["Action"] == "secretsmanager:GetSecretValue" and statement["Resource"] == secret
+            for statement in _statements_of(template, function)
         ):
             yield f"{name} may not read the address of the database"
 
 
-def _is_of_dynamo(template: Template, resource: Mapping[str, Any]) -> bool:
-    """Whether a resource is made exactly where no database is named."""
+def _is_only_for_dynamodb(template: Template, resource: Mapping[str, Any]) -> bool:
+    """Return whether a resource is created exactly if no database is given."""
     condition = template["Conditions"].get(resource.get("Condition"))
     return condition is not None and [
-        _value(template, condition, {"DatabaseSecretArn": given}) for given in ("", "arn")
+        _evaluate(template, condition, {"DatabaseSecretArn": secret}) for secret in ("", "arn")
     ] == [True, False]
 
 
-def answers_come_in_time(template: Template) -> Iterator[str]:
-    """The gateway gives a request up after 30 seconds, and what is behind it must have answered."""
-    for name, integration in _of_type(template, "AWS::ApiGatewayV2::Integration"):
+def check_api(template: Template) -> Iterator[str]:
+    """Yield problems of the gateway: timeouts in the wrong order, no throttling, tokens in logs.
+
+    The gateway gives a request up after 30 seconds, so the function must answer before.
+    """
+    for name, integration in _resources(template, "AWS::ApiGatewayV2::Integration"):
         if integration.get("PayloadFormatVersion") != "2.0":
-            yield f"{name} does not hand over payloads of format 2.0"
+            yield f"{name} does not use payloads of format 2.0"
         seconds = integration.get("TimeoutInMillis", 30_000) / 1000
         function = _properties(template, _name_of(integration["IntegrationUri"]))
-        if not 25 < function["Timeout"] < seconds <= LONGEST_GATEWAY_SECONDS:
+        if not 25 < function["Timeout"] < seconds <= MAX_GATEWAY_SECONDS:
             yield f"{name} waits {seconds:g} s for a function that may take {function['Timeout']} s"
-    for name, stage in _of_type(template, "AWS::ApiGatewayV2::Stage"):
+    for name, stage in _resources(template, "AWS::ApiGatewayV2::Stage"):
         if not stage.get("DefaultRouteSettings", {}).get("ThrottlingRateLimit"):
-            yield f"{name} takes any number of requests"
+            yield f"{name} accepts any number of requests"
         if "path" in str(stage.get("AccessLogSettings", {}).get("Format", "path")).lower():
-            yield f"{name} logs paths, and with them the tokens of callbacks"
+            yield f"{name} logs paths, which contain the tokens of callbacks"
 
 
-def much_is_told(template: Template) -> Iterator[str]:
-    """Logs that are forgotten some day, and alarms for what somebody must do something about."""
-    for name, function in _of_type(template, "AWS::Lambda::Function"):
+def check_monitoring(template: Template) -> Iterator[str]:
+    """Yield logs without a retention period, and missing or incomplete alarms."""
+    for name, function in _resources(template, "AWS::Lambda::Function"):
         group = _name_of(function.get("LoggingConfig", {}).get("LogGroup"))
         if not group or not _properties(template, group).get("RetentionInDays"):
-            yield f"{name} keeps its logs for ever"
-    found = set()
-    for name, alarm in _of_type(template, "AWS::CloudWatch::Alarm"):
-        found.add((alarm["Namespace"], alarm["MetricName"]))
+            yield f"{name} keeps its logs forever"
+    alarms = set()
+    for name, alarm in _resources(template, "AWS::CloudWatch::Alarm"):
+        alarms.add((alarm["Namespace"], alarm["MetricName"]))
         if "AlarmActions" not in alarm or "docs/aws.md#alarms" not in alarm["AlarmDescription"]:
-            yield f"{name} tells nobody, or not what to do"
-    for namespace, metric in sorted(ALARMED - found):
+            yield f"{name} has no action, or no link to its instructions"
+    for namespace, metric in sorted(REQUIRED_ALARMS - alarms):
         yield f"there is no alarm for {metric} of {namespace}"
 
 
-def the_table_is_the_stores(template: Template) -> Iterator[str]:
-    """The store's own definition of its table says the same."""
-    described = json.loads((ROOT / "infra" / "dynamodb.json").read_text("utf-8"))
-    for name, table in _of_type(template, "AWS::DynamoDB::Table"):
-        for key, value in described.items():
-            if (
-                key in ("KeySchema", "AttributeDefinitions", "GlobalSecondaryIndexes", "BillingMode")
-                and table.get(key) != value
-            ):
+def check_table(template: Template) -> Iterator[str]:
+    """Yield differences between the table and its definition in `infra/dynamodb.json`."""
+    definition = json.loads((ROOT / "infra" / "dynamodb.json").read_text("utf-8"))
+    for name, table in _resources(template, "AWS::DynamoDB::Table"):
+        for key, value in definition.items():
+            if key in TABLE_PROPERTIES and table.get(key) != value:
                 yield f"{name} has another {key} than infra/dynamodb.json"
 
 
 CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
-    loops_are_allowed,
-    messages_stay_hidden,
-    batches_report,
-    what_fails_is_kept,
-    what_is_kept_is_safe,
-    rights_are_few,
-    what_is_lost_is_handled,
-    callers_are_known,
-    a_vpc_is_whole,
-    operators_are_heard,
-    runs_are_kept_in_one_place,
-    answers_come_in_time,
-    much_is_told,
-    the_table_is_the_stores,
+    check_recursive_loops,
+    check_visibility_timeouts,
+    check_batches,
+    check_dead_letters,
+    check_data_protection,
+    check_buckets,
+    check_retention,
+    check_permissions,
+    check_dead_letter_functions,
+    check_authentication,
+    check_settings,
+    check_vpc,
+    check_store_choice,
+    check_api,
+    check_monitoring,
+    check_table,
 )
 
 
-def _of_type(template: Template, type_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _resources(template: Template, type_: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and properties of each resource of a type."""
     for name, resource in template["Resources"].items():
         if resource["Type"] == type_:
             yield name, resource.get("Properties", {})
@@ -367,45 +400,56 @@ def _properties(template: Template, name: str) -> Mapping[str, Any]:
 
 
 def _mappings(template: Template, function: str | None = None) -> Iterator[Mapping[str, Any]]:
-    for _, mapping in _of_type(template, "AWS::Lambda::EventSourceMapping"):
+    """Yield the event source mappings of a function, or of all functions."""
+    for _, mapping in _resources(template, "AWS::Lambda::EventSourceMapping"):
         if function in (None, _name_of(mapping["FunctionName"])):
             yield mapping
 
 
-def _queue(template: Template, mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+def _queue_of(template: Template, mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return _properties(template, _name_of(mapping["EventSourceArn"]))
 
 
 def _name_of(reference: Any) -> str:
-    """The name of the resource that a value refers to; of none it is empty."""
+    """Return the name of the resource that a value refers to, or an empty text.
+
+    >>> _name_of({"Ref": "Table"}), _name_of({"Fn::GetAtt": ["Table", "Arn"]}), _name_of("table")
+    ('Table', 'Table', '')
+    """
     if isinstance(reference, dict):
         if "Ref" in reference:
             return str(reference["Ref"])
-        found = reference.get("Fn::GetAtt", "")
-        return str(found[0] if isinstance(found, list) else found.partition(".")[0])
+        attribute = reference.get("Fn::GetAtt", "")
+        return str(attribute[0] if isinstance(attribute, list) else attribute.partition(".")[0])
     return ""
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _default_parameters(template: Template) -> dict[str, Any]:
+    return {name: parameter.get("Default", "") for name, parameter in template["Parameters"].items()}
+
+
 def _statements_of(template: Template, function: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the function's own role allows; of a choice, whatever there is to choose from."""
+    """Yield the statements of the function's own role. A conditional yields all of its alternatives."""
     for policy in _properties(template, _name_of(function["Role"])).get("Policies", ()):
-        for statement in _listed(policy["PolicyDocument"]["Statement"]):
-            for one in statement["Fn::If"][1:] if "Fn::If" in statement else [statement]:
-                if "Ref" not in one:
-                    yield one
+        for statement in _as_list(policy["PolicyDocument"]["Statement"]):
+            alternatives = statement["Fn::If"][1:] if "Fn::If" in statement else [statement]
+            yield from (alternative for alternative in alternatives if "Ref" not in alternative)
 
 
-def _is_particular(resource: Any) -> bool:
-    """Whether something can be said to be meant: a resource, what is in it, or what has a name that begins in some way."""
+def _is_specific(resource: Any) -> bool:
+    """Return whether a resource of a statement has no wildcard, except at its end.
+
+    A final `*` is allowed for the content of a resource, and for names with the prefix of a parameter.
+    """
     text = resource.get("Fn::Sub") if isinstance(resource, dict) else resource
     if text is None:
         return bool(_name_of(resource))
-    body = str(text).removesuffix("*")
-    return "*" not in body and (not str(text).endswith("*") or body.endswith((".Arn}/", "Prefix}")))
+    prefix = str(text).removesuffix("*")
+    return "*" not in prefix and (not str(text).endswith("*") or prefix.endswith((".Arn}/", "Prefix}")))
 
 
 def _denies_plain_http(policy: Mapping[str, Any], bucket: str) -> bool:
@@ -416,17 +460,17 @@ def _denies_plain_http(policy: Mapping[str, Any], bucket: str) -> bool:
     )
 
 
-def _choices(template: Template, *values: Any) -> Iterator[dict[str, Any]]:
-    """Every choice of the parameters that the values depend on."""
+def _parameter_choices(template: Template, *values: Any) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the parameters that the values depend on."""
     names = sorted({name for value in values for name in _references(value)} & set(template["Parameters"]))
-    allowed = [template["Parameters"][name].get("AllowedValues") for name in names]
-    for name, given in zip(names, allowed, strict=True):
-        if given is None:
+    allowed_values = [template["Parameters"][name].get("AllowedValues") for name in names]
+    for name, allowed in zip(names, allowed_values, strict=True):
+        if allowed is None:
             raise ValueError(
-                f"the parameter {name} may be anything, so nothing can be said of what depends on it"
+                f"the parameter {name} lacks AllowedValues, so values that depend on it are unknown"
             )
-    for chosen in itertools.product(*allowed):
-        yield dict(zip(names, chosen, strict=True))
+    for combination in itertools.product(*allowed_values):
+        yield dict(zip(names, combination, strict=True))
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -440,35 +484,34 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(part)
 
 
-def _value(template: Template, value: Any, parameters: Mapping[str, Any]) -> Any:
-    """The value of an expression of CloudFormation with these parameters."""
+def _evaluate(template: Template, expression: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return the value of an expression of CloudFormation with these parameters."""
 
-    def of(part: Any) -> Any:
-        return _value(template, part, parameters)
+    def evaluate(part: Any) -> Any:
+        return _evaluate(template, part, parameters)
 
-    if not isinstance(value, dict):
-        return value
-    [(function, given)] = value.items()
+    if not isinstance(expression, dict):
+        return expression
+    [(function, argument)] = expression.items()
     match function:
         case "Ref":
-            value = parameters[given]
-            return (
-                value.split(",") if template["Parameters"][given]["Type"] == "CommaDelimitedList" else value
-            )
+            value = parameters[argument]
+            is_list = template["Parameters"][argument]["Type"] == "CommaDelimitedList"
+            return value.split(",") if is_list else value
         case "Fn::FindInMap":
-            name, first, second = map(of, given)
-            return template["Mappings"][name][str(first)][second]
+            name, first_key, second_key = map(evaluate, argument)
+            return template["Mappings"][name][str(first_key)][second_key]
         case "Fn::Equals":
-            return of(given[0]) == of(given[1])
+            return evaluate(argument[0]) == evaluate(argument[1])
         case "Fn::EachMemberEquals":
-            return all(member == of(given[1]) for member in of(given[0]))
+            return all(member == evaluate(argument[1]) for member in evaluate(argument[0]))
         case "Fn::Not":
-            return not of(given[0])
+            return not evaluate(argument[0])
         case "Fn::And":
-            return all(map(of, given))
+            return all(map(evaluate, argument))
         case "Fn::Or":
-            return any(map(of, given))
-    raise ValueError(f"{function} is not known here")
+            return any(map(evaluate, argument))
+    raise ValueError(f"unknown function {function} of CloudFormation")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Write the parts of `docs/` that the code knows best: tables of keys, actions, filters, limits and diagnostics.
-
-A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; everything else on a page is left alone.
+"""Generate the reference tables in `docs/`: keys, actions, filters, limits and diagnostics.
 
     python -m noetl.infra.reference
+
+A table is between `<!-- generated: NAME -->` and `<!-- end -->`. The rest of a page does not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from noetl.executor.model import memory_budget
 from noetl.executor.security import redaction
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql import waits as sql_waits
-from noetl.infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.diagnostics.codes import CODES
@@ -35,32 +35,38 @@ from noetl.planner.templates import parser as template_parser
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/language.md", "docs/actions.md")
 
-_PART = re.compile(r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL)
+_GENERATED = re.compile(
+    r"(?P<head><!-- generated: (?P<name>[^>]+?) -->\n).*?(?P<foot><!-- end -->)", re.DOTALL
+)
+_MIB = 1024 * 1024
+
+LimitRow = tuple[str, str, str]
+"""What is limited, its limit, and what happens beyond it."""
 
 
 def main() -> None:
-    """Bring all pages up to date, and say which were not."""
+    """Update all pages, and print the names of those that changed."""
     for page in PAGES:
         path = ROOT / page
         old = path.read_text("utf-8")
-        new = written(old)
+        new = render_page(old)
         if new != old:
             path.write_text(new, "utf-8")
-            print(f"{page} is new")
+            print(f"{page} has changed")
 
 
-def written(page: str) -> str:
-    """The text of a page with its generated parts as the code has them now.
+def render_page(page: str) -> str:
+    """Return the text of a page with its tables generated anew.
 
     Raises:
-        KeyError: it asks for a part that there is not.
+        KeyError: the name of a table is unknown.
     """
-    return _PART.sub(lambda part: f"{part['head']}\n{_part(part['name'])}\n{part['foot']}", page)
+    return _GENERATED.sub(lambda match: f"{match['head']}\n{_render(match['name'])}\n{match['foot']}", page)
 
 
-def _part(name: str) -> str:
-    what, _, argument = name.partition(" ")
-    return _PARTS[what](argument)
+def _render(name: str) -> str:
+    kind, _, argument = name.partition(" ")
+    return _RENDERERS[kind](argument)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -71,32 +77,39 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _keys(construct: str) -> str:
-    """The keys of a construct of the language."""
+    """Render the keys of a construct of the language."""
     model = CONSTRUCTS[construct]
     schema = build_json_schema(catalogue())
     definition = schema if model is models.Playbook else schema["$defs"].get(model.__name__, {})
     if model is models.ActionEntry:
-        definition = {"properties": _common(schema), "required": ["action"]}
-    needed = definition.get("required", ())
+        definition = {"properties": _common_action_keys(schema), "required": ["action"]}
+    required = definition.get("required", ())
     rows = (
-        (f"`{key}`", _takes(found), _default(found, needed=key in needed), KEYS[construct, key])
-        for key, found in definition["properties"].items()
+        (
+            f"`{key}`",
+            _describe_type(key_schema),
+            _describe_default(key_schema, is_required=key in required),
+            KEYS[construct, key],
+        )
+        for key, key_schema in definition["properties"].items()
     )
-    return _table(("key", "takes", "default", "meaning"), rows)
+    return _table(("key", "type", "default", "meaning"), rows)
 
 
-def _common(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What every action takes, as the schema repeats it for each type."""
-    some = schema["$defs"]["ActionEntry"]["allOf"][0]
+def _common_action_keys(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of every action. The schema repeats them for each type, so the first type is enough."""
+    first_type = schema["$defs"]["ActionEntry"]["allOf"][0]
     keys = [field.alias or name for name, field in models.ActionEntry.model_fields.items()]
-    return {key: some["then"]["properties"][key] for key in keys} | {"action": {"type": "string"}}
+    return {key: first_type["then"]["properties"][key] for key in keys} | {"action": {"type": "string"}}
 
 
-def _takes(schema: Mapping[str, Any]) -> str:
+def _describe_type(schema: Mapping[str, Any]) -> str:
     if "`500ms`" in schema.get("description", ""):
         return "a duration"
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
-        words = [_takes(found) for found in alternatives if found.get("type") != "null"]
+        words = [
+            _describe_type(alternative) for alternative in alternatives if alternative.get("type") != "null"
+        ]
         return listed(list(dict.fromkeys(words)))
     if "const" in schema:
         return f"`{schema['const']}`"
@@ -110,7 +123,7 @@ def _takes(schema: Mapping[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "integer" | "number":
-            return _number(schema)
+            return _describe_number(schema)
         case "array":
             items = schema.get("items") or {}
             return f"a list of {_PLURALS[items['$ref'].rpartition('/')[2]]}" if "$ref" in items else "a list"
@@ -119,17 +132,17 @@ def _takes(schema: Mapping[str, Any]) -> str:
     return "anything"
 
 
-def _number(schema: Mapping[str, Any]) -> str:
+def _describe_number(schema: Mapping[str, Any]) -> str:
     word = "a whole number" if schema["type"] == "integer" else "a number"
-    least, most = schema.get("minimum"), schema.get("maximum")
-    if least is None:
+    minimum, maximum = schema.get("minimum"), schema.get("maximum")
+    if minimum is None:
         return word
-    return f"{word} from {least}" + (f" to {most:,}" if most is not None else "")
+    return f"{word} from {minimum}" + (f" to {maximum:,}" if maximum is not None else "")
 
 
-def _default(schema: Mapping[str, Any], *, needed: bool) -> str:
-    if needed:
-        return "needed"
+def _describe_default(schema: Mapping[str, Any], *, is_required: bool) -> str:
+    if is_required:
+        return "required"
     default = schema.get("default")
     if default is None or schema.get("const") == default:
         return ""
@@ -151,47 +164,44 @@ _PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases"}
 
 
 def _types(_: str) -> str:
-    """The action types."""
+    """Render the action types."""
     rows = (
         (
-            f"[`{d.type}`](#{d.type})",
-            d.description,
-            _result(d) or "see below",
-            "yes" if d.idempotent else "no",
+            f"[`{declaration.type}`](#{declaration.type})",
+            declaration.description,
+            _describe_result(declaration) or "see below",
+            "yes" if declaration.idempotent else "no",
         )
-        for d in catalogue().values()
+        for declaration in catalogue().values()
     )
-    return _table(("type", "what it does", "result", "may simply be repeated"), rows)
+    return _table(("type", "what it does", "result", "idempotent"), rows)
 
 
-def _result(declaration: ActionDeclaration) -> str:
+def _describe_result(declaration: ActionDeclaration) -> str:
     return ", ".join(f"`{key}`: {kind.value}" for key, kind in (declaration.result or {}).items())
 
 
 def _action(action_type: str) -> str:
-    """The parameters of an action type."""
+    """Render the parameters of an action type."""
     declaration = catalogue()[action_type]
     rows = []
     for name, parameter in declaration.parameters.items():
-        rows.append(_parameter(name, parameter, declaration))
-        rows.extend(_parameter(f"{name}.{part}", found) for part, found in parameter.fields.items())
-    return _table(("parameter", "takes", "", "meaning"), rows)
+        rows.append(_parameter_row(name, parameter, _describe_presence(declaration, name, parameter)))
+        for field, field_parameter in parameter.fields.items():
+            presence = "required" if field_parameter.required else ""
+            rows.append(_parameter_row(f"{name}.{field}", field_parameter, presence))
+    return _table(("parameter", "type", "", "meaning"), rows)
 
 
-def _parameter(
-    name: str, parameter: Parameter, declaration: ActionDeclaration | None = None
-) -> tuple[str, ...]:
-    presence = (
-        _presence(declaration, name, parameter) if declaration else "needed" if parameter.required else ""
-    )
+def _parameter_row(name: str, parameter: Parameter, presence: str) -> tuple[str, ...]:
     return f"`{name}`", either(parameter.kinds), presence, parameter.description + _remarks(parameter)
 
 
-def _presence(declaration: ActionDeclaration, name: str, parameter: Parameter) -> str:
+def _describe_presence(declaration: ActionDeclaration, name: str, parameter: Parameter) -> str:
     if parameter.required:
-        return "needed"
+        return "required"
     if name in declaration.one_of:
-        return "one of these" if len(declaration.one_of) > 1 else "needed"
+        return "one of these" if len(declaration.one_of) > 1 else "required"
     if parameter.requires:
         return f"with {listed(ticked(parameter.requires), 'and')}"
     return ""
@@ -204,30 +214,32 @@ def _remarks(parameter: Parameter) -> str:
     if parameter.sink is not Sink.PLAIN:
         remarks.append(f"A [{parameter.sink.value} sink](language.md#sinks).")
     if parameter.secrets:
-        remarks.append("May carry [secrets](language.md#secrets).")
+        remarks.append("May contain [secrets](language.md#secrets).")
     return "".join(f" {remark}" for remark in remarks)
 
 
 def _filters(_: str) -> str:
-    known = [name for name in sandbox.Sandbox().filters if " " not in name]
-    builtin = sorted(name for name in known if name not in FILTERS and name.isidentifier())
+    all_filters = [name for name in sandbox.Sandbox().filters if " " not in name]
+    builtin = sorted(name for name in all_filters if name not in FILTERS and name.isidentifier())
     rows = ((f"`{name}`", FILTERS[name]) for name in sorted(FILTERS))
     return (
-        f"Of Jinja2: {', '.join(ticked(builtin))}.\n\nOur own:\n\n{_table(('filter', 'what it gives'), rows)}\n"
+        f"From Jinja2: {', '.join(ticked(builtin))}.\n\n"
+        f"Added by NoETL:\n\n{_table(('filter', 'result'), rows)}\n"
         f"Tests: {', '.join(ticked(sorted(sandbox.Sandbox().tests)))}.\n\n"
         f"Functions: {', '.join(ticked(sorted(sandbox.FUNCTIONS)))}.\n"
     )
 
 
 def _methods(_: str) -> str:
-    methods = {word: sorted(found) for word, found in _methods_by_word()}
-    return _table(("of", "there are"), ((word, ", ".join(ticked(found))) for word, found in methods.items()))
+    rows = ((type_name, ", ".join(ticked(sorted(methods)))) for type_name, methods in methods_by_type())
+    return _table(("of", "methods"), rows)
 
 
-def _methods_by_word() -> Iterator[tuple[str, frozenset[str]]]:
-    for type_, found in sandbox._METHODS:  # noqa: SLF001 - the list that decides
+def methods_by_type() -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield the methods that expressions may call, with the name of their type."""
+    for type_, methods in sandbox._METHODS:  # noqa: SLF001 - the list that the sandbox enforces
         if type_ in METHODS_OF:
-            yield METHODS_OF[type_], found | ({"replace", "join"} if type_ is str else set())
+            yield METHODS_OF[type_], methods | ({"replace", "join"} if type_ is str else set())
 
 
 def _reserved(_: str) -> str:
@@ -235,106 +247,81 @@ def _reserved(_: str) -> str:
 
 
 def _limits(_: str) -> str:
-    mib = 1024 * 1024
-    rows = (
-        ("a playbook", f"{reader.MAX_BYTES // mib} MiB of text, {reader.MAX_DEPTH} levels deep", "NP004"),
-        ("what aliases expand to", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
-        ("steps; cases of a step; targets of a case", _sizes(), "NP701"),
-        (
-            "tasks; entries of the `run` of a step or task",
-            f"{limits.MAX_TASKS:,}; {limits.MAX_TARGETS:,}",
-            "NP701",
-        ),
-        (
-            "cases of all steps; entries of all `run`",
-            f"{limits.MAX_ALL_CASES:,}; {limits.MAX_ALL_ENTRIES:,}",
-            "NP701",
-        ),
-        ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
-        (
-            "findings; constructs of the wrong shape",
-            f"{diagnostic.MAX_FINDINGS:,}; {playbook_parser.MAX_SCHEMA_VIOLATIONS:,}",
-            "NP902",
-        ),
-        ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
-        (
-            "one template",
-            f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes",
-            "NP405",
-        ),
-        (
-            "all expressions that do more than name what they read",
-            f"{template_uses.MAX_CODE // 1024} KiB",
-            "NP701",
-        ),
-        ("a text that an expression makes", f"{budget.MAX_TEXT // mib} MiB of characters", "`LimitExceeded`"),
-        ("a list that an expression makes", f"{budget.MAX_ITEMS:,} items", "`LimitExceeded`"),
-        ("an expression, and all templates of an action together", _budget(), "`LimitExceeded`"),
-        (
-            "`environment` and `variables` at the start",
-            f"{start.MAX_HELD // mib} MiB as JSON",
-            "the run is refused",
-        ),
-        ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", "`LimitExceeded`"),
-        ("a regular expression", f"{filters.REGEX_SECONDS:g} s", "`LimitExceeded`"),
-        ("items of `parallel` at work at once", f"{work_context.MAX_PARALLEL}; the others wait", ""),
-        (
-            "the body of an `http` response",
-            f"{http.MAX_BYTES // mib} MiB unless `max_bytes` says",
-            "`LimitExceeded`",
-        ),
-        (
-            "the pages of an `http` action together",
-            f"{http.LARGEST_BYTES // mib} MiB as JSON",
-            "`LimitExceeded`",
-        ),
-        (
-            "silence of a server, for `http`",
-            f"{egress.SILENCE_SECONDS:g} s unless `timeout` says",
-            "`Timeout`",
-        ),
-        (
-            "`http` and `postgres`",
-            f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h unless `timeout` says",
-            "`Timeout`",
-        ),
-        (
-            "redirects that `http` follows",
-            f"{http.MAX_REDIRECTS} unless `follow_redirects` says",
-            "`HTTPStatus`",
-        ),
-        ("a file that `file` reads", _file(), "`LimitExceeded`"),
-        ("files that `list` finds", f"{file.MAX_FILES:,}", "`LimitExceeded`"),
-        ("what a command prints on a stream", f"{_process.MAX_OUTPUT // mib} MiB", "`LimitExceeded`"),
-        ("what a function of `python` returns", f"{python.MAX_RESULT // mib} MiB as JSON", "`LimitExceeded`"),
-        (
-            "what the work of a step holds at once, and the batches of a loop together",
-            f"{memory_budget.MOST_HELD // mib} MiB, and {memory_budget.MOST_GIVEN // mib} MiB, as JSON",
-            "`PayloadTooLarge`",
-        ),
-        (
-            "what a visit saves, in SQLite",
-            f"{sql_store.MAX_PAYLOAD_BYTES // mib} MiB as JSON",
-            "`PayloadTooLarge`",
-        ),
-        ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // mib} MiB as JSON", "refused"),
-        ("runs that start each other", f"{external.MAX_DEPTH} deep", "`LimitExceeded`"),
-        ("a secret that is kept out of sight", f"{redaction.SHORTEST} characters or more", ""),
-    )
+    rows = [*_language_limits(), *_template_limits(), *_action_limits(), *_run_limits()]
     return _table(("what", "at most", "beyond it"), rows)
 
 
-def _budget() -> str:
-    units = f"{budget.BUDGET // (1024 * 1024)} Mi characters and items"
-    return f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
+def _language_limits() -> list[LimitRow]:
+    size = f"{reader.MAX_BYTES // _MIB} MiB of text, {reader.MAX_DEPTH} levels deep"
+    steps = f"{limits.MAX_STEPS:,}; {limits.MAX_CASES:,}; {limits.MAX_TARGETS:,}"
+    tasks = f"{limits.MAX_TASKS:,}; {limits.MAX_TARGETS:,}"
+    totals = f"{limits.MAX_ALL_CASES:,}; {limits.MAX_ALL_ENTRIES:,}"
+    findings = f"{diagnostic.MAX_FINDINGS:,}; {playbook_parser.MAX_SCHEMA_VIOLATIONS:,}"
+    template = f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes"
+    return [
+        ("a playbook", size, "NP004"),
+        ("expansion of aliases", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
+        ("steps; cases of a step; targets of a case", steps, "NP701"),
+        ("tasks; entries of the `run` of a step or task", tasks, "NP701"),
+        ("cases of all steps; entries of all `run`", totals, "NP701"),
+        ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
+        ("diagnostics; constructs with a wrong form", findings, "NP902"),
+        ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
+        ("one template", template, "NP405"),
+        ("all expressions that do more than read names", f"{template_uses.MAX_CODE // 1024} KiB", "NP701"),
+    ]
 
 
-def _file() -> str:
-    return f"{file.MAX_BYTES // (1024 * 1024)} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
+def _template_limits() -> list[LimitRow]:
+    units = f"{budget.BUDGET // _MIB} Mi characters and items"
+    work = f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
+    initial_data = f"{start.MAX_HELD // _MIB} MiB as JSON"
+    return [
+        ("a text that an expression creates", f"{budget.MAX_TEXT // _MIB} MiB of characters", _EXCEEDED),
+        ("a list that an expression creates", f"{budget.MAX_ITEMS:,} items", _EXCEEDED),
+        ("an expression, and all templates of an action together", work, _EXCEEDED),
+        ("`environment` and `variables` at the start", initial_data, "the run is refused"),
+        ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", _EXCEEDED),
+        ("a regular expression", f"{filters.REGEX_SECONDS:g} s", _EXCEEDED),
+    ]
 
 
-def _sizes() -> str:
-    return f"{limits.MAX_STEPS:,}; {limits.MAX_CASES:,}; {limits.MAX_TARGETS:,}"
+def _action_limits() -> list[LimitRow]:
+    body = f"{http.MAX_BYTES // _MIB} MiB, or `max_bytes`"
+    file_size = f"{file.MAX_BYTES // _MIB} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
+    seconds = f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h, or `timeout`"
+    return [
+        ("items of `parallel` at the same time", f"{work_context.MAX_PARALLEL}; the others wait", ""),
+        ("the body of an `http` response", body, _EXCEEDED),
+        ("the pages of an `http` action together", f"{http.LARGEST_BYTES // _MIB} MiB as JSON", _EXCEEDED),
+        (
+            "time without data from a server, for `http`",
+            f"{egress.SILENCE_SECONDS:g} s, or `timeout`",
+            "`Timeout`",
+        ),
+        ("`http` and `postgres`", seconds, "`Timeout`"),
+        ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),
+        ("a file that `file` reads", file_size, _EXCEEDED),
+        ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),
+        ("output of a command on a stream", f"{_process.MAX_OUTPUT // _MIB} MiB", _EXCEEDED),
+        ("the result of a function of `python`", f"{python.MAX_RESULT // _MIB} MiB as JSON", _EXCEEDED),
+    ]
+
+
+def _run_limits() -> list[LimitRow]:
+    memory = f"{memory_budget.MOST_HELD // _MIB} MiB, and {memory_budget.MOST_GIVEN // _MIB} MiB, as JSON"
+    outputs = f"{sql_store.MAX_PAYLOAD_BYTES // _MIB} MiB as JSON"
+    return [
+        ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
+        ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
+        ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // _MIB} MiB as JSON", "refused"),
+        ("runs that start each other", f"{external.MAX_DEPTH} deep", _EXCEEDED),
+        ("a secret that is redacted", f"{redaction.SHORTEST} characters or more", ""),
+    ]
+
+
+_EXCEEDED = "`LimitExceeded`"
+_TOO_LARGE = "`PayloadTooLarge`"
 
 
 def _diagnostics(_: str) -> str:
@@ -342,10 +329,10 @@ def _diagnostics(_: str) -> str:
         (f"[{code}](../planner/diagnostics/explanations/{code}.md)", entry.severity.value, entry.title)
         for code, entry in CODES.items()
     )
-    return _table(("code", "severity", "what it stands for"), rows)
+    return _table(("code", "severity", "title"), rows)
 
 
-_PARTS: Mapping[str, Callable[[str], str]] = {
+_RENDERERS: Mapping[str, Callable[[str], str]] = {
     "keys": _keys,
     "types": _types,
     "action": _action,

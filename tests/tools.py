@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from noetl.infra.environment import main as make_environment
+from noetl.infra.environment import create_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +20,7 @@ def environment(*requirements: str) -> Path:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            make_environment(str(folder))
+            create_environment(str(folder))
             pip = [
                 folder / "bin" / "python",
                 "-m",

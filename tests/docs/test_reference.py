@@ -1,4 +1,4 @@
-"""What the pages and the generator say of the language is held to the language."""
+"""The reference in the documentation agrees with the code."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 from noetl.executor.actions import catalogue
-from noetl.infra.reference import PAGES, ROOT, _methods_by_word, main, written
-from noetl.infra.reference_words import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.infra.reference import PAGES, ROOT, main, methods_by_type, render_page
+from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.templates import filters
 
-FAILING = re.compile(
+ERROR_TYPE = re.compile(
     r"""(?:ActionError|EvaluationError|error_record)\(\s*(?:(?:scope\.)?visit,\s*)?"([A-Z]\w+)\""""
 )
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_generated_parts_are_current(page: str) -> None:
+def test_the_generated_tables_are_current(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    assert written(text) == text, "run `python -m noetl.infra.reference`"
+    assert render_page(text) == text, "run `python -m noetl.infra.reference`"
 
 
-def test_the_generator_mends_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_updates_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noetl.infra.reference.ROOT", tmp_path)
     for page in PAGES:
         target = tmp_path / page
@@ -31,9 +31,9 @@ def test_the_generator_mends_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         target.write_text(re.sub(r"^\| .*\n", "", current, flags=re.MULTILINE), "utf-8")
     main()
     for page in PAGES:
-        mended = (tmp_path / page).read_text("utf-8")
-        assert mended == written(mended)
-        assert mended.count("\n| ---") > 5
+        updated = (tmp_path / page).read_text("utf-8")
+        assert updated == render_page(updated)
+        assert updated.count("\n| ---") > 5
 
 
 def test_every_key_has_a_meaning() -> None:
@@ -45,12 +45,12 @@ def test_every_key_has_a_meaning() -> None:
     assert set(KEYS) == keys
 
 
-def test_every_filter_of_ours_has_a_meaning() -> None:
+def test_every_filter_of_noetl_has_a_meaning() -> None:
     assert set(FILTERS) == {name for name in filters.FILTERS if " " not in name}
 
 
-def test_the_methods_are_those_of_the_sandbox() -> None:
-    assert {word for word, _ in _methods_by_word()} == set(METHODS_OF.values())
+def test_every_documented_type_has_methods_in_the_sandbox() -> None:
+    assert {type_name for type_name, _ in methods_by_type()} == set(METHODS_OF.values())
 
 
 def test_every_type_of_error_is_described() -> None:
@@ -60,7 +60,7 @@ def test_every_type_of_error_is_described() -> None:
     raised = {
         name
         for path in (ROOT / "executor").rglob("*.py")
-        for name in FAILING.findall(path.read_text("utf-8"))
+        for name in ERROR_TYPE.findall(path.read_text("utf-8"))
     }
     assert len(raised) > 10
     assert {name for name in raised if f"`{name}`" not in section} == set()

@@ -1,4 +1,4 @@
-"""What must hold of the template holds, and each check notices when it does not."""
+"""The template passes all checks, and each check finds the problem that it is for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from noetl.infra.checks import TEMPLATE, broken_rules, problems
+from noetl.infra.checks import TEMPLATE, broken_rules, find_problems
 
 from tests.tools import ROOT, environment
 
@@ -22,96 +22,161 @@ Change = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def template() -> dict[str, Any]:
-    """The template as CloudFormation sees it."""
+    """The template of CloudFormation after the SAM transform."""
     python = environment(TRANSLATOR, "pyyaml") / "bin" / "python"
-    code = "import json; from noetl.infra.checks import transformed; print(json.dumps(transformed()))"
+    code = "import json; from noetl.infra.checks import transform_template; print(json.dumps(transform_template()))"
     done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def of(template: dict[str, Any], name: str) -> Any:
+def properties(template: dict[str, Any], name: str) -> Any:
     return template["Resources"][name]["Properties"]
 
 
+def variables(template: dict[str, Any], function: str) -> Any:
+    return properties(template, function)["Environment"]["Variables"]
+
+
 def statement(template: dict[str, Any], function: str, sid: str) -> Any:
-    policies = of(template, f"{function}Role")["Policies"]
-    statements = [one for policy in policies for one in policy["PolicyDocument"]["Statement"]]
-    chosen = [one for statement in statements for one in statement.get("Fn::If", [None, statement])[1:]]
-    [found] = [one for one in chosen if one.get("Sid") == sid]
+    policies = properties(template, f"{function}Role")["Policies"]
+    statements = [statement for policy in policies for statement in policy["PolicyDocument"]["Statement"]]
+    alternatives = [
+        alternative
+        for statement in statements
+        for alternative in statement.get("Fn::If", [None, statement])[1:]
+    ]
+    [found] = [alternative for alternative in alternatives if alternative.get("Sid") == sid]
     return found
 
 
-def test_everything_holds(template: dict[str, Any]) -> None:
-    assert problems(template) == []
+def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
+    assert find_problems(template) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
-        (lambda t: of(t, "StepFunction").pop("RecursiveLoop"), "lacks `RecursiveLoop: Allow`"),
-        (lambda t: of(t, "StepFunction").update(RecursiveLoop="Terminate"), "lacks `RecursiveLoop: Allow`"),
-        (lambda t: of(t, "SweepFunction").update(RecursiveLoop="Allow"), "for no reason"),
-        (lambda t: of(t, "StepQueue").pop("VisibilityTimeout"), "hides messages for 30 s"),
+        (lambda t: properties(t, "StepFunction").pop("RecursiveLoop"), "lacks `RecursiveLoop: Allow`"),
+        (
+            lambda t: properties(t, "StepFunction").update(RecursiveLoop="Terminate"),
+            "lacks `RecursiveLoop: Allow`",
+        ),
+        (lambda t: properties(t, "SweepFunction").update(RecursiveLoop="Allow"), "for no reason"),
+        (lambda t: properties(t, "StepQueue").pop("VisibilityTimeout"), "hides messages for 30 s"),
         (lambda t: t["Mappings"]["Visibility"]["900"].update(Seconds=5399), "hides messages for 5399 s"),
-        (lambda t: of(t, "DeadLetterFunction").update(Timeout=900), "may take 900 s"),
-        (lambda t: of(t, "StepFunctionMessages").pop("FunctionResponseTypes"), "does not report"),
-        (lambda t: of(t, "StepFunctionMessages").update(BatchSize=11), "needs a batching window"),
-        (lambda t: of(t, "StepFunctionMessages").pop("ScalingConfig"), "no maximum concurrency"),
-        (lambda t: of(t, "StepQueue").pop("RedrivePolicy"), "has no dead-letter queue"),
-        (lambda t: of(t, "StepQueue")["RedrivePolicy"].update(maxReceiveCount=1), "fewer than 5 tries"),
-        (lambda t: of(t, "DeadLetterQueue").update(MessageRetentionPeriod=60), "forgets messages"),
-        (lambda t: t["Resources"].pop("DeadLetterFunctionMessages"), "nobody reads DeadLetterQueue"),
-        (lambda t: of(t, "StepQueue").pop("SqsManagedSseEnabled"), "StepQueue is not encrypted"),
-        (lambda t: of(t, "Table").pop("SSESpecification"), "Table is not encrypted"),
-        (lambda t: of(t, "Table").pop("PointInTimeRecoverySpecification"), "no point-in-time recovery"),
-        (lambda t: of(t, "Table").pop("TimeToLiveSpecification"), "no time to live"),
-        (lambda t: of(t, "PayloadBucket").pop("BucketEncryption"), "PayloadBucket is not encrypted"),
-        (lambda t: of(t, "PayloadBucket")["PublicAccessBlockConfiguration"].pop("BlockPublicAcls"), "made public"),
-        (lambda t: t["Resources"].pop("PayloadBucketPolicy"), "without encryption on the way"),
+        (lambda t: properties(t, "DeadLetterFunction").update(Timeout=900), "may take 900 s"),
+        (lambda t: properties(t, "StepFunctionMessages").pop("FunctionResponseTypes"), "does not report"),
+        (lambda t: properties(t, "StepFunctionMessages").update(BatchSize=11), "needs a batching window"),
+        (lambda t: properties(t, "StepFunctionMessages").pop("ScalingConfig"), "no maximum concurrency"),
+        (lambda t: properties(t, "StepQueue").pop("RedrivePolicy"), "has no dead-letter queue"),
+        (
+            lambda t: properties(t, "StepQueue")["RedrivePolicy"].update(maxReceiveCount=1),
+            "fewer than 5 tries",
+        ),
+        (lambda t: properties(t, "DeadLetterQueue").update(MessageRetentionPeriod=60), "deletes messages"),
+        (lambda t: t["Resources"].pop("DeadLetterFunctionMessages"), "no function reads DeadLetterQueue"),
+        (lambda t: properties(t, "StepQueue").pop("SqsManagedSseEnabled"), "StepQueue is not encrypted"),
+        (lambda t: properties(t, "Table").pop("SSESpecification"), "Table is not encrypted"),
+        (
+            lambda t: properties(t, "Table").pop("PointInTimeRecoverySpecification"),
+            "no point-in-time recovery",
+        ),
+        (lambda t: properties(t, "Table").pop("TimeToLiveSpecification"), "no time to live"),
+        (lambda t: properties(t, "PayloadBucket").pop("BucketEncryption"), "PayloadBucket is not encrypted"),
+        (
+            lambda t: properties(t, "PayloadBucket")["PublicAccessBlockConfiguration"].pop("BlockPublicAcls"),
+            "made public",
+        ),
+        (lambda t: t["Resources"].pop("PayloadBucketPolicy"), "without encryption in transit"),
         (lambda t: t["Resources"]["Table"].pop("DeletionPolicy"), "Table is deleted with the stack"),
         (lambda t: statement(t, "ApiFunction", "Data")["Action"].append("dynamodb:*"), "may dynamodb:*"),
         (lambda t: statement(t, "ApiFunction", "Data").update(Resource="*"), 'has rights on "*"'),
-        (lambda t: statement(t, "ApiFunction", "Messages").update(Resource="arn:aws:sqs:*:1:a"), "has rights on"),
-        (lambda t: statement(t, "StepFunction", "Payloads").update(NotAction="s3:GetObject"), "does not say what"),
-        (lambda t: of(t, "SweepFunction").update(Role=of(t, "StepFunction")["Role"]), "shares the role"),
-        (lambda t: of(t, "DeadLetterFunction")["Environment"]["Variables"].pop("NOETL_ALLOW_NETWORKS"), "other settings"),
-        (lambda t: statement(t, "DeadLetterFunction", "Payloads")["Action"].pop(), "has other rights than StepFunction"),
+        (
+            lambda t: statement(t, "ApiFunction", "Messages").update(Resource="arn:aws:sqs:*:1:a"),
+            "has rights on",
+        ),
+        (
+            lambda t: statement(t, "StepFunction", "Payloads").update(NotAction="s3:GetObject"),
+            "does not say what",
+        ),
+        (
+            lambda t: properties(t, "SweepFunction").update(Role=properties(t, "StepFunction")["Role"]),
+            "shares the role",
+        ),
+        (lambda t: variables(t, "DeadLetterFunction").pop("NOETL_ALLOW_NETWORKS"), "other settings"),
+        (
+            lambda t: statement(t, "DeadLetterFunction", "Payloads")["Action"].pop(),
+            "has other rights than StepFunction",
+        ),
         (lambda t: t["Parameters"]["Authentication"].update(Default="api-keys"), "must be chosen"),
         (lambda t: t["Parameters"]["Authentication"]["AllowedValues"].append("none"), "must be chosen"),
-        (lambda t: t["Rules"].clear(), "tokens are believed without `JwtIssuer`"),
-        (lambda t: t["Rules"]["TokensNeedAnIssuer"]["Assertions"].pop(), "tokens are believed without `JwtAudience`"),
-        (lambda t: t["Rules"].pop("SubnetsNeedSecurityGroups"), "`SubnetIds` are taken without `SecurityGroupIds`"),
-        (lambda t: t["Rules"].pop("SecurityGroupsNeedSubnets"), "`SecurityGroupIds` are taken without `SubnetIds`"),
-        (lambda t: of(t, "ApiFunction")["Environment"]["Variables"].pop("NOETL_JWT_AUDIENCE"), "does not learn of"),
-        (lambda t: of(t, "StepFunction")["Environment"]["Variables"].update(NOETL_ALLOW_SHELL="1"), "NOETL_ALLOW_SHELL"),
-        (lambda t: of(t, "ApiFunction")["Environment"]["Variables"].pop("NOETL_ALLOW_ACTIONS"), "not learn of AllowedActions"),
-        (lambda t: of(t, "SweepFunction")["Environment"]["Variables"].pop("NOETL_RETENTION_DAYS"), "not learn of RetentionDays"),
-        (lambda t: t["Resources"]["PayloadBucket"].pop("Condition"), "PayloadBucket is made although runs are kept in Postgres"),
-        (lambda t: of(t, "SweepFunction")["Environment"]["Variables"].update(NOETL_STORE="x"), "SweepFunction does not learn where runs"),
-        (lambda t: statement(t, "ApiFunction", "Address").update(Resource="arn:aws:x"), "ApiFunction may not read the address"),
-        (lambda t: of(t, "ApiRoute").update(RouteKey="GET /open"), "a route beside the app's own"),
-        (lambda t: of(t, "ApiFunction").update(Timeout=60), "may take 60 s"),
-        (lambda t: of(t, "ApiFunction").update(Timeout=10), "may take 10 s"),
-        (lambda t: of(t, "ApiIntegration").update(PayloadFormatVersion="1.0"), "payloads of format 2.0"),
-        (lambda t: of(t, "ApiStage").pop("DefaultRouteSettings"), "any number of requests"),
-        (lambda t: of(t, "ApiStage")["AccessLogSettings"].update(Format="$context.path"), "logs paths"),
-        (lambda t: of(t, "StepLogs").pop("RetentionInDays"), "StepFunction keeps its logs for ever"),
-        (lambda t: of(t, "ApiFunction").pop("LoggingConfig"), "ApiFunction keeps its logs for ever"),
+        (lambda t: t["Rules"].clear(), "tokens are accepted without `JwtIssuer`"),
+        (
+            lambda t: t["Rules"]["TokensNeedAnIssuer"]["Assertions"].pop(),
+            "tokens are accepted without `JwtAudience`",
+        ),
+        (
+            lambda t: t["Rules"].pop("SubnetsNeedSecurityGroups"),
+            "`SubnetIds` are accepted without `SecurityGroupIds`",
+        ),
+        (
+            lambda t: t["Rules"].pop("SecurityGroupsNeedSubnets"),
+            "`SecurityGroupIds` are accepted without `SubnetIds`",
+        ),
+        (lambda t: variables(t, "ApiFunction").pop("NOETL_JWT_AUDIENCE"), "lacks the setting of JwtAudience"),
+        (lambda t: variables(t, "StepFunction").update(NOETL_ALLOW_SHELL="1"), "NOETL_ALLOW_SHELL"),
+        (
+            lambda t: variables(t, "ApiFunction").pop("NOETL_ALLOW_ACTIONS"),
+            "lacks the setting of AllowedActions",
+        ),
+        (
+            lambda t: variables(t, "SweepFunction").pop("NOETL_RETENTION_DAYS"),
+            "lacks the setting of RetentionDays",
+        ),
+        (
+            lambda t: t["Resources"]["PayloadBucket"].pop("Condition"),
+            "PayloadBucket is created although runs are stored in Postgres",
+        ),
+        (
+            lambda t: variables(t, "SweepFunction").update(NOETL_STORE="x"),
+            "SweepFunction lacks the setting of the store",
+        ),
+        (
+            lambda t: statement(t, "ApiFunction", "Address").update(Resource="arn:aws:x"),
+            "ApiFunction may not read the address",
+        ),
+        (
+            lambda t: properties(t, "ApiRoute").update(RouteKey="GET /open"),
+            "a route outside of the application",
+        ),
+        (lambda t: properties(t, "ApiFunction").update(Timeout=60), "may take 60 s"),
+        (lambda t: properties(t, "ApiFunction").update(Timeout=10), "may take 10 s"),
+        (
+            lambda t: properties(t, "ApiIntegration").update(PayloadFormatVersion="1.0"),
+            "payloads of format 2.0",
+        ),
+        (lambda t: properties(t, "ApiStage").pop("DefaultRouteSettings"), "any number of requests"),
+        (
+            lambda t: properties(t, "ApiStage")["AccessLogSettings"].update(Format="$context.path"),
+            "logs paths",
+        ),
+        (lambda t: properties(t, "StepLogs").pop("RetentionInDays"), "StepFunction keeps its logs forever"),
+        (lambda t: properties(t, "ApiFunction").pop("LoggingConfig"), "ApiFunction keeps its logs forever"),
         (lambda t: t["Resources"].pop("ThrottlesAlarm"), "no alarm for Throttles"),
-        (lambda t: of(t, "GivenUpAlarm").pop("AlarmActions"), "tells nobody"),
-        (lambda t: of(t, "Table")["KeySchema"].reverse(), "another KeySchema"),
+        (lambda t: properties(t, "GivenUpAlarm").pop("AlarmActions"), "has no action"),
+        (lambda t: properties(t, "Table")["KeySchema"].reverse(), "another KeySchema"),
     ],
-)  # fmt: skip
-def test_what_does_not_hold_is_noticed(template: dict[str, Any], change: Change, sentence: str) -> None:
+)
+def test_each_check_finds_its_problem(template: dict[str, Any], change: Change, message: str) -> None:
     changed = copy.deepcopy(template)
     change(changed)
-    found = problems(changed)
-    assert any(sentence in problem for problem in found), found
+    problems = find_problems(changed)
+    assert any(message in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize(
-    ("given", "broken"),
+    ("parameters", "broken_count"),
     [
         ({"Authentication": "api-keys"}, 0),
         ({"Authentication": "jwt"}, 2),
@@ -122,9 +187,11 @@ def test_what_does_not_hold_is_noticed(template: dict[str, Any], change: Change,
         ({"Authentication": "api-keys", "SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"}, 0),
     ],
 )
-def test_deployments_that_are_refused(template: dict[str, Any], given: dict[str, str], broken: int) -> None:
+def test_rules_refuse_incomplete_deployments(
+    template: dict[str, Any], parameters: dict[str, str], broken_count: int
+) -> None:
     defaults = {name: parameter.get("Default") for name, parameter in template["Parameters"].items()}
-    assert len(broken_rules(template, defaults | given)) == broken
+    assert len(broken_rules(template, defaults | parameters)) == broken_count
 
 
 @pytest.mark.timeout(300)
@@ -137,15 +204,15 @@ def test_the_linter_finds_nothing(path: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_dashboard_is_given_what_it_asks_for(template: dict[str, Any]) -> None:
+def test_the_output_of_a_stack_gives_the_parameters_of_its_dashboard(template: dict[str, Any]) -> None:
     text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
-    asked = re.findall(r"^  (\w+): \{Type: String", text, re.MULTILINE)
+    names = re.findall(r"^  (\w+): \{Type: String", text, re.MULTILINE)
     given = json.dumps(template["Outputs"]["DashboardParameters"])
-    assert len(asked) == 9
-    assert sorted(set(re.findall(r"(\w+)=", given))) == sorted(asked)
+    assert len(names) == 9
+    assert sorted(set(re.findall(r"(\w+)=", given))) == sorted(names)
 
 
-def test_every_metric_on_the_dashboard_is_one_that_there_is(template: dict[str, Any]) -> None:
+def test_the_dashboard_shows_every_metric_with_an_alarm(template: dict[str, Any]) -> None:
     text = (ROOT / "infra" / "dashboard.yaml").read_text("utf-8")
     body = json.loads(text.partition("DashboardBody: !Sub |")[2])
     metrics = {

@@ -191,7 +191,7 @@ def deploy(
     packages: dict[str, bytes] = {}
     for name in FUNCTIONS:
         function = template["Resources"][name]["Properties"]
-        handler = function["Handler"].partition(".")[0]
+        handler = function["Handler"].split(".")[1]
         if handler not in packages:
             packages[handler] = package(built / name)
             s3.put_object(Bucket=bucket, Key=handler, Body=packages[handler])

@@ -1,0 +1,126 @@
+"""Texts of the reference that are not in the code: the meaning of keys, filters and types.
+
+Tests check that they are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from noetl.planner.syntax import models
+
+CONSTRUCTS: dict[str, type[models.Model]] = {
+    "playbook": models.Playbook,
+    "input": models.InputDeclaration,
+    "step": models.Step,
+    "case": models.Case,
+    "task": models.Task,
+    "action": models.ActionEntry,
+    "call": models.TaskEntry,
+    "loop": models.Loop,
+    "repeat": models.Repeat,
+    "retry": models.RetryPolicy,
+}
+"""The constructs that have a table of keys."""
+
+KEYS: dict[tuple[str, str], str] = {
+    ("playbook", "apiVersion"): "The version of the language.",
+    ("playbook", "kind"): "The kind of the file.",
+    ("playbook", "name"): "The name of the playbook and of its runs in lists.",
+    ("playbook", "version"): "Any text. Quote it if it looks like a number.",
+    ("playbook", "description"): "A text for readers.",
+    ("playbook", "input"): "[The inputs of a run](#inputs): for each name a type or a mapping.",
+    ("playbook", "environment"): "[Configuration](#environment-and-variables).",
+    (
+        "playbook",
+        "variables",
+    ): "[Initial values](#environment-and-variables) of names that actions may change.",
+    ("playbook", "start"): "The first step of a run. Default: the first one in the list.",
+    ("playbook", "mode"): "Whether branches run in parallel.",
+    ("playbook", "on_error"): "[The effect of a failure](#failures) that no case handles.",
+    ("playbook", "retry"): "[Attempts](#retries) at the `run` of a step without its own `retry`.",
+    ("playbook", "timeout"): "The time limit of a run. After it the run ends as `timed_out`.",
+    ("playbook", "finally"): "[The step that runs last](#the-last-step), also after a failure.",
+    ("playbook", "tasks"): "[Tasks](#tasks): a list, or a mapping of names to lists of work.",
+    ("playbook", "steps"): "[Steps](#steps), at least one.",
+    ("playbook", "output"): "[The result of a run](#the-result).",
+    ("input", "type"): "The type of the value. An `integer` is also a `number`; true is neither.",
+    (
+        "input",
+        "default",
+    ): "The value if none is given. An input without a default is required. `null` is a default.",
+    ("input", "enum"): "The only allowed values.",
+    ("input", "description"): "A text for readers.",
+    ("step", "name"): "Printable text without blanks at its start and end.",
+    ("step", "description"): "A text for readers.",
+    ("step", "run"): "[The work](#steps) of a visit: actions and calls of tasks.",
+    ("step", "parallel"): "Whether the items of `run` run [in parallel](#items-in-parallel).",
+    ("step", "rule"): "[The next steps](#rules): a list of cases. The first case that is true is taken.",
+    ("step", "loop"): "Repeats `run` [for every item](#loops) of a list.",
+    ("step", "repeat"): "Repeats `run` [until a condition is true](#pauses).",
+    ("step", "join"): "When to run a step that [several branches](#branches-and-joins) reach.",
+    ("step", "max_visits"): "[Limit of the visits](#cycles) in a run.",
+    ("step", "retry"): "[Attempts](#retries) at its `run`.",
+    ("step", "timeout"): "The time limit of [one attempt](#timeouts).",
+    ("step", "delivery"): "Whether an attempt may be [repeated](#retries) after a crash.",
+    ("step", "on_error"): "As in the playbook, for this step.",
+    ("case", "case"): "[The guard](#rules): an expression, `default` or `error`.",
+    ("case", "run"): "The steps that the branch continues with, or the work that it ends with.",
+    ("task", "name"): "As for a step. If `tasks` is a mapping, its key is the name.",
+    ("task", "description"): "A text for readers.",
+    ("task", "run"): "Actions and calls of other tasks.",
+    ("task", "parallel"): "Whether the items of `run` run in parallel.",
+    ("action", "action"): "The type.",
+    ("action", "as"): "The name to save the result under.",
+    ("action", "if"): "A condition. The action is skipped unless it is true.",
+    ("action", "retry"): "[Attempts](#retries) at the action, within one attempt of the step.",
+    ("action", "timeout"): "The time limit of [one attempt](#timeouts).",
+    ("action", "loop"): "Repeats the action [for every item](#loops) of a list.",
+    ("action", "on_error"): "[Forgives](#forgiven-failures) its failure.",
+    ("call", "task"): "The name.",
+    ("call", "with"): "The `args` of the task.",
+    ("call", "as"): "The name to save the result of its last item under.",
+    ("call", "if"): "A condition. The task is skipped unless it is true.",
+    ("call", "loop"): "Repeats the task [for every item](#loops) of a list.",
+    ("call", "on_error"): "[Forgives](#forgiven-failures) its failure.",
+    ("loop", "items"): "The list, or a template that evaluates to one.",
+    ("loop", "as"): "The name of an item.",
+    ("loop", "concurrency"): "The number of items at the same time, at most 32.",
+    ("loop", "batch"): "The number of items in one invocation.",
+    ("loop", "on_error"): "`continue`: a failed item does not end the loop.",
+    ("repeat", "until"): "The condition, over `result` and all names.",
+    ("repeat", "every"): "The pause between two rounds.",
+    ("repeat", "max"): "The limit of the rounds.",
+    ("retry", "attempts"): "The total number of attempts.",
+    ("retry", "delay"): "The pause before the second attempt.",
+    ("retry", "backoff"): "The factor by which each pause is longer than the one before.",
+    ("retry", "max_delay"): "The longest pause.",
+    ("retry", "jitter"): "Whether each pause is shortened at random, by up to a half.",
+    ("retry", "if"): "A guard over `error`. Another attempt is made only if it is true.",
+}
+"""The meaning of every key of the constructs."""
+
+FILTERS = {
+    "identifier": "the value as a quoted identifier, in SQL",
+    "raw": "the value unchanged, in a sink; always warned about (NP506)",
+    "tojson": "the value as JSON; `tojson(indent=2)` on several lines",
+    "fromjson": "the value of a JSON text",
+    "b64encode": "a text in base64",
+    "b64decode": "the text of a base64 encoding",
+    "sha256": "the hash of a text, in hexadecimal",
+    "regex_search": (
+        "the first match of a pattern: its groups as a list, the whole match if it has no groups, or none"
+    ),
+    "regex_replace": "the text with every match of a pattern replaced: `regex_replace('\\s+', ' ')`",
+    "to_datetime": (
+        "a time: from ISO 8601 text, from seconds since 1970, or from text and a `strptime` pattern;"
+        " default time zone: UTC"
+    ),
+    "sum": "the sum of numbers, or the concatenation of lists: `sum(attribute='amount')`, `sum(start=[])`",
+    "strftime": "a time, or an argument of `to_datetime`, as text: `strftime('%Y-%m-%d')`",
+}
+"""The results of the filters that NoETL adds."""
+
+METHODS_OF: dict[type, str] = {str: "a text", Mapping: "an object", list: "a list", datetime: "a time"}
+"""The types whose methods are listed. Other types are variants of these."""
