@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from noetl.planner.catalogue import Catalogue
 from noetl.planner.checks.actions import check_actions
 from noetl.planner.checks.control_flow import check_control_flow
+from noetl.planner.checks.data_flow import check_data_flow
 from noetl.planner.checks.expressions import check_expressions
 from noetl.planner.checks.guards import check_guards
 from noetl.planner.checks.idempotency import check_idempotency
@@ -33,6 +34,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_guards,
     check_expressions,
     check_references,
+    check_data_flow,
     check_shapes,
     check_actions,
     check_idempotency,

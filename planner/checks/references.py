@@ -9,21 +9,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import networkx as nx
-from noetl.planner.checks.races import check_races
-from noetl.planner.checks.undefined_names import check_undefined_names
-from noetl.planner.dataflow.definitions import Definitions
-from noetl.planner.dataflow.liveness import (
-    SAVE_TOGETHER,
-    TOO_MANY_LIVE_NAMES,
-    exceeds_limit_in_sequential_mode,
-)
 from noetl.planner.dataflow.narrowing import NOT_FAILED, handles_undefined, narrow
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Span
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.program.program import Subject
 from noetl.planner.program.template_uses import Place, Use
-from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
+from noetl.planner.syntax.entries import find_called_tasks
 from noetl.planner.syntax.models import DocumentPath
 from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.foreign_syntax import NAME_HINTS
@@ -62,7 +54,7 @@ class InferredInput:
 
 
 def check_references(program: Subject) -> None:
-    """Report unknown names and attributes, each undeclared input once, undefined names, and races."""
+    """Report unknown names and attributes, and each undeclared input once."""
     error_reads = _ErrorReads(program)
     for use in program.uses:
         for access, offset in use.template.reads.items():
@@ -82,11 +74,6 @@ def check_references(program: Subject) -> None:
             program.diagnostics.add("NP306", message, span, "declare it under `input`")
         else:
             program.diagnostics.add("NP306", message, span, hint, severity=Severity.WARNING)
-    if program.is_whole and _exceeds_live_name_limit(program):
-        program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
-    elif program.is_whole:
-        unreachable = check_undefined_names(program)
-        check_races(program, Definitions(program.names, program.task_calls), unreachable)
 
 
 _ERROR_HINT = "read `error` in a `rule` or in `retry`; elsewhere read `steps.NAME.error`"
@@ -126,20 +113,6 @@ class _ErrorReads:
             return False
         required = (item for item in narrow(use.template).required if item.access == access)
         return any(item.given.results & NOT_FAILED for item in required)
-
-
-def _exceeds_live_name_limit(program: Subject) -> bool:
-    """Return whether the plan would exceed MAX_LIVE_NAMES in sequential mode (NP701).
-
-    If so, the definite-assignment analysis is skipped.
-    """
-    if program.playbook.mode != "sequential":
-        return False
-    reachable, steps = program.flow.reachable, program.names.steps
-    uses = (use for use in program.uses if use.step in reachable)
-    read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local}
-    saved = {name for step in reachable for name, _ in find_saved_names(steps[step].run or ())}
-    return exceeds_limit_in_sequential_mode(program.flow, read & saved)
 
 
 def infer_inputs(program: Subject) -> dict[str, InferredInput]:
