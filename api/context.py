@@ -16,7 +16,7 @@ from noetl.executor.security.capabilities import ACTIONS_SETTING, allowed_action
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
-from noetl.planner.diagnostics.diagnostic import suggest
+from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,6 @@ def _allowed_catalogue(settings: Mapping[str, str]) -> Catalogue:
         return all_types
     for name in allowed:
         if name not in all_types:
-            hint = suggest(name, all_types) or f"the types are {', '.join(all_types)}"
+            hint = did_you_mean(name, all_types) or f"the types are {', '.join(all_types)}"
             raise SettingError(f"{ACTIONS_SETTING} names the unknown action type {name!r}; {hint}.")
-    return all_types.only(allowed, ACTIONS_SETTING)
+    return all_types.restricted_to(allowed, ACTIONS_SETTING)

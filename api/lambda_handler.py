@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.executor.errors import ActionError
 from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
 from noetl.executor.stores import create_clients, import_store
-from noetl.planner.gc_control import never_collected
+from noetl.planner.gc_control import gc_frozen
 
 if TYPE_CHECKING:
     from mangum import Mangum
@@ -70,7 +70,7 @@ def load() -> None:
 
     The objects allocated here live as long as the process, so they are frozen out of garbage collection.
     """
-    with never_collected():
+    with gc_frozen():
         import noetl.executor.engine.start  # noqa: F401
 
         _app()
@@ -80,7 +80,7 @@ def load() -> None:
 def prepare() -> None:
     """Load, and create the clients that the store uses if the settings suffice. Make no network call."""
     load()
-    with never_collected(), suppress(ActionError):
+    with gc_frozen(), suppress(ActionError):
         create_clients()
 
 

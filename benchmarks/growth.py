@@ -27,7 +27,7 @@ from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
-from noetl.planner.gc_control import collection_paused
+from noetl.planner.gc_control import gc_paused
 
 from benchmarks import report
 from benchmarks.floors import postgres_row
@@ -128,7 +128,7 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     walker = Walker(store, lease, for_local_run(FOLDER))
     claim = store.claim(run.queue, lease, time.time())
     spent: list[tuple[int, int, float]] = []
-    with collection_paused():
+    with gc_paused():
         while claim is not None:
             asked.statements = asked.bytes = 0
             began = time.perf_counter()

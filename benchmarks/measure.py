@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from noetl.planner.gc_control import collection_paused
+from noetl.planner.gc_control import gc_paused
 
 
 def seconds(
@@ -38,5 +38,5 @@ def work_seconds(processes: Iterable[int]) -> float:
 
 def seconds_without_collection(act: Callable[[], object], repetitions: int) -> float:
     """As `seconds`, with the cyclic garbage collector paused."""
-    with collection_paused():
+    with gc_paused():
         return seconds(act, repetitions)

@@ -25,8 +25,8 @@ from noetl.executor.errors import ActionError, MessageError, SettingError, Store
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
 from noetl.executor.stores import create_clients, import_store, open_store
-from noetl.planner.frozen import record
-from noetl.planner.gc_control import never_collected
+from noetl.planner.frozen import frozen
+from noetl.planner.gc_control import gc_frozen
 
 if TYPE_CHECKING:
     from noetl.executor.engine.invocation import Walker
@@ -53,7 +53,7 @@ class Context(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-@record
+@frozen
 class Warm:
     """What invocations of one process share."""
 
@@ -236,7 +236,7 @@ def load() -> None:
     """Import what walking takes, with the store that the settings name. What is there by then is never looked through for
     garbage.
     """
-    with never_collected():
+    with gc_frozen():
         import noetl.executor.runtime.lease_keeper  # noqa: F401
 
         import_store()
@@ -245,7 +245,7 @@ def load() -> None:
 def prepare() -> None:
     """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
     load()
-    with never_collected(), suppress(ActionError):
+    with gc_frozen(), suppress(ActionError):
         create_clients()
 
 

@@ -23,8 +23,8 @@ from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
 from noetl.planner.catalogue import ActionDeclaration, Parameter, Sink
 from noetl.planner.diagnostics import diagnostic
 from noetl.planner.diagnostics.codes import CODES
-from noetl.planner.diagnostics.wording import listed, ticked
-from noetl.planner.kinds import either
+from noetl.planner.diagnostics.wording import as_code, join_words
+from noetl.planner.kinds import describe_kinds
 from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
@@ -110,11 +110,11 @@ def _describe_type(schema: Mapping[str, Any]) -> str:
         words = [
             _describe_type(alternative) for alternative in alternatives if alternative.get("type") != "null"
         ]
-        return listed(list(dict.fromkeys(words)))
+        return join_words(list(dict.fromkeys(words)))
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
-        return listed(ticked(schema["enum"]))
+        return join_words(as_code(schema["enum"]))
     if "$ref" in schema:
         return _NOUNS[schema["$ref"].rpartition("/")[2]]
     match schema.get("type"):
@@ -194,7 +194,7 @@ def _action(action_type: str) -> str:
 
 
 def _parameter_row(name: str, parameter: Parameter, presence: str) -> tuple[str, ...]:
-    return f"`{name}`", either(parameter.kinds), presence, parameter.description + _remarks(parameter)
+    return f"`{name}`", describe_kinds(parameter.kinds), presence, parameter.description + _remarks(parameter)
 
 
 def _describe_presence(declaration: ActionDeclaration, name: str, parameter: Parameter) -> str:
@@ -203,14 +203,14 @@ def _describe_presence(declaration: ActionDeclaration, name: str, parameter: Par
     if name in declaration.one_of:
         return "one of these" if len(declaration.one_of) > 1 else "required"
     if parameter.requires:
-        return f"with {listed(ticked(parameter.requires), 'and')}"
+        return f"with {join_words(as_code(parameter.requires), 'and')}"
     return ""
 
 
 def _remarks(parameter: Parameter) -> str:
     remarks = []
     if parameter.choices:
-        remarks.append(f"One of {listed(ticked(parameter.choices))}.")
+        remarks.append(f"One of {join_words(as_code(parameter.choices))}.")
     if parameter.sink is not Sink.PLAIN:
         remarks.append(f"A [{parameter.sink.value} sink](language.md#sinks).")
     if parameter.secrets:
@@ -223,15 +223,15 @@ def _filters(_: str) -> str:
     builtin = sorted(name for name in all_filters if name not in FILTERS and name.isidentifier())
     rows = ((f"`{name}`", FILTERS[name]) for name in sorted(FILTERS))
     return (
-        f"From Jinja2: {', '.join(ticked(builtin))}.\n\n"
+        f"From Jinja2: {', '.join(as_code(builtin))}.\n\n"
         f"Added by NoETL:\n\n{_table(('filter', 'result'), rows)}\n"
-        f"Tests: {', '.join(ticked(sorted(sandbox.Sandbox().tests)))}.\n\n"
-        f"Functions: {', '.join(ticked(sorted(sandbox.FUNCTIONS)))}.\n"
+        f"Tests: {', '.join(as_code(sorted(sandbox.Sandbox().tests)))}.\n\n"
+        f"Functions: {', '.join(as_code(sorted(sandbox.FUNCTIONS)))}.\n"
     )
 
 
 def _methods(_: str) -> str:
-    rows = ((type_name, ", ".join(ticked(sorted(methods)))) for type_name, methods in methods_by_type())
+    rows = ((type_name, ", ".join(as_code(sorted(methods)))) for type_name, methods in methods_by_type())
     return _table(("of", "methods"), rows)
 
 
@@ -243,7 +243,7 @@ def methods_by_type() -> Iterator[tuple[str, frozenset[str]]]:
 
 
 def _reserved(_: str) -> str:
-    return f"{' '.join(ticked(sorted(names.RESERVED)))}\n"
+    return f"{' '.join(as_code(sorted(names.RESERVED_NAMES)))}\n"
 
 
 def _limits(_: str) -> str:
@@ -266,7 +266,7 @@ def _language_limits() -> list[LimitRow]:
         ("cases of all steps; entries of all `run`", totals, "NP701"),
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         ("diagnostics; constructs with a wrong form", findings, "NP902"),
-        ("the name of a step or task", f"{names.MAX_NAME} characters", "NP110"),
+        ("the name of a step or task", f"{names.MAX_NAME_LENGTH} characters", "NP110"),
         ("one template", template, "NP405"),
         ("all expressions that do more than read names", f"{template_uses.MAX_CODE // 1024} KiB", "NP701"),
     ]

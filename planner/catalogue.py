@@ -1,6 +1,6 @@
-"""What the planner knows about action types: their declarations, and nothing of how they work.
+"""The catalogue of action types: what each type takes and returns, but not how it works.
 
-Standard library only: the executor imports this at start-up.
+Standard library only: the executor imports this module at start-up.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
 class Sink(StrEnum):
-    """Where a parameter's text ends up, which decides how templates in it are filled in."""
+    """The language that the text of a parameter is written in, which decides how templates in it are quoted."""
 
     PLAIN = "plain"
     SQL = "sql"
@@ -37,16 +37,26 @@ class Kind(StrEnum):
     ANY = "any"
 
 
-@record
+@frozen
 class Parameter:
     """One parameter of an action type.
 
-    `kinds` are alternatives. `choices`, when given, are the only strings allowed; they are compared without regard to
-    case and come out as declared. `requires` names parameters that must be given when this one is. `fields` are the parts
-    of an object of a known shape, each a parameter of its own. `late` are names that only the handler can give a value
-    to: it gets a template that reads one as a function of them. `written_out` is true of an object whose keys the planner
-    must see, so that a template cannot stand for the whole. `refuses` says of a value of one of the kinds why it can never
-    work and what would, or None; values without templates are asked about before anything runs.
+    Attributes:
+        kinds: the kinds that a value may have.
+        description: one sentence for the documentation and for hints.
+        required: whether the parameter must be given.
+        sink: the language of the text.
+        secrets: whether `secrets.NAME` may be read in the value.
+        choices: the only strings allowed, if not empty. They are compared without regard to case, and the
+            value is the declared string.
+        requires: parameters that must be given if this one is.
+        fields: the fields of an object with fixed keys, each a parameter of its own.
+        deferred_names: names to which only the handler assigns a value. The handler receives a template that
+            reads one of them as a function of these names.
+        must_be_literal: whether the planner must see the keys of the object, so that a template cannot
+            replace it.
+        rejection_reason: a function that returns why a value of a correct kind can never work and what would,
+            or None. Values without templates are checked before a run starts.
     """
 
     kinds: tuple[Kind, ...]
@@ -57,21 +67,27 @@ class Parameter:
     choices: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     fields: Mapping[str, Parameter] = field(default_factory=dict)
-    late: tuple[str, ...] = ()
-    written_out: bool = False
-    refuses: Callable[[Any], str | None] | None = None
+    deferred_names: tuple[str, ...] = ()
+    must_be_literal: bool = False
+    rejection_reason: Callable[[Any], str | None] | None = None
 
 
-@record
+@frozen
 class ActionDeclaration:
-    """What an action type takes and gives.
+    """The interface of an action type.
 
-    `one_of` names parameters of which exactly one must be given. `result` maps the keys of the result's data to a
-    kind, when the result is an object of a known shape, and is None otherwise; `result_of`, when given, says it of parameters as
-    they are written. `suspends` is true of actions that
-    wait for something outside with nothing held. `idempotent` is false where a second execution may act twice;
-    `acts_twice`, when given, says of parameters as they are written whether theirs may. `is_atomic` is true where an action
-    that has failed has changed nothing.
+    Attributes:
+        type: the name of the type.
+        description: one sentence for the documentation.
+        parameters: the parameters by name.
+        one_of: parameters of which exactly one must be given.
+        result: the keys of the data of a result with their kinds, if the data is an object with fixed keys,
+            else None.
+        result_for: a function from the parameters as written to `result`, if the keys depend on them.
+        suspends: whether the action waits for an external event without holding a worker.
+        idempotent: whether the action has the same effect if it is executed twice.
+        idempotent_when: a function from the parameters as written to `idempotent`, if it depends on them.
+        is_atomic: whether an action that has failed has changed nothing.
     """
 
     type: str
@@ -79,24 +95,25 @@ class ActionDeclaration:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     result: Mapping[str, Kind] | None = None
-    result_of: Callable[[Mapping[str, Any]], Mapping[str, Kind] | None] | None = None
+    result_for: Callable[[Mapping[str, Any]], Mapping[str, Kind] | None] | None = None
     suspends: bool = False
     idempotent: bool = True
-    acts_twice: Callable[[Mapping[str, Any]], bool] | None = None
+    idempotent_when: Callable[[Mapping[str, Any]], bool] | None = None
     is_atomic: bool = False
 
-    def shape(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
-        """The keys of the result's data with these parameters, or None when they are not known."""
-        return self.result if self.result_of is None else self.result_of(parameters)
+    def result_keys(self, parameters: Mapping[str, Any]) -> Mapping[str, Kind] | None:
+        """Return the keys of the data of a result for these parameters, or None if they are not known."""
+        return self.result if self.result_for is None else self.result_for(parameters)
 
-    def may_act_twice(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether an action with these parameters, done again, may act twice."""
-        return not self.idempotent if self.acts_twice is None else self.acts_twice(parameters)
+    def is_idempotent(self, parameters: Mapping[str, Any]) -> bool:
+        """Return whether an action with these parameters has the same effect if it is executed twice."""
+        return self.idempotent if self.idempotent_when is None else self.idempotent_when(parameters)
 
 
 class Catalogue(Mapping[str, ActionDeclaration]):
-    """The action types that there are, by name. A playbook may use those that are `allowed`; of the others `setting` says who
-    could allow them.
+    """The action types by name.
+
+    Playbooks may use those in `allowed`; the setting named `setting` can allow the others.
     """
 
     def __init__(
@@ -105,12 +122,12 @@ class Catalogue(Mapping[str, ActionDeclaration]):
         allowed: Iterable[str] | None = None,
         setting: str = "",
     ) -> None:
-        self._declarations = MappingProxyType({d.type: d for d in declarations})
+        self._declarations = MappingProxyType({declaration.type: declaration for declaration in declarations})
         self.allowed = frozenset(self._declarations if allowed is None else allowed)
         self.setting = setting
 
-    def only(self, allowed: Iterable[str], setting: str) -> Catalogue:
-        """The same types, of which only these may be used, as a setting says."""
+    def restricted_to(self, allowed: Iterable[str], setting: str) -> Catalogue:
+        """Return a catalogue of the same types in which a setting allows only these."""
         return Catalogue(self._declarations.values(), allowed, setting)
 
     def __getitem__(self, action_type: str) -> ActionDeclaration:

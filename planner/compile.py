@@ -1,4 +1,7 @@
-"""The planner's one way in: text to a plan, or to diagnostics that say why not."""
+"""Compilation: the text of a playbook to a plan, or to diagnostics that explain why there is none.
+
+The phases are: read YAML, parse the syntax model, parse templates, check, lower.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from noetl.planner.checks.expressions import check_expressions
 from noetl.planner.checks.guards import check_guards
 from noetl.planner.checks.idempotency import check_idempotency
 from noetl.planner.checks.inputs import check_inputs
-from noetl.planner.checks.name_usage import check_meanings
+from noetl.planner.checks.name_usage import check_name_usage
 from noetl.planner.checks.names import check_names
 from noetl.planner.checks.references import check_references
 from noetl.planner.checks.timing import check_timing
-from noetl.planner.checks.types import check_shapes
+from noetl.planner.checks.types import check_types
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Diagnostics
-from noetl.planner.gc_control import collection_paused
+from noetl.planner.gc_control import gc_paused
 from noetl.planner.lower import lower
 from noetl.planner.plan import Plan
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import find_uses
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import find_template_uses
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 
-CHECKS: tuple[Callable[[Subject], None], ...] = (
+CHECKS: tuple[Callable[[Program], None], ...] = (
     check_names,
     check_inputs,
     check_control_flow,
@@ -35,29 +38,34 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_expressions,
     check_references,
     check_data_flow,
-    check_shapes,
+    check_types,
     check_actions,
     check_idempotency,
     check_timing,
-    check_meanings,
+    check_name_usage,
 )
-"""Every family of checks. Each reports what it finds and none depends on another."""
+"""The families of checks.
+
+`check_name_usage` is last, because it reports unread names only if no check found an error.
+"""
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """What became of a playbook: a plan when there are no errors, and all diagnostics in the order of the text."""
+    """The result of compiling a playbook: a plan if there are no errors, and all diagnostics in the order of
+    the text.
+    """
 
     plan: Plan | None
     diagnostics: tuple[Diagnostic, ...]
 
 
 def compile_playbook(text: str | bytes, catalogue: Catalogue, target: str | None = None) -> Compilation:
-    """Compile a playbook; whatever the text is, the answer is a `Compilation` and not an exception.
+    """Compile a playbook. Invalid text of any kind leads to diagnostics and not to an exception.
 
-    With `target: lambda` it is also judged by what an invocation there can do.
+    With the target `lambda`, also check the limits of Lambda invocations.
     """
-    with collection_paused():
+    with gc_paused():
         return _compile(text, catalogue, target)
 
 
@@ -67,10 +75,10 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
     parsed = parse_playbook(document, diagnostics) if document is not None else None
     if document is None or parsed is None:
         return Compilation(None, tuple(diagnostics))
-    uses = find_uses(parsed.playbook, catalogue, document, diagnostics)
+    uses = find_template_uses(parsed.playbook, catalogue, document, diagnostics)
     if uses is None:
         return Compilation(None, tuple(diagnostics))
-    subject = Subject(
+    program = Program(
         parsed.playbook,
         document,
         catalogue,
@@ -82,6 +90,6 @@ def _compile(text: str | bytes, catalogue: Catalogue, target: str | None) -> Com
         target,
     )
     for check in CHECKS:
-        check(subject)
-    plan = None if diagnostics.errors else lower(subject)
+        check(program)
+    plan = None if diagnostics.errors else lower(program)
     return Compilation(plan, tuple(diagnostics))

@@ -1,4 +1,8 @@
-"""Plain data that costs little to import: what a function of Lambda starts with are some fifty classes of it."""
+"""Frozen data classes that are fast to create.
+
+Standard library only: the executor imports this module at start-up, and a Lambda function creates about fifty
+such classes.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,40 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def record(cls: type[T]) -> type[T]:
-    """The class as `dataclass(frozen=True, slots=True)` makes it, in a third of the time: but for `__init__`, which is
-    compiled for each, its methods are the same for all. That nothing is assigned to is checked where types are, and not
-    when it runs.
+def frozen(cls: type[T]) -> type[T]:
+    """Return the class as a data class, like `dataclass(frozen=True, slots=True)` but created three times as
+    fast.
+
+    Only `__init__` is generated; `__eq__`, `__hash__` and `__repr__` are shared by all classes. The type
+    checker enforces immutability. At run time, nothing does.
+
+    >>> @frozen
+    ... class Point:
+    ...     x: int
+    ...     y: int = 0
+    >>> Point(1), Point(1) == Point(1, 0)
+    (Point(x=1, y=0), True)
     """
     cls.__eq__ = _equals  # type: ignore[method-assign]
-    cls.__hash__ = _hashed  # type: ignore[method-assign]
-    cls.__repr__ = _shown  # type: ignore[method-assign]
+    cls.__hash__ = _hash_of_fields  # type: ignore[method-assign]
+    cls.__repr__ = _representation  # type: ignore[method-assign]
     return dataclass(slots=True, eq=False, repr=False)(cls)
 
 
-def _values(self: Any) -> tuple[Any, ...]:
+def _field_values(self: Any) -> tuple[Any, ...]:
     return tuple([getattr(self, name) for name in self.__match_args__])
 
 
 def _equals(self: object, other: object) -> bool:
     if self is other:
         return True
-    return _values(self) == _values(other) if type(self) is type(other) else NotImplemented
+    return _field_values(self) == _field_values(other) if type(self) is type(other) else NotImplemented
 
 
-def _hashed(self: object) -> int:
-    return hash(_values(self))
+def _hash_of_fields(self: object) -> int:
+    return hash(_field_values(self))
 
 
-def _shown(self: Any) -> str:
+def _representation(self: Any) -> str:
     fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
     return f"{type(self).__qualname__}({', '.join(fields)})"

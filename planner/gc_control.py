@@ -1,4 +1,4 @@
-"""The cyclic garbage collector, out of the way."""
+"""Control of the cyclic garbage collector."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def collection_paused() -> Iterator[None]:
-    """No cycles are looked for within: with much built and nothing dropped, the search would take most of the time."""
-    collecting = gc.isenabled()
+def gc_paused() -> Iterator[None]:
+    """Disable the cyclic garbage collector in this block.
+
+    Compiling allocates much and frees little, so collections would take most of the time.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
 @contextmanager
-def never_collected() -> Iterator[None]:
-    """What is made within is not looked through for cycles, then or ever: it stays as long as the process."""
-    with collection_paused():
+def gc_frozen() -> Iterator[None]:
+    """Exclude all objects that exist at the end of this block from garbage collection, for the life of the
+    process.
+    """
+    with gc_paused():
         yield
         gc.freeze()

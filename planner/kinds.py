@@ -1,4 +1,4 @@
-"""Which plain values are of which kind. Standard library only: the executor asks as well."""
+"""Type checks of JSON values against kinds. Standard library only: the executor uses them too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from noetl.planner.catalogue import Kind
 
-WORDS = {
+KIND_NAMES = {
     Kind.STRING: "text",
     Kind.INTEGER: "a whole number",
     Kind.NUMBER: "a number",
@@ -17,11 +17,15 @@ WORDS = {
     Kind.ACTION: "an action",
     Kind.ANY: "anything",
 }
-"""What each kind is called in messages."""
+"""The names of the kinds in messages."""
 
 
 def is_of_kind(value: Any, kind: Kind) -> bool:
-    """Whether a value is of a kind. Of a duration's text this says no more than that it is text."""
+    """Return whether a value is of a kind. The text of a duration is not parsed.
+
+    >>> is_of_kind(True, Kind.INTEGER), is_of_kind(5, Kind.NUMBER), is_of_kind("soon", Kind.DURATION)
+    (False, True, True)
+    """
     match kind:
         case Kind.ANY:
             return True
@@ -43,8 +47,12 @@ def is_of_kind(value: Any, kind: Kind) -> bool:
             return isinstance(value, dict) and isinstance(value.get("action"), str)
 
 
-def described(value: Any) -> str:
-    """What a value is called in messages."""
+def describe_kind_of(value: Any) -> str:
+    """Return the kind of a value in the words of messages.
+
+    >>> describe_kind_of([1]), describe_kind_of(None), describe_kind_of(False)
+    ('a list', 'none', 'false')
+    """
     match value:
         case None:
             return "none"
@@ -59,6 +67,10 @@ def described(value: Any) -> str:
     return "an object"
 
 
-def either(kinds: tuple[Kind, ...]) -> str:
-    """The kinds in words, as alternatives."""
-    return " or ".join(WORDS[kind] for kind in kinds)
+def describe_kinds(kinds: tuple[Kind, ...]) -> str:
+    """Return alternative kinds in the words of messages.
+
+    >>> describe_kinds((Kind.ARRAY, Kind.STRING))
+    'a list or text'
+    """
+    return " or ".join(KIND_NAMES[kind] for kind in kinds)

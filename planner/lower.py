@@ -1,4 +1,16 @@
-"""From a playbook without errors to its plan: everything the executor needs, worked out once."""
+"""Lowering: the translation of a checked program to a plan.
+
+Problem: the executor must interpret a playbook without analysing it, and must read one step at a time.
+
+Algorithm: a direct translation of the syntax model. Shorthands are expanded and defaults are filled in. Each
+step receives its join, its regions, the counter changes of each case, the names that it reads and saves, and
+its live names. Names that a task reads or saves count for every step that calls the task. They are propagated
+along the call graph in reverse topological order (Kahn 1962).
+
+Cost: linear in the size of the playbook plus the number of name-step pairs, which `MAX_LIVE_NAMES` bounds.
+
+Limits: the program must have no errors. Without a plan, NP701 is reported.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +30,11 @@ from noetl.planner.dataflow.liveness import (
     find_live_names_in_sequential_mode,
 )
 from noetl.planner.graph.joins import ROOT
-from noetl.planner.graph.visit_bounds import most_visits
+from noetl.planner.graph.visit_bounds import visit_bound
 from noetl.planner.guards.coverage import is_error_aware
 from noetl.planner.plan import (
-    MOST_COUNTED,
-    ONCE,
+    MAX_COUNTED_VISITS,
+    NO_RETRY,
     Action,
     Header,
     Input,
@@ -37,95 +49,103 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax import models
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
 from noetl.planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
 
 
-def lower(subject: Subject) -> Plan | None:
-    """The plan of a playbook in which no check has found an error; None, with NP701, when branches carry too much."""
+def lower(program: Program) -> Plan | None:
+    """Return the plan of a program without errors.
+
+    If branches carry too many names, report NP701 and return None.
+    """
     try:
-        return _Lowering(subject).plan()
+        return Lowering(program).plan()
     except TooManyLiveNamesError:
-        subject.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
+        program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return None
 
 
-class _Lowering:
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.playbook = subject.playbook
-        self.names = subject.names
-        self.flow = subject.flow
+class Lowering:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.playbook = program.playbook
+        self.symbols = program.symbols
+        self.cfg = program.cfg
         self.is_sequential = self.playbook.mode == "sequential"
-        self.default_retry = lower_retry(self.playbook.retry) or ONCE
-        self.read_by_step = self._reads()
-        self.saved_by_task = {
-            name: {n for n, _ in find_saved_names(task.run)} for name, task in self.names.tasks.items()
+        self.default_retry = lower_retry(self.playbook.retry) or NO_RETRY
+        self.reads_of_step = self._find_reads()
+        self.saves_of_task = {
+            name: {saved for saved, _ in find_saved_names(task.run)}
+            for name, task in self.symbols.tasks.items()
         }
-        self._include_called(self.saved_by_task)
-        self.saved_by_step = self._all_saved()
-        marks = {name: {*saved, f"steps.{name}"} for name, saved in self.saved_by_step.items()}
-        hand_on = find_live_names_in_sequential_mode if self.is_sequential else find_live_names
-        self.handed_on = hand_on(self.flow, {**self.read_by_step, **self.waves()}, marks)
+        self._include_called_tasks(self.saves_of_task)
+        self.saves_of_step = self._find_saves()
+        definitions = {name: {*saved, f"steps.{name}"} for name, saved in self.saves_of_step.items()}
+        analyse_liveness = find_live_names_in_sequential_mode if self.is_sequential else find_live_names
+        reads = {**self.reads_of_step, **self._reads_of_discriminators()}
+        self.live_names = analyse_liveness(self.cfg, reads, definitions)
 
     def plan(self) -> Plan:
-        last = self.playbook.finally_
-        walked = self.flow.reachable | {last}
-        steps = {name: self.step(step) for name, step in self.names.steps.items() if name in walked}
-        tasks = {name: self.task(task) for name, task in self.names.tasks.items()}
+        finally_step = self.playbook.finally_
+        included = self.cfg.reachable | {finally_step}
+        steps = {name: self.step(step) for name, step in self.symbols.steps.items() if name in included}
+        tasks = {name: self.task(task) for name, task in self.symbols.tasks.items()}
         header = Header(
             name=self.playbook.name,
-            start=self.flow.start,
+            start=self.cfg.start,
             version=self.playbook.version,
             description=self.playbook.description,
             inputs=self.inputs(),
-            takes_other_inputs=self.playbook.input is None and self._reads_all_inputs(),
+            accepts_other_inputs=self.playbook.input is None and self._reads_all_inputs(),
             environment=self.playbook.environment,
             variables=self.playbook.variables,
             output=self.playbook.output,
-            reads=self.read_by_output(),
+            reads=self.reads_of_output(),
             timeout_seconds=self.playbook.timeout,
-            last_step=last,
+            finally_step=finally_step,
             sequential=self.is_sequential,
             statistics=self.statistics(steps, tasks),
         )
-        return Plan(header, steps, tasks, self.subject.document.text)
+        return Plan(header, steps, tasks, self.program.document.text)
 
-    def read_by_output(self) -> tuple[str, ...] | None:
-        """The saved names and `steps.NAME` that `output` reads; None without an output, which gives all names."""
+    def reads_of_output(self) -> tuple[str, ...] | None:
+        """Return the saved names and `steps.NAME` that `output` reads; None without `output`, which returns
+        all names.
+        """
         if self.playbook.output is None:
             return None
-        uses = (use for use in self.subject.uses if use.place is Place.OUTPUT)
-        return tuple(sorted({name for use in uses for name in self._read_by(use)}))
+        uses = (use for use in self.program.uses if use.scope is TemplateScope.OUTPUT)
+        return tuple(sorted({name for use in uses for name in self._names_read_by(use)}))
 
-    def waves(self) -> dict[str, set[str]]:
-        """What each `join: any` needs to know besides what it reads: the visit at which the branches parted that arrive."""
-        joins = self.subject.joins
-        parted = {join: joins.dominators[join] for join in joins.discriminators}
+    def _reads_of_discriminators(self) -> dict[str, set[str]]:
+        """Return the reads of each discriminator on a cycle, with the visit of its dominator, which
+        identifies the wave.
+        """
+        joins = self.program.joins
+        dominators = {join: joins.dominators[join] for join in joins.discriminators}
         return {
-            join: {*self.read_by_step[join], f"steps.{dominator}"}
-            for join, dominator in parted.items()
-            if dominator != ROOT and self.flow.is_cyclic(dominator)
+            join: {*self.reads_of_step[join], f"steps.{dominator}"}
+            for join, dominator in dominators.items()
+            if dominator != ROOT and self.cfg.is_cyclic(dominator)
         }
 
     def step(self, step: Step) -> PlanStep:
         name = step.name
-        joins = self.subject.joins
+        joins = self.program.joins
         dominator = joins.dominators.get(name)
+        cases = zip(step.rule or (), self.cfg.targets[name], strict=True)
         return PlanStep(
             name=name,
             run=tuple(map(self.work, step.run or ())),
             parallel=step.parallel,
-            cases=tuple(
-                self.case(name, *one) for one in zip(step.rule or (), self.flow.targets[name], strict=True)
-            ),
+            cases=tuple(self.case(name, case, targets) for case, targets in cases),
             join=None if dominator is None else Join(None if dominator == ROOT else dominator, step.join),
-            each=name in joins.multi,
-            regions=joins.waiting(name),
-            cyclic=self.flow.is_cyclic(name) or name in joins.multi,
+            runs_per_branch=name in joins.multi_merges,
+            regions=joins.joins_waiting_for(name),
+            cyclic=self.cfg.is_cyclic(name) or name in joins.multi_merges,
             max_visits=step.max_visits,
             retry=lower_retry(step.retry) or self.default_retry,
             timeout_seconds=step.timeout,
@@ -133,11 +153,11 @@ class _Lowering:
             loop=lower_loop(step.loop),
             repeat=lower_repeat(step.repeat),
             at_most_once=step.delivery == "at_most_once",
-            runs_last=name == self.playbook.finally_,
-            reads=tuple(sorted(self.read_by_step[name])),
-            saves=tuple(sorted(self.saved_by_step[name])),
-            hands_on=self.handed_on.get(name, frozenset()),
-            line=self.subject.name_span(step).line,
+            is_finally_step=name == self.playbook.finally_,
+            reads=tuple(sorted(self.reads_of_step[name])),
+            saves=tuple(sorted(self.saves_of_step[name])),
+            live_names=self.live_names.get(name, frozenset()),
+            line=self.program.name_span(step).line,
         )
 
     def case(self, step: str, case: Case, targets: tuple[str, ...]) -> PlanCase:
@@ -145,9 +165,9 @@ class _Lowering:
             guard=lower_guard(str(case.case)),
             error_aware=is_error_aware(case),
             targets=targets,
-            work=tuple(map(self.work, self.names.work(case))),
-            live=self.subject.joins.change(step, targets),
-            leads_back=self.flow.leads_back(step, targets),
+            work=tuple(map(self.work, self.symbols.work(case))),
+            counter_changes=self.program.joins.counter_changes(step, targets),
+            leads_back=self.cfg.leads_back(step, targets),
         )
 
     def task(self, task: Task) -> PlanTask:
@@ -166,15 +186,15 @@ class _Lowering:
             parameters={name: self.parameter(entry, name, value) for name, value in entry.parameters.items()},
             save_as=entry.as_,
             condition=lower_condition(entry.if_),
-            retry=lower_retry(entry.retry) or ONCE,
+            retry=lower_retry(entry.retry) or NO_RETRY,
             timeout_seconds=entry.timeout,
             forgiven=forgiven,
             loop=lower_loop(entry.loop),
         )
 
     def parameter(self, entry: ActionEntry, name: str, value: Any) -> Any:
-        """A parameter as it is written, but for one that is itself an action."""
-        declared = self.subject.catalogue[entry.action].parameters.get(name)
+        """Return a parameter as written; lower it if it is an action."""
+        declared = self.program.catalogue[entry.action].parameters.get(name)
         if declared is None or Kind.ACTION not in declared.kinds or not isinstance(value, dict):
             return value
         work = self.work(ActionEntry.model_validate(value))
@@ -184,8 +204,8 @@ class _Lowering:
     def inputs(self) -> dict[str, Input]:
         if self.playbook.input is None:
             return {
-                name: Input(required=found.required, inferred=True, line=found.line)
-                for name, found in infer_inputs(self.subject).items()
+                name: Input(required=inferred.required, inferred=True, line=inferred.line)
+                for name, inferred in infer_inputs(self.program).items()
             }
         return {
             name: Input(
@@ -194,113 +214,123 @@ class _Lowering:
                 default=declared.default,
                 enum=None if declared.enum is None else tuple(declared.enum),
                 description=declared.description,
-                line=self.subject.document.key_span(("input", name)).line,
+                line=self.program.document.key_span(("input", name)).line,
             )
             for name, declared in self.playbook.input.items()
         }
 
     def statistics(self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]) -> dict[str, Any]:
         cases = [case for step in steps.values() for case in step.cases]
-        runs = (
-            [step.run for step in steps.values()]
-            + [c.work for c in cases]
-            + [task.run for task in tasks.values()]
+        work_lists = [
+            *(step.run for step in steps.values()),
+            *(case.work for case in cases),
+            *(task.run for task in tasks.values()),
+        ]
+        actions = Counter(
+            work.type for work_list in work_lists for work in work_list if isinstance(work, Action)
         )
-        actions = Counter(work.type for run in runs for work in run if isinstance(work, Action))
         return {
             "steps": len(steps),
             "tasks": len(tasks),
             "edges": sum(len(case.targets) for case in cases),
             "forks": sum(len(case.targets) > 1 for case in cases),
             "joins": sum(step.join is not None for step in steps.values()),
-            "cycles": sum(self.flow.is_cyclic(next(iter(c))) for c in self.flow.components),
-            "most_visits": self.most_visits(),
+            "cycles": sum(self.cfg.is_cyclic(next(iter(component))) for component in self.cfg.components),
+            "most_visits": self.visit_bound(),
             "actions": dict(sorted(actions.items())),
         }
 
-    def most_visits(self) -> int:
-        """The bound of a run's visits, with that of the step that runs last."""
-        steps = self.names.steps.values()
+    def visit_bound(self) -> int:
+        """Return the bound of a run's visits, with that of the `finally` step."""
+        steps = self.symbols.steps.values()
         max_visits = {step.name: step.max_visits for step in steps if step.max_visits is not None}
-        visits = most_visits(self.flow, self.subject.joins, max_visits)
-        return min(visits + (self.playbook.finally_ is not None), MOST_COUNTED)
+        visits = visit_bound(self.cfg, self.program.joins, max_visits)
+        return min(visits + (self.playbook.finally_ is not None), MAX_COUNTED_VISITS)
 
     def _reads_all_inputs(self) -> bool:
-        return any(("input",) in use.template.reads for use in self.subject.uses)
+        return any(("input",) in use.template.reads for use in self.program.uses)
 
-    def _reads(self) -> dict[str, set[str]]:
-        """The saved names and `steps.NAME` that each step reads, through the tasks it calls too."""
-        by_step: dict[str, set[str]] = {name: set() for name in self.names.steps}
-        by_task: dict[str, set[str]] = {name: set() for name in self.names.tasks}
-        retried: set[str] = set()
-        for use in self.subject.uses:
-            owner = by_step.get(use.step or "") if use.step is not None else by_task.get(use.task or "")
-            if owner is None:
-                if use.place is not Place.AFTER:
+    def _find_reads(self) -> dict[str, set[str]]:
+        """Return the saved names and `steps.NAME` that each step reads, also by the tasks that it calls."""
+        by_step: dict[str, set[str]] = {name: set() for name in self.symbols.steps}
+        by_task: dict[str, set[str]] = {name: set() for name in self.symbols.tasks}
+        by_default_retry: set[str] = set()
+        for use in self.program.uses:
+            reads = by_step.get(use.step or "") if use.step is not None else by_task.get(use.task or "")
+            if reads is None:
+                if use.scope is not TemplateScope.AFTER_WORK:
                     continue
-                owner = retried
-            owner.update(self._read_by(use))
-        self._include_called(by_task)
-        for name, step in self.names.steps.items():
-            by_step[name].update(() if step.retry is not None else retried)
-            for run in (step.run or (), *(self.names.work(case) for case in step.rule or ())):
-                by_step[name].update(*(by_task[task] for task in find_called_tasks(run) if task in by_task))
+                reads = by_default_retry
+            reads.update(self._names_read_by(use))
+        self._include_called_tasks(by_task)
+        for name, step in self.symbols.steps.items():
+            by_step[name].update(() if step.retry is not None else by_default_retry)
+            for work in (step.run or (), *(self.symbols.work(case) for case in step.rule or ())):
+                by_step[name].update(*(by_task[task] for task in find_called_tasks(work) if task in by_task))
         return by_step
 
-    def _read_by(self, use: Use) -> Iterator[str]:
-        for access in use.template.reads:
-            if access[0] in self.subject.produced and access[0] not in use.local:
-                yield access[0]
-            elif access[0] == "steps" and len(access) > 1:
-                yield f"steps.{access[1]}"
+    def _names_read_by(self, use: TemplateUse) -> Iterator[str]:
+        for path in use.template.reads:
+            if path[0] in self.program.definitions and path[0] not in use.local_names:
+                yield path[0]
+            elif path[0] == "steps" and len(path) > 1:
+                yield f"steps.{path[1]}"
 
-    def _include_called(self, by_task: dict[str, set[str]]) -> None:
-        """Add to the names of each task those of the tasks it calls, of those that they call, and so on."""
-        calls = self.subject.task_calls
+    def _include_called_tasks(self, names_of_task: dict[str, set[str]]) -> None:
+        """Add to the names of each task those of all tasks that it calls, directly or indirectly."""
+        calls = self.program.call_graph
         for task in reversed(list(nx.topological_sort(calls))):
-            by_task[task].update(*map(by_task.__getitem__, calls.successors(task)))
+            names_of_task[task].update(*map(names_of_task.__getitem__, calls.successors(task)))
 
-    def _all_saved(self) -> dict[str, set[str]]:
-        """What each step saves. A task's names count for every step that calls it.
+    def _find_saves(self) -> dict[str, set[str]]:
+        """Return the names that each step saves, also by the tasks that it calls.
 
         Raises:
-            TooManyLiveNamesError: together they are more than may be handed on.
+            TooManyLiveNamesError: all steps together save and read more names than may be live.
         """
-        saved: dict[str, set[str]] = {}
+        saves: dict[str, set[str]] = {}
         total = 0
-        for name, step in self.names.steps.items():
-            saved[name] = self._saved(step)
-            total += len(saved[name]) + len(self.read_by_step[name])
+        for name, step in self.symbols.steps.items():
+            saves[name] = self._saves_of(step)
+            total += len(saves[name]) + len(self.reads_of_step[name])
             if total > MAX_LIVE_NAMES:
                 raise TooManyLiveNamesError
-        return saved
+        return saves
 
-    def _saved(self, step: Step) -> set[str]:
-        saved: set[str] = set()
-        for run in (step.run or (), *(case.run for case in step.rule or ())):
-            saved.update(name for name, _ in find_saved_names(run))
-            saved.update(
-                *(self.saved_by_task[task] for task in find_called_tasks(run) if task in self.saved_by_task)
+    def _saves_of(self, step: Step) -> set[str]:
+        saves: set[str] = set()
+        for work in (step.run or (), *(case.run for case in step.rule or ())):
+            saves.update(name for name, _ in find_saved_names(work))
+            saves.update(
+                *(self.saves_of_task[task] for task in find_called_tasks(work) if task in self.saves_of_task)
             )
-        return saved
+        return saves
 
 
 def lower_guard(guard: str) -> str | None:
-    """The guard as a template; None for `default`."""
+    """Return the guard as a template; None for `default`.
+
+    >>> lower_guard("error"), lower_guard("default")
+    ('{{ error }}', None)
+    """
     if guard == "default":
         return None
     return "{{ error }}" if guard == "error" else guard
 
 
 def lower_condition(condition: str | bool | None) -> str | None:
-    """An `if` as a template; None when it is always true."""
+    """Return an `if` as a template; None if it is always true.
+
+    >>> lower_condition(False), lower_condition(True)
+    ('{{ false }}', None)
+    """
     if condition is False:
         return "{{ false }}"
     return None if condition is None or condition is True else condition
 
 
 def lower_retry(policy: RetryPolicy | None) -> Retry | None:
-    """The policy as the executor knows it."""
+    """Return the retry policy of the plan."""
     if policy is None:
         return None
     return Retry(
@@ -314,12 +344,12 @@ def lower_retry(policy: RetryPolicy | None) -> Retry | None:
 
 
 def lower_loop(loop: models.Loop | None) -> Loop | None:
-    """The loop as the executor knows it."""
+    """Return the loop of the plan."""
     if loop is None:
         return None
     return Loop(loop.items, loop.as_, loop.concurrency, loop.batch, loop.on_error == "continue")
 
 
 def lower_repeat(repeat: models.Repeat | None) -> Repeat | None:
-    """The repetition as the executor knows it."""
+    """Return the repetition of the plan."""
     return None if repeat is None else Repeat(repeat.until, repeat.every, repeat.max)

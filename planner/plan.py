@@ -1,7 +1,7 @@
-"""The compiled playbook: plain data that the executor walks, identified by the hash of its content.
+"""The plan: the compiled playbook that the executor interprets. Its id is the hash of its content.
 
-Standard library only: the executor imports this at start-up. Templates are kept as text; who needs their
-value parses them with `noetl.planner.templates.template`, which caches.
+Standard library only: the executor imports this module at start-up. Templates are stored as text. The executor
+parses them with `noetl.planner.templates`, which caches.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 FORMAT = 1
+"""The version of the JSON format of plans."""
 
-MOST_COUNTED = 10**15
-"""The most visits that statistics tell apart: the number stands for itself and all above it."""
+MAX_COUNTED_VISITS = 10**15
+"""The largest number of visits in statistics. It stands for itself and all larger numbers."""
 
 
-@record
+@frozen
 class Retry:
-    """How often and how soon failed work is tried again. Delays are in seconds.
+    """A retry policy for failed work.
 
-    The wait before attempt `n + 1` is `delay_seconds * backoff ** (n - 1)`, at most `max_delay_seconds`; with
-    `jitter` it is shortened by up to a half. `condition` is a guard over `error`, or None.
+    The delay before attempt `n + 1` is `delay_seconds * backoff ** (n - 1)`, at most `max_delay_seconds`. With
+    `jitter`, it is reduced by up to one half. `condition` is a guard over `error`, or None.
     """
 
     attempts: int = 1
@@ -58,14 +59,15 @@ class Retry:
         )
 
 
-ONCE = Retry()
+NO_RETRY = Retry()
 
 
-@record
+@frozen
 class Loop:
-    """Work done once for each of `items` (a template, or a list with templates in it), known as `name` meanwhile.
+    """A loop: work that is executed for each of `items`, a template or a list with templates in it.
 
-    `batch` spreads the items over invocations of at most that many; `forgiving` is true of `on_error: continue`.
+    Each item is assigned to `name`. `batch` is the maximum number of items in one invocation. `forgiving` means
+    `on_error: continue`.
     """
 
     items: Any
@@ -90,9 +92,9 @@ class Loop:
         return cls(data["items"], data["as"], data["concurrency"], data["batch"], data["forgiving"])
 
 
-@record
+@frozen
 class Repeat:
-    """A step's work done again, `every_seconds`, until a guard is true; at most `max_rounds` times."""
+    """A repetition of the work of a step, every `every_seconds`, until a guard is true; at most `max_rounds` times."""
 
     until: str
     every_seconds: float
@@ -106,20 +108,19 @@ class Repeat:
         return None if data is None else cls(data["until"], data["every_seconds"], data["max_rounds"])
 
 
-@record
+@frozen
 class Action:
-    """One action of a step's work. `parameters` hold templates as text, wherever they are nested; one that is itself an action
-    is as `to_json` describes it.
+    """One action of the work of a step.
 
-    `condition` is the guard written as `if`; `save_as` the name written as `as`; `forgiven` is true of
-    `on_error: continue`.
+    `parameters` contain templates as text, at any depth. A parameter that is an action has the form of `to_json`.
+    `condition` is the guard of `if`, `save_as` the name of `as`. `forgiven` means `on_error: continue`.
     """
 
     type: str
     parameters: Mapping[str, Any]
     save_as: str | None = None
     condition: str | None = None
-    retry: Retry = ONCE
+    retry: Retry = NO_RETRY
     timeout_seconds: float | None = None
     forgiven: bool = False
     loop: Loop | None = None
@@ -137,9 +138,9 @@ class Action:
         }
 
 
-@record
+@frozen
 class TaskCall:
-    """A call of a task of the plan, with the templates of its `args`."""
+    """A call of a task. `args` contain templates as text."""
 
     task: str
     args: Mapping[str, Any]
@@ -170,7 +171,7 @@ def _work_from_json(data: Mapping[str, Any]) -> Work:
 
 
 def action_from_json(data: Mapping[str, Any]) -> Action:
-    """The action that `Action.to_json` described."""
+    """Return the action that `Action.to_json` describes."""
     return Action(
         data["action"],
         data["parameters"],
@@ -183,36 +184,40 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
     )
 
 
-@record
+@frozen
 class Task:
-    """A named list of work."""
+    """A task: a named list of work."""
 
     run: tuple[Work, ...]
     parallel: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"run": [w.to_json() for w in self.run], "parallel": self.parallel}
+        return {"run": [work.to_json() for work in self.run], "parallel": self.parallel}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         return cls(tuple(map(_work_from_json, data["run"])), data["parallel"])
 
 
-@record
+@frozen
 class Case:
     """One case of a rule.
 
-    `guard` is a template over the branch's names, or None for `default`. A case has `targets`, or in-place
-    `work`, or neither (the branch ends). `live` is what taking it adds to the live counter of each join whose
-    region the branch enters, leaves or multiplies in. `leads_back` is true when the step can be reached again
-    from a target, so that a visit refused for `max_visits` must not take it.
+    Attributes:
+        guard: a template over the names of the branch, or None for `default`.
+        error_aware: whether the guard reads `error` or `result`, so that the case can be taken after a failure.
+        targets: the steps that the case leads to. The branch ends if the case has neither targets nor work.
+        work: in-place work.
+        counter_changes: what the case adds to the live counter of each join (JSON key `live`).
+        leads_back: whether the step can be reached again from a target. A visit that is refused for `max_visits`
+            must not take such a case.
     """
 
     guard: str | None
     error_aware: bool = False
     targets: tuple[str, ...] = ()
     work: tuple[Work, ...] = ()
-    live: Mapping[str, int] = field(default_factory=dict)
+    counter_changes: Mapping[str, int] = field(default_factory=dict)
     leads_back: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -220,8 +225,8 @@ class Case:
             "guard": self.guard,
             "error_aware": self.error_aware,
             "targets": list(self.targets),
-            "work": [w.to_json() for w in self.work],
-            "live": dict(self.live),
+            "work": [work.to_json() for work in self.work],
+            "live": dict(self.counter_changes),
             "leads_back": self.leads_back,
         }
 
@@ -237,12 +242,12 @@ class Case:
         )
 
 
-@record
+@frozen
 class Join:
-    """What becomes of branches that parted behind `dominator` (None: since the run began) and arrive at a step.
+    """A join of branches that separated after `dominator` (None: after the start of the run).
 
-    In mode `all` they wait for those that are still on the way and go on as one. In mode `any` the first goes on, and the
-    others of its wave end: of those that left the same visit of `dominator`.
+    In mode `all`, branches wait for those that are still on the way, and continue as one. In mode `any`, the first
+    branch continues, and the others of its wave end. A wave is the branches that left one visit of `dominator`.
     """
 
     dominator: str | None
@@ -256,15 +261,31 @@ class Join:
         return None if data is None else cls(data["dominator"], data["mode"])
 
 
-@record
+@frozen
 class Step:
     """A step of the plan.
 
-    `reads` are the names its templates read, `saves` those it writes, `hands_on` those still read at it or behind
-    it; `steps.NAME` stands for what is known of another step. `regions` are the joins for which a branch standing
-    here is still on the way. `each` is true when the step is visited for each of several branches, `cyclic` when it can be
-    visited again, `at_most_once` when an attempt that was interrupted is not made again, `runs_last` of the step named by
-    `finally`.
+    Attributes:
+        name: the name, which is unique.
+        run: the work.
+        parallel: whether the entries of `run` are executed at the same time.
+        cases: the cases of the rule, in order.
+        join: how arriving branches join; None if at most one branch arrives.
+        runs_per_branch: whether the step is a multi-merge, visited once for each branch (JSON key `each`).
+        regions: the joins that wait for a branch at this step.
+        cyclic: whether the step can be visited more than once.
+        max_visits: how many visits are allowed.
+        retry: the retry policy of the whole step.
+        timeout_seconds: the time limit of an attempt.
+        on_error: `abort` or `continue`.
+        loop: the loop around the work.
+        repeat: the repetition of the work.
+        at_most_once: whether an interrupted attempt is not repeated.
+        is_finally_step: whether this is the step named by `finally` (JSON key `runs_last`).
+        reads: the names that templates of the step read. `steps.NAME` stands for the record of another step.
+        saves: the names that the step assigns.
+        live_names: the names that are read at the step or after it (JSON key `hands_on`).
+        line: the line of the name in the text.
     """
 
     name: str
@@ -272,29 +293,29 @@ class Step:
     parallel: bool = False
     cases: tuple[Case, ...] = ()
     join: Join | None = None
-    each: bool = False
+    runs_per_branch: bool = False
     regions: tuple[str, ...] = ()
     cyclic: bool = False
     max_visits: int | None = None
-    retry: Retry = ONCE
+    retry: Retry = NO_RETRY
     timeout_seconds: float | None = None
     on_error: str = "abort"
     loop: Loop | None = None
     repeat: Repeat | None = None
     at_most_once: bool = False
-    runs_last: bool = False
+    is_finally_step: bool = False
     reads: tuple[str, ...] = ()
     saves: tuple[str, ...] = ()
-    hands_on: frozenset[str] = frozenset()
+    live_names: frozenset[str] = frozenset()
     line: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "run": [w.to_json() for w in self.run],
+            "run": [work.to_json() for work in self.run],
             "parallel": self.parallel,
-            "cases": [c.to_json() for c in self.cases],
+            "cases": [case.to_json() for case in self.cases],
             "join": self.join and self.join.to_json(),
-            "each": self.each,
+            "each": self.runs_per_branch,
             "regions": list(self.regions),
             "cyclic": self.cyclic,
             "max_visits": self.max_visits,
@@ -304,10 +325,10 @@ class Step:
             "loop": self.loop and self.loop.to_json(),
             "repeat": self.repeat and self.repeat.to_json(),
             "at_most_once": self.at_most_once,
-            "runs_last": self.runs_last,
+            "runs_last": self.is_finally_step,
             "reads": list(self.reads),
             "saves": list(self.saves),
-            "hands_on": sorted(self.hands_on),
+            "hands_on": sorted(self.live_names),
             "line": self.line,
         }
 
@@ -319,7 +340,7 @@ class Step:
             parallel=data["parallel"],
             cases=tuple(map(Case.from_json, data["cases"])),
             join=Join.from_json(data["join"]),
-            each=data["each"],
+            runs_per_branch=data["each"],
             regions=tuple(data["regions"]),
             cyclic=data["cyclic"],
             max_visits=data["max_visits"],
@@ -329,17 +350,17 @@ class Step:
             loop=Loop.from_json(data["loop"]),
             repeat=Repeat.from_json(data["repeat"]),
             at_most_once=data["at_most_once"],
-            runs_last=data["runs_last"],
+            is_finally_step=data["runs_last"],
             reads=tuple(data["reads"]),
             saves=tuple(data["saves"]),
-            hands_on=frozenset(data["hands_on"]),
+            live_names=frozenset(data["hands_on"]),
             line=data["line"],
         )
 
 
-@record
+@frozen
 class Input:
-    """What a run takes under one name. `line` is where it is declared, or first read when it is inferred."""
+    """An input of a run. `line` is the line of its declaration; for an inferred input, of its first read."""
 
     type: str = "any"
     required: bool = True
@@ -374,12 +395,26 @@ class Input:
         )
 
 
-@record
+@frozen
 class Header:
-    """All of a plan but its steps and tasks, which are read one at a time. `last_step` is the one named by `finally`, `reads` are
-    the saved names and `steps.NAME` that the output reads, or None when all names are the output.
+    """The plan without its steps and tasks, which the executor reads one at a time.
 
-    With `sequential` branches go one after another, and each sees what those before it have saved.
+    Attributes:
+        name: the name of the playbook.
+        start: the first step.
+        version: the version of the playbook.
+        description: the description of the playbook.
+        inputs: the declared or inferred inputs.
+        accepts_other_inputs: whether inputs that are not in `inputs` are allowed.
+        environment: the section `environment`.
+        variables: the section `variables`.
+        output: the section `output`; None if all names are the output.
+        reads: the saved names and `steps.NAME` that `output` reads; None if all names are the output.
+        timeout_seconds: the time limit of a run.
+        finally_step: the step named by `finally`.
+        sequential: whether branches are executed one after another, and each sees the names that the branches before
+            it have saved.
+        statistics: numbers of steps, edges, actions and so on.
     """
 
     name: str
@@ -387,13 +422,13 @@ class Header:
     version: str | None = None
     description: str | None = None
     inputs: Mapping[str, Input] = field(default_factory=dict)
-    takes_other_inputs: bool = False
+    accepts_other_inputs: bool = False
     environment: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, Any] | None = None
     reads: tuple[str, ...] | None = None
     timeout_seconds: float | None = None
-    last_step: str | None = None
+    finally_step: str | None = None
     sequential: bool = False
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -404,41 +439,41 @@ class Header:
             "version": self.version,
             "description": self.description,
             "start": self.start,
-            "inputs": {name: i.to_json() for name, i in self.inputs.items()},
-            "takes_other_inputs": self.takes_other_inputs,
+            "inputs": {name: declared.to_json() for name, declared in self.inputs.items()},
+            "takes_other_inputs": self.accepts_other_inputs,
             "environment": self.environment,
             "variables": self.variables,
             "output": self.output,
             "reads": None if self.reads is None else list(self.reads),
             "timeout_seconds": self.timeout_seconds,
-            "finally": self.last_step,
+            "finally": self.finally_step,
             "sequential": self.sequential,
             "statistics": self.statistics,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Header:
-        """The header that `to_json` described.
+        """Return the header that `to_json` describes.
 
         Raises:
-            ValueError: the plan was written in a format that this version does not know.
+            ValueError: the format of the plan is unknown.
         """
         if data["format"] != FORMAT:
-            raise ValueError(f"plan format {data['format']} is not the one known here, {FORMAT}")
+            raise ValueError(f"unknown plan format {data['format']}: this version reads format {FORMAT}")
         return cls(
             name=data["name"],
             start=data["start"],
             version=data["version"],
             description=data["description"],
-            inputs={name: Input.from_json(i) for name, i in data["inputs"].items()},
-            takes_other_inputs=data["takes_other_inputs"],
+            inputs={name: Input.from_json(declared) for name, declared in data["inputs"].items()},
+            accepts_other_inputs=data["takes_other_inputs"],
             environment=data["environment"],
             variables=data["variables"],
             output=data["output"],
-            # Earlier plans do not say what their output reads.
+            # Plans of earlier versions do not have this key.
             reads=None if data.get("reads") is None else tuple(data["reads"]),
             timeout_seconds=data["timeout_seconds"],
-            last_step=data["finally"],
+            finally_step=data["finally"],
             sequential=data["sequential"],
             statistics=data["statistics"],
         )
@@ -446,7 +481,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled playbook. `steps` are in the order of the text, `source` is the text itself."""
+    """A compiled playbook. `steps` are in the order of the text; `source` is the text."""
 
     header: Header
     steps: Mapping[str, Step]
@@ -455,16 +490,16 @@ class Plan:
 
     @cached_property
     def hash(self) -> str:
-        """The SHA-256 of the canonical JSON of everything that decides how a run goes: 64 hexadecimal digits."""
+        """The SHA-256 of the canonical JSON of all that affects a run, as 64 hexadecimal digits."""
         content = {
             "header": self.header.to_json(),
             "steps": [[name, step.to_json()] for name, step in self.steps.items()],
             "tasks": {name: task.to_json() for name, task in self.tasks.items()},
         }
-        return hashlib.sha256(canonical(content).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
     def edges(self) -> Iterator[dict[str, Any]]:
-        """Every edge of the graph: source, target, the guard as written, and the index of its case, from 0."""
+        """Yield every edge of the graph: source, target, guard as written, and index of the case from 0."""
         for name, step in self.steps.items():
             for index, case in enumerate(step.cases):
                 for target in case.targets:
@@ -476,7 +511,7 @@ class Plan:
                     }
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as one JSON object, the same for the same playbook wherever it is compiled."""
+        """Return the plan as a JSON object. Every machine compiles a playbook to the same object."""
         return {
             **self.header.to_json(),
             "hash": self.hash,
@@ -486,6 +521,10 @@ class Plan:
         }
 
 
-def canonical(value: Any) -> str:
-    """JSON text that is equal for equal values."""
+def canonical_json(value: Any) -> str:
+    """Return JSON text that is equal for equal values.
+
+    >>> canonical_json({"b": 1, "a": [None]})
+    '{"a":[null],"b":1}'
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

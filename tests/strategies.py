@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 
 Chances = Mapping[str, Sequence[int]]
 """For each step a number for each of its visits, which says how its rule goes."""
 
 
 @st.composite
-def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> Flow:
+def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> ControlFlowGraph:
     """A flow of some steps with up to three cases each, which lead forward only when it is acyclic."""
     names = [f"s{index}" for index in range(draw(st.integers(3, max_steps)))]
     targets = {}
@@ -20,11 +20,11 @@ def flows(draw: st.DrawFn, *, acyclic: bool, max_steps: int = 9) -> Flow:
         pool = names[index + 1 :] if acyclic else names
         case = st.lists(st.sampled_from(pool), max_size=3, unique=True) if pool else st.just([])
         targets[name] = tuple(map(tuple, draw(st.lists(case, min_size=1, max_size=3))))
-    return Flow(names[0], targets)
+    return ControlFlowGraph(names[0], targets)
 
 
 @st.composite
-def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
+def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> ControlFlowGraph:
     """A flow of chains, choices, forks that are joined and rounds, one in another, with a few edges that fit nowhere."""
     cases: dict[str, list[list[str]]] = {}
 
@@ -66,26 +66,28 @@ def nested_flows(draw: st.DrawFn, *, max_steps: int = 9) -> Flow:
         st.lists(st.tuples(names, st.lists(names, max_size=2, unique=True)), max_size=3)
     ):
         cases[source].append(targets)
-    return Flow(start, {name: tuple(map(tuple, of_step)) for name, of_step in cases.items()})
+    return ControlFlowGraph(start, {name: tuple(map(tuple, of_step)) for name, of_step in cases.items()})
 
 
-def any_flows() -> st.SearchStrategy[Flow]:
+def any_flows() -> st.SearchStrategy[ControlFlowGraph]:
     return st.one_of(flows(acyclic=True), flows(acyclic=False, max_steps=7), nested_flows())
 
 
-def mixed_modes(flow: Flow) -> st.SearchStrategy[Mapping[str, str]]:
-    return st.dictionaries(st.sampled_from(list(flow.targets)), st.sampled_from(["any", "each"]), max_size=4)
+def mixed_modes(cfg: ControlFlowGraph) -> st.SearchStrategy[Mapping[str, str]]:
+    return st.dictionaries(st.sampled_from(list(cfg.targets)), st.sampled_from(["any", "each"]), max_size=4)
 
 
-def chances(flow: Flow) -> st.SearchStrategy[Chances]:
+def chances(cfg: ControlFlowGraph) -> st.SearchStrategy[Chances]:
     return st.fixed_dictionaries(
-        {step: st.lists(st.integers(0, 11), min_size=1, max_size=3) for step in flow.targets}
+        {step: st.lists(st.integers(0, 11), min_size=1, max_size=3) for step in cfg.targets}
     )
 
 
-def case_taken(flow: Flow, chances: Chances, step: str, visit: int, most_visits: int) -> tuple[str, ...]:
+def case_taken(
+    cfg: ControlFlowGraph, chances: Chances, step: str, visit: int, most_visits: int
+) -> tuple[str, ...]:
     """Where the branch goes that visits the step for the `visit`th time; past the bound it ends."""
     numbers = chances[step]
     number = numbers[(visit - 1) % len(numbers)]
-    cases = flow.targets[step]
+    cases = cfg.targets[step]
     return cases[number % len(cases)] if cases and visit <= most_visits and number < 11 else ()

@@ -13,7 +13,7 @@ from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_repor
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
-    from noetl.planner.diagnostics.render import Checked
+    from noetl.planner.diagnostics.render import CheckedFile
     from noetl.planner.plan import Plan
 
 
@@ -75,7 +75,7 @@ def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str 
         CommandError: the playbook has errors.
     """
     from noetl.planner.diagnostics.codes import Severity
-    from noetl.planner.diagnostics.render import full, summary
+    from noetl.planner.diagnostics.render import render_full, summarise
 
     compilation = compile_source(source, target)
     checked = checked_source(source, compilation)
@@ -83,14 +83,14 @@ def compile_or_fail(source: PlaybookSource, *, quiet: bool = False, target: str 
         errors = tuple(d for d in compilation.diagnostics if d.severity is Severity.ERROR)
         checked = replace(checked, diagnostics=errors)
     if checked.diagnostics:
-        print_report(full([checked]))
+        print_report(render_full([checked]))
     if compilation.plan is None:
-        raise CommandError(summary([checked]), EXIT_FAILED)
+        raise CommandError(summarise([checked]), EXIT_FAILED)
     return compilation.plan
 
 
-def checked_source(source: PlaybookSource, compilation: Compilation) -> Checked:
+def checked_source(source: PlaybookSource, compilation: Compilation) -> CheckedFile:
     """Return a playbook with its diagnostics, for a report."""
-    from noetl.planner.diagnostics.render import Checked
+    from noetl.planner.diagnostics.render import CheckedFile
 
-    return Checked(source.file, source.text, compilation.diagnostics)
+    return CheckedFile(source.file, source.text, compilation.diagnostics)

@@ -17,7 +17,7 @@ from typing import Any
 
 from fastapi import Request
 from noetl.api.http.problems import Problem
-from noetl.planner.diagnostics.diagnostic import suggest
+from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 100
@@ -149,7 +149,7 @@ def check_query_names(request: Request, known_names: Iterable[str]) -> None:
     known_names = tuple(known_names)
     for name in request.query_params:
         if name not in known_names:
-            hint = suggest(name, known_names)
+            hint = did_you_mean(name, known_names)
             detail = f"Unknown query parameter `{name[:_SHOWN_NAME_LENGTH]}`" + (f"; {hint}" if hint else ".")
             raise Problem(400, detail, slug="invalid-request")
         if len(request.query_params.getlist(name)) > 1:
@@ -343,7 +343,7 @@ def _check_members(body: Any, known_keys: tuple[str, ...]) -> dict[str, Any]:
     for key in body:
         if key not in known_keys:
             all_keys = ", ".join(f"`{known_key}`" for known_key in known_keys)
-            hint = suggest(key, known_keys) or f"the keys are {all_keys}"
+            hint = did_you_mean(key, known_keys) or f"the keys are {all_keys}"
             raise _invalid_body(f"Unknown key `{key[:_SHOWN_NAME_LENGTH]}` in the body; {hint}", key)
     return body
 

@@ -23,8 +23,8 @@ from noetl.executor.model.registry import Playbook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
-from noetl.planner.diagnostics.diagnostic import suggest
-from noetl.planner.plan import Header, Plan, canonical
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.plan import Header, Plan, canonical_json
 
 if TYPE_CHECKING:
     # The compiler takes long to import, and most requests after a cold start do not need it.
@@ -163,7 +163,7 @@ class Service:
         run = self.run(run_id)
         names = self._step_names(run.plan_hash)
         if step not in names:
-            hint = suggest(step, names)
+            hint = did_you_mean(step, names)
             raise RejectedError("unknown_step", f"unknown step `{step}`" + (f"; {hint}" if hint else ""))
         new_run, first_visit, history = restarted(
             self._store.plan_header(run.plan_hash),
@@ -459,7 +459,7 @@ def result_body(run: Run) -> dict[str, Any]:
 
 
 def _hash(request: Any) -> str:
-    return hashlib.sha256(canonical(request).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
 
 def _entry(playbook: Playbook) -> dict[str, Any]:
@@ -482,11 +482,11 @@ def _check_addressable(kind: str, text: str) -> None:
     Raises:
         RejectedError: `invalid_name`.
     """
-    from noetl.planner.syntax.names import MAX_NAME, is_name
+    from noetl.planner.syntax.names import MAX_NAME_LENGTH, is_valid_name
 
-    if not is_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
+    if not is_valid_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
-            f"the {kind} of a registered playbook must be 1 to {MAX_NAME} printable characters without blanks"
+            f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters without blanks"
             " around them, and no segment between slashes may be empty, `.`, `..` or `versions`"
         )
         raise RejectedError("invalid_name", message)

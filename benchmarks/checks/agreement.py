@@ -13,7 +13,7 @@ from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.plan import MOST_COUNTED, Plan
+from noetl.planner.plan import MAX_COUNTED_VISITS, Plan
 
 from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import Explored, explored
@@ -230,7 +230,7 @@ class Judge:
         steps = {m.step for m in self.mended.mistakes if m.word in words}
         if path[:1] == ("tasks",):
             return bool(steps) or None
-        if step == self.plan.header.last_step:
+        if step == self.plan.header.finally_step:
             # It runs when a run is cancelled, too, which may be at any time and is not explored.
             return step in steps or None
         if step is None and not any(e.status != "failed" for e in self.behaviour.endings):
@@ -285,7 +285,7 @@ class Judge:
             ("race", f"{one} and {other} save {name}") for name, one, other in sorted(self.behaviour.writers)
         ]
         bound = self.plan.header.statistics["most_visits"]
-        if self.behaviour.is_endless or (bound < MOST_COUNTED and self.behaviour.most_visits > bound):
+        if self.behaviour.is_endless or (bound < MAX_COUNTED_VISITS and self.behaviour.most_visits > bound):
             found.append(
                 ("more visits", f"{self.behaviour.most_visits} visits, and {bound} were said to be the most")
             )

@@ -32,7 +32,7 @@ from noetl.executor.model.transition import MAX_CLAIMS, ending
 from noetl.executor.security.capabilities import for_service
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.plan import MOST_COUNTED, Action, Header, Loop, Plan, Step, Task, Work
+from noetl.planner.plan import MAX_COUNTED_VISITS, Action, Header, Loop, Plan, Step, Task, Work
 from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse_template
 
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
@@ -272,7 +272,7 @@ class Walks(Explorer):
         self.effects: list[str] = []
         self.effects_of: dict[tuple[str, int], tuple[str, ...]] = {}
         counted = plan.header.statistics["most_visits"]
-        self.longest = MOST_VISITS if counted == MOST_COUNTED else max(MOST_VISITS, counted)
+        self.longest = MOST_VISITS if counted == MAX_COUNTED_VISITS else max(MOST_VISITS, counted)
         self.most = MOST_WORLDS if found.all_orders else 3 * MOST_WORLDS
         self.together: set[frozenset[str]] = set()
         """Visits that were ready at one time: neither of two came before the other."""
@@ -401,11 +401,11 @@ class Walks(Explorer):
         ):
             self.found.broken.add("a branch is left over when the run has ended")
         self.found.most_visits = max(
-            self.found.most_visits, len(world.visits) + (self.plan.header.last_step is not None)
+            self.found.most_visits, len(world.visits) + (self.plan.header.finally_step is not None)
         )
         if not self.plan.header.sequential:
             self.note_savers(world)
-        last = self.plan.header.last_step
+        last = self.plan.header.finally_step
         if last is None or last not in self.plan.steps:
             self.finish(world)
             return

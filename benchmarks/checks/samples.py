@@ -251,7 +251,7 @@ class Samples:
         usage = Usage() if path is None else self.root.at(path)
         declaration = catalogue()[action.type]
         label = f"{action.type} {'.'.join(path or ())}"
-        if (shape := declaration.shape(action.parameters)) is not None:
+        if (shape := declaration.result_keys(action.parameters)) is not None:
             return usage.variants(label, None, dict(shape))
         if action.type == "wait":
             return [None]

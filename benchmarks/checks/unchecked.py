@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostics
-from noetl.planner.lower import _Lowering
-from noetl.planner.plan import MOST_COUNTED, Plan
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import find_uses
+from noetl.planner.lower import Lowering
+from noetl.planner.plan import MAX_COUNTED_VISITS, Plan
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import find_template_uses
 from noetl.planner.syntax.models import Entry
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
@@ -17,14 +17,14 @@ class NoPlan(Exception):
     """The text has no meaning that could be executed."""
 
 
-class _Unchecked(_Lowering):
+class _Unchecked(Lowering):
     """Lowers whatever there is. Steps that are named and missing stay among the targets."""
 
-    def most_visits(self) -> int:
+    def visit_bound(self) -> int:
         try:
-            return super().most_visits()
+            return super().visit_bound()
         except Exception:  # noqa: BLE001 - a cycle without a bound
-            return MOST_COUNTED
+            return MAX_COUNTED_VISITS
 
 
 def unchecked_plan(text: str) -> Plan:
@@ -38,12 +38,12 @@ def unchecked_plan(text: str) -> Plan:
     parsed = parse_playbook(document, diagnostics) if document is not None else None
     if document is None or parsed is None or diagnostics.errors:
         raise NoPlan("it cannot be read as a playbook")
-    uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
+    uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
     if uses is None or diagnostics.errors:
         raise NoPlan("a template cannot be read")
-    subject = Subject(parsed.playbook, document, catalogue(), diagnostics, uses)
+    program = Program(parsed.playbook, document, catalogue(), diagnostics, uses)
     try:
-        return _Unchecked(subject).plan()
+        return _Unchecked(program).plan()
     except Exception as problem:
         raise NoPlan(f"it has no plan: {problem}") from problem
 

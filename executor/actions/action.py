@@ -16,7 +16,7 @@ from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.run import NEVER, Run, Wait
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
 """Time limit of a request or statement without `timeout`."""
@@ -81,7 +81,7 @@ class ExternalWaits(Protocol):
         ...
 
 
-@record
+@frozen
 class Call:
     """One call of a handler: the rendered parameters of an action and its context.
 

@@ -19,7 +19,7 @@ DECLARATION = ActionDeclaration(
             (Kind.ACTION,),
             "An action that asks for the answer. Its templates can use `callback.url` and `callback.token`.",
             secrets=True,
-            late=("callback",),
+            deferred_names=("callback",),
         ),
         "heartbeat": Parameter(
             (Kind.DURATION,), "The longest time between two heartbeats of the other side."

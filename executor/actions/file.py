@@ -57,8 +57,8 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("read", "write", "append", "list", "delete"),
     idempotent=False,
-    acts_twice=lambda parameters: "append" in parameters,
-    result_of=lambda parameters: (
+    idempotent_when=lambda parameters: "append" not in parameters,
+    result_for=lambda parameters: (
         {"path": Kind.STRING, "bytes": Kind.INTEGER}
         if "write" in parameters or "append" in parameters
         else None

@@ -21,7 +21,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, text_of, write_json
 from noetl.executor.security.redaction import head, scrub
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from noetl.planner.kinds import described
+from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
     import httpx
@@ -84,10 +84,12 @@ DECLARATION = ActionDeclaration(
                     " None or empty text: the last page. If the last page leaves it out, write"
                     " `response.body.next | default(none)`.",
                     required=True,
-                    late=("response",),
+                    deferred_names=("response",),
                 ),
                 "items": Parameter(
-                    (Kind.ARRAY,), "The list of items of a page, from `response`.", late=("response",)
+                    (Kind.ARRAY,),
+                    "The list of items of a page, from `response`.",
+                    deferred_names=("response",),
                 ),
                 "max_pages": Parameter(
                     (Kind.INTEGER,), f"The action fails if there are more pages. Default: {MAX_PAGES}."
@@ -96,10 +98,10 @@ DECLARATION = ActionDeclaration(
         ),
     },
     result=_RESPONSE,
-    result_of=lambda parameters: None if "paginate" in parameters else _RESPONSE,
+    result_for=lambda parameters: None if "paginate" in parameters else _RESPONSE,
     idempotent=False,
     # A retry of an unsafe method sends the same idempotency key.
-    acts_twice=lambda _: False,
+    idempotent_when=lambda _: True,
 )
 
 _UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")
@@ -332,9 +334,9 @@ def _page_value(paginate: Mapping[str, Any], name: str, response: Mapping[str, A
     except ActionError as error:
         raise ActionError(error.type, f"`paginate`: `{name}`: {error.message}", retryable=False) from error
     if name == "items" and not isinstance(value, list):
-        raise _parameter_error(f"`paginate`: `items` must be a list, not {described(value)}")
+        raise _parameter_error(f"`paginate`: `items` must be a list, not {describe_kind_of(value)}")
     if name == "next" and not isinstance(value, str | None):
-        raise _parameter_error(f"`paginate`: `next` must be text or none, not {described(value)}")
+        raise _parameter_error(f"`paginate`: `next` must be text or none, not {describe_kind_of(value)}")
     return value
 
 

@@ -26,7 +26,7 @@ DECLARATION = ActionDeclaration(
             (Kind.STRING,),
             "The name or ARN of the function, optionally followed by `:` and a version or alias.",
             required=True,
-            refuses=_check_function_name,
+            rejection_reason=_check_function_name,
         ),
         "payload": Parameter(
             (Kind.ANY,), "The input of the function. Default: an empty object.", secrets=True

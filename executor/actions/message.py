@@ -33,7 +33,7 @@ DECLARATION = ActionDeclaration(
             "The URL of a queue, or the ARN of a queue, a topic or a bus."
             " The ARN of a queue needs the permission `sqs:GetQueueUrl`.",
             required=True,
-            refuses=_check_target,
+            rejection_reason=_check_target,
         ),
         "body": Parameter(
             (Kind.ANY,),

@@ -24,7 +24,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.sql import Bind, Identifier, Sql
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from noetl.planner.kinds import described
+from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -117,8 +117,8 @@ DECLARATION = ActionDeclaration(
     },
     one_of=("query", "copy_from", "copy_to"),
     idempotent=False,
-    acts_twice=_may_duplicate_rows,
-    result_of=_result_of,
+    idempotent_when=lambda parameters: not _may_duplicate_rows(parameters),
+    result_for=_result_of,
     is_atomic=True,
 )
 
@@ -240,7 +240,7 @@ def _bind_rows(parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
     rows = []
     for number, row in enumerate(parameters["rows"], 1):
         if not isinstance(row, dict):
-            raise _parameter_error(f"`rows`: item {number} must be an object, not {described(row)}")
+            raise _parameter_error(f"`rows`: item {number} must be an object, not {describe_kind_of(row)}")
         if missing := names - row.keys() - shared.keys():
             raise _parameter_error(f"`rows`: item {number}: missing {min(missing)!r}")
         rows.append({**values, **{name: to_parameter(row[name]) for name in names if name in row}})

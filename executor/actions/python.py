@@ -30,7 +30,10 @@ DECLARATION = ActionDeclaration(
     description="Calls a function of an allowed module. Its result is the result of the function.",
     parameters={
         "function": Parameter(
-            (Kind.STRING,), "The function, as `package.module:name`.", required=True, refuses=_check_function
+            (Kind.STRING,),
+            "The function, as `package.module:name`.",
+            required=True,
+            rejection_reason=_check_function,
         ),
         "args": Parameter(
             (Kind.OBJECT, Kind.ARRAY),

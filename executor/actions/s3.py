@@ -35,24 +35,24 @@ DECLARATION = ActionDeclaration(
         "get": Parameter(
             (Kind.STRING,),
             "The object to read, as `s3://BUCKET/KEY`. The result is its content.",
-            refuses=_check_object_uri,
+            rejection_reason=_check_object_uri,
         ),
         "put": Parameter(
             (Kind.STRING,),
             "The object to write, as `s3://BUCKET/KEY`. The result is `{uri, bytes, etag}`.",
             requires=("content",),
-            refuses=_check_object_uri,
+            rejection_reason=_check_object_uri,
         ),
         "list": Parameter(
             (Kind.STRING,),
             "The prefix of the objects, as `s3://BUCKET/PREFIX`. The result is a list of"
             " `{uri, key, bytes, etag, modified_at}`, sorted by key.",
-            refuses=_check_prefix_uri,
+            rejection_reason=_check_prefix_uri,
         ),
         "delete": Parameter(
             (Kind.STRING,),
             "The object to delete. A missing object is not an error. The result is `{uri}`.",
-            refuses=_check_object_uri,
+            rejection_reason=_check_object_uri,
         ),
         "content": Parameter((Kind.ANY,), "The content to write."),
         "format": Parameter(

@@ -11,9 +11,9 @@ DECLARATION = ActionDeclaration(
     type="set",
     description="Assigns values to names. The templates of the values do not see each other's names.",
     parameters={
-        "set": Parameter((Kind.OBJECT,), "The names and their values.", required=True, written_out=True)
+        "set": Parameter((Kind.OBJECT,), "The names and their values.", required=True, must_be_literal=True)
     },
-    result_of=lambda parameters: (
+    result_for=lambda parameters: (
         dict.fromkeys(parameters["set"], Kind.ANY) if isinstance(parameters.get("set"), dict) else None
     ),
 )

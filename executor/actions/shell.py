@@ -32,7 +32,7 @@ DECLARATION = ActionDeclaration(
             "Text for `/bin/sh`, or a list of arguments, which is run without a shell.",
             required=True,
             sink=Sink.SHELL,
-            refuses=_check_command,
+            rejection_reason=_check_command,
         ),
         "env": Parameter((Kind.OBJECT,), "Additional environment variables.", secrets=True),
         "cwd": Parameter((Kind.STRING,), "The folder in which it runs, relative to the working folder."),
@@ -44,7 +44,7 @@ DECLARATION = ActionDeclaration(
         ),
     },
     result={**_RESULT, "data": Kind.ANY},
-    result_of=lambda parameters: {**_RESULT, "data": Kind.ANY} if "parse" in parameters else _RESULT,
+    result_for=lambda parameters: {**_RESULT, "data": Kind.ANY} if "parse" in parameters else _RESULT,
     idempotent=False,
 )
 

@@ -26,7 +26,9 @@ DECLARATION = ActionDeclaration(
     parameters={
         "seconds": Parameter((Kind.DURATION,), "How long to wait."),
         "until": Parameter(
-            (Kind.STRING,), "The end of the wait in RFC 3339. Default time zone: UTC.", refuses=_check_time
+            (Kind.STRING,),
+            "The end of the wait in RFC 3339. Default time zone: UTC.",
+            rejection_reason=_check_time,
         ),
     },
     one_of=("seconds", "until"),

@@ -19,7 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import ActionError
-from noetl.planner.syntax.addresses import Address, is_never, is_never_allowed
+from noetl.planner.syntax.addresses import Address, is_forbidden_address, is_forbidden_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
 
 def is_allowed(address: Address, networks: Iterable[str]) -> bool:
     """Whether an action may connect to an address, given the ranges (CIDR) that the operator allows besides."""
-    if is_never(address):
+    if is_forbidden_address(address):
         return False
     if any(address in ipaddress.ip_network(network) for network in networks):
         return True
@@ -91,7 +91,8 @@ def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: st
         address = ipaddress.ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
             raise forbidden(
-                f"`{host}` is at {address}, which `{action}` may not reach", allowable=not is_never(address)
+                f"`{host}` is at {address}, which `{action}` may not reach",
+                allowable=not is_forbidden_address(address),
             )
         vetted.append(str(address))
     return vetted
@@ -122,7 +123,7 @@ def addresses(
         ActionError: `ForbiddenAddress`.
         OSError: it has none; a TimeoutError where that was not known in time.
     """
-    if is_never_allowed(host):
+    if is_forbidden_host(host):
         raise forbidden(f"`{host}` is out of bounds for `{action}`")
     return vet(host, _resolve_in_time(resolver, host, port), networks, action)
 

@@ -21,7 +21,7 @@ from noetl.executor.model.tracing import trace_id, traceparent
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.executor.security.redaction import scrub
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
@@ -34,7 +34,7 @@ PARAMETER = "~"
 logger = logging.getLogger("noetl.executor")
 
 
-@record
+@frozen
 class Attempts:
     """The attempts at an action that stands at a position of the work. `args` are those of the task that it is in."""
 

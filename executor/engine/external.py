@@ -13,7 +13,7 @@ from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
 from noetl.executor.model.tracing import traceparent
 from noetl.executor.security.redaction import TOKENS
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 MAX_DEPTH = 10
 """How deep runs may start each other."""
@@ -40,7 +40,7 @@ def in_registry(store: Store) -> FindPlaybook:
     return find
 
 
-@record
+@frozen
 class Waiting:
     """The external waits of one claimed visit: implements `noetl.executor.actions.action.ExternalWaits`."""
 

@@ -41,7 +41,7 @@ def end(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, Ru
     """Evaluate the output and give the run its final status; the run as it stood before, and the status."""
     run = _fresh(store, claim)
     header = store.plan_header(run.plan_hash)
-    last_step = header.last_step
+    last_step = header.finally_step
     visited = Visited(store, run.id, header.statistics.get("most_visits", math.inf))
     status = ending(run.stop, run.failed_branches)
     told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)

@@ -38,7 +38,7 @@ from noetl.executor.model.transition import abandon, as_last, choose, in_time, l
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import scrub_stored
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Loop, Repeat, Step
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
@@ -50,7 +50,7 @@ MOST_OF_IT = 0.9
 logger = logging.getLogger("noetl.executor")
 
 
-@record
+@frozen
 class Walker:
     """Walks one visit at a time; `lease` names the worker.
 
@@ -96,7 +96,7 @@ class Walker:
         if not self._has_time_for(step):
             self.store.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
             return None
-        scope = last_scope(self.store, claim) if step.runs_last else self._load(claim, step)
+        scope = last_scope(self.store, claim) if step.is_finally_step else self._load(claim, step)
         find_playbook = self.find_playbook or in_registry(self.store)
         piece = Piece(
             lambda name: self.store.plan_task(run.plan_hash, name),
@@ -185,7 +185,7 @@ class Walker:
     def _pause(self, step: Step, claim: Claim, scope: Scope, later: Pause, piece: Piece) -> Claim | None:
         """Commit how far the work has come. What the store cannot keep fails the step."""
         now = self.clock()
-        if step.runs_last:
+        if step.is_finally_step:
             # Nobody can stop it, so it has to be gone on with when its time is over, whatever it waits for.
             left = max(piece.expires - time.monotonic(), 0.0)
             later = replace(later, due_at=min(later.due_at, now + left))
@@ -213,7 +213,7 @@ class Walker:
             interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
             return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, piece)
         commit = abandon(claim.visit)
-        commit = as_last(commit) if step.runs_last else commit
+        commit = as_last(commit) if step.is_finally_step else commit
         piece.telling.rest(lambda events: self.store.commit(_told(commit, events), self.clock()))
         return None
 
@@ -318,10 +318,10 @@ class Walker:
     def _give_time(self, piece: Piece, claim: Claim, step: Step, taken_seconds: float = 0.0) -> None:
         """Say when an attempt that has taken so long is out of time: by the step's timeout, the run's, or the invocation's."""
         now = time.monotonic()
-        usual = LAST_STEP_SECONDS if step.runs_last else DEFAULT_STEP_SECONDS
+        usual = LAST_STEP_SECONDS if step.is_finally_step else DEFAULT_STEP_SECONDS
         piece.began = now - taken_seconds
         piece.expires = piece.began + (step.timeout_seconds or usual)
-        if not step.runs_last and claim.run.deadline_at is not None:
+        if not step.is_finally_step and claim.run.deadline_at is not None:
             piece.expires = min(piece.expires, now + max(claim.run.deadline_at - self.clock(), 0.0))
         piece.deadline = min(piece.expires, now + self.invocation_seconds, self.ends_at or math.inf)
 
@@ -360,7 +360,7 @@ def _timed(step: Step, later: Pause, claim: Claim, piece: Piece) -> Mapping[str,
     journal = later.progress.journal
     if not journal or later.parts:
         return journal
-    counts = step.runs_last or bool(later.retried)
+    counts = step.is_finally_step or bool(later.retried)
     return with_time(journal, claim, time.monotonic() - piece.began, piece.clock() if counts else None)
 
 
@@ -370,7 +370,7 @@ def _bounded(step: Step, commit: Commit, claim: Claim, piece: Piece, now: float)
     is_first = visit.progress is None and (visit.claims, visit.attempt, claim.run.resumes) == (1, 1, 0)
     if not is_first or piece.waits:
         commit = replace(commit, waited=True)
-    return as_last(commit) if step.runs_last else in_time(commit, claim.run.deadline_at, now)
+    return as_last(commit) if step.is_finally_step else in_time(commit, claim.run.deadline_at, now)
 
 
 def _without_secrets(outcome: Outcome) -> Outcome:

@@ -17,13 +17,13 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.memory_budget import MOST_GIVEN, size_of
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Part
-from noetl.planner.frozen import record
-from noetl.planner.kinds import described
+from noetl.planner.frozen import frozen
+from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Loop
 from noetl.planner.templates.template import Lookup
 
 
-@record
+@frozen
 class Counts:
     """How many items of a loop are done, how many of them failed, and how many there are."""
 
@@ -87,7 +87,7 @@ def _items(loop: Loop, lookup: Lookup) -> list[Any]:
     """
     items = render(loop.items, None, lookup)
     if not isinstance(items, list):
-        message = f"`loop.items` must be a list, and is {described(items)}"
+        message = f"`loop.items` must be a list, and is {describe_kind_of(items)}"
         raise ActionError("ParameterError", message, retryable=False)
     return items
 

@@ -12,8 +12,8 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import text_of
 from noetl.executor.security.secret_sources import Secret, resolve
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from noetl.planner.diagnostics.wording import quoted
-from noetl.planner.kinds import described, either, is_of_kind
+from noetl.planner.diagnostics.wording import quote_or_describe
+from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
 from noetl.planner.templates.template import (
     EvaluationError,
@@ -73,9 +73,9 @@ def _rendered(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
         return _fields(value, parameter.fields, lookup)
     if (
         parameter is not None
-        and parameter.late
+        and parameter.deferred_names
         and isinstance(value, str)
-        and _reads_any(value, parameter.late)
+        and _reads_any(value, parameter.deferred_names)
     ):
         return _late(value, parameter, lookup)
     sink = Sink.PLAIN if parameter is None else parameter.sink
@@ -117,18 +117,20 @@ def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[
             continue
         plain = "" if parameter.sink is Sink.SQL and _is_statement(value) else value
         if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
-            raise _wrong(f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}")
+            raise _wrong(
+                f"`{name}` must be {describe_kinds(parameter.kinds)}, and is {describe_kind_of(value)}"
+            )
         if parameter.fields:
             checked[name] = _checked(name, parameter.fields, value)
         else:
             checked[name] = _chosen(name, value, parameter) if parameter.choices else value
         if (
-            parameter.refuses is not None
+            parameter.rejection_reason is not None
             and not callable(value)
-            and (reason := parameter.refuses(value)) is not None
+            and (reason := parameter.rejection_reason(value)) is not None
         ):
             raise _wrong(
-                f"`{name}` cannot be {described(value) if parameter.secrets else quoted(value)}: {reason}"
+                f"`{name}` cannot be {describe_kind_of(value) if parameter.secrets else quote_or_describe(value)}: {reason}"
             )
     for name, parameter in parameters.items():
         if parameter.required and name not in checked:
@@ -318,7 +320,7 @@ def _url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
         elif part.is_raw or lexer.component is UrlComponent.ORIGIN:
             if value is None or isinstance(value, dict | list):
                 raise _wrong(
-                    f"{{{{ {part.source} }}}} is {described(value)}, which cannot be a part of an address"
+                    f"{{{{ {part.source} }}}} is {describe_kind_of(value)}, which cannot be a part of an address"
                 )
             address += text_of(value)
         else:

@@ -16,7 +16,7 @@ from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.planner.catalogue import Kind
-from noetl.planner.kinds import described, is_of_kind
+from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.plan import Header, Input, Step
 from noetl.planner.templates.template import shared_budget
 
@@ -117,7 +117,7 @@ def restarted(
     """
     if not run.status.is_final:
         raise RejectedError("not_ended", f"run {run.id} has not ended, so nothing can be started from it")
-    if step.runs_last:
+    if step.is_finally_step:
         raise RejectedError(
             "unknown_step", f"step `{step.name}` runs last, behind all others; nothing is started there"
         )
@@ -130,7 +130,7 @@ def restarted(
         (v for v in visits if v.finished_at is not None and (before is None or v.clock < before.clock)),
         key=lambda v: (v.clock, v.id),
     )
-    known = [v for v in known if not v.step.startswith("@") and v.step != header.last_step]
+    known = [v for v in known if not v.step.startswith("@") and v.step != header.finally_step]
     names = _pointers(known) if before is None else before.names
     fresh, first = new_run(
         header,
@@ -147,7 +147,7 @@ def restarted(
     fresh = replace(fresh, resumed_from=run.id)
     history = [_remembered(visit, fresh.id) for visit in known]
     clock = max((visit.clock for visit in known), default=0) + 1
-    handed = {name: pointer for name, pointer in _moved(names).items() if name in step.hands_on}
+    handed = {name: pointer for name, pointer in _moved(names).items() if name in step.live_names}
     id = derived_id("from", run.id, step.name)
     return fresh, replace(first, id=id, step=step.name, clock=clock, names=handed), history
 
@@ -196,7 +196,7 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name in header.inputs:
             continue
-        if header.takes_other_inputs:
+        if header.accepts_other_inputs:
             values[name] = given[name]
         else:
             problems.append(
@@ -215,7 +215,7 @@ def _known(header: Header) -> str:
 
 def _mismatch(name: str, declared: Input, value: Any) -> str | None:
     if not is_of_kind(value, Kind(declared.type)):
-        return f"input `{name}` must be {declared.type}, and is {described(value)}"
+        return f"input `{name}` must be {declared.type}, and is {describe_kind_of(value)}"
     if declared.enum is not None and value not in declared.enum:
         return f"input `{name}` must be one of {', '.join(map(str, declared.enum))}"
     return None

@@ -7,10 +7,10 @@ from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
-@record
+@frozen
 class Event:
     """One entry of a run's history. `id` is given by the store: it orders the history and serves as a cursor."""
 

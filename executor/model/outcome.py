@@ -12,10 +12,10 @@ from noetl.executor.model.run import (
     Progress,
     Visit,
 )
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
-@record
+@frozen
 class Outcome:
     """How the work of a visit went: what its last item gave, and what it saved.
 
@@ -67,7 +67,7 @@ class Outcome:
         }
 
 
-@record
+@frozen
 class Choice:
     """What the rule made of an outcome: the index of the case taken, or None; or a retry that is due at `retry_at`."""
 
@@ -77,7 +77,7 @@ class Choice:
     retry_at: float | None = None
 
 
-@record
+@frozen
 class Pause:
     """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
-@record
+@frozen
 class Playbook:
     """A playbook of the registry. `version` is None until the store has given it a number."""
 
@@ -16,7 +16,7 @@ class Playbook:
     created_at: float
 
 
-@record
+@frozen
 class Key:
     """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
     hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, TypedDict
 
 from noetl.executor.model.events import Event
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 END = "@end"
 """The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""
@@ -71,7 +71,7 @@ SERVICE = "service"
 """The queue of the runs that the workers of a service walk."""
 
 
-@record
+@frozen
 class WaitKey:
     """Which wait: the run, the visit, and the id that the wait has at its visit."""
 
@@ -80,7 +80,7 @@ class WaitKey:
     id: str
 
 
-@record
+@frozen
 class Wait:
     """What is known of an answer that a visit waits for: what was sent and when, and the last sign of life."""
 
@@ -90,7 +90,7 @@ class Wait:
     heard_at: float | None = None
 
 
-@record
+@frozen
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 
@@ -133,7 +133,7 @@ class Run:
     errors: Sequence[ErrorRecord] = ()
 
 
-@record
+@frozen
 class Progress:
     """How far the work of a visit has come when it is done in several invocations.
 
@@ -145,7 +145,7 @@ class Progress:
     journal: Mapping[str, Any] = field(default_factory=dict)
 
 
-@record
+@frozen
 class Part:
     """What a batch adds to the result of the loop at a position: outcomes of its items, which begin at index `first`."""
 
@@ -162,7 +162,7 @@ class Failure(StrEnum):
     OPEN = "open"
 
 
-@record
+@frozen
 class Visit:
     """One time a step is entered.
 
@@ -202,7 +202,7 @@ class Visit:
         return self.failure in (Failure.ENDED, Failure.OPEN)
 
 
-@record
+@frozen
 class Lease:
     """Who claims, and for how many seconds a claim holds unless it is renewed."""
 
@@ -210,7 +210,7 @@ class Lease:
     seconds: float
 
 
-@record
+@frozen
 class Claim:
     """A visit that this worker holds until `visit.due_at`, and the run it belongs to. `loaded` are visits that were read with
     it, with what they saved: of those that its step reads.
@@ -221,7 +221,7 @@ class Claim:
     loaded: tuple[Visit, ...] = ()
 
 
-@record
+@frozen
 class Branch:
     """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join (`joins`).
 
@@ -238,7 +238,7 @@ class Branch:
     is_absorbed: bool = False
 
 
-@record
+@frozen
 class Commit:
     """Everything that finishing an attempt changes, written in one piece or not at all.
 

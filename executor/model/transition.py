@@ -130,7 +130,7 @@ def settle(
     if unhandled:
         return _policy(step, visit, choice, outcome, now)
     targets = case.targets if case is not None else ()
-    live = case.live if case is not None else dict.fromkeys(step.regions, -1)
+    live = case.counter_changes if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
         visit,
         status=VisitStatus.FAILED if choice.failed else VisitStatus.SUCCEEDED,
@@ -169,7 +169,7 @@ def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Poin
     """The branch that goes from a visit to a step. At a `join: any` all branches of a wave, which began at one visit of its
     dominator, make the same visit.
     """
-    handed = {name: pointer for name, pointer in names.items() if name in there.hands_on}
+    handed = {name: pointer for name, pointer in names.items() if name in there.live_names}
     if there.join is None or there.join.mode == "all":
         id = derived_id(visit.id, case, there.name)
         return Branch(id, there.name, clock, handed, there.join is not None, there.cyclic)

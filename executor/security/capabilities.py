@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from noetl.executor.errors import SettingError
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -81,7 +81,7 @@ ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
 """What operators call the types of actions that playbooks of a service may use."""
 
 
-@record
+@frozen
 class Capabilities:
     """What the playbook of a run may do on this machine.
 

@@ -26,7 +26,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.registry import Key, Playbook
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
 from noetl.executor.stores.change_signal import ChangeSignal
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, Step, Task
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class MessageOutcome(StrEnum):
     HELD = "held"
 
 
-@record
+@frozen
 class SweepResult:
     """Counts of a sweep: the runs that it examined, and the runs or visits that it repaired."""
 

@@ -1,21 +1,21 @@
-"""Actions: known types, their parameters, and templates that would end up as code (NP501 to NP509, NP511, NP403)."""
+"""Checks of actions: types, parameters, injection, addresses and literal secrets (NP501 to NP509, NP511, NP403)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
-from noetl.planner.checks.secrets import find_secret
-from noetl.planner.diagnostics.diagnostic import suggest
-from noetl.planner.diagnostics.wording import quoted
-from noetl.planner.kinds import described, either, is_of_kind
+from noetl.planner.checks.secrets import find_literal_secret
+from noetl.planner.diagnostics.diagnostic import closest, did_you_mean
+from noetl.planner.diagnostics.wording import as_code, quote_or_describe
+from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.shell import ShellLexer
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
-from noetl.planner.program.program import Subject
-from noetl.planner.syntax.addresses import is_never_allowed
+from noetl.planner.program.program import Program
+from noetl.planner.syntax.addresses import is_forbidden_host
 from noetl.planner.syntax.durations import parse_duration
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, TaskEntry
 from noetl.planner.syntax.schema_errors import describe_wrong_value
@@ -28,143 +28,142 @@ from noetl.planner.templates.template import (
 )
 from pydantic import ValidationError
 
-COMMON = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
-"""What every action takes besides the parameters of its type."""
+COMMON_PARAMETERS = frozenset(field.alias or name for name, field in ActionEntry.model_fields.items())
+"""The keys that every action takes in addition to the parameters of its type."""
 
-_BESIDE = "drop the quotes: the value is sent beside the statement"
-_BY_ENV = 'hand it over by `env`, and write `"$NAME"` here'
+_DROP_SQL_QUOTES = "remove the quotes: the value is sent separately from the statement"
+_USE_ENV = 'pass it by `env`, and write `"$NAME"` here'
 _SHELL_HINTS = {
-    "quotes": "drop the quotes: the value is quoted by itself",
+    "quotes": "remove the quotes: the value is quoted automatically",
     "a comment": "move it out of the comment",
-    "an escape": "drop the backslash: the value is quoted by itself",
+    "an escape": "remove the backslash: the value is quoted automatically",
 }
 
 
-def check_actions(subject: Subject) -> None:
-    """Report what is wrong with each action of the playbook, wherever it stands, and secrets that are written out elsewhere."""
-    check = _Check(subject)
+def check_actions(program: Program) -> None:
+    """Check every action, and report literal secrets in `environment`, `variables` and arguments of tasks."""
+    checker = _ActionChecker(program)
     for section in ("environment", "variables"):
-        for name, value in getattr(subject.playbook, section).items():
-            check.literal_secrets(name, value, (section, name))
-    for entry, _, _ in subject.entries:
+        for name, value in getattr(program.playbook, section).items():
+            checker.check_literal_secrets(name, value, (section, name))
+    for entry, _, _ in program.entries:
         if isinstance(entry, ActionEntry):
-            check.action(entry.action, entry.parameters, entry.path)
+            checker.check_action(entry.action, entry.parameters, entry.path)
         elif isinstance(entry, TaskEntry):
-            check.literal_secrets("with", entry.with_, (*entry.path, "with"))
+            checker.check_literal_secrets("with", entry.with_, (*entry.path, "with"))
 
 
-class _Check:
-    def __init__(self, subject: Subject) -> None:
-        self._document = subject.document
-        self._catalogue = subject.catalogue
-        self._diagnostics = subject.diagnostics
+class _ActionChecker:
+    def __init__(self, program: Program) -> None:
+        self._document = program.document
+        self._catalogue = program.catalogue
+        self._diagnostics = program.diagnostics
 
-    def action(self, type_: str, parameters: Mapping[str, Any], path: DocumentPath) -> None:
+    def check_action(self, type_: str, parameters: Mapping[str, Any], path: DocumentPath) -> None:
         declaration = self._catalogue.get(type_)
         if declaration is None:
-            at = self._document.span((*path, "action"))
-            known = ", ".join(f"`{name}`" for name in self._catalogue)
-            hint = suggest(type_, self._catalogue) or f"there are {known}"
-            self._diagnostics.add("NP501", f"there is no action type `{type_}`", at, hint)
+            span = self._document.span((*path, "action"))
+            hint = did_you_mean(type_, self._catalogue) or f"known types: {_list(self._catalogue)}"
+            self._diagnostics.add("NP501", f"unknown action type `{type_}`", span, hint)
             return
         if type_ not in self._catalogue.allowed:
-            at = self._document.span((*path, "action"))
-            allowed = ", ".join(f"`{name}`" for name in self._catalogue if name in self._catalogue.allowed)
-            hint = f"{self._catalogue.setting} allows {allowed}"
-            self._diagnostics.add("NP511", f"`{type_}` may not be used here", at, hint)
-        misspelt = set()
+            span = self._document.span((*path, "action"))
+            allowed = [name for name in self._catalogue if name in self._catalogue.allowed]
+            hint = f"use a type that {self._catalogue.setting} allows: {_list(allowed)}"
+            self._diagnostics.add("NP511", f"action type `{type_}` is not allowed here", span, hint)
+        intended = set()
         for name, value in parameters.items():
             parameter = declaration.parameters.get(name)
             if parameter is None:
-                misspelt |= self._unknown(declaration, name, path)
+                intended |= self._report_unknown_parameter(declaration, name, path)
             else:
-                self._parameter(declaration, name, parameter, value, (*path, name))
-        self._missing(declaration, parameters, misspelt, path)
+                self._check_parameter(declaration, name, parameter, value, (*path, name))
+        self._check_missing_parameters(declaration, parameters, intended, path)
 
-    def _unknown(self, declaration: ActionDeclaration, name: str, path: DocumentPath) -> set[str]:
-        """Report a parameter that the type does not have; returns the names it may have been meant for."""
-        known = {*declaration.parameters, *COMMON}
-        close = suggest(name, known)
-        hint = close or "it takes " + ", ".join(f"`{known}`" for known in declaration.parameters)
-        message = f"`{declaration.type}` has no parameter `{name}`"
+    def _report_unknown_parameter(
+        self, declaration: ActionDeclaration, name: str, path: DocumentPath
+    ) -> set[str]:
+        """Report an unknown parameter. Return the parameter that was probably meant, if any."""
+        meant = closest(name, {*declaration.parameters, *COMMON_PARAMETERS})
+        hint = f"did you mean `{meant}`?" if meant else f"parameters: {_list(declaration.parameters)}"
+        message = f"unknown parameter `{name}` of `{declaration.type}`"
         self._diagnostics.add("NP502", message, self._document.key_span((*path, name)), hint)
-        return {word for word in known if close and f"`{word}`" in close}
+        return {meant} if meant else set()
 
-    def _missing(
-        self, declaration: ActionDeclaration, given: Mapping[str, Any], misspelt: set[str], path: DocumentPath
+    def _check_missing_parameters(
+        self, declaration: ActionDeclaration, given: Mapping[str, Any], intended: set[str], path: DocumentPath
     ) -> None:
         def report(message: str, hint: str | None = None) -> None:
             self._diagnostics.add("NP503", message, self._document.span((*path, "action")), hint)
 
-        present = {*given, *misspelt}
+        present = {*given, *intended}
         for name, parameter in declaration.parameters.items():
             if parameter.required and name not in present:
-                report(f"`{declaration.type}` needs `{name}`", parameter.description)
-            for other in parameter.requires if name in given else ():
-                if other not in present and other not in declaration.one_of:
-                    report(f"`{name}` needs `{other}` beside it", declaration.parameters[other].description)
+                report(f"missing parameter `{name}` of `{declaration.type}`", parameter.description)
+            for required in parameter.requires if name in given else ():
+                if required not in present and required not in declaration.one_of:
+                    description = declaration.parameters[required].description
+                    report(f"missing parameter `{required}`, which `{name}` requires", description)
         alternatives = [name for name in declaration.one_of if name in present]
-        words = ", ".join(f"`{name}`" for name in declaration.one_of)
         if declaration.one_of and not alternatives:
-            report(f"`{declaration.type}` needs one of {words}")
+            report(f"`{declaration.type}` must have one of {_list(declaration.one_of)}")
         if len(alternatives) > 1:
-            both = " and ".join(f"`{name}`" for name in alternatives[:2])
-            at = self._document.key_span((*path, alternatives[1]))
-            self._diagnostics.add("NP503", f"{both} exclude each other: it takes exactly one of {words}", at)
+            both = " and ".join(as_code(alternatives[:2]))
+            span = self._document.key_span((*path, alternatives[1]))
+            message = f"{both} exclude each other: exactly one of {_list(declaration.one_of)} must be given"
+            self._diagnostics.add("NP503", message, span)
 
-    def _parameter(
+    def _check_parameter(
         self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: DocumentPath
     ) -> None:
-        self._kind(name, parameter, value, path)
-        if parameter.written_out and isinstance(value, str) and has_template(value):
-            message = f"`{name}` is written out, so that its names are known before it runs"
+        self._check_kind(name, parameter, value, path)
+        if parameter.must_be_literal and isinstance(value, str) and has_template(value):
+            message = f"`{name}` must be a literal mapping, not a template"
             self._diagnostics.add(
                 "NP504", message, self._document.span(path), "give each name its own template"
             )
         if parameter.fields and isinstance(value, dict):
-            self._fields(declaration, name, parameter.fields, value, path)
+            self._check_fields(declaration, name, parameter.fields, value, path)
             return
         if parameter.sink is not Sink.PLAIN:
-            for text, place in _sink_texts(parameter, value, path):
-                self._sink(name, parameter.sink, text, place)
+            for text, text_path in _sink_texts(parameter, value, path):
+                self._check_sink(name, parameter.sink, text, text_path)
         if (
             Kind.ACTION in parameter.kinds
             and isinstance(value, dict)
             and isinstance(value.get("action"), str)
         ):
-            self._nested(name, value, path)
+            self._check_nested_action(name, value, path)
         else:
-            self.literal_secrets(name, value, path)
+            self.check_literal_secrets(name, value, path)
 
-    def _nested(self, name: str, value: dict[str, Any], path: DocumentPath) -> None:
-        """An action that is a parameter: it is done at once, and what it gives is not kept."""
-        own = {key: item for key, item in value.items() if key not in COMMON}
-        for key in value.keys() & (COMMON - {"action", "retry", "timeout"}):
-            at = self._document.key_span((*path, key))
-            self._diagnostics.add(
-                "NP502", f"the action of `{name}` takes no `{key}`", at, "it takes `retry` and `timeout`"
-            )
+    def _check_nested_action(self, name: str, value: dict[str, Any], path: DocumentPath) -> None:
+        """Check an action that is a parameter. It is executed at once, and its result is not kept."""
+        for key in value.keys() & (COMMON_PARAMETERS - {"action", "retry", "timeout"}):
+            span = self._document.key_span((*path, key))
+            message = f"unknown parameter `{key}` in the action of `{name}`"
+            self._diagnostics.add("NP502", message, span, "only `retry` and `timeout` are allowed here")
         try:
             ActionEntry.model_validate(
                 {key: value[key] for key in ("action", "retry", "timeout") if key in value}
             )
         except ValidationError as problem:
             for error in problem.errors():
-                place, inside = path, value
+                error_path, inside = path, value
                 for part in error["loc"]:
                     if isinstance(inside, dict) and part in inside:
-                        place, inside = (*place, part), inside[part]
-                mistake = describe_wrong_value(place, error["input"], [error])
-                self._diagnostics.add(mistake.code, mistake.message, self._document.span(place), mistake.hint)
+                        error_path, inside = (*error_path, part), inside[part]
+                wrong = describe_wrong_value(error_path, error["input"], [error])
+                self._diagnostics.add(wrong.code, wrong.message, self._document.span(error_path), wrong.hint)
         nested = self._catalogue.get(value["action"])
         if nested is not None and nested.suspends:
-            at = self._document.span((*path, "action"))
-            self._diagnostics.add(
-                "NP504", f"the action of `{name}` cannot be one that waits, as `{nested.type}` does", at
-            )
-        self.action(value["action"], own, path)
+            span = self._document.span((*path, "action"))
+            message = f"the action of `{name}` cannot be `{nested.type}`, which waits"
+            self._diagnostics.add("NP504", message, span)
+        parameters = {key: item for key, item in value.items() if key not in COMMON_PARAMETERS}
+        self.check_action(value["action"], parameters, path)
 
-    def _fields(
+    def _check_fields(
         self,
         declaration: ActionDeclaration,
         name: str,
@@ -174,130 +173,131 @@ class _Check:
     ) -> None:
         for key, item in value.items():
             if key in fields:
-                self._parameter(declaration, f"{name}.{key}", fields[key], item, (*path, key))
+                self._check_parameter(declaration, f"{name}.{key}", fields[key], item, (*path, key))
             else:
-                hint = suggest(key, fields) or "it takes " + ", ".join(f"`{field}`" for field in fields)
-                self._diagnostics.add(
-                    "NP502", f"`{name}` has no `{key}`", self._document.key_span((*path, key)), hint
-                )
+                hint = did_you_mean(key, fields) or f"fields: {_list(fields)}"
+                span = self._document.key_span((*path, key))
+                self._diagnostics.add("NP502", f"unknown field `{key}` of `{name}`", span, hint)
         missing = [key for key, field in fields.items() if field.required and key not in value]
         for key in missing if value.keys() <= fields.keys() else ():
-            at = self._document.key_span(path)
-            self._diagnostics.add("NP503", f"`{name}` needs `{key}`", at, fields[key].description)
+            span = self._document.key_span(path)
+            self._diagnostics.add(
+                "NP503", f"missing field `{key}` of `{name}`", span, fields[key].description
+            )
 
-    def _kind(self, name: str, parameter: Parameter, value: Any, path: DocumentPath) -> None:
-        if (value is None and not parameter.required) or (_may_be_anything(value) and not parameter.fields):
+    def _check_kind(self, name: str, parameter: Parameter, value: Any, path: DocumentPath) -> None:
+        if (value is None and not parameter.required) or (_has_unknown_kind(value) and not parameter.fields):
             return
-        at = self._document.span(path)
-        if not any(_is_fit(value, kind) for kind in parameter.kinds):
-            message = f"`{name}` must be {either(parameter.kinds)}, and is {described(value)}"
-            self._diagnostics.add("NP504", message, at)
+        span = self._document.span(path)
+        if not any(_is_valid(value, kind) for kind in parameter.kinds):
+            message = f"`{name}` must be {describe_kinds(parameter.kinds)}, not {describe_kind_of(value)}"
+            self._diagnostics.add("NP504", message, span)
         elif isinstance(value, str) and parameter.choices and not _is_choice(value, parameter):
-            choices = ", ".join(f"`{choice}`" for choice in parameter.choices)
-            hint = suggest(value.lower(), parameter.choices) or f"it is one of {choices}"
-            self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", at, hint)
-        elif parameter.refuses is not None and not any(
-            has_template(text) for _, text, _ in _texts(name, value, path)
-        ):
-            if (reason := parameter.refuses(value)) is not None:
-                self._diagnostics.add("NP504", f"`{name}` cannot be {_quoted(value)}", at, reason)
+            choices = f"choices: {_list(parameter.choices)}"
+            hint = did_you_mean(value.lower(), parameter.choices) or choices
+            self._diagnostics.add("NP504", f"`{name}` cannot be `{value}`", span, hint)
+        elif parameter.rejection_reason is not None:
+            if not any(has_template(text) for _, text, _ in _find_texts(name, value, path)):
+                if (reason := parameter.rejection_reason(value)) is not None:
+                    self._diagnostics.add("NP504", f"`{name}` cannot be {_quote(value)}", span, reason)
 
-    def _sink(self, name: str, sink: Sink, text: str, path: DocumentPath) -> None:
-        template = _parsed(text)
+    def _check_sink(self, name: str, sink: Sink, text: str, path: DocumentPath) -> None:
+        template = _parse(text)
         if template is None:
             if sink is Sink.URL and not has_template(text):
-                self._address(text, path, is_whole=True)
+                self._check_url(text, path, is_complete=True)
             return
         if template.parts is None:
-            at = text.find("{%")
-            span = self._document.text_span(path, at, text.find("%}", at) + 2)
+            start = text.find("{%")
+            span = self._document.text_span(path, start, text.find("%}", start) + 2)
             hint = "build the text in a `set` before it, or use `{{ a if b else c }}`"
             self._diagnostics.add("NP403", f"`{{% %}}` is not allowed in `{name}`", span, hint)
             return
         expressions = [part for part in template.parts if isinstance(part, Expression)]
         for expression in expressions:
             if expression.is_raw:
-                message = f"`| raw` puts data into `{name}` as it is: it can become code"
+                message = f"`| raw` inserts data into `{name}` without quoting: the data can become code"
                 span = self._document.text_span(path, expression.start, expression.end)
-                self._diagnostics.add(
-                    "NP506", message, span, "leave it out unless the value is the author's own"
-                )
+                hint = "remove it, unless the author of the playbook wrote the value"
+                self._diagnostics.add("NP506", message, span, hint)
         match sink:
             case Sink.SQL:
-                self._sql(template, expressions, path)
+                self._check_sql(template, expressions, path)
             case Sink.SHELL:
-                self._shell(template, path)
+                self._check_shell(template, path)
             case Sink.URL:
-                self._address(_literal_start(template), path, is_whole=False)
+                self._check_url(_literal_start(template), path, is_complete=False)
 
-    def _sql(self, template: Template, expressions: list[Expression], path: DocumentPath) -> None:
+    def _check_sql(self, template: Template, expressions: list[Expression], path: DocumentPath) -> None:
         if template.is_expression and not expressions[0].is_raw:
-            message = "a statement cannot come from data: a template in `query` stands for a value"
-            self._diagnostics.add("NP504", message, self._document.span(path), "write the statement out")
+            message = "a statement cannot be a template: a template in `query` is a value"
+            self._diagnostics.add("NP504", message, self._document.span(path), "write the statement as text")
             return
         lexer = SqlLexer()
         parts = template.parts or ()
-        for at, part in enumerate(parts):
+        for index, part in enumerate(parts):
             if isinstance(part, str):
                 lexer.feed(part)
             elif lexer.context and not part.is_raw:
-                hint = _sql_hint(lexer.context, part, parts[at - 1], (*parts, "")[at + 1])
-                self._inside("NP505", lexer.context, part, path, hint)
+                hint = _sql_hint(lexer.context, part, parts[index - 1], (*parts, "")[index + 1])
+                self._report_context("NP505", lexer.context, part, path, hint)
 
-    def _shell(self, template: Template, path: DocumentPath) -> None:
+    def _check_shell(self, template: Template, path: DocumentPath) -> None:
         lexer = ShellLexer()
         for part in template.parts or ():
             if isinstance(part, str):
                 lexer.feed(part)
                 continue
             if lexer.context and not part.is_raw:
-                hint = _SHELL_HINTS.get(lexer.context, _BY_ENV)
-                self._inside("NP509", lexer.context, part, path, hint)
+                hint = _SHELL_HINTS.get(lexer.context, _USE_ENV)
+                self._report_context("NP509", lexer.context, part, path, hint)
             lexer.feed_value()
 
-    def _inside(self, code: str, place: str, part: Expression, path: DocumentPath, hint: str) -> None:
+    def _report_context(
+        self, code: str, context: str, part: Expression, path: DocumentPath, hint: str
+    ) -> None:
         span = self._document.text_span(path, part.start, part.end)
-        self._diagnostics.add(code, f"a template inside {place}", span, hint)
+        self._diagnostics.add(code, f"template inside {context}", span, hint)
 
-    def _address(self, text: str, path: DocumentPath, *, is_whole: bool) -> None:
-        """Check an address, or the literal text it begins with."""
-        scheme, slashes, rest = text.partition("://")
-        if not slashes or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-            if is_whole:
-                hint = (
-                    f"write `https://{text.lstrip('/')}`"
-                    if re.match(r"/{0,2}[\w-]+(\.[\w-]+)+", text)
-                    else None
-                )
-                self._diagnostics.add(
-                    "NP508", "an address begins with `http://` or `https://`", self._document.span(path), hint
-                )
+    def _check_url(self, text: str, path: DocumentPath, *, is_complete: bool) -> None:
+        """Check a URL, or the literal text at its start if it is not complete."""
+        scheme, separator, rest = text.partition("://")
+        if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+            if is_complete:
+                is_host = re.match(r"/{0,2}[\w-]+(\.[\w-]+)+", text)
+                hint = f"write `https://{text.lstrip('/')}`" if is_host else None
+                message = "a URL must start with `http://` or `https://`"
+                self._diagnostics.add("NP508", message, self._document.span(path), hint)
             return
         if scheme.lower() not in ("http", "https"):
             span = self._document.text_span(path, 0, len(scheme))
-            self._diagnostics.add("NP508", f"`{scheme}` is not an address that `http` can reach", span)
+            self._diagnostics.add("NP508", f"URL scheme `{scheme}` is not supported by `http`", span)
             return
         authority = re.match(r"[^/?#\\]*", rest)
-        if authority is None or (not is_whole and authority.end() == len(rest)):
+        if authority is None or (not is_complete and authority.end() == len(rest)):
             return
-        start = len(scheme) + 3 + authority[0].rfind("@") + 1
+        start = len(scheme) + len("://") + authority[0].rfind("@") + 1
         host = re.sub(r":\d*$", "", authority[0].rpartition("@")[2])
-        if is_never_allowed(host):
+        if is_forbidden_host(host):
             span = self._document.text_span(path, start, start + len(host))
-            self._diagnostics.add("NP508", f"`{host}` is an address that is never allowed", span)
+            self._diagnostics.add("NP508", f"host `{host}` is never allowed", span)
 
-    def literal_secrets(self, name: str, value: Any, path: DocumentPath) -> None:
+    def check_literal_secrets(self, name: str, value: Any, path: DocumentPath) -> None:
         """Report every text in a value that looks like a password, token or key."""
-        for key, text, place in _texts(name, value, path):
-            found = find_secret(key, text, within=name)
-            if found is not None:
-                span = self._document.text_span(place, *found)
-                hint = "give it as `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where it runs"
-                self._diagnostics.add("NP507", "this looks like a secret written out", span, hint)
+        for key, text, text_path in _find_texts(name, value, path):
+            position = find_literal_secret(key, text, within=name)
+            if position is not None:
+                span = self._document.text_span(text_path, *position)
+                hint = "write `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where the playbook runs"
+                self._diagnostics.add("NP507", "text looks like a literal secret", span, hint)
 
 
-def _parsed(text: str) -> Template | None:
-    """The template, or None when there is none or it is broken, which others report."""
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(as_code(words))
+
+
+def _parse(text: str) -> Template | None:
+    """Return the template, or None if the text has none or it is invalid, which another check reports."""
     if not has_template(text):
         return None
     try:
@@ -307,27 +307,27 @@ def _parsed(text: str) -> Template | None:
 
 
 def _sink_texts(parameter: Parameter, value: Any, path: DocumentPath) -> Iterator[tuple[str, DocumentPath]]:
-    """The texts that end up in the sink: of a list of statements each one, of a list of arguments none."""
+    """Yield the texts that the sink interprets: each of a list of SQL statements, none of a list of arguments."""
     if isinstance(value, str):
         yield value, path
     elif isinstance(value, list) and parameter.sink is Sink.SQL:
-        yield from ((item, (*path, at)) for at, item in enumerate(value) if isinstance(item, str))
+        yield from ((item, (*path, index)) for index, item in enumerate(value) if isinstance(item, str))
 
 
-def _sql_hint(inside: str, part: Expression, before: object, behind: object) -> str:
-    """How a template is freed of what it stands in, between two other parts of the statement."""
-    if inside == "a comment":
+def _sql_hint(context: str, part: Expression, before: object, after: object) -> str:
+    """Return how to move a template out of its context. `before` and `after` are its neighbours in the statement."""
+    if context == "a comment":
         return "move it out of the comment"
-    if inside == "a quoted name":
-        whole = part.source if re.fullmatch(r"[\w.]+", part.source) else f"({part.source})"
-        name = part.source if part.is_identifier else f"{whole} | identifier"
+    if context == "a quoted name":
+        source = part.source if re.fullmatch(r"[\w.]+", part.source) else f"({part.source})"
+        name = part.source if part.is_identifier else f"{source} | identifier"
         return f"write `{{{{ {name} }}}}`, without the quotes"
-    is_all = str(before).endswith("'") and str(behind).startswith("'")
-    return _BESIDE if is_all else f"{_BESIDE}, and joined to text with `||`"
+    fills_quotes = str(before).endswith("'") and str(after).startswith("'")
+    return _DROP_SQL_QUOTES if fills_quotes else f"{_DROP_SQL_QUOTES}; join it to text with `||`"
 
 
 def _literal_start(template: Template) -> str:
-    """The text of an address before its first template, when the whole origin is in it; else nothing."""
+    """Return the text of a URL before its first template if it contains the origin, else an empty string."""
     first = template.parts[0] if template.parts else ""
     if not isinstance(first, str):
         return ""
@@ -336,22 +336,22 @@ def _literal_start(template: Template) -> str:
     return first if lexer.component is not UrlComponent.ORIGIN or "://" in first else ""
 
 
-def _may_be_anything(value: Any) -> bool:
+def _has_unknown_kind(value: Any) -> bool:
     if not isinstance(value, str) or not has_template(value):
         return False
-    template = _parsed(value)
+    template = _parse(value)
     return template is None or template.is_expression
 
 
-def _quoted(value: Any) -> str:
-    return "empty" if value in ("", []) else quoted(value)
+def _quote(value: Any) -> str:
+    return "empty" if value in ("", []) else quote_or_describe(value)
 
 
 def _is_choice(value: str, parameter: Parameter) -> bool:
     return has_template(value) or value.lower() in {choice.lower() for choice in parameter.choices}
 
 
-def _is_fit(value: Any, kind: Kind) -> bool:
+def _is_valid(value: Any, kind: Kind) -> bool:
     if kind is Kind.DURATION and not (isinstance(value, str) and has_template(value)):
         try:
             parse_duration(value)
@@ -360,13 +360,13 @@ def _is_fit(value: Any, kind: Kind) -> bool:
     return is_of_kind(value, kind)
 
 
-def _texts(key: str, value: Any, path: DocumentPath) -> Iterator[tuple[str, str, DocumentPath]]:
-    """Every text in a value, with the key it stands under and its place."""
+def _find_texts(key: str, value: Any, path: DocumentPath) -> Iterator[tuple[str, str, DocumentPath]]:
+    """Yield every text in a value with its key and its path."""
     if isinstance(value, str):
         yield key, value, path
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _texts(str(name), item, (*path, name))
+            yield from _find_texts(str(name), item, (*path, name))
     elif isinstance(value, list):
-        for at, item in enumerate(value):
-            yield from _texts(key, item, (*path, at))
+        for index, item in enumerate(value):
+            yield from _find_texts(key, item, (*path, index))

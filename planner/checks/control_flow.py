@@ -1,177 +1,185 @@
-"""NP201 to NP207: every step can be reached, every cycle ends, every join can fire."""
+"""Checks of the control-flow graph: unreachable steps, unbounded cycles, missing ends, overlapping cycles, and `finally`.
+
+These are the codes NP201, NP202, NP204, NP205 and NP207.
+"""
 
 from __future__ import annotations
 
 import networkx as nx
 from noetl.planner.diagnostics.diagnostic import Label
-from noetl.planner.graph.joins import Runaway
-from noetl.planner.program.program import Subject
+from noetl.planner.diagnostics.wording import as_code
+from noetl.planner.graph.joins import OverlappingCycle
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import DocumentPath, Step, StepEntry
 
 ARROW = " → "
 
 
-def check_control_flow(subject: Subject) -> None:
-    """Report what is wrong with the graph as a whole."""
-    _unreachable(subject)
-    _unbounded_cycles(subject)
-    _no_end(subject)
-    _runaways(subject)
-    _finally(subject)
+def check_control_flow(program: Program) -> None:
+    """Check the control-flow graph."""
+    _check_unreachable_steps(program)
+    _check_unbounded_cycles(program)
+    _check_ends(program)
+    _check_joins(program)
+    _check_finally(program)
 
 
-def _ambiguous_targets(subject: Subject) -> list[tuple[str, str]]:
-    """Names in cases that are both a step's and a task's, each with the step that names it."""
-    names = subject.names
+def _ambiguous_targets(program: Program) -> list[tuple[str, str]]:
+    """Return the names in cases that name both a step and a task, each after the step that contains the case."""
+    symbols = program.symbols
     return [
         (step.name, entry)
-        for step in subject.playbook.steps
+        for step in program.playbook.steps
         for case in step.rule or ()
         for entry in case.run
-        if isinstance(entry, str) and entry in names.steps and entry in names.tasks
+        if isinstance(entry, str) and entry in symbols.steps and entry in symbols.tasks
     ]
 
 
-def _targets_of_repeated_steps(subject: Subject) -> list[tuple[str, str]]:
-    """Where any of the steps of one name leads, each with that name."""
-    repeated = (step for step in subject.playbook.steps if step.name in subject.repeated_steps)
+def _targets_of_duplicate_steps(program: Program) -> list[tuple[str, str]]:
+    """Return the targets of all steps with a duplicate name, each after that name."""
+    duplicates = (step for step in program.playbook.steps if step.name in program.duplicate_steps)
     return [
         (step.name, target)
-        for step in repeated
+        for step in duplicates
         for case in step.rule or ()
-        for target in subject.names.targets(case)
+        for target in program.symbols.targets(case)
     ]
 
 
-def _unreachable(subject: Subject) -> None:
-    last = subject.playbook.finally_
-    if subject.broken_steps or subject.flow.reachable.union((last,)) >= subject.names.steps.keys():
+def _check_unreachable_steps(program: Program) -> None:
+    """Report unreachable steps, but not those that only the fix of another error makes reachable."""
+    finally_step = program.playbook.finally_
+    steps = program.symbols.steps
+    if program.broken_steps or program.cfg.reachable.union((finally_step,)) >= steps.keys():
         return
-    graph = subject.flow.graph.copy()
-    graph.add_edges_from(_ambiguous_targets(subject))
-    graph.add_edges_from(_targets_of_repeated_steps(subject))
-    for source, target in subject.unknown_targets:
-        meant = subject.diagnostics.suggest(target, subject.names.steps)
+    graph = program.cfg.graph.copy()
+    graph.add_edges_from(_ambiguous_targets(program))
+    graph.add_edges_from(_targets_of_duplicate_steps(program))
+    for source, target in program.unknown_targets:
+        meant = program.diagnostics.closest(target, steps)
         if meant is None:
             return
-        graph.add_edge(source, meant.split("`")[1])
-    start = subject.playbook.start
-    if start is not None and start not in subject.names.steps:
+        graph.add_edge(source, meant)
+    start = program.playbook.start
+    if start is not None and start not in steps:
         return
-    reached = nx.descendants(graph, subject.flow.start) | {subject.flow.start, last}
-    hidden = [step for name, step in subject.names.steps.items() if name not in reached]
-    behind = {t for step in hidden for t in graph.successors(step.name) if t != step.name}
-    for step in [step for step in hidden if step.name not in behind] or hidden:
-        message = f"no path from `{subject.flow.start}` leads to step `{step.name}`"
-        hint = "name it in a case of a step that is reached, or remove it"
-        subject.diagnostics.add("NP201", message, subject.name_span(step), hint)
+    reachable = nx.descendants(graph, program.cfg.start) | {program.cfg.start, finally_step}
+    unreachable = [step for name, step in steps.items() if name not in reachable]
+    successors = {t for step in unreachable for t in graph.successors(step.name) if t != step.name}
+    for step in [step for step in unreachable if step.name not in successors] or unreachable:
+        message = f"unreachable step `{step.name}`: no path from `{program.cfg.start}` leads to it"
+        hint = "name it in a case of a reachable step, or remove it"
+        program.diagnostics.add("NP201", message, program.name_span(step), hint)
 
 
-def _unbounded_cycles(subject: Subject) -> None:
-    steps = subject.names.steps
+def _check_unbounded_cycles(program: Program) -> None:
+    steps = program.symbols.steps
     bounded = {
-        name for name, step in steps.items() if step.max_visits is not None or name in subject.repeated_steps
+        name for name, step in steps.items() if step.max_visits is not None or name in program.duplicate_steps
     }
-    free = subject.flow.graph.subgraph(subject.flow.graph.nodes - bounded)
-    for circle in nx.strongly_connected_components(free):
-        first = next(name for name in steps if name in circle) if len(circle) > 1 else next(iter(circle))
-        if len(circle) > 1 or free.has_edge(first, first):
-            path = [source for source, _ in nx.find_cycle(free.subgraph(circle), first)]
-            message = f"the cycle {ARROW.join([*path, path[0]])} has no bound"
-            hint = f"give one of its steps `max_visits`, for example `{path[0]}`"
-            subject.report("NP202", message, _target_path(subject, path[-1], path[0]), hint)
+    unbounded = program.cfg.graph.subgraph(program.cfg.graph.nodes - bounded)
+    for component in nx.strongly_connected_components(unbounded):
+        first = next(name for name in steps if name in component) if len(component) > 1 else min(component)
+        if len(component) > 1 or unbounded.has_edge(first, first):
+            cycle = [source for source, _ in nx.find_cycle(unbounded.subgraph(component), first)]
+            message = f"cycle {ARROW.join([*cycle, cycle[0]])} has no bound"
+            hint = f"add `max_visits` to one of its steps, for example `{cycle[0]}`"
+            program.report("NP202", message, _edge_path(program, cycle[-1], cycle[0]), hint)
 
 
-def _target_path(subject: Subject, source: str, target: str) -> DocumentPath:
-    """Where the first edge between two steps is written."""
-    for case in subject.names.steps[source].rule or ():
+def _edge_path(program: Program, source: str, target: str) -> DocumentPath:
+    """Return the path of the first entry that leads from one step to another."""
+    for case in program.symbols.steps[source].rule or ():
         for index, entry in enumerate(case.run):
-            if subject.names.target(entry) == target:
+            if program.symbols.target(entry) == target:
                 path: DocumentPath = (*case.path, "run", index)
                 return (*path, "step") if isinstance(entry, StepEntry) else path
-    return subject.names.steps[source].path
+    return program.symbols.steps[source].path
 
 
-def _can_end(subject: Subject, step: Step) -> bool:
-    """Whether a branch can end at the step other than by a failure that nothing handles."""
+def _can_end(program: Program, step: Step) -> bool:
+    """Return whether a branch can end at the step in another way than by an unhandled failure."""
     if not step.rule:
         return True
-    coverage = subject.verdicts[step.path]
-    dead = {dead.case for dead in coverage.dead_cases}
+    coverage = program.rule_coverage[step.path]
+    dead = {dead_case.case for dead_case in coverage.dead_cases}
     return coverage.may_match_none or any(
-        not targets for at, targets in enumerate(subject.flow.targets[step.name]) if at not in dead
+        not targets for index, targets in enumerate(program.cfg.targets[step.name]) if index not in dead
     )
 
 
-def _no_end(subject: Subject) -> None:
-    if subject.broken_steps or subject.repeated_steps or subject.unknown_targets:
+def _check_ends(program: Program) -> None:
+    if program.broken_steps or program.duplicate_steps or program.unknown_targets:
         return
-    steps = subject.names.steps
-    if not any(_can_end(subject, steps[name]) for name in subject.flow.reachable):
-        message = "no branch can ever end: every case that is taken leads to another step"
-        hint = "let a case end with `run: []`, or with work instead of steps"
-        subject.diagnostics.add("NP204", message, subject.name_span(steps[subject.flow.start]), hint)
+    steps = program.symbols.steps
+    if not any(_can_end(program, steps[name]) for name in program.cfg.reachable):
+        message = "no branch can end: every case that can be taken leads to another step"
+        hint = "end a case with `run: []`, or with work instead of steps"
+        program.diagnostics.add("NP204", message, program.name_span(steps[program.cfg.start]), hint)
 
 
-def _runaways(subject: Subject) -> None:
-    if subject.joins.is_too_large:
+def _check_joins(program: Program) -> None:
+    if program.joins.is_too_large:
+        message = "too many branches can meet: the joins cannot be computed"
+        hint = "join branches sooner, or move parts to other playbooks"
+        program.report("NP701", message, ("steps",), hint, key=True)
+    for overlapping in program.joins.overlapping_cycles:
+        names = (overlapping.step, *overlapping.cycle, *overlapping.unfinished_steps)
+        if program.duplicate_steps.isdisjoint(names):
+            _report_overlapping_cycle(program, overlapping)
+    if program.playbook.mode == "sequential":
+        _check_discriminators_in_sequential_mode(program)
+
+
+def _report_overlapping_cycle(program: Program, overlapping: OverlappingCycle) -> None:
+    step = program.symbols.steps[overlapping.step]
+    cycle = ARROW.join(overlapping.cycle)
+    unfinished = ", ".join(as_code(overlapping.unfinished_steps))
+    if overlapping.discriminator is not None:
         message = (
-            "branches meet in too many ways: which of them wait for which others is too much to find out"
+            f"cycle {cycle} may start its next round while branches that `join: any` "
+            f"at `{overlapping.discriminator}` did not wait for are on the way to {unfinished}"
         )
-        hint = "let branches come together sooner, or move parts to other playbooks"
-        subject.report("NP701", message, ("steps",), hint, key=True)
-    for runaway in subject.joins.runaways:
-        if subject.repeated_steps.isdisjoint((runaway.step, *runaway.cycle, *runaway.left)):
-            _runaway(subject, runaway)
-    if subject.playbook.mode == "sequential":
-        _waves_in_turns(subject)
-
-
-def _runaway(subject: Subject, runaway: Runaway) -> None:
-    step = subject.names.steps[runaway.step]
-    cycle = ARROW.join(runaway.cycle)
-    left = ", ".join(f"`{name}`" for name in runaway.left)
-    if runaway.first is not None:
-        message = f"the cycle {cycle} starts again while branches that did not come first may still be on the way to {left}"
-        hint = _JOIN_EACH_ROUND if runaway.left == (step.name,) else _JOIN_TOO
-        subject.report("NP205", message, (*step.path, "join"), hint)
-    elif runaway.case is None:
-        message = f"{left} would wait for each other on the cycle {cycle}"
-        subject.diagnostics.add("NP205", message, subject.name_span(step), _JOIN_FIRST)
+        hint = _JOIN_EACH_ROUND if overlapping.unfinished_steps == (step.name,) else _JOIN_FROM_COMMON_STEP
+        program.report("NP205", message, (*step.path, "join"), hint)
+    elif overlapping.case is None:
+        message = f"joins {unfinished} wait for each other on the cycle {cycle}"
+        program.diagnostics.add("NP205", message, program.name_span(step), _JOIN_FIRST)
     else:
-        case = (step.rule or [])[runaway.case]
-        message = f"the cycle {cycle} starts again while the branch at {left} may still be on the way"
-        label = Label(subject.document.key_span((*case.path, "case")), "the branches part here")
-        again = _target_path(subject, *runaway.cycle[-2:])
-        subject.report("NP205", message, again, _JOIN_FIRST, labels=[label])
+        case = (step.rule or [])[overlapping.case]
+        message = f"cycle {cycle} may start its next round before the branch at {unfinished} has ended"
+        label = Label(program.document.key_span((*case.path, "case")), "the branches separate here")
+        back_edge = _edge_path(program, *overlapping.cycle[-2:])
+        program.report("NP205", message, back_edge, _JOIN_FIRST, labels=[label])
 
 
-def _waves_in_turns(subject: Subject) -> None:
-    """Report every `join: any` on a cycle of a playbook whose branches see what others before them went through: none of them
-    knows any more in which round it parted from the others.
+def _check_discriminators_in_sequential_mode(program: Program) -> None:
+    """Report every `join: any` on a cycle in sequential mode.
+
+    Each branch sees the names of the branches before it, so none knows in which round it separated from the others.
     """
-    joins = subject.joins
-    for name in subject.flow.targets:
-        if name in joins.discriminators and subject.flow.is_cyclic(joins.dominators[name]):
-            message = (
-                f"where branches go one after another, `{name}` cannot tell those of different rounds apart"
-            )
-            subject.report("NP205", message, (*subject.names.steps[name].path, "join"), _WAIT)
+    joins = program.joins
+    for name in program.cfg.targets:
+        if name in joins.discriminators and program.cfg.is_cyclic(joins.dominators[name]):
+            message = f"`join: any` at `{name}` is on a cycle, which `mode: sequential` does not support"
+            program.report("NP205", message, (*program.symbols.steps[name].path, "join"), _WAIT_FOR_ALL)
 
 
-_JOIN_FIRST = "let all branches of the fork lead to one step, and go round from there"
-_WAIT = "let it wait for them: `join: all`"
-_JOIN_EACH_ROUND = f"{_WAIT}, or let every round pass a fork and, behind it, a step with `join: any`"
-_JOIN_TOO = f"{_WAIT}, or go round from a step that all of them lead to"
+_JOIN_FIRST = "lead all branches of the fork to one step, and start the next round from there"
+_WAIT_FOR_ALL = "wait for all branches: `join: all`"
+_JOIN_EACH_ROUND = f"{_WAIT_FOR_ALL}, or let every round pass a fork and, after it, a step with `join: any`"
+_JOIN_FROM_COMMON_STEP = f"{_WAIT_FOR_ALL}, or start the next round from a step that all branches lead to"
 
 
-def _finally(subject: Subject) -> None:
-    name = subject.playbook.finally_
-    if name is None or name not in subject.names.steps or name in subject.repeated_steps:
+def _check_finally(program: Program) -> None:
+    name = program.playbook.finally_
+    if name is None or name not in program.symbols.steps or name in program.duplicate_steps:
         return
-    if name == subject.flow.start or subject.flow.graph.in_degree(name) > 0:
-        subject.report("NP207", f"step `{name}` runs last and is part of the flow as well", ("finally",))
-    for case in subject.names.steps[name].rule or ():
-        if subject.names.targets(case):
-            message = f"step `{name}` runs last and leads to another step"
-            subject.report("NP207", message, (*case.path, "case"), "nothing comes behind `finally`", key=True)
+    if name == program.cfg.start or program.cfg.graph.in_degree(name) > 0:
+        program.report("NP207", f"`finally` step `{name}` is also part of the flow", ("finally",))
+    for case in program.symbols.steps[name].rule or ():
+        if program.symbols.targets(case):
+            message = f"`finally` step `{name}` leads to another step"
+            hint = "remove the targets: no step can follow `finally`"
+            program.report("NP207", message, (*case.path, "case"), hint, key=True)

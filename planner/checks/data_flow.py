@@ -10,33 +10,33 @@ from noetl.planner.dataflow.liveness import (
     TOO_MANY_LIVE_NAMES,
     exceeds_limit_in_sequential_mode,
 )
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.entries import find_saved_names
 
 
-def check_data_flow(program: Subject) -> None:
+def check_data_flow(program: Program) -> None:
     """Report too many live names in sequential mode, undefined names, unreachable cases, and races.
 
     A program that is not well-formed is skipped, because other errors are the cause of what these checks find.
     """
-    if not program.is_whole:
+    if not program.is_well_formed:
         return
     if _exceeds_live_name_limit(program):
         program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return
     unreachable = check_undefined_names(program)
-    check_races(program, Definitions(program.names, program.task_calls), unreachable)
+    check_races(program, Definitions(program.symbols, program.call_graph), unreachable)
 
 
-def _exceeds_live_name_limit(program: Subject) -> bool:
+def _exceeds_live_name_limit(program: Program) -> bool:
     """Return whether the plan would exceed MAX_LIVE_NAMES in sequential mode (NP701).
 
     If so, the definite-assignment analysis is skipped.
     """
     if program.playbook.mode != "sequential":
         return False
-    reachable, steps = program.flow.reachable, program.names.steps
+    reachable, steps = program.cfg.reachable, program.symbols.steps
     uses = (use for use in program.uses if use.step in reachable)
-    read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local}
+    read = {access[0] for use in uses for access in use.template.reads if access[0] not in use.local_names}
     saved = {name for step in reachable for name, _ in find_saved_names(steps[step].run or ())}
-    return exceeds_limit_in_sequential_mode(program.flow, read & saved)
+    return exceeds_limit_in_sequential_mode(program.cfg, read & saved)

@@ -1,37 +1,39 @@
-"""NP406 and NP407: guards are expressions, and secrets stand only where they stay secret."""
+"""Checks of guards and secrets: a guard is one expression, and secrets are read only where they stay secret (NP406, NP407)."""
 
 from __future__ import annotations
 
-from noetl.planner.diagnostics.diagnostic import suggest
-from noetl.planner.program.program import Subject
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import as_code, join_words
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, TaskEntry
 from noetl.planner.templates.foreign_syntax import GUARD_HINTS
 from noetl.planner.templates.template import TemplateProblem, parse_template
 
 
-def check_expressions(subject: Subject) -> None:
-    """Report guards that are plain text, and secrets out of place."""
-    if subject.playbook.retry is not None:
-        _check_guard(subject, subject.playbook.retry.if_, ("retry", "if"))
-    for step in subject.playbook.steps:
+def check_expressions(program: Program) -> None:
+    """Report guards that are not expressions, and secrets that are read in the wrong place."""
+    if program.playbook.retry is not None:
+        _check_guard(program, program.playbook.retry.if_, ("retry", "if"))
+    for step in program.playbook.steps:
         for case in step.rule or ():
-            _check_guard(subject, case.case, (*case.path, "case"), ("default", "error"))
+            _check_guard(program, case.case, (*case.path, "case"), ("default", "error"))
         if step.retry is not None:
-            _check_guard(subject, step.retry.if_, (*step.path, "retry", "if"))
+            _check_guard(program, step.retry.if_, (*step.path, "retry", "if"))
         if step.repeat is not None:
-            _check_guard(subject, step.repeat.until, (*step.path, "repeat", "until"))
-    for entry, _, _ in subject.entries:
+            _check_guard(program, step.repeat.until, (*step.path, "repeat", "until"))
+    for entry, _, _ in program.entries:
         if isinstance(entry, ActionEntry | TaskEntry):
-            _check_guard(subject, entry.if_, (*entry.path, "if"))
+            _check_guard(program, entry.if_, (*entry.path, "if"))
         if isinstance(entry, ActionEntry) and entry.retry is not None:
-            _check_guard(subject, entry.retry.if_, (*entry.path, "retry", "if"))
-    _check_secrets(subject)
+            _check_guard(program, entry.retry.if_, (*entry.path, "retry", "if"))
+    _check_secrets(program)
 
 
 def _check_guard(
-    subject: Subject, guard: str | bool | None, path: DocumentPath, words: tuple[str, ...] = ()
+    program: Program, guard: str | bool | None, path: DocumentPath, keywords: tuple[str, ...] = ()
 ) -> None:
-    if guard is None or guard in words or (isinstance(guard, bool) and not words):
+    """Report a guard that is neither an expression nor one of `keywords`."""
+    if guard is None or guard in keywords or (isinstance(guard, bool) and not keywords):
         return
     text = str(guard).lower() if isinstance(guard, bool) else guard
     try:
@@ -40,15 +42,13 @@ def _check_guard(
     except TemplateProblem:
         return
     word = text.strip()
-    whole = f"{{{{ {word} }}}}"
-    hint = (
-        f'write `"{whole}"`' if "{" not in text and _is_expression(whole) else "put all of it in one `{{ }}`"
-    )
-    meant = GUARD_HINTS.get(word.lower()) if words and word not in subject.known_names else None
-    hint = meant or suggest(text, words) or hint
-    subject.report(
-        "NP407", "a guard is one `{{ expression }}`" + "".join(f", or `{w}`" for w in words), path, hint
-    )
+    expression = f"{{{{ {word} }}}}"
+    is_bare_expression = "{" not in text and _is_expression(expression)
+    hint = f'write `"{expression}"`' if is_bare_expression else "put the whole guard into one `{{ }}`"
+    is_keyword_position = bool(keywords) and word not in program.defined_names
+    foreign_hint = GUARD_HINTS.get(word.lower()) if is_keyword_position else None
+    message = f"guard must be {join_words(['a single `{{ expression }}`', *as_code(keywords)])}"
+    program.report("NP407", message, path, foreign_hint or did_you_mean(text, keywords) or hint)
 
 
 def _is_expression(text: str) -> bool:
@@ -58,18 +58,19 @@ def _is_expression(text: str) -> bool:
         return False
 
 
-def _check_secrets(subject: Subject) -> None:
-    for use in subject.uses:
-        offset = next((at for access, at in use.template.reads.items() if access[0] == "secrets"), None)
-        if offset is None or "secrets" in use.local:
+def _check_secrets(program: Program) -> None:
+    for use in program.uses:
+        offset = next((start for path, start in use.template.reads.items() if path[0] == "secrets"), None)
+        if offset is None or "secrets" in use.local_names:
             continue
-        end = offset + len("secrets")
-        span = subject.document.text_span(use.path, offset, end)
-        if not use.secrets:
-            hint = "secrets may stand in credentials, headers, connection strings and bodies of actions"
-            subject.diagnostics.add("NP406", "`secrets` may not be read here", span, hint)
-        elif any(access == ("secrets",) for access in use.template.reads):
-            subject.diagnostics.add("NP406", "a secret is read by name: `secrets.NAME`", span)
+        span = program.document.text_span(use.path, offset, offset + len("secrets"))
+        if not use.allows_secrets:
+            hint = "read it in credentials, headers, connection strings or bodies of actions"
+            program.diagnostics.add("NP406", "`secrets` cannot be read here", span, hint)
+        elif ("secrets",) in use.template.reads:
+            program.diagnostics.add("NP406", "a secret must be read by name: `secrets.NAME`", span)
         elif "with" in use.path and not use.template.is_access:
-            hint = "put text around it where the task uses it"
-            subject.diagnostics.add("NP406", "a secret is passed to a task by itself", span, hint)
+            hint = "add the other text where the task uses the secret"
+            program.diagnostics.add(
+                "NP406", "a secret must be passed to a task without other text", span, hint
+            )

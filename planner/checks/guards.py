@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from noetl.planner.diagnostics.diagnostic import Label
 from noetl.planner.guards.coverage import DeadCase, RuleCoverage, make_guarded_case
 from noetl.planner.guards.formulas import Constant
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import Case
 
 
-def check_guards(program: Subject) -> None:
+def check_guards(program: Program) -> None:
     """Report cases that can never be taken, and choices between cases that leave some values out."""
     for step in program.playbook.steps:
         if step.rule:
-            coverage = program.verdicts[step.path]
+            coverage = program.rule_coverage[step.path]
             duplicates = _report_duplicate_defaults(program, step.rule)
             for dead in coverage.dead_cases:
                 if dead.case not in duplicates:
@@ -24,7 +24,7 @@ def check_guards(program: Subject) -> None:
                 _report_uncovered_values(program, step.rule, coverage)
 
 
-def _report_duplicate_defaults(program: Subject, cases: Sequence[Case]) -> set[int]:
+def _report_duplicate_defaults(program: Program, cases: Sequence[Case]) -> set[int]:
     """Report every `default` but the first, and return their indexes."""
     first, *duplicates = [index for index, case in enumerate(cases) if case.case == "default"] or [0]
     for index in duplicates:
@@ -33,7 +33,7 @@ def _report_duplicate_defaults(program: Subject, cases: Sequence[Case]) -> set[i
     return set(duplicates)
 
 
-def _report_dead_case(program: Subject, cases: Sequence[Case], dead: DeadCase) -> None:
+def _report_dead_case(program: Program, cases: Sequence[Case], dead: DeadCase) -> None:
     case = cases[dead.case]
     path = (*case.path, "case")
     if dead.is_never_true:
@@ -57,11 +57,11 @@ def _report_dead_case(program: Subject, cases: Sequence[Case], dead: DeadCase) -
     program.report("NP203", message, path, labels=[label], key=True)
 
 
-def _label_first(program: Subject, case: Case) -> Label:
+def _label_first(program: Program, case: Case) -> Label:
     return Label(program.document.span((*case.path, "case")), "the first one is here")
 
 
-def _report_uncovered_values(program: Subject, cases: Sequence[Case], coverage: RuleCoverage) -> None:
+def _report_uncovered_values(program: Program, cases: Sequence[Case], coverage: RuleCoverage) -> None:
     """Report a choice between several cases that is not exhaustive.
 
     A rule with one case is a condition, not a choice. A guard that is not an expression is reported

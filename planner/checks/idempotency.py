@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from noetl.planner.diagnostics.diagnostic import Label
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import texts_in
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import find_texts
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, RetryPolicy, Step, TaskEntry
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
@@ -15,13 +15,13 @@ KEY_ACCESSES = (("step",), ("step", "idempotency_key"))
 """The accesses through which a template passes the idempotency key."""
 
 
-def check_idempotency(program: Subject) -> None:
+def check_idempotency(program: Program) -> None:
     """Report actions that are not idempotent and that a retry may perform twice."""
     check = _IdempotencyCheck(program)
     for step in program.playbook.steps:
         check.check_step(step)
         for case in step.rule or ():
-            check.check_run(program.names.work(case), None)
+            check.check_run(program.symbols.work(case), None)
     for task in program.playbook.tasks:
         check.check_run(task.run, None)
 
@@ -35,7 +35,7 @@ class _RetryOrigin:
 
 
 class _IdempotencyCheck:
-    def __init__(self, program: Subject) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
         self._checked_tasks: set[tuple[str, bool]] = set()
         self._reported: set[DocumentPath] = set()
@@ -71,14 +71,14 @@ class _IdempotencyCheck:
                 self.check_task(name, retry, is_followed=followed)
 
     def check_task(self, name: object, retry: _RetryOrigin, *, is_followed: bool) -> None:
-        task = self.program.names.tasks.get(name) if isinstance(name, str) else None
+        task = self.program.symbols.tasks.get(name) if isinstance(name, str) else None
         if task is not None and (task.name, is_followed) not in self._checked_tasks:
             self._checked_tasks.add((task.name, is_followed))
             self.check_run(task.run, retry, is_followed=is_followed, is_concurrent=task.parallel)
 
     def check_action(self, entry: ActionEntry, retry: _RetryOrigin | None, *, is_followed: bool) -> None:
         declaration = self.program.catalogue.get(entry.action)
-        if declaration is None or not declaration.may_act_twice(entry.parameters) or _passes_key(entry):
+        if declaration is None or declaration.is_idempotent(entry.parameters) or _passes_key(entry):
             return
         if entry.retry is not None and _repeats(entry.retry) and not declaration.is_atomic:
             self.report(entry, _RetryOrigin(entry.retry.attempts, (*entry.path, "retry")))
@@ -108,7 +108,7 @@ def _passes_key(entry: ActionEntry) -> bool:
 
     An invalid template counts as yes.
     """
-    for text in texts_in(entry.parameters):
+    for text in find_texts(entry.parameters):
         if has_template(text):
             try:
                 if any(key in parse_template(text).reads for key in KEY_ACCESSES):

@@ -1,60 +1,62 @@
-"""NP304 and NP305: what is saved is read, and a name means one thing."""
+"""Checks of the use of names: every saved name is read, and a name has one meaning (NP304 and NP305)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from noetl.planner.diagnostics.diagnostic import Label, Span
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import DocumentPath
 
 MEANINGS = {"environment": "an entry of `environment`", "input": "an input", "variables": "a variable"}
-SAVED = "a saved name"
+SAVED_NAME = "a saved name"
 
 
-def check_meanings(subject: Subject) -> None:
-    """Report names that are saved for nobody, and names of which a reader could not say what they mean."""
+def check_name_usage(program: Program) -> None:
+    """Report names with two meanings and, if there are no errors, names that are saved but never read."""
     saved: dict[str, DocumentPath] = {}
-    for run in subject.runs():
-        for name, path in find_saved_names(run, in_loops=True):
+    for work in program.work_lists():
+        for name, path in find_saved_names(work, in_loops=True):
             saved.setdefault(name, path)
-    _two_meanings(subject, saved)
-    if subject.playbook.output is not None and not subject.diagnostics.errors and subject.is_whole:
-        _never_read(subject)
+    _check_meanings(program, saved)
+    if program.playbook.output is not None and not program.diagnostics.errors and program.is_well_formed:
+        _check_reads(program)
 
 
-def _two_meanings(subject: Subject, saved: Mapping[str, DocumentPath]) -> None:
-    """A variable is there to be saved anew; any other two meanings of a name hide each other."""
+def _check_meanings(program: Program, saved: Mapping[str, DocumentPath]) -> None:
+    """Report names with two meanings, which hide each other. A variable may be saved: it is assigned a new value."""
     first: dict[str, tuple[str, DocumentPath]] = {}
     for section, meaning in MEANINGS.items():
-        for name in getattr(subject.playbook, section) or ():
+        for name in getattr(program.playbook, section) or ():
             path: DocumentPath = (section, name)
             if name in first:
-                _report(subject, name, first[name], meaning, subject.document.key_span(path))
+                _report_meanings(program, name, first[name], meaning, program.document.key_span(path))
             first.setdefault(name, (meaning, path))
     for name, path in saved.items():
-        if name in first and name not in subject.playbook.variables:
-            _report(subject, name, first[name], SAVED, saved_span(subject, path))
+        if name in first and name not in program.playbook.variables:
+            _report_meanings(program, name, first[name], SAVED_NAME, definition_span(program, path))
 
 
-def _report(subject: Subject, name: str, first: tuple[str, DocumentPath], second: str, span: Span) -> None:
+def _report_meanings(
+    program: Program, name: str, first: tuple[str, DocumentPath], second: str, span: Span
+) -> None:
     meaning, path = first
-    label = Label(subject.document.key_span(path), f"it is {meaning} here")
-    message = f"`{name}` is {meaning}, and {second} too"
-    subject.diagnostics.add("NP305", message, span, "give one of them another name", labels=[label])
+    label = Label(program.document.key_span(path), f"{meaning} here")
+    message = f"`{name}` is both {meaning} and {second}"
+    program.diagnostics.add("NP305", message, span, "rename one of them", labels=[label])
 
 
-def _never_read(subject: Subject) -> None:
-    """Without `output` every saved name is part of the result; with it, only what a template reads is for somebody."""
-    read = {access[0] for use in subject.uses for access in use.template.reads if access[0] not in use.local}
-    for name, path in subject.produced.items():
+def _check_reads(program: Program) -> None:
+    """Report saved names that no template reads. Without `output`, every saved name is part of the output."""
+    read = {path[0] for use in program.uses for path in use.template.reads if path[0] not in use.local_names}
+    for name, path in program.definitions.items():
         if name not in read:
-            message = f"`{name}` is saved, and nothing reads it"
+            message = f"`{name}` is saved but never read"
             hint = "read it in `output`, or do not save it"
-            subject.diagnostics.add("NP304", message, saved_span(subject, path), hint)
+            program.diagnostics.add("NP304", message, definition_span(program, path), hint)
 
 
-def saved_span(subject: Subject, path: DocumentPath) -> Span:
-    """Where a name is written that an entry saves: at an `as`, or a key of `set`."""
-    return subject.document.key_span(path) if path[-2] == "set" else subject.document.span(path)
+def definition_span(program: Program, path: DocumentPath) -> Span:
+    """Return the span of the name of a definition: the value of `as`, or a key of `set`."""
+    return program.document.key_span(path) if path[-2] == "set" else program.document.span(path)

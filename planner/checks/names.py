@@ -1,4 +1,4 @@
-"""NP101 to NP110: every name is there once, is written as names are, and stands where it may."""
+"""Checks of names and references: each name is valid, unique and used where it is allowed (NP101 to NP110)."""
 
 from __future__ import annotations
 
@@ -7,177 +7,213 @@ from collections.abc import Collection
 
 import networkx as nx
 from noetl.planner.diagnostics.diagnostic import Label, Span
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import EntryPlace, Program
 from noetl.planner.syntax.models import ActionEntry, Case, DocumentPath, Step, StepEntry, TaskEntry
-from noetl.planner.syntax.names import MAX_NAME, MAX_TASK_DEPTH, OURS, RESERVED, is_name
+from noetl.planner.syntax.names import (
+    INTERNAL_PREFIX,
+    MAX_NAME_LENGTH,
+    MAX_TASK_DEPTH,
+    RESERVED_NAMES,
+    is_valid_name,
+)
 
 
-def check_names(subject: Subject) -> None:
-    """Report every wrong name and reference."""
-    _definitions(subject)
-    _bound_names(subject)
-    _references(subject)
-    _task_circles(subject)
-    _task_depth(subject)
-    _unused_tasks(subject)
+def check_names(program: Program) -> None:
+    """Check all names and references."""
+    _check_definitions(program)
+    _check_bound_names(program)
+    _check_references(program)
+    _check_steps(program)
+    _check_task_cycles(program)
+    _check_task_depth(program)
+    _check_unused_tasks(program)
 
 
-def _definitions(subject: Subject) -> None:
-    for code, what, items in (
-        ("NP102", "step", subject.playbook.steps),
-        ("NP104", "task", subject.playbook.tasks),
+def _check_definitions(program: Program) -> None:
+    """Check that names of steps and tasks are unique and valid."""
+    for code, construct, items in (
+        ("NP102", "step", program.playbook.steps),
+        ("NP104", "task", program.playbook.tasks),
     ):
         first: dict[str, Span] = {}
         for item in items:
-            span = subject.name_span(item)
+            span = program.name_span(item)
             if item.name in first:
-                message = f"a {what} `{item.name}` is there already"
-                labels = [Label(first[item.name], "the first one is here")]
-                subject.diagnostics.add(code, message, span, "give each its own name", labels=labels)
-            first.setdefault(item.name, span)
-            if not is_name(item.name):
-                message = f"the name of a {what} is printable text of 1 to {MAX_NAME} characters without blanks around it"
-                subject.diagnostics.add("NP110", message, span)
-            elif what == "step" and item.name.startswith(OURS):
-                message = f"names that begin with `{OURS}` are kept for the steps that a run has besides those of its playbook"
-                subject.diagnostics.add(
-                    "NP110", message, span, f"call it `{item.name.lstrip(OURS).strip() or 'step'}`"
+                labels = [Label(first[item.name], "first definition")]
+                hint = "rename one of them"
+                program.diagnostics.add(
+                    code, f"duplicate {construct} `{item.name}`", span, hint, labels=labels
                 )
+            first.setdefault(item.name, span)
+            if not is_valid_name(item.name):
+                message = (
+                    f"name of a {construct} must be printable text of 1 to {MAX_NAME_LENGTH} characters, "
+                    "without blanks at its start or end"
+                )
+                program.diagnostics.add("NP110", message, span)
+            elif construct == "step" and item.name.startswith(INTERNAL_PREFIX):
+                message = f"name of a step cannot start with `{INTERNAL_PREFIX}`, which marks internal steps"
+                hint = f"rename it to `{item.name.lstrip(INTERNAL_PREFIX).strip() or 'step'}`"
+                program.diagnostics.add("NP110", message, span, hint)
 
 
-def _bound_names(subject: Subject) -> None:
-    playbook = subject.playbook
+def _check_bound_names(program: Program) -> None:
+    """Check that names of inputs, variables, saved values and loops are identifiers."""
+    playbook = program.playbook
     for section in ("input", "variables"):
         for name in getattr(playbook, section) or ():
-            _check_identifier(subject, name, (section, name), key=True)
-    for entry, _, _ in subject.entries:
+            _check_identifier(program, name, (section, name), key=True)
+    for entry, _, _ in program.entries:
         if not isinstance(entry, ActionEntry | TaskEntry):
             continue
         if entry.as_ is not None:
-            _check_identifier(subject, entry.as_, (*entry.path, "as"))
+            _check_identifier(program, entry.as_, (*entry.path, "as"))
         if entry.loop is not None and entry.loop.as_ != "item":
-            _check_identifier(subject, entry.loop.as_, (*entry.path, "loop", "as"))
-        if (
-            isinstance(entry, ActionEntry)
-            and entry.action == "set"
-            and isinstance(entry.parameters.get("set"), dict)
-        ):
-            for name in entry.parameters["set"]:
-                _check_identifier(subject, name, (*entry.path, "set", name), key=True)
+            _check_identifier(program, entry.loop.as_, (*entry.path, "loop", "as"))
+        if isinstance(entry, ActionEntry) and entry.action == "set":
+            names = entry.parameters.get("set")
+            for name in names if isinstance(names, dict) else ():
+                _check_identifier(program, name, (*entry.path, "set", name), key=True)
     for step in playbook.steps:
         if step.loop is not None and step.loop.as_ != "item":
-            _check_identifier(subject, step.loop.as_, (*step.path, "loop", "as"))
+            _check_identifier(program, step.loop.as_, (*step.path, "loop", "as"))
 
 
-def _check_identifier(subject: Subject, name: str, path: DocumentPath, *, key: bool = False) -> None:
-    if name.lower() in RESERVED or keyword.iskeyword(name):
-        subject.report("NP110", f"`{name}` is a reserved name", path, f"try `{name.lower()}_value`", key=key)
+def _check_identifier(program: Program, name: str, path: DocumentPath, *, key: bool = False) -> None:
+    if name.lower() in RESERVED_NAMES or keyword.iskeyword(name):
+        program.report("NP110", f"`{name}` is a reserved name", path, f"try `{name.lower()}_value`", key=key)
     elif not name.isidentifier() or name.startswith("_"):
-        message = f"`{name}` is not an identifier: letters, digits and `_`, beginning with a letter"
-        subject.report("NP110", message, path, key=key)
+        message = (
+            f"`{name}` is not an identifier: it must be letters, digits and `_`, and start with a letter"
+        )
+        program.report("NP110", message, path, key=key)
 
 
-def _references(subject: Subject) -> None:
-    names, suggest = subject.names, subject.diagnostics.suggest
-    steps = names.steps.keys() | subject.broken_steps
-    tasks = names.tasks.keys() | subject.broken_tasks
-    both = steps | tasks
-    for section, value in (("start", subject.playbook.start), ("finally", subject.playbook.finally_)):
+def _check_references(program: Program) -> None:
+    """Check `start`, `finally` and the steps and tasks that entries name."""
+    steps = program.symbols.steps.keys() | program.broken_steps
+    for section, value in (("start", program.playbook.start), ("finally", program.playbook.finally_)):
         if value is not None and value not in steps:
-            subject.report("NP101", f"step `{value}` does not exist", (section,), suggest(value, steps))
-    for entry, path, case in subject.entries:
-        match entry:
-            case StepEntry(step=name) if case is None:
-                subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
-            case StepEntry(step=name) if name not in steps:
-                subject.report(
-                    "NP101", f"step `{name}` does not exist", (*path, "step"), suggest(name, steps)
-                )
-            case TaskEntry(task=name) if name not in tasks:
-                _unknown_task(subject, name, (*path, "task"), steps, tasks)
-            case str(name) if case is None and name not in tasks:
-                _unknown_task(subject, name, path, steps, tasks)
-            case str(name) if case is not None and name in steps and name in tasks:
-                hint = f"write `{{step: {name}}}` or `{{task: {name}}}`"
-                subject.report("NP105", f"`{name}` is both a step and a task", path, hint)
-            case str(name) if case is not None and name not in steps and name not in tasks:
-                subject.report("NP101", f"step `{name}` does not exist", path, suggest(name, both))
-    for step in subject.playbook.steps:
-        if not step.run and not step.rule and not _has_lost_work(subject, step):
-            message = f"step `{step.name}` has neither `run` nor `rule`"
-            subject.diagnostics.add(
-                "NP107", message, subject.name_span(step), "give it work or a rule, or remove it"
-            )
-        for case in step.rule or ():
-            _check_case(subject, case)
+            _report_unknown_step(program, value, (section,), steps)
+    tasks = program.symbols.tasks.keys() | program.broken_tasks
+    for place in program.entries:
+        if place.case is None:
+            _check_work_entry(program, place, steps, tasks)
+        else:
+            _check_case_entry(program, place, steps, tasks)
 
 
-def _has_lost_work(subject: Subject, step: Step) -> bool:
-    """Whether work or a rule is written there that could not be read."""
-    written = subject.document.data
-    for part in step.path:
-        written = written[part]
-    return bool(written.get("run") or written.get("rule"))
+def _check_work_entry(
+    program: Program, place: EntryPlace, steps: Collection[str], tasks: Collection[str]
+) -> None:
+    """Check an entry of the `run` of a step or task."""
+    match place.entry:
+        case StepEntry(step=name):
+            _report_step_outside_case(program, name, place.path)
+        case TaskEntry(task=name) if name not in tasks:
+            _report_unknown_task(program, name, (*place.path, "task"), steps, tasks)
+        case str(name) if name not in tasks:
+            _report_unknown_task(program, name, place.path, steps, tasks)
 
 
-_IN_CASE = "steps are named in the cases of `rule` only"
+def _check_case_entry(
+    program: Program, place: EntryPlace, steps: Collection[str], tasks: Collection[str]
+) -> None:
+    """Check an entry of a case."""
+    match place.entry:
+        case StepEntry(step=name) if name not in steps:
+            _report_unknown_step(program, name, (*place.path, "step"), steps)
+        case TaskEntry(task=name) if name not in tasks:
+            _report_unknown_task(program, name, (*place.path, "task"), steps, tasks)
+        case str(name) if name in steps and name in tasks:
+            hint = f"write `{{step: {name}}}` or `{{task: {name}}}`"
+            program.report("NP105", f"`{name}` is both a step and a task", place.path, hint)
+        case str(name) if name not in steps and name not in tasks:
+            _report_unknown_step(program, name, place.path, {*steps, *tasks})
 
 
-def _unknown_task(
-    subject: Subject, name: str, path: DocumentPath, steps: Collection[str], tasks: Collection[str]
+def _report_unknown_step(program: Program, name: str, path: DocumentPath, known: Collection[str]) -> None:
+    hint = program.diagnostics.did_you_mean(name, known)
+    program.report("NP101", f"unknown step `{name}`", path, hint)
+
+
+def _report_unknown_task(
+    program: Program, name: str, path: DocumentPath, steps: Collection[str], tasks: Collection[str]
 ) -> None:
     if name in steps:
-        subject.report("NP106", f"step `{name}` is named outside a case", path, _IN_CASE)
+        _report_step_outside_case(program, name, path)
     else:
-        subject.report(
-            "NP103", f"task `{name}` does not exist", path, subject.diagnostics.suggest(name, tasks)
-        )
+        hint = program.diagnostics.did_you_mean(name, tasks)
+        program.report("NP103", f"unknown task `{name}`", path, hint)
 
 
-def _check_case(subject: Subject, case: Case) -> None:
-    names = subject.names
+def _report_step_outside_case(program: Program, name: str, path: DocumentPath) -> None:
+    hint = "name steps only in the cases of a `rule`"
+    program.report("NP106", f"step `{name}` is named outside of a case", path, hint)
+
+
+def _check_steps(program: Program) -> None:
+    for step in program.playbook.steps:
+        if not step.run and not step.rule and not _has_unparsed_work(program, step):
+            message = f"step `{step.name}` has neither `run` nor `rule`"
+            hint = "add a `run` or a `rule`, or remove the step"
+            program.diagnostics.add("NP107", message, program.name_span(step), hint)
+        for case in step.rule or ():
+            _check_case(program, case)
+
+
+def _has_unparsed_work(program: Program, step: Step) -> bool:
+    """Return whether the text of a step contains work or a rule that could not be parsed."""
+    value = program.document.data
+    for part in step.path:
+        value = value[part]
+    return bool(value.get("run") or value.get("rule"))
+
+
+def _check_case(program: Program, case: Case) -> None:
+    """Check that a case names either steps or work, and no step twice."""
+    symbols = program.symbols
     entries = [entry for entry in case.run if entry != ""]
-    both = [e for e in entries if isinstance(e, str) and e in names.steps and e in names.tasks]
-    steps = [entry for entry in entries if names.target(entry) is not None]
-    if steps and len(steps) < len(entries) and not both:
-        message = "the case names steps and work together"
-        hint = "move the work into the `run` of a step, or leave the steps out"
-        subject.report("NP106", message, (*case.path, "case"), hint, key=True)
+    is_ambiguous = any(
+        isinstance(entry, str) and entry in symbols.steps and entry in symbols.tasks for entry in entries
+    )
+    steps = [entry for entry in entries if symbols.target(entry) is not None]
+    if steps and len(steps) < len(entries) and not is_ambiguous:
+        hint = "move the work into the `run` of a step, or remove the steps"
+        program.report("NP106", "case names both steps and work", (*case.path, "case"), hint, key=True)
     named = set()
-    for index, target in enumerate(map(names.target, case.run)):
+    for index, target in enumerate(map(symbols.target, case.run)):
         if target and target in named:
-            subject.report("NP106", f"the case names step `{target}` twice", (*case.path, "run", index))
+            program.report("NP106", f"duplicate step `{target}` in a case", (*case.path, "run", index))
         named.add(target)
 
 
-def _task_circles(subject: Subject) -> None:
-    calls = subject.task_calls
-    for circle in nx.strongly_connected_components(calls):
+def _check_task_cycles(program: Program) -> None:
+    calls = program.call_graph
+    for component in nx.strongly_connected_components(calls):
+        is_cycle = len(component) > 1
         first = (
-            next(task for task in subject.names.tasks if task in circle) if len(circle) > 1 else min(circle)
+            next(task for task in program.symbols.tasks if task in component) if is_cycle else min(component)
         )
-        if len(circle) > 1 or calls.has_edge(first, first):
-            path = [source for source, _ in nx.find_cycle(calls.subgraph(circle), first)]
-            message = f"tasks call each other in a circle: {' → '.join([*path, path[0]])}"
-            subject.diagnostics.add("NP108", message, subject.name_span(subject.names.tasks[first]))
+        if is_cycle or calls.has_edge(first, first):
+            cycle = [source for source, _ in nx.find_cycle(calls.subgraph(component), first)]
+            message = f"tasks call each other in a cycle: {' → '.join([*cycle, cycle[0]])}"
+            program.diagnostics.add("NP108", message, program.name_span(program.symbols.tasks[first]))
 
 
-def _task_depth(subject: Subject) -> None:
-    """Tasks are performed by recursion, so how deep they call each other is bounded."""
-    calls = subject.task_calls
+def _check_task_depth(program: Program) -> None:
+    """Check the depth of task calls, because tasks are executed by recursion."""
+    calls = program.call_graph
     if nx.is_directed_acyclic_graph(calls) and len(path := nx.dag_longest_path(calls)) > MAX_TASK_DEPTH:
-        message = f"tasks call each other {len(path):,} deep; at most {MAX_TASK_DEPTH} are allowed"
-        subject.diagnostics.add("NP701", message, subject.name_span(subject.names.tasks[path[0]]))
+        message = f"tasks call each other {len(path):,} levels deep (at most {MAX_TASK_DEPTH})"
+        program.diagnostics.add("NP701", message, program.name_span(program.symbols.tasks[path[0]]))
 
 
-def _unused_tasks(subject: Subject) -> None:
-    if subject.broken_steps or subject.broken_tasks:
+def _check_unused_tasks(program: Program) -> None:
+    if program.broken_steps or program.broken_tasks:
         return
-    used = {
-        name
-        for entry, _, _ in subject.entries
-        if (name := entry.task if isinstance(entry, TaskEntry) else entry) and isinstance(name, str)
-    }
-    for name, task in subject.names.tasks.items():
+    names = (entry.task if isinstance(entry, TaskEntry) else entry for entry, _, _ in program.entries)
+    used = {name for name in names if name and isinstance(name, str)}
+    for name, task in program.symbols.tasks.items():
         if name not in used:
-            subject.diagnostics.add("NP109", f"nothing calls task `{name}`", subject.name_span(task))
+            program.diagnostics.add("NP109", f"unused task `{name}`", program.name_span(task))

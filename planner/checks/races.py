@@ -25,12 +25,12 @@ from noetl.planner.dataflow.definitions import (
 from noetl.planner.dataflow.liveness import MAX_LIVE_NAMES
 from noetl.planner.dataflow.unreachable import Unreachable
 from noetl.planner.diagnostics.diagnostic import Label, Span
-from noetl.planner.graph.bitset import bits
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.bitset import bit_indexes
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.concurrency import find_concurrency
 from noetl.planner.graph.joins import Joins
 from noetl.planner.guards.coverage import is_error_aware
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import Step
 
 MAX_RACES = 500
@@ -41,21 +41,21 @@ SAVE_AFTER_JOIN = "save the name in a later step, where the branches have joined
 WAIT_FOR_ALL = "wait for all branches: `join: all`"
 
 
-def check_races(program: Subject, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
+def check_races(program: Program, definitions: Definitions, unreachable: Unreachable | None = None) -> None:
     """Report every name that items, steps or visits save which may run at the same time."""
     check = _RaceCheck(program, definitions, unreachable or Unreachable())
-    for task in program.names.tasks.values():
+    for task in program.symbols.tasks.values():
         if task.parallel:
             check.check_items(definitions.task_entries(task))
-    for step in program.names.steps.values():
+    for step in program.symbols.steps.values():
         if step.parallel and step.loop is None:
             check.check_items(place_entries(step.run or (), (*step.path, "run")))
     if program.playbook.mode == "parallel":
-        check.check_branches(program.taken(check.unreachable.cases))
+        check.check_branches(program.cfg_without(check.unreachable.cases))
 
 
 class _RaceCheck:
-    def __init__(self, program: Subject, definitions: Definitions, unreachable: Unreachable) -> None:
+    def __init__(self, program: Program, definitions: Definitions, unreachable: Unreachable) -> None:
         self.program = program
         self.unreachable = unreachable
         self.definitions = definitions
@@ -66,7 +66,7 @@ class _RaceCheck:
         savers_by_name: dict[int, list[tuple[PlacedEntry, int]]] = {}
         for path, entry in run:
             conditions = self.unreachable.conditions_around(path)
-            for index in bits(self.definitions.assigned_by_entry(entry)):
+            for index in bit_indexes(self.definitions.assigned_by_entry(entry)):
                 savers = savers_by_name.setdefault(index, [])
                 first = next(
                     (
@@ -82,26 +82,26 @@ class _RaceCheck:
                     self.report(name, message, [first], [(path, entry)], "the first item is here")
                 savers.append(((path, entry), conditions))
 
-    def check_branches(self, cfg: Flow) -> None:
+    def check_branches(self, cfg: ControlFlowGraph) -> None:
         """Report races between steps of different branches, and between visits of one step."""
         joins = self.program.joins
         saved = {step: self.definitions.by_step[step] for step in cfg.targets if step in cfg.reachable}
         shared = bits_set_more_than_once(saved)
-        if not (shared or joins.multi or joins.discriminators) or not any(cfg.forks()):
+        if not (shared or joins.multi_merges or joins.discriminators) or not any(cfg.forks()):
             return
         if sum(names.bit_count() for names in saved.values()) > MAX_LIVE_NAMES:
             return  # NP701 is reported.
-        steps = self.program.names.steps
+        steps = self.program.symbols.steps
         visited_once = frozenset(name for name in cfg.reachable if self.is_visited_once(steps[name]))
         concurrency = find_concurrency(cfg, joins, visited_once)
         savers_by_name: dict[int, int] = {}
         for position, name in enumerate(concurrency.steps):
-            parallel = concurrency.beside.get(name, 0)
+            parallel = concurrency.parallel.get(name, 0)
             if parallel >> position & 1:
                 self.report_visits(steps[name], joins)
-            for index in bits(saved[name] & shared):
+            for index in bit_indexes(saved[name] & shared):
                 earlier = savers_by_name.get(index, 0)
-                savers = (concurrency.steps[saver] for saver in bits(earlier & parallel))
+                savers = (concurrency.steps[saver] for saver in bit_indexes(earlier & parallel))
                 first = next(
                     (saver for saver in savers if not self.unreachable.are_exclusive_steps(saver, name)), None
                 )
@@ -111,9 +111,9 @@ class _RaceCheck:
 
     def is_visited_once(self, step: Step) -> bool:
         """Return whether a second visit of a step does nothing and ends its branch (MaxVisitsExceeded)."""
-        if step.max_visits != 1 or not self.program.may_be_refused(step):
+        if step.max_visits != 1 or not self.program.may_exceed_max_visits(step):
             return False
-        cfg, symbols = self.program.flow, self.program.names
+        cfg, symbols = self.program.cfg, self.program.symbols
         handling_cases = [case for case in step.rule or () if case.run and is_error_aware(case)]
         return all(cfg.leads_back(step.name, symbols.targets(case)) for case in handling_cases)
 
@@ -124,14 +124,14 @@ class _RaceCheck:
 
     def report_visits(self, step: Step, joins: Joins) -> None:
         """Report the names that a step saves of which several visits may run at the same time."""
-        if step.name in joins.multi:
+        if step.name in joins.multi_merges:
             join, reason, hint = step, "this step runs for each branch", SAVE_AFTER_JOIN
         else:
             late = next(join for join in joins.regions[step.name] if join in joins.discriminators)
-            join = self.program.names.steps[late]
+            join = self.program.symbols.steps[late]
             reason, hint = "a branch that is late for this join still runs until it arrives", WAIT_FOR_ALL
         label = Label(self.program.document.span((*join.path, "join")), reason)
-        for index in bits(self.definitions.by_step[step.name]):
+        for index in bit_indexes(self.definitions.by_step[step.name]):
             if self.count_race():
                 name = self.definitions.names[index]
                 message = f"`{name}` is saved by several visits of `{step.name}`, which may run in parallel"
@@ -143,7 +143,7 @@ class _RaceCheck:
         self.race_count += 1
         if self.race_count <= MAX_RACES:
             return True
-        self.program.diagnostics.leave_out(1)
+        self.program.diagnostics.count_unreported(1)
         return False
 
     def report(

@@ -13,8 +13,8 @@ from noetl.planner.dataflow.narrowing import NOT_FAILED, handles_undefined, narr
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Span
 from noetl.planner.guards.coverage import is_error_aware
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.entries import find_called_tasks
 from noetl.planner.syntax.models import DocumentPath
 from noetl.planner.templates.access_paths import AccessPath
@@ -35,8 +35,8 @@ FINALLY_ATTRIBUTES = frozenset({"status", "error"})
 
 ALWAYS_KNOWN = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
 KNOWN_BEFORE_START = {
-    Place.ENVIRONMENT: ("input",),
-    Place.VARIABLES: ("input", "environment"),
+    TemplateScope.ENVIRONMENT: ("input",),
+    TemplateScope.VARIABLES: ("input", "environment"),
 }
 """The sections evaluated before a run starts, each with the sections that its templates can read."""
 KNOWN_IN_STEPS = frozenset({"step", "steps", "error", "callback"})
@@ -53,12 +53,12 @@ class InferredInput:
     required: bool
 
 
-def check_references(program: Subject) -> None:
+def check_references(program: Program) -> None:
     """Report unknown names and attributes, and each undeclared input once."""
     error_reads = _ErrorReads(program)
     for use in program.uses:
         for access, offset in use.template.reads.items():
-            if access[0] in use.local and access[0] != "callback":
+            if access[0] in use.local_names and access[0] != "callback":
                 continue
             read = _Read(program, use, access, offset)
             _check_read(read)
@@ -67,7 +67,7 @@ def check_references(program: Subject) -> None:
                 message = "`error` is none here, because nothing has failed"
                 read.report("error", message, hint=_ERROR_HINT)
     for name, (use, offset, _) in _find_inferred_inputs(program).items():
-        hint = NAME_HINTS.get(name) or program.diagnostics.suggest(name, program.known_names)
+        hint = NAME_HINTS.get(name) or program.diagnostics.did_you_mean(name, program.defined_names)
         span = program.document.text_span(use.path, offset, offset + len(name))
         message = f"undeclared input `{name}`: nothing in the playbook assigns it"
         if hint is None:
@@ -82,11 +82,11 @@ _ERROR_HINT = "read `error` in a `rule` or in `retry`; elsewhere read `steps.NAM
 class _ErrorReads:
     """The search for templates that read a part of `error` where no failure can have come before."""
 
-    def __init__(self, program: Subject) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
         cases = [case for step in program.playbook.steps for case in step.rule or ()]
         self.error_aware_cases = {case.path for case in cases if is_error_aware(case)}
-        call_graph = program.task_calls
+        call_graph = program.call_graph
         called = {
             task
             for case in cases
@@ -99,23 +99,23 @@ class _ErrorReads:
     @cached_property
     def _entries_with_error_guard(self) -> AbstractSet[DocumentPath]:
         """The paths of entries whose `if` reads `error`."""
-        guards = (use for use in self.program.uses if use.path == (*use.owner, "if"))
-        return {guard.owner for guard in guards if "error" in guard.template.names}
+        guards = (use for use in self.program.uses if use.path == (*use.entry_path, "if"))
+        return {guard.entry_path for guard in guards if "error" in guard.template.names}
 
-    def is_always_none(self, use: Use, access: AccessPath) -> bool:
+    def is_always_none(self, use: TemplateUse, access: AccessPath) -> bool:
         """Return whether a template requires a part of an error where there is no error."""
         is_evaluated_after_failure = use.path[-2:] == ("retry", "if") or use.path[-1] == "case"
-        if is_evaluated_after_failure or use.place in KNOWN_BEFORE_START:
+        if is_evaluated_after_failure or use.scope in KNOWN_BEFORE_START:
             return False
-        if use.owner[:-2] in self.error_aware_cases or use.task in self.tasks_after_failures:
+        if use.entry_path[:-2] in self.error_aware_cases or use.task in self.tasks_after_failures:
             return False
-        if use.owner in self._entries_with_error_guard:
+        if use.entry_path in self._entries_with_error_guard:
             return False
         required = (item for item in narrow(use.template).required if item.access == access)
         return any(item.given.results & NOT_FAILED for item in required)
 
 
-def infer_inputs(program: Subject) -> dict[str, InferredInput]:
+def infer_inputs(program: Program) -> dict[str, InferredInput]:
     """Return the inputs of a playbook without `input`, in the order in which templates first read them."""
     return {
         name: InferredInput(program.document.text_span(use.path, offset, offset + 1).line, required)
@@ -123,18 +123,18 @@ def infer_inputs(program: Subject) -> dict[str, InferredInput]:
     }
 
 
-def _find_inferred_inputs(program: Subject) -> dict[str, tuple[Use, int, bool]]:
+def _find_inferred_inputs(program: Program) -> dict[str, tuple[TemplateUse, int, bool]]:
     """Return, for each undeclared input, the first use, the offset in it, and whether a run requires the
     input.
     """
     if program.playbook.input is not None:
         return {}
-    inputs: dict[str, tuple[Use, int, bool]] = {}
-    defined = program.known_names
+    inputs: dict[str, tuple[TemplateUse, int, bool]] = {}
+    defined = program.defined_names
     for use in program.uses:
         for access, offset in use.template.reads.items():
             name, start = access[0], offset
-            is_local = name in use.local or name in use.own
+            is_local = name in use.local_names or name in use.item_names
             if is_local or name in defined or _is_language_name(name):
                 if access[0] != "input" or len(access) == 1:
                     continue
@@ -154,8 +154,8 @@ def _is_language_name(name: str) -> bool:
 class _Read(NamedTuple):
     """One access of a template, with its offset in the text of the template."""
 
-    program: Subject
-    use: Use
+    program: Program
+    use: TemplateUse
     access: AccessPath
     offset: int
 
@@ -167,7 +167,7 @@ class _Read(NamedTuple):
     def report(self, word: str, message: str, known: Collection[str] = (), hint: str | None = None) -> None:
         """Report NP301 at a word of the template. The hint is the closest known word, else `hint`."""
         diagnostics = self.program.diagnostics
-        diagnostics.add("NP301", message, self.find_span(word), diagnostics.suggest(word, known) or hint)
+        diagnostics.add("NP301", message, self.find_span(word), diagnostics.did_you_mean(word, known) or hint)
 
     def find_span(self, word: str) -> Span:
         """Return the span of the first occurrence of a word from the offset on."""
@@ -180,7 +180,7 @@ def _check_read(read: _Read) -> None:
     program, use, name, attribute = read.program, read.use, read.access[0], read.attribute
     if name == "input":
         _check_attribute(read, program.playbook.input, "input `{}`")
-    elif name == "environment" and use.place is Place.ENVIRONMENT:
+    elif name == "environment" and use.scope is TemplateScope.ENVIRONMENT:
         read.report(name, "an entry of `environment` cannot read another one")
     elif name == "environment":
         _check_attribute(read, program.playbook.environment, "`environment` entry `{}`")
@@ -211,37 +211,42 @@ def _check_attribute(read: _Read, known: Collection[str] | None, kind: str) -> N
         read.report(attribute, f"unknown {kind.format(attribute)}", known)
 
 
-def _find_scope_problem(use: Use, name: str) -> tuple[str, str | None] | None:
+def _find_scope_problem(use: TemplateUse, name: str) -> tuple[str, str | None] | None:
     """Return a message and a hint if a name of the language is not known in the scope of a template."""
     if name in ("item", "loop"):
         return f"`{name}` is only defined inside a loop", None
-    if name == "callback" and name not in use.local:
+    if name == "callback" and name not in use.local_names:
         return "`callback` is only defined in the `notify` of a `callback` action", None
-    if name == "result" and use.place in _SCOPES_WITHOUT_RESULT:
+    if name == "result" and use.scope in _SCOPES_WITHOUT_RESULT:
         hint = "save the result of an action with `as`, or read `steps.NAME.result`"
         return "`result` is only defined in a `rule`", hint
-    if name in KNOWN_IN_STEPS and use.place in KNOWN_BEFORE_START:
+    if name in KNOWN_IN_STEPS and use.scope in KNOWN_BEFORE_START:
         return f"`{name}` is undefined before the run starts", None
     return None
 
 
-_SCOPES_WITHOUT_RESULT = (Place.WORK, Place.ENVIRONMENT, Place.VARIABLES, Place.OUTPUT)
+_SCOPES_WITHOUT_RESULT = (
+    TemplateScope.WORK,
+    TemplateScope.ENVIRONMENT,
+    TemplateScope.VARIABLES,
+    TemplateScope.OUTPUT,
+)
 
 
 def _check_plain_name(read: _Read) -> None:
     """Report a name that is unknown, or that is assigned only after the template is evaluated."""
     program, use, name = read.program, read.use, read.access[0]
-    is_defined = name in program.known_names
-    if use.place in KNOWN_BEFORE_START and name not in ALWAYS_KNOWN and is_defined:
-        sections = [getattr(program.playbook, section) or () for section in KNOWN_BEFORE_START[use.place]]
+    is_defined = name in program.defined_names
+    if use.scope in KNOWN_BEFORE_START and name not in ALWAYS_KNOWN and is_defined:
+        sections = [getattr(program.playbook, section) or () for section in KNOWN_BEFORE_START[use.scope]]
         if not any(name in section for section in sections):
-            read.report(name, f"`{name}` is undefined where `{use.place}` is evaluated")
+            read.report(name, f"`{name}` is undefined where `{use.scope}` is evaluated")
         return
-    is_known = is_defined or _is_language_name(name) or name in use.own
+    is_known = is_defined or _is_language_name(name) or name in use.item_names
     if program.playbook.input is None or is_known or handles_undefined(use.template, name):
         return
     message = f"unknown name `{name}`: nothing in the playbook assigns it"
-    known = () if name in NAME_HINTS else program.known_names
+    known = () if name in NAME_HINTS else program.defined_names
     read.report(name, message, known, hint=NAME_HINTS.get(name))
 
 
@@ -252,7 +257,7 @@ def _check_argument(read: _Read) -> None:
         return
     if argument is None or handles_undefined(read.use.template, "args", argument):
         return
-    calls = program.calls.get(task, [])
+    calls = program.call_sites.get(task, [])
     calls_without = [entry for entry in calls if argument not in entry.with_]
     if calls and not calls_without:
         return
@@ -269,9 +274,9 @@ def _check_step(read: _Read) -> None:
     program, access = read.program, read.access
     if len(access) == 1:
         read.report("steps", 'missing step name: write `steps.NAME` or `steps["NAME"]`')
-    elif access[1] not in program.names.steps and access[1] not in program.broken_steps:
+    elif access[1] not in program.symbols.steps and access[1] not in program.broken_steps:
         message = f"unknown step `{access[1]}`"
-        hint = program.diagnostics.suggest(access[1], program.names.steps)
+        hint = program.diagnostics.did_you_mean(access[1], program.symbols.steps)
         program.diagnostics.add("NP101", message, read.find_span(access[1]), hint)
     elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
         read.report(access[2], f"unknown attribute `{access[2]}` of a step", ATTRIBUTES["steps"])

@@ -1,4 +1,4 @@
-"""Literal secrets in playbooks (NP507): which keys and which texts look like one."""
+"""Detection of literal secrets: texts that look like a password, token or key."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ _SECRET_SHAPES = re.compile(
     r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}|\bsk_live_\w{16,}|\bAIza[\w-]{35}\b"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-_ADDRESS_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#:@]*:(?P<secret>[^\s/?#@]+)@", re.IGNORECASE)
-_WORD_PASSWORD = re.compile(r"(?:^|\s)password\s*=\s*(?P<secret>'[^']+'|\S+)", re.IGNORECASE)
-_SCHEME_WORD = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#:@]*:(?P<secret>[^\s/?#@]+)@", re.IGNORECASE)
+_DSN_PASSWORD = re.compile(r"(?:^|\s)password\s*=\s*(?P<secret>'[^']+'|\S+)", re.IGNORECASE)
+_AUTHORIZATION_SCHEME = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
     r"[\W_x]*|<.*>|\[.*\]|\$.*|.*(?:change[_ -]?me|example|placeholder|dummy|redacted|your[_ -]?|todo|foo|\bmy[_ -]).*"
     r"|(?:fake|test|demo)?[_ -]?(?:password|passwd|pass|pw|secret|token|key|postgres|admin|root|user|guest|test|demo|none|null"
     r"|abc|hunter2)\d*",
     re.IGNORECASE,
 )
+_MIN_LENGTH = 6
 
 
-def find_secret(key: str, text: str, *, within: str) -> tuple[int, int] | None:
-    """Where in a text under a key a secret is written out, or None."""
-    if found := _SECRET_SHAPES.search(text):
-        return found.span()
-    found = _ADDRESS_PASSWORD.search(text) or (
-        _WORD_PASSWORD.search(text) if within == "connection" else None
-    )
-    if found and not has_template(found["secret"]) and not _PLACEHOLDER.fullmatch(found["secret"].strip("'")):
-        return found.span("secret")
+def find_literal_secret(key: str, text: str, *, within: str) -> tuple[int, int] | None:
+    """Return the start and end of a literal secret in a text, or None.
+
+    `key` is the key of the text, `within` the name of the parameter that contains it.
+
+    >>> find_literal_secret("url", "https://ann:Tr0ub4dor@db/x", within="url")
+    (12, 21)
+    >>> find_literal_secret("password", "changeme", within="auth")
+    """
+    if match := _SECRET_SHAPES.search(text):
+        return match.span()
+    match = _URL_PASSWORD.search(text) or (_DSN_PASSWORD.search(text) if within == "connection" else None)
+    if match and not has_template(match["secret"]) and not _PLACEHOLDER.fullmatch(match["secret"].strip("'")):
+        return match.span("secret")
     if has_template(text) or not _SECRET_KEYS.fullmatch(key):
         return None
-    scheme = _SCHEME_WORD.match(text)
+    scheme = _AUTHORIZATION_SCHEME.match(text)
     start = scheme.end() if scheme else 0
     secret = text[start:]
-    if len(secret) < 6 or " " in secret.strip() or _PLACEHOLDER.fullmatch(secret):
+    if len(secret) < _MIN_LENGTH or " " in secret.strip() or _PLACEHOLDER.fullmatch(secret):
         return None
     return start, len(text)

@@ -1,4 +1,4 @@
-"""NP301 and NP504: values are used as what they are known to be."""
+"""Checks of value types: attributes exist, loops iterate over lists, and compared values are comparable (NP301, NP504)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from jinja2 import nodes
 from noetl.planner.catalogue import Kind
 from noetl.planner.dataflow.narrowing import handles_undefined
-from noetl.planner.kinds import WORDS
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Place, Use
-from noetl.planner.program.value_types import Missing, Shape, Shapes, find_shapes
+from noetl.planner.diagnostics.wording import as_code
+from noetl.planner.kinds import KIND_NAMES
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateScope, TemplateUse
+from noetl.planner.program.value_types import MissingAttribute, ValueType, ValueTypes, infer_types
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Loop, TaskEntry
 from noetl.planner.templates.access_paths import (
     AccessPath,
@@ -20,124 +21,134 @@ from noetl.planner.templates.access_paths import (
 )
 from noetl.planner.templates.template import has_template
 
-ORDER = {"lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
+ORDER_OPERATORS = {"lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
 NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN})
-"""Kinds of which any value can be compared with any other for order."""
+"""The kinds whose values can be compared with each other for order."""
+
+_PYTHON_KINDS = {str: Kind.STRING, int: Kind.INTEGER, float: Kind.NUMBER, bool: Kind.BOOLEAN}
 
 
-def check_shapes(subject: Subject) -> None:
-    """Report attributes that values of a known shape do not have, loops over what is no list, and comparisons that fail."""
-    broken = subject.lost_names | subject.broken_steps | subject.repeated_steps
-    check = _Check(subject, find_shapes(subject.playbook, subject.catalogue, subject.runs(), broken))
-    for use in subject.uses:
-        check.use(use)
-    for step in subject.playbook.steps:
-        check.loop(step.loop, step.path)
-    for run in subject.runs():
-        for entry in run:
+def check_types(program: Program) -> None:
+    """Report unknown attributes, loops over values that are not lists, and comparisons that fail."""
+    broken = program.lost_names | program.broken_steps | program.duplicate_steps
+    types = infer_types(program.playbook, program.catalogue, program.work_lists(), broken)
+    checker = _TypeChecker(program, types)
+    for use in program.uses:
+        checker.check_use(use)
+    for step in program.playbook.steps:
+        checker.check_loop(step.loop, step.path)
+    for work in program.work_lists():
+        for entry in work:
             if isinstance(entry, ActionEntry | TaskEntry):
-                check.loop(entry.loop, entry.path)
+                checker.check_loop(entry.loop, entry.path)
 
 
-class _Check:
-    def __init__(self, subject: Subject, shapes: Shapes) -> None:
-        self.subject = subject
-        self.shapes = shapes
-        self.uses = {use.path: use for use in subject.uses}
-        dead = ((step, one.case) for step in subject.playbook.steps for one in subject.dead_cases(step))
-        self.dead = {(*step.path, "rule", case) for step, case in dead}
+class _TypeChecker:
+    def __init__(self, program: Program, types: ValueTypes) -> None:
+        self.program = program
+        self.types = types
+        self.uses = {use.path: use for use in program.uses}
+        dead_cases = (
+            (step, dead.case) for step in program.playbook.steps for dead in program.dead_cases(step)
+        )
+        self.dead_cases = {(*step.path, "rule", case) for step, case in dead_cases}
 
-    def of(self, access: AccessPath, use: Use) -> Shape | Missing | None:
-        if access[0] in use.local or use.place in (Place.ENVIRONMENT, Place.VARIABLES):
+    def type_of(self, path: AccessPath, use: TemplateUse) -> ValueType | MissingAttribute | None:
+        if path[0] in use.local_names or use.scope in (TemplateScope.ENVIRONMENT, TemplateScope.VARIABLES):
             return None
-        return self.shapes.of(access, use.step if use.place in (Place.RULE, Place.AFTER) else None)
+        has_result = use.scope in (TemplateScope.RULE, TemplateScope.AFTER_WORK)
+        return self.types.type_of(path, use.step if has_result else None)
 
-    def use(self, use: Use) -> None:
-        """Look at a template; at its comparisons for order only where something is known of what they compare."""
+    def check_use(self, use: TemplateUse) -> None:
+        """Check the attributes that a template reads, and its comparisons if the type of a value is known."""
         may_compare = False
-        for access, offset in use.template.reads.items():
-            found = self.of(access, use)
-            if isinstance(found, Missing):
-                if not handles_undefined(use.template, *access[: found.at + 1]):
-                    self.missing(use, access, offset, found)
-            elif found is not None:
+        for path, offset in use.template.reads.items():
+            value_type = self.type_of(path, use)
+            if isinstance(value_type, MissingAttribute):
+                if not handles_undefined(use.template, *path[: value_type.index + 1]):
+                    self.report_missing_attribute(use, path, offset, value_type)
+            elif value_type is not None:
                 may_compare = True
-        if may_compare and not use.template.has_only_accesses and use.path[:-1] not in self.dead:
+        if may_compare and not use.template.has_only_accesses and use.path[:-1] not in self.dead_cases:
             if any(sign in use.template.source for sign in "<>"):
-                use.template.inspect_nodes(lambda body: self.comparisons(use, body))
+                use.template.inspect_nodes(lambda body: self.check_comparisons(use, body))
 
-    def missing(self, use: Use, access: AccessPath, offset: int, found: Missing) -> None:
-        word, whole = access[found.at], ".".join(access[: found.at])
-        keys = found.shape.keys
-        what = "" if keys is not None else f", which is {WORDS[found.shape.kind]},"
-        hint = self.subject.diagnostics.suggest(word, keys or ())
+    def report_missing_attribute(
+        self, use: TemplateUse, path: AccessPath, offset: int, missing: MissingAttribute
+    ) -> None:
+        """Report an attribute that does not exist. `offset` is the position of the path in the template."""
+        attribute, value = path[missing.index], ".".join(path[: missing.index])
+        keys = missing.value_type.keys
+        kind = "" if keys is not None else f" ({KIND_NAMES[missing.value_type.kind]})"
+        hint = self.program.diagnostics.did_you_mean(attribute, keys or ())
         if hint is None and keys:
-            hint = f"it has {', '.join(f'`{key}`' for key in keys)}"
-        at = offset + len(access[0])
-        for part in access[1 : found.at]:
-            at = use.template.source.find(part, at) + len(part)
-        at = max(use.template.source.find(word, at), 0)
-        span = self.subject.document.text_span(use.path, at, at + len(word))
-        self.subject.diagnostics.add("NP301", f"`{whole}`{what} has no `{word}`", span, hint)
+            hint = f"attributes: {', '.join(as_code(keys))}"
+        source = use.template.source
+        position = offset + len(path[0])
+        for part in path[1 : missing.index]:
+            position = source.find(part, position) + len(part)
+        position = max(source.find(attribute, position), 0)
+        span = self.program.document.text_span(use.path, position, position + len(attribute))
+        self.program.diagnostics.add("NP301", f"`{value}`{kind} has no attribute `{attribute}`", span, hint)
 
-    def loop(self, loop: Loop | None, path: DocumentPath) -> None:
-        """A loop over one access whose kind is known."""
+    def check_loop(self, loop: Loop | None, path: DocumentPath) -> None:
+        """Check a loop over text, or over one value whose type is known."""
         items = None if loop is None else loop.items
         if not isinstance(items, str):
             return
-        at: DocumentPath = (*path, "loop", "items")
-        use = self.uses.get(at)
+        items_path: DocumentPath = (*path, "loop", "items")
+        use = self.uses.get(items_path)
         if not has_template(items) or (use is not None and not use.template.is_expression):
-            self.subject.report("NP504", "a loop goes over a list, and this is text", at, _WHOLE)
+            hint = "write a list, or a single `{{ expression }}` that returns one"
+            self.program.report("NP504", "`items` of a loop must be a list, not text", items_path, hint)
             return
         if use is not None and use.template.access_path is not None:
-            found = self.of(use.template.access_path, use)
-            if isinstance(found, Shape) and found.kind not in (Kind.ARRAY, Kind.ANY):
+            value_type = self.type_of(use.template.access_path, use)
+            if isinstance(value_type, ValueType) and value_type.kind not in (Kind.ARRAY, Kind.ANY):
                 name = ".".join(use.template.access_path)
-                message = f"a loop goes over a list, and `{name}` is {WORDS[found.kind]}"
-                self.subject.report("NP504", message, at)
+                message = f"`items` of a loop must be a list, but `{name}` is {KIND_NAMES[value_type.kind]}"
+                self.program.report("NP504", message, items_path)
 
-    def comparisons(self, use: Use, body: Sequence[nodes.Node]) -> None:
-        """Texts compared with numbers, but in guards of which is said that they are never true."""
-        inside = find_local_names(body)
-        for node in _always(body):
-            if isinstance(node, nodes.Compare) and len(node.ops) == 1 and node.ops[0].op in ORDER:
-                sides = (node.expr, node.ops[0].expr)
-                left, right = (self.kind(side, use, inside) for side in sides)
-                has_names = any(find_access_path(side) is not None for side in sides)
-                if left and right and {left, right} & NUMBERS and Kind.STRING in (left, right) and has_names:
-                    self.incomparable(use, node, left, right)
+    def check_comparisons(self, use: TemplateUse, body: Sequence[nodes.Node]) -> None:
+        """Report comparisons of text with a number for order, except in guards of dead cases."""
+        local_names = find_local_names(body)
+        for node in _always_evaluated(body):
+            if not (
+                isinstance(node, nodes.Compare) and len(node.ops) == 1 and node.ops[0].op in ORDER_OPERATORS
+            ):
+                continue
+            sides = (node.expr, node.ops[0].expr)
+            left, right = (self.kind_of(side, use, local_names) for side in sides)
+            has_names = any(find_access_path(side) is not None for side in sides)
+            if left and right and {left, right} & NUMBERS and Kind.STRING in (left, right) and has_names:
+                self.report_comparison(use, node, left, right)
 
-    def kind(self, node: nodes.Node, use: Use, inside: frozenset[int]) -> Kind | None:
+    def kind_of(self, node: nodes.Node, use: TemplateUse, local_names: frozenset[int]) -> Kind | None:
+        """Return the kind of a literal or of a value that is read; None if it is unknown."""
         if isinstance(node, nodes.Const):
-            value = node.value
-            kinds = {str: Kind.STRING, int: Kind.INTEGER, float: Kind.NUMBER, bool: Kind.BOOLEAN}
-            return kinds.get(type(value))
-        access = find_access_path(node)
-        if access is None or id(find_root_name(node)) in inside:
+            return _PYTHON_KINDS.get(type(node.value))
+        path = find_access_path(node)
+        if path is None or id(find_root_name(node)) in local_names:
             return None
-        found = self.of(access, use)
-        return found.kind if isinstance(found, Shape) else None
+        value_type = self.type_of(path, use)
+        return value_type.kind if isinstance(value_type, ValueType) else None
 
-    def incomparable(self, use: Use, node: nodes.Compare, left: Kind, right: Kind) -> None:
-        found = ((find_root_name(side), find_access_path(side)) for side in (node.expr, node.ops[0].expr))
-        name, access = next((name, access) for name, access in found if access is not None)
-        whole = ".".join(access)
-        start = name.lineno
-        is_dotted = use.template.source.startswith(whole, start)
-        end = start + len(whole if is_dotted else access[0])
-        message = f"{WORDS[left]} and {WORDS[right]} cannot be compared with `{ORDER[node.ops[0].op]}`"
-        self.subject.diagnostics.add(
-            "NP504", message, self.subject.document.text_span(use.path, start, end), _CONVERT
-        )
-
-
-_WHOLE = "write the list out, or one whole `{{ }}` that gives it"
-_CONVERT = "turn the text into a number: `| int` or `| float`"
+    def report_comparison(self, use: TemplateUse, node: nodes.Compare, left: Kind, right: Kind) -> None:
+        sides = ((find_root_name(side), find_access_path(side)) for side in (node.expr, node.ops[0].expr))
+        root, path = next((root, path) for root, path in sides if path is not None)
+        dotted = ".".join(path)
+        start = root.lineno
+        is_dotted = use.template.source.startswith(dotted, start)
+        end = start + len(dotted if is_dotted else path[0])
+        operator = ORDER_OPERATORS[node.ops[0].op]
+        message = f"{KIND_NAMES[left]} and {KIND_NAMES[right]} cannot be compared with `{operator}`"
+        hint = "convert the text to a number: `| int` or `| float`"
+        span = self.program.document.text_span(use.path, start, end)
+        self.program.diagnostics.add("NP504", message, span, hint)
 
 
-def _always(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
-    """The nodes that are evaluated whenever a template is."""
+def _always_evaluated(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
+    """Yield the nodes that are evaluated whenever a template is."""
     stack = list(body)
     while stack:
         node = stack.pop()

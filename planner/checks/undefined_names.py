@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
-from noetl.planner.checks.name_usage import saved_span
+from noetl.planner.checks.name_usage import definition_span
 from noetl.planner.dataflow.fact_encoding import fact_key
 from noetl.planner.dataflow.narrowing import FAILED, narrow
 from noetl.planner.dataflow.solver import AnalysisLimitError, AssignmentSolver
@@ -31,9 +31,9 @@ from noetl.planner.dataflow.unreachable import (
 )
 from noetl.planner.dataflow.witness import Witness, WitnessMove, find_end_witness, find_witness
 from noetl.planner.diagnostics.diagnostic import Label, Span
-from noetl.planner.diagnostics.wording import listed
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Place, Use
+from noetl.planner.diagnostics.wording import join_words
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Step, TaskEntry
 
@@ -44,7 +44,7 @@ MAX_SHOWN = 12
 ARROW = " → "
 
 
-def check_undefined_names(program: Subject) -> Unreachable:
+def check_undefined_names(program: Program) -> Unreachable:
     """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
     analysis = EffectsAnalysis(program)
     if not analysis.encoder.keys:
@@ -72,7 +72,7 @@ def check_undefined_names(program: Subject) -> Unreachable:
 
 
 class _UndefinedNameCheck:
-    def __init__(self, program: Subject, analysis: EffectsAnalysis, solver: AssignmentSolver) -> None:
+    def __init__(self, program: Program, analysis: EffectsAnalysis, solver: AssignmentSolver) -> None:
         self.program = program
         self.analysis = analysis
         self.encoder = analysis.encoder
@@ -95,7 +95,7 @@ class _UndefinedNameCheck:
                 continue
             if name in after_mistakes and self.depends_on_path(bit):
                 continue
-            step = self.program.names.steps[name]
+            step = self.program.symbols.steps[name]
             already_dead = {dead.case for dead in self.program.dead_cases(step)}
             if bit not in reported_facts and index not in already_dead:
                 path = (*(step.rule or [])[index].path, "case")
@@ -111,7 +111,7 @@ class _UndefinedNameCheck:
         stack = [name for name in self.solution.must if self.always_reads_undefined_name(name)]
         reached: set[str] = set()
         while stack:
-            successors = self.program.flow.graph.succ[stack.pop()].keys() - reached
+            successors = self.program.cfg.graph.succ[stack.pop()].keys() - reached
             reached |= successors
             stack += successors
         return reached
@@ -148,7 +148,7 @@ class _UndefinedNameCheck:
     def report_all(self) -> None:
         """Report all reads of names that are or may be undefined."""
         solution = self.solution
-        steps = self.program.names.steps
+        steps = self.program.symbols.steps
         for name, must in solution.must.items():
             self.report_step(steps[name], solution.may[name], must)
         finally_step = self.program.playbook.finally_
@@ -157,7 +157,7 @@ class _UndefinedNameCheck:
         self.find_end_facts()
         must = self.end_must_after_success & self.end_must_after_failure
         for use in self.program.uses:
-            if use.place is Place.OUTPUT:
+            if use.scope is TemplateScope.OUTPUT:
                 requirements = Requirements(traced=~must)
                 self.analysis.work.apply_template(use, must, 0, requirements)
                 self.report_reads(requirements.first_reads, self.may_on_entry(None), None)
@@ -218,7 +218,7 @@ class _UndefinedNameCheck:
         if (use.path, base) in self.reported:
             return
         # A name that nothing assigns is reported by `noetl.planner.checks.references`.
-        if not (self.has_definition(key) or key in use.own):
+        if not (self.has_definition(key) or key in use.item_names):
             return
         self.reported.add((use.path, base))
         is_playbook_retry = use.path[0] == "retry"
@@ -228,9 +228,9 @@ class _UndefinedNameCheck:
             self.report_maybe_undefined(key, bit, read, step)
 
     def has_definition(self, key: str) -> bool:
-        return key.startswith("steps.") or key in self.program.produced
+        return key.startswith("steps.") or key in self.program.definitions
 
-    def report_undefined(self, key: str, use: Use, step: Step | None) -> None:
+    def report_undefined(self, key: str, use: TemplateUse, step: Step | None) -> None:
         """Report a read that no path makes defined (NP301)."""
         diagnostics = self.program.diagnostics
         span = self.find_span(key, use)
@@ -243,12 +243,12 @@ class _UndefinedNameCheck:
         # One string instead of one `&` per name, whose cost would be quadratic in the number of names.
         digits = reversed(f"{may & self.encoder.name_facts:0{len(self.encoder.bits)}b}")
         undefined = {name for name, digit in zip(self.encoder.bits, digits, strict=True) if digit == "0"}
-        hint = diagnostics.suggest(key, self.program.known_names - undefined) or _SAVE_ALWAYS
+        hint = diagnostics.did_you_mean(key, self.program.defined_names - undefined) or _SAVE_ALWAYS
         diagnostics.add("NP301", message, span, hint, labels=self.definition_labels(key))
 
     def definition_labels(self, key: str) -> Iterator[Label]:
-        if key in self.program.produced:
-            span = saved_span(self.program, self.program.produced[key])
+        if key in self.program.definitions:
+            span = definition_span(self.program, self.program.definitions[key])
             yield Label(span, "it is saved here")
 
     def report_maybe_undefined(self, key: str, bit: FactSet, read: UnmetRead, step: Step | None) -> None:
@@ -256,7 +256,7 @@ class _UndefinedNameCheck:
         diagnostics, finally_step = self.program.diagnostics, self.program.playbook.finally_
         self.witness_searches += 1
         if self.witness_searches > MAX_WITNESSES:
-            diagnostics.leave_out(1)
+            diagnostics.count_unreported(1)
             return
         if key.startswith("steps."):
             problem, hint = f"step `{key.removeprefix('steps.')}` may be unvisited", _TEST_STATUS
@@ -292,7 +292,7 @@ class _UndefinedNameCheck:
                 continue
             text = f"it is saved here, unless this {'is skipped' if entry.if_ is not None else 'fails'}"
             paths = (path for name, path in find_saved_names([entry]) if name == key)
-            labels += [Label(saved_span(self.program, path), text) for path in paths]
+            labels += [Label(definition_span(self.program, path), text) for path in paths]
         return labels[:MAX_SHOWN]
 
     def describe_witness(self, witness: Witness, read: UnmetRead, step: Step | None) -> str:
@@ -311,18 +311,18 @@ class _UndefinedNameCheck:
         for failed, verb in ((False, "end"), (True, "fail")):
             steps = [f"`{move.step}`" for move in ends if move.failed is failed][:MAX_SHOWN]
             if steps:
-                text += f", where {listed(steps, 'and')} {verb}{'s' if len(steps) == 1 else ''}"
+                text += f", where {join_words(steps, 'and')} {verb}{'s' if len(steps) == 1 else ''}"
         return text
 
     def ends_branch(self, move: WitnessMove) -> bool:
-        return move.case is None or not self.program.flow.targets[move.step][move.case]
+        return move.case is None or not self.program.cfg.targets[move.step][move.case]
 
     def witness_labels(self, witness: Witness) -> list[Label]:
         """Return labels at the cases that a witness takes, where there is a choice."""
         document = self.program.document
         labels = []
         for move in witness.moves:
-            step = self.program.names.steps[move.step]
+            step = self.program.symbols.steps[move.step]
             if move.case is not None and step.rule is not None and len(step.rule) > 1:
                 path = (*step.rule[move.case].path, "case")
                 labels.append(Label(document.span(path), "this case is taken"))
@@ -331,7 +331,7 @@ class _UndefinedNameCheck:
                 labels.append(Label(self.program.name_span(step), text))
         return labels[:MAX_SHOWN]
 
-    def find_span(self, key: str, use: Use) -> Span:
+    def find_span(self, key: str, use: TemplateUse) -> Span:
         """Return the span of the name in a template."""
         word = key.removeprefix("steps.")
         start = max(use.template.source.find(word, _find_offset(key, use)), 0)
@@ -349,7 +349,7 @@ def _event(key: str) -> str:
     return f"visits step `{key.removeprefix('steps.')}`" if key.startswith("steps.") else f"assigns `{key}`"
 
 
-def _find_offset(key: str, use: Use) -> int:
+def _find_offset(key: str, use: TemplateUse) -> int:
     """Return the offset in a template of the first access that requires a key."""
     required = ((item.access, item.offset) for item in narrow(use.template).required)
     reads = (*required, *use.template.reads.items())

@@ -30,11 +30,11 @@ from noetl.planner.dataflow.narrowing import (
     narrow,
     narrow_guard,
 )
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Use
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import DocumentPath, InputDeclaration, Step
-from noetl.planner.syntax.names import RESERVED
+from noetl.planner.syntax.names import RESERVED_NAMES
 from noetl.planner.templates.access_paths import AccessPath
 
 _GIVEN_ROOTS = ("input", "environment")
@@ -52,7 +52,7 @@ class ConditionCorrelation:
     work.
     """
 
-    def __init__(self, program: Subject, uses: Iterable[Use]) -> None:
+    def __init__(self, program: Program, uses: Iterable[TemplateUse]) -> None:
         self.program = program
         self.inputs = program.playbook.input or {}
         conditional = [use for use in uses if is_guard(use) or not is_unconditional(use.template)]
@@ -78,12 +78,12 @@ class ConditionCorrelation:
             if is_guard(use) and (self.tracked_accesses or use.path[-1] == "if"):
                 self._add_guard(use)
 
-    def _add_guard(self, use: Use) -> None:
+    def _add_guard(self, use: TemplateUse) -> None:
         narrowing = self.narrow(use)
-        conditions = self.tracked_conditions(narrowing.true, use.local)
-        self.guard_conditions |= conditions | self.tracked_conditions(narrowing.false, use.local)
+        conditions = self.tracked_conditions(narrowing.true, use.local_names)
+        self.guard_conditions |= conditions | self.tracked_conditions(narrowing.false, use.local_names)
         if use.path[-1] == "if":
-            facts, path = Facts(unassigned=narrowing.true.unassigned, conditions=conditions), use.owner
+            facts, path = Facts(unassigned=narrowing.true.unassigned, conditions=conditions), use.entry_path
         else:
             facts, path = Facts(conditions=conditions), use.path[:-1]
         if facts != NO_FACTS:
@@ -93,15 +93,17 @@ class ConditionCorrelation:
     def _is_constant_name(self) -> Callable[[str], bool]:
         return _make_constant_name_test(self.program)
 
-    def _read_more_than_once(self, reads: Sequence[tuple[Use, AccessPath]]) -> list[tuple[Use, AccessPath]]:
+    def _read_more_than_once(
+        self, reads: Sequence[tuple[TemplateUse, AccessPath]]
+    ) -> list[tuple[TemplateUse, AccessPath]]:
         counts = Counter(self._root(access) for _, access in reads)
         return [read for read in reads if counts[self._root(read[1])] > 1]
 
-    def narrow(self, use: Use) -> Narrowing:
+    def narrow(self, use: TemplateUse) -> Narrowing:
         """Return the narrowing of a template, with conditions if it is a tracked guard."""
         return narrow_guard(use.template) if self.is_tracked_guard(use) else narrow(use.template)
 
-    def is_tracked_guard(self, use: Use) -> bool:
+    def is_tracked_guard(self, use: TemplateUse) -> bool:
         """Return whether a template is a guard that tests a tracked value."""
         return (
             bool(self.tracked_accesses)
@@ -138,24 +140,24 @@ class ConditionCorrelation:
             return Condition(access, f"eq {values[0]!r}", not condition.truth)
         return condition._replace(access=access)
 
-    def surrounding_facts(self, use: Use) -> Facts:
+    def surrounding_facts(self, use: TemplateUse) -> Facts:
         """Return the facts that the guards around a template give: of its entry and of its case."""
-        entry_path = use.owner
+        entry_path = use.entry_path
         if not self.context_facts or not entry_path or use.path[len(entry_path)] in ("if", "loop", "retry"):
             return NO_FACTS
         return self.context_facts.get(entry_path, NO_FACTS) & self.context_facts.get(
             entry_path[:-2], NO_FACTS
         )
 
-    def _may_be_constant(self, access: AccessPath, use: Use) -> bool:
+    def _may_be_constant(self, access: AccessPath, use: TemplateUse) -> bool:
         """Return whether an access may have one value in the whole run.
 
         A cheap test, which may say yes wrongly.
         """
         name = access[0]
-        if name in use.local or name in use.own:
+        if name in use.local_names or name in use.item_names:
             return False
-        return len(access) > 1 if name in _GIVEN_ROOTS else name not in RESERVED
+        return len(access) > 1 if name in _GIVEN_ROOTS else name not in RESERVED_NAMES
 
 
 def _two_values(declaration: InputDeclaration) -> list[str]:
@@ -165,27 +167,29 @@ def _two_values(declaration: InputDeclaration) -> list[str]:
     return texts if len(texts) == 2 == len(declaration.enum or ()) and not may_be_none else []
 
 
-def is_guard(use: Use) -> bool:
+def is_guard(use: TemplateUse) -> bool:
     """Return whether a template decides if an entry does its work, or if a case is taken."""
-    path, entry_path = use.path, use.owner
+    path, entry_path = use.path, use.entry_path
     if entry_path:
         return path[-1] == "if" and len(path) == len(entry_path) + 1
     return path[-1] == "case"
 
 
-def _make_constant_name_test(program: Subject) -> Callable[[str], bool]:
+def _make_constant_name_test(program: Program) -> Callable[[str], bool]:
     """Return a predicate: nothing assigns the name, or one entry does, which runs at most once in a run."""
     playbook = program.playbook
-    assignments = Counter(name for run in program.runs() for name, _ in find_saved_names(run, in_loops=True))
+    assignments = Counter(
+        name for run in program.work_lists() for name, _ in find_saved_names(run, in_loops=True)
+    )
     given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
     assigned_once = {
-        name for step in program.names.steps.values() for name in _names_assigned_once(program, step)
+        name for step in program.symbols.steps.values() for name in _names_assigned_once(program, step)
     } - given
     return lambda name: name not in assignments or (assignments[name] == 1 and name in assigned_once)
 
 
-def _names_assigned_once(program: Subject, step: Step) -> Iterator[str]:
-    is_repeated = step.loop is not None or step.repeat is not None or step.name in program.joins.multi
-    if not is_repeated and step.name in program.flow.reachable and not program.flow.is_cyclic(step.name):
+def _names_assigned_once(program: Program, step: Step) -> Iterator[str]:
+    is_repeated = step.loop is not None or step.repeat is not None or step.name in program.joins.multi_merges
+    if not is_repeated and step.name in program.cfg.reachable and not program.cfg.is_cyclic(step.name):
         for run in (step.run or (), *(case.run for case in step.rule or ())):
             yield from (name for name, _ in find_saved_names(run))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import networkx as nx
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import DocumentPath, Entry, Step, Task, TaskEntry
-from noetl.planner.syntax.symbols import Names
+from noetl.planner.syntax.symbols import SymbolTable
 
 if TYPE_CHECKING:
     TaskGraph = nx.DiGraph[str]
@@ -33,7 +33,7 @@ class Definitions:
     every caller. Names assigned inside a loop are local to the item and are left out.
     """
 
-    def __init__(self, symbols: Names, call_graph: TaskGraph) -> None:
+    def __init__(self, symbols: SymbolTable, call_graph: TaskGraph) -> None:
         self.symbols = symbols
         self.names: list[str] = []
         self._bits: dict[str, int] = {}

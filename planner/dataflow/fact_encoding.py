@@ -39,11 +39,11 @@ from noetl.planner.dataflow.narrowing import (
     is_unconditional,
 )
 from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Use
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Step, TaskEntry
-from noetl.planner.syntax.names import RESERVED
+from noetl.planner.syntax.names import RESERVED_NAMES
 from noetl.planner.templates.access_paths import AccessPath
 
 Alternative = str | Condition
@@ -106,15 +106,15 @@ class FactEncoder:
     is known.
     """
 
-    def __init__(self, program: Subject) -> None:
-        self.symbols = program.names
+    def __init__(self, program: Program) -> None:
+        self.symbols = program.symbols
         playbook = program.playbook
         self.has_declared_inputs = playbook.input is not None
         self.given = (playbook.input or {}).keys() | playbook.variables.keys() | playbook.environment.keys()
         self.keys: list[str] = []
         self.bits: dict[str, FactSet] = {}
         self.saved = {
-            name for run in program.runs() for name, _ in find_saved_names(run, in_loops=True)
+            name for run in program.work_lists() for name, _ in find_saved_names(run, in_loops=True)
         } - self.given
         self.at_start = self.at_success = 0
         self._encoded: dict[tuple[str, frozenset[str], Facts], EncodedTemplate] = {}
@@ -144,7 +144,7 @@ class FactEncoder:
         self.at_success = facts
         self._encoded.clear()
 
-    def assign_bits(self, use: Use) -> None:
+    def assign_bits(self, use: TemplateUse) -> None:
         """Assign a bit to each name that a template reads and the playbook assigns.
 
         A name that is given, or that nothing assigns, needs a bit only if a guard may test whether it is
@@ -154,17 +154,19 @@ class FactEncoder:
         for access in use.template.reads:
             key = access[0]
             is_given = key in self.given and may_test_definedness
-            is_never_assigned = may_test_definedness and self.has_declared_inputs and key not in RESERVED
+            is_never_assigned = (
+                may_test_definedness and self.has_declared_inputs and key not in RESERVED_NAMES
+            )
             if key == "steps" and len(access) > 2 and access[1] in self.symbols.steps:
                 key = f"steps.{access[1]}"
-            elif not (key in self.saved or is_given or is_never_assigned) or key in use.local:
+            elif not (key in self.saved or is_given or is_never_assigned) or key in use.local_names:
                 continue
             if key not in self.bits:
                 self.bits[key] = 1 << len(self.keys)
                 self.keys.append(key)
                 self.at_start |= self.bits[key] if is_given else 0
 
-    def add_clauses(self, use: Use) -> None:
+    def add_clauses(self, use: TemplateUse) -> None:
         """Add the clauses of a template, and the conditions that its value decides."""
         context = self.correlation.surrounding_facts(use)
         is_tracked = self.correlation.is_tracked_guard(use)
@@ -173,9 +175,9 @@ class FactEncoder:
         narrowing = self.correlation.narrow(use)
         if is_tracked:
             for facts in (narrowing.true, narrowing.false):
-                self.add_conditions(self.correlation.tracked_conditions(facts, use.local))
+                self.add_conditions(self.correlation.tracked_conditions(facts, use.local_names))
         for required in narrowing.required:
-            name, alternatives = self.clause_of(required, context, use.local)
+            name, alternatives = self.clause_of(required, context, use.local_names)
             if alternatives:
                 self.add_clause(name, alternatives)
 
@@ -300,38 +302,38 @@ class FactEncoder:
         """Return the bit of the name that a clause is about, or the bit itself if it is that of a name."""
         return bit if bit & self.name_facts else self.bits[self.key(bit)]
 
-    def encode(self, use: Use) -> EncodedTemplate:
+    def encode(self, use: TemplateUse) -> EncodedTemplate:
         """Return what a template requires and implies, as fact sets."""
         template = use.template
         context = self.correlation.surrounding_facts(use)
-        encoded = self._encoded.get((template.source, use.local, context))
+        encoded = self._encoded.get((template.source, use.local_names, context))
         if encoded is None:
             is_tracked = self.correlation.is_tracked_guard(use)
             if context is NO_FACTS and not is_tracked and is_unconditional(template):
-                required = self.mask(template.reads, use.local)
-                facts = EncodedFacts(self.access_closure(template.reads, use.local))
+                required = self.mask(template.reads, use.local_names)
+                facts = EncodedFacts(self.access_closure(template.reads, use.local_names))
                 encoded = EncodedTemplate(required, (), required, facts, facts, facts)
             else:
                 encoded = self._encode_conditional(use, context)
-            self._encoded[template.source, use.local, context] = encoded
+            self._encoded[template.source, use.local_names, context] = encoded
         return encoded
 
-    def _encode_conditional(self, use: Use, context: Facts) -> EncodedTemplate:
+    def _encode_conditional(self, use: TemplateUse, context: Facts) -> EncodedTemplate:
         narrowing = self.correlation.narrow(use)
         required_facts = read = 0
         conditional = []
         for required in narrowing.required:
-            name_fact = self.mask((required.access,), use.local)
+            name_fact = self.mask((required.access,), use.local_names)
             read |= name_fact
-            clause = self.clauses.get(self.clause_of(required, context, use.local), name_fact)
-            given = self._encode_facts(required.given, use.local)
+            clause = self.clauses.get(self.clause_of(required, context, use.local_names), name_fact)
+            given = self._encode_facts(required.given, use.local_names)
             if name_fact & ~given.assigned and given.results:
                 if given == EncodedFacts():
                     required_facts |= clause
                 else:
                     conditional.append((clause, given))
         always, true, false = (
-            self._encode_facts(facts, use.local)
+            self._encode_facts(facts, use.local_names)
             for facts in (narrowing.always, narrowing.true, narrowing.false)
         )
         for clause, _ in conditional:

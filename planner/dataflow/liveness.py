@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 
 MAX_LIVE_NAMES = 2_500_000
 """How many pairs of a step and a live name a plan may have."""
@@ -33,7 +33,7 @@ class TooManyLiveNamesError(Exception):
 
 
 def find_live_names(
-    cfg: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+    cfg: ControlFlowGraph, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
 ) -> dict[str, frozenset[str]]:
     """Return the live names of each reachable step.
 
@@ -44,7 +44,7 @@ def find_live_names(
     read = [bits.pack(name for step in component for name in reads[step]) for component in cfg.components]
     saved = [bits.pack(name for step in component for name in saves[step]) for component in cfg.components]
     successors = [
-        {cfg.component[target] for step in component for target in cfg.graph.successors(step)} - {index}
+        {cfg.component_index[target] for step in component for target in cfg.graph.successors(step)} - {index}
         for index, component in enumerate(cfg.components)
     ]
     assigned_before = [0] * len(successors)
@@ -64,11 +64,11 @@ def find_live_names(
     if pairs > MAX_LIVE_NAMES:
         raise TooManyLiveNamesError
     by_component = [frozenset(bits.unpack(names)) for names in live]
-    return {step: by_component[index] for step, index in cfg.component.items()}
+    return {step: by_component[index] for step, index in cfg.component_index.items()}
 
 
 def find_live_names_in_sequential_mode(
-    cfg: Flow, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
+    cfg: ControlFlowGraph, reads: Mapping[str, Iterable[str]], saves: Mapping[str, Iterable[str]]
 ) -> dict[str, frozenset[str]]:
     """Return the live names of each reachable step in sequential mode, where they are the same everywhere.
 
@@ -82,7 +82,7 @@ def find_live_names_in_sequential_mode(
     return dict.fromkeys(cfg.reachable, names)
 
 
-def exceeds_limit_in_sequential_mode(cfg: Flow, names: Collection[str]) -> bool:
+def exceeds_limit_in_sequential_mode(cfg: ControlFlowGraph, names: Collection[str]) -> bool:
     """Return whether these names, live at every step, exceed `MAX_LIVE_NAMES`."""
     return len(names) * len(cfg.reachable) > MAX_LIVE_NAMES
 

@@ -23,15 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet, StepExit
-from noetl.planner.graph.bitset import bits
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.bitset import bit_indexes
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
 
 
 class FlowProblem(Protocol):
     """The part of the solver that sequential mode needs: the graph, its exits, and a backward iteration."""
 
-    cfg: Flow
+    cfg: ControlFlowGraph
     joins: Joins
     order: dict[str, int]
     exits: dict[str, tuple[StepExit, ...]]
@@ -129,7 +129,7 @@ class SequentialMode:
         visited = held
         while facts != ALL_FACTS and (marks := (facts & ~visited) >> self.fact_count):
             visited |= marks << self.fact_count
-            for index in bits(marks):
+            for index in bit_indexes(marks):
                 join = self.joins[index]
                 if self.must_when_done[join] == ALL_FACTS:
                     return ALL_FACTS

@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from noetl.planner.dataflow.sequential import SequentialMode
 from noetl.planner.dataflow.transfer import ALL_FACTS, CaseFacts, FactSet, Implications, StepEffects, StepExit
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
 
 MAX_EVALUATIONS = 250_000
@@ -90,7 +90,7 @@ class AssignmentProblem:
     extends a fact set by the facts that follow from its clauses. `joins` must have no overlapping cycles.
     """
 
-    cfg: Flow
+    cfg: ControlFlowGraph
     joins: Joins
     effects: Mapping[str, StepEffects]
     on_failure: Mapping[str, str]
@@ -199,7 +199,7 @@ class AssignmentSolver:
 
     def dependents(self, step: str) -> Iterator[str]:
         """Return a step, and the steps of its component whose facts depend on those of the step."""
-        component = self.cfg.component
+        component = self.cfg.component_index
         steps = (
             *self.cfg.graph.successors(step),
             *self.joins.regions.get(step, ()),
@@ -254,12 +254,12 @@ class AssignmentSolver:
         The step must be on a cycle, be no join, and be visited by one branch only. It must have an exit that
         is taken only after MaxVisitsExceeded.
         """
-        is_single = step not in self.joins.dominators and step not in self.joins.multi
+        is_single = step not in self.joins.dominators and step not in self.joins.multi_merges
         return is_single and self.cfg.is_cyclic(step) and any(exit_.on_reentry for exit_ in self.exits[step])
 
     def must_on_reentry(self, step: str) -> FactSet:
         """Return the facts that hold whenever a step is entered from its own cycle."""
-        component = self.cfg.component
+        component = self.cfg.component_index
         facts = ALL_FACTS
         for source, exit_ in self.incoming[step]:
             if component[source] == component[step]:
@@ -445,7 +445,7 @@ def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
     return facts
 
 
-def _reverse_postorder(cfg: Flow) -> Iterator[str]:
+def _reverse_postorder(cfg: ControlFlowGraph) -> Iterator[str]:
     """Return the reachable steps, each before the steps that it leads to, as far as cycles allow."""
     postorder: list[str] = []
     seen = {cfg.start}

@@ -35,8 +35,8 @@ from noetl.planner.dataflow.transfer import (
 )
 from noetl.planner.dataflow.work_effects import WorkAnalysis
 from noetl.planner.guards.coverage import RuleCoverage, is_error_aware
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Use
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.models import Case, Step
 
 
@@ -46,10 +46,10 @@ class EffectsAnalysis:
     With `assumes_worker_loss` every step may fail, however infallible its work, because a worker may be lost.
     """
 
-    def __init__(self, program: Subject, *, assumes_worker_loss: bool = False) -> None:
+    def __init__(self, program: Program, *, assumes_worker_loss: bool = False) -> None:
         self.program = program
         self.assumes_worker_loss = assumes_worker_loss
-        self.symbols = program.names
+        self.symbols = program.symbols
         self.encoder = FactEncoder(program)
 
     @cached_property
@@ -100,7 +100,7 @@ class EffectsAnalysis:
             return step.loop.on_error == "continue"
         return self.work.may_tolerate_failure(step.run or (), parallel=step.parallel)
 
-    def uses_at(self, step: Step, *part: str) -> Sequence[Use]:
+    def uses_at(self, step: Step, *part: str) -> Sequence[TemplateUse]:
         """Return the templates of a part of a step, such as `("repeat", "until")`."""
         is_inherited = part[0] == "retry" and step.retry is None
         return self.work.uses_by_owner.get(part if is_inherited else (*step.path, *part), ())
@@ -120,7 +120,7 @@ class _StepAnalysis:
         self.shadowed: dict[int, FactSet] = {}
         self.refuted: dict[int, FactSet] = {}
         self.visit_fact = self.encoder.closures.get(f"steps.{step.name}", 0)
-        self.coverage = analysis.program.verdicts.get(step.path, RuleCoverage())
+        self.coverage = analysis.program.rule_coverage.get(step.path, RuleCoverage())
         self.states = CaseStates(AssignmentState(), AssignmentState(), 0)
 
     def effects(self) -> StepEffects:
@@ -128,7 +128,7 @@ class _StepAnalysis:
         analysis, step, program = self.analysis, self.step, self.analysis.program
         after_run = self._state_after_run()
         # A case that handles a failure is assumed to be reachable, however infallible the work looks.
-        may_fail, may_exceed_max_visits = analysis.may_fail(step), program.may_be_refused(step)
+        may_fail, may_exceed_max_visits = analysis.may_fail(step), program.may_exceed_max_visits(step)
         for use in analysis.uses_at(step, "retry", "if") if may_fail or step.retry is not None else ():
             self.work.apply_template(use, 0, 0, self.requirements, FAILED)
         may_handle_failure = may_fail or bool(step.run)
@@ -137,9 +137,9 @@ class _StepAnalysis:
             results |= NOT_FAILED if analysis.may_tolerate_failure(step) else SUCCEEDED
         states = self.states = CaseStates(after_run, AssignmentState(), results)
         for index, case in enumerate(step.rule or ()):
-            targets = program.flow.targets[step.name][index]
+            targets = program.cfg.targets[step.name][index]
             # After MaxVisitsExceeded a case that leads back to the step is skipped.
-            leads_back = may_exceed_max_visits and program.flow.may_come_back(step.name, targets)
+            leads_back = may_exceed_max_visits and program.cfg.leads_back_if_reachable(step.name, targets)
             may_handle = may_handle_failure or not leads_back
             self._add_case(index, case, targets, may_handle=may_handle, may_pass=leads_back)
         if states.possible_results & NOT_FAILED and self.coverage.uncovered_values is not None:
@@ -250,7 +250,7 @@ class _StepAnalysis:
             return
         yield False
 
-    def _evaluate_guard(self, use: Use, *, failed: bool, may_pass: bool) -> bool:
+    def _evaluate_guard(self, use: TemplateUse, *, failed: bool, may_pass: bool) -> bool:
         """Return whether a guard may be true, and set the facts where it is true and where it is false."""
         states = self.states
         results = states.results(failed=failed)

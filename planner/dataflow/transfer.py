@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from noetl.planner.dataflow.narrowing import ANY_RESULT, FAILED, NOT_FAILED, SUCCEEDED, RunResults
-from noetl.planner.graph.bitset import bits
-from noetl.planner.program.template_uses import Use
+from noetl.planner.graph.bitset import bit_indexes
+from noetl.planner.program.template_uses import TemplateUse
 
 FactSet = int
 """A set of facts as a bit set. A single fact is the set with one bit.
@@ -79,7 +79,7 @@ class UnmetRead:
     earlier in the step may have assigned it.
     """
 
-    use: Use
+    use: TemplateUse
     only_from_entry: bool
     results: RunResults
 
@@ -97,7 +97,7 @@ class Requirements:
     traced: FactSet = 0
     first_reads: dict[FactSet, UnmetRead] = field(default_factory=dict)
 
-    def add(self, use: Use, facts: FactSet, may: FactSet, results: RunResults = ANY_RESULT) -> None:
+    def add(self, use: TemplateUse, facts: FactSet, may: FactSet, results: RunResults = ANY_RESULT) -> None:
         """Add facts that a template requires, where the facts of `may` may have been added before it."""
         self.required |= facts
         self.required_from_entry |= facts & ~may
@@ -143,10 +143,10 @@ class Implications:
         if self._by_index is None:
             self._by_index = {}
             for may_gen, certain in self.definitions:
-                for index in bits(may_gen):
+                for index in bit_indexes(may_gen):
                     self._by_index.setdefault(index, []).append(certain)
         all_implied = 0
-        for index in bits(facts):
+        for index in bit_indexes(facts):
             if index not in self._implied:
                 implied = ALL_FACTS
                 for certain in self._by_index.get(index, ()):

@@ -20,7 +20,7 @@ from noetl.planner.dataflow.fact_encoding import FactEncoder
 from noetl.planner.dataflow.solver import AssignmentProblem, AssignmentSolver
 from noetl.planner.dataflow.step_effects import EffectsAnalysis
 from noetl.planner.dataflow.transfer import ALL_FACTS, FactSet
-from noetl.planner.program.program import Subject
+from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import DocumentPath
 
 UnreachableCases = frozenset[tuple[str, int]]
@@ -57,7 +57,7 @@ class Unreachable:
         return 0 if self.encoder is None else self.encoder.conditions_around(entry)
 
 
-def solve_assignments(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
+def solve_assignments(program: Program, analysis: EffectsAnalysis) -> AssignmentSolver:
     """Return the solved solver of a program, with implications if a requirement may be unmet without them.
 
     Raises:
@@ -70,16 +70,16 @@ def solve_assignments(program: Subject, analysis: EffectsAnalysis) -> Assignment
     return solver
 
 
-def solve_once(program: Subject, analysis: EffectsAnalysis) -> AssignmentSolver:
+def solve_once(program: Program, analysis: EffectsAnalysis) -> AssignmentSolver:
     """Return the solved solver of a program, with the present step effects.
 
     Raises:
         AnalysisLimitError: the analysis is too large.
     """
     default = program.playbook.on_error
-    on_failure = {name: step.on_error or default for name, step in program.names.steps.items()}
+    on_failure = {name: step.on_error or default for name, step in program.symbols.steps.items()}
     problem = AssignmentProblem(
-        program.flow,
+        program.cfg,
         program.joins,
         analysis.effects,
         on_failure,

@@ -18,9 +18,9 @@ from noetl.planner.dataflow.transfer import (
     Requirements,
     TaskEffects,
 )
-from noetl.planner.graph.bitset import bits
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import Use
+from noetl.planner.graph.bitset import bit_indexes
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Task, TaskEntry
 
 
@@ -31,16 +31,16 @@ class WorkAnalysis:
     `task_effects` holds the effects of each task. `implications`, once set, extend what guards say.
     """
 
-    def __init__(self, program: Subject, encoder: FactEncoder) -> None:
-        self.symbols = program.names
+    def __init__(self, program: Program, encoder: FactEncoder) -> None:
+        self.symbols = program.symbols
         self.encoder = encoder
         self.implications: Implications | None = None
-        self.uses_by_owner: dict[DocumentPath, list[Use]] = {}
+        self.uses_by_owner: dict[DocumentPath, list[TemplateUse]] = {}
         for use in program.uses:
-            self.uses_by_owner.setdefault(use.owner or use.path, []).append(use)
+            self.uses_by_owner.setdefault(use.entry_path or use.path, []).append(use)
         self.task_effects: dict[str, TaskEffects] = {}
         # Callees come before callers. The facts at a call are unknown here, so implications do not apply.
-        for task in reversed(list(nx.topological_sort(program.task_calls))):
+        for task in reversed(list(nx.topological_sort(program.call_graph))):
             self.task_effects[task] = self._analyse_task(self.symbols.tasks[task])
 
     def with_implied(self, facts: FactSet, may: FactSet) -> FactSet:
@@ -64,7 +64,7 @@ class WorkAnalysis:
 
     def apply_template(
         self,
-        use: Use,
+        use: TemplateUse,
         assigned: FactSet,
         may: FactSet,
         requirements: Requirements,
@@ -121,7 +121,7 @@ class WorkAnalysis:
             return
         before = assigned = state.assigned
         if_skipped: FactSet | None = None
-        retry_uses: list[Use] = []
+        retry_uses: list[TemplateUse] = []
         uses = self.uses_by_owner.get(entry.path, ())
         depth = len(entry.path)
         for use in uses:
@@ -162,7 +162,7 @@ class WorkAnalysis:
             depth = len(entry.path)
             for use in self.uses_by_owner.get(entry.path, ()):
                 is_evaluated = use.path[depth] not in ("retry", "if")
-                if is_evaluated and use.template.names.isdisjoint(use.local):
+                if is_evaluated and use.template.names.isdisjoint(use.local_names):
                     assigned |= self.with_implied(self.encoder.encode(use).always.assigned, state.may)
         if isinstance(entry, TaskEntry):
             inner = AssignmentState(assigned, state.may)
@@ -194,7 +194,7 @@ class WorkAnalysis:
         self, task: Task, traced: FactSet, may: FactSet, requirements: Requirements, results: RunResults
     ) -> None:
         """Find the first templates in a task that require the traced facts."""
-        bases = {1 << index: self.encoder.base(1 << index) for index in bits(traced)}
+        bases = {1 << index: self.encoder.base(1 << index) for index in bit_indexes(traced)}
         inner = Requirements(traced=traced)
         for base in bases.values():
             inner.traced |= base

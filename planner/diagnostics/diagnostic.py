@@ -1,7 +1,4 @@
-"""What the planner says about a playbook: a code, a severity, a place and a way out.
-
-Rendering for people and machines is in `noetl.planner.diagnostics.render`.
-"""
+"""Diagnostics: what the planner reports about a playbook. `noetl.planner.diagnostics.render` shows them."""
 
 from __future__ import annotations
 
@@ -11,10 +8,16 @@ from typing import Any
 
 from noetl.planner.diagnostics.codes import CODES, Severity
 
+MAX_COMPARED_WORDS = 20_000
+"""With how many words unknown words of one playbook are compared, to find those that were meant."""
+
+MAX_FINDINGS = 2_000
+"""How many findings of one playbook are reported."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """A stretch of the playbook's text. Lines and columns count from 1; the end is exclusive."""
+    """A range of the text of a playbook. Lines and columns count from 1; the end is exclusive."""
 
     line: int
     column: int
@@ -23,11 +26,12 @@ class Span:
 
 
 START = Span(1, 1, 1, 1)
+"""The empty span at the start of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A second place that belongs to a diagnostic, and what it has to do with it."""
+    """A second span that belongs to a diagnostic, and its role."""
 
     span: Span
     text: str
@@ -35,7 +39,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. `hint` says what to do about it, or is None."""
+    """One finding. `hint` says how to fix it, or is None."""
 
     code: str
     message: str
@@ -45,7 +49,7 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The diagnostic as the object that `check --format json` and problem documents carry."""
+        """Return the object that `check --format json` and problem documents contain."""
         return {
             "code": self.code,
             "severity": self.severity.value,
@@ -58,22 +62,18 @@ class Diagnostic:
         }
 
 
-MAX_COMPARED = 20_000
-MAX_FINDINGS = 2_000
-
-
 class Diagnostics:
-    """Collects findings in any order; iterates them by place, each once.
+    """The findings of one playbook. They are added in any order and iterated by position, without duplicates.
 
-    Past `MAX_FINDINGS` a first error is still kept, and the last of all says how many others there were.
+    After `MAX_FINDINGS` findings, only a first error is still kept, and a last finding counts the others.
     """
 
     def __init__(self) -> None:
-        self._found: dict[Diagnostic, None] = {}
-        self._not_kept: set[int] = set()
-        self._left_out = 0
+        self._findings: dict[Diagnostic, None] = {}
+        self._dropped: set[int] = set()
+        self._uncomputed = 0
         self._has_error = False
-        self._compared = 0
+        self._compared_words = 0
 
     def add(
         self,
@@ -85,48 +85,71 @@ class Diagnostics:
         severity: Severity | None = None,
         labels: Iterable[Label] = (),
     ) -> None:
-        """Record a finding under a code of `CODES`, with that code's severity unless another is given."""
+        """Record a finding. The default severity is that of its code in `CODES`."""
         severity = severity or CODES[code].severity
-        found = Diagnostic(code, message, span, hint, severity, tuple(labels))
-        if len(self._found) < MAX_FINDINGS or (severity is Severity.ERROR and not self._has_error):
+        finding = Diagnostic(code, message, span, hint, severity, tuple(labels))
+        if len(self._findings) < MAX_FINDINGS or (severity is Severity.ERROR and not self._has_error):
             self._has_error = self._has_error or severity is Severity.ERROR
-            self._found[found] = None
-        elif found not in self._found:
-            self._not_kept.add(hash(found))
+            self._findings[finding] = None
+        elif finding not in self._findings:
+            self._dropped.add(hash(finding))
 
-    def leave_out(self, number: int) -> None:
-        """Count findings that there are, and that are not worth working out."""
-        self._left_out += number
+    def count_unreported(self, number: int) -> None:
+        """Count findings that exist but are not worth computing."""
+        self._uncomputed += number
 
-    def suggest(self, word: str, known: Collection[str]) -> str | None:
-        """As the function. None once many words were compared with many, which takes long: mistakes by the thousand have
-        one cause, and the first of them show it.
+    def closest(self, word: str, known: Collection[str]) -> str | None:
+        """Return the known word that was probably meant, or None.
+
+        Also return None after `MAX_COMPARED_WORDS` comparisons, which are slow. Thousands of unknown words
+        have one cause, and the first ones show it.
         """
-        self._compared += len(known)
-        return suggest(word, known) if self._compared <= MAX_COMPARED else None
+        self._compared_words += len(known)
+        return closest(word, known) if self._compared_words <= MAX_COMPARED_WORDS else None
+
+    def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
+        """Return a hint with the word of `closest`, or None."""
+        return _suggestion(self.closest(word, known))
 
     def __iter__(self) -> Iterator[Diagnostic]:
-        kept = sorted(self._found, key=lambda d: (d.span, d.code, d.message))
+        kept = sorted(self._findings, key=lambda finding: (finding.span, finding.code, finding.message))
         yield from kept
-        if number := len(self._not_kept) + self._left_out:
+        if number := len(self._dropped) + self._uncomputed:
             message = (
                 f"{number:,} more findings are not shown" if number > 1 else "1 more finding is not shown"
             )
-            yield Diagnostic(
-                "NP902", message, kept[-1].span, "mend those above, and check again", Severity.NOTE
-            )
+            hint = "fix the findings above and check again"
+            yield Diagnostic("NP902", message, kept[-1].span, hint, Severity.NOTE)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._findings)
 
     @property
     def errors(self) -> int:
-        return sum(d.severity is Severity.ERROR for d in self._found)
+        """The number of errors."""
+        return sum(finding.severity is Severity.ERROR for finding in self._findings)
 
 
-def suggest(word: str, known: Iterable[str]) -> str | None:
-    """A hint naming the one known word that `word` is likely a slip of, or None when there is no single one."""
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most similar to `word`, or None if no word is similar enough.
+
+    >>> closest("notfiy", ["notify", "load"]), closest("xyz", ["notify", "load"])
+    ('notify', None)
+    """
     from difflib import get_close_matches
 
-    found = get_close_matches(word, sorted(set(known) - {word}), n=1, cutoff=0.7)
-    return f"did you mean `{found[0]}`?" if found else None
+    matches = get_close_matches(word, sorted(set(known) - {word}), n=1, cutoff=0.7)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """Return a hint with the known word that is most similar to `word`, or None.
+
+    >>> did_you_mean("notfiy", ["notify", "load"])
+    'did you mean `notify`?'
+    """
+    return _suggestion(closest(word, known))
+
+
+def _suggestion(word: str | None) -> str | None:
+    return None if word is None else f"did you mean `{word}`?"

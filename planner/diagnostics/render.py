@@ -1,7 +1,6 @@
-"""Diagnostics for people and for programs: with the source, one a line, as JSON, SARIF and GitHub annotations.
+"""Rendering of diagnostics: with source lines, one on a line, as JSON, as SARIF, and as GitHub annotations.
 
-What comes from a playbook never reaches a terminal raw: control characters and those that turn the direction of
-text are replaced by visible ones.
+Text of a playbook is made printable first; see `noetl.planner.diagnostics.terminal_text`.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from urllib.parse import quote
 
 from noetl.planner.diagnostics.codes import CODES, Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
-from noetl.planner.diagnostics.terminal_text import _visible_character, _width, visible
+from noetl.planner.diagnostics.terminal_text import character_width, printable_character, to_printable
 
 STDIN = "-"
-"""The name under which a playbook read from standard input is reported."""
+"""The file name of a playbook that is read from standard input."""
 
 _TAB_WIDTH = 4
 _LINE_BREAK = re.compile("\r\n|\n|\r")
@@ -27,62 +26,68 @@ _SECONDARY_STYLE = "blue"
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A playbook's text under the name its user knows it by, and what was found in it."""
+class CheckedFile:
+    """The text of a playbook with its file name and its diagnostics."""
 
     file: str
     text: str
     diagnostics: tuple[Diagnostic, ...]
 
 
-class Fragment(NamedTuple):
-    """A piece of text and the `rich` style it has where there are colours."""
+class StyledText(NamedTuple):
+    """A piece of text with its `rich` style, which is used where the output has colours."""
 
     text: str
     style: str = ""
 
 
-def count(checked: Iterable[Checked], severity: Severity) -> int:
-    """How many findings have this severity."""
-    return sum(d.severity is severity for c in checked for d in c.diagnostics)
+def count_findings(files: Iterable[CheckedFile], severity: Severity) -> int:
+    """Return the number of findings with this severity."""
+    return sum(finding.severity is severity for file in files for finding in file.diagnostics)
 
 
-def summary(checked: Sequence[Checked]) -> str:
-    """`2 errors and 1 warning in 3 files`."""
-    numbers = ((count(checked, severity), severity.value) for severity in Severity)
-    found = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in numbers if n] or ["no findings"]
-    files = checked[0].file if len(checked) == 1 else f"{len(checked)} files"
-    return visible(f"{' and '.join(filter(None, [', '.join(found[:-1]), found[-1]]))} in {files}")
+def summarise(files: Sequence[CheckedFile]) -> str:
+    """Return a summary such as `2 errors and 1 warning in 3 files`."""
+    numbers = ((count_findings(files, severity), severity.value) for severity in Severity)
+    parts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in numbers if n] or ["no findings"]
+    place = files[0].file if len(files) == 1 else f"{len(files)} files"
+    return to_printable(f"{' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))} in {place}")
 
 
-class _Line:
-    """A line of the source as it is shown: cell by cell, so that carets stand under the characters they mean."""
+class _SourceLine:
+    """A line of the source, converted character by character so that carets stand under the characters they
+    mark.
+    """
 
     def __init__(self, text: str) -> None:
-        self._shown: list[str] = []
+        self._printable: list[str] = []
         self._starts = [0]
         for character in text:
-            at = self._starts[-1]
-            shown = (
-                " " * (_TAB_WIDTH - at % _TAB_WIDTH) if character == "\t" else _visible_character(character)
-            )
-            self._shown.append(shown)
-            self._starts.append(at + (len(shown) if character == "\t" else _width(shown)))
+            start = self._starts[-1]
+            is_tab = character == "\t"
+            printable = " " * (_TAB_WIDTH - start % _TAB_WIDTH) if is_tab else printable_character(character)
+            self._printable.append(printable)
+            self._starts.append(start + (len(printable) if is_tab else character_width(printable)))
 
     def cell(self, column: int) -> int:
-        """The cell at which the column, from 1, begins; that behind the last one for columns beyond the end."""
-        return self._starts[min(column - 1, len(self._shown))]
+        """Return the cell at which a column, counted from 1, starts; for columns after the end, the cell
+        after the last.
+        """
+        return self._starts[min(column - 1, len(self._printable))]
 
     def clip(self, first: int, last: int) -> tuple[str, int]:
-        """The characters that lie within the cells, with `…` where something is left out, and the cells cut off."""
-        total = len(self._shown)
+        """Return the characters between two cells, with `…` for removed parts, and the number of cells cut
+        off before.
+        """
+        total = len(self._printable)
         begin = next((i for i in range(total) if self._starts[i] >= first), total)
         end = max((i for i in range(begin, total + 1) if self._starts[i] <= last), default=begin)
         head, tail = "…" if begin else "", "…" if end < total else ""
-        return head + "".join(self._shown[begin:end]) + tail, self._starts[begin] - len(head)
+        return head + "".join(self._printable[begin:end]) + tail, self._starts[begin] - len(head)
 
     @property
     def cells(self) -> int:
+        """The width of the line in cells."""
         return self._starts[-1]
 
 
@@ -93,96 +98,105 @@ class _Mark(NamedTuple):
     style: str
 
 
-def full(checked: Sequence[Checked], width: int = 100) -> Iterator[Fragment]:
-    """Every finding with its source line, carets, second places and hint; lines are clipped to `width` cells."""
-    for source in checked:
-        lines = _LINE_BREAK.split(source.text)
-        for diagnostic in source.diagnostics:
-            yield from _finding(source.file, lines, diagnostic, width)
-            yield Fragment("\n")
+def render_full(files: Sequence[CheckedFile], width: int = 100) -> Iterator[StyledText]:
+    """Yield every finding with its source lines, carets, labels and hint.
+
+    Lines are clipped to `width` cells.
+    """
+    for file in files:
+        lines = _LINE_BREAK.split(file.text)
+        for diagnostic in file.diagnostics:
+            yield from _render_finding(file.file, lines, diagnostic, width)
+            yield StyledText("\n")
 
 
-def _finding(file: str, lines: list[str], diagnostic: Diagnostic, width: int) -> Iterator[Fragment]:
+def _render_finding(file: str, lines: list[str], diagnostic: Diagnostic, width: int) -> Iterator[StyledText]:
     style = _SEVERITY_STYLE[diagnostic.severity]
     span = diagnostic.span
-    yield Fragment(f"{diagnostic.severity.value}[{diagnostic.code}]", style)
-    yield Fragment(f": {visible(diagnostic.message)}\n", "bold")
+    yield StyledText(f"{diagnostic.severity.value}[{diagnostic.code}]", style)
+    yield StyledText(f": {to_printable(diagnostic.message)}\n", "bold")
 
     marks = [_Mark(span, "", "^", style)]
-    marks += [_Mark(label.span, visible(label.text), "-", _SECONDARY_STYLE) for label in diagnostic.labels]
+    marks += [
+        _Mark(label.span, to_printable(label.text), "-", _SECONDARY_STYLE) for label in diagnostic.labels
+    ]
     numbers = sorted({mark.span.line for mark in marks if mark.span.line <= len(lines)})
     gutter = len(str(numbers[-1] if numbers else span.line))
     margin = " " * gutter
 
-    yield Fragment(f"{margin}--> ", _SECONDARY_STYLE)
-    yield Fragment(f"{visible(file)}:{span.line}:{span.column}\n")
+    yield StyledText(f"{margin}--> ", _SECONDARY_STYLE)
+    yield StyledText(f"{to_printable(file)}:{span.line}:{span.column}\n")
     if numbers:
-        yield Fragment(f"{margin} |\n", _SECONDARY_STYLE)
-    for before, number in zip([None, *numbers], numbers, strict=False):
-        if before is not None and number > before + 1:
-            yield Fragment("...\n", _SECONDARY_STYLE)
-        here = [mark for mark in marks if mark.span.line == number]
-        yield from _source_line(number, lines[number - 1], here, gutter, width)
+        yield StyledText(f"{margin} |\n", _SECONDARY_STYLE)
+    for previous, number in zip([None, *numbers], numbers, strict=False):
+        if previous is not None and number > previous + 1:
+            yield StyledText("...\n", _SECONDARY_STYLE)
+        marks_on_line = [mark for mark in marks if mark.span.line == number]
+        yield from _render_source_line(number, lines[number - 1], marks_on_line, gutter, width)
     if diagnostic.hint:
         if numbers:
-            yield Fragment(f"{margin} |\n", _SECONDARY_STYLE)
-        yield Fragment(f"{margin} = ", _SECONDARY_STYLE)
-        yield Fragment("help", "bold")
-        yield Fragment(f": {visible(diagnostic.hint)}\n")
+            yield StyledText(f"{margin} |\n", _SECONDARY_STYLE)
+        yield StyledText(f"{margin} = ", _SECONDARY_STYLE)
+        yield StyledText("help", "bold")
+        yield StyledText(f": {to_printable(diagnostic.hint)}\n")
 
 
-def _source_line(number: int, text: str, marks: list[_Mark], gutter: int, width: int) -> Iterator[Fragment]:
-    line = _Line(text)
-    room = max(width - gutter - 5, 20)
+def _render_source_line(
+    number: int, text: str, marks: list[_Mark], gutter: int, width: int
+) -> Iterator[StyledText]:
+    line = _SourceLine(text)
+    available = max(width - gutter - 5, 20)
     first, last = 0, line.cells
-    if line.cells > room:
-        first = max(0, min(line.cell(marks[0].span.column) - room // 3, line.cells - room))
-        last = first + room
-    shown, cut = line.clip(first, last)
+    if line.cells > available:
+        first = max(0, min(line.cell(marks[0].span.column) - available // 3, line.cells - available))
+        last = first + available
+    clipped, cut = line.clip(first, last)
 
-    yield Fragment(f"{number:>{gutter}} | ", _SECONDARY_STYLE)
-    yield Fragment(f"{shown.rstrip()}\n")
+    yield StyledText(f"{number:>{gutter}} | ", _SECONDARY_STYLE)
+    yield StyledText(f"{clipped.rstrip()}\n")
     for mark in marks:
         begin = min(max(line.cell(mark.span.column), first), last)
         end = line.cell(mark.span.end_column) if mark.span.end_line == mark.span.line else line.cells
         length = max(min(end, last) - begin, 1)
-        yield Fragment(f"{' ' * gutter} | ", _SECONDARY_STYLE)
-        yield Fragment(" " * (begin - cut))
-        yield Fragment(f"{mark.sign * length}{' ' if mark.text else ''}{mark.text}", mark.style)
-        yield Fragment("\n")
+        yield StyledText(f"{' ' * gutter} | ", _SECONDARY_STYLE)
+        yield StyledText(" " * (begin - cut))
+        yield StyledText(f"{mark.sign * length}{' ' if mark.text else ''}{mark.text}", mark.style)
+        yield StyledText("\n")
 
 
-def concise(checked: Sequence[Checked]) -> Iterator[Fragment]:
-    """`file:line:col: error: NP101 message`, one finding a line, with its hint in brackets: what compilers print and
-    editors read.
+def render_concise(files: Sequence[CheckedFile]) -> Iterator[StyledText]:
+    """Yield `file:line:col: error: NP101 message (hint)`, one finding on a line: the format that editors
+    read.
     """
-    for source in checked:
-        for diagnostic in source.diagnostics:
+    for file in files:
+        for diagnostic in file.diagnostics:
             span = diagnostic.span
-            yield Fragment(f"{visible(source.file)}:{span.line}:{span.column}: ")
-            yield Fragment(f"{diagnostic.severity.value}:", _SEVERITY_STYLE[diagnostic.severity])
-            hint = f" ({visible(diagnostic.hint)})" if diagnostic.hint else ""
-            yield Fragment(f" {diagnostic.code} {visible(diagnostic.message)}{hint}\n")
+            yield StyledText(f"{to_printable(file.file)}:{span.line}:{span.column}: ")
+            yield StyledText(f"{diagnostic.severity.value}:", _SEVERITY_STYLE[diagnostic.severity])
+            hint = f" ({to_printable(diagnostic.hint)})" if diagnostic.hint else ""
+            yield StyledText(f" {diagnostic.code} {to_printable(diagnostic.message)}{hint}\n")
 
 
-def plain(fragments: Iterable[Fragment]) -> str:
-    """The text of the fragments."""
-    return "".join(fragment.text for fragment in fragments)
+def plain_text(parts: Iterable[StyledText]) -> str:
+    """Return the text without styles."""
+    return "".join(part.text for part in parts)
 
 
-def as_json(checked: Sequence[Checked]) -> str:
-    """`{"diagnostics": [...], "errors": n, "warnings": n}`, each diagnostic with its file."""
+def render_json(files: Sequence[CheckedFile]) -> str:
+    """Return `{"diagnostics": [...], "errors": n, "warnings": n}`; each diagnostic has its file."""
     report = {
-        "diagnostics": [{"file": c.file, **d.to_json()} for c in checked for d in c.diagnostics],
-        "errors": count(checked, Severity.ERROR),
-        "warnings": count(checked, Severity.WARNING),
+        "diagnostics": [
+            {"file": file.file, **finding.to_json()} for file in files for finding in file.diagnostics
+        ],
+        "errors": count_findings(files, Severity.ERROR),
+        "warnings": count_findings(files, Severity.WARNING),
     }
     return _dump(report)
 
 
-def sarif(checked: Sequence[Checked], version: str) -> str:
-    """A SARIF 2.1.0 log of one run of the tool, whose version is given."""
-    codes = sorted({d.code for c in checked for d in c.diagnostics})
+def render_sarif(files: Sequence[CheckedFile], version: str) -> str:
+    """Return a SARIF 2.1.0 log of one run of the tool. `version` is the version of the tool."""
+    codes = sorted({finding.code for file in files for finding in file.diagnostics})
     rules = [
         {
             "id": code,
@@ -193,17 +207,18 @@ def sarif(checked: Sequence[Checked], version: str) -> str:
     ]
     results = [
         {
-            "ruleId": d.code,
-            "ruleIndex": codes.index(d.code),
-            "level": d.severity.value,
-            "message": {"text": d.message if d.hint is None else f"{d.message}\n{d.hint}"},
-            "locations": [_sarif_location(c.file, d.span)],
+            "ruleId": finding.code,
+            "ruleIndex": codes.index(finding.code),
+            "level": finding.severity.value,
+            "message": {"text": _message_with_hint(finding)},
+            "locations": [_sarif_location(file.file, finding.span)],
             "relatedLocations": [
-                {**_sarif_location(c.file, label.span), "message": {"text": label.text}} for label in d.labels
+                {**_sarif_location(file.file, label.span), "message": {"text": label.text}}
+                for label in finding.labels
             ],
         }
-        for c in checked
-        for d in c.diagnostics
+        for file in files
+        for finding in file.diagnostics
     ]
     driver = {"name": "noetl", "version": version, "rules": rules}
     log = {
@@ -228,33 +243,39 @@ def _sarif_location(file: str, span: Span) -> dict[str, Any]:
     }
 
 
-def github(checked: Sequence[Checked]) -> str:
-    """Workflow commands that GitHub Actions shows as annotations, one a line."""
+def render_github(files: Sequence[CheckedFile]) -> str:
+    """Return the workflow commands that GitHub Actions shows as annotations, one on a line."""
     commands = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
-    out = []
-    for source in checked:
-        for d in source.diagnostics:
+    lines = []
+    for file in files:
+        for finding in file.diagnostics:
+            span = finding.span
             properties = {
-                "title": f"noetl ({d.code})",
-                "file": source.file,
-                "line": d.span.line,
-                "col": d.span.column,
-                "endLine": d.span.end_line,
-                "endColumn": d.span.end_column,
+                "title": f"noetl ({finding.code})",
+                "file": file.file,
+                "line": span.line,
+                "col": span.column,
+                "endLine": span.end_line,
+                "endColumn": span.end_column,
             }
-            listed = ",".join(f"{name}={_github_property(str(value))}" for name, value in properties.items())
-            text = d.message if d.hint is None else f"{d.message}\n{d.hint}"
-            place = f"{source.file}:{d.span.line}:{d.span.column}: {d.code} "
-            out.append(f"::{commands[d.severity]} {listed}::{_github_text(place + text)}\n")
-    return "".join(out)
+            encoded = ",".join(
+                f"{name}={_escape_github_property(str(value))}" for name, value in properties.items()
+            )
+            text = f"{file.file}:{span.line}:{span.column}: {finding.code} {_message_with_hint(finding)}"
+            lines.append(f"::{commands[finding.severity]} {encoded}::{_escape_github_text(text)}\n")
+    return "".join(lines)
 
 
-def _github_text(text: str) -> str:
+def _message_with_hint(finding: Diagnostic) -> str:
+    return finding.message if finding.hint is None else f"{finding.message}\n{finding.hint}"
+
+
+def _escape_github_text(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _github_property(text: str) -> str:
-    return _github_text(text).replace(":", "%3A").replace(",", "%2C")
+def _escape_github_property(text: str) -> str:
+    return _escape_github_text(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _dump(value: Any) -> str:

@@ -1,34 +1,49 @@
-"""Text for a terminal: control characters made visible, and widths in cells."""
+"""Text for terminals: no control characters, and its width in cells.
+
+Text of a playbook never reaches a terminal unchanged: control characters, and characters that change the
+direction of text, could hide or fake output.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 
 
-def visible(text: str) -> str:
-    """`text` on one line, with a visible stand-in for each character that a terminal would obey or not show."""
-    return text if text.isprintable() else "".join(map(_visible_character, text))
+def to_printable(text: str) -> str:
+    r"""Return the text on one line, with a visible replacement for each character that a terminal obeys or
+    does not show.
+
+    >>> to_printable("a\nb\x1b[31m")
+    'a b␛[31m'
+    """
+    return text if text.isprintable() else "".join(map(printable_character, text))
 
 
-def _visible_character(character: str) -> str:
+def printable_character(character: str) -> str:
+    """Return a character, or its visible replacement."""
     if character.isprintable():
         return character
     if character in "\t\n":
         return " "
-    point = ord(character)
-    if point < 0x20:
-        return chr(0x2400 + point)
+    code_point = ord(character)
+    if code_point < 0x20:
+        return chr(0x2400 + code_point)
     if unicodedata.category(character) == "Zs":
         return " "
-    return "\u2421" if point == 0x7F else "\ufffd"
+    return "\u2421" if code_point == 0x7F else "\ufffd"
 
 
-def cells(text: str) -> int:
-    """How many cells of a terminal `text` takes, which holds no control characters."""
-    return len(text) if text.isascii() else sum(map(_width, text))
+def display_width(text: str) -> int:
+    """Return how many terminal cells a printable text takes (UAX #11).
+
+    >>> display_width("abc"), display_width("日本")
+    (3, 4)
+    """
+    return len(text) if text.isascii() else sum(map(character_width, text))
 
 
-def _width(character: str) -> int:
+def character_width(character: str) -> int:
+    """Return how many terminal cells a printable character takes: 0, 1 or 2."""
     if unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,14 +1,18 @@
-"""Values and words as messages show them."""
+"""Values and lists of words as messages show them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 60
+_MAX_LENGTH = 60
 
 
-def described(value: object) -> str:
-    """What a value is, for a reader who sees the value beside it."""
+def describe_value(value: object) -> str:
+    """Return what a value is, for a message next to the source that contains it.
+
+    >>> describe_value(5), describe_value({}), describe_value(None)
+    ('the number 5', 'a mapping', 'nothing')
+    """
     match value:
         case None:
             return "nothing"
@@ -20,27 +24,39 @@ def described(value: object) -> str:
             return "a list"
         case dict():
             return "a mapping"
-    return f"the number {shown(str(value))}"
+    return f"the number {abbreviate(str(value))}"
 
 
-def quoted(value: object) -> str:
-    """A text as it is written; what any other value is."""
-    return f"`{shown(value)}`" if isinstance(value, str) and value else described(value)
+def quote_or_describe(value: object) -> str:
+    """Return a text in backticks; describe any other value.
+
+    >>> quote_or_describe("a"), quote_or_describe([])
+    ('`a`', 'a list')
+    """
+    return f"`{abbreviate(value)}`" if isinstance(value, str) and value else describe_value(value)
 
 
-def shown(text: str) -> str:
-    """The text on one line and not too long."""
+def abbreviate(text: str) -> str:
+    r"""Return the text on one line and with at most 60 characters before an ellipsis.
+
+    >>> abbreviate("a\nb")
+    'a\\nb'
+    """
     if not text.isprintable():
         text = text.encode("unicode_escape").decode()
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
 
 
-def ticked(words: Iterable[str]) -> list[str]:
-    """Each word as code."""
+def as_code(words: Iterable[str]) -> list[str]:
+    """Return each word in backticks."""
     return [f"`{word}`" for word in words]
 
 
-def listed(words: Sequence[str], conjunction: str = "or") -> str:
-    """The words as a list in a sentence."""
+def join_words(words: Sequence[str], conjunction: str = "or") -> str:
+    """Return the words as a list in a sentence.
+
+    >>> join_words(["a", "b", "c"])
+    'a, b or c'
+    """
     *most, last = words
     return f"{', '.join(most)} {conjunction} {last}" if most else last

@@ -1,25 +1,25 @@
-"""A plan in DOT, the language of Graphviz.
+"""Drawing of a plan in DOT, the language of Graphviz.
 
-Steps are nodes whose `id` is `n-` and their place in the drawing and whose `class` is their state, so that a page
-that shows the picture as SVG can follow a run by changing classes.
+The node of a step has an `id`, `n-` and its position in the outline, and its state as `class`. A page that shows
+the drawing as SVG can therefore follow a run by changing classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.outline import (
-    COLOURS,
+    STATE_COLOURS,
     Outline,
-    bounds,
-    clip,
-    falls_through,
-    guard,
+    guard_text,
     is_error_path,
-    mode,
+    join_mode,
+    may_match_no_case,
     outline,
-    run_in_short,
+    repetition_notes,
+    summarise_run,
+    truncate,
 )
 from noetl.planner.plan import Plan, Step
 
@@ -27,13 +27,13 @@ _ERROR = "#cf222e"
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """The plan as a digraph. Steps are coloured by their state in `states`, and are pending without one."""
+    """Return the plan as a digraph. Steps have the colour of their state in `states`; the default is `pending`."""
     return "\n".join(_lines(plan, states or {})) + "\n"
 
 
 def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
     shape = outline(plan)
-    yield f"digraph {_quoted(visible(plan.header.name))} {{"
+    yield f"digraph {_quote(to_printable(plan.header.name))} {{"
     yield '  graph [rankdir=TB, nodesep=0.35, ranksep=0.4, fontname="Helvetica", bgcolor="white"]'
     yield '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, margin="0.14,0.07"]'
     yield '  edge [fontname="Helvetica", fontsize=9, arrowsize=0.7, color="#57606a", fontcolor="#57606a"]'
@@ -42,13 +42,13 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
     for name in shape.order:
         step = plan.steps[name]
         state = states.get(name, "pending")
-        fill, border = COLOURS.get(state, COLOURS["pending"])
+        fill, border = STATE_COLOURS.get(state, STATE_COLOURS["pending"])
         number = shape.position[name]
-        work = run_in_short(step.run, parallel=step.parallel, limit=40)
-        label = "\n".join(filter(None, (visible(name), work, mode(step), *bounds(step))))
+        work = summarise_run(step.run, parallel=step.parallel, limit=40)
+        label = "\n".join(filter(None, (to_printable(name), work, join_mode(step), *repetition_notes(step))))
         yield (
-            f'  s{number} [id="n-{number}", class={_quoted(state)}, label={_quoted(label)}, '
-            f'tooltip={_quoted(visible(name))}, fillcolor="{fill}", color="{border}"]'
+            f'  s{number} [id="n-{number}", class={_quote(state)}, label={_quote(label)}, '
+            f'tooltip={_quote(to_printable(name))}, fillcolor="{fill}", color="{border}"]'
         )
         if step.join is not None:
             yield f"  j{number} [{_bar('join')}]"
@@ -68,7 +68,7 @@ def _end(name: str) -> str:
 
 
 def _entry(plan: Plan, shape: Outline, target: str) -> str:
-    """Where edges to the step lead: the bar in front of it when it is a join."""
+    """Return the node that edges to the step lead to: for a join, the bar before it."""
     return f"{'s' if plan.steps[target].join is None else 'j'}{shape.position[target]}"
 
 
@@ -79,17 +79,17 @@ def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
         yield f"  s{number} -> e{number}"
         return
     for index, case in enumerate(step.cases, 1):
-        words = guard(case)
+        guard = guard_text(case)
         attributes = (
-            [] if len(step.cases) == 1 and words == "default" else [f"label={_quoted(_label(words))}"]
+            [] if len(step.cases) == 1 and guard == "default" else [f"label={_quote(_pad_label(guard))}"]
         )
         attributes.append(f'class="case-{index}"')
         if is_error_path(case):
             attributes.append(f'style=dashed, color="{_ERROR}", fontcolor="{_ERROR}"')
         if case.work:
             target = f"w{number}_{index}"
-            words = _quoted(run_in_short(case.work, limit=40))
-            yield f'  {target} [label={words}, style="rounded,dashed", color="#57606a", class="in-place"]'
+            label = _quote(summarise_run(case.work, limit=40))
+            yield f'  {target} [label={label}, style="rounded,dashed", color="#57606a", class="in-place"]'
             yield _end(f"e{number}_{index}")
             yield f"  {target} -> e{number}_{index}"
         elif not case.targets:
@@ -103,17 +103,17 @@ def _cases(plan: Plan, shape: Outline, step: Step) -> Iterator[str]:
             yield from (f"  {target} -> {_entry(plan, shape, name)}" for name in case.targets)
             attributes.append("arrowhead=none")
         yield f"  s{number} -> {target} [{', '.join(attributes)}]"
-    if falls_through(step):
+    if may_match_no_case(step):
         yield _end(f"e{number}")
         yield f'  s{number} -> e{number} [label=" otherwise "]'
 
 
-def _label(words: str) -> str:
-    """Blanks around it keep a label clear of its edge."""
-    return f" {clip(words, 36)} "
+def _pad_label(text: str) -> str:
+    """Return a label with blanks around it, which keep it clear of its edge."""
+    return f" {truncate(text, 36)} "
 
 
-def _quoted(text: str) -> str:
-    """A string of DOT that shows exactly `text`; Graphviz would read `&` as the start of an entity."""
+def _quote(text: str) -> str:
+    """Return a DOT string that shows exactly `text`. Graphviz would interpret `&` as the start of an entity."""
     escaped = text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""Where the ways of a plan meet, and why branches are waited for there or not: what `noetl plan --explain-joins` tells."""
+"""The report of `noetl plan --explain-joins`: why a step is a join, or why it is not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import Any
 
 import networkx as nx
-from noetl.planner.diagnostics.wording import listed, ticked
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.diagnostics.wording import as_code, join_words
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import JoinFinder
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.plan import Plan
@@ -18,113 +18,117 @@ ARROW = " → "
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
-    """A step that several ways lead to. `join` is its mode where it is a join or visited for each branch, else None.
+class JoinExplanation:
+    """The reason why a step with several incoming edges is a join, or why it is not.
 
-    `since` is the step at which all branches that arrive have parted or been one (None: the beginning of the run). For a
-    join `fork` is a step that makes two branches both of which can arrive, and `ways` how; for other steps `together` are
-    those at which the branches of forks on the way have come together before.
+    `join` is the mode of a join or multi-merge, else None. `dominator` is the step after which the arriving
+    branches separated (None: the start of the run). For a join, `fork` is a forking step of which two
+    branches can arrive, and `paths` are their paths. For other steps, `merged_at` are the steps at which the
+    branches of earlier forks have merged.
     """
 
     step: str
     join: str | None
-    since: str | None
+    dominator: str | None
     fork: str | None = None
-    ways: tuple[tuple[str, ...], ...] = ()
-    together: tuple[str, ...] = ()
+    paths: tuple[tuple[str, ...], ...] = ()
+    merged_at: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
-        """Why the step is a join, or none, as a sentence."""
-        since = "the run began" if self.since is None else f"`{self.since}`"
+        """The explanation as a sentence."""
+        dominator = "the start of the run" if self.dominator is None else f"`{self.dominator}`"
         if self.join is not None:
-            what = _WHAT[self.join]
+            behaviour = _BEHAVIOUR[self.join]
             if self.fork is None:
-                return f"{what}: branches that parted after {since} come here at different times"
-            return f"{what}: the fork at `{self.fork}` makes branches that can meet here"
-        if self.together:
-            where = listed(ticked(self.together), "and")
-            return f"no join: the branches of the forks on the way have come together before, at {where}"
-        return f"no join: one branch at most arrives, since no fork after {since} has two branches that lead here"
+                return f"{behaviour}: branches that separate after {dominator} arrive at different times"
+            return f"{behaviour}: two branches of the fork at `{self.fork}` can arrive"
+        if self.merged_at:
+            steps = join_words(as_code(self.merged_at), "and")
+            return f"no join: the branches of all forks before it have merged at {steps}"
+        why = f"no fork after {dominator} has two branches that lead here"
+        return f"no join: at most one branch arrives, because {why}"
 
     def to_json(self) -> dict[str, Any]:
-        """The meeting as an object."""
+        """Return the explanation as the object that `plan --format json` prints."""
         return {
             "step": self.step,
             "join": self.join,
-            "since": self.since,
+            "since": self.dominator,
             "fork": self.fork,
-            "ways": [list(way) for way in self.ways],
-            "together": list(self.together),
+            "ways": [list(path) for path in self.paths],
+            "together": list(self.merged_at),
             "reason": self.reason,
         }
 
 
-_WHAT = {
+_BEHAVIOUR = {
     "all": "waits for all branches",
-    "any": "goes on with the first branch",
+    "any": "continues with the first branch",
     "each": "runs for each branch",
 }
 
 
-def meetings(plan: Plan) -> tuple[Meeting, ...]:
-    """Every step of a plan that several ways lead to, or at which branches are waited for, in the order of the text."""
+def explain_joins(plan: Plan) -> tuple[JoinExplanation, ...]:
+    """Explain every step that has several incoming edges or is a join, in the order of the text."""
     steps = plan.steps
-    flow = Flow(
-        plan.header.start, {name: tuple(case.targets for case in step.cases) for name, step in steps.items()}
-    )
+    targets = {name: tuple(case.targets for case in step.cases) for name, step in steps.items()}
     modes = {
         name: step.join.mode
         for name, step in steps.items()
         if step.join is not None and step.join.mode != "all"
     }
-    modes |= dict.fromkeys((name for name, step in steps.items() if step.each), "each")
-    finder = JoinFinder(flow, modes)
-    finder.compile_all()
-    return tuple(_meetings(plan, finder))
+    modes |= dict.fromkeys((name for name, step in steps.items() if step.runs_per_branch), "each")
+    finder = JoinFinder(ControlFlowGraph(plan.header.start, targets), modes)
+    finder.solve()
+    return tuple(_explain_steps(plan, finder))
 
 
-def _meetings(plan: Plan, finder: JoinFinder) -> Iterator[Meeting]:
+def render_explanations(explanations: Sequence[JoinExplanation]) -> str:
+    """Return the explanations as text: one line each, followed by the paths to a join."""
+    if not explanations:
+        return "no step has more than one incoming edge\n"
+    lines = []
+    for explanation in explanations:
+        lines.append(f"{explanation.step}: {explanation.reason}")
+        lines += (f"  {ARROW.join(path)}" for path in explanation.paths)
+    return "\n".join(lines) + "\n"
+
+
+def _explain_steps(plan: Plan, finder: JoinFinder) -> Iterator[JoinExplanation]:
     for name, step in plan.steps.items():
         if name not in finder.graph:
             continue
-        join = "each" if step.each else step.join.mode if step.join is not None else None
+        join = "each" if step.runs_per_branch else step.join.mode if step.join is not None else None
         if join is None and finder.graph.in_degree(name) < 2:
             continue
-        dominator = finder.dominators.get(name) or finder.boundary(name)
+        dominator = finder.dominators.get(name) or finder.region_dominator(name)
         region = finder.region_of.get(name)
-        yield _meeting(
-            finder, name, join, dominator, finder.between(dominator, name) if region is None else region
+        yield _explain(
+            finder, name, join, dominator, finder.region(dominator, name) if region is None else region
         )
 
 
-def _meeting(
+def _explain(
     finder: JoinFinder, step: str, join: str | None, dominator: str, region: frozenset[str]
-) -> Meeting:
+) -> JoinExplanation:
     inside = region | {step}
-    last = finder.last_steps(step, inside)
-    since = None if dominator == ROOT else dominator
-    together: dict[str, None] = {}
-    for source, group in finder.forks_within(step, dominator, region):
-        for one, other in combinations(group, 2):
-            if last[one] == last[other]:
-                together[last[one]] = None
+    last = finder.last_post_dominators(step, inside)
+    shown_dominator = None if dominator == ROOT else dominator
+    merged_at: dict[str, None] = {}
+    for fork, group in finder.forks_in_region(step, dominator, region):
+        for left, right in combinations(group, 2):
+            if last[left] == last[right]:
+                merged_at[last[left]] = None
             elif join is not None:
-                ways = tuple((source, *_way(finder, target, step, inside)) for target in (one, other))
-                return Meeting(step, join, since, source, ways)
-    return Meeting(step, join, since, together=() if join is not None else tuple(together))
+                paths = tuple(
+                    (fork, *_shortest_path(finder, target, step, inside)) for target in (left, right)
+                )
+                return JoinExplanation(step, join, shown_dominator, fork, paths)
+    return JoinExplanation(
+        step, join, shown_dominator, merged_at=() if join is not None else tuple(merged_at)
+    )
 
 
-def _way(finder: JoinFinder, first: str, step: str, inside: frozenset[str]) -> Sequence[str]:
-    return nx.shortest_path(finder.graph.subgraph(inside), first, step)
-
-
-def told(found: Sequence[Meeting]) -> str:
-    """The meetings as text: a line for each, and those of a join's ways below it."""
-    if not found:
-        return "no step has more than one way to it\n"
-    lines = []
-    for meeting in found:
-        lines.append(f"{meeting.step}: {meeting.reason}")
-        lines += (f"  {ARROW.join(way)}" for way in meeting.ways)
-    return "\n".join(lines) + "\n"
+def _shortest_path(finder: JoinFinder, start: str, step: str, inside: frozenset[str]) -> Sequence[str]:
+    return nx.shortest_path(finder.graph.subgraph(inside), start, step)

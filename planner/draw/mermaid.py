@@ -1,26 +1,26 @@
-"""A plan as a Mermaid flowchart, such as GitHub shows in Markdown."""
+"""Drawing of a plan as a Mermaid flowchart, which GitHub renders in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.outline import (
-    COLOURS,
-    bounds,
-    clip,
-    falls_through,
-    guard,
+    STATE_COLOURS,
+    guard_text,
     is_error_path,
-    mode,
+    join_mode,
+    may_match_no_case,
     outline,
-    run_in_short,
+    repetition_notes,
+    summarise_run,
+    truncate,
 )
 from noetl.planner.plan import Plan, Step
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """The plan as a flowchart. With `states` (state by step), steps are coloured by their own."""
+    """Return the plan as a flowchart. With `states` (state by step), steps have the colour of their state."""
     return "\n".join(_lines(plan, states)) + "\n"
 
 
@@ -31,9 +31,9 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
     for name in shape.order:
         step = plan.steps[name]
         number = shape.position[name]
-        work = run_in_short(step.run, parallel=step.parallel)
-        label = f"<b>{_escaped(visible(name))}</b>" + "".join(
-            f"<br/>{_escaped(words)}" for words in (work, mode(step), *bounds(step)) if words
+        work = summarise_run(step.run, parallel=step.parallel)
+        label = f"<b>{_escape(to_printable(name))}</b>" + "".join(
+            f"<br/>{_escape(line)}" for line in (work, join_mode(step), *repetition_notes(step)) if line
         )
         yield f'  s{number}["{label}"]'
         if step.join is not None:
@@ -42,7 +42,7 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
     yield "  classDef bar fill:#24292f,stroke:#24292f,height:6px"
     yield "  classDef work stroke-dasharray:3 3"
     if states is not None:
-        for state, (fill, border) in COLOURS.items():
+        for state, (fill, border) in STATE_COLOURS.items():
             numbers = [shape.position[name] for name in shape.order if states.get(name, "pending") == state]
             if numbers:
                 yield f"  classDef {state} fill:{fill},stroke:{border},color:#24292f"
@@ -50,7 +50,7 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
 
 
 def _entry(plan: Plan, position: Mapping[str, int], target: str) -> str:
-    """Where edges to the step lead: the bar in front of it when it is a join."""
+    """Return the node that edges to the step lead to: for a join, the bar before it."""
     return f"{'s' if plan.steps[target].join is None else 'j'}{position[target]}"
 
 
@@ -60,12 +60,12 @@ def _cases(plan: Plan, position: Mapping[str, int], step: Step) -> Iterator[str]
         yield f"  s{number} --> e{number}((( )))"
         return
     for index, case in enumerate(step.cases, 1):
-        words = guard(case)
-        alone = len(step.cases) == 1 and words == "default"
-        label = "" if alone else f'|"{_escaped(clip(words, 60))}"|'
+        guard = guard_text(case)
+        is_only_case = len(step.cases) == 1 and guard == "default"
+        label = "" if is_only_case else f'|"{_escape(truncate(guard, 60))}"|'
         arrow = f"{'-.->' if is_error_path(case) else '-->'}{label}"
         if case.work:
-            yield f'  s{number} {arrow} w{number}_{index}(["{_escaped(run_in_short(case.work))}"]):::work'
+            yield f'  s{number} {arrow} w{number}_{index}(["{_escape(summarise_run(case.work))}"]):::work'
             yield f"  w{number}_{index} --> e{number}_{index}((( )))"
         elif not case.targets:
             yield f"  s{number} {arrow} e{number}_{index}((( )))"
@@ -76,10 +76,13 @@ def _cases(plan: Plan, position: Mapping[str, int], step: Step) -> Iterator[str]
             yield from (
                 f"  f{number}_{index} --> {_entry(plan, position, target)}" for target in case.targets
             )
-    if falls_through(step):
+    if may_match_no_case(step):
         yield f'  s{number} -->|"otherwise"| e{number}((( )))'
 
 
-def _escaped(text: str) -> str:
-    """`text` with every character that means something to Mermaid or HTML written as its entity."""
-    return "".join(c if c.isalnum() or c in " .,_-=+'" or ord(c) > 0x7F else f"#{ord(c)};" for c in text)
+def _escape(text: str) -> str:
+    """Return the text with every character that Mermaid or HTML interprets replaced by its entity."""
+    return "".join(
+        char if char.isalnum() or char in " .,_-=+'" or ord(char) > 0x7F else f"#{ord(char)};"
+        for char in text
+    )

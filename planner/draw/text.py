@@ -1,22 +1,22 @@
-"""A plan as an indented list for a terminal: a line a step, and one more for each case where there is a choice."""
+"""Drawing of a plan as text for a terminal: one line for each step, and one for each case where there is a choice."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from noetl.planner.diagnostics.terminal_text import cells, visible
+from noetl.planner.diagnostics.terminal_text import display_width, to_printable
 from noetl.planner.draw.outline import (
     Outline,
-    bounds,
-    clip,
-    falls_through,
-    guard,
-    mode,
+    guard_text,
+    join_mode,
+    may_match_no_case,
     outline,
-    run_in_short,
+    repetition_notes,
+    summarise_run,
+    truncate,
 )
-from noetl.planner.plan import MOST_COUNTED, Case, Plan, Step
+from noetl.planner.plan import MAX_COUNTED_VISITS, Case, Plan, Step
 
 _STATE_SIGNS = {
     "pending": "·",
@@ -27,14 +27,14 @@ _STATE_SIGNS = {
     "failed": "✗",
     "cancelled": "⊘",
 }
-_DEEPEST = 8
-_NAME = 32
-_WORK = 32
-_GUARD = 48
+_MAX_INDENT = 8
+_MAX_NAME_LENGTH = 32
+_MAX_WORK_WIDTH = 32
+_MAX_GUARD_LENGTH = 48
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """The plan as text. With `states` (state by step), each step begins with a sign for its own."""
+    """Return the plan as text. With `states` (state by step), each step starts with a sign for its state."""
     return "\n".join(_lines(plan, states)) + "\n"
 
 
@@ -42,39 +42,40 @@ def _lines(plan: Plan, states: Mapping[str, str] | None) -> Iterator[str]:
     shape = outline(plan)
     yield _headline(plan)
     titles = {
-        name: "  " * min(len(step.regions), _DEEPEST) + _name(name) for name, step in plan.steps.items()
+        name: "  " * min(len(step.regions), _MAX_INDENT) + _short_name(name)
+        for name, step in plan.steps.items()
     }
-    free = _free_of_joins(plan)
-    works = {name: _work(plan, shape, step, name in free) for name, step in plan.steps.items()}
+    without_join = _find_merges_without_join(plan)
+    works = {name: _work(plan, shape, step, name in without_join) for name, step in plan.steps.items()}
     digits = len(str(len(titles)))
-    title_column = max(map(cells, titles.values()))
-    work_column = min(max(map(cells, works.values())), _WORK)
+    title_column = max(map(display_width, titles.values()))
+    work_column = min(max(map(display_width, works.values())), _MAX_WORK_WIDTH)
 
     for name in shape.order:
         step = plan.steps[name]
         sign = "" if states is None else _STATE_SIGNS.get(states.get(name, "pending"), "?") + " "
         head = f"{shape.position[name]:>{digits}}  {sign}"
-        line = f"{head}{_padded(titles[name], title_column)}  {_padded(works[name], work_column)}"
+        line = f"{head}{_pad(titles[name], title_column)}  {_pad(works[name], work_column)}"
         if not step.cases:
             yield f"{line}  ■"
-        elif len(step.cases) == 1 and guard(step.cases[0]) == "default":
+        elif len(step.cases) == 1 and guard_text(step.cases[0]) == "default":
             yield f"{line}  {_destination(shape, step, step.cases[0])}"
         else:
             yield line.rstrip()
             yield from _cases(shape, step, " " * (len(head) + len(titles[name]) - len(titles[name].lstrip())))
 
 
-def _name(name: str) -> str:
-    return clip(visible(name), _NAME)
+def _short_name(name: str) -> str:
+    return truncate(to_printable(name), _MAX_NAME_LENGTH)
 
 
-def _work(plan: Plan, shape: Outline, step: Step, is_free: bool) -> str:
-    notes = ", ".join(_notes(plan, shape, step, is_free))
-    return "  ".join(filter(None, (run_in_short(step.run, parallel=step.parallel), notes and f"({notes})")))
+def _work(plan: Plan, shape: Outline, step: Step, is_merge_without_join: bool) -> str:
+    notes = ", ".join(_notes(plan, shape, step, is_merge_without_join))
+    return "  ".join(filter(None, (summarise_run(step.run, parallel=step.parallel), notes and f"({notes})")))
 
 
-def _padded(text: str, column: int) -> str:
-    return text + " " * (column - cells(text))
+def _pad(text: str, column: int) -> str:
+    return text + " " * (column - display_width(text))
 
 
 def _headline(plan: Plan) -> str:
@@ -85,64 +86,69 @@ def _headline(plan: Plan) -> str:
         (sum(len(case.targets) > 1 for step in steps for case in step.cases), "fork"),
         (sum(step.join is not None for step in steps), "join"),
     )
-    counted = ", ".join([*(_counted(n, word) for n, word in numbers if n), *_most_visits(plan)])
-    version = f" {visible(plan.header.version)}" if plan.header.version else ""
-    return f"{visible(plan.header.name)}{version}: {counted}"
+    counts = ", ".join([*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan)])
+    version = f" {to_printable(plan.header.version)}" if plan.header.version else ""
+    return f"{to_printable(plan.header.name)}{version}: {counts}"
 
 
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _most_visits(plan: Plan) -> Iterator[str]:
+def _visit_bound(plan: Plan) -> Iterator[str]:
     visits = plan.header.statistics.get("most_visits")
-    if visits is not None:
-        yield (
-            f"at most {_counted(visits, 'visit')}"
-            if visits < MOST_COUNTED
-            else f"{MOST_COUNTED:,} visits or more"
-        )
+    if visits is None:
+        return
+    if visits < MAX_COUNTED_VISITS:
+        yield f"at most {_count(visits, 'visit')}"
+    else:
+        yield f"{MAX_COUNTED_VISITS:,} visits or more"
 
 
-def _free_of_joins(plan: Plan) -> set[str]:
-    """The steps at which branches of a plan with forks could be thought to meet, and do not."""
+def _find_merges_without_join(plan: Plan) -> set[str]:
+    """Return the steps with several incoming edges that are not joins, in a plan with forks."""
     if not any(len(case.targets) > 1 for step in plan.steps.values() for case in step.cases):
         return set()
-    ways = Counter(edge["target"] for edge in plan.edges())
+    incoming = Counter(edge["target"] for edge in plan.edges())
     return {
-        name for name, step in plan.steps.items() if ways[name] > 1 and step.join is None and not step.each
+        name
+        for name, step in plan.steps.items()
+        if incoming[name] > 1 and step.join is None and not step.runs_per_branch
     }
 
 
-def _notes(plan: Plan, shape: Outline, step: Step, is_free: bool) -> Iterator[str]:
+def _notes(plan: Plan, shape: Outline, step: Step, is_merge_without_join: bool) -> Iterator[str]:
     if step.name == plan.header.start:
         yield "start"
     if step.join is not None:
-        since = "the start" if step.join.dominator is None else _name(step.join.dominator)
-        yield f"{mode(step)} since {since}"
-    elif step.each:
-        yield mode(step)
-    elif is_free:
+        since = "the start" if step.join.dominator is None else _short_name(step.join.dominator)
+        yield f"{join_mode(step)} since {since}"
+    elif step.runs_per_branch:
+        yield join_mode(step)
+    elif is_merge_without_join:
         yield "no join needed"
-    yield from bounds(step)
+    yield from repetition_notes(step)
     if step.retry.attempts > 1:
         yield f"{step.retry.attempts} attempts"
-    if step.name in shape.unreachable and not step.runs_last:
+    if step.name in shape.unreachable and not step.is_finally_step:
         yield "unreachable"
 
 
 def _cases(shape: Outline, step: Step, indent: str) -> Iterator[str]:
-    rows = [(clip(guard(case), _GUARD), _destination(shape, step, case)) for case in step.cases]
-    if rows and falls_through(step):
+    rows = [
+        (truncate(guard_text(case), _MAX_GUARD_LENGTH), _destination(shape, step, case))
+        for case in step.cases
+    ]
+    if rows and may_match_no_case(step):
         rows.append(("otherwise", "■"))
-    column = max((cells(words) for words, _ in rows), default=0)
-    for index, (words, destination) in enumerate(rows, 1):
-        yield f"{indent}{'└─' if index == len(rows) else '├─'} {_padded(words, column)} {destination}"
+    column = max((display_width(guard) for guard, _ in rows), default=0)
+    for number, (guard, destination) in enumerate(rows, 1):
+        yield f"{indent}{'└─' if number == len(rows) else '├─'} {_pad(guard, column)} {destination}"
 
 
 def _destination(shape: Outline, step: Step, case: Case) -> str:
     if case.work:
-        return f"▪ {run_in_short(case.work)} ■"
+        return f"▪ {summarise_run(case.work)} ■"
     if not case.targets:
         return "■"
     arrow = "→" if len(case.targets) == 1 else "⇉"
@@ -150,5 +156,5 @@ def _destination(shape: Outline, step: Step, case: Case) -> str:
 
 
 def _target(shape: Outline, step: Step, target: str) -> str:
-    back = "↺ " if shape.leads_back(step.name, target) else ""
-    return f"{back}{_name(target)}"
+    prefix = "↺ " if shape.leads_back(step.name, target) else ""
+    return f"{prefix}{_short_name(target)}"

@@ -1,12 +1,16 @@
-"""Sets of small integers, as the bits of an int."""
+"""Ints used as bit sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 
-def bits(mask: int) -> Iterator[int]:
-    """The indexes of the bits that are set, from the lowest up."""
+def bit_indexes(mask: int) -> Iterator[int]:
+    """Yield the indexes of the bits that are set, in ascending order.
+
+    >>> list(bit_indexes(0b1101))
+    [0, 2, 3]
+    """
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1

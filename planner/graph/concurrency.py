@@ -1,16 +1,23 @@
-"""Which steps may be at work at the same time in one run.
+"""Concurrency analysis: which steps may be at work at the same time in one run.
 
-Two branches part at a fork and move independently until a join brings them together. A join that waits for one of them
-holds the other: while a branch stands in the region of a join, a branch that has arrived there does not go on. So what
-may meet is known from pairs: where one branch may be while another one is at a given step. For each step these are kept
-as a set of bits, which moves along the edges with the branch that it belongs to, and grows by what the other branch can
-reach meanwhile.
+Problem: checks for races need all pairs of steps that two branches may execute at the same time. Branches
+separate at a fork and move independently until a join merges them. A synchronising join holds a branch that
+has arrived while another branch is in the region of the join.
 
-Branches that come too late for a `join: any` are *stragglers*: they end there, however long the one that came first has
-been gone. Where a branch stands therefore says, too, which joins have been passed without it.
+Algorithm: may-happen-in-parallel analysis (Naumovich and Avrunin 1998), solved with a worklist. The fact of a
+position is the set of positions at which another branch may be meanwhile. A fork creates facts: for each of
+its branches, what the other branches can reach. A fact moves along the edges with the branch that it belongs
+to. It grows by what other branches can reach once a join no longer holds them. A position is a step, together
+with the discriminators (`join: any`) that another branch has passed before. A branch that arrives at one of
+these is a straggler and ends there. A branch that returns to a step which is visited only once ends there
+too. The step has been visited if it dominates the position of the other branch.
 
-A branch that comes to a step which is visited once, and has been, ends there, too. It has been where a branch stands behind the
-step: at one that no way leads to but through it.
+Cost: sets are ints with one bit for each position. Long parallel branches take a number of moves that is
+linear in the number of steps. At most `MAX_MOVES` moves are made.
+
+Limits: guards are ignored. On acyclic graphs the result is exact otherwise; on cycles it may contain pairs
+that never occur together. After `MAX_MOVES` moves the analysis stops and reports `is_too_large`, and no pair
+is known.
 """
 
 from __future__ import annotations
@@ -21,22 +28,23 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-import networkx as nx
-from noetl.planner.graph.bitset import bits
-from noetl.planner.graph.cfg import Flow
-from noetl.planner.graph.dominators import immediate_dominators
+from noetl.planner.graph.bitset import bit_indexes
+from noetl.planner.graph.cfg import ControlFlowGraph
+from noetl.planner.graph.dominators import DominatorIntervals, immediate_dominators
 from noetl.planner.graph.joins import Joins
 
 MAX_MOVES = 1_000_000
-"""How many moves of branches are looked at: past it nothing is known."""
+"""How many moves of branches the analysis makes at most."""
 
+HeldJoins = tuple[str, ...]
+"""The joins that a branch cannot pass while another branch is at a given position."""
 
-Block = tuple[str, ...]
-"""The joins that a branch cannot pass while another one stands where it does."""
+PositionSet = int
+"""A set of positions: bit `i` stands for the position with index `i`."""
 
 
 class Position(NamedTuple):
-    """Where a branch stands: at a step, too late for the joins in `passed`."""
+    """A place of a branch: a step, and the discriminators for which the branch is too late."""
 
     step: str
     passed: frozenset[str] = frozenset()
@@ -44,262 +52,280 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Concurrency:
-    """For each step the steps that may be at work while it is, as bits in the order of `steps`; itself, where several of its
-    visits may overlap. With `is_too_large` nothing is known.
+    """The steps that may be at work at the same time as each step, as bit sets in the order of `steps`.
+
+    A step is in its own set if several of its visits may overlap. If `is_too_large`, nothing is known.
     """
 
     steps: tuple[str, ...]
-    beside: Mapping[str, int]
+    parallel: Mapping[str, int]
     is_too_large: bool = False
 
-    def of(self, step: str) -> frozenset[str]:
-        """The steps that may be at work while the step is."""
-        return frozenset(self.steps[index] for index in bits(self.beside.get(step, 0)))
+    def parallel_steps(self, step: str) -> frozenset[str]:
+        """Return the steps that may be at work while `step` is."""
+        return frozenset(self.steps[index] for index in bit_indexes(self.parallel.get(step, 0)))
 
 
-def find_concurrency(flow: Flow, joins: Joins, once: AbstractSet[str] = frozenset()) -> Concurrency:
-    """What may be at work at the same time, whatever guards say. No join may be a `Runaway`; some may wait for ways that the flow
-    does not have. The steps in `once` are visited once: they do nothing when a branch comes again, which ends there.
+def find_concurrency(
+    cfg: ControlFlowGraph, joins: Joins, visited_once: AbstractSet[str] = frozenset()
+) -> Concurrency:
+    """Compute which steps may be at work at the same time.
+
+    Args:
+        cfg: the graph, which may lack edges of the graph that `joins` belongs to.
+        joins: the joins. None of them may be on an overlapping cycle.
+        visited_once: steps that do nothing on a second visit. A branch that returns to one of them ends.
     """
-    steps = tuple(step for step in flow.targets if step in flow.reachable)
+    steps = tuple(step for step in cfg.targets if step in cfg.reachable)
     try:
-        return Concurrency(steps, _Finder(flow, joins, steps, once).beside())
-    except _TooLargeError:
+        return Concurrency(steps, _ConcurrencySolver(cfg, joins, steps, visited_once).solve())
+    except _TooManyMovesError:
         return Concurrency(steps, {}, is_too_large=True)
 
 
-class _TooLargeError(Exception):
-    """There are more than `MAX_MOVES` moves to look at."""
+class _TooManyMovesError(Exception):
+    """The analysis needs more than `MAX_MOVES` moves."""
 
 
-class _Finder:
-    """`rows` holds, for each place of one branch, the places of others as bits; a row may have places at joins where others
-    wait. `region` are the joins in whose regions a step lies, `around` the places in the region of a join.
+class _ConcurrencySolver:
+    """The worklist and the facts of the analysis.
+
+    `parallel[p]` is the set of positions of other branches while a branch is at position `p`. It may contain
+    positions at joins where other branches wait. `regions_of[s]` are the joins in whose regions step `s`
+    lies. `positions_in_region[j]` are the positions in the region of join `j`. `held_joins[p]` are the joins
+    that a branch at `p` holds.
     """
 
-    def __init__(self, flow: Flow, joins: Joins, steps: tuple[str, ...], once: AbstractSet[str]) -> None:
-        self.flow = flow
-        self.once = once & flow.reachable
-        self.within = _Within(flow) if self.once else None
+    def __init__(
+        self, cfg: ControlFlowGraph, joins: Joins, steps: tuple[str, ...], visited_once: AbstractSet[str]
+    ) -> None:
+        self.cfg = cfg
+        self.visited_once = visited_once & cfg.reachable
+        self.dominator_tree = _dominator_tree(cfg) if self.visited_once else None
         self.joins = joins
         self.steps = steps
-        self.forward = {step: tuple(flow.graph.successors(step)) for step in steps}
-        self.region = {step: joins.regions.get(step, ()) for step in steps}
-        self.forks: dict[str, list[tuple[str, ...]]] = {}
-        for step, _, targets in flow.forks():
-            self.forks.setdefault(step, []).append(targets)
-        self.places: list[Position] = []
+        self.successors = {step: tuple(cfg.graph.successors(step)) for step in steps}
+        self.regions_of = {step: joins.regions.get(step, ()) for step in steps}
+        self.forks_of: dict[str, list[tuple[str, ...]]] = {}
+        for step, _, targets in cfg.forks():
+            self.forks_of.setdefault(step, []).append(targets)
+        self.positions: list[Position] = []
         self.index: dict[Position, int] = {}
-        self.at_step = dict.fromkeys(flow.targets, 0)
-        self.around = dict.fromkeys(joins.dominators, 0)
-        self.blocks: list[Block] = []
-        self.rows: list[int] = []
-        self.changed: list[tuple[int, int]] = []
-        self.reached: dict[tuple[int, Block], int] = {}
+        self.positions_at_step: dict[str, PositionSet] = dict.fromkeys(cfg.targets, 0)
+        self.positions_in_region: dict[str, PositionSet] = dict.fromkeys(joins.dominators, 0)
+        self.held_joins: list[HeldJoins] = []
+        self.parallel: list[PositionSet] = []
+        self.worklist: list[tuple[int, int]] = []
+        self.reachable_cache: dict[tuple[int, HeldJoins], PositionSet] = {}
         self.moves = 0
         for step in steps:
-            self.place(step)
+            self.intern(step)
 
-    def beside(self) -> dict[str, int]:
-        for steps in self.flow.components:
-            # From the ends of the flow: what a branch can reach is known when those before it ask.
-            for step in steps:
-                self.part(self.place(step))
-        while self.changed:
-            _, place = heappop(self.changed)
-            if not self.changed or self.changed[0][1] != place:
-                self.move_on(place)
-        found = dict.fromkeys(self.steps, 0)
-        for place, position in enumerate(self.places):
-            found[position.step] |= self.steps_of(self.at_work(place))
-        return found
+    def solve(self) -> dict[str, int]:
+        """Return, for each step, the set of the steps that may be at work at the same time."""
+        for component in self.cfg.components:
+            # Successors are processed first, so `reachable_cache` is filled from the ends of the graph.
+            for step in component:
+                self.split_at_forks(self.intern(step))
+        while self.worklist:
+            _, position = heappop(self.worklist)
+            if not self.worklist or self.worklist[0][1] != position:
+                self.propagate(position)
+        parallel_steps = dict.fromkeys(self.steps, 0)
+        for index, (step, _) in enumerate(self.positions):
+            parallel_steps[step] |= self.project_to_steps(self.parallel_active(index))
+        return parallel_steps
 
-    def waits(self, step: str) -> bool:
-        """Whether branches wait for each other at a step."""
+    def is_synchronising(self, step: str) -> bool:
+        """Return whether branches wait for each other at `step`."""
         return step in self.joins.dominators and step not in self.joins.discriminators
 
-    def place(self, step: str, passed: frozenset[str] = frozenset()) -> int:
-        """The index of a position."""
+    def intern(self, step: str, passed: frozenset[str] = frozenset()) -> int:
+        """Return the index of a position; create the position on first use."""
         position = Position(step, passed)
-        found = self.index.get(position)
-        if found is None:
-            found = self.index[position] = len(self.places)
-            self.places.append(position)
-            self.rows.append(0)
-            block = (
-                tuple(join for join in self.region[step] if join not in passed)
-                if passed
-                else self.region[step]
-            )
-            self.blocks.append((*block, step) if self.waits(step) else block)
-            self.at_step[step] |= 1 << found
-            for join in self.region[step]:
-                self.around[join] |= 1 << found
+        index = self.index.get(position)
+        if index is None:
+            index = self.index[position] = len(self.positions)
+            self.positions.append(position)
+            self.parallel.append(0)
+            regions = self.regions_of[step]
+            held = tuple(join for join in regions if join not in passed) if passed else regions
+            self.held_joins.append((*held, step) if self.is_synchronising(step) else held)
+            self.positions_at_step[step] |= 1 << index
+            for join in regions:
+                self.positions_in_region[join] |= 1 << index
             if passed:
-                self.part(found)
-        return found
+                self.split_at_forks(index)
+        return index
 
-    def moved(self, place: int, target: str) -> int | None:
-        """Where a branch is when it has gone on to a step; None when it ends there, since it comes too late."""
+    def move(self, position: int, target: str) -> int | None:
+        """Return the position of a branch that moves from `position` to the step `target`; None if it ends
+        there.
+        """
         self.moves += 1
         if self.moves > MAX_MOVES:
-            raise _TooLargeError
-        step, passed = self.places[place]
-        if target in passed or self.is_over(target, step):
+            raise _TooManyMovesError
+        step, passed = self.positions[position]
+        if target in passed or self.is_second_visit(target, step):
             return None
-        return self.place(target, passed.intersection(self.region[target]) if passed else passed)
+        return self.intern(target, passed.intersection(self.regions_of[target]) if passed else passed)
 
-    def is_over(self, step: str, other: str) -> bool:
-        """Whether a step is visited once, and has been when a branch is at the other."""
-        return self.within is not None and step in self.once and self.within.is_passed(step, other)
+    def is_second_visit(self, step: str, current: str) -> bool:
+        """Return whether `step` is visited only once and a branch at the step `current` has visited it."""
+        tree = self.dominator_tree
+        return tree is not None and step in self.visited_once and tree.dominates(step, current)
 
-    def part(self, place: int) -> None:
-        """Let the branches meet that part at a place."""
-        for targets in self.forks.get(self.places[place].step, ()):
-            moved = [there for target in targets if (there := self.moved(place, target)) is not None]
-            beside: dict[tuple[Block, str | None], list[int]] = {}
-            for at, there in enumerate(moved):
-                block, first = self.blocks[there], self.is_first_at(there)
-                if (block, first) not in beside:
-                    others = [self.left_behind(other, first) for other in moved]
-                    beside[block, first] = _all_but_one([self.reach(other, block) for other in others])
-                self.meet(there, beside[block, first][at])
+    def split_at_forks(self, position: int) -> None:
+        """Add the facts that the forks at a position create."""
+        for targets in self.forks_of.get(self.positions[position].step, ()):
+            branches = [branch for target in targets if (branch := self.move(position, target)) is not None]
+            siblings_of: dict[tuple[HeldJoins, str | None], list[PositionSet]] = {}
+            for number, branch in enumerate(branches):
+                held, discriminator = self.held_joins[branch], self.discriminator_at(branch)
+                if (held, discriminator) not in siblings_of:
+                    starts = [self.as_straggler(start, discriminator) for start in branches]
+                    siblings_of[held, discriminator] = _union_of_others(
+                        [self.reach(start, held) for start in starts]
+                    )
+                self.add_parallel(branch, siblings_of[held, discriminator][number])
 
-    def reach(self, place: int, block: Block) -> int:
-        """Where a branch can come to from a place while another one keeps it from passing the joins in `block`."""
-        key = (place, block)
-        if key in self.reached:
-            return self.reached[key]
-        found = 1 << place
-        stack = [place]
+    def reach(self, position: int, held: HeldJoins) -> PositionSet:
+        """Return the positions that a branch can reach from `position` while another branch holds the joins
+        in `held`.
+        """
+        key = (position, held)
+        if key in self.reachable_cache:
+            return self.reachable_cache[key]
+        reached = 1 << position
+        stack = [position]
         while stack:
-            here = stack.pop()
-            if (known := self.reached.get((here, block))) is not None:
-                found |= known
-            elif self.places[here].step not in block:
-                found |= self.next_to(here, found, stack)
-        self.reached[key] = found
-        return found
+            current = stack.pop()
+            if (cached := self.reachable_cache.get((current, held))) is not None:
+                reached |= cached
+            elif self.positions[current].step not in held:
+                reached |= self.expand(current, reached, stack)
+        self.reachable_cache[key] = reached
+        return reached
 
-    def next_to(self, place: int, found: int, stack: list[int]) -> int:
-        """The places behind a place; those that are not among the found go on the stack."""
+    def expand(self, position: int, reached: PositionSet, stack: list[int]) -> PositionSet:
+        """Return the successors of a position that are not in `reached`, and push them on `stack`."""
         added = 0
-        for target in self.forward[self.places[place].step]:
-            there = self.moved(place, target)
-            if there is not None and not (found | added) >> there & 1:
-                added |= 1 << there
-                stack.append(there)
+        for target in self.successors[self.positions[position].step]:
+            successor = self.move(position, target)
+            if successor is not None and not (reached | added) >> successor & 1:
+                added |= 1 << successor
+                stack.append(successor)
         return added
 
-    def is_first_at(self, place: int) -> str | None:
-        """The `join: any` that a branch passes which comes to a place."""
-        step = self.places[place].step
+    def discriminator_at(self, position: int) -> str | None:
+        """Return the discriminator at a position, which a branch passes when it arrives."""
+        step = self.positions[position].step
         return step if step in self.joins.discriminators else None
 
-    def left_behind(self, place: int, first: str | None) -> int:
-        """Where a branch is when another one has passed a join."""
-        if first is None or not self.around[first] >> place & 1:
-            return place
-        step, passed = self.places[place]
-        return self.place(step, passed | {first})
+    def as_straggler(self, position: int, discriminator: str | None) -> int:
+        """Return the position of a branch after another branch has passed the discriminator."""
+        if discriminator is None or not self.positions_in_region[discriminator] >> position & 1:
+            return position
+        step, passed = self.positions[position]
+        return self.intern(step, passed | {discriminator})
 
-    def meet(self, place: int, others: int) -> None:
-        """Take note that a branch at a place is beside others. It is late for a `join: any` at which one of them arrives."""
-        step, passed = self.places[place]
-        for join in self.region[step]:
-            if (
-                join in self.joins.discriminators
-                and join not in passed
-                and (first := others & self.at_step[join])
-            ):
-                others ^= first
-                late = self.place(step, passed | {join})
-                for other in bits(first):
-                    self.meet(late, self.onwards(other, self.blocks[late]))
-        if step in self.once:
-            for other in bits(others):
-                if self.is_over(step, self.places[other].step):
-                    others ^= 1 << other
-        if self.waits(step):
-            others &= ~self.at_step[step]
-        elif step not in self.joins.multi:
-            others &= ~(1 << place)
-        if others & ~self.rows[place]:
-            self.rows[place] |= others
-            heappush(self.changed, (-self.flow.component[step], place))
+    def add_parallel(self, position: int, other_positions: PositionSet) -> None:
+        """Record that other branches may be at `other_positions` while a branch is at `position`.
 
-    def onwards(self, place: int, block: Block) -> int:
-        """Where a branch can come to that passes the join at which it stands."""
+        If one of them is at a discriminator that the branch has not passed, the branch becomes a straggler.
+        """
+        step, passed = self.positions[position]
+        for join in self.regions_of[step]:
+            if join in self.joins.discriminators and join not in passed:
+                arrived = other_positions & self.positions_at_step[join]
+                if arrived:
+                    other_positions ^= arrived
+                    straggler = self.intern(step, passed | {join})
+                    for other in bit_indexes(arrived):
+                        self.add_parallel(straggler, self.reach_past(other, self.held_joins[straggler]))
+        if step in self.visited_once:
+            for other in bit_indexes(other_positions):
+                if self.is_second_visit(step, self.positions[other].step):
+                    other_positions ^= 1 << other
+        if self.is_synchronising(step):
+            other_positions &= ~self.positions_at_step[step]
+        elif step not in self.joins.multi_merges:
+            other_positions &= ~(1 << position)
+        if other_positions & ~self.parallel[position]:
+            self.parallel[position] |= other_positions
+            heappush(self.worklist, (-self.cfg.component_index[step], position))
+
+    def reach_past(self, position: int, held: HeldJoins) -> PositionSet:
+        """Return the positions that a branch can reach when it passes the join at `position`."""
         stack: list[int] = []
-        found = 1 << place
-        found |= self.next_to(place, found, stack)
-        for there in stack:
-            found |= self.reach(there, block)
-        return found
+        reached = 1 << position
+        reached |= self.expand(position, reached, stack)
+        for successor in stack:
+            reached |= self.reach(successor, held)
+        return reached
 
-    def going(self, place: int) -> int:
-        """The places beside a branch that goes on: from a join it does so when nobody is left to wait for."""
-        step = self.places[place].step
-        return self.rows[place] & ~self.around[step] if self.waits(step) else self.rows[place]
+    def parallel_on_departure(self, position: int) -> PositionSet:
+        """Return the positions of others when a branch leaves; a synchronising join is left when its region
+        is empty.
+        """
+        step = self.positions[position].step
+        parallel = self.parallel[position]
+        return parallel & ~self.positions_in_region[step] if self.is_synchronising(step) else parallel
 
-    def at_work(self, place: int) -> int:
-        """The places beside a branch at work, without those at which others wait for it."""
-        row = self.going(place)
-        for join in self.joins.waiting(self.places[place].step):
-            row &= ~self.at_step[join]
-        return row
+    def parallel_active(self, position: int) -> PositionSet:
+        """Return the positions of others at work, without those that wait at a join for the branch at
+        `position`.
+        """
+        parallel = self.parallel_on_departure(position)
+        for join in self.joins.joins_waiting_for(self.positions[position].step):
+            parallel &= ~self.positions_at_step[join]
+        return parallel
 
-    def move_on(self, place: int) -> None:
-        step = self.places[place].step
-        row = self.going(place)
-        for target in self.forward[step] if row else ():
-            there = self.moved(place, target)
-            if there is None:
+    def propagate(self, position: int) -> None:
+        """Move the fact of a position along the edges of its step."""
+        step = self.positions[position].step
+        departing = self.parallel_on_departure(position)
+        for target in self.successors[step] if departing else ():
+            successor = self.move(position, target)
+            if successor is None:
                 continue
-            block, first = self.blocks[there], self.is_first_at(there)
-            beside = row
-            if first is not None:
-                for other in bits(row & self.around[first]):
-                    beside ^= 1 << other
-                    beside |= 1 << self.left_behind(other, first)
-            for join in self.joins.waiting(step):
-                if join not in block:
-                    for other in bits(beside & self.at_step[join]):
-                        beside |= self.reach(other, block)
-            self.meet(there, beside)
+            held, discriminator = self.held_joins[successor], self.discriminator_at(successor)
+            other_positions = departing
+            if discriminator is not None:
+                for other in bit_indexes(departing & self.positions_in_region[discriminator]):
+                    other_positions ^= 1 << other
+                    other_positions |= 1 << self.as_straggler(other, discriminator)
+            for join in self.joins.joins_waiting_for(step):
+                if join not in held:
+                    for other in bit_indexes(other_positions & self.positions_at_step[join]):
+                        other_positions |= self.reach(other, held)
+            self.add_parallel(successor, other_positions)
 
-    def steps_of(self, row: int) -> int:
-        """The steps of places."""
-        late = row >> len(self.steps)
-        found = row ^ late << len(self.steps)
-        for place in bits(late):
-            found |= 1 << self.place(self.places[len(self.steps) + place].step)
-        return found
-
-
-class _Within:
-    """Which steps are passed on every way to another: those above it in the tree of dominators."""
-
-    def __init__(self, flow: Flow) -> None:
-        graph = flow.graph
-        above = immediate_dominators(flow.start, graph.successors, graph.predecessors)
-        tree: nx.DiGraph[str] = nx.DiGraph((dominator, step) for step, dominator in above.items())
-        tree.add_node(flow.start)
-        self.entered: dict[str, int] = {}
-        self.left: dict[str, int] = {}
-        for number, (_, step, edge) in enumerate(nx.dfs_labeled_edges(tree, flow.start)):
-            (self.entered if edge == "forward" else self.left)[step] = number
-
-    def is_passed(self, step: str, other: str) -> bool:
-        """Whether a branch that is at the other step has been at this one, or is."""
-        return self.entered[step] <= self.entered[other] and self.left[other] <= self.left[step]
+    def project_to_steps(self, positions: PositionSet) -> int:
+        """Return the steps of positions. The first positions are those of the steps themselves, in order."""
+        stragglers = positions >> len(self.steps)
+        steps = positions ^ stragglers << len(self.steps)
+        for offset in bit_indexes(stragglers):
+            steps |= 1 << self.intern(self.positions[len(self.steps) + offset].step)
+        return steps
 
 
-def _all_but_one(masks: Sequence[int]) -> list[int]:
-    """For each mask all the others together."""
-    before, behind = [0], [0]
-    for mask in masks[:-1]:
-        before.append(before[-1] | mask)
-    for mask in reversed(masks[1:]):
-        behind.append(behind[-1] | mask)
-    return [one | other for one, other in zip(before, reversed(behind), strict=True)]
+def _dominator_tree(cfg: ControlFlowGraph) -> DominatorIntervals:
+    graph = cfg.graph
+    return DominatorIntervals(
+        cfg.start, immediate_dominators(cfg.start, graph.successors, graph.predecessors)
+    )
+
+
+def _union_of_others(sets: Sequence[PositionSet]) -> list[PositionSet]:
+    """Return, for each set, the union of all other sets.
+
+    >>> _union_of_others([0b001, 0b010, 0b100])
+    [6, 5, 3]
+    """
+    before, after = [0], [0]
+    for members in sets[:-1]:
+        before.append(before[-1] | members)
+    for members in reversed(sets[1:]):
+        after.append(after[-1] | members)
+    return [left | right for left, right in zip(before, reversed(after), strict=True)]

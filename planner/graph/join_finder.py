@@ -1,4 +1,29 @@
-"""Find the joins of a playbook: the steps where branches of a fork meet again."""
+"""Compilation of joins: which steps merge branches, and from which dominator on.
+
+Problem: a step that several branches can reach must wait until no active branch can still reach it, and then
+run once. To search the graph at run time would make every step cost time in the size of the run. The planner
+therefore computes, for each step, whether it is a join, and for each join the *region* in which an active
+branch makes it wait.
+
+Algorithm: a step is a join if two branches that were active at the same time can arrive without merging on
+the way. Its region is every step from which it can be reached without passing its dominator (Lengauer and
+Tarjan 1979). Branches of one fork have merged before if their targets have the same last post-dominator
+before the join. Post-dominators are computed as dominators of the reversed region. The strongly connected
+components (Tarjan 1972) are compiled one after another, each after those that lead to it. Loops in a
+component are nested as Havlak (1997) does: the inner loops are the components that remain without the header
+of the loop. Waiting by regions is the synchronising merge of the workflow patterns (van der Aalst et al.
+2003); docs/decisions/0002-joins.md gives the reasons.
+
+A step is late if branches can arrive that have not merged at the dominator after which they separated. This
+happens after a multi-merge (`join: each`), and after a loop that one branch may leave while another starts
+its next round. The dominator of a join at a late step is the nearest one at which all branches merge.
+
+Cost: nearly linear in the number of edges for each join, so quadratic at most. At most `MAX_EDGE_VISITS`
+edges are visited.
+
+Limits: guards are ignored. Cycles whose rounds may overlap are reported and not compiled (NP205). If the
+search or the result exceeds a limit, `Joins.is_too_large` is set and nothing is known (NP701).
+"""
 
 from __future__ import annotations
 
@@ -7,234 +32,254 @@ from operator import eq
 from typing import TYPE_CHECKING
 
 import networkx as nx
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.dominators import immediate_dominators
-from noetl.planner.graph.joins import ALL, ROOT, Joins, Runaway
+from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins, OverlappingCycle
 
 if TYPE_CHECKING:
     from noetl.planner.graph.cfg import StepGraph
 
-MAX_WATCHED = 500_000
-"""How many steps all regions may have together: a plan keeps for each step which joins watch it."""
+MAX_REGION_STEPS = 500_000
+"""How many steps all regions may have together: a plan keeps, for each step, the joins that wait for it."""
 
-MAX_WORK = 2_000_000
-"""How many ways from step to step are looked at in all to find the joins: half a second's worth."""
+MAX_EDGE_VISITS = 2_000_000
+"""How many edges the search visits at most. This takes about half a second."""
 
-MAX_CHANGES = 1_000_000
-"""How many counters of joins all ways may change together."""
+MAX_COUNTER_CHANGES = 1_000_000
+"""How many changes of join counters all cases may have together."""
 
-MAX_RUNAWAYS = 20
-"""How many cycles are shown whose rounds may overlap. They mostly have one cause."""
-
-
-class _TooLargeError(Exception):
-    """The joins are too many, or too many branches meet, to find out or to keep."""
+MAX_OVERLAPPING_CYCLES = 20
+"""How many overlapping cycles are reported. Usually all of them have one cause."""
 
 
-def find_joins(flow: Flow, modes: Mapping[str, str] = ALL) -> Joins:
-    """The joins of a playbook. `modes` holds the mode of every step that is not `join: all`."""
-    if not any(flow.forks()):
+def find_joins(cfg: ControlFlowGraph, modes: Mapping[str, str] = DEFAULT_MODES) -> Joins:
+    """Compute the joins of a graph. `modes` holds the mode of every step that is not `join: all`."""
+    if not any(cfg.forks()):
         return Joins({}, {}, ())
-    finder = JoinFinder(flow, modes)
+    finder = JoinFinder(cfg, modes)
     try:
-        runaways = finder.runaway_forks()
-        finder.compile_all()
-        runaways += finder.waiting_circles() + finder.overtakings()
-        return finder.joins(tuple(runaways[:MAX_RUNAWAYS]))
+        overlapping = finder.find_overlapping_forks()
+        finder.solve()
+        overlapping += finder.find_circular_waits() + finder.find_overtaking_discriminators()
+        return finder.to_joins(tuple(overlapping[:MAX_OVERLAPPING_CYCLES]))
     except _TooLargeError:
         return Joins({}, {}, (), is_too_large=True)
 
 
-class JoinFinder:
-    """Finds the joins of one component of the flow after another, each after those that lead to it.
+class _TooLargeError(Exception):
+    """The search, the regions or the counter changes exceed a limit."""
 
-    A step is *late* when branches can arrive there that did not come together at the dominators behind which they parted:
-    behind a step that is visited once for each branch, and behind a cycle that a branch may leave while another goes round.
-    `entries` are the first late steps on such ways.
+
+class JoinFinder:
+    """A computation of the joins, one component after another, each after those that lead to it.
+
+    Results: `dominators` and `region_of` for each join, and the `multi_merges`. `late` are the late steps of
+    compiled components, `late_entries` the first late steps on their paths. `loops_of` lists, for each step,
+    the numbers of the loops around it from the outside in. `parallel_loops` are the loops in which several
+    branches may be in different rounds.
     """
 
-    def __init__(self, flow: Flow, modes: Mapping[str, str]) -> None:
-        self.flow = flow
+    def __init__(self, cfg: ControlFlowGraph, modes: Mapping[str, str]) -> None:
+        self.cfg = cfg
         self.modes = modes
         self.forks_of: dict[str, list[tuple[str, ...]]] = {}
-        for step, _, targets in flow.forks():
+        for step, _, targets in cfg.forks():
             self.forks_of.setdefault(step, []).append(targets)
-        self.graph: StepGraph = nx.DiGraph(flow.graph.subgraph(flow.reachable))
-        self.graph.add_edge(ROOT, flow.start)
+        self.graph: StepGraph = nx.DiGraph(cfg.graph.subgraph(cfg.reachable))
+        self.graph.add_edge(ROOT, cfg.start)
         self.idom = immediate_dominators(ROOT, self.graph.successors, self.graph.predecessors)
         tree: nx.DiGraph[str] = nx.DiGraph((dominator, step) for step, dominator in self.idom.items())
-        self.position = {step: index for index, step in enumerate(nx.dfs_preorder_nodes(tree, ROOT))}
+        self.preorder = {step: index for index, step in enumerate(nx.dfs_preorder_nodes(tree, ROOT))}
         self.dominators: dict[str, str] = {}
         self.region_of: dict[str, frozenset[str]] = {}
-        self.multi: set[str] = set()
+        self.multi_merges: set[str] = set()
         self.late: set[str] = set()
-        self.entries: set[str] = set()
+        self.late_entries: set[str] = set()
         self.loops_of: dict[str, list[int]] = {}
-        self.number_of_loops = 0
-        self.parallel: set[int] = set()
-        self.before = {step: list(self.graph.predecessors(step)) for step in self.graph}
-        self.after = {step: list(self.graph.successors(step)) for step in self.graph}
-        self.cyclic = flow.cyclic
-        self.watched = 0
-        self.spent = 0
+        self.loop_count = 0
+        self.parallel_loops: set[int] = set()
+        self.predecessors = {step: list(self.graph.predecessors(step)) for step in self.graph}
+        self.successors = {step: list(self.graph.successors(step)) for step in self.graph}
+        self.cyclic_steps = cfg.cyclic_steps
+        self.region_steps = 0
+        self.edge_visits = 0
 
-    def spend(self, work: int) -> None:
-        """Count what is looked at. Raises _TooLargeError past `MAX_WORK`."""
-        self.spent += work
-        if self.spent > MAX_WORK:
+    def spend(self, edge_visits: int) -> None:
+        """Count visits of edges.
+
+        Raises:
+            _TooLargeError: there are more than `MAX_EDGE_VISITS`.
+        """
+        self.edge_visits += edge_visits
+        if self.edge_visits > MAX_EDGE_VISITS:
             raise _TooLargeError
 
-    def runaway_forks(self) -> list[Runaway]:
-        """Forks on a cycle one of whose branches can come back to the head of the cycle while another cannot, so that a
-        round may start before all branches of the last one have come together. A `join: each` step does not mind.
+    def find_overlapping_forks(self) -> list[OverlappingCycle]:
+        """Return the forks on a cycle of which one branch can return to the loop header while another one
+        cannot.
+
+        The next round may then start before all branches of the last one have merged. A branch that starts at
+        a `join: each` is allowed.
         """
-        found: list[Runaway] = []
-        loops = self.loops()
-        for step, case, targets in self.flow.forks():
-            if len(found) == MAX_RUNAWAYS:
+        overlapping: list[OverlappingCycle] = []
+        loops = self.find_loops_around_steps()
+        for step, case, targets in self.cfg.forks():
+            if len(overlapping) == MAX_OVERLAPPING_CYCLES:
                 break
-            for head, loop in loops.get(step, ()):
+            for header, loop in loops.get(step, ()):
                 self.spend(len(targets))
-                inside = [t for t in targets if t in loop]
+                inside = [target for target in targets if target in loop]
                 outside = tuple(t for t in targets if t not in loop and self.modes.get(t) != "each")
                 if step in loop and inside and outside:
-                    there = nx.shortest_path(self.graph.subgraph(loop), inside[0], head)
-                    back = nx.shortest_path(self.graph, head, step)
-                    found.append(Runaway(step, case, (step, *there, *back[1:]), outside))
+                    forward = nx.shortest_path(self.graph.subgraph(loop), inside[0], header)
+                    return_path = nx.shortest_path(self.graph, header, step)
+                    overlapping.append(
+                        OverlappingCycle(step, case, (step, *forward, *return_path[1:]), outside)
+                    )
                     break
-        return found
+        return overlapping
 
-    def loops(self) -> dict[str, list[tuple[str, frozenset[str]]]]:
-        """For every step of a cycle the heads above it from which the cycle can be gone round and the steps on the way
-        round, from the inside out.
+    def find_loops_around_steps(self) -> dict[str, list[tuple[str, frozenset[str]]]]:
+        """Return, for every cyclic step, the loops around it from the inside out: header, and steps that lead
+        back to it.
         """
-        component = self.flow.component
+        component_index = self.cfg.component_index
         loops: dict[str, list[tuple[str, frozenset[str]]]] = {}
-        for step in self.dominators_first(self.cyclic):
+        for step in self.in_preorder(self.cyclic_steps):
             over = self.idom[step]
-            around = loops[over] if over in loops and component[over] == component[step] else []
-            loop = self.between(over, step) | {step}
-            goes_round = any(target in loop for target in self.graph.successors(step))
-            loops[step] = [(step, loop), *around] if goes_round else around
-            self.spend(len(around))
+            is_same_component = over in loops and component_index[over] == component_index[step]
+            outer_loops = loops[over] if is_same_component else []
+            loop = self.region(over, step) | {step}
+            is_header = any(target in loop for target in self.graph.successors(step))
+            loops[step] = [(step, loop), *outer_loops] if is_header else outer_loops
+            self.spend(len(outer_loops))
         return loops
 
-    def compile_all(self) -> None:
+    def solve(self) -> None:
         """Find the joins of all components."""
-        for index in reversed(range(len(self.flow.components))):
-            self.compile(index)
+        for index in reversed(range(len(self.cfg.components))):
+            self.solve_component(index)
 
-    def compile(self, index: int) -> None:
-        """Find the joins of a component, and where steps behind it become late."""
-        steps = self.dominators_first(self.flow.components[index])
-        known = None
-        while known != (known := (sum(step in self.entries for step in steps), len(self.parallel))):
+    def solve_component(self, index: int) -> None:
+        """Classify the steps of a component until the late steps do not change any more."""
+        steps = self.in_preorder(self.cfg.components[index])
+        state = None
+        while state != (
+            state := (sum(step in self.late_entries for step in steps), len(self.parallel_loops))
+        ):
             for step in steps:
                 self.dominators.pop(step, None)
                 self.region_of.pop(step, None)
             if any(
-                step in self.entries or any(map(self.late.__contains__, self.graph.predecessors(step)))
+                step in self.late_entries or any(map(self.late.__contains__, self.graph.predecessors(step)))
                 for step in steps
             ):
                 self.late.update(steps)
             for step in steps:
-                self.judge(step)
-            self.find_exits(steps)
+                self.classify(step)
+            self.find_loop_exits(steps)
 
-    def judge(self, step: str) -> None:
-        """See whether the step is a join, or visited once for each of several branches."""
+    def classify(self, step: str) -> None:
+        """Decide whether a step is a join, a multi-merge or neither."""
         if self.graph.in_degree(step) < 2 and step not in self.late:
             return
-        each = self.modes.get(step) == "each"
-        if not (each and step in self.entries):
-            dominator = self.boundary(step)
-            region = self.between(dominator, step)
-            if not self.is_joined(step, dominator, region):
+        is_each = self.modes.get(step) == "each"
+        if not (is_each and step in self.late_entries):
+            dominator = self.region_dominator(step)
+            region = self.region(dominator, step)
+            if not self.can_branches_meet(step, dominator, region):
                 return
-            if not each:
+            if not is_each:
                 self.dominators[step] = dominator
                 self.region_of[step] = region
                 return
-        self.multi.add(step)
-        self.entries.update(self.graph.successors(step))
+        self.multi_merges.add(step)
+        self.late_entries.update(self.graph.successors(step))
 
-    def dominators_first(self, steps: Iterable[str]) -> list[str]:
-        return sorted(steps, key=self.position.__getitem__)
+    def in_preorder(self, steps: Iterable[str]) -> list[str]:
+        """Return steps in the preorder of the dominator tree, so that each follows its dominators."""
+        return sorted(steps, key=self.preorder.__getitem__)
 
-    def boundary(self, step: str) -> str:
-        """The nearest dominator at which no branch but the one that stands there can still reach the step."""
+    def region_dominator(self, step: str) -> str:
+        """Return the nearest dominator from which only the branches of the current visit can still reach
+        `step`.
+        """
         dominator = self.idom[step]
-        while dominator != ROOT and step in self.late and not self.gathers(dominator, step):
+        while dominator != ROOT and step in self.late and not self.synchronises(dominator, step):
             dominator = self.idom[dominator]
         return dominator
 
-    def gathers(self, dominator: str, step: str) -> bool:
-        """Whether a late step may rely on its dominator: all branches that can reach it have come together there."""
-        if dominator in self.multi:
+    def synchronises(self, dominator: str, step: str) -> bool:
+        """Return whether all branches that can reach a late step merge at its dominator."""
+        if dominator in self.multi_merges:
             return False
-        left = self.loops_of.get(dominator, ())[self.common_loops(dominator, step) :]
-        return self.parallel.isdisjoint(left)
+        loops_left = self.loops_of.get(dominator, ())[self.common_loops(dominator, step) :]
+        return self.parallel_loops.isdisjoint(loops_left)
 
-    def between(self, dominator: str, step: str) -> frozenset[str]:
-        """The steps from which `step` can be reached without passing `dominator`."""
-        found: set[str] = set()
+    def region(self, dominator: str, step: str) -> frozenset[str]:
+        """Return the steps from which `step` can be reached without passing `dominator`."""
+        region: set[str] = set()
         stack = [step]
         while stack:
-            ways = self.before[stack.pop()]
-            self.spend(1 + len(ways))
-            for before in ways:
-                if before not in found and before not in (dominator, step):
-                    found.add(before)
-                    stack.append(before)
-        self.watched += len(found)
-        if self.watched > MAX_WATCHED:
+            predecessors = self.predecessors[stack.pop()]
+            self.spend(1 + len(predecessors))
+            for predecessor in predecessors:
+                if predecessor not in region and predecessor not in (dominator, step):
+                    region.add(predecessor)
+                    stack.append(predecessor)
+        self.region_steps += len(region)
+        if self.region_steps > MAX_REGION_STEPS:
             raise _TooLargeError
-        return frozenset(found)
+        return frozenset(region)
 
-    def is_joined(self, step: str, dominator: str, region: frozenset[str]) -> bool:
-        """Whether two branches can arrive that have not already come together on the way."""
-        if step in self.entries:
+    def can_branches_meet(self, step: str, dominator: str, region: frozenset[str]) -> bool:
+        """Return whether two branches can arrive at `step` that have not merged on the way."""
+        if step in self.late_entries:
             return True
         inside = region | {step}
-        groups = [group for _, group in self.forks_within(step, dominator, region)]
+        groups = [group for _, group in self.forks_in_region(step, dominator, region)]
         if step in self.late:
-            groups.append([entry for entry in inside if entry in self.entries])
+            groups.append([entry for entry in inside if entry in self.late_entries])
         groups = [group for group in groups if len(group) > 1]
         if not groups:
             return False
-        last = self.last_steps(step, inside)
+        last = self.last_post_dominators(step, inside)
         return any(len({last[target] for target in group}) > 1 for group in groups)
 
-    def forks_within(
+    def forks_in_region(
         self, step: str, dominator: str, region: frozenset[str]
     ) -> Iterator[tuple[str, list[str]]]:
-        """The forks on the ways to a step: where they are, and those of their targets that lie in its region, or are it."""
+        """Yield the forks on the paths to `step`: the forking step, and its targets in the region or equal to
+        `step`.
+        """
         for source in (dominator, step, *region):
             for targets in self.forks_of.get(source, ()):
                 self.spend(len(targets))
                 yield source, [target for target in targets if target in region or target == step]
 
-    def last_steps(self, step: str, inside: frozenset[str]) -> dict[str, str]:
-        """For every step of a region the one that all its ways to the join pass last before the join, if there is one
-        (a child of the join in the tree of post-dominators), else itself.
+    def last_post_dominators(self, step: str, inside: frozenset[str]) -> dict[str, str]:
+        """Return, for every step in `inside`, the last step before `step` that all its paths to `step` pass.
+
+        This is the child of `step` above it in the tree of post-dominators. A step without one is mapped to
+        itself.
         """
         last = {step: step}
-        ways = len(inside) + sum(len(self.after[name]) for name in inside)
-        if inside.isdisjoint(self.cyclic):
-            self.spend(ways)
-            for name in sorted(inside - {step}, key=self.flow.component.__getitem__):
-                # Where all go on to one last step it is this one's too; the join itself is none.
-                lasts = {last[other] for other in self.after[name] if other in inside}
+        edges = len(inside) + sum(len(self.successors[name]) for name in inside)
+        if inside.isdisjoint(self.cyclic_steps):
+            self.spend(edges)
+            for name in sorted(inside - {step}, key=self.cfg.component_index.__getitem__):
+                # If all successors share one last step, `name` has the same. `step` itself does not count.
+                lasts = {last[successor] for successor in self.successors[name] if successor in inside}
                 last[name] = name if step in lasts or len(lasts) > 1 else lasts.pop()
             return last
-        self.spend(8 * ways)
+        self.spend(8 * edges)
         tree = immediate_dominators(
             step,
-            lambda name: [other for other in self.before[name] if other in inside],
-            lambda name: [other for other in self.after[name] if other in inside],
+            lambda name: [source for source in self.predecessors[name] if source in inside],
+            lambda name: [target for target in self.successors[name] if target in inside],
         )
-        for first in inside:
-            target, path = first, []
+        for start in inside:
+            target, path = start, []
             while target not in last and tree[target] != step:
                 path.append(target)
                 target = tree[target]
@@ -242,143 +287,171 @@ class JoinFinder:
             last.update(dict.fromkeys(path, top))
         return last
 
-    def find_exits(self, steps: Sequence[str]) -> None:
-        """See where a branch may leave a loop while another one goes round again, so that branches of different rounds can
-        meet behind it.
+    def find_loop_exits(self, steps: Sequence[str]) -> None:
+        """Mark the exits at which one branch may leave a loop while another branch starts its next round.
+
+        Branches of different rounds can meet after such an exit.
         """
-        if not self.flow.is_cyclic(steps[0]):
+        if not self.cfg.is_cyclic(steps[0]):
             return
         if steps[0] not in self.loops_of and any(
             step in self.forks_of or step in self.region_of for step in steps
         ):
-            self.nest(steps)
+            self.find_nested_loops(steps)
         for step in steps:
             for targets in self.forks_of.get(step, ()):
-                self.leave(step, targets, max(self.common_loops(step, target) for target in targets))
+                self.mark_loop_exits(
+                    step, targets, max(self.common_loops(step, target) for target in targets)
+                )
         for join in filter(self.region_of.__contains__, steps):
-            for step in self.apart(join):
-                self.leave(step, self.graph.successors(step), self.common_loops(join, step))
+            for step in self.steps_with_siblings(join):
+                self.mark_loop_exits(step, self.graph.successors(step), self.common_loops(join, step))
 
-    def leave(self, step: str, targets: Iterable[str], depth: int) -> None:
-        """Take note of the targets that lie outside the innermost of the first `depth` loops around a step."""
+    def mark_loop_exits(self, step: str, targets: Iterable[str], depth: int) -> None:
+        """Mark the targets outside of the innermost of the first `depth` loops around `step` as late."""
         for target in targets:
             common = self.common_loops(step, target)
             if common < depth:
-                self.entries.add(target)
-                self.parallel.update(self.loops_of[step][common:depth])
+                self.late_entries.add(target)
+                self.parallel_loops.update(self.loops_of[step][common:depth])
 
-    def common_loops(self, one: str, other: str) -> int:
-        """How many loops both steps are in."""
-        first, second = self.loops_of.get(one, ()), self.loops_of.get(other, ())
-        self.spend(1 + min(len(first), len(second)))
-        return sum(map(eq, first, second))
+    def common_loops(self, left: str, right: str) -> int:
+        """Return how many loops contain both steps."""
+        left_loops, right_loops = self.loops_of.get(left, ()), self.loops_of.get(right, ())
+        self.spend(1 + min(len(left_loops), len(right_loops)))
+        return sum(map(eq, left_loops, right_loops))
 
-    def nest(self, steps: Iterable[str]) -> None:
-        """Find the loops of a component, from the outside in: itself, and those left without the step at which it is entered,
-        and so on, as far as there are forks in them.
+    def find_nested_loops(self, steps: Iterable[str]) -> None:
+        """Number the loops of a component from the outside in, as far as they contain forks.
+
+        The inner loops of a loop are the strongly connected components that remain without its header.
         """
         stack = [frozenset(steps)]
         while stack:
             loop = stack.pop()
-            self.spend(8 * sum(len(self.after[step]) for step in loop))
-            self.number_of_loops += 1
+            self.spend(8 * sum(len(self.successors[step]) for step in loop))
+            self.loop_count += 1
             for step in loop:
-                self.loops_of.setdefault(step, []).append(self.number_of_loops)
-            inner = self.graph.subgraph(loop - {self.head(loop)})
+                self.loops_of.setdefault(step, []).append(self.loop_count)
+            inner = self.graph.subgraph(loop - {self.loop_header(loop)})
             parts = map(frozenset, nx.strongly_connected_components(inner))
             stack += [
                 part for part in parts if not part.isdisjoint(self.forks_of) and inner.subgraph(part).edges
             ]
 
-    def head(self, loop: frozenset[str]) -> str:
-        """The step at which a loop is entered; of one with several entrances, a join at which rounds come together."""
-        entrances = [step for step in loop if not loop.issuperset(self.before[step])]
-        several = len(entrances) > 1
-        return min(loop, key=lambda step: (several and step not in self.region_of, self.position[step]))
+    def loop_header(self, loop: frozenset[str]) -> str:
+        """Return the entry of a loop; of a loop with several entries, preferably a join at which rounds
+        merge.
+        """
+        entries = [step for step in loop if not loop.issuperset(self.predecessors[step])]
+        is_irreducible = len(entries) > 1
+        return min(
+            loop, key=lambda step: (is_irreducible and step not in self.region_of, self.preorder[step])
+        )
 
-    def apart(self, join: str) -> set[str]:
-        """The steps of a region at which a branch can have a sibling in it or at the join."""
+    def steps_with_siblings(self, join: str) -> set[str]:
+        """Return the steps of a region at which a branch can have a sibling in the region or at the join."""
         region = self.region_of[join]
-        groups = (group for _, group in self.forks_within(join, self.dominators[join], region))
-        found = {target for group in groups if len(group) > 1 for target in group if target != join}
-        stack = [*found]
+        groups = (group for _, group in self.forks_in_region(join, self.dominators[join], region))
+        steps = {target for group in groups if len(group) > 1 for target in group if target != join}
+        stack = [*steps]
         while stack:
-            ways = self.after[stack.pop()]
-            self.spend(len(ways))
-            for target in ways:
-                if target in region and target not in found:
-                    found.add(target)
+            successors = self.successors[stack.pop()]
+            self.spend(len(successors))
+            for target in successors:
+                if target in region and target not in steps:
+                    steps.add(target)
                     stack.append(target)
-        return found
+        return steps
 
-    def waiting_circles(self) -> list[Runaway]:
-        """Joins each of which would wait for a branch that waits at another one of them."""
-        waits: nx.DiGraph[str] = nx.DiGraph()
-        waiting = {join: region for join, region in self.region_of.items() if self.waits(join)}
-        together = self.cyclic & waiting.keys()
-        waits.add_edges_from((other, join) for join in together for other in waiting[join] & together)
-        circles = (c for c in nx.strongly_connected_components(waits) if len(c) > 1)
-        order = {step: index for index, step in enumerate(self.flow.targets)}
-        found = []
+    def find_circular_waits(self) -> list[OverlappingCycle]:
+        """Return the groups of joins that would wait for branches which wait at each other."""
+        waits_for: nx.DiGraph[str] = nx.DiGraph()
+        waiting = {join: region for join, region in self.region_of.items() if self.is_synchronising(join)}
+        cyclic_joins = self.cyclic_steps & waiting.keys()
+        waits_for.add_edges_from(
+            (other, join) for join in cyclic_joins for other in waiting[join] & cyclic_joins
+        )
+        circles = (circle for circle in nx.strongly_connected_components(waits_for) if len(circle) > 1)
+        order = {step: index for index, step in enumerate(self.cfg.targets)}
+        circular_waits = []
         for circle in circles:
-            first, *others = sorted(circle, key=order.__getitem__)
-            there = nx.shortest_path(self.graph, first, others[0])
-            back = nx.shortest_path(self.graph, others[0], first)
-            found.append(Runaway(first, None, (*there, *back[1:]), (first, *others)))
-        return found
+            first, *other_joins = sorted(circle, key=order.__getitem__)
+            forward = nx.shortest_path(self.graph, first, other_joins[0])
+            return_path = nx.shortest_path(self.graph, other_joins[0], first)
+            circular_waits.append(
+                OverlappingCycle(first, None, (*forward, *return_path[1:]), (first, *other_joins))
+            )
+        return circular_waits
 
-    def waits(self, join: str) -> bool:
+    def is_synchronising(self, join: str) -> bool:
+        """Return whether a join waits for all branches, and not only for the first."""
         return self.modes.get(join) != "any"
 
-    def overtakings(self) -> list[Runaway]:
-        """Cycles that a `join: any` lets start again, where something behind cannot tell the branches that it did not wait for
-        from those of the next round: itself, when the cycle does not pass its dominator, or a join that waits for them.
-        """
-        component = self.flow.component
-        discriminators = [
-            join for join in self.region_of if not self.waits(join) and self.flow.is_cyclic(join)
-        ]
-        watching: dict[str, list[str]] = {}
-        for join in self.region_of if discriminators else ():
-            for step in self.region_of[join] if self.waits(join) else ():
-                watching.setdefault(step, []).append(join)
-        found = []
-        for first in discriminators:
-            around = self.region_of[first] | {first}
-            again = [target for target in self.graph.successors(first) if target in around]
-            if again:
-                back = nx.shortest_path(self.graph.subgraph(around), again[0], first)
-                found.append(Runaway(first, None, (first, *back), (first,), first))
-                continue
-            behind = {join for step in around for join in watching.get(step, ())}
-            if not behind:
-                continue
-            holding = {join for join in behind if around <= self.region_of[join]}
-            free = self.graph.subgraph(self.flow.components[component[first]] - holding)
-            for join in self.dominators_first(behind):
-                dominator = self.dominators[join]
-                if dominator in free and nx.has_path(free, first, dominator):
-                    there = nx.shortest_path(free, first, dominator)
-                    back = nx.shortest_path(self.graph, dominator, first)
-                    found.append(Runaway(first, None, (*there, *back[1:]), (join,), first))
-                    break
-        return found
+    def find_overtaking_discriminators(self) -> list[OverlappingCycle]:
+        """Return the cycles that a discriminator starts again while a later join could confuse two rounds.
 
-    def joins(self, runaways: tuple[Runaway, ...]) -> Joins:
-        order = {step: index for index, step in enumerate(self.flow.targets)}
+        That join cannot tell the branches that the discriminator did not wait for from those of the next
+        round. It is the discriminator itself if the cycle does not pass its dominator, or a join that waits
+        for those branches.
+        """
+        discriminators = [
+            join for join in self.region_of if not self.is_synchronising(join) and self.cfg.is_cyclic(join)
+        ]
+        if not discriminators:
+            return []
+        joins_waiting_for: dict[str, list[str]] = {}
+        for join, region in self.region_of.items():
+            for step in region if self.is_synchronising(join) else ():
+                joins_waiting_for.setdefault(step, []).append(join)
+        overtaking = (
+            self.overtaken_join(discriminator, joins_waiting_for) for discriminator in discriminators
+        )
+        return [cycle for cycle in overtaking if cycle is not None]
+
+    def overtaken_join(
+        self, discriminator: str, joins_waiting_for: Mapping[str, Sequence[str]]
+    ) -> OverlappingCycle | None:
+        """Return a cycle by which a branch that passed the discriminator confuses two rounds of a join, or
+        None.
+        """
+        region = self.region_of[discriminator] | {discriminator}
+        again = [target for target in self.graph.successors(discriminator) if target in region]
+        if again:
+            return_path = nx.shortest_path(self.graph.subgraph(region), again[0], discriminator)
+            return OverlappingCycle(
+                discriminator, None, (discriminator, *return_path), (discriminator,), discriminator
+            )
+        waiting = {join for step in region for join in joins_waiting_for.get(step, ())}
+        if not waiting:
+            return None
+        holding = {join for join in waiting if region <= self.region_of[join]}
+        component = self.cfg.components[self.cfg.component_index[discriminator]]
+        free = self.graph.subgraph(component - holding)
+        for join in self.in_preorder(waiting):
+            dominator = self.dominators[join]
+            if dominator in free and nx.has_path(free, discriminator, dominator):
+                forward = nx.shortest_path(free, discriminator, dominator)
+                return_path = nx.shortest_path(self.graph, dominator, discriminator)
+                return OverlappingCycle(
+                    discriminator, None, (*forward, *return_path[1:]), (join,), discriminator
+                )
+        return None
+
+    def to_joins(self, overlapping_cycles: tuple[OverlappingCycle, ...]) -> Joins:
+        """Return the result. Call `solve` first."""
+        order = {step: index for index, step in enumerate(self.cfg.targets)}
         regions: dict[str, list[str]] = {}
         for join in sorted(self.region_of, key=order.__getitem__):
             for step in self.region_of[join]:
                 regions.setdefault(step, []).append(join)
-        changes = sum(
-            len(regions.get(t, ())) for cases in self.flow.targets.values() for case in cases for t in case
-        )
-        if changes > MAX_CHANGES:
+        all_targets = (target for cases in self.cfg.targets.values() for case in cases for target in case)
+        if sum(len(regions.get(target, ())) for target in all_targets) > MAX_COUNTER_CHANGES:
             raise _TooLargeError
         return Joins(
             self.dominators,
             {step: tuple(joins) for step, joins in regions.items()},
-            runaways,
-            discriminators=frozenset(join for join in self.dominators if not self.waits(join)),
-            multi=frozenset(self.multi),
+            overlapping_cycles,
+            discriminators=frozenset(join for join in self.dominators if not self.is_synchronising(join)),
+            multi_merges=frozenset(self.multi_merges),
         )

@@ -1,9 +1,7 @@
-"""Which steps must wait for other branches, and for which.
+"""The joins of a control-flow graph: which steps merge branches, and the branches that each of them waits
+for.
 
-A step is compiled as a join when two branches that were alive together can arrive at it. It then waits for the branches
-in its *region*: the steps between its dominator and itself. What a region means, why waiting by regions is the
-synchronising merge of the language, and what becomes of it beside `join: any` and `join: each`, is in
-docs/decisions/0002-joins.md.
+`noetl.planner.graph.join_finder` computes them. docs/decisions/0002-joins.md explains the semantics.
 """
 
 from __future__ import annotations
@@ -13,57 +11,66 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 ROOT = ""
-"""The virtual step before the start, which dominates every step."""
+"""A virtual step before the start. It dominates every step."""
 
-ALL: Mapping[str, str] = MappingProxyType({})
+DEFAULT_MODES: Mapping[str, str] = MappingProxyType({})
 """The modes of a playbook in which every step is `join: all`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Runaway:
-    """A cycle that starts again while a branch of its last round may still be on the way.
+class OverlappingCycle:
+    """A cycle that may start its next round while a branch of the last round is still active.
 
-    `case` is the index of the forking case of `step`, or None when two joins would wait for each other; `cycle` are
-    steps of the cycle, `left` the steps at which branches are left behind. `first` is the `join: any` that goes on without
-    them, if that is why.
+    `case` is the index of the case of `step` that forks, or None if joins wait for each other. `cycle` is the
+    cycle as a list of steps whose first and last are the same. At the steps in `unfinished_steps`, branches
+    of the last round may still be active. `discriminator` is the `join: any` that starts the next round too
+    early, or None.
     """
 
     step: str
     case: int | None
     cycle: tuple[str, ...]
-    left: tuple[str, ...]
-    first: str | None = None
+    unfinished_steps: tuple[str, ...]
+    discriminator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Joins:
-    """The compiled joins: the dominator of each (`ROOT`: the beginning of the run), and for every step the joins in whose
-    regions it lies. With `is_too_large` nothing is known, since it is too much.
+    """The joins of a playbook. If `is_too_large`, the search was stopped and nothing is known.
 
-    `discriminators` are the joins that let the first branch go on (`join: any`), `multi` the steps that are visited once for
-    each of several branches (`join: each`) and are no joins.
+    `dominators` maps each join to its dominator (`ROOT`: the start of the run). `regions` maps each step to
+    the joins in whose regions it lies. The terms are those of the workflow patterns (van der Aalst et al.
+    2003). A join in `discriminators` is a discriminator (`join: any`). Any other join is a synchronising
+    merge (`join: all`). The steps in `multi_merges` are multi-merges (`join: each`): they are visited once
+    for each branch and are not joins.
     """
 
     dominators: Mapping[str, str]
     regions: Mapping[str, tuple[str, ...]]
-    runaways: tuple[Runaway, ...]
+    overlapping_cycles: tuple[OverlappingCycle, ...]
     is_too_large: bool = False
     discriminators: frozenset[str] = frozenset()
-    multi: frozenset[str] = frozenset()
+    multi_merges: frozenset[str] = frozenset()
 
-    def waiting(self, step: str) -> tuple[str, ...]:
-        """The joins that wait for a branch standing at the step."""
+    def joins_waiting_for(self, step: str) -> tuple[str, ...]:
+        """Return the joins that wait for a branch at `step`."""
         joins = self.regions.get(step, ())
         return (
             tuple(join for join in joins if join not in self.discriminators) if self.discriminators else joins
         )
 
-    def change(self, step: str | None, targets: Sequence[str]) -> dict[str, int]:
-        """What moving a branch from `step` to `targets` adds to the live counter of each join; zeros are left out."""
-        change: dict[str, int] = {}
-        for join in self.waiting(step) if step is not None else ():
-            change[join] = -1
+    def counter_changes(self, step: str | None, targets: Sequence[str]) -> dict[str, int]:
+        """Return what a branch that moves from `step` to `targets` adds to the live counter of each join.
+
+        Zeros are left out. A `step` of None means that the branch starts.
+
+        >>> Joins({"d": "a"}, {"b": ("d",), "c": ("d",)}, ()).counter_changes("a", ["b", "c"])
+        {'d': 2}
+        """
+        changes: dict[str, int] = {}
+        for join in self.joins_waiting_for(step) if step is not None else ():
+            changes[join] = -1
         for target in targets:
-            for join in self.waiting(target):
-                change[join] = change.get(join, 0) + 1
-        return {join: delta for join, delta in change.items() if delta}
+            for join in self.joins_waiting_for(target):
+                changes[join] = changes.get(join, 0) + 1
+        return {join: change for join, change in changes.items() if change}

@@ -1,11 +1,22 @@
-"""How many step visits a run has at most.
+"""An upper bound of the step visits of one run.
 
-A branch that enters a step causes that visit and all that follows from it, by its costliest case. A compiled join is
-visited once for all the branches that arrive, so it counts as caused where its region begins: at its dominator.
+Problem: a user wants to know before a run how many steps it may take, for example to estimate its cost. The
+planner can answer because every cycle must have a step with `max_visits`.
 
-On a cycle, the number of visits that a step with `max_visits` lets through is known. Each of them causes what lies
-between it and the next such step: without these steps, no way leads back. All of them belong to one stay on the cycle,
-which ends once, so that what lies behind the cycle is counted once, by the costliest way out.
+Algorithm: a longest-path computation over the strongly connected components of the graph (Tarjan 1972).
+Worst-case execution time analysis works in the same way (Li and Malik 1995), and `max_visits` is its loop
+bound. The bound of a step is one visit plus the largest bound of its cases. The bound of a case is the sum
+over its targets. A join is visited once for all branches that arrive, so it counts at its dominator and not
+at the steps before it. In a cyclic component, each bounded step is entered at most `max_visits` times, and
+each entry causes the visits up to the next bounded step. These visits are finite, because the component has
+no cycle without its bounded steps. A component is left once, so the visits after it count once, by the most
+expensive exit.
+
+Cost: linear in the number of targets, times the number of regions that a target lies in.
+
+Limits: guards are ignored, as if every case could be taken. The bound is then exact for chains, choices,
+forks that are joined, and cycles with one bounded step that branches enter one at a time. Numbers above
+`MAX_COUNTED_VISITS` are cut.
 """
 
 from __future__ import annotations
@@ -13,140 +24,157 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import networkx as nx
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
-from noetl.planner.plan import MOST_COUNTED
+from noetl.planner.plan import MAX_COUNTED_VISITS
 
 Targets = Sequence[str]
 
 
-def most_visits(flow: Flow, joins: Joins, max_visits: Mapping[str, int]) -> int:
-    """A number of step visits that no run exceeds, cut at `MOST_COUNTED`. Every cycle has a step in `max_visits`.
+def visit_bound(cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> int:
+    """Return a number of step visits that no run exceeds, at most `MAX_COUNTED_VISITS`.
 
-    A visit refused for `max_visits` counts: the history has it, and a case may handle its failure. Retries, rounds of
-    `repeat` and items of loops do not. As if every case could be taken, whatever its guard says, the number is exact for
-    chains, choices, forks that are joined, and cycles with one bounded step that branches enter one at a time.
+    `max_visits` must contain a step of every cycle. A visit that is refused for `max_visits` counts: the
+    history contains it, and a case may handle its failure. Retries, rounds of `repeat` and items of loops do
+    not count.
     """
-    return _Count(flow, joins, max_visits).of_run()
+    return _RunBound(cfg, joins, max_visits).solve()
 
 
-class _Count:
-    def __init__(self, flow: Flow, joins: Joins, max_visits: Mapping[str, int]) -> None:
-        self.flow = flow
+class _RunBound:
+    """The bounds of all steps.
+
+    `bounds` holds, for each step, the visits caused by a branch that enters its component there.
+    """
+
+    def __init__(self, cfg: ControlFlowGraph, joins: Joins, max_visits: Mapping[str, int]) -> None:
+        self.cfg = cfg
         self.max_visits = max_visits
-        self.multi = joins.multi
+        self.multi_merges = joins.multi_merges
         self.regions = joins.regions
         self.dominators = joins.dominators
-        self.caused: dict[str, int] = {}
-        """For each step, the visits caused by a branch that enters it from outside its component."""
+        self.bounds: dict[str, int] = {}
 
-    def of_run(self) -> int:
-        for steps in self.flow.components:
-            step = next(iter(steps))
-            if self.flow.is_cyclic(step):
-                self.caused.update(_Stay(self, steps).caused())
+    def solve(self) -> int:
+        for component in self.cfg.components:
+            step = next(iter(component))
+            if self.cfg.is_cyclic(step):
+                self.bounds.update(_CyclicComponentBound(self, component).solve())
             else:
-                behind = (self.behind({step}, targets) for targets in self.flow.targets[step])
-                self.caused[step] = _capped(1 + max(behind, default=0))
-        entered = {self.flow.start} | {join for join, over in self.dominators.items() if over == ROOT}
-        return _capped(sum(self.caused[step] for step in entered))
+                cases = (self.bound_of_case({step}, targets) for targets in self.cfg.targets[step])
+                self.bounds[step] = _capped(1 + max(cases, default=0))
+        roots = {self.cfg.start} | {join for join, dominator in self.dominators.items() if dominator == ROOT}
+        return _capped(sum(self.bounds[step] for step in roots))
 
-    def behind(self, closing: Collection[str], targets: Targets, inside: Collection[str] = ()) -> int:
-        """The visits outside of `inside` caused by a branch to each of the targets, with the joins that `closing` dominate."""
+    def bound_of_case(
+        self, dominators: Collection[str], targets: Targets, inside: Collection[str] = ()
+    ) -> int:
+        """Return the visits outside of `inside` that a case causes, with the joins that a step in
+        `dominators` dominates.
+        """
         entered = {target for target in targets if target not in self.dominators}
-        closed = {join for join in self.joins_ahead(targets) if self.dominators[join] in closing}
-        return sum(self.caused[step] for step in entered | closed if step not in inside)
+        joined = {join for join in self.joins_ahead(targets) if self.dominators[join] in dominators}
+        return sum(self.bounds[step] for step in entered | joined if step not in inside)
 
     def joins_ahead(self, targets: Targets) -> set[str]:
-        """The joins that branches to the targets arrive at or have to be waited for by."""
-        ahead = {join for target in targets for join in self.regions.get(target, ())}
-        return ahead.union(targets) & self.dominators.keys()
+        """Return the joins at which branches to `targets` arrive, or that wait for them."""
+        joins = {join for target in targets for join in self.regions.get(target, ())}
+        return joins.union(targets) & self.dominators.keys()
 
 
-class _Stay:
-    """The visits from entering a cyclic component to leaving it, and what lies behind."""
+class _CyclicComponentBound:
+    """The visits from entering a cyclic component to leaving it, with the visits after it.
 
-    def __init__(self, count: _Count, steps: frozenset[str]) -> None:
-        self.count = count
-        self.steps = steps
-        self.bounded = steps & count.max_visits.keys()
-        between = nx.topological_sort(count.flow.graph.subgraph(steps - self.bounded))
-        self.order = {step: index for index, step in enumerate(between)}
-        self.joins = {
-            join for join in steps & count.dominators.keys() if self.is_caused_where_it_begins(join)
+    `bound_staying` holds, for each step, the visits caused by a branch from there to the next bounded step.
+    `bound_leaving` holds the visits if the branch leaves the component instead, with the visits after it.
+    `bound_refused` holds, for each bounded step, the visits after a refused visit, which cannot lead back.
+    """
+
+    def __init__(self, run: _RunBound, component: frozenset[str]) -> None:
+        self.run = run
+        self.component = component
+        self.bounded = component & run.max_visits.keys()
+        acyclic_order = nx.topological_sort(run.cfg.graph.subgraph(component - self.bounded))
+        self.order = {step: index for index, step in enumerate(acyclic_order)}
+        self.joins = {join for join in component & run.dominators.keys() if self.counts_at_dominator(join)}
+        self.is_left_repeatedly = self.may_be_left_repeatedly()
+        self.bound_refused = {step: max(self.exit_bounds(step), default=0) for step in self.bounded}
+        self.bound_staying = {
+            step: 1 + bound * self.is_left_repeatedly for step, bound in self.bound_refused.items()
         }
-        self.leaves_often = self.may_be_left_often()
-        self.refused = {step: max(self.ways_out(step), default=0) for step in self.bounded}
-        """For each bounded step, what lies behind a visit that is refused, and so cannot lead back."""
-        self.staying = {step: 1 + behind * self.leaves_often for step, behind in self.refused.items()}
-        """For each step, the visits caused by a branch that enters it until it has entered a bounded one."""
-        self.leaving = {step: 1 + behind for step, behind in self.refused.items()}
-        """The same, where the stay ends meanwhile, with what lies behind."""
+        self.bound_leaving = {step: 1 + bound for step, bound in self.bound_refused.items()}
 
-    def caused(self) -> dict[str, int]:
+    def solve(self) -> dict[str, int]:
         for step in reversed(self.order):
-            staying, leaving = self.onwards(step)
-            self.staying[step], self.leaving[step] = _capped(1 + staying), _capped(1 + leaving)
-        around, end = 0, 0
+            staying, leaving = self.bounds_after(step)
+            self.bound_staying[step], self.bound_leaving[step] = _capped(1 + staying), _capped(1 + leaving)
+        rounds, exits = 0, 0
         for step in self.bounded:
-            staying, leaving = self.onwards(step)
-            around += self.count.max_visits[step] * (staying - self.staying[step] + 1)
-            end = max(end, leaving - staying)
+            staying, leaving = self.bounds_after(step)
+            rounds += self.run.max_visits[step] * (staying - self.bound_staying[step] + 1)
+            exits = max(exits, leaving - staying)
         return {
-            step: _capped(staying + around + max(end, self.leaving[step] - staying))
-            for step, staying in self.staying.items()
+            step: _capped(staying + rounds + max(exits, self.bound_leaving[step] - staying))
+            for step, staying in self.bound_staying.items()
         }
 
-    def onwards(self, step: str) -> tuple[int, int]:
-        """What a visit that is not refused causes behind it, where the stay goes on and where it ends."""
-        cases = [self.by_case(step, targets) for targets in self.count.flow.targets[step]]
+    def bounds_after(self, step: str) -> tuple[int, int]:
+        """Return what a visit that is not refused causes: if its branch stays in the component, and if it
+        leaves.
+        """
+        cases = [self.bounds_of_case(step, targets) for targets in self.run.cfg.targets[step]]
         return max((staying for staying, _ in cases), default=0), max(
             (leaving for _, leaving in cases), default=0
         )
 
-    def by_case(self, step: str, targets: Targets) -> tuple[int, int]:
-        entered = {target for target in targets if target in self.steps and target not in self.joins}
-        closed = {
+    def bounds_of_case(self, step: str, targets: Targets) -> tuple[int, int]:
+        entered = {target for target in targets if target in self.component and target not in self.joins}
+        joined = {
             join
-            for join in self.count.joins_ahead(targets) & self.joins
-            if step in (join, self.count.dominators[join])
+            for join in self.run.joins_ahead(targets) & self.joins
+            if step in (join, self.run.dominators[join])
         }
-        staying = sum(self.staying[name] for name in entered | closed)
-        if self.leaves_often:
-            return staying + self.behind(step, targets), 0
-        ends = (staying - self.staying[name] + self.leaving[name] for name in entered | closed)
-        return staying, max(ends, default=self.behind(step, targets))
+        staying = sum(self.bound_staying[name] for name in entered | joined)
+        if self.is_left_repeatedly:
+            return staying + self.bound_outside(step, targets), 0
+        leaving = (staying - self.bound_staying[name] + self.bound_leaving[name] for name in entered | joined)
+        return staying, max(leaving, default=self.bound_outside(step, targets))
 
-    def ways_out(self, step: str) -> Iterator[int]:
-        cases = self.count.flow.targets[step]
-        return (self.behind(step, targets) for targets in cases if self.steps.isdisjoint(targets))
+    def exit_bounds(self, step: str) -> Iterator[int]:
+        cases = self.run.cfg.targets[step]
+        return (self.bound_outside(step, targets) for targets in cases if self.component.isdisjoint(targets))
 
-    def behind(self, step: str, targets: Targets) -> int:
-        """What a case causes outside."""
-        return self.count.behind({step} if self.leaves_often else self.steps, targets, self.steps)
+    def bound_outside(self, step: str, targets: Targets) -> int:
+        """Return the visits outside of the component that a case causes."""
+        dominators = {step} if self.is_left_repeatedly else self.component
+        return self.run.bound_of_case(dominators, targets, self.component)
 
-    def is_caused_where_it_begins(self, join: str) -> bool:
-        """Whether a visit of the join can be counted with that of its dominator, and with its own that leads back into its
-        region; else it is counted at each arrival.
+    def counts_at_dominator(self, join: str) -> bool:
+        """Return whether visits of a join can be counted at its dominator, and at its own cases that lead
+        into its region.
+
+        Otherwise they are counted at each arrival.
         """
         if join in self.bounded:
             return True
-        dominator = self.count.dominators[join]
-        before = dominator in self.bounded or self.order.get(dominator, len(self.order)) < self.order[join]
-        return before and not any(
-            join in self.count.joins_ahead(case) for case in self.count.flow.targets[join]
+        dominator = self.run.dominators[join]
+        is_before = dominator in self.bounded or self.order.get(dominator, len(self.order)) < self.order[join]
+        return is_before and not any(
+            join in self.run.joins_ahead(case) for case in self.run.cfg.targets[join]
         )
 
-    def may_be_left_often(self) -> bool:
-        """Whether steps outside may be entered more than once in one stay: from a case that keeps some of its branches on the
-        cycle, or as steps that are visited for each of the branches that are on it at once.
+    def may_be_left_repeatedly(self) -> bool:
+        """Return whether steps outside may be entered more than once before the component is left for good.
+
+        This happens if a case keeps some of its branches in the component, or if several branches in the
+        component lead to a multi-merge.
         """
-        cases = [targets for step in self.steps for targets in self.count.flow.targets[step]]
-        staying = [sum(target in self.steps for target in targets) for targets in cases]
+        cases = [targets for step in self.component for targets in self.run.cfg.targets[step]]
+        staying = [sum(target in self.component for target in targets) for targets in cases]
         if any(0 < number < len(targets) for number, targets in zip(staying, cases, strict=True)):
             return True
-        return max(staying) > 1 and any(not self.count.multi.isdisjoint(targets) for targets in cases)
+        return max(staying) > 1 and any(not self.run.multi_merges.isdisjoint(targets) for targets in cases)
 
 
 def _capped(visits: int) -> int:
-    return min(visits, MOST_COUNTED)
+    return min(visits, MAX_COUNTED_VISITS)

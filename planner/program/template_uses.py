@@ -1,4 +1,4 @@
-"""Every template of a playbook, parsed, with where it stands and what may be read there."""
+"""Collection of the templates of a playbook: each parsed, with its place and the names that it may read."""
 
 from __future__ import annotations
 
@@ -25,195 +25,232 @@ from noetl.planner.templates.parser import code_length
 from noetl.planner.templates.template import Template, TemplateProblem, has_template, parse_template
 
 MAX_CODE = 256 * 1024
-"""How many characters the expressions of all templates may have together, but for those that only name what they read."""
+"""How many characters the expressions of all templates may have together.
+
+Expressions that only name a value do not count.
+"""
 
 
-class Place(StrEnum):
-    """The part of a playbook that a template belongs to, which decides the names it has."""
+class TemplateScope(StrEnum):
+    """The part of a playbook that a template belongs to. It decides which names the template may read."""
 
     ENVIRONMENT = "environment"
     VARIABLES = "variables"
     OUTPUT = "output"
     WORK = "run"
     RULE = "rule"
-    AFTER = "after"
+    AFTER_WORK = "after"
+    """A condition of `retry` or `repeat`, which is evaluated after the work of a step."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """One template. `step` or `task` is what it stands in, `owner` the place of the entry of a `run` that it belongs to, if it
-    belongs to one; `local` are the names of loops around it and those that only a handler gives a value to.
+class TemplateUse:
+    """One template of a playbook.
 
-    `own` are the names that the items of a loop around it save, each for itself; `secrets` says whether `secrets.NAME`
-    may stand here.
+    Attributes:
+        path: the place of the text.
+        template: the parsed template.
+        scope: the part of the playbook.
+        step: the step that contains the template, if any.
+        task: the task that contains the template, if any.
+        local_names: the names of loops around the template, and those to which only a handler assigns a
+            value.
+        allows_secrets: whether `secrets.NAME` may be read here.
+        entry_path: the place of the entry of a `run` that contains the template, or ().
+        item_names: the names that the items of a loop around the template save, each for itself.
     """
 
     path: DocumentPath
     template: Template
-    place: Place
+    scope: TemplateScope
     step: str | None = None
     task: str | None = None
-    local: frozenset[str] = frozenset()
-    secrets: bool = False
-    owner: DocumentPath = ()
-    own: frozenset[str] = frozenset()
+    local_names: frozenset[str] = frozenset()
+    allows_secrets: bool = False
+    entry_path: DocumentPath = ()
+    item_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
+    """A text of the playbook that may be a template."""
+
     path: DocumentPath
     text: str
-    local: frozenset[str] = frozenset()
-    secrets: bool = False
+    local_names: frozenset[str] = frozenset()
+    allows_secrets: bool = False
 
 
-def find_uses(
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """The properties that all templates of one part of a playbook share."""
+
+    scope: TemplateScope
+    step: str | None = None
+    task: str | None = None
+    local_names: frozenset[str] = frozenset()
+    item_names: frozenset[str] = frozenset()
+
+
+def find_template_uses(
     playbook: Playbook, catalogue: Catalogue, document: Document, diagnostics: Diagnostics
-) -> tuple[Use, ...] | None:
-    """The templates of the playbook in the order of the text; those that cannot be parsed are reported instead. None where they
-    are too large together to be looked into, which is reported.
+) -> tuple[TemplateUse, ...] | None:
+    """Return the templates of a playbook in the order of the text, and report those that cannot be parsed.
+
+    Return None and report NP701 if all expressions together are larger than `MAX_CODE`.
     """
     try:
-        return tuple(_Finder(catalogue, document, diagnostics).playbook(playbook))
-    except _TooLargeError as error:
-        message = f"the expressions of a playbook have at most {MAX_CODE:,} characters together"
+        return tuple(_TemplateCollector(catalogue, document, diagnostics).in_playbook(playbook))
+    except _TooMuchCodeError as error:
+        message = f"expressions of a playbook must not exceed {MAX_CODE:,} characters in total"
         diagnostics.add("NP701", message, document.span(error.path))
         return None
 
 
-class _TooLargeError(Exception):
-    """The text at `path` is the first that is too much."""
+class _TooMuchCodeError(Exception):
+    """The expressions up to the text at `path` exceed `MAX_CODE`."""
 
     def __init__(self, path: DocumentPath) -> None:
         super().__init__()
         self.path = path
 
 
-class _Finder:
+class _TemplateCollector:
     def __init__(self, catalogue: Catalogue, document: Document, diagnostics: Diagnostics) -> None:
         self.catalogue = catalogue
         self.document = document
         self.diagnostics = diagnostics
-        self.code = 0
+        self.code_length = 0
 
-    def playbook(self, playbook: Playbook) -> Iterator[Use]:
-        yield from self.uses(_texts(playbook.environment, ("environment",)), Place.ENVIRONMENT)
-        yield from self.uses(_texts(playbook.variables, ("variables",)), Place.VARIABLES)
+    def in_playbook(self, playbook: Playbook) -> Iterator[TemplateUse]:
+        environment = _Context(TemplateScope.ENVIRONMENT)
+        yield from self.parse_all(_find_texts(playbook.environment, ("environment",)), environment)
+        variables = _Context(TemplateScope.VARIABLES)
+        yield from self.parse_all(_find_texts(playbook.variables, ("variables",)), variables)
         if playbook.retry:
-            yield from self.uses(_texts(playbook.retry.if_, ("retry", "if")), Place.AFTER)
+            retry = _Context(TemplateScope.AFTER_WORK)
+            yield from self.parse_all(_find_texts(playbook.retry.if_, ("retry", "if")), retry)
         for task in playbook.tasks:
-            yield from self.task(task)
+            yield from self.in_task(task)
         for step in playbook.steps:
-            yield from self.step(step)
-        yield from self.uses(_texts(playbook.output or {}, ("output",)), Place.OUTPUT)
+            yield from self.in_step(step)
+        output = _Context(TemplateScope.OUTPUT)
+        yield from self.parse_all(_find_texts(playbook.output or {}, ("output",)), output)
 
-    def uses(
-        self,
-        texts: Iterator[_Text],
-        place: Place,
-        step: str | None = None,
-        task: str | None = None,
-        owner: DocumentPath = (),
-        own: frozenset[str] = frozenset(),
-    ) -> Iterator[Use]:
-        for found in texts:
-            if has_template(found.text):
-                try:
-                    template = parse_template(found.text)
-                except TemplateProblem as problem:
-                    self.count(found)
-                    span = self.document.text_span(found.path, problem.start, problem.end)
-                    self.diagnostics.add(problem.code, problem.message, span, problem.hint)
-                else:
-                    if not template.has_only_accesses:
-                        self.count(found)
-                    yield Use(found.path, template, place, step, task, found.local, found.secrets, owner, own)
-
-    def count(self, found: _Text) -> None:
-        self.code += code_length(found.text)
-        if self.code > MAX_CODE:
-            raise _TooLargeError(found.path)
-
-    def task(self, task: Task) -> Iterator[Use]:
-        for entry in task.run:
-            yield from self.work(entry, Place.WORK, task=task.name)
-
-    def step(self, step: Step) -> Iterator[Use]:
-        local = _bound_by(step.loop) if step.loop else frozenset()
-        own = frozenset(name for name, _ in find_saved_names(step.run or ())) if step.loop else frozenset()
-        name = step.name
-        if step.loop:
-            yield from self.uses(_texts(step.loop.items, (*step.path, "loop", "items")), Place.WORK, name)
-        for entry in step.run or ():
-            yield from self.work(entry, Place.WORK, name, local=local, own=own)
-        if step.retry:
-            yield from self.uses(_texts(step.retry.if_, (*step.path, "retry", "if")), Place.AFTER, name)
-        if step.repeat:
-            yield from self.uses(
-                _texts(step.repeat.until, (*step.path, "repeat", "until")), Place.AFTER, name
+    def parse_all(
+        self, texts: Iterator[_Text], context: _Context, entry_path: DocumentPath = ()
+    ) -> Iterator[TemplateUse]:
+        for text in texts:
+            if not has_template(text.text):
+                continue
+            try:
+                template = parse_template(text.text)
+            except TemplateProblem as problem:
+                self.count_code(text)
+                span = self.document.text_span(text.path, problem.start, problem.end)
+                self.diagnostics.add(problem.code, problem.message, span, problem.hint)
+                continue
+            if not template.has_only_accesses:
+                self.count_code(text)
+            yield TemplateUse(
+                text.path,
+                template,
+                context.scope,
+                context.step,
+                context.task,
+                text.local_names,
+                text.allows_secrets,
+                entry_path,
+                context.item_names,
             )
+
+    def count_code(self, text: _Text) -> None:
+        self.code_length += code_length(text.text)
+        if self.code_length > MAX_CODE:
+            raise _TooMuchCodeError(text.path)
+
+    def in_task(self, task: Task) -> Iterator[TemplateUse]:
+        context = _Context(TemplateScope.WORK, task=task.name)
+        for entry in task.run:
+            yield from self.in_work(entry, context)
+
+    def in_step(self, step: Step) -> Iterator[TemplateUse]:
+        work = _Context(TemplateScope.WORK, step.name)
+        if step.loop:
+            yield from self.parse_all(_find_texts(step.loop.items, (*step.path, "loop", "items")), work)
+            saved = frozenset(name for name, _ in find_saved_names(step.run or ()))
+            work = _Context(
+                TemplateScope.WORK, step.name, local_names=_names_bound_by(step.loop), item_names=saved
+            )
+        for entry in step.run or ():
+            yield from self.in_work(entry, work)
+        after_work = _Context(TemplateScope.AFTER_WORK, step.name)
+        if step.retry:
+            yield from self.parse_all(_find_texts(step.retry.if_, (*step.path, "retry", "if")), after_work)
+        if step.repeat:
+            yield from self.parse_all(
+                _find_texts(step.repeat.until, (*step.path, "repeat", "until")), after_work
+            )
+        rule = _Context(TemplateScope.RULE, step.name)
         for case in step.rule or ():
-            yield from self.uses(_texts(case.case, (*case.path, "case")), Place.RULE, name)
+            yield from self.parse_all(_find_texts(case.case, (*case.path, "case")), rule)
             for entry in case.run:
-                yield from self.work(entry, Place.RULE, name)
+                yield from self.in_work(entry, rule)
 
-    def work(
-        self,
-        entry: Entry,
-        place: Place,
-        step: str | None = None,
-        task: str | None = None,
-        local: frozenset[str] = frozenset(),
-        own: frozenset[str] = frozenset(),
-    ) -> Iterator[Use]:
+    def in_work(self, entry: Entry, context: _Context) -> Iterator[TemplateUse]:
         if isinstance(entry, ActionEntry | TaskEntry):
-            yield from self.uses(self.entry(entry, local), place, step, task, entry.path, own)
+            yield from self.parse_all(self.texts_of_entry(entry, context.local_names), context, entry.path)
 
-    def entry(self, entry: ActionEntry | TaskEntry, local: frozenset[str]) -> Iterator[_Text]:
+    def texts_of_entry(self, entry: ActionEntry | TaskEntry, local_names: frozenset[str]) -> Iterator[_Text]:
         if entry.loop:
-            yield from _texts(entry.loop.items, (*entry.path, "loop", "items"), local)
-            local |= _bound_by(entry.loop)
-        yield from _texts(entry.if_, (*entry.path, "if"), local)
+            yield from _find_texts(entry.loop.items, (*entry.path, "loop", "items"), local_names)
+            local_names |= _names_bound_by(entry.loop)
+        yield from _find_texts(entry.if_, (*entry.path, "if"), local_names)
         if isinstance(entry, TaskEntry):
-            yield from _texts(entry.with_, (*entry.path, "with"), local, secrets=True)
+            yield from _find_texts(entry.with_, (*entry.path, "with"), local_names, allows_secrets=True)
             return
         if entry.retry:
-            yield from _texts(entry.retry.if_, (*entry.path, "retry", "if"), local)
+            yield from _find_texts(entry.retry.if_, (*entry.path, "retry", "if"), local_names)
         declaration = self.catalogue.get(entry.action)
         for name, value in entry.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None
-            yield from _parameter_texts(value, parameter, (*entry.path, name), local)
+            yield from _texts_of_parameter(value, parameter, (*entry.path, name), local_names)
 
 
-def _parameter_texts(
-    value: Any, parameter: Parameter | None, path: DocumentPath, local: frozenset[str]
+def _texts_of_parameter(
+    value: Any, parameter: Parameter | None, path: DocumentPath, local_names: frozenset[str]
 ) -> Iterator[_Text]:
     if parameter is not None and parameter.fields and isinstance(value, Mapping):
-        # What stands under a misspelt key is not looked at: the names it may read are not known.
+        # Values of unknown keys are skipped: the names that they may read are not known.
         for key in filter(parameter.fields.__contains__, value):
-            yield from _parameter_texts(value[key], parameter.fields[key], (*path, key), local)
+            yield from _texts_of_parameter(value[key], parameter.fields[key], (*path, key), local_names)
         return
-    late = frozenset(parameter.late) if parameter else frozenset()
-    yield from _texts(value, path, local | late, secrets=parameter is None or parameter.secrets)
+    deferred = frozenset(parameter.deferred_names) if parameter else frozenset()
+    allows_secrets = parameter is None or parameter.secrets
+    yield from _find_texts(value, path, local_names | deferred, allows_secrets=allows_secrets)
 
 
-def texts_in(value: Any) -> Iterator[str]:
-    """Every text in a value."""
-    return (found.text for found in _texts(value, ()))
+def find_texts(value: Any) -> Iterator[str]:
+    """Yield every text in a JSON value.
+
+    >>> list(find_texts({"a": ["x", 1], "b": "y"}))
+    ['x', 'y']
+    """
+    return (text.text for text in _find_texts(value, ()))
 
 
-def _bound_by(loop: Loop) -> frozenset[str]:
+def _names_bound_by(loop: Loop) -> frozenset[str]:
     return frozenset({loop.as_, "loop"})
 
 
-def _texts(
-    value: Any, path: DocumentPath, local: frozenset[str] = frozenset(), *, secrets: bool = False
+def _find_texts(
+    value: Any, path: DocumentPath, local_names: frozenset[str] = frozenset(), *, allows_secrets: bool = False
 ) -> Iterator[_Text]:
     if isinstance(value, str):
-        yield _Text(path, value, local, secrets)
+        yield _Text(path, value, local_names, allows_secrets)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(item, (*path, key), local, secrets=secrets)
+            yield from _find_texts(item, (*path, key), local_names, allows_secrets=allows_secrets)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _texts(item, (*path, index), local, secrets=secrets)
+            yield from _find_texts(item, (*path, index), local_names, allows_secrets=allows_secrets)

@@ -1,4 +1,8 @@
-"""What is known of the values that templates read: their kinds, and the keys of objects whose shape an action declares."""
+"""Type inference for values that templates read: their kinds, and the keys of objects that actions return.
+
+Types come from declarations of inputs, from literal values, and from the results that action types declare. A
+name that may have several types has none.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from noetl.planner.syntax.names import MAX_TASK_DEPTH
 from noetl.planner.templates.access_paths import AccessPath
 from noetl.planner.templates.template import has_template
 
-TYPES: Mapping[Kind, tuple[type, ...]] = {
+PYTHON_TYPES: Mapping[Kind, tuple[type, ...]] = {
     Kind.STRING: (str,),
     Kind.BOOLEAN: (bool,),
     Kind.INTEGER: (int,),
@@ -22,25 +26,27 @@ TYPES: Mapping[Kind, tuple[type, ...]] = {
     Kind.ARRAY: (list,),
     Kind.OBJECT: (dict,),
 }
-"""What values of a kind are in templates."""
+"""The Python types that values of a kind have in templates."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The kind of a value, and of an object the kinds of all its keys, if they are known."""
+class ValueType:
+    """The kind of a value. For an object whose keys are known, also the kind of each key."""
 
     kind: Kind
     keys: Mapping[str, Kind] | None = None
 
-    def at(self, attribute: str) -> Shape | None:
-        """The shape behind an attribute; None where nothing is known of it.
+    def attribute_type(self, attribute: str) -> ValueType | None:
+        """Return the type of an attribute; None if it is unknown.
 
         Raises:
-            AttributeError: there is no such attribute.
+            AttributeError: values of this type have no such attribute.
         """
         if self.keys is not None and attribute in self.keys:
-            return Shape(self.keys[attribute])
-        if self.kind not in TYPES or any(hasattr(one, attribute) for one in TYPES[self.kind]):
+            return ValueType(self.keys[attribute])
+        if self.kind not in PYTHON_TYPES or any(
+            hasattr(type_, attribute) for type_ in PYTHON_TYPES[self.kind]
+        ):
             return None
         if self.kind is Kind.OBJECT and self.keys is None:
             return None
@@ -48,38 +54,44 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """An access to an attribute that its value cannot have: where in the access it stands, and what the value is like."""
+class MissingAttribute:
+    """An access to an attribute that its value cannot have.
 
-    at: int
-    shape: Shape
+    `index` is the position of the attribute in the access path, `value_type` the type of the value before it.
+    """
+
+    index: int
+    value_type: ValueType
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """The shapes of what a playbook is given, saves and gives. A name that may have several has none."""
+class ValueTypes:
+    """The types of names, inputs, environment entries and step results; None means that a type is unknown."""
 
-    given: Mapping[str, Shape | None] = field(default_factory=dict)
-    inputs: Mapping[str, Shape | None] = field(default_factory=dict)
-    environment: Mapping[str, Shape | None] = field(default_factory=dict)
-    results: Mapping[str, Shape | None] = field(default_factory=dict)
-    """What each step gives: the data of the last item of its `run`."""
+    names: Mapping[str, ValueType | None] = field(default_factory=dict)
+    inputs: Mapping[str, ValueType | None] = field(default_factory=dict)
+    environment: Mapping[str, ValueType | None] = field(default_factory=dict)
+    results: Mapping[str, ValueType | None] = field(default_factory=dict)
 
-    def of(self, access: AccessPath, step: str | None) -> Shape | Missing | None:
-        """What is known of a value that is read, in a rule of a step if that is given."""
-        shape, start = self._first(access, step)
-        for at in range(start, len(access)):
-            if shape is None:
+    def type_of(self, path: AccessPath, step: str | None) -> ValueType | MissingAttribute | None:
+        """Return the type of the value at an access path; None if it is unknown.
+
+        `step` is the step in whose rule the path is read, if any: `result` has a value there.
+        """
+        value_type, start = self._type_of_prefix(path, step)
+        for index in range(start, len(path)):
+            if value_type is None:
                 return None
             try:
-                following = shape.at(access[at])
+                attribute_type = value_type.attribute_type(path[index])
             except AttributeError:
-                return Missing(at, shape)
-            shape = following
-        return shape
+                return MissingAttribute(index, value_type)
+            value_type = attribute_type
+        return value_type
 
-    def _first(self, access: AccessPath, step: str | None) -> tuple[Shape | None, int]:
-        match access:
+    def _type_of_prefix(self, path: AccessPath, step: str | None) -> tuple[ValueType | None, int]:
+        """Return the type of the longest prefix that is a known value, and the length of the prefix."""
+        match path:
             case ("input", name, *_):
                 return self.inputs.get(name), 2
             case ("environment", name, *_):
@@ -88,63 +100,64 @@ class Shapes:
                 return self.results.get(name), 3
             case ("result", "data", *_) if step is not None:
                 return self.results.get(step), 2
-        return self.given.get(access[0]), 1
+        return self.names.get(path[0]), 1
 
 
-def find_shapes(
+def infer_types(
     playbook: Playbook,
     catalogue: Catalogue,
-    runs: Iterable[Sequence[Entry]],
+    work_lists: Iterable[Sequence[Entry]],
     broken: AbstractSet[str] = frozenset(),
-) -> Shapes:
-    """The shapes of a playbook whose entries of all kinds are in `runs`. Of names and steps in `broken` nothing is known."""
-    inputs = {name: Shape(Kind(one.type)) for name, one in (playbook.input or {}).items()}
-    environment = {name: _of_value(value) for name, value in playbook.environment.items()}
-    variables = {name: _of_value(value) for name, value in playbook.variables.items()}
-    saved: dict[str, Shape | None] = {}
-    give = _Results(playbook, catalogue)
-    for run in runs:
-        for entry in run:
+) -> ValueTypes:
+    """Infer the types of a playbook with these work lists. Names and steps in `broken` have no known type."""
+    inputs = {name: ValueType(Kind(declared.type)) for name, declared in (playbook.input or {}).items()}
+    environment = {name: _type_of_literal(value) for name, value in playbook.environment.items()}
+    variables = {name: _type_of_literal(value) for name, value in playbook.variables.items()}
+    saved: dict[str, ValueType | None] = {}
+    results = _ResultTypes(playbook, catalogue)
+    for work in work_lists:
+        for entry in work:
             for name, path in find_saved_names([entry], in_loops=True):
-                shape = give.entry(entry) if path[-1] == "as" else None
-                saved[name] = shape if saved.get(name, shape) == shape and name not in variables else None
-    given = {**environment, **inputs, **variables, **saved, **dict.fromkeys(broken)}
-    results = {step.name: None if step.name in broken else give.step(step) for step in playbook.steps}
-    return Shapes(given, inputs, environment, results)
+                value_type = results.of_entry(entry) if path[-1] == "as" else None
+                is_unique = saved.get(name, value_type) == value_type and name not in variables
+                saved[name] = value_type if is_unique else None
+    names = {**environment, **inputs, **variables, **saved, **dict.fromkeys(broken)}
+    step_results = {
+        step.name: None if step.name in broken else results.of_step(step) for step in playbook.steps
+    }
+    return ValueTypes(names, inputs, environment, step_results)
 
 
-def _of_value(value: Any) -> Shape | None:
-    """The shape of a value as it is written."""
+def _type_of_literal(value: Any) -> ValueType | None:
     if isinstance(value, str) and has_template(value):
         return None
-    kinds = (kind for kind, types in TYPES.items() if type(value) in types)
-    return next((Shape(kind) for kind in kinds), None)
+    kinds = (kind for kind, types in PYTHON_TYPES.items() if type(value) in types)
+    return next((ValueType(kind) for kind in kinds), None)
 
 
-class _Results:
-    """What work gives: the data of the last of it, or the list of the data of items that go together."""
+class _ResultTypes:
+    """The types of the data that work returns: the data of its last entry, or a list for parallel work and
+    loops.
+    """
 
     def __init__(self, playbook: Playbook, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.tasks = {task.name: task for task in playbook.tasks}
 
-    def step(self, step: Step) -> Shape | None:
+    def of_step(self, step: Step) -> ValueType | None:
         if not step.run:
             return None
-        return _LIST if step.loop is not None or step.parallel else self.entry(step.run[-1])
+        return _LIST if step.loop is not None or step.parallel else self.of_entry(step.run[-1])
 
-    def entry(self, entry: Entry) -> Shape | None:
-        """The shape of what an entry gives, where it is done and not skipped."""
+    def of_entry(self, entry: Entry) -> ValueType | None:
+        """Return the type of the data of an entry that is executed and not skipped."""
         for _ in range(MAX_TASK_DEPTH):
             if isinstance(entry, ActionEntry | TaskEntry) and entry.loop is not None:
                 return _LIST
             if isinstance(entry, ActionEntry):
-                keys = (
-                    self.catalogue[entry.action].shape(entry.parameters)
-                    if entry.action in self.catalogue
-                    else None
-                )
-                return None if keys is None else Shape(Kind.OBJECT, keys)
+                declaration = self.catalogue.get(entry.action)
+                keys = None if declaration is None else declaration.result_keys(entry.parameters)
+                return None if keys is None else ValueType(Kind.OBJECT, keys)
             task = self.tasks.get(entry.task if isinstance(entry, TaskEntry) else str(entry))
             if task is None or not task.run:
                 return None
@@ -154,4 +167,4 @@ class _Results:
         return None
 
 
-_LIST = Shape(Kind.ARRAY)
+_LIST = ValueType(Kind.ARRAY)

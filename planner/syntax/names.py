@@ -1,8 +1,8 @@
-"""Names in a playbook: which are legal, which are reserved, and how long they may be."""
+"""Rules for the names of steps, tasks and values."""
 
 from __future__ import annotations
 
-RESERVED = frozenset(
+RESERVED_NAMES = frozenset(
     [
         "input",
         "environment",
@@ -25,12 +25,22 @@ RESERVED = frozenset(
         "false",
     ]
 )
-MAX_NAME = 100
-OURS = "@"
-"""What the names of the steps begin with that a run has besides those of its playbook."""
+"""Words of the language, which cannot be names of values."""
+
+MAX_NAME_LENGTH = 100
+"""How many characters the name of a step or task may have."""
+
+INTERNAL_PREFIX = "@"
+"""The prefix of the internal steps that a run has in addition to those of its playbook."""
+
 MAX_TASK_DEPTH = 32
+"""How deep tasks may call each other."""
 
 
-def is_name(name: str) -> bool:
-    """Whether a step or task may be called so."""
-    return 0 < len(name) <= MAX_NAME and name == name.strip() and name.isprintable()
+def is_valid_name(name: str) -> bool:
+    """Return whether a step or task may have this name.
+
+    >>> is_valid_name("Run Import"), is_valid_name(" a"), is_valid_name("")
+    (True, False, False)
+    """
+    return 0 < len(name) <= MAX_NAME_LENGTH and name == name.strip() and name.isprintable()

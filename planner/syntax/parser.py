@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from noetl.planner.diagnostics.diagnostic import Diagnostics
-from noetl.planner.diagnostics.wording import described, shown
-from noetl.planner.gc_control import collection_paused
+from noetl.planner.diagnostics.wording import abbreviate, describe_value
+from noetl.planner.gc_control import gc_paused
 from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.limits import check_limits
 from noetl.planner.syntax.models import (
@@ -76,11 +76,13 @@ def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybo
     data = document.data
     if not isinstance(data, dict):
         message = (
-            "the playbook is empty" if data is None else f"a playbook is a mapping, not {described(data)}"
+            "the playbook is empty"
+            if data is None
+            else f"a playbook is a mapping, not {describe_value(data)}"
         )
         diagnostics.add("NP012", message, document.span(()), MINIMAL)
         return None
-    with collection_paused():
+    with gc_paused():
         draft = Draft(data)
         if check_limits(document, diagnostics):
             return None
@@ -110,7 +112,7 @@ def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics:
     is_hopeless = len(found) > MAX_SCHEMA_VIOLATIONS
     if is_hopeless:
         places = [(id(document.node_at(draft.place(path))), missing) for (path, missing), _ in found]
-        diagnostics.leave_out(len(set(places)) - len(set(places[:MAX_SCHEMA_VIOLATIONS])))
+        diagnostics.count_unreported(len(set(places)) - len(set(places[:MAX_SCHEMA_VIOLATIONS])))
     renamed: dict[DocumentPath, DocumentPath] = {}
     wrong: set[DocumentPath] = set()
 
@@ -176,7 +178,7 @@ def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         if isinstance(task, dict) and "name" in task:
             place = document.key_span(("tasks", name, "name"))
-            diagnostics.add("NP010", f"the name of the task is its key, `{shown(name)}`", place)
+            diagnostics.add("NP010", f"the name of the task is its key, `{abbreviate(name)}`", place)
 
 
 def _set_paths(model: Model, path: DocumentPath, draft: Draft) -> None:

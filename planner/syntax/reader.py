@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
-from noetl.planner.diagnostics.wording import described, shown
-from noetl.planner.gc_control import collection_paused
+from noetl.planner.diagnostics.wording import abbreviate, describe_value
+from noetl.planner.gc_control import gc_paused
 from noetl.planner.syntax.document import Collection, Document, position, span_of
 from noetl.planner.syntax.scalars import (
     NUMERIC_STARTS,
@@ -61,7 +61,7 @@ def read_document(text: str | bytes, diagnostics: Diagnostics) -> Document | Non
     characters = _decode(text, diagnostics)
     if characters is None:
         return None
-    with collection_paused():
+    with gc_paused():
         try:
             return _Reader(characters, diagnostics).document()
         except _StopError:
@@ -232,9 +232,9 @@ class _Reader:
             self._report("NP012", str(error), event, "write it in quotes if it is text")
             return None
         if reading := describe_yaml_1_1_value(text):
-            message = f"`{shown(text)}` is {described(value)} here, and {reading} in YAML 1.1"
+            message = f"`{abbreviate(text)}` is {describe_value(value)} here, and {reading} in YAML 1.1"
             truth = f", or `{reading}`" if reading in ("true", "false") else ""
-            self._report("NP006", message, event, f'write "{shown(text)}" if it is text{truth}')
+            self._report("NP006", message, event, f'write "{abbreviate(text)}" if it is text{truth}')
         return value
 
     def _questionable_key(self, data: Any, place: Any, collection: Collection) -> Any:
@@ -247,13 +247,13 @@ class _Reader:
             self._report("NP003", "merge keys are not read", place, "write the keys out")
             return _DROPPED
         if not isinstance(data, str):
-            kind, data = described(data), place.value
-            hint = f'write "{shown(data)}"' if data else "write a name before the `:`"
+            kind, data = describe_value(data), place.value
+            hint = f'write "{abbreviate(data)}"' if data else "write a name before the `:`"
             self._report("NP012", f"a key is text, not {kind}", place, hint)
         if data in collection.data:
             first = collection.children[data][0]
             self._report(
-                "NP002", f"the key `{shown(data)}` is here twice", place, labels=[(first, "first here")]
+                "NP002", f"the key `{abbreviate(data)}` is here twice", place, labels=[(first, "first here")]
             )
             return _DROPPED
         return data
@@ -261,11 +261,11 @@ class _Reader:
     def _alias(self, event: Any, anchors: dict[str, Any]) -> tuple[Any, Any, int, int]:
         name = event.anchor
         if name not in anchors:
-            hint = f"name a value with `&{shown(name)}` before it is used, or write the text in quotes"
-            self._report("NP001", f"no value is named `&{shown(name)}` above", event, hint)
+            hint = f"name a value with `&{abbreviate(name)}` before it is used, or write the text in quotes"
+            self._report("NP001", f"no value is named `&{abbreviate(name)}` above", event, hint)
             raise _StopError
         if anchors[name] is None:
-            self._report("NP005", f"`*{shown(name)}` stands inside the value that it names", event)
+            self._report("NP005", f"`*{abbreviate(name)}` stands inside the value that it names", event)
             raise _StopError
         found: tuple[Any, Any, int, int] = anchors[name]
         return found
@@ -301,7 +301,7 @@ class _Reader:
 
 
 def _in_quotes(source: str) -> str:
-    return f"write '{shown(source)}'" if '"' in source else f'write "{shown(source)}"'
+    return f"write '{abbreviate(source)}'" if '"' in source else f'write "{abbreviate(source)}"'
 
 
 def _move_pair(match: re.Match[str]) -> str:

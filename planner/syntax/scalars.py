@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from noetl.planner.diagnostics.wording import shown
+from noetl.planner.diagnostics.wording import abbreviate
 
 Scalar = str | int | float | bool | None
 
@@ -59,7 +59,7 @@ def resolve_scalar(text: str) -> Scalar:
         _refuse_long_number(text)
         value = float(text)
         if math.isinf(value):
-            raise ValueError(f"`{shown(text)}` is larger than any number JSON can hold")
+            raise ValueError(f"`{abbreviate(text)}` is larger than any number JSON can hold")
         return value
     if _NOT_FINITE.fullmatch(text):
         raise ValueError(f"`{text}` is not a number JSON can hold")

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from noetl.planner.diagnostics.wording import described, listed, quoted, shown, ticked
+from noetl.planner.diagnostics.wording import (
+    abbreviate,
+    as_code,
+    describe_value,
+    join_words,
+    quote_or_describe,
+)
 from noetl.planner.syntax.models import (
     ActionEntry,
     Case,
@@ -165,8 +171,8 @@ def unknown_key(key: str, model: type[Model]) -> SchemaViolation:
     if slip := meant(key, model):
         hint = f"did you mean `{slip}`?"
     elif hint is None and len(keys) <= _FEW:
-        hint = f"it takes {listed(ticked(keys), 'and')}"
-    return SchemaViolation("NP010", f"{_NOUNS[model]} has no key `{shown(key)}`", hint, at_key=True)
+        hint = f"it takes {join_words(as_code(keys), 'and')}"
+    return SchemaViolation("NP010", f"{_NOUNS[model]} has no key `{abbreviate(key)}`", hint, at_key=True)
 
 
 def missing_key(key: str, model: type[Model]) -> SchemaViolation:
@@ -179,18 +185,18 @@ def missing_key(key: str, model: type[Model]) -> SchemaViolation:
 def not_an_entry(value: object) -> SchemaViolation:
     """Something in a `run` that is neither a name nor has `action`, `task` or `step`."""
     if not isinstance(value, dict):
-        message = f"an entry of `run` is an action, a task or a name, not {described(value)}"
+        message = f"an entry of `run` is an action, a task or a name, not {describe_value(value)}"
         return SchemaViolation("NP012", message, "write `action: TYPE` and its parameters, or `task: NAME`")
     if slip := meant_entry(value):
         return SchemaViolation(
             "NP010",
-            f"an entry of `run` has no key `{shown(slip[0])}`",
+            f"an entry of `run` has no key `{abbreviate(slip[0])}`",
             f"did you mean `{slip[1]}`?",
             at_key=True,
         )
     hint = "begin it with `action: TYPE`, and write the parameters beside it"
     if len(value) == 1:
-        key = shown(next(iter(value)))
+        key = abbreviate(next(iter(value)))
         hint = f"if `{key}` is a type, write `action: {key}` and the parameters beside it"
     return SchemaViolation("NP011", "an entry of `run` needs `action:` or `task:`", hint)
 
@@ -209,9 +215,13 @@ def describe_wrong_value(
         choices = re.findall(r"'([^']*)'", context["expected"])
         found = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
         hint = f"did you mean `{found[0]}`?" if found else None
-        return SchemaViolation("NP012", f"`{key}` takes {listed(ticked(choices))}, not {quoted(value)}", hint)
+        return SchemaViolation(
+            "NP012", f"`{key}` takes {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
+        )
     if kind == "value_error":
-        return SchemaViolation("NP012", f"`{key}` takes a duration, not {quoted(value)}", _DURATIONS)
+        return SchemaViolation(
+            "NP012", f"`{key}` takes a duration, not {quote_or_describe(value)}", _DURATIONS
+        )
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
         return SchemaViolation("NP012", f"`{key}` is {bound}")
@@ -220,14 +230,14 @@ def describe_wrong_value(
     )
     if key == "retry":
         kinds.insert(0, "a number of attempts")
-    message = f"{_subject(path, key)} {listed(kinds)}, not {described(value)}"
+    message = f"{_subject(path, key)} {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _way_out(path, kinds, value))
 
 
 def _subject(path: DocumentPath, key: str) -> str:
     match path:
         case ("input", str(name)):
-            return f"the input `{shown(name)}` is a type or"
+            return f"the input `{abbreviate(name)}` is a type or"
         case (*_, str(parent), int()) if parent in _ITEMS:
             return f"{_NOUNS[_ITEMS[parent]]} is"
     return f"`{key}` takes"

@@ -9,14 +9,15 @@ from noetl.planner.syntax.models import ActionEntry, Case, Entry, Playbook, Step
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """The steps and tasks of a playbook by name; of two with one name, the first."""
+class SymbolTable:
+    """The steps and tasks of a playbook by name. Of several with one name, it contains the first."""
 
     steps: Mapping[str, Step]
     tasks: Mapping[str, Task]
 
     @classmethod
-    def of(cls, playbook: Playbook) -> Names:
+    def build(cls, playbook: Playbook) -> SymbolTable:
+        """Return the symbol table of a playbook."""
         steps: dict[str, Step] = {}
         tasks: dict[str, Task] = {}
         for step in playbook.steps:
@@ -26,16 +27,18 @@ class Names:
         return cls(steps, tasks)
 
     def target(self, entry: Entry) -> str | None:
-        """The step that an entry of a case leads to, or None when the entry is work."""
+        """Return the name of the step that an entry of a case leads to, or None if the entry is work."""
         if isinstance(entry, StepEntry):
             return entry.step
         return entry if isinstance(entry, str) and entry not in self.tasks else None
 
     def targets(self, case: Case) -> tuple[str, ...]:
-        """The steps of the playbook that a case leads to, in the order written."""
-        found = (self.target(entry) for entry in case.run)
-        return tuple(dict.fromkeys(name for name in found if name is not None and name in self.steps))
+        """Return the existing steps that a case leads to, in the order of the text and without duplicates."""
+        targets = (self.target(entry) for entry in case.run)
+        return tuple(dict.fromkeys(name for name in targets if name is not None and name in self.steps))
 
     def work(self, case: Case) -> list[str | ActionEntry | TaskEntry]:
-        """The in-place work of a case."""
-        return [e for e in case.run if not isinstance(e, StepEntry) and self.target(e) is None]
+        """Return the in-place work of a case."""
+        return [
+            entry for entry in case.run if not isinstance(entry, StepEntry) and self.target(entry) is None
+        ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.parser import Parser
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 from noetl.planner.templates.access_paths import child_nodes
 from noetl.planner.templates.budget import MAX_INTEGER_BITS
 from noetl.planner.templates.sandbox import ALLOWED_NODES, FUNCTIONS, SANDBOX
@@ -40,7 +40,7 @@ class TemplateProblem(Exception):
         return TemplateProblem(self.code, self.message, self.start, self.end, self.hint)
 
 
-@record
+@frozen
 class Expression:
     """One `{{ }}` of a template: the text between the braces, and where the braces stand."""
 
@@ -204,11 +204,11 @@ def _check_node(source: str, node: nodes.Node) -> None:
 
 
 def _suggest(word: str, known: Iterable[str], kind: str) -> str | None:
-    from noetl.planner.diagnostics.diagnostic import suggest
+    from noetl.planner.diagnostics.diagnostic import did_you_mean
     from noetl.planner.templates import foreign_syntax
 
     words: Mapping[str, str] = getattr(foreign_syntax, kind)
-    return words.get(word) or suggest(word, known)
+    return words.get(word) or did_you_mean(word, known)
 
 
 def _is_huge(value: object) -> bool:

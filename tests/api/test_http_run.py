@@ -160,7 +160,7 @@ class TestAllowedActions:
             assert answer.status_code == 422
             [found] = answer.json()["diagnostics"]
             assert (found["code"], found["line"], found["column"]) == ("NP511", 3, 28)
-            assert found["message"] == "`http` may not be used here"
+            assert found["message"] == "action type `http` is not allowed here"
             assert found["hint"] == "NOETL_ALLOW_ACTIONS allows `log`, `set`, `wait`"
         assert (await http.get("/workflows")).json()["items"] == []
 

@@ -47,8 +47,8 @@ def test_what_a_parameter_refuses_is_a_wrong_parameter() -> None:
         "test",
         "",
         {
-            "open": Parameter((Kind.STRING,), "", refuses=refuses),
-            "hidden": Parameter((Kind.STRING,), "", refuses=refuses, secrets=True),
+            "open": Parameter((Kind.STRING,), "", rejection_reason=refuses),
+            "hidden": Parameter((Kind.STRING,), "", rejection_reason=refuses, secrets=True),
         },
     )
     assert render_parameters(declaration, {"open": "{{ v }}"}, {"v": "b"}.__getitem__) == {"open": "b"}

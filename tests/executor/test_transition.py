@@ -223,10 +223,10 @@ class TestRetryDelay:
 
 class TestSettle:
     def test_a_chain(self) -> None:
-        rule = step(Case(None, targets=("t",), live={"j": -1}))
+        rule = step(Case(None, targets=("t",), counter_changes={"j": -1}))
         outcome = Outcome(data=[1], saved={"x": 1, "unread": 2})
         commit = settled(
-            rule, Choice(outcome, False, 0), t=Step("t", hands_on=frozenset({"old", "x", "steps.s"}))
+            rule, Choice(outcome, False, 0), t=Step("t", live_names=frozenset({"old", "x", "steps.s"}))
         )
         assert commit.visit == replace(
             VISIT,
@@ -259,7 +259,7 @@ class TestSettle:
         assert commit == settled(rule, Choice(Outcome(), False, 1), **others)
 
     def test_the_end_of_a_branch(self) -> None:
-        for rule, case in ((step(Case(None, live={"j": -1})), 0), (step(regions=("j",)), None)):
+        for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):
             commit = settled(rule, Choice(Outcome(), False, case))
             assert (commit.branches, commit.live, commit.branches_change) == ((), {"j": -1}, -1)
 
@@ -271,12 +271,12 @@ class TestSettle:
     def test_what_a_visit_saves_hides_what_it_was_handed(self) -> None:
         rule = step(Case(None, targets=("t",)))
         commit = settled(
-            rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", hands_on=frozenset({"old"}))
+            rule, Choice(Outcome(saved={"old": 2}), False, 0), t=Step("t", live_names=frozenset({"old"}))
         )
         assert commit.branches[0].names == {"old": (4, "v1")}
 
     def test_in_place_work(self) -> None:
-        rule = step(Case(None, work=WORK, live={"j": -1}))
+        rule = step(Case(None, work=WORK, counter_changes={"j": -1}))
         first = Outcome(data="first", saved={"x": 1})
         commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
         assert (commit.visit.status, commit.visit.result) == ("succeeded", "first")

@@ -14,7 +14,7 @@ from noetl.executor.security.capabilities import ACTIONS_SETTING
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics import explanations
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.diagnostics.render import Checked, concise, full, plain
+from noetl.planner.diagnostics.render import CheckedFile, plain_text, render_concise, render_full
 
 FOLDER = Path(__file__).parent
 PAGES_FOLDER = Path(explanations.__file__).parent
@@ -50,19 +50,19 @@ def compile_for_code(text: str, code: str) -> tuple[Diagnostic, ...]:
     """Return the diagnostics of a playbook, compiled with the target and the action types of the code."""
     known = catalogue()
     if code in ENABLED_ACTIONS:
-        known = known.only(ENABLED_ACTIONS[code], ACTIONS_SETTING)
+        known = known.restricted_to(ENABLED_ACTIONS[code], ACTIONS_SETTING)
     return compile_playbook(text, known, TARGETS.get(code)).diagnostics
 
 
 def render_report(case: Path) -> str:
     """Return the full report of a case."""
     text = case.read_text(encoding="utf-8")
-    return plain(full([Checked(case.name, text, compile_for_code(text, case.parent.name))]))
+    return plain_text(render_full([CheckedFile(case.name, text, compile_for_code(text, case.parent.name))]))
 
 
 def render_page_report(text: str, code: str) -> str:
     """Return the concise report of a playbook, as an explanation page shows it."""
-    return plain(concise([Checked("playbook.yaml", text, compile_for_code(text, code))]))
+    return plain_text(render_concise([CheckedFile("playbook.yaml", text, compile_for_code(text, code))]))
 
 
 def find_example(page: str) -> PageExample | None:

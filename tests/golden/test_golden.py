@@ -88,6 +88,6 @@ def test_more_than_2_000_diagnostics_have_np902() -> None:
     steps = "".join(f"  - {{name: s{n}, rule: [{{case: default, run: [t{n}]}}]}}\n" for n in range(2_500))
     diagnostics = compile_playbook(f"name: many\nsteps:\n{steps}", catalogue()).diagnostics
     assert [(d.code, d.message) for d in diagnostics[-2:]] == [
-        ("NP101", "step `t1999` does not exist"),
+        ("NP101", "unknown step `t1999`"),
         ("NP902", "500 more findings are not shown"),
     ]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostics
-from noetl.planner.program.program import Subject
-from noetl.planner.program.template_uses import find_uses
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import find_template_uses
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 
 
-def subject_of(text: str) -> Subject:
+def subject_of(text: str) -> Program:
     """The subject of a playbook that can be read."""
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     assert document is not None
     parsed = parse_playbook(document, diagnostics)
     assert parsed is not None
-    uses = find_uses(parsed.playbook, catalogue(), document, diagnostics)
+    uses = find_template_uses(parsed.playbook, catalogue(), document, diagnostics)
     assert uses is not None
-    return Subject(parsed.playbook, document, catalogue(), diagnostics, uses)
+    return Program(parsed.playbook, document, catalogue(), diagnostics, uses)

@@ -16,7 +16,7 @@ from noetl.planner.dataflow.step_effects import EffectsAnalysis
 from noetl.planner.dataflow.unreachable import solve_once
 from noetl.planner.dataflow.witness import Witness, find_end_witness, find_witness
 from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Plan, Step
 
@@ -40,7 +40,7 @@ class RandomPlaybook:
     """A playbook in which every step reads all names, each with a default."""
 
     text: str
-    flow: Flow = field(repr=False)
+    cfg: ControlFlowGraph = field(repr=False)
     plan: Plan = field(repr=False)
 
     def live_at(self, step: str) -> frozenset[str]:
@@ -53,32 +53,32 @@ class RandomPlaybook:
 
     @property
     def is_acyclic(self) -> bool:
-        return not any(map(self.flow.is_cyclic, self.flow.reachable))
+        return not any(map(self.cfg.is_cyclic, self.cfg.reachable))
 
 
 @st.composite
 def drawn_playbooks(draw: st.DrawFn, *, tests_facts: bool, is_sequential: bool = False) -> RandomPlaybook:
-    flow = draw(any_flows())
-    assume(len(flow.reachable) <= 7)
-    modes = draw(mixed_modes(flow))
-    joins = find_joins(flow, modes)
-    assume(not joins.runaways)
-    names = list(flow.targets)
-    working = draw(st.sets(st.sampled_from(names))) - joins.multi
+    cfg = draw(any_flows())
+    assume(len(cfg.reachable) <= 7)
+    modes = draw(mixed_modes(cfg))
+    joins = find_joins(cfg, modes)
+    assume(not joins.overlapping_cycles)
+    names = list(cfg.targets)
+    working = draw(st.sets(st.sampled_from(names))) - joins.multi_merges
     sharing = draw(st.sets(st.sampled_from(names), max_size=2)) & working
     lenient = draw(st.sets(st.sampled_from(names)))
     reads = ", ".join(
         [*(f"v_{name} | default(0), steps.{name}.result | default(0)" for name in names), "x | default(0)"]
     )
     lines = ["name: drawn", f"mode: {'sequential' if is_sequential else 'parallel'}", "steps:"]
-    for name, cases in flow.targets.items():
+    for name, cases in cfg.targets.items():
         saved = f"v_{name}: 1" + (", x: 1" if name in sharing else "")
         lines.append(f"- name: {name}")
         if name in working:
             lines.append(
                 f'  run: [{{action: log, message: "{{{{ [{reads}] }}}}"}}, {{action: set, set: {{{saved}}}}}]'
             )
-        if flow.is_cyclic(name):
+        if cfg.is_cyclic(name):
             lines.append("  max_visits: 2")
         if name in modes:
             lines.append(f"  join: {modes[name]}")
@@ -93,7 +93,7 @@ def drawn_playbooks(draw: st.DrawFn, *, tests_facts: bool, is_sequential: bool =
     found = compile_playbook(text, catalogue())
     assume(all(d.severity is not Severity.ERROR for d in found.diagnostics))
     assert found.plan is not None
-    return RandomPlaybook(text, flow, found.plan)
+    return RandomPlaybook(text, cfg, found.plan)
 
 
 class FactExplorer(Explorer):
@@ -206,12 +206,12 @@ class FactExplorer(Explorer):
 def solve(
     drawn: RandomPlaybook, *, with_implications: bool = False
 ) -> tuple[EffectsAnalysis, AssignmentSolver]:
-    subject = subject_of(drawn.text)
-    analysis = EffectsAnalysis(subject)
-    solver = solve_once(subject, analysis)
+    program = subject_of(drawn.text)
+    analysis = EffectsAnalysis(program)
+    solver = solve_once(program, analysis)
     if with_implications:
         analysis.use_implications(solver.implications())
-        solver = solve_once(subject, analysis)
+        solver = solve_once(program, analysis)
     return analysis, solver
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from noetl.executor.stores.interface import Store
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
-from noetl.planner.graph.joins import ALL, Joins
-from noetl.planner.graph.visit_bounds import most_visits
-from noetl.planner.plan import MOST_COUNTED
+from noetl.planner.graph.joins import DEFAULT_MODES, Joins
+from noetl.planner.graph.visit_bounds import visit_bound
+from noetl.planner.plan import MAX_COUNTED_VISITS
 
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.exploration import Explorer
@@ -34,8 +34,8 @@ class AllRuns(Model):
     def _events(self, state: State) -> Iterator[State]:
         for branch in state.standing:
             rest = replace(state, standing=state.standing - {branch})
-            for targets in {(), *self.flow.targets[branch.step]}:
-                if self.is_refused(branch) and self.flow.leads_back(branch.step, targets):
+            for targets in {(), *self.cfg.targets[branch.step]}:
+                if self.is_refused(branch) and self.cfg.leads_back(branch.step, targets):
                     continue
                 after = self._moved(rest, branch, targets)
                 for join in self._ready(after, self._touched(branch.step, targets)):
@@ -46,41 +46,41 @@ class AllRuns(Model):
         return branch.visit > self.bounds.get(branch.step, branch.visit)
 
     @property
-    def most_visits(self) -> int:
+    def visit_bound(self) -> int:
         return max(sum(dict(visits).values()) for visits in self.outcomes())
 
 
-def all_runs(flow: Flow, bounds: Bounds, modes: Mapping[str, str] = ALL) -> AllRuns:
-    return AllRuns(flow, find_joins(flow, modes), lambda *_: (), modes=modes, bounds=bounds)
+def all_runs(cfg: ControlFlowGraph, bounds: Bounds, modes: Mapping[str, str] = DEFAULT_MODES) -> AllRuns:
+    return AllRuns(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, bounds=bounds)
 
 
 @st.composite
 def bounded_flows(draw: st.DrawFn, *, acyclic: bool) -> AllRuns:
-    flow = draw(flows(acyclic=acyclic, max_steps=7 if acyclic else 5))
-    steps = st.sampled_from(list(flow.targets))
+    cfg = draw(flows(acyclic=acyclic, max_steps=7 if acyclic else 5))
+    steps = st.sampled_from(list(cfg.targets))
     bounds = draw(st.dictionaries(steps, st.integers(1, 2)))
-    for step in flow.targets:
-        if not nx.is_directed_acyclic_graph(flow.graph.subgraph(flow.targets.keys() - bounds.keys())):
+    for step in cfg.targets:
+        if not nx.is_directed_acyclic_graph(cfg.graph.subgraph(cfg.targets.keys() - bounds.keys())):
             bounds.setdefault(step, 1)
     modes = draw(st.dictionaries(steps, st.sampled_from(["any", "each"]), max_size=2))
-    return all_runs(flow, {step: bound for step, bound in bounds.items() if flow.is_cyclic(step)}, modes)
+    return all_runs(cfg, {step: bound for step, bound in bounds.items() if cfg.is_cyclic(step)}, modes)
 
 
 @pytest.mark.parametrize("acyclic", [True, False])
 @given(drawn=st.data())
 def test_no_run_has_more_visits(drawn: st.DataObject, acyclic: bool) -> None:
     runs = drawn.draw(bounded_flows(acyclic=acyclic))
-    assume(not runs.joins.runaways)
+    assume(not runs.joins.overlapping_cycles)
     try:
         most = runs.most_visits
     except TooMany:
         reject()
-    assert most <= most_visits(runs.flow, runs.joins, runs.bounds)
+    assert most <= visit_bound(runs.cfg, runs.joins, runs.bounds)
 
 
 @given(flows(acyclic=True, max_steps=7))
-def test_where_nothing_repeats_no_step_counts_twice(flow: Flow) -> None:
-    assert most_visits(flow, find_joins(flow), {}) <= len(flow.reachable)
+def test_where_nothing_repeats_no_step_counts_twice(cfg: ControlFlowGraph) -> None:
+    assert visit_bound(cfg, find_joins(cfg), {}) <= len(cfg.reachable)
 
 
 def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
@@ -145,10 +145,10 @@ def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
     ],
 )
 def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> None:
-    flow = flow_of(cases)
-    assert most_visits(flow, find_joins(flow), bounds) == visits
-    if len(flow.targets) < 10:
-        assert all_runs(flow, bounds).most_visits == visits
+    cfg = flow_of(cases)
+    assert visit_bound(cfg, find_joins(cfg), bounds) == visits
+    if len(cfg.targets) < 10:
+        assert all_runs(cfg, bounds).most_visits == visits
 
 
 @pytest.mark.parametrize(
@@ -202,36 +202,36 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
 def test_what_is_known_roughly(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) -> None:
     runs = all_runs(flow_of(cases), bounds, modes)
     most = runs.most_visits
-    assert not runs.joins.runaways
-    assert most <= most_visits(runs.flow, runs.joins, bounds) <= most + 4
+    assert not runs.joins.overlapping_cycles
+    assert most <= visit_bound(runs.cfg, runs.joins, bounds) <= most + 4
 
 
 def test_a_step_that_runs_for_each_branch_counts_for_each() -> None:
-    flow = flow_of(
+    cfg = flow_of(
         {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]}
     )
-    assert most_visits(flow, find_joins(flow), {}) == 7
-    assert most_visits(flow, find_joins(flow, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
+    assert visit_bound(cfg, find_joins(cfg), {}) == 7
+    assert visit_bound(cfg, find_joins(cfg, {"e": "each", "f": "each"}), {}) == 4 + 3 + 3 + 1
 
 
 def test_a_branch_that_leaves_in_every_round_counts_in_every_round() -> None:
-    flow = flow_of({"a": [["a", "b"], []], "b": [["c"]], "c": []})
-    assert most_visits(flow, Joins({}, {}, (), multi=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
+    cfg = flow_of({"a": [["a", "b"], []], "b": [["c"]], "c": []})
+    assert visit_bound(cfg, Joins({}, {}, (), multi_merges=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
 
 
 def test_large_numbers_are_cut() -> None:
     names = [f"s{n}" for n in range(60)]
     cases = {name: [[f"{name} x", f"{name} y"]] for name in names}
     cases |= {f"{name} {side}": [[after]] for name, after in pairwise(names) for side in "xy"}
-    flow = flow_of(cases)
-    assert most_visits(flow, Joins({}, {}, ()), {}) == MOST_COUNTED
+    cfg = flow_of(cases)
+    assert visit_bound(cfg, Joins({}, {}, ()), {}) == MAX_COUNTED_VISITS
 
 
 def test_a_ring_of_many_steps() -> None:
     size = 10_000
     cases = {f"s{n}": [[f"s{(n + 1) % size}"], []] for n in range(size)}
-    flow = flow_of(cases)
-    assert most_visits(flow, find_joins(flow), dict.fromkeys(flow.targets, 2)) == 2 * size + 1
+    cfg = flow_of(cases)
+    assert visit_bound(cfg, find_joins(cfg), dict.fromkeys(cfg.targets, 2)) == 2 * size + 1
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_what_is_right(action: str) -> None:
         (
             "http, url: 'https://x.test', method: FETCH",
             "FETCH",
-            "it is one of `GET`, `HEAD`, `OPTIONS`, `POST`, `PUT`, `PATCH`, `DELETE`",
+            "choices: `GET`, `HEAD`, `OPTIONS`, `POST`, `PUT`, `PATCH`, `DELETE`",
         ),
         ("python, function: foo", "foo", "write `package.module:name`"),
         ("python, function: 'lib:_clean'", "'lib:_clean'", "`_clean` is private to its module"),
@@ -141,7 +141,7 @@ def test_an_unknown_parameter() -> None:
     assert words("{action: log, message: a, levle: info}") == [("NP502", "levle")]
     assert only("{action: log, message: a, levle: info}").hint == "did you mean `level`?"
     assert only("{action: log, message: a, timeuot: 5s}").hint == "did you mean `timeout`?"
-    assert only("{action: log, message: a, zzz: 5s}").hint == "it takes `message`, `level`, `fields`"
+    assert only("{action: log, message: a, zzz: 5s}").hint == "parameters: `message`, `level`, `fields`"
 
 
 def test_a_misspelt_parameter_is_not_missing_as_well() -> None:
@@ -167,18 +167,18 @@ def test_missing_parameters(action: str, expected: list[tuple[str, str]]) -> Non
 @pytest.mark.parametrize(
     ("action", "word", "message"),
     [
-        ("{action: log, message: a, fields: 5}", "5", "`fields` must be an object, and is a number"),
-        ("{action: log, message: a, fields: 'n={{ x }}'}", "'n={{ x }}'", "`fields` must be an object, and is text"),
-        ("{action: http, url: 5}", "5", "`url` must be text, and is a number"),
-        ("{action: http, url: null}", "null", "`url` must be text, and is none"),
-        ("{action: http, url: 'https://x.test', max_bytes: 1.5}", "1.5", "`max_bytes` must be a whole number, and is a number"),
-        ("{action: http, url: 'https://x.test', max_bytes: true}", "true", "`max_bytes` must be a whole number, and is true"),
-        ("{action: http, url: 'https://x.test', accept_status: all}", "all", "`accept_status` must be a list or a whole number, and is text"),
-        ("{action: set, set: [a]}", "[a]", "`set` must be an object, and is a list"),
+        ("{action: log, message: a, fields: 5}", "5", "`fields` must be an object, not a number"),
+        ("{action: log, message: a, fields: 'n={{ x }}'}", "'n={{ x }}'", "`fields` must be an object, not text"),
+        ("{action: http, url: 5}", "5", "`url` must be text, not a number"),
+        ("{action: http, url: null}", "null", "`url` must be text, not none"),
+        ("{action: http, url: 'https://x.test', max_bytes: 1.5}", "1.5", "`max_bytes` must be a whole number, not a number"),
+        ("{action: http, url: 'https://x.test', max_bytes: true}", "true", "`max_bytes` must be a whole number, not true"),
+        ("{action: http, url: 'https://x.test', accept_status: all}", "all", "`accept_status` must be a list or a whole number, not text"),
+        ("{action: set, set: [a]}", "[a]", "`set` must be an object, not a list"),
         ("{action: log, message: a, level: loud}", "loud", "`level` cannot be `loud`"),
         ("{action: file, read: a, format: xml}", "xml", "`format` cannot be `xml`"),
         ("{action: http, url: 'https://x.test', method: FETCH}", "FETCH", "`method` cannot be `FETCH`"),
-        ("{action: postgres, connection: '{{ x }}', query: '{{ x }}'}", "'{{ x }}'", "a statement cannot come from data: a template in `query` stands for a value"),
+        ("{action: postgres, connection: '{{ x }}', query: '{{ x }}'}", "'{{ x }}'", "a statement cannot be a template: a template in `query` is a value"),
     ],
 )  # fmt: skip
 def test_wrong_kinds(action: str, word: str, message: str) -> None:
@@ -205,11 +205,11 @@ def test_templates_inside_sql_quotes() -> None:
         ("NP506", "{{ x | raw }}"),
     ]
     assert [d.message for _, _, d in found][:3] == [
-        "a template inside quotes",
-        "a template inside a comment",
-        "a template inside dollar quotes",
+        "template inside quotes",
+        "template inside a comment",
+        "template inside dollar quotes",
     ]
-    assert str(found[0][2].hint).startswith("drop the quotes")
+    assert str(found[0][2].hint).startswith("remove the quotes")
 
 
 def test_templates_inside_shell_quotes() -> None:

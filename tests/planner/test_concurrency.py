@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from noetl.planner.graph import concurrency
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.concurrency import find_concurrency
 from noetl.planner.graph.join_finder import find_joins
-from noetl.planner.graph.joins import ALL
+from noetl.planner.graph.joins import DEFAULT_MODES
 
 from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
 from tests.planner.tokens import Model, State, Step, TooMany
@@ -29,15 +29,17 @@ class Meetings(Model):
     choice: int = 0
 
     @classmethod
-    def of(cls, flow: Flow, modes: Mapping[str, str], once: frozenset[Step] = frozenset()) -> set[Pair]:
+    def of(
+        cls, cfg: ControlFlowGraph, modes: Mapping[str, str], once: frozenset[Step] = frozenset()
+    ) -> set[Pair]:
         """All pairs of steps at which two branches are ever at work. At those in `once` only the first one is, ever."""
-        model = cls(flow, find_joins(flow, modes), lambda *_: (), modes=modes, once=once)
+        model = cls(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, once=once)
         model.targets = model.chosen
         model.outcomes()
         return model.met
 
     def chosen(self, step: Step, visit: int) -> tuple[Step, ...]:
-        cases = self.flow.targets[step] if visit <= self.most(step) else ()
+        cases = self.cfg.targets[step] if visit <= self.most(step) else ()
         return cases[self.choice] if self.choice < len(cases) else ()
 
     def most(self, step: Step) -> int:
@@ -54,44 +56,46 @@ class Meetings(Model):
             yield from super()._events(state)
 
 
-def pairs(flow: Flow, modes: Mapping[str, str] = ALL, once: frozenset[Step] = frozenset()) -> set[Pair]:
-    found = find_concurrency(flow, find_joins(flow, modes), once)
+def pairs(
+    cfg: ControlFlowGraph, modes: Mapping[str, str] = DEFAULT_MODES, once: frozenset[Step] = frozenset()
+) -> set[Pair]:
+    found = find_concurrency(cfg, find_joins(cfg, modes), once)
     assert not found.is_too_large
-    return {(step, other) for step in found.steps for other in found.of(step)}
+    return {(step, other) for step in found.steps for other in found.parallel_steps(step)}
 
 
-def ends(flow: Flow) -> bool:
-    return not any(map(flow.is_cyclic, flow.reachable))
+def ends(cfg: ControlFlowGraph) -> bool:
+    return not any(map(cfg.is_cyclic, cfg.reachable))
 
 
 @settings(max_examples=250)
 @given(drawn=st.data())
 def test_what_may_be_at_work_at_once(drawn: st.DataObject) -> None:
     """Without rounds it is exactly that; with them, nothing is missed."""
-    flow = drawn.draw(any_flows())
-    modes = drawn.draw(mixed_modes(flow))
-    assume(not find_joins(flow, modes).runaways)
+    cfg = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(cfg))
+    assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
-        met = Meetings.of(flow, modes)
+        met = Meetings.of(cfg, modes)
     except TooMany:
         reject()
-    found = pairs(flow, modes)
-    assert met == found if ends(flow) else met <= found
+    found = pairs(cfg, modes)
+    assert met == found if ends(cfg) else met <= found
 
 
 @settings(max_examples=250)
 @given(drawn=st.data())
 def test_what_may_be_at_work_at_once_where_steps_are_visited_once(drawn: st.DataObject) -> None:
-    flow = drawn.draw(any_flows())
-    modes = drawn.draw(mixed_modes(flow))
-    once = drawn.draw(st.frozensets(st.sampled_from(sorted(flow.targets)), min_size=1))
-    assume(not find_joins(flow, modes).runaways)
+    cfg = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(cfg))
+    once = drawn.draw(st.frozensets(st.sampled_from(sorted(cfg.targets)), min_size=1))
+    assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
-        met = Meetings.of(flow, modes, once)
+        met = Meetings.of(cfg, modes, once)
     except TooMany:
         reject()
-    found = pairs(flow, modes, once)
-    assert met == found if ends(flow) else met <= found <= pairs(flow, modes)
+    found = pairs(cfg, modes, once)
+    assert met == found if ends(cfg) else met <= found <= pairs(cfg, modes)
 
 
 def both(*written: str) -> set[Pair]:
@@ -151,9 +155,9 @@ def test_pairs_where_steps_are_visited_once(cases: Cases, each: str, once: str, 
 
 def test_too_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "MAX_MOVES", 3)
-    flow = flow_of(DIAMOND)
-    found = find_concurrency(flow, find_joins(flow))
-    assert (found.is_too_large, found.of("b")) == (True, frozenset())
+    cfg = flow_of(DIAMOND)
+    found = find_concurrency(cfg, find_joins(cfg))
+    assert (found.is_too_large, found.parallel_steps("b")) == (True, frozenset())
 
 
 def test_long_branches_take_few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +168,10 @@ def test_long_branches_take_few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     for lane in "ab":
         for at in range(length):
             cases[f"{lane}{at}"] = [[f"{lane}{at + 1}" if at + 1 < length else "join"]]
-    flow = flow_of(cases)
-    found = find_concurrency(flow, find_joins(flow))
-    assert found.of("a7") == {f"b{at}" for at in range(length)}
+    cfg = flow_of(cases)
+    found = find_concurrency(cfg, find_joins(cfg))
+    assert found.parallel_steps("a7") == {f"b{at}" for at in range(length)}
     spine = {f"f{at}": [[f"x{at}", f"f{at + 1}"]] for at in range(length)}
-    flow = flow_of(spine)
-    found = find_concurrency(flow, find_joins(flow))
-    assert "x0" in found.of(f"x{length - 1}")
+    cfg = flow_of(spine)
+    found = find_concurrency(cfg, find_joins(cfg))
+    assert "x0" in found.parallel_steps(f"x{length - 1}")

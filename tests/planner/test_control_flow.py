@@ -52,7 +52,7 @@ class TestCycles:
     )
     def test_a_cycle_without_a_bound(self, text: str, cycle: str, word: str) -> None:
         assert findings(text, "NP202") == [("NP202", word)]
-        assert messages(text, "NP202") == [f"the cycle {cycle} has no bound"]
+        assert messages(text, "NP202") == [f"cycle {cycle} has no bound"]
 
     def test_a_bound_anywhere_on_the_cycle_will_do(self) -> None:
         text = steps(a=to("b"), b="max_visits: 3, " + to("c"), c=to("b", case="'{{ run.id }}'"))
@@ -61,7 +61,7 @@ class TestCycles:
     def test_each_cycle_needs_a_bound(self) -> None:
         rule = "rule: [{case: '{{ run.id }}', run: [b]}, {case: '{{ not run.id }}', run: [c]}]"
         text = steps(a=rule, b="max_visits: 2, " + to("a"), c=to("a", case="'{{ run.id }}'"))
-        assert messages(text, "NP202") == ["the cycle a → c → a has no bound"]
+        assert messages(text, "NP202") == ["cycle a → c → a has no bound"]
 
     def test_a_bound_without_a_cycle(self) -> None:
         assert findings(steps(a=f"max_visits: 1, run: [{OK}]")) == []
@@ -177,14 +177,14 @@ class TestRunaways:
     def test_a_round_that_leaves_a_branch_behind(self) -> None:
         text = steps(a="max_visits: 3, " + to("b"), b=to("a", "c"), c="")
         assert findings(text, "NP205") == [("NP205", "b")]
-        expected = "the cycle b → a → b starts again while the branch at `c` may still be on the way"
+        expected = "cycle b → a → b may start its next round before the branch at `c` has ended"
         assert messages(text, "NP205") == [expected]
         assert hints(text, "NP205") == [
-            "let all branches of the fork lead to one step, and go round from there"
+            "lead all branches of the fork to one step, and start the next round from there"
         ]
         (runaway,) = (diagnostic for diagnostic in diagnose(text) if diagnostic.code == "NP205")
         (label,) = runaway.labels
-        assert (runaway.span.line, label.span.line, label.text) == (2, 3, "the branches part here")
+        assert (runaway.span.line, label.span.line, label.text) == (2, 3, "the branches separate here")
 
     def test_joins_that_wait_for_each_other(self) -> None:
         text = steps(
@@ -193,14 +193,17 @@ class TestRunaways:
             c=to("b", case="'{{ run.id }}'"),
         )
         assert findings(text) == [("NP205", "b")]
-        assert messages(text) == ["`b`, `c` would wait for each other on the cycle b → c → b"]
+        assert messages(text) == ["joins `b`, `c` wait for each other on the cycle b → c → b"]
 
     def test_the_first_comes_back_to_a_step_that_did_not_wait(self) -> None:
         again = to("b", case="'{{ run.id }}'")
         text = steps(a=to("b", "c"), b=to("d"), c=to("d"), d=f"join: any, max_visits: 2, {again}")
         assert findings(text) == [("NP205", "any")]
         assert messages(text) == [
-            "the cycle d → b → d starts again while branches that did not come first may still be on the way to `d`"
+            (
+                "cycle d → b → d may start its next round while branches that `join: any` at `d` did not wait for "
+                "are on the way to `d`"
+            )
         ]
 
     def test_the_first_begins_a_round_before_another_step_has_them_all(self) -> None:
@@ -211,7 +214,10 @@ class TestRunaways:
         )  # fmt: skip
         assert findings(text) == [("NP205", "any")]
         assert messages(text) == [
-            "the cycle f → a → d → f starts again while branches that did not come first may still be on the way to `e`"
+            (
+                "cycle f → a → d → f may start its next round while branches that `join: any` at `f` did not wait for "
+                "are on the way to `e`"
+            )
         ]
 
     def test_races_on_a_cycle_where_branches_go_one_after_another(self) -> None:

@@ -11,8 +11,19 @@ from dataclasses import replace
 
 import pytest
 from noetl.planner.draw import dot, mermaid, text
-from noetl.planner.draw.outline import falls_through, outline, run_in_short
-from noetl.planner.plan import MOST_COUNTED, Action, Case, Header, Join, Loop, Plan, Repeat, Step, TaskCall
+from noetl.planner.draw.outline import may_match_no_case, outline, summarise_run
+from noetl.planner.plan import (
+    MAX_COUNTED_VISITS,
+    Action,
+    Case,
+    Header,
+    Join,
+    Loop,
+    Plan,
+    Repeat,
+    Step,
+    TaskCall,
+)
 
 NASTY = 'a "b" <i>&amp;</i> \\n |{x}| `y` %% ; -->'
 
@@ -73,7 +84,7 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
     [
         (1, "at most 1 visit"),
         (1234, "at most 1,234 visits"),
-        (MOST_COUNTED, "1,000,000,000,000,000 visits or more"),
+        (MAX_COUNTED_VISITS, "1,000,000,000,000,000 visits or more"),
     ],
 )
 def test_text_says_how_many_visits_there_may_be(visits: int, words: str) -> None:
@@ -86,7 +97,7 @@ def test_how_branches_come_together() -> None:
     plan = plan_of(
         Step("a", cases=(case("x", "b", "c"), case("default", "c", "d"))),
         Step("b", join=Join("a", "any"), cases=(case("default", "d"),)),
-        Step("c", each=True, cases=(case("default", "d"),)),
+        Step("c", runs_per_branch=True, cases=(case("default", "d"),)),
         Step("d", join=Join(None), cases=(case("x", "e"), case("y", "e"))),
         Step("e"),
     )
@@ -136,10 +147,10 @@ def test_the_outline_keeps_branches_together_and_knows_what_leads_back() -> None
 
 
 def test_a_step_falls_through_when_no_case_must_be_true() -> None:
-    assert falls_through(Step("a", cases=(case("x", "b"),)))
-    assert falls_through(Step("a", cases=(case("error", "b", aware=True),)))
-    assert not falls_through(Step("a", cases=(case("default", "b"),)))
-    assert not falls_through(Step("a", cases=(case("result.success", "b"), case("error", "c"))))
+    assert may_match_no_case(Step("a", cases=(case("x", "b"),)))
+    assert may_match_no_case(Step("a", cases=(case("error", "b", aware=True),)))
+    assert not may_match_no_case(Step("a", cases=(case("default", "b"),)))
+    assert not may_match_no_case(Step("a", cases=(case("result.success", "b"), case("error", "c"))))
 
 
 def test_work_is_told_in_a_few_words() -> None:
@@ -149,9 +160,9 @@ def test_work_is_told_in_a_few_words() -> None:
         Action("set", {"set": {"a": 1, "b": 2}}),
         TaskCall("sum", {}),
     )
-    assert run_in_short(work) == "http POST, file write, set a, b, task sum"
-    assert run_in_short(work, limit=28) == "http POST, file write +2"
-    assert run_in_short(work[:2], parallel=True) == "http POST & file write"
+    assert summarise_run(work) == "http POST, file write, set a, b, task sum"
+    assert summarise_run(work, limit=28) == "http POST, file write +2"
+    assert summarise_run(work[:2], parallel=True) == "http POST & file write"
 
 
 def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
@@ -216,7 +227,7 @@ def test_how_often_a_step_is_done() -> None:
     plan = plan_of(
         Step("a", loop=Loop("{{ range(9) | list }}", batch=3), cases=(case("default", "b"),)),
         Step("b", repeat=Repeat("{{ result.success }}", 1.0, 4)),
-        Step("last", runs_last=True),
+        Step("last", is_finally_step=True),
     )
     for drawn in (text.draw(plan), mermaid.draw(plan), dot.draw(plan)):
         for words in ("for range", "3 at a time", "up to 4 rounds", "finally"):

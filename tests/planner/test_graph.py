@@ -4,11 +4,11 @@ from textwrap import dedent
 
 import pytest
 from noetl.planner.diagnostics.diagnostic import Diagnostics
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.syntax.models import Playbook
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
-from noetl.planner.syntax.symbols import Names
+from noetl.planner.syntax.symbols import SymbolTable
 
 TEXT = """
     name: play
@@ -39,57 +39,57 @@ def playbook() -> Playbook:
 
 
 @pytest.fixture
-def flow(playbook: Playbook) -> Flow:
-    return Flow.of(playbook, Names.of(playbook))
+def cfg(playbook: Playbook) -> ControlFlowGraph:
+    return ControlFlowGraph.build(playbook, SymbolTable.build(playbook))
 
 
 def test_what_a_case_leads_to(playbook: Playbook) -> None:
-    names = Names.of(playbook)
+    names = SymbolTable.build(playbook)
     cases = names.steps["b"].rule or []
     assert [names.targets(case) for case in cases] == [("c", "d"), (), ()]
     assert [len(names.work(case)) for case in cases] == [0, 3, 0]
 
 
-def test_the_flow(flow: Flow) -> None:
-    assert flow.start == "b"
-    assert flow.targets == {
+def test_the_flow(cfg: ControlFlowGraph) -> None:
+    assert cfg.start == "b"
+    assert cfg.targets == {
         "a": (),
         "b": (("c", "d"), (), ()),
         "c": (("b",),),
         "d": (("d", "e"),),
         "e": (),
     }
-    assert list(flow.graph.edges) == [("b", "c"), ("b", "d"), ("c", "b"), ("d", "d"), ("d", "e")]
+    assert list(cfg.graph.edges) == [("b", "c"), ("b", "d"), ("c", "b"), ("d", "d"), ("d", "e")]
 
 
-def test_what_can_be_reached(flow: Flow) -> None:
-    assert flow.reachable == {"b", "c", "d", "e"}
-    assert "a" not in flow.component
+def test_what_can_be_reached(cfg: ControlFlowGraph) -> None:
+    assert cfg.reachable == {"b", "c", "d", "e"}
+    assert "a" not in cfg.component_index
 
 
-def test_components_come_behind_those_they_lead_to(flow: Flow) -> None:
-    assert set(flow.components) == {frozenset("bc"), frozenset("d"), frozenset("e")}
-    order = flow.component
-    assert all(order[target] <= order[source] for source, target in flow.graph.edges if source in order)
+def test_components_come_behind_those_they_lead_to(cfg: ControlFlowGraph) -> None:
+    assert set(cfg.components) == {frozenset("bc"), frozenset("d"), frozenset("e")}
+    order = cfg.component_index
+    assert all(order[target] <= order[source] for source, target in cfg.graph.edges if source in order)
 
 
-def test_cycles(flow: Flow) -> None:
-    assert {step: flow.is_cyclic(step) for step in "bcde"} == {"b": True, "c": True, "d": True, "e": False}
-    assert flow.leads_back("b", ("c",))
-    assert flow.leads_back("d", ("e", "d"))
-    assert not flow.leads_back("b", ("d",))
-    assert not flow.leads_back("b", ())
+def test_cycles(cfg: ControlFlowGraph) -> None:
+    assert {step: cfg.is_cyclic(step) for step in "bcde"} == {"b": True, "c": True, "d": True, "e": False}
+    assert cfg.leads_back("b", ("c",))
+    assert cfg.leads_back("d", ("e", "d"))
+    assert not cfg.leads_back("b", ("d",))
+    assert not cfg.leads_back("b", ())
 
 
-def test_forks(flow: Flow) -> None:
-    assert list(flow.forks()) == [("b", 0, ("c", "d")), ("d", 0, ("d", "e"))]
+def test_forks(cfg: ControlFlowGraph) -> None:
+    assert list(cfg.forks()) == [("b", 0, ("c", "d")), ("d", 0, ("d", "e"))]
 
 
 def test_a_start_that_is_unknown_is_the_first_step(playbook: Playbook) -> None:
     other = playbook.model_copy(update={"start": "nothing"})
-    assert Flow.of(other, Names.of(other)).start == "a"
+    assert ControlFlowGraph.build(other, SymbolTable.build(other)).start == "a"
 
 
 def test_of_two_steps_with_one_name_the_first_counts(playbook: Playbook) -> None:
     twice = playbook.model_copy(update={"steps": [*playbook.steps, playbook.steps[0].model_copy()]})
-    assert Names.of(twice).steps["a"] is twice.steps[0]
+    assert SymbolTable.build(twice).steps["a"] is twice.steps[0]

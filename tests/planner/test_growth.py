@@ -42,7 +42,7 @@ def crossing_branches(rounds: int) -> Compilation:
 
 
 def test_joins_with_too_many_region_steps_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_finder, "MAX_WATCHED", 100)
+    monkeypatch.setattr(join_finder, "MAX_REGION_STEPS", 100)
     assert crossing_branches(5).plan is not None
     found = crossing_branches(10)
     assert [(d.code, d.span.line) for d in found.diagnostics] == [("NP701", 2)]
@@ -72,7 +72,7 @@ def test_name_is_live_from_its_definition_to_its_last_read() -> None:
     ]
     plan = compiled(*steps).plan
     assert plan is not None
-    assert {name: sorted(step.hands_on) for name, step in plan.steps.items()} == {
+    assert {name: sorted(step.live_names) for name, step in plan.steps.items()} == {
         "s0": [],
         "s1": ["v0"],
         "s2": ["steps.s1", "v0", "v1"],
@@ -88,11 +88,11 @@ def test_name_is_live_on_a_whole_cycle() -> None:
     ]
     plan = compiled(*steps).plan
     assert plan is not None
-    assert all(step.hands_on == {"v2"} for step in plan.steps.values())
+    assert all(step.live_names == {"v2"} for step in plan.steps.values())
 
 
 def test_only_the_first_typing_errors_get_hints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnostic, "MAX_COMPARED", 60)
+    monkeypatch.setattr(diagnostic, "MAX_COMPARED_WORDS", 60)
     misspellings = [
         f"- name: step_{index}\n  rule: [{{case: default, run: [stpe_{index}]}}]\n" for index in range(10)
     ]
@@ -112,8 +112,8 @@ def test_task_with_many_names_and_many_callers() -> None:
 
 def count_evaluations(text: str) -> int:
     """Return how many step exits the assignment solver evaluates."""
-    subject = subject_of(text)
-    return solve_once(subject, EffectsAnalysis(subject)).evaluations
+    program = subject_of(text)
+    return solve_once(program, EffectsAnalysis(program)).evaluations
 
 
 @pytest.mark.parametrize("forwards", [True, False])

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
-from noetl.planner.graph.joins import ALL, ROOT, Joins
+from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins
 
 from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
@@ -17,55 +17,58 @@ MOST_VISITS = 3
 Cases = Mapping[str, list[list[str]]]
 
 
-def flow_of(cases: Cases) -> Flow:
+def flow_of(cases: Cases) -> ControlFlowGraph:
     """A flow from its cases, with the steps that have none; the first step is the start."""
     targets = {step: tuple(map(tuple, of_step)) for step, of_step in cases.items()}
     for of_step in cases.values():
         for case in of_step:
             for target in case:
                 targets.setdefault(target, ())
-    return Flow(next(iter(cases)), targets)
+    return ControlFlowGraph(next(iter(cases)), targets)
 
 
 def walked(
-    flow: Flow, chances: Chances, protocol: Protocol = Protocol.ATOMIC, modes: Mapping[str, str] = ALL
+    cfg: ControlFlowGraph,
+    chances: Chances,
+    protocol: Protocol = Protocol.ATOMIC,
+    modes: Mapping[str, str] = DEFAULT_MODES,
 ) -> set[Counts]:
     def targets(step: str, visit: int) -> tuple[str, ...]:
-        return case_taken(flow, chances, step, visit, MOST_VISITS)
+        return case_taken(cfg, chances, step, visit, MOST_VISITS)
 
-    return Model(flow, find_joins(flow, modes), targets, protocol, modes).outcomes()
-
-
-def always_first(flow: Flow) -> Chances:
-    return {step: [0] for step in flow.targets}
+    return Model(cfg, find_joins(cfg, modes), targets, protocol, modes).outcomes()
 
 
-def has_waves(flow: Flow, joins: Joins) -> bool:
+def always_first(cfg: ControlFlowGraph) -> Chances:
+    return {step: [0] for step in cfg.targets}
+
+
+def has_waves(cfg: ControlFlowGraph, joins: Joins) -> bool:
     """Whether a branch that comes too late for a `join: any` may still be on the way when the next round begins, so that which
     of them is first can decide what is visited.
     """
     dominators = (joins.dominators[join] for join in joins.discriminators)
-    return any(step != ROOT and flow.is_cyclic(step) for step in dominators)
+    return any(step != ROOT and cfg.is_cyclic(step) for step in dominators)
 
 
-@given(flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))))
-def test_acyclic_flows(drawn: tuple[Flow, Chances]) -> None:
+@given(flows(acyclic=True).flatmap(lambda cfg: st.tuples(st.just(cfg), chances(cfg))))
+def test_acyclic_flows(drawn: tuple[ControlFlowGraph, Chances]) -> None:
     """In every order: each step at most once, entered when no live branch can still reach it, nothing left over."""
-    flow, chances = drawn
-    assert not find_joins(flow).runaways
-    assert len(walked(flow, chances)) == 1
+    cfg, chances = drawn
+    assert not find_joins(cfg).overlapping_cycles
+    assert len(walked(cfg, chances)) == 1
 
 
 @pytest.mark.parametrize(
     "drawn_from", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"]
 )
 @given(drawn=st.data())
-def test_cyclic_flows(drawn_from: st.SearchStrategy[Flow], drawn: st.DataObject) -> None:
+def test_cyclic_flows(drawn_from: st.SearchStrategy[ControlFlowGraph], drawn: st.DataObject) -> None:
     """In every order the same visits, never two branches at one step, nothing left over."""
-    flow = drawn.draw(drawn_from)
-    assume(not find_joins(flow).runaways)
+    cfg = drawn.draw(drawn_from)
+    assume(not find_joins(cfg).overlapping_cycles)
     try:
-        found = walked(flow, drawn.draw(chances(flow)))
+        found = walked(cfg, drawn.draw(chances(cfg)))
     except TooMany:
         reject()
     assert len(found) == 1
@@ -74,16 +77,16 @@ def test_cyclic_flows(drawn_from: st.SearchStrategy[Flow], drawn: st.DataObject)
 @given(drawn=st.data())
 def test_flows_of_mixed_modes(drawn: st.DataObject) -> None:
     """The same, with two branches at one step only if it is `join: each`, or if one of them came too late elsewhere."""
-    flow = drawn.draw(any_flows())
-    modes = drawn.draw(mixed_modes(flow))
-    joins = find_joins(flow, modes)
-    assume(not joins.runaways)
-    assume(joins.discriminators or joins.multi)
+    cfg = drawn.draw(any_flows())
+    modes = drawn.draw(mixed_modes(cfg))
+    joins = find_joins(cfg, modes)
+    assume(not joins.overlapping_cycles)
+    assume(joins.discriminators or joins.multi_merges)
     try:
-        found = walked(flow, drawn.draw(chances(flow)), modes=modes)
+        found = walked(cfg, drawn.draw(chances(cfg)), modes=modes)
     except TooMany:
         reject()
-    assert len(found) == 1 or has_waves(flow, joins)
+    assert len(found) == 1 or has_waves(cfg, joins)
 
 
 DIAMOND: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]]}
@@ -97,19 +100,19 @@ DIAMOND: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]]}
     ],
 )
 def test_the_model_catches_broken_joins(protocol: Protocol, what: str) -> None:
-    flow = flow_of(DIAMOND)
-    assert walked(flow, always_first(flow)) == {frozenset({("a", 1), ("b", 1), ("c", 1), ("d", 1)})}
+    cfg = flow_of(DIAMOND)
+    assert walked(cfg, always_first(cfg)) == {frozenset({("a", 1), ("b", 1), ("c", 1), ("d", 1)})}
     with pytest.raises(Broken, match=what):
-        walked(flow, always_first(flow), protocol)
+        walked(cfg, always_first(cfg), protocol)
 
 
 @pytest.mark.parametrize(
     "wrong", [Joins({}, {}, ()), Joins({"d": "a"}, {"b": ("d",)}, ()), Joins({"d": "a"}, {}, ())], ids=str
 )
 def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
-    flow = flow_of(DIAMOND)
+    cfg = flow_of(DIAMOND)
     with pytest.raises(Broken):
-        Model(flow, wrong, lambda step, _: (flow.targets[step] or ((),))[0]).outcomes()
+        Model(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0]).outcomes()
 
 
 @pytest.mark.parametrize(
@@ -234,11 +237,11 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
     ],
 )
 def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, set[str]]) -> None:
-    flow = flow_of(cases)
-    joins = find_joins(flow)
+    cfg = flow_of(cases)
+    joins = find_joins(cfg)
     assert joins.dominators == dominators
     assert {step: set(waiting) for step, waiting in joins.regions.items()} == regions
-    assert joins.runaways == ()
+    assert joins.overlapping_cycles == ()
 
 
 @pytest.mark.parametrize(
@@ -260,8 +263,8 @@ def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, se
     ],
 )
 def test_runaways(cases: Cases, step: str, case: int | None, left: tuple[str, ...]) -> None:
-    (runaway,) = find_joins(flow_of(cases)).runaways
-    assert (runaway.step, runaway.case, runaway.left) == (step, case, left)
+    (runaway,) = find_joins(flow_of(cases)).overlapping_cycles
+    assert (runaway.step, runaway.case, runaway.unfinished_steps) == (step, case, left)
     assert runaway.cycle[0] == runaway.cycle[-1]
     graph = flow_of(cases).graph
     assert all(graph.has_edge(*edge) for edge in zip(runaway.cycle, runaway.cycle[1:], strict=False))
@@ -269,8 +272,8 @@ def test_runaways(cases: Cases, step: str, case: int | None, left: tuple[str, ..
 
 def runaway_of(cases: Cases, modes: Mapping[str, str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
     """The join that goes on too early, the cycle that it lets begin again, and where branches may be left."""
-    (runaway,) = find_joins(flow_of(cases), modes).runaways
-    return runaway.first, runaway.cycle, runaway.left
+    (runaway,) = find_joins(flow_of(cases), modes).overlapping_cycles
+    return runaway.discriminator, runaway.cycle, runaway.unfinished_steps
 
 
 RACE: Cases = {
@@ -286,35 +289,39 @@ RACE: Cases = {
 class TestFirstArrivals:
     def test_no_join_counts_for_them(self) -> None:
         joins = find_joins(flow_of(DIAMOND), {"d": "any"})
-        assert (joins.dominators, joins.discriminators, joins.multi) == ({"d": "a"}, {"d"}, frozenset())
+        assert (joins.dominators, joins.discriminators, joins.multi_merges) == (
+            {"d": "a"},
+            {"d"},
+            frozenset(),
+        )
         assert joins.regions == {"b": ("d",), "c": ("d",)}
-        assert joins.waiting("b") == ()
-        assert joins.change("a", ("b", "c")) == {}
+        assert joins.joins_waiting_for("b") == ()
+        assert joins.counter_changes("a", ("b", "c")) == {}
 
     def test_joins_around_wait_for_those_that_come_too_late(self) -> None:
         cases: Cases = {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["f"]], "e": [["f"]]}
         joins = find_joins(flow_of(cases), {"e": "any"})
         assert (joins.dominators, joins.discriminators) == ({"e": "a", "f": "a"}, {"e"})
-        assert {step: joins.waiting(step) for step in "bcde"} == dict.fromkeys("bcde", ("f",))
+        assert {step: joins.joins_waiting_for(step) for step in "bcde"} == dict.fromkeys("bcde", ("f",))
 
     def test_what_is_only_behind_them_does_not_wait(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e", "f"]], "e": [["g"]], "f": [["g"]]}
         joins = find_joins(flow_of(cases), {"d": "any"})
         assert joins.dominators == {"d": "a", "g": "d"}
-        assert joins.waiting("b") == ()
+        assert joins.joins_waiting_for("b") == ()
 
     def test_where_one_branch_at_most_can_arrive(self) -> None:
-        flow = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
-        assert find_joins(flow, {"d": "any"}).dominators == {}
+        cfg = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        assert find_joins(cfg, {"d": "any"}).dominators == {}
 
     def test_a_race_in_every_round(self) -> None:
         cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
-        flow, modes = flow_of(cases), {"d": "any"}
-        joins = find_joins(flow, modes)
-        assert (joins.dominators, joins.runaways) == ({"d": "a"}, ())
-        chances = {**always_first(flow), "d": [0, 1]}
+        cfg, modes = flow_of(cases), {"d": "any"}
+        joins = find_joins(cfg, modes)
+        assert (joins.dominators, joins.overlapping_cycles) == ({"d": "a"}, ())
+        chances = {**always_first(cfg), "d": [0, 1]}
         twice = {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
-        assert walked(flow, chances, modes=modes) == {frozenset(twice.items())}
+        assert walked(cfg, chances, modes=modes) == {frozenset(twice.items())}
 
     def test_a_cycle_that_does_not_pass_the_fork(self) -> None:
         cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["b"], []]}
@@ -326,13 +333,13 @@ class TestFirstArrivals:
         assert runaway_of(RACE, {"j": "any"}) == ("j", ("j", "a", "d", "j"), ("k",))
 
     def test_a_join_that_ends_the_round_waits_for_those_that_come_too_late(self) -> None:
-        flow = flow_of({**RACE, "j": [["m"]], "d": [["j"]], "c": [["m"]], "m": [["a"], ["z"]]})
-        joins = find_joins(flow, {"j": "any"})
-        assert (joins.dominators, joins.runaways) == ({"j": "a", "m": "a"}, ())
+        cfg = flow_of({**RACE, "j": [["m"]], "d": [["j"]], "c": [["m"]], "m": [["a"], ["z"]]})
+        joins = find_joins(cfg, {"j": "any"})
+        assert (joins.dominators, joins.overlapping_cycles) == ({"j": "a", "m": "a"}, ())
 
     def test_first_of_several_firsts(self) -> None:
         joins = find_joins(flow_of(RACE), {"j": "any", "k": "any"})
-        assert (joins.dominators, joins.runaways) == ({"j": "a", "k": "a"}, ())
+        assert (joins.dominators, joins.overlapping_cycles) == ({"j": "a", "k": "a"}, ())
 
 
 CHAIN: Cases = {**DIAMOND, "d": [["e"]], "e": [["f"]]}
@@ -353,24 +360,24 @@ class TestVisitsForEach:
         self, each: str, multi: str, joins: dict[str, str]
     ) -> None:
         found = find_joins(flow_of(CHAIN), dict.fromkeys(each, "each"))
-        assert (found.multi, found.dominators) == (set(multi), joins)
+        assert (found.multi_merges, found.dominators) == (set(multi), joins)
 
     def test_once_for_each_branch(self) -> None:
-        flow = flow_of(CHAIN)
-        (visits,) = walked(flow, always_first(flow), modes={"d": "each"})
+        cfg = flow_of(CHAIN)
+        (visits,) = walked(cfg, always_first(cfg), modes={"d": "each"})
         assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
 
     def test_the_first_of_each(self) -> None:
-        flow, modes = flow_of(CHAIN), {"d": "each", "e": "any"}
-        assert find_joins(flow, modes).discriminators == {"e"}
-        (visits,) = walked(flow, always_first(flow), modes=modes)
+        cfg, modes = flow_of(CHAIN), {"d": "each", "e": "any"}
+        assert find_joins(cfg, modes).discriminators == {"e"}
+        (visits,) = walked(cfg, always_first(cfg), modes=modes)
         assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
 
     def test_joins_behind_them_reach_back_to_where_there_was_one_branch(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e"], ["f"]], "e": [["g"]], "f": [["g"]]}
         joins = find_joins(flow_of(cases), {"d": "each"})
         assert joins.dominators == {"e": "a", "f": "a", "g": "a"}
-        assert joins.waiting("b") == ("e", "f", "g")
+        assert joins.joins_waiting_for("b") == ("e", "f", "g")
 
     def test_a_fork_behind_them_begins_where_they_have_come_together(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e"]], "e": [["f", "g"]], "f": [["h"]], "g": [["h"]]}
@@ -378,26 +385,30 @@ class TestVisitsForEach:
 
     def test_back_to_the_head_of_a_cycle(self) -> None:
         cases: Cases = {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
-        flow, modes = flow_of(cases), {"d": "each"}
-        joins = find_joins(flow, modes)
-        assert (joins.dominators, joins.multi, joins.runaways) == ({"a": ROOT, "e": ROOT}, {"d"}, ())
-        chances = {**always_first(flow), "a": [0, 1], "d": [0, 1]}
-        (visits,) = walked(flow, chances, modes=modes)
+        cfg, modes = flow_of(cases), {"d": "each"}
+        joins = find_joins(cfg, modes)
+        assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == (
+            {"a": ROOT, "e": ROOT},
+            {"d"},
+            (),
+        )
+        chances = {**always_first(cfg), "a": [0, 1], "d": [0, 1]}
+        (visits,) = walked(cfg, chances, modes=modes)
         assert dict(visits) == {"a": 2, "b": 1, "c": 1, "d": 2, "e": 1}
 
     def test_one_branch_more_in_every_round(self) -> None:
         cases: Cases = {"a": [["a", "b"], ["b"]], "b": [["c"]], "c": []}
-        flow = flow_of(cases)
-        assert [runaway.left for runaway in find_joins(flow).runaways] == [("b",)]
+        cfg = flow_of(cases)
+        assert [runaway.unfinished_steps for runaway in find_joins(cfg).overlapping_cycles] == [("b",)]
         modes = {"b": "each"}
-        joins = find_joins(flow, modes)
-        assert (joins.dominators, joins.multi, joins.runaways) == ({"c": ROOT}, {"b"}, ())
-        (visits,) = walked(flow, {**always_first(flow), "a": [0, 0, 1]}, modes=modes)
+        joins = find_joins(cfg, modes)
+        assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == ({"c": ROOT}, {"b"}, ())
+        (visits,) = walked(cfg, {**always_first(cfg), "a": [0, 0, 1]}, modes=modes)
         assert dict(visits) == {"a": 3, "b": 3, "c": 1}
 
     def test_where_one_branch_at_most_can_arrive(self) -> None:
-        flow = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
-        assert find_joins(flow, {"d": "each"}).multi == frozenset()
+        cfg = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        assert find_joins(cfg, {"d": "each"}).multi_merges == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -408,23 +419,27 @@ class TestVisitsForEach:
         pytest.param(
             {}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="a race that nobody wanted"
         ),
-        pytest.param({"d": "each"}, Joins({}, {}, (), multi=frozenset("d")), id="what follows is no join"),
         pytest.param(
-            {"d": "each"}, Joins({"e": "d"}, {}, (), multi=frozenset("d")), id="what follows does not wait"
+            {"d": "each"}, Joins({}, {}, (), multi_merges=frozenset("d")), id="what follows is no join"
+        ),
+        pytest.param(
+            {"d": "each"},
+            Joins({"e": "d"}, {}, (), multi_merges=frozenset("d")),
+            id="what follows does not wait",
         ),
     ],
 )
 def test_the_model_catches_a_planner_that_is_wrong_about_modes(
     modes: Mapping[str, str], wrong: Joins
 ) -> None:
-    flow = flow_of({**DIAMOND, "d": [["e"]]})
+    cfg = flow_of({**DIAMOND, "d": [["e"]]})
     with pytest.raises(Broken):
-        Model(flow, wrong, lambda step, _: (flow.targets[step] or ((),))[0], modes=modes).outcomes()
+        Model(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0], modes=modes).outcomes()
 
 
 def test_a_flow_without_forks_has_no_joins() -> None:
     joins = find_joins(flow_of({"a": [["b"], ["c"]], "b": [["a"]], "c": [["b"]]}))
-    assert (joins.dominators, joins.regions, joins.runaways) == ({}, {}, ())
+    assert (joins.dominators, joins.regions, joins.overlapping_cycles) == ({}, {}, ())
 
 
 @pytest.mark.parametrize(
@@ -442,7 +457,7 @@ def test_a_flow_without_forks_has_no_joins() -> None:
 def test_what_a_move_adds_to_the_counters(
     source: str | None, targets: tuple[str, ...], change: dict[str, int]
 ) -> None:
-    assert find_joins(flow_of(DIAMOND)).change(source, targets) == change
+    assert find_joins(flow_of(DIAMOND)).counter_changes(source, targets) == change
 
 
 def test_the_order_of_the_text_does_not_matter() -> None:
@@ -454,13 +469,16 @@ def test_the_order_of_the_text_does_not_matter() -> None:
         "f": [["g"]],
         "c": [["g"]],
     }
-    forwards, backwards = flow_of(cases), Flow("a", dict(reversed(flow_of(cases).targets.items())))
+    forwards, backwards = (
+        flow_of(cases),
+        ControlFlowGraph("a", dict(reversed(flow_of(cases).targets.items()))),
+    )
     assert find_joins(forwards).dominators == find_joins(backwards).dominators
 
 
 def test_a_wide_fork_is_joined_once() -> None:
     middle = [f"m{index}" for index in range(8)]
-    flow = flow_of({"a": [middle], **{step: [["z"]] for step in middle}})
-    assert find_joins(flow).dominators == {"z": "a"}
-    (visits,) = walked(flow, always_first(flow))
+    cfg = flow_of({"a": [middle], **{step: [["z"]] for step in middle}})
+    assert find_joins(cfg).dominators == {"z": "a"}
+    (visits,) = walked(cfg, always_first(cfg))
     assert dict(visits) == dict.fromkeys(["a", *middle, "z"], 1)

@@ -5,7 +5,7 @@ from textwrap import dedent
 
 import pytest
 from noetl.planner.dataflow import liveness
-from noetl.planner.plan import ONCE, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
+from noetl.planner.plan import NO_RETRY, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 
 from tests.plays import compiled
 
@@ -74,8 +74,10 @@ def test_cases() -> None:
         - {{name: c, max_visits: 1, run: [{OK}], rule: [{{case: "{{{{ run.id }}}}", run: [a]}}]}}
     """)
     assert plan.steps["a"].cases == (
-        Case("{{ error }}", True, ("b",), live={"a": -1} if "a" in plan.steps["a"].regions else {}),
-        Case("{{ result.success }}", True, ("a", "c"), live={"a": 1}, leads_back=True),
+        Case(
+            "{{ error }}", True, ("b",), counter_changes={"a": -1} if "a" in plan.steps["a"].regions else {}
+        ),
+        Case("{{ result.success }}", True, ("a", "c"), counter_changes={"a": 1}, leads_back=True),
         Case("{{ run.id }}", False, (), (Action("log", {"message": "ok"}),)),
         Case(None),
     )
@@ -91,7 +93,7 @@ def test_steps_inherit_from_the_playbook() -> None:
     """)
     first, second = plan.steps["a"], plan.steps["b"]
     assert (first.retry, first.on_error, first.timeout_seconds) == (Retry(3, 0.0), "continue", None)
-    assert (second.retry, second.on_error, second.timeout_seconds) == (ONCE, "abort", 90.0)
+    assert (second.retry, second.on_error, second.timeout_seconds) == (NO_RETRY, "abort", 90.0)
 
 
 def test_joins() -> None:
@@ -114,8 +116,8 @@ def test_joins() -> None:
         "c": ("d",),
         "d": (),
     }
-    assert plan.steps["a"].cases[0].live == {"d": 2}
-    assert plan.steps["b"].cases[0].live == {"d": -1}
+    assert plan.steps["a"].cases[0].counter_changes == {"d": 2}
+    assert plan.steps["b"].cases[0].counter_changes == {"d": -1}
 
 
 RACE = """
@@ -135,13 +137,15 @@ def test_the_first_arrival_of_a_wave() -> None:
     """Nothing is counted for it, and where there are several waves, branches know theirs."""
     plan = compiled(RACE.replace("AGAIN", "a"))
     assert {name: step.join for name, step in plan.steps.items() if step.join} == {"d": Join("a", "any")}
-    assert not any(step.regions or case.live for step in plan.steps.values() for case in step.cases)
-    assert all("steps.a" in plan.steps[name].hands_on for name in "bced")
-    assert not plan.steps["z"].hands_on and not plan.steps["o"].hands_on
+    assert not any(
+        step.regions or case.counter_changes for step in plan.steps.values() for case in step.cases
+    )
+    assert all("steps.a" in plan.steps[name].live_names for name in "bced")
+    assert not plan.steps["z"].live_names and not plan.steps["o"].live_names
     assert not plan.steps["d"].reads
     once = compiled(RACE.replace("AGAIN", "y"))
     assert once.steps["d"].join == Join("a", "any")
-    assert not any(step.hands_on for step in once.steps.values())
+    assert not any(step.live_names for step in once.steps.values())
 
 
 def test_visits_for_each_branch_are_counted() -> None:
@@ -155,13 +159,13 @@ def test_visits_for_each_branch_are_counted() -> None:
         - {{name: f, rule: [{{case: default, run: [g]}}]}}
         - {{name: g, join: each, run: [{OK}]}}
     """)
-    assert {name: (step.each, step.cyclic, step.join) for name, step in plan.steps.items()} == {
+    assert {name: (step.runs_per_branch, step.cyclic, step.join) for name, step in plan.steps.items()} == {
         **dict.fromkeys("abcg", (False, False, None)),
         **dict.fromkeys("de", (True, True, None)),
         "f": (False, False, Join("a")),
     }
-    assert plan.steps["a"].cases[0].live == {"f": 2}
-    assert plan.steps["e"].cases[0].live == {"f": -1}
+    assert plan.steps["a"].cases[0].counter_changes == {"f": 2}
+    assert plan.steps["e"].cases[0].counter_changes == {"f": -1}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_visits_for_each_branch_are_counted() -> None:
 )
 def test_modes_survive_json(text: str) -> None:
     plan = compiled(text)
-    step = replace(plan.steps["d"], each=True)
+    step = replace(plan.steps["d"], runs_per_branch=True)
     assert Header.from_json(plan.header.to_json()) == plan.header
     assert Step.from_json("d", step.to_json()) == step
 
@@ -212,7 +216,7 @@ def test_a_chain_counts_nothing() -> None:
         - {{name: b, run: [{OK}]}}
     """)
     assert all(not step.regions and step.join is None and not step.cyclic for step in plan.steps.values())
-    assert plan.steps["a"].cases[0].live == {}
+    assert plan.steps["a"].cases[0].counter_changes == {}
 
 
 def reads(plan: Plan) -> dict[str, tuple[str, ...]]:
@@ -220,7 +224,7 @@ def reads(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def hands_on(plan: Plan) -> dict[str, set[str]]:
-    return {name: set(step.hands_on) for name, step in plan.steps.items()}
+    return {name: set(step.live_names) for name, step in plan.steps.items()}
 
 
 def test_what_steps_read_and_hand_on() -> None:
@@ -288,7 +292,7 @@ def test_inputs() -> None:
         "a": Input("integer", line=4),
         "b": Input("string", False, "x", ("x", "z"), "What.", line=5),
     }
-    assert not plan.header.takes_other_inputs
+    assert not plan.header.accepts_other_inputs
 
 
 def test_inferred_inputs() -> None:
@@ -305,10 +309,10 @@ def test_inferred_inputs() -> None:
         "b": Input(inferred=True, line=6),
         "c": Input(required=False, inferred=True, line=7),
     }
-    assert not plan.header.takes_other_inputs
+    assert not plan.header.accepts_other_inputs
     assert compiled(
         "steps: [{name: s, run: [{action: log, message: '{{ input }}'}]}]"
-    ).header.takes_other_inputs
+    ).header.accepts_other_inputs
 
 
 def test_statistics() -> None:

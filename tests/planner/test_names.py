@@ -167,7 +167,7 @@ def test_tasks_that_call_each_other(tasks: str, circle: str) -> None:
         tasks: {tasks}
         steps: [{{name: a, run: [t]}}]
     """
-    assert messages(text, "NP108") == [f"tasks call each other in a circle: {circle}"]
+    assert messages(text, "NP108") == [f"tasks call each other in a cycle: {circle}"]
 
 
 def test_tasks_that_nothing_calls() -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 
 import pytest
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
-@record
+@frozen
 class Place:
     """Where something stands."""
 
@@ -19,7 +19,7 @@ class Place:
         return self.line == 1
 
 
-@record
+@frozen
 class Size:
     line: int
     column: int = 1

@@ -6,8 +6,17 @@ import json
 
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Label, Span
-from noetl.planner.diagnostics.render import Checked, as_json, concise, full, github, plain, sarif, summary
-from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.render import (
+    CheckedFile,
+    plain_text,
+    render_concise,
+    render_full,
+    render_github,
+    render_json,
+    render_sarif,
+    summarise,
+)
+from noetl.planner.diagnostics.terminal_text import to_printable
 
 TEXT = "steps:\n- name: a\n  run: notfy\n"
 UNKNOWN = Diagnostic(
@@ -20,8 +29,8 @@ UNKNOWN = Diagnostic(
 
 
 def shown(text: str, span: Span, *, width: int = 100, message: str = "wrong") -> list[str]:
-    found = Checked("playbook.yaml", text, (Diagnostic("NP001", message, span),))
-    return plain(full([found], width)).splitlines()
+    found = CheckedFile("playbook.yaml", text, (Diagnostic("NP001", message, span),))
+    return plain_text(render_full([found], width)).splitlines()
 
 
 def caret_cells(line: str) -> tuple[int, int]:
@@ -29,7 +38,7 @@ def caret_cells(line: str) -> tuple[int, int]:
 
 
 def test_full_shows_the_line_the_caret_the_labels_and_the_hint() -> None:
-    assert plain(full([Checked("a.yaml", TEXT, (UNKNOWN,))])) == (
+    assert plain_text(render_full([CheckedFile("a.yaml", TEXT, (UNKNOWN,))])) == (
         "error[NP101]: there is no step `notfy`\n"
         " --> a.yaml:3:8\n"
         "  |\n"
@@ -46,7 +55,7 @@ def test_full_shows_the_line_the_caret_the_labels_and_the_hint() -> None:
 
 def test_a_label_on_the_same_line_stands_under_the_caret() -> None:
     found = Diagnostic("NP002", "twice", Span(1, 4, 1, 5), labels=(Label(Span(1, 1, 1, 2), "first here"),))
-    lines = plain(full([Checked("a.yaml", "a, a\n", (found,))])).splitlines()
+    lines = plain_text(render_full([CheckedFile("a.yaml", "a, a\n", (found,))])).splitlines()
     assert lines[3:6] == ["1 | a, a", "  |    ^", "  | - first here"]
 
 
@@ -75,7 +84,7 @@ def test_control_characters_never_reach_the_terminal() -> None:
     everything = shown(text, Span(1, 16, 1, 17), message="what \x1b]0;title\x07\nis\r this \u2066")
     assert all(character.isprintable() for line in everything for character in line)
     assert everything[3].index("b") == everything[4].index("^")
-    assert visible("a\nb\tc\u3000d\x1b") == "a b c d␛"
+    assert to_printable("a\nb\tc\u3000d\x1b") == "a b c d␛"
 
 
 def test_spans_beyond_the_text_are_still_shown() -> None:
@@ -94,7 +103,7 @@ def test_lines_end_as_yaml_says() -> None:
 
 def test_concise_is_one_line_a_finding() -> None:
     warning = Diagnostic("NP109", "unused\ntask", Span(1, 1, 1, 2), severity=Severity.WARNING)
-    assert plain(concise([Checked("a.yaml", TEXT, (UNKNOWN, warning))])) == (
+    assert plain_text(render_concise([CheckedFile("a.yaml", TEXT, (UNKNOWN, warning))])) == (
         "a.yaml:3:8: error: NP101 there is no step `notfy` (did you mean `notify`?)\n"
         "a.yaml:1:1: warning: NP109 unused task\n"
     )
@@ -102,7 +111,9 @@ def test_concise_is_one_line_a_finding() -> None:
 
 def test_json_counts_and_names_the_file() -> None:
     note = Diagnostic("NP306", "an input", Span(1, 1, 1, 2), severity=Severity.NOTE)
-    report = json.loads(as_json([Checked("-", TEXT, (UNKNOWN, note)), Checked("b.yaml", TEXT, ())]))
+    report = json.loads(
+        render_json([CheckedFile("-", TEXT, (UNKNOWN, note)), CheckedFile("b.yaml", TEXT, ())])
+    )
     assert (report["errors"], report["warnings"]) == (1, 0)
     assert report["diagnostics"][0] == {
         "file": "-",
@@ -119,7 +130,9 @@ def test_json_counts_and_names_the_file() -> None:
 
 def test_sarif_points_at_the_same_place() -> None:
     log = json.loads(
-        sarif([Checked("a folder/ü.yaml", TEXT, (UNKNOWN,)), Checked("-", TEXT, (UNKNOWN,))], "1.2")
+        render_sarif(
+            [CheckedFile("a folder/ü.yaml", TEXT, (UNKNOWN,)), CheckedFile("-", TEXT, (UNKNOWN,))], "1.2"
+        )
     )
     (run,) = log["runs"]
     assert log["version"] == "2.1.0"
@@ -135,7 +148,7 @@ def test_sarif_points_at_the_same_place() -> None:
 
 def test_annotations_escape_what_the_runner_would_obey() -> None:
     found = Diagnostic("NP109", "50% of\r\n::error::lines", Span(1, 1, 1, 2), severity=Severity.NOTE)
-    assert github([Checked("a,b:c.yaml", TEXT, (found,))]) == (
+    assert render_github([CheckedFile("a,b:c.yaml", TEXT, (found,))]) == (
         "::notice title=noetl (NP109),file=a%2Cb%3Ac.yaml,line=1,col=1,endLine=1,endColumn=2"
         "::a,b:c.yaml:1:1: NP109 50%25 of%0D%0A::error::lines\n"
     )
@@ -143,9 +156,9 @@ def test_annotations_escape_what_the_runner_would_obey() -> None:
 
 def test_summary_counts_in_words() -> None:
     warning = Diagnostic("NP109", "unused", Span(1, 1, 1, 2), severity=Severity.WARNING)
-    clean = Checked("a.yaml", TEXT, ())
-    assert summary([clean]) == "no findings in a.yaml"
+    clean = CheckedFile("a.yaml", TEXT, ())
+    assert summarise([clean]) == "no findings in a.yaml"
     assert (
-        summary([Checked("a.yaml", TEXT, (UNKNOWN, UNKNOWN, warning)), clean])
+        summarise([CheckedFile("a.yaml", TEXT, (UNKNOWN, UNKNOWN, warning)), clean])
         == "2 errors and 1 warning in 2 files"
     )

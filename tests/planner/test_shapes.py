@@ -114,9 +114,9 @@ def test_attributes_that_a_value_may_have(read: str) -> None:
 
 def test_what_an_attribute_may_have_been_meant_as() -> None:
     assert hints(playbook("{{ user.bdy }}"), "NP301") == ["did you mean `body`?"]
-    assert hints(playbook("{{ user.zzz }}"), "NP301") == ["it has `status`, `headers`, `body`"]
+    assert hints(playbook("{{ user.zzz }}"), "NP301") == ["attributes: `status`, `headers`, `body`"]
     assert messages(playbook("{{ input.n.zzz }}"), "NP301") == [
-        "`input.n`, which is a whole number, has no `zzz`"
+        "`input.n` (a whole number) has no attribute `zzz`"
     ]
 
 

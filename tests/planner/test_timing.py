@@ -4,7 +4,7 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.transition import retry_delay_seconds
-from noetl.planner.checks.timing import attempts_within
+from noetl.planner.checks.timing import count_attempts_within
 from noetl.planner.compile import compile_playbook
 from noetl.planner.lower import lower_retry
 from noetl.planner.syntax.models import RetryPolicy
@@ -66,4 +66,4 @@ def test_no_run_makes_more_attempts(jitter: bool, seconds: float) -> None:
         for attempt in range(1, 20):
             passed += retry_delay_seconds(retry, attempt, visit.run_id, visit.id)
             made += passed < seconds
-        assert made <= attempts_within(policy, seconds)
+        assert made <= count_attempts_within(policy, seconds)

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import networkx as nx
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.joins import ROOT, Joins
 
 Step = str
@@ -84,7 +84,7 @@ class State:
 class Model:
     """`modes` holds the mode of every step that is not `join: all`."""
 
-    flow: Flow
+    cfg: ControlFlowGraph
     joins: Joins
     targets: Targets
     protocol: Protocol = Protocol.ATOMIC
@@ -98,8 +98,8 @@ class Model:
             Broken: in some order a property does not hold.
             TooMany: there are too many orders.
         """
-        live = Counter(dict.fromkeys(self.joins.waiting(self.flow.start), 1))
-        first = self._enter(State(live=counts(live)), self.flow.start, frozenset())
+        live = Counter(dict.fromkeys(self.joins.joins_waiting_for(self.cfg.start), 1))
+        first = self._enter(State(live=counts(live)), self.cfg.start, frozenset())
         seen = {first}
         stack = [first]
         found = set()
@@ -155,24 +155,24 @@ class Model:
             join
             for target in targets
             if target in self.joins.discriminators
-            for join in self.joins.waiting(target)
+            for join in self.joins.joins_waiting_for(target)
         ]
         arrived = [target for target in targets if target in self.joins.dominators]
-        return tuple(dict.fromkeys([*self.joins.change(step, targets), *first, *arrived]))
+        return tuple(dict.fromkeys([*self.joins.counter_changes(step, targets), *first, *arrived]))
 
     def _moved(self, state: State, branch: Branch, targets: tuple[Step, ...]) -> State:
         """The state after a branch has gone to all targets, where it enters, waits, or ends because another was first."""
         past = branch.past
         if branch.step in self._remembered:
             past = frozenset({(step, visit) for step, visit in past if step != branch.step} | {branch[:2]})
-        state = self._counted(state, self.joins.change(branch.step, targets))
+        state = self._counted(state, self.joins.counter_changes(branch.step, targets))
         for target in targets:
             if target in self.joins.discriminators:
                 if self.modes.get(target) != "any":
                     raise Broken(f"{target} does not wait")
                 begun = (target, self._wave(target, past))
                 if begun in state.begun:
-                    state = self._counted(state, dict.fromkeys(self.joins.waiting(target), -1))
+                    state = self._counted(state, dict.fromkeys(self.joins.joins_waiting_for(target), -1))
                     continue
                 state = replace(state, begun=state.begun | {begun})
             elif target in self.joins.dominators:
@@ -200,7 +200,7 @@ class Model:
     def _fire(self, state: State, join: Step) -> State:
         arrived = state.arrived(join)
         merged = max(len(arrived) - 1, 0)
-        state = self._counted(state, dict.fromkeys(self.joins.waiting(join), -merged))
+        state = self._counted(state, dict.fromkeys(self.joins.joins_waiting_for(join), -merged))
         waves = {self._wave(join, branch.past) for branch in arrived}
         if len(waves) > 1:
             raise Broken(f"branches of {len(waves)} rounds meet at {join}")
@@ -216,7 +216,7 @@ class Model:
         for other in state.standing:
             if other.step == step and not self._may_share(branch, other):
                 raise Broken(f"two branches stand at {step}")
-        if number > 1 and self.modes.get(step) != "each" and not self.flow.is_cyclic(step):
+        if number > 1 and self.modes.get(step) != "each" and not self.cfg.is_cyclic(step):
             raise Broken(f"{step} is visited twice")
         visits = counts({**dict(state.visits), step: number})
         return replace(state, standing=state.standing | {branch}, visits=visits)
@@ -239,7 +239,7 @@ class Model:
         step = branch.step
         if self.modes.get(step) == "each" or step in self.joins.discriminators:
             return
-        component = self.flow.component
+        component = self.cfg.component_index
         for other in [*state.standing, *(waiting for waiting, _ in state.waiting)]:
             if component[other.step] != component[step] and step in self._free(state, other):
                 raise Broken(f"{step} is entered although a branch at {other.step} can still reach it")
@@ -260,7 +260,7 @@ class Model:
     @cached_property
     def _remembered(self) -> frozenset[Step]:
         return frozenset(
-            step for step in self.joins.dominators.values() if step != ROOT and self.flow.is_cyclic(step)
+            step for step in self.joins.dominators.values() if step != ROOT and self.cfg.is_cyclic(step)
         )
 
     def _wave(self, join: Step, past: Past) -> int:
@@ -270,7 +270,7 @@ class Model:
     def _reached(self, step: Step, closed: frozenset[Step] = frozenset()) -> frozenset[Step]:
         """The steps that a branch at the step can go to without entering a closed one."""
         if (step, closed) not in self._ahead:
-            graph = self.flow.graph
+            graph = self.cfg.graph
             if closed:
                 graph = graph.subgraph(graph.nodes - closed | {step})
             ahead = frozenset(nx.descendants(graph, step))
@@ -288,7 +288,7 @@ class Model:
         while stack:
             step, closed = stack.pop()
             closed = frozenset(join for join in closed if self.joins.dominators[join] != step)
-            for target in self.flow.graph.successors(step):
+            for target in self.cfg.graph.successors(step):
                 if target not in closed and (target, closed) not in seen:
                     found.add(target)
                     seen.add((target, closed))

@@ -13,7 +13,7 @@ import pytest
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
-from noetl.planner.syntax.addresses import is_never_allowed, literal_address
+from noetl.planner.syntax.addresses import is_forbidden_host, parse_literal_address
 
 from tests.calls import perform
 from tests.http_server import StubExchange, serve
@@ -107,15 +107,15 @@ def test_no_spelling_gets_through(host: str) -> None:
      ("[::1]", "::1"), ("fe80::1%eth0", "fe80::1")],
 )  # fmt: skip
 def test_numbers_are_read_as_resolvers_read_them(host: str, address: str) -> None:
-    assert literal_address(host) == ipaddress.ip_address(address)
+    assert parse_literal_address(host) == ipaddress.ip_address(address)
 
 
 @pytest.mark.parametrize(
     "host", ["1.2.3.4.5", "256.1.1.1", "1.2.65536", "09.1.1.1", "x.test", "1..2", "", "0x1ffffffff"]
 )
 def test_names_are_no_numbers(host: str) -> None:
-    assert literal_address(host) is None
-    assert not is_never_allowed(host)
+    assert parse_literal_address(host) is None
+    assert not is_forbidden_host(host)
 
 
 @pytest.mark.parametrize(

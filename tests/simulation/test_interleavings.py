@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from noetl.executor.model.run import Claim, RunStatus, VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
-from noetl.planner.graph.cfg import Flow
+from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
 
 from tests.exploration import Explorer
@@ -63,7 +63,7 @@ def steps_of(play: Play) -> dict[str, str]:
     return found
 
 
-def text_of(flow: Flow) -> str:
+def text_of(flow: ControlFlowGraph) -> str:
     """A playbook of the flow, whose rules and failures go by the run's input."""
     number = "input.chances[step.name][0]"
     lines = ["name: random", "on_error: continue", "steps:"]
@@ -78,7 +78,7 @@ def text_of(flow: Flow) -> str:
     return "\n".join(lines)
 
 
-def expected(flow: Flow, chances: Chances) -> dict[str, str]:
+def expected(flow: ControlFlowGraph, chances: Chances) -> dict[str, str]:
     """What the graph says of a flow without cycles: a step is visited once when any branch comes to it."""
     visited = {flow.start}
     found = {}
@@ -95,7 +95,7 @@ def expected(flow: Flow, chances: Chances) -> dict[str, str]:
 @given(
     flows(acyclic=True).flatmap(lambda flow: st.tuples(st.just(flow), chances(flow))), st.integers(0, 2**16)
 )
-def test_random_playbooks(store: SqliteStore, drawn: tuple[Flow, Chances], seed: int) -> None:
+def test_random_playbooks(store: SqliteStore, drawn: tuple[ControlFlowGraph, Chances], seed: int) -> None:
     flow, chances = drawn
     play = crowd(
         Play(store, text_of(flow), {"chances": {step: list(n) for step, n in chances.items()}}), seed

@@ -107,7 +107,7 @@ def scripts(draw: st.DrawFn) -> Script:
     """A playbook of a random flow, whose steps do this and that."""
     flow = draw(any_flows())
     modes = draw(mixed_modes(flow) if draw(st.integers(0, 3)) == 0 else st.just({}))
-    assume(not find_joins(flow, modes).runaways)
+    assume(not find_joins(flow, modes).overlapping_cycles)
     lines = ["name: random", "on_error: continue", "input: {chances: object, ok: boolean}", "steps:"]
     for step, cases in flow.targets.items():
         number = f"input.chances[step.name][(step.visit - 1) % {MOST_VISITS}]"

@@ -45,17 +45,17 @@ def check(
     console = stderr_console()
     match format:
         case CheckFormat.FULL:
-            print_report(render.full(checked, max(min(console.width, 120), 60)), console)
-            print_message(render.summary(checked))
+            print_report(render.render_full(checked, max(min(console.width, 120), 60)), console)
+            print_message(render.summarise(checked))
         case CheckFormat.CONCISE:
-            print_report(render.concise(checked), console)
+            print_report(render.render_concise(checked), console)
         case CheckFormat.JSON:
-            write_stdout(render.as_json(checked))
+            write_stdout(render.render_json(checked))
         case CheckFormat.SARIF:
             from importlib.metadata import version
 
-            write_stdout(render.sarif(checked, version("noetl")))
+            write_stdout(render.render_sarif(checked, version("noetl")))
         case CheckFormat.GITHUB:
-            write_stdout(render.github(checked))
-    if render.count(checked, Severity.ERROR):
+            write_stdout(render.render_github(checked))
+    if render.count_findings(checked, Severity.ERROR):
         raise typer.Exit(EXIT_FAILED)

@@ -20,7 +20,7 @@ def doctor(
 
     Workers may execute runs meanwhile.
     """
-    from noetl.planner.diagnostics.terminal_text import visible
+    from noetl.planner.diagnostics.terminal_text import to_printable
 
     findings = _find_inconsistencies(store)
     if json:
@@ -30,7 +30,7 @@ def doctor(
         ]
         write_json({"healthy": not findings, "findings": items})
     else:
-        write_stdout("".join(f"{visible(finding.message)}\n" for finding in findings))
+        write_stdout("".join(f"{to_printable(finding.message)}\n" for finding in findings))
     if findings:
         raise typer.Exit(EXIT_FAILED)
     print_message("the store is consistent")

@@ -17,7 +17,7 @@ def explain(
 ) -> None:
     """Explain a code of `noetl check`, with an example that fails and one that passes."""
     from noetl.planner.diagnostics.codes import CODES
-    from noetl.planner.diagnostics.diagnostic import suggest
+    from noetl.planner.diagnostics.diagnostic import did_you_mean
     from noetl.planner.diagnostics.explanations import explanation
 
     if code is None:
@@ -27,7 +27,7 @@ def explain(
         )
         return
     if (normalized_code := code.upper()) not in CODES:
-        hint = suggest(normalized_code, CODES)
+        hint = did_you_mean(normalized_code, CODES)
         raise CommandError(f"unknown code {code}: {hint or '`noetl explain` lists all codes'}")
     page = explanation(normalized_code)
     if not sys.stdout.isatty():

@@ -59,14 +59,16 @@ def plan(
 
 
 def _explain_joins(plan: Plan, format: PlanFormat) -> bytes:
-    from noetl.planner.draw.join_report import meetings, told
+    from noetl.planner.draw.join_report import explain_joins, render_explanations
 
-    found = meetings(plan)
+    explanations = explain_joins(plan)
     if format is PlanFormat.TEXT:
-        return told(found).encode()
+        return render_explanations(explanations).encode()
     import json
 
-    return (json.dumps([entry.to_json() for entry in found], indent=2, ensure_ascii=False) + "\n").encode()
+    return (
+        json.dumps([entry.to_json() for entry in explanations], indent=2, ensure_ascii=False) + "\n"
+    ).encode()
 
 
 def _draw(plan: Plan, format: PlanFormat) -> bytes:

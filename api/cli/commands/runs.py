@@ -122,7 +122,7 @@ def _describe_step_wait(name: str, step: Mapping[str, Any]) -> str | None:
     import time
 
     from noetl.api.cli.display.run_board import ActiveVisit, describe_wait, parse_time
-    from noetl.planner.diagnostics.terminal_text import visible
+    from noetl.planner.diagnostics.terminal_text import to_printable
 
     wait = step.get("waiting_for")
     if wait is None:
@@ -130,12 +130,12 @@ def _describe_step_wait(name: str, step: Mapping[str, Any]) -> str | None:
     until = wait["until"]
     due_at = parse_time(until)
     if due_at is not None and due_at <= time.time():
-        return f"{visible(name)} is due since {until[:19]}Z"
+        return f"{to_printable(name)} is due since {until[:19]}Z"
     preposition = "until" if wait["actions"] or "retried" not in wait else "at"
     shown_until = "" if until is None else f" {preposition} {until[:19]}Z"
     visit = ActiveVisit(name, 0.0, actions=tuple(wait["actions"]), retried=tuple(wait.get("retried", ())))
     runs = f": {', '.join(wait['workflows'])}" if wait["workflows"] else ""
-    return f"{visible(name)} {describe_wait(visit, '')}{shown_until}{runs}"
+    return f"{to_printable(name)} {describe_wait(visit, '')}{shown_until}{runs}"
 
 
 @app.command("events", no_args_is_help=True, epilog="Example: noetl runs events ID --json")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noetl.planner.diagnostics.render import Fragment
+    from noetl.planner.diagnostics.render import StyledText
     from rich.console import Console
 
 EXIT_FAILED = 1
@@ -37,13 +37,13 @@ def stderr_console() -> Console:
 
 def print_message(text: str) -> None:
     """Print one line to stderr, with terminal control characters made visible."""
-    from noetl.planner.diagnostics.terminal_text import visible
+    from noetl.planner.diagnostics.terminal_text import to_printable
 
-    sys.stderr.write(visible(text) + "\n")
+    sys.stderr.write(to_printable(text) + "\n")
     sys.stderr.flush()
 
 
-def print_report(fragments: Iterable[Fragment], console: Console | None = None) -> None:
+def print_report(fragments: Iterable[StyledText], console: Console | None = None) -> None:
     """Print the fragments of a report to stderr, with colours on a terminal."""
     from rich.text import Text
 
@@ -64,10 +64,10 @@ def write_json(value: Any) -> None:
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows of cells to stdout, in columns."""
-    from noetl.planner.diagnostics.terminal_text import cells, visible
+    from noetl.planner.diagnostics.terminal_text import display_width, to_printable
 
-    visible_rows = [tuple(map(visible, row)) for row in rows]
-    widths = [max(map(cells, column)) for column in zip(*visible_rows, strict=True)]
+    visible_rows = [tuple(map(to_printable, row)) for row in rows]
+    widths = [max(map(display_width, column)) for column in zip(*visible_rows, strict=True)]
     for row in visible_rows:
-        padded = (text + " " * (width - cells(text)) for text, width in zip(row, widths, strict=True))
+        padded = (text + " " * (width - display_width(text)) for text, width in zip(row, widths, strict=True))
         write_stdout("  ".join(padded).rstrip() + "\n")

@@ -23,7 +23,7 @@ from noetl.api.cli.display.run_board import (
     is_run_end,
     parse_time,
 )
-from noetl.planner.diagnostics.terminal_text import visible
+from noetl.planner.diagnostics.terminal_text import to_printable
 
 if TYPE_CHECKING:
     from noetl.api.cli.display.event_follower import FollowedRun, RunEvents
@@ -141,7 +141,7 @@ class ProgressDisplay:
         loop = followed.board.loop_of(event)
         if not self._can_redraw and loop is not None and now - shown_at >= _SLOW_SECONDS:
             self._loop_shown_at[key] = now
-            yield _indent(followed, Text(f"… {visible(event.step or '')}  {loop.format()}"))
+            yield _indent(followed, Text(f"… {to_printable(event.step or '')}  {loop.format()}"))
 
     def _announce_slow_steps(self) -> None:
         """Print each slow running step once, if the terminal cannot be redrawn."""
@@ -154,7 +154,7 @@ class ProgressDisplay:
             is_running = visit.state is ActivityState.RUNNING and visit.loop is None
             is_slow = is_running and self._clock() - visit.since >= _SLOW_SECONDS
             if is_slow and self._announce(key, ActivityState.RUNNING):
-                self._console.print(_indent(followed, Text(f"… {visible(visit.step)} is running")))
+                self._console.print(_indent(followed, Text(f"… {to_printable(visit.step)} is running")))
 
     def _announce(self, key: VisitKey, state: ActivityState) -> bool:
         """Record that a state of a visit was shown. Return whether this is the first time."""
@@ -195,7 +195,7 @@ def _active_visits(followed_runs: Iterable[FollowedRun]) -> Iterator[tuple[Follo
 def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
     from rich.text import Text
 
-    step = visible(visit.step)
+    step = to_printable(visit.step)
     remaining = "" if visit.until is None else format_countdown(visit.until - now)
     match visit.state:
         case ActivityState.WAITING:
@@ -207,7 +207,9 @@ def _active_line(visit: ActiveVisit, now: float, width: int) -> Text:
             return Text.assemble(("▶ ", "cyan"), step, f"  {visit.loop.format(bar_width)}")
         case ActivityState.RUNNING:
             attempt = f"  attempt {visit.attempt}" if visit.attempt > 1 else ""
-            actions = "".join(f"  {visible(type)}" for type in dict.fromkeys(visit.running_actions.values()))
+            actions = "".join(
+                f"  {to_printable(type)}" for type in dict.fromkeys(visit.running_actions.values())
+            )
             details = f"  {_format_elapsed(now - visit.since)}{attempt}{actions}"
             return Text.assemble(("▶ ", "cyan"), step, (details, "dim"))
 
@@ -241,7 +243,7 @@ class _LogLineHandler(logging.Handler):
         values = (
             "".join(f"  {name}={value}" for name, value in fields.items()) if isinstance(fields, dict) else ""
         )
-        self._console.print(visible(f"│ {level}{record.getMessage()}{reason}{values}"))
+        self._console.print(to_printable(f"│ {level}{record.getMessage()}{reason}{values}"))
 
 
 def _indent(followed: FollowedRun, line: Text) -> Text:
@@ -251,7 +253,7 @@ def _indent(followed: FollowedRun, line: Text) -> Text:
     if not followed.depth:
         return line
     sign, rest = line[:2], line[2:]
-    playbook = f"{visible(followed.run.playbook)}: "
+    playbook = f"{to_printable(followed.run.playbook)}: "
     return Text.assemble("  " * followed.depth, sign, (playbook, "dim"), rest)
 
 
@@ -263,7 +265,7 @@ def _run_end_line(followed: FollowedRun, event: Event) -> Text:
     sign = ("✓ ", "green") if status == "succeeded" else ("✗ ", "red")
     shown_status = "" if status == "succeeded" else f"  {status}"
     duration = f"  {format_duration(event.duration_seconds or 0.0)}"
-    name = visible(followed.run.playbook)
+    name = to_printable(followed.run.playbook)
     details = (f"{duration}  run {followed.run.id}", "dim")
     return Text.assemble("  " * followed.depth, sign, name, shown_status, details)
 
@@ -281,7 +283,7 @@ def visit_end_line(
     """
     from rich.text import Text
 
-    step = visible(event.step or "")
+    step = to_printable(event.step or "")
     attempt = f"  attempt {event.attempt}" if (event.attempt or 1) > 1 else ""
     duration = f"  {format_duration(event.duration_seconds)}" if event.duration_seconds is not None else ""
     shown_retries = f"  {retries} {'retry' if retries == 1 else 'retries'}" if retries else ""
@@ -312,7 +314,7 @@ def _format_items(loop_counts: Mapping[str, Any] | None) -> str:
 
 def _format_targets(transition: Mapping[str, Any] | None) -> str:
     targets = (transition or {}).get("targets") or ()
-    return f"  → {', '.join(map(visible, targets))}" if targets else ""
+    return f"  → {', '.join(map(to_printable, targets))}" if targets else ""
 
 
 def _wait_line(event: Event) -> Text:
@@ -322,4 +324,4 @@ def _wait_line(event: Event) -> Text:
     wait = describe_wait(ActiveVisit(event.step or "", event.at, actions=actions, retried=retried), "")
     until = event.payload.get("until")
     time_text = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
-    return Text.assemble(("◷ ", "yellow"), visible(event.step or ""), f"  {wait}{time_text}")
+    return Text.assemble(("◷ ", "yellow"), to_printable(event.step or ""), f"  {wait}{time_text}")

@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from noetl.planner.diagnostics.terminal_text import visible
-from noetl.planner.diagnostics.wording import listed
+from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.diagnostics.wording import join_words
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
@@ -90,7 +90,7 @@ class ActiveVisit:
     def awaited(self) -> str:
         """Return words for what the visit waits for, or an empty text if it waits only for a time."""
         words = [_AWAITED.get(action, f"`{action}`") for action in self.actions if action != "wait"]
-        return listed(words or [""], "and")
+        return join_words(words or [""], "and")
 
 
 class RunBoard:
@@ -190,7 +190,7 @@ def describe_wait(visit: ActiveVisit, remaining: str) -> str:
     if awaited:
         return f"waits for {awaited}{f', {remaining} left' if remaining else ''}"
     if visit.retried:
-        retries = f"retries {listed([f'`{action}`' for action in visit.retried], 'and')}"
+        retries = f"retries {join_words([f'`{action}`' for action in visit.retried], 'and')}"
         return f"{retries} in {remaining}" if remaining else retries
     verb = "continues" if visit.actions else "next round"
     return f"{verb} in {remaining}" if remaining else "waits"
@@ -207,7 +207,7 @@ def parse_time(text: str | None) -> float | None:
 
 def format_error(error: Any) -> str:
     """Return the type and the message of an error record as one line."""
-    return visible(f"{error['type']}: {error['message']}") if error else "failed"
+    return to_printable(f"{error['type']}: {error['message']}") if error else "failed"
 
 
 def format_duration(seconds: float) -> str:

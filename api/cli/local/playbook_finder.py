@@ -137,7 +137,7 @@ class SiblingPlaybookFinder:
     def _unknown_playbook(
         self, files: list[_PlaybookFile], run: Run, name: str, version: str | None
     ) -> ActionError:
-        from noetl.planner.diagnostics.diagnostic import suggest
+        from noetl.planner.diagnostics.diagnostic import did_you_mean
 
         subject = f"playbook `{name}`" if version is None else f"version `{version}` of playbook `{name}`"
         own_path = _shown_path(Path(run.source or ""), run)
@@ -150,7 +150,7 @@ class SiblingPlaybookFinder:
                 actual_version = f"version `{head.version}`" if head.version else "no version"
                 return _error(f"{message}; {_shown_path(file.path, run)} has {actual_version}")
         known_names = {file.path.stem for file in files} | {head.name for head in heads.values() if head.name}
-        hint = suggest(name, known_names)
+        hint = did_you_mean(name, known_names)
         return _error(f"{message}; {hint}" if hint else message)
 
 

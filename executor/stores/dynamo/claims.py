@@ -319,7 +319,7 @@ class DynamoClaims(DynamoContext):
             expected = deadline_of(head)
             if expected is None or expected.visit.id != visit.id:
                 return False
-            if self.plans.header(head["plan"]).last_step is None:
+            if self.plans.header(head["plan"]).finally_step is None:
                 return True
             key = keys.visit(visit.run_id, last_visit_id(resumes), spread_of(head))
             return self.table.get(key) is None

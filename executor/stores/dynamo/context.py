@@ -24,7 +24,7 @@ from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.memory_queue import InMemoryQueue
 from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.executor.stores.sqs.receiver import MessageReceiver
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
@@ -38,7 +38,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-@record
+@frozen
 class CachedClaim:
     """A claim that this process has made: what was read for it."""
 
@@ -265,4 +265,4 @@ class DynamoContext(ABC):
     def is_last(self, record: VisitItem, head: Item) -> bool:
         """Whether a visit belongs to no branch: the end of a run, or the step that runs last."""
         step = record.visit.step
-        return step == END or step == self.plans.header(head["plan"]).last_step
+        return step == END or step == self.plans.header(head["plan"]).finally_step

@@ -8,7 +8,7 @@ from typing import Any
 
 from noetl.executor.stores.dynamo.attributes import encode_item, encode_value, size_of
 from noetl.executor.stores.dynamo.keys import ItemKey
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 Condition = tuple[str, str, Any]
 """An attribute name, an operator and a value.
@@ -68,7 +68,7 @@ class _Placeholders:
         return parameters | ({"ExpressionAttributeValues": self.values} if self.values else {})
 
 
-@record
+@frozen
 class Update:
     """A change of an item, which creates the item if it is absent.
 
@@ -121,7 +121,7 @@ class Update:
         return call | _conditional(placeholders, self.when)
 
 
-@record
+@frozen
 class Put:
     """A write of a complete item. By default the item must be absent."""
 
@@ -142,7 +142,7 @@ class Put:
         return {"TableName": table, "Item": encode_item(item)} | _conditional(_Placeholders(), self.when)
 
 
-@record
+@frozen
 class Delete:
     """A deletion of an item."""
 
@@ -158,7 +158,7 @@ class Delete:
         return call | _conditional(_Placeholders(), self.when)
 
 
-@record
+@frozen
 class ConditionCheck:
     """A condition on an item that other writes of the same transaction depend on."""
 

@@ -23,7 +23,7 @@ from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import spread_of
 from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
 from noetl.executor.stores.dynamo.visit_items import VisitItem
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 PAGE = 1000
 _BEGINNINGS = ("workflow.started", "workflow.resumed")
@@ -33,7 +33,7 @@ HEAD = ""
 """The stream of what happens to the run as a whole; those of visits have their ids."""
 
 
-@record
+@frozen
 class EventStream:
     """What has happened to one visit, or to the run, in order; behind the streams of its causes. `rank` tells streams apart
     whose events happened at the same time.

@@ -54,7 +54,7 @@ class DynamoLifecycle(DynamoJoins):
     def end(self, head: Item, now: float) -> list[VisitItem]:
         """Let a run end: with the step that runs last if there is one, and when that is done for good."""
         run_id, resumes = head["pk"][2:], head.get("resumes", 0)
-        last_step = self.plans.header(head["plan"]).last_step
+        last_step = self.plans.header(head["plan"]).finally_step
         if last_step is not None:
             branch = Branch(last_visit_id(resumes), last_step, LAST_CLOCK, {})
             record, is_new = self._make(head, visit_of(branch, run_id, now), now)

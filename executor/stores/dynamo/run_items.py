@@ -11,10 +11,10 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
 from noetl.executor.stores.dynamo.visit_items import StepOf, VisitItem, VisitOrigin, event_to_list, names_of
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 
-@record
+@frozen
 class BranchCounts:
     """The branches of a run: how many there are, how many have ended in a failure, how many are on the way to each join;
     and the visits that have arrived at each join. A sum over the counters of the partitions.

@@ -18,7 +18,7 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
 )
 from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem, decode_visit, followers
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.executor.stores.dynamo.context import DynamoContext
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_LOOKS = 8
 
 
-@record
+@frozen
 class RunSnapshot:
     """The head of a run and the records of all its visits, in the order they came to be: also of those that nobody has
     claimed yet and that have no item.

@@ -16,7 +16,7 @@ from noetl.executor.model.transition import branches_of
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 from noetl.planner.plan import Step
 
 ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitStatus.RUNNING)
@@ -24,7 +24,7 @@ ACTIVE = (VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING, VisitSta
 StepOf = Callable[[str], Step]
 
 
-@record
+@frozen
 class VisitOrigin:
     """How a visit came to be, and what its branch brings along.
 
@@ -44,7 +44,7 @@ class VisitOrigin:
     line: int = 0
 
 
-@record
+@frozen
 class VisitItem:
     """A visit, its way, and the item it was read from, if it has one."""
 

@@ -14,7 +14,7 @@ from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Conditio
 from noetl.executor.stores.dynamo.run_items import is_over
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.executor.stores.sqs.due_message import DueMessage
-from noetl.planner.plan import canonical
+from noetl.planner.plan import canonical_json
 
 MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -61,7 +61,9 @@ class DynamoWaits(DynamoContext):
             self.make_due(key.run_id, key.visit_id, now)
             self.changes.notify()
             return key
-        if canonical(self.blobs.load(item["answer"])) != canonical(body):  # to `==`, 1 and true are the same
+        if canonical_json(self.blobs.load(item["answer"])) != canonical_json(
+            body
+        ):  # to `==`, 1 and true are the same
             raise RejectedError("answered_otherwise", "another answer came before")
         # Whoever brought it first may have died before the visit was due.
         self.wake_if_answered(key.run_id, key.visit_id, now)

@@ -132,8 +132,8 @@ class BranchTransaction:
 
     def end(self) -> None:
         """Let the run end: with the step that runs last if there is one, and when that is done for good."""
-        if self.header.last_step is not None:
-            branch = Branch(last_visit_id(self.run["resumes"]), self.header.last_step, LAST_CLOCK, {})
+        if self.header.finally_step is not None:
+            branch = Branch(last_visit_id(self.run["resumes"]), self.header.finally_step, LAST_CLOCK, {})
             if not self._is_there(branch):
                 self._add(branch)
                 where = (self.run["id"], DEADLINE)
@@ -232,7 +232,7 @@ class BranchTransaction:
         in_line = (
             self.header.sequential
             and not branch.step.startswith("@")
-            and branch.step != self.header.last_step
+            and branch.step != self.header.finally_step
         )
         lease = None if parked or in_line or self.claimed is not None else self.claim_for
         position = (self.run["seq"] << 12) + self.count

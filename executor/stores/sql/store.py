@@ -347,7 +347,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     run_id,
                 ),
             ).fetchone()
-            ends = (END, DEADLINE, self.plan_header(run.plan_hash).last_step)
+            ends = (END, DEADLINE, self.plan_header(run.plan_hash).finally_step)
             db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
             due = db.execute(
                 f"update visits set attempt = 1, status = case when {_STILL_WAITS} then 'waiting' else 'ready' end,"

@@ -145,7 +145,7 @@ class SqlSweep:
 
     def _set_deadline(self, db: Writer, run: Row, now: float) -> str | None:
         """Let the run end in time, unless its last step has begun, which has a time of its own."""
-        last = self._branches(db, run, now).header.last_step
+        last = self._branches(db, run, now).header.finally_step
         query = "select 1 from visits where run_id = ? and step = ?"
         if last is not None and db.execute(query, (run["id"], last)).fetchone() is not None:
             return None

@@ -10,7 +10,7 @@ from noetl.executor.model.run import Wait, WaitKey
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
-from noetl.planner.plan import canonical
+from noetl.planner.plan import canonical_json
 
 MAX_ANSWER_BYTES = 1024 * 1024
 _ONE = "run_id = ? and visit_id = ? and id = ?"
@@ -52,7 +52,7 @@ class SqlWaits:
         with self.database.transaction() as db:
             key, row = self._found(db, token_hash)
             if row["answered_at"] is not None:
-                if canonical(json.loads(row["answer"])) == canonical(
+                if canonical_json(json.loads(row["answer"])) == canonical_json(
                     body
                 ):  # to `==`, 1 and true are the same
                     return key

@@ -19,7 +19,7 @@ import json
 from typing import Any
 
 from noetl.executor.errors import MessageError
-from noetl.planner.frozen import record
+from noetl.planner.frozen import frozen
 
 MAX_DELAY_SECONDS = 900
 GRACE_SECONDS = 120.0
@@ -29,7 +29,7 @@ MAX_SPREAD = 64
 _FORMAT = 1
 
 
-@record
+@frozen
 class DueMessage:
     """A hint that a visit is due at a time (seconds since the epoch).
 

@@ -82,7 +82,7 @@ def test_joins_are_explained(noetl: Command) -> None:
     outcome = noetl("plan", "fork.yaml", "--explain-joins")
     assert (outcome.exit_code, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [
-        "meet: waits for all branches: the fork at `begin` makes branches that can meet here",
+        "meet: waits for all branches: two branches of the fork at `begin` can arrive",
         "  begin → left → meet",
         "  begin → right → meet",
     ]

@@ -137,8 +137,7 @@ def test_a_file_that_does_not_compile_is_an_error(
     register_text(store, child(7))
     (tmp_path / "child.yaml").write_text("name: child\nsteps:\n  - {name: a, run: [{action: lgo}]}\n")
     assert (
-        find_error(finder, run)
-        == "`child` does not compile: child.yaml:3: NP501 there is no action type `lgo`"
+        find_error(finder, run) == "`child` does not compile: child.yaml:3: NP501 unknown action type `lgo`"
     )
     (tmp_path / "child.yaml").write_text("name: child\nsteps: [}\n")
     assert find_error(finder, run, version="2").startswith("`child` does not compile: child.yaml:2: NP001 ")
