@@ -1,1 +1,31 @@
-"""Data-flow analyses over the graph of steps: which names have a value where."""
+"""Data-flow analyses over the graph of steps: which names have a value where.
+
+Read the modules in this order:
+
+1. `narrowing`: the accesses that one template requires, and the facts that follow from its value.
+2. `correlation`: the tests of constant values that several guards share.
+3. `fact_encoding`: numbers for all facts, so that a set of facts is an `int`.
+4. `transfer`: the data types of the analysis, from a single read to the effects of a step.
+5. `work_effects` and `step_effects`: what a `run` and a step require and add, whatever holds before.
+6. `solver`, with `sequential`: the facts that may and that must hold when a step is entered.
+7. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
+
+`definitions`, `infallible` and `liveness` are smaller analyses that do not need the solver.
+
+Example:
+    ```yaml
+    input: {large: boolean}
+    steps:
+      - {name: a, rule: [{case: "{{ large }}", run: [b]}, {case: default, run: [c]}]}
+      - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [c]}]}
+      - {name: c, run: [{action: log, message: "{{ x }}"}]}
+    ```
+
+    The fact "`x` is assigned" is in the gen set of the exit of `b`. Branches enter `c` from `a` without the
+    fact and from `b` with it. So it is in the may set of `c`, but not in its must set. Step `c` requires it,
+    so NP302 is reported, and the witness is the path a → c.
+
+    With `if: "{{ large }}"` at the action of `c`, `c` requires only the clause "`x` is assigned, or `large`
+    is false". The exit of `a` to `c` has the fact "`large` is false", which satisfies the clause. So the
+    clause is in the must set of `c`, and nothing is reported.
+"""

@@ -3,13 +3,12 @@
 Problem: The solver works on fact sets (`int` used as bit sets), while narrowing works on accesses and
 conditions. Two things need facts of their own. A *condition* is a test of a constant value with its result:
 work done under it is often read under the same test. A *clause* is a disjunction. A template that reads `x`
-only if `y` is unassigned requires the clause "`x` or `y` is assigned". If it also depends on a test, "the
-test is false" is a third part.
+only if `y` is unassigned requires the clause "`x` or `y` is assigned".
 
 Algorithm: `FactEncoder` gives one bit to each name that is both read and assigned, and to each `steps.NAME`.
 Both results of each tracked test get one, and each clause. `closures` maps a name or condition to its bit and
-those of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other direction: `(x or
-c)` with `not c`, or with `(x or not c)`, gives `x`.
+those of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other
+direction: the clause "`x` or c" together with "not c", or with the clause "`x` or not c", gives `x`.
 
 Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
 bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.
