@@ -100,7 +100,12 @@ class AssignmentProblem:
 
 
 class AssignmentSolver:
-    """The solver of one problem. `solve` fills `solution`."""
+    """The solver of one problem. `solve` fills `solution`.
+
+    `order` is the position of each reachable step in reverse postorder. `exits` are the exits of each step,
+    `incoming` those that lead to it, with their steps. `regions` are the steps of the region of each join,
+    from the join backward. `components` are the strongly connected components in topological order.
+    """
 
     def __init__(self, problem: AssignmentProblem) -> None:
         cfg, joins = problem.cfg, problem.joins
