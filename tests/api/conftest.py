@@ -1,4 +1,4 @@
-"""The service of a test: a store of its own, real workers, and a client on this machine."""
+"""Fixtures of the HTTP tests: an app with a store of its own, workers, and a client on this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """A pipe. Opening it for writing waits for the step that runs `cat` on it; closing it lets the step go on."""
+    """Pipe that holds a step which runs `cat` on it.
+
+    Opening it for writing blocks until the step has started; closing it lets the step finish.
+    """
     path = tmp_path / "gate"
     os.mkfifo(path)
     yield path
-    os.close(os.open(path, os.O_RDWR))  # whoever still waits at either end of it waits no more
+    os.close(os.open(path, os.O_RDWR))  # unblock a step or a test that still waits at either end
 
 
 @pytest.fixture

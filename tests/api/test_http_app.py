@@ -1,4 +1,4 @@
-"""The app as a server sees it."""
+"""The app: health, OpenAPI, wrong settings and imports."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from noetl.executor.errors import StoreError
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_says_that_it_lives_and_is_ready(http: httpx.AsyncClient) -> None:
+async def test_the_app_reports_that_it_is_healthy_and_ready(http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).json() == {"status": "ok"}
     assert (await http.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_it_lives_without_a_store(settings: dict[str, str]) -> None:
+async def test_the_app_is_healthy_without_a_store(settings: dict[str, str]) -> None:
     transport = httpx.ASGITransport(create_app(settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
+async def test_the_openapi_document_has_all_routes_and_schemas(http: httpx.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/workflows",
@@ -55,13 +55,13 @@ async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
     for operation in ("/workflows/callbacks/{token}", "/workflows/callbacks/{token}/heartbeat"):
         assert document["paths"][operation]["post"]["security"] == []
     assert "HTTPValidationError" not in str(document)
-    named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
-    assert {"Accepted", "Failure", "ProblemDocument"} <= named <= set(document["components"]["schemas"])
+    referenced = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert {"Accepted", "Failure", "ProblemDocument"} <= referenced <= set(document["components"]["schemas"])
     assert (await http.get("/docs")).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "wrong_setting",
     [
         {"NOETL_STORE": "sqlite:////proc/nothing/noetl.db"},
         {"NOETL_STORE": "carrier-pigeon://coop"},
@@ -79,10 +79,10 @@ async def test_it_describes_itself(http: httpx.AsyncClient) -> None:
         {"NOETL_PUBLIC_URL": "https://noetl.test/#"},
         {"NOETL_PUBLIC_URL": "https://me:pass@noetl.test/"},
     ],
-    ids=lambda wrong: "=".join(next(iter(wrong.items()))),
+    ids=lambda wrong_setting: "=".join(next(iter(wrong_setting.items()))),
 )
-async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
-    settings: dict[str, str], wrong: dict[str, str]
+async def test_a_wrong_setting_stops_the_start_with_a_sentence(
+    settings: dict[str, str], wrong_setting: dict[str, str]
 ) -> None:
     sent: list[dict[str, Any]] = []
 
@@ -93,17 +93,17 @@ async def test_a_setting_that_is_wrong_stops_it_with_a_sentence(
         sent.append(message)
 
     with pytest.raises(Exception, match=r".") as raised:
-        await create_app(settings | wrong)({"type": "lifespan", "state": {}}, receive, send)
+        await create_app(settings | wrong_setting)({"type": "lifespan", "state": {}}, receive, send)
     [message] = sent
     assert message["type"] == "lifespan.startup.failed"
     assert message["message"] == str(raised.value)
-    assert isinstance(raised.value, StoreError) or next(iter(wrong)) in message["message"]
+    assert isinstance(raised.value, StoreError) or next(iter(wrong_setting)) in message["message"]
     assert "Traceback" not in message["message"]
 
 
-async def test_importing_it_needs_no_settings_and_writes_nothing(tmp_path: Path) -> None:
+async def test_the_import_needs_no_settings_and_writes_nothing(tmp_path: Path) -> None:
     code = "import noetl.api.app, os; assert not os.listdir('.')"
-    done = await asyncio.to_thread(
+    process = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -111,4 +111,4 @@ async def test_importing_it_needs_no_settings_and_writes_nothing(tmp_path: Path)
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (process.returncode, process.stderr) == (0, "")

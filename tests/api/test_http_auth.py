@@ -1,4 +1,4 @@
-"""Who is served once there is an API key or an issuer of tokens: every route, from the app's own list."""
+"""Authentication and scopes of every route, once there is an API key or an issuer of tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 GREET = "name: greet\nsteps: [{name: greet, run: [{action: log, message: hello}]}]\noutput: {said: hello}\n"
 YAML = {"Content-Type": "application/yaml"}
 
-NEEDED: dict[tuple[str, str], str | None] = {
+REQUIRED_SCOPES: dict[tuple[str, str], str | None] = {
     ("post", "/workflows/run"): "run",
     ("get", "/workflows"): "read",
     ("get", "/workflows/status/{workflow_id}"): "read",
@@ -49,15 +49,15 @@ NEEDED: dict[tuple[str, str], str | None] = {
     ("get", "/healthz"): None,
     ("get", "/readyz"): None,
 }
-"""The scope that each route needs; None for those that are open. A route that is not here fails the first test."""
+"""Scope that each route needs, or None if it is public. A route that is missing here fails the first test."""
 
 PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
-GUARDED = [(method, path, scope) for (method, path), scope in NEEDED.items() if scope is not None]
+GUARDED = [(method, path, scope) for (method, path), scope in REQUIRED_SCOPES.items() if scope is not None]
 
 
 @pytest.fixture
 def keys(settings: dict[str, str]) -> dict[str, str]:
-    """A key for each scope, by scope; of another tenant; and one that has been revoked."""
+    """Key for each scope, by scope; key of another tenant, `foreign`; and `revoked` key."""
     store = open_store(settings["NOETL_STORE"])
     texts = {}
     for name, scope, tenant in (
@@ -77,15 +77,15 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def ask(
+async def send_request(
     http: httpx.AsyncClient, method: str, path: str, key: str | None, **values: str
 ) -> httpx.Response:
-    """A request that makes sense but for who asks, and for ids that nobody has unless they are given."""
-    given = {"workflow_id": "nosuch", "token": "nosuch", "name": "nosuch", "version": "1", **values}
+    """Send a valid request with a key. Ids are unknown unless they are in `values`."""
+    ids = {"workflow_id": "nosuch", "token": "nosuch", "name": "nosuch", "version": "1", **values}
     headers = {} if key is None else bearer(key)
     if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
         return await http.post(path, headers=headers | YAML, content=GREET)
-    return await http.request(method, path.format(**given), headers=headers)
+    return await http.request(method, path.format(**ids), headers=headers)
 
 
 def assert_refused(response: httpx.Response, status: int, slug: str) -> None:
@@ -98,21 +98,21 @@ def assert_refused(response: httpx.Response, status: int, slug: str) -> None:
 async def test_every_route_is_in_the_table(settings: dict[str, str]) -> None:
     app = create_app(settings)
     document = app.openapi()
-    found = {(method, path) for path, methods in document["paths"].items() for method in methods}
-    assert found == set(NEEDED)
+    routes = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert routes == set(REQUIRED_SCOPES)
     pages = [str(route.path) for route in app.routes if hasattr(route, "path")]
     assert sorted(pages) == sorted(PAGES)
-    assert {path for (_, path), scope in NEEDED.items() if scope is None} == {
+    assert {path for (_, path), scope in REQUIRED_SCOPES.items() if scope is None} == {
         *PUBLIC_PATHS,
         "/workflows/callbacks/{token}",
         "/workflows/callbacks/{token}/heartbeat",
     }
-    for method, path in NEEDED:
+    for method, path in REQUIRED_SCOPES:
         operation = document["paths"][path][method]
-        assert bool(operation.get("security")) == (NEEDED[method, path] is not None), path
+        assert bool(operation.get("security")) == (REQUIRED_SCOPES[method, path] is not None), path
 
 
-async def test_a_route_that_does_not_say_who_may_use_it_is_refused() -> None:
+async def test_a_route_without_a_declared_scope_is_reflast_use() -> None:
     router = APIRouter()
 
     @router.get("/open")
@@ -123,21 +123,21 @@ async def test_a_route_that_does_not_say_who_may_use_it_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-async def test_without_credentials(
+async def test_a_request_without_credentials_is_refused(
     http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
 ) -> None:
-    assert_refused(await ask(http, method, path, None), 401, "unauthenticated")
+    assert_refused(await send_request(http, method, path, None), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-async def test_with_wrong_credentials(
+async def test_a_request_with_wrong_credentials_is_refused(
     http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
 ) -> None:
     unknown, _ = create_api_key("unknown", ["admin"], "default", 1.0)
-    half = keys["admin"][:-1] + ("0" if keys["admin"][-1] != "0" else "1")
+    altered = keys["admin"][:-1] + ("0" if keys["admin"][-1] != "0" else "1")
     for key in (
         unknown,
-        half,
+        altered,
         keys["revoked"],
         keys["admin"].upper(),
         keys["admin"][:20],
@@ -145,37 +145,39 @@ async def test_with_wrong_credentials(
         "ey.ey.ey",
         hash_of(""),
     ):
-        assert_refused(await ask(http, method, path, key), 401, "unauthenticated")
+        assert_refused(await send_request(http, method, path, key), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-async def test_with_each_scope(
+async def test_a_scope_includes_the_smaller_ones(
     http: httpx.AsyncClient, keys: dict[str, str], method: str, path: str, scope: str
 ) -> None:
-    for given in SCOPES:
-        response = await ask(http, method, path, keys[given])
-        if SCOPES.index(given) < SCOPES.index(scope):
+    for scope_of_caller in SCOPES:
+        response = await send_request(http, method, path, keys[scope_of_caller])
+        if SCOPES.index(scope_of_caller) < SCOPES.index(scope):
             assert_refused(response, 403, "insufficient-scope")
             assert response.json()["scope"] == scope
         else:
             assert response.status_code not in (401, 403), response.text
 
 
-@pytest.mark.parametrize(("method", "path"), [place for place, scope in NEEDED.items() if scope is None])
+@pytest.mark.parametrize(
+    ("method", "path"), [place for place, scope in REQUIRED_SCOPES.items() if scope is None]
+)
 @pytest.mark.parametrize("client", ["127.0.0.1", "203.0.113.9"])
-async def test_open_routes(
+async def test_public_routes_need_no_credentials(
     settings: dict[str, str], keys: dict[str, str], method: str, path: str, client: str
 ) -> None:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, client=(client, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://noetl.test") as http:
-            response = await ask(http, method, path, None)
+            response = await send_request(http, method, path, None)
     assert response.status_code == (404 if "token" in path else 200)
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nosuch", "/workflows/nosuch/nosuch", "//healthz", "/healthz/"])
-async def test_what_is_no_route_of_ours_needs_credentials(
+async def test_pages_and_unknown_paths_need_credentials(
     http: httpx.AsyncClient, keys: dict[str, str], path: str
 ) -> None:
     assert (await http.get(path)).status_code == 401
@@ -183,7 +185,7 @@ async def test_what_is_no_route_of_ours_needs_credentials(
 
 
 @pytest.mark.parametrize("path", ["/workflows/callbacks/events", "/workflows/callbacks/graph"])
-async def test_nothing_else_is_open_below_callbacks(
+async def test_other_methods_below_callbacks_need_credentials(
     http: httpx.AsyncClient, keys: dict[str, str], path: str
 ) -> None:
     assert_refused(await http.get(path), 401, "unauthenticated")
@@ -191,28 +193,40 @@ async def test_nothing_else_is_open_below_callbacks(
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer {} {}", "Bearer {},", "Token {}", "Bearer\t{}", "Bearer é", f"Bearer {'x' * 9000}"],
-)  # fmt: skip
-async def test_headers_that_are_no_credentials(
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic {}",
+        "{}",
+        "Bearer {} {}",
+        "Bearer {},",
+        "Token {}",
+        "Bearer\t{}",
+        "Bearer é",
+        f"Bearer {'x' * 9000}",
+    ],
+)
+async def test_malformed_authorization_headers_are_refused(
     settings: dict[str, str], http: httpx.AsyncClient, keys: dict[str, str], header: str
 ) -> None:
     value = header.replace("{}", keys["admin"]).encode()
     assert_refused(await http.get("/workflows", headers=[(b"authorization", value)]), 401, "unauthenticated")
 
 
-async def test_two_headers_are_none(http: httpx.AsyncClient, keys: dict[str, str]) -> None:
-    both = [("Authorization", f"Bearer {keys[scope]}") for scope in ("admin", "read")]
-    assert_refused(await http.get("/workflows", headers=both), 401, "unauthenticated")
+async def test_two_authorization_headers_are_refused(http: httpx.AsyncClient, keys: dict[str, str]) -> None:
+    headers = [("Authorization", f"Bearer {keys[scope]}") for scope in ("admin", "read")]
+    assert_refused(await http.get("/workflows", headers=headers), 401, "unauthenticated")
 
 
-async def test_the_body_of_someone_unknown_is_not_read(
+async def test_the_body_of_a_refused_request_is_not_read(
     settings: dict[str, str], keys: dict[str, str]
 ) -> None:
     app = create_app(settings)
     sent: list[Any] = []
 
     async def receive() -> Any:
-        raise AssertionError("nothing is read")
+        raise AssertionError("the body is read")
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -221,17 +235,26 @@ async def test_the_body_of_someone_unknown_is_not_read(
     for key, status in ((None, 401), (keys["read"], 403)):
         extra = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
         scope = {
-            "type": "http", "method": "POST", "path": "/workflows/run", "raw_path": b"/workflows/run", "query_string": b"",
-            "headers": headers + extra, "client": ("203.0.113.9", 1), "server": ("noetl.test", 80), "scheme": "http",
-            "root_path": "", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
-        }  # fmt: skip
+            "type": "http",
+            "method": "POST",
+            "path": "/workflows/run",
+            "raw_path": b"/workflows/run",
+            "query_string": b"",
+            "headers": headers + extra,
+            "client": ("203.0.113.9", 1),
+            "server": ("noetl.test", 80),
+            "scheme": "http",
+            "root_path": "",
+            "http_version": "1.1",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+        }
         await app(scope, receive, send)
         assert sent[-2]["status"] == status
     app.state.context.close()
 
 
 class TestTenants:
-    """What one tenant has is not there for another: the same answer as for what nobody has."""
+    """Runs and playbooks of a tenant, which are unknown to another tenant."""
 
     @pytest.fixture
     async def owned(self, http: httpx.AsyncClient, keys: dict[str, str]) -> dict[str, str]:
@@ -242,29 +265,31 @@ class TestTenants:
         return {"workflow_id": run.json()["workflow_id"], "name": "greet", "version": "1"}
 
     @pytest.mark.parametrize(
-        ("method", "path"), [(method, path) for method, path, _ in GUARDED if "{" in path], ids=" ".join
+        ("method", "path"), [(method, path) for method, path, _ in GUARDED if "{" in path]
     )
-    async def test_ids_of_others_are_unknown(
+    async def test_ids_of_another_tenant_are_unknown(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str], method: str, path: str
     ) -> None:
-        foreign = await ask(http, method, path, keys["foreign"], **owned)
-        nobodys = await ask(
+        foreign_response = await send_request(http, method, path, keys["foreign"], **owned)
+        unknown_response = await send_request(
             http, method, path, keys["foreign"], workflow_id="nosuch", name="nosuch", version="1"
         )
-        assert foreign.status_code == nobodys.status_code == 404
+        assert foreign_response.status_code == unknown_response.status_code == 404
         for value in owned.values():
-            assert re.sub(r"nosuch", value, nobodys.json()["title"]) == foreign.json()["title"]
-        own = await ask(http, method, path, keys["admin"], **owned)
-        assert own.status_code in (200, 202, 204, 409)
+            assert (
+                re.sub(r"nosuch", value, unknown_response.json()["title"]) == foreign_response.json()["title"]
+            )
+        own_response = await send_request(http, method, path, keys["admin"], **owned)
+        assert own_response.status_code in (200, 202, 204, 409)
 
-    async def test_lists_hold_what_is_ones_own(
+    async def test_lists_have_only_items_of_the_tenant(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str]
     ) -> None:
         for path in ("/workflows", "/playbooks"):
             assert (await http.get(path, headers=bearer(keys["foreign"]))).json()["items"] == []
             assert len((await http.get(path, headers=bearer(keys["admin"]))).json()["items"]) == 1
 
-    async def test_one_key_of_idempotency_in_two_tenants(
+    async def test_an_idempotency_key_is_separate_for_each_tenant(
         self, http: httpx.AsyncClient, keys: dict[str, str]
     ) -> None:
         headers = YAML | {"Idempotency-Key": "k"}
@@ -275,7 +300,7 @@ class TestTenants:
         ids = [response.json()["workflow_id"] for response in started]
         assert ids[0] == ids[2] != ids[1]
 
-    async def test_a_registered_playbook_of_others_is_not_run(
+    async def test_a_playbook_of_another_tenant_cannot_be_run(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str]
     ) -> None:
         body = {"playbook": {"name": "greet"}}
@@ -283,7 +308,7 @@ class TestTenants:
             assert (await http.post(path, json=body, headers=bearer(keys["foreign"]))).status_code == 404
 
 
-async def test_the_first_key_is_noticed_by_a_service_at_work(
+async def test_a_running_service_notices_the_first_key(
     settings: dict[str, str], http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await http.get("/workflows")).status_code == 200
@@ -299,7 +324,7 @@ async def test_the_first_key_is_noticed_by_a_service_at_work(
     assert (await http.get("/workflows")).status_code == 401
 
 
-async def test_an_app_that_is_shut_serves_nobody_without_credentials(settings: dict[str, str]) -> None:
+async def test_an_app_with_a_gateway_always_requires_credentials(settings: dict[str, str]) -> None:
     app = create_app(settings, has_gateway=True)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         assert (await http.get("/healthz")).status_code == 200
@@ -307,32 +332,32 @@ async def test_an_app_that_is_shut_serves_nobody_without_credentials(settings: d
     app.state.context.close()
 
 
-async def test_the_last_use_of_a_key_is_noted_now_and_then(
+async def test_the_last_use_of_a_key_is_recorded_at_intervals(
     settings: dict[str, str], http: httpx.AsyncClient, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(settings["NOETL_STORE"])
 
-    def used() -> float | None:
+    def last_use() -> float | None:
         [key] = [key for key in store.keys("default") if key.name == "read"]
         return key.last_used_at
 
-    assert used() is None
+    assert last_use() is None
     await http.get("/workflows", headers=bearer(keys["read"]))
-    first = used()
+    first = last_use()
     assert first is not None
     await http.get("/workflows", headers=bearer(keys["read"]))
-    assert used() == first
+    assert last_use() == first
     monkeypatch.setattr(authentication, "RECORD_USE_SECONDS", 0.0)
     await http.get("/workflows", headers=bearer(keys["read"]))
-    assert (used() or 0.0) > first
+    assert (last_use() or 0.0) > first
     store.close()
 
 
-async def test_a_key_is_kept_nowhere(
+async def test_the_text_of_a_key_is_stored_and_logged_nowhere(
     http: httpx.AsyncClient, keys: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
-    answers = [await ask(http, method, path, keys["admin"]) for method, path, _ in GUARDED]
+    answers = [await send_request(http, method, path, keys["admin"]) for method, path, _ in GUARDED]
     answers += [await http.get("/workflows", headers=bearer(keys["revoked"]))]
     secret = keys["admin"].rpartition("_")[2]
     db = sqlite3.connect(tmp_path / "noetl.db")
@@ -347,9 +372,9 @@ async def test_a_key_is_kept_nowhere(
         assert secret not in text and keys["revoked"].rpartition("_")[2] not in text
 
 
-async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the time of a refusal does not tell whether there is a key with the id."""
-    from noetl.api.auth import api_keys as ours
+async def test_an_unknown_key_is_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a refusal must not reveal whether a key with the id exists."""
+    from noetl.api.auth import api_keys
 
     compared: list[tuple[str, str]] = []
 
@@ -357,27 +382,30 @@ async def test_an_unknown_key_is_compared_all_the_same(monkeypatch: pytest.Monke
         compared.append((a, b))
         return a == b
 
-    monkeypatch.setattr(ours.secrets, "compare_digest", compare)
+    monkeypatch.setattr(api_keys.secrets, "compare_digest", compare)
     text, key = create_api_key("a", ["read"], "default", 1.0)
-    for kept, good in (
+    for stored_key, expected in (
         (key, True),
         (None, False),
         (replace(key, revoked_at=1.0), False),
         (replace(key, hash="0" * 64), False),
     ):
         before = len(compared)
-        assert ours.is_valid(text, kept) is good
+        assert api_keys.is_valid(text, stored_key) is expected
         assert len(compared) == before + 1
         assert [len(digest) for digest in compared[-1]] == [64, 64]
 
 
 @pytest.fixture
-async def with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+async def http_with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
     with running_issuer() as issuer:
-        named = {
-            "NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": AUDIENCE, "NOETL_JWKS_URL": issuer.url, "NOETL_JWT_TENANT_CLAIM": "org",
-        }  # fmt: skip
-        app = create_app(settings | named)
+        issuer_settings = {
+            "NOETL_JWT_ISSUER": NAME,
+            "NOETL_JWT_AUDIENCE": AUDIENCE,
+            "NOETL_JWKS_URL": issuer.url,
+            "NOETL_JWT_TENANT_CLAIM": "org",
+        }
+        app = create_app(settings | issuer_settings)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
             async with httpx.AsyncClient(
@@ -387,36 +415,42 @@ async def with_issuer(settings: dict[str, str]) -> AsyncIterator[httpx.AsyncClie
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), GUARDED)
-async def test_tokens_of_each_scope(
-    with_issuer: httpx.AsyncClient, method: str, path: str, scope: str
+async def test_a_scope_of_a_token_includes_the_smaller_ones(
+    http_with_issuer: httpx.AsyncClient, method: str, path: str, scope: str
 ) -> None:
-    assert_refused(await ask(with_issuer, method, path, None), 401, "unauthenticated")
-    assert_refused(await ask(with_issuer, method, path, token(aud="another")), 401, "unauthenticated")
-    assert_refused(await ask(with_issuer, method, path, token(scope="openid")), 403, "insufficient-scope")
-    for given in SCOPES:
-        response = await ask(with_issuer, method, path, token(scope=given))
-        assert (response.status_code == 403) == (SCOPES.index(given) < SCOPES.index(scope)), response.text
+    assert_refused(await send_request(http_with_issuer, method, path, None), 401, "unauthenticated")
+    assert_refused(
+        await send_request(http_with_issuer, method, path, token(aud="another")), 401, "unauthenticated"
+    )
+    assert_refused(
+        await send_request(http_with_issuer, method, path, token(scope="openid")), 403, "insufficient-scope"
+    )
+    for scope_of_caller in SCOPES:
+        response = await send_request(http_with_issuer, method, path, token(scope=scope_of_caller))
+        assert (response.status_code == 403) == (SCOPES.index(scope_of_caller) < SCOPES.index(scope)), (
+            response.text
+        )
 
 
-async def test_a_token_acts_in_its_tenant(with_issuer: httpx.AsyncClient) -> None:
-    started = await with_issuer.post(
+async def test_a_token_is_for_its_tenant(http_with_issuer: httpx.AsyncClient) -> None:
+    started = await http_with_issuer.post(
         "/workflows/run", content=GREET, headers=YAML | bearer(token(org="sales"))
     )
     path = started.json()["links"]["status"]
-    assert (await with_issuer.get(path, headers=bearer(token(org="sales")))).status_code == 200
+    assert (await http_with_issuer.get(path, headers=bearer(token(org="sales")))).status_code == 200
     assert (
-        await with_issuer.get(path, headers=bearer(token(org="support", scope="admin")))
+        await http_with_issuer.get(path, headers=bearer(token(org="support", scope="admin")))
     ).status_code == 404
 
 
-async def test_keys_and_tokens_work_beside_each_other(
-    with_issuer: httpx.AsyncClient, keys: dict[str, str]
+async def test_keys_and_tokens_are_both_accepted(
+    http_with_issuer: httpx.AsyncClient, keys: dict[str, str]
 ) -> None:
-    assert (await with_issuer.get("/workflows", headers=bearer(keys["read"]))).status_code == 200
-    assert (await with_issuer.get("/workflows", headers=bearer(token()))).status_code == 200
+    assert (await http_with_issuer.get("/workflows", headers=bearer(keys["read"]))).status_code == 200
+    assert (await http_with_issuer.get("/workflows", headers=bearer(token()))).status_code == 200
 
 
-def test_a_key_says_whose_it_is() -> None:
+def test_the_record_of_a_key_has_its_id_hash_and_tenant() -> None:
     text, key = create_api_key("nightly", ["run"], "sales", 2.5)
     assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)
     assert key == Key(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)

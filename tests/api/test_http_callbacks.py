@@ -1,4 +1,4 @@
-"""`POST /workflows/callbacks/{token}`: answers from outside, taken by the app whose own workers go on with the run."""
+"""`POST /workflows/callbacks/{token}`: answers and heartbeats of external systems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ input: {gate: string}
 steps:
   - name: ask
     run:
-      - {action: callback, as: answer, notify: {action: shell, command: [tee, "{{ input.gate }}"], stdin: "{{ callback.url }}"}%s}
+      - action: callback
+        as: answer
+        notify: {action: shell, command: [tee, "{{ input.gate }}"], stdin: "{{ callback.url }}"}%s
 """
 
 
@@ -36,8 +38,8 @@ def settings(settings: dict[str, str]) -> dict[str, str]:
     return settings | {"NOETL_PUBLIC_URL": f"{PUBLIC}/"}
 
 
-class Asked:
-    """A run that has asked for an answer: its id, and where it is to be sent."""
+class CallbackRun:
+    """A run that waits for an answer, with the path of its callback."""
 
     def __init__(self, http: httpx.AsyncClient, workflow_id: str, path: str) -> None:
         self.http = http
@@ -49,7 +51,7 @@ class Asked:
         return self.path.rpartition("/")[2]
 
     @classmethod
-    async def begun(cls, http: httpx.AsyncClient, gate: Path, options: str = "") -> Asked:
+    async def start(cls, http: httpx.AsyncClient, gate: Path, options: str = "") -> CallbackRun:
         body = {"playbook": ASK % options, "input": {"gate": str(gate)}}
         response = await http.post("/workflows/run", json=body)
         assert response.status_code == 202, response.text
@@ -66,8 +68,8 @@ class Asked:
         RunStatusSchema.model_validate(body)
         return body
 
-    async def waiting(self) -> dict[str, Any]:
-        """The status once the step waits."""
+    async def wait_until_waiting(self) -> dict[str, Any]:
+        """Return the status once the step waits."""
         while True:
             status = await self.status()
             if status["status"] == "waiting":
@@ -85,8 +87,8 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(http: httpx.AsyncClient, gate: Path) -> AsyncIterator[Asked]:
-    yield await Asked.begun(http, gate)
+async def callback_run(http: httpx.AsyncClient, gate: Path) -> AsyncIterator[CallbackRun]:
+    yield await CallbackRun.start(http, gate)
 
 
 def assert_problem(response: httpx.Response, status: int, slug: str | None = None) -> None:
@@ -98,96 +100,98 @@ def assert_problem(response: httpx.Response, status: int, slug: str | None = Non
     assert problem["instance"] == "/workflows/callbacks/***"
 
 
-async def test_an_answer_lets_the_run_go_on_to_its_end(asked: Asked) -> None:
-    response = await asked.answer({"yes": True})
+async def test_a_run_continues_with_the_answer(callback_run: CallbackRun) -> None:
+    response = await callback_run.answer({"yes": True})
     assert response.status_code == 202
     assert CallbackReceiptSchema.model_validate(response.json()).status == "accepted"
     assert response.headers["cache-control"] == "no-store"
-    result = await asked.result()
+    result = await callback_run.result()
     assert (result["status"], result["result"]) == ("succeeded", {"answer": {"yes": True}})
 
 
 @pytest.mark.parametrize("body", [None, False, 0, "text", [1, {"a": []}]])
-async def test_an_answer_is_any_value(asked: Asked, body: Any) -> None:
-    assert (await asked.answer(body)).status_code == 202
-    assert (await asked.result())["result"] == {"answer": body}
+async def test_an_answer_may_be_any_value(callback_run: CallbackRun, body: Any) -> None:
+    assert (await callback_run.answer(body)).status_code == 202
+    assert (await callback_run.result())["result"] == {"answer": body}
 
 
-async def test_an_answer_without_a_body_is_null(asked: Asked) -> None:
-    assert (await asked.http.post(asked.path)).status_code == 202
-    assert (await asked.result())["result"] == {"answer": None}
+async def test_an_answer_without_a_body_is_null(callback_run: CallbackRun) -> None:
+    assert (await callback_run.http.post(callback_run.path)).status_code == 202
+    assert (await callback_run.result())["result"] == {"answer": None}
 
 
-async def test_a_run_answers_once(asked: Asked) -> None:
-    """While it goes on, and when it has ended."""
-    await asked.answer({"yes": True})
+async def test_only_the_first_answer_is_accepted(callback_run: CallbackRun) -> None:
+    """The rule holds while the run continues, and after its end."""
+    await callback_run.answer({"yes": True})
     for _ in range(2):
-        assert (await asked.answer({"yes": True})).status_code == 202
-        assert_problem(await asked.answer({"yes": False}), 409, "answered-otherwise")
-        assert (await asked.result())["result"] == {"answer": {"yes": True}}
+        assert (await callback_run.answer({"yes": True})).status_code == 202
+        assert_problem(await callback_run.answer({"yes": False}), 409, "answered-otherwise")
+        assert (await callback_run.result())["result"] == {"answer": {"yes": True}}
 
 
-async def test_what_a_step_waits_for_is_seen(asked: Asked) -> None:
-    step = (await asked.waiting())["steps"]["ask"]
+async def test_the_status_shows_what_a_step_waits_for(callback_run: CallbackRun) -> None:
+    step = (await callback_run.wait_until_waiting())["steps"]["ask"]
     assert (step["status"], step["visits"]) == ("waiting", 1)
     assert step["waiting_for"] == {"until": None, "actions": ["callback"], "workflows": []}
-    await asked.answer(1)
-    await asked.result()
-    assert "waiting_for" not in (await asked.status())["steps"]["ask"]
+    await callback_run.answer(1)
+    await callback_run.result()
+    assert "waiting_for" not in (await callback_run.status())["steps"]["ask"]
 
 
-async def test_until_when_it_waits_is_seen(http: httpx.AsyncClient, gate: Path) -> None:
-    asked = await Asked.begun(http, gate, ", timeout: 1h")
-    waiting_for = (await asked.waiting())["steps"]["ask"]["waiting_for"]
+async def test_the_status_shows_the_deadline_of_a_wait(http: httpx.AsyncClient, gate: Path) -> None:
+    callback_run = await CallbackRun.start(http, gate, "\n        timeout: 1h")
+    waiting_for = (await callback_run.wait_until_waiting())["steps"]["ask"]["waiting_for"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z", waiting_for["until"])
 
 
-async def test_a_heartbeat(http: httpx.AsyncClient, gate: Path) -> None:
-    asked = await Asked.begun(http, gate, ", heartbeat: 1h")
+async def test_a_heartbeat_is_accepted(http: httpx.AsyncClient, gate: Path) -> None:
+    callback_run = await CallbackRun.start(http, gate, "\n        heartbeat: 1h")
     for body in (None, {"ignored": 1}):
-        response = await http.post(f"{asked.path}/heartbeat", json=body)
+        response = await http.post(f"{callback_run.path}/heartbeat", json=body)
         assert (response.status_code, response.json()) == (202, {"status": "accepted"})
         assert response.headers["cache-control"] == "no-store"
-    assert (await asked.waiting())["steps"]["ask"]["waiting_for"]["until"] is not None
-    await asked.answer(1)
-    assert_problem(await http.post(f"{asked.path}/heartbeat"), 410, "closed")
+    assert (await callback_run.wait_until_waiting())["steps"]["ask"]["waiting_for"]["until"] is not None
+    await callback_run.answer(1)
+    assert_problem(await http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
 
 
-async def test_when_nobody_waits_any_more(asked: Asked) -> None:
-    await asked.cancel()
-    assert_problem(await asked.answer(1), 410, "closed")
-    assert_problem(await asked.http.post(f"{asked.path}/heartbeat"), 410, "closed")
+async def test_a_callback_of_a_cancelled_run_is_closed(callback_run: CallbackRun) -> None:
+    await callback_run.cancel()
+    assert_problem(await callback_run.answer(1), 410, "closed")
+    assert_problem(await callback_run.http.post(f"{callback_run.path}/heartbeat"), 410, "closed")
 
 
 @pytest.mark.parametrize("path", ["x" * 43, "x" * 43 + "/heartbeat", "%00", "cancel", "a%20b"])
-async def test_an_unknown_token(asked: Asked, path: str) -> None:
-    assert_problem(await asked.http.post(f"/workflows/callbacks/{path}", json=1), 404, "unknown-token")
+async def test_an_unknown_token_is_not_found(callback_run: CallbackRun, path: str) -> None:
+    assert_problem(await callback_run.http.post(f"/workflows/callbacks/{path}", json=1), 404, "unknown-token")
 
 
-async def test_what_is_no_answer_leaves_the_run_waiting(asked: Asked) -> None:
-    post = asked.http.post
-    assert_problem(await post(asked.path, data={"yes": "1"}), 415, "unsupported-media-type")
+async def test_an_invalid_answer_leaves_the_run_waiting(callback_run: CallbackRun) -> None:
+    post = callback_run.http.post
+    assert_problem(await post(callback_run.path, data={"yes": "1"}), 415, "unsupported-media-type")
     assert_problem(
-        await post(asked.path, content="{", headers={"Content-Type": "application/json"}),
+        await post(callback_run.path, content="{", headers={"Content-Type": "application/json"}),
         400,
         "malformed-json",
     )
-    assert_problem(await asked.answer("x" * (1024 * 1024)), 413, "too-large")
-    assert_problem(await asked.answer("é" * 200_000), 413, "too-large")  # that a store keeps as ASCII
-    await asked.answer("x")
-    assert (await asked.result())["result"] == {"answer": "x"}
+    assert_problem(await callback_run.answer("x" * (1024 * 1024)), 413, "too-large")
+    assert_problem(
+        await callback_run.answer("é" * 200_000), 413, "too-large"
+    )  # the limit is in ASCII characters, as stored
+    await callback_run.answer("x")
+    assert (await callback_run.result())["result"] == {"answer": "x"}
 
 
-async def test_a_token_is_shown_nowhere(
-    asked: Asked, settings: dict[str, str], caplog: pytest.LogCaptureFixture
+async def test_a_token_is_in_no_response_and_no_log(
+    callback_run: CallbackRun, settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(0)
-    http, path = asked.http, asked.path
-    await asked.answer("given")
-    responses = [await asked.answer("other"), await http.get(path), await http.post(f"{path}/other")]
+    http, path = callback_run.http, callback_run.path
+    await callback_run.answer("given")
+    responses = [await callback_run.answer("other"), await http.get(path), await http.post(f"{path}/other")]
     assert [response.status_code for response in responses] == [409, 405, 404]
     app = create_app(settings)
-    context, app.state.context = app.state.context, None  # so that everything goes wrong in it
+    context, app.state.context = app.state.context, None  # so that every request fails in it
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as broken:
         responses += [await broken.post(path), await broken.post(path, headers={"Host": "noetl.test"})]
@@ -196,26 +200,26 @@ async def test_a_token_is_shown_nowhere(
     slugs = ["answered-otherwise", None, None, "internal-error", "loopback-only"]
     for response, slug in zip(responses, slugs, strict=True):
         assert_problem(response, response.status_code, slug)
-        assert asked.token not in response.text
+        assert callback_run.token not in response.text
     log = "\n".join(caplog.handler.format(record) for record in caplog.records if record.name != "httpx")
     assert responses[3].json()["reference"] in log
-    assert asked.token not in log
-    assert asked.token not in (await http.get(f"/workflows/{asked.workflow_id}/events")).text
+    assert callback_run.token not in log
+    assert callback_run.token not in (await http.get(f"/workflows/{callback_run.workflow_id}/events")).text
 
 
 @pytest.fixture
 def served(settings: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of the app under a server that logs requests, and its process."""
+    """Address of the app under a server that logs requests, and its process."""
     command = [sys.executable, "-m", "uvicorn", "noetl.api.app:app", "--port", "0", "--no-use-colors"]
     env = os.environ | settings
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     lines = ""
-    while not (found := re.search(r"running on (http://[\d.:]+)", lines)):
+    while not (match := re.search(r"running on (http://[\d.:]+)", lines)):
         line = process.stdout.readline()
         assert line, lines
         lines += line
-    yield found[1], process
+    yield match[1], process
     process.kill()
     process.wait()
     process.stdout.close()
@@ -230,7 +234,7 @@ def test_a_server_logs_requests_without_the_token(served: tuple[str, subprocess.
     assert "some-token" not in log
 
 
-async def test_other_lines_of_a_server_are_left_alone(
+async def test_other_log_lines_of_a_server_are_unchanged(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "uvicorn.access")

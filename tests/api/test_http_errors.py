@@ -1,4 +1,4 @@
-"""Every error is a problem document."""
+"""Problem documents of all errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def assert_problem(response: httpx.Response, status: int) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/workflows/", "/workflows/run/", "/workflows/a/nothing", "/ui"]
 )
-async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
+async def test_an_unknown_path_is_a_problem(http: httpx.AsyncClient, path: str) -> None:
     assert_problem(await http.get(path), 404)
 
 
@@ -41,22 +41,24 @@ async def test_an_unknown_route(http: httpx.AsyncClient, path: str) -> None:
         ("OPTIONS", "/plan"),
     ],
 )
-async def test_a_method_that_is_not_allowed(http: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_a_method_that_is_not_allowed_is_a_problem(
+    http: httpx.AsyncClient, method: str, path: str
+) -> None:
     response = await http.request(method, path)
     assert_problem(response, 405)
     assert response.headers["allow"]
 
 
-async def test_a_body_of_another_type(http: httpx.AsyncClient) -> None:
+async def test_an_unsupported_content_type_is_a_problem(http: httpx.AsyncClient) -> None:
     assert_problem(await http.post("/workflows/run", data={"playbook": "x"}), 415)
 
 
-async def test_malformed_json(http: httpx.AsyncClient) -> None:
+async def test_malformed_json_is_a_problem(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content="{", headers={"Content-Type": "application/json"})
     assert_problem(response, 400)
 
 
-async def test_ten_megabytes_of_nested_lists(http: httpx.AsyncClient) -> None:
+async def test_ten_megabytes_of_nested_lists_are_too_large(http: httpx.AsyncClient) -> None:
     for content_type in ("application/yaml", "application/json"):
         response = await http.post(
             "/workflows/run", content=b"[" * 10_000_000, headers={"Content-Type": content_type}
@@ -64,7 +66,7 @@ async def test_ten_megabytes_of_nested_lists(http: httpx.AsyncClient) -> None:
         assert_problem(response, 413)
 
 
-async def test_other_machines(settings: dict[str, str]) -> None:
+async def test_a_request_from_another_machine_is_refused(settings: dict[str, str]) -> None:
     app = create_app(settings)
     transport = httpx.ASGITransport(app, client=("203.0.113.9", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as remote:
@@ -73,7 +75,7 @@ async def test_other_machines(settings: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"),
+    ("path", "redacted"),
     [
         ("/workflows/callbacks/token", "/workflows/callbacks/***"),
         ("/base/workflows/callbacks/token/heartbeat?a=b", "/base/workflows/callbacks/***"),
@@ -82,19 +84,19 @@ async def test_other_machines(settings: dict[str, str]) -> None:
         ("/playbooks/callbacks/versions/1", "/playbooks/callbacks/versions/1"),
     ],
 )
-async def test_tokens_are_left_out_of_paths(path: str, shown: str) -> None:
-    assert problems.redact_path(path) == shown
+async def test_tokens_are_redacted_in_paths(path: str, redacted: str) -> None:
+    assert problems.redact_path(path) == redacted
 
 
-async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
+async def test_an_internal_error_shows_only_a_reference_to_the_log(
     settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings)
 
-    def boom() -> None:
+    def fail() -> None:
         raise RuntimeError("the secret is 12345678")
 
-    app.add_api_route("/boom", boom)
+    app.add_api_route("/boom", fail)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         with caplog.at_level(logging.ERROR, "noetl.api"):
             response = await client.get("/boom")
@@ -106,7 +108,7 @@ async def test_a_bug_shows_a_reference_to_the_log_and_nothing_else(
     app.state.context.close()
 
 
-async def test_a_client_that_leaves_while_it_sends_is_no_bug(
+async def test_a_client_that_disconnects_is_not_an_internal_error(
     settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     app = create_app(settings)
@@ -123,10 +125,19 @@ async def test_a_client_that_leaves_while_it_sends_is_no_bug(
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/yaml")]
     scope = {
-        "type": "http", "method": "POST", "path": "/workflows/run", "raw_path": b"/workflows/run", "query_string": b"",
-        "headers": headers, "client": ("127.0.0.1", 1), "server": ("localhost", 80), "scheme": "http", "root_path": "",
-        "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
+        "type": "http",
+        "method": "POST",
+        "path": "/workflows/run",
+        "raw_path": b"/workflows/run",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("localhost", 80),
+        "scheme": "http",
+        "root_path": "",
+        "http_version": "1.1",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }
     async with app.router.lifespan_context(app):
         await app(scope, receive, send)
     assert sent == []

@@ -1,4 +1,4 @@
-"""The history of a run over HTTP."""
+"""The events of a run over HTTP: pages and streams."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def run_chain(http: httpx.AsyncClient) -> str:
     return workflow_id
 
 
-def frames(text: str) -> list[dict[str, str]]:
+def parse_frames(text: str) -> list[dict[str, str]]:
     return [
         dict(line.split(": ", 1) for line in frame.splitlines())
         for frame in text.split("\n\n")
@@ -50,15 +50,15 @@ def frames(text: str) -> list[dict[str, str]]:
     ]
 
 
-async def test_the_history_comes_in_pages(http: httpx.AsyncClient) -> None:
+async def test_events_are_returned_in_pages(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    whole = EventPageSchema.model_validate((await http.get(path)).json())
-    assert whole.next_cursor is None
-    types = [event.type for event in whole.items]
+    all_events = EventPageSchema.model_validate((await http.get(path)).json())
+    assert all_events.next_cursor is None
+    types = [event.type for event in all_events.items]
     assert types[0] == "workflow.started"
     assert types[-1] == "workflow.completed"
     assert types.count("step.completed") == 2
-    assert len({event.id for event in whole.items}) == len(whole.items)
+    assert len({event.id for event in all_events.items}) == len(all_events.items)
     collected: list[Any] = []
     cursor: dict[str, str] = {}
     while True:
@@ -68,7 +68,7 @@ async def test_the_history_comes_in_pages(http: httpx.AsyncClient) -> None:
             break
         assert len(page["items"]) == 3
         cursor = {"cursor": page["next_cursor"]}
-    assert collected == [event.model_dump() for event in whole.items]
+    assert collected == [event.model_dump() for event in all_events.items]
 
 
 async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
@@ -78,7 +78,7 @@ async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
     workflow_id = accepted.json()["workflow_id"]
     response = await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
     assert response.headers["content-type"].startswith("text/event-stream")
-    *found, end = frames(response.text)
+    *found, end = parse_frames(response.text)
     assert end["event"] == "end"
     assert json.loads(end["data"]) == {"workflow_id": workflow_id, "status": "succeeded"}
     page = (await http.get(f"/workflows/{workflow_id}/events")).json()
@@ -88,32 +88,34 @@ async def test_a_stream_ends_with_the_run(http: httpx.AsyncClient) -> None:
     ]
 
 
-async def test_a_stream_goes_on_where_its_reader_left(http: httpx.AsyncClient) -> None:
+async def test_a_stream_continues_after_the_last_event_id(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    whole = frames((await http.get(path, headers=STREAM)).text)
-    for seen in range(1, len(whole) - 1):
-        rest = frames((await http.get(path, headers=STREAM | {"Last-Event-ID": whole[seen - 1]["id"]})).text)
-        assert rest == whole[seen:]
+    all_events = parse_frames((await http.get(path, headers=STREAM)).text)
+    for seen in range(1, len(all_events) - 1):
+        rest = parse_frames(
+            (await http.get(path, headers=STREAM | {"Last-Event-ID": all_events[seen - 1]["id"]})).text
+        )
+        assert rest == all_events[seen:]
 
 
-async def test_a_stream_through_a_gateway_ends_before_it_is_too_large_and_is_gone_on_with(
+async def test_a_stream_through_a_gateway_ends_early_and_can_be_continued(
     http: httpx.AsyncClient,
 ) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
-    whole = frames((await http.get(path, headers=STREAM)).text)
+    all_events = parse_frames((await http.get(path, headers=STREAM)).text)
     transport = http._transport
     assert isinstance(transport, httpx.ASGITransport)
     transport.app.state.stream_bytes = 300  # type: ignore[attr-defined]
     found: list[dict[str, str]] = []
     while not found or found[-1]["event"] != "end":
         after = {"Last-Event-ID": found[-1]["id"]} if found else {}
-        part = frames((await http.get(path, headers=STREAM | after)).text)
-        assert 0 < len(part) < len(whole)
+        part = parse_frames((await http.get(path, headers=STREAM | after)).text)
+        assert 0 < len(part) < len(all_events)
         found += part
-    assert found == whole
+    assert found == all_events
 
 
-async def test_no_more_streams_are_open_than_may_be(
+async def test_the_number_of_open_streams_is_limited(
     http: httpx.AsyncClient, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "MAX_STREAMS", 1)
@@ -125,12 +127,12 @@ async def test_no_more_streams_are_open_than_may_be(
     is_open = asyncio.Event()
     stream = events._stream
 
-    async def noticed(*args: Any) -> AsyncIterator[str]:
+    async def stream_and_notify(*args: Any) -> AsyncIterator[str]:
         is_open.set()
         async for frame in stream(*args):
             yield frame
 
-    monkeypatch.setattr(events, "_stream", noticed)
+    monkeypatch.setattr(events, "_stream", stream_and_notify)
     first = asyncio.create_task(http.get(path, headers=STREAM))
     await is_open.wait()
     refused = await http.get(path, headers=STREAM)
@@ -143,7 +145,7 @@ async def test_no_more_streams_are_open_than_may_be(
     assert (await http.get(path, headers=STREAM)).status_code == 200
 
 
-async def test_a_stream_that_is_cut_off_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disconnected_stream_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MAX_STREAMS", 1)
     sent: list[Any] = []
 
@@ -152,19 +154,21 @@ async def test_a_stream_that_is_cut_off_makes_room(monkeypatch: pytest.MonkeyPat
             yield "x"
             await asyncio.sleep(0)
 
-    async def gone() -> Any:
+    async def receive_disconnect() -> Any:
         return {"type": "http.disconnect"}
 
-    async def broken(message: Any) -> None:
-        raise OSError("the connection is gone")
+    async def send_fails(message: Any) -> None:
+        raise OSError("the connection is closed")
 
-    async def kept(message: Any) -> None:
+    async def send_keeps(message: Any) -> None:
         sent.append(message)
 
     scope = {"type": "http", "path": "/", "asgi": {"spec_version": "2.3"}}
-    await events._EventStreamResponse(endless())(scope, gone, kept)
+    await events._EventStreamResponse(endless())(scope, receive_disconnect, send_keeps)
     with pytest.raises(ClientDisconnect):
-        await events._EventStreamResponse(endless())(scope | {"asgi": {"spec_version": "2.4"}}, gone, broken)
+        await events._EventStreamResponse(endless())(
+            scope | {"asgi": {"spec_version": "2.4"}}, receive_disconnect, send_fails
+        )
     assert events._EventStreamResponse.open_count == 0
     assert sent == [] or sent[0]["status"] == 200
 
@@ -175,7 +179,7 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
     assert (await http.get(f"{path}?{query}")).status_code == 400
 
 
-async def test_a_stream_from_an_unknown_place_is_refused_before_it_begins(http: httpx.AsyncClient) -> None:
+async def test_a_stream_after_an_unknown_event_is_a_problem(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{await run_chain(http)}/events"
     response = await http.get(path, headers=STREAM | {"Last-Event-ID": "zzz"})
     assert response.status_code == 400

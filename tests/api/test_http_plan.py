@@ -1,4 +1,4 @@
-"""`POST /plan`"""
+"""The route `POST /plan`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_plan_is_described_and_nothing_is_stored(http: httpx.AsyncClient
     assert (await http.get("/workflows")).json()["items"] == []
 
 
-async def test_json_is_understood_as_for_a_run(http: httpx.AsyncClient) -> None:
+async def test_a_json_body_is_read_as_for_a_run(http: httpx.AsyncClient) -> None:
     text = await http.post("/plan", json={"playbook": PLAYBOOK})
     assert text.status_code == 200
     assert (await http.post("/plan", json={"playbook": {"name": "two"}})).status_code == 404

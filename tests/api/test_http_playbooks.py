@@ -1,4 +1,4 @@
-"""`/playbooks`, and runs of what is registered there."""
+"""The routes of the playbook registry, and runs of registered playbooks."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ steps:
 """
 
 
-def versioned(version: str, what: str = "Ada") -> str:
-    return f"version: '{version}'\n" + GREET % what
+def versioned(version: str, addressee: str = "Ada") -> str:
+    return f"version: '{version}'\n" + GREET % addressee
 
 
 def named(name: str, version: str | None = None) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> None:
     assert response.json()["type"] == f"urn:noetl:problem:{slug}"
 
 
-class TestRegistering:
+class TestRegistration:
     async def test_a_playbook_is_kept(self, http: httpx.AsyncClient) -> None:
         text = GREET % "Ada"
         response = await register(http, text)
         assert response.status_code == 201
-        kept = RegisteredPlaybookSchema.model_validate(response.json())
-        assert (kept.name, kept.version, len(kept.plan_hash)) == ("greet", "1", 64)
+        entry = RegisteredPlaybookSchema.model_validate(response.json())
+        assert (entry.name, entry.version, len(entry.plan_hash)) == ("greet", "1", 64)
         assert response.headers["location"] == "/playbooks/greet/versions/1"
         for path in (response.headers["location"], "/playbooks/greet"):
             found = PlaybookSourceSchema.model_validate((await http.get(path)).json())
@@ -83,13 +83,13 @@ class TestRegistering:
                 RegisteredPlaybookSchema(
                     **{name: getattr(found, name) for name in RegisteredPlaybookSchema.model_fields}
                 )
-                == kept
+                == entry
             )
             assert found.source == text
             assert found.links.self == response.headers["location"]
             assert found.links.versions == "/playbooks/greet/versions"
 
-    async def test_the_same_text_again(self, http: httpx.AsyncClient) -> None:
+    async def test_the_same_text_is_registered_once(self, http: httpx.AsyncClient) -> None:
         for text in (GREET % "Ada", versioned("x")):
             first, second = await register(http, text), await register(http, text)
             assert (first.status_code, second.status_code) == (201, 200)
@@ -105,7 +105,7 @@ class TestRegistering:
                 f"/playbooks/greet/versions/{version}",
             )
 
-    async def test_a_version_never_means_anything_else(self, http: httpx.AsyncClient) -> None:
+    async def test_a_version_never_gets_another_text(self, http: httpx.AsyncClient) -> None:
         await register(http, versioned("1", "Ada"))
         assert_problem(await register(http, versioned("1", "Eve")), 409, "version-exists")
         await http.delete("/playbooks/greet")
@@ -115,12 +115,12 @@ class TestRegistering:
         assert "Ada" in (await http.get("/playbooks/greet")).json()["source"]
 
     @pytest.mark.parametrize("playbook", [named("greet"), GREET % "Ada"], ids=["object", "text"])
-    async def test_it_may_come_as_json(self, http: httpx.AsyncClient, playbook: Any) -> None:
+    async def test_a_playbook_may_be_sent_as_json(self, http: httpx.AsyncClient, playbook: Any) -> None:
         assert (await http.post("/playbooks", json={"playbook": playbook})).status_code == 201
         answer = await run(http, PATIENT, playbook={"name": "greet"})
         assert answer.json()["status"] == "succeeded"
 
-    async def test_one_with_errors_is_not_kept(self, http: httpx.AsyncClient) -> None:
+    async def test_a_playbook_with_errors_is_not_registered(self, http: httpx.AsyncClient) -> None:
         response = await register(http, "name: greet\nsteps: [{name: a, run: [{action: htpp}]}]\n")
         assert_problem(response, 422, "invalid-playbook")
         assert [found["code"] for found in response.json()["diagnostics"]] == ["NP501"]
@@ -130,7 +130,7 @@ class TestRegistering:
         assert (await http.get("/playbooks")).json() == {"items": [], "next_cursor": None}
 
 
-class TestNames:
+class TestRegisteredNames:
     @pytest.mark.parametrize(
         ("name", "path"),
         [
@@ -143,7 +143,7 @@ class TestNames:
             ("versionsx/xversions", "versionsx/xversions"),
         ],
     )
-    async def test_any_printable_name_has_an_address(
+    async def test_any_printable_name_has_a_path(
         self, http: httpx.AsyncClient, name: str, path: str | None
     ) -> None:
         response = await http.post("/playbooks", json={"playbook": named(name, name)})
@@ -187,7 +187,7 @@ class TestNames:
         ],
     )
     @pytest.mark.parametrize("is_version", [False, True])
-    async def test_one_that_has_none_is_refused(
+    async def test_a_name_without_a_path_is_refused(
         self, http: httpx.AsyncClient, name: str, is_version: bool
     ) -> None:
         playbook = named("a", name) if is_version else named(name)
@@ -210,7 +210,7 @@ class TestNames:
             "greet/versions/%00",
         ],
     )
-    async def test_what_is_not_there_is_not_found(
+    async def test_an_unknown_playbook_is_not_found(
         self, http: httpx.AsyncClient, method: str, path: str
     ) -> None:
         await register(http, GREET % "Ada")
@@ -221,14 +221,16 @@ class TestNames:
     @pytest.mark.parametrize(
         ("method", "path"), [("PUT", "greet"), ("POST", "greet"), ("DELETE", ""), ("PUT", "")]
     )
-    async def test_other_methods(self, http: httpx.AsyncClient, method: str, path: str) -> None:
+    async def test_other_methods_are_not_allowed(
+        self, http: httpx.AsyncClient, method: str, path: str
+    ) -> None:
         response = await http.request(method, f"/playbooks/{path}".rstrip("/"))
         assert response.status_code == 405
         assert response.headers["allow"]
 
 
-class TestListing:
-    async def test_the_newest_of_each(self, http: httpx.AsyncClient) -> None:
+class TestRegistryPages:
+    async def test_a_page_has_the_newest_version_of_each_playbook(self, http: httpx.AsyncClient) -> None:
         for text in (GREET % "Ada", GREET % "Eve"):
             await register(http, text)
         for name in ("a", "b", "z"):
@@ -238,9 +240,9 @@ class TestListing:
         rest = (await http.get("/playbooks", params={"limit": 3, "cursor": first.next_cursor})).json()
         assert ([item["name"] for item in rest["items"]], rest["next_cursor"]) == (["z"], None)
 
-    async def test_all_versions_of_one(self, http: httpx.AsyncClient) -> None:
-        for who in ("Ada", "Eve", "Zoe"):
-            await register(http, GREET % who)
+    async def test_a_page_has_all_versions_of_a_playbook(self, http: httpx.AsyncClient) -> None:
+        for addressee in ("Ada", "Eve", "Zoe"):
+            await register(http, GREET % addressee)
         first = PlaybookPageSchema.model_validate(
             (await http.get("/playbooks/greet/versions?limit=2")).json()
         )
@@ -256,9 +258,9 @@ class TestListing:
         await register(http, GREET % "Ada")
         assert (await http.get(f"{path}?{query}")).status_code == 400
 
-    async def test_what_is_removed(self, http: httpx.AsyncClient) -> None:
-        for who in ("Ada", "Eve", "Zoe"):
-            await register(http, GREET % who)
+    async def test_a_removed_playbook_is_not_found(self, http: httpx.AsyncClient) -> None:
+        for addressee in ("Ada", "Eve", "Zoe"):
+            await register(http, GREET % addressee)
         removed = await http.delete("/playbooks/greet/versions/3")
         assert (removed.status_code, removed.content) == (204, b"")
         assert (await http.get("/playbooks/greet")).json()["version"] == "2"
@@ -268,8 +270,8 @@ class TestListing:
         assert_problem(await http.delete("/playbooks/greet"), 404, "not-found")
 
 
-class TestRuns:
-    async def test_of_the_newest_version_or_of_another(self, http: httpx.AsyncClient) -> None:
+class TestRegisteredRuns:
+    async def test_a_run_uses_the_newest_or_the_requested_version(self, http: httpx.AsyncClient) -> None:
         await register(http, GREET % "Ada")
         await register(http, GREET % "Eve")
         for playbook, said in (
@@ -282,8 +284,11 @@ class TestRuns:
         items = (await http.get("/workflows?tag=t")).json()["items"]
         assert [item["playbook"] for item in items] == ["greet"] * 3
 
-    async def test_what_belongs_to_a_run_is_checked(self, http: httpx.AsyncClient) -> None:
-        text = 'input: {n: integer}\nvariables: {v: 1}\nname: add\nsteps: [{name: a, run: [{action: set, set: {s: "{{ input.n + v }}"}}]}]\n'
+    async def test_input_and_variables_are_used_and_checked(self, http: httpx.AsyncClient) -> None:
+        text = (
+            "input: {n: integer}\nvariables: {v: 1}\nname: add\n"
+            'steps: [{name: a, run: [{action: set, set: {s: "{{ input.n + v }}"}}]}]\n'
+        )
         await register(http, text)
         answer = await run(http, PATIENT, playbook={"name": "add"}, input={"n": 2}, variables={"v": 40})
         assert answer.json()["result"]["s"] == 42
@@ -292,12 +297,14 @@ class TestRuns:
     @pytest.mark.parametrize(
         "playbook", [{"name": "other"}, {"name": "greet", "version": "2"}, {"name": "\0"}]
     )
-    async def test_of_an_unknown_one(self, http: httpx.AsyncClient, playbook: dict[str, str]) -> None:
+    async def test_an_unknown_playbook_cannot_be_run(
+        self, http: httpx.AsyncClient, playbook: dict[str, str]
+    ) -> None:
         await register(http, GREET % "Ada")
         assert_problem(await run(http, playbook=playbook), 404, "not-found")
         assert (await http.get("/workflows")).json()["items"] == []
 
-    async def test_the_same_key_is_the_same_run_whatever_is_registered_meanwhile(
+    async def test_an_idempotency_key_returns_its_run_after_changes_of_the_registry(
         self, http: httpx.AsyncClient
     ) -> None:
         key = {"Idempotency-Key": "k"}
@@ -319,19 +326,19 @@ class TestRuns:
         ]
         assert len((await http.get("/workflows")).json()["items"]) == 1
 
-    async def test_one_key_at_the_same_moment(self, http: httpx.AsyncClient) -> None:
+    async def test_concurrent_requests_with_one_key_start_one_run(self, http: httpx.AsyncClient) -> None:
         await register(http, GREET % "Ada")
         body = {"playbook": {"name": "greet"}}
         answers = await asyncio.gather(*(run(http, {"Idempotency-Key": "k"}, **body) for _ in range(8)))
         assert len({answer.json()["workflow_id"] for answer in answers}) == 1
 
 
-class TestRunsThatStartRuns:
-    async def begun(self, http: httpx.AsyncClient, gate: Path) -> tuple[str, str, Any]:
-        """The parent and the child that it waits for, and the open gate the child is held at."""
+class TestChildRunsOverHttp:
+    async def start_parent(self, http: httpx.AsyncClient, gate: Path) -> tuple[str, str, Any]:
+        """Start a parent. Return its id, that of the child it waits for, and the open gate of the child."""
         assert (await register(http, CHILD)).status_code == 201
         started = await run(http, playbook=PARENT, input={"gate": str(gate)})
-        arrived = await asyncio.to_thread(gate.open, "w")
+        opened_gate = await asyncio.to_thread(gate.open, "w")
         while True:
             parent = (await http.get(started.json()["links"]["status"])).json()
             RunStatusSchema.model_validate(parent)
@@ -341,17 +348,17 @@ class TestRunsThatStartRuns:
         waiting_for = parent["steps"]["call"]["waiting_for"]
         [child] = waiting_for["workflows"]
         assert waiting_for == {"until": None, "actions": ["workflow"], "workflows": [child]}
-        return parent["workflow_id"], child, arrived
+        return parent["workflow_id"], child, opened_gate
 
-    async def end(self, http: httpx.AsyncClient, workflow_id: str) -> Any:
+    async def wait_for_result(self, http: httpx.AsyncClient, workflow_id: str) -> Any:
         await http.get(f"/workflows/{workflow_id}/events", headers=STREAM)
         return (await http.get(f"/workflows/result/{workflow_id}")).json()
 
-    async def test_the_result_of_a_registered_playbook(self, http: httpx.AsyncClient, gate: Path) -> None:
-        parent, child, arrived = await self.begun(http, gate)
-        arrived.write("through")
-        arrived.close()
-        assert (await self.end(http, parent))["result"] == {"found": {"read": "through"}}
+    async def test_a_parent_gets_the_result_of_its_child(self, http: httpx.AsyncClient, gate: Path) -> None:
+        parent, child, opened_gate = await self.start_parent(http, gate)
+        opened_gate.write("through")
+        opened_gate.close()
+        assert (await self.wait_for_result(http, parent))["result"] == {"found": {"read": "through"}}
         status = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{child}")).json())
         assert (status.parent, status.status, status.playbook) == (parent, "succeeded", "etl/child")
         items = [
@@ -359,24 +366,24 @@ class TestRunsThatStartRuns:
         ]
         assert {item.workflow_id: item.parent for item in items} == {parent: None, child: parent}
 
-    async def test_it_is_removed_while_another_waits_for_its_run(
+    async def test_a_child_continues_after_its_playbook_is_removed(
         self, http: httpx.AsyncClient, gate: Path
     ) -> None:
-        parent, child, arrived = await self.begun(http, gate)
+        parent, child, opened_gate = await self.start_parent(http, gate)
         assert (await http.delete("/playbooks/etl/child")).status_code == 204
-        arrived.write("through")
-        arrived.close()
-        result = await self.end(http, parent)
+        opened_gate.write("through")
+        opened_gate.close()
+        result = await self.wait_for_result(http, parent)
         assert (result["status"], result["result"]) == ("succeeded", {"found": {"read": "through"}})
         assert (await http.get(f"/workflows/{child}/graph?format=json")).status_code == 200
         again = await run(http, PATIENT, playbook=PARENT, input={"gate": str(gate)})
         assert again.json()["errors"][0]["message"] == "there is no playbook `etl/child`"
 
-    async def test_cancelling_is_passed_down(self, http: httpx.AsyncClient, gate: Path) -> None:
-        parent, child, arrived = await self.begun(http, gate)
+    async def test_a_cancel_of_a_parent_cancels_the_child(self, http: httpx.AsyncClient, gate: Path) -> None:
+        parent, child, opened_gate = await self.start_parent(http, gate)
         await http.post(f"/workflows/{parent}/cancel")
-        arrived.close()
-        assert [(await self.end(http, each))["status"] for each in (parent, child)] == [
+        opened_gate.close()
+        assert [(await self.wait_for_result(http, run_id))["status"] for run_id in (parent, child)] == [
             "cancelled",
             "cancelled",
         ]

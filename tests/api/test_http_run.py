@@ -1,4 +1,4 @@
-"""`POST /workflows/run`"""
+"""The route `POST /workflows/run`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ steps:
 """
 
 
-async def test_a_posted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -> None:
+async def test_a_submitted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -> None:
     response = await http.post("/workflows/run", content=GREET, headers=YAML)
     assert response.status_code == 202
     accepted = AcceptedRunSchema.model_validate(response.json())
@@ -54,7 +54,7 @@ async def test_a_posted_playbook_is_accepted_and_runs(http: httpx.AsyncClient) -
         assert (await http.get(link)).status_code in (200, 202)
 
 
-async def test_a_run_that_finishes_in_time_is_answered_with_its_result(http: httpx.AsyncClient) -> None:
+async def test_the_response_has_the_result_of_a_run_that_finishes_in_time(http: httpx.AsyncClient) -> None:
     response = await http.post(
         "/workflows/run", content=GREET, headers=YAML | PATIENT, params={"input": '{"who": "Ada"}'}
     )
@@ -65,14 +65,16 @@ async def test_a_run_that_finishes_in_time_is_answered_with_its_result(http: htt
     assert (await http.get(f"/workflows/result/{body.workflow_id}")).json() == response.json()
 
 
-async def test_one_that_does_not_is_accepted(http: httpx.AsyncClient, settings: dict[str, str]) -> None:
+async def test_a_run_that_does_not_finish_in_time_is_accepted(
+    http: httpx.AsyncClient, settings: dict[str, str]
+) -> None:
     response = await http.post("/workflows/run", content=GREET, headers=YAML | {"Prefer": "wait=0"})
     assert response.status_code == 202
     assert response.headers["preference-applied"] == "wait=0"
 
 
 @pytest.mark.parametrize("as_object", [True, False])
-async def test_json_carries_input_variables_and_tags(http: httpx.AsyncClient, as_object: bool) -> None:
+async def test_json_has_input_variables_and_tags(http: httpx.AsyncClient, as_object: bool) -> None:
     playbook = {
         "name": "greet",
         "input": {"who": "string"},
@@ -114,14 +116,16 @@ async def test_a_playbook_with_errors_is_rejected_with_all_of_them(http: httpx.A
 @pytest.mark.parametrize(
     "body", [b"", b"name: \xff", b"a: [1", b"just words", b"[" * 100_000], ids=lambda b: repr(b[:9])
 )
-async def test_what_is_no_playbook_is_rejected_with_diagnostics(http: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_body_that_is_not_a_playbook_is_rejected_with_diagnostics(
+    http: httpx.AsyncClient, body: bytes
+) -> None:
     response = await http.post("/workflows/run", content=body, headers=YAML)
     assert response.status_code == 422
     assert response.json()["diagnostics"]
 
 
 @pytest.mark.parametrize("given", [{}, {"who": 7}, {"who": "a", "zzz": 1}])
-async def test_input_that_does_not_fit_is_rejected(http: httpx.AsyncClient, given: dict[str, object]) -> None:
+async def test_invalid_input_is_rejected(http: httpx.AsyncClient, given: dict[str, object]) -> None:
     playbook = GREET.replace("{type: string, default: you}", "string")
     response = await http.post("/workflows/run", json={"playbook": playbook, "input": given})
     assert response.status_code == 422
@@ -131,7 +135,7 @@ async def test_input_that_does_not_fit_is_rejected(http: httpx.AsyncClient, give
     assert problem["inputs"]
 
 
-async def test_the_same_key_starts_one_run(http: httpx.AsyncClient) -> None:
+async def test_an_idempotency_key_starts_one_run(http: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "order-17"}
     answers = await asyncio.gather(
         *(http.post("/workflows/run", content=GREET, headers=YAML | key) for _ in range(8))
@@ -146,7 +150,7 @@ async def test_the_same_key_starts_one_run(http: httpx.AsyncClient) -> None:
 
 
 class TestAllowedActions:
-    """A service in which only some types of actions may be used."""
+    """A service that allows only some action types."""
 
     FETCH = "name: x\nsteps:\n- {name: a, run: [{action: http, url: https://x.test}]}\n"
 
@@ -154,7 +158,7 @@ class TestAllowedActions:
     def settings(self, settings: dict[str, str]) -> dict[str, str]:
         return settings | {"NOETL_ALLOW_ACTIONS": "set, log, wait"}
 
-    async def test_a_playbook_that_uses_another_is_refused(self, http: httpx.AsyncClient) -> None:
+    async def test_a_playbook_with_another_action_type_is_refused(self, http: httpx.AsyncClient) -> None:
         for call in ("/workflows/run", "/playbooks", "/plan"):
             answer = await http.post(call, content=self.FETCH, headers=YAML)
             assert answer.status_code == 422
@@ -164,15 +168,15 @@ class TestAllowedActions:
             assert found["hint"] == "NOETL_ALLOW_ACTIONS allows `log`, `set`, `wait`"
         assert (await http.get("/workflows")).json()["items"] == []
 
-    async def test_a_playbook_that_does_not_runs(self, http: httpx.AsyncClient) -> None:
+    async def test_a_playbook_with_allowed_action_types_runs(self, http: httpx.AsyncClient) -> None:
         answer = await http.post("/workflows/run", content=GREET, headers=YAML | PATIENT)
         assert answer.json()["status"] == "succeeded"
 
 
-class TestActionsOfEarlierPlans:
-    """A plan that was kept when more was allowed."""
+class TestActionsOfRegisteredPlans:
+    """A plan that was registered when more action types were allowed."""
 
-    async def test_the_action_is_off(self, settings: dict[str, str]) -> None:
+    async def test_a_disabled_action_fails(self, settings: dict[str, str]) -> None:
         text = "name: old\nsteps: [{name: a, run: [{action: shell, command: echo hello}]}]\n"
         for more, status in (({}, "succeeded"), ({"NOETL_ALLOW_ACTIONS": "set"}, "failed")):
             app = create_app(settings | more)
@@ -192,7 +196,7 @@ class TestActionsOfEarlierPlans:
         )
 
 
-async def test_a_setting_that_names_no_type_is_told(settings: dict[str, str]) -> None:
+async def test_an_unknown_action_type_in_a_setting_is_an_error(settings: dict[str, str]) -> None:
     app = create_app(settings | {"NOETL_ALLOW_ACTIONS": "set,htpp"})
     with pytest.raises(
         SettingError, match=r"NOETL_ALLOW_ACTIONS names the unknown action type 'htpp'; did you mean `http`\?"

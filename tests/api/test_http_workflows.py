@@ -1,4 +1,4 @@
-"""Asking about runs, and acting on them."""
+"""The routes of runs: status, result, list, cancel, resume and graph."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def finish(http: httpx.AsyncClient, workflow_id: str) -> dict[str, Any]:
 async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -> None:
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
 
-    arrived = await asyncio.to_thread(gate.open, "w")
+    opened_gate = await asyncio.to_thread(gate.open, "w")
     body = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "running"
     assert {name: step.status for name, step in body.steps.items()} == {
@@ -101,7 +101,7 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
     assert pending.headers["retry-after"] == "1"
     assert pending.json() == {"workflow_id": workflow_id, "status": "running", "result": None, "errors": []}
 
-    arrived.close()
+    opened_gate.close()
     await finish(http, workflow_id)
     body = RunStatusSchema.model_validate((await http.get(f"/workflows/status/{workflow_id}")).json())
     assert body.status == "succeeded"
@@ -123,7 +123,7 @@ async def test_the_status_follows_the_run(http: httpx.AsyncClient, gate: Path) -
     }
 
 
-async def test_a_failed_run_is_known_and_says_why(http: httpx.AsyncClient) -> None:
+async def test_a_failed_run_has_its_error(http: httpx.AsyncClient) -> None:
     result = RunResultSchema.model_validate(await start(http, PICKY, PATIENT, number=1))
     assert result.status == "failed"
     assert [(error.type, error.message, error.step) for error in result.errors] == [
@@ -167,7 +167,7 @@ async def test_an_unknown_id_is_not_found(http: httpx.AsyncClient, method: str, 
     assert response.json()["type"] == "urn:noetl:problem:not-found"
 
 
-async def test_runs_are_listed_page_by_page(http: httpx.AsyncClient) -> None:
+async def test_runs_are_returned_in_pages(http: httpx.AsyncClient) -> None:
     started = [(await start(http, PICKY, PATIENT, number=number))["workflow_id"] for number in (1, 20, 21)]
     first = RunPageSchema.model_validate((await http.get("/workflows", params={"limit": 2})).json())
     assert [item.workflow_id for item in first.items] == [started[2], started[1]]
@@ -212,13 +212,13 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
 
 async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate: Path) -> None:
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
-    arrived = await asyncio.to_thread(gate.open, "w")
+    opened_gate = await asyncio.to_thread(gate.open, "w")
     for _ in range(2):
         response = await http.post(f"/workflows/{workflow_id}/cancel")
         assert response.status_code == 202
         assert response.headers["location"] == f"/workflows/status/{workflow_id}"
         RunSummarySchema.model_validate(response.json())
-    arrived.close()
+    opened_gate.close()
     assert (await finish(http, workflow_id))["status"] == "cancelled"
     steps = (await http.get(f"/workflows/status/{workflow_id}")).json()["steps"]
     assert steps["last"]["visits"] == 0
@@ -232,7 +232,7 @@ async def test_a_finished_run_cannot_be_cancelled(http: httpx.AsyncClient) -> No
     assert (await http.get(f"/workflows/result/{workflow_id}")).json()["status"] == "succeeded"
 
 
-async def test_a_failed_run_goes_on_with_corrected_input(http: httpx.AsyncClient) -> None:
+async def test_a_failed_run_is_resumed_with_corrected_input(http: httpx.AsyncClient) -> None:
     workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{workflow_id}/resume", json={"input": {"number": 12}})
     assert response.status_code == 202, response.text
@@ -255,9 +255,7 @@ async def test_a_failed_run_goes_on_with_corrected_input(http: httpx.AsyncClient
         {"from": "check", "input": {"number": "many"}},
     ],
 )
-async def test_a_resumption_that_does_not_fit_changes_nothing(
-    http: httpx.AsyncClient, body: dict[str, Any]
-) -> None:
+async def test_an_invalid_resume_changes_nothing(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     before = (await http.get(f"/workflows/status/{workflow_id}")).json()
     response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
@@ -266,7 +264,7 @@ async def test_a_resumption_that_does_not_fit_changes_nothing(
     assert len((await http.get("/workflows")).json()["items"]) == 1
 
 
-async def test_a_new_run_goes_on_from_a_step_of_another(http: httpx.AsyncClient) -> None:
+async def test_a_new_run_starts_at_a_step_of_another(http: httpx.AsyncClient) -> None:
     before = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
     response = await http.post(f"/workflows/{before}/resume", json={"from": "check", "input": {"number": 12}})
     assert response.status_code == 202, response.text
@@ -285,7 +283,7 @@ async def test_a_new_run_goes_on_from_a_step_of_another(http: httpx.AsyncClient)
     assert (await http.get(f"/workflows/result/{before}")).json()["status"] == "failed"
 
 
-async def test_the_same_key_goes_on_once(http: httpx.AsyncClient) -> None:
+async def test_an_idempotency_key_resumes_once(http: httpx.AsyncClient) -> None:
     before = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
 
     async def resume(**body: Any) -> httpx.Response:
@@ -297,16 +295,18 @@ async def test_the_same_key_goes_on_once(http: httpx.AsyncClient) -> None:
     assert len((await http.get("/workflows")).json()["items"]) == 2
 
 
-async def test_a_run_that_goes_on_itself_is_not_gone_on_from(http: httpx.AsyncClient, gate: Path) -> None:
+async def test_a_new_run_cannot_start_at_a_step_of_an_unfinished_run(
+    http: httpx.AsyncClient, gate: Path
+) -> None:
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
-    arrived = await asyncio.to_thread(gate.open, "w")
+    opened_gate = await asyncio.to_thread(gate.open, "w")
     response = await http.post(f"/workflows/{workflow_id}/resume", json={"from": "first"})
-    arrived.close()
+    opened_gate.close()
     assert (response.status_code, response.json()["type"]) == (409, "urn:noetl:problem:not-ended")
     assert (await http.post("/workflows/nothing/resume", json={"from": "first"})).status_code == 404
 
 
-async def test_a_branch_beside_others_is_not_gone_on_from(http: httpx.AsyncClient) -> None:
+async def test_a_new_run_cannot_start_inside_a_region(http: httpx.AsyncClient) -> None:
     text = """
 name: diamond
 steps:
@@ -343,7 +343,7 @@ async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     ("command", "body"), [("resume", None), ("resume", {"from": "check"}), ("cancel", None)]
 )
-async def test_a_run_of_a_local_file_is_left_alone_here(
+async def test_a_local_run_is_refused(
     http: httpx.AsyncClient, settings: dict[str, str], command: str, body: dict[str, str] | None
 ) -> None:
     store = open_store(settings["NOETL_STORE"])

@@ -93,8 +93,12 @@ BAD = {
     "signed with a key of another kind": lambda: token(ec_key(), "ES256", kid="rsa"),
     "an unknown key": lambda: token(kid="unknown"),
     "no key named": lambda: token(kid=None),
-    "a key inside the token": lambda: token(rsa_key("other"), kid="mine", header={"jwk": public_jwk("mine", rsa_key("other"))}),
-    "a key at a URL that the token names": lambda: token(rsa_key("other"), kid="x", header={"jku": "https://evil.test/keys"}),
+    "a key inside the token": lambda: token(
+        rsa_key("other"), kid="mine", header={"jwk": public_jwk("mine", rsa_key("other"))}
+    ),
+    "a key at a URL that the token names": lambda: token(
+        rsa_key("other"), kid="x", header={"jku": "https://evil.test/keys"}
+    ),
     "an extension that must be understood": lambda: token(header={"crit": ["exp"], "exp": 1}),
     "a payload that is not encoded": lambda: token(header={"b64": False, "crit": ["b64"]}),
     "a changed payload": lambda: altered_token(1),
@@ -116,7 +120,7 @@ BAD = {
     "not a token": lambda: "this.is.none",
     "four parts": lambda: token() + ".AAAA",
     "not base64": lambda: "\x7f.\x7f.\x7f",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -182,37 +186,37 @@ class TestKeySetCache:
             yield found
 
     @pytest.fixture
-    def now(self) -> list[float]:
+    def clock(self) -> list[float]:
         return [1000.0]
 
     @pytest.fixture
-    def key_set(self, issuer: FakeIssuer, now: list[float]) -> KeySetCache:
-        return KeySetCache(issuer.url, clock=lambda: now[0])
+    def key_set(self, issuer: FakeIssuer, clock: list[float]) -> KeySetCache:
+        return KeySetCache(issuer.url, clock=lambda: clock[0])
 
     def test_keys_are_fetched_once_while_they_are_fresh(
-        self, issuer: FakeIssuer, key_set: KeySetCache, now: list[float]
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
     ) -> None:
         for _ in range(3):
             assert key_set.find("rsa") and key_set.find("ec")
         assert issuer.request_count == 1
-        now[0] += token_module.REFRESH_SECONDS + 1
+        clock[0] += token_module.REFRESH_SECONDS + 1
         assert key_set.find("rsa")
         assert issuer.request_count == 2
 
     def test_a_new_key_is_found_and_an_old_one_is_dropped(
-        self, issuer: FakeIssuer, key_set: KeySetCache, now: list[float]
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
     ) -> None:
         assert key_set.find("rsa")
         issuer.keys = [public_jwk("new", rsa_key("new"))]
-        now[0] += token_module.MIN_FETCH_INTERVAL_SECONDS + 1
+        clock[0] += token_module.MIN_FETCH_INTERVAL_SECONDS + 1
         assert key_set.find("new") and key_set.find("rsa") is None
 
     def test_unknown_keys_do_not_cause_a_fetch_each(
-        self, issuer: FakeIssuer, key_set: KeySetCache, now: list[float]
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
     ) -> None:
         for index in range(100):
             assert key_set.find(f"unknown {index}") is None
-            now[0] += 0.1
+            clock[0] += 0.1
         assert issuer.request_count == 1
 
     @pytest.mark.parametrize(
@@ -228,13 +232,13 @@ class TestKeySetCache:
         ],
     )
     def test_known_keys_are_used_for_a_while_after_a_failure(
-        self, issuer: FakeIssuer, key_set: KeySetCache, now: list[float], status: int, body: bytes | None
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float], status: int, body: bytes | None
     ) -> None:
         assert key_set.find("rsa")
         issuer.status, issuer.body = status, body
-        now[0] += token_module.REFRESH_SECONDS + 1
+        clock[0] += token_module.REFRESH_SECONDS + 1
         assert key_set.find("rsa")
-        now[0] += token_module.MAX_STALE_SECONDS
+        clock[0] += token_module.MAX_STALE_SECONDS
         with pytest.raises(Problem) as refused:
             key_set.find("rsa")
         assert refused.value.status == 503
@@ -292,10 +296,16 @@ class TestKeySetCache:
         ({"NOETL_JWT_TENANT_CLAIM": "org"}, "NOETL_JWT_ISSUER is not set"),
         ({"NOETL_JWT_ISSUER": "issuer.test", "NOETL_JWT_AUDIENCE": "noetl"}, "NOETL_JWKS_URL is"),
         ({"NOETL_JWT_ISSUER": "http://issuer.test", "NOETL_JWT_AUDIENCE": "noetl"}, "NOETL_JWKS_URL is"),
-        ({"NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": "noetl", "NOETL_JWKS_URL": "file:///keys"}, "NOETL_JWKS_URL is"),
-        ({"NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": "noetl", "NOETL_JWKS_URL": "https://["}, "NOETL_JWKS_URL is"),
+        (
+            {"NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": "noetl", "NOETL_JWKS_URL": "file:///keys"},
+            "NOETL_JWKS_URL is",
+        ),
+        (
+            {"NOETL_JWT_ISSUER": NAME, "NOETL_JWT_AUDIENCE": "noetl", "NOETL_JWKS_URL": "https://["},
+            "NOETL_JWKS_URL is",
+        ),
     ],
-)  # fmt: skip
+)
 def test_incomplete_settings_are_refused(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         read_issuer(environ)

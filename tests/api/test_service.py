@@ -1,4 +1,4 @@
-"""What HTTP and the command line share, without either."""
+"""The service that HTTP and the command line share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def service(store: Store) -> Service:
     return Service(store, catalogue())
 
 
-def walk(store: Store, run: Run) -> Run:
+def run_to_end(store: Store, run: Run) -> Run:
     worker = Worker(store, threads=1, capabilities=Capabilities())
     worker.start()
     try:
@@ -81,7 +81,7 @@ def test_a_run_starts_queued_and_ends_with_a_result(service: Service, store: Sto
         "error": None,
     }
     assert service.result(run.id) == {"workflow_id": run.id, "status": "queued", "result": None, "errors": []}
-    walk(store, run)
+    run_to_end(store, run)
     assert service.result(run.id) == {
         "workflow_id": run.id,
         "status": "succeeded",
@@ -101,7 +101,7 @@ def test_a_playbook_that_does_not_compile_starts_nothing(service: Service) -> No
     assert service.runs()["items"] == []
 
 
-def test_a_key_belongs_to_one_request(service: Service) -> None:
+def test_an_idempotency_key_belongs_to_one_request(service: Service) -> None:
     first = service.start(ADD, input={"a": 1}, idempotency_key="k")
     assert service.start(ADD, input={"a": 1}, idempotency_key="k").id == first.id
     assert service.start(ADD, input={"a": 1}).id != first.id
@@ -115,9 +115,9 @@ def test_tenants_do_not_see_each_other(service: Service) -> None:
     assert service.for_tenant("two").start(ADD, input={"a": 2}, idempotency_key="k").id != run.id
     assert [item["workflow_id"] for item in service.for_tenant("one").runs()["items"]] == [run.id]
     for other in (service, service.for_tenant("two")):
-        for ask in (other.run, other.status, other.result, other.events, other.cancel, other.resume):
+        for call in (other.run, other.status, other.result, other.events, other.cancel, other.resume):
             with pytest.raises(NotFoundError):
-                ask(run.id)
+                call(run.id)
     with pytest.raises(NotFoundError):
         service.for_tenant("two").start_from(run.id, "sum")
 
@@ -126,9 +126,9 @@ def test_tenants_do_not_see_each_others_playbooks(service: Service) -> None:
     service.for_tenant("one").register(ADD)
     assert service.for_tenant("two").playbooks()["items"] == []
     other = service.for_tenant("two")
-    for ask in (other.playbook, other.playbooks, other.unregister):
+    for call in (other.playbook, other.playbooks, other.unregister):
         with pytest.raises(NotFoundError):
-            ask("add")
+            call("add")
     with pytest.raises(NotFoundError):
         service.for_tenant("two").start_registered("add", input={"a": 1})
     assert service.for_tenant("two").register(ADD.replace("1000", "2000"))[1]
@@ -151,7 +151,7 @@ def test_a_step_between_two_attempts_is_retrying(service: Service, store: Store,
     assert status["status"] == "waiting"
 
 
-def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store: Store) -> None:
+def test_the_status_shows_waits_and_loop_progress(service: Service, store: Store) -> None:
     text = """
         name: many
         steps:
@@ -186,9 +186,7 @@ def test_what_a_step_waits_for_and_how_far_its_loops_are(service: Service, store
     assert (step["status"], step.keys().isdisjoint({"waiting_for", "loops"})) == ("succeeded", True)
 
 
-def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(
-    service: Service, store: Store
-) -> None:
+def test_loops_have_positions_and_inner_loops_are_skipped(service: Service, store: Store) -> None:
     text = """
         name: nested
         tasks:
@@ -211,7 +209,7 @@ def test_loops_of_actions_are_told_apart_and_those_inside_of_items_left_aside(
 
 
 @pytest.mark.parametrize("action", ["workflow, playbook: child", "shell, command: exit 1"])
-def test_an_action_that_is_to_be_tried_again(service: Service, store: Store, action: str) -> None:
+def test_a_retrying_action_is_in_the_status(service: Service, store: Store, action: str) -> None:
     child = compiled("name: child\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
     store.save_plan(child)
     store.register(Playbook("default", "child", None, child.hash, 0.0))
@@ -230,7 +228,7 @@ def test_an_action_that_is_to_be_tried_again(service: Service, store: Store, act
     assert play.finish().status == "failed"
 
 
-def test_a_step_that_repeats_waits_for_a_time(service: Service, store: Store) -> None:
+def test_a_repeating_step_waits_for_a_time(service: Service, store: Store) -> None:
     text = """
         name: poll
         steps:
@@ -247,7 +245,7 @@ def test_a_step_that_repeats_waits_for_a_time(service: Service, store: Store) ->
 def test_a_queued_run_is_cancelled(service: Service, store: Store) -> None:
     run = service.start(ADD, input={"a": 1})
     service.cancel(run.id)
-    assert walk(store, run).status is RunStatus.CANCELLED
+    assert run_to_end(store, run).status is RunStatus.CANCELLED
     assert service.status(run.id)["steps"]["sum"]["status"] == "cancelled"
 
 
@@ -257,18 +255,16 @@ def test_a_playbook_is_registered_once(service: Service) -> None:
     assert service.register(ADD.encode()) == (entry, False)
     assert service.playbook("add") == service.playbook("add", "2") == entry | {"source": ADD}
     assert service.playbooks() == service.playbooks("add") == {"items": [entry], "next_cursor": None}
-    with pytest.raises(RejectedError) as rejected:
+    with pytest.raises(RejectedError) as error_info:
         service.register(ADD.replace("1000", "2000"))
-    assert rejected.value.reason == "version_exists"
+    assert error_info.value.reason == "version_exists"
     with pytest.raises(PlaybookError):
         service.register("name: a\n")
     service.unregister("add", "2")
     assert service.register(ADD) == (entry, True)
 
 
-def test_a_text_stays_itself_when_another_release_compiles_it_to_another_plan(
-    service: Service, store: Store
-) -> None:
+def test_a_text_compiled_by_another_release_is_not_new(service: Service, store: Store) -> None:
     plan = service.compile(ADD).plan
     assert plan is not None
     earlier = replace(plan, header=replace(plan.header, statistics={"another": "release"}))
@@ -278,18 +274,18 @@ def test_a_text_stays_itself_when_another_release_compiles_it_to_another_plan(
     assert (entry["plan_hash"], is_new) == (earlier.hash, False)
 
 
-def test_a_run_of_a_registered_playbook(service: Service, store: Store) -> None:
+def test_a_registered_playbook_is_run(service: Service, store: Store) -> None:
     service.register(ADD)
     run = service.start_registered("add", "2", input={"a": 2}, variables={"c": 5}, tags=["x"])
     assert (run.playbook, run.version, run.tags) == ("add", "2", ("x",))
-    assert walk(store, run).result == {"total": 8}
+    assert run_to_end(store, run).result == {"total": 8}
     with pytest.raises(NotFoundError, match="unknown version `3` of playbook `add`"):
         service.start_registered("add", "3", input={})
     with pytest.raises(NotFoundError, match="unknown playbook `sub`"):
         service.start_registered("sub", input={})
 
 
-def test_a_key_tells_a_text_from_a_name(service: Service) -> None:
+def test_an_idempotency_key_distinguishes_text_and_reference(service: Service) -> None:
     service.register(ADD)
     first = service.start_registered("add", input={"a": 1}, idempotency_key="k")
     assert service.start_registered("add", input={"a": 1}, idempotency_key="k").id == first.id
@@ -299,41 +295,41 @@ def test_a_key_tells_a_text_from_a_name(service: Service) -> None:
         lambda: service.start_registered("add", "2", input={"a": 1}, idempotency_key="k"),
         lambda: service.start(ADD, input={"a": 1}, idempotency_key="k"),
     ):
-        with pytest.raises(RejectedError) as rejected:
+        with pytest.raises(RejectedError) as error_info:
             start()
-        assert rejected.value.reason == "idempotency_key_reused"
+        assert error_info.value.reason == "idempotency_key_reused"
 
 
-def test_a_run_goes_on_from_a_step_of_another(service: Service, store: Store) -> None:
+def test_a_new_run_starts_at_a_step_of_another(service: Service, store: Store) -> None:
     run = service.start(ADD, input={"a": 2}, tags=["x"])
-    walk(store, run)
+    run_to_end(store, run)
     fresh = service.start_from(run.id, "large", {"b": 5})
     assert (fresh.resumed_from, fresh.input, fresh.tags) == (run.id, {"a": 2, "b": 5}, ("x",))
-    assert walk(store, fresh).result == {"total": 3}
+    assert run_to_end(store, fresh).result == {"total": 3}
     assert service.status(fresh.id)["resumed_from"] == run.id
     assert "resumed_from" not in service.status(run.id)
-    with pytest.raises(RejectedError, match="unknown step `larg`; did you mean `large`") as rejected:
+    with pytest.raises(RejectedError, match="unknown step `larg`; did you mean `large`") as error_info:
         service.start_from(run.id, "larg")
-    assert rejected.value.reason == "unknown_step"
+    assert error_info.value.reason == "unknown_step"
 
 
-def test_tokens_that_nobody_gave_out(service: Service) -> None:
-    for ask in (lambda: service.answer("x", 1), lambda: service.record_heartbeat("x")):
-        with pytest.raises(RejectedError) as rejected:
-            ask()
-        assert rejected.value.reason == "unknown_token"
+def test_an_unknown_token_is_rejected(service: Service) -> None:
+    for call in (lambda: service.answer("x", 1), lambda: service.record_heartbeat("x")):
+        with pytest.raises(RejectedError) as error_info:
+            call()
+        assert error_info.value.reason == "unknown_token"
 
 
-def test_compilations_are_kept(service: Service) -> None:
+def test_short_compilations_are_cached(service: Service) -> None:
     assert service.compile(ADD) is service.compile(ADD)
     assert service.compile(ADD) is not service.compile(ADD + "\n")
     long = ADD + "#" * 100_000
     assert service.compile(long) is not service.compile(long)
 
 
-def test_input_is_not_corrected_while_a_run_goes_on(service: Service) -> None:
+def test_input_of_an_unfinished_run_cannot_be_corrected(service: Service) -> None:
     run = service.start("name: x\nsteps: [{name: a, run: [{action: log, message: x}]}]", input={})
     assert service.resume(run.id)["status"] == "queued"
-    with pytest.raises(RejectedError) as rejected:
+    with pytest.raises(RejectedError) as error_info:
         service.resume(run.id, {"x": 1})
-    assert rejected.value.reason == "not_ended"
+    assert error_info.value.reason == "not_ended"

@@ -63,7 +63,10 @@ def noetl(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Function `start(*arguments)`, which starts `noetl` as a process with pipes, killed at the end of the test."""
+    """Function `start(*arguments)`, which starts `noetl` as a process with pipes.
+
+    The process is killed at the end of the test.
+    """
     processes: list[subprocess.Popen[str]] = []
 
     def start_process(*arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -86,8 +86,8 @@ def test_joins_are_explained(noetl: Command) -> None:
         "  begin → left → meet",
         "  begin → right → meet",
     ]
-    (meeting,) = noetl("plan", "fork.yaml", "--explain-joins", "-f", "json").json
-    assert meeting["ways"] == [["begin", "left", "meet"], ["begin", "right", "meet"]]
+    (entry,) = noetl("plan", "fork.yaml", "--explain-joins", "-f", "json").json
+    assert entry["ways"] == [["begin", "left", "meet"], ["begin", "right", "meet"]]
     refused = noetl("plan", "fork.yaml", "--explain-joins", "-f", "svg")
     assert (refused.exit_code, refused.out) == (2, "")
     assert "supports the formats text and json" in refused.err

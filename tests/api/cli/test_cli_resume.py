@@ -15,10 +15,14 @@ name: chain
 input: {number: {type: integer, default: 1}}
 steps:
   - name: first
-    run: [{action: shell, command: "echo first >> trace"}, {action: set, set: {known: "{{ input.number * 10 }}"}}]
+    run:
+      - {action: shell, command: "echo first >> trace"}
+      - {action: set, set: {known: "{{ input.number * 10 }}"}}
     rule: [{case: default, run: [second]}]
   - name: second
-    run: [{action: shell, command: "echo second >> trace"}, {action: set, set: {sum: "{{ known + input.number }}"}}]
+    run:
+      - {action: shell, command: "echo second >> trace"}
+      - {action: set, set: {sum: "{{ known + input.number }}"}}
     rule: [{case: default, run: [left, right]}]
   - {name: left, rule: [{case: default, run: [meet]}]}
   - {name: right, rule: [{case: default, run: [meet]}]}

@@ -103,7 +103,7 @@ def test_the_flag_is_never_set_in_other_threads() -> None:
 
 @pytest.mark.parametrize("flush_code", ["", "raise RuntimeError('reentrant call')"])
 def test_a_second_signal_ends_the_process_immediately(flush_code: str) -> None:
-    """Its commands end too; its threads and a running write do not delay it."""
+    """The commands end too. Threads and a running write do not delay the end."""
     program = f"""
 import os, signal, sys, threading, time
 from noetl.api.cli.local import interruption

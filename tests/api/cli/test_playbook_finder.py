@@ -111,8 +111,8 @@ def test_a_requested_version_is_found_in_files_and_registry(
     register_text(store, child(3, version="3"))
     assert answer_of(store, finder(run, "child", "3")) == 3
     assert find_error(finder, run, version="4") == (
-        "unknown version `4` of playbook `child`: it is neither in the folder of parent.yaml nor in the registry;"
-        " child.yaml has version `2`"
+        "unknown version `4` of playbook `child`: it is neither in the folder of parent.yaml"
+        " nor in the registry; child.yaml has version `2`"
     )
 
 
@@ -146,7 +146,8 @@ def test_a_file_that_does_not_compile_is_an_error(
 def test_an_unknown_name_has_a_suggestion(tmp_path: Path, finder: SiblingPlaybookFinder, run: Run) -> None:
     (tmp_path / "chidl.yaml").write_text(child(name="typo"))
     assert find_error(finder, run) == (
-        "unknown playbook `child`: it is neither in the folder of parent.yaml nor in the registry; did you mean `chidl`?"
+        "unknown playbook `child`: it is neither in the folder of parent.yaml nor in the registry;"
+        " did you mean `chidl`?"
     )
     assert (
         find_error(finder, run, name=" ")

@@ -244,8 +244,8 @@ class TestEventLines:
     ) -> None:
         recorded.record("step.started")
         lines = []
-        for done, at in ((1000, 0.0), (2000, 1.0), (3000, 2.0), (3500, 3.0)):
-            clock.now = NOW + at
+        for done, seconds in ((1000, 0.0), (2000, 1.0), (3000, 2.0), (3500, 3.0)):
+            clock.now = NOW + seconds
             recorded.count(done, 4000, failed=3)
             lines += new_lines()
         assert lines == ["… each  ███████████████░░░░░ 3,000 of 4,000, 3 failed  1,500/s"]

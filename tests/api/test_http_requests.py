@@ -1,4 +1,4 @@
-"""Reading what HTTP is asked with."""
+"""Reading of requests: bodies, headers and query parameters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def request(*chunks: bytes, query: str = "", **headers: str) -> Request:
     return Request(scope, receive)
 
 
-def refusal(*chunks: bytes, query: str = "", **headers: str) -> Problem:
+def find_problem(*chunks: bytes, query: str = "", **headers: str) -> Problem:
     with pytest.raises(Problem) as raised:
         asyncio.run(read_submission(request(*chunks, query=query, **headers)))
     return raised.value
@@ -71,7 +71,7 @@ def refusal(*chunks: bytes, query: str = "", **headers: str) -> Problem:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_json_that_readers_disagree_about_is_malformed(body: bytes) -> None:
+def test_json_that_parsers_read_differently_is_malformed(body: bytes) -> None:
     with pytest.raises(Problem) as raised:
         decode_json(body, "The body")
     assert raised.value.status == 400
@@ -88,9 +88,11 @@ def test_json_is_decoded_to_its_value() -> None:
 @pytest.mark.parametrize(
     "content_type", ["application/yaml", "application/x-yaml", "text/yaml", "Application/YAML; charset=UTF-8"]
 )
-def test_yaml_is_handed_on_as_it_is(content_type: str) -> None:
-    asked = request(b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type)
-    submission = asyncio.run(read_submission(asked))
+def test_yaml_is_returned_unchanged(content_type: str) -> None:
+    sent_request = request(
+        b"name: a\n", b"steps: []\n", query="input=%7B%22n%22%3A+1%7D", content_type=content_type
+    )
+    submission = asyncio.run(read_submission(sent_request))
     assert submission.playbook == b"name: a\nsteps: []\n"
     assert submission.input == {"n": 1}
 
@@ -107,7 +109,7 @@ def test_yaml_is_handed_on_as_it_is(content_type: str) -> None:
     ],
 )
 def test_other_content_types_are_unsupported(headers: dict[str, str]) -> None:
-    problem = refusal(b"name: a", **headers)
+    problem = find_problem(b"name: a", **headers)
     assert problem.status == 415
     assert problem.headers is not None
     assert "application/yaml" in problem.headers["Accept-Post"]
@@ -119,15 +121,15 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
         asyncio.run(read_submission(announced))
     assert raised.value.status == 413
     chunk = b"x" * (MAX_BODY_BYTES // 2 + 1)
-    assert refusal(chunk, chunk, chunk, content_type="application/yaml").status == 413
+    assert find_problem(chunk, chunk, chunk, content_type="application/yaml").status == 413
 
 
 def test_the_largest_body_is_read() -> None:
-    asked = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
-    assert asyncio.run(read_submission(asked)).playbook == b"x" * MAX_BODY_BYTES
+    sent_request = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
+    assert asyncio.run(read_submission(sent_request)).playbook == b"x" * MAX_BODY_BYTES
 
 
-def test_json_carries_a_playbook_with_what_belongs_to_it() -> None:
+def test_json_has_a_playbook_with_input_variables_and_tags() -> None:
     body = {"playbook": "name: a", "input": {"n": 1}, "variables": {"v": 2}, "tags": ["x", "y"]}
     submission = asyncio.run(
         read_submission(request(json.dumps(body).encode(), content_type="application/json"))
@@ -138,7 +140,7 @@ def test_json_carries_a_playbook_with_what_belongs_to_it() -> None:
     assert submission.tags == ("x", "y")
 
 
-def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
+def test_a_playbook_as_json_has_the_same_value_in_yaml() -> None:
     message = "\x7f\x85\u2028\u2029\ufeff\U0001f600\n\t\"'\x00é"
     playbook = {"name": "a", "steps": [{"name": "s", "run": [{"action": "log", "message": message}]}]}
     body = json.dumps({"playbook": playbook}).encode()
@@ -163,8 +165,8 @@ def test_a_playbook_given_as_json_is_the_same_in_yaml() -> None:
         ({"playbook": {"name": "a", "version": 1}}, "`name` and `version`, both strings"),
     ],
 )
-def test_json_of_another_shape_is_unprocessable(body: object, words: str) -> None:
-    problem = refusal(json.dumps(body).encode(), content_type="application/json")
+def test_an_invalid_json_body_is_unprocessable(body: object, words: str) -> None:
+    problem = find_problem(json.dumps(body).encode(), content_type="application/json")
     assert problem.status == 422
     assert words in problem.detail
 
@@ -179,7 +181,7 @@ def test_json_of_another_shape_is_unprocessable(body: object, words: str) -> Non
     ],
 )
 def test_a_bad_query_is_refused(query: str, words: str) -> None:
-    problem = refusal(b"name: a", query=query, content_type="application/yaml")
+    problem = find_problem(b"name: a", query=query, content_type="application/yaml")
     assert problem.status == 400
     assert words in problem.detail
 
@@ -192,7 +194,7 @@ def test_a_bad_query_is_refused(query: str, words: str) -> None:
         ({"name": "a", "version": None}, PlaybookReference("a")),
     ],
 )
-def test_an_object_without_steps_names_a_playbook_of_the_registry(
+def test_an_object_with_only_name_and_version_is_a_reference(
     playbook: dict[str, Any], reference: PlaybookReference
 ) -> None:
     body = json.dumps({"playbook": playbook, "input": {"n": 1}}).encode()
@@ -203,14 +205,14 @@ def test_an_object_without_steps_names_a_playbook_of_the_registry(
 @pytest.mark.parametrize(
     "playbook", [{}, {"version": "1"}, {"name": "a", "steps": []}, {"name": "a", "input": {}}]
 )
-def test_any_other_object_is_a_playbook(playbook: dict[str, Any]) -> None:
+def test_another_object_is_a_playbook(playbook: dict[str, Any]) -> None:
     body = json.dumps({"playbook": playbook}).encode()
     submission = asyncio.run(read_submission(request(body, content_type="application/json")))
     assert isinstance(submission.playbook, str)
     assert yaml.safe_load(submission.playbook) == playbook
 
 
-def test_a_playbook_to_keep_comes_as_yaml_or_json() -> None:
+def test_a_playbook_to_register_is_yaml_or_json() -> None:
     def read(body: bytes, query: str = "", **headers: str) -> str | bytes:
         return asyncio.run(read_playbook(request(body, query=query, **headers)))
 
@@ -230,7 +232,7 @@ def test_a_playbook_to_keep_comes_as_yaml_or_json() -> None:
 
 
 @pytest.mark.parametrize("body", [b"null", b"0", b'"text"', b"[1, {}]", b'{"a": null}', b" 1.5 "])
-def test_an_answer_is_any_value(body: bytes) -> None:
+def test_an_answer_is_any_json_value(body: bytes) -> None:
     assert asyncio.run(read_callback_answer(request(body, content_type="application/json"))) == json.loads(
         body
     )
@@ -253,7 +255,7 @@ def test_an_answer_without_a_body_is_null() -> None:
         assert raised.value.status == status
 
 
-def test_a_resumption_may_correct_the_input_and_name_a_step() -> None:
+def test_a_resume_request_may_have_input_and_a_step() -> None:
     def read(body: bytes, **headers: str) -> ResumeRequest:
         return asyncio.run(read_resume_request(request(body, **headers)))
 
@@ -285,20 +287,20 @@ def test_a_resumption_may_correct_the_input_and_name_a_step() -> None:
         ("", None),
     ],
 )
-def test_the_preferred_wait(prefer: str, seconds: int | None) -> None:
+def test_the_preferred_wait_is_read_and_limited(prefer: str, seconds: int | None) -> None:
     assert read_wait_seconds(request(prefer=prefer)) == seconds
 
 
-def test_an_idempotency_key_is_printable() -> None:
+def test_an_idempotency_key_must_be_printable() -> None:
     assert read_idempotency_key(request()) is None
     assert read_idempotency_key(request(idempotency_key='"a b"')) == '"a b"'
-    for bad in ("", "x" * 256, "a\tb", "\u00e9"):
+    for invalid_key in ("", "x" * 256, "a\tb", "\u00e9"):
         with pytest.raises(Problem) as raised:
-            read_idempotency_key(request(idempotency_key=bad))
+            read_idempotency_key(request(idempotency_key=invalid_key))
         assert raised.value.status == 400
 
 
-def test_accept_is_read_by_media_type() -> None:
+def test_the_accept_header_is_read_by_media_type() -> None:
     assert accepts(request(accept="text/html, Text/Event-Stream;q=0.9"), "text/event-stream")
     assert not accepts(request(accept="application/json"), "text/event-stream")
     assert not accepts(request(), "text/event-stream")
