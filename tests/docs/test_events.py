@@ -36,7 +36,7 @@ def listed() -> dict[str, set[str]]:
     }
 
 
-def test_the_page_lists_the_events_there_are(store: SqliteStore) -> None:
+def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = Play(store, TEXT).finish()
     failed.resume(why="none").finish()
     late = Play(store, TEXT, {"seconds": 60}).finish()

@@ -77,13 +77,13 @@ BLOCKS = [block for page in PAGES for block in blocks(page) if block.playbook is
 RUN = [block for block in BLOCKS if block.result is not None]
 
 
-def test_there_are_playbooks_on_the_pages() -> None:
+def test_the_pages_have_playbooks() -> None:
     assert len(RUN) > 10
     assert {block.mark for block in BLOCKS} == {None, "bad", "in", "input"}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=named)
-def test_a_playbook_compiles_or_is_marked(block: Block) -> None:
+def test_a_playbook_compiles_unless_it_is_marked(block: Block) -> None:
     found = compile_playbook(block.playbook or "", catalogue()).diagnostics
     if block.mark == "bad":
         assert block.argument in {d.code for d in found if d.severity is not Severity.NOTE}
@@ -92,7 +92,7 @@ def test_a_playbook_compiles_or_is_marked(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", RUN, ids=named)
-def test_a_playbook_gives_the_result_below_it(block: Block, store: Store, tmp_path: Path) -> None:
+def test_a_playbook_has_the_result_shown_below_it(block: Block, store: Store, tmp_path: Path) -> None:
     input: dict[str, Any] = json.loads(block.argument or "{}") if block.mark == "input" else {}
     play = Play(store, block.playbook or "", input, folder=tmp_path).finish()
     assert play.errors == []
@@ -100,7 +100,7 @@ def test_a_playbook_gives_the_result_below_it(block: Block, store: Store, tmp_pa
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", CODE.sub("", page.read_text("utf-8")))
     for found in LINK.finditer(text):
         target, _, anchor = found["target"].partition("#")

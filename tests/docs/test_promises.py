@@ -55,14 +55,14 @@ def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> Non
     assert on_step.visit("a").attempt == 1
 
 
-def test_a_condition_of_a_retry_cannot_widen(store: Store) -> None:
+def test_a_condition_of_a_retry_cannot_extend_it(store: Store) -> None:
     play = ended(
         store, step('[{action: fail, message: x, retry: {attempts: 3, delay: 1ms, if: "{{ true }}"}}]')
     )
     assert play.event_types("a").count("action.started") == 1
 
 
-def test_what_a_failed_attempt_has_saved_is_dropped(store: Store) -> None:
+def test_outputs_of_a_failed_attempt_are_discarded(store: Store) -> None:
     text = """
         variables: {count: 0}
         steps:
@@ -76,7 +76,7 @@ def test_what_a_failed_attempt_has_saved_is_dropped(store: Store) -> None:
     assert ended(store, text).result == {"seen": 0}
 
 
-def test_what_a_forgiven_task_has_saved_is_dropped(store: Store) -> None:
+def test_outputs_of_a_forgiven_task_are_discarded(store: Store) -> None:
     text = """
         tasks: {half: [{action: set, set: {saved: true}}, {action: fail, message: x}]}
         steps: [{name: a, run: [{task: half, on_error: continue, as: outcome}, {action: set, set: {after: 1}}]}]
@@ -84,24 +84,24 @@ def test_what_a_forgiven_task_has_saved_is_dropped(store: Store) -> None:
     assert ended(store, text).result == {"after": 1}
 
 
-def test_in_place_work_that_fails_goes_to_the_policy(store: Store) -> None:
+def test_a_failure_of_in_place_work_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
     play = ended(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
     assert play.errors == ["Late"]
     assert play.result == {}
 
 
-def test_a_second_guard_error_goes_to_the_policy(store: Store) -> None:
+def test_a_second_guard_error_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ 1 / 0 }}", run: []}, {case: "{{ error.type == 1 / 0 }}", run: []}]'
     assert ended(store, step("[]", rule)).errors == ["GuardError"]
 
 
-def test_of_parallel_items_the_first_failure_counts(store: Store) -> None:
+def test_the_first_failure_of_parallel_items_is_reported(store: Store) -> None:
     fails = "{action: fail, message: x, type: First}, {action: fail, message: x, type: Second}"
     assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").errors == ["First"]
 
 
-def test_a_saved_name_goes_before_a_variable(store: Store) -> None:
+def test_a_saved_name_shadows_a_variable(store: Store) -> None:
     text = """
         input: {c: {default: input}}
         environment: {d: environment}
@@ -133,7 +133,7 @@ def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
         Play(store, text, {"x": 1, "y": 2})
 
 
-def test_where_input_is_read_as_a_whole_other_inputs_are_taken(store: Store) -> None:
+def test_other_inputs_are_accepted_if_the_whole_input_is_read(store: Store) -> None:
     text = 'steps: [{name: a, run: [{action: set, set: {all: "{{ input }}"}}]}]'
     assert ended(store, text, y=2).result == {"all": {"y": 2}}
 
@@ -189,7 +189,7 @@ def test_a_number_that_json_cannot_hold_is_an_error(number: str) -> None:
     ]
 
 
-def test_a_secret_travels_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_must_be_a_whole_value(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_KEY", "correct-horse")
     text = """
         tasks: {show: [{action: set, set: {seen: "{{ args.key }}", known: "{{ args.key == 'correct-horse' }}"}}]}

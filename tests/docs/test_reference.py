@@ -53,7 +53,7 @@ def test_every_documented_type_has_methods_in_the_sandbox() -> None:
     assert {type_name for type_name, _ in methods_by_type()} == set(METHODS_OF.values())
 
 
-def test_every_type_of_error_is_described() -> None:
+def test_every_error_type_is_documented() -> None:
     section = (
         (ROOT / "docs/language.md").read_text("utf-8").partition("### Error types")[2].partition("\n## ")[0]
     )

@@ -33,7 +33,7 @@ def playbook(name: str, command: str) -> str:
 
 @pytest.mark.parametrize("command", [ENDS_ORDERLY, IS_DEAF], ids=["orderly", "deaf"])
 @pytest.mark.parametrize("is_started", [False, True], ids=["its own", "of a run it has started"])
-def test_nothing_of_a_cancelled_run_goes_on(tmp_path: Path, command: str, is_started: bool) -> None:
+def test_all_processes_of_a_cancelled_run_end(tmp_path: Path, command: str, is_started: bool) -> None:
     os.mkfifo(tmp_path / "alive")
     (tmp_path / "child.json").write_text(playbook("child", command))
     call = step("call", {"action": "workflow", "playbook": "child"}, then="after")

@@ -25,7 +25,7 @@ NEXT = {"action": "shell", "command": "echo next >> trace"}
 
 
 @pytest.mark.parametrize("loop", [None, {"items": [1, 2, 3], "concurrency": 2}], ids=["a step", "a loop"])
-def test_commands_are_ended(tmp_path: Path, loop: object) -> None:
+def test_an_interrupt_ends_commands(tmp_path: Path, loop: object) -> None:
     """Also one that would not hear of it. What stands behind it does not begin."""
     os.mkfifo(tmp_path / "alive")
     step = {"name": "stand", "run": [DEAF, NEXT]} | ({} if loop is None else {"loop": loop})
@@ -46,7 +46,7 @@ def test_commands_are_ended(tmp_path: Path, loop: object) -> None:
     store.close()
 
 
-def test_servers_that_do_not_answer_are_left(tmp_path: Path) -> None:
+def test_an_interrupt_abandons_requests_to_silent_servers(tmp_path: Path) -> None:
     asked, over = threading.Event(), threading.Event()
 
     def silent(exchange: StubExchange) -> None:
@@ -69,7 +69,7 @@ def test_servers_that_do_not_answer_are_left(tmp_path: Path) -> None:
     assert "`noetl runs resume " in err.splitlines()[-1]
 
 
-def test_threads_at_work_are_waited_for() -> None:
+def test_the_exit_waits_for_working_threads() -> None:
     """The interpreter is not to take itself apart while one of them is in the middle of a query."""
     thread = threading.Thread(target=time.sleep, args=(0.5,), name="noetl-walk-0", daemon=True)
     thread.start()

@@ -57,7 +57,7 @@ def killed(process: subprocess.Popen[str], lines: Path, count: int) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_run_that_is_killed_is_finished(tmp_path: Path) -> None:
+def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
     (tmp_path / "long.json").write_text(playbook())
     lines = tmp_path / "lines"
     killed(noetl(tmp_path, "run", "long.json"), lines, 1)
@@ -98,7 +98,7 @@ def killed_at_the_gate(process: subprocess.Popen[str], gate: Path) -> None:
     gate.touch()
 
 
-def test_a_loop_that_is_killed_has_every_item_once_in_its_result(tmp_path: Path) -> None:
+def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None:
     gates = [tmp_path / f"gate{item}" for item in HELD_AT]
     for gate in gates:
         os.mkfifo(gate)

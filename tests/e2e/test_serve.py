@@ -63,7 +63,7 @@ def chain(length: int, held: int) -> dict[str, Any]:
     return {"name": "chain", "input": {"file": "string", "gate": "string"}, "steps": steps}
 
 
-def test_runs_go_on_after_the_service_was_killed(tmp_path: Path) -> None:
+def test_runs_continue_after_the_service_is_killed(tmp_path: Path) -> None:
     gate, trace = tmp_path / "gate", tmp_path / "trace"
     os.mkfifo(gate)
     body = {"playbook": chain(20, held=10), "input": {"file": str(trace), "gate": str(gate)}}
@@ -90,7 +90,7 @@ def test_runs_go_on_after_the_service_was_killed(tmp_path: Path) -> None:
     assert lines.count("10") == 2
 
 
-def test_a_stream_of_events_does_not_keep_the_service_from_stopping(tmp_path: Path) -> None:
+def test_a_stream_of_events_does_not_prevent_the_service_from_stopping(tmp_path: Path) -> None:
     step = {
         "name": "wait",
         "run": [{"action": "shell", "command": "false"}],
@@ -111,7 +111,7 @@ def test_a_stream_of_events_does_not_keep_the_service_from_stopping(tmp_path: Pa
         assert "event: end" not in received
 
 
-def test_two_hundred_runs_at_once_all_finish(tmp_path: Path) -> None:
+def test_two_hundred_concurrent_runs_finish(tmp_path: Path) -> None:
     playbook = """\
 name: crowd
 input: {number: integer}

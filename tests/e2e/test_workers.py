@@ -107,7 +107,7 @@ def wait_for_no_reader(pipe: Path) -> None:
     raise AssertionError("the pipe is still read")
 
 
-def test_one_takes_over_from_one_that_is_killed(workers: Workers, store: Store, gate: Path) -> None:
+def test_a_worker_takes_over_from_a_killed_worker(workers: Workers, store: Store, gate: Path) -> None:
     first = workers.start()
     run = begin(store, gate)
     with gate.open("w"):
@@ -121,7 +121,7 @@ def test_one_takes_over_from_one_that_is_killed(workers: Workers, store: Store, 
     assert len(Path(f"{gate}.pids").read_text().split()) == 2
 
 
-def test_one_that_is_asked_to_end_finishes_its_step(workers: Workers, store: Store, gate: Path) -> None:
+def test_a_terminated_worker_finishes_its_step(workers: Workers, store: Store, gate: Path) -> None:
     worker = workers.start()
     run = begin(store, gate)
     with gate.open("w") as writing:
@@ -135,7 +135,7 @@ def test_one_that_is_asked_to_end_finishes_its_step(workers: Workers, store: Sto
     assert ended(store, run).result == {"heard": "in time"}
 
 
-def test_two_share_the_work(workers: Workers, store: Store, gate: Path) -> None:
+def test_two_workers_share_the_work(workers: Workers, store: Store, gate: Path) -> None:
     """One is held up by a step, and the other goes on with what else there is."""
     workers.start()
     held = begin(store, gate)
@@ -149,7 +149,7 @@ def test_two_share_the_work(workers: Workers, store: Store, gate: Path) -> None:
     assert ended(store, held).result == {"heard": "now"}
 
 
-def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
+def test_the_error_of_a_missing_database_names_the_settings(workers: Workers, tmp_path: Path) -> None:
     missing = noetl(tmp_path, "worker", NOETL_STORE="postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
     said = missing.communicate(timeout=SECONDS)[1]
     assert missing.returncode == 2
@@ -158,7 +158,7 @@ def test_what_it_lacks_is_said(workers: Workers, tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_workers_that_are_killed_lose_nothing(postgres_dsn: str) -> None:
+def test_killed_workers_lose_no_runs(postgres_dsn: str) -> None:
     """At its full size it is `python -m benchmarks.killing`."""
     found = killing.measure(postgres_dsn, runs=40, steps=10, workers=2, every_seconds=0.3, kills=3)
     assert found["killed"] == 3

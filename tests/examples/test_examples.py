@@ -58,12 +58,12 @@ def example(store: Store, tmp_path: Path) -> Example:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_it_compiles_without_a_finding(path: Path) -> None:
+def test_an_example_compiles_without_diagnostics(path: Path) -> None:
     assert compile_playbook(path.read_bytes(), catalogue()).diagnostics == ()
 
 
 class TestQuickstart:
-    def test_it_writes_a_report_and_sets_bad_rows_aside(self, example: Example, tmp_path: Path) -> None:
+    def test_bad_rows_are_set_aside_and_the_rest_is_reported(self, example: Example, tmp_path: Path) -> None:
         play = example("quickstart")
         assert play.status is RunStatus.SUCCEEDED
         assert play.result == {"report": "examples/out/report.json", "totals": TOTALS, "rejected": 2}
@@ -77,7 +77,7 @@ class TestQuickstart:
             assert [row["id"] for row in csv.DictReader(file)] == ["1006", "1009"]
         assert play.visit("check").error is not None
 
-    def test_the_branches_come_together_once(self, example: Example) -> None:
+    def test_the_branches_are_joined_once(self, example: Example) -> None:
         assert example("quickstart").steps["report"] == 1
 
     def test_without_bad_rows_nothing_is_set_aside(self, example: Example, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ class TestQuickstart:
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
         assert "set_aside" not in play.steps
 
-    def test_a_row_that_is_wrong_twice_counts_once(self, example: Example, tmp_path: Path) -> None:
+    def test_a_row_with_two_errors_counts_once(self, example: Example, tmp_path: Path) -> None:
         (tmp_path / "bad.csv").write_text("region,amount:number\n,-1\neurope,\nasia,0\n", "utf-8")
         play = example("quickstart", orders="bad.csv")
         assert play.result["rejected"] == 3
@@ -114,7 +114,7 @@ class TestRetryAndRecover:
         assert play.result["loaded"] == 0
         assert play.steps["undo"] == 1
 
-    def test_a_queue_that_is_never_empty_is_given_up(self, example: Example) -> None:
+    def test_a_queue_that_is_never_empty_fails_the_run(self, example: Example) -> None:
         play = example("retry_and_recover", needed=20)
         assert play.status is RunStatus.FAILED
         assert play.errors == ["QueueStuck"]
@@ -136,7 +136,7 @@ class TestPortable:
 
         return run
 
-    def test_it_needs_nothing_of_the_machine(self, priced: Example) -> None:
+    def test_no_capability_is_needed(self, priced: Example) -> None:
         assert priced().result == {"customer": "Ada", "net": 370.0, "total": 409.48}
 
     def test_discounts_and_taxes_follow_the_input(self, priced: Example) -> None:
@@ -203,13 +203,15 @@ class TestOnboardUser:
         assert mail.headers["idempotency-key"]
         assert play.steps["finish"] == 1
 
-    def test_each_run_has_a_key_of_its_own(self, onboard: Callable[[int], Play], api: StubServer) -> None:
+    def test_each_run_has_its_own_idempotency_key(
+        self, onboard: Callable[[int], Play], api: StubServer
+    ) -> None:
         onboard(1)
         onboard(1)
         keys = [request.headers["idempotency-key"] for request in api.requests if request.method == "POST"]
         assert len(set(keys)) == len(keys) == 2
 
-    def test_a_known_user_is_left_alone(
+    def test_a_known_user_is_not_changed(
         self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(2)
@@ -218,7 +220,7 @@ class TestOnboardUser:
         assert [request.method for request in api.requests] == ["GET"]
         assert database.execute("select count(*) from audit").fetchone() == (0,)
 
-    def test_an_unknown_user_is_noted_and_fails_the_run(
+    def test_an_unknown_user_is_recorded_and_fails_the_run(
         self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(404)
@@ -228,7 +230,7 @@ class TestOnboardUser:
         assert len(api.requests) == 1
         assert database.execute("select * from audit").fetchall() == [(404, "unknown user")]
 
-    def test_a_server_that_is_down_for_a_while_is_asked_again(
+    def test_requests_are_retried_while_the_server_is_down(
         self, onboard: Callable[[int], Play], api: StubServer
     ) -> None:
         play = onboard(3)
@@ -236,7 +238,7 @@ class TestOnboardUser:
         assert [request.target for request in api.requests].count("/users/3") == 3
         assert play.visit("verify").attempt == 3
 
-    def test_no_secret_is_in_the_store(
+    def test_the_store_contains_no_secret(
         self, onboard: Callable[[int], Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         works = os.environ["NOETL_SECRET_DSN"]
@@ -262,7 +264,9 @@ def _with_password(dsn: str) -> str:
 
 
 class TestFanOut:
-    def test_every_file_is_counted_and_nothing_is_left_behind(self, example: Example, tmp_path: Path) -> None:
+    def test_every_file_is_counted_and_temporary_files_are_removed(
+        self, example: Example, tmp_path: Path
+    ) -> None:
         play = example("fan_out", count=120)
         assert play.status is RunStatus.SUCCEEDED
         assert play.result == {"files": 121, "counted": 120, "words": 600}
@@ -283,33 +287,33 @@ class TestApproval:
         return play, re.findall(r"noetl runs answer (\S+) -d true", caplog.text)[0]
 
     @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
-    def test_the_answer_decides(
+    def test_the_answer_determines_the_outcome(
         self, store: Store, asked: tuple[Play, str], answer: Any, outcome: str
     ) -> None:
         play, token = asked
         store.answer(hash_of(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}
 
-    def test_nobody_answers(self, asked: tuple[Play, str]) -> None:
+    def test_without_an_answer_the_callback_expires(self, asked: tuple[Play, str]) -> None:
         play, _ = asked
         before = play.clock()
         assert play.finish().result == {"outcome": "expired"}
         assert (play.status, play.clock() - before) == (RunStatus.SUCCEEDED, 600)
 
-    def test_nobody_is_asked_about_little(self, example: Example) -> None:
+    def test_a_small_amount_needs_no_approval(self, example: Example) -> None:
         play = example("approval", amount=50)
         assert (play.result, play.steps) == ({"outcome": "paid"}, {"look": 1, "pay": 1})
 
 
 class TestCloseDay:
-    def test_every_region_is_closed_in_a_run_of_its_own(self, example: Example, store: Store) -> None:
+    def test_every_region_is_closed_in_its_own_run(self, example: Example, store: Store) -> None:
         play = example("close_day")
         assert {region["region"]: region["total"] for region in play.result["closed"]} == TOTALS
         assert (play.result["total"], play.result["missing"]) == (2340.6, [])
         runs, _ = store.runs("default", parent=play.id)
         assert sorted(run.input["region"] for run in runs) == sorted(TOTALS)
 
-    def test_a_region_without_orders_is_missing(self, example: Example, store: Store) -> None:
+    def test_a_region_without_orders_is_reported(self, example: Example, store: Store) -> None:
         play = example("close_day", regions=["atlantis", "asia"])
         assert play.status is RunStatus.SUCCEEDED
         assert play.result == {

@@ -156,13 +156,13 @@ def desk() -> Iterator[Desk]:
 
 
 class TestPage:
-    def test_there_are_twenty_patterns(self) -> None:
+    def test_the_page_has_twenty_patterns(self) -> None:
         anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in PATTERNS]
         assert [anchor for anchor, _ in ROWS] == anchors
         assert len(anchors) == 20
 
     @pytest.mark.parametrize(("heading", "row"), list(zip(PATTERNS, ROWS, strict=False)))
-    def test_the_table_says_what_the_section_says(self, heading: str, row: tuple[str, str]) -> None:
+    def test_the_table_agrees_with_the_sections(self, heading: str, row: tuple[str, str]) -> None:
         said = {"NoETL": "yes"} | PATTERNS[heading].said
         assert {system: said.get(system) for system in SYSTEMS} == dict(
             zip(SYSTEMS, (WORDS[mark] for mark in row[1].split(" | ")), strict=True)
@@ -181,13 +181,13 @@ class TestPage:
         assert all(text.count("\n") <= 26 for text in playbooks.values())
 
 
-def test_sequence(store: Store) -> None:
+def test_sequence_runs_steps_in_order(store: Store) -> None:
     play = Example(store, "Sequence").finish()
     assert play.course == ["pack began", "pack ended", "ship began", "ship ended", "bill began", "bill ended"]
     assert play.result == {"log": ["packed", "shipped", "billed"]}
 
 
-def test_parallel_split(store: Store) -> None:
+def test_parallel_split_starts_both_branches(store: Store) -> None:
     play = Example(store, "Parallel split").walk()
     assert play.course == ["order began", "order ended", "reserve began", "charge began"]
     play.finish()
@@ -195,7 +195,7 @@ def test_parallel_split(store: Store) -> None:
     assert (play.result, play.seconds) == ({"reserved": True, "charged": True}, MINUTE)
 
 
-def test_synchronization(store: Store) -> None:
+def test_synchronization_waits_for_both_branches(store: Store) -> None:
     play = Example(store, "Synchronization").walk()
     assert "charge ended" in play.course
     assert "ship began" not in play.course
@@ -209,7 +209,7 @@ def test_synchronization(store: Store) -> None:
     ("amount", "step", "answer"),
     [(5000, "ask_a_person", "later"), (1000, "approve", "yes"), (0.5, "approve", "yes"), (0, "refuse", "no")],
 )
-def test_exclusive_choice(store: Store, amount: float, step: str, answer: str) -> None:
+def test_exclusive_choice_takes_one_case(store: Store, amount: float, step: str, answer: str) -> None:
     play = Example(store, "Exclusive choice", amount=amount).finish()
     assert (play.steps, play.result) == ({"check": 1, step: 1}, {"answer": answer})
 
@@ -217,19 +217,21 @@ def test_exclusive_choice(store: Store, amount: float, step: str, answer: str) -
 @pytest.mark.parametrize(
     ("known", "step", "what"), [(True, "update", "updated"), (False, "create", "created")]
 )
-def test_simple_merge(store: Store, known: bool, step: str, what: str) -> None:
+def test_simple_merge_continues_from_either_branch(store: Store, known: bool, step: str, what: str) -> None:
     play = Example(store, "Simple merge", known=known).finish()
     assert play.steps == {"look_up": 1, step: 1, "tell": 1}
     assert play.result["message"] == f"the customer was {what}"
 
 
-def test_only_a_merge_of_branches_that_may_both_arrive_is_a_join() -> None:
+def test_a_merge_is_a_join_only_if_both_branches_can_arrive() -> None:
     assert compiled(PLAYBOOKS["simple_merge"]).steps["tell"].join is None
     assert compiled(PLAYBOOKS["synchronization"]).steps["ship"].join is not None
 
 
 @pytest.mark.parametrize(("fire", "injured", "crime"), list(product([False, True], repeat=3)))
-def test_multi_choice(store: Store, fire: bool, injured: bool, crime: bool) -> None:
+def test_multi_choice_starts_a_branch_for_each_true_condition(
+    store: Store, fire: bool, injured: bool, crime: bool
+) -> None:
     play = Example(store, "Multi-choice", fire=fire, injured=injured, crime=crime).finish()
     ways = {"fire_brigade": fire, "ambulance": injured, "police": crime}
     assert {step: play.steps.get(step, 0) for step in ways} == ways
@@ -238,7 +240,7 @@ def test_multi_choice(store: Store, fire: bool, injured: bool, crime: bool) -> N
 
 class TestSynchronizingMerge:
     @pytest.mark.parametrize(("flight", "hotel"), list(product([False, True], repeat=2)))
-    def test_those_that_were_begun_are_waited_for(self, store: Store, flight: bool, hotel: bool) -> None:
+    def test_the_join_waits_for_the_started_branches(self, store: Store, flight: bool, hotel: bool) -> None:
         play = Example(store, "Synchronizing merge", flight=flight, hotel=hotel).finish()
         assert play.status is RunStatus.SUCCEEDED
         assert play.steps.get("itinerary", 0) == (flight or hotel)
@@ -247,14 +249,16 @@ class TestSynchronizingMerge:
         assert play.seconds == (MINUTE if flight else 0)
 
     @pytest.mark.parametrize(("flight", "visits"), [(True, 1), (False, 0)])
-    def test_a_branch_that_has_failed_is_not(self, store: Store, flight: bool, visits: int) -> None:
+    def test_the_join_does_not_wait_for_a_failed_branch(
+        self, store: Store, flight: bool, visits: int
+    ) -> None:
         play = Example(store, "Synchronizing merge", flight=flight, hotel=True, full=True).finish()
         assert (play.status, play.errors) == ("completed_with_errors", ["Failed"])
         assert play.steps.get("itinerary", 0) == visits
         assert play.result.get("trip") == (["NO 17", None] if flight else None)
 
 
-def test_multi_merge(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_multi_merge_visits_a_step_for_each_branch(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "noetl.playbook")
     play = Example(store, "Multi-merge").pass_(10)
     assert (play.steps["audit"], play.steps.get("close", 0)) == (1, 0)
@@ -264,7 +268,7 @@ def test_multi_merge(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     assert play.course[-2:] == ["close began", "close ended"]
 
 
-def test_what_follows_a_multi_merge_may_be_one_too(store: Store) -> None:
+def test_multi_merges_may_follow_each_other(store: Store) -> None:
     close = "- name: close\n    run: [{action: set, set: {closed: true}}]"
     each = "- name: close\n    join: each\n    run: [{action: log, message: closed}]"
     play = Example(store, "Multi-merge", but=(close, each)).finish()
@@ -272,7 +276,7 @@ def test_what_follows_a_multi_merge_may_be_one_too(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
-def test_discriminator(store: Store, seconds: int, published: str) -> None:
+def test_discriminator_continues_with_the_first_branch(store: Store, seconds: int, published: str) -> None:
     play = Example(store, "Discriminator", but=("seconds: 10", f"seconds: {seconds}")).pass_(
         min(seconds, MINUTE)
     )
@@ -293,14 +297,18 @@ def test_discriminator(store: Store, seconds: int, published: str) -> None:
         (False, 9, {"review": 5, "write": 6}, "give_up"),
     ],
 )
-def test_arbitrary_cycles(store: Store, draft: bool, faults: int, visits: dict[str, int], end: str) -> None:
+def test_arbitrary_cycles_are_bounded(
+    store: Store, draft: bool, faults: int, visits: dict[str, int], end: str
+) -> None:
     play = Example(store, "Arbitrary cycles", draft=draft, faults=faults).finish()
     assert play.steps == {"begin": 1, **visits, end: 1}
     assert (play.status, play.result["published"]) == ("succeeded", end == "publish")
 
 
 @pytest.mark.parametrize(("gift", "wrapped"), [(False, {}), (True, {"wrap": 1})])
-def test_implicit_termination(store: Store, gift: bool, wrapped: dict[str, int]) -> None:
+def test_implicit_termination_ends_the_run_after_the_last_branch(
+    store: Store, gift: bool, wrapped: dict[str, int]
+) -> None:
     play = Example(store, "Implicit termination", gift=gift).pass_(59)
     assert "thank ended" in play.course
     assert play.status is RunStatus.WAITING
@@ -310,7 +318,7 @@ def test_implicit_termination(store: Store, gift: bool, wrapped: dict[str, int])
 
 
 class TestInstances:
-    def test_without_synchronization(self, store: Store) -> None:
+    def test_detached_runs_are_not_waited_for(self, store: Store) -> None:
         play = Example(
             store, "Multiple instances without synchronization", customers=["Ada", "Grace", "Edsger"]
         ).walk()
@@ -319,7 +327,7 @@ class TestInstances:
         play.pass_(DAY)
         assert sorted(run.result["reminded"] for run in play.others) == ["Ada", "Edsger", "Grace"]
 
-    def test_known_at_design_time(self, store: Store) -> None:
+    def test_a_loop_over_a_literal_list_is_joined(self, store: Store) -> None:
         play = Example(store, "Multiple instances known at design time").pass_(59)
         assert play.steps == {"review": 1}
         play.pass_(1)
@@ -327,13 +335,13 @@ class TestInstances:
         assert play.result["verdicts"] == ["Ada likes it", "Grace likes it", "Edsger likes it"]
 
     @pytest.mark.parametrize("count", [0, 1, 3, 250])
-    def test_known_at_run_time(self, store: Store, count: int) -> None:
+    def test_a_loop_over_a_computed_list_is_joined(self, store: Store, count: int) -> None:
         lines = [{"price": price, "count": 2} for price in range(count)]
         play = Example(store, "Multiple instances known at run time", lines=lines).finish()
         assert play.steps == {"price": 1, "add_up": 1}
         assert play.result["sum"] == sum(2 * line["price"] for line in lines)
 
-    def test_not_known_before(self, store: Store, desk: Desk) -> None:
+    def test_instances_are_added_until_the_last_one(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
         for number, claim in enumerate([{"damage": 5}, {"damage": 70}, {"damage": 600}, None], 1):
             assert len(desk.asked) == number
@@ -344,7 +352,7 @@ class TestInstances:
         play.finish()
         assert (play.result["damage"], play.steps["add"], play.seconds) == (675, 1, HOUR)
 
-    def test_they_begin_while_others_are_at_work_or_have_ended(self, store: Store, desk: Desk) -> None:
+    def test_instances_start_during_and_after_others(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
         desk.answer(play, {"damage": 5})
         play.pass_(2 * HOUR)
@@ -355,7 +363,7 @@ class TestInstances:
         assert play.finish().result["damage"] == 75
         assert play.seconds == 3 * HOUR
 
-    def test_so_deep_and_no_deeper(self, store: Store, desk: Desk) -> None:
+    def test_the_depth_of_runs_is_limited(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
         for _ in range(MAX_DEPTH + 1):
             desk.answer(play, {"damage": 1})
@@ -380,7 +388,7 @@ class TestDeferredChoice:
         assert (play.steps, play.result["offer"]) == ({"offer": 1, step: 1}, offer)
         assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
 
-    def test_nobody_answers(self, store: Store, desk: Desk) -> None:
+    def test_without_an_answer_the_timeout_decides(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Deferred choice", desk=desk.url).finish()
         assert (play.steps, play.result, play.seconds) == (
             {"offer": 1, "lapse": 1},
@@ -411,7 +419,7 @@ class TestDeferredChoice:
         assert (play.status, play.seconds) == ("succeeded", 0)
 
 
-def test_interleaved_parallel_routing(store: Store) -> None:
+def test_interleaved_parallel_routing_runs_one_branch_at_a_time(store: Store) -> None:
     play = Example(store, "Interleaved parallel routing").finish()
     order = ["check_in", "blood_test", "x_ray", "eye_test", "doctor"]
     assert play.course == [f"{step} {word}" for step in order for word in ("began", "ended")]
@@ -419,7 +427,7 @@ def test_interleaved_parallel_routing(store: Store) -> None:
 
 
 class TestMilestone:
-    def test_changes_while_the_order_is_open(self, store: Store, desk: Desk) -> None:
+    def test_changes_are_accepted_before_the_milestone(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Milestone", desk=desk.url).walk()
         for change in ("colour", "size"):
             desk.answer(play, {"change": change})
@@ -433,14 +441,14 @@ class TestMilestone:
             "answered_otherwise"
         }
 
-    def test_it_passes(self, store: Store, desk: Desk) -> None:
+    def test_the_milestone_passes_at_its_time(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Milestone", desk=desk.url).finish()
         assert (play.steps, play.seconds) == ({"open": 1, "ship": 1}, 14 * DAY)
         assert desk.is_refused(play, {"change": "too late"}) == "closed"
 
 
 class TestCancelActivity:
-    def test_it_is_cancelled_and_the_run_goes_on(self, store: Store) -> None:
+    def test_a_cancelled_activity_does_not_end_the_run(self, store: Store) -> None:
         play = Example(store, "Cancel activity").walk()
         (film,) = play.others
         store.stop(film.id, RunStatus.CANCELLED, play.clock())
@@ -450,18 +458,18 @@ class TestCancelActivity:
         assert play.result["published"] == 1
         assert play.others[0].status is RunStatus.CANCELLED
 
-    def test_it_is_out_of_time(self, store: Store) -> None:
+    def test_a_timeout_cancels_the_activity(self, store: Store) -> None:
         play = Example(store, "Cancel activity", but=("seconds: 90m", "seconds: 3h")).finish()
         assert (play.steps, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
         assert play.walk().others[0].status is RunStatus.CANCELLED
 
-    def test_it_ends_by_itself(self, store: Store) -> None:
+    def test_the_activity_ends_by_itself(self, store: Store) -> None:
         play = Example(store, "Cancel activity").finish()
         assert (play.steps, play.result["published"]) == ({"film": 1, "publish": 1}, 24)
 
 
 class TestCancelCase:
-    def test_all_of_it_is_withdrawn(self, store: Store) -> None:
+    def test_cancelling_ends_the_run_and_its_child_runs(self, store: Store) -> None:
         play = Example(store, "Cancel case").walk()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.walk()
@@ -471,7 +479,7 @@ class TestCancelCase:
         play.pass_(DAY)
         assert "furnish" not in play.steps
 
-    def test_otherwise_it_is_not(self, store: Store) -> None:
+    def test_without_a_cancellation_the_run_succeeds(self, store: Store) -> None:
         play = Example(store, "Cancel case").finish()
         assert (play.result, play.seconds) == ({"furnished": True, "key_returned": "succeeded"}, 12 * HOUR)
         assert play.course[-2:] == ["release began", "release ended"]

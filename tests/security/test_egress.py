@@ -54,12 +54,12 @@ def test_public_addresses_are_allowed(address: str) -> None:
     assert egress.vet("x.test", [address], ()) == [address]
 
 
-def test_one_bad_address_among_good_ones_is_enough() -> None:
+def test_one_forbidden_address_of_a_host_is_enough() -> None:
     with pytest.raises(ActionError):
         egress.vet("x.test", ["8.8.8.8", "10.0.0.1"], ())
 
 
-def test_an_operator_allows_networks_by_the_setting_that_the_error_names() -> None:
+def test_the_setting_that_the_error_names_allows_networks() -> None:
     with pytest.raises(ActionError, match="NOETL_ALLOW_NETWORKS"):
         egress.vet("x.test", ["10.1.2.3"], ())
     assert egress.vet("x.test", ["10.1.2.3"], ("10.1.0.0/16",)) == ["10.1.2.3"]
@@ -93,7 +93,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-def test_no_spelling_gets_through(host: str) -> None:
+def test_every_spelling_of_a_forbidden_address_is_refused(host: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform("http", capabilities=NOWHERE, url=f"http://{host}/", seconds=10)
     # Some of them are not even addresses to the parser.
@@ -106,14 +106,14 @@ def test_no_spelling_gets_through(host: str) -> None:
     [("127.1", "127.0.0.1"), ("0x7f.1", "127.0.0.1"), ("017700000001", "127.0.0.1"), ("2852039166", "169.254.169.254"),
      ("[::1]", "::1"), ("fe80::1%eth0", "fe80::1")],
 )  # fmt: skip
-def test_numbers_are_read_as_resolvers_read_them(host: str, address: str) -> None:
+def test_numeric_hosts_are_parsed_like_resolvers_do(host: str, address: str) -> None:
     assert parse_literal_address(host) == ipaddress.ip_address(address)
 
 
 @pytest.mark.parametrize(
     "host", ["1.2.3.4.5", "256.1.1.1", "1.2.65536", "09.1.1.1", "x.test", "1..2", "", "0x1ffffffff"]
 )
-def test_names_are_no_numbers(host: str) -> None:
+def test_other_hosts_are_not_numeric(host: str) -> None:
     assert parse_literal_address(host) is None
     assert not is_forbidden_host(host)
 
@@ -174,7 +174,7 @@ def get(
         return response
 
 
-def test_a_name_is_resolved_once_and_the_vetted_address_is_connected_to() -> None:
+def test_a_name_is_resolved_once_and_its_vetted_address_is_used() -> None:
     resolver = Resolver(["127.0.0.1"], ["169.254.169.254"])
     with serve(hello) as server:
         assert get(server.url(host="rebinding.test"), resolver).content == b"hello"
@@ -185,7 +185,7 @@ def test_a_name_is_resolved_once_and_the_vetted_address_is_connected_to() -> Non
     assert caught.value.type == "ForbiddenAddress"
 
 
-def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
+def test_the_next_address_is_tried_if_one_does_not_respond() -> None:
     with serve(hello) as server:
         assert get(server.url(host="x.test"), Resolver(["127.255.255.254", "127.0.0.1"])).content == b"hello"
 
@@ -198,7 +198,7 @@ def test_transports_with_other_permissions_share_no_connections() -> None:
     assert caught.value.type == "ForbiddenAddress"
 
 
-def test_tls_is_for_the_name_and_not_for_the_address() -> None:
+def test_tls_uses_the_name_instead_of_the_address() -> None:
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sni_callback = lambda _socket, name, _context: names.append(name)
@@ -217,14 +217,14 @@ def test_tls_is_for_the_name_and_not_for_the_address() -> None:
     assert names == ["secure.test"]
 
 
-def test_a_certificate_that_is_not_trusted_is_refused_and_http_is_not_tried_instead() -> None:
+def test_an_untrusted_certificate_is_refused_without_a_fallback_to_http() -> None:
     with serve(hello) as server, pytest.raises(ActionError) as caught:
         perform("http", url=server.url().replace("http:", "https:"))
     assert caught.value.type == "ConnectionFailed"
     assert server.requests == []
 
 
-def test_a_resolver_that_does_not_answer_is_left_behind() -> None:
+def test_a_resolver_that_does_not_respond_times_out() -> None:
     end = threading.Event()
 
     def silent(host: str, port: int) -> list[str]:
@@ -236,7 +236,7 @@ def test_a_resolver_that_does_not_answer_is_left_behind() -> None:
     end.set()
 
 
-def test_a_name_without_an_address() -> None:
+def test_a_name_without_an_address_is_an_error() -> None:
     def unknown(host: str, port: int) -> list[str]:
         raise socket.gaierror("unknown")
 

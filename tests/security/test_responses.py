@@ -26,7 +26,7 @@ def failure(answer: Callable[[StubExchange], None], **parameters: Any) -> Action
     return caught.value
 
 
-def test_a_body_longer_than_allowed() -> None:
+def test_a_body_longer_than_allowed_is_refused() -> None:
     error = failure(lambda exchange: exchange.reply(200, b"x" * 1001), max_bytes=1000)
     assert (error.type, error.retryable) == ("LimitExceeded", False)
     with serve(lambda exchange: exchange.reply(200, b"x" * 1000)) as server:
@@ -39,7 +39,7 @@ def endless(exchange: StubExchange) -> None:
         exchange.wfile.write(b"x" * 65536)
 
 
-def test_a_body_without_an_end() -> None:
+def test_an_endless_body_is_refused() -> None:
     assert failure(endless).type == "LimitExceeded"
 
 
@@ -49,7 +49,7 @@ def bomb(exchange: StubExchange) -> None:
     exchange.reply(200, packed, content_encoding="gzip")
 
 
-def test_a_bomb_is_not_unpacked() -> None:
+def test_a_compression_bomb_is_not_decompressed() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = failure(bomb)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -57,7 +57,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert after - before < 100 * 1024
 
 
-def test_a_bomb_in_a_bomb_is_refused() -> None:
+def test_a_nested_compression_bomb_is_refused() -> None:
     packed = gzip.compress(gzip.compress(b"\0" * 1_000_000))
     error = failure(lambda exchange: exchange.reply(200, packed, content_encoding="gzip, gzip"))
     assert (error.type, error.retryable) == ("ConnectionFailed", False)
@@ -79,7 +79,7 @@ def drip(head: bytes, piece: bytes) -> Callable[[StubExchange], None]:
     [(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), (b"HTTP/1.1 200 OK\r\nx: ", b"x")],
     ids=["body", "headers"],
 )
-def test_a_slow_drip_ends_with_the_time_of_the_action(head: bytes, piece: bytes) -> None:
+def test_a_slow_response_ends_at_the_deadline(head: bytes, piece: bytes) -> None:
     error = failure(drip(head, piece), seconds=0.5)
     assert (error.type, error.retryable) == ("Timeout", True)
 
@@ -90,7 +90,7 @@ def silent(exchange: StubExchange) -> None:
         exchange.reply(200, b"at last")
 
 
-def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
     error = failure(silent)
     assert (error.type, error.retryable) == ("Timeout", True)
@@ -100,18 +100,18 @@ def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_silent_server_is_waited_for_by_whom_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_extends_the_wait_for_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
     with serve(silent) as server:
         assert perform("http", url=server.url(), timeout_seconds=20)["body"] == "at last"
 
 
-def test_a_drip_ends_too_where_nobody_says_how_long_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_response_without_a_timeout_ends_after_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "DEFAULT_TIMEOUT_SECONDS", 0.3)
     assert failure(drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), seconds=60).type == "Timeout"
 
 
-def test_a_reader_who_takes_little_at_a_time_does_not_get_more_time() -> None:
+def test_a_server_that_reads_slowly_does_not_extend_the_deadline() -> None:
     end = threading.Event()
     taken: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -135,25 +135,25 @@ def test_a_reader_who_takes_little_at_a_time_does_not_get_more_time() -> None:
 
 
 @pytest.mark.parametrize("most", [-1, 256 * 1024 * 1024 + 1])
-def test_no_playbook_raises_the_limit_without_end(most: int) -> None:
+def test_the_limit_of_the_body_has_a_maximum(most: int) -> None:
     error = failure(lambda exchange: exchange.reply(200), max_bytes=most)
     assert (error.type, error.retryable) == ("ParameterError", False)
 
 
-def test_pages_are_not_gathered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_all_pages_together_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "LARGEST_BYTES", 10_000)
     paginate = {"next": "/again", "max_pages": 1_000_000}
     error = failure(lambda exchange: exchange.reply(200, b"x" * 3_000), paginate=paginate, max_bytes=5_000)
     assert (error.type, error.retryable) == ("LimitExceeded", False)
 
 
-def test_a_body_of_nothing_but_brackets_is_not_read() -> None:
+def test_a_json_body_with_too_many_values_is_not_parsed() -> None:
     body = b"[" + b"[]," * 3_000_000 + b"[]]"
     error = failure(lambda exchange: exchange.reply(200, body, content_type="application/json"))
     assert (error.type, error.message) == ("LimitExceeded", "the content has more than 5,000,000 values")
 
 
-def test_headers_without_an_end() -> None:
+def test_endless_headers_are_refused() -> None:
     def answer(exchange: StubExchange) -> None:
         exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
         while True:
@@ -172,7 +172,7 @@ def test_headers_without_an_end() -> None:
         b"",
     ],
 )
-def test_what_is_not_http(raw: bytes) -> None:
+def test_responses_that_are_not_http_are_refused(raw: bytes) -> None:
     def answer(exchange: StubExchange) -> None:
         exchange.wfile.write(raw)
         exchange.close_connection = True

@@ -21,7 +21,7 @@ from noetl.executor.security.secret_sources import Secret, resolve
 VALUE = 's3cret/"väl ue"+\\x'
 
 
-def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
+def test_a_secret_reference_never_shows_its_name() -> None:
     secret = Secret("TOKEN")
     seen = [
         str(secret),
@@ -43,7 +43,7 @@ def test_a_secret_is_stars_whatever_is_done_with_it() -> None:
         assert (type(copied), copied.name) == (Secret, "TOKEN")
 
 
-def test_where_secrets_come_from(tmp_path: Path) -> None:
+def test_secrets_are_resolved_from_environment_and_files(tmp_path: Path) -> None:
     (tmp_path / "A").write_text("of a file\n")
     (tmp_path / "B").write_text("of a file")
     environ = {
@@ -65,7 +65,7 @@ def test_a_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
-def test_a_missing_one_names_the_settings(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_secret_names_the_settings(tmp_path: Path) -> None:
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "BYTES").write_bytes(b"\xff")
     environ = {"NOETL_SECRETS_DIR": str(tmp_path)}
@@ -91,7 +91,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("text", FORMS)
-def test_every_form_of_a_revealed_value_is_blotted_out(text: str) -> None:
+def test_every_encoding_of_a_revealed_value_is_redacted(text: str) -> None:
     revealed = Revealed()
     revealed.add(VALUE)
     scrubbed = revealed.scrub({"a": [{text: text}], "n": 1})
@@ -103,7 +103,7 @@ def test_every_form_of_a_revealed_value_is_blotted_out(text: str) -> None:
     assert scrubbed["n"] == 1
 
 
-def test_what_holds_no_secret_is_the_same_object() -> None:
+def test_a_value_without_secrets_is_returned_unchanged() -> None:
     revealed = Revealed()
     value = {"a": [1, "text", {"b": None}]}
     assert revealed.scrub(value) is value
@@ -111,7 +111,7 @@ def test_what_holds_no_secret_is_the_same_object() -> None:
     assert revealed.scrub(value) is value
 
 
-def test_values_that_are_too_short_stay() -> None:
+def test_short_values_are_not_redacted() -> None:
     revealed = Revealed()
     revealed.add("1234567")
     assert revealed.scrub("1234567") == "1234567"
@@ -119,34 +119,34 @@ def test_values_that_are_too_short_stay() -> None:
     assert revealed.scrub("12345678") == STARS
 
 
-def test_the_password_of_an_address_is_a_secret_of_its_own() -> None:
+def test_the_password_in_a_url_is_redacted_separately() -> None:
     revealed = Revealed()
     revealed.add("postgresql://ann:long-p%40ssword@db.test/x")
     assert revealed.scrub("the word long-p@ssword is wrong") == f"the word {STARS} is wrong"
 
 
-def test_the_lines_of_a_secret_are_secrets_of_their_own() -> None:
+def test_each_line_of_a_secret_is_redacted_separately() -> None:
     revealed = Revealed()
     revealed.add("-----BEGIN KEY-----\r\nfirst-line-of-a-key\n  an-indented-line\nshort\napi_version: v1\n")
     assert revealed.scrub(["first-line-of-a-key", "and an-indented-line"]) == [STARS, f"and {STARS}"]
     assert revealed.scrub(["short", "api_version: v1"]) == ["short", "api_version: v1"]
 
 
-def test_a_number_may_be_a_secret() -> None:
+def test_numbers_are_redacted() -> None:
     revealed = Revealed()
     revealed.add("1234567890")
     revealed.add("True-or-false")
     assert revealed.scrub([1234567890, 123456789, 12345678901, True]) == [STARS, 123456789, 12345678901, True]
 
 
-def test_longer_secrets_go_first() -> None:
+def test_longer_secrets_are_redacted_first() -> None:
     revealed = Revealed()
     revealed.add("password")
     revealed.add("password-and-more")
     assert revealed.scrub("password-and-more password") == f"{STARS} {STARS}"
 
 
-def test_the_oldest_is_forgotten_past_the_bound() -> None:
+def test_the_oldest_secret_is_discarded_beyond_the_limit() -> None:
     revealed = Revealed(most=2)
     for value in ("secret-one", "secret-two", "secret-one", "secret-three"):
         revealed.add(value)
@@ -155,7 +155,7 @@ def test_the_oldest_is_forgotten_past_the_bound() -> None:
 
 @pytest.mark.parametrize("before", ["", "a", "code", "https://x.test/?t="])
 @pytest.mark.parametrize("encode", [str.encode, base64.b64encode, base64.urlsafe_b64encode])
-def test_tokens_are_found_in_whatever_stands_around_them(before: str, encode: Callable[[Any], bytes]) -> None:
+def test_tokens_are_redacted_in_any_context(before: str, encode: Callable[[Any], bytes]) -> None:
     tokens = Tokens()
     told, other = tokens.new(), Tokens().new()
     tokens.new()
@@ -170,13 +170,13 @@ def test_tokens_are_found_in_whatever_stands_around_them(before: str, encode: Ca
     assert told not in scrubbed[0] and len(scrubbed[0]) < len(text(told)) - 40
 
 
-def test_the_oldest_token_is_forgotten_past_the_bound() -> None:
+def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
     tokens = Tokens(most=2)
     made = [tokens.new() for _ in range(3)]
     assert [tokens.scrub(token) for token in made] == [made[0], STARS, STARS]
 
 
-def test_threads_may_reveal_and_scrub_at_once() -> None:
+def test_threads_may_reveal_and_redact_at_the_same_time() -> None:
     revealed = Revealed()
     wrong: list[str] = []
 
@@ -195,6 +195,6 @@ def test_threads_may_reveal_and_scrub_at_once() -> None:
     assert wrong == []
 
 
-def test_what_was_resolved_is_scrubbed() -> None:
+def test_resolved_secrets_are_redacted() -> None:
     resolve("X", {"NOETL_SECRET_X": "resolved-by-a-test"})
     assert scrub({"message": "x resolved-by-a-test y"}) == {"message": f"x {STARS} y"}

@@ -145,12 +145,12 @@ def refused(connection: str, capabilities: Capabilities = OUTSIDE) -> ActionErro
         "host=8.8.8.8 user=a client_encoding=sjis",
     ],
 )
-def test_what_leads_into_this_machine_is_refused(connection: str) -> None:
+def test_connection_strings_that_use_this_machine_are_refused(connection: str) -> None:
     error = refused(connection)
     assert (error.type, error.retryable) == ("ForbiddenAddress", False)
 
 
-def test_words_that_this_driver_does_not_know_are_refused_too() -> None:
+def test_keywords_unknown_to_the_driver_are_refused() -> None:
     assert refused("host=8.8.8.8 user=a servicefile=/etc/passwd").type in (
         "ForbiddenAddress",
         "ParameterError",
@@ -158,7 +158,7 @@ def test_words_that_this_driver_does_not_know_are_refused_too() -> None:
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-def test_no_spelling_gets_through(host: str) -> None:
+def test_every_spelling_of_a_forbidden_host_is_refused(host: str) -> None:
     error = refused(make_conninfo("", host=host.strip("[]"), user="a"))
     assert (error.type, error.retryable) == ("ForbiddenAddress", False)
     assert error.message.startswith(
@@ -166,7 +166,7 @@ def test_no_spelling_gets_through(host: str) -> None:
     )
 
 
-def test_metadata_is_never_allowed() -> None:
+def test_the_metadata_service_is_never_allowed() -> None:
     everything = Capabilities(networks=("0.0.0.0/0", "::/0"))
     assert refused("host=169.254.169.254 port=80 user=a", everything).type == "ForbiddenAddress"
 
@@ -197,7 +197,7 @@ def test_every_address_of_a_host_is_vetted() -> None:
     assert "192.168.0.1" not in caught.value.message
 
 
-def test_each_address_is_a_server_of_its_own_and_the_name_stays_for_tls() -> None:
+def test_each_address_is_tried_and_keeps_the_host_name_for_tls() -> None:
     found = servers("postgresql://a@one.test:1,two.test:2/x", ["8.8.8.8", "2606:4700::1111"], ["1.1.1.1"])
     assert [(s["host"], s["hostaddr"], s["port"], s["dbname"]) for s in found] == [
         ("one.test", "8.8.8.8", "1", "x"),
@@ -206,7 +206,7 @@ def test_each_address_is_a_server_of_its_own_and_the_name_stays_for_tls() -> Non
     ]
 
 
-def test_a_standby_is_looked_for_before_anything_else_is_taken() -> None:
+def test_a_standby_is_preferred_to_other_servers() -> None:
     found = servers("host=a.test,b.test user=a target_session_attrs=prefer-standby", ["8.8.8.8"], ["1.1.1.1"])
     assert [(s["host"], s["target_session_attrs"]) for s in found] == [
         ("a.test", "standby"),
@@ -230,7 +230,7 @@ def test_a_standby_is_looked_for_before_anything_else_is_taken() -> None:
         "postgresql://a:\ud800@db.test/x",
     ],
 )
-def test_what_names_no_server(connection: str) -> None:
+def test_connection_strings_without_a_valid_server_are_refused(connection: str) -> None:
     error = refused(connection)
     assert (error.type, error.retryable) == ("ParameterError", False)
 
@@ -239,14 +239,14 @@ def test_what_names_no_server(connection: str) -> None:
     "password",
     ["", " ", "it's", "back\\slash", "a b='c'", "hostaddr=127.0.0.1", "x' hostaddr='::1", "à\u2028é"],
 )
-def test_a_value_is_never_taken_for_more_than_a_value(password: str) -> None:
+def test_a_value_cannot_inject_keywords(password: str) -> None:
     (found,) = servers(
         make_conninfo("", host="db.test", user="a", password=password, dbname="host=/tmp"), ["8.8.8.8"]
     )
     assert (found["password"], found["dbname"], found["hostaddr"]) == (password, "host=/tmp", "8.8.8.8")
 
 
-def test_the_vetted_address_is_connected_to(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
+def test_the_vetted_address_is_used(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
     at_db_test.answers.append(["169.254.169.254"])
     connection = through(gate, postgres_dsn, options="-c search_path=mine", application_name="reports")
     query = "select current_setting('search_path') || ' ' || current_setting('application_name')"
@@ -257,7 +257,7 @@ def test_the_vetted_address_is_connected_to(postgres_dsn: str, gate: Gate, at_db
     assert gate.comers == 1
 
 
-def test_kept_connections_are_those_of_the_same_addresses(
+def test_pooled_connections_are_reused_only_for_the_same_addresses(
     postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"]))
@@ -276,7 +276,7 @@ def test_the_next_address_is_tried(postgres_dsn: str, gate: Gate, monkeypatch: p
     )
 
 
-def test_connections_of_local_runs_are_not_lent_to_others(postgres_dsn: str) -> None:
+def test_connections_of_local_runs_are_not_lent_to_other_runs(postgres_dsn: str) -> None:
     assert perform("postgres", connection=postgres_dsn, query="select 1", fetch="value") == 1
     assert refused(postgres_dsn, LOOPBACK).type == "ForbiddenAddress"
 
@@ -285,7 +285,7 @@ def variables() -> list[str]:
     return [option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar is not None]
 
 
-def test_nothing_comes_from_the_environment(
+def test_the_environment_has_no_effect(
     postgres_dsn: str, gate: Gate, at_db_test: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     services = tmp_path / "services"
@@ -301,7 +301,7 @@ def test_nothing_comes_from_the_environment(
     assert found == 1
 
 
-def test_every_keyword_that_would_be_looked_up_has_a_value() -> None:
+def test_every_keyword_with_an_environment_variable_has_a_value() -> None:
     (found,) = servers("host=db.test user=a", ["8.8.8.8"])
     looked_up = {o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar is not None}
     # The service is only looked up for keywords that have none.
@@ -339,7 +339,7 @@ class Stranger:
                 self.told += more
 
 
-def test_passwords_of_this_machine_stay_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_passwords_of_this_machine_are_not_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / ".pgpass"
     home.write_text("*:*:*:*:of-the-file\n")
     home.chmod(0o600)
@@ -353,7 +353,7 @@ def test_passwords_of_this_machine_stay_here(monkeypatch: pytest.MonkeyPatch, tm
     assert b"of-the" not in stranger.told
 
 
-def test_what_does_not_speak_the_protocol_looks_like_what_does_not_listen() -> None:
+def test_a_server_of_another_protocol_looks_like_a_closed_port() -> None:
     with closing(Stranger(b"SSH-2.0-secret_banner\r\n")) as stranger:
         other = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
     closed = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
@@ -367,7 +367,7 @@ def test_what_does_not_speak_the_protocol_looks_like_what_does_not_listen() -> N
     )
 
 
-def test_a_silent_server_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_looks_like_a_closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = refused(f"host=127.0.0.1 port={listener.getsockname()[1]} user=a", LOOPBACK)
@@ -377,15 +377,13 @@ def test_a_silent_server_looks_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_what_a_server_says_of_itself_is_told(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
+def test_the_message_of_the_server_is_reported(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
     error = refused(through(gate, postgres_dsn, dbname="missing"), LOOPBACK)
     assert (error.type, error.retryable) == ("ConnectionFailed", False)
     assert error.message == 'the server refused the connection: database "missing" does not exist'
 
 
-def test_local_runs_reach_what_their_author_reaches(
-    postgres_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_runs_use_the_environment(postgres_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host = str(conninfo_to_dict(postgres_server)["host"])
     monkeypatch.setenv("PGHOST", host)
     if "port" in conninfo_to_dict(postgres_server):
@@ -397,7 +395,7 @@ def test_local_runs_reach_what_their_author_reaches(
     assert os.environ["PGHOST"] == host
 
 
-def test_trust_is_of_the_operators_choosing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_chooses_the_trusted_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLROOTCERT", "/etc/ours.pem")
     (found,) = servers("host=db.test user=a sslmode=verify-full", ["8.8.8.8"])
     assert (found["sslmode"], found["sslrootcert"]) == ("verify-full", "/etc/ours.pem")

@@ -39,7 +39,7 @@ def rendered(text: str) -> Any:
     return render(text, BODY, {}.__getitem__)
 
 
-def test_the_environment_is_asked_first_then_secrets_manager_then_systems_manager(
+def test_sources_are_queried_in_order_environment_secrets_manager_systems_manager(
     aws: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("A", "B", "C"):
@@ -56,20 +56,20 @@ def test_the_environment_is_asked_first_then_secrets_manager_then_systems_manage
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOETL_SECRETS_PREFIX": ""}])
-def test_without_a_prefix_nobody_is_asked(aws: Client, environ: dict[str, str]) -> None:
+def test_without_a_prefix_aws_is_not_queried(aws: Client, environ: dict[str, str]) -> None:
     aws("ssm").put_parameter(Name="A", Value="x", Type="SecureString")
     with pytest.raises(ActionError, match=r"there is no secret `A`: [^`]*$"):
         resolve("A", environ)
 
 
-def test_a_missing_one_says_where_it_could_be() -> None:
+def test_the_error_of_a_missing_secret_names_its_possible_place() -> None:
     with pytest.raises(ActionError, match=f"store it as `{PREFIX}NONE`") as caught:
         resolve("NONE")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
     assert rendered("{{ secrets.NONE | default('none') }}") == "none"
 
 
-def test_what_was_found_is_kept_for_five_minutes(aws: Client) -> None:
+def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
     now = 1_000.0
     fetched = Fetched(clock=lambda: now)
     name = f"{PREFIX}A"
@@ -86,9 +86,7 @@ def test_what_was_found_is_kept_for_five_minutes(aws: Client) -> None:
     assert fetched.get(name) is None
 
 
-def test_who_may_not_read_is_told_so_and_not_that_there_is_none(
-    aws: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_permission_is_not_a_missing_secret(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_secret(aws, "A", "value")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
@@ -96,7 +94,7 @@ def test_who_may_not_read_is_told_so_and_not_that_there_is_none(
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
-def test_who_may_ask_one_of_them_needs_no_more(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permission_for_one_service_is_enough(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_parameter(aws, "A", "value")
     allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
     drop_permissions(aws, monkeypatch)
@@ -107,14 +105,14 @@ def test_who_may_ask_one_of_them_needs_no_more(aws: Client, monkeypatch: pytest.
     assert caught.value.type == "AccessDenied"
 
 
-def test_bytes_are_no_secret(aws: Client) -> None:
+def test_a_binary_secret_is_an_error(aws: Client) -> None:
     aws("secretsmanager").create_secret(Name=f"{PREFIX}A", SecretBinary=b"\x00\xff")
     with pytest.raises(ActionError, match="is not text") as caught:
         resolve("A")
     assert (caught.value.type, caught.value.retryable) == ("AWSError", False)
 
 
-def test_an_answer_that_does_not_come_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_query_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda exchange: exchange.reply(503)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
         with pytest.raises(ActionError) as caught:

@@ -53,7 +53,7 @@ def end(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int) -> None:
+def test_a_step_of_a_lost_worker_is_attempted_again(service: Service, number: int) -> None:
     def lose_once(exchange: StubExchange) -> None:
         if len(asked.requests) == 1:
             end(number)
@@ -69,7 +69,7 @@ def test_a_step_whose_worker_is_gone_is_begun_anew(service: Service, number: int
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
-def test_an_invocation_that_takes_longer_than_it_may_is_cut_off(service: Service, stack: Stack) -> None:
+def test_an_invocation_is_stopped_at_its_timeout(service: Service, stack: Stack) -> None:
     """Its message is hidden for longer than that, so that nobody else comes before."""
     functions, name = stack.client("lambda"), stack.outputs["StepFunctionName"]
     timeout = functions.get_function_configuration(FunctionName=name)["Timeout"]
@@ -97,7 +97,7 @@ def test_an_invocation_that_takes_longer_than_it_may_is_cut_off(service: Service
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
-def test_what_a_function_cannot_begin_with_loses_nothing(service: Service, stack: Stack) -> None:
+def test_an_invalid_setting_loses_no_messages(service: Service, stack: Stack) -> None:
     """Every invocation raises, until the setting is put right."""
     with stack.setting("StepFunctionName", NOETL_LEASE_SECONDS="for ever"):
         id = service.start("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
@@ -109,7 +109,7 @@ def test_what_a_function_cannot_begin_with_loses_nothing(service: Service, stack
     assert service.output(id) == {"n": 1}
 
 
-def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, stack: Stack) -> None:
+def test_a_step_that_kills_its_worker_fails_in_the_end(service: Service, stack: Stack) -> None:
     with serve(lambda _: end(signal.SIGKILL)) as asked:
         found = service.result(service.start(CALL.format(url=asked.url())), seconds=110.0)
         assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["WorkerLost"])
@@ -118,7 +118,7 @@ def test_a_message_that_kills_whoever_takes_it_is_given_up(service: Service, sta
     assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
 
 
-def test_what_a_playbook_does_about_a_lost_step_is_done(service: Service) -> None:
+def test_a_case_handles_a_lost_step(service: Service) -> None:
     def answer(exchange: StubExchange) -> None:
         if exchange.path == "/lethal":
             end(signal.SIGKILL)
@@ -136,7 +136,7 @@ def test_what_a_playbook_does_about_a_lost_step_is_done(service: Service) -> Non
         assert service.output(service.start(text), seconds=110.0) == {"told": 200}
 
 
-def test_a_message_that_is_not_ours_ends_among_the_dead_letters(service: Service, stack: Stack) -> None:
+def test_a_foreign_message_ends_in_the_dead_letter_queue(service: Service, stack: Stack) -> None:
     sqs = stack.client("sqs")
     sqs.send_message(QueueUrl=stack.outputs["QueueUrl"], MessageBody="hello")
     assert service.ended("steps: [{name: a, run: [{action: set, set: {n: 1}}]}]")["status"] == "succeeded"
@@ -170,7 +170,7 @@ def paused(stack: Stack) -> Iterator[threading.Event]:
     thread.join()
 
 
-def test_messages_that_come_several_times(service: Service, stack: Stack, paused: threading.Event) -> None:
+def test_duplicate_messages_have_no_effect(service: Service, stack: Stack, paused: threading.Event) -> None:
     text = """
         steps:
         - {name: a, rule: [{case: default, run: [b, c]}]}
@@ -200,7 +200,7 @@ def test_messages_that_come_several_times(service: Service, stack: Stack, paused
     assert {step["visits"] for step in service.status(id)["steps"].values()} == {1}
 
 
-def test_a_handler_that_raises_says_so_as_lambda_does(stack: Stack) -> None:
+def test_an_exception_of_a_handler_is_reported_by_lambda(stack: Stack) -> None:
     answer = stack.client("lambda").invoke(
         FunctionName=stack.outputs["StepFunctionName"], Payload=b'{"no": "batch"}'
     )
@@ -210,7 +210,7 @@ def test_a_handler_that_raises_says_so_as_lambda_does(stack: Stack) -> None:
     assert "not a batch of messages of SQS" in told["errorMessage"]
 
 
-def test_the_sweeper_looks_at_what_is_open(service: Service, stack: Stack) -> None:
+def test_the_sweep_examines_open_runs(service: Service, stack: Stack) -> None:
     id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
     service.until(id, "a", "waiting")
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
@@ -219,7 +219,7 @@ def test_the_sweeper_looks_at_what_is_open(service: Service, stack: Stack) -> No
     service.http.post(f"/workflows/{id}/cancel")
 
 
-def test_a_permission_that_is_missing_is_noticed(service: Service, stack: Stack) -> None:
+def test_a_missing_permission_is_logged(service: Service, stack: Stack) -> None:
     iam = stack.client("iam")
     role = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["StepFunctionName"])[
         "Role"

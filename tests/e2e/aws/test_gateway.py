@@ -21,7 +21,7 @@ def assert_problem(answer: httpx.Response, status: int) -> None:
     assert answer.json()["status"] == status
 
 
-def test_nobody_is_served_without_credentials(stack: Stack) -> None:
+def test_requests_without_credentials_are_refused(stack: Stack) -> None:
     with stack.http(None) as http:
         assert http.get("/healthz").status_code == 200
         for answer in (
@@ -34,7 +34,7 @@ def test_nobody_is_served_without_credentials(stack: Stack) -> None:
         assert_problem(http.get("/workflows"), 401)
 
 
-def test_scopes_and_tenants_hold(stack: Stack, service: Service) -> None:
+def test_scopes_and_tenants_are_enforced(stack: Stack, service: Service) -> None:
     id = service.start(ONE)
     with stack.http(stack.key("read")) as reader, stack.http(stack.key("admin", "another")) as other:
         assert reader.get(f"/workflows/status/{id}").status_code == 200
@@ -43,7 +43,7 @@ def test_scopes_and_tenants_hold(stack: Stack, service: Service) -> None:
         assert other.get("/workflows").json()["items"] == []
 
 
-def test_what_makes_no_sense(service: Service) -> None:
+def test_invalid_requests_are_answered_with_problems(service: Service) -> None:
     http = service.http
     assert_problem(http.get("/nosuch"), 404)
     assert_problem(http.get("/workflows/status/nosuch"), 404)
@@ -59,7 +59,7 @@ def test_what_makes_no_sense(service: Service) -> None:
     assert refused.json()["diagnostics"][0]["code"] == "NP011"
 
 
-def test_a_request_that_is_sent_again_starts_one_run(service: Service) -> None:
+def test_a_repeated_request_starts_one_run(service: Service) -> None:
     headers = CONTENT | {"Idempotency-Key": "the same"}
     answers = [service.http.post("/workflows/run", content=ONE, headers=headers) for _ in range(3)]
     assert len({answer.json()["workflow_id"] for answer in answers}) == 1
@@ -68,7 +68,7 @@ def test_a_request_that_is_sent_again_starts_one_run(service: Service) -> None:
     )
 
 
-def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
+def test_a_stream_of_events_is_complete(service: Service) -> None:
     id = service.start(ONE)
     service.result(id)
     answer = service.http.get(f"/workflows/{id}/events", headers={"Accept": "text/event-stream"})
@@ -76,7 +76,7 @@ def test_a_stream_of_events_is_whole_in_the_end(service: Service) -> None:
     assert answer.text.rstrip().rpartition("event: ")[2].startswith("end")
 
 
-def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> None:
+def test_a_response_too_large_for_the_gateway_is_a_problem(service: Service) -> None:
     text = """
         name: wide
         steps:
@@ -98,7 +98,7 @@ def test_an_answer_that_no_gateway_carries_is_a_problem(service: Service) -> Non
         assert "7,20" in answer.json()["detail"]
 
 
-def test_names_and_text_of_all_languages(service: Service) -> None:
+def test_names_and_text_may_use_all_scripts(service: Service) -> None:
     text = "name: grüße/東京\nsteps: [{name: a, run: [{action: set, set: {said: 'ß 😀'}}]}]\n"
     assert service.http.post("/playbooks", content=text.encode(), headers=CONTENT).status_code == 201
     assert service.http.get("/playbooks/gr%C3%BC%C3%9Fe%2F%E6%9D%B1%E4%BA%AC").json()["source"] == text
@@ -107,7 +107,7 @@ def test_names_and_text_of_all_languages(service: Service) -> None:
 
 
 @pytest.mark.parametrize("event", [{}, {"version": "2.0"}, {"Records": []}, [], "x"])
-def test_an_event_that_is_no_request(stack: Stack, event: object) -> None:
+def test_an_event_that_is_not_a_request_is_refused(stack: Stack, event: object) -> None:
     payload = json.dumps(event).encode()
     answer = stack.client("lambda").invoke(FunctionName=stack.outputs["ApiFunctionName"], Payload=payload)
     assert answer["FunctionError"]

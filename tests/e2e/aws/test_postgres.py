@@ -61,7 +61,7 @@ def service(stack: Stack) -> Iterator[Service]:
         yield Service(http)
 
 
-def test_no_table_and_no_bucket_are_made(stack: Stack) -> None:
+def test_neither_a_table_nor_a_bucket_is_created(stack: Stack) -> None:
     assert stack.outputs["StoreUrl"].startswith("arn:aws:secretsmanager:")
     assert {"TableName", "BucketName"}.isdisjoint(stack.outputs)
     [found] = stack.client("cloudformation").describe_stacks(StackName=stack.name)["Stacks"]
@@ -71,12 +71,12 @@ def test_no_table_and_no_bucket_are_made(stack: Stack) -> None:
     assert "AWS::SQS::Queue" in types
 
 
-def test_large_values_lie_in_the_database(service: Service) -> None:
+def test_large_values_are_stored_in_the_database(service: Service) -> None:
     text = "input: {given: string}\nsteps: [{name: a, run: [{action: set, set: {size: '{{ input.given | length }}'}}]}]"
     assert service.output(service.start(text, {"given": "x" * 600_000})) == {"size": 600_000}
 
 
-def test_what_has_no_message_is_found_by_a_sweep(service: Service, stack: Stack) -> None:
+def test_a_sweep_finds_visits_without_a_message(service: Service, stack: Stack) -> None:
     store = open_store(stack.outputs["StoreUrl"])
     ours = Runs(store, catalogue(), clock=lambda: time.time() - 1000.0)
     id = ours.start("name: x\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n", input={}).id

@@ -39,11 +39,11 @@ def portable(path: Path) -> bool:
 EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if portable(path)]
 
 
-def test_there_are_examples() -> None:
+def test_the_page_has_examples() -> None:
     assert ROOT / "examples" / "portable.yaml" in EXAMPLES
 
 
-def test_the_portable_example(service: Service) -> None:
+def test_the_portable_example_succeeds(service: Service) -> None:
     text = (ROOT / "examples" / "portable.yaml").read_text("utf-8")
     answer = service.http.post("/workflows/run", content=text, headers=CONTENT | {"Prefer": "wait=25"})
     assert answer.status_code == 200, answer.text
@@ -51,7 +51,7 @@ def test_the_portable_example(service: Service) -> None:
     assert answer.json()["result"]["customer"] == yaml.safe_load(text)["input"]["customer"]["default"]
 
 
-def test_a_fork_whose_branches_come_together(service: Service) -> None:
+def test_the_branches_of_a_fork_are_joined(service: Service) -> None:
     branches = "".join(
         f"- {{name: b{n}, run: [{{action: set, set: {{v{n}: {n}}}}}], rule: [{{case: default, run: [c]}}]}}\n"
         for n in range(12)
@@ -68,7 +68,7 @@ def test_a_fork_whose_branches_come_together(service: Service) -> None:
         assert {name: step["visits"] for name, step in steps.items()} == dict.fromkeys(steps, 1)
 
 
-def test_a_wait_holds_nothing(service: Service) -> None:
+def test_a_wait_needs_no_invocation(service: Service) -> None:
     before = time.monotonic()
     id = service.start(
         "steps: [{name: a, run: [{action: wait, seconds: 4}, {action: set, set: {done: true}}]}]"
@@ -86,7 +86,7 @@ CALLBACK = """
 """
 
 
-def test_a_callback_is_answered_by_whoever_has_its_address(service: Service, stack: Stack) -> None:
+def test_the_url_of_a_callback_is_enough_to_answer_it(service: Service, stack: Stack) -> None:
     with serve(lambda exchange: exchange.reply(204)) as asked:
         id = service.start(CALLBACK, {"url": asked.url()})
         service.until(id, "ask", "waiting")
@@ -108,7 +108,7 @@ def test_a_callback_is_answered_by_whoever_has_its_address(service: Service, sta
     assert path.rpartition("/")[2] not in "".join(stack.logged(name) for name in ("api", "step", "access"))
 
 
-def test_a_step_is_tried_again(service: Service) -> None:
+def test_a_failed_step_is_retried(service: Service) -> None:
     def refuse_twice(exchange: StubExchange) -> None:
         exchange.reply(503 if len(asked.requests) < 3 else 200, connection="close")
 
@@ -122,12 +122,12 @@ def test_a_step_is_tried_again(service: Service) -> None:
     assert len(keys) == 1
 
 
-def test_a_failure_that_nothing_handles(service: Service) -> None:
+def test_an_unhandled_failure_fails_the_run(service: Service) -> None:
     found = service.ended("steps: [{name: a, run: [{action: fail, type: Own, message: no}]}]")
     assert (found["status"], [error["type"] for error in found["errors"]]) == ("failed", ["Own"])
 
 
-def test_large_values_lie_in_the_bucket(service: Service, stack: Stack) -> None:
+def test_large_values_are_stored_in_the_bucket(service: Service, stack: Stack) -> None:
     text = """
         input: {given: string}
         steps:
@@ -143,7 +143,7 @@ def test_large_values_lie_in_the_bucket(service: Service, stack: Stack) -> None:
     assert max(item["Size"] for item in listed["Contents"]) >= 600_000
 
 
-def test_a_loop_of_two_thousand_items(service: Service) -> None:
+def test_a_loop_of_two_thousand_items_is_completed(service: Service) -> None:
     text = """
         steps:
         - name: each
@@ -180,7 +180,7 @@ def test_a_run_is_resumed_with_corrected_input(service: Service) -> None:
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
-def test_a_registered_playbook_is_run_by_another(service: Service) -> None:
+def test_a_playbook_runs_a_registered_playbook(service: Service) -> None:
     child = "name: child\ninput: {n: integer}\nsteps: [{name: a, run: [{action: set, set: {m: '{{ input.n + 1 }}'}}]}]\noutput: {m: '{{ m }}'}\n"
     assert service.http.post("/playbooks", content=child, headers=CONTENT).status_code == 201
     text = "steps: [{name: call, run: [{action: workflow, playbook: child, input: {n: 1}, as: found}]}]\noutput: {m: '{{ found.m }}'}"
@@ -188,7 +188,7 @@ def test_a_registered_playbook_is_run_by_another(service: Service) -> None:
 
 
 @pytest.mark.parametrize("steps", [30])
-def test_how_long_a_chain_takes(
+def test_the_duration_of_a_chain_is_reported(
     service: Service, stack: Stack, steps: int, tell: Callable[[str], None]
 ) -> None:
     chain = "".join(
@@ -209,7 +209,7 @@ def test_how_long_a_chain_takes(
     )
 
 
-def test_what_a_step_costs(stack: Stack, tell: Callable[[str], None]) -> None:
+def test_the_cost_of_a_step_is_reported(stack: Stack, tell: Callable[[str], None]) -> None:
     """On the table that is deployed, with a queue that nobody else reads."""
     queue = stack.client("sqs").create_queue(QueueName=f"cost-{secrets.token_hex(4)}")["QueueUrl"]
     store = DynamoStore(stack.outputs["TableName"], queue_url=queue, bucket=stack.outputs["BucketName"])

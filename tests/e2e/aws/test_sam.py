@@ -38,7 +38,7 @@ def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedP
         (["Authentication=api-keys", "SubnetIds=subnet-1"], "need SecurityGroupIds"),
     ],
 )
-def test_a_deployment_that_is_half_said_is_refused(
+def test_an_incomplete_deployment_is_refused(
     account: str, built: Path, tmp_path: Path, parameters: list[str], sentence: str
 ) -> None:
     done = deploy(built, tmp_path, *(parameters or ["JwtIssuer=https://issuer.test"]))
@@ -50,7 +50,7 @@ def test_a_deployment_that_is_half_said_is_refused(
 
 
 @pytest.mark.timeout(400)
-def test_it_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -> None:
+def test_a_stack_is_deployed_and_deleted(account: str, built: Path, tmp_path: Path) -> None:
     done = deploy(built, tmp_path, "Authentication=api-keys")
     assert done.returncode == 0, done.stdout + done.stderr
     cloudformation = boto3.client("cloudformation", region_name=REGION)

@@ -47,7 +47,7 @@ def install(folder: Path, plugins: dict[str, EntryPoint], name: str, text: str) 
     plugins[name] = EntryPoint(name, f"plugin_{name}", actions.ENTRY_POINTS)
 
 
-def test_the_types_of_the_language() -> None:
+def test_the_catalogue_has_every_type_of_the_language() -> None:
     catalogue = actions.catalogue()
     assert set(catalogue) == LANGUAGE
     for name, declaration in catalogue.items():
@@ -58,14 +58,14 @@ def test_the_types_of_the_language() -> None:
         assert all({*parameter.requires} <= parameters.keys() for parameter in parameters.values())
 
 
-def test_an_unknown_type() -> None:
+def test_an_unknown_type_has_no_handler() -> None:
     with pytest.raises(KeyError):
         actions.handler("nothing")
     with pytest.raises(KeyError):
         actions.handler("action")
 
 
-def test_declarations_are_cheap_to_import() -> None:
+def test_declarations_import_no_heavy_packages() -> None:
     code = (
         "import sys; from noetl.executor.actions import catalogue; catalogue();"
         "heavy = {'httpx', 'psycopg', 'pydantic', 'networkx', 'boto3', 'jinja2', 'yaml'};"
@@ -75,7 +75,7 @@ def test_declarations_are_cheap_to_import() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) -> None:
+def test_a_plugin_adds_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) -> None:
     text = (
         "from noetl.planner.catalogue import ActionDeclaration\n"
         "DECLARATION = ActionDeclaration(type='greet', description='Greets.')\n"
@@ -99,7 +99,7 @@ def test_a_package_brings_a_type(plugins: dict[str, EntryPoint], tmp_path: Path)
         ),
     ],
 )
-def test_a_package_that_is_wrong_is_named(
+def test_the_error_of_an_invalid_plugin_names_it(
     plugins: dict[str, EntryPoint], tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     install(tmp_path, plugins, name, text)

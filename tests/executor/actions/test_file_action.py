@@ -41,7 +41,7 @@ CONTENTS = [
 
 
 @pytest.mark.parametrize(("format", "content", "expected"), CONTENTS)
-def test_what_is_written(root: Path, format: str, content: Any, expected: str) -> None:
+def test_content_is_written_in_its_format(root: Path, format: str, content: Any, expected: str) -> None:
     result = act(root, write="out/a.txt", format=format, content="{{ c }}", names={"c": content})
     assert (root / "out/a.txt").read_bytes() == expected.encode()
     assert result == {"path": "out/a.txt", "bytes": len(expected.encode())}
@@ -65,7 +65,7 @@ READINGS = [
 
 
 @pytest.mark.parametrize(("format", "text", "expected"), READINGS)
-def test_what_is_read(root: Path, format: str, text: str, expected: Any) -> None:
+def test_a_file_is_read_in_its_format(root: Path, format: str, text: str, expected: Any) -> None:
     (root / "a").write_bytes(text.encode())
     assert act(root, read="a", format=format) == expected
     assert act(root, read=str(root / "a"), format=format) == expected
@@ -86,7 +86,9 @@ def test_what_is_read(root: Path, format: str, text: str, expected: Any) -> None
         ("csv", "n:boolean\nyes\n", "not of type boolean"),
     ],
 )
-def test_what_is_not_of_its_format(root: Path, format: str, text: str, message: str) -> None:
+def test_a_file_that_violates_its_format_is_an_error(
+    root: Path, format: str, text: str, message: str
+) -> None:
     (root / "a").write_text(text)
     with pytest.raises(ActionError, match=message) as caught:
         act(root, read="a", format=format)
@@ -101,13 +103,15 @@ def test_what_is_not_of_its_format(root: Path, format: str, text: str, message: 
         ("csv", {"a": 1}, "a list of objects"),
     ],
 )
-def test_what_a_format_cannot_say(root: Path, format: str, content: Any, message: str) -> None:
+def test_content_that_a_format_cannot_represent_is_an_error(
+    root: Path, format: str, content: Any, message: str
+) -> None:
     with pytest.raises(ActionError, match=message):
         act(root, write="a", format=format, content=content)
     assert list(root.iterdir()) == []
 
 
-def test_a_write_replaces_the_file_at_once_and_keeps_its_mode(root: Path) -> None:
+def test_a_write_replaces_the_file_atomically_and_keeps_its_mode(root: Path) -> None:
     target = root / "a"
     target.write_text("old")
     target.chmod(0o640)
@@ -127,7 +131,7 @@ def test_a_write_that_fails_leaves_nothing_behind(root: Path) -> None:
     assert list(root.rglob("*")) == [root / "folder"]
 
 
-def test_append(root: Path) -> None:
+def test_content_is_appended(root: Path) -> None:
     assert act(root, append="a", content="x\n") == {"path": "a", "bytes": 2}
     act(root, append="a", content="y\n")
     assert (root / "a").read_text() == "x\ny\n"
@@ -138,7 +142,7 @@ def test_append(root: Path) -> None:
         act(root, append="j", format="json", content=1)
 
 
-def test_rows_are_appended_in_the_columns_that_the_file_has(root: Path) -> None:
+def test_rows_are_appended_in_the_columns_of_the_file(root: Path) -> None:
     (root / "a.csv").write_text("n:integer,name\n1,Ann")
     act(root, append="a.csv", format="csv", content=[{"name": "Bob", "n": 2}, {"name": "Eve"}])
     assert (root / "a.csv").read_text() == "n:integer,name\n1,Ann\n2,Bob\n,Eve\n"
@@ -148,7 +152,7 @@ def test_rows_are_appended_in_the_columns_that_the_file_has(root: Path) -> None:
     assert (root / "new.csv").read_text() == "x\n1\n"
 
 
-def test_list(root: Path) -> None:
+def test_files_that_match_a_pattern_are_listed(root: Path) -> None:
     for name in ("b.csv", "a.csv", "sub/c.csv", "d.txt"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).touch()
@@ -166,7 +170,7 @@ def test_list(root: Path) -> None:
         "**/link/*", "a.csv/*", "[", "*.CSV",
     ],
 )  # fmt: skip
-def test_a_pattern_finds_what_globs_find(root: Path, pattern: str) -> None:
+def test_a_pattern_matches_the_same_files_as_pathlib(root: Path, pattern: str) -> None:
     for name in (
         "a.csv",
         "b.csv",
@@ -186,7 +190,7 @@ def test_a_pattern_finds_what_globs_find(root: Path, pattern: str) -> None:
     assert act(root, list=pattern) == expected
 
 
-def test_any_depth_at_the_end_is_every_file_below(root: Path) -> None:
+def test_two_stars_at_the_end_match_every_file_below(root: Path) -> None:
     for name in ("a", "sub/b", "sub/deep/c"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -195,7 +199,7 @@ def test_any_depth_at_the_end_is_every_file_below(root: Path) -> None:
     assert act(root, list="a/**") == []
 
 
-def test_a_folder_is_read_once_however_many_ways_lead_there(root: Path) -> None:
+def test_a_folder_is_read_once_however_often_the_pattern_reaches_it(root: Path) -> None:
     folder = root
     for _ in range(40):
         folder /= "d"
@@ -206,7 +210,7 @@ def test_a_folder_is_read_once_however_many_ways_lead_there(root: Path) -> None:
     assert act(root, list="**/d/**/" * 12 + "none") == []
 
 
-def test_a_pattern_that_finds_nothing_keeps_to_its_time(root: Path) -> None:
+def test_a_search_without_matches_ends_at_its_deadline(root: Path) -> None:
     (root / "a").touch()
 
     def check() -> None:
@@ -217,13 +221,13 @@ def test_a_pattern_that_finds_nothing_keeps_to_its_time(root: Path) -> None:
             list(find_files(root, parts, check))
 
 
-def test_a_pattern_that_is_too_long(root: Path) -> None:
+def test_a_pattern_that_is_too_long_is_refused(root: Path) -> None:
     with pytest.raises(ActionError, match="longer than 4,096 characters") as caught:
         act(root, list="*" * 5_000)
     assert caught.value.type == "FileError"
 
 
-def test_no_more_files_are_found_than_may_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_listed_files_is_limited(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "MAX_FILES", 2)
     for name in "abc":
         (root / name).touch()
@@ -245,7 +249,7 @@ def test_no_more_files_are_found_than_may_be(root: Path, monkeypatch: pytest.Mon
     ],
 )
 @pytest.mark.parametrize("verb", ["read", "decode"])
-def test_a_file_holds_no_more_values_than_may_be(
+def test_the_number_of_values_in_a_file_is_limited(
     root: Path, monkeypatch: pytest.MonkeyPatch, format: str, fits: str, too_much: str, verb: str
 ) -> None:
     monkeypatch.setattr(_formats, "MAX_VALUES", 4)
@@ -257,7 +261,7 @@ def test_a_file_holds_no_more_values_than_may_be(
     assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
 
 
-def test_a_csv_file_is_no_longer_than_any_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_csv_file_is_limited(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "MAX_BYTES", 3)
     (root / "f").write_text("a\n1\n")
     with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
@@ -265,7 +269,7 @@ def test_a_csv_file_is_no_longer_than_any_other(root: Path, monkeypatch: pytest.
     assert caught.value.type == "LimitExceeded"
 
 
-def test_reading_rows_keeps_to_its_time() -> None:
+def test_reading_rows_ends_at_its_deadline() -> None:
     calls = []
 
     def check() -> None:
@@ -277,7 +281,7 @@ def test_reading_rows_keeps_to_its_time() -> None:
         read_csv(["\n"] * 5, check)
 
 
-def test_delete_is_content_with_a_file_that_is_gone(root: Path) -> None:
+def test_deleting_a_missing_file_succeeds(root: Path) -> None:
     (root / "a").write_text("xyz")
     assert act(root, delete="a") == {"path": "a", "bytes": 3}
     assert act(root, delete="a") == {"path": "a", "bytes": 0}
@@ -289,20 +293,20 @@ def test_delete_is_content_with_a_file_that_is_gone(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "message"), [("missing", "no such file"), (".", "is a directory"), ("pipe", "not a file")]
 )
-def test_what_cannot_be_read(root: Path, path: str, message: str) -> None:
+def test_a_path_that_is_not_a_readable_file_is_an_error(root: Path, path: str, message: str) -> None:
     os.mkfifo(root / "pipe")
     with pytest.raises(ActionError, match=message) as caught:
         act(root, read=path)
     assert caught.value.type == "FileError"
 
 
-def test_bytes_that_are_no_text(root: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_an_error(root: Path) -> None:
     (root / "a").write_bytes(b"\xff")
     with pytest.raises(ActionError, match="not UTF-8"):
         act(root, read="a")
 
 
-def test_it_is_off_without_a_root() -> None:
+def test_the_action_is_disabled_without_an_allowed_folder() -> None:
     with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
         perform("file", capabilities=Capabilities(), read="a")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

@@ -28,7 +28,7 @@ def echo(exchange: StubExchange) -> None:
     )
 
 
-def test_the_result_has_status_lower_case_headers_and_the_body_parsed() -> None:
+def test_the_result_has_the_status_lower_case_headers_and_the_parsed_body() -> None:
     with serve(
         lambda exchange: exchange.reply(201, b'{"a": [1]}', content_type="application/json", X_Kind="b")
     ) as server:
@@ -53,14 +53,14 @@ def test_the_result_has_status_lower_case_headers_and_the_body_parsed() -> None:
         ("text/plain", b"\xff", "\ufffd"),
     ],
 )
-def test_the_body_is_json_only_when_the_response_says_so_and_it_is(
+def test_a_body_is_parsed_only_if_it_is_declared_and_valid_json(
     content_type: str, body: bytes, expected: Any
 ) -> None:
     with serve(lambda exchange: exchange.reply(200, body, content_type=content_type)) as server:
         assert perform("http", url=server.url())["body"] == expected
 
 
-def test_what_is_sent() -> None:
+def test_method_query_headers_and_json_body_are_sent() -> None:
     with serve(echo) as server:
         sent = perform(
             "http",
@@ -82,7 +82,7 @@ def test_what_is_sent() -> None:
     assert headers["host"] == f"127.0.0.1:{server.port}"
 
 
-def test_bodies_as_text_and_as_form() -> None:
+def test_a_body_is_sent_as_text_or_as_a_form() -> None:
     with serve(echo) as server:
         text = perform(
             "http", method="POST", url=server.url(), body="a=b\n", headers={"content-type": "text/x"}
@@ -93,7 +93,7 @@ def test_bodies_as_text_and_as_form() -> None:
     assert form["headers"]["content-type"] == "application/x-www-form-urlencoded"
 
 
-def test_the_idempotency_key_goes_with_unsafe_methods_unless_one_is_given() -> None:
+def test_unsafe_methods_send_the_idempotency_key_unless_one_is_given() -> None:
     with serve(echo) as server:
         seen = {
             method: perform("http", method=method, url=server.url())["body"]["headers"].get("idempotency-key")
@@ -112,7 +112,7 @@ def test_the_idempotency_key_goes_with_unsafe_methods_unless_one_is_given() -> N
         ({"username": "ann", "password": "p:w"}, "Basic YW5uOnA6dw=="),
     ],
 )
-def test_auth(auth: dict[str, Any], expected: str) -> None:
+def test_auth_becomes_the_authorization_header(auth: dict[str, Any], expected: str) -> None:
     with serve(echo) as server:
         assert perform("http", url=server.url(), auth=auth)["body"]["headers"]["authorization"] == expected
 
@@ -130,7 +130,7 @@ def test_other_auth_is_refused(auth: dict[str, Any]) -> None:
     ("status", "retryable"),
     [(400, False), (404, False), (408, True), (425, True), (429, True), (500, True), (503, True)],
 )
-def test_a_status_of_400_and_more_fails(status: int, retryable: bool) -> None:
+def test_a_status_of_400_or_more_fails(status: int, retryable: bool) -> None:
     with (
         serve(lambda exchange: exchange.reply_json({"why": "so"}, status)) as server,
         pytest.raises(ActionError) as caught,
@@ -142,7 +142,7 @@ def test_a_status_of_400_and_more_fails(status: int, retryable: bool) -> None:
     assert error.details["headers"]["content-type"] == "application/json"
 
 
-def test_the_body_of_a_failure_is_kept_in_part() -> None:
+def test_an_error_keeps_the_start_of_the_body() -> None:
     with (
         serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server,
         pytest.raises(ActionError) as caught,
@@ -151,7 +151,7 @@ def test_the_body_of_a_failure_is_kept_in_part() -> None:
     assert caught.value.details["body"] == "x" * 64 * 1024
 
 
-def test_a_secret_in_that_part_is_not_cut_in_two() -> None:
+def test_a_secret_at_the_end_of_the_kept_body_is_redacted() -> None:
     value = "first-half-of-a-third-second-half"
     REVEALED.add(value)
     body = b"x" * (64 * 1024 - 15) + value.encode() + b"y" * 200_000
@@ -167,7 +167,7 @@ def test_an_accepted_status_is_a_result(accepted: Any) -> None:
         assert perform("http", url=server.url(), accept_status=accepted)["status"] == 404
 
 
-def test_nobody_listening_is_worth_a_retry() -> None:
+def test_a_refused_connection_is_retryable() -> None:
     with serve(echo) as server:
         url = server.url()
     with pytest.raises(ActionError) as caught:
@@ -175,7 +175,7 @@ def test_nobody_listening_is_worth_a_retry() -> None:
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
-def test_a_connection_that_breaks_off_is_worth_a_retry() -> None:
+def test_a_broken_connection_is_retryable() -> None:
     def hang_up(exchange: StubExchange) -> None:
         exchange.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nabc")
         exchange.close_connection = True
@@ -185,7 +185,7 @@ def test_a_connection_that_breaks_off_is_worth_a_retry() -> None:
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
-def test_out_of_time() -> None:
+def test_a_request_ends_at_its_deadline() -> None:
     def say_nothing(_: StubExchange) -> None:
         server.closing.wait()
 
@@ -195,7 +195,7 @@ def test_out_of_time() -> None:
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
-def test_connections_are_used_again_and_cookies_are_not() -> None:
+def test_connections_are_reused_but_cookies_are_not() -> None:
     with serve(lambda exchange: exchange.reply(200, b"x", Set_Cookie="a=b")) as server:
         for _ in range(3):
             perform("http", url=server.url())
@@ -251,12 +251,12 @@ def test_redirects_are_followed(status: int, method: str, arrives_as: str) -> No
 
 
 @pytest.mark.parametrize("follow", [False, 0])
-def test_redirects_are_a_result_when_they_are_not_to_be_followed(follow: Any) -> None:
+def test_a_redirect_is_the_result_if_redirects_are_not_followed(follow: Any) -> None:
     with serve(redirect) as server:
         assert perform("http", url=server.url("/302/end"), follow_redirects=follow)["status"] == 302
 
 
-def test_three_redirects_are_followed_and_no_more_unless_said_so() -> None:
+def test_at_most_three_redirects_are_followed_by_default() -> None:
     with serve(redirect) as server:
         assert perform("http", url=server.url("/302/302/302/end"))["status"] == 200
         with pytest.raises(ActionError) as caught:
@@ -285,7 +285,7 @@ def test_credentials_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> No
     assert {"authorization", "cookie", "x-api-key"} <= stayed.keys()
 
 
-def test_packed_bodies_are_unpacked() -> None:
+def test_compressed_bodies_are_decompressed() -> None:
     packed = gzip.compress(b"hello ") + gzip.compress(b"world")
     with serve(lambda exchange: exchange.reply(200, packed, content_encoding="gzip")) as server:
         assert perform("http", url=server.url())["body"] == "hello world"
@@ -299,7 +299,7 @@ def test_packed_bodies_are_unpacked() -> None:
         ("br", b"x", "not requested"),
     ],
 )
-def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: str) -> None:
+def test_a_body_that_cannot_be_decompressed_fails(coding: str, body: bytes, message: str) -> None:
     with (
         serve(lambda exchange: exchange.reply(200, body, content_encoding=coding)) as server,
         pytest.raises(ActionError, match=message) as caught,
@@ -322,7 +322,7 @@ def test_bodies_that_cannot_be_unpacked_fail(coding: str, body: bytes, message: 
         ({"url": "http://127.0.0.1/", "headers": {"a": [1]}}, "`a` must be text"),
     ],
 )
-def test_parameters_that_make_no_request(parameters: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform("http", **parameters)
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
@@ -365,7 +365,7 @@ def test_pages_are_followed_and_their_items_are_the_result() -> None:
     assert [request.target for request in server.requests[:3]] == ["/x", "/x?page=2", "/x?page=3"]
 
 
-def test_templates_of_pages_see_the_names_around_them_and_the_whole_response() -> None:
+def test_templates_of_pages_see_other_names_and_the_whole_response() -> None:
     paginate = {
         "next": "{{ response.headers.link if response.status == limit else '' }}",
         "items": "{{ response.body | map('upper') | list }}",
@@ -382,7 +382,7 @@ def test_templates_of_pages_see_the_names_around_them_and_the_whole_response() -
         assert perform("http", url=server.url(), paginate=paginate, names=names) == ["A", "B"]
 
 
-def test_more_pages_than_allowed() -> None:
+def test_more_pages_than_allowed_fail() -> None:
     with (
         serve(in_pages) as server,
         pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught,
@@ -414,13 +414,13 @@ def test_more_pages_than_allowed() -> None:
         ("{{ response }}", "ParameterError", "written out"),
     ],
 )
-def test_what_cannot_be_followed(paginate: Any, type_: str, message: str) -> None:
+def test_invalid_pagination_is_refused(paginate: Any, type_: str, message: str) -> None:
     with serve(in_pages) as server, pytest.raises(ActionError, match=message) as caught:
         perform("http", url=server.url(), paginate=paginate, names={"response": {}})
     assert (caught.value.type, caught.value.retryable) == (type_, False)
 
 
-def test_each_page_has_an_idempotency_key_of_its_own() -> None:
+def test_each_page_has_its_own_idempotency_key() -> None:
     with serve(in_pages) as server:
         perform("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
         perform(
@@ -457,7 +457,7 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("method", "tries"), [("GET", 3), ("PUT", 3), ("DELETE", 3), ("POST", 1), ("PATCH", 1)]
 )
-def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: str, tries: int) -> None:
+def test_idempotent_methods_are_retried_after_a_broken_connection(method: str, tries: int) -> None:
     def hang_up(exchange: StubExchange) -> None:
         exchange.close_connection = True
 
@@ -466,7 +466,7 @@ def test_a_broken_connection_is_tried_again_where_that_cannot_act_twice(method: 
     assert (caught.value.type, len(server.requests)) == ("ConnectionFailed", tries)
 
 
-def test_a_connection_that_breaks_once_is_not_seen() -> None:
+def test_a_retry_hides_a_connection_that_breaks_once() -> None:
     def hang_up_once(exchange: StubExchange) -> None:
         if len(server.requests) == 1:
             exchange.close_connection = True
@@ -477,7 +477,7 @@ def test_a_connection_that_breaks_once_is_not_seen() -> None:
         assert perform("http", url=server.url())["body"] == "x"
 
 
-def test_no_connection_is_left_when_the_process_ends() -> None:
+def test_the_end_of_the_process_closes_all_connections() -> None:
     """One that is kept for the next request would be told of as an unclosed socket."""
     with serve(echo) as server:
         script = f"from tests.calls import perform; perform('http', url={server.url()!r})"

@@ -56,7 +56,7 @@ def test_the_response_is_the_result(function: str) -> None:
     assert perform("lambda", function=function) == {}
 
 
-def test_a_function_that_fails(function: str) -> None:
+def test_a_failed_function_is_an_error(function: str) -> None:
     with pytest.raises(ActionError, match=r"`echo`: .*no such order") as caught:
         perform("lambda", function="echo", payload={"fail": "no such order"})
     error = caught.value
@@ -67,20 +67,22 @@ def test_a_function_that_fails(function: str) -> None:
     )
 
 
-def test_a_function_that_is_not_there(aws: Client) -> None:
+def test_a_missing_function_is_an_error(aws: Client) -> None:
     with pytest.raises(ActionError, match="none") as caught:
         perform("lambda", function="none")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
 
 
-def test_who_may_not_invoke_is_told_so(aws: Client, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_an_error(
+    aws: Client, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
-def test_a_name_that_cannot_be(aws: Client) -> None:
+def test_an_invalid_name_is_refused(aws: Client) -> None:
     with pytest.raises(ActionError) as caught:
         perform("lambda", function="")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
@@ -94,7 +96,9 @@ def test_a_name_that_cannot_be(aws: Client) -> None:
         ("RequestTooLargeException", 413, "AWSError", False),
     ],
 )
-def test_errors_of_the_service(aws: Client, code: str, status: int, type_: str, retryable: bool) -> None:
+def test_errors_of_the_service_are_translated(
+    aws: Client, code: str, status: int, type_: str, retryable: bool
+) -> None:
     with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not now") as caught:
         stub.add_client_error("invoke", code, "not now", status)
         perform("lambda", function="echo")
@@ -102,7 +106,7 @@ def test_errors_of_the_service(aws: Client, code: str, status: int, type_: str, 
 
 
 @pytest.mark.parametrize(("body", "expected"), [(b"", None), (b"null", None), (b'"x"', "x")])
-def test_what_functions_may_answer(aws: Client, body: bytes, expected: Any) -> None:
+def test_a_response_may_be_empty_or_any_json(aws: Client, body: bytes, expected: Any) -> None:
     with Stubber(ours.client("lambda", None)) as stub:
         stub.add_response(
             "invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))}
@@ -110,7 +114,7 @@ def test_what_functions_may_answer(aws: Client, body: bytes, expected: Any) -> N
         assert perform("lambda", function="echo") == expected
 
 
-def test_an_answer_that_is_not_json(aws: Client) -> None:
+def test_a_response_that_is_not_json_is_an_error(aws: Client) -> None:
     with (
         Stubber(ours.client("lambda", None)) as stub,
         pytest.raises(ActionError, match="not JSON") as caught,

@@ -47,20 +47,20 @@ def queue(aws: Client) -> Queue:
 @pytest.mark.parametrize(
     ("body", "sent"), [("grüße", "grüße"), ({"ü": [1]}, '{"ü":[1]}'), ([1, None], "[1,null]"), (5, "5")]
 )
-def test_text_is_sent_as_it_is_and_the_rest_as_json(queue: Queue, body: Any, sent: str) -> None:
+def test_text_is_sent_unchanged_and_other_values_as_json(queue: Queue, body: Any, sent: str) -> None:
     id = perform("message", to=queue.url, body=body)
     (message,) = queue.messages()
     assert (message["MessageId"], message["Body"]) == (id, sent)
 
 
-def test_a_queue_has_an_arn_and_an_address_in_its_region(queue: Queue) -> None:
+def test_a_queue_is_found_by_its_arn_and_by_its_urls(queue: Queue) -> None:
     account = queue.arn.split(":")[4]
     places = [queue.arn, queue.url, f"https://sqs.{REGION}.amazonaws.com/{account}/orders"]
     sent = [perform("message", to=to, body="x") for to in places]
     assert {message["MessageId"] for message in queue.messages()} == set(sent)
 
 
-def test_attributes(queue: Queue) -> None:
+def test_attributes_are_sent_with_their_types(queue: Queue) -> None:
     perform(
         "message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None}
     )
@@ -77,7 +77,7 @@ def test_attributes(queue: Queue) -> None:
     }
 
 
-def test_a_fifo_queue_drops_what_was_sent_under_the_same_key(aws: Client) -> None:
+def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
     fifo = Queue(aws, "orders.fifo")
     for key in ("one", "one", "two"):
         perform("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
@@ -87,7 +87,7 @@ def test_a_fifo_queue_drops_what_was_sent_under_the_same_key(aws: Client) -> Non
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "noetl"}
 
 
-def test_a_topic(aws: Client, queue: Queue) -> None:
+def test_a_message_is_published_to_a_topic(aws: Client, queue: Queue) -> None:
     sns = aws("sns")
     topic = sns.create_topic(Name="news")["TopicArn"]
     queue.admit("sns.amazonaws.com")
@@ -99,7 +99,7 @@ def test_a_topic(aws: Client, queue: Queue) -> None:
     assert note["MessageAttributes"]["kind"]["Value"] == "b"
 
 
-def test_a_bus(aws: Client, queue: Queue) -> None:
+def test_an_event_is_put_on_a_bus(aws: Client, queue: Queue) -> None:
     events = aws("events")
     bus = events.create_event_bus(Name="shop")["EventBusArn"]
     queue.admit("events.amazonaws.com")
@@ -134,27 +134,27 @@ def test_a_bus(aws: Client, queue: Queue) -> None:
         ({"to": f"arn:aws:sns:{REGION}:123456789012:news", "group": "a"}, "end with `.fifo`"),
     ],
 )
-def test_what_cannot_be_sent(aws: Client, parameters: dict[str, Any], message: str) -> None:
+def test_invalid_messages_are_refused(aws: Client, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform("message", **{"body": "x", **parameters})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
 @pytest.mark.parametrize("service", ["sqs", "sns"])
-def test_a_place_that_is_not_there(aws: Client, queue: Queue, service: str) -> None:
+def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: Queue, service: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform("message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x")
     assert (caught.value.type, caught.value.retryable) == ("NotFound", False)
 
 
-def test_who_may_not_send_is_told_so(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_an_error(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform("message", to=queue.url, body="x")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
-def test_the_queue_that_drives_runs_is_out_of_bounds(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_of_runs_is_forbidden(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_QUEUE", queue.url)
     for to in (queue.url, queue.arn):
         with pytest.raises(ActionError, match="NOETL_QUEUE") as caught:
@@ -171,7 +171,7 @@ def test_the_queue_that_drives_runs_is_out_of_bounds(queue: Queue, monkeypatch: 
         ("NoAccess", "AWSError", False),
     ],
 )
-def test_a_bus_may_refuse_an_event_in_its_answer(aws: Client, code: str, type_: str, retryable: bool) -> None:
+def test_an_event_that_a_bus_refuses_is_an_error(aws: Client, code: str, type_: str, retryable: bool) -> None:
     answer = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": code, "ErrorMessage": "not now"}]}
     with (
         Stubber(ours.client("events", REGION)) as events,

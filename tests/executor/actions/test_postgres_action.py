@@ -24,7 +24,7 @@ def no_idle_connections() -> Any:
     CONNECTION_POOL.close()
 
 
-def test_what_each_fetch_gives(postgres_dsn: str) -> None:
+def test_fetch_selects_the_form_of_the_result(postgres_dsn: str) -> None:
     def query(text: str, **more: Any) -> Any:
         return perform("postgres", connection=postgres_dsn, query=text, **more)
 
@@ -56,7 +56,7 @@ def test_more_rows_than_a_step_can_save_are_refused(
         assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
 
 
-def test_a_list_is_one_transaction(postgres_dsn: str) -> None:
+def test_a_list_of_statements_is_one_transaction(postgres_dsn: str) -> None:
     perform("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
     with pytest.raises(ActionError) as caught:
         perform(
@@ -76,7 +76,7 @@ def test_a_list_is_one_transaction(postgres_dsn: str) -> None:
     assert last == 1
 
 
-def test_one_statement_stands_outside_of_a_transaction(postgres_dsn: str) -> None:
+def test_a_single_statement_runs_without_a_transaction(postgres_dsn: str) -> None:
     assert perform("postgres", connection=postgres_dsn, query="vacuum") == {"rows": [], "rowcount": -1}
 
 
@@ -106,7 +106,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("expression", "expected"), VALUES)
-def test_values_come_out_plain(postgres_dsn: str, expression: str, expected: Any) -> None:
+def test_values_of_a_result_are_converted_to_json(postgres_dsn: str, expression: str, expected: Any) -> None:
     session = f"select {expression} as v"
     assert (
         perform(
@@ -133,7 +133,7 @@ def test_values_come_out_plain(postgres_dsn: str, expression: str, expected: Any
         ([[1], [2]], "jsonb", [[1], [2]]),
     ],
 )
-def test_values_go_in_as_the_column_wants_them(
+def test_values_are_converted_to_the_type_of_the_column(
     postgres_dsn: str, value: Any, column: str, expected: Any
 ) -> None:
     perform("postgres", connection=postgres_dsn, query=f"create table t (v {column})")
@@ -141,7 +141,7 @@ def test_values_go_in_as_the_column_wants_them(
     assert perform("postgres", connection=postgres_dsn, query="select v from t", fetch="value") == expected
 
 
-def test_percent_signs_survive(postgres_dsn: str) -> None:
+def test_percent_signs_are_preserved(postgres_dsn: str) -> None:
     def value(text: str, **more: Any) -> Any:
         return perform("postgres", connection=postgres_dsn, query=text, fetch="value", **more)
 
@@ -179,7 +179,7 @@ def test_percent_signs_survive(postgres_dsn: str) -> None:
         ("{{ 'select 1' }}", None, "cannot come from data"),
     ],
 )
-def test_what_cannot_be_a_statement(query: Any, params: Any, message: str) -> None:
+def test_invalid_statements_are_refused(query: Any, params: Any, message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform(
             "postgres",
@@ -210,7 +210,7 @@ def test_errors_of_sql_are_not_retried(postgres_dsn: str, query: str, sqlstate: 
 
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "53300", "55P03", "57P03"])
-def test_errors_that_pass_are_worth_a_retry(postgres_dsn: str, sqlstate: str) -> None:
+def test_temporary_errors_are_retryable(postgres_dsn: str, sqlstate: str) -> None:
     raising = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$"
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=postgres_dsn, query=raising)
@@ -221,13 +221,13 @@ def test_errors_that_pass_are_worth_a_retry(postgres_dsn: str, sqlstate: str) ->
     )
 
 
-def test_a_statement_ends_when_the_time_is_up(postgres_dsn: str) -> None:
+def test_a_statement_ends_at_its_deadline(postgres_dsn: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=0.3)
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
-def test_a_statement_ends_when_it_waits_for_a_lock(postgres_dsn: str) -> None:
+def test_a_statement_that_waits_for_a_lock_ends_at_its_deadline(postgres_dsn: str) -> None:
     with psycopg.connect(postgres_dsn) as rival:
         rival.execute("create table t (a int)")
         rival.commit()
@@ -237,7 +237,7 @@ def test_a_statement_ends_when_it_waits_for_a_lock(postgres_dsn: str) -> None:
     assert caught.value.type == "Timeout"
 
 
-def test_a_statement_ends_where_nobody_says_how_long_it_may_take(
+def test_a_statement_without_a_timeout_ends_after_the_default(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "DEFAULT_TIMEOUT_SECONDS", 0.3)
@@ -249,9 +249,7 @@ def test_a_statement_ends_where_nobody_says_how_long_it_may_take(
 
 
 @pytest.mark.parametrize("said", ["", "&connect_timeout=2"])
-def test_a_server_that_does_not_take_the_connection_is_given_up(
-    said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connecting_to_a_silent_server_times_out(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two seconds is the least that the driver waits.
     monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1 if not said else 60)
     with (
@@ -263,7 +261,7 @@ def test_a_server_that_does_not_take_the_connection_is_given_up(
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
-def test_a_driver_that_says_nothing_is_a_failure_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_error_without_a_message_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise psycopg.OperationalError
 
@@ -273,7 +271,7 @@ def test_a_driver_that_says_nothing_is_a_failure_all_the_same(monkeypatch: pytes
     assert caught.value.type == "ConnectionFailed"
 
 
-def test_a_server_that_falls_silent_is_given_up(postgres_server: str) -> None:
+def test_a_server_that_stops_responding_times_out(postgres_server: str) -> None:
     """A stand-in says what a server says until it is asked something, and nothing from then on."""
     ready = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -305,7 +303,7 @@ def backend(dsn: str) -> Any:
     return perform("postgres", connection=dsn, query="select pg_backend_pid()", fetch="value")
 
 
-def test_connections_are_kept_and_come_back_clean(postgres_dsn: str) -> None:
+def test_connections_are_reused_and_reset(postgres_dsn: str) -> None:
     first = backend(postgres_dsn)
     perform(
         "postgres",
@@ -330,14 +328,14 @@ def test_a_dead_connection_is_replaced(postgres_dsn: str, postgres_server: str) 
     assert backend(postgres_dsn) != first
 
 
-def test_a_connection_lost_on_the_way_is_worth_a_retry(postgres_dsn: str) -> None:
+def test_a_connection_lost_in_a_statement_is_retryable(postgres_dsn: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=postgres_dsn, query="select pg_terminate_backend(pg_backend_pid())")
     assert caught.value.retryable
     assert caught.value.type in ("SQLError", "ConnectionFailed")
 
 
-def test_each_thread_has_a_connection_of_its_own(postgres_dsn: str) -> None:
+def test_each_thread_has_its_own_connection(postgres_dsn: str) -> None:
     together = threading.Barrier(4)
     results: list[Any] = []
 
@@ -361,7 +359,7 @@ def test_each_thread_has_a_connection_of_its_own(postgres_dsn: str) -> None:
     assert sorted(results) == [0, 1, 2, 3]
 
 
-def test_no_server(unused_port: int) -> None:
+def test_a_refused_connection_is_retryable(unused_port: int) -> None:
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1")
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
@@ -375,13 +373,13 @@ def unused_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_refusal_is_not_retried(postgres_server: str) -> None:
+def test_a_refusal_of_the_server_is_not_retried(postgres_server: str) -> None:
     with pytest.raises(ActionError, match="does not exist") as caught:
         perform("postgres", connection=postgres_server.replace("/postgres?", "/missing?"), query="select 1")
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", False)
 
 
-def test_a_connection_string_that_cannot_be_read_is_not_repeated() -> None:
+def test_the_error_of_an_invalid_connection_string_does_not_quote_it() -> None:
     with pytest.raises(ActionError) as caught:
         perform(
             "postgres",
@@ -392,7 +390,7 @@ def test_a_connection_string_that_cannot_be_read_is_not_repeated() -> None:
     assert "-word" not in caught.value.message
 
 
-def test_the_driver_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ActionError, match=r"the extra `postgres`"):
         perform("postgres", connection="postgresql://127.0.0.1/x", query="select 1")
@@ -422,14 +420,14 @@ def test_rows_are_inserted_in_bulk(table: str) -> None:
     }
 
 
-def test_rows_may_give_rows_back(table: str) -> None:
+def test_statements_for_rows_can_return_rows(table: str) -> None:
     rows = [{"a": n, "b": None} for n in range(1_001)]
     done = perform("postgres", connection=table, query=f"{INSERT} returning a", rows=rows, fetch="ALL")
     assert done == {"rows": [{"a": n} for n in range(1_001)], "rowcount": 1_001}
     assert perform("postgres", connection=table, query=INSERT, rows=[]) == {"rowcount": 0}
 
 
-def test_rows_stand_beside_params_and_templates(table: str) -> None:
+def test_rows_are_combined_with_params_and_templates(table: str) -> None:
     perform(
         "postgres",
         connection=table,
@@ -444,7 +442,7 @@ def test_rows_stand_beside_params_and_templates(table: str) -> None:
     ]
 
 
-def test_of_rows_all_or_none_are_inserted(table: str) -> None:
+def test_rows_are_inserted_completely_or_not_at_all(table: str) -> None:
     rows = [{"a": n % 1_500, "b": ""} for n in range(2_000)]
     with pytest.raises(ActionError, match="duplicate key") as caught:
         perform("postgres", connection=table, query=INSERT, rows=rows)
@@ -462,7 +460,7 @@ def test_of_rows_all_or_none_are_inserted(table: str) -> None:
         ({"rows": [], "fetch": "one"}, "`fetch` must be `all` or `none`"),
     ],
 )
-def test_rows_that_cannot_be_inserted(parameters: dict[str, Any], message: str) -> None:
+def test_invalid_rows_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         perform("postgres", connection="postgresql://127.0.0.1:1/x", **{"query": INSERT, **parameters})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
@@ -478,7 +476,7 @@ def test_rows_that_cannot_be_inserted(parameters: dict[str, Any], message: str) 
         ("1,x,\n2,,\n", {"header": False}),
     ],
 )
-def test_a_file_is_loaded(table: str, tmp_path: Path, text: str, how: dict[str, Any]) -> None:
+def test_a_file_is_loaded_into_a_table(table: str, tmp_path: Path, text: str, how: dict[str, Any]) -> None:
     (tmp_path / "in.csv").write_text(text, "utf-8", newline="")
     capabilities = for_local_run(tmp_path)
     copy = {"table": "public.{{ name }}", "file": "in.csv", **how}
@@ -489,7 +487,7 @@ def test_a_file_is_loaded(table: str, tmp_path: Path, text: str, how: dict[str, 
     assert contents(table, "select a, b from t order by a") == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
 
 
-def test_a_long_file_is_loaded_and_written_again(table: str, tmp_path: Path) -> None:
+def test_a_long_file_is_loaded_and_written_back(table: str, tmp_path: Path) -> None:
     lines = "".join(f'{n},"grüße, ""{n}"""\n' for n in range(50_000))
     (tmp_path / "in.csv").write_text(f"a,b\n{lines}", "utf-8")
     capabilities = for_local_run(tmp_path)
@@ -513,7 +511,7 @@ def test_a_long_file_is_loaded_and_written_again(table: str, tmp_path: Path) -> 
 NASTY = "'; drop table t; -- \\' $$ %"
 
 
-def test_values_of_a_query_to_copy_are_values(table: str, tmp_path: Path) -> None:
+def test_values_in_a_query_to_copy_are_quoted(table: str, tmp_path: Path) -> None:
     names = {"text": NASTY, "list": ["a'", "b"], "object": {"k": NASTY}, "column": 'a"%'}
     perform(
         "postgres",
@@ -547,7 +545,7 @@ def test_a_copy_that_fails_changes_nothing(table: str, tmp_path: Path) -> None:
     assert perform("postgres", connection=table, query="select 1", fetch="value") == 1
 
 
-def test_a_copy_ends_when_the_time_is_up(table: str, tmp_path: Path) -> None:
+def test_a_copy_ends_at_its_deadline(table: str, tmp_path: Path) -> None:
     copy = {"query": "select pg_sleep(600)", "file": "out.csv"}
     with pytest.raises(ActionError) as caught:
         perform("postgres", connection=table, copy_to=copy, capabilities=for_local_run(tmp_path), seconds=0.3)
@@ -575,7 +573,7 @@ def test_a_copy_ends_when_the_time_is_up(table: str, tmp_path: Path) -> None:
         ({"copy_to": "{{ copy }}"}, "ParameterError", "written out"),
     ],
 )
-def test_what_cannot_be_copied(
+def test_invalid_copies_are_refused(
     table: str, tmp_path: Path, copy: dict[str, Any], type_: str, message: str
 ) -> None:
     (tmp_path / "twice.csv").write_text("a,a\n1,1\n")
@@ -585,7 +583,7 @@ def test_what_cannot_be_copied(
     assert (caught.value.type, caught.value.retryable) == (type_, False)
 
 
-def test_copies_are_off_where_files_are() -> None:
+def test_copies_are_disabled_without_an_allowed_folder() -> None:
     for copy in ({"copy_from": {"table": "t", "file": "x"}}, {"copy_to": {"query": "select 1", "file": "x"}}):
         with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
             perform("postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy)

@@ -44,7 +44,7 @@ def call(folder: Path, function: str, **parameters: Any) -> Any:
     return perform("python", capabilities=for_local_run(folder), function=function, **parameters)
 
 
-def test_a_secret_is_not_cut_in_two(folder: Path) -> None:
+def test_a_secret_at_the_start_of_a_shortened_traceback_is_redacted(folder: Path) -> None:
     value = "first-half-of-another-second-half"
     REVEALED.add(value)
     with pytest.raises(ActionError, match="ValueError: xxx") as caught:
@@ -53,17 +53,17 @@ def test_a_secret_is_not_cut_in_two(folder: Path) -> None:
     assert len(caught.value.details["traceback"]) == 4096
 
 
-def test_arguments_by_name_and_in_order(folder: Path) -> None:
+def test_arguments_are_passed_by_name_or_by_position(folder: Path) -> None:
     assert call(folder, "lib.orders:add", args={"a": 1}) == 3
     assert call(folder, "lib.orders:add", args=[1, 5]) == 6
     assert call(folder, "math:factorial", args=[5]) == 120
 
 
-def test_what_it_prints_disturbs_nothing(folder: Path) -> None:
+def test_output_of_the_function_does_not_change_the_result(folder: Path) -> None:
     assert call(folder, "lib.orders:loud", args=["ü"]) == {"x": "ü", "stdin": ""}
 
 
-def test_it_runs_in_a_process_of_its_own_in_the_working_folder(folder: Path) -> None:
+def test_a_call_has_its_own_process_in_the_working_folder(folder: Path) -> None:
     first, where = call(folder, "lib.orders:pid")
     second, _ = call(folder, "lib.orders:pid")
     assert first != second
@@ -73,7 +73,7 @@ def test_it_runs_in_a_process_of_its_own_in_the_working_folder(folder: Path) -> 
 @pytest.mark.parametrize(
     ("function", "type_", "message"), [("wrong", "KeyError", "'gone'"), ("leave", "SystemExit", "3")]
 )
-def test_an_exception_is_told(folder: Path, function: str, type_: str, message: str) -> None:
+def test_an_exception_is_reported(folder: Path, function: str, type_: str, message: str) -> None:
     with pytest.raises(ActionError) as caught:
         call(folder, f"lib.orders:{function}")
     error = caught.value
@@ -82,14 +82,14 @@ def test_an_exception_is_told(folder: Path, function: str, type_: str, message: 
     assert f"in {function}" in error.details["traceback"]
 
 
-def test_a_process_that_dies_is_told(folder: Path) -> None:
+def test_the_death_of_the_process_is_reported(folder: Path) -> None:
     with pytest.raises(ActionError, match="without a response") as caught:
         call(folder, "lib.orders:die")
     assert caught.value.details["exit_code"] == 4
 
 
 @pytest.mark.parametrize("function", ["odd", "infinite", "surrogate"])
-def test_results_are_plain_data(folder: Path, function: str) -> None:
+def test_a_result_must_be_json(folder: Path, function: str) -> None:
     with pytest.raises(ActionError, match="the result is not JSON") as caught:
         call(folder, f"lib.orders:{function}")
     assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)
@@ -110,26 +110,26 @@ def test_results_are_plain_data(folder: Path, function: str) -> None:
         ("../lib:add", {}, "write `package.module:name`"),
     ],
 )
-def test_what_cannot_be_called(folder: Path, function: str, args: Any, message: str) -> None:
+def test_invalid_calls_are_refused(folder: Path, function: str, args: Any, message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
         call(folder, function, args=args)
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
-def test_a_module_that_cannot_be_imported(folder: Path) -> None:
+def test_a_failed_import_is_reported(folder: Path) -> None:
     with pytest.raises(ActionError, match="missing_thing") as caught:
         call(folder, "lib.broken:f")
     assert caught.value.type == "FunctionFailed"
 
 
-def test_out_of_time(folder: Path) -> None:
+def test_a_call_ends_at_its_deadline(folder: Path) -> None:
     with pytest.raises(ActionError) as caught:
         call(folder, "lib.orders:forever", seconds=1)
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
 @pytest.mark.parametrize("modules", [("lib",), ("lib.orders",), ("other", "lib.orders")])
-def test_allowed_modules_and_what_is_in_them(folder: Path, modules: tuple[str, ...]) -> None:
+def test_allowed_modules_and_their_submodules_are_enabled(folder: Path, modules: tuple[str, ...]) -> None:
     capabilities = Capabilities(python_modules=modules, folder=folder)
     assert perform("python", capabilities=capabilities, function="lib.orders:add", args=[1]) == 3
 
@@ -143,7 +143,7 @@ def test_allowed_modules_and_what_is_in_them(folder: Path, modules: tuple[str, .
         (("lib.orders",), "lib.orders:borrowed"),
     ],
 )
-def test_other_modules_are_off(folder: Path, modules: tuple[str, ...], function: str) -> None:
+def test_other_modules_are_disabled(folder: Path, modules: tuple[str, ...], function: str) -> None:
     with pytest.raises(ActionError, match="NOETL_PYTHON_MODULES") as caught:
         perform(
             "python",

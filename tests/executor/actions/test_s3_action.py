@@ -31,7 +31,7 @@ def bucket(aws: Client) -> str:
         ("csv", [{"a": "x", "b": "1"}], "a,b\nx,1\n", "text/csv; charset=utf-8"),
     ],
 )
-def test_what_is_put_is_got(
+def test_an_object_is_written_and_read_in_its_format(
     aws: Client, bucket: str, format: str | None, content: Any, stored: str, media_type: str
 ) -> None:
     how = {"format": format} if format else {}
@@ -47,12 +47,12 @@ def test_what_is_put_is_got(
     assert found["ETag"].strip('"') == put["etag"]
 
 
-def test_a_csv_header_may_say_types(aws: Client, bucket: str) -> None:
+def test_a_csv_header_may_contain_types(aws: Client, bucket: str) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
     assert perform("s3", get=f"s3://{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
 
 
-def test_objects_are_listed_by_what_they_begin_with(aws: Client, bucket: str) -> None:
+def test_objects_are_listed_by_prefix(aws: Client, bucket: str) -> None:
     for key in ("2026/b", "2026/a ü", "other"):
         aws("s3").put_object(Bucket=bucket, Key=key, Body=b"abc")
     first, second = perform("s3", list=f"s3://{bucket}/2026/")
@@ -68,7 +68,7 @@ def test_objects_are_listed_by_what_they_begin_with(aws: Client, bucket: str) ->
     assert perform("s3", list=f"s3://{bucket}/none") == []
 
 
-def test_lists_are_read_to_their_end_or_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_of_a_list_are_read_up_to_the_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def page(key: str, **more: Any) -> dict[str, Any]:
         return {
             "Contents": [{"Key": key, "Size": 0, "ETag": '"e"', "LastModified": datetime.now(UTC)}],
@@ -88,7 +88,7 @@ def test_lists_are_read_to_their_end_or_limit(aws: Client, monkeypatch: pytest.M
     assert caught.value.type == "LimitExceeded"
 
 
-def test_deleting_twice_is_no_failure(bucket: str) -> None:
+def test_deleting_a_missing_object_succeeds(bucket: str) -> None:
     perform("s3", put=f"s3://{bucket}/x", content="x")
     for _ in range(2):
         assert perform("s3", delete=f"s3://{bucket}/x") == {"uri": f"s3://{bucket}/x"}
@@ -96,7 +96,7 @@ def test_deleting_twice_is_no_failure(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "-which-is-none"])
-def test_what_is_not_there(bucket: str, suffix: str) -> None:
+def test_a_missing_object_or_bucket_is_an_error(bucket: str, suffix: str) -> None:
     uri = f"s3://{bucket}{suffix}/none"
     with pytest.raises(ActionError, match=uri) as caught:
         perform("s3", get=uri)
@@ -106,7 +106,7 @@ def test_what_is_not_there(bucket: str, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("body", "format", "message"), [(b"{", "json", "invalid JSON"), (b"\xff", "text", "not UTF-8")]
 )
-def test_content_that_is_not_of_its_format(
+def test_an_object_that_violates_its_format_is_an_error(
     aws: Client, bucket: str, body: bytes, format: str, message: str
 ) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
@@ -115,7 +115,9 @@ def test_content_that_is_not_of_its_format(
     assert (caught.value.type, caught.value.retryable) == ("FileError", False)
 
 
-def test_an_object_that_is_too_long(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_is_too_long_is_refused(
+    aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x", Body=b"abcd")
     monkeypatch.setattr(s3, "MAX_BYTES", 3)
     with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
@@ -124,13 +126,13 @@ def test_an_object_that_is_too_long(aws: Client, bucket: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("uri", ["orders/x", "s3://orders", "s3://orders/", "s3:///x", "https://orders/x"])
-def test_what_is_no_address_of_an_object(uri: str) -> None:
+def test_an_invalid_uri_is_refused(uri: str) -> None:
     with pytest.raises(ActionError, match="write `s3://BUCKET/KEY`") as caught:
         perform("s3", get=uri)
     assert caught.value.type == "ParameterError"
 
 
-def test_who_may_not_read_is_told_so(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_an_error(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     perform("s3", put=f"s3://{bucket}/x", content="x")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
@@ -138,9 +140,7 @@ def test_who_may_not_read_is_told_so(aws: Client, bucket: str, monkeypatch: pyte
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("AccessDenied", 403, False)
 
 
-def test_the_bucket_with_the_state_of_runs_is_out_of_bounds(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bucket_with_the_state_of_runs_is_forbidden(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_BUCKET", bucket)
     for verb in ("get", "list", "delete"):
         with pytest.raises(ActionError, match="NOETL_BUCKET") as caught:

@@ -22,7 +22,7 @@ def shell(command: Any, *, folder: Path | None = None, **parameters: Any) -> Any
     return perform("shell", capabilities=capabilities, command=command, **parameters)
 
 
-def test_the_result() -> None:
+def test_the_result_has_exit_code_and_output() -> None:
     assert shell("echo out; echo err >&2") == {"exit_code": 0, "stdout": "out\n", "stderr": "err\n"}
 
 
@@ -32,7 +32,7 @@ def test_a_list_is_run_without_a_shell() -> None:
     assert shell("{{ words }}", names={"words": ["echo", "a  b"]})["stdout"] == "a  b\n"
 
 
-def test_text_is_for_a_shell() -> None:
+def test_text_is_run_by_a_shell() -> None:
     assert shell("printf '%s|' a b | tr '|' {{ to }}", names={"to": "$"})["stdout"] == "a$b$"
 
 
@@ -44,7 +44,7 @@ def test_text_is_for_a_shell() -> None:
         ("true", "lines", []),
     ],
 )
-def test_parsed_output(command: str, parse: str, data: Any) -> None:
+def test_output_is_parsed(command: str, parse: str, data: Any) -> None:
     assert shell(command, parse=parse)["data"] == data
 
 
@@ -54,7 +54,7 @@ def test_output_that_is_not_json_fails() -> None:
     assert caught.value.type == "CommandFailed"
 
 
-def test_a_failure_says_what_the_command_said() -> None:
+def test_an_error_has_the_exit_code_and_the_last_line() -> None:
     with pytest.raises(ActionError, match="exit code 3: last") as caught:
         shell("echo out; echo first >&2; echo last >&2; exit 3")
     error = caught.value
@@ -69,7 +69,7 @@ def test_a_failure_says_what_the_command_said() -> None:
         "head -c 480 /dev/zero | tr '\\0' x >&2; printf %s \"$S\" >&2; exit 3",
     ],
 )
-def test_a_secret_is_not_cut_in_two(command: str) -> None:
+def test_a_secret_where_an_error_is_shortened_is_redacted(command: str) -> None:
     value = "first-half-of-a-secret-second-half"
     REVEALED.add(value)
     with pytest.raises(ActionError, match="exit code 3") as caught:
@@ -78,19 +78,19 @@ def test_a_secret_is_not_cut_in_two(command: str) -> None:
     assert "-half" not in str(told)
 
 
-def test_a_failure_keeps_the_tail_of_the_output() -> None:
+def test_an_error_keeps_the_end_of_the_output() -> None:
     with pytest.raises(ActionError) as caught:
         shell("head -c 100000 /dev/zero | tr '\\0' x; echo end; exit 1")
     assert len(caught.value.details["stdout"]) == 4096
     assert caught.value.details["stdout"].endswith("xend\n")
 
 
-def test_a_signal_is_named() -> None:
+def test_an_error_names_the_signal() -> None:
     with pytest.raises(ActionError, match="killed by SIGKILL"):
         shell("kill -9 $$")
 
 
-def test_what_cannot_be_run() -> None:
+def test_a_missing_command_is_an_error() -> None:
     with pytest.raises(ActionError, match="no such file") as caught:
         shell(["/nonexistent/command"])
     assert (caught.value.type, caught.value.retryable) == ("CommandFailed", False)
@@ -98,13 +98,13 @@ def test_what_cannot_be_run() -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["a\0b"], "a\0b"])
-def test_what_is_no_command(command: Any) -> None:
+def test_an_invalid_command_is_refused(command: Any) -> None:
     with pytest.raises(ActionError) as caught:
         shell(command)
     assert caught.value.type == "ParameterError"
 
 
-def test_stdin() -> None:
+def test_stdin_is_passed_to_the_command() -> None:
     big = "x" * 900_000
     assert shell("cat", stdin=big)["stdout"] == big
     assert shell("cat", stdin="{{ v }}", names={"v": {"a": 1}})["stdout"] == '{"a":1}'
@@ -112,7 +112,7 @@ def test_stdin() -> None:
     assert shell("true", stdin=big)["exit_code"] == 0
 
 
-def test_cwd(tmp_path: Path) -> None:
+def test_the_command_runs_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     assert shell("pwd", folder=tmp_path)["stdout"] == f"{tmp_path}\n"
     assert shell("pwd", folder=tmp_path, cwd="sub")["stdout"] == f"{tmp_path}/sub\n"
@@ -120,7 +120,7 @@ def test_cwd(tmp_path: Path) -> None:
         shell("pwd", folder=tmp_path, cwd="missing")
 
 
-def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_depends_on_the_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_CANARY", "seen")
     monkeypatch.setenv("LANG", "C.UTF-8")
     dump = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
@@ -139,18 +139,18 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert elsewhere["LANG"] == "C.UTF-8"
 
 
-def test_secrets_of_the_environment_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_the_environment_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_UNUSED", "nobody-has-asked-for-it")
     assert "UNUSED=***" in scrub(shell("env"))["stdout"]
 
 
 @pytest.mark.parametrize("env", [{"": "x"}, {"a=b": "x"}, {"a": "x\0"}])
-def test_what_is_no_variable(env: dict[str, str]) -> None:
+def test_an_invalid_variable_is_refused(env: dict[str, str]) -> None:
     with pytest.raises(ActionError, match="not a valid variable"):
         shell("true", env=env)
 
 
-def test_too_much_output() -> None:
+def test_output_is_limited() -> None:
     with pytest.raises(ActionError, match="stdout is longer than 1,048,576 bytes") as caught:
         shell("yes")
     assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
@@ -158,7 +158,7 @@ def test_too_much_output() -> None:
         shell("yes >&2")
 
 
-def test_on_timeout_the_whole_group_is_asked_to_end(tmp_path: Path) -> None:
+def test_a_timeout_terminates_the_process_group(tmp_path: Path) -> None:
     command = "trap 'echo asked > asked; exit' TERM; sleep 600 & echo $! > child; wait"
     with pytest.raises(ActionError) as caught:
         shell(command, folder=tmp_path, seconds=0.5)
@@ -167,7 +167,7 @@ def test_on_timeout_the_whole_group_is_asked_to_end(tmp_path: Path) -> None:
     assert_gone(tmp_path / "child")
 
 
-def test_on_timeout_who_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     command = "echo $$ > child; trap '' TERM; while :; do sleep 600; done"
     with pytest.raises(ActionError) as caught:
         shell(command, folder=tmp_path, seconds=0.3)
@@ -175,12 +175,12 @@ def test_on_timeout_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert_gone(tmp_path / "child")
 
 
-def test_nothing_of_a_command_outlives_it(tmp_path: Path) -> None:
+def test_child_processes_end_with_their_command(tmp_path: Path) -> None:
     assert shell("sleep 600 & echo $! > child; echo done", folder=tmp_path)["stdout"] == "done\n"
     assert_gone(tmp_path / "child")
 
 
-def test_what_left_the_group_does_not_hold_the_action(tmp_path: Path) -> None:
+def test_a_process_that_left_the_group_does_not_delay_the_action(tmp_path: Path) -> None:
     assert shell("setsid sleep 600 & echo $! > child; echo done", folder=tmp_path)["stdout"] == "done\n"
     os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
@@ -197,7 +197,7 @@ def assert_gone(path: Path) -> None:
         os.close(process)
 
 
-def test_it_is_off_unless_allowed() -> None:
+def test_the_action_is_disabled_unless_allowed() -> None:
     with pytest.raises(ActionError, match="NOETL_ALLOW_SHELL=1") as caught:
         perform("shell", capabilities=Capabilities(), command="true")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

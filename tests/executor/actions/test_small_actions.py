@@ -13,7 +13,7 @@ from noetl.executor.security.secret_sources import resolve
 from tests.calls import perform
 
 
-def test_set_gives_the_values() -> None:
+def test_set_returns_the_values() -> None:
     assert perform("set", set={"a": "{{ x + 1 }}", "b": ["{{ x }}"]}, names={"x": 1}) == {"a": 2, "b": [1]}
 
 
@@ -26,7 +26,7 @@ def test_fail_is_not_retried() -> None:
     assert caught.value.type == "Failed"
 
 
-def test_log_hands_on_level_message_and_fields() -> None:
+def test_log_passes_level_message_and_fields() -> None:
     said: list[tuple[str, str, Mapping[str, Any]]] = []
     parameters = {"message": {"a": 1}, "level": "warning", "fields": {"n": 1}}
     log.perform(Call(parameters, "key", time.monotonic() + 1, log=lambda *line: said.append(line)))
@@ -34,13 +34,13 @@ def test_log_hands_on_level_message_and_fields() -> None:
     assert said == [("warning", '{"a":1}', {"n": 1}), ("info", "x", {})]
 
 
-def test_log_takes_levels_in_any_case(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_levels_are_case_insensitive(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", logger="noetl.playbook"):
         perform("log", message="hello", level="Warning", fields={"a": 1})
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
 
 
-def test_a_log_line_has_stars_for_what_was_revealed(
+def test_secrets_in_log_lines_are_redacted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse-battery")
