@@ -15,7 +15,7 @@ from noetl.planner.frozen import frozen
 
 
 class Sink(StrEnum):
-    """The language that the text of a parameter is written in, which decides how templates in it are quoted."""
+    """The language of the text of a parameter. It decides how templates in the text are quoted."""
 
     PLAIN = "plain"
     SQL = "sql"

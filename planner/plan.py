@@ -1,7 +1,7 @@
 """The plan: the compiled playbook that the executor interprets. Its id is the hash of its content.
 
-Standard library only: the executor imports this module at start-up. Templates are stored as text. The executor
-parses them with `noetl.planner.templates`, which caches.
+Standard library only: the executor imports this module at start-up. Templates are stored as text. The
+executor parses them with `noetl.planner.templates`, which caches.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_COUNTED_VISITS = 10**15
 class Retry:
     """A retry policy for failed work.
 
-    The delay before attempt `n + 1` is `delay_seconds * backoff ** (n - 1)`, at most `max_delay_seconds`. With
-    `jitter`, it is reduced by up to one half. `condition` is a guard over `error`, or None.
+    The delay before attempt `n + 1` is `delay_seconds * backoff ** (n - 1)`, at most `max_delay_seconds`.
+    With `jitter`, it is reduced by up to one half. `condition` is a guard over `error`, or None.
     """
 
     attempts: int = 1
@@ -66,8 +66,8 @@ NO_RETRY = Retry()
 class Loop:
     """A loop: work that is executed for each of `items`, a template or a list with templates in it.
 
-    Each item is assigned to `name`. `batch` is the maximum number of items in one invocation. `forgiving` means
-    `on_error: continue`.
+    Each item is assigned to `name`. `batch` is the maximum number of items in one invocation. `forgiving`
+    means `on_error: continue`.
     """
 
     items: Any
@@ -94,7 +94,9 @@ class Loop:
 
 @frozen
 class Repeat:
-    """A repetition of the work of a step, every `every_seconds`, until a guard is true; at most `max_rounds` times."""
+    """A repetition of the work of a step, every `every_seconds`, until a guard is true; at most `max_rounds`
+    times.
+    """
 
     until: str
     every_seconds: float
@@ -112,8 +114,9 @@ class Repeat:
 class Action:
     """One action of the work of a step.
 
-    `parameters` contain templates as text, at any depth. A parameter that is an action has the form of `to_json`.
-    `condition` is the guard of `if`, `save_as` the name of `as`. `forgiven` means `on_error: continue`.
+    `parameters` contain templates as text, at any depth. A parameter that is an action has the form of
+    `to_json`. `condition` is the guard of `if`, `save_as` the name of `as`. `forgiven` means `on_error:
+    continue`.
     """
 
     type: str
@@ -205,12 +208,13 @@ class Case:
 
     Attributes:
         guard: a template over the names of the branch, or None for `default`.
-        error_aware: whether the guard reads `error` or `result`, so that the case can be taken after a failure.
+        error_aware: whether the guard reads `error` or `result`, so that the case can be taken after a
+            failure.
         targets: the steps that the case leads to. The branch ends if the case has neither targets nor work.
         work: in-place work.
         counter_changes: what the case adds to the live counter of each join (JSON key `live`).
-        leads_back: whether the step can be reached again from a target. A visit that is refused for `max_visits`
-            must not take such a case.
+        leads_back: whether the step can be reached again from a target. A visit that is refused for
+            `max_visits` must not take such a case.
     """
 
     guard: str | None
@@ -246,8 +250,9 @@ class Case:
 class Join:
     """A join of branches that separated after `dominator` (None: after the start of the run).
 
-    In mode `all`, branches wait for those that are still on the way, and continue as one. In mode `any`, the first
-    branch continues, and the others of its wave end. A wave is the branches that left one visit of `dominator`.
+    In mode `all`, branches wait for those that are still on the way, and continue as one. In mode `any`, the
+    first branch continues, and the others of its wave end. A wave is the branches that left one visit of
+    `dominator`.
     """
 
     dominator: str | None
@@ -412,8 +417,8 @@ class Header:
         reads: the saved names and `steps.NAME` that `output` reads; None if all names are the output.
         timeout_seconds: the time limit of a run.
         finally_step: the step named by `finally`.
-        sequential: whether branches are executed one after another, and each sees the names that the branches before
-            it have saved.
+        sequential: whether branches are executed one after another, and each sees the names that the branches
+            before it have saved.
         statistics: numbers of steps, edges, actions and so on.
     """
 

@@ -1,1 +1,1 @@
-"""The checks, one family a file."""
+"""The checks: one module for each family."""

@@ -1,4 +1,7 @@
-"""Checks of actions: types, parameters, injection, addresses and literal secrets (NP501 to NP509, NP511, NP403)."""
+"""Checks of actions: types, parameters, injection, addresses and literal secrets.
+
+These are the codes NP403, NP501 to NP509 and NP511.
+"""
 
 from __future__ import annotations
 
@@ -108,9 +111,9 @@ class _ActionChecker:
         if declaration.one_of and not alternatives:
             report(f"`{declaration.type}` must have one of {_list(declaration.one_of)}")
         if len(alternatives) > 1:
-            both = " and ".join(as_code(alternatives[:2]))
+            pair = " and ".join(as_code(alternatives[:2]))
             span = self._document.key_span((*path, alternatives[1]))
-            message = f"{both} exclude each other: exactly one of {_list(declaration.one_of)} must be given"
+            message = f"{pair} exclude each other: exactly one of {_list(declaration.one_of)} must be given"
             self._diagnostics.add("NP503", message, span)
 
     def _check_parameter(
@@ -285,7 +288,7 @@ class _ActionChecker:
     def check_literal_secrets(self, name: str, value: Any, path: DocumentPath) -> None:
         """Report every text in a value that looks like a password, token or key."""
         for key, text, text_path in _find_texts(name, value, path):
-            position = find_literal_secret(key, text, within=name)
+            position = find_literal_secret(key, text, parameter=name)
             if position is not None:
                 span = self._document.text_span(text_path, *position)
                 hint = "write `{{ secrets.NAME }}`, and set NOETL_SECRET_NAME where the playbook runs"
@@ -307,7 +310,7 @@ def _parse(text: str) -> Template | None:
 
 
 def _sink_texts(parameter: Parameter, value: Any, path: DocumentPath) -> Iterator[tuple[str, DocumentPath]]:
-    """Yield the texts that the sink interprets: each of a list of SQL statements, none of a list of arguments."""
+    """Yield the texts that the sink interprets: every SQL statement of a list, but no argument of a list."""
     if isinstance(value, str):
         yield value, path
     elif isinstance(value, list) and parameter.sink is Sink.SQL:
@@ -315,7 +318,7 @@ def _sink_texts(parameter: Parameter, value: Any, path: DocumentPath) -> Iterato
 
 
 def _sql_hint(context: str, part: Expression, before: object, after: object) -> str:
-    """Return how to move a template out of its context. `before` and `after` are its neighbours in the statement."""
+    """Return how to move a template out of its context, given the parts of the statement around it."""
     if context == "a comment":
         return "move it out of the comment"
     if context == "a quoted name":

@@ -1,4 +1,4 @@
-"""Checks of the control-flow graph: unreachable steps, unbounded cycles, missing ends, overlapping cycles, and `finally`.
+"""Checks of the control-flow graph: reachability, bounds of cycles, ends, overlapping cycles and `finally`.
 
 These are the codes NP201, NP202, NP204, NP205 and NP207.
 """
@@ -25,7 +25,7 @@ def check_control_flow(program: Program) -> None:
 
 
 def _ambiguous_targets(program: Program) -> list[tuple[str, str]]:
-    """Return the names in cases that name both a step and a task, each after the step that contains the case."""
+    """Return the targets that name both a step and a task, each after the step that names it."""
     symbols = program.symbols
     return [
         (step.name, entry)
@@ -157,7 +157,8 @@ def _report_overlapping_cycle(program: Program, overlapping: OverlappingCycle) -
 def _check_discriminators_in_sequential_mode(program: Program) -> None:
     """Report every `join: any` on a cycle in sequential mode.
 
-    Each branch sees the names of the branches before it, so none knows in which round it separated from the others.
+    Each branch sees the names of the branches before it, so none knows in which round it separated from the
+    others.
     """
     joins = program.joins
     for name in program.cfg.targets:

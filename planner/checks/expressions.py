@@ -1,4 +1,4 @@
-"""Checks of guards and secrets: a guard is one expression, and secrets are read only where they stay secret (NP406, NP407)."""
+"""Checks of guards and secrets: guards are expressions, and secrets stay secret (NP406 and NP407)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,10 @@ def check_name_usage(program: Program) -> None:
 
 
 def _check_meanings(program: Program, saved: Mapping[str, DocumentPath]) -> None:
-    """Report names with two meanings, which hide each other. A variable may be saved: it is assigned a new value."""
+    """Report names with two meanings, which hide each other.
+
+    A variable may be saved: it is assigned a new value.
+    """
     first: dict[str, tuple[str, DocumentPath]] = {}
     for section, meaning in MEANINGS.items():
         for name in getattr(program.playbook, section) or ():

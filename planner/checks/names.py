@@ -1,4 +1,4 @@
-"""Checks of names and references: each name is valid, unique and used where it is allowed (NP101 to NP110)."""
+"""Checks of names and references: names are valid, unique and used where allowed (NP101 to NP110)."""
 
 from __future__ import annotations
 

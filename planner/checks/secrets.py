@@ -7,8 +7,9 @@ import re
 from noetl.planner.templates.template import has_template
 
 _SECRET_KEYS = re.compile(
-    r"(.*[_-])?(password|passwd|passphrase|secret|api[_-]?key|apikey|access[_-]?key|secret[_-]?key|private[_-]?key"
-    r"|auth[_-]?token|access[_-]?token|bearer)|authorization|x-api-key|x-auth-token|pgpassword",
+    r"(.*[_-])?(password|passwd|passphrase|secret|api[_-]?key|apikey|access[_-]?key|secret[_-]?key"
+    r"|private[_-]?key|auth[_-]?token|access[_-]?token|bearer)"
+    r"|authorization|x-api-key|x-auth-token|pgpassword",
     re.IGNORECASE,
 )
 _SECRET_SHAPES = re.compile(
@@ -20,26 +21,27 @@ _URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#:@]*:(?P<secret>[^\s/?
 _DSN_PASSWORD = re.compile(r"(?:^|\s)password\s*=\s*(?P<secret>'[^']+'|\S+)", re.IGNORECASE)
 _AUTHORIZATION_SCHEME = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
-    r"[\W_x]*|<.*>|\[.*\]|\$.*|.*(?:change[_ -]?me|example|placeholder|dummy|redacted|your[_ -]?|todo|foo|\bmy[_ -]).*"
-    r"|(?:fake|test|demo)?[_ -]?(?:password|passwd|pass|pw|secret|token|key|postgres|admin|root|user|guest|test|demo|none|null"
-    r"|abc|hunter2)\d*",
+    r"[\W_x]*|<.*>|\[.*\]|\$.*"
+    r"|.*(?:change[_ -]?me|example|placeholder|dummy|redacted|your[_ -]?|todo|foo|\bmy[_ -]).*"
+    r"|(?:fake|test|demo)?[_ -]?(?:password|passwd|pass|pw|secret|token|key|postgres|admin|root|user|guest"
+    r"|test|demo|none|null|abc|hunter2)\d*",
     re.IGNORECASE,
 )
 _MIN_LENGTH = 6
 
 
-def find_literal_secret(key: str, text: str, *, within: str) -> tuple[int, int] | None:
+def find_literal_secret(key: str, text: str, *, parameter: str) -> tuple[int, int] | None:
     """Return the start and end of a literal secret in a text, or None.
 
-    `key` is the key of the text, `within` the name of the parameter that contains it.
+    `key` is the key of the text, `parameter` the name of the parameter that contains it.
 
-    >>> find_literal_secret("url", "https://ann:Tr0ub4dor@db/x", within="url")
+    >>> find_literal_secret("url", "https://ann:Tr0ub4dor@db/x", parameter="url")
     (12, 21)
-    >>> find_literal_secret("password", "changeme", within="auth")
+    >>> find_literal_secret("password", "changeme", parameter="auth")
     """
     if match := _SECRET_SHAPES.search(text):
         return match.span()
-    match = _URL_PASSWORD.search(text) or (_DSN_PASSWORD.search(text) if within == "connection" else None)
+    match = _URL_PASSWORD.search(text) or (_DSN_PASSWORD.search(text) if parameter == "connection" else None)
     if match and not has_template(match["secret"]) and not _PLACEHOLDER.fullmatch(match["secret"].strip("'")):
         return match.span("secret")
     if has_template(text) or not _SECRET_KEYS.fullmatch(key):

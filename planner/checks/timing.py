@@ -1,4 +1,4 @@
-"""Checks of time limits: timeouts fit into one invocation, and retries into the timeout of the run (NP601 and NP602)."""
+"""Checks of time limits: timeouts fit into an invocation, and retries into a run (NP601 and NP602)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of value types: attributes exist, loops iterate over lists, and compared values are comparable (NP301, NP504)."""
+"""Checks of value types: of attributes, loops and comparisons (NP301 and NP504)."""
 
 from __future__ import annotations
 

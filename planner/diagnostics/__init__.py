@@ -1,1 +1,1 @@
-"""Diagnostics: codes, messages with their place in the text, and how they are printed."""
+"""Diagnostics: codes, findings with their spans, and their rendering."""

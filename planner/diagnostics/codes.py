@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a diagnostic weighs: only errors stop a run from starting."""
+    """The severity of a diagnostic. Only errors prevent a run from starting."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """An entry of the registry: what a code stands for, and the severity it usually has."""
+    """A diagnostic code with its title and its default severity."""
 
     code: str
     title: str

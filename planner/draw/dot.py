@@ -1,7 +1,7 @@
 """Drawing of a plan in DOT, the language of Graphviz.
 
-The node of a step has an `id`, `n-` and its position in the outline, and its state as `class`. A page that shows
-the drawing as SVG can therefore follow a run by changing classes.
+The node of a step has an `id`, `n-` and its position in the outline, and its state as `class`. A page that
+shows the drawing as SVG can therefore follow a run by changing classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _ERROR = "#cf222e"
 
 
 def draw(plan: Plan, states: Mapping[str, str] | None = None) -> str:
-    """Return the plan as a digraph. Steps have the colour of their state in `states`; the default is `pending`."""
+    """Return the plan as a digraph.
+
+    Steps have the colour of their state in `states`; the default is `pending`.
+    """
     return "\n".join(_lines(plan, states or {})) + "\n"
 
 
@@ -58,7 +61,8 @@ def _lines(plan: Plan, states: Mapping[str, str]) -> Iterator[str]:
 
 
 def _bar(kind: str) -> str:
-    return f'shape=box, style=filled, fillcolor="#24292f", label="", height=0.05, width=0.7, margin=0, class="{kind}"'
+    style = 'shape=box, style=filled, fillcolor="#24292f", label="", height=0.05, width=0.7, margin=0'
+    return f'{style}, class="{kind}"'
 
 
 def _end(name: str) -> str:
@@ -114,6 +118,6 @@ def _pad_label(text: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return a DOT string that shows exactly `text`. Graphviz would interpret `&` as the start of an entity."""
+    """Return a DOT string that shows exactly `text`. Graphviz interprets `&` as the start of an entity."""
     escaped = text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

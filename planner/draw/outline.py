@@ -1,4 +1,4 @@
-"""The outline that all drawings of a plan share: the order of its steps, and short texts for work and guards."""
+"""The outline that all drawings of a plan share: the order of steps, and texts for work and guards."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ _FAILURE = frozenset({"error", "not result.success", "result.error"})
 
 @dataclass(frozen=True)
 class Outline:
-    """The steps of a plan in reading order: from the start, each before its successors, one branch after the other.
+    """The steps of a plan in reading order: from the start, each before its successors, one branch after the
+    other.
 
-    `position` is the place of a step in the order, from 1. `unreachable` are the steps that no path from the start leads to.
+    `position` is the place of a step in the order, from 1. `unreachable` are the steps that no path from the
+    start leads to.
     """
 
     order: tuple[str, ...]
@@ -68,7 +70,9 @@ def _reverse_postorder(plan: Plan, start: str) -> list[str]:
 
 
 def _targets(step: Step) -> list[str]:
-    """Return the targets in reverse: the step that a depth-first search finishes last is the first in the order."""
+    """Return the targets in reverse: the step that a depth-first search finishes last is the first in the
+    order.
+    """
     return [target for case in reversed(step.cases) for target in reversed(case.targets)]
 
 

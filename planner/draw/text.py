@@ -1,4 +1,4 @@
-"""Drawing of a plan as text for a terminal: one line for each step, and one for each case where there is a choice."""
+"""Drawing of a plan as text for a terminal: one line for each step, and one for each case of a choice."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The control-flow graph of steps and its structure: dominators, joins, concurrency, bounds of visits."""
+"""The control-flow graph and its analyses: dominators, joins, concurrency and visit bounds."""

@@ -1,4 +1,4 @@
-"""The control-flow graph of a playbook: its steps, and an edge from each step to every target of its cases."""
+"""The control-flow graph of a playbook: its steps, and an edge from each step to each target of its cases."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The parsed playbook with its symbols, graph and template uses: the input of every check."""
+"""The program: a parsed playbook with its symbols, graph and template uses, which every check reads."""
