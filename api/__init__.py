@@ -1,4 +1,4 @@
-"""The ways in: HTTP, command line and the service they share."""
+"""The interfaces of NoETL: HTTP, the command line, and the service that they share."""
 
 if __name__ == "api":
     from noetl.checkout import alias_package

@@ -1,1 +1,1 @@
-"""The commands of `noetl`, one a file."""
+"""The commands of `noetl`, one module for each."""

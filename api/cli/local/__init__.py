@@ -1,1 +1,1 @@
-"""Running a playbook in this process."""
+"""Execution of local runs in this process, and observation of runs of other processes."""
