@@ -17,7 +17,7 @@ from noetl.planner.syntax.entries import find_saved_names
 def check_data_flow(program: Program) -> None:
     """Report too many live names in sequential mode, undefined names, unreachable cases, and races.
 
-    A program that is not well-formed is skipped, because other errors are the cause of what these checks find.
+    A program that is not well-formed is skipped: its other errors would cause follow-up findings.
     """
     if not program.is_well_formed:
         return

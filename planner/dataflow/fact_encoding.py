@@ -7,8 +7,8 @@ only if `y` is unassigned requires the clause "`x` or `y` is assigned".
 
 Algorithm: `FactEncoder` gives one bit to each name that is both read and assigned, and to each `steps.NAME`.
 Both results of each tracked test get one, and each clause. `closures` maps a name or condition to its bit and
-those of all clauses that it makes true. Unit resolution (Robinson 1965) runs in the other
-direction: the clause "`x` or c" together with "not c", or with the clause "`x` or not c", gives `x`.
+those of all clauses that it makes true. Unit resolution (Robinson 1965) gives `x` from the
+clause "`x` or c" and either "not c" or the clause "`x` or not c".
 
 Cost: Linear in the number of accesses plus the number of clauses. `MAX_CLAUSES` and `MAX_CORRELATED_CLAUSES`
 bound the clauses, `MAX_CACHED_RESOLUTIONS` the memory of the cache of resolutions.

@@ -82,10 +82,13 @@ def test_exploration_finds_mistakes() -> None:
         compiled("""
         input: {x: boolean}
         steps:
-        - {name: a, run: [{action: shell, command: date, as: n}], rule: [{case: error, run: [b]}, {case: default, run: [c, d]}]}
+        - name: a
+          run: [{action: shell, command: date, as: n}]
+          rule: [{case: error, run: [b]}, {case: default, run: [c, d]}]
         - {name: b, run: [{action: log, message: "{{ n | default(1) }} {{ input.x }}"}]}
         - {name: c, run: [{action: set, set: {p: "{{ {'a': n.stdout}.stdot }}"}}]}
-        - {name: d, rule: [{case: "{{ input.x }}", run: [e]}, {case: "{{ input.x and not input.x }}", run: [e]}]}
+        - name: d
+          rule: [{case: "{{ input.x }}", run: [e]}, {case: "{{ input.x and not input.x }}", run: [e]}]
         - {name: e, run: [{action: fail, message: x}]}
         """)
     )

@@ -21,7 +21,7 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Plan, Step
 
 from tests.exploration import MAX_STATES, Deed, Explorer, World
-from tests.planner.subjects import subject_of
+from tests.planner.programs import build_program
 from tests.planner.test_joins import any_flows, mixed_modes
 
 OPAQUE = "{{ run.id["
@@ -206,7 +206,7 @@ class FactExplorer(Explorer):
 def solve(
     drawn: RandomPlaybook, *, with_implications: bool = False
 ) -> tuple[EffectsAnalysis, AssignmentSolver]:
-    program = subject_of(drawn.text)
+    program = build_program(drawn.text)
     analysis = EffectsAnalysis(program)
     solver = solve_once(program, analysis)
     if with_implications:

@@ -12,7 +12,7 @@ from noetl.planner.diagnostics import diagnostic
 from noetl.planner.graph import join_finder
 
 from benchmarks.playbooks import SHAPES
-from tests.planner.subjects import subject_of
+from tests.planner.programs import build_program
 
 
 def compiled(*steps: str, head: str = "") -> Compilation:
@@ -83,7 +83,10 @@ def test_name_is_live_from_its_definition_to_its_last_read() -> None:
 def test_name_is_live_on_a_whole_cycle() -> None:
     steps = [
         saving(0, "s1").replace("name: s0\n", "name: s0\n  max_visits: 3\n"),
-        '- name: s1\n  run: [{action: log, message: "{{ v2 is defined }}"}]\n  rule: [{case: default, run: [s2]}]\n',
+        (
+            '- name: s1\n  run: [{action: log, message: "{{ v2 is defined }}"}]\n'
+            "  rule: [{case: default, run: [s2]}]\n"
+        ),
         saving(2, "s0").replace("rule: [", 'rule: [{case: "{{ step.visit > 1 }}", run: []}, '),
     ]
     plan = compiled(*steps).plan
@@ -112,7 +115,7 @@ def test_task_with_many_names_and_many_callers() -> None:
 
 def count_evaluations(text: str) -> int:
     """Return how many step exits the assignment solver evaluates."""
-    program = subject_of(text)
+    program = build_program(text)
     return solve_once(program, EffectsAnalysis(program)).evaluations
 
 
@@ -121,8 +124,10 @@ def test_analysis_takes_few_evaluations_per_step(*, forwards: bool) -> None:
     """The bound holds for a cycle too, and for any order of its steps in the text."""
     size = 400
     steps = [
-        f"- name: s{index}\n  max_visits: 2\n  run: [{{action: set, set: {{v{index}: '{{{{ v{index - 1} | default(0) }}}}'}}}}]\n"
-        f"  rule: [{{case: '{{{{ step.visit > 1 }}}}', run: []}}, {{case: default, run: [s{(index + 1) % size}]}}]\n"
+        f"- name: s{index}\n  max_visits: 2\n"
+        f"  run: [{{action: set, set: {{v{index}: '{{{{ v{index - 1} | default(0) }}}}'}}}}]\n"
+        "  rule: [{case: '{{ step.visit > 1 }}', run: []}, "
+        f"{{case: default, run: [s{(index + 1) % size}]}}]\n"
         for index in range(size)
     ]
     ordered = steps if forwards else steps[::-1]

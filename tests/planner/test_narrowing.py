@@ -18,7 +18,7 @@ def required_accesses(text: str) -> list[str]:
 
 
 def facts_when(text: str, *, truth: bool) -> set[str]:
-    """Return the longest assigned accesses where an expression is true or false, and the unassigned with `-`."""
+    """Return the longest assigned accesses where an expression is true or false, the unassigned with `-`."""
     narrowing = narrow(parse_template(text))
     facts = narrowing.true if truth else narrowing.false
     parts = {access[:length] for access in facts.assigned for length in range(len(access))}

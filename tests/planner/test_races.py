@@ -253,7 +253,8 @@ class TestRacingItems:
         ]
 
     def test_parallel_items_of_a_task(self) -> None:
-        head = "tasks: [{name: t, parallel: true, run: [{action: set, set: {x: 1}}, {action: set, set: {x: 1}}]}]\n"
+        save = "{action: set, set: {x: 1}}"
+        head = f"tasks: [{{name: t, parallel: true, run: [{save}, {save}]}}]\n"
         assert find_races("{name: a, run: [t]}", head=head) == ["x 1,1"]
 
     def test_sequential_items_do_not_race(self) -> None:
@@ -285,7 +286,8 @@ class TestExclusiveBranches:
     def test_exclusive_conditions_of_steps_and_items(self, first: str, second: str, has_race: bool) -> None:
         head = f"{self.HEAD}variables: {{w: true}}\n"
         guarded = [
-            f'{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], rule: [{{case: "{{{{ {guard} }}}}", run: [{target}]}}]}}'
+            f"{{name: {name}, run: [{{action: set, set: {{{saved}: 1}}}}], "
+            f'rule: [{{case: "{{{{ {guard} }}}}", run: [{target}]}}]}}'
             for name, guard, target, saved in (("b", first, "d", "w"), ("c", second, "f", "k"))
         ]
         races_found = find_races(

@@ -41,7 +41,10 @@ class TestInferredInputs:
             "variables: {who: 1}\n" + log("who"),
             "environment: {who: 1}\n" + log("who"),
             "steps: [{name: a, run: [{action: set, set: {who: 1}}, {action: log, message: '{{ who }}'}]}]",
-            "steps: [{name: a, run: [{action: log, message: m, as: who}, {action: log, message: '{{ who }}'}]}]",
+            (
+                "steps: [{name: a, run: [{action: log, message: m, as: who}, "
+                "{action: log, message: '{{ who }}'}]}]"
+            ),
             log("run.id ~ step.name ~ now() ~ uuid() ~ error ~ steps.a.status"),
             log("range(3) | list"),
         ],
@@ -87,7 +90,10 @@ class TestUnknownNames:
             "input: {x: any}\n" + log("input.who | default(1)"),
             "environment: {a: '{{ run.id }}', b: '{{ now() }}'}\n" + STEP,
             "environment: {a: 1}\nvariables: {b: '{{ a }}'}\n" + STEP,
-            "steps: [{name: a, run: [{action: log, message: m}], rule: [{case: '{{ result.data }}', run: []}]}]",
+            (
+                "steps: [{name: a, run: [{action: log, message: m}], "
+                "rule: [{case: '{{ result.data }}', run: []}]}]"
+            ),
             STEP + "output: {a: '{{ steps.a.result }}'}",
         ],
     )
@@ -122,7 +128,10 @@ class TestTaskArguments:
 
 
 def test_inferred_inputs_do_not_depend_on_the_order_of_steps() -> None:
-    first = "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], rule: [{case: default, run: [b]}]}"
+    first = (
+        "{name: a, run: [{action: log, message: '{{ who }} {{ x | default(0) }}'}], "
+        "rule: [{case: default, run: [b]}]}"
+    )
     second = "{name: b, run: [{action: set, set: {x: 1}}]}"
     texts = [f"start: a\nsteps: [{steps[0]}, {steps[1]}]" for steps in ((first, second), (second, first))]
     assert findings(texts[0], "NP301", "NP306") == findings(texts[1], "NP301", "NP306") == [("NP306", "who")]

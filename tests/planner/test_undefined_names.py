@@ -348,7 +348,8 @@ class TestWorkOfSteps:
         assert undefined_reads(repeated % SAVE) == []
         assert undefined_reads(repeated % f"{READ}, {SAVE}") == ["NP302"]
         assert undefined_reads(
-            "{name: a, repeat: {until: '{{ y }}', max: 3}, run: [{action: set, if: '{{ run.id }}', set: {y: 1}}]}"
+            "{name: a, repeat: {until: '{{ y }}', max: 3}, "
+            "run: [{action: set, if: '{{ run.id }}', set: {y: 1}}]}"
         ) == ["NP302"]
 
     def test_work_of_a_case_reads_what_the_step_saved(self) -> None:

@@ -1,4 +1,4 @@
-"""Playbooks as the checks see them."""
+"""Programs for tests of single analyses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 
 
-def subject_of(text: str) -> Program:
-    """The subject of a playbook that can be read."""
+def build_program(text: str) -> Program:
+    """Return the program of a playbook without errors of form."""
     diagnostics = Diagnostics()
     document = read_document(text, diagnostics)
     assert document is not None
