@@ -1,4 +1,4 @@
-"""A finding of a consistency check."""
+"""Findings of a consistency check, and their messages, which all stores share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ from dataclasses import dataclass
 
 MAX_FINDINGS = 100
 """Number of findings of one check that are reported."""
+
+MESSAGES = {
+    "stuck": "run {run_id} has not ended, but no active visit is left",
+    "waits in vain": "run {run_id} waits, but no answer can arrive any more",
+    "goes on after its end": "run {run_id} has ended, but step `{step}` is still active",
+    "counters of joins": "run {run_id} counts {live} branches on the way to join `{step}`",
+    "counters of runs": "run {run_id} counts {live} active branches",
+    "arrivals": "run {run_id} has ended, but branches still wait at join `{step}`",
+    "endings of runs": "run {run_id} has status `{status}`, which contradicts its end time",
+    "endings of visits": "step `{step}` of run {run_id} has a visit with status `{status}`, which contradicts its end time",
+    "unknown runs": "`{table}` has rows of unknown run {run_id}",
+    "unknown parents": "run {run_id} has unknown parent run {parent_run}",
+    "unknown plans": "run {run_id} of `{playbook}` has an unknown plan",
+}
+"""Message of each check of a run, with the values that it needs in braces."""
+
+UNKNOWN_PLAN_OF_VERSION = "version {version} of playbook `{name}` has an unknown plan"
+"""Message of the check `unknown plans` for a registered playbook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +36,25 @@ class Finding:
     run_id: str | None = None
 
 
+def finding_of_run(check: str, run_id: str, **values: object) -> Finding:
+    """Return a finding with the message of its check.
+
+    >>> finding_of_run("stuck", "r").message
+    'run r has not ended, but no active visit is left'
+    """
+    return Finding(check, MESSAGES[check].format(run_id=run_id, **values), run_id)
+
+
 def limit_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Return the first MAX_FINDINGS of each check, and a last finding that says if there are more."""
     by_check: dict[str, list[Finding]] = {}
     for finding in findings:
         by_check.setdefault(finding.check, []).append(finding)
-    return [
-        finding
-        for check, of_check in by_check.items()
-        for finding in limit_findings_of_check(check, of_check)
-    ]
+    return [finding for check, group in by_check.items() for finding in limit_group(check, group)]
 
 
-def limit_findings_of_check(check: str, findings: list[Finding]) -> list[Finding]:
-    """Return the first MAX_FINDINGS, and a last finding that says if there are more."""
+def limit_group(check: str, findings: list[Finding]) -> list[Finding]:
+    """Return the first MAX_FINDINGS of one check, and a last finding that says if there are more."""
     if len(findings) <= MAX_FINDINGS:
         return findings
     return [*findings[:MAX_FINDINGS], Finding(check, f"more than {MAX_FINDINGS} such findings")]

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol
 
 import pytest
 from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
+from noetl.executor.stores.finding import MAX_FINDINGS
 from noetl.executor.stores.interface import Store
-from noetl.executor.stores.sql.consistency import MAX_FINDINGS
 from noetl.executor.stores.sql.store import SqlStore
 
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
@@ -139,14 +139,14 @@ class DoctorContract:
         assert (
             "stuck",
             run.id,
-            f"run {run.id} has not ended, and nothing is left that could go on with it",
+            f"run {run.id} has not ended, but no active visit is left",
         ) in found(store)
 
     def test_a_wait_that_is_not_open(self, store: Store) -> None:
         run, key = waiting(store)
         store.close_wait(key, 2.0)
         assert found(store) == [
-            ("waits in vain", run.id, f"run {run.id} waits, and nobody can give the answer any more")
+            ("waits in vain", run.id, f"run {run.id} waits, but no answer can arrive any more")
         ]
 
     def test_a_child_that_has_ended_without_a_word(self, store: Store) -> None:
@@ -168,7 +168,7 @@ class DoctorContract:
         expected = (
             "goes on after its end",
             run.id,
-            f"run {run.id} has ended, and step `d` is still to be done",
+            f"run {run.id} has ended, but step `d` is still active",
         )
         assert found(store) == [expected]
 
@@ -179,7 +179,7 @@ class DoctorContract:
         expected = (
             "counters of joins",
             run.id,
-            f"run {run.id} counts {live} branches on the way to the join `c`",
+            f"run {run.id} counts {live} branches on the way to join `c`",
         )
         assert found(store) == [expected]
 
@@ -193,12 +193,12 @@ class DoctorContract:
     def test_counters_of_runs(self, store: Store, live: int) -> None:
         run = finished(store)
         self.damage.run(store, run.id, live=live)
-        assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} branches")]
+        assert found(store) == [("counters of runs", run.id, f"run {run.id} counts {live} active branches")]
 
     def test_an_arrival_that_is_left(self, store: Store) -> None:
         run = finished(store)
         self.damage.arrival(store, run, "c")
-        message = f"run {run.id} has ended, and branches still stand before the join `c`"
+        message = f"run {run.id} has ended, but branches still wait at join `c`"
         assert found(store) == [("arrivals", run.id, message)]
 
     def test_endings_that_do_not_fit(self, store: Store) -> None:
@@ -215,29 +215,24 @@ class DoctorContract:
         for kind in self.damage.kinds:
             self.damage.leftover(store, kind, "no")
         expected = [
-            ("unknown runs", "no", f"`{kind}` holds rows of run no, which is not there")
-            for kind in self.damage.kinds
+            ("unknown runs", "no", f"`{kind}` has rows of unknown run no") for kind in self.damage.kinds
         ]
         assert sorted(found(store)) == sorted(expected)
 
     def test_a_parent_that_is_not_there(self, store: Store) -> None:
         run = started(store)
         self.damage.parent(store, run.id, "no")
-        assert found(store) == [
-            ("unknown parents", run.id, f"run {run.id} belongs to run no, which is not there")
-        ]
+        assert found(store) == [("unknown parents", run.id, f"run {run.id} has unknown parent run no")]
 
     def test_plans_that_are_not_there(self, store: Store) -> None:
         self.damage.version(store, "p", "3", "no")
-        assert found(store) == [
-            ("unknown plans", None, "version 3 of playbook `p` has a plan that is not there")
-        ]
+        assert found(store) == [("unknown plans", None, "version 3 of playbook `p` has an unknown plan")]
 
     def test_a_plan_of_a_run_that_is_not_there(self, store: Store) -> None:
         run = finished(store, CHAIN)
         self.damage.run(store, run.id, plan_hash="no")
         assert found(store) == [
-            ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has a plan that is not there")
+            ("unknown plans", run.id, f"run {run.id} of `{run.playbook}` has an unknown plan")
         ]
 
     def test_so_many_that_not_all_are_told(self, store: Store) -> None:
@@ -245,4 +240,4 @@ class DoctorContract:
             self.damage.leftover(store, self.damage.kinds[0], f"r{number}")
         findings = store.check_consistency()
         assert len(findings) == MAX_FINDINGS + 1
-        assert findings[-1].message == f"there are more than {MAX_FINDINGS} such findings"
+        assert findings[-1].message == f"more than {MAX_FINDINGS} such findings"

@@ -107,7 +107,7 @@ class Wire:
 def behind_a_queue(wire: Wire) -> DynamoStore:
     """A store whose messages go over the wire."""
     store = DynamoStore("noetl", queue_url="http://queue.invalid")
-    store.messages = wire  # type: ignore[assignment]
+    store.message_queue = wire  # type: ignore[assignment]
     return store
 
 

@@ -89,7 +89,7 @@ def test_what_a_step_asks(
         following = store.commit(done(store, claim, saved={"n": 1}), 1.0, LEASE)
         assert following is not None
         commit = done(store, Claim(claim.run, following))
-        store._line_of(run.id)  # what is read once by each process
+        store._queue_of(run.id)  # what is read once by each process
         asked: list[str] = []
         execute = PostgresWriter.execute
 

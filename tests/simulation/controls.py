@@ -128,10 +128,10 @@ class LeasesWithoutFence(SqliteStore):
 class ChecksThenMarks(BranchTransaction):
     """Looks whether a join may fire before it counts who has come."""
 
-    def move(self, branches: Sequence[Any], live: Mapping[str, int]) -> None:
+    def move_branches(self, branches: Sequence[Any], live: Mapping[str, int]) -> None:
         counting, sql_branches_count = dict(live), sql_branches.count_live
         with mock.patch.object(sql_branches, "count_live", lambda *_: None):
-            super().move(branches, live)
+            super().move_branches(branches, live)
         sql_branches_count(self.db, self.run["id"], counting)
 
 

@@ -85,7 +85,7 @@ class SqlGround:
         return self.store
 
     def _forget(self) -> None:
-        for name in ("_header", "_step", "_task", "_line_of"):
+        for name in ("_header", "_step", "_task", "_queue_of"):
             if (cache := getattr(self.store, name, None)) is not None:
                 cache.cache_clear()
 

@@ -559,7 +559,7 @@ def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgets_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is cancelled while nothing is at work has nobody to end it."""
-    monkeypatch.setattr(BranchTransaction, "stop", lambda _: None)
+    monkeypatch.setattr(BranchTransaction, "stop_run", lambda _: None)
 
 
 @pytest.mark.parametrize("breaks", [counts_wrong, lets_everyone_in, forgets_to_end])

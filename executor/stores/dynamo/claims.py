@@ -64,7 +64,7 @@ class DynamoClaims(DynamoContext):
         return None
 
     def next_due(self, queue: str) -> float | None:
-        if queue == SERVICE and self.messages is not None:
+        if queue == SERVICE and self.message_queue is not None:
             return None
         return min((note.due_at for note in self._active(queue)), default=None)
 
@@ -146,14 +146,15 @@ class DynamoClaims(DynamoContext):
         """
         ids = sorted(self.known_open(queue) | set(self.open_runs(queue)))
         notes: list[tuple[tuple[object, ...], DueMessage]] = []
-        for whole in self.in_parallel(lambda run_id: read_snapshot(self, run_id), ids):
-            if whole is None:
+        for snapshot in self.in_parallel(lambda run_id: read_snapshot(self, run_id), ids):
+            if snapshot is None:
                 continue
-            self.note_head(whole.head)
-            head = whole.head
-            mended = [] if now is None else self.mend(whole, now)
+            self.note_head(snapshot.head)
+            head = snapshot.head
+            mended = [] if now is None else self.mend(snapshot, now)
             notes += [
-                ((one.visit.due_at, *one.order), self.note_of(one, head)) for one in [*whole.active, *mended]
+                ((one.visit.due_at, *one.order), self.note_of(one, head))
+                for one in [*snapshot.active_items, *mended]
             ]
         return [note for _, note in sorted(notes, key=lambda one: one[0])]
 

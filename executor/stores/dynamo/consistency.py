@@ -1,7 +1,13 @@
-"""Whether a table holds what it must: the questions of `noetl.executor.stores.sql.consistency`, asked of items.
+"""Consistency checks of a DynamoDB store: the checks of `sql/consistency.py`, on items.
 
-The table is read through once for what belongs to nothing. Each run is then read for itself. A table is not read at one
-moment, so what seems wrong with a run counts when it is still so after a while.
+Problem: a scan does not read the table as of one moment, so an active run may look inconsistent.
+
+Algorithm: one scan finds items that belong to no run and no plan. Each run is then read by itself. A finding about a
+run is reported if it is found again in each of CHECKS_PER_RUN reads.
+
+Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings.
+
+Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would vanish.
 """
 
 from __future__ import annotations
@@ -18,161 +24,151 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import is_over
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.visit_items import ACTIVE, VisitItem
-from noetl.executor.stores.finding import Finding
-from noetl.executor.stores.sql.consistency import limited
+from noetl.executor.stores.finding import UNKNOWN_PLAN_OF_VERSION, Finding, finding_of_run, limit_findings
 from noetl.executor.stores.sqs.messages import MessageQueue
 
-LOOKS = 3
-BETWEEN_SECONDS = 0.3
+CHECKS_PER_RUN = 3
+PAUSE_SECONDS = 0.3
+"""Pause between two reads of a run."""
 
-_TOLD = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed")
-_DONE = (VisitStatus.SUCCEEDED, VisitStatus.FAILED)
+_SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed")
+_FINISHED = (VisitStatus.SUCCEEDED, VisitStatus.FAILED)
 _COMPLETE = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 
 
 class ConsistencyCheck:
-    """Examines a store."""
+    """A consistency check of a table, its bucket and its queue."""
 
-    def __init__(self, core: DynamoContext) -> None:
-        self._core = core
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
 
     def check_consistency(self) -> list[Finding]:
-        """What is wrong with the store. Runs may be at work meanwhile; nothing is written."""
-        found = _TableScan()
-        for item in self._core.table.scan(_TOLD):
-            found.note(item)
-        ids = sorted(found.heads)
-        told = [*self._beside(), *found.findings()]
-        for findings in self._core.in_parallel(self._examine_run, ids):
-            told += findings
-        return limited(told)
+        """Return all inconsistencies. Runs may be active meanwhile; nothing is written."""
+        scan = _TableScan()
+        for item in self._context.table.scan(_SCANNED):
+            scan.add(item)
+        findings = [*self._check_services(), *scan.findings()]
+        for findings_of_run in self._context.in_parallel(self._check_run, sorted(scan.heads)):
+            findings += findings_of_run
+        return limit_findings(findings)
 
-    def _beside(self) -> Iterable[Finding]:
-        """What is wrong with the bucket and the queue that stand beside the table."""
-        looks = {"bucket": self._core.blobs.check_access}
-        if isinstance(self._core.messages, MessageQueue):
-            looks["queue"] = self._core.messages.check_access
-        for check, look in looks.items():
+    def _check_services(self) -> Iterable[Finding]:
+        """Yield findings about the bucket and the queue of the store."""
+        checks = {"bucket": self._context.blobs.check_access}
+        if isinstance(self._context.message_queue, MessageQueue):
+            checks["queue"] = self._context.message_queue.check_access
+        for name, check_access in checks.items():
             try:
-                look()
+                check_access()
             except StoreError as error:
-                yield Finding(check, str(error))
+                yield Finding(name, str(error))
 
-    def _examine_run(self, run_id: str) -> list[Finding]:
-        head = self._core.table.get(keys.head(run_id))
-        lacking = None if head is None else self._without_plan(head)
-        if lacking is not None:
-            # Nothing else can be known of a run without its plan.
-            return [lacking]
-        found: list[Finding] = []
-        for look in range(LOOKS):
-            if look:
-                time.sleep(BETWEEN_SECONDS)
-            whole = read_snapshot(self._core, run_id)
-            seen = [] if whole is None else list(self._findings(whole))
-            found = seen if look == 0 else [one for one in found if one in seen]
-            if not found:
+    def _check_run(self, run_id: str) -> list[Finding]:
+        head = self._context.table.get(keys.head(run_id))
+        if head is not None and self._context.table.get(keys.plan(head["plan"])) is None:
+            # Without its plan, nothing else can be checked.
+            return [finding_of_run("unknown plans", run_id, playbook=head["playbook"])]
+        confirmed: list[Finding] = []
+        for check in range(CHECKS_PER_RUN):
+            if check:
+                time.sleep(PAUSE_SECONDS)
+            snapshot = read_snapshot(self._context, run_id)
+            findings = [] if snapshot is None else list(self._findings(snapshot))
+            confirmed = findings if check == 0 else [finding for finding in confirmed if finding in findings]
+            if not confirmed:
                 break
-        return found
+        return confirmed
 
-    def _without_plan(self, head: Item) -> Finding | None:
-        if self._core.table.get(keys.plan(head["plan"])) is not None:
-            return None
-        run_id = head["pk"][2:]
-        return Finding(
-            "unknown plans", f"run {run_id} of `{head['playbook']}` has a plan that is not there", run_id
-        )
-
-    def _findings(self, whole: RunSnapshot) -> Iterable[Finding]:
-        head = whole.head
+    def _findings(self, snapshot: RunSnapshot) -> Iterable[Finding]:
+        yield from self._findings_of_visits(snapshot)
+        yield from _findings_of_counters(snapshot)
+        head = snapshot.head
         run_id, status = head["pk"][2:], RunStatus(head["status"])
-        left = [one for one in whole.shown if one.visit.status in ACTIVE and one.visit.step != DEADLINE]
-        if not is_over(head) and not left:
-            message = f"run {run_id} has not ended, and nothing is left that could go on with it"
-            yield Finding("stuck", message, run_id)
-        elif not is_over(head) and not any(self._goes_on(one) for one in left):
-            yield Finding(
-                "waits in vain", f"run {run_id} waits, and nobody can give the answer any more", run_id
-            )
-        for record in left if is_over(head) else ():
-            message = f"run {run_id} has ended, and step `{record.visit.step}` is still to be done"
-            yield Finding("goes on after its end", message, run_id)
-        is_complete = status in _COMPLETE
-        for join, live in sorted(whole.counts.joins.items()):
-            if live < 0 or (live > 0 and is_complete):
-                message = f"run {run_id} counts {live} branches on the way to the join `{join}`"
-                yield Finding("counters of joins", message, run_id)
-        live = whole.counts.live
-        if live < 0 or (live > 0 and is_complete):
-            yield Finding("counters of runs", f"run {run_id} counts {live} branches", run_id)
-        for join in sorted(join for join, came in whole.counts.arrived.items() if came and is_complete):
-            message = f"run {run_id} has ended, and branches still stand before the join `{join}`"
-            yield Finding("arrivals", message, run_id)
         if is_over(head) != status.is_final:
-            message = f"run {run_id} is {status}, which does not go with whether it has an end"
-            yield Finding("endings of runs", message, run_id)
-        for record in whole.records:
-            visit = record.visit
-            if (visit.finished_at is not None) != (visit.status in _DONE):
-                message = (
-                    f"run {run_id} has a visit of `{visit.step}` that is {visit.status}, which does not go with whether it"
-                    " has an end"
-                )
-                yield Finding("endings of visits", message, run_id)
-        if "parent" in head and self._core.table.get(keys.head(head["parent"][0])) is None:
-            message = f"run {run_id} belongs to run {head['parent'][0]}, which is not there"
-            yield Finding("unknown parents", message, run_id)
+            yield finding_of_run("endings of runs", run_id, status=status)
+        if "parent" in head and self._context.table.get(keys.head(head["parent"][0])) is None:
+            yield finding_of_run("unknown parents", run_id, parent_run=head["parent"][0])
 
-    def _goes_on(self, record: VisitItem) -> bool:
-        """Whether a visit is due some time, or somebody can answer what it waits for."""
-        visit = record.visit
+    def _findings_of_visits(self, snapshot: RunSnapshot) -> Iterable[Finding]:
+        run_id, is_ended = snapshot.head["pk"][2:], is_over(snapshot.head)
+        active = [
+            item
+            for item in snapshot.current_items
+            if item.visit.status in ACTIVE and item.visit.step != DEADLINE
+        ]
+        if not is_ended and not active:
+            yield finding_of_run("stuck", run_id)
+        elif not is_ended and not any(self._can_continue(item) for item in active):
+            yield finding_of_run("waits in vain", run_id)
+        for item in active if is_ended else ():
+            yield finding_of_run("goes on after its end", run_id, step=item.visit.step)
+        for item in snapshot.items:
+            visit = item.visit
+            if (visit.finished_at is not None) != (visit.status in _FINISHED):
+                yield finding_of_run("endings of visits", run_id, step=visit.step, status=visit.status)
+
+    def _can_continue(self, item: VisitItem) -> bool:
+        """Return whether a visit is due some time, or an answer to it can still arrive."""
+        visit = item.visit
         if visit.due_at < NEVER:
             return True
         if visit.status is not VisitStatus.WAITING:
             return False
-        pk = keys.visit(visit.run_id, visit.id, self._core.spread(visit.run_id)).pk
-        waits = self._core.table.query(pk, f"W#{visit.id}#")
+        pk = keys.visit(visit.run_id, visit.id, self._context.spread(visit.run_id)).pk
+        waits = self._context.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):
             return True
-        links = self._core.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
-        heads = self._core.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
+        links = self._context.table.query(keys.partition_key(visit.run_id), f"K#{visit.id}#")
+        heads = self._context.table.get_many([keys.head(link["sk"].split("#", 2)[2]) for link in links])
         return any(not is_over(head) for head in heads.values())
+
+
+def _findings_of_counters(snapshot: RunSnapshot) -> Iterable[Finding]:
+    run_id, counts = snapshot.head["pk"][2:], snapshot.counts
+    is_complete = RunStatus(snapshot.head["status"]) in _COMPLETE
+    for join, live in sorted(counts.joins.items()):
+        if live < 0 or (live > 0 and is_complete):
+            yield finding_of_run("counters of joins", run_id, step=join, live=live)
+    if counts.live < 0 or (counts.live > 0 and is_complete):
+        yield finding_of_run("counters of runs", run_id, live=counts.live)
+    for join in sorted(join for join, arrivals in counts.arrived.items() if arrivals and is_complete):
+        yield finding_of_run("arrivals", run_id, step=join)
 
 
 @dataclass(slots=True)
 class _TableScan:
-    """Which runs and plans there are, and which items belong to which."""
+    """The runs and plans of a table, and the items that refer to them."""
 
     heads: set[str] = field(default_factory=set)
     plans: set[str] = field(default_factory=set)
-    of_runs: dict[str, set[str]] = field(default_factory=dict)
-    of_plans: dict[str, str] = field(default_factory=dict)
+    kinds_by_run: dict[str, set[str]] = field(default_factory=dict)
+    messages_by_plan: dict[str, str] = field(default_factory=dict)
 
-    def note(self, item: Item) -> None:
+    def add(self, item: Item) -> None:
+        """Add an item of the scan; items that will expire are ignored."""
         kind, _, rest = item["pk"].partition("#")
         if "expires" in item:
             return
         if kind == "R" and item["sk"] == "H":
             self.heads.add(rest)
         elif kind == "R":
-            self.of_runs.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
+            self.kinds_by_run.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
         elif kind in ("T", "I"):
-            self.of_runs.setdefault(item["run"], set()).add(kind)
+            self.kinds_by_run.setdefault(item["run"], set()).add(kind)
         elif kind == "P":
             self.plans.add(rest)
         elif kind == "B" and item["sk"].startswith("V#") and "removed" not in item:
             name = rest.partition(".")[2][int(rest.partition(".")[0]) :]
-            self.of_plans.setdefault(
-                item["plan"], f"version {item['version']} of playbook `{name}` has a plan that is not there"
-            )
+            message = UNKNOWN_PLAN_OF_VERSION.format(version=item["version"], name=name)
+            self.messages_by_plan.setdefault(item["plan"], message)
 
     def findings(self) -> Iterable[Finding]:
-        for run_id in sorted(self.of_runs.keys() - self.heads):
-            for kind in sorted(self.of_runs[run_id]):
-                message = f"`{_KINDS.get(kind, kind)}` holds rows of run {run_id}, which is not there"
-                yield Finding("unknown runs", message, run_id)
-        for plan in sorted(self.of_plans.keys() - self.plans):
-            yield Finding("unknown plans", self.of_plans[plan])
+        """Yield findings about items of unknown runs and plans."""
+        for run_id in sorted(self.kinds_by_run.keys() - self.heads):
+            for kind in sorted(self.kinds_by_run[run_id]):
+                yield finding_of_run("unknown runs", run_id, table=_KINDS.get(kind, kind))
+        for plan_hash in sorted(self.messages_by_plan.keys() - self.plans):
+            yield Finding("unknown plans", self.messages_by_plan[plan_hash])
 
 
 _KINDS = {
@@ -188,3 +184,4 @@ _KINDS = {
     "W": "waits",
     "X": "past",
 }
+"""Names of the kinds of items in messages, by the first letter of the sort key or the partition key."""

@@ -52,17 +52,17 @@ class DynamoContext(ABC):
     def __init__(
         self,
         table: DynamoTable,
-        messages: MessageQueue | None = None,
+        message_queue: MessageQueue | None = None,
         bucket: str | None = None,
         retention_seconds: float | None = None,
     ) -> None:
         self.table = table
         self.retention_seconds = retention_seconds
-        self.messages = messages
+        self.message_queue = message_queue
         self.blobs = Blobs(bucket)
         self.plans = DynamoPlans(table)
         self.memory = InMemoryQueue()
-        self.receiver = None if messages is None else MessageReceiver(messages)
+        self.receiver = None if message_queue is None else MessageReceiver(message_queue)
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
         self._held: OrderedDict[tuple[str, str], CachedClaim] = OrderedDict()
@@ -97,7 +97,7 @@ class DynamoContext(ABC):
                 self._spreads.popitem(last=False)
             if "finished" in head:
                 self._open.get(head["queue"], set()).discard(run_id)
-            elif head["queue"] != SERVICE or self.messages is None:
+            elif head["queue"] != SERVICE or self.message_queue is None:
                 self._open.setdefault(head["queue"], set()).add(run_id)
 
     def known_open(self, queue: str) -> set[str]:
@@ -161,8 +161,8 @@ class DynamoContext(ABC):
         self.tell(head["queue"], notes, now)
 
     def tell(self, queue: str, notes: Sequence[DueMessage], now: float) -> None:
-        if queue == SERVICE and self.messages is not None:
-            self.messages.send(notes, now)
+        if queue == SERVICE and self.message_queue is not None:
+            self.message_queue.send(notes, now)
         else:
             self.memory.add(queue, notes)
         self.work.notify(len(notes))
@@ -211,7 +211,7 @@ class DynamoContext(ABC):
         ...
 
     @abstractmethod
-    def mend(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
+    def mend(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
         """Do what follows from a commit whose worker died before that; the visits that are due then."""
         ...
 

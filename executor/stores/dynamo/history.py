@@ -89,16 +89,16 @@ class DynamoHistory(DynamoContext):
         return True
 
     def _streams(self, run_id: str) -> dict[str, EventStream]:
-        whole = read_snapshot(self, run_id)
-        if whole is None:
+        snapshot = read_snapshot(self, run_id)
+        if snapshot is None:
             return {}
         past: dict[str, list[Item]] = {}
-        for number in range(spread_of(whole.head)):
+        for number in range(spread_of(snapshot.head)):
             for item in self.table.query(keys.partition_key(run_id, number), "X#"):
                 past.setdefault(item["sk"].split("#")[1], []).append(item)
-        told = self.blobs.load(whole.head.get("told")) or []
+        told = self.blobs.load(snapshot.head.get("told")) or []
         run = EventStream(HEAD, tuple(_event(one) for one in told))
-        streams = [self._stream(record, past.get(record.visit.id, ())) for record in whole.records]
+        streams = [self._stream(record, past.get(record.visit.id, ())) for record in snapshot.items]
         return {HEAD: run} | {stream.name: stream for stream in streams if stream is not None}
 
     def _stream(self, record: VisitItem, past: Iterable[Item]) -> EventStream | None:

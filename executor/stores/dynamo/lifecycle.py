@@ -162,31 +162,37 @@ class DynamoLifecycle(DynamoJoins):
 
     def settle_stop(self, run_id: str, now: float) -> list[VisitItem]:
         for tries in range(MOST_RACES):
-            whole = read_snapshot(self, run_id)
-            if whole is None or "stop" not in whole.head or is_over(whole.head):
+            snapshot = read_snapshot(self, run_id)
+            if snapshot is None or "stop" not in snapshot.head or is_over(snapshot.head):
                 return []
-            if not self._park_all(whole, now):
+            if not self._park_all(snapshot, now):
                 break
             time.sleep(pause_seconds(tries) if tries > 1 else 0.0)
         else:
             raise StoreError(f"Run {run_id} could not be stopped: too many others write to it.")
-        self._stop_children(run_id, now, but=last_visit_id(whole.head.get("resumes", 0)))
+        self._stop_children(run_id, now, but=last_visit_id(snapshot.head.get("resumes", 0)))
         at_work = [
-            one for one in whole.active if one.visit.status is VisitStatus.RUNNING and not is_pseudo(one)
+            one
+            for one in snapshot.active_items
+            if one.visit.status is VisitStatus.RUNNING and not is_pseudo(one)
         ]
-        return [] if at_work else self.end(whole.head, now)
+        return [] if at_work else self.end(snapshot.head, now)
 
-    def _park_all(self, whole: RunSnapshot, now: float) -> bool:
+    def _park_all(self, snapshot: RunSnapshot, now: float) -> bool:
         """Let all that has not started wait for a resume; whether there was anything."""
-        head = whole.head
+        head = snapshot.head
         fired, _ = self.fire_joins(head, None, now)
-        waiting = self.parkable(whole)
+        waiting = self.parkable(snapshot)
         self.in_parallel(lambda record: self._park_waiting(record, head, now), waiting)
         return bool(waiting or fired)
 
-    def parkable(self, whole: RunSnapshot) -> list[VisitItem]:
+    def parkable(self, snapshot: RunSnapshot) -> list[VisitItem]:
         """The visits that have not started, or that wait, of a run that is stopping."""
-        return [one for one in whole.active if one.visit.status in _WAITS and self._may_park(one, whole.head)]
+        return [
+            one
+            for one in snapshot.active_items
+            if one.visit.status in _WAITS and self._may_park(one, snapshot.head)
+        ]
 
     def _may_park(self, record: VisitItem, head: Item) -> bool:
         return not is_pseudo(record) and not self.is_last(record, head)
@@ -234,10 +240,10 @@ class DynamoLifecycle(DynamoJoins):
         those before it have seen.
         """
         run_id = head["pk"][2:]
-        whole = read_snapshot(self, run_id, saved=True)
-        if whole is None:
+        snapshot = read_snapshot(self, run_id, saved=True)
+        if snapshot is None:
             return []
-        active = [one for one in whole.active if self._may_park(one, head)]
+        active = [one for one in snapshot.active_items if self._may_park(one, head)]
         if any(one.visit.status is not VisitStatus.READY or one.visit.due_at < NEVER for one in active):
             return []  # somebody has a turn
         in_line = sorted(active, key=lambda one: (-one.way.line, *one.place))
@@ -262,11 +268,11 @@ class DynamoLifecycle(DynamoJoins):
     def resume(
         self, run_id: str, now: float, *, deadline_at: float | None, values: Mapping[str, Mapping[str, Any]]
     ) -> Run:
-        whole = read_snapshot(self, run_id, saved=True)
-        if whole is None:
+        snapshot = read_snapshot(self, run_id, saved=True)
+        if snapshot is None:
             raise StoreError(f"There is no run {run_id} in the store.")
-        head = whole.head
-        run = run_of(head, self.blobs, whole.counts)
+        head = snapshot.head
+        run = run_of(head, self.blobs, snapshot.counts)
         if not run.status.is_final and "reopening" not in head:
             return run
         if run.status is RunStatus.SUCCEEDED:
@@ -279,12 +285,12 @@ class DynamoLifecycle(DynamoJoins):
                     "not_resumable", f"run {run_id} has been kept for as long as runs are kept"
                 )
             try:
-                head = self._reopen(whole, run, now, deadline_at, values)
+                head = self._reopen(snapshot, run, now, deadline_at, values)
             except ConditionFailed:
                 return self.resume(run_id, now, deadline_at=deadline_at, values=values)
         # A resume that was interrupted may have opened some before, or all.
-        before = [one for one in whole.active if self._may_park(one, head)]
-        opened = [*before, *self._open_visits(whole, head, now)]
+        before = [one for one in snapshot.active_items if self._may_park(one, head)]
+        opened = [*before, *self._open_visits(snapshot, head, now)]
         self.keep(head)
         head = self.table.update(Update(keys.head(run_id), {"reopening": None}))
         due = [one for one in opened if one.visit.due_at < NEVER]
@@ -302,7 +308,7 @@ class DynamoLifecycle(DynamoJoins):
 
     def _reopen(
         self,
-        whole: RunSnapshot,
+        snapshot: RunSnapshot,
         run: Run,
         now: float,
         deadline_at: float | None,
@@ -311,13 +317,13 @@ class DynamoLifecycle(DynamoJoins):
         """Make the run go on, with the branches counted again that ended in a failure nothing handled. From then on a resume
         that is interrupted is gone on with by the next.
         """
-        head, step_of = whole.head, self.step_of(whole.head["plan"])
+        head, step_of = snapshot.head, self.step_of(snapshot.head["plan"])
         deltas = CounterDeltas()
-        ended = [one for one in whole.records if one.visit.failure is Failure.ENDED]
+        ended = [one for one in snapshot.items if one.visit.failure is Failure.ENDED]
         for record in ended:
             deltas.branch(record.way.home, step_of(record.visit.step).regions, 1)
-        if whole.counts.failed:
-            deltas.add(0, "failed", -whole.counts.failed)
+        if snapshot.counts.failed:
+            deltas.add(0, "failed", -snapshot.counts.failed)
         resumes = head.get("resumes", 0) + 1
         given = (self.blobs.load(head.get("given")) or {}) | {
             name: dict(value) for name, value in values.items()
@@ -351,16 +357,16 @@ class DynamoLifecycle(DynamoJoins):
         self.table.write(writes)
         return self.head(run.id)
 
-    def _open_visits(self, whole: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
+    def _open_visits(self, snapshot: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
         """Let what was parked, and what had failed and nothing handled, be due again."""
         opened: list[VisitItem] = []
         in_turns = self.plans.header(head["plan"]).sequential
-        for record in whole.records:
+        for record in snapshot.items:
             visit = record.visit
             parked = visit.status is VisitStatus.PARKED
             if not parked and visit.failure not in (Failure.OPEN, Failure.ENDED):
                 continue
-            if self.is_last(record, whole.head) or is_pseudo(record):
+            if self.is_last(record, snapshot.head) or is_pseudo(record):
                 continue
             # One with an error was to be tried again: that is done at once.
             waits = parked and visit.due_at > now and visit.progress is not None and visit.error is None

@@ -117,11 +117,11 @@ class DynamoQueries(DynamoClaims):
         run = run_of(head, self.blobs, counts_of(head, counters, self.step_of(head["plan"])))
         if run.status.is_final or "waits" not in head:
             return run
-        whole = read_snapshot(self, run_id)
-        if whole is None:
+        snapshot = read_snapshot(self, run_id)
+        if snapshot is None:
             return run
         # It may have ended since its head was read.
-        return replace(run_of(whole.head, self.blobs, whole.counts), status=whole.status())
+        return replace(run_of(snapshot.head, self.blobs, snapshot.counts), status=snapshot.status())
 
     def told_run(self, head: Item) -> Run:
         run_id = head["pk"][2:]
@@ -241,16 +241,16 @@ class DynamoQueries(DynamoClaims):
         return found, str(page["LastEvaluatedKey"]["created"]["S"])
 
     def visits(self, run_id: str) -> list[Visit]:
-        whole = read_snapshot(self, run_id)
-        return [] if whole is None else [_without_saved(record.visit) for record in whole.shown]
+        snapshot = read_snapshot(self, run_id)
+        return [] if snapshot is None else [_without_saved(record.visit) for record in snapshot.current_items]
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
         if visit_ids is not None:
             found = self._saved_of(run_id, visit_ids)
             if found is not None:
                 return sorted(found, key=lambda visit: (visit.clock, visit.id))
-        whole = read_snapshot(self, run_id, saved=True)
-        visits = [] if whole is None else [record.visit for record in whole.shown]
+        snapshot = read_snapshot(self, run_id, saved=True)
+        visits = [] if snapshot is None else [record.visit for record in snapshot.current_items]
         wanted = None if visit_ids is None else frozenset(visit_ids)
         chosen = [v for v in visits if (not v.step.startswith("@") if wanted is None else v.id in wanted)]
         return sorted(chosen, key=lambda visit: (visit.clock, visit.id))

@@ -34,14 +34,14 @@ class RunSnapshot:
 
     head: Item
     counts: BranchCounts
-    records: list[VisitItem]
+    items: list[VisitItem]
 
     @property
-    def shown(self) -> list[VisitItem]:
+    def current_items(self) -> list[VisitItem]:
         """The visits that the run knows of: not those that ended it before it was resumed."""
         resumes = self.head.get("resumes", 0)
-        has_last = any(record.visit.id == last_visit_id(resumes) for record in self.records)
-        return [record for record in self.records if self._is_shown(record, resumes, has_last=has_last)]
+        has_last = any(record.visit.id == last_visit_id(resumes) for record in self.items)
+        return [record for record in self.items if self._is_shown(record, resumes, has_last=has_last)]
 
     def _is_shown(self, record: VisitItem, resumes: int, *, has_last: bool) -> bool:
         if record.is_written and record.item.get("resumes", resumes) != resumes:
@@ -53,11 +53,11 @@ class RunSnapshot:
         return is_current and not (has_last or is_over(self.head))
 
     @property
-    def active(self) -> list[VisitItem]:
+    def active_items(self) -> list[VisitItem]:
         """The visits that are not over, the one that is due longest first."""
         if is_over(self.head):
             return []
-        found = [record for record in self.shown if record.visit.status in ACTIVE]
+        found = [record for record in self.current_items if record.visit.status in ACTIVE]
         return sorted(found, key=lambda record: (record.visit.due_at, *record.order))
 
     @property
@@ -70,7 +70,7 @@ class RunSnapshot:
     @property
     def last_done(self) -> VisitItem | None:
         """The visit of a step that was done last."""
-        done = [one for one in self.records if "at" in one.item and not is_pseudo(one)]
+        done = [one for one in self.items if "at" in one.item and not is_pseudo(one)]
         return max(done, key=lambda one: (one.item["at"], one.visit.clock), default=None)
 
     def status(self) -> RunStatus:
@@ -78,14 +78,14 @@ class RunSnapshot:
         status = RunStatus(self.head["status"])
         if status.is_final:
             return status
-        active = [record.visit for record in self.active if not record.visit.step.startswith("@")]
+        active = [record.visit for record in self.active_items if not record.visit.step.startswith("@")]
         waiting = [
             v for v in active if v.status in (VisitStatus.RETRYING, VisitStatus.WAITING) or v.due_at == NEVER
         ]
         return RunStatus.WAITING if 0 < len(active) == len(waiting) else status
 
     def record(self, visit_id: str) -> VisitItem | None:
-        return next((record for record in self.records if record.visit.id == visit_id), None)
+        return next((record for record in self.items if record.visit.id == visit_id), None)
 
 
 def read_snapshot(core: DynamoContext, run_id: str, *, saved: bool = False) -> RunSnapshot | None:

@@ -54,45 +54,45 @@ class DynamoSweep(DynamoLifecycle):
         return [run_id for run_id, _ in found]
 
     def _sweep_run(self, run_id: str, now: float) -> int:
-        whole = read_snapshot(self, run_id)
-        if whole is None or is_over(whole.head):
+        snapshot = read_snapshot(self, run_id)
+        if snapshot is None or is_over(snapshot.head):
             return 0
-        lost = self._lost(whole, now)
+        lost = self._lost(snapshot, now)
         if lost:
             names = ", ".join(sorted({record.visit.step for record in lost}))
             logger.warning("run %s was found without a message for: %s", run_id, names)
-            self.dispatch(whole.head, lost, now)
+            self.dispatch(snapshot.head, lost, now)
         return len(lost)
 
-    def _lost(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
+    def _lost(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
         """The visits that nobody would go on with, after what had been left half done is done."""
         since = now - GRACE_SECONDS
-        overdue = [record for record in whole.active if record.visit.due_at < since]
+        overdue = [record for record in snapshot.active_items if record.visit.due_at < since]
         if any(
             record.item.get("at", record.way.entered) > since
-            for record in whole.records
+            for record in snapshot.items
             if not is_pseudo(record)
         ):
             # Somebody is at it, and does what follows.
             return overdue
         known = {record.visit.id for record in overdue}
-        return [*overdue, *(one for one in self.mend(whole, now) if one.visit.id not in known)]
+        return [*overdue, *(one for one in self.mend(snapshot, now) if one.visit.id not in known)]
 
-    def mend(self, whole: RunSnapshot, now: float) -> list[VisitItem]:
-        head = whole.head
+    def mend(self, snapshot: RunSnapshot, now: float) -> list[VisitItem]:
+        head = snapshot.head
         run_id = head["pk"][2:]
         if is_over(head):
             return []
         if "reopening" in head:
             self.resume(run_id, now, deadline_at=head.get("deadline"), values={})
             return []
-        active = [one for one in whole.active if not is_pseudo(one)]
+        active = [one for one in snapshot.active_items if not is_pseudo(one)]
         for record in active:
             if record.visit.status is VisitStatus.WAITING and record.visit.due_at > now:
                 self.wake_if_answered(run_id, record.visit.id, now)
         mended: list[VisitItem] = []
         is_empty = False
-        if whole.joins_to_fire or whole.counts.live <= 0:
+        if snapshot.joins_to_fire or snapshot.counts.live <= 0:
             # What the whole counts was not read at one moment.
             mended, counts = self.fire_joins(head, None, now)
             is_empty = counts.live <= 0
@@ -100,11 +100,11 @@ class DynamoSweep(DynamoLifecycle):
             at_work = any(
                 one.visit.status is VisitStatus.RUNNING or self.is_last(one, head) for one in active
             )
-            return mended if at_work and not self.parkable(whole) else self.settle_stop(run_id, now)
+            return mended if at_work and not self.parkable(snapshot) else self.settle_stop(run_id, now)
         if self.plans.header(head["plan"]).sequential:
             has_turn = any(one.visit.due_at < NEVER for one in active)
-            mended = [] if has_turn else self.take_turn(head, whole.last_done, now)
-        is_ending = any(self.is_last(one, head) for one in whole.active)
+            mended = [] if has_turn else self.take_turn(head, snapshot.last_done, now)
+        is_ending = any(self.is_last(one, head) for one in snapshot.active_items)
         if not mended and is_empty and not is_ending:
             mended = self.end(head, now)
         return mended

@@ -1,4 +1,4 @@
-"""API keys in an SQL store."""
+"""API keys in a SQL store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from noetl.executor.stores.sql.rows import encode_json, key_from_row
 
 
 class SqlApiKeys:
-    """The part of a store that keeps API keys."""
+    """The part of a SQL store that stores API keys."""
 
     database: Database
 
@@ -18,7 +18,7 @@ class SqlApiKeys:
         with self.database.transaction() as db:
             insert = "insert into keys values (?, ?, ?, ?, ?, ?, null, null) on conflict do nothing"
             if db.execute(insert, row).rowcount == 0:
-                raise RejectedError("key_exists", f"there is a key {key.id} already")
+                raise RejectedError("key_exists", f"API key {key.id} already exists")
 
     def key(self, id: str) -> Key | None:
         rows = self.database.fetch_all("select * from keys where id = ?", id)

@@ -1,4 +1,4 @@
-"""Plans in an SQL store, whose parts are read one at a time."""
+"""Plans in a SQL store. Their header, steps and tasks are read separately and cached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from noetl.planner.plan import Header, Plan, Step, Task
 
 
 class SqlPlans:
-    """The part of a store that keeps plans."""
+    """The part of a SQL store that stores plans."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

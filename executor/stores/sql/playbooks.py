@@ -1,4 +1,7 @@
-"""The registry of playbooks in an SQL store."""
+"""The playbook registry in a SQL store.
+
+A removed version keeps its row, so that its number and its name never mean another text.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from noetl.executor.stores.sql.rows import playbook_from_row
 
 
 class SqlPlaybooks:
-    """The part of a store that keeps playbooks."""
+    """The part of a SQL store that stores registered playbooks."""
 
     database: Database
 

@@ -1,4 +1,4 @@
-"""What readers ask of an SQL store: runs, their visits and their history."""
+"""Queries of a SQL store: runs, their visits and their history."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from noetl.executor.stores.sql.rows import decode_events, encode_json, run_from_
 
 
 class SqlQueries:
-    """The part of a store that is only read."""
+    """The part of a SQL store that answers queries."""
 
     database: Database
     has_tag: str
-    """The condition that a run carries a tag, which is given as JSON."""
+    """SQL condition that a run has a tag; its parameter is the tag as JSON."""
 
     def run(self, tenant: str, run_id: str) -> Run | None:
         rows = self.database.fetch_all("select * from runs where id = ? and tenant = ?", run_id, tenant)
@@ -104,7 +104,7 @@ class SqlQueries:
         return {row["id"] for row in self.database.fetch_all(query, *run_ids)} if run_ids else set()
 
     def _with_waiting(self, run: Run) -> Run:
-        """A run is `waiting` when there is nothing to do for it but to wait."""
+        """Return the run, with the status `waiting` if all of its active visits wait."""
         if run.status not in (RunStatus.QUEUED, RunStatus.RUNNING):
             return run
         query = (

@@ -1,4 +1,4 @@
-"""Records as rows of an SQL store: values that have a structure are JSON text."""
+"""Conversion between records and rows of a SQL store. Structured values are JSON text."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
 
 
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-"""Compact JSON in ASCII, which also carries text that is not valid Unicode."""
+"""Encode a value as compact JSON in ASCII, which can also hold text with half a surrogate pair."""
 
 
 def encode_json_or_null(value: Any) -> str | None:
-    """JSON of a value that is there; NULL stands for none, and for an empty object."""
+    """Return the JSON of a value, or None (NULL) for None and for {}."""
     return None if value is None or value == {} else encode_json(value)
 
 
 def decode_json(text: str | None) -> Any:
+    """Return the value of a JSON text, or None for NULL."""
     return None if text is None else json.loads(text)
 
 
 def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
-    """JSON of a result. What was saved as well is kept once: `=NAME` is what was saved under a name, `=` all that was saved."""
+    """Return the text of the column `result`. A value that is also in `saved` is stored once.
+
+    `=` stands for all of `saved`, and `=NAME` for one saved value. Other results are JSON, which never begins
+    with `=`.
+
+    >>> rows = [1]
+    >>> encode_result(rows, {"n": rows}), encode_result(2, {}), encode_result(None, {})
+    ('=n', '2', None)
+    """
     if result is None:
         return None
     if (
@@ -44,12 +53,14 @@ def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
 
 
 def decode_result(text: str | None, saved: Mapping[str, Any]) -> Any:
+    """Return the result that `encode_result` was given."""
     if text is None or not text.startswith("="):
         return decode_json(text)
     return saved[text[1:]] if len(text) > 1 else saved
 
 
 def run_from_row(row: Row) -> Run:
+    """Return the run of a row of `runs`."""
     return Run(
         id=row["id"],
         tenant=row["tenant"],
@@ -84,7 +95,7 @@ def run_from_row(row: Row) -> Run:
 
 
 def parent_from_row(row: Row) -> WaitKey | None:
-    """The wait that the run of the row answers."""
+    """Return the wait of the parent run that this run answers, or None."""
     return (
         None
         if row["parent_run"] is None
@@ -110,7 +121,7 @@ def playbook_from_row(row: Row) -> Playbook:
 
 
 def visit_from_row(row: Row) -> Visit:
-    """The visit of a row that may lack `saved` and `result`."""
+    """Return the visit of a row. The columns `saved` and `result` may be missing."""
     columns = row.keys()
     names = {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
     saved = (decode_json(row["saved"]) or {}) if "saved" in columns else {}
@@ -146,7 +157,7 @@ def encode_events(events: Iterable[Event]) -> str:
 
 
 def decode_events(seq: int, text: str) -> list[Event]:
-    """The events of one entry of the history; their ids order them."""
+    """Return the events of one row of `history`. Their ids are in the order of the history."""
     return [
         Event(type, at, step, visit, attempt, duration, payload, f"{seq}-{index}")
         for index, (type, at, step, visit, attempt, duration, payload) in enumerate(json.loads(text))

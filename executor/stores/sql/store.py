@@ -1,7 +1,17 @@
-"""Runs in a database that speaks SQL: what SQLite and Postgres have in common.
+"""The part of a store that SQLite and Postgres share: runs, claims and commits in SQL.
 
-Every transaction that writes to a run locks it first, so those of one run follow each other. A run that another waits for
-is locked after that one.
+Problem: many workers claim and commit visits of one run at the same time. A worker that lost its claim must
+not write, and a commit must be complete or not made at all.
+
+Algorithm: pessimistic locking. A transaction that writes to a run locks the row of the run first, so
+transactions of one run are serial. A parent run is locked before its child run, which excludes deadlocks. A
+claim is a conditional update of a due visit that increases its fence. A commit is one transaction: the
+outcome under the condition of the fence, then counters, joins, new visits and history.
+
+Cost: one transaction for a claim and one for a commit, each of a few statements.
+
+Limits: a worker that loses a race for a visit chooses at random among more and more due visits, at most
+MAX_CANDIDATES.
 """
 
 from __future__ import annotations
@@ -10,7 +20,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.events import Event
@@ -39,7 +49,7 @@ from noetl.executor.stores.sql.branches import (
     count_live,
     enter,
     enter_deadline,
-    started,
+    started_event,
 )
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.database import Database, Result, Writer
@@ -57,18 +67,18 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.sweep import SqlSweep
-from noetl.executor.stores.sql.waits import SqlWaits, forget_answer, give_answer, is_any_answered
+from noetl.executor.stores.sql.waits import SqlWaits, delete_answer, give_answer, is_any_answered
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
-MOST_CROWDED = 64
-"""Among how many visits that are due a worker chooses, when others are after the same ones."""
+MAX_CANDIDATES = 64
+"""Number of due visits among which a worker chooses after other workers were faster."""
 
-_STILL_WAITS = "status = 'parked' and due_at > ? and progress is not null and error is null"
-"""Of a visit that is resumed. One with an error was to be tried again: that is done at once."""
+_STILL_SUSPENDED = "status = 'parked' and due_at > ? and progress is not null and error is null"
+"""Condition on a parked visit that waits on after a resume. A visit with an error is retried at once."""
 
 
 class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSweep):
-    """The store in a database."""
+    """A store in a SQL database."""
 
     def __init__(self, database: Database, retention_seconds: float | None = None) -> None:
         super().__init__(database)
@@ -82,9 +92,9 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
     def check_consistency(self) -> list[Finding]:
         return check_consistency(self.database)
 
-    def announce_due(self, pieces: int | None = None) -> None:
-        """Let workers know that so many visits have become due, or (None) that some may have."""
-        self.work.notify(pieces)
+    def announce_due(self, count: int | None = None) -> None:
+        """Signal workers that `count` visits have become due, or that some may have if it is None."""
+        self.work.notify(count)
 
     def create_run(
         self,
@@ -97,12 +107,12 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             if idempotency is not None:
                 insert = "insert into idempotency_keys values (?, ?, ?, ?) on conflict do nothing"
                 if db.execute(insert, (run.tenant, *idempotency, run.id)).rowcount == 0:
-                    return self._earlier(db, run.tenant, *idempotency)
+                    return self._earlier_run(db, run.tenant, *idempotency)
             if not _insert_run(db, run):
                 return run_from_row(db.execute("select * from runs where id = ?", (run.id,)).fetchone())
             self.database.mark_run_written(db, run.id)
-            for position, past in enumerate(history):
-                _insert_finished(db, run, past, position)
+            for position, visit in enumerate(history):
+                _insert_finished(db, run, visit, position)
             step = self.plan_step(run.plan_hash, first.step)
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
             branch = Branch(first.id, first.step, first.clock, first.names, counted=step.cyclic)
@@ -117,40 +127,43 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         return run
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        find = f"select run_id, id, step, number, attempt, started_at from visits where queue = ? and {ACTIVE} and due_at <= ? order by due_at, position limit ?"
-        crowd = 1
-        while due := self.database.fetch_all(find, queue, now, crowd):
-            found = due[random.randrange(len(due))]
-            claim = self._claim(found, lease, now)
+        query = (
+            f"select run_id, id, step, number, attempt, started_at from visits where queue = ? and {ACTIVE}"
+            " and due_at <= ? order by due_at, position limit ?"
+        )
+        candidates = 1
+        while due := self.database.fetch_all(query, queue, now, candidates):
+            claim = self._claim(due[random.randrange(len(due))], lease, now)
             if claim is not None:
                 return claim
-            # Another worker was faster, and may be so again: from now on they are to look for different ones.
-            crowd = min(crowd * 4, MOST_CROWDED)
+            # Another worker was faster. Competing workers now choose among more visits, so they collide less.
+            candidates = min(candidates * 4, MAX_CANDIDATES)
         return None
 
     def _claim(self, due: Row, lease: Lease, now: float) -> Claim | None:
-        """The claim of a visit that was due when it was found, unless somebody has it now."""
+        """Claim a visit that a query found due; return None if another worker has claimed it since."""
         with self.database.transaction() as db:
             self.database.lock_run(db, due["run_id"])
-            found = db.execute(
-                "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?, due_at = ?,"
-                " started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?) where run_id = ? and id = ?"
-                f" and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ? returning {HEAD}, saved",
+            visit_row = db.execute(
+                "update visits set status = 'running', claims = claims + 1, fence = fence + 1, worker = ?,"
+                " due_at = ?, started_at = coalesce(started_at, ?), piece_at = coalesce(piece_at, ?)"
+                f" where run_id = ? and id = ? and {ACTIVE} and due_at <= ? and coalesce(started_at, -1) = ?"
+                f" returning {HEAD}, saved",
                 (
                     lease.worker, now + lease.seconds, now, now, due["run_id"], due["id"],
                     now, -1 if due["started_at"] is None else due["started_at"],
                 ),
             ).fetchone()  # fmt: skip
-            if found is None:
+            if visit_row is None:
                 return None
-            visit = visit_from_row(found)
+            visit = visit_from_row(visit_row)
             row = db.execute(
                 "update runs set seq = seq + 1, status = 'running', started_at = coalesce(started_at, ?)"
                 " where id = ? returning *",
                 (now, visit.run_id),
             ).fetchone()
             if due["started_at"] is None and not visit.step.startswith("@"):
-                _append(db, visit.run_id, row["seq"], [started(visit)])
+                _append(db, visit.run_id, row["seq"], [started_event(visit)])
             return Claim(run_from_row(row), visit)
 
     def next_due(self, queue: str) -> float | None:
@@ -187,8 +200,8 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
 
     def release(self, run_id: str, visit_id: str, fence: int, now: float, *, counts: bool) -> None:
         query = (
-            "update visits set due_at = ?, fence = fence + 1, claims = claims - ? where run_id = ? and id = ? and fence = ?"
-            " and status = 'running'"
+            "update visits set due_at = ?, fence = fence + 1, claims = claims - ?"
+            " where run_id = ? and id = ? and fence = ? and status = 'running'"
         )
         with self._transaction() as db:
             self.database.mark_run_written(db, run_id)
@@ -196,22 +209,25 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         self.announce_due(1)
 
     def release_dead(self, queue: str, now: float) -> int:
-        query = f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running' and due_at > ?"
+        query = (
+            f"select distinct worker from visits where queue = ? and {ACTIVE} and status = 'running'"
+            " and due_at > ?"
+        )
         dead = [row["worker"] for row in self.database.fetch_all(query, queue, now) if is_dead(row["worker"])]
         if not dead:
             return 0
         with self._transaction() as db:
-            changed = db.execute(
+            result = db.execute(
                 f"update visits set due_at = ? where queue = ? and {ACTIVE} and status = 'running'"
                 f" and worker in ({', '.join('?' * len(dead))})",
                 (now, queue, *dead),
             )
         self.announce_due()
-        return changed.rowcount
+        return result.rowcount
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
-        saved, result, progress, parts = texts_of(commit)
+        outputs = encode_outputs(commit)
         with self._transaction() as db:
             self.database.mark_run_written(db, visit.run_id)
             db.execute(
@@ -227,35 +243,18 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             )
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
-            written = _update_visit(db, visit, saved, result, progress, may_park=not commit.last)
-            _keep_parts(db, visit, parts)
+            written = _update_visit(db, visit, outputs, may_park=not commit.last)
+            _store_loop_parts(db, visit, outputs.parts)
             read = "select id, plan_hash, queue, seq, live, stop, resumes from runs where id = ?"
             run = db.execute(read, (visit.run_id,)).fetchone()
-            _hold_to_claim(visit, written)
+            _require_claim(visit, written)
             branches = self._branches(db, run, now, claim_for)
-            branches.move(commit.branches, commit.live)
-            if commit.waited and visit.finished_at is not None:
-                branches.give_up_runs(visit.id)
-            if commit.last:
-                if visit.finished_at is not None:
-                    branches.end()
-            elif run["stop"] is not None:
-                branches.stop()
-            elif visit.finished_at is not None:
-                if branches.header.sequential:
-                    branches.take_turn(visit.clock, commit.seen)
-                if commit.branches_change < 0 or branches.absorbed:
-                    left = db.execute("select live from runs where id = ?", (visit.run_id,)).fetchone()[
-                        "live"
-                    ]
-                    if left == 0:
-                        branches.end()
-                branches.claim_next()
-            events = [*commit.events, *branches.started()]
+            _apply_commit(branches, commit)
+            events = [*commit.events, *branches.started_events()]
             if events:
                 _append(db, visit.run_id, run["seq"], events)
-        goes_on = visit.finished_at is None
-        self.announce_due(max(branches.count + goes_on - (branches.claimed is not None), 0))
+        is_suspended = visit.finished_at is None
+        self.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
         return branches.claimed
 
     def finish(
@@ -264,13 +263,13 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         run, visit = claim.run, claim.visit
         result_text, errors_text = encode_json(result), encode_json(list(errors))
         if len(result_text) + len(errors_text) > MAX_PAYLOAD_BYTES:
-            raise PayloadTooLargeError(f"the result of the run has more than {MAX_PAYLOAD_BYTES:,} bytes")
+            raise PayloadTooLargeError(f"the result of the run exceeds {MAX_PAYLOAD_BYTES:,} bytes of JSON")
         with self._transaction() as db:
             if run.parent is not None:
                 self.database.lock_run(db, run.parent.run_id)
             self.database.lock_run(db, run.id)
-            done = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
-            written = _update_visit(db, done, None, None, None, may_park=False)
+            finished = replace(visit, status=VisitStatus.SUCCEEDED, finished_at=now)
+            written = _update_visit(db, finished, EncodedOutputs(), may_park=False)
             db.execute("delete from visits where run_id = ? and step = ?", (run.id, DEADLINE))
             row = db.execute(
                 "update runs set seq = seq + 1, status = ?, result = ?, errors = ?, error = coalesce(error, ?),"
@@ -284,7 +283,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     run.id,
                 ),
             ).fetchone()
-            _hold_to_claim(visit, written)
+            _require_claim(visit, written)
             name = status if status in ("failed", "cancelled", "timed_out") else "completed"
             duration = max(now - (row["started_at"] or now), 0.0)
             event = Event(
@@ -298,22 +297,23 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self._transaction() as db:
             self.database.lock_run(db, run_id)
-            found = run_from_row(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
-            if found.status.is_final:
-                if found.status is status:
-                    return found
-                raise RejectedError("finished", f"run {run_id} has ended already: {found.status}")
+            run = run_from_row(db.execute("select * from runs where id = ?", (run_id,)).fetchone())
+            if run.status.is_final:
+                if run.status is status:
+                    return run
+                raise RejectedError("finished", f"run {run_id} has already ended: {run.status}")
             stop = self._stop(db, run_id, status, now)
         self.announce_due()
-        return replace(found, stop=stop)
+        return replace(run, stop=stop)
 
     def _stop(self, db: Writer, run_id: str, status: RunStatus, now: float) -> RunStatus:
         self.database.mark_run_written(db, run_id)
         run = db.execute(
-            "update runs set stop = coalesce(stop, ?) where id = ? returning id, plan_hash, queue, seq, live, stop, resumes",
+            "update runs set stop = coalesce(stop, ?) where id = ?"
+            " returning id, plan_hash, queue, seq, live, stop, resumes",
             (status, run_id),
         ).fetchone()
-        self._branches(db, run, now).stop()
+        self._branches(db, run, now).stop_run()
         return RunStatus(run["stop"])
 
     def resume(
@@ -329,13 +329,13 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                 return run
             if run.status is RunStatus.SUCCEEDED:
                 raise RejectedError(
-                    "not_resumable", f"run {run_id} has succeeded; there is nothing to go on with"
+                    "not_resumable", f"run {run_id} has succeeded; there is nothing to resume"
                 )
             reopened = self._reopen_branches(db, run)
             row = db.execute(
-                "update runs set status = 'queued', stop = null, resumes = resumes + 1, seq = seq + 1, finished_at = null,"
-                " live = live + ?, failed_branches = 0,"
-                " result = null, error = null, errors = '[]', deadline_at = ?, input = coalesce(?, input),"
+                "update runs set status = 'queued', stop = null, resumes = resumes + 1, seq = seq + 1,"
+                " finished_at = null, live = live + ?, failed_branches = 0, result = null, error = null,"
+                " errors = '[]', deadline_at = ?, input = coalesce(?, input),"
                 " environment = coalesce(?, environment) where id = ? returning *",
                 (
                     reopened,
@@ -347,34 +347,41 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                     run_id,
                 ),
             ).fetchone()
-            ends = (END, DEADLINE, self.plan_header(run.plan_hash).finally_step)
-            db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run_id, *ends))
-            due = db.execute(
-                f"update visits set attempt = 1, status = case when {_STILL_WAITS} then 'waiting' else 'ready' end,"
-                " claims = 0, started_at = null, piece_at = null, finished_at = null,"
-                f" due_at = case when {_STILL_WAITS} then due_at else ? end,"
-                " \"case\" = null, error = null, failure = null where run_id = ? and (status = 'parked' or failure in"
-                " ('open', 'ended'))",
-                (now, now, now, run_id),
-            )
             resumed = run_from_row(row)
+            reopened_visits = self._reopen_visits(db, run, now)
             branches = self._branches(db, row, now)
             if branches.header.sequential:
-                branches.stand_in_line()
+                branches.deactivate_ready_visits()
             if parent is not None:
-                forget_answer(db, parent)
-            if due.rowcount == 0:
-                branches.end()
+                delete_answer(db, parent)
+            if reopened_visits == 0:
+                branches.end_run()
             elif deadline_at is not None:
                 enter_deadline(db, resumed, deadline_at)
-            _append(
-                db, run_id, row["seq"], [Event("workflow.resumed", now, payload={"resumes": resumed.resumes})]
-            )
+            event = Event("workflow.resumed", now, payload={"resumes": resumed.resumes})
+            _append(db, run_id, row["seq"], [event])
         self.announce_due()
         return resumed
 
+    def _reopen_visits(self, db: Writer, run: Run, now: float) -> int:
+        """Make parked and failed visits due, delete the visits that ended the run, and return how many are
+        open.
+        """
+        end_steps = (END, DEADLINE, self.plan_header(run.plan_hash).finally_step)
+        db.execute("delete from visits where run_id = ? and step in (?, ?, ?)", (run.id, *end_steps))
+        result = db.execute(
+            "update visits set attempt = 1,"
+            f" status = case when {_STILL_SUSPENDED} then 'waiting' else 'ready' end,"
+            " claims = 0, started_at = null, piece_at = null, finished_at = null,"
+            f" due_at = case when {_STILL_SUSPENDED} then due_at else ? end,"
+            ' "case" = null, error = null, failure = null'
+            " where run_id = ? and (status = 'parked' or failure in ('open', 'ended'))",
+            (now, now, now, run.id),
+        )
+        return result.rowcount
+
     def _reopen_branches(self, db: Writer, run: Run) -> int:
-        """Count the branches again that ended in a failure nothing handled; how many there are."""
+        """Count the branches again that ended in an unhandled failure, and return how many there are."""
         rows = db.execute(
             "select step from visits where run_id = ? and failure = 'ended'", (run.id,)
         ).fetchall()
@@ -398,12 +405,12 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
 
     @contextmanager
     def _transaction(self) -> Iterator[Writer]:
-        """A write transaction that is news to those who watch runs."""
+        """Begin a write transaction that signals a change of runs when it is committed."""
         with self.database.transaction() as db:
             yield db
         self.changes.notify()
 
-    def _earlier(self, db: Writer, tenant: str, key: str, request_hash: str) -> Run:
+    def _earlier_run(self, db: Writer, tenant: str, key: str, request_hash: str) -> Run:
         query = "select request_hash, run_id from idempotency_keys where tenant = ? and key = ?"
         row = db.execute(query, (tenant, key)).fetchone()
         if row["request_hash"] != request_hash:
@@ -412,12 +419,21 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
         return run_from_row(db.execute("select * from runs where id = ?", (row["run_id"],)).fetchone())
 
 
-def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[tuple[str, int, str]]]:
-    """What a visit saved, its result, its progress and the parts of loops, as text.
+class EncodedOutputs(NamedTuple):
+    """The outputs of a visit as JSON. `parts` are batch results: position of the loop, first index, JSON."""
+
+    saved: str | None = None
+    result: str | None = None
+    progress: str | None = None
+    parts: Sequence[tuple[str, int, str]] = ()
+
+
+def encode_outputs(commit: Commit) -> EncodedOutputs:
+    """Return the outputs of a commit as JSON.
 
     Raises:
-        NotPlainError: some of it is not data that JSON can say.
-        PayloadTooLargeError: together it is larger than a store takes.
+        NotPlainError: an output cannot be written as JSON.
+        PayloadTooLargeError: the outputs exceed MAX_PAYLOAD_BYTES.
     """
     visit = commit.visit
     try:
@@ -426,27 +442,51 @@ def texts_of(commit: Commit) -> tuple[str | None, str | None, str | None, list[t
         progress = None if visit.progress is None else encode_json(asdict(visit.progress))
         parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.parts]
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotPlainError(f"what the step gives is not plain data: {error}") from None
+        raise NotPlainError(f"an output of the step cannot be written as JSON: {error}") from None
     length = sum(len(text or "") for text in (saved, result, progress, *(text for _, _, text in parts)))
     if length > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
-    return saved, result, progress, parts
+        raise PayloadTooLargeError(f"the outputs of the step exceed {MAX_PAYLOAD_BYTES:,} bytes of JSON")
+    return EncodedOutputs(saved, result, progress, parts)
+
+
+def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
+    """Make everything that follows from an outcome that was written: branches, child runs, the end of the
+    run.
+    """
+    visit = commit.visit
+    branches.move_branches(commit.branches, commit.live)
+    is_finished = visit.finished_at is not None
+    if commit.waited and is_finished:
+        branches.cancel_child_runs(visit.id)
+    if commit.last:
+        if is_finished:
+            branches.end_run()
+    elif branches.run["stop"] is not None:
+        branches.stop_run()
+    elif is_finished:
+        if branches.header.sequential:
+            branches.activate_next_visit(visit.clock, commit.seen)
+        if commit.branches_change < 0 or branches.absorbed:
+            query = "select live from runs where id = ?"
+            if branches.db.execute(query, (visit.run_id,)).fetchone()["live"] == 0:
+                branches.end_run()
+        branches.claim_next_due()
 
 
 def _insert_run(db: Writer, run: Run) -> bool:
-    """Add a run; False when there is one with its id."""
+    """Add a run, and return False if a run with its id exists."""
     parent = (
         (None, None, None) if run.parent is None else (run.parent.run_id, run.parent.visit_id, run.parent.id)
     )
     inserted = db.execute(
-        "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,"
-        " tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace, created_at, deadline_at, live,"
-        f" seq) values ({', '.join('?' * 23)}, 1) on conflict do nothing",
+        "insert into runs (id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment,"
+        " variables, tags, folder, source, parent_run, parent_visit, parent_wait, depth, resumed_from, trace,"
+        f" created_at, deadline_at, live, seq) values ({', '.join('?' * 23)}, 1) on conflict do nothing",
         (
             run.id, run.tenant, run.playbook, run.version, run.plan_hash, run.status, run.origin, run.queue,
             encode_json(dict(run.input)), encode_json(dict(run.environment)), encode_json(dict(run.variables)),
-            encode_json(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace, run.created_at,
-            run.deadline_at, run.live,
+            encode_json(list(run.tags)), run.folder, run.source, *parent, run.depth, run.resumed_from, run.trace,
+            run.created_at, run.deadline_at, run.live,
         ),
     )  # fmt: skip
     return inserted.rowcount == 1
@@ -455,41 +495,42 @@ def _insert_run(db: Writer, run: Run) -> bool:
 def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
     """Add a visit that another run has finished."""
     db.execute(
-        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt, due_at, started_at,"
-        f' finished_at, saved, result, "case", error, failure) values ({", ".join("?" * 18)})',
+        "insert into visits (run_id, id, step, queue, status, position, clock, names, number, attempt, due_at,"
+        ' started_at, finished_at, saved, result, "case", error, failure)'
+        f" values ({', '.join('?' * 18)})",
         (
-            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, encode_json(visit.names), visit.number,
-            visit.attempt, visit.due_at, visit.started_at, visit.finished_at, encode_json_or_null(dict(visit.saved)),
-            encode_result(visit.result, visit.saved), visit.case, encode_json_or_null(visit.error), visit.failure,
+            run.id, visit.id, visit.step, run.queue, visit.status, position, visit.clock, encode_json(visit.names),
+            visit.number, visit.attempt, visit.due_at, visit.started_at, visit.finished_at,
+            encode_json_or_null(dict(visit.saved)), encode_result(visit.result, visit.saved), visit.case,
+            encode_json_or_null(visit.error), visit.failure,
         ),
     )  # fmt: skip
 
 
-def _update_visit(
-    db: Writer, visit: Visit, saved: str | None, result: str | None, progress: str | None, *, may_park: bool
-) -> Result:
-    """Write what became of a visit, if it is still claimed. One that is not over is parked where its run is stopping."""
+def _update_visit(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park: bool) -> Result:
+    """Write the outcome of a visit, if its claim is held. A suspended visit of a stopping run is parked."""
     return db.execute(
-        "update visits set status = case when ? and exists (select 1 from runs where id = visits.run_id and stop is not null)"
-        " then 'parked' else ? end, attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?,"
-        ' result = ?, "case" = ?, error = ?, failure = ?, progress = ?'
+        "update visits set status = case when ? and exists"
+        " (select 1 from runs where id = visits.run_id and stop is not null) then 'parked' else ? end,"
+        " attempt = ?, claims = ?, due_at = ?, started_at = ?, piece_at = ?, finished_at = ?, saved = ?, result = ?,"
+        ' "case" = ?, error = ?, failure = ?, progress = ?'
         " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
-            may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at, visit.started_at,
-            visit.piece_at, visit.finished_at, saved, result, visit.case, encode_json_or_null(visit.error), visit.failure,
-            progress, visit.run_id, visit.id, visit.fence,
+            may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at,
+            visit.started_at, visit.piece_at, visit.finished_at, outputs.saved, outputs.result, visit.case,
+            encode_json_or_null(visit.error), visit.failure, outputs.progress, visit.run_id, visit.id, visit.fence,
         ),
     )  # fmt: skip
 
 
-def _hold_to_claim(visit: Visit, written: Result) -> None:
-    """Raise FencedError when nothing was written because the claim of the visit has been lost."""
+def _require_claim(visit: Visit, written: Result) -> None:
+    """Raise FencedError if nothing was written because the claim of the visit is lost."""
     if written.rowcount == 0:
-        raise FencedError(f"the claim of step `{visit.step}` has been lost")
+        raise FencedError(f"the claim of step `{visit.step}` is lost")
 
 
-def _keep_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]]) -> None:
-    """Keep what batches add to the results of loops until the visit is done, or begins anew in another round."""
+def _store_loop_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]]) -> None:
+    """Add batch results of loops, and delete them when the visit is done or starts another round."""
     if visit.progress is None:
         return
     rows = [(visit.run_id, visit.id, *part) for part in parts]
@@ -498,10 +539,11 @@ def _keep_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, str]])
         " on conflict (run_id, visit_id, loop, position) do update set body = excluded.body"
     )
     db.executemany(insert, rows)
-    may_go_on = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
-    if not visit.progress.journal or not may_go_on:
+    may_continue = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
+    if not visit.progress.journal or not may_continue:
         db.execute("delete from parts where run_id = ? and visit_id = ?", (visit.run_id, visit.id))
 
 
 def _append(db: Writer, run_id: str, seq: int, events: Sequence[Event]) -> None:
+    """Append an entry to the history of a run."""
     db.execute("insert into history values (?, ?, ?)", (run_id, seq, encode_events(events)))

@@ -1,4 +1,15 @@
-"""What visits wait for, in an SQL store: tokens that answer, and the answers."""
+"""Waits of visits in a SQL store: the tokens that may answer them, and the answers.
+
+Problem: an answer may arrive before its visit is suspended, twice, or after the wait is closed.
+
+Algorithm: the answer is stored in the row of the wait, in a transaction that has locked the run. The first
+answer is kept. If the visit is suspended or parked, it becomes due. If it is running, its commit finds the
+answer.
+
+Cost: one transaction for each answer.
+
+Limits: an answer has at most MAX_ANSWER_BYTES of JSON.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +24,12 @@ from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
 from noetl.planner.plan import canonical_json
 
 MAX_ANSWER_BYTES = 1024 * 1024
-_ONE = "run_id = ? and visit_id = ? and id = ?"
+_WAIT = "run_id = ? and visit_id = ? and id = ?"
 _OPEN = "insert into waits (run_id, visit_id, id) values (?, ?, ?) on conflict do nothing"
 
 
 class SqlWaits:
-    """The part of a store that keeps waits."""
+    """The part of a SQL store that stores waits."""
 
     database: Database
     changes: ChangeSignal
@@ -30,27 +41,27 @@ class SqlWaits:
             self.database.lock_run(db, key.run_id)
             query = "select 1 from visits where run_id = ? and id = ? and fence = ? and status = 'running'"
             if db.execute(query, (key.run_id, key.visit_id, fence)).fetchone() is None:
-                raise FencedError("the claim of the step that waits has been lost")
+                raise FencedError("the claim of the waiting step is lost")
             db.execute(_OPEN, _values(key))
             db.execute("insert into tokens values (?, ?, ?, ?)", (token_hash, *_values(key)))
 
     def wait(self, key: WaitKey) -> Wait:
-        rows = self.database.fetch_all(f"select * from waits where {_ONE}", *_values(key))
+        rows = self.database.fetch_all(f"select * from waits where {_WAIT}", *_values(key))
         return _wait_of(rows[0]) if rows else Wait(key.id)
 
     def close_wait(self, key: WaitKey, now: float) -> Wait:
         with self.database.transaction() as db:
             self.database.lock_run(db, key.run_id)
             db.execute(_OPEN, _values(key))
-            query = f"update waits set closed_at = coalesce(closed_at, ?) where {_ONE} returning *"
+            query = f"update waits set closed_at = coalesce(closed_at, ?) where {_WAIT} returning *"
             return _wait_of(db.execute(query, (now, *_values(key))).fetchone())
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
         text = encode_json(body)
         if len(text) > MAX_ANSWER_BYTES:
-            raise RejectedError("too_large", f"an answer has at most {MAX_ANSWER_BYTES:,} bytes")
+            raise RejectedError("too_large", f"the answer exceeds {MAX_ANSWER_BYTES:,} bytes of JSON")
         with self.database.transaction() as db:
-            key, row = self._found(db, token_hash)
+            key, row = self._locked_wait(db, token_hash)
             if row["answered_at"] is not None:
                 if canonical_json(json.loads(row["answer"])) == canonical_json(
                     body
@@ -65,22 +76,22 @@ class SqlWaits:
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:
         with self.database.transaction() as db:
-            key, row = self._found(db, token_hash)
+            key, row = self._locked_wait(db, token_hash)
             _check_open(db, key, row)
-            db.execute(f"update waits set heard_at = ? where {_ONE}", (now, *_values(key)))
+            db.execute(f"update waits set heard_at = ? where {_WAIT}", (now, *_values(key)))
 
-    def _found(self, db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
-        """The wait that a token answers, in a run that is locked."""
+    def _locked_wait(self, db: Writer, token_hash: str) -> tuple[WaitKey, Row]:
+        """Lock the run of the wait that a token answers, and return the key and the row of the wait."""
         token = db.execute("select * from tokens where hash = ?", (token_hash,)).fetchone()
         if token is None:
-            raise RejectedError("unknown_token", "no step waits or has waited for this answer")
+            raise RejectedError("unknown_token", "no step has ever waited for this answer")
         key = WaitKey(token["run_id"], token["visit_id"], token["wait_id"])
         self.database.lock_run(db, key.run_id)
-        return key, db.execute(f"select * from waits where {_ONE}", _values(key)).fetchone()
+        return key, db.execute(f"select * from waits where {_WAIT}", _values(key)).fetchone()
 
 
 def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
-    """Answer a wait with JSON: its visit is due at once, where it waits, or when its run goes on."""
+    """Answer a wait with JSON. A suspended visit is due at once, a parked visit when its run resumes."""
     db.execute(
         "insert into waits (run_id, visit_id, id, answer, answered_at) values (?, ?, ?, ?, ?)"
         " on conflict (run_id, visit_id, id) do update set answer = excluded.answer, answered_at = excluded.answered_at",
@@ -92,16 +103,16 @@ def give_answer(db: Writer, key: WaitKey, text: str, now: float) -> None:
     )
 
 
-def forget_answer(db: Writer, key: WaitKey) -> None:
-    """Afterwards a wait has no answer."""
-    db.execute(f"delete from waits where {_ONE}", _values(key))
+def delete_answer(db: Writer, key: WaitKey) -> None:
+    """Delete the answer of a wait."""
+    db.execute(f"delete from waits where {_WAIT}", _values(key))
 
 
 def is_any_answered(db: Writer, run_id: str, visit_id: str, ids: tuple[str, ...]) -> bool:
-    """Whether one of the waits of a visit has its answer already."""
+    """Return whether one of the waits of a visit has an answer."""
     query = "select id from waits where run_id = ? and visit_id = ? and answered_at is not null"
-    asked = frozenset(ids)
-    return any(row["id"] in asked for row in db.execute(query, (run_id, visit_id)))
+    awaited = frozenset(ids)
+    return any(row["id"] in awaited for row in db.execute(query, (run_id, visit_id)))
 
 
 def _check_open(db: Writer, key: WaitKey, row: Row) -> None:
@@ -109,8 +120,8 @@ def _check_open(db: Writer, key: WaitKey, row: Row) -> None:
         "select 1 from visits join runs on runs.id = visits.run_id where visits.run_id = ? and visits.id = ?"
         " and visits.finished_at is null and runs.finished_at is null"
     )
-    is_waited_for = db.execute(query, (key.run_id, key.visit_id)).fetchone() is not None
-    if row["closed_at"] is not None or row["answered_at"] is not None or not is_waited_for:
+    is_active = db.execute(query, (key.run_id, key.visit_id)).fetchone() is not None
+    if row["closed_at"] is not None or row["answered_at"] is not None or not is_active:
         raise RejectedError("closed", "the step does not wait for an answer any more")
 
 

@@ -124,7 +124,7 @@ def test_another_answer_and_an_unknown_token_are_refused(noetl: Command, abandon
     assert noetl("runs", "answer", abandoned, "-d", "1").exit_code == 0
     for token, sentence in (
         (abandoned, "noetl: another answer came before\n"),
-        ("x" * 43, "noetl: no step waits or has waited for this answer\n"),
+        ("x" * 43, "noetl: no step has ever waited for this answer\n"),
     ):
         outcome = noetl("runs", "answer", token, "-d", "2")
         assert (outcome.exit_code, outcome.out, outcome.err) == (1, "", sentence)

@@ -48,7 +48,7 @@ def test_a_consistent_store_has_no_findings(noetl: Command, url: str) -> None:
 
 def test_a_stuck_run_is_found(noetl: Command, url: str) -> None:
     run_id = store_stuck_run(url)
-    message = f"run {run_id} has not ended, and nothing is left that could go on with it"
+    message = f"run {run_id} has not ended, but no active visit is left"
     result = noetl("doctor", "--store", url)
     assert (result.exit_code, result.out, result.err) == (1, f"{message}\n", "")
     result = noetl("doctor", "--store", url, "--json")
