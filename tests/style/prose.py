@@ -107,7 +107,10 @@ def _paragraphs(path: str, first_line: int, text: str) -> Iterator[Paragraph]:
 def _plain(text: str) -> str:
     text = INLINE_CODE.sub(lambda match: "CODE" + "\n" * match[0].count("\n"), text)
     text = LINK.sub(r"\1", text)
-    return HEADING.sub("", LIST_ITEM.sub("", text, count=1), count=1)
+    for prefix in (LIST_ITEM, HEADING):
+        if match := prefix.match(text):
+            text = text[match.end() :]
+    return text
 
 
 def _indent_of(line: str) -> int:
