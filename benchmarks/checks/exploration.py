@@ -66,14 +66,14 @@ class Mistake:
 
     @property
     def name(self) -> str | None:
-        """The name that has no value here."""
-        found = re.search(r"`([^`]+)` has no value here", self.message)
+        """The undefined name."""
+        found = re.search(r"`([^`]+)` is undefined(?! in )", self.message)
         return found and found[1]
 
     @property
     def word(self) -> str | None:
-        """The name that has no value here, or the attribute that is not there."""
-        found = re.search(r"there is no `([^`]+)` in", self.message)
+        """The undefined name or attribute."""
+        found = re.search(r"`([^`]+)` is undefined in ", self.message)
         return self.name or (found and found[1])
 
 
@@ -506,7 +506,7 @@ class Walks(Explorer):
                 None,
                 *made_up,
             ):
-                self.mistake(self.at[0], "UndefinedName", f"`{name}` has no value here")
+                self.mistake(self.at[0], "UndefinedName", f"`{name}` is undefined")
                 made_up[str(name)] = "made up"
 
     def handler(self, type: str) -> Callable[[Call], Any]:

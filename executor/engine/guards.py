@@ -33,7 +33,7 @@ def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
     parts = {
         access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e
     }
-    return problem.message in {f"there is no `{part}` in none" for part in parts}
+    return problem.message in {f"`{part}` is undefined in none" for part in parts}
 
 
 def retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:

@@ -1,11 +1,24 @@
-"""A lexer for `/bin/sh`: the kind of text that a template would be written into."""
+"""The lexical context of a template inside a shell command. Standard library only.
+
+Problem: a value in a shell command is quoted as one word. Inside other quotes, substitutions, comments or
+heredocs this quoting breaks and data becomes code, so NP509 must know the context of each template.
+
+Algorithm: a pushdown lexer for the quoting rules of the POSIX shell (IEEE Std 1003.1-2017, "Shell Command
+Language", sections 2.2 to 2.7). A stack holds the open constructs, because `$( )`, `${ }` and quotes nest.
+Heredocs wait in a queue until the end of their line. The caller feeds literal text, and `feed_value` for each
+template between.
+
+Cost: O(length of the text), one step per character.
+
+Limits: it errs on the side of a context. For example, every `(` inside `$( )` is counted as a parenthesis.
+"""
 
 from __future__ import annotations
 
 import re
 
 _HEREDOC = re.compile(r"<<(?P<tabs>-?)[ \t]*(?P<word>(?:'[^'\n]*'|\"[^\"\n]*\"|\\.|[^\s'\"\\;&|<>()])+)")
-_SHELL_PLACES = {
+_CONTEXTS = {
     "'": "quotes",
     '"': "quotes",
     "`": "backticks",
@@ -16,10 +29,17 @@ _SHELL_PLACES = {
     "<<": "a heredoc",
     "\\": "an escape",
 }
+"""The words for each open construct, by the delimiter that opens it."""
 
 
 class ShellLexer:
-    """Reads text for `/bin/sh`; `context` names what the next piece would stand in, or is None in a plain word."""
+    """The state of the lexer behind the text that was fed.
+
+    >>> lexer = ShellLexer()
+    >>> lexer.feed('echo "$(cat ')
+    >>> lexer.context
+    '`$( )`'
+    """
 
     def __init__(self) -> None:
         self._open: list[str] = []
@@ -30,13 +50,14 @@ class ShellLexer:
 
     @property
     def context(self) -> str | None:
+        """The construct that contains the next character, or None in a plain word."""
         if self._is_escaped:
-            return _SHELL_PLACES["\\"]
-        opened = [mark for mark in self._open if mark != "(" or "$(" in self._open]
-        return _SHELL_PLACES[opened[-1]] if opened else None
+            return _CONTEXTS["\\"]
+        open_constructs = [delimiter for delimiter in self._open if delimiter != "(" or "$(" in self._open]
+        return _CONTEXTS[open_constructs[-1]] if open_constructs else None
 
     def feed_value(self) -> None:
-        """Move past a template: a word, or a part of one, that closes and opens nothing."""
+        """Move past a template: a word, or a part of one, that opens and closes nothing."""
         self._is_escaped = False
         self._is_word_start = False
         if self._open[-1:] == ["<<"]:
@@ -44,55 +65,54 @@ class ShellLexer:
 
     def feed(self, text: str) -> None:
         """Move past literal text."""
-        at = 0
-        while at < len(text):
-            at = self._step(text, at)
+        offset = 0
+        while offset < len(text):
+            offset = self._step(text, offset)
 
-    def _step(self, text: str, at: int) -> int:
-        character = text[at]
+    def _step(self, text: str, offset: int) -> int:
+        """Read one character or delimiter; return the offset behind it."""
+        character = text[offset]
         top = self._open[-1] if self._open else ""
         if top == "<<":
-            return self._heredoc_character(character, at)
+            return self._step_in_heredoc(character, offset)
         if self._is_escaped:
             self._is_escaped = False
             self._is_word_start = False
-            return at + 1
+            return offset + 1
         if top == "'":
             if character == "'":
                 self._open.pop()
-            return at + 1
+            return offset + 1
         if top == "#":
             if character != "\n":
-                return at + 1
+                return offset + 1
             self._open.pop()
-        return self._code(text, at, self._open[-1] if self._open else "")
+        return self._step_in_code(text, offset, self._open[-1] if self._open else "")
 
-    def _code(self, text: str, at: int, top: str) -> int:
-        character = text[at]
+    def _step_in_code(self, text: str, offset: int, top: str) -> int:
+        character = text[offset]
         was_word_start, self._is_word_start = self._is_word_start, character in " \t\n;&|()"
-        two = text[at : at + 2]
+        two_characters = text[offset : offset + 2]
         if character == "\\":
             self._is_escaped = True
-        elif two in ("$(", "${"):
-            self._open.append(two)
-            self._is_word_start = two == "$("
-            return at + 2
-        elif character == "`":
-            self._toggle("`")
-        elif character == '"':
-            self._toggle('"')
+        elif two_characters in ("$(", "${"):
+            self._open.append(two_characters)
+            self._is_word_start = two_characters == "$("
+            return offset + 2
+        elif character in ("`", '"'):
+            self._toggle(character)
         elif top == "${":
             if character == "}":
                 self._open.pop()
             elif character == "'":
                 self._open.append("'")
         elif top != '"':
-            return self._plain(text, at, top, was_word_start)
-        return at + 1
+            return self._step_outside_quotes(text, offset, top, was_word_start)
+        return offset + 1
 
-    def _plain(self, text: str, at: int, top: str, is_word_start: bool) -> int:
-        """A character outside double quotes and `${ }`, where comments, heredocs and parentheses mean something."""
-        character = text[at]
+    def _step_outside_quotes(self, text: str, offset: int, top: str, is_word_start: bool) -> int:
+        """Read one character where comments, heredocs and parentheses have a meaning."""
+        character = text[offset]
         if character == "'":
             self._open.append("'")
         elif character == "#" and is_word_start:
@@ -101,31 +121,31 @@ class ShellLexer:
             self._open.append("(")
         elif character == ")" and top in ("(", "$("):
             self._open.pop()
-        elif text.startswith("<<<", at):
-            return at + 3
-        elif found := _HEREDOC.match(text, at):
-            self._heredocs.append((re.sub(r"['\"\\]", "", found["word"]), bool(found["tabs"])))
-            return found.end()
+        elif text.startswith("<<<", offset):
+            return offset + 3
+        elif heredoc := _HEREDOC.match(text, offset):
+            self._heredocs.append((re.sub(r"['\"\\]", "", heredoc["word"]), bool(heredoc["tabs"])))
+            return heredoc.end()
         elif character == "\n" and self._heredocs:
             self._open.append("<<")
             self._line = ""
-        return at + 1
+        return offset + 1
 
-    def _toggle(self, mark: str) -> None:
-        if self._open[-1:] == [mark]:
+    def _toggle(self, delimiter: str) -> None:
+        if self._open[-1:] == [delimiter]:
             self._open.pop()
         else:
-            self._open.append(mark)
+            self._open.append(delimiter)
 
-    def _heredoc_character(self, character: str, at: int) -> int:
+    def _step_in_heredoc(self, character: str, offset: int) -> int:
         if character != "\n":
             self._line += character
-            return at + 1
-        word, strips_tabs = self._heredocs[0]
-        if (self._line.lstrip("\t") if strips_tabs else self._line) == word:
+            return offset + 1
+        end_word, strips_tabs = self._heredocs[0]
+        if (self._line.lstrip("\t") if strips_tabs else self._line) == end_word:
             self._heredocs.pop(0)
         self._line = ""
         if not self._heredocs:
             self._open.pop()
             self._is_word_start = True
-        return at + 1
+        return offset + 1

@@ -1,24 +1,35 @@
-"""Where in SQL and shell text a template stands: the small lexers behind the checks of sinks, as `urls` has one for addresses.
+"""The lexical context of a template inside SQL text. Standard library only.
 
-Each lexer reads literal text piece by piece and says, between two pieces, where it is. Standard library only.
+Problem: a template in SQL becomes a bind parameter. Inside quotes or a comment the database would read the
+placeholder as text, so NP505 must know the context of each template.
+
+Algorithm: a finite-state lexer for the quoting rules of PostgreSQL (Source: PostgreSQL documentation, section
+4.1). It knows standard and escape strings, quoted identifiers, dollar quotes, line comments and nested block
+comments. The caller feeds the literal text between two templates, and reads `context` for the template that
+follows.
+
+Cost: O(length of the text); regular expressions skip to the next delimiter.
+
+Limits: a delimiter that a template splits, such as `-{{ x }}-`, is not recognised. It is not one in SQL
+either.
 """
 
 from __future__ import annotations
 
 import re
 
-_SQL_TOKEN = re.compile(
+_DELIMITER = re.compile(
     r"""(?P<escape>(?<![\w$])[eE]')|(?P<quote>')|(?P<name>")|(?P<dollar>(?<![\w$])\$(?:[^\W\d]\w*)?\$)"""
     r"""|(?P<line>--)|(?P<block>/\*)"""
 )
-_SQL_ENDS = {
+_ENDS = {
     "escape": re.compile(r"(?:[^'\\]|''|\\.)*'(?!')", re.DOTALL),
     "quote": re.compile(r"(?:[^']|'')*'(?!')", re.DOTALL),
     "name": re.compile(r'(?:[^"]|"")*"(?!")', re.DOTALL),
     "line": re.compile(r"[^\n]*\n"),
 }
-_SQL_COMMENT = re.compile(r"/\*|\*/")
-_SQL_PLACES = {
+_COMMENT_DELIMITER = re.compile(r"/\*|\*/")
+_CONTEXTS = {
     "escape": "quotes",
     "quote": "quotes",
     "name": "a quoted name",
@@ -29,46 +40,53 @@ _SQL_PLACES = {
 
 
 class SqlLexer:
-    """Reads SQL as Postgres does; `context` names what the next piece would stand in, or is None in plain SQL."""
+    """The state of the lexer behind the text that was fed.
+
+    >>> lexer = SqlLexer()
+    >>> lexer.feed("select 'it''s ")
+    >>> lexer.context
+    'quotes'
+    """
 
     def __init__(self) -> None:
         self._state: str | None = None
-        self._tag = ""
-        self._depth = 0
+        self._delimiter = ""
+        self._comment_depth = 0
 
     @property
     def context(self) -> str | None:
-        return None if self._state is None else _SQL_PLACES[self._state]
+        """The construct that contains the next character, or None outside of quotes and comments."""
+        return None if self._state is None else _CONTEXTS[self._state]
 
     def feed(self, text: str) -> None:
         """Move past literal text."""
-        at = 0
-        while at < len(text):
+        offset = 0
+        while offset < len(text):
             if self._state is None:
-                token = _SQL_TOKEN.search(text, at)
+                token = _DELIMITER.search(text, offset)
                 if token is None:
                     return
-                self._state, self._tag, self._depth = str(token.lastgroup), token[0], 1
-                at = token.end()
+                self._state, self._delimiter, self._comment_depth = str(token.lastgroup), token[0], 1
+                offset = token.end()
             else:
-                end = self._end(text, at)
+                end = self._find_end(text, offset)
                 if end is None:
                     return
-                self._state, at = None, end
+                self._state, offset = None, end
 
-    def _end(self, text: str, at: int) -> int | None:
-        """Where what was opened ends, or None when it does not in this text."""
+    def _find_end(self, text: str, offset: int) -> int | None:
+        """Return the offset behind the end of the open construct, or None if the text has no end of it."""
         if self._state == "dollar":
-            found = text.find(self._tag, at)
-            return None if found < 0 else found + len(self._tag)
+            start = text.find(self._delimiter, offset)
+            return None if start < 0 else start + len(self._delimiter)
         if self._state == "block":
-            return self._comment_end(text, at)
-        ended = _SQL_ENDS[self._state or ""].match(text, at)
-        return None if ended is None else ended.end()
+            return self._find_comment_end(text, offset)
+        end = _ENDS[self._state or ""].match(text, offset)
+        return None if end is None else end.end()
 
-    def _comment_end(self, text: str, at: int) -> int | None:
-        for mark in _SQL_COMMENT.finditer(text, at):
-            self._depth += 1 if mark[0] == "/*" else -1
-            if self._depth == 0:
-                return mark.end()
+    def _find_comment_end(self, text: str, offset: int) -> int | None:
+        for delimiter in _COMMENT_DELIMITER.finditer(text, offset):
+            self._comment_depth += 1 if delimiter[0] == "/*" else -1
+            if self._comment_depth == 0:
+                return delimiter.end()
         return None

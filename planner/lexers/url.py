@@ -1,4 +1,15 @@
-"""Where in an address a template stands: what its checks and its rendering go by. Standard library only."""
+"""The component of a URL that contains a template. Standard library only.
+
+Problem: checks and rendering must know the component of each template. A value is encoded differently in the
+path and in the query, and a value in the origin may be the whole URL.
+
+Algorithm: a finite-state lexer with the delimiters of RFC 3986, section 3. It moves from origin to path,
+query and fragment, and never back. The caller feeds the literal text between two templates.
+
+Cost: O(length of the text).
+
+Limits: the origin is not divided into scheme, user, host and port.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,7 @@ from enum import StrEnum
 
 
 class UrlComponent(StrEnum):
-    """The part of an address a template stands in. What stands in the origin may be the whole address."""
+    """A component of a URL. The origin includes the scheme; a template there may be the whole URL."""
 
     ORIGIN = "origin"
     PATH = "path"
@@ -16,7 +27,13 @@ class UrlComponent(StrEnum):
 
 
 class UrlLexer:
-    """Reads an address; `component` is where the next piece of it begins."""
+    """The state of the lexer behind the text that was fed. `component` contains the next character.
+
+    >>> lexer = UrlLexer()
+    >>> lexer.feed("https://example.com/a?b=")
+    >>> lexer.component.value
+    'query'
+    """
 
     def __init__(self) -> None:
         self.component = UrlComponent.ORIGIN
@@ -24,8 +41,8 @@ class UrlLexer:
     def feed(self, text: str) -> None:
         """Move past literal text."""
         if self.component is UrlComponent.ORIGIN:
-            scheme, slashes, rest = text.partition("://")
-            text = rest if slashes and not re.search(r"[/?#]", scheme) else text
+            scheme, separator, rest = text.partition("://")
+            text = rest if separator and not re.search(r"[/?#]", scheme) else text
             start = re.search(r"[/?#]", text)
             if start is None:
                 return

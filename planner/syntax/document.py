@@ -1,4 +1,18 @@
-"""A playbook's text, the data in it and where each value stands."""
+"""The text of a playbook, its data, and the position of every value.
+
+Problem: a diagnostic must mark the value or the single word that is wrong, in a text with quotes, escapes,
+folded lines and aliases.
+
+Algorithm: a tree of YAML events in the shape of the data (YAML 1.2.2, 2021, section 3.2.1). A path finds its
+node in one walk from the root. For a range inside a scalar, source characters are aligned with value
+characters from left to right. The alignment follows the escape and folding rules of the quoting style
+(chapters 7 and 8).
+
+Cost: the tree takes one entry per node. Positions are computed only on request: O(depth) for a value,
+O(length of the scalar) for a range inside it. The last scalar and all computed ranges are cached.
+
+Limits: in folded lines, blanks that folding removed may count to either neighbour.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +25,28 @@ from typing import Any
 from noetl.planner.diagnostics.diagnostic import START, Span
 from noetl.planner.syntax.models import DocumentPath
 
-_LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_PLAIN_PIECE = re.compile(r".", re.DOTALL)
-_PIECES = {
+_PLAIN_CHARACTER = re.compile(r".", re.DOTALL)
+_QUOTED_CHARACTERS = {
     "'": re.compile(r"''|.", re.DOTALL),
     '"': re.compile(r"\\(?:u[dD][89abAB]..\\u....|x..|u.{4}|U.{8}|[\r\n][ \t\r\n]*|.)|.", re.DOTALL),
 }
-"""What stands for one character of a value, by the scalar's quotes."""
+"""Patterns for the source text of one character of a value, by the quotes of the scalar."""
+
+_ScalarOffsets = tuple[Sequence[int], Sequence[int], list[int]]
+"""Start and end offsets of each character of a value, and the offsets of the lines that begin inside the
+scalar.
+"""
 
 
 class Collection:
-    """A mapping or sequence: its data, and beside it, in the same shape, the places of what is in it.
+    """A mapping or sequence: its data and, in the same shape, the nodes of its items.
 
-    A place is a scalar's event or another `Collection`; in a mapping it is paired with the event of its key.
-    `end` is known for flow collections only. `height` counts the levels, this one included. `first_node` is its
-    number among all nodes.
+    A node is the event of a scalar or another `Collection`. In a mapping it is paired with the event of its
+    key. `end` is known for flow collections only. `height` counts the levels including this one. `first_node`
+    is the number of this node in the order of the text.
     """
 
     __slots__ = ("children", "data", "end", "first_node", "height", "start")
@@ -42,109 +61,116 @@ class Collection:
 
 
 class Document:
-    """A playbook's text, the data in it and where each value stands.
+    """The text of a playbook, its data, and the position of every value.
 
-    `data` shares objects where the text uses aliases: it is to be read, not changed. Positions are worked out when
-    they are asked for. A path that leads nowhere stands for its longest part that leads somewhere.
+    `data` shares objects where the text uses aliases, so callers must not modify it. A path without a value
+    stands for its longest prefix that has one.
     """
 
     def __init__(self, text: str, data: Any, root: Any) -> None:
         self.text = text
         self.data = data
         self._root = root
-        self._last_offsets: tuple[Any, tuple[Sequence[int], Sequence[int], list[int]]] | None = None
+        self._last_offsets: tuple[Any, _ScalarOffsets] | None = None
         self._text_spans: dict[tuple[int, int, int], Span] = {}
 
     def span(self, path: DocumentPath) -> Span:
-        """Where the value stands; its first line, when it has several. An empty value stands where its key does."""
-        key, place = self._find(path)
-        span = span_of(self.text, place)
-        if not _is_empty(span) or place is None:
+        """Return the span of the value.
+
+        A value of several lines has the span of its first line, an empty value that of its key.
+        """
+        key, node = self._find(path)
+        span = span_of(self.text, node)
+        if not _is_empty(span) or node is None:
             return span
-        # Nothing is written there: what is before it can be seen, a key or the dash of an item.
+        # An empty value has no text: mark its key, or the dash of its list item.
         return span_of(self.text, key) if key else replace(span, column=max(span.column - 1, 1))
 
     def key_span(self, path: DocumentPath) -> Span:
-        """Where the key that leads to the value stands; the value's place when no key does."""
+        """Return the span of the key of the value, or of the value if it has no key."""
         key, _ = self._find(path)
         return self.span(path) if key is None else span_of(self.text, key)
 
     def text_span(self, path: DocumentPath, start: int, end: int) -> Span:
-        """Where the characters `start` to `end` (exclusive) of a scalar's value stand in the document.
+        """Return the span of the characters `start` to `end` (exclusive) of a scalar's value.
 
-        Exact but for folded lines, where blanks that folding removed may count to either side. The place of the
-        whole value for anything that is not a scalar.
+        For a value that is not a scalar, return the span of the whole value. In folded lines, blanks that
+        folding removed may count to either side.
         """
-        _, place = self._find(path)
-        # A scalar that has many aliases is one place.
-        asked = (id(place), start, end)
-        if (known := self._text_spans.get(asked)) is not None:
-            return known
-        starts, ends, breaks = (
-            ([], [], []) if place is None or isinstance(place, Collection) else self._offsets_of(place)
+        _, node = self._find(path)
+        # All aliases of a scalar share its node.
+        cache_key = (id(node), start, end)
+        if (cached := self._text_spans.get(cache_key)) is not None:
+            return cached
+        starts, ends, line_starts = (
+            ([], [], []) if node is None or isinstance(node, Collection) else self._offsets_of(node)
         )
         if not starts:
             return self.span(path)
         start = min(max(start, 0), len(starts))
         first = starts[start] if start < len(starts) else ends[-1]
-        beyond = ends[min(end, len(ends)) - 1] if end > start else first
-        mark = place.start_mark
-        span = Span(*_position(self.text, first, mark, breaks), *_position(self.text, beyond, mark, breaks))
-        self._text_spans[asked] = span
+        last = ends[min(end, len(ends)) - 1] if end > start else first
+        mark = node.start_mark
+        span = Span(
+            *_position(self.text, first, mark, line_starts), *_position(self.text, last, mark, line_starts)
+        )
+        self._text_spans[cache_key] = span
         return span
 
     def node_at(self, path: DocumentPath) -> object:
-        """What the value is in the text, which all aliases of one value have in common; None where nothing is."""
+        """Return the node of the value, which all its aliases share, or None if the text has no node."""
         return self._find(path)[1]
 
-    def _offsets_of(self, place: Any) -> tuple[Sequence[int], Sequence[int], list[int]]:
-        """Where the characters of a scalar's value begin and end, and where lines begin within it: of one scalar many words are
-        asked for, one after the other.
+    def _offsets_of(self, scalar: Any) -> _ScalarOffsets:
+        """Return the offsets of the scalar.
+
+        The last scalar is cached, because callers ask for several words of it.
         """
-        if self._last_offsets is None or self._last_offsets[0] is not place:
-            breaks = _breaks(self.text, place.start_mark.index, place.end_mark.index)
-            self._last_offsets = (place, (*_offsets(self.text, place), breaks))
+        if self._last_offsets is None or self._last_offsets[0] is not scalar:
+            line_starts = _line_starts(self.text, scalar.start_mark.index, scalar.end_mark.index)
+            self._last_offsets = (scalar, (*_character_offsets(self.text, scalar), line_starts))
         return self._last_offsets[1]
 
     def _find(self, path: DocumentPath) -> tuple[Any, Any]:
-        key, place = None, self._root
+        """Return the event of the key (None in a sequence) and the node of the longest prefix of the path."""
+        key, node = None, self._root
         for part in path:
-            if not isinstance(place, Collection):
+            if not isinstance(node, Collection):
                 break
-            if isinstance(place.children, dict):
-                if part not in place.children:
+            if isinstance(node.children, dict):
+                if part not in node.children:
                     break
-                key, place = place.children[part]
+                key, node = node.children[part]
             else:
-                if not isinstance(part, int) or part >= len(place.children):
+                if not isinstance(part, int) or part >= len(node.children):
                     break
-                key, place = None, place.children[part]
-        return key, place
+                key, node = None, node.children[part]
+        return key, node
 
 
-def span_of(text: str, place: Any) -> Span:
-    """Where an event or a collection stands in the text; its first line, when it has several."""
-    if not isinstance(place, Collection):
-        return START if place is None else _first_line(text, place.start_mark, place.end_mark)
-    start = place.start.start_mark
-    if place.end is not None or not place.children:
-        return _first_line(text, start, place.end or start)
-    if isinstance(place.children, dict):
-        key, child = next(iter(place.children.values()))
+def span_of(text: str, node: Any) -> Span:
+    """Return the span of an event or a collection; only its first line if it has several."""
+    if not isinstance(node, Collection):
+        return START if node is None else _first_line(text, node.start_mark, node.end_mark)
+    start = node.start.start_mark
+    if node.end is not None or not node.children:
+        return _first_line(text, start, node.end or start)
+    if isinstance(node.children, dict):
+        key, child = next(iter(node.children.values()))
         end = span_of(text, key)
     else:
-        end, child = _first_line(text, start, start), place.children[0]
-    value = span_of(text, child)
-    if value.line == start.line + 1 and not _is_empty(value):
-        end = value
+        end, child = _first_line(text, start, start), node.children[0]
+    child_span = span_of(text, child)
+    if child_span.line == start.line + 1 and not _is_empty(child_span):
+        end = child_span
     return Span(start.line + 1, start.column + 1, end.end_line, end.end_column)
 
 
 def _first_line(text: str, start: Any, end: Any) -> Span:
     if start.line == end.line:
         return Span(start.line + 1, start.column + 1, end.line + 1, end.column + 1)
-    line_end = _LINE_END.search(text, start.index)
-    length = len(text[start.index : line_end.start() if line_end else None].rstrip(" \t"))
+    line_break = _LINE_BREAK.search(text, start.index)
+    length = len(text[start.index : line_break.start() if line_break else None].rstrip(" \t"))
     return Span(start.line + 1, start.column + 1, start.line + 1, start.column + 1 + length)
 
 
@@ -153,63 +179,71 @@ def _is_empty(span: Span) -> bool:
 
 
 def position(text: str, index: int, mark: Any = None) -> tuple[int, int]:
-    """Line and column, from 1, of a character; `mark` is one before it that is known already."""
-    return _position(text, index, mark, _breaks(text, mark.index if mark else 0, index))
+    r"""Return line and column of a character, both from 1. `mark` is an optional known position before it.
+
+    >>> position("a: 1\nb: 2", 8)
+    (2, 4)
+    """
+    return _position(text, index, mark, _line_starts(text, mark.index if mark else 0, index))
 
 
-def _position(text: str, index: int, mark: Any, breaks: Sequence[int]) -> tuple[int, int]:
-    """The same, where it is known where the lines behind the mark begin."""
+def _position(text: str, index: int, mark: Any, line_starts: Sequence[int]) -> tuple[int, int]:
+    """Return the same as `position`.
+
+    `line_starts` are the offsets of the lines that begin behind the mark.
+    """
     start, line, column = (mark.index, mark.line + 1, mark.column + 1) if mark else (0, 1, 1)
     if text.startswith("\r\n", index - 1):
         index -= 1
-    passed = bisect_right(breaks, index)
-    return (line + passed, index - breaks[passed - 1] + 1) if passed else (line, column + index - start)
+    passed = bisect_right(line_starts, index)
+    return (line + passed, index - line_starts[passed - 1] + 1) if passed else (line, column + index - start)
 
 
-def _breaks(text: str, start: int, end: int) -> list[int]:
-    """Where lines begin."""
-    return [match.end() for match in _LINE_END.finditer(text, start, end)]
+def _line_starts(text: str, start: int, end: int) -> list[int]:
+    return [line_break.end() for line_break in _LINE_BREAK.finditer(text, start, end)]
 
 
-def _offsets(text: str, scalar: Any) -> tuple[Sequence[int], Sequence[int]]:
-    """Where each character of a scalar's value begins and ends in the text."""
+def _character_offsets(text: str, scalar: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the start and end offsets in the text for each character of the scalar's value."""
     start, end = scalar.start_mark.index, scalar.end_mark.index
     if (scalar.anchor is not None or scalar.tag is not None) and (
         properties := _PROPERTIES.match(text, start, end)
     ):
         start = properties.end()
     if scalar.style in ("|", ">"):
-        pieces = iter(_block_pieces(text, start, end, scalar.value))
+        source_spans = iter(_block_character_spans(text, start, end, scalar.value))
     else:
-        quote = 1 if scalar.style in _PIECES else 0
+        quote = 1 if scalar.style in _QUOTED_CHARACTERS else 0
         if text[start + quote : end - quote] == scalar.value:
             return range(start + quote, end - quote), range(start + quote + 1, end - quote + 1)
-        found = _PIECES.get(scalar.style, _PLAIN_PIECE).finditer(text, start + quote, end - quote)
-        pieces = (piece.span() for piece in found)
+        pattern = _QUOTED_CHARACTERS.get(scalar.style, _PLAIN_CHARACTER)
+        source_spans = (match.span() for match in pattern.finditer(text, start + quote, end - quote))
     starts, ends = [], []
     for character in scalar.value:
-        for begin, beyond in pieces:
-            piece = text[begin:beyond]
-            # Blanks and breaks that do not match are what folding took away; a break it may have made a blank.
-            is_folded = piece in " \t\r\n" or piece[:2] in ("\\\r", "\\\n")
-            if piece == character or not is_folded or (character == " " and piece in "\r\n"):
-                starts.append(begin)
-                ends.append(beyond)
+        for source_start, source_end in source_spans:
+            source = text[source_start:source_end]
+            # Folding removes blanks and breaks that do not match; it may turn a break into a blank.
+            is_folded = source in " \t\r\n" or source[:2] in ("\\\r", "\\\n")
+            if source == character or not is_folded or (character == " " and source in "\r\n"):
+                starts.append(source_start)
+                ends.append(source_end)
                 break
     return starts, ends
 
 
-def _block_pieces(text: str, start: int, end: int, value: str) -> list[tuple[int, int]]:
-    """The characters of a block scalar, without its header and its indentation."""
+def _block_character_spans(text: str, start: int, end: int, value: str) -> list[tuple[int, int]]:
+    """Return the span of each character of a block scalar, without its header and its indentation."""
     lines = [line.span() for line in _LINE.finditer(text, start, end)][1:]
     indentation = 0
-    for begin, beyond in lines:
-        if line := text[begin:beyond].strip(" \t\r\n"):
+    for line_start, line_end in lines:
+        if line := text[line_start:line_end].strip(" \t\r\n"):
             first = next((part for part in value.split("\n") if part.strip(" \t")), line)
-            indentation = text.index(line, begin) - begin - (len(first) - len(first.lstrip(" ")))
+            indentation = text.index(line, line_start) - line_start - (len(first) - len(first.lstrip(" ")))
             break
-    pieces = []
-    for begin, beyond in lines:
-        line_end = begin + len(text[begin:beyond].rstrip("\r\n"))
-        pieces += [(at, at + 1) for at in range(min(begin + indentation, line_end), beyond)]
-    return pieces
+    spans = []
+    for line_start, line_end in lines:
+        break_start = line_start + len(text[line_start:line_end].rstrip("\r\n"))
+        spans += [
+            (offset, offset + 1) for offset in range(min(line_start + indentation, break_start), line_end)
+        ]
+    return spans

@@ -1,4 +1,4 @@
-"""What the entries of a `run` call and save."""
+"""The tasks that the entries of a `run` call, and the names that they save."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, TaskEn
 
 
 def find_called_tasks(run: Iterable[Entry]) -> Iterable[str]:
-    """The names that entries call as tasks, in the order written; a name may turn out to be a step's."""
+    """Yield the names that entries call as tasks, in order. In a case, a plain name may also be a step."""
     for entry in run:
         if isinstance(entry, TaskEntry):
             yield entry.task
@@ -17,8 +17,9 @@ def find_called_tasks(run: Iterable[Entry]) -> Iterable[str]:
 
 
 def find_saved_names(run: Iterable[Entry], *, in_loops: bool = False) -> Iterable[tuple[str, DocumentPath]]:
-    """The names that entries themselves save, with the places where they are written; `in_loops` also those that the items of
-    a loop save, each for itself.
+    """Yield each name that the entries save, with the path of the key or value that names it.
+
+    With `in_loops`, also yield the names that `set` saves for a single item of a loop.
     """
     for entry in run:
         if not isinstance(entry, ActionEntry | TaskEntry):

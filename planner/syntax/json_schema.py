@@ -1,4 +1,6 @@
-"""The language as a JSON Schema, for editors: the models' own schema, and the parameters of every action type."""
+"""The JSON Schema of the language for editors: the schema of the models, plus the parameters of every action
+type.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from pydantic_core import core_schema
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
-    "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or seconds as a number.",
+    "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds.",
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}],
 }
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
-_KINDS: Mapping[Kind, dict[str, Any]] = {
+_KIND_SCHEMAS: Mapping[Kind, dict[str, Any]] = {
     Kind.STRING: {"type": "string"},
     Kind.INTEGER: {"type": "integer"},
     Kind.NUMBER: {"type": "number"},
@@ -30,31 +32,31 @@ _KINDS: Mapping[Kind, dict[str, Any]] = {
 }
 
 
-class _Generator(GenerateJsonSchema):
-    """Describes what may be written, where the models describe what it becomes."""
+class _WrittenFormGenerator(GenerateJsonSchema):
+    """A generator that describes the values before conversion. The models describe the converted values."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         if schema["function"]["function"] is parse_duration:
             return dict(_DURATION)
-        written = super().function_before_schema(schema)
+        converted = super().function_before_schema(schema)
         if schema["schema"].get("cls") is RetryPolicy:
-            return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, written]}
-        return written
+            return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
+        return converted
 
 
 def build_json_schema(catalogue: Catalogue) -> dict[str, Any]:
-    """The schema of a playbook that may use the action types of the catalogue."""
-    schema = Playbook.model_json_schema(by_alias=True, schema_generator=_Generator)
+    """Return the schema of a playbook that may use the action types of the catalogue."""
+    schema = Playbook.model_json_schema(by_alias=True, schema_generator=_WrittenFormGenerator)
     definitions = schema["$defs"]
     common = {**definitions["ActionEntry"]["properties"], "action": {}}
-    definitions["ActionEntry"] = _action_entry(catalogue, common)
+    definitions["ActionEntry"] = _action_entry_schema(catalogue, common)
     _accept_short_forms(schema)
     for definition in (schema, *definitions.values()):
         _drop_titles(definition)
     return {"$schema": _DIALECT, "title": "NoETL playbook", **schema}
 
 
-def _action_entry(catalogue: Catalogue, common: Mapping[str, Any]) -> dict[str, Any]:
+def _action_entry_schema(catalogue: Catalogue, common: Mapping[str, Any]) -> dict[str, Any]:
     types = sorted(catalogue)
     return {
         "description": "An action: its type, the type's parameters, and what is common to all types.",
@@ -64,18 +66,18 @@ def _action_entry(catalogue: Catalogue, common: Mapping[str, Any]) -> dict[str, 
         "allOf": [
             {
                 "if": {"properties": {"action": {"const": action_type}}, "required": ["action"]},
-                "then": _of_type(catalogue[action_type], common),
+                "then": _action_type_schema(catalogue[action_type], common),
             }
             for action_type in types
         ],
     }
 
 
-def _of_type(declaration: ActionDeclaration, common: Mapping[str, Any]) -> dict[str, Any]:
+def _action_type_schema(declaration: ActionDeclaration, common: Mapping[str, Any]) -> dict[str, Any]:
     parameters = declaration.parameters
     schema: dict[str, Any] = {
         "description": declaration.description,
-        "properties": {**common, **{name: _parameter(p) for name, p in parameters.items()}},
+        "properties": {**common, **{name: _parameter_schema(p) for name, p in parameters.items()}},
         "additionalProperties": False,
     }
     if required := [name for name, parameter in parameters.items() if parameter.required]:
@@ -87,28 +89,28 @@ def _of_type(declaration: ActionDeclaration, common: Mapping[str, Any]) -> dict[
     return schema
 
 
-def _parameter(parameter: Parameter) -> dict[str, Any]:
+def _parameter_schema(parameter: Parameter) -> dict[str, Any]:
     if Kind.ANY in parameter.kinds:
         return {"description": parameter.description}
-    kinds: list[dict[str, Any]] = [_KINDS[kind] for kind in parameter.kinds]
+    kinds: list[dict[str, Any]] = [_KIND_SCHEMAS[kind] for kind in parameter.kinds]
     if parameter.fields:
-        return {"description": parameter.description, **_fields(parameter.fields)}
+        return {"description": parameter.description, **_fields_schema(parameter.fields)}
     if parameter.choices:
         kinds = [{"enum": list(parameter.choices)}]
     return {"description": parameter.description, "anyOf": [*kinds, _TEMPLATE]}
 
 
-def _fields(fields: Mapping[str, Parameter]) -> dict[str, Any]:
+def _fields_schema(fields: Mapping[str, Parameter]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {name: _parameter(field) for name, field in fields.items()},
+        "properties": {name: _parameter_schema(field) for name, field in fields.items()},
         "required": [name for name, field in fields.items() if field.required],
         "additionalProperties": False,
     }
 
 
 def _accept_short_forms(schema: dict[str, Any]) -> None:
-    """What may be written in place of a mapping: `name: type` for an input, `name: [entries]` for a task."""
+    """Allow `name: type` for an input, and `name: [entries]` for a task, in place of a mapping."""
     inputs = next(form for form in schema["properties"]["input"]["anyOf"] if form.get("type") == "object")
     inputs["additionalProperties"] = {
         "anyOf": [{"enum": list(get_args(InputType))}, inputs["additionalProperties"]]
@@ -120,7 +122,7 @@ def _accept_short_forms(schema: dict[str, Any]) -> None:
 
 
 def _drop_titles(definition: dict[str, Any]) -> None:
-    """The titles that pydantic makes up repeat the keys."""
+    """Remove the titles that pydantic generates, because they repeat the keys."""
     definition.pop("title", None)
     for property_schema in definition.get("properties", {}).values():
         property_schema.pop("title", None)

@@ -1,4 +1,4 @@
-"""How large a playbook may be: counted in its plain data, before anything is made of it."""
+"""Size limits of a playbook (NP701), counted in its plain data before any model is built."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from noetl.planner.syntax.models import DocumentPath
 MAX_STEPS = 10_000
 MAX_TASKS = 10_000
 MAX_CASES = 100
+"""How many cases a rule may have."""
 MAX_ALL_CASES = 100_000
 MAX_TARGETS = 1_000
 """How many targets a case may have, and how many entries any other `run`."""
@@ -19,11 +20,16 @@ MAX_ALL_ENTRIES = 100_000
 
 
 def check_limits(document: Document, diagnostics: Diagnostics) -> bool:
-    """Whether the playbook passes a limit; the first of each surplus is reported, as NP701."""
-    return _Sizes(document, diagnostics).pass_a_limit()
+    """Return whether the playbook is within all limits. Report the first item beyond each limit as NP701."""
+    return not _LimitChecker(document, diagnostics).exceeds_a_limit()
 
 
-class _Sizes:
+class _LimitChecker:
+    """The counters of one playbook.
+
+    Each method reports what it finds and returns whether a limit is exceeded.
+    """
+
     def __init__(self, document: Document, diagnostics: Diagnostics) -> None:
         self.document = document
         self.diagnostics = diagnostics
@@ -31,40 +37,39 @@ class _Sizes:
         self.cases = 0
         self.entries = 0
 
-    def pass_a_limit(self) -> bool:
+    def exceeds_a_limit(self) -> bool:
         steps, tasks = self.data.get("steps"), self.data.get("tasks")
-        if self.surplus(steps, MAX_STEPS, f"a playbook has at most {MAX_STEPS:,} steps", ("steps",)):
+        if self.is_too_long(steps, MAX_STEPS, f"playbook has more than {MAX_STEPS:,} steps", ("steps",)):
             return True
-        if self.surplus(tasks, MAX_TASKS, f"a playbook has at most {MAX_TASKS:,} tasks", ("tasks",)):
+        if self.is_too_long(tasks, MAX_TASKS, f"playbook has more than {MAX_TASKS:,} tasks", ("tasks",)):
             return True
-        found = False
-        for path, run in self.tasks_of(tasks):
-            found |= self.run(run, f"a task has at most {MAX_TARGETS:,} entries", path)
+        is_exceeded = False
+        for path, run in self.task_runs(tasks):
+            is_exceeded |= self.check_run(run, f"`run` of a task has more than {MAX_TARGETS:,} entries", path)
         for index, step in enumerate(steps if isinstance(steps, list) else ()):
             if isinstance(step, dict):
-                found |= self.step(step, ("steps", index))
-        return found
+                is_exceeded |= self.check_step(step, ("steps", index))
+        return is_exceeded
 
-    def step(self, step: dict[str, Any], path: DocumentPath) -> bool:
-        found = self.run(
-            step.get("run"), f"a step has at most {MAX_TARGETS:,} entries in `run`", (*path, "run")
-        )
+    def check_step(self, step: dict[str, Any], path: DocumentPath) -> bool:
+        message = f"`run` of a step has more than {MAX_TARGETS:,} entries"
+        is_exceeded = self.check_run(step.get("run"), message, (*path, "run"))
         cases, path = step.get("rule"), (*path, "rule")
-        if self.surplus(cases, MAX_CASES, f"a step has at most {MAX_CASES} cases", path):
+        if self.is_too_long(cases, MAX_CASES, f"rule has more than {MAX_CASES} cases", path):
             return True
         if not isinstance(cases, list):
-            return found
+            return is_exceeded
         self.cases += len(cases)
-        message = f"a playbook has at most {MAX_ALL_CASES:,} cases"
-        found |= self.total(self.cases, len(cases), MAX_ALL_CASES, message, path)
-        message = f"a case has at most {MAX_TARGETS:,} targets"
-        for number, case in enumerate(cases):
+        message = f"playbook has more than {MAX_ALL_CASES:,} cases"
+        is_exceeded |= self.is_sum_too_large(self.cases, len(cases), MAX_ALL_CASES, message, path)
+        message = f"case has more than {MAX_TARGETS:,} targets"
+        for index, case in enumerate(cases):
             if isinstance(case, dict):
-                found |= self.run(case.get("run"), message, (*path, number, "run"))
-        return found
+                is_exceeded |= self.check_run(case.get("run"), message, (*path, index, "run"))
+        return is_exceeded
 
-    def tasks_of(self, tasks: Any) -> Iterator[tuple[DocumentPath, Any]]:
-        """The `run` of each task, in whichever way it is written."""
+    def task_runs(self, tasks: Any) -> Iterator[tuple[DocumentPath, Any]]:
+        """Yield the path and the value of the `run` of each task, in each form that `tasks` may have."""
         if isinstance(tasks, list):
             for index, task in enumerate(tasks):
                 if isinstance(task, dict):
@@ -77,26 +82,26 @@ class _Sizes:
                     else (("tasks", name), task)
                 )
 
-    def run(self, run: Any, message: str, path: DocumentPath) -> bool:
-        if self.surplus(run, MAX_TARGETS, message, path):
+    def check_run(self, run: Any, message: str, path: DocumentPath) -> bool:
+        if self.is_too_long(run, MAX_TARGETS, message, path):
             return True
         if not isinstance(run, list):
             return False
         self.entries += len(run)
-        message = f"all `run` of a playbook have at most {MAX_ALL_ENTRIES:,} entries together"
-        return self.total(self.entries, len(run), MAX_ALL_ENTRIES, message, path)
+        message = f"playbook has more than {MAX_ALL_ENTRIES:,} entries in all `run` together"
+        return self.is_sum_too_large(self.entries, len(run), MAX_ALL_ENTRIES, message, path)
 
-    def surplus(self, items: Any, most: int, message: str, path: DocumentPath) -> bool:
-        if not isinstance(items, list | dict) or len(items) <= most:
+    def is_too_long(self, items: Any, limit: int, message: str, path: DocumentPath) -> bool:
+        if not isinstance(items, list | dict) or len(items) <= limit:
             return False
-        first = most if isinstance(items, list) else list(items)[most]
+        first = limit if isinstance(items, list) else list(items)[limit]
         self.diagnostics.add("NP701", message, self.document.key_span((*path, first)))
         return True
 
-    def total(self, number: int, added: int, most: int, message: str, path: DocumentPath) -> bool:
-        """Whether a sum is passed; it is reported once, at the first item beyond it."""
-        if number <= most:
+    def is_sum_too_large(self, total: int, added: int, limit: int, message: str, path: DocumentPath) -> bool:
+        """Return whether a sum exceeds its limit. Report it once, at the first item beyond the limit."""
+        if total <= limit:
             return False
-        if number - added <= most:
-            self.diagnostics.add("NP701", message, self.document.span((*path, most - number + added)))
+        if total - added <= limit:
+            self.diagnostics.add("NP701", message, self.document.span((*path, limit - total + added)))
         return True

@@ -1,4 +1,4 @@
-"""The models of the playbook language: the shape of every construct, whether or not it is executed yet."""
+"""The pydantic models of the constructs of the playbook language."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from noetl.planner.syntax.durations import parse_duration
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 DocumentPath = tuple[str | int, ...]
-"""Where a value stands in the document: keys of mappings and indexes of sequences."""
+"""The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 InputType = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
@@ -16,14 +16,14 @@ OnError = Literal["abort", "continue"]
 
 
 class Model(BaseModel):
-    """What all models share. `path` is where the construct stands in the document."""
+    """The base of all constructs. `path` leads to the construct in the document."""
 
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, hide_input_in_errors=True)
     _path: DocumentPath = PrivateAttr(default=())
 
     @property
     def path(self) -> DocumentPath:
-        # The attribute itself is looked up by a `__getattr__` that takes ten times as long.
+        # Reading `self._path` would use the `__getattr__` of pydantic, which is ten times slower.
         private = self.__pydantic_private__
         return private["_path"] if private else ()
 
@@ -77,7 +77,7 @@ class TaskEntry(Model):
 
 
 class ActionEntry(Model):
-    """`{action: TYPE, ...}`; what is not common to all types is in `parameters`."""
+    """`{action: TYPE, ...}`. `parameters` holds the keys that not all types share."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -95,7 +95,7 @@ class ActionEntry(Model):
 
 
 class StepEntry(Model):
-    """`{step: NAME}`, legal in a case only."""
+    """`{step: NAME}`, allowed only in a case."""
 
     step: str
 
@@ -107,7 +107,7 @@ def _entry_tag(value: object) -> str:
         for key in ("action", "task", "step"):
             if key in value:
                 return key
-    return "neither"
+    return "invalid"
 
 
 Entry = Annotated[
@@ -117,7 +117,7 @@ Entry = Annotated[
     | Annotated[StepEntry, Tag("step")],
     Discriminator(_entry_tag),
 ]
-"""An entry of `run`. A plain string names a task, or in a case a step or a task."""
+"""An entry of `run`. A plain string names a task; in a case, it names a step or a task."""
 
 
 class Case(Model):
@@ -150,7 +150,7 @@ class Task(Model):
 
     @property
     def run_path(self) -> DocumentPath:
-        """Where the entries stand: under `run`, or right under the name where `tasks` is a mapping to lists."""
+        """The path of the entries: under `run`, or directly under the name if `tasks` maps names to lists."""
         return self._run_path or (*self._path, "run")
 
 

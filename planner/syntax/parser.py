@@ -1,6 +1,17 @@
-"""A document to the models of the language, and what does not fit them to diagnostics.
+"""Parse a document into the models of the language, with error recovery.
 
-What is wrong is reported and left out, and the rest is tried again, so that everything else can still be checked.
+Problem: one report must list every wrong construct of a playbook, and the valid rest must still be checked by
+the later passes.
+
+Algorithm: error recovery by deletion and re-validation (Aho, Sethi and Ullman 1986, section 4.1). One round
+validates the data and reports each error. It renames misspelt keys to the keys that they resemble, and
+removes the other invalid parts. Rounds repeat until no error remains. Each round renames or removes at least
+one part, so the loop terminates.
+
+Cost: one validation of the data per round. One or two rounds are usual, because a validation finds all errors
+that do not hide each other.
+
+Limits: more than MAX_SCHEMA_VIOLATIONS wrong constructs, or a playbook without a valid step, end the parse.
 """
 
 from __future__ import annotations
@@ -24,26 +35,26 @@ from noetl.planner.syntax.models import (
     Task,
     TaskEntry,
 )
-from noetl.planner.syntax.recovery import Draft
+from noetl.planner.syntax.recovery import RecoveredData
 from noetl.planner.syntax.schema_errors import (
     ENTRY_KEYS,
-    MINIMAL,
+    MINIMAL_PLAYBOOK_HINT,
     SchemaViolation,
+    describe_invalid_entry,
+    describe_missing_key,
+    describe_unknown_key,
     describe_wrong_value,
-    meant,
-    meant_entry,
-    missing_key,
+    find_intended_entry_key,
+    find_intended_key,
     model_at,
-    not_an_entry,
-    unknown_key,
 )
 from pydantic import ValidationError
 
 MAX_SCHEMA_VIOLATIONS = 1_000
-"""How many wrong constructs are reported; where there are more, nothing else is checked."""
+"""How many wrong constructs are reported. If there are more, the later checks do not run."""
 
-# Keys that hold constructs, which are told where they stand.
-_HOLDERS: dict[type[Model], tuple[str, ...]] = {
+# The keys of each model whose values are constructs with a path.
+_CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
     Playbook: ("input", "retry", "tasks", "steps"),
     Step: ("run", "rule", "loop", "repeat", "retry"),
     Task: ("run",),
@@ -52,14 +63,17 @@ _HOLDERS: dict[type[Model], tuple[str, ...]] = {
     TaskEntry: ("loop",),
 }
 
+_ErrorGroup = tuple[tuple[DocumentPath, str | None], list[Any]]
+"""A path, the key that is missing there (if any), and the pydantic errors of both."""
+
 
 @dataclass(frozen=True)
 class ParsedPlaybook:
-    """A playbook without what was wrong in it.
+    """A playbook without its invalid parts.
 
-    `broken_steps` and `broken_tasks` are the names of those that are not in the playbook, or not whole.
-    `lost_names` are the names that what was left out would have bound. In a `run`, an empty name stands for an entry
-    that was left out, where it is needed to keep later ones in their places.
+    `broken_steps` and `broken_tasks` are the names of steps and tasks that are missing from the playbook or
+    lost a part. `lost_names` are the names that removed parts would have defined. In a `run`, an empty name
+    replaces a removed entry where later entries must keep their indexes.
     """
 
     playbook: Playbook
@@ -69,7 +83,7 @@ class ParsedPlaybook:
 
 
 def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybook | None:
-    """The playbook in a document, each of its constructs with its `path`; None when no step of it can be checked.
+    """Return the playbook of a document, each construct with its `path`, or None if it has no valid step.
 
     Adds NP010, NP011, NP012 and NP701.
     """
@@ -78,123 +92,158 @@ def parse_playbook(document: Document, diagnostics: Diagnostics) -> ParsedPlaybo
         message = (
             "the playbook is empty"
             if data is None
-            else f"a playbook is a mapping, not {describe_value(data)}"
+            else f"a playbook must be a mapping, not {describe_value(data)}"
         )
-        diagnostics.add("NP012", message, document.span(()), MINIMAL)
+        diagnostics.add("NP012", message, document.span(()), MINIMAL_PLAYBOOK_HINT)
         return None
     with gc_paused():
-        draft = Draft(data)
-        if check_limits(document, diagnostics):
+        recovered = RecoveredData(data)
+        if not check_limits(document, diagnostics):
             return None
         _check_task_keys(document, diagnostics)
         while True:
             try:
-                playbook = Playbook.model_validate(draft.data, by_alias=True, by_name=False)
+                playbook = Playbook.model_validate(recovered.data, by_alias=True, by_name=False)
                 break
             except ValidationError as error:
-                if not _mend(draft, error, document, diagnostics):
+                if not _Recovery(recovered, document, diagnostics).recover_from(error):
                     return None
-        _set_paths(playbook, (), draft)
+        _set_paths(playbook, (), recovered)
     return ParsedPlaybook(
-        playbook, frozenset(draft.broken["steps"]), frozenset(draft.broken["tasks"]), frozenset(draft.lost)
+        playbook,
+        frozenset(recovered.broken["steps"]),
+        frozenset(recovered.broken["tasks"]),
+        frozenset(recovered.lost_names),
     )
 
 
-def _mend(draft: Draft, error: ValidationError, document: Document, diagnostics: Diagnostics) -> bool:
-    """Report the errors and take what is wrong out of the draft; false when nothing remains to be tried."""
+class _Recovery:
+    """One round of error recovery: it reports the errors of a validation and removes their causes."""
 
-    def report(mistake: SchemaViolation, path: DocumentPath) -> None:
-        place = draft.place(path)
-        span = document.key_span(place) if mistake.at_key else document.span(place)
-        diagnostics.add(mistake.code, mistake.message, span, mistake.hint)
+    def __init__(self, recovered: RecoveredData, document: Document, diagnostics: Diagnostics) -> None:
+        self.recovered = recovered
+        self.document = document
+        self.diagnostics = diagnostics
+        self.renamed: dict[DocumentPath, DocumentPath] = {}
+        self.wrong: set[DocumentPath] = set()
+        self.is_hopeless = False
 
-    found = _by_path(draft, error)
-    is_hopeless = len(found) > MAX_SCHEMA_VIOLATIONS
-    if is_hopeless:
-        places = [(id(document.node_at(draft.place(path))), missing) for (path, missing), _ in found]
-        diagnostics.count_unreported(len(set(places)) - len(set(places[:MAX_SCHEMA_VIOLATIONS])))
-    renamed: dict[DocumentPath, DocumentPath] = {}
-    wrong: set[DocumentPath] = set()
+    def recover_from(self, error: ValidationError) -> bool:
+        """Report the errors and change the data; return whether the data is worth another validation."""
+        groups = self._group_errors(error)
+        if len(groups) > MAX_SCHEMA_VIOLATIONS:
+            self.is_hopeless = True
+            self._count_unreported(groups)
+        for (path, missing_key), errors in groups[:MAX_SCHEMA_VIOLATIONS]:
+            if errors[0]["type"] == "extra_forbidden":
+                self._handle_unknown_key(path)
+            elif errors[0]["type"] == "union_tag_invalid":
+                self._handle_invalid_entry(path)
+            elif missing_key is not None and (*path, missing_key) not in self.renamed:
+                self._handle_missing_key(path, missing_key)
+            elif missing_key is None:
+                self._handle_wrong_value(path, errors)
+        if self.is_hopeless:
+            return False
+        for wanted, written in self.renamed.items():
+            self.recovered.rename_key(written, str(wanted[-1]))
+        # The last and innermost paths first, because a removal changes the indexes behind it.
+        for path in sorted(
+            self.wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True
+        ):
+            self.recovered.remove(path)
+        return True
 
-    def misspelt(owner: DocumentPath, key: str, slip: str | None) -> None:
-        if slip is None or slip in draft.at(owner) or (*owner, slip) in renamed:
-            wrong.add((*owner, key))
+    def _group_errors(self, error: ValidationError) -> list[_ErrorGroup]:
+        """Return the errors by path; each missing key has a group of its own."""
+        groups: dict[tuple[DocumentPath, str | None], list[Any]] = {}
+        for item in error.errors(include_url=False, include_input=False):
+            missing_key = str(item["loc"][-1]) if item["type"] == "missing" else None
+            groups.setdefault((self.recovered.resolve_location(item["loc"]), missing_key), []).append(item)
+        # Missing keys last: a key for which a misspelt key was found is not missing.
+        return sorted(groups.items(), key=lambda group: group[0][1] is not None)
+
+    def _count_unreported(self, groups: list[_ErrorGroup]) -> None:
+        nodes = [
+            (id(self.document.node_at(self.recovered.document_path(path))), missing_key)
+            for (path, missing_key), _ in groups
+        ]
+        self.diagnostics.count_unreported(len(set(nodes)) - len(set(nodes[:MAX_SCHEMA_VIOLATIONS])))
+
+    def _handle_unknown_key(self, path: DocumentPath) -> None:
+        owner, key = path[:-1], str(path[-1])
+        model = model_at(owner, self.recovered.value_at(owner))
+        self._report(describe_unknown_key(key, model), path)
+        self._rename_or_remove(owner, key, find_intended_key(key, model))
+
+    def _handle_invalid_entry(self, path: DocumentPath) -> None:
+        value = self.recovered.value_at(path)
+        if misspelt := find_intended_entry_key(value):
+            self._report(describe_invalid_entry(value), (*path, misspelt[0]))
+            self._rename_or_remove(path, *misspelt)
+            return
+        if not any(self.recovered.is_removed((*path, key)) for key in ENTRY_KEYS):
+            self._report(describe_invalid_entry(value), path)
+        self.wrong.add(path)
+
+    def _handle_missing_key(self, path: DocumentPath, key: str) -> None:
+        if not self.recovered.is_removed((*path, key)):
+            self._report(describe_missing_key(key, model_at(path, self.recovered.value_at(path))), path)
+        if path:
+            self.wrong.add(path)
+        elif key == "name":
+            self.recovered.data["name"] = "playbook"
         else:
-            renamed[*owner, slip] = (*owner, key)
+            self.is_hopeless = True
 
-    for (path, missing), errors in found[:MAX_SCHEMA_VIOLATIONS]:
-        kind, value = errors[0]["type"], draft.at(path)
-        if kind == "extra_forbidden":
-            owner, key = path[:-1], str(path[-1])
-            model = model_at(owner, draft.at(owner))
-            report(unknown_key(key, model), path)
-            misspelt(owner, key, meant(key, model))
-        elif kind == "union_tag_invalid" and (slip := meant_entry(value)):
-            report(not_an_entry(value), (*path, slip[0]))
-            misspelt(path, *slip)
-        elif kind == "union_tag_invalid":
-            if not any(draft.is_left_out((*path, key)) for key in ENTRY_KEYS):
-                report(not_an_entry(value), path)
-            wrong.add(path)
-        elif missing is not None and (*path, missing) not in renamed:
-            if not draft.is_left_out((*path, missing)):
-                report(missing_key(missing, model_at(path, value)), path)
-            if path:
-                wrong.add(path)
-            elif missing == "name":
-                draft.data["name"] = "playbook"
-            else:
-                is_hopeless = True
-        elif missing is None:
-            if not draft.is_left_out(path):
-                report(describe_wrong_value(path, value, errors), path)
-            is_hopeless |= path == ("steps",)
-            wrong.add(path)
+    def _handle_wrong_value(self, path: DocumentPath, errors: list[Any]) -> None:
+        if not self.recovered.is_removed(path):
+            self._report(describe_wrong_value(path, self.recovered.value_at(path), errors), path)
+        self.is_hopeless |= path == ("steps",)
+        self.wrong.add(path)
 
-    if is_hopeless:
-        return False
-    for wanted, written in renamed.items():
-        draft.rename(written, str(wanted[-1]))
-    # The last and the innermost first, so that the other paths stay true.
-    for path in sorted(
-        wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True
-    ):
-        draft.leave_out(path)
-    return True
+    def _rename_or_remove(self, owner: DocumentPath, key: str, intended: str | None) -> None:
+        wanted = (*owner, intended or "")
+        if intended is None or intended in self.recovered.value_at(owner) or wanted in self.renamed:
+            self.wrong.add((*owner, key))
+        else:
+            self.renamed[wanted] = (*owner, key)
 
-
-def _by_path(draft: Draft, error: ValidationError) -> list[tuple[tuple[DocumentPath, str | None], list[Any]]]:
-    """The errors of each path and, by itself, of each key that is missing there."""
-    found: dict[tuple[DocumentPath, str | None], list[Any]] = {}
-    for item in error.errors(include_url=False, include_input=False):
-        missing = str(item["loc"][-1]) if item["type"] == "missing" else None
-        found.setdefault((draft.locate(item["loc"]), missing), []).append(item)
-    # Missing keys come last: what another key is a slip of is not missing.
-    return sorted(found.items(), key=lambda pair: pair[0][1] is not None)
+    def _report(self, violation: SchemaViolation, path: DocumentPath) -> None:
+        document_path = self.recovered.document_path(path)
+        span = (
+            self.document.key_span(document_path) if violation.at_key else self.document.span(document_path)
+        )
+        self.diagnostics.add(violation.code, violation.message, span, violation.hint)
 
 
 def _check_task_keys(document: Document, diagnostics: Diagnostics) -> None:
     tasks = document.data.get("tasks")
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         if isinstance(task, dict) and "name" in task:
-            place = document.key_span(("tasks", name, "name"))
-            diagnostics.add("NP010", f"the name of the task is its key, `{abbreviate(name)}`", place)
+            span = document.key_span(("tasks", name, "name"))
+            diagnostics.add(
+                "NP010",
+                f"`name` is not allowed: the key names task `{abbreviate(name)}`",
+                span,
+                "remove `name`",
+            )
 
 
-def _set_paths(model: Model, path: DocumentPath, draft: Draft) -> None:
-    # Validation cannot know the place, and to everyone else it is there to be read only.
-    model._path = draft.place(path)  # noqa: SLF001
+def _set_paths(model: Model, path: DocumentPath, recovered: RecoveredData) -> None:
+    # Validation does not know the path. All other code only reads it.
+    model._path = recovered.document_path(path)  # noqa: SLF001
     if isinstance(model, Task):
-        model._run_path = draft.place((*path, "run"))  # noqa: SLF001
-    for name in _HOLDERS.get(type(model), ()):
-        held = getattr(model, name)
-        if held is None:
+        model._run_path = recovered.document_path((*path, "run"))  # noqa: SLF001
+    for key in _CONSTRUCT_KEYS.get(type(model), ()):
+        value = getattr(model, key)
+        if value is None:
             continue
-        items: Iterable[tuple[DocumentPath, Any]] = (((*path, name), held),)
-        if isinstance(held, list):
-            items = (((*path, name, index), item) for index, item in enumerate(held))
-        elif isinstance(held, dict):
-            items = (((*path, name, key), item) for key, item in held.items())
-        for where, item in items:
+        items: Iterable[tuple[DocumentPath, Any]] = (((*path, key), value),)
+        if isinstance(value, list):
+            items = (((*path, key, index), item) for index, item in enumerate(value))
+        elif isinstance(value, dict):
+            items = (((*path, key, name), item) for name, item in value.items())
+        for item_path, item in items:
             if isinstance(item, Model):
-                _set_paths(item, where, draft)
+                _set_paths(item, item_path, recovered)

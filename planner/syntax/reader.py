@@ -1,15 +1,25 @@
-"""Text to plain data, with the place of every value.
+"""Read YAML or JSON text into plain data with the position of every value.
 
-YAML and JSON are read alike, through libyaml's event stream: nothing is built before the limits have let it pass, and
-no recursion follows the nesting of the text. Every explicit tag is refused, the core ones (`!!str`) included: quotes
-say the same, and more people can read them.
+Problem: the text may be hostile. It may be deeply nested, expand aliases exponentially, or contain tags that
+create objects. All errors must be reported with exact positions.
+
+Algorithm: a pushdown automaton over the event stream of libyaml (YAML 1.2.2, 2021, section 3.1). One loop
+handles the events and keeps the open collections on an explicit stack, so the nesting of the text never uses
+the Python stack. Aliases share the data of their anchor, and their expanded size is added up. JSON is read as
+YAML.
+
+Cost: O(length of the text) in time and memory, because aliases are not expanded.
+
+Limits: MAX_BYTES of text, MAX_DEPTH levels, and MAX_ALIASED_NODES nodes that aliases add. Explicit tags are
+refused, including core tags such as `!!str`, because quotes express the same. Merge keys and further
+documents are refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
@@ -18,12 +28,12 @@ from noetl.planner.gc_control import gc_paused
 from noetl.planner.syntax.document import Collection, Document, position, span_of
 from noetl.planner.syntax.scalars import (
     NUMERIC_STARTS,
-    WORDS,
+    RESOLVED_WORDS,
     Scalar,
     describe_yaml_1_1_value,
     resolve_scalar,
 )
-from noetl.planner.syntax.yaml_errors import report_syntax
+from noetl.planner.syntax.yaml_errors import report_yaml_error
 
 __all__ = ["Document", "read_document"]
 
@@ -31,47 +41,49 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_ALIASED_NODES = 100_000
 
-# The loaders are used for their event streams only: neither composes nor constructs anything.
+# The loaders provide the event stream only. They neither compose nor construct values.
 _EventStream: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 # U+0085, U+2028 and U+2029 are line breaks to libyaml and plain characters to YAML 1.2 and JSON.
 _ILLEGAL = re.compile(
     "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
-_BREAKS = "\x85\u2028\u2029"
+_UNICODE_BREAKS = "\x85\u2028\u2029"
 
 _TAG = re.compile(r"!(?:<[^>]*>|[^\s,\[\]{}]*)")
 
-# JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. The halves are moved into the
-# private-use area, which keeps the length of the text and thereby all positions, and are joined in the values.
+# JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. Both halves are moved
+# into the private-use area. This keeps the length of the text and therefore all positions. Values get the
+# character back.
 _ESCAPED_PAIR = re.compile(
     r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})"
 )
 _MOVED_ESCAPES = re.compile(r"\\u(e[0-3][0-9a-f]{2})\\u(e[4-7][0-9a-f]{2})")
 _MOVED_PAIR = re.compile("([\ue000-\ue3ff])([\ue400-\ue7ff])")
-_MOVED_BY = 0x800
+_SURROGATE_OFFSET = 0x800
+
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 
 def read_document(text: str | bytes, diagnostics: Diagnostics) -> Document | None:
-    """The document in `text`, or None where there is none that could be checked further.
+    """Return the document in `text`, or None if no document can be checked.
 
-    Adds NP001 to NP006, and NP012 for what JSON cannot hold. Never raises on bad text; takes time and memory
-    proportional to the length of what is within the limits.
+    Adds NP001 to NP006, and NP012 for values that JSON cannot hold. Never raises an exception for any text.
     """
     characters = _decode(text, diagnostics)
     if characters is None:
         return None
     with gc_paused():
         try:
-            return _Reader(characters, diagnostics).document()
-        except _StopError:
+            return _DocumentReader(characters, diagnostics).read()
+        except _ReadingStopped:
             return None
 
 
 def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
     if len(text) > MAX_BYTES or (isinstance(text, str) and len(text.encode("utf-8", "replace")) > MAX_BYTES):
         diagnostics.add(
-            "NP004", "a playbook has at most 1 MiB of text", START, "move parts of it to other playbooks"
+            "NP004", "the playbook is larger than 1 MiB", START, "move parts of it to other playbooks"
         )
         return None
     if isinstance(text, bytes):
@@ -86,25 +98,25 @@ def _decode(text: str | bytes, diagnostics: Diagnostics) -> str | None:
     text = text.removeprefix("\ufeff")
     if illegal := _ILLEGAL.search(text):
         line, column = position(text, illegal.start())
-        hint = (
-            "in double quotes it can be written as an escape, such as `\\u2028`"
-            if illegal[0] in _BREAKS
-            else None
-        )
+        is_break = illegal[0] in _UNICODE_BREAKS
+        hint = "write it as an escape such as `\\u2028` in double quotes" if is_break else None
         message = f"the character U+{ord(illegal[0]):04X} is not allowed"
         diagnostics.add("NP001", message, Span(line, column, line, column + 1), hint)
         return None
     return text
 
 
-class _StopError(Exception):
-    """What was read cannot be checked further, and a diagnostic says why."""
+class _ReadingStopped(Exception):
+    """The rest of the text cannot be read. A diagnostic explains why."""
 
 
-_DROPPED: Any = object()
+_IGNORED_KEY: Any = object()
+"""The key of a value that is not part of the data."""
 
 
-class _Reader:
+class _DocumentReader:
+    """The reader of one text. `read` returns its document."""
+
     def __init__(self, text: str, diagnostics: Diagnostics) -> None:
         self._text = text
         self._diagnostics = diagnostics
@@ -112,200 +124,204 @@ class _Reader:
         self._has_moved_pairs = moved != text
         self._next_event: Callable[[], Any] = _EventStream(moved).get_event
 
-    def document(self) -> Document:
+    def read(self) -> Document:
         try:
-            return self._document()
+            return self._read_stream()
         except yaml.MarkedYAMLError as error:
-            report_syntax(error, self._text, self._diagnostics)
-        raise _StopError
+            report_yaml_error(error, self._text, self._diagnostics)
+        raise _ReadingStopped
 
-    def _document(self) -> Document:
+    def _read_stream(self) -> Document:
         self._next_event()
         event = self._next_event()
         if type(event) is yaml.StreamEndEvent:
             return Document(self._text, None, None)
-        data, place = self._root()
+        data, root = self._read_root()
         self._next_event()
         event = self._next_event()
         if type(event) is not yaml.StreamEndEvent:
-            self._report("NP003", "a second document begins here", event, "keep one playbook a file")
-        return Document(self._text, data, place)
+            self._report("NP003", "a second document is not allowed", event, "keep one playbook per file")
+        return Document(self._text, data, root)
 
-    def _root(self) -> tuple[Any, Any]:
-        """The data of the one node that follows, and its place.
+    def _read_root(self) -> tuple[Any, Any]:
+        """Return the data of the root node and the node itself.
 
-        One loop over the events, with the open collections on a stack, because the nesting is the text's to choose.
-        In a mapping `key` is what the next value belongs to, and None while a key is expected.
+        The stack holds the open collections. In a mapping, `key` is the key of the next value, or None if the
+        next node is a key.
         """
-        # These names are looked up some hundred thousand times.
+        # Local names are faster than attributes in this loop.
         next_event = self._next_event
         scalar_event, alias_event = yaml.ScalarEvent, yaml.AliasEvent
         mapping_start, sequence_start = yaml.MappingStartEvent, yaml.SequenceStartEvent
-        words, numeric_starts = WORDS, NUMERIC_STARTS
+        resolved_words, numeric_starts = RESOLVED_WORDS, NUMERIC_STARTS
         has_moved_pairs = self._has_moved_pairs
 
         stack: list[tuple[Collection | None, Any, Any]] = []
         anchors: dict[str, tuple[Any, Any, int, int] | None] = {}
-        nodes = aliased = 0
+        node_count = aliased_count = 0
         collection: Collection | None = None
         key: Any = None
-        key_event: Any = None
+        key_node: Any = None
 
         while True:
             event = next_event()
             kind = type(event)
-            nodes += 1
-            place = event
+            node_count += 1
+            node = event
             if kind is scalar_event:
                 data = event.value
-                if event.implicit[0] and (data in words or data[0] in numeric_starts):
-                    data = self._scalar(event)
+                if event.implicit[0] and (data in resolved_words or data[0] in numeric_starts):
+                    data = self._resolve_plain(event)
                 if has_moved_pairs and type(data) is str:
                     data = event.value = _restore_pairs(data, event, self._text)
                 if event.tag is not None:
                     self._refuse_tag(event)
                 if event.anchor is not None:
-                    anchors[event.anchor] = (data, place, 1, 0)
+                    anchors[event.anchor] = (data, node, 1, 0)
             elif kind is mapping_start or kind is sequence_start:
-                stack.append((collection, key, key_event))
+                stack.append((collection, key, key_node))
                 if len(stack) > MAX_DEPTH:
-                    self._report("NP004", f"nested more than {MAX_DEPTH} levels deep", event)
-                    raise _StopError
+                    self._stop("NP004", _TOO_DEEP, event)
                 if event.tag is not None:
                     self._refuse_tag(event)
                 if event.anchor is not None:
                     anchors[event.anchor] = None
                 empty: Any = {} if kind is mapping_start else []
-                collection = Collection(event, empty, type(empty)(), nodes)
-                key = key_event = None
+                collection = Collection(event, empty, type(empty)(), node_count)
+                key = key_node = None
                 continue
             elif kind is alias_event:
-                data, place, size, height = self._alias(event, anchors)
-                nodes += size
-                aliased += size
-                if aliased > MAX_ALIASED_NODES:
-                    message = f"aliases expand to more than {MAX_ALIASED_NODES:,} nodes"
-                    self._report("NP005", message, event)
-                    raise _StopError
+                data, node, size, height = self._resolve_alias(event, anchors)
+                node_count += size
+                aliased_count += size
+                if aliased_count > MAX_ALIASED_NODES:
+                    self._stop("NP005", f"aliases expand to more than {MAX_ALIASED_NODES:,} nodes", event)
                 if len(stack) + height > MAX_DEPTH:
-                    self._report("NP004", f"nested more than {MAX_DEPTH} levels deep", event)
-                    raise _StopError
+                    self._stop("NP004", _TOO_DEEP, event)
                 if collection is not None and collection.height <= height:
                     collection.height = height + 1
             else:
                 assert collection is not None
                 closed = collection
-                collection, key, key_event = stack.pop()
+                collection, key, key_node = stack.pop()
                 if closed.start.flow_style:
                     closed.end = event.end_mark
                 if closed.start.anchor is not None:
-                    size = nodes - closed.first_node
+                    size = node_count - closed.first_node
                     anchors[closed.start.anchor] = (closed.data, closed, size, closed.height)
                 if collection is not None and collection.height <= closed.height:
                     collection.height = closed.height + 1
-                data, place = closed.data, closed
-                if closed.start.flow_style and type(data) is dict and self._is_bare_template(closed):
-                    data, place = self._bare_template(closed)
+                data, node = closed.data, closed
+                if closed.start.flow_style and type(data) is dict and self._is_unquoted_template(closed):
+                    data, node = self._read_unquoted_template(closed)
 
             if collection is None:
-                return data, place
+                return data, node
             if type(collection.data) is list:
                 collection.data.append(data)
-                collection.children.append(place)
+                collection.children.append(node)
             elif key is not None:
-                if key is not _DROPPED:
+                if key is not _IGNORED_KEY:
                     collection.data[key] = data
-                    collection.children[key] = (key_event, place)
+                    collection.children[key] = (key_node, node)
                 key = None
             else:
-                key_event = place
+                key_node = node
                 if type(data) is str and data not in collection.data and data != "<<":
                     key = data
                 else:
-                    key = self._questionable_key(data, place, collection)
+                    key = self._check_unusual_key(data, node, collection)
 
-    def _scalar(self, event: Any) -> Scalar:
+    def _resolve_plain(self, event: Any) -> Scalar:
         text: str = event.value
         try:
             value = resolve_scalar(text)
         except ValueError as error:
-            self._report("NP012", str(error), event, "write it in quotes if it is text")
+            self._report("NP012", str(error), event, "quote it if it is text")
             return None
-        if reading := describe_yaml_1_1_value(text):
-            message = f"`{abbreviate(text)}` is {describe_value(value)} here, and {reading} in YAML 1.1"
-            truth = f", or `{reading}`" if reading in ("true", "false") else ""
-            self._report("NP006", message, event, f'write "{abbreviate(text)}" if it is text{truth}')
+        if old_value := describe_yaml_1_1_value(text):
+            message = (
+                f"`{abbreviate(text)}` is {describe_value(value)} in YAML 1.2, but {old_value} in YAML 1.1"
+            )
+            boolean = f", or `{old_value}`" if old_value in ("true", "false") else ""
+            self._report("NP006", message, event, f'write "{abbreviate(text)}" if it is text{boolean}')
         return value
 
-    def _questionable_key(self, data: Any, place: Any, collection: Collection) -> Any:
-        """The key to use for data that cannot simply be one; `_DROPPED` leaves its value out."""
-        if isinstance(place, Collection):
-            if not self._is_bare_template(collection):
-                self._report("NP012", "a key is text, not a list or mapping", place)
-            return _DROPPED
-        if data == "<<" and place.implicit[0]:
-            self._report("NP003", "merge keys are not read", place, "write the keys out")
-            return _DROPPED
+    def _check_unusual_key(self, data: Any, node: Any, collection: Collection) -> Any:
+        """Return the key for data that is not a new text, or `_IGNORED_KEY` if its value must be ignored."""
+        if isinstance(node, Collection):
+            if not self._is_unquoted_template(collection):
+                self._report("NP012", "a key must be text, not a list or mapping", node)
+            return _IGNORED_KEY
+        if data == "<<" and node.implicit[0]:
+            self._report("NP003", "merge keys are not supported", node, "write the keys out")
+            return _IGNORED_KEY
         if not isinstance(data, str):
-            kind, data = describe_value(data), place.value
+            kind, data = describe_value(data), node.value
             hint = f'write "{abbreviate(data)}"' if data else "write a name before the `:`"
-            self._report("NP012", f"a key is text, not {kind}", place, hint)
+            self._report("NP012", f"a key must be text, not {kind}", node, hint)
         if data in collection.data:
             first = collection.children[data][0]
-            self._report(
-                "NP002", f"the key `{abbreviate(data)}` is here twice", place, labels=[(first, "first here")]
-            )
-            return _DROPPED
+            labels = [(first, "first occurrence")]
+            self._report("NP002", f"duplicate key `{abbreviate(data)}`", node, labels=labels)
+            return _IGNORED_KEY
         return data
 
-    def _alias(self, event: Any, anchors: dict[str, Any]) -> tuple[Any, Any, int, int]:
+    def _resolve_alias(self, event: Any, anchors: dict[str, Any]) -> tuple[Any, Any, int, int]:
+        """Return data, node, size in nodes and height in levels of the value that an alias stands for."""
         name = event.anchor
         if name not in anchors:
-            hint = f"name a value with `&{abbreviate(name)}` before it is used, or write the text in quotes"
-            self._report("NP001", f"no value is named `&{abbreviate(name)}` above", event, hint)
-            raise _StopError
+            hint = f"define `&{abbreviate(name)}` before its use, or quote the text"
+            self._stop("NP001", f"unknown alias `*{abbreviate(name)}`", event, hint)
         if anchors[name] is None:
-            self._report("NP005", f"`*{abbreviate(name)}` stands inside the value that it names", event)
-            raise _StopError
-        found: tuple[Any, Any, int, int] = anchors[name]
-        return found
+            self._stop("NP005", f"alias `*{abbreviate(name)}` contains itself", event)
+        target: tuple[Any, Any, int, int] = anchors[name]
+        return target
 
     def _refuse_tag(self, event: Any) -> None:
         mark = event.start_mark
         tag = _TAG.search(self._text, mark.index)
         start, end = tag.span() if tag else (mark.index, mark.index)
         span = Span(*position(self._text, start, mark), *position(self._text, end, mark))
-        self._diagnostics.add("NP003", "tags are not read", span, "leave it out; quotes make a value text")
+        self._diagnostics.add(
+            "NP003", "tags are not supported", span, "remove the tag; quotes make a value text"
+        )
 
-    def _is_bare_template(self, mapping: Collection) -> bool:
+    def _is_unquoted_template(self, mapping: Collection) -> bool:
         return self._text.startswith("{{", mapping.start.start_mark.index)
 
-    def _bare_template(self, mapping: Collection) -> tuple[str, Any]:
-        """To YAML a template without quotes is a mapping in a mapping; what was meant is the text."""
+    def _read_unquoted_template(self, mapping: Collection) -> tuple[str, Any]:
+        """Report an unquoted template, which YAML reads as a mapping in a mapping, and return its text and
+        node.
+        """
         start = mapping.start.start_mark
         source = self._text[start.index : mapping.end.index]
-        place = yaml.ScalarEvent(None, None, (True, False), source, start, mapping.end)
-        self._report("NP012", "a template stands in quotes", place, _in_quotes(source))
-        return source, place
+        node = yaml.ScalarEvent(None, None, (True, False), source, start, mapping.end)
+        self._report("NP012", "a template must be quoted", node, _quoting_hint(source))
+        return source, node
+
+    def _stop(self, code: str, message: str, node: Any, hint: str | None = None) -> NoReturn:
+        self._report(code, message, node, hint)
+        raise _ReadingStopped
 
     def _report(
         self,
         code: str,
         message: str,
-        place: Any,
+        node: Any,
         hint: str | None = None,
         labels: Sequence[tuple[Any, str]] = (),
     ) -> None:
-        found = [Label(span_of(self._text, at), words) for at, words in labels]
-        self._diagnostics.add(code, message, span_of(self._text, place), hint, labels=found)
+        spans = [Label(span_of(self._text, labelled_node), text) for labelled_node, text in labels]
+        self._diagnostics.add(code, message, span_of(self._text, node), hint, labels=spans)
 
 
-def _in_quotes(source: str) -> str:
+def _quoting_hint(source: str) -> str:
     return f"write '{abbreviate(source)}'" if '"' in source else f'write "{abbreviate(source)}"'
 
 
 def _move_pair(match: re.Match[str]) -> str:
-    return match[1] + "".join(f"\\u{int(half, 16) + _MOVED_BY:04x}" for half in match.group(2, 3))
+    return match[1] + "".join(f"\\u{int(half, 16) + _SURROGATE_OFFSET:04x}" for half in match.group(2, 3))
 
 
 def _restore_pairs(value: str, event: Any, text: str) -> str:
@@ -317,7 +333,7 @@ def _restore_pairs(value: str, event: Any, text: str) -> str:
 
 def _join_pair(match: re.Match[str]) -> str:
     return (
-        "".join(chr(ord(half) - _MOVED_BY) for half in match.groups())
+        "".join(chr(ord(half) - _SURROGATE_OFFSET) for half in match.groups())
         .encode("utf-16", "surrogatepass")
         .decode("utf-16")
     )

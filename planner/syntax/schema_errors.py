@@ -1,4 +1,4 @@
-"""What is wrong with the shape of a construct, in the words of the language."""
+"""Describe violations of the schema in the words of the language."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ from noetl.planner.syntax.models import (
     TaskEntry,
 )
 
-MINIMAL = "the smallest playbook: {name: hello, steps: [{name: greet, run: [{action: log, message: hello}]}]}"
+MINIMAL_PLAYBOOK_HINT = (
+    "the smallest playbook: {name: hello, steps: [{name: greet, run: [{action: log, message: hello}]}]}"
+)
 
 
 class SchemaViolation(NamedTuple):
-    """The parts of a diagnostic. `at_key` is true where the key, not the value, has to be changed."""
+    """The parts of a diagnostic. `at_key` is true if the diagnostic marks the key instead of the value."""
 
     code: str
     message: str
@@ -49,71 +51,70 @@ _NOUNS: Mapping[type[Model], str] = {
     Task: "a task",
     Case: "a case",
     ActionEntry: "an action",
-    TaskEntry: "a call of a task",
+    TaskEntry: "a task call",
     StepEntry: "`{step: NAME}`",
     Loop: "`loop`",
     Repeat: "`repeat`",
     RetryPolicy: "`retry`",
 }
-_ITEMS: Mapping[str, type[Model]] = {"steps": Step, "tasks": Task, "rule": Case}
-_PARTS: Mapping[str, type[Model]] = {"loop": Loop, "repeat": Repeat, "retry": RetryPolicy}
-_ENTRIES: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
+_ITEM_MODELS: Mapping[str, type[Model]] = {"steps": Step, "tasks": Task, "rule": Case}
+_PART_MODELS: Mapping[str, type[Model]] = {"loop": Loop, "repeat": Repeat, "retry": RetryPolicy}
+_ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
-ENTRY_KEYS = frozenset(_ENTRIES)
+ENTRY_KEYS = frozenset(_ENTRY_MODELS)
 
-_NEXT = "what comes next is written in `rule`"
-_GUARD = "the guard of a case is its `case`"
-_WORK = "work stands in `run`"
-_ON_ACTIONS = "write it on the actions of the task"
-_MISPLACED: Mapping[type[Model], Mapping[str, str]] = {
+_USE_RULE = "write the next step in `rule`"
+_USE_CASE = "write the guard as `case`"
+_USE_RUN = "write the work in `run`"
+_USE_WITH = "pass `args` to the task with `with`"
+_USE_ACTIONS = "write it on the actions of the task"
+_MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     Playbook: {
-        "vars": "first values of names are `variables`",
-        "env": "configuration is `environment`",
-        "params": "what a run takes is declared in `input`",
-        "parameters": "what a run takes is declared in `input`",
-        "outputs": "the result is `output`",
+        "vars": "write `variables` for the first values of names",
+        "env": "write `environment` for configuration",
+        "params": "declare the arguments of a run in `input`",
+        "parameters": "declare the arguments of a run in `input`",
+        "outputs": "write `output` for the result",
         "title": "write `name`",
     },
     Step: {
         **dict.fromkeys(
-            ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _NEXT
+            ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _USE_RULE
         ),
-        **dict.fromkeys(("action", "task", "tasks", "actions", "do", "call"), _WORK),
-        **dict.fromkeys(("if", "when"), "a guard stands in a case of the `rule` that leads here"),
+        **dict.fromkeys(("action", "task", "tasks", "actions", "do", "call"), _USE_RUN),
+        **dict.fromkeys(("if", "when"), "write a guard in a case of the `rule` that leads to this step"),
         **dict.fromkeys(
-            ("needs", "depends_on", "dependencies"), "steps are led to: name this one in their `rule`"
+            ("needs", "depends_on", "dependencies"), "name this step in the `rule` of the step before it"
         ),
-        "as": "a result is saved by `as` on an action of `run`",
-        "with": "`with` stands beside `task` in `run`",
+        "as": "save a result with `as` on an action of `run`",
+        "with": "write `with` next to `task` in `run`",
         "id": "write `name`",
     },
     Task: {
-        **dict.fromkeys(("steps", "actions", "do", "tasks"), _WORK),
+        **dict.fromkeys(("steps", "actions", "do", "tasks"), _USE_RUN),
         **dict.fromkeys(("retry", "timeout", "loop"), "write it on the actions"),
-        **dict.fromkeys(("next", "then", "rule"), "tasks do not lead anywhere: `rule` belongs to a step"),
-        **dict.fromkeys(
-            ("args", "input", "params"), "a task is given its `args` by `with`, where it is called"
-        ),
+        **dict.fromkeys(("next", "then", "rule"), "write `rule` on a step: a task leads to no step"),
+        **dict.fromkeys(("args", "input", "params"), "pass `args` with `with` where the task is called"),
     },
     Case: {
-        **dict.fromkeys(("if", "when", "condition"), _GUARD),
-        **dict.fromkeys(("then", "next", "goto", "do", "steps", "step"), "what follows stands in `run`"),
+        **dict.fromkeys(("if", "when", "condition"), _USE_CASE),
+        **dict.fromkeys(("then", "next", "goto", "do", "steps", "step"), "write the next steps in `run`"),
         **dict.fromkeys(("default", "else"), "write `case: default`"),
     },
     TaskEntry: {
-        **dict.fromkeys(("args", "params", "vars", "input"), "a task is given its `args` by `with`"),
-        **dict.fromkeys(("retry", "timeout"), _ON_ACTIONS),
+        **dict.fromkeys(("args", "params", "vars", "input"), _USE_WITH),
+        **dict.fromkeys(("retry", "timeout"), _USE_ACTIONS),
     },
     StepEntry: {
-        "with": "a step takes no arguments: save what it needs by `set`",
-        "if": "a condition is the guard of the case",
+        "with": "save the values that the step needs with `set`: a step takes no arguments",
+        "if": "write the condition as the guard of the case",
     },
     RetryPolicy: {"max": "write `attempts`", "count": "write `attempts`", "times": "write `attempts`"},
-    Loop: {"over": "write `items`", "in": "write `items`", "until": "`until` belongs to `repeat`"},
+    Loop: {"over": "write `items`", "in": "write `items`", "until": "write `until` in `repeat`"},
     Repeat: {"while": "write `until`, the condition that ends it", "delay": "write `every`"},
 }
 
-_KINDS: Mapping[str, tuple[str, ...]] = {
+_ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
     "string_type": ("text",),
     "bool_type": ("true", "false"),
     "int_type": ("a whole number",),
@@ -123,138 +124,148 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "dict_type": ("a mapping",),
     "model_type": ("a mapping",),
 }
-_FEW = 6
-_DURATIONS = "durations are `500ms`, `5s`, `2m`, `1h`, `3d` or seconds as a number"
+"""What a value must be, by the type of the pydantic error."""
+_MAX_LISTED_KEYS = 6
+_DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
+_BOOLEAN_WORDS = {
+    "yes": "true",
+    "on": "true",
+    "true": "true",
+    "no": "false",
+    "off": "false",
+    "false": "false",
+}
 
 
 def model_at(path: DocumentPath, value: object) -> type[Model]:
-    """The model of the mapping `value` that stands at `path`."""
+    """Return the model of the mapping `value` at `path`."""
     match path:
         case ():
             return Playbook
         case ("input", _):
             return InputDeclaration
         case (*_, "run", int()) if isinstance(value, dict):
-            return next((model for key, model in _ENTRIES.items() if key in value), ActionEntry)
-        case (*_, str(key), int()) if key in _ITEMS:
-            return _ITEMS[key]
-        case (*_, str(key)) if key in _PARTS:
-            return _PARTS[key]
-    raise ValueError(f"no construct stands at {path}")
+            return next((model for key, model in _ENTRY_MODELS.items() if key in value), ActionEntry)
+        case (*_, str(key), int()) if key in _ITEM_MODELS:
+            return _ITEM_MODELS[key]
+        case (*_, str(key)) if key in _PART_MODELS:
+            return _PART_MODELS[key]
+    raise ValueError(f"no model for the path {path}")
 
 
 def keys_of(model: type[Model]) -> list[str]:
-    """The keys that a construct takes, as they are written."""
+    """Return the keys of a construct as playbooks write them."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def meant(word: str, model: type[Model]) -> str | None:
-    """The key of the construct that an unknown one is a slip of, if there is one."""
-    if word in _MISPLACED.get(model, ()):
+def find_intended_key(key: str, model: type[Model]) -> str | None:
+    """Return the key of the construct that an unknown key most resembles, or None if there is none."""
+    if key in _MISPLACED_KEY_HINTS.get(model, ()):
         return None
-    found = get_close_matches(word, keys_of(model), n=1, cutoff=0.7)
-    return found[0] if found else None
+    matches = get_close_matches(key, keys_of(model), n=1, cutoff=0.7)
+    return matches[0] if matches else None
 
 
-def meant_entry(value: object) -> tuple[str, str] | None:
-    """The key of an entry that is a slip of `action`, `task` or `step`, and which of them; None if there is none."""
+def find_intended_entry_key(value: object) -> tuple[str, str] | None:
+    """Return the first key of an entry that resembles `action`, `task` or `step`, and the key that it
+    resembles.
+    """
     for key in value if isinstance(value, dict) else ():
-        if found := get_close_matches(key, _ENTRIES, n=1, cutoff=0.7):
-            return key, found[0]
+        if matches := get_close_matches(key, _ENTRY_MODELS, n=1, cutoff=0.7):
+            return key, matches[0]
     return None
 
 
-def unknown_key(key: str, model: type[Model]) -> SchemaViolation:
-    """A key that the construct does not have."""
+def describe_unknown_key(key: str, model: type[Model]) -> SchemaViolation:
+    """Return the violation for a key that the construct does not have."""
     keys = keys_of(model)
-    hint = _MISPLACED.get(model, {}).get(key)
-    if slip := meant(key, model):
-        hint = f"did you mean `{slip}`?"
-    elif hint is None and len(keys) <= _FEW:
-        hint = f"it takes {join_words(as_code(keys), 'and')}"
-    return SchemaViolation("NP010", f"{_NOUNS[model]} has no key `{abbreviate(key)}`", hint, at_key=True)
+    hint = _MISPLACED_KEY_HINTS.get(model, {}).get(key)
+    if intended := find_intended_key(key, model):
+        hint = f"did you mean `{intended}`?"
+    elif hint is None and len(keys) <= _MAX_LISTED_KEYS:
+        hint = f"use {join_words(as_code(keys))}"
+    return SchemaViolation("NP010", f"unknown key `{abbreviate(key)}` in {_NOUNS[model]}", hint, at_key=True)
 
 
-def missing_key(key: str, model: type[Model]) -> SchemaViolation:
-    """A key that the construct cannot do without."""
-    return SchemaViolation(
-        "NP011", f"{_NOUNS[model]} needs `{key}`", MINIMAL if key == "steps" else None, at_key=True
-    )
+def describe_missing_key(key: str, model: type[Model]) -> SchemaViolation:
+    """Return the violation for a required key that the construct lacks."""
+    hint = MINIMAL_PLAYBOOK_HINT if key == "steps" else None
+    return SchemaViolation("NP011", f"missing key `{key}` in {_NOUNS[model]}", hint, at_key=True)
 
 
-def not_an_entry(value: object) -> SchemaViolation:
-    """Something in a `run` that is neither a name nor has `action`, `task` or `step`."""
+def describe_invalid_entry(value: object) -> SchemaViolation:
+    """Return the violation for an entry of `run` that is not a name and lacks `action`, `task` and `step`."""
     if not isinstance(value, dict):
-        message = f"an entry of `run` is an action, a task or a name, not {describe_value(value)}"
+        message = f"an entry of `run` must be an action, a task or a name, not {describe_value(value)}"
         return SchemaViolation("NP012", message, "write `action: TYPE` and its parameters, or `task: NAME`")
-    if slip := meant_entry(value):
-        return SchemaViolation(
-            "NP010",
-            f"an entry of `run` has no key `{abbreviate(slip[0])}`",
-            f"did you mean `{slip[1]}`?",
-            at_key=True,
-        )
-    hint = "begin it with `action: TYPE`, and write the parameters beside it"
+    if misspelt := find_intended_entry_key(value):
+        key, intended = misspelt
+        message = f"unknown key `{abbreviate(key)}` in an entry of `run`"
+        return SchemaViolation("NP010", message, f"did you mean `{intended}`?", at_key=True)
+    hint = "begin it with `action: TYPE`, and write the parameters next to it"
     if len(value) == 1:
         key = abbreviate(next(iter(value)))
-        hint = f"if `{key}` is a type, write `action: {key}` and the parameters beside it"
-    return SchemaViolation("NP011", "an entry of `run` needs `action:` or `task:`", hint)
+        hint = f"if `{key}` is a type, write `action: {key}` and the parameters next to it"
+    return SchemaViolation("NP011", "missing key `action` or `task` in an entry of `run`", hint)
 
 
 def describe_wrong_value(
     path: DocumentPath, value: object, errors: Sequence[Mapping[str, Any]]
 ) -> SchemaViolation:
-    """The mistake of the value at `path`; the errors say why it is none of the alternatives there."""
+    """Return the violation for the value at `path`. The pydantic errors say why it matches no alternative."""
     key = next(part for part in reversed(path) if isinstance(part, str))
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if kind == "too_short":
-        return SchemaViolation(
-            "NP011" if path == ("steps",) else "NP012", f"`{key}` needs at least one entry", at_key=True
-        )
+        code = "NP011" if path == ("steps",) else "NP012"
+        return SchemaViolation(code, f"`{key}` must have at least one entry", at_key=True)
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        found = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
-        hint = f"did you mean `{found[0]}`?" if found else None
+        matches = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
+        hint = f"did you mean `{matches[0]}`?" if matches else None
         return SchemaViolation(
-            "NP012", f"`{key}` takes {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
+            "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )
     if kind == "value_error":
         return SchemaViolation(
-            "NP012", f"`{key}` takes a duration, not {quote_or_describe(value)}", _DURATIONS
+            "NP012", f"`{key}` must be a duration, not {quote_or_describe(value)}", _DURATION_HINT
         )
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
-        return SchemaViolation("NP012", f"`{key}` is {bound}")
+        return SchemaViolation("NP012", f"`{key}` must be {bound}")
     kinds = list(
-        dict.fromkeys(word for error in errors for word in _KINDS.get(error["type"], ("another value",)))
+        dict.fromkeys(
+            word for error in errors for word in _ERROR_KINDS.get(error["type"], ("another value",))
+        )
     )
     if key == "retry":
         kinds.insert(0, "a number of attempts")
-    message = f"{_subject(path, key)} {join_words(kinds)}, not {describe_value(value)}"
-    return SchemaViolation("NP012", message, _way_out(path, kinds, value))
+    elif path[:-1] == ("input",):
+        kinds.insert(0, "a type")
+    message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
+    return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
 
 
-def _subject(path: DocumentPath, key: str) -> str:
+def _subject_of(path: DocumentPath, key: str) -> str:
     match path:
         case ("input", str(name)):
-            return f"the input `{abbreviate(name)}` is a type or"
-        case (*_, str(parent), int()) if parent in _ITEMS:
-            return f"{_NOUNS[_ITEMS[parent]]} is"
-    return f"`{key}` takes"
+            return f"input `{abbreviate(name)}`"
+        case (*_, str(parent), int()) if parent in _ITEM_MODELS:
+            return _NOUNS[_ITEM_MODELS[parent]]
+    return f"`{key}`"
 
 
-def _way_out(path: DocumentPath, kinds: Sequence[str], value: object) -> str | None:
+def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str | None:
+    hint = None
     if value is None:
-        return "write a value after the key, or leave the key out"
-    if path == ("steps",) and isinstance(value, dict):
-        return "begin each step with `- name: NAME`"
-    if "text" in kinds and isinstance(value, bool | int | float):
-        return "write it in quotes"
-    if "a list" in kinds and isinstance(value, str | dict):
-        return "begin each entry with `- `, or write the list in brackets"
-    if "true" in kinds and isinstance(value, str):
-        truth = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
-        return f"write `{truth[value.lower()]}`" if value.lower() in truth else None
-    if {"a whole number", "a number"} & set(kinds) and isinstance(value, str) and value.strip().isdecimal():
-        return "write it without quotes"
-    return None
+        hint = "write a value after the key, or remove the key"
+    elif path == ("steps",) and isinstance(value, dict):
+        hint = "begin each step with `- name: NAME`"
+    elif "text" in kinds and isinstance(value, bool | int | float):
+        hint = "quote the value"
+    elif "a list" in kinds and isinstance(value, str | dict):
+        hint = "begin each entry with `- `, or write the list in brackets"
+    elif "true" in kinds and isinstance(value, str):
+        hint = f"write `{_BOOLEAN_WORDS[value.lower()]}`" if value.lower() in _BOOLEAN_WORDS else None
+    elif {"a whole number", "a number"} & set(kinds) and isinstance(value, str) and value.strip().isdecimal():
+        hint = "remove the quotes"
+    return hint

@@ -1,4 +1,17 @@
-"""Which names a template reads: the accesses among its nodes, but for names that the template itself binds."""
+"""Access paths in the syntax tree of a template, and the local names that the template binds itself.
+
+Problem: the planner must know which names a template reads from its scope. A name that the template binds
+with `for`, `set` or `with` is local from there on.
+
+Algorithm: scope resolution by one walk in evaluation order, with the set of bound names as the environment.
+`for` and `with` bind in their body only; `set` binds in the rest of its block. After an `if`, a name is bound
+if all branches bind it, as in a definite-assignment analysis (Java Language Specification, chapter 16).
+Source: Jinja2 documentation, "Template Designer Documentation", scoping behavior.
+
+Cost: O(nodes x bound names).
+
+Limits: a name that only some branches of an `if` bind counts as read from the scope.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +20,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from jinja2 import nodes
 
 AccessPath = tuple[str, ...]
-"""A name and the constant attributes or subscripts read from it: `user.body["id"]` is `("user", "body", "id")`."""
+"""A name and the constant attributes or subscripts read from it: `user.body["id"]` is `("user", "body",
+"id")`.
+"""
 
 
 def child_nodes(node: nodes.Node) -> list[nodes.Node]:
-    """The nodes right below a node, in order."""
+    """Return the direct children of a node, in order."""
     children: list[nodes.Node] = []
     for field in node.fields:
         value = getattr(node, field, None)
@@ -23,14 +38,14 @@ def child_nodes(node: nodes.Node) -> list[nodes.Node]:
 
 
 def find_root_name(node: nodes.Node) -> nodes.Node:
-    """The node of the name that an access begins with."""
+    """Return the node at the root of attributes and subscripts: for an access path, its name."""
     while isinstance(node, nodes.Getattr | nodes.Getitem):
         node = node.node
     return node
 
 
 def find_access_path(node: nodes.Node) -> AccessPath | None:
-    """The access that the node is, or None when it is anything else."""
+    """Return the access path that the node is, or None for any other expression."""
     attributes: list[str] = []
     while True:
         if isinstance(node, nodes.Name) and node.ctx == "load":
@@ -48,67 +63,70 @@ def find_access_path(node: nodes.Node) -> AccessPath | None:
         node = node.node
 
 
-def find_accesses(body: Iterable[nodes.Node], inside: frozenset[int]) -> Iterator[tuple[AccessPath, int]]:
-    """The accesses to names from outside, each with the offset in the text where it stands. `inside` are the names that
-    `bound_inside` tells.
+def find_accesses(
+    body: Iterable[nodes.Node], local_names: frozenset[int]
+) -> Iterator[tuple[AccessPath, int]]:
+    """Yield each access path that reads the scope, with its offset in the text.
+
+    `local_names` is the result of `find_local_names`.
     """
     stack = list(body)
     while stack:
         node = stack.pop()
-        access = find_access_path(node)
-        if access is None:
+        path = find_access_path(node)
+        if path is None:
             stack += child_nodes(node)
-        elif id(name := find_root_name(node)) not in inside:
-            yield access, name.lineno
+        elif id(name := find_root_name(node)) not in local_names:
+            yield path, name.lineno
 
 
 def find_local_names(body: Sequence[nodes.Node]) -> frozenset[int]:
-    """The ids of the nodes that read a name which the template itself has bound by then, by `for`, `set` or `with`.
-
-    What only some of the branches of an `if` bind is read from outside where another one is taken.
-    """
+    """Return the `id` of each node that reads a name which the template has bound before it."""
     if all(isinstance(node, nodes.Output) for node in body):
         return frozenset()
-    found: set[int] = set()
-    _look_all(body, set(), found)
-    return frozenset(found)
+    local_names: set[int] = set()
+    _resolve_block(body, set(), local_names)
+    return frozenset(local_names)
 
 
-def _look_all(body: Iterable[nodes.Node], bound: set[str], found: set[int]) -> set[str]:
+def _resolve_block(body: Iterable[nodes.Node], bound: set[str], local_names: set[int]) -> set[str]:
+    """Resolve the nodes in order; return `bound`, extended by the names that they bind."""
     for node in body:
-        _look(node, bound, found)
+        _resolve(node, bound, local_names)
     return bound
 
 
-def _look(node: nodes.Node, bound: set[str], found: set[int]) -> None:
-    """Find the names of a node that are bound, and add to them those that it binds for what comes behind it."""
+def _resolve(node: nodes.Node, bound: set[str], local_names: set[int]) -> None:
+    """Add the reads of bound names to `local_names`, and the names that the node binds for later nodes to
+    `bound`.
+    """
     match node:
         case nodes.Name():
             if node.ctx == "load" and node.name in bound:
-                found.add(id(node))
+                local_names.add(id(node))
         case nodes.For():
-            _look(node.iter, bound, found)
-            inner = bound | _stored(node.target)
+            _resolve(node.iter, bound, local_names)
+            loop_names = bound | _target_names(node.target)
             if node.test is not None:
-                _look(node.test, inner, found)
-            _look_all(node.body, inner | {"loop"}, found)
-            _look_all(node.else_, set(bound), found)
+                _resolve(node.test, loop_names, local_names)
+            _resolve_block(node.body, loop_names | {"loop"}, local_names)
+            _resolve_block(node.else_, set(bound), local_names)
         case nodes.If():
-            ends = []
+            bound_at_ends = []
             for branch in (node, *node.elif_):
-                _look(branch.test, bound, found)
-                ends.append(_look_all(branch.body, set(bound), found))
-            ends.append(_look_all(node.else_, set(bound), found))
-            bound |= set.intersection(*ends)
+                _resolve(branch.test, bound, local_names)
+                bound_at_ends.append(_resolve_block(branch.body, set(bound), local_names))
+            bound_at_ends.append(_resolve_block(node.else_, set(bound), local_names))
+            bound |= set.intersection(*bound_at_ends)
         case nodes.With():
-            _look_all(node.values, bound, found)
-            _look_all(node.body, bound.union(*map(_stored, node.targets)), found)
+            _resolve_block(node.values, bound, local_names)
+            _resolve_block(node.body, bound.union(*map(_target_names, node.targets)), local_names)
         case nodes.Assign():
-            _look(node.node, bound, found)
-            bound |= _stored(node.target)
+            _resolve(node.node, bound, local_names)
+            bound |= _target_names(node.target)
         case _:
-            _look_all(child_nodes(node), bound, found)
+            _resolve_block(child_nodes(node), bound, local_names)
 
 
-def _stored(target: nodes.Node) -> set[str]:
+def _target_names(target: nodes.Node) -> set[str]:
     return {node.name for node in (target, *target.find_all(nodes.Name)) if isinstance(node, nodes.Name)}

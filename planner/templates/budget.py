@@ -1,7 +1,21 @@
-"""What an expression may cost: the units that its evaluation has, and how many of them a value takes.
+"""The budget of an evaluation: a limit on the work of an expression, charged before the work is done.
 
-A unit is about a character made, and some nanoseconds. Whatever is done in one go, so that nobody can stop it, is charged
-before it is done.
+Problem: expressions come from untrusted authors and run in the process of the service. `'x' * 10**9`, a
+comparison of nested shared lists, or a regular expression can take all memory or block a thread. Python
+cannot interrupt a single built-in operation, so a limit that is checked afterwards comes too late.
+
+Algorithm: resource metering by prepaid units, as gas in the Ethereum virtual machine (Wood, "Ethereum: A
+Secure Decentralised Generalised Transaction Ledger", 2014). Each operation computes an upper bound of its
+cost from the sizes of its operands, and charges it before it runs. One unit is about one character created,
+or a few nanoseconds. The thread's CPU clock is an additional limit. It is read only after about 1,000 units,
+because reading it is slow.
+
+Cost: one addition and one comparison per charge; a size estimate is linear in the number of values, not
+characters.
+
+Limits: BUDGET units and CPU_SECONDS per evaluation. Evaluations in `shared_budget` share one budget and
+SHARED_SECONDS. Single values are limited by MAX_TEXT, MAX_ITEMS and MAX_INTEGER_BITS. Past a limit, `charge`
+raises LimitExceeded.
 """
 
 from __future__ import annotations
@@ -16,140 +30,146 @@ from typing import Any
 from jinja2.exceptions import TemplateRuntimeError
 
 MAX_TEXT = 8 * 1024 * 1024
+"""How many characters a text may have."""
 MAX_ITEMS = 1_000_000
+"""How many items a list may have."""
 MAX_INTEGER_BITS = 4096
 BUDGET = 64 * 1024 * 1024
+"""How many units an evaluation may use."""
 CPU_SECONDS = 3.0
+"""How long an evaluation may take."""
 SHARED_SECONDS = 10.0
-"""How long all evaluations may take that share a budget."""
+"""How long all evaluations with a shared budget may take together."""
 
-LOOP_ROUND = 32
-LIST_ITEM = 8
-LIST = 32
-MAPPING = 64
-READ_TEXT = 32
-"""How many characters of a text are compared for a unit."""
-READ_ITEMS = 4
-"""How many items of a list are."""
+LOOP_ROUND_UNITS = 32
+LIST_ITEM_UNITS = 8
+LIST_UNITS = 32
+MAPPING_UNITS = 64
+COMPARED_CHARACTERS_PER_UNIT = 32
+COMPARED_ITEMS_PER_UNIT = 4
 
 _SCALARS = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str})
 
 
 class LimitExceeded(TemplateRuntimeError):
-    """An expression would make a value larger, or take longer, than it may."""
+    """An expression exceeds a limit of size or time."""
 
 
-_CALL = 16
-"""What charging itself costs: the clock is looked at when some of it has come together."""
-_UNSEEN = 1024
+_CALL_UNITS = 16
+"""The cost of a call of `charge` itself. Counts for the clock only."""
+_UNITS_PER_CLOCK_CHECK = 1024
 
 
-class _Spent(threading.local):
-    """What the evaluations on this thread have used."""
+class _Usage(threading.local):
+    """The units that the evaluations of this thread have used, and their deadlines in CPU seconds of the
+    thread.
+    """
 
     units = 0
-    unseen = 0
-    until = math.inf
+    units_since_clock_check = 0
+    deadline = math.inf
     is_shared = False
-    shared_until = math.inf
+    shared_deadline = math.inf
 
 
-_spent = _Spent()
+_usage = _Usage()
 
 
 def start_budget() -> None:
-    """Give the evaluation that follows on this thread its time, and its budget unless it shares one."""
-    if not _spent.is_shared:
-        _spent.units = 0
-    _spent.unseen = _UNSEEN
-    _spent.until = min(time.thread_time() + CPU_SECONDS, _spent.shared_until)
+    """Start the time of the next evaluation on this thread, and its budget unless it shares one."""
+    if not _usage.is_shared:
+        _usage.units = 0
+    _usage.units_since_clock_check = _UNITS_PER_CLOCK_CHECK
+    _usage.deadline = min(time.thread_time() + CPU_SECONDS, _usage.shared_deadline)
 
 
 @contextmanager
 def shared_budget() -> Iterator[None]:
-    """Within it, all evaluations on this thread share one budget: what each of them makes is held beside the others'."""
-    if _spent.is_shared:
+    """Let all evaluations in this block on this thread share one budget, because their results are held
+    together.
+    """
+    if _usage.is_shared:
         yield
         return
-    _spent.units = 0
-    _spent.is_shared = True
-    _spent.shared_until = time.thread_time() + SHARED_SECONDS
+    _usage.units = 0
+    _usage.is_shared = True
+    _usage.shared_deadline = time.thread_time() + SHARED_SECONDS
     try:
         yield
     finally:
-        _spent.is_shared = False
-        _spent.shared_until = math.inf
+        _usage.is_shared = False
+        _usage.shared_deadline = math.inf
 
 
 def charge(units: int) -> None:
-    """Take `units` from the evaluation's budget.
+    """Subtract `units` from the budget of the evaluation.
 
     Raises:
-        LimitExceeded: the evaluation has used it up.
+        LimitExceeded: the budget or the time is used up.
     """
-    _spent.units += units
-    if _spent.units > BUDGET:
-        raise LimitExceeded("the expression makes too much data")
-    _spent.unseen += _CALL + units
-    if _spent.unseen > _UNSEEN:
-        _spent.unseen = 0
-        if time.thread_time() > _spent.until:
-            is_shared = time.thread_time() > _spent.shared_until
-            what, seconds = (
-                ("expressions together take", SHARED_SECONDS)
-                if is_shared
-                else ("expression takes", CPU_SECONDS)
-            )
-            raise LimitExceeded(f"the {what} more than {seconds:g} s")
+    _usage.units += units
+    if _usage.units > BUDGET:
+        raise LimitExceeded("the expression creates too much data")
+    _usage.units_since_clock_check += _CALL_UNITS + units
+    if _usage.units_since_clock_check > _UNITS_PER_CLOCK_CHECK:
+        _usage.units_since_clock_check = 0
+        if time.thread_time() > _usage.deadline:
+            if time.thread_time() > _usage.shared_deadline:
+                raise LimitExceeded(f"the expressions together take more than {SHARED_SECONDS:g} s")
+            raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
 
 
 @contextmanager
-def rehearsed() -> Iterator[None]:
-    """Around what is about to be done once more in one go, by somebody who does not charge for it."""
+def dry_run() -> Iterator[None]:
+    """Time a dry run of work that Jinja2 will repeat without charging.
+
+    Raises:
+        LimitExceeded: a repetition that takes twice as long would pass the deadline.
+    """
     started = time.thread_time()
     yield
     now = time.thread_time()
-    if now + 2 * (now - started) > _spent.until:
+    if now + 2 * (now - started) > _usage.deadline:
         raise LimitExceeded(f"the expression takes more than {CPU_SECONDS:g} s")
 
 
 def charge_text(length: int) -> None:
-    """Take what a text costs that is to be made."""
+    """Charge for the creation of a text of `length` characters."""
     if length > MAX_TEXT:
-        raise LimitExceeded(f"the expression makes a text of more than {MAX_TEXT:,} characters")
+        raise LimitExceeded(f"the expression creates a text of more than {MAX_TEXT:,} characters")
     charge(length)
 
 
-def charge_items(length: int, each: int = 1) -> None:
-    """Take what a list costs that is to be made, or gone through."""
+def charge_items(length: int, units_per_item: int = 1) -> None:
+    """Charge for the creation or the iteration of a list of `length` items."""
     if length > MAX_ITEMS:
-        raise LimitExceeded(f"the expression makes a list of more than {MAX_ITEMS:,} items")
-    charge(each * length)
+        raise LimitExceeded(f"the expression creates a list of more than {MAX_ITEMS:,} items")
+    charge(units_per_item * length)
 
 
 def charge_bits(bits: int) -> None:
-    """Refuse numbers that are too large."""
+    """Refuse integers of more than MAX_INTEGER_BITS bits."""
     if bits > MAX_INTEGER_BITS:
-        raise LimitExceeded("the expression makes a number that is too large")
+        raise LimitExceeded("the expression creates a number that is too large")
 
 
-def bounded(items: Iterable[Any]) -> Iterator[Any]:
-    """The items, each charged as it is taken."""
+def charge_each(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items, and charge for each."""
     for count, item in enumerate(items, 1):
         charge_items(1) if count <= MAX_ITEMS else charge_items(count)
         yield item
 
 
-def loop_items(items: Iterable[Any]) -> Iterator[Any]:
-    """The items of a loop, each charged for the work its round does."""
+def charge_rounds(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items of a loop, and charge for the work of each round."""
     for item in items:
-        charge(LOOP_ROUND)
+        charge(LOOP_ROUND_UNITS)
         yield item
 
 
-def measure(value: Any, indent: int = 0) -> None:
-    """Check the size that a value has as text before the text is made. One list may stand in another many times.
+def charge_as_text(value: Any, indent: int = 0) -> None:
+    """Charge for the text of a value before it is created. A shared list counts as often as it occurs.
 
     Raises:
         LimitExceeded: the text would be too long.
@@ -178,28 +198,29 @@ def measure(value: Any, indent: int = 0) -> None:
     charge_text(size)
 
 
-def reading(value: Any) -> int:
-    """The units it costs to go through all of a value at once, as comparing does. Scalars among them cost next to nothing.
+def comparison_cost(value: Any) -> int:
+    """Return the units for one pass over a value, as a comparison makes. Scalars inside it cost almost
+    nothing.
 
     Raises:
-        LimitExceeded: more than there can be.
+        LimitExceeded: the cost exceeds the whole budget.
     """
     units = 0
     stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            units += 1 + len(item) // READ_TEXT
+            units += 1 + len(item) // COMPARED_CHARACTERS_PER_UNIT
         elif isinstance(item, Mapping):
             units += 1 + len(item)
             stack += item.keys()
             stack += item.values()
         elif isinstance(item, list | tuple | ValuesView | KeysView | ItemsView):
-            units += 1 + len(item) // READ_ITEMS
-            kinds = set(map(type, item))
-            if kinds == _TEXTS:
-                units += sum(map(len, item)) // READ_TEXT
-            elif not kinds <= _SCALARS:
+            units += 1 + len(item) // COMPARED_ITEMS_PER_UNIT
+            types = set(map(type, item))
+            if types == _TEXTS:
+                units += sum(map(len, item)) // COMPARED_CHARACTERS_PER_UNIT
+            elif not types <= _SCALARS:
                 stack += item
         if units > BUDGET:
             charge(units)
@@ -207,58 +228,56 @@ def reading(value: Any) -> int:
     return units
 
 
-def weighed(value: Any) -> Any:
-    """A value that is about to be compared, charged for."""
+def charge_comparison(value: Any) -> Any:
+    """Charge for a comparison with the value, and return the value."""
     if isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
-        charge(reading(value))
+        charge(comparison_cost(value))
     return value
 
 
-def charge_search(wanted: Any, where: Any) -> None:
-    """Take what it costs to look for a value in another, which is no more than comparing it with each item."""
-    if isinstance(where, list | tuple) and not isinstance(wanted, list | tuple | Mapping):
-        charge(
-            (1 + len(where) // READ_ITEMS)
-            * (1 + (len(wanted) // READ_TEXT if isinstance(wanted, str) else 0))
-        )
+def charge_search(wanted: Any, container: Any) -> None:
+    """Charge for `wanted in container`: at most one comparison with each item."""
+    if isinstance(container, list | tuple) and not isinstance(wanted, list | tuple | Mapping):
+        units_per_item = 1 + (len(wanted) // COMPARED_CHARACTERS_PER_UNIT if isinstance(wanted, str) else 0)
+        charge((1 + len(container) // COMPARED_ITEMS_PER_UNIT) * units_per_item)
     else:
-        weighed(wanted)
-        searched(where)
+        charge_comparison(wanted)
+        charge_lookup(container)
 
 
-def searched(value: Any) -> Any:
-    """A value in which something is about to be looked for, charged for: an object finds its keys without a search."""
-    return value if isinstance(value, Mapping) else weighed(value)
+def charge_lookup(container: Any) -> Any:
+    """Charge for a search in the container, and return it. A mapping finds its keys without a search."""
+    return container if isinstance(container, Mapping) else charge_comparison(container)
 
 
-def built(value: Any) -> Any:
-    """A list or object that an expression has made, with all that is in it charged for: parts may be shared many times."""
-    measure(value)
+def charge_literal(value: Any) -> Any:
+    """Charge for a list or mapping literal with all its content, and return it. Its parts may be shared."""
+    charge_as_text(value)
     return value
 
 
-def copied(value: Any) -> Any:
-    """A part of a text or list that an expression has cut out, charged for."""
+def charge_slice(value: Any) -> Any:
+    """Charge for a slice of a text or list, and return it."""
     if isinstance(value, list | tuple):
-        charge_items(len(value), LIST_ITEM)
+        charge_items(len(value), LIST_ITEM_UNITS)
     elif isinstance(value, str):
         charge_text(len(value))
     return value
 
 
-def measured_text(value: Any) -> str:
-    """The value as text, its size checked before it is made."""
+def to_charged_text(value: Any) -> str:
+    """Return the value as text, and charge for it before it is created."""
     if not isinstance(value, str):
-        measure(value)
+        charge_as_text(value)
     return str(value)
 
 
-def concatenated(parts: Iterable[Any], separator: str = "") -> str:
-    """The parts as one text, its size checked before it is made."""
+def concatenate(parts: Iterable[Any], separator: str = "") -> str:
+    """Return the parts as one text, and charge for it before it is created."""
     texts: list[str] = []
     length = 0
     for part in parts:
-        texts.append(measured_text(part))
+        texts.append(to_charged_text(part))
         length += len(texts[-1]) + len(separator)
         if length > MAX_TEXT + len(separator):
             break
@@ -266,18 +285,20 @@ def concatenated(parts: Iterable[Any], separator: str = "") -> str:
     return separator.join(texts)
 
 
-def charge_order(keys: list[Any], *, sorted: bool) -> None:
-    """Take what it costs to put values in order by these keys, or without that to find the least or the different ones.
+def charge_sort(keys: list[Any], *, sorts: bool) -> None:
+    """Charge for sorting values by these keys or, without `sorts`, for one pass that finds a minimum or
+    duplicates.
 
-    Texts among the keys are made anew without their case.
+    Text keys cost extra, because the filters create a lower-case copy of each.
     """
-    kinds = set(map(type, keys))
-    if kinds == _TEXTS:
-        letters = sum(map(len, keys))
-        units = len(keys) + letters // READ_TEXT
-    elif kinds <= _SCALARS:
-        letters, units = 0, len(keys)
+    types = set(map(type, keys))
+    if types == _TEXTS:
+        characters = sum(map(len, keys))
+        units = len(keys) + characters // COMPARED_CHARACTERS_PER_UNIT
+    elif types <= _SCALARS:
+        characters, units = 0, len(keys)
     else:
-        letters = sum(len(key) for key in keys if isinstance(key, str))
-        units = sum(1 + reading(key) for key in keys)
-    charge(letters + units * (math.ceil(math.log2(len(keys) + 1)) if sorted else 1) // READ_ITEMS)
+        characters = sum(len(key) for key in keys if isinstance(key, str))
+        units = sum(1 + comparison_cost(key) for key in keys)
+    passes = math.ceil(math.log2(len(keys) + 1)) if sorts else 1
+    charge(characters + units * passes // COMPARED_ITEMS_PER_UNIT)

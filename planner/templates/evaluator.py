@@ -1,4 +1,17 @@
-"""How the nodes of a template become a value: a function of the names that it reads, and plain data of what that gives."""
+"""Compile the syntax tree of a template into a function of its names, and convert the result to JSON values.
+
+Problem: Jinja2 has hooks for calls, filters and attributes, but none for loops, comparisons, slices, literals
+and `~`. These operations must be charged to the budget too.
+
+Algorithm: instrumentation of the syntax tree. Before Jinja2 compiles the tree, each such node is wrapped in a
+call of an internal filter that charges for it (see `filters`). The names of these filters contain a blank, so
+no template can call them. Source: Jinja2 documentation, "Extensions", AST reference. The result is converted
+to JSON values; each copied value is charged.
+
+Cost: one filter call per instrumented operation.
+
+Limits: those of `budget`. A text is limited to MAX_TEXT characters in all, an error message to MAX_MESSAGE.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +23,36 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
 from jinja2.runtime import Undefined
-from noetl.planner.templates.budget import LIST, LIST_ITEM, MAPPING, MAX_TEXT, LimitExceeded, bounded, charge
+from noetl.planner.templates.budget import (
+    LIST_ITEM_UNITS,
+    LIST_UNITS,
+    MAPPING_UNITS,
+    MAX_TEXT,
+    LimitExceeded,
+    charge,
+    charge_each,
+)
 from noetl.planner.templates.filters import (
-    BUILT,
-    CONCATENATE,
-    COPIED,
-    LOOP_ITEMS,
-    SEARCHED,
-    WEIGHED,
+    COMPARISON_FILTER,
+    CONCATENATION_FILTER,
+    LITERAL_FILTER,
+    LOOKUP_FILTER,
+    LOOP_FILTER,
+    SLICE_FILTER,
     describe,
 )
 from noetl.planner.templates.sandbox import SANDBOX
 
 MAX_MESSAGE = 1_000
+"""How many characters the message of an error keeps. Some messages quote a whole value."""
 TIME_UNITS = 32
 
 
 class EvaluationError(Exception):
-    """A template has no value here. `type` is the error type of the language: UndefinedName, TemplateError, LimitExceeded."""
+    """A failed evaluation.
+
+    `type` is an error type of the language: UndefinedName, TemplateError, LimitExceeded.
+    """
 
     def __init__(self, type: str, message: str) -> None:
         super().__init__(message)
@@ -35,46 +60,45 @@ class EvaluationError(Exception):
         self.message = message
 
 
-def message_of(error: BaseException) -> str:
-    """What an error of an evaluation says."""
+def describe_error(error: BaseException) -> str:
+    """Return the message of an error that an evaluation raised, cut to MAX_MESSAGE characters."""
     if isinstance(error, ZeroDivisionError):
         return "division by zero"
-    # Some quote all of a value.
     return str(error)[:MAX_MESSAGE]
 
 
-def charged(node: nodes.Node) -> nodes.Node:
-    """The node with the budget's filters where Jinja2 has no hook: around what is looped over, compared or cut out, and
-    for `~`.
-    """
+def instrument(node: nodes.Node) -> nodes.Node:
+    """Modify a node and its descendants so that they charge the budget; return the node that replaces it."""
     for field in node.fields:
         value = getattr(node, field, None)
         if isinstance(value, nodes.Node):
-            setattr(node, field, charged(value))
+            setattr(node, field, instrument(value))
         elif isinstance(value, list):
-            setattr(node, field, [charged(item) if isinstance(item, nodes.Node) else item for item in value])
+            setattr(
+                node, field, [instrument(item) if isinstance(item, nodes.Node) else item for item in value]
+            )
     if isinstance(node, nodes.For):
-        node.iter = nodes.Filter(node.iter, LOOP_ITEMS, [], [], None, None, lineno=node.lineno)
+        node.iter = _filtered(LOOP_FILTER, node.iter)
     if isinstance(node, nodes.Compare):
-        node.expr = _through(WEIGHED, node.expr)
+        node.expr = _filtered(COMPARISON_FILTER, node.expr)
         for operand in node.ops:
-            operand.expr = _through(SEARCHED if operand.op in ("in", "notin") else WEIGHED, operand.expr)
+            name = LOOKUP_FILTER if operand.op in ("in", "notin") else COMPARISON_FILTER
+            operand.expr = _filtered(name, operand.expr)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-        return _through(COPIED, node)
+        return _filtered(SLICE_FILTER, node)
     if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
-        return _through(BUILT, node)
+        return _filtered(LITERAL_FILTER, node)
     if isinstance(node, nodes.Concat):
-        parts = nodes.List(node.nodes, lineno=node.lineno)
-        return nodes.Filter(parts, CONCATENATE, [], [], None, None, lineno=node.lineno)
+        return _filtered(CONCATENATION_FILTER, nodes.List(node.nodes, lineno=node.lineno))
     return node
 
 
-def _through(name: str, node: nodes.Expr) -> nodes.Expr:
+def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def compiled(tree: nodes.Template, pick: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], Any]:
-    """The function of the values of names that evaluates a tree, and gives what is picked of its context and its text.
+def compile_nodes(tree: nodes.Template, select: Callable[[Any, Any], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Return a function that evaluates the tree with given names, and returns `select(context, text)`.
 
     Raises:
         EvaluationError: the tree is too deep.
@@ -94,34 +118,39 @@ def compiled(tree: nodes.Template, pick: Callable[[Any, Any], Any]) -> Callable[
             if size > MAX_TEXT:
                 raise LimitExceeded(f"the text is longer than {MAX_TEXT:,} characters")
             chunks.append(chunk)
-        return pick(context, "".join(chunks))
+        return select(context, "".join(chunks))
 
     return run
 
 
-def is_foreign(value: object) -> bool:
-    """Whether a value is none of those that JSON knows."""
-    return not isinstance(value, str | int | float | bool | list | dict | None)
+def is_json_type(value: object) -> bool:
+    """Return whether the type of a value is one of JSON. The content of lists and mappings is not checked."""
+    return isinstance(value, str | int | float | bool | list | dict | None)
 
 
-def plain_or_error(value: Any) -> Any:
-    """The value as JSON knows it: lists for what can be walked, text for times. `Raw`, `Identifier` and secrets stay.
+def to_json_value(value: Any) -> Any:
+    """Return the value as JSON values: a list for any iterable, text for a time.
+
+    `Raw`, `Identifier` and mappings of secrets keep their type.
 
     Raises:
-        EvaluationError: it is not data, or more than the budget has.
+        EvaluationError: the value has no JSON form, or exceeds the budget.
     """
     try:
-        return _plain(value)
+        return _convert(value)
     except UndefinedError as error:
-        raise EvaluationError("UndefinedName", message_of(error)) from None
+        raise EvaluationError("UndefinedName", describe_error(error)) from None
     except (LimitExceeded, RecursionError) as error:
-        raise EvaluationError("LimitExceeded", message_of(error)) from None
+        raise EvaluationError("LimitExceeded", describe_error(error)) from None
     except (TypeError, ValueError) as error:
-        raise EvaluationError("TemplateError", message_of(error)) from None
+        raise EvaluationError("TemplateError", describe_error(error)) from None
 
 
-def _plain(value: Any) -> Any:
-    """Lists and objects are copied, as often as they stand in others, and charged for."""
+def _convert(value: Any) -> Any:
+    """Return the value as JSON values.
+
+    A shared list or mapping is copied, and charged, as often as it occurs.
+    """
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -134,8 +163,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     if isinstance(value, dict):
-        charge(MAPPING + 2 * LIST_ITEM * len(value))
-        return {key if isinstance(key, str) else to_text(key): _plain(item) for key, item in value.items()}
+        charge(MAPPING_UNITS + 2 * LIST_ITEM_UNITS * len(value))
+        return {key if isinstance(key, str) else to_text(key): _convert(item) for key, item in value.items()}
     if isinstance(value, datetime | date):
         charge(TIME_UNITS)
         return value.isoformat()
@@ -144,14 +173,14 @@ def _plain(value: Any) -> Any:
     if callable(value):
         raise TypeError("the value is a function: call it with `()`")
     if isinstance(value, list | tuple):
-        charge(LIST + LIST_ITEM * len(value))
-        return [_plain(item) for item in value]
+        charge(LIST_UNITS + LIST_ITEM_UNITS * len(value))
+        return [_convert(item) for item in value]
     if isinstance(value, Iterable):
-        return [_plain(item) for item in bounded(value)]
-    raise TypeError(f"the value is {describe(value)}, which is not data")
+        return [_convert(item) for item in charge_each(value)]
+    raise TypeError(f"the value is {describe(value)}, which JSON cannot hold")
 
 
 def to_text(value: Any) -> str:
-    """The value as the part of a text that it becomes."""
-    value = plain_or_error(value)
+    """Return the value as a part of a text."""
+    value = to_json_value(value)
     return value if type(value) is str else str(value)

@@ -1,4 +1,6 @@
-"""The filters that are ours, and those of Jinja2 that are made anew because of what they would take."""
+"""The filters that NoETL adds, its charged versions of some filters of Jinja2, and the internal filters of
+`evaluator`.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,18 @@ from jinja2.utils import pass_environment
 from noetl.planner.templates.budget import (
     MAX_ITEMS,
     LimitExceeded,
-    bounded,
-    built,
     charge,
+    charge_as_text,
+    charge_comparison,
+    charge_each,
     charge_items,
+    charge_literal,
+    charge_lookup,
+    charge_rounds,
+    charge_slice,
     charge_text,
-    concatenated,
-    copied,
-    loop_items,
-    measure,
-    measured_text,
-    searched,
-    weighed,
+    concatenate,
+    to_charged_text,
 )
 from noetl.planner.templates.operators import add
 
@@ -38,30 +40,37 @@ MAX_REPETITIONS = 10_000
 MAX_TIME_TEXT = 200
 REGEX_SECONDS = 1.0
 
-JSON_VALUE = 32
-"""What a value costs that is read from JSON, on top of its letters; a list or object costs twice that."""
-LOOP_ITEMS = "noetl bounded"
-CONCATENATE = "noetl concatenate"
-WEIGHED = "noetl weighed"
-SEARCHED = "noetl searched"
-BUILT = "noetl built"
-COPIED = "noetl copied"
+JSON_VALUE_UNITS = 32
+"""The units for a value that `fromjson` creates, in addition to its characters.
+
+A list or object costs twice as much.
+"""
+LOOP_FILTER = "noetl loop"
+CONCATENATION_FILTER = "noetl concatenation"
+COMPARISON_FILTER = "noetl comparison"
+LOOKUP_FILTER = "noetl lookup"
+LITERAL_FILTER = "noetl literal"
+SLICE_FILTER = "noetl slice"
 
 
 class Raw(str):
-    """Text that a sink takes as it is."""
+    """Text that a sink inserts without escaping."""
 
     __slots__ = ()
 
 
 class Identifier(str):
-    """The name of a table or column, which an SQL sink quotes as such."""
+    """The name of a table or column, which an SQL sink quotes as an identifier."""
 
     __slots__ = ()
 
 
 def describe(value: object) -> str:
-    """What a value is, in the words of a playbook's author."""
+    """Return the type of a value in the words of the language, with the keys of an object.
+
+    >>> describe({"a": 1}), describe([]), describe(None)
+    ('an object with `a`', 'a list', 'none')
+    """
     if value is None:
         return "none"
     if isinstance(value, Mapping):
@@ -77,21 +86,25 @@ def describe(value: object) -> str:
 
 
 def replace(text: Any, old: str, new: str, count: int | None = None) -> str:
-    text, old, new = measured_text(text), measured_text(old), measured_text(new)
-    times = text.count(old) if count is None or count < 0 else min(text.count(old), count)
-    charge_text(len(text) + times * max(len(new) - len(old), 0))
+    """Return the text with `old` replaced by `new`, charged before it is created."""
+    text, old, new = to_charged_text(text), to_charged_text(old), to_charged_text(new)
+    occurrences = text.count(old) if count is None or count < 0 else min(text.count(old), count)
+    charge_text(len(text) + occurrences * max(len(new) - len(old), 0))
     replaced: str = text.replace(old, new, -1 if count is None else count)
     return replaced
 
 
 def join_texts(separator: str, items: Iterable[str]) -> str:
-    return concatenated(bounded(items), separator)
+    """Return `separator.join(items)`, charged before it is created."""
+    return concatenate(charge_each(items), separator)
 
 
 def join(environment: Environment, value: Any, d: Any = "", attribute: Any = None) -> str:
-    parts = bounded(value)
-    return concatenated(
-        parts if attribute is None else map(make_attrgetter(environment, attribute), parts), measured_text(d)
+    """Return the items, or an attribute of each, as one text. Jinja2 names the separator `d`."""
+    parts = charge_each(value)
+    return concatenate(
+        parts if attribute is None else map(make_attrgetter(environment, attribute), parts),
+        to_charged_text(d),
     )
 
 
@@ -99,27 +112,29 @@ def join(environment: Environment, value: Any, d: Any = "", attribute: Any = Non
 def _sum(
     environment: Environment, items: Iterable[Any], attribute: str | int | None = None, start: Any = 0
 ) -> Any:
-    """The sum of numbers, or one list of many."""
-    found = bounded(items)
-    parts = found if attribute is None else map(make_attrgetter(environment, attribute), found)
+    """Return the sum of numbers, or the concatenation of lists if `start` is a list."""
+    charged_items = charge_each(items)
+    parts = (
+        charged_items if attribute is None else map(make_attrgetter(environment, attribute), charged_items)
+    )
     if not isinstance(start, list):
         for part in parts:
             start = add(start, part)
         return start
-    whole = list(start)
+    result = list(start)
     for part in parts:
-        whole += bounded(part)
-        if len(whole) > MAX_ITEMS:
-            charge_items(len(whole))
-    return whole
+        result += charge_each(part)
+        if len(result) > MAX_ITEMS:
+            charge_items(len(result))
+    return result
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     if indent is not None and not 0 <= indent <= 16:
-        raise ValueError("`tojson` indents by 0 to 16")
-    measure(value, indent or 0)
+        raise ValueError("the indent of `tojson` must be 0 to 16")
+    charge_as_text(value, indent or 0)
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
     charge_text(len(text))
     return text
@@ -131,23 +146,23 @@ def _json_default(value: object) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Iterable):
-        return list(bounded(value))
-    raise TypeError(f"{describe(value)} cannot be written as JSON")
+        return list(charge_each(value))
+    raise TypeError(f"{describe(value)} has no JSON form")
 
 
 def _from_json(text: str) -> Any:
-    # Counted in the text, because what it says is made in one go.
+    # The parser creates all values in one call, so they are counted in the text before.
     values = text.count(",") + 2 * (text.count("[") + text.count("{"))
-    charge(len(text) + JSON_VALUE * values)
-    return json.loads(text, parse_constant=_no_constant)
+    charge(len(text) + JSON_VALUE_UNITS * values)
+    return json.loads(text, parse_constant=_refuse_constant)
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
 def _b64encode(value: str) -> str:
-    raw = measured_text(value).encode()
+    raw = to_charged_text(value).encode()
     charge_text(4 * len(raw) // 3)
     return base64.b64encode(raw).decode()
 
@@ -158,13 +173,13 @@ def _b64decode(value: str) -> str:
 
 
 def _sha256(value: str) -> str:
-    raw = measured_text(value).encode()
+    raw = to_charged_text(value).encode()
     charge(len(raw))
     return hashlib.sha256(raw).hexdigest()
 
 
 def _regex_search(text: str, pattern: str) -> Any:
-    """The first match: its groups as a list, or the whole match when the pattern has no groups, or none."""
+    """Return the groups of the first match as a list, or the whole match if there are no groups."""
     _check_pattern(pattern)
     charge(len(text))
     import regex
@@ -172,7 +187,7 @@ def _regex_search(text: str, pattern: str) -> Any:
     try:
         match = regex.search(pattern, text, timeout=REGEX_SECONDS)
     except (regex.error, TimeoutError) as problem:
-        raise _regex_problem(pattern, problem) from None
+        raise _regex_error(pattern, problem) from None
     if match is None:
         return None
     return list(match.groups()) if match.re.groups else match.group()
@@ -187,31 +202,37 @@ def _regex_replace(text: str, pattern: str, replacement: str = "") -> str:
         charge_text(len(text) + matches * (len(replacement) + len(text) * replacement.count("\\")))
         return regex.sub(pattern, replacement, text, timeout=REGEX_SECONDS)
     except (regex.error, TimeoutError) as problem:
-        raise _regex_problem(pattern, problem) from None
+        raise _regex_error(pattern, problem) from None
 
 
 def _check_pattern(pattern: str) -> None:
-    """Compiling a pattern is not under its time limit, so its size is bounded, with bounded repetitions written out."""
+    """Refuse large patterns, because their compilation has no time limit.
+
+    `a{1000}` counts as 1,000 repetitions.
+    """
     repetitions = math.prod(max(int(number), 1) for number in re.findall(r"(\d+)\s*\}", pattern)[:100])
     if len(pattern) > MAX_PATTERN or repetitions > MAX_REPETITIONS:
         raise LimitExceeded("the pattern is too large")
 
 
-def _regex_problem(pattern: str, problem: Exception) -> Exception:
+def _regex_error(pattern: str, problem: Exception) -> Exception:
     if isinstance(problem, TimeoutError):
         return LimitExceeded(f"the pattern {pattern!r} takes longer than {REGEX_SECONDS:g} s")
-    return ValueError(f"{pattern!r} is not a pattern: {problem}")
+    return ValueError(f"{pattern!r} is not a regular expression: {problem}")
 
 
 def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> datetime:
-    """A time from ISO 8601 text, from text in the `strptime` pattern given, or from seconds since the epoch; UTC unless it says."""
+    """Return a time from ISO 8601 text, from text in a `strptime` pattern, or from seconds since the epoch.
+
+    A time without an offset is in UTC.
+    """
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):
         return value
     if len(value) > MAX_TIME_TEXT or len(pattern or "") > MAX_TIME_TEXT:
         raise LimitExceeded("the text or the pattern of `to_datetime` is too long")
-    moment = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value)  # noqa: DTZ007 - below
+    moment = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value)  # noqa: DTZ007
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -222,8 +243,8 @@ def _strftime(value: str | float | datetime, pattern: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "identifier": lambda value: Identifier(copied(measured_text(value))),
-    "raw": lambda value: Raw(copied(measured_text(value))),
+    "identifier": lambda value: Identifier(charge_slice(to_charged_text(value))),
+    "raw": lambda value: Raw(charge_slice(to_charged_text(value))),
     "tojson": _to_json,
     "fromjson": _from_json,
     "b64encode": _b64encode,
@@ -234,10 +255,10 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "to_datetime": _to_datetime,
     "strftime": _strftime,
     "sum": _sum,
-    LOOP_ITEMS: loop_items,
-    WEIGHED: weighed,
-    SEARCHED: searched,
-    BUILT: built,
-    COPIED: copied,
-    CONCATENATE: concatenated,
+    LOOP_FILTER: charge_rounds,
+    COMPARISON_FILTER: charge_comparison,
+    LOOKUP_FILTER: charge_lookup,
+    LITERAL_FILTER: charge_literal,
+    SLICE_FILTER: charge_slice,
+    CONCATENATION_FILTER: concatenate,
 }

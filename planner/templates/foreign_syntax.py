@@ -1,12 +1,12 @@
-"""Words of other languages that people write in expressions, and what they are here."""
+"""Hints for words and operators of other languages that authors write in expressions."""
 
 from __future__ import annotations
 
 import re
 
-NAME_HINTS = dict.fromkeys(("null", "NULL", "Null", "nil", "undefined", "NONE"), "none is written `none`")
+NAME_HINTS = dict.fromkeys(("null", "NULL", "Null", "nil", "undefined", "NONE"), "write `none`")
 TEST_HINTS = {
-    **dict.fromkeys(("null", "nil"), "none is written `none`"),
+    **dict.fromkeys(("null", "nil"), "write `none`"),
     "empty": "write `not value`, or `value | length == 0`",
 }
 FUNCTION_HINTS = {
@@ -31,7 +31,7 @@ GUARD_HINTS = {
     **dict.fromkeys(("failed", "failure", "on_error"), "write `error`"),
     **dict.fromkeys(("success", "succeeded"), 'write `"{{ result.success }}"`'),
 }
-_OPERATORS = tuple(
+_OPERATOR_HINTS = tuple(
     (re.compile(pattern), hint)
     for pattern, hint in (
         (r"&&", "write `and`"),
@@ -42,16 +42,16 @@ _OPERATORS = tuple(
         (r"\?\?", "write `value | default(other)`"),
         (r"<>", "write `!=`"),
         (r"\?", "write `a if condition else b`"),
-        (r"(?<![=<>!])=(?!=)", "write `==`, which compares"),
-        (r"\$", "names are written without `$`"),
+        (r"(?<![=<>!])=(?!=)", "write `==` to compare"),
+        (r"\$", "write the name without `$`"),
     )
 )
 
 
 def find_operator_hint(source: str, offset: int) -> str | None:
-    """What to write for an operator of other languages that stands where an expression was found to be wrong, if one does."""
-    for operator, hint in _OPERATORS:
-        found = operator.finditer(source, max(offset - 2, 0), offset + 3)
-        if any(match.start() <= offset < match.end() for match in found):
+    """Return the hint for an operator of another language at the offset of a syntax error, or None."""
+    for operator, hint in _OPERATOR_HINTS:
+        matches = operator.finditer(source, max(offset - 2, 0), offset + 3)
+        if any(match.start() <= offset < match.end() for match in matches):
             return hint
     return None

@@ -1,10 +1,26 @@
-"""What a text with templates in it is made of: the nodes of its expressions, none of which the sandbox lacks, and its parts."""
+"""Parse text with templates into syntax trees and parts, and refuse what the sandbox does not allow.
+
+Problem: every text value of a playbook may be a template. Authors need errors at the exact word, hostile
+templates must not exhaust the parser, and most texts are trivial: no template, or `{{ name.attribute }}`
+only.
+
+Algorithm: three stages. `split_simple_parts` reads trivial texts with one regular expression. For all others,
+the parser of Jinja2 builds the syntax tree, with offsets in place of line numbers (see
+`sandbox.OffsetLexer`). Then a breadth-first walk checks each node against the allow-lists. Source: Jinja2
+documentation, "API".
+
+Cost: O(length of the text). The simple stage is about twenty times faster than the parser of Jinja2.
+
+Limits: MAX_SOURCE characters, MAX_BRACKETS nested brackets (checked before parsing, because the parser is
+recursive), MAX_NODES nodes and MAX_DEPTH levels of the tree. Past a limit, NP405 is raised.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
@@ -25,7 +41,10 @@ _CODE = re.compile(r"\{[{%]")
 
 
 class TemplateProblem(Exception):
-    """A template that cannot be used. `start` and `end` are offsets in its text; `code` is the diagnostic's."""
+    """An invalid template.
+
+    `code` is the code of the diagnostic; `start` and `end` are offsets in the text.
+    """
 
     def __init__(self, code: str, message: str, start: int, end: int, hint: str | None = None) -> None:
         super().__init__(message)
@@ -36,13 +55,17 @@ class TemplateProblem(Exception):
         self.hint = hint
 
     def without_traceback(self) -> TemplateProblem:
-        """The same problem, as nobody has raised it."""
+        """Return a copy without traceback, so that a cached problem keeps no frames alive."""
         return TemplateProblem(self.code, self.message, self.start, self.end, self.hint)
 
 
 @frozen
 class Expression:
-    """One `{{ }}` of a template: the text between the braces, and where the braces stand."""
+    """One `{{ }}` of a template. `source` is the text between the braces; `start` and `end` include the
+    braces.
+
+    `filter` is the name of its last filter, if that has no arguments.
+    """
 
     source: str
     start: int
@@ -59,37 +82,49 @@ class Expression:
 
 
 def has_template(text: str) -> bool:
-    """Whether the text has anything for the template engine in it."""
+    """Return whether the text contains an expression, a block or a comment of the template language.
+
+    >>> has_template("{{ x }}"), has_template("{x}")
+    (True, False)
+    """
     return "{" in text and _OPENING.search(text) is not None
 
 
 def code_length(text: str) -> int:
-    """How many characters of the text are between braces, of which an expression may have some of its own."""
+    """Return how many characters of the text are between the braces of expressions and blocks, opening
+    included.
+
+    An expression may contain braces of its own, so each opening extends to the last closing before the next
+    opening.
+
+    >>> code_length("a {{ b }} c")
+    5
+    """
     parts = _CODE.split(text)[1:]
     ends = (max(part.rfind("}}"), part.rfind("%}")) for part in parts)
     return sum(2 + (len(part) if end < 0 else end) for part, end in zip(parts, ends, strict=True))
 
 
 def parse_nodes(source: str) -> list[nodes.Node]:
-    """The nodes of a text with templates in it.
+    """Return the nodes of a text with templates.
 
     Raises:
-        TemplateProblem: as `parse`.
+        TemplateProblem: the text is not a template, or uses something that the sandbox does not allow.
     """
     if len(source) > MAX_SOURCE:
         raise TemplateProblem(
-            "NP405", f"a template is at most {MAX_SOURCE:,} characters long", 0, len(source)
+            "NP405", f"the template is longer than {MAX_SOURCE:,} characters", 0, len(source)
         )
     _check_brackets(source)
     try:
-        # What compiles the nodes gives them their environment.
+        # `compile_nodes` sets the environment of the nodes.
         body = Parser(SANDBOX, source).subparse()
     except TemplateSyntaxError as error:
-        raise _syntax_problem(source, error) from None
+        raise _to_problem(source, error) from None
     except RecursionError:
         raise TemplateProblem("NP405", "the expression is nested too deeply", 0, len(source)) from None
     except ValueError:
-        # Python reads no decimal integer of more than 4,300 digits.
+        # Python cannot read a decimal integer of more than 4,300 digits.
         raise TemplateProblem("NP405", "a number is too large", 0, len(source)) from None
     _check_nodes(source, body)
     return body
@@ -102,54 +137,56 @@ def _check_brackets(source: str) -> None:
         if character in "([{":
             depth += 1
             if depth > MAX_BRACKETS:
-                message = f"brackets are nested more than {MAX_BRACKETS} deep"
+                message = f"brackets are nested more than {MAX_BRACKETS} levels deep"
                 raise TemplateProblem("NP405", message, offset, offset + 1)
         elif character in ")]}":
             depth = max(depth - 1, 0)
 
 
-_ENDS = "it ends as it began: `{{ … }}` or `{% … %}`"
-_UNKNOWN = re.compile(r"^Encountered unknown tag '(\w+)'")
-_UNCLOSED = re.compile(r"innermost block that needs to be closed is '(\w+)'")
+_CLOSING_HINT = "close `{{` with `}}`, and `{%` with `%}`"
+_UNKNOWN_TAG = re.compile(r"^Encountered unknown tag '(\w+)'")
+_UNCLOSED_BLOCK = re.compile(r"innermost block that needs to be closed is '(\w+)'")
 
 
-def _syntax_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
+def _to_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
     start = min(max(error.lineno, 0), max(len(source) - 1, 0))
     word = re.compile(r"\w+|\S").match(source, start)
     message = (error.message or "not an expression").rstrip(".")
     end = word.end() if word else start + 1
-    if (unknown := _UNKNOWN.search(message)) is not None:
+    if (unknown := _UNKNOWN_TAG.search(message)) is not None:
         tag = unknown[1]
         if tag.startswith(("end", "el")):
-            return TemplateProblem("NP401", f"`{{% {tag} %}}` belongs to no block before it", start, end)
+            return TemplateProblem("NP401", f"unexpected `{{% {tag} %}}`: no block is open", start, end)
         return TemplateProblem("NP403", f"unknown tag `{tag}`", start, end)
-    if (unclosed := _UNCLOSED.search(message)) is not None:
-        return _unclosed(source, unclosed[1])
+    if (unclosed := _UNCLOSED_BLOCK.search(message)) is not None:
+        return _unclosed_block(source, unclosed[1])
     message = message.replace("end of print statement", "}}").replace("end of statement block", "%}")
+    message = message[0].lower() + message[1:]
     if source.startswith("}", start) and not source.startswith("}}", start):
-        return TemplateProblem("NP401", message[0].lower() + message[1:], start, end, _ENDS)
-    # The executor parses templates too, and has no use for what would be right until one is wrong.
+        return TemplateProblem("NP401", message, start, end, _CLOSING_HINT)
+    # The executor also parses templates, but needs hints only after an error.
     from noetl.planner.templates.foreign_syntax import find_operator_hint
 
-    return TemplateProblem(
-        "NP401", message[0].lower() + message[1:], start, end, find_operator_hint(source, start)
-    )
+    return TemplateProblem("NP401", message, start, end, find_operator_hint(source, start))
 
 
-def _unclosed(source: str, tag: str) -> TemplateProblem:
-    opened: list[re.Match[str]] = []
-    for found in re.finditer(rf"\{{%[-+]?\s*(end)?({tag})\b.*?%\}}", source, re.DOTALL):
-        if not found[1]:
-            opened.append(found)
-        elif opened:
-            opened.pop()
-    start, end = (opened[-1].start(2), opened[-1].end()) if opened else (0, len(source))
-    hint = f"write `{{% end{tag} %}}` behind what belongs to it"
+def _unclosed_block(source: str, tag: str) -> TemplateProblem:
+    open_blocks: list[re.Match[str]] = []
+    for block in re.finditer(rf"\{{%[-+]?\s*(end)?({tag})\b.*?%\}}", source, re.DOTALL):
+        if not block[1]:
+            open_blocks.append(block)
+        elif open_blocks:
+            open_blocks.pop()
+    start, end = (open_blocks[-1].start(2), open_blocks[-1].end()) if open_blocks else (0, len(source))
+    hint = f"add `{{% end{tag} %}}` at the end of the block"
     return TemplateProblem("NP401", f"`{{% {tag} %}}` is not closed", start, end, hint)
 
 
 def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
-    """Raises TemplateProblem for whatever the sandbox does not have. Iterative: trees may be deeper than the stack."""
+    """Raise TemplateProblem for a node that is not allowed.
+
+    Iterative, because the tree may be deeper than the stack.
+    """
     level = list(body)
     depth = count = 1
     while level:
@@ -162,53 +199,83 @@ def _check_nodes(source: str, body: Sequence[nodes.Node]) -> None:
         level = [child for node in level for child in child_nodes(node)]
 
 
-_LOOKED_INTO = frozenset({nodes.Getattr, nodes.Getitem, nodes.Const, nodes.Filter, nodes.Test, nodes.Call})
-
-
 def _check_node(source: str, node: nodes.Node) -> None:
     if type(node) not in ALLOWED_NODES:
         word = type(node).__name__.lower()
-        raise _at(source, "NP403", f"`{word}` is not allowed in playbooks", node.lineno, word)
-    if type(node) not in _LOOKED_INTO:
-        return
-    if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
-        raise _at(
-            source, "NP403", f"`{node.attr}` is not allowed: it starts with `_`", node.lineno, node.attr
+        raise TemplateProblem(
+            "NP403", f"`{word}` is not allowed in playbooks", *_word_span(source, node.lineno, word)
         )
-    if (
-        isinstance(node, nodes.Getitem)
-        and isinstance(node.arg, nodes.Const)
-        and str(node.arg.value).startswith("__")
-    ):
-        raise _at(source, "NP403", f"`{node.arg.value}` is not allowed", node.lineno, str(node.arg.value))
-    if isinstance(node, nodes.Const) and _is_huge(node.value):
+    if (check := _NODE_CHECKS.get(type(node))) is not None:
+        check(source, node)
+
+
+def _check_attribute(source: str, node: nodes.Getattr) -> None:
+    if node.attr.startswith("_"):
+        message = f"`{node.attr}` is not allowed: it starts with `_`"
+        raise TemplateProblem("NP403", message, *_word_span(source, node.lineno, node.attr))
+
+
+def _check_subscript(source: str, node: nodes.Getitem) -> None:
+    if isinstance(node.arg, nodes.Const) and str(node.arg.value).startswith("__"):
+        word = str(node.arg.value)
+        raise TemplateProblem("NP403", f"`{word}` is not allowed", *_word_span(source, node.lineno, word))
+
+
+def _check_constant(source: str, node: nodes.Const) -> None:
+    if _is_huge(node.value):
         end = re.compile(r"[\w.+-]+").match(source, node.lineno)
         raise TemplateProblem(
             "NP405", "the number is too large", node.lineno, end.end() if end else node.lineno + 1
         )
-    if isinstance(node, nodes.Filter) and node.name not in SANDBOX.filters:
-        hint = _suggest(node.name, SANDBOX.filters, "FILTER_HINTS")
-        raise _at(source, "NP402", f"there is no filter `{node.name}`", node.lineno, node.name, hint)
-    if isinstance(node, nodes.Test) and node.name not in SANDBOX.tests:
-        hint = _suggest(node.name, SANDBOX.tests, "TEST_HINTS")
-        raise _at(source, "NP402", f"there is no test `{node.name}`", node.lineno, node.name, hint)
-    if isinstance(node, nodes.Call):
-        if node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise _at(source, "NP403", "`*` and `**` in calls are not allowed", node.lineno, "(")
-        if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
-            name = node.node.name
-            hint = _suggest(name, FUNCTIONS, "FUNCTION_HINTS") or (
-                f"`{name}` is a filter: write `value | {name}`" if name in SANDBOX.filters else None
-            )
-            raise _at(source, "NP402", f"there is no function `{name}`", node.node.lineno, name, hint)
 
 
-def _suggest(word: str, known: Iterable[str], kind: str) -> str | None:
+def _check_filter(source: str, node: nodes.Filter) -> None:
+    if node.name not in SANDBOX.filters:
+        hint = _find_hint(node.name, SANDBOX.filters, "FILTER_HINTS")
+        raise TemplateProblem(
+            "NP402", f"unknown filter `{node.name}`", *_word_span(source, node.lineno, node.name), hint
+        )
+
+
+def _check_test(source: str, node: nodes.Test) -> None:
+    if node.name not in SANDBOX.tests:
+        hint = _find_hint(node.name, SANDBOX.tests, "TEST_HINTS")
+        raise TemplateProblem(
+            "NP402", f"unknown test `{node.name}`", *_word_span(source, node.lineno, node.name), hint
+        )
+
+
+def _check_call(source: str, node: nodes.Call) -> None:
+    if node.dyn_args is not None or node.dyn_kwargs is not None:
+        raise TemplateProblem(
+            "NP403", "`*` and `**` are not allowed in calls", *_word_span(source, node.lineno, "(")
+        )
+    if isinstance(node.node, nodes.Name) and node.node.name not in FUNCTIONS:
+        name = node.node.name
+        hint = _find_hint(name, FUNCTIONS, "FUNCTION_HINTS")
+        if hint is None and name in SANDBOX.filters:
+            hint = f"`{name}` is a filter: write `value | {name}`"
+        raise TemplateProblem(
+            "NP402", f"unknown function `{name}`", *_word_span(source, node.node.lineno, name), hint
+        )
+
+
+_NODE_CHECKS: Mapping[type[nodes.Node], Callable[[str, Any], None]] = {
+    nodes.Getattr: _check_attribute,
+    nodes.Getitem: _check_subscript,
+    nodes.Const: _check_constant,
+    nodes.Filter: _check_filter,
+    nodes.Test: _check_test,
+    nodes.Call: _check_call,
+}
+
+
+def _find_hint(word: str, known: Iterable[str], table: str) -> str | None:
     from noetl.planner.diagnostics.diagnostic import did_you_mean
     from noetl.planner.templates import foreign_syntax
 
-    words: Mapping[str, str] = getattr(foreign_syntax, kind)
-    return words.get(word) or did_you_mean(word, known)
+    hints: Mapping[str, str] = getattr(foreign_syntax, table)
+    return hints.get(word) or did_you_mean(word, known)
 
 
 def _is_huge(value: object) -> bool:
@@ -217,19 +284,18 @@ def _is_huge(value: object) -> bool:
     return isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS
 
 
-def _at(
-    source: str, code: str, message: str, offset: int | None, word: str, hint: str | None = None
-) -> TemplateProblem:
-    offset = offset or 0  # some nodes do not know where they stand
+def _word_span(source: str, offset: int | None, word: str) -> tuple[int, int]:
+    """Return the offsets of the first occurrence of `word` from `offset` on."""
+    offset = offset or 0  # some nodes of Jinja2 have no position
     start = source.find(word, offset)
     start = start if start >= 0 else min(offset, len(source))
-    return TemplateProblem(code, message, start, start + len(word), hint)
+    return start, start + len(word)
 
 
-_PLAIN = re.compile(
+_SIMPLE_EXPRESSION = re.compile(
     r"\{\{[ \t\n]*(?P<access>[A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*){0,20})[ \t\n]*\}\}"
 )
-_WORDS = frozenset(
+_KEYWORDS = frozenset(
     [
         "and",
         "dict",
@@ -248,53 +314,55 @@ _WORDS = frozenset(
         "true",
     ]
 )
-_MAX_PLAIN = 100
+_MAX_SIMPLE_EXPRESSIONS = 100
 
 
 def split_simple_parts(source: str) -> list[str | Expression] | None:
-    """What `parts_of` gives, of a text whose expressions are names with attributes; None for any other. Most texts are such,
-    and the parser takes twenty times as long to say so.
+    """Return the parts of a text if its expressions are only access paths such as `{{ a.b }}`, else None.
+
+    The result equals that of `split_parts`, without the cost of the parser.
     """
     if "\r" in source or len(source) > MAX_SOURCE or source.count("[") + source.count("(") > MAX_BRACKETS - 2:
         return None
     parts: list[str | Expression] = []
     end = count = 0
     while (opening := _OPENING.search(source, end)) is not None:
-        found = _PLAIN.match(source, opening.start())
+        expression = _SIMPLE_EXPRESSION.match(source, opening.start())
         count += 1
-        if found is None or found["access"].partition(".")[0] in _WORDS or count > _MAX_PLAIN:
+        if expression is None or count > _MAX_SIMPLE_EXPRESSIONS:
             return None
-        if found.start() > end:
-            parts.append(source[end : found.start()])
-        parts.append(Expression(found["access"], found.start(), found.end()))
-        end = found.end()
+        if expression["access"].partition(".")[0] in _KEYWORDS:
+            return None
+        if expression.start() > end:
+            parts.append(source[end : expression.start()])
+        parts.append(Expression(expression["access"], expression.start(), expression.end()))
+        end = expression.end()
     if end < len(source):
         parts.append(source[end:])
     return None if any("{" in part for part in parts if isinstance(part, str)) else parts
 
 
 def split_parts(source: str) -> Iterator[str | Expression]:
-    """Literal text and expressions in the order they stand, of a text without `{% %}` blocks."""
+    """Yield literal text and expressions, in order, of a text without `{% %}` blocks."""
     text: list[str] = []
     start = 0
-    inside: list[tuple[str, str]] = []
+    tokens: list[tuple[str, str]] = []
     for offset, token, value in SANDBOX.lexer.tokeniter(source, None):
         if token == "variable_begin":
             if text:
                 yield "".join(text)
                 text = []
-            start, inside = offset, []
+            start, tokens = offset, []
         elif token == "variable_end":
             end = offset + len(value)
-            words = [item for item in inside if item[0] != "whitespace"]
-            piped = len(words) > 1 and words[-2][1] == "|"
-            yield Expression(
-                "".join(v for _, v in inside).strip(), start, end, words[-1][1] if piped else None
-            )
-            inside = []
+            words = [item for item in tokens if item[0] != "whitespace"]
+            ends_with_filter = len(words) > 1 and words[-2][1] == "|"
+            filter_name = words[-1][1] if ends_with_filter else None
+            yield Expression("".join(v for _, v in tokens).strip(), start, end, filter_name)
+            tokens = []
         elif token == "data":
             text.append(value)
         elif not token.startswith(("raw", "comment")):
-            inside.append((token, value))
+            tokens.append((token, value))
     if text:
         yield "".join(text)

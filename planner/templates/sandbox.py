@@ -1,7 +1,18 @@
-"""The one Jinja2 environment: an allow-list of what expressions can reach, each part of it charged to the budget.
+"""The Jinja2 environment of all expressions: an allow-list of nodes, filters, tests, functions and
+attributes.
 
-Jinja2's own sandbox stops escapes and not bombs (`'x' * 10**9`), so here every operation that can make a value larger,
-or take long in one go, is charged before it is done.
+Problem: playbooks come from untrusted authors. An expression must not reach Python objects such as
+`__class__`, must not modify its inputs, and must not exhaust the machine. The sandbox of Jinja2 prevents the
+first two, not the third.
+
+Algorithm: fail-safe defaults (Saltzer and Schroeder 1975): allow-lists on top of
+`ImmutableSandboxedEnvironment`. `getattr` returns keys of mappings and the attributes in `_METHODS`, nothing
+else. `ALLOWED_NODES` excludes macros, imports and blocks. All operations that can create a large value or run
+long charge the budget first (see `budget`).
+
+Cost: one allow-list lookup per attribute, and the charges.
+
+Limits: those of `budget`.
 """
 
 from __future__ import annotations
@@ -19,38 +30,41 @@ from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import _PassArg, missing
 from noetl.planner.templates.budget import (
-    LIST,
-    LIST_ITEM,
-    MAPPING,
+    LIST_ITEM_UNITS,
+    LIST_UNITS,
+    MAPPING_UNITS,
     MAX_ITEMS,
     charge,
+    charge_as_text,
+    charge_comparison,
     charge_items,
     charge_search,
     charge_text,
-    measure,
-    measured_text,
-    reading,
-    weighed,
+    comparison_cost,
+    to_charged_text,
 )
-from noetl.planner.templates.filter_costs import PAIRS_AT_ONCE, charged_filter
+from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, charge_filter
 from noetl.planner.templates.filters import FILTERS, describe, join_texts, replace
 from noetl.planner.templates.operators import OPERATORS
 
 
-class Missing(StrictUndefined):
-    """A name without a value: any use but `is defined` and `default` fails."""
+class SandboxUndefined(StrictUndefined):
+    """The value of an undefined name. Every use fails, except `is defined` and `default`."""
 
     __slots__ = ()
 
     @property
     def _undefined_message(self) -> str:
         if self._undefined_obj is missing:
-            return f"`{self._undefined_name}` has no value here"
-        return f"there is no `{self._undefined_name}` in {describe(self._undefined_obj)}"
+            return f"`{self._undefined_name}` is undefined"
+        return f"`{self._undefined_name}` is undefined in {describe(self._undefined_obj)}"
 
 
 class OffsetLexer(Lexer):
-    """Numbers tokens by the offset at which they start instead of their line, so that nodes know their place exactly."""
+    """A lexer that numbers tokens by their offset in the text, not by their line.
+
+    So `lineno` of a node is its offset.
+    """
 
     def tokeniter(
         self, source: str, name: str | None, filename: str | None = None, state: str | None = None
@@ -58,15 +72,15 @@ class OffsetLexer(Lexer):
         offset = 0
         try:
             for _, token, value in super().tokeniter(source, name, filename, state):
-                found = source.find(value, offset)
-                offset = found if found >= 0 else offset
+                start = source.find(value, offset)
+                offset = start if start >= 0 else offset
                 yield offset, token, value
                 offset += len(value)
         except TemplateSyntaxError as error:
             message = error.message or ""
-            place = re.search(r" at ([0-9]+)$", message)
-            at = int(place[1]) if place else offset
-            raise TemplateSyntaxError(message[: place.start() if place else None], at) from None
+            suffix = re.search(r" at ([0-9]+)$", message)
+            error_offset = int(suffix[1]) if suffix else offset
+            raise TemplateSyntaxError(message[: suffix.start() if suffix else None], error_offset) from None
 
 
 _TEXT_METHODS = frozenset(
@@ -148,32 +162,38 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
 )
 
 
-def _measured(value: Any) -> Any:
+def _charge_output(value: Any) -> Any:
     if isinstance(value, list | tuple | Mapping | ValuesView | KeysView | ItemsView):
-        measure(value)
+        charge_as_text(value)
     return value
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment that planner and executor share."""
+    """The environment that planner and executor share. `SANDBOX` is its only instance."""
 
     intercepted_binops = frozenset(OPERATORS)
 
     def __init__(self) -> None:
         super().__init__(
-            undefined=Missing, optimized=False, keep_trailing_newline=True, cache_size=0, finalize=_measured
+            undefined=SandboxUndefined,
+            optimized=False,
+            keep_trailing_newline=True,
+            cache_size=0,
+            finalize=_charge_output,
         )
         self.globals = {"range": _range, "dict": _dict}
         for name in ("attr", "format", "pprint", "urlize", "xmlattr"):
             del self.filters[name]
         for name, function in list(self.filters.items()):
-            self.filters[name] = charged_filter(self, name, function)
+            self.filters[name] = charge_filter(self, name, function)
         self.filters.update(FILTERS)
-        self.tests |= {name: _comparing(self.tests[name]) for name in _COMPARING}
-        self.tests |= {name: _of_text(self.tests[name]) for name in ("lower", "upper")}
-        self.tests["in"] = _is_in
-        asking = {"defined", "undefined"}
-        self.tests |= {name: _of_value(test) for name, test in self.tests.items() if name not in asking}
+        self.tests |= {name: _charge_operands(self.tests[name]) for name in _COMPARISON_TESTS}
+        self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
+        self.tests["in"] = _charge_membership
+        accept_undefined = {"defined", "undefined"}
+        self.tests |= {
+            name: _require_defined(test) for name, test in self.tests.items() if name not in accept_undefined
+        }
         self.tests |= {word.capitalize(): self.tests[word] for word in ("none", "true", "false")}
 
     @cached_property
@@ -194,11 +214,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for type_, names in _METHODS:
             if isinstance(obj, type_):
                 if attribute in names:
-                    found = getattr(obj, attribute)
+                    value = getattr(obj, attribute)
                     return (
-                        _charged_method(obj, attribute, found)
+                        _charge_method(obj, attribute, value)
                         if isinstance(obj, str | list | tuple)
-                        else found
+                        else value
                     )
                 break
         return self.undefined(obj=obj, name=attribute)
@@ -217,23 +237,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return OPERATORS[operator](left, right)
 
 
-def _charged_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method of a text or list, which reads all of it and may make as much again."""
+def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method of a text or list with charges: it reads the whole value and may create a copy."""
 
     def charged(*args: Any) -> Any:
-        charge(len(obj) if isinstance(obj, str) else reading(obj))
+        charge(len(obj) if isinstance(obj, str) else comparison_cost(obj))
         for arg in args:
-            weighed(arg)
+            charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
-            charge(len(obj) * len(args[0]) // PAIRS_AT_ONCE)
+            charge(len(obj) * len(args[0]) // CHARACTER_PAIRS_PER_UNIT)
         if name in ("split", "rsplit") and len(args) < 3:
-            most = args[1] if len(args) == 2 else -1
-            args = (args[0] if args else None, min(most, MAX_ITEMS) if most >= 0 else MAX_ITEMS)
+            max_splits = args[1] if len(args) == 2 else -1
+            args = (args[0] if args else None, min(max_splits, MAX_ITEMS) if max_splits >= 0 else MAX_ITEMS)
         if name == "splitlines":
-            charge_items(obj.count("\n") + obj.count("\r"), LIST)
+            charge_items(obj.count("\n") + obj.count("\r"), LIST_UNITS)
         result = method(*args)
         if isinstance(result, list | tuple):
-            charge_items(len(result), LIST)
+            charge_items(len(result), LIST_UNITS)
         elif isinstance(result, str):
             charge_text(len(result))
         return result
@@ -242,7 +262,7 @@ def _charged_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable
 
 
 _SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
-"""The methods of texts that may compare each letter with each of their argument."""
+"""The methods that may compare each character of the text with each character of their argument."""
 
 
 def _range(*bounds: int) -> range:
@@ -252,12 +272,12 @@ def _range(*bounds: int) -> range:
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    made: dict[Any, Any] = dict(*args, **kwargs)
-    charge(MAPPING + 2 * LIST_ITEM * len(made))
-    return made
+    mapping: dict[Any, Any] = dict(*args, **kwargs)
+    charge(MAPPING_UNITS + 2 * LIST_ITEM_UNITS * len(mapping))
+    return mapping
 
 
-_COMPARING = frozenset(
+_COMPARISON_TESTS = frozenset(
     [
         "==",
         "eq",
@@ -278,20 +298,23 @@ _COMPARING = frozenset(
 )
 
 
-def _comparing(test: Any) -> Any:
-    """The built-in test, its operands charged for."""
-    return lambda left, right: test(weighed(left), weighed(right))
+def _charge_operands(test: Any) -> Any:
+    """Return the built-in test with charges for its operands."""
+    return lambda left, right: test(charge_comparison(left), charge_comparison(right))
 
 
-def _of_text(test: Any) -> Any:
-    """The built-in test of a text, which may be made for it."""
-    return lambda value: test(measured_text(value))
+def _charge_text_test(test: Any) -> Any:
+    """Return the built-in test of a text with charges for the conversion to text."""
+    return lambda value: test(to_charged_text(value))
 
 
-def _of_value(test: Any) -> Any:
-    """The test, which fails where there is no value. Jinja2 has it that what is not there is, say, not none."""
+def _require_defined(test: Any) -> Any:
+    """Return the test so that undefined operands fail.
 
-    def asked(*args: Any) -> Any:
+    Jinja2 lets `x is none` be false for an undefined `x`.
+    """
+
+    def checked(*args: Any) -> Any:
         for value in args:
             if isinstance(value, Undefined):
                 value._fail_with_undefined_error()
@@ -299,27 +322,27 @@ def _of_value(test: Any) -> Any:
 
     marker = _PassArg.from_obj(test)
     if marker is not None:
-        asked.jinja_pass_arg = marker  # type: ignore[attr-defined]
-    return asked
+        checked.jinja_pass_arg = marker  # type: ignore[attr-defined]
+    return checked
 
 
-def _is_in(value: Any, where: Any) -> bool:
-    charge_search(value, where)
-    return value in where
+def _charge_membership(value: Any, container: Any) -> bool:
+    charge_search(value, container)
+    return value in container
 
 
 FUNCTIONS = frozenset({"range", "dict", "now", "uuid"})
-"""The names that may be called. `now` and `uuid` are given by whoever evaluates."""
+"""The names that may be called. The caller of the evaluation provides `now` and `uuid`."""
 
 ALLOWED_NODES: frozenset[type[nodes.Node]] = frozenset(
     {
         nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.NSRef, nodes.Const, nodes.Getattr,
-        nodes.Getitem, nodes.Slice, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.Filter,
-        nodes.Test, nodes.Call, nodes.CondExpr, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
-        nodes.Pow, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Compare, nodes.Operand, nodes.Concat,
-        nodes.For, nodes.If, nodes.Assign, nodes.With,
+        nodes.Getitem, nodes.Slice, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword,
+        nodes.Filter, nodes.Test, nodes.Call, nodes.CondExpr, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div,
+        nodes.FloorDiv, nodes.Mod, nodes.Pow, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos,
+        nodes.Compare, nodes.Operand, nodes.Concat, nodes.For, nodes.If, nodes.Assign, nodes.With,
     }
 )  # fmt: skip
 
 SANDBOX = Sandbox()
-"""The one environment of all templates."""
+"""The environment of all templates."""

@@ -1,7 +1,17 @@
-"""Templates: what text with `{{ }}` in it means, which names it reads, and what it evaluates to.
+"""Templates: parse a text with `{{ }}`, tell which names it reads, and evaluate it.
 
-The planner parses and asks what is read; the executor evaluates, compiling an expression when it is first used. Both
-go through `parse`, which caches by text.
+Problem: the planner only parses templates and asks what they read. The executor evaluates them, often many
+times, and must not pay for parsing or compiling that it does not need.
+
+Algorithm: lazy compilation with memoisation (Michie 1968). `parse_template` caches by text. A template that
+is only an access path is evaluated by attribute lookups. Any other template is instrumented (see
+`evaluator`), and compiled at its first evaluation. The result is one function that returns the values of all
+expressions.
+
+Cost: see `parser` for parsing. A compiled evaluation costs about as much as the same code in Python, plus
+charges.
+
+Limits: the cache holds 65,536 texts. The limits of one evaluation are in `budget`.
 """
 
 from __future__ import annotations
@@ -17,11 +27,11 @@ from noetl.planner.templates.access_paths import AccessPath, find_access_path, f
 from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded, shared_budget, start_budget
 from noetl.planner.templates.evaluator import (
     EvaluationError,
-    charged,
-    compiled,
-    is_foreign,
-    message_of,
-    plain_or_error,
+    compile_nodes,
+    describe_error,
+    instrument,
+    is_json_type,
+    to_json_value,
     to_text,
 )
 from noetl.planner.templates.filters import Identifier, Raw
@@ -50,116 +60,129 @@ __all__ = [
 ]
 
 Lookup = Callable[[str], Any]
-"""Gives the value of a top-level name; raises KeyError when it has none."""
+"""Returns the value of a top-level name. Raises KeyError if the name is undefined."""
 
 T = TypeVar("T")
 
 _RESULT = "noetl__result"
+"""The name to which a compiled template assigns the list of its values."""
 
 
 class Template:
-    """A text with templates in it, parsed.
+    """A parsed text with templates.
 
-    `reads` maps each access to the offset where it first stands. Names bound inside are not read. What of it must have a value
-    is in `noetl.planner.dataflow.narrowing`. `access_path` is the access when the text is nothing but one, else None. `has_only_accesses` says that its
-    expressions are names with attributes and nothing else.
+    `reads` maps each access path to the offset of its first occurrence, without local names. `names` are the
+    names at the roots of these paths. `is_expression` is true if the text is one expression, `has_blocks` if
+    it contains `{% %}`. `access_path` is the path if the text is only one access path, else None.
+    `has_only_accesses` is true if every expression is an access path. The names that must have a value are
+    the result of `dataflow.narrowing`.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        plain = split_simple_parts(source)
-        if plain is not None:
-            self._read(plain)
+        simple_parts = split_simple_parts(source)
+        if simple_parts is not None:
+            self._read_simple_parts(simple_parts)
             return
         self.has_only_accesses = False
         body = parse_nodes(source)
         self.has_blocks = any(not isinstance(node, nodes.Output) for node in body)
         outputs = [child for node in body if isinstance(node, nodes.Output) for child in node.nodes]
         expressions = [child for child in outputs if not isinstance(child, nodes.TemplateData)]
-        blank = all(not c.data.strip() for c in outputs if isinstance(c, nodes.TemplateData))
-        self.is_expression = not self.has_blocks and len(expressions) == 1 and blank
-        self.reads = _accesses(body)
-        self.names = frozenset(access[0] for access in self.reads)
+        is_blank = all(not c.data.strip() for c in outputs if isinstance(c, nodes.TemplateData))
+        self.is_expression = not self.has_blocks and len(expressions) == 1 and is_blank
+        self.reads = _find_reads(body)
+        self.names = frozenset(path[0] for path in self.reads)
         self.access_path = find_access_path(expressions[0]) if self.is_expression else None
         if self.access_path is None:
             self._body = body
 
-    def _read(self, parts: list[str | Expression]) -> None:
-        """Take what the parts say, whose expressions are names with attributes."""
+    def _read_simple_parts(self, parts: list[str | Expression]) -> None:
+        """Set the attributes from parts whose expressions are access paths."""
         self.has_only_accesses = True
         self.has_blocks = False
         self.parts = tuple(parts)
         self.reads = {}
         for part in parts:
             if isinstance(part, Expression):
-                access = tuple(part.source.split("."))
-                self.reads.setdefault(access, self.source.index(part.source, part.start))
-        self.names = frozenset(access[0] for access in self.reads)
+                path = tuple(part.source.split("."))
+                self.reads.setdefault(path, self.source.index(part.source, part.start))
+        self.names = frozenset(path[0] for path in self.reads)
         texts = [part for part in parts if isinstance(part, str)]
         self.is_expression = len(parts) == len(texts) + 1 and not any(map(str.strip, texts))
         self.access_path = next(iter(self.reads)) if self.is_expression else None
 
     @property
     def is_access(self) -> bool:
-        """Whether the text is one expression that only reads a value and does nothing to it."""
+        """True if the text is one expression that only reads a value."""
         return self.access_path is not None
 
     @property
     def expression(self) -> nodes.Node:
-        """The syntax of the one expression that the text is."""
-        outputs = (child for node in self._syntax() if isinstance(node, nodes.Output) for child in node.nodes)
+        """The node of the only expression. Valid only if `is_expression` is true."""
+        outputs = (child for node in self._nodes() if isinstance(node, nodes.Output) for child in node.nodes)
         return next(child for child in outputs if not isinstance(child, nodes.TemplateData))
 
-    def _syntax(self) -> list[nodes.Node]:
+    def _nodes(self) -> list[nodes.Node]:
         body: list[nodes.Node] | None = self.__dict__.get("_body")
         return body or parse_nodes(self.source)
 
-    def inspect_nodes(self, look: Callable[[list[nodes.Node]], T]) -> T:
-        """What a function makes of the nodes, which it must not change."""
-        # Compiling them does, on any thread: whoever has taken them has them alone.
+    def inspect_nodes(self, inspect: Callable[[list[nodes.Node]], T]) -> T:
+        """Return `inspect(nodes)`. The function must not modify the nodes."""
+        # Compilation on another thread modifies the nodes. `pop` is atomic, so one thread owns them.
         body: list[nodes.Node] = self.__dict__.pop("_body", None) or parse_nodes(self.source)
-        found = look(body)
+        result = inspect(body)
         self._body = body
-        return found
+        return result
 
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
-        """Literal text and expressions in the order they stand, or None when the text has `{% %}` blocks."""
+        """Literal text and expressions in order, or None if the text has `{% %}` blocks."""
         return None if self.has_blocks else tuple(split_parts(self.source))
 
-    def _charged_body(self) -> list[nodes.Node]:
-        """The nodes to compile, which changes them: whoever comes second, on any thread, parses the text again."""
+    def _take_instrumented_nodes(self) -> list[nodes.Node]:
+        """Return nodes for compilation, which modifies them.
+
+        A second call, on any thread, parses the text again.
+        """
         body: list[nodes.Node] | None = self.__dict__.pop("_body", None)
-        return [charged(node) for node in body or parse_nodes(self.source)]
+        return [instrument(node) for node in body or parse_nodes(self.source)]
 
     @cached_property
-    def _values(self) -> Callable[[dict[str, Any]], Any]:
-        body = self._charged_body()
+    def _compute_values(self) -> Callable[[dict[str, Any]], Any]:
+        """A function that returns the values of all expressions for the values of names."""
+        body = self._take_instrumented_nodes()
         expressions = [
             c for node in body for c in getattr(node, "nodes", ()) if not isinstance(c, nodes.TemplateData)
         ]
         target = nodes.Name(_RESULT, "store", lineno=1)
         assign = nodes.Assign(target, nodes.List(expressions, lineno=1), lineno=1)
-        return compiled(nodes.Template([assign], lineno=1), lambda context, _chunks: context.vars[_RESULT])
+        return compile_nodes(nodes.Template([assign], lineno=1), lambda context, _text: context.vars[_RESULT])
 
     @cached_property
-    def _text(self) -> Callable[[dict[str, Any]], Any]:
-        body = self._charged_body()
-        return compiled(nodes.Template(body, lineno=1), lambda _context, chunks: chunks)
+    def _compute_text(self) -> Callable[[dict[str, Any]], Any]:
+        """A function that returns the rendered text for the values of names."""
+        body = self._take_instrumented_nodes()
+        return compile_nodes(nodes.Template(body, lineno=1), lambda _context, text: text)
 
     def evaluate(self, lookup: Lookup) -> Any:
-        """The value of the expression when the text is one, as plain data; else the text with its templates filled in.
+        """Return the JSON value of the expression if the text is one, else the rendered text.
+
+        >>> parse_template("{{ n + 1 }}").evaluate({"n": 1}.__getitem__)
+        2
+        >>> parse_template("n is {{ n }}").evaluate({"n": 1}.__getitem__)
+        'n is 1'
 
         Raises:
-            EvaluationError: a name has no value, an operation fails, or a limit is reached.
+            EvaluationError: a name is undefined, an operation fails, or a limit is exceeded.
         """
         if self.access_path is not None:
-            return self._follow(lookup)
+            return self._evaluate_access(lookup)
         if self.has_blocks:
-            return self._run(self._text, lookup)
-        values = self._run(self._values, lookup)
+            return self._run(self._compute_text, lookup)
+        values = self._run(self._compute_values, lookup)
         if self.is_expression:
-            return plain_or_error(values[0])
+            return to_json_value(values[0])
         remaining = iter(values)
         texts = [part if isinstance(part, str) else to_text(next(remaining)) for part in self.parts or ()]
         if sum(map(len, texts)) > MAX_TEXT:
@@ -167,33 +190,33 @@ class Template:
         return "".join(texts)
 
     def values(self, lookup: Lookup) -> list[Any]:
-        """The value of each expression, in order, as plain data (`Raw` and `Identifier` stay what they are).
+        """Return the JSON value of each expression, in order. `Raw` and `Identifier` values keep their type.
 
         Raises:
             EvaluationError: as `evaluate`.
         """
         if self.access_path is not None:
-            return [self._follow(lookup)]
-        return [plain_or_error(value) for value in self._run(self._values, lookup)]
+            return [self._evaluate_access(lookup)]
+        return [to_json_value(value) for value in self._run(self._compute_values, lookup)]
 
-    def _follow(self, lookup: Lookup) -> Any:
+    def _evaluate_access(self, lookup: Lookup) -> Any:
         assert self.access_path is not None
         name, *attributes = self.access_path
         try:
             value = lookup(name)
         except KeyError:
-            raise EvaluationError("UndefinedName", f"`{name}` has no value here") from None
+            raise EvaluationError("UndefinedName", f"`{name}` is undefined") from None
         try:
             for attribute in attributes:
                 value = SANDBOX.getattr(value, attribute)
             if isinstance(value, Undefined):
                 value._fail_with_undefined_error()
         except UndefinedError as error:
-            raise EvaluationError("UndefinedName", message_of(error)) from None
-        if not is_foreign(value):
+            raise EvaluationError("UndefinedName", describe_error(error)) from None
+        if is_json_type(value):
             return value
         start_budget()
-        return plain_or_error(value)
+        return to_json_value(value)
 
     def _run(self, function: Callable[[dict[str, Any]], Any], lookup: Lookup) -> Any:
         names: dict[str, Any] = {}
@@ -206,46 +229,49 @@ class Template:
         try:
             return function(names)
         except UndefinedError as error:
-            raise EvaluationError("UndefinedName", message_of(error)) from None
+            raise EvaluationError("UndefinedName", describe_error(error)) from None
         except (LimitExceeded, RecursionError, MemoryError) as error:
-            raise EvaluationError(
-                "LimitExceeded", message_of(error) or "the expression needs too much memory"
-            ) from None
-        except Exception as error:  # noqa: BLE001 - whatever a filter raises, it is the expression's failure
-            raise EvaluationError("TemplateError", message_of(error) or type(error).__name__) from None
+            message = describe_error(error) or "the expression needs too much memory"
+            raise EvaluationError("LimitExceeded", message) from None
+        except Exception as error:  # noqa: BLE001 - any error of a filter is a failure of the expression
+            raise EvaluationError("TemplateError", describe_error(error) or type(error).__name__) from None
 
 
 def parse_template(source: str) -> Template:
-    """The template that the text is.
+    """Return the template of a text.
 
     Raises:
-        TemplateProblem: it is not one, or uses what the sandbox does not have.
+        TemplateProblem: the text is not a template, or uses something that the sandbox does not allow.
     """
-    found = cached_parse(source)
-    if isinstance(found, TemplateProblem):
-        raise found.without_traceback()
-    return found
+    result = cached_parse(source)
+    if isinstance(result, TemplateProblem):
+        raise result.without_traceback()
+    return result
 
 
 @lru_cache(maxsize=65_536)
 def cached_parse(source: str) -> Template | TemplateProblem:
-    """What `parse` gives or raises, worked out once for each text."""
+    """Return the template of a text, or the problem that `parse_template` raises."""
     try:
         return Template(source)
     except TemplateProblem as problem:
-        # What was raised holds on to everything that was at work.
+        # The traceback of the raised exception would keep all its frames alive.
         return problem.without_traceback()
 
 
 def is_true(value: object) -> bool:
-    """Whether a guard with this value is true: as in Python, so that the text `False` is true."""
+    """Return whether a guard with this value is true. As in Python, every text but the empty one is true.
+
+    >>> is_true("False"), is_true([])
+    (True, False)
+    """
     return bool(value)
 
 
-def _accesses(body: Sequence[nodes.Node]) -> dict[AccessPath, int]:
-    """The accesses in the order they stand, each where it stands first."""
+def _find_reads(body: Sequence[nodes.Node]) -> dict[AccessPath, int]:
+    """Return each access path with the offset of its first occurrence, in the order of these offsets."""
     reads: dict[AccessPath, int] = {}
-    for access, offset in find_accesses(body, find_local_names(body)):
-        if access[0] not in SANDBOX.globals:
-            reads[access] = min(offset, reads.get(access, offset))
+    for path, offset in find_accesses(body, find_local_names(body)):
+        if path[0] not in SANDBOX.globals:
+            reads[path] = min(offset, reads.get(path, offset))
     return dict(sorted(reads.items(), key=lambda item: item[1]))

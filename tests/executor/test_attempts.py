@@ -36,7 +36,7 @@ def test_the_death_of_a_worker_is_none(probe: Probe) -> None:
 
 def test_parameters_that_cannot_be_rendered(probe: Probe) -> None:
     found = outcome(act("{{ x }}"))
-    assert failure(found) == ("UndefinedName", "`say`: `x` has no value here")
+    assert failure(found) == ("UndefinedName", "`say`: `x` is undefined")
     assert found.error is not None
     assert not found.error["retryable"]
     assert probe.calls == []

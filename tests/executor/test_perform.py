@@ -46,7 +46,7 @@ def test_conditions(probe: Probe) -> None:
     found = outcome(act("one", condition="{{ false }}", save_as="a"))
     assert found == Outcome(action="probe", skipped=True)
     assert outcome(act("one", condition="{{ 'False' }}", save_as="a")).saved == {"a": "one"}
-    assert failure(outcome(act(condition="{{ x }}"))) == ("UndefinedName", "`if`: `x` has no value here")
+    assert failure(outcome(act(condition="{{ x }}"))) == ("UndefinedName", "`if`: `x` is undefined")
     assert len(probe.calls) == 1
 
 
@@ -67,7 +67,7 @@ class TestTasks:
     def test_args_of_an_outer_task_are_not_seen(self, probe: Probe) -> None:
         tasks = {"outer": Task((TaskCall("inner", {}),)), "inner": Task((act("{{ args.x }}"),))}
         found = perform(piece(tasks), [TaskCall("outer", {"x": 1})], Scope(RUN, VISIT), "run")
-        assert failure(found) == ("UndefinedName", "`say`: there is no `x` in an empty object")
+        assert failure(found) == ("UndefinedName", "`say`: `x` is undefined in an empty object")
 
     def test_what_a_failed_task_saved_is_dropped(self, probe: Probe) -> None:
         tasks = {"t": Task((act("one", save_as="a"), act("{{ x }}")))}

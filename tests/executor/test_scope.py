@@ -46,14 +46,14 @@ def test_names_are_looked_up_in_order() -> None:
 
 
 def test_a_name_that_is_nowhere() -> None:
-    with pytest.raises(EvaluationError, match="`x` has no value here"):
+    with pytest.raises(EvaluationError, match="`x` is undefined"):
         value(scope(), "x")
     assert value(scope(), "x | default(1)") == 1
 
 
 @pytest.mark.parametrize("name", ["result", "args"])
 def test_names_that_are_known_in_places_only(name: str) -> None:
-    with pytest.raises(EvaluationError, match=f"`{name}` has no value here"):
+    with pytest.raises(EvaluationError, match=f"`{name}` is undefined"):
         value(scope(), name)
 
 

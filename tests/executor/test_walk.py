@@ -242,7 +242,7 @@ class TestNames:
         play = played(store, text)
         assert (play.status, play.errors) == ("failed", ["UndefinedName"])
         assert play.run.error is not None
-        assert play.run.error["message"] == "`set`: `x` has no value here"
+        assert play.run.error["message"] == "`set`: `x` is undefined"
 
     def test_inferred_inputs(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"

@@ -14,17 +14,17 @@ NAMES: dict[str, Any] = {
 }
 
 
-def value(expression: str) -> Any:
+def evaluate(expression: str) -> Any:
     return parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__)
 
 
-def refused(text: str) -> tuple[str, str]:
-    """How a template is refused, while it is parsed or when it is evaluated."""
+def find_error(text: str) -> tuple[str, str]:
+    """Return code or type, and the message, of the error of a template when it is parsed or evaluated."""
     try:
         parse_template(text).evaluate(NAMES.__getitem__)
     except (TemplateProblem, EvaluationError) as problem:
         return (problem.code if isinstance(problem, TemplateProblem) else problem.type), problem.message
-    raise AssertionError(f"{text} has a value")
+    raise AssertionError(f"{text} has no error")
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def refused(text: str) -> tuple[str, str]:
         "{{ text is filter }}{{ text | nothing }}",
     ],
 )
-def test_what_cannot_be_reached(text: str) -> None:
-    kind, _ = refused(text)
+def test_python_objects_cannot_be_reached(text: str) -> None:
+    kind, _ = find_error(text)
     assert kind in ("NP401", "NP402", "NP403", "UndefinedName", "TemplateError")
 
 
@@ -134,39 +134,39 @@ def test_what_cannot_be_reached(text: str) -> None:
         "{{ 1 | strftime('%Y' * 1000) }}",
     ],
 )
-def test_what_would_be_too_much(text: str) -> None:
-    assert refused(text)[0] == "LimitExceeded"
+def test_too_large_values_exceed_a_limit(text: str) -> None:
+    assert find_error(text)[0] == "LimitExceeded"
 
 
 @pytest.mark.parametrize("depth", [31, 200, 5000])
 @pytest.mark.parametrize("pair", ["()", "[]"])
-def test_nesting(depth: int, pair: str) -> None:
-    assert refused("{{ " + pair[0] * depth + "1" + pair[1] * depth + " }}")[0] == "NP405"
+def test_too_deep_nesting_is_refused(depth: int, pair: str) -> None:
+    assert find_error("{{ " + pair[0] * depth + "1" + pair[1] * depth + " }}")[0] == "NP405"
 
 
 @pytest.mark.parametrize(
     "text", ["{{ " + "not " * 2000 + "1 }}", "{{ " + "-" * 5000 + "1 }}", "{{ 1" + " + 1" * 9000 + " }}"]
 )
-def test_expressions_that_are_too_complex(text: str) -> None:
-    assert refused(text)[0] == "NP405"
+def test_too_complex_expressions_are_refused(text: str) -> None:
+    assert find_error(text)[0] == "NP405"
 
 
-def test_source_that_is_too_long() -> None:
-    assert refused("{{ n }}" + "x" * 70_000)[0] == "NP405"
+def test_too_long_templates_are_refused() -> None:
+    assert find_error("{{ n }}" + "x" * 70_000)[0] == "NP405"
 
 
-def test_what_is_within_the_bounds() -> None:
-    assert len(value(f"[n] * {MAX_ITEMS}")) == MAX_ITEMS
-    assert len(value(f"range({MAX_ITEMS}) | list")) == MAX_ITEMS
-    assert len(value(f"'x' * {MAX_TEXT}")) == MAX_TEXT
-    assert value(f"2 ** {MAX_INTEGER_BITS // 2} > 0")
-    assert value(f"range({MAX_ITEMS}) | sum") == MAX_ITEMS * (MAX_ITEMS - 1) // 2
-    assert value("(range(1000000) | list)[999999]") == 999_999
+def test_values_up_to_the_limits_are_allowed() -> None:
+    assert len(evaluate(f"[n] * {MAX_ITEMS}")) == MAX_ITEMS
+    assert len(evaluate(f"range({MAX_ITEMS}) | list")) == MAX_ITEMS
+    assert len(evaluate(f"'x' * {MAX_TEXT}")) == MAX_TEXT
+    assert evaluate(f"2 ** {MAX_INTEGER_BITS // 2} > 0")
+    assert evaluate(f"range({MAX_ITEMS}) | sum") == MAX_ITEMS * (MAX_ITEMS - 1) // 2
+    assert evaluate("(range(1000000) | list)[999999]") == 999_999
 
 
-def test_each_evaluation_has_a_budget_of_its_own() -> None:
+def test_each_evaluation_has_its_own_budget() -> None:
     for _ in range(20):
-        value(f"'x' * {MAX_TEXT}")
+        evaluate(f"'x' * {MAX_TEXT}")
     assert parse_template("{{ r }}").evaluate({"r": range(1000)}.__getitem__) == list(range(1000))
 
 
@@ -230,8 +230,8 @@ def test_each_evaluation_has_a_budget_of_its_own() -> None:
         ("text[-1]", "o"),
     ],
 )
-def test_what_there_is(expression: str, expected: Any) -> None:
-    assert value(expression) == expected
+def test_expressions_have_values(expression: str, expected: Any) -> None:
+    assert evaluate(expression) == expected
 
 
 @pytest.mark.parametrize(
@@ -243,29 +243,29 @@ def test_what_there_is(expression: str, expected: Any) -> None:
         ("'x' | fromjson", "TemplateError", "Expecting value"),
         ("'NaN' | fromjson", "TemplateError", "NaN is not JSON"),
         ("1e308 * 10", "TemplateError", "not a finite number"),
-        ("'a' | regex_search('(')", "TemplateError", "is not a pattern"),
+        ("'a' | regex_search('(')", "TemplateError", "is not a regular expression"),
         ("'x' | to_datetime", "TemplateError", "Invalid isoformat"),
         ("1e19 | to_datetime", "TemplateError", "out of range"),
         ("'abcdef' | truncate(2)", "TemplateError", "expected length"),
-        ("(-8) ** 0.5", "TemplateError", "a complex, which is not data"),
+        ("(-8) ** 0.5", "TemplateError", "a complex, which JSON cannot hold"),
         ("text.upper", "TemplateError", "the value is a function"),
-        ("zz", "UndefinedName", "`zz` has no value here"),
-        ("object.zz", "UndefinedName", "there is no `zz` in an object with `a`, `items`, `_x`"),
-        ("object.zz.yy", "UndefinedName", "there is no `zz`"),
+        ("zz", "UndefinedName", "`zz` is undefined"),
+        ("object.zz", "UndefinedName", "`zz` is undefined in an object with `a`, `items`, `_x`"),
+        ("object.zz.yy", "UndefinedName", "`zz` is undefined in"),
         ("list[9]", "UndefinedName", "in a list"),
-        ("text.zz", "UndefinedName", "there is no `zz` in a text"),
-        ("zz + 1", "UndefinedName", "`zz` has no value here"),
-        ("[zz]", "UndefinedName", "`zz` has no value here"),
-        ("[zz] | tojson", "UndefinedName", "`zz` has no value here"),
-        ("zz == 1", "UndefinedName", "`zz` has no value here"),
-        ("zz and 1", "UndefinedName", "`zz` has no value here"),
-        ("object | tojson(indent=100)", "TemplateError", "indents by 0 to 16"),
+        ("text.zz", "UndefinedName", "`zz` is undefined in a text"),
+        ("zz + 1", "UndefinedName", "`zz` is undefined"),
+        ("[zz]", "UndefinedName", "`zz` is undefined"),
+        ("[zz] | tojson", "UndefinedName", "`zz` is undefined"),
+        ("zz == 1", "UndefinedName", "`zz` is undefined"),
+        ("zz and 1", "UndefinedName", "`zz` is undefined"),
+        ("object | tojson(indent=100)", "TemplateError", "must be 0 to 16"),
     ],
 )
-def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: str) -> None:
-    found = refused("{{ " + expression + " }}")
-    assert found[0] == kind
-    assert message in found[1]
+def test_failures_have_a_type_and_a_message(expression: str, kind: str, message: str) -> None:
+    error_type, error_message = find_error("{{ " + expression + " }}")
+    assert error_type == kind
+    assert message in error_message
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_failures_have_a_type_and_a_reason(expression: str, kind: str, message: 
     ],
     ids=["shared comparison", "nested repetitions", "long pattern", "membership", "methods"],
 )
-def test_work_that_would_not_end(text: str) -> None:
+def test_endless_work_exceeds_a_limit(text: str) -> None:
     names = {"xs": list(range(100_000)), "text": "a" * 1_000_000}
     with pytest.raises(EvaluationError) as caught:
         parse_template(text).evaluate(names.__getitem__)
@@ -291,6 +291,6 @@ def test_work_that_would_not_end(text: str) -> None:
 @pytest.mark.parametrize(
     "test", ["none", "not none", "string", "number", "mapping", "sameas(1)", "in [1]", "divisibleby(2)"]
 )
-def test_what_has_no_value_passes_no_test(test: str) -> None:
-    with pytest.raises(EvaluationError, match="`x` has no value here"):
+def test_undefined_names_fail_in_tests(test: str) -> None:
+    with pytest.raises(EvaluationError, match="`x` is undefined"):
         parse_template(f"{{{{ x is {test} }}}}").evaluate({}.__getitem__)

@@ -29,63 +29,61 @@ PLAIN = st.recursive(
 )
 
 
-def evaluated(text: str, **names: Any) -> Any:
+def evaluate(text: str, **names: Any) -> Any:
     return parse_template(text).evaluate(names.__getitem__)
 
 
-def test_a_text_is_parsed_once_whether_it_is_a_template_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = []
+def test_valid_and_invalid_texts_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed_texts = []
 
-    class Noted(Template):
+    class RecordingTemplate(Template):
         def __init__(self, source: str) -> None:
-            texts.append(source)
+            parsed_texts.append(source)
             super().__init__(source)
 
-    monkeypatch.setattr(template_module, "Template", Noted)
-    good, bad = "{{ parsed_once }}", "{{ parsed_once | nothing }}"
-    assert parse_template(good) is parse_template(good)
-    first, second = problem(bad), problem(bad)
+    monkeypatch.setattr(template_module, "Template", RecordingTemplate)
+    valid, invalid = "{{ parsed_once }}", "{{ parsed_once | nothing }}"
+    assert parse_template(valid) is parse_template(valid)
+    first, second = parse_invalid(invalid), parse_invalid(invalid)
     assert first is not second and (first.code, first.start) == (second.code, second.start) == ("NP402", 17)
-    assert texts == [good, bad]
+    assert parsed_texts == [valid, invalid]
 
 
-def problem(text: str) -> TemplateProblem:
-    with pytest.raises(TemplateProblem) as found:
+def parse_invalid(text: str) -> TemplateProblem:
+    with pytest.raises(TemplateProblem) as raised:
         parse_template(text)
-    return found.value
+    return raised.value
 
 
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("{{ a }", "it ends as it began: `{{ … }}` or `{% … %}`"),
-        ("{% for a in b %}{{ a }}", "write `{% endfor %}` behind what belongs to it"),
+        ("{{ a }", "close `{{` with `}}`, and `{%` with `%}`"),
+        ("{% for a in b %}{{ a }}", "add `{% endfor %}` at the end of the block"),
         ("{{ upper(a) }}", "`upper` is a filter: write `value | upper`"),
         ("{{ a b }}", None),
         ("{{ a == }}", None),
     ],
 )
-def test_ways_out(text: str, hint: str | None) -> None:
-    assert problem(text).hint == hint
+def test_problems_have_hints(text: str, hint: str | None) -> None:
+    assert parse_invalid(text).hint == hint
 
 
 @given(PLAIN)
-def test_a_whole_expression_keeps_the_value(value: Any) -> None:
+def test_a_single_expression_keeps_the_type_of_its_value(value: Any) -> None:
     for text in ("{{ x }}", "{{x}}", "  {{ x }}\n", "{{ x.y }}", "{{ x['y'] }}", "{{ (x) }}", "{{ [x][0] }}"):
-        given = {"y": value} if "y" in text else value
-        found = evaluated(text, x=given)
-        assert found == value
-        assert type(found) is type(value)
+        argument = {"y": value} if "y" in text else value
+        result = evaluate(text, x=argument)
+        assert result == value
+        assert type(result) is type(value)
 
 
 @given(st.text(), st.text())
-def test_text_around_makes_text(before: str, after: str) -> None:
+def test_text_around_an_expression_gives_text(before: str, after: str) -> None:
     before, after = (part.replace("{", "").replace("}", "") for part in (before, after))
     expected = f"{before}1{after}"
     if before.strip() or after.strip():
-        assert evaluated(before + "{{ x }}" + after, x=1) == expected.replace("\r\n", "\n").replace(
-            "\r", "\n"
-        )
+        assert evaluate(before + "{{ x }}" + after, x=1) == expected.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @pytest.mark.parametrize(
@@ -109,15 +107,15 @@ def test_text_around_makes_text(before: str, after: str) -> None:
         ("{{ x }}{% set x = 5 %}{{ x }}", "15"),
     ],
 )
-def test_values(text: str, expected: Any) -> None:
-    assert evaluated(text, x=1, y=[2, None]) == expected
+def test_templates_have_values(text: str, expected: Any) -> None:
+    assert evaluate(text, x=1, y=[2, None]) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("", False), ("a", False), ("{", False), ("{ {", False), ("{{", True), ("{%", True), ("{#", True)],
 )
-def test_what_has_templates(text: str, expected: bool) -> None:
+def test_has_template(text: str, expected: bool) -> None:
     assert has_template(text) is expected
 
 
@@ -174,14 +172,14 @@ def test_kinds_of_templates(text: str, is_expression: bool, has_blocks: bool) ->
         ("é{{ a }}", {("a",): 4}),
     ],
 )
-def test_reads(text: str, reads: dict[tuple[str, ...], int]) -> None:
-    found = parse_template(text).reads
-    assert found == reads
-    assert list(found.values()) == sorted(found.values())
-    assert parse_template(text).names == {access[0] for access in reads}
+def test_reads_are_the_access_paths_from_outside(text: str, reads: dict[tuple[str, ...], int]) -> None:
+    found_reads = parse_template(text).reads
+    assert found_reads == reads
+    assert list(found_reads.values()) == sorted(found_reads.values())
+    assert parse_template(text).names == {path[0] for path in reads}
 
 
-def test_parts() -> None:
+def test_parts_are_text_and_expressions() -> None:
     text = "a {{ x.y }} b {{ t | identifier }}{{ r|raw }}{# c #}{{ '}}' }}"
     assert parse_template(text).parts == (
         "a ",
@@ -191,17 +189,17 @@ def test_parts() -> None:
         Expression("r|raw", 34, 45, "raw"),
         Expression("'}}'", 52, 62),
     )
-    found = [part for part in parse_template(text).parts or () if isinstance(part, Expression)]
-    assert [(part.is_identifier, part.is_raw) for part in found] == [
+    expressions = [part for part in parse_template(text).parts or () if isinstance(part, Expression)]
+    assert [(part.is_identifier, part.is_raw) for part in expressions] == [
         (False, False),
         (True, False),
         (False, True),
         (False, False),
     ]
-    assert all(text[part.start : part.end].startswith("{{") for part in found)
+    assert all(text[part.start : part.end].startswith("{{") for part in expressions)
 
 
-def test_values_of_sinks() -> None:
+def test_values_keep_the_types_of_sink_filters() -> None:
     names = {"x": [1], "t": "table", "r": "raw"}
     values = parse_template("{{ x }} {{ t | identifier }} {{ r | raw }}").values(names.__getitem__)
     assert values == [[1], "table", "raw"]
@@ -235,12 +233,12 @@ def test_values_of_sinks() -> None:
         ("{{ (a] }}", "NP401", 5, 6),
     ],
 )
-def test_problems_stand_where_they_are(text: str, code: str, start: int, end: int) -> None:
-    found = problem(text)
-    assert found.code == code
+def test_problems_mark_the_wrong_word(text: str, code: str, start: int, end: int) -> None:
+    problem = parse_invalid(text)
+    assert problem.code == code
     if "autoescape" not in text:
-        assert (found.start, found.end) == (start, end)
-    assert 0 <= found.start < found.end
+        assert (problem.start, problem.end) == (start, end)
+    assert 0 <= problem.start < problem.end
 
 
 @pytest.mark.parametrize(
@@ -252,23 +250,23 @@ def test_problems_stand_where_they_are(text: str, code: str, start: int, end: in
         ("{{ length(a) }}", "`length` is a filter: write `value | length`"),
     ],
 )
-def test_hints(text: str, hint: str) -> None:
-    assert problem(text).hint == hint
+def test_unknown_names_have_hints(text: str, hint: str) -> None:
+    assert parse_invalid(text).hint == hint
 
 
 @given(st.text(alphabet="{}%#()[]'\"\\ab1.|,:*+-=~ \n\u00e9_", max_size=40))
 def test_any_text_is_a_template_or_has_a_problem(text: str) -> None:
     try:
         template = parse_template(text)
-    except TemplateProblem as found:
-        assert found.code in ("NP401", "NP402", "NP403", "NP405")
-        assert 0 <= found.start <= found.end <= len(text) + 1
+    except TemplateProblem as problem:
+        assert problem.code in ("NP401", "NP402", "NP403", "NP405")
+        assert 0 <= problem.start <= problem.end <= len(text) + 1
         return
     try:
         template.evaluate({"a": 1, "b": [1]}.__getitem__)
-    except EvaluationError as found:
-        assert found.type in ("UndefinedName", "TemplateError", "LimitExceeded")
-        assert found.message
+    except EvaluationError as error:
+        assert error.type in ("UndefinedName", "TemplateError", "LimitExceeded")
+        assert error.message
 
 
 def test_the_same_text_is_parsed_once() -> None:
@@ -288,46 +286,80 @@ def test_the_same_text_is_parsed_once() -> None:
         ([0], True),
     ],
 )
-def test_truth(value: Any, expected: bool) -> None:
+def test_is_true(value: Any, expected: bool) -> None:
     assert is_true(value) is expected
 
 
-def test_only_names_that_are_read_are_looked_up() -> None:
-    asked = []
+def test_lookup_is_called_once_for_each_name() -> None:
+    names = []
 
     def lookup(name: str) -> Any:
-        asked.append(name)
+        names.append(name)
         return {"y": 1}
 
     parse_template("{{ x.y + 1 }}").evaluate(lookup)
     parse_template("{{ x.y }}").evaluate(lookup)
-    assert asked == ["x", "x"]
+    assert names == ["x", "x"]
 
 
-pieces = st.sampled_from(
+SNIPPETS = st.sampled_from(
     [
-        "{{ x }}", "{{x.y}}", "{{ x.y.z }}", "{{\n x }}", "{{ x", "}}", "{", "}", "{% if x %}", "{{ true }}", "{{ x._y }}",
-        "{{ _x }}", "{{ range }}", "{{ x | upper }}", "{{- x -}}", "{# x #}", "{{ x.and }}", "{{ not }}", "{{ x.1 }}",
-        " ", "\n", "\r\n", "a", "é", "(", "(" * 10, "[" * 20, ")", "{{ 'x' }}", "{{ x.y", ".z }}", "{{ é }}",
+        "{{ x }}",
+        "{{x.y}}",
+        "{{ x.y.z }}",
+        "{{\n x }}",
+        "{{ x",
+        "}}",
+        "{",
+        "}",
+        "{% if x %}",
+        "{{ true }}",
+        "{{ x._y }}",
+        "{{ _x }}",
+        "{{ range }}",
+        "{{ x | upper }}",
+        "{{- x -}}",
+        "{# x #}",
+        "{{ x.and }}",
+        "{{ not }}",
+        "{{ x.1 }}",
+        " ",
+        "\n",
+        "\r\n",
+        "a",
+        "é",
+        "(",
+        "(" * 10,
+        "[" * 20,
+        ")",
+        "{{ 'x' }}",
+        "{{ x.y",
+        ".z }}",
+        "{{ é }}",
     ]
-)  # fmt: skip
+)
 
 
-@given(st.lists(pieces, max_size=6).map("".join))
-def test_what_is_read_without_the_parser_is_what_the_parser_reads(text: str) -> None:
-    def seen() -> object:
+@given(st.lists(SNIPPETS, max_size=6).map("".join))
+def test_simple_texts_give_the_same_result_with_the_parser(text: str) -> None:
+    def parse_result() -> object:
         template_module.cached_parse.cache_clear()
         try:
-            found = parse_template(text)
+            template = parse_template(text)
         except TemplateProblem as problem:
             return problem.code, problem.start, problem.end
         return (
-            found.is_expression, found.has_blocks, found.reads, list(found.reads), found.names,
-            found.access_path, found.parts,
-        )  # fmt: skip
+            template.is_expression,
+            template.has_blocks,
+            template.reads,
+            list(template.reads),
+            template.names,
+            template.access_path,
+            template.parts,
+        )
 
-    plainly = seen()
+    without_parser = parse_result()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template_module, "split_simple_parts", lambda _: None)
-        assert plainly == seen()
+        assert without_parser == parse_result()
     template_module.cached_parse.cache_clear()

@@ -1,4 +1,4 @@
-"""Expressions that would take all memory, or all time in one go in which nobody can stop them."""
+"""Expressions that would use all memory, or block a thread in one operation that Python cannot interrupt."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.plays import compiled
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(20_000)]
 NAMES: dict[str, Any] = {"rows": ROWS, "object": {str(n): n for n in range(100_000)}, "text": "a" * 1_000_000}
 
-LONG = "'x' * 8000000"
-OTHER = "'x' * 7999999 ~ 'y'"
+LONG_TEXT = "'x' * 8000000"
+OTHER_TEXT = "'x' * 7999999 ~ 'y'"
 NEEDLE = "'x' * 1000000 ~ 'y' ~ 'x' * 1000000"
 COPIES = 20
 
 
-def refused(text: str) -> EvaluationError:
+def find_error(text: str) -> EvaluationError:
     with pytest.raises(EvaluationError) as caught:
         parse_template(text).evaluate(NAMES.__getitem__)
     return caught.value
@@ -36,17 +36,17 @@ def refused(text: str) -> EvaluationError:
 @pytest.mark.parametrize(
     "text",
     [
-        # What JSON says is larger than how it says it.
+        # JSON values are larger than their text.
         "{{ ('[' ~ '[],' * 2700000 ~ '0]') | fromjson }}",
         "{{ ('[' ~ '{},' * 2700000 ~ '0]') | fromjson }}",
         "{{ ('[' ~ '1.5,' * 2090000 ~ '0]') | fromjson }}",
-        # Results are copied, as often as a part of them stands in others.
+        # A shared part of a result is copied as often as it occurs.
         "{{ [[[]] * 1000000] * 10 }}",
         "{{ [[[{}] * 1000] * 1000] * 50 }}",
         "{% set x = range(1000000) | list %}{{ [" + "x[:], " * COPIES + "] }}",
-        "{% set x = " + LONG + " %}{{ [" + "x[1:], " * COPIES + "] }}",
+        "{% set x = " + LONG_TEXT + " %}{{ [" + "x[1:], " * COPIES + "] }}",
         "{{ [" + "dict(object), " * COPIES * 5 + "] }}",
-        # Keys of an order are made anew, and compared letter by letter.
+        # Sort keys are copied in lower case, and compared character by character.
         "{{ (['X' * 8000000] * 1000) | sort }}",
         "{{ ([{'a': 'X' * 8000000}] * 1000) | sort(attribute='a') }}",
         "{{ ([{'a': 'X' * 8000000}] * 1000) | map(attribute='a') | sort }}",
@@ -55,52 +55,52 @@ def refused(text: str) -> EvaluationError:
         "{{ (['X' * 8000000] * 1000) | max }}",
         "{{ (['X' * 8000000] * 1000) | min }}",
         "{{ ([['x' * 8000000]] * 1000000) | sort }}",
-        "{{ {'a': " + LONG + ", 'b': " + LONG + ", 'c': " + LONG + ", 'd': " + LONG + "} | dictsort(by='value') }}",
-        # Two texts that differ at their ends.
-        "{{ (" + OTHER + ") in ([" + LONG + "] * 1000000) }}",
-        "{{ ([" + LONG + "] * 1000000).count(" + OTHER + ") }}",
-        "{{ ([" + LONG + "] * 1000000).index(" + OTHER + ") }}",
-        "{{ ([" + LONG + "] * 1000000) == ([" + LONG + "] * 1000000) }}",
-        "{{ ([" + LONG + "] * 1000000) | select('eq', " + OTHER + ") | list }}",
-        "{{ [" + OTHER + "] | select('in', [" + LONG + "] * 1000000) | list }}",
-        "{{ (" + OTHER + ") in dict(a=[" + LONG + "] * 1000000).values() }}",
-        # Each letter of one with each of another.
-        "{{ (" + LONG + ") | trim('y' * 4000000 ~ 'x') }}",
-        "{{ (" + LONG + ").strip('y' * 4000000 ~ 'x') }}",
-        "{{ (" + LONG + ").lstrip('y' * 4000000 ~ 'x') }}",
-        "{{ (" + LONG + ").rstrip('y' * 4000000 ~ 'x') }}",
-        "{{ (" + LONG + ").rfind(" + NEEDLE + ") }}",
-        "{{ (" + LONG + ").rindex(" + NEEDLE + ") }}",
-        "{{ (" + LONG + ").rsplit(" + NEEDLE + ") }}",
-        "{{ (" + LONG + ").rpartition(" + NEEDLE + ") }}",
-        "{{ (" + LONG + ") | wordwrap(1) }}",
-        "{{ (" + LONG + ") | wordwrap }}",
+        "{{ {" + ", ".join(f"'{key}': {LONG_TEXT}" for key in "abcd") + "} | dictsort(by='value') }}",
+        # Two texts that differ only at their ends.
+        "{{ (" + OTHER_TEXT + ") in ([" + LONG_TEXT + "] * 1000000) }}",
+        "{{ ([" + LONG_TEXT + "] * 1000000).count(" + OTHER_TEXT + ") }}",
+        "{{ ([" + LONG_TEXT + "] * 1000000).index(" + OTHER_TEXT + ") }}",
+        "{{ ([" + LONG_TEXT + "] * 1000000) == ([" + LONG_TEXT + "] * 1000000) }}",
+        "{{ ([" + LONG_TEXT + "] * 1000000) | select('eq', " + OTHER_TEXT + ") | list }}",
+        "{{ [" + OTHER_TEXT + "] | select('in', [" + LONG_TEXT + "] * 1000000) | list }}",
+        "{{ (" + OTHER_TEXT + ") in dict(a=[" + LONG_TEXT + "] * 1000000).values() }}",
+        # Each character of one text is compared with each of another.
+        "{{ (" + LONG_TEXT + ") | trim('y' * 4000000 ~ 'x') }}",
+        "{{ (" + LONG_TEXT + ").strip('y' * 4000000 ~ 'x') }}",
+        "{{ (" + LONG_TEXT + ").lstrip('y' * 4000000 ~ 'x') }}",
+        "{{ (" + LONG_TEXT + ").rstrip('y' * 4000000 ~ 'x') }}",
+        "{{ (" + LONG_TEXT + ").rfind(" + NEEDLE + ") }}",
+        "{{ (" + LONG_TEXT + ").rindex(" + NEEDLE + ") }}",
+        "{{ (" + LONG_TEXT + ").rsplit(" + NEEDLE + ") }}",
+        "{{ (" + LONG_TEXT + ").rpartition(" + NEEDLE + ") }}",
+        "{{ (" + LONG_TEXT + ") | wordwrap(1) }}",
+        "{{ (" + LONG_TEXT + ") | wordwrap }}",
         "{{ ('\n' * 8000000) | wordwrap }}",
         "{{ ('x\v' * 4000000) | wordwrap }}",
         "{{ ('x ' * 4000000) | wordwrap(1) }}",
         "{{ ('a-' * 4000000) | wordwrap(1) }}",
         "{{ ('x ' * 4000000) | title }}",
-        # Texts that are made of what does not look like one.
-        "{{ ([" + LONG + "] * 1000) is lower }}",
-        "{{ ([" + LONG + "] * 1000) is upper }}",
-        "{{ dict(a=[" + LONG + "] * 1000).items() | string }}",
-        "{{ dict(a=[" + LONG + "] * 1000).values() ~ '' }}",
-        "{{ ([{'a': " + LONG + "}] * 1000) | map(attribute='a') | join }}",
-        "{{ ([{'a': " + LONG + "}] * 1000) | join(attribute='a') }}",
-        "{{ ''.join(([{'a': " + LONG + "}] * 1000) | map(attribute='a')) }}",
-        "{{ (" + LONG + ") | b64encode }}",
+        # Values are converted to text.
+        "{{ ([" + LONG_TEXT + "] * 1000) is lower }}",
+        "{{ ([" + LONG_TEXT + "] * 1000) is upper }}",
+        "{{ dict(a=[" + LONG_TEXT + "] * 1000).items() | string }}",
+        "{{ dict(a=[" + LONG_TEXT + "] * 1000).values() ~ '' }}",
+        "{{ ([{'a': " + LONG_TEXT + "}] * 1000) | map(attribute='a') | join }}",
+        "{{ ([{'a': " + LONG_TEXT + "}] * 1000) | join(attribute='a') }}",
+        "{{ ''.join(([{'a': " + LONG_TEXT + "}] * 1000) | map(attribute='a')) }}",
+        "{{ (" + LONG_TEXT + ") | b64encode }}",
         "{{ ('ab ' * 2700000).split() }}",
         "{{ ('ab ' * 2700000).rsplit(' ') }}",
         "{{ ('ab\n' * 2700000).splitlines() }}",
-        "{{ (" + LONG + ") | list }}",
-        # Patterns of times are compiled.
+        "{{ (" + LONG_TEXT + ") | list }}",
+        # Time formats are compiled.
         "{{ '2026' | to_datetime('%Y' ~ 'x' * 8000000) }}",
         "{{ '2026' | to_datetime(' a' * 1000000) }}",
         "{{ ('2' * 8000000) | to_datetime }}",
     ],
 )  # fmt: skip
-def test_what_would_be_too_much(text: str) -> None:
-    assert refused(text).type == "LimitExceeded"
+def test_the_work_exceeds_the_budget(text: str) -> None:
+    assert find_error(text).type == "LimitExceeded"
 
 
 @pytest.mark.parametrize(
@@ -138,35 +138,37 @@ def test_what_would_be_too_much(text: str) -> None:
         ("'<b>x</b>' | striptags", "x"),
     ],
 )
-def test_what_is_not(expression: str, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It is not to depend on how busy the machine is.
+def test_ordinary_work_is_within_the_budget(
+    expression: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The result must not depend on the load of the machine.
     monkeypatch.setattr(budget, "CPU_SECONDS", 60.0)
     assert parse_template("{{ " + expression + " }}").evaluate(NAMES.__getitem__) == expected
 
 
-def test_an_object_finds_a_key_without_a_search() -> None:
+def test_a_key_lookup_is_not_charged_as_a_search() -> None:
     text = "{% for n in range(50000) %}{% if n in object %}x{% endif %}{% endfor %}"
     assert parse_template(text).evaluate(NAMES.__getitem__) == ""
 
 
 @pytest.mark.parametrize(("seconds", "fits"), [(0.9, True), (1.1, False)])
-def test_what_is_done_again_must_fit_as_well(
+def test_a_dry_run_leaves_time_for_the_repetition(
     seconds: float, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(thread_time=lambda: clock[0]))
     budget.start_budget()
-    with nullcontext() if fits else pytest.raises(budget.LimitExceeded), budget.rehearsed():
+    with nullcontext() if fits else pytest.raises(budget.LimitExceeded), budget.dry_run():
         clock[0] += seconds
 
 
-def test_what_is_said_of_a_failure_is_short() -> None:
-    error = refused("{{ ('x' * 8000000) | filesizeformat }}")
+def test_the_message_of_an_error_is_cut() -> None:
+    error = find_error("{{ ('x' * 8000000) | filesizeformat }}")
     assert (error.type, len(error.message)) == ("TemplateError", MAX_MESSAGE)
 
 
-def test_evaluations_that_share_a_budget_share_what_they_use() -> None:
-    # A text is charged for when it is made and when it is handed out.
+def test_evaluations_with_a_shared_budget_share_their_units() -> None:
+    # A text is charged when it is created and when it is returned.
     part = parse_template("{{ 'x' * " + str(BUDGET // 17) + " }}")
     with shared_budget():
         for _ in range(8):
@@ -176,7 +178,7 @@ def test_evaluations_that_share_a_budget_share_what_they_use() -> None:
     part.evaluate(NAMES.__getitem__)
 
 
-def test_evaluations_that_share_a_budget_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_with_a_shared_budget_share_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SHARED_SECONDS", 0.1)
     with pytest.raises(EvaluationError, match=r"together take more than 0\.1 s"), shared_budget():
         for _ in range(10_000):
@@ -184,68 +186,79 @@ def test_evaluations_that_share_a_budget_share_their_time(monkeypatch: pytest.Mo
     parse_template("{{ range(1000000) | sum }}").evaluate(NAMES.__getitem__)
 
 
-MANY = {f"n{n}": "{{ 'x' * 8000000 }}" for n in range(100)}
+MANY_TEXTS = {f"n{n}": "{{ 'x' * 8000000 }}" for n in range(100)}
 
 
 def test_the_parameters_of_an_action_share_a_budget() -> None:
     with pytest.raises(ActionError) as caught:
-        perform("set", set=MANY)
+        perform("set", set=MANY_TEXTS)
     assert caught.value.type == "LimitExceeded"
     with pytest.raises(ActionError) as caught:
-        render(MANY, None, NAMES.__getitem__)
+        render(MANY_TEXTS, None, NAMES.__getitem__)
     assert caught.value.type == "LimitExceeded"
     with pytest.raises(ActionError) as caught:
-        perform("log", message="x", level="{{ 'x' * 8000000 }}", fields=MANY)
+        perform("log", message="x", level="{{ 'x' * 8000000 }}", fields=MANY_TEXTS)
     assert caught.value.type == "LimitExceeded"
 
 
-def begun(text: str, given: dict[str, Any] | None = None, **options: Any) -> Any:
+def start_run(text: str, inputs: dict[str, Any] | None = None, **options: Any) -> Any:
     plan = compiled(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
-    return new_run(plan.header, plan.hash, given or {}, now=1.0, **options)[0]
+    return new_run(plan.header, plan.hash, inputs or {}, now=1.0, **options)[0]
 
 
-def too_long(text: str, given: dict[str, Any] | None = None, **options: Any) -> str:
+def find_too_long_name(text: str, inputs: dict[str, Any] | None = None, **options: Any) -> str:
     with pytest.raises(RejectedError) as caught:
-        begun(text, given, **options)
+        start_run(text, inputs, **options)
     assert caught.value.reason == "invalid_input"
     return str(caught.value.details["inputs"][0]["name"])
 
 
-LARGE = "{{ 'x' * 400000 }}"
+LARGE_TEXT = "{{ 'x' * 400000 }}"
 
 
-def test_environment_and_variables_have_one_room() -> None:
-    run = begun(f'environment: {{a: "{LARGE}"}}\nvariables: {{b: "{LARGE}"}}')
+def test_environment_and_variables_share_a_limit() -> None:
+    run = start_run(f'environment: {{a: "{LARGE_TEXT}"}}\nvariables: {{b: "{LARGE_TEXT}"}}')
     assert (len(run.environment["a"]), len(run.variables["b"])) == (400_000, 400_000)
-    assert too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}", c: "{LARGE}"}}') == "environment.c"
-    assert too_long(f'environment: {{a: ["{LARGE}", {{b: "{LARGE}"}}, "{LARGE}"]}}') == "environment.a"
     assert (
-        too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: "{LARGE}"}}') == "variables.c"
+        find_too_long_name(f'environment: {{a: "{LARGE_TEXT}", b: "{LARGE_TEXT}", c: "{LARGE_TEXT}"}}')
+        == "environment.c"
     )
-    given = {"c": "x" * 400_000}
     assert (
-        too_long(f'environment: {{a: "{LARGE}", b: "{LARGE}"}}\nvariables: {{c: 1}}', variables=given)
+        find_too_long_name(f'environment: {{a: ["{LARGE_TEXT}", {{b: "{LARGE_TEXT}"}}, "{LARGE_TEXT}"]}}')
+        == "environment.a"
+    )
+    assert (
+        find_too_long_name(
+            f'environment: {{a: "{LARGE_TEXT}", b: "{LARGE_TEXT}"}}\nvariables: {{c: "{LARGE_TEXT}"}}'
+        )
+        == "variables.c"
+    )
+    inputs = {"c": "x" * 400_000}
+    assert (
+        find_too_long_name(
+            f'environment: {{a: "{LARGE_TEXT}", b: "{LARGE_TEXT}"}}\nvariables: {{c: 1}}', variables=inputs
+        )
         == "variables.c"
     )
 
 
-def test_what_is_referred_to_counts_as_often_as_it_is() -> None:
-    given = {"x": [0] * (MAX_HELD // 10)}
+def test_a_value_counts_as_often_as_it_is_used() -> None:
+    inputs = {"x": [0] * (MAX_HELD // 10)}
     entries = ", ".join(f'n{n}: "{{{{ x }}}}"' for n in range(10))
-    assert too_long(f"input: {{x: array}}\nenvironment: {{{entries}}}", given) == "environment.n5"
+    assert find_too_long_name(f"input: {{x: array}}\nenvironment: {{{entries}}}", inputs) == "environment.n5"
 
 
-def test_corrected_input_has_no_more_room() -> None:
+def test_corrected_input_has_the_same_limit() -> None:
     text = "input: {n: integer}\nenvironment: {a: \"{{ 'x' * n }}\"}"
     plan = compiled(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
-    run = begun(text, {"n": 1})
+    run = start_run(text, {"n": 1})
     with pytest.raises(RejectedError) as caught:
         corrected(plan.header, run, {"n": MAX_HELD + 1})
     assert caught.value.reason == "invalid_input"
 
 
-def test_filling_in_has_one_budget() -> None:
+def test_the_initial_templates_share_a_budget() -> None:
     entries = ", ".join(f'n{n}: "{{{{ range(1000000) | list | length }}}}"' for n in range(10))
     with pytest.raises(RejectedError, match="too much data") as caught:
-        begun(f"environment: {{{entries}}}")
+        start_run(f"environment: {{{entries}}}")
     assert caught.value.reason == "invalid_input"

@@ -1,4 +1,4 @@
-"""Data that looks like code stays data: in SQL, in shells, in addresses, in headers, in paths."""
+"""Data that looks like code stays data in SQL, shell commands, URLs, headers and paths."""
 
 from __future__ import annotations
 
@@ -17,49 +17,85 @@ from noetl.executor.security.capabilities import for_local_run
 from tests.calls import LOCAL, perform
 from tests.http_server import StubExchange, serve
 
-HOSTILE = [
-    "'; drop table t; --", "' or '1'='1", '" or ""="', "\\'; select 1; --", "$$; drop table t; $$", "/* */", "%s %(a)s %%", "{{ 1 }}",
-    "$(touch pwned)", "`touch pwned`", "; touch pwned", "| touch pwned", "&& touch pwned", "> pwned", "\n touch pwned\n", "$HOME",
-    "${IFS}", "*", "~", "!!", "-rf", "--", "'\"'\"'", "a'b\"c\\d", "\\", "\t", "", " ", "é\U0001f600", "\u2028", "\r\n",
-    "../../etc/passwd", "a/../b", "%2e%2e%2f", "?x=1#y", "@evil.test", "\x1b[0m", "\x01",
-]  # fmt: skip
+HOSTILE_TEXTS = [
+    "'; drop table t; --",
+    "' or '1'='1",
+    '" or ""="',
+    "\\'; select 1; --",
+    "$$; drop table t; $$",
+    "/* */",
+    "%s %(a)s %%",
+    "{{ 1 }}",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "| touch pwned",
+    "&& touch pwned",
+    "> pwned",
+    "\n touch pwned\n",
+    "$HOME",
+    "${IFS}",
+    "*",
+    "~",
+    "!!",
+    "-rf",
+    "--",
+    "'\"'\"'",
+    "a'b\"c\\d",
+    "\\",
+    "\t",
+    "",
+    " ",
+    "é\U0001f600",
+    "\u2028",
+    "\r\n",
+    "../../etc/passwd",
+    "a/../b",
+    "%2e%2e%2f",
+    "?x=1#y",
+    "@evil.test",
+    "\x1b[0m",
+    "\x01",
+]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
-REAL = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REAL_SERVICES = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
-class TestSql:
-    @pytest.mark.parametrize("value", HOSTILE)
-    def test_values_come_back_as_they_went_in(self, postgres_dsn: str, value: str) -> None:
-        assert round_trip(postgres_dsn, value) == value
+class TestSqlInjection:
+    @pytest.mark.parametrize("value", HOSTILE_TEXTS)
+    def test_a_value_is_returned_unchanged(self, postgres_dsn: str, value: str) -> None:
+        assert select_value(postgres_dsn, value) == value
 
-    @REAL
+    @REAL_SERVICES
     @given(value=TEXTS)
     def test_any_value(self, postgres_dsn: str, value: str) -> None:
-        assert round_trip(postgres_dsn, value) == value
+        assert select_value(postgres_dsn, value) == value
 
-    @REAL
+    @REAL_SERVICES
     @given(name=TEXTS.filter(lambda name: 0 < len(name.encode()) < 60))
-    def test_any_name_is_one_column(self, postgres_dsn: str, name: str) -> None:
+    def test_any_name_is_a_single_column(self, postgres_dsn: str, name: str) -> None:
         query = "select {{ 1 }}::int as {{ n | identifier }}"
         assert perform("postgres", connection=postgres_dsn, query=query, names={"n": name}, fetch="one") == {
             name: 1
         }
 
-    def test_a_nul_is_an_error_and_not_the_end_of_the_text(self, postgres_dsn: str) -> None:
+    def test_a_nul_character_is_an_error(self, postgres_dsn: str) -> None:
         with pytest.raises(ActionError) as caught:
-            round_trip(postgres_dsn, "a\0b")
+            select_value(postgres_dsn, "a\0b")
         assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
 
 
-def round_trip(dsn: str, value: str) -> Any:
+def select_value(dsn: str, value: str) -> Any:
     return perform(
         "postgres", connection=dsn, query="select {{ v }}::text", names={"v": value}, fetch="value"
     )
 
 
-class TestShell:
-    @pytest.mark.parametrize("value", HOSTILE)
-    def test_a_value_arrives_as_one_argument(self, tmp_path: Path, value: str) -> None:
+class TestShellInjection:
+    @pytest.mark.parametrize("value", HOSTILE_TEXTS)
+    def test_a_value_is_one_argument(self, tmp_path: Path, value: str) -> None:
         capabilities = replace(LOCAL, folder=tmp_path)
         shell = perform(
             "shell", capabilities=capabilities, command="printf '<%s>' {{ v }} end", names={"v": value}
@@ -73,15 +109,15 @@ class TestShell:
         assert shell["stdout"] == words["stdout"] == f"<{value}><end>"
         assert list(tmp_path.iterdir()) == []
 
-    @settings(REAL, max_examples=40)
+    @settings(REAL_SERVICES, max_examples=40)
     @given(value=TEXTS)
     def test_any_value(self, value: str) -> None:
-        done = perform("shell", command="printf %s {{ v }}x{{ v }}", names={"v": value})
-        assert done["stdout"] == f"{value}x{value}"
+        result = perform("shell", command="printf %s {{ v }}x{{ v }}", names={"v": value})
+        assert result["stdout"] == f"{value}x{value}"
 
-    def test_variables_and_stdin_are_plain(self, tmp_path: Path) -> None:
-        for value in HOSTILE:
-            done = perform(
+    def test_variables_and_stdin_are_not_interpreted(self, tmp_path: Path) -> None:
+        for value in HOSTILE_TEXTS:
+            result = perform(
                 "shell",
                 capabilities=replace(LOCAL, folder=tmp_path),
                 command='printf %s "$V"; cat',
@@ -89,13 +125,13 @@ class TestShell:
                 stdin="{{ v }}",
                 names={"v": value},
             )
-            assert done["stdout"] == value * 2
+            assert result["stdout"] == value * 2
         assert list(tmp_path.iterdir()) == []
 
 
-class TestAddresses:
-    @pytest.mark.parametrize("value", HOSTILE)
-    def test_a_value_is_one_segment_and_one_value_of_the_query(self, value: str) -> None:
+class TestUrlInjection:
+    @pytest.mark.parametrize("value", HOSTILE_TEXTS)
+    def test_a_value_is_one_path_segment_and_one_query_value(self, value: str) -> None:
         with serve(lambda exchange: exchange.reply(200, exchange.path.encode())) as server:
             url = server.url("/a/{{ v }}/b?q={{ w }}&r=1")
             if ".." in value.split("/"):
@@ -107,7 +143,7 @@ class TestAddresses:
         assert [unquote(part) for part in path.split("/")] == ["", "a", value, "b"]
         assert [unquote(part) for part in query.split("&")] == [f"q={value}", "r=1"]
 
-    def test_a_value_cannot_move_the_origin(self) -> None:
+    def test_a_value_cannot_change_the_origin(self) -> None:
         with serve(lambda exchange: exchange.reply(200, exchange.path.encode())) as server:
             assert (
                 perform("http", url=server.url("/{{ v }}"), names={"v": "@evil.test/"})["body"]
@@ -115,28 +151,28 @@ class TestAddresses:
             )
 
 
-class TestHeaders:
+class TestHeaderInjection:
     @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b", "a\x7fb", "\x0b", "\ud800"])
-    def test_a_value_cannot_end_the_line(self, value: str) -> None:
+    def test_a_value_cannot_end_the_header_line(self, value: str) -> None:
         parameters: list[dict[str, Any]] = [{"headers": {"X-A": "{{ v }}"}}, {"auth": {"bearer": "{{ v }}"}}]
-        for given_ in parameters:
+        for header in parameters:
             with pytest.raises(ActionError, match="control character") as caught:
-                perform("http", url="http://127.0.0.1:1/", names={"v": value}, **given_)
+                perform("http", url="http://127.0.0.1:1/", names={"v": value}, **header)
             assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "é", "a\0"])
-    def test_a_name_is_a_token(self, name: str) -> None:
+    def test_a_header_name_must_be_a_token(self, name: str) -> None:
         with pytest.raises(ActionError, match="not the name of a header"):
             perform("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     @pytest.mark.parametrize(
         "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "Upgrade", "TE", "Expect"]
     )
-    def test_headers_that_frame_the_message_are_ours(self, name: str) -> None:
+    def test_framing_headers_cannot_be_set(self, name: str) -> None:
         with pytest.raises(ActionError, match="follows from the request"):
             perform("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
-    def test_what_a_server_sends_stays_data(self) -> None:
+    def test_a_response_is_not_evaluated_as_a_template(self) -> None:
         def answer(exchange: StubExchange) -> None:
             exchange.wfile.write(b"HTTP/1.1 200 OK\r\nx-a: {{ 7 * 7 }}\r\ncontent-length: 0\r\n\r\n")
 
@@ -145,7 +181,7 @@ class TestHeaders:
         assert perform("set", set={"a": "{{ r.headers['x-a'] }}"}, names={"r": reply}) == {"a": "{{ 7 * 7 }}"}
 
 
-class TestPaths:
+class TestPathTraversal:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         root = tmp_path / "root"
@@ -160,45 +196,59 @@ class TestPaths:
         return root
 
     ESCAPES = (
-        "../secret", "sub/../../secret", "/etc/passwd", "../rootkit/secret", "out/secret", "out/new", "link", "dangling",
-        "loop", "a\0b", "", "..", "/", "sub/../../root/../secret", "/proc/self/environ", "~/x/../../secret/../../secret",
-    )  # fmt: skip
+        "../secret",
+        "sub/../../secret",
+        "/etc/passwd",
+        "../rootkit/secret",
+        "out/secret",
+        "out/new",
+        "link",
+        "dangling",
+        "loop",
+        "a\0b",
+        "",
+        "..",
+        "/",
+        "sub/../../root/../secret",
+        "/proc/self/environ",
+        "~/x/../../secret/../../secret",
+    )
 
     @pytest.mark.parametrize("path", ESCAPES)
     @pytest.mark.parametrize("verb", ["read", "write", "append"])
-    def test_nothing_outside_is_reached(self, root: Path, verb: str, path: str) -> None:
-        given: dict[str, Any] = {verb: path} if verb == "read" else {verb: path, "content": "x"}
+    def test_files_outside_of_the_folder_are_not_accessible(self, root: Path, verb: str, path: str) -> None:
+        parameters: dict[str, Any] = {verb: path} if verb == "read" else {verb: path, "content": "x"}
         before = snapshot(root.parent)
         with pytest.raises(ActionError) as caught:
-            perform("file", capabilities=for_local_run(root), **given)
+            perform("file", capabilities=for_local_run(root), **parameters)
         assert (caught.value.type, caught.value.retryable) == ("FileError", False)
         assert snapshot(root.parent) == before
 
     @pytest.mark.parametrize(
         "path", ["../secret", "out/secret", "/etc/passwd", "..", "", ".", "out/../secret"]
     )
-    def test_nothing_outside_is_deleted(self, root: Path, path: str) -> None:
+    def test_files_outside_of_the_folder_are_not_deleted(self, root: Path, path: str) -> None:
         before = snapshot(root.parent)
         with pytest.raises(ActionError) as caught:
             perform("file", capabilities=for_local_run(root), delete=path)
         assert caught.value.type == "FileError"
         assert snapshot(root.parent) == before
 
-    def test_a_link_is_deleted_and_not_what_it_leads_to(self, root: Path) -> None:
+    def test_deleting_a_link_keeps_its_target(self, root: Path) -> None:
         perform("file", capabilities=for_local_run(root), delete="link")
         assert not os.path.lexists(root / "link")
         assert (root.parent / "secret").read_text() == "secret"
 
     @pytest.mark.parametrize("pattern", ["../*", "/etc/*", "sub/../../*", "/", "", "[", "a\0b"])
-    def test_nothing_outside_is_listed(self, root: Path, pattern: str) -> None:
+    def test_files_outside_of_the_folder_are_not_listed(self, root: Path, pattern: str) -> None:
         try:
-            found = perform("file", capabilities=for_local_run(root), list=pattern)
+            files = perform("file", capabilities=for_local_run(root), list=pattern)
         except ActionError as error:
             assert error.type == "FileError"
         else:
-            assert found == []
+            assert files == []
 
-    def test_links_that_lead_out_are_not_listed(self, root: Path) -> None:
+    def test_links_to_other_folders_are_not_listed(self, root: Path) -> None:
         (root / "sub" / "a").touch()
         assert perform("file", capabilities=for_local_run(root), list="**/*") == ["sub/a"]
         assert perform("file", capabilities=for_local_run(root), list="out/*") == []

@@ -9,34 +9,33 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from noetl.planner.diagnostics.codes import Severity
-from noetl.planner.diagnostics.diagnostic import Diagnostics, Span
-from noetl.planner.syntax import reader as reading
+from noetl.planner.diagnostics.diagnostic import Diagnostics, Severity, Span
+from noetl.planner.syntax import reader
 from noetl.planner.syntax.reader import Document, read_document
 from noetl.planner.syntax.scalars import describe_yaml_1_1_value, resolve_scalar
 
 
-def found(text: str | bytes) -> list[tuple[str, int, int, int, int]]:
+def find_spans(text: str | bytes) -> list[tuple[str, int, int, int, int]]:
     diagnostics = Diagnostics()
     read_document(text, diagnostics)
     return [(d.code, d.span.line, d.span.column, d.span.end_line, d.span.end_column) for d in diagnostics]
 
 
-def only(text: str | bytes) -> Any:
+def only_diagnostic(text: str | bytes) -> Any:
     diagnostics = Diagnostics()
     read_document(text, diagnostics)
     (diagnostic,) = diagnostics
     return diagnostic
 
 
-def document(text: str | bytes) -> Document:
+def read_valid(text: str | bytes) -> Document:
     diagnostics = Diagnostics()
     result = read_document(text, diagnostics)
     assert result is not None and not len(diagnostics), list(diagnostics)
     return result
 
 
-# -- data ------------------------------------------------------------------------------------------------------------
+# -- data ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -65,15 +64,15 @@ def document(text: str | bytes) -> Document:
         ("a: {b: \"{{ x }}\", 'c d': e}", {"a": {"b": "{{ x }}", "c d": "e"}}),
     ],
 )
-def test_data(text: str, value: object) -> None:
-    assert document(text).data == value
-    assert document(text.encode()).data == value
+def test_text_has_its_data(text: str, value: object) -> None:
+    assert read_valid(text).data == value
+    assert read_valid(text.encode()).data == value
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "---\n", "\ufeff"])
-def test_an_empty_document_is_nothing(text: str) -> None:
-    assert document(text).data is None
-    assert document(text).span(("steps",)) == Span(1, 1, 1, 1) or text == "---\n"
+def test_an_empty_text_has_no_data(text: str) -> None:
+    assert read_valid(text).data is None
+    assert read_valid(text).span(("steps",)) == Span(1, 1, 1, 1) or text == "---\n"
 
 
 JSON = st.recursive(
@@ -81,7 +80,7 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers(-(10**30), 10**30)
     | st.floats(allow_nan=False, allow_infinity=False)
-    # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only.
+    # U+0085, U+2028, U+2029 and control characters may stand in YAML as escapes only_diagnostic.
     | st.text(
         st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\ufeff\ufffe\uffff")
     ),
@@ -97,13 +96,16 @@ JSON = st.recursive(
 
 @given(JSON, st.booleans(), st.sampled_from([None, 2, "\t"]))
 @settings(max_examples=300, deadline=None)
-def test_json_is_read_as_json_reads_it(value: object, is_ascii: bool, indent: Any) -> None:
-    assert document(json.dumps(value, ensure_ascii=is_ascii, indent=indent)).data == value
+def test_json_has_the_same_data_as_with_a_json_parser(value: object, is_ascii: bool, indent: Any) -> None:
+    assert read_valid(json.dumps(value, ensure_ascii=is_ascii, indent=indent)).data == value
 
 
 def test_surrogate_pairs_are_joined_in_double_quotes_only() -> None:
-    text = r"""{"\ud83d\ude00": "x \uD83D\uDE00\ud83d\ude00 \\ud83d\\ude00", 'b': '\uD83d\uDE00', c: \ud83d\ude00}"""
-    read_back = document(text)
+    text = (
+        r"""{"\ud83d\ude00": "x \uD83D\uDE00\ud83d\ude00 \\ud83d\\ude00","""
+        r""" 'b': '\uD83d\uDE00', c: \ud83d\ude00}"""
+    )
+    read_back = read_valid(text)
     assert read_back.data == {
         "😀": "x 😀😀 \\ud83d\\ude00",
         "b": "\\uD83d\\uDE00",
@@ -111,14 +113,14 @@ def test_surrogate_pairs_are_joined_in_double_quotes_only() -> None:
     }
     assert read_back.text == text
     assert read_back.text_span(("😀",), 2, 3) == Span(1, 21, 1, 33)
-    assert document('["\\ud83d\\ude00", "\ue03d\ue200", \'\\ue03d\\ue200\']').data == [
+    assert read_valid('["\\ud83d\\ude00", "\ue03d\ue200", \'\\ue03d\\ue200\']').data == [
         "😀",
         "\ue03d\ue200",
         "\\ue03d\\ue200",
     ]
 
 
-# -- YAML 1.1 --------------------------------------------------------------------------------------------------------
+# -- YAML 1.1 ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_surrogate_pairs_are_joined_in_double_quotes_only() -> None:
         "2026-1-1T1:02:03Z",
     ],
 )
-def test_scalars_that_yaml_1_1_reads_differently(text: str) -> None:
+def test_scalars_that_differ_in_yaml_1_1_have_a_warning(text: str) -> None:
     for source in (f"a: {text}", f"[b, {text}]", f"{text}: a", f"a: '{text}'\nb: \"{text}\"\nc: |\n  {text}"):
         diagnostics = Diagnostics()
         read_document(source, diagnostics)
@@ -161,17 +163,17 @@ def test_scalars_that_yaml_1_1_reads_differently(text: str) -> None:
         assert all(d.severity is Severity.WARNING for d in diagnostics if d.code == "NP006")
 
 
-def test_the_warning_says_both_readings() -> None:
-    warning = only("mode: 0755")
-    assert warning.message == "`0755` is the number 755 here, and an octal number in YAML 1.1"
+def test_the_warning_contains_both_values() -> None:
+    warning = only_diagnostic("mode: 0755")
+    assert warning.message == "`0755` is the number 755 in YAML 1.2, but an octal number in YAML 1.1"
     assert warning.hint == 'write "0755" if it is text'
     assert warning.span == Span(1, 7, 1, 11)
-    assert only("a: yes").hint == 'write "yes" if it is text, or `true`'
+    assert only_diagnostic("a: yes").hint == 'write "yes" if it is text, or `true`'
 
 
 @given(st.from_regex(r"[-+.0-9a-fox_:yYnNeEtTZ ~]{1,12}", fullmatch=True))
 @settings(max_examples=500, deadline=None)
-def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
+def test_scalars_without_a_warning_are_equal_in_yaml_1_1(text: str) -> None:
     if describe_yaml_1_1_value(text) is not None:
         return
     resolver = yaml.SafeLoader("")
@@ -183,11 +185,11 @@ def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
     except ValueError:
         kind = "float"
     if tag == "str" and kind in ("int", "float"):
-        return  # such as `1e3` and `0o17`, which everybody means as numbers
+        return  # such as `1e3` and `0o17`, which are always meant as numbers
     assert {"null": "NoneType"}.get(tag, tag) == kind
 
 
-# -- limits and refusals ---------------------------------------------------------------------------------------------
+# -- limits and invalid text ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,8 +229,8 @@ def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
         ("a: &a {b: 1}\nc:\n  <<: *a", ("NP003", 3, 3, 3, 5)),
         ("a: 1\n---\nb: 2", ("NP003", 2, 1, 2, 4)),
         # NP004
-        ("a" * (reading.MAX_BYTES + 1), ("NP004", 1, 1, 1, 1)),
-        ("é" * (reading.MAX_BYTES // 2 + 1), ("NP004", 1, 1, 1, 1)),
+        ("a" * (reader.MAX_BYTES + 1), ("NP004", 1, 1, 1, 1)),
+        ("é" * (reader.MAX_BYTES // 2 + 1), ("NP004", 1, 1, 1, 1)),
         (b"[" * 10_000_000, ("NP004", 1, 1, 1, 1)),
         ("[" * 65 + "]" * 65, ("NP004", 1, 65, 1, 66)),
         ('{"a":' * 100_000, ("NP004", 1, 321, 1, 322)),
@@ -250,40 +252,40 @@ def test_what_is_not_warned_about_reads_the_same_in_yaml_1_1(text: str) -> None:
         ("a: [x, {{ b | c }}]", ("NP012", 1, 8, 1, 19)),
     ],
 )
-def test_refusals(text: str | bytes, expected: tuple[str, int, int, int, int]) -> None:
-    assert found(text) == [expected]
+def test_invalid_text_has_one_diagnostic(text: str | bytes, expected: tuple[str, int, int, int, int]) -> None:
+    assert find_spans(text) == [expected]
 
 
-def test_100_000_nested_lists_end_at_the_depth_limit() -> None:
-    assert [code for code, *_ in found("[" * 100_000)] == ["NP004"]
+def test_100_000_nested_lists_exceed_the_depth_limit() -> None:
+    assert [code for code, *_ in find_spans("[" * 100_000)] == ["NP004"]
 
 
-def test_what_is_within_the_limits_is_read() -> None:
-    assert document("[" * 64 + "]" * 64).data is not None
-    assert document("a: " + "9" * 400).data == {"a": int("9" * 400)}
-    assert document("#" * reading.MAX_BYTES).data is None
+def test_text_within_the_limits_is_read() -> None:
+    assert read_valid("[" * 64 + "]" * 64).data is not None
+    assert read_valid("a: " + "9" * 400).data == {"a": int("9" * 400)}
+    assert read_valid("#" * reader.MAX_BYTES).data is None
 
 
-def test_aliases_may_expand_to_100_000_nodes() -> None:
+def test_aliases_may_expand_to_at_most_100_000_nodes() -> None:
     def aliased(count: int) -> str:
         return "a: &a [" + "x, " * 998 + "x]\nb: [" + ", ".join(["*a"] * count) + "]"
 
-    assert len(document(aliased(100)).data["b"]) == 100
-    assert only(aliased(101)).code == "NP005"
+    assert len(read_valid(aliased(100)).data["b"]) == 100
+    assert only_diagnostic(aliased(101)).code == "NP005"
 
 
-def test_a_billion_laughs_cost_nothing() -> None:
+def test_exponential_aliases_use_little_memory() -> None:
     lines = ["a0: &a0 [" + ", ".join(["lol"] * 10) + "]"]
     lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 12)]
     tracemalloc.start()
     try:
-        assert only("\n".join(lines)).code == "NP005"
+        assert only_diagnostic("\n".join(lines)).code == "NP005"
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_a_duplicate_key_shows_the_first_one_and_keeps_its_value() -> None:
+def test_a_duplicate_key_labels_the_first_one_and_keeps_its_value() -> None:
     diagnostics = Diagnostics()
     result = read_document("a: 1\nb: 2\na: 3", diagnostics)
     assert result is not None and result.data == {"a": 1, "b": 2}
@@ -291,7 +293,7 @@ def test_a_duplicate_key_shows_the_first_one_and_keeps_its_value() -> None:
     assert [label.span for label in duplicate.labels] == [Span(1, 1, 1, 2)]
 
 
-def test_a_template_without_quotes_is_taken_for_the_text_it_was_meant_to_be() -> None:
+def test_an_unquoted_template_is_reported_and_read_as_text() -> None:
     diagnostics = Diagnostics()
     result = read_document("a: {{ error }}\nb: [{{ x }}]", diagnostics)
     assert result is not None and result.data == {"a": "{{ error }}", "b": ["{{ x }}"]}
@@ -299,8 +301,8 @@ def test_a_template_without_quotes_is_taken_for_the_text_it_was_meant_to_be() ->
     assert result.span(("b", 0)) == Span(2, 5, 2, 12)
 
 
-def test_several_mistakes_are_found_in_one_reading() -> None:
-    assert [code for code, *_ in found("1: a\nb: !x c\nd: yes\nb: 2\n<<: 3\ne: .nan\n---\n")] == [
+def test_all_errors_are_reported_at_once() -> None:
+    assert [code for code, *_ in find_spans("1: a\nb: !x c\nd: yes\nb: 2\n<<: 3\ne: .nan\n---\n")] == [
         "NP012",
         "NP003",
         "NP006",
@@ -311,17 +313,17 @@ def test_several_mistakes_are_found_in_one_reading() -> None:
     ]
 
 
-def test_messages_are_plain_sentences() -> None:
-    assert only("a:\n\tb: 1").message == "a tab is used to indent"
-    assert only("a: `b`").message == "text without quotes cannot begin with ```"
-    assert only("a: [1").message == "expected `,` or `]` here"
-    assert only(b"\xff").message == "the byte 0xff is not UTF-8"
-    assert "1 MiB" in only(b"x" * 2**21).message
+def test_messages_of_common_errors() -> None:
+    assert only_diagnostic("a:\n\tb: 1").message == "a tab is used for indentation"
+    assert only_diagnostic("a: `b`").message == "unquoted text cannot begin with ```"
+    assert only_diagnostic("a: [1").message == "expected `,` or `]`"
+    assert only_diagnostic(b"\xff").message == "the byte 0xff is not UTF-8"
+    assert "1 MiB" in only_diagnostic(b"x" * 2**21).message
 
 
-# -- positions -------------------------------------------------------------------------------------------------------
+# -- positions -----------------------------------------------------------------------------------------------
 
-PLACES = """\
+POSITIONS = """\
 name: é😀x   # comment
 steps:
 - name: one
@@ -362,10 +364,10 @@ steps:
         (("absent",), Span(1, 1, 1, 10), Span(1, 1, 1, 10)),
     ],
 )
-def test_places(path: tuple[str | int, ...], value: Span, key: Span) -> None:
-    assert document(PLACES).span(path) == value
-    assert document(PLACES).key_span(path) == key
-    assert document(PLACES.replace("\n", "\r\n")).span(path) == value
+def test_spans_of_values_and_keys(path: tuple[str | int, ...], value: Span, key: Span) -> None:
+    assert read_valid(POSITIONS).span(path) == value
+    assert read_valid(POSITIONS).key_span(path) == key
+    assert read_valid(POSITIONS.replace("\n", "\r\n")).span(path) == value
 
 
 @pytest.mark.parametrize(
@@ -387,14 +389,14 @@ def test_places(path: tuple[str | int, ...], value: Span, key: Span) -> None:
         ("a: |\n  select {{ x\n    }}\n", "{{ x\n  }}", Span(2, 10, 3, 7)),
     ],
 )
-def test_characters_of_a_value(text: str, word: str, expected: Span) -> None:
-    result = document(text)
+def test_span_of_a_word_in_a_value(text: str, word: str, expected: Span) -> None:
+    result = read_valid(text)
     start = result.data["a"].index(word)
     assert result.text_span(("a",), start, start + len(word)) == expected
 
 
-def test_characters_at_the_edges_of_a_value() -> None:
-    result = document("a: abc\nb: [x]\nc: ''")
+def test_span_at_the_edges_of_a_value() -> None:
+    result = read_valid("a: abc\nb: [x]\nc: ''")
     assert result.text_span(("a",), 3, 3) == Span(1, 7, 1, 7)
     assert result.text_span(("a",), -5, 99) == Span(1, 4, 1, 7)
     assert result.text_span(("a",), 2, 1) == Span(1, 6, 1, 6)
@@ -409,7 +411,7 @@ def test_characters_at_the_edges_of_a_value() -> None:
     )
 )
 @settings(max_examples=300, deadline=None)
-def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
+def test_each_character_of_a_dumped_text_has_its_span(value: str) -> None:
     for style in (None, "'", '"', "|", ">"):
         text = yaml.dump(
             {"a": value}, Dumper=yaml.SafeDumper, default_style=style, allow_unicode=True, width=20
@@ -417,15 +419,15 @@ def test_each_character_of_a_dumped_text_is_found(value: str) -> None:
         diagnostics = Diagnostics()
         result = read_document(text, diagnostics)
         if result is None or result.data.get("a") != value:
-            continue  # `!!int` and the like, and characters that only escapes may write
+            continue  # tags such as `!!int`, and characters that need an escape
         lines = text.split("\n")
-        for at, character in enumerate(value):
-            span = result.text_span(("a",), at, at + 1)
+        for index, character in enumerate(value):
+            span = result.text_span(("a",), index, index + 1)
             written = lines[span.line - 1][span.column - 1 : span.column]
             assert written in (character, "\\", "") or character == " "
 
 
-# -- never raises ----------------------------------------------------------------------------------------------------
+# -- never raises --------------------------------------------------------------------------------------------
 
 SNIPPETS = st.sampled_from(
     [
@@ -458,7 +460,7 @@ SNIPPETS = st.sampled_from(
 @example("&a [&a [*a]]")
 @example("!<x> &y 'a'")
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_no_text_raises(text: str | bytes) -> None:
+def test_no_text_raises_an_exception(text: str | bytes) -> None:
     diagnostics = Diagnostics()
     result = read_document(text, diagnostics)
     assert result is not None or diagnostics.errors
@@ -478,7 +480,7 @@ def test_no_text_raises(text: str | bytes) -> None:
             paths += [((*path, part), item) for part, item in inner][:20]
 
 
-def test_the_garbage_collector_is_left_as_it_was() -> None:
+def test_the_state_of_the_garbage_collector_is_restored() -> None:
     assert gc.isenabled()
     read_document("a: [", Diagnostics())
     assert gc.isenabled()

@@ -1,4 +1,4 @@
-"""Hints for what people write who know other languages."""
+"""Hints for the syntax of other languages."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from tests.planner.findings import findings, hints
         ("{{ !x }}", "write `not`"),
         ("{{ x === 1 }}", "write `==`"),
         ("{{ x !== 1 }}", "write `!=`"),
-        ("{{ x = 1 }}", "write `==`, which compares"),
+        ("{{ x = 1 }}", "write `==` to compare"),
         ("{{ x ? 1 : 2 }}", "write `a if condition else b`"),
         ("{{ x ?? 1 }}", "write `value | default(other)`"),
         ("{{ x <> 1 }}", "write `!=`"),
-        ("{{ $x }}", "names are written without `$`"),
+        ("{{ $x }}", "write the name without `$`"),
         ("{{ == 1 }}", None),
         ("{{ x != }}", None),
         ("{{ x matches 'a' }}", None),
-        ("{{ x is null }}", "none is written `none`"),
+        ("{{ x is null }}", "write `none`"),
         ("{{ len(x) }}", "write `value | length`"),
         ("{{ x | to_json }}", "write `tojson`"),
     ],
 )
-def test_what_is_written_otherwise(text: str, hint: str | None) -> None:
+def test_foreign_operators_and_words_have_hints(text: str, hint: str | None) -> None:
     with pytest.raises(TemplateProblem) as raised:
         parse_template(text)
     assert raised.value.hint == hint
 
 
 @pytest.mark.parametrize("head", ["", "input: {}\n"])
-def test_null_is_no_input(head: str) -> None:
+def test_null_is_not_an_input(head: str) -> None:
     text = head + "steps: [{name: a, run: [{action: log, message: '{{ run.id == null }}'}]}]"
     assert findings(text) == [("NP301" if head else "NP306", "null")]
-    assert hints(text) == ["none is written `none`"]
+    assert hints(text) == ["write `none`"]
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_null_is_no_input(head: str) -> None:
         ("success", 'write `"{{ result.success }}"`'),
         ("saved", 'write `"{{ saved }}"`'),
         ("saved > 1", 'write `"{{ saved > 1 }}"`'),
-        ("$saved", "put all of it in one `{{ }}`"),
+        ("$saved", "put the whole guard into one `{{ }}`"),
     ],
 )
-def test_guards_that_are_plain_words(guard: str, hint: str) -> None:
+def test_plain_words_as_guards_have_hints(guard: str, hint: str) -> None:
     text = (
         f"steps: [{{name: a, run: [{{action: set, set: {{saved: 1}}}}], rule: [{{case: {guard}, run: []}}]}}]"
     )

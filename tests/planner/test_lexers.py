@@ -5,35 +5,35 @@ from noetl.planner.lexers.shell import ShellLexer
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlLexer
 
-HERE = "@"
-"""Marks the place of a template in the texts below."""
+TEMPLATE = "@"
+"""The character that stands for a template in the texts below."""
 
 
-def sql_places(text: str) -> list[str | None]:
+def sql_contexts(text: str) -> list[str | None]:
     lexer = SqlLexer()
-    first, *rest = text.split(HERE)
+    first, *rest = text.split(TEMPLATE)
     lexer.feed(first)
-    places = []
-    for piece in rest:
-        places.append(lexer.context)
-        lexer.feed(piece)
-    return places
+    contexts = []
+    for text_part in rest:
+        contexts.append(lexer.context)
+        lexer.feed(text_part)
+    return contexts
 
 
-def shell_places(text: str) -> list[str | None]:
+def shell_contexts(text: str) -> list[str | None]:
     lexer = ShellLexer()
-    first, *rest = text.split(HERE)
+    first, *rest = text.split(TEMPLATE)
     lexer.feed(first)
-    places = []
-    for piece in rest:
-        places.append(lexer.context)
+    contexts = []
+    for text_part in rest:
+        contexts.append(lexer.context)
         lexer.feed_value()
-        lexer.feed(piece)
-    return places
+        lexer.feed(text_part)
+    return contexts
 
 
 @pytest.mark.parametrize(
-    ("text", "places"),
+    ("text", "contexts"),
     [
         ("select @, @", [None, None]),
         ("select '@' , @", ["quotes", None]),
@@ -57,12 +57,12 @@ def shell_places(text: str) -> list[str | None]:
         ("@ @", [None, None]),
     ],
 )
-def test_sql(text: str, places: list[str | None]) -> None:
-    assert sql_places(text) == places
+def test_contexts_in_sql(text: str, contexts: list[str | None]) -> None:
+    assert sql_contexts(text) == contexts
 
 
 @pytest.mark.parametrize(
-    ("text", "places"),
+    ("text", "contexts"),
     [
         ("echo @ --x=@ a@b", [None, None, None]),
         ("echo '@' @", ["quotes", None]),
@@ -91,12 +91,12 @@ def test_sql(text: str, places: list[str | None]) -> None:
         ("echo @#@ @", [None, None, None]),
     ],
 )
-def test_shell(text: str, places: list[str | None]) -> None:
-    assert shell_places(text) == places
+def test_contexts_in_shell_commands(text: str, contexts: list[str | None]) -> None:
+    assert shell_contexts(text) == contexts
 
 
 @pytest.mark.parametrize(
-    ("pieces", "places"),
+    ("text_parts", "components"),
     [
         (["", "/a"], ["origin", "path"]),
         (["https://", ""], ["origin", "origin"]),
@@ -109,10 +109,10 @@ def test_shell(text: str, places: list[str | None]) -> None:
         (["/a?b=http://"], ["query"]),
     ],
 )
-def test_url(pieces: list[str], places: list[str]) -> None:
+def test_components_of_urls(text_parts: list[str], components: list[str]) -> None:
     lexer = UrlLexer()
-    found = []
-    for piece in pieces:
-        lexer.feed(piece)
-        found.append(lexer.component.value)
-    assert found == places
+    found_components = []
+    for text_part in text_parts:
+        lexer.feed(text_part)
+        found_components.append(lexer.component.value)
+    assert found_components == components
