@@ -1,4 +1,4 @@
-"""Requests that must not arrive: addresses inside, whatever they are called and however one is led there."""
+"""Requests to internal addresses are refused, in every spelling, by name, and after redirects."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from noetl.planner.syntax.addresses import is_forbidden_host, parse_literal_addr
 from tests.calls import perform
 from tests.http_server import StubExchange, serve
 
-NOWHERE = Capabilities()
+NO_NETWORKS = Capabilities()
 PRIVATE = Capabilities(networks=("10.0.0.0/8", "127.0.0.0/8", "::1/128"))
 
 INSIDE = [
-    "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "100.127.255.255", "127.0.0.1", "127.255.255.255",
-    "168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.0.192",
-    "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1",
-    "239.255.255.255", "240.0.0.1", "255.255.255.255",
-    "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:7f00:1", "64:ff9b::7f00:1", "64:ff9b::8.8.8.8",
-    "64:ff9b:1::1", "100::1", "2001::1", "2001:0:7f00:1::", "2001:db8::1", "2001:20::1", "2002:7f00:1::", "2002:808:808::1",
-    "3fff::1", "5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1",
+    "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "100.127.255.255", "127.0.0.1",
+    "127.255.255.255", "168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.1",
+    "172.31.255.255", "192.0.0.1", "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1",
+    "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1",
+    "255.255.255.255", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:8.8.8.8",
+    "::ffff:0:7f00:1", "64:ff9b::7f00:1", "64:ff9b::8.8.8.8", "64:ff9b:1::1", "100::1", "2001::1",
+    "2001:0:7f00:1::", "2001:db8::1", "2001:20::1", "2002:7f00:1::", "2002:808:808::1", "3fff::1",
+    "5f00::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1",
 ]  # fmt: skip
 OUTSIDE = [
     "1.1.1.1",
@@ -86,26 +87,33 @@ def test_metadata_is_never_allowed(address: str) -> None:
 
 
 SPELLINGS = [
-    "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1", "127.0.1", "0", "localhost",
-    "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "10.0.0.1", "169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518",
-    "[fd00:ec2::254]", "metadata.google.internal", "METADATA.google.internal.", "１２７.0.0.1",
+    "127.0.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1", "127.0.1",
+    "0", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "10.0.0.1", "169.254.169.254",
+    "2852039166", "0xa9fea9fe", "169.254.43518", "[fd00:ec2::254]", "metadata.google.internal",
+    "METADATA.google.internal.", "１２７.0.0.1",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
 def test_every_spelling_of_a_forbidden_address_is_refused(host: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("http", capabilities=NOWHERE, url=f"http://{host}/", seconds=10)
-    # Some of them are not even addresses to the parser.
+        perform("http", capabilities=NO_NETWORKS, url=f"http://{host}/", seconds=10)
+    # The URL parser refuses some of them.
     assert caught.value.type in ("ForbiddenAddress", "ParameterError")
     assert not caught.value.retryable
 
 
 @pytest.mark.parametrize(
     ("host", "address"),
-    [("127.1", "127.0.0.1"), ("0x7f.1", "127.0.0.1"), ("017700000001", "127.0.0.1"), ("2852039166", "169.254.169.254"),
-     ("[::1]", "::1"), ("fe80::1%eth0", "fe80::1")],
-)  # fmt: skip
+    [
+        ("127.1", "127.0.0.1"),
+        ("0x7f.1", "127.0.0.1"),
+        ("017700000001", "127.0.0.1"),
+        ("2852039166", "169.254.169.254"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1"),
+    ],
+)
 def test_numeric_hosts_are_parsed_like_resolvers_do(host: str, address: str) -> None:
     assert parse_literal_address(host) == ipaddress.ip_address(address)
 
@@ -152,19 +160,19 @@ def test_redirects_are_vetted(location: str) -> None:
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 
 
-class Resolver:
-    """Gives the next of its answers at each question."""
+class ScriptedResolver:
+    """A resolver that returns the next of its answers for each query."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.queries: list[str] = []
 
     def __call__(self, host: str, port: int) -> list[str]:
-        self.asked.append(host)
+        self.queries.append(host)
         return self.answers.pop(0)
 
 
-def get(
+def send_get(
     url: str, resolver: egress.Resolver, networks: tuple[str, ...] = PRIVATE.networks, seconds: float = 10
 ) -> httpx.Response:
     with egress.until(time.monotonic() + seconds):
@@ -175,26 +183,29 @@ def get(
 
 
 def test_a_name_is_resolved_once_and_its_vetted_address_is_used() -> None:
-    resolver = Resolver(["127.0.0.1"], ["169.254.169.254"])
+    resolver = ScriptedResolver(["127.0.0.1"], ["169.254.169.254"])
     with serve(hello) as server:
-        assert get(server.url(host="rebinding.test"), resolver).content == b"hello"
+        assert send_get(server.url(host="rebinding.test"), resolver).content == b"hello"
         assert server.requests[0].headers["host"] == f"rebinding.test:{server.port}"
-        assert resolver.asked == ["rebinding.test"]
+        assert resolver.queries == ["rebinding.test"]
     with pytest.raises(ActionError) as caught:
-        get("http://rebinding.test:1/", resolver)
+        send_get("http://rebinding.test:1/", resolver)
     assert caught.value.type == "ForbiddenAddress"
 
 
 def test_the_next_address_is_tried_if_one_does_not_respond() -> None:
     with serve(hello) as server:
-        assert get(server.url(host="x.test"), Resolver(["127.255.255.254", "127.0.0.1"])).content == b"hello"
+        assert (
+            send_get(server.url(host="x.test"), ScriptedResolver(["127.255.255.254", "127.0.0.1"])).content
+            == b"hello"
+        )
 
 
 def test_transports_with_other_permissions_share_no_connections() -> None:
     with serve(hello) as server:
         perform("http", url=server.url())
         with pytest.raises(ActionError) as caught:
-            perform("http", capabilities=NOWHERE, url=server.url())
+            perform("http", capabilities=NO_NETWORKS, url=server.url())
     assert caught.value.type == "ForbiddenAddress"
 
 
@@ -212,7 +223,7 @@ def test_tls_uses_the_name_instead_of_the_address() -> None:
         thread = threading.Thread(target=shake)
         thread.start()
         with pytest.raises(httpx.ConnectError):
-            get(f"https://secure.test:{listener.getsockname()[1]}/", Resolver(["127.0.0.1"]))
+            send_get(f"https://secure.test:{listener.getsockname()[1]}/", ScriptedResolver(["127.0.0.1"]))
         thread.join()
     assert names == ["secure.test"]
 
@@ -232,7 +243,7 @@ def test_a_resolver_that_does_not_respond_times_out() -> None:
         return []
 
     with pytest.raises(httpx.ConnectTimeout):
-        get("http://x.test/", silent, seconds=0.2)
+        send_get("http://x.test/", silent, seconds=0.2)
     end.set()
 
 
@@ -241,6 +252,6 @@ def test_a_name_without_an_address_is_an_error() -> None:
         raise socket.gaierror("unknown")
 
     with pytest.raises(httpx.ConnectError, match=r"`x\.test` cannot be resolved"):
-        get("http://x.test/", unknown)
+        send_get("http://x.test/", unknown)
     with pytest.raises(httpx.ConnectError, match="has no address"):
-        get("http://x.test/", Resolver([]))
+        send_get("http://x.test/", ScriptedResolver([]))

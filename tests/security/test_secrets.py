@@ -1,4 +1,4 @@
-"""Secrets are seen by those they are for, and by nobody else."""
+"""Secrets are resolved where they are needed, and redacted everywhere else."""
 
 from __future__ import annotations
 
@@ -157,17 +157,19 @@ def test_the_oldest_secret_is_discarded_beyond_the_limit() -> None:
 @pytest.mark.parametrize("encode", [str.encode, base64.b64encode, base64.urlsafe_b64encode])
 def test_tokens_are_redacted_in_any_context(before: str, encode: Callable[[Any], bytes]) -> None:
     tokens = Tokens()
-    told, other = tokens.new(), Tokens().new()
+    token, unknown_token = tokens.new(), Tokens().new()
     tokens.new()
 
-    def text(token: str) -> str:
-        around = f"{before}{token}/heartbeat?"
-        return (encode(around) if encode is str.encode else encode(around.encode())).decode()
+    def encode_in_context(token: str) -> str:
+        text = f"{before}{token}/heartbeat?"
+        return (encode(text) if encode is str.encode else encode(text.encode())).decode()
 
-    assert tokens.scrub(["plain", {"a": text(other)}]) == ["plain", {"a": text(other)}]
-    scrubbed = tokens.scrub([text(told), {text(told): 1}])
-    assert STARS in scrubbed[0] and scrubbed[1] == {scrubbed[0]: 1}
-    assert told not in scrubbed[0] and len(scrubbed[0]) < len(text(told)) - 40
+    unknown = encode_in_context(unknown_token)
+    assert tokens.scrub(["plain", {"a": unknown}]) == ["plain", {"a": unknown}]
+    encoded = encode_in_context(token)
+    redacted = tokens.scrub([encoded, {encoded: 1}])
+    assert STARS in redacted[0] and redacted[1] == {redacted[0]: 1}
+    assert token not in redacted[0] and len(redacted[0]) < len(encoded) - 40
 
 
 def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
@@ -181,8 +183,8 @@ def test_threads_may_reveal_and_redact_at_the_same_time() -> None:
     wrong: list[str] = []
 
     def work(n: int) -> None:
-        for at in range(10):
-            value = f"secret-{n}-{at}-value"
+        for index in range(10):
+            value = f"secret-{n}-{index}-value"
             revealed.add(value)
             if revealed.scrub(value) != STARS:
                 wrong.append(value)

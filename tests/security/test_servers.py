@@ -1,4 +1,4 @@
-"""Servers of Postgres that must not be connected to, and what of this machine must not reach those that are."""
+"""Postgres servers that must not be reached, and data of this machine that must not reach a server."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.calls import perform
-from tests.security.test_egress import SPELLINGS, Resolver
+from tests.security.test_egress import SPELLINGS, ScriptedResolver
 
-OUTSIDE = Capabilities()
+NO_NETWORKS = Capabilities()
 LOOPBACK = Capabilities(networks=("127.0.0.0/8",))
 
 
@@ -35,20 +35,20 @@ def no_idle_connections() -> Iterator[None]:
     CONNECTION_POOL.close()
 
 
-class Gate:
-    """A way over TCP to the socket of the server of the tests; it counts who comes."""
+class CountingProxy:
+    """A TCP proxy to the Postgres server of the tests. It counts connections."""
 
     def __init__(self, target: dict[str, Any], address: str) -> None:
         self._target = target
         self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
-        self.comers = 0
+        self.connection_count = 0
         self._is_closing = False
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def close(self) -> None:
-        # Closing a listener does not wake up whoever accepts.
+        # Closing a listener does not wake up a thread in accept(), but a connection does.
         self._is_closing = True
         with socket.create_connection(self._listener.getsockname()):
             self._thread.join()
@@ -61,7 +61,7 @@ class Gate:
                 if self._is_closing:
                     client.close()
                     return
-                self.comers += 1
+                self.connection_count += 1
                 server = self._connect()
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
@@ -77,32 +77,32 @@ class Gate:
     @staticmethod
     def _pass(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError), closing(source), closing(sink):
-            while found := source.recv(65536):
-                sink.sendall(found)
+            while chunk := source.recv(65536):
+                sink.sendall(chunk)
             sink.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
-def gate(postgres_dsn: str) -> Iterator[Gate]:
-    with closing(Gate(conninfo_to_dict(postgres_dsn), "127.0.0.1")) as found:
-        yield found
+def proxy(postgres_dsn: str) -> Iterator[CountingProxy]:
+    with closing(CountingProxy(conninfo_to_dict(postgres_dsn), "127.0.0.1")) as running_proxy:
+        yield running_proxy
 
 
 @pytest.fixture
-def at_db_test(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+def db_test_resolver(monkeypatch: pytest.MonkeyPatch) -> ScriptedResolver:
     """A resolver that gives 127.0.0.1 once for any name."""
-    resolver = Resolver(["127.0.0.1"])
+    resolver = ScriptedResolver(["127.0.0.1"])
     monkeypatch.setattr(egress, "resolve", resolver)
     return resolver
 
 
-def through(gate: Gate, dsn: str, **said: Any) -> str:
-    """The connection string of a database, through a gate and under a name that only a resolver of ours knows."""
-    own = {k: v for k, v in conninfo_to_dict(dsn).items() if k in ("user", "password", "dbname")}
-    return make_conninfo("", **{**own, "host": "db.test", "port": gate.port, **said})
+def connection_string_through(proxy: CountingProxy, dsn: str, **keywords: Any) -> str:
+    """Return the connection string of a database through a proxy, with a name that only the test resolves."""
+    credentials = {k: v for k, v in conninfo_to_dict(dsn).items() if k in ("user", "password", "dbname")}
+    return make_conninfo("", **{**credentials, "host": "db.test", "port": proxy.port, **keywords})
 
 
-def refused(connection: str, capabilities: Capabilities = OUTSIDE) -> ActionError:
+def refused(connection: str, capabilities: Capabilities = NO_NETWORKS) -> ActionError:
     with pytest.raises(ActionError) as caught:
         perform("postgres", capabilities=capabilities, connection=connection, query="select 1", seconds=20)
     return caught.value
@@ -184,10 +184,12 @@ def test_every_host_of_a_list_is_vetted(connection: str) -> None:
 
 
 def servers(
-    connection: str, *answers: list[str], capabilities: Capabilities = OUTSIDE
+    connection: str, *answers: list[str], capabilities: Capabilities = NO_NETWORKS
 ) -> list[dict[str, Any]]:
     call = Call({}, "key", float("inf"), capabilities)
-    return [dict(conninfo_to_dict(server)) for server in vet_servers(connection, call, Resolver(*answers))]
+    return [
+        dict(conninfo_to_dict(server)) for server in vet_servers(connection, call, ScriptedResolver(*answers))
+    ]
 
 
 def test_every_address_of_a_host_is_vetted() -> None:
@@ -246,30 +248,38 @@ def test_a_value_cannot_inject_keywords(password: str) -> None:
     assert (found["password"], found["dbname"], found["hostaddr"]) == (password, "host=/tmp", "8.8.8.8")
 
 
-def test_the_vetted_address_is_used(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
-    at_db_test.answers.append(["169.254.169.254"])
-    connection = through(gate, postgres_dsn, options="-c search_path=mine", application_name="reports")
+def test_the_vetted_address_is_used(
+    postgres_dsn: str, proxy: CountingProxy, db_test_resolver: ScriptedResolver
+) -> None:
+    db_test_resolver.answers.append(["169.254.169.254"])
+    connection = connection_string_through(
+        proxy, postgres_dsn, options="-c search_path=mine", application_name="reports"
+    )
     query = "select current_setting('search_path') || ' ' || current_setting('application_name')"
     found = perform("postgres", capabilities=LOOPBACK, connection=connection, query=query, fetch="value")
-    assert (found, at_db_test.asked, gate.comers) == ("mine reports", ["db.test"], 1)
-    # What the name stands for by now counts for connections that are kept, too.
+    assert (found, db_test_resolver.queries, proxy.connection_count) == ("mine reports", ["db.test"], 1)
+    # The name is resolved again, also for pooled connections.
     assert refused(connection, LOOPBACK).type == "ForbiddenAddress"
-    assert gate.comers == 1
+    assert proxy.connection_count == 1
 
 
 def test_pooled_connections_are_reused_only_for_the_same_addresses(
-    postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    postgres_dsn: str, proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"]))
-    connection = through(gate, postgres_dsn)
-    for comers in (1, 1, 2):
+    monkeypatch.setattr(
+        egress, "resolve", ScriptedResolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"])
+    )
+    connection = connection_string_through(proxy, postgres_dsn)
+    for connection_count in (1, 1, 2):
         perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1")
-        assert gate.comers == comers
+        assert proxy.connection_count == connection_count
 
 
-def test_the_next_address_is_tried(postgres_dsn: str, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress, "resolve", Resolver(["127.0.0.9", "127.0.0.1"]))
-    connection = through(gate, postgres_dsn)
+def test_the_next_address_is_tried(
+    postgres_dsn: str, proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress, "resolve", ScriptedResolver(["127.0.0.9", "127.0.0.1"]))
+    connection = connection_string_through(proxy, postgres_dsn)
     assert (
         perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
         == 1
@@ -286,7 +296,11 @@ def variables() -> list[str]:
 
 
 def test_the_environment_has_no_effect(
-    postgres_dsn: str, gate: Gate, at_db_test: Resolver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    postgres_dsn: str,
+    proxy: CountingProxy,
+    db_test_resolver: ScriptedResolver,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     services = tmp_path / "services"
     services.write_text(
@@ -296,29 +310,29 @@ def test_the_environment_has_no_effect(
         monkeypatch.setenv(name, "nonsense")
     monkeypatch.setenv("PGSERVICE", "elsewhere")
     monkeypatch.setenv("PGSERVICEFILE", str(services))
-    connection = through(gate, postgres_dsn)
+    connection = connection_string_through(proxy, postgres_dsn)
     found = perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
     assert found == 1
 
 
 def test_every_keyword_with_an_environment_variable_has_a_value() -> None:
     (found,) = servers("host=db.test user=a", ["8.8.8.8"])
-    looked_up = {o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar is not None}
-    # The service is only looked up for keywords that have none.
-    assert looked_up - found.keys() == {"service"}
+    keywords = {o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.envvar is not None}
+    # libpq uses the service only for keywords without a value.
+    assert keywords - found.keys() == {"service"}
     for keyword in ("passfile", "sslcert", "sslkey", "sslrootcert"):
         assert not Path(found[keyword]).exists()
         assert found[keyword]
 
 
-class Stranger:
-    """A server that asks for a password in clear text and keeps what it is told."""
+class RogueServer:
+    """A server that requests a password in clear text, and records what it receives."""
 
     def __init__(self, answer: bytes = b"R\0\0\0\x08\0\0\0\x03") -> None:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.told = b""
+        self.received = b""
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -331,12 +345,12 @@ class Stranger:
         with client, suppress(OSError):
             while length := client.recv(4):
                 message = client.recv(int.from_bytes(length, "big") - 4)
-                self.told += message
+                self.received += message
                 client.sendall(self._answer if message.startswith(b"\0\x03\0\0") else b"N")
                 if message.startswith(b"\0\x03\0\0"):
                     break
-            while more := client.recv(1024):
-                self.told += more
+            while chunk := client.recv(1024):
+                self.received += chunk
 
 
 def test_passwords_of_this_machine_are_not_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -346,21 +360,23 @@ def test_passwords_of_this_machine_are_not_sent(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PGPASSFILE", str(home))
     monkeypatch.setenv("PGPASSWORD", "of-the-environment")
-    with closing(Stranger()) as stranger:
-        error = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
+    with closing(RogueServer()) as rogue:
+        error = refused(f"host=127.0.0.1 port={rogue.port} user=a", LOOPBACK)
     assert error.type == "ConnectionFailed"
-    assert b"user\0a\0" in stranger.told
-    assert b"of-the" not in stranger.told
+    assert b"user\0a\0" in rogue.received
+    assert b"of-the" not in rogue.received
 
 
 def test_a_server_of_another_protocol_looks_like_a_closed_port() -> None:
-    with closing(Stranger(b"SSH-2.0-secret_banner\r\n")) as stranger:
-        other = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
-    closed = refused(f"host=127.0.0.1 port={stranger.port} user=a", LOOPBACK)
+    with closing(RogueServer(b"SSH-2.0-secret_banner\r\n")) as rogue:
+        other = refused(f"host=127.0.0.1 port={rogue.port} user=a", LOOPBACK)
+    closed = refused(f"host=127.0.0.1 port={rogue.port} user=a", LOOPBACK)
     unknown = refused("host=nowhere.invalid user=a", LOOPBACK)
-    told = [(error.type, error.message, error.retryable, error.details) for error in (other, closed, unknown)]
-    assert told == [told[0]] * 3
-    assert told[0][:3] == (
+    observed = [
+        (error.type, error.message, error.retryable, error.details) for error in (other, closed, unknown)
+    ]
+    assert observed == [observed[0]] * 3
+    assert observed[0][:3] == (
         "ConnectionFailed",
         "cannot connect to the server in `connection`",
         True,
@@ -377,8 +393,10 @@ def test_a_silent_server_looks_like_a_closed_port(monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_the_message_of_the_server_is_reported(postgres_dsn: str, gate: Gate, at_db_test: Resolver) -> None:
-    error = refused(through(gate, postgres_dsn, dbname="missing"), LOOPBACK)
+def test_the_message_of_the_server_is_reported(
+    postgres_dsn: str, proxy: CountingProxy, db_test_resolver: ScriptedResolver
+) -> None:
+    error = refused(connection_string_through(proxy, postgres_dsn, dbname="missing"), LOOPBACK)
     assert (error.type, error.retryable) == ("ConnectionFailed", False)
     assert error.message == 'the server refused the connection: database "missing" does not exist'
 

@@ -1,4 +1,4 @@
-"""Secrets that AWS keeps: in Secrets Manager and in the parameter store of Systems Manager."""
+"""Secrets in AWS: in Secrets Manager and in the parameter store of Systems Manager."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def _prefix(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     secret_sources.FETCHED.forget()
 
 
-def keep_secret(aws: Client, name: str, value: str) -> None:
+def store_secret(aws: Client, name: str, value: str) -> None:
     aws("secretsmanager").create_secret(Name=f"{PREFIX}{name}", SecretString=value)
 
 
-def keep_parameter(aws: Client, name: str, value: str) -> None:
+def store_parameter(aws: Client, name: str, value: str) -> None:
     aws("ssm").put_parameter(Name=f"{PREFIX}{name}", Value=value, Type="SecureString", Overwrite=True)
 
 
-def rendered(text: str) -> Any:
+def render_text(text: str) -> Any:
     return render(text, BODY, {}.__getitem__)
 
 
-def test_sources_are_queried_in_order_environment_secrets_manager_systems_manager(
+def test_the_environment_precedes_secrets_manager_and_systems_manager(
     aws: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("A", "B", "C"):
-        keep_parameter(aws, name, f"{name} of systems manager")
+        store_parameter(aws, name, f"{name} of systems manager")
     for name in ("A", "B"):
-        keep_secret(aws, name, f"{name} of secrets manager")
+        store_secret(aws, name, f"{name} of secrets manager")
     monkeypatch.setenv("NOETL_SECRET_A", "A of the environment")
     assert [resolve(name) for name in "ABC"] == [
         "A of the environment",
@@ -66,7 +66,7 @@ def test_the_error_of_a_missing_secret_names_its_possible_place() -> None:
     with pytest.raises(ActionError, match=f"store it as `{PREFIX}NONE`") as caught:
         resolve("NONE")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
-    assert rendered("{{ secrets.NONE | default('none') }}") == "none"
+    assert render_text("{{ secrets.NONE | default('none') }}") == "none"
 
 
 def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
@@ -74,9 +74,9 @@ def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
     fetched = Fetched(clock=lambda: now)
     name = f"{PREFIX}A"
     assert fetched.get(name) is None
-    keep_parameter(aws, "A", "one")
+    store_parameter(aws, "A", "one")
     assert fetched.get(name) == "one"
-    keep_parameter(aws, "A", "two")
+    store_parameter(aws, "A", "two")
     now += 299
     assert fetched.get(name) == "one"
     now += 1
@@ -87,15 +87,15 @@ def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
 
 
 def test_a_missing_permission_is_not_a_missing_secret(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_secret(aws, "A", "value")
+    store_secret(aws, "A", "value")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
-        rendered("{{ secrets.A | default('none') }}")
+        render_text("{{ secrets.A | default('none') }}")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
 def test_permission_for_one_service_is_enough(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_parameter(aws, "A", "value")
+    store_parameter(aws, "A", "value")
     allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
     drop_permissions(aws, monkeypatch)
     aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
@@ -116,5 +116,5 @@ def test_a_failed_query_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda exchange: exchange.reply(503)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
         with pytest.raises(ActionError) as caught:
-            rendered("{{ secrets.A | default('none') }}")
+            render_text("{{ secrets.A | default('none') }}")
     assert (caught.value.status, caught.value.retryable) == (503, True)
