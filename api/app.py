@@ -24,7 +24,7 @@ from noetl.api.middleware import AuthenticationMiddleware
 from noetl.api.routes import callbacks, events, graph, health, plans, playbooks, workflows
 from noetl.api.routes.dependencies import check_access_is_declared
 from noetl.executor.errors import SettingError, StoreError
-from noetl.executor.security.capabilities import for_service
+from noetl.executor.security.capabilities import service_capabilities
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -61,7 +61,11 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
         settings = context.settings
-        capabilities, threads, lease = for_service(settings), thread_count(settings), lease_seconds(settings)
+        capabilities, threads, lease = (
+            service_capabilities(settings),
+            thread_count(settings),
+            lease_seconds(settings),
+        )
         url = public_url(settings)
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
         store = (await run_in_threadpool(context.services)).store

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import ActionError
-from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores import create_clients, import_store
 from noetl.planner.gc_control import gc_frozen
 
@@ -36,11 +36,11 @@ MAX_ESCAPE_FACTOR = 6
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer a request in the payload format 2.0 of API Gateway."""
     log_as_json_lines()
-    about = ABOUT.set({"request_id": context.aws_request_id})
+    about = LOG_CONTEXT.set({"request_id": context.aws_request_id})
     try:
         response = _app()(event, context)
     finally:
-        ABOUT.reset(about)
+        LOG_CONTEXT.reset(about)
     if len(response["body"]) * MAX_ESCAPE_FACTOR < MAX_RESPONSE_BYTES:
         return response
     size = len(json.dumps(response, ensure_ascii=False).encode())

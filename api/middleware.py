@@ -7,7 +7,7 @@ from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.context import AppContext
 from noetl.api.http.problems import problem_from
-from noetl.executor.engine.external import CALLBACKS
+from noetl.executor.engine.external import CALLBACK_PATH
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -69,7 +69,7 @@ class AuthenticationMiddleware:
 
 def is_public(path: str) -> bool:
     """Return whether `path` needs no credentials. The token in the path of a callback is the credential."""
-    return path in PUBLIC_PATHS or path.startswith(CALLBACKS)
+    return path in PUBLIC_PATHS or path.startswith(CALLBACK_PATH)
 
 
 def caller_of(request: Request) -> Caller | None:

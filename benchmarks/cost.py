@@ -24,10 +24,10 @@ from typing import Any
 import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import END, Claim, Lease
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
@@ -97,7 +97,9 @@ def walked(
     text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=RESULT_BYTES))
     store.create_run(*new_run(found.plan.header, found.plan.hash, {"text": text}, now=clock()))
     lease = Lease("cost", 30.0)
-    walker = Walker(store, lease, for_local_run(Path.cwd()), clock, goes_on=lambda: walks_on)
+    walker = VisitExecutor(
+        store, lease, local_run_capabilities(Path.cwd()), clock, continues=lambda: walks_on
+    )
     sqs = client("sqs", once=True)
     spent: list[tuple[Usage, float]] = []
     meter.read()
@@ -106,7 +108,7 @@ def walked(
         began = time.perf_counter()
         claim = store.claim_message(message["Body"], lease, clock())
         while isinstance(claim, Claim):
-            claim = walker.walk(claim)
+            claim = walker.execute(claim)
             if walks_on:
                 spent.append((meter.read(), time.perf_counter() - began))
                 began = time.perf_counter()
@@ -156,7 +158,7 @@ def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.R
     meter.read()
     run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease, sqs, is_over = Lease("fan", 60.0), client("sqs", once=True), threading.Event()
-    walker = Walker(store, lease, for_local_run(Path.cwd()), goes_on=lambda: False)
+    walker = VisitExecutor(store, lease, local_run_capabilities(Path.cwd()), continues=lambda: False)
 
     def walk(_: int) -> None:
         while not is_over.is_set():
@@ -164,7 +166,7 @@ def fan(store: DynamoStore, queue: str, branches: int, meter: Meter) -> report.R
             for message in answer.get("Messages", ()):
                 found = store.claim_message(message["Body"], lease, time.time())
                 if isinstance(found, Claim):
-                    walker.walk(found)
+                    walker.execute(found)
                 if found is not MessageOutcome.HELD:
                     sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
                 if isinstance(found, Claim) and found.visit.step == END:

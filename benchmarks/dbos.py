@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.tools import environment, folder_of
+from tests.tool_environments import environment_folder, tool_environment
 
 PACKAGES = ("dbos==3.4.0",)
 CHILD = Path(__file__).with_name("dbos_child.py")
 
 
 def is_installed() -> bool:
-    return (folder_of(*PACKAGES) / ".made").exists()
+    return (environment_folder(*PACKAGES) / ".made").exists()
 
 
 class Dbos:
@@ -45,7 +45,7 @@ def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
     """DBOS on the database of the URL. On SQLite it leaves the rollback journal on by itself, with which a commit takes longer
     than with a write-ahead log.
     """
-    python = folder_of(*PACKAGES) / "bin" / "python"
+    python = environment_folder(*PACKAGES) / "bin" / "python"
     if write_ahead_log:
         sqlite3.connect(url.removeprefix("sqlite:///")).execute(
             "pragma journal_mode = wal"
@@ -65,4 +65,4 @@ def running(url: str, *, write_ahead_log: bool = False) -> Iterator[Dbos]:
 
 
 if __name__ == "__main__":
-    print(environment(*PACKAGES))
+    print(tool_environment(*PACKAGES))

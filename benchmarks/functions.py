@@ -29,7 +29,7 @@ from noetl.planner.compile import compile_playbook
 from benchmarks import report
 from benchmarks.cost import chain, emulated
 from benchmarks.runtime import Runtime, running
-from tests.tools import environment
+from tests.tool_environments import tool_environment
 
 RUNTIME = ("awslambdaric==4.2.2", "boto3")
 REPETITIONS = 21
@@ -138,7 +138,7 @@ def warm(folder: Path) -> list[report.Row]:
     """
     (folder / "bare").mkdir()
     (folder / "bare" / "bare.py").write_text(BARE)
-    python = environment(*RUNTIME) / "bin" / "python"
+    python = tool_environment(*RUNTIME) / "bin" / "python"
     with emulated() as queue:
         store = open_store()
         assert isinstance(store, DynamoStore)
@@ -179,7 +179,7 @@ def _processor_seconds(folder: Path, *codes: str) -> list[list[float]]:
     """The times of a processor that a process takes to run each of these, which take turns: another load on this machine makes
     none of them longer, or all. How it ends does not count.
     """
-    python = environment(*RUNTIME) / "bin" / "python"
+    python = tool_environment(*RUNTIME) / "bin" / "python"
     environ = {**os.environ, **SETTINGS}
     times: list[list[float]] = [[] for _ in codes]
     for _ in range(REPETITIONS):

@@ -18,10 +18,10 @@ from statistics import median
 from typing import Any
 
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Lease, RunStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
@@ -125,14 +125,14 @@ def measure(url: str, name: str, steps: int = STEPS) -> list[report.Row]:
     store.save_plan(plan)
     run = store.create_run(*new_run(plan.header, plan.hash, {}, now=time.time()))
     lease = Lease("growth", 600.0)
-    walker = Walker(store, lease, for_local_run(FOLDER))
+    walker = VisitExecutor(store, lease, local_run_capabilities(FOLDER))
     claim = store.claim(run.queue, lease, time.time())
     spent: list[tuple[int, int, float]] = []
     with gc_paused():
         while claim is not None:
             asked.statements = asked.bytes = 0
             began = time.perf_counter()
-            claim = walker.walk(claim)
+            claim = walker.execute(claim)
             spent.append((asked.statements, asked.bytes, time.perf_counter() - began))
     ended = store.run(run.tenant, run.id)
     assert ended is not None

@@ -24,7 +24,7 @@ from statistics import median
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import RunStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.worker import LOOK_SECONDS, Worker
@@ -181,7 +181,7 @@ def on_sqlite(within: Path) -> Iterator[Place]:
 
         @contextmanager
         def threads(count: int) -> Iterator[list[int]]:
-            worker = Worker(store, capabilities=for_local_run(FOLDER), threads=count)
+            worker = Worker(store, capabilities=local_run_capabilities(FOLDER), threads=count)
             worker.start()
             yield [os.getpid()]
             worker.stop()

@@ -18,7 +18,7 @@ from typing import Any
 
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.worker import Worker
@@ -54,7 +54,7 @@ def measure(runs: int = RUNS, items: int = ITEMS, spread_seconds: float = SPREAD
     """What the runs and the loop took. Times are in seconds, memory in MiB."""
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         store = open_store(f"sqlite:///{folder}/noetl.db")
-        worker = Worker(store, capabilities=for_local_run(FOLDER), threads=THREADS)
+        worker = Worker(store, capabilities=local_run_capabilities(FOLDER), threads=THREADS)
         try:
             return {**_loop(store, worker, items), **_wait(store, worker, runs, spread_seconds)}
         finally:

@@ -63,7 +63,7 @@ class FencedError(Exception):
     """A commit came from a claimant that had lost its claim; nothing was written."""
 
 
-class NotPlainError(Exception):
+class NotJsonError(Exception):
     """What a step saved is not data that JSON can say; nothing was written."""
 
 

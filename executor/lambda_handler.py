@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from noetl.executor.errors import ActionError, MessageError, SettingError, StoreError
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
-from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores import create_clients, import_store, open_store
 from noetl.planner.frozen import frozen
 from noetl.planner.gc_control import gc_frozen
 
 if TYPE_CHECKING:
-    from noetl.executor.engine.invocation import Walker
+    from noetl.executor.engine.invocation import VisitExecutor
     from noetl.executor.security.capabilities import Capabilities
     from noetl.executor.stores.interface import QueuedStore
 
@@ -44,7 +44,7 @@ MOST_AT_ONCE = 10
 logger = logging.getLogger("noetl.executor")
 
 
-class Context(Protocol):
+class LambdaContext(Protocol):
     """What Lambda says of an invocation."""
 
     aws_request_id: str
@@ -54,7 +54,7 @@ class Context(Protocol):
 
 
 @frozen
-class Warm:
+class WarmState:
     """What invocations of one process share."""
 
     store: QueuedStore
@@ -64,7 +64,7 @@ class Warm:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Tally:
+class InvocationMetrics:
     """What an invocation has done. Threads share it."""
 
     function: str
@@ -87,22 +87,22 @@ class Tally:
         return json.dumps({"_aws": about, "FunctionName": self.function, **values})
 
 
-def step(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def step(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Walk what the messages of a batch tell of; the answer names those that are to come again."""
     return _batch(event, context, give_up=False)
 
 
-def dead_letter(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def dead_letter(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Fail what the messages tell of that were tried too often, so that no run waits for them. A message that is not ours
     stays where somebody finds it.
     """
     return _batch(event, context, give_up=True)
 
 
-def sweep(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send a message again for whatever has none and needs one; how many runs were looked at, and how many messages sent."""
     log_as_json_lines()
-    tally = Tally(context.function_name)
+    tally = InvocationMetrics(context.function_name)
     swept = _warm().store.sweep(time.time())
     tally.add("Swept", swept.runs)
     tally.add("SentAgain", swept.repaired)
@@ -110,12 +110,12 @@ def sweep(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     return {"runs": swept.runs, "sent_again": swept.repaired}
 
 
-def _batch(event: Mapping[str, Any], context: Context, *, give_up: bool) -> dict[str, Any]:
+def _batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:
     log_as_json_lines()
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise TypeError("the event is not a batch of messages of SQS")
-    tally = Tally(context.function_name)
+    tally = InvocationMetrics(context.function_name)
     invocation = _Invocation(_warm(), context, tally, give_up=give_up)
     failed = invocation.walk_all(records)
     _tell(tally)
@@ -125,8 +125,10 @@ def _batch(event: Mapping[str, Any], context: Context, *, give_up: bool) -> dict
 class _Invocation:
     """One invocation: its messages are walked beside each other, all with the time that it has."""
 
-    def __init__(self, warm: Warm, context: Context, tally: Tally, *, give_up: bool) -> None:
-        from noetl.executor.runtime.lease_keeper import Keeper
+    def __init__(
+        self, warm: WarmState, context: LambdaContext, tally: InvocationMetrics, *, give_up: bool
+    ) -> None:
+        from noetl.executor.runtime.lease_keeper import LeaseKeeper
 
         self._warm = warm
         self._tally = tally
@@ -134,12 +136,14 @@ class _Invocation:
         self._request_id = context.aws_request_id
         self._seconds = max(context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS, 0.0)
         self._started = time.monotonic()
-        self._keeper = Keeper(warm.store, warm.lease_seconds, time.time)
+        self._keeper = LeaseKeeper(warm.store, warm.lease_seconds, time.time)
 
     def walk_all(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
         """The ids of the messages that are to come again."""
         finished = threading.Event()
-        keeping = threading.Thread(target=self._keeper.keep, args=(finished,), name="noetl-keep", daemon=True)
+        keeping = threading.Thread(
+            target=self._keeper.renew_until, args=(finished,), name="noetl-keep", daemon=True
+        )
         keeping.start()
         try:
             return [id for id in _beside_each_other(self._done, records) if id is not None]
@@ -150,7 +154,7 @@ class _Invocation:
     def _done(self, record: Mapping[str, Any]) -> str | None:
         """Walk what a message tells of; its id if it is to come again."""
         id = str(record.get("messageId", ""))
-        about = ABOUT.set({"request_id": self._request_id})
+        about = LOG_CONTEXT.set({"request_id": self._request_id})
         try:
             return id if self._is_left(str(record.get("body", ""))) else None
         except MessageError as error:
@@ -163,7 +167,7 @@ class _Invocation:
             logger.exception("message %s could not be walked; it comes again", id)
             self._tally.add("Bugs")
         finally:
-            ABOUT.reset(about)
+            LOG_CONTEXT.reset(about)
         return id
 
     def _is_left(self, body: str) -> bool:
@@ -181,10 +185,10 @@ class _Invocation:
             claim = self._walk(walker, claim)
         return found is MessageOutcome.HELD
 
-    def _walk(self, walker: Walker, claim: Claim) -> Claim | None:
+    def _walk(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
         from noetl.executor.model.tracing import trace_id
 
-        ABOUT.set(
+        LOG_CONTEXT.set(
             {
                 "workflow_id": claim.run.id,
                 "step": claim.visit.step,
@@ -194,24 +198,24 @@ class _Invocation:
             }
         )
         try:
-            return self._keeper.walk(walker, claim)
+            return self._keeper.execute(walker, claim)
         finally:
             self._tally.add("Steps")
 
-    def _walker(self) -> Walker:
-        from noetl.executor.engine.invocation import Walker
+    def _walker(self) -> VisitExecutor:
+        from noetl.executor.engine.invocation import VisitExecutor
         from noetl.executor.model.worker_identity import process_name
 
         walks_on_until = self._started + self._seconds * WALKS_ON_FOR
-        return Walker(
+        return VisitExecutor(
             self._warm.store,
             Lease(f"{process_name()}/{self._request_id}", self._warm.lease_seconds),
             self._warm.capabilities,
             invocation_seconds=self._seconds,
             ends_at=self._started + self._seconds,
-            goes_on=lambda: time.monotonic() < walks_on_until,
+            continues=lambda: time.monotonic() < walks_on_until,
             public_url=self._warm.public_url,
-            ended=self._ended,
+            on_run_end=self._ended,
         )
 
     def _ended(self, run: Run, status: RunStatus) -> None:
@@ -250,14 +254,14 @@ def prepare() -> None:
 
 
 @cache
-def _warm() -> Warm:
+def _warm() -> WarmState:
     """What is shared.
 
     Raises:
         SettingError: a setting is missing, or cannot be used.
         StoreError: the store cannot be opened.
     """
-    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.security.capabilities import service_capabilities
     from noetl.executor.worker import lease_seconds, public_url
 
     url = os.environ.get("NOETL_STORE")
@@ -273,10 +277,12 @@ def _warm() -> Warm:
             " Postgres, and NOETL_QUEUE is the URL of the queue."
         )
         raise SettingError(message)
-    return Warm(cast("QueuedStore", store), for_service(os.environ), lease_seconds(), public_url())
+    return WarmState(
+        cast("QueuedStore", store), service_capabilities(os.environ), lease_seconds(), public_url()
+    )
 
 
-def _tell(tally: Tally) -> None:
+def _tell(tally: InvocationMetrics) -> None:
     sys.stdout.write(tally.line() + "\n")
     sys.stdout.flush()
 

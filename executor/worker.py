@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from noetl.executor.engine.external import FindPlaybook
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import SettingError, StoreError
-from noetl.executor.model.run import SERVICE, Lease, Run
+from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.runtime.lease_keeper import Keeper
+from noetl.executor.runtime.lease_keeper import LeaseKeeper
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.interface import Store
 
@@ -100,7 +100,7 @@ class Worker:
         *,
         capabilities: Capabilities,
         threads: int | None = None,
-        queue: str = SERVICE,
+        queue: str = SERVICE_QUEUE,
         lease: float | None = None,
         clock: Callable[[], float] = time.time,
         find_playbook: FindPlaybook | None = None,
@@ -115,7 +115,7 @@ class Worker:
         self._clock = clock
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._keeper = Keeper(store, self._lease_seconds, clock)
+        self._keeper = LeaseKeeper(store, self._lease_seconds, clock)
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[float, StoreError]] = {}
         """Since when claims, and walks of what was claimed, have come to nothing because the store failed."""
@@ -143,7 +143,7 @@ class Worker:
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
-        self._keeper.give_back()
+        self._keeper.release_all()
         if drain and self._keeping.is_alive():
             self._keeping.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
@@ -165,12 +165,12 @@ class Worker:
     def _work(self, name: str) -> None:
         worker = f"{process_name()}/{name}"
         lease = Lease(worker, self._lease_seconds)
-        walker = Walker(
+        walker = VisitExecutor(
             self._store,
             lease,
             self._capabilities,
             self._clock,
-            goes_on=lambda: not self._stopping.is_set(),
+            continues=lambda: not self._stopping.is_set(),
             find_playbook=self._find_playbook,
             public_url=self._public_url,
         )
@@ -183,7 +183,7 @@ class Worker:
                 self._failures.pop(CLAIM, None)
                 act = WALK
                 while claim is not None:
-                    claim = self._keeper.walk(walker, claim)
+                    claim = self._keeper.execute(walker, claim)
                     self._failures.pop(WALK, None)
                     is_idle = False
             except StoreError as error:
@@ -228,4 +228,4 @@ class Worker:
                 # By chance, so that workers that were started together do not all look at once.
                 sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
 
-        self._keeper.keep(self._finished, look)
+        self._keeper.renew_until(self._finished, look)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.clients.aws import client, translated
+from noetl.executor.clients.aws import client, translate_error
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.stores.dynamo.store import SCHEMA_VERSION
 
@@ -34,7 +34,7 @@ def upgrade(table: str) -> list[str]:
     except StoreError:
         raise
     except Exception as error:
-        translated_error = translated(error, f"table {table}")
+        translated_error = translate_error(error, f"table {table}")
         if isinstance(translated_error, ActionError):
             raise StoreError(
                 f"The store in DynamoDB cannot be created: {translated_error.message}"

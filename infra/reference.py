@@ -275,7 +275,7 @@ def _language_limits() -> list[LimitRow]:
 def _template_limits() -> list[LimitRow]:
     units = f"{budget.BUDGET // _MIB} Mi characters and items"
     work = f"{units}, {budget.CPU_SECONDS:g} s of work, {budget.SHARED_SECONDS:g} s together"
-    initial_data = f"{start.MAX_HELD // _MIB} MiB as JSON"
+    initial_data = f"{start.MAX_INITIAL_DATA // _MIB} MiB as JSON"
     return [
         ("a text that an expression creates", f"{budget.MAX_TEXT // _MIB} MiB of characters", _EXCEEDED),
         ("a list that an expression creates", f"{budget.MAX_ITEMS:,} items", _EXCEEDED),
@@ -296,7 +296,7 @@ def _action_limits() -> list[LimitRow]:
         ("the pages of an `http` action together", f"{http.LARGEST_BYTES // _MIB} MiB as JSON", _EXCEEDED),
         (
             "time without data from a server, for `http`",
-            f"{egress.SILENCE_SECONDS:g} s, or `timeout`",
+            f"{egress.MAX_IDLE_SECONDS:g} s, or `timeout`",
             "`Timeout`",
         ),
         ("`http` and `postgres`", seconds, "`Timeout`"),
@@ -309,14 +309,16 @@ def _action_limits() -> list[LimitRow]:
 
 
 def _run_limits() -> list[LimitRow]:
-    memory = f"{memory_budget.MOST_HELD // _MIB} MiB, and {memory_budget.MOST_GIVEN // _MIB} MiB, as JSON"
+    memory = (
+        f"{memory_budget.MAX_RESERVED // _MIB} MiB, and {memory_budget.MAX_LOOP_RESULT // _MIB} MiB, as JSON"
+    )
     outputs = f"{sql_store.MAX_PAYLOAD_BYTES // _MIB} MiB as JSON"
     return [
         ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
         ("an answer to a callback", f"{sql_waits.MAX_ANSWER_BYTES // _MIB} MiB as JSON", "refused"),
-        ("runs that start each other", f"{external.MAX_DEPTH} deep", _EXCEEDED),
-        ("a secret that is redacted", f"{redaction.SHORTEST} characters or more", ""),
+        ("runs that start each other", f"{external.MAX_RUN_DEPTH} deep", _EXCEEDED),
+        ("a secret that is redacted", f"{redaction.MIN_REDACTED_LENGTH} characters or more", ""),
     ]
 
 

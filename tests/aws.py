@@ -22,7 +22,7 @@ import boto3
 import pytest
 from noetl.executor.clients import aws as ours
 
-from tests.tools import environment
+from tests.tool_environments import tool_environment
 
 REQUIREMENTS = ("ministack==1.5.33", "aws-sam-translator", "cryptography", "boto3==1.43.106")
 """What it serves with, and what it reads templates of SAM with."""
@@ -37,7 +37,7 @@ Client = Callable[[str], Any]
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[str]:
     """The URL of a running server."""
-    program = environment(*REQUIREMENTS) / "bin" / "ministack"
+    program = tool_environment(*REQUIREMENTS) / "bin" / "ministack"
     with tempfile.TemporaryDirectory(prefix="noetl-aws-") as folder:
         for tries in range(1, _TRIES + 1):
             url = f"http://127.0.0.1:{_free_port()}"
@@ -67,14 +67,14 @@ def aws(aws_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     yield lambda service: boto3.client(
         service, region_name=REGION, aws_access_key_id=account, aws_secret_access_key="test"
     )
-    ours.forget()
+    ours.reset_clients()
 
 
 def use_credentials(monkeypatch: pytest.MonkeyPatch, key_id: str, key: str) -> None:
     """From now on the code under test is somebody else."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
-    ours.forget()
+    ours.reset_clients()
 
 
 def drop_permissions(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Iterable
 
-from noetl.executor.model.registry import Key
+from noetl.executor.model.registry import ApiKey
 
 SCOPES = ("read", "run", "admin")
 """Permissions of a caller. Each includes those before it.
@@ -24,11 +24,11 @@ _DUMMY_HASH = hashlib.sha256(secrets.token_bytes()).hexdigest()
 """Hash of no key. The text of an unknown key is compared with it, to take the same time."""
 
 
-def create_api_key(name: str, scopes: Iterable[str], tenant: str, now: float) -> tuple[str, Key]:
+def create_api_key(name: str, scopes: Iterable[str], tenant: str, now: float) -> tuple[str, ApiKey]:
     """Return the text of a new key, with 256 random bits, and its record for the store."""
     id = secrets.token_hex(6)
     text = f"noetl_{id}_{secrets.token_hex(32)}"
-    return text, Key(id, hash_of(text), tenant, name, tuple(scopes), now)
+    return text, ApiKey(id, hash_of(text), tenant, name, tuple(scopes), now)
 
 
 def hash_of(text: str) -> str:
@@ -53,7 +53,7 @@ def is_tenant(text: str) -> bool:
     return _TENANT.fullmatch(text) is not None
 
 
-def is_valid(text: str, key: Key | None) -> bool:
+def is_valid(text: str, key: ApiKey | None) -> bool:
     """Return whether `text` is the text of `key`, and the key is not revoked.
 
     The time that this takes depends neither on the text nor on whether there is a key.

@@ -82,15 +82,15 @@ def answer_in_store(store: Store, token: str, answer: Any, *, heartbeat: bool) -
     Raises:
         CommandError: no step waits for the token, or another answer is recorded.
     """
-    from noetl.executor.engine.external import hash_of
     from noetl.executor.errors import RejectedError
+    from noetl.executor.model.ids import hash_secret
 
     try:
         if heartbeat:
-            store.record_heartbeat(hash_of(token), time.time())
+            store.record_heartbeat(hash_secret(token), time.time())
             print_message("heartbeat recorded")
             return
-        key = store.answer(hash_of(token), answer, time.time())
+        key = store.answer(hash_secret(token), answer, time.time())
     except RejectedError as error:
         raise CommandError(error.message, EXIT_FAILED) from error
     print_message(f"answered run {key.run_id}")

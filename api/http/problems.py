@@ -12,9 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from noetl.api.http.responses import JsonResponse
 from noetl.api.service.errors import NotFoundError, PlaybookError
-from noetl.executor.engine.external import CALLBACKS
+from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError, SettingError, StoreError
-from noetl.executor.security.redaction import STARS
+from noetl.executor.security.redaction import MASK
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -104,8 +104,8 @@ def redact_path(path: str) -> str:
     >>> redact_path("/workflows/callbacks/secret/heartbeat")
     '/workflows/callbacks/***'
     """
-    before, callbacks, token = path.partition(CALLBACKS)
-    return f"{before}{callbacks}{STARS}" if token else path
+    before, callbacks, token = path.partition(CALLBACK_PATH)
+    return f"{before}{callbacks}{MASK}" if token else path
 
 
 def redact_tokens(record: logging.LogRecord) -> bool:

@@ -12,12 +12,15 @@ from fastapi import APIRouter, Request
 from noetl.api.http.requests import read_callback_answer
 from noetl.api.http.responses import JsonResponse, body_schema
 from noetl.api.routes.dependencies import PROBLEMS, PublicService
-from noetl.executor.engine.external import CALLBACKS
+from noetl.executor.engine.external import CALLBACK_PATH
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 router = APIRouter(
-    prefix=CALLBACKS.rstrip("/"), tags=["callbacks"], responses=PROBLEMS, default_response_class=JsonResponse
+    prefix=CALLBACK_PATH.rstrip("/"),
+    tags=["callbacks"],
+    responses=PROBLEMS,
+    default_response_class=JsonResponse,
 )
 
 _NO_SECURITY: dict[str, Any] = {"security": []}

@@ -29,7 +29,7 @@ from noetl.api.routes.dependencies import (
 )
 from noetl.api.service.runs import Service, result_body, summary_body
 from noetl.executor.model.run import Run, RunStatus
-from noetl.executor.model.tracing import read_traceparent
+from noetl.executor.model.tracing import parse_traceparent
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -130,7 +130,7 @@ async def run(request: Request, service: RunService) -> Response:
     key = read_idempotency_key(request)
     wait_seconds = read_wait_seconds(request)
     submission = await read_submission(request)
-    trace = read_traceparent(request.headers.get("traceparent"))
+    trace = parse_traceparent(request.headers.get("traceparent"))
     run = await run_in_threadpool(_start, service, submission, key, trace)
     links = run_links(request, run.id)
     headers = {"Location": links["status"]}

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.api.service.step_status import step_statuses
-from noetl.executor.engine.external import hash_of
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
@@ -158,14 +158,14 @@ class Service:
             RejectedError: `unknown_step`, `not_ended`, `inside_region`, `invalid_input`;
                 `idempotency_key_reused`, by another request.
         """
-        from noetl.executor.engine.start import restarted
+        from noetl.executor.engine.start import restart_from_step
 
         run = self.run(run_id)
         names = self._step_names(run.plan_hash)
         if step not in names:
             hint = did_you_mean(step, names)
             raise RejectedError("unknown_step", f"unknown step `{step}`" + (f"; {hint}" if hint else ""))
-        new_run, first_visit, history = restarted(
+        new_run, first_visit, history = restart_from_step(
             self._store.plan_header(run.plan_hash),
             self._store.plan_step(run.plan_hash, step),
             run,
@@ -294,12 +294,12 @@ class Service:
         if input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
             raise RejectedError("not_ended", message)
-        from noetl.executor.engine.start import corrected
+        from noetl.executor.engine.start import correct_input
 
         header = self._store.plan_header(run.plan_hash)
         now = self._clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
-        values = corrected(header, run, input) if input else {}
+        values = correct_input(header, run, input) if input else {}
         return summary_body(self._store.resume(run.id, now, deadline_at=deadline_at, values=values))
 
     def answer(self, token: str, body: Any) -> None:
@@ -309,7 +309,7 @@ class Service:
             RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
                 action waits for it any more; `too_large`.
         """
-        self._store.answer(hash_of(token), body, self._clock())
+        self._store.answer(hash_secret(token), body, self._clock())
 
     def record_heartbeat(self, token: str) -> None:
         """Record that an external worker is still working on the answer to a token.
@@ -317,7 +317,7 @@ class Service:
         Raises:
             RejectedError: `unknown_token` and `closed`, as for an answer.
         """
-        self._store.record_heartbeat(hash_of(token), self._clock())
+        self._store.record_heartbeat(hash_secret(token), self._clock())
 
     def register(self, text: str | bytes) -> tuple[dict[str, Any], bool]:
         """Register a playbook under its name and version. Return its entry, and whether it is new.
@@ -338,7 +338,7 @@ class Service:
         self._store.save_plan(plan)
         try:
             registered = self._store.register(
-                Playbook(self._tenant, name, version, plan.hash, round(self._clock(), 6))
+                RegisteredPlaybook(self._tenant, name, version, plan.hash, round(self._clock(), 6))
             )
         except RejectedError:
             # Another release of the compiler may produce another plan of the same text.
@@ -433,7 +433,7 @@ class Service:
             raise PlaybookError(compilation.diagnostics)
         return compilation.plan
 
-    def _registered(self, name: str, version: str | None) -> Playbook:
+    def _registered(self, name: str, version: str | None) -> RegisteredPlaybook:
         playbook = self._store.playbook(self._tenant, name, version)
         if playbook is None:
             raise _unknown_playbook(name, version)
@@ -462,7 +462,7 @@ def _hash(request: Any) -> str:
     return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
 
-def _entry(playbook: Playbook) -> dict[str, Any]:
+def _entry(playbook: RegisteredPlaybook) -> dict[str, Any]:
     return {
         "name": playbook.name,
         "version": playbook.version,

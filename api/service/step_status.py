@@ -79,7 +79,7 @@ def _paused_loops(visit: Visit) -> list[dict[str, Any]]:
         if "next" in entry and "[" not in position:
             prefix = f"{position}#"
             items = [item for item_position, item in journal.items() if item_position.startswith(prefix)]
-            outcomes = [Outcome.of_part(item["done"]) for item in items if "done" in item]
+            outcomes = [Outcome.from_list(item["done"]) for item in items if "done" in item]
             loops.append(
                 {
                     "position": position,

@@ -20,23 +20,23 @@ from unittest.mock import patch
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine import attempts, loop, perform
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
+from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
 from noetl.executor.model.sql import Bind, Sql
-from noetl.executor.model.transition import MAX_CLAIMS, ending
-from noetl.executor.security.capabilities import for_service
+from noetl.executor.model.transition import MAX_CLAIMS, final_status
+from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import MAX_COUNTED_VISITS, Action, Header, Loop, Plan, Step, Task, Work
 from noetl.planner.templates.template import EvaluationError, Lookup, has_template, parse_template
 
 from benchmarks.checks.samples import MOST_BEGINNINGS, Samples
-from tests.exploration import Explorer, World
+from tests.state_space import RunState, StateSpaceExplorer
 
 MOST_WORLDS = 2_000
 """How many states are looked at in all orders, and how many more in one order when that is not enough."""
@@ -203,7 +203,7 @@ class _WorldStore:
     def __init__(self, plan: Plan, run: Run) -> None:
         self.plan_ = plan
         self.run_ = run
-        self.world = World()
+        self.world = RunState()
         self.commits: list[Commit] = []
         self.results: list[tuple[RunStatus, Any, Sequence[Any]]] = []
 
@@ -238,7 +238,7 @@ class _WorldStore:
         self.results.append((status, result, errors))
 
 
-class Walks(Explorer):
+class Walks(StateSpaceExplorer):
     """The worlds of one plan that begin with one input.
 
     With `loses`, every visit may also fail because its workers die. With `mends`, an action whose parameters read what has no
@@ -255,7 +255,7 @@ class Walks(Explorer):
         loses: bool = False,
         mends: bool = False,
     ) -> None:
-        super().__init__(plan, shared=frozenset(plan.steps))
+        super().__init__(plan, concurrent=frozenset(plan.steps))
         self.samples = samples
         self.found = found
         self.loses = loses
@@ -264,8 +264,8 @@ class Walks(Explorer):
         self.beginning = beginning
         self.run, _ = new_run(plan.header, "plan", beginning, now=1_000.0, id="run")
         self.store = _WorldStore(plan, self.run)
-        self.walker = Walker(
-            cast("Store", self.store), Lease("explorer", 30.0), for_service({}), lambda: 2_000.0
+        self.walker = VisitExecutor(
+            cast("Store", self.store), Lease("explorer", 30.0), service_capabilities({}), lambda: 2_000.0
         )
         self.choices = Choices(())
         self.at: tuple[str, Work | None] = ("", None)
@@ -289,7 +289,7 @@ class Walks(Explorer):
         return is_whole
 
     def look(self, *, all_orders: bool) -> bool:
-        first = self.begin()
+        first = self.initial_state()
         seen = {first.key()}
         stack = [first]
         while stack:
@@ -311,25 +311,25 @@ class Walks(Explorer):
                 return False
         return True
 
-    def following(self, world: World, *, all_orders: bool) -> Iterator[World]:
-        ready = world.standing(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
+    def following(self, world: RunState, *, all_orders: bool) -> Iterator[RunState]:
+        ready = world.visits_with_status(VisitStatus.READY, VisitStatus.RETRYING, VisitStatus.WAITING)
         self.together.update(frozenset((one.id, other.id)) for one, other in combinations(ready, 2))
         if self.plan.header.sequential:
-            ready = [visit for visit in ready if visit.id == world.line[0]]
+            ready = [visit for visit in ready if visit.id == world.sequence[0]]
         for visit in ready if all_orders else ready[:1]:
             at = (visit.step, visit.number, visit.attempt * 2 + (visit.progress is not None))
             for done in self.performances(world, visit):
                 self.effects_of[visit.id, hash(done.script)] = done.effects
                 self.note_met(done.mistakes, world)
-                deeds = {**world.deeds, at: ("walk", hash(done.script))}
+                deeds = {**world.choices, at: ("walk", hash(done.script))}
                 try:
-                    yield self.commit(replace(world, deeds=deeds), done.commit)
+                    yield self.commit(replace(world, choices=deeds), done.commit)
                     if self.plan.header.sequential and len(world.joins) > 1:
-                        yield self.commit(replace(world, deeds=deeds), done.commit, backwards=True)
+                        yield self.commit(replace(world, choices=deeds), done.commit, backwards=True)
                 except AssertionError as broken:
                     self.found.broken.add(str(broken) or "a join has fewer branches than none")
 
-    def performances(self, world: World, visit: Visit) -> list[Performed]:
+    def performances(self, world: RunState, visit: Visit) -> list[Performed]:
         """Every way in which a visit can go. What it can see is in the visits that it points at."""
         seen = [world.visits.get(pointer[1]) for pointer in visit.names.values()]
         held = tuple(
@@ -341,8 +341,10 @@ class Walks(Explorer):
             self.known[key] = (list(self.performed(world, visit)), seen)
         return self.known[key][0]
 
-    def performed(self, world: World, visit: Visit) -> Iterator[Performed]:
-        running = replace(visit, status=VisitStatus.RUNNING, claims=1, fence=1, started_at=0.0, piece_at=0.0)
+    def performed(self, world: RunState, visit: Visit) -> Iterator[Performed]:
+        running = replace(
+            visit, status=VisitStatus.RUNNING, claims=1, fence=1, started_at=0.0, segment_started_at=0.0
+        )
         scripts: list[tuple[int, ...]] = [()]
         while scripts:
             self.choices = Choices(scripts.pop())
@@ -352,12 +354,12 @@ class Walks(Explorer):
             self.choices = Choices(LOST)
             yield self.walked(world, replace(running, claims=MAX_CLAIMS + 1))
 
-    def walked(self, world: World, visit: Visit) -> Performed:
+    def walked(self, world: RunState, visit: Visit) -> Performed:
         """What the walker makes of a visit that is claimed."""
         self.effects, self.mistakes = [], set()
         self.at = (visit.step, None)
         self.store.world = replace(world, visits={**world.visits, visit.id: visit})
-        self.walker.walk(Claim(self.run, visit))
+        self.walker.execute(Claim(self.run, visit))
         commit = self.store.commits.pop()
         self.note(visit.step, commit)
         return Performed(
@@ -375,7 +377,7 @@ class Walks(Explorer):
         if commit.visit.case is not None:
             self.found.taken.add((step, commit.visit.case))
 
-    def note_met(self, mistakes: Iterable[Mistake], world: World) -> None:
+    def note_met(self, mistakes: Iterable[Mistake], world: RunState) -> None:
         """Remember behind which visits mistakes were met."""
         if not any(v.error is not None and _is_wrong(v.error["type"]) for v in world.visits.values()):
             self.found.first.update(mistakes)
@@ -394,7 +396,7 @@ class Walks(Explorer):
             self.found.mistakes.add(found)
             self.mistakes.add(found)
 
-    def end(self, world: World) -> None:
+    def end(self, world: RunState) -> None:
         """Perform the last step and work out the result."""
         if world.stop is None and (
             world.live or any(live for live, _ in world.joins.values()) or any(world.arrivals.values())
@@ -409,14 +411,14 @@ class Walks(Explorer):
         if last is None or last not in self.plan.steps:
             self.finish(world)
             return
-        visit = Visit(last_visit_id(0), "run", last, VisitStatus.READY, LAST_CLOCK, {})
+        visit = Visit(finally_visit_id(0), "run", last, VisitStatus.READY, FINALLY_CLOCK, {})
         for done in self.performed(world, visit):
             self.note_met(done.mistakes, world)
             self.effects_of[visit.id, hash(done.script)] = done.effects
-            deeds = {**world.deeds, (last, 1, 2): ("walk", hash(done.script))}
-            self.finish(replace(world, visits={**world.visits, visit.id: done.commit.visit}, deeds=deeds))
+            deeds = {**world.choices, (last, 1, 2): ("walk", hash(done.script))}
+            self.finish(replace(world, visits={**world.visits, visit.id: done.commit.visit}, choices=deeds))
 
-    def note_savers(self, world: World) -> None:
+    def note_savers(self, world: RunState) -> None:
         """Remember which visits of one run saved one name, and whether they saved different values."""
         savers: dict[str, list[Visit]] = {}
         for visit in world.visits.values():
@@ -436,9 +438,9 @@ class Walks(Explorer):
                 if differ:
                     self.found.races.add(writers)
 
-    def finish(self, world: World) -> None:
+    def finish(self, world: RunState) -> None:
         self.store.world = world
-        self.walker.walk(Claim(self.run, ending_visit("run", 0, 0.0)))
+        self.walker.execute(Claim(self.run, end_visit("run", 0, 0.0)))
         _, result, errors = self.store.results.pop()
         self.mistakes = set()
         for error in errors:
@@ -457,17 +459,17 @@ class Walks(Explorer):
         self.found.endings.add(
             Ending(
                 write_json(self.beginning),
-                frozenset(world.deeds.items()),
-                ending(world.stop, world.failed_branches).value,
+                frozenset(world.choices.items()),
+                final_status(world.stop, world.failed_branches).value,
                 shown,
                 visits,
                 effects,
             )
         )
 
-    def effects_at(self, world: World, visit: Visit) -> Iterator[str]:
+    def effects_at(self, world: RunState, visit: Visit) -> Iterator[str]:
         for piece in (2, 3):
-            deed = world.deeds.get((visit.step, visit.number, piece))
+            deed = world.choices.get((visit.step, visit.number, piece))
             if deed is not None:
                 yield from self.effects_of.get((visit.id, deed[1]), ())
 

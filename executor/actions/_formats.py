@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import read_json, text_of, write_json
+from noetl.executor.model.json_values import read_json, to_text, write_json
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
@@ -75,7 +75,7 @@ def encode(content: Any, format: str) -> str:
         raise FormatError(str(error)) from None
     if isinstance(content, dict | list):
         raise FormatError("the content is not text: set `format` to `json`, `jsonl` or `csv`")
-    return text_of(content)
+    return to_text(content)
 
 
 def column_names(rows: Any) -> list[str]:
@@ -103,7 +103,7 @@ def write_csv(rows: Iterable[dict[str, Any]], names: list[str], *, header: bool 
     writer = csv.writer(out, lineterminator="\n")
     if header and names:
         writer.writerow(names)
-    writer.writerows([text_of(row.get(name)) for name in names] for row in rows)
+    writer.writerows([to_text(row.get(name)) for name in names] for row in rows)
     return out.getvalue()
 
 

@@ -96,14 +96,14 @@ def vet_servers(
     for keyword, value in keywords.items():
         if keyword not in _ALLOWED_KEYWORDS or value != _ALLOWED_VALUES.get(keyword, value):
             message = f"`connection` contains a value of `{keyword}` that only runs of local files may use"
-            raise egress.forbidden(message)
+            raise egress.forbidden_address(message)
     hosts = _hosts_and_ports(keywords)
     if not keywords.get("user"):
         raise _parameter_error("must name a user")
     addresses = [
         {"host": host, "hostaddr": address, "port": port}
         for host, port in hosts
-        for address in _resolve_host(host, int(port), call, resolver or egress.resolve)
+        for address in _resolve_host(host, int(port), call, resolver or egress.resolve_host)
     ]
     if not addresses:
         raise connection_error()
@@ -128,7 +128,7 @@ def _hosts_and_ports(keywords: Mapping[str, str]) -> list[tuple[str, str]]:
     hosts = keywords.get("host", "").split(",")
     if any(not host or host.startswith(("/", "@")) for host in hosts):
         message = "`connection` must name a host: only runs of local files may use sockets of this machine"
-        raise egress.forbidden(message)
+        raise egress.forbidden_address(message)
     ports = [port or _DEFAULT_PORT for port in keywords.get("port", "").split(",")]
     if len(ports) == 1:
         ports *= len(hosts)
@@ -144,12 +144,12 @@ def _resolve_host(host: str, port: int, call: Call, resolver: egress.Resolver) -
     """Return the vetted addresses of a host; none if it cannot be resolved."""
     call.remaining_seconds()
     try:
-        with egress.until(call.deadline):
-            return egress.addresses(host, port, call.capabilities.networks, resolver, "postgres")
+        with egress.time_limit(call.deadline):
+            return egress.resolve_and_vet(host, port, call.capabilities.networks, resolver, "postgres")
     except ActionError:
         # The message leaves the address out, which would reveal how internal names are resolved.
         message = "`connection` leads to an address that `postgres` may not reach"
-        raise egress.forbidden(message, allowable=True) from None
+        raise egress.forbidden_address(message, allowable=True) from None
     except OSError:
         return []
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from noetl.executor.errors import ActionError
-from noetl.executor.model.sql import Identifier
+from noetl.executor.model.sql import SqlIdentifier
 
 
 def quote_identifier(name: str) -> str:
@@ -24,7 +24,7 @@ def quote_identifier(name: str) -> str:
     """
     if not name or "\0" in name:
         raise ActionError("ParameterError", f"{name!r} cannot be an identifier", retryable=False)
-    return Identifier(name).quoted
+    return SqlIdentifier(name).quoted
 
 
 def to_parameters(params: Any) -> Any:

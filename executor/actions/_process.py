@@ -29,8 +29,8 @@ from pathlib import Path
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError, CancelledError
-from noetl.executor.model.json_values import text_of
-from noetl.executor.security.secret_sources import hand_over
+from noetl.executor.model.json_values import to_text
+from noetl.executor.security.secret_sources import register_secret_variables
 
 MAX_OUTPUT = 1024 * 1024
 """Limit of the output of a command on each stream, in bytes."""
@@ -86,11 +86,11 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
     names = os.environ if is_inherited else [name for name in _INHERITED_VARIABLES if name in os.environ]
     variables = {name: os.environ[name] for name in names}
     for name, value in added.items():
-        text = text_of(value)
+        text = to_text(value)
         if not name or "=" in name or "\0" in name + text:
             raise ActionError("ParameterError", f"`env`: {name!r} is not a valid variable", retryable=False)
         variables[name] = text
-    hand_over(variables)
+    register_secret_variables(variables)
     return variables
 
 

@@ -55,7 +55,7 @@ def _next_heartbeat_due(state: Mapping[str, Any], wait: Wait) -> float:
     """Return the time by which the next heartbeat must arrive."""
     if state["heartbeat_seconds"] is None:
         return NEVER
-    return float(max(state["asked_at"], wait.heard_at or 0.0) + state["heartbeat_seconds"])
+    return float(max(state["asked_at"], wait.last_heartbeat_at or 0.0) + state["heartbeat_seconds"])
 
 
 def _open(call: Call) -> dict[str, Any]:

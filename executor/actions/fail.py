@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import text_of
+from noetl.executor.model.json_values import to_text
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
@@ -20,5 +20,5 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> NoReturn:
-    message = text_of(call.parameters["message"])
+    message = to_text(call.parameters["message"])
     raise ActionError(call.parameters.get("type", "Failed"), message, retryable=False)

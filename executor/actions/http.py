@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
-from noetl.executor.clients.egress import SILENCE_SECONDS
+from noetl.executor.clients.egress import MAX_IDLE_SECONDS
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import read_json, text_of, write_json
-from noetl.executor.security.redaction import head, scrub
+from noetl.executor.model.json_values import read_json, to_text, write_json
+from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.kinds import describe_kind_of
 
@@ -43,7 +43,7 @@ DECLARATION = ActionDeclaration(
     type="http",
     description=(
         "Sends a request. A status of 400 or more fails unless accepted. Without `timeout`, a server may send"
-        f" nothing for {SILENCE_SECONDS:g} s, and the action may take an hour."
+        f" nothing for {MAX_IDLE_SECONDS:g} s, and the action may take an hour."
     ),
     parameters={
         "method": Parameter(
@@ -152,12 +152,12 @@ def perform(call: Call) -> Any:
 
     call = call.with_default_timeout(DEFAULT_TIMEOUT_SECONDS)
     request = _build_request(call)
-    transport = egress.transport(call.capabilities.networks)
+    transport = egress.vetted_transport(call.capabilities.networks)
     call.remaining_seconds()
-    max_idle = egress.SILENCE_SECONDS if call.timeout_seconds is None else math.inf
+    max_idle = egress.MAX_IDLE_SECONDS if call.timeout_seconds is None else math.inf
     host = request.url.host
     try:
-        with egress.until(call.deadline, max_idle):
+        with egress.time_limit(call.deadline, max_idle):
             if "paginate" in call.parameters:
                 return _request_pages(call, transport, request, call.parameters["paginate"])
             return _follow_redirects(call, transport, request)[0]
@@ -211,11 +211,11 @@ def _build_url(text: str, params: Mapping[str, Any]) -> httpx.URL:
 
 
 def _check_url(url: httpx.URL) -> httpx.URL:
-    from noetl.executor.clients.egress import forbidden
+    from noetl.executor.clients.egress import forbidden_address
 
     if url.scheme not in ("http", "https"):
         scheme = f", not {url.scheme!r}" if url.scheme else ""
-        raise forbidden(f"`url` must begin with http:// or https://{scheme}")
+        raise forbidden_address(f"`url` must begin with http:// or https://{scheme}")
     if not url.host:
         raise _parameter_error("`url` has no host")
     if url.userinfo:
@@ -242,7 +242,7 @@ def _encode_pairs(name: str, values: Mapping[str, Any]) -> str:
     from urllib.parse import urlencode
 
     pairs = [
-        (key, text_of(item))
+        (key, to_text(item))
         for key, value in values.items()
         for item in (value if isinstance(value, list) else [value])
         if item is not None
@@ -265,7 +265,7 @@ def _check_headers(values: Mapping[str, Any]) -> dict[str, str]:
             raise _parameter_error(f"`headers`: `{name}` is computed from the request and cannot be set")
         if isinstance(value, dict | list):
             raise _parameter_error(f"`headers`: `{name}` must be text")
-        headers[name.lower()] = _check_header_value(f"`headers`: `{name}`", text_of(value))
+        headers[name.lower()] = _check_header_value(f"`headers`: `{name}`", to_text(value))
     return headers
 
 
@@ -422,24 +422,24 @@ def _redirect_to(request: _HttpRequest, base: httpx.URL, location: str, verb: st
             secret for another origin.
     """
     import httpx
-    from noetl.executor.clients.egress import forbidden
+    from noetl.executor.clients.egress import forbidden_address
 
     try:
         url = _check_url(base.join(location))
     except (httpx.InvalidURL, UnicodeError):
-        raise forbidden(f"`{base.host}` {verb} an invalid URL") from None
+        raise forbidden_address(f"`{base.host}` {verb} an invalid URL") from None
     if request.url.scheme == "https" and url.scheme == "http":
-        raise forbidden(f"`{base.host}` {verb} http, from https")
+        raise forbidden_address(f"`{base.host}` {verb} http, from https")
     headers = dict(request.headers)
     if (url.scheme, url.host, url.port) != (request.url.scheme, request.url.host, request.url.port):
         headers = {
             name: value
             for name, value in headers.items()
-            if name not in _CREDENTIAL_HEADERS and scrub(value) == value
+            if name not in _CREDENTIAL_HEADERS and redact(value) == value
         }
         body = request.content.decode("utf-8", "replace")
-        if scrub(body) != body:
-            raise forbidden(f"`{base.host}` {verb} another origin, and the body contains a secret")
+        if redact(body) != body:
+            raise forbidden_address(f"`{base.host}` {verb} another origin, and the body contains a secret")
     return replace(request, url=url, headers=headers)
 
 
@@ -462,7 +462,9 @@ def _status_error(call: Call, response: httpx.Response, headers: Mapping[str, st
     # Read more than is kept, so that a secret across the cut is redacted.
     body, _ = _read_body(call, response, 2 * MAX_ERROR_BYTES)
     is_short = len(body) <= MAX_ERROR_BYTES
-    kept_body = _parse_body(response, body) if is_short else head(_decode(response, body), MAX_ERROR_BYTES)
+    kept_body = (
+        _parse_body(response, body) if is_short else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
+    )
     status = response.status_code
     return ActionError(
         "HTTPStatus",

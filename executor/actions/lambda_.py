@@ -8,7 +8,7 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
-from noetl.executor.security.redaction import head
+from noetl.executor.security.redaction import redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _FUNCTION_NAME = re.compile(r"[\w:.$-]{1,200}", re.ASCII)
@@ -43,11 +43,11 @@ def perform(call: Call) -> Any:
     payload = call.parameters.get("payload", {})
 
     def invoke() -> tuple[str | None, str]:
-        client = aws.client("lambda", aws.region_of(name))
+        client = aws.client("lambda", aws.region_of_arn(name))
         answer = client.invoke(FunctionName=name, Payload=write_json(payload).encode())
         return answer.get("FunctionError"), answer["Payload"].read().decode("utf-8", "replace")
 
-    function_error, text = aws.in_time(call.remaining_seconds(), f"`{name}`", invoke)
+    function_error, text = aws.call_with_timeout(call.remaining_seconds(), f"`{name}`", invoke)
     try:
         response = read_json(text) if text else None
     except ValueError as error:
@@ -62,4 +62,4 @@ def _function_failed(name: str, response: Any) -> ActionError:
     type_, message = fields.get("errorType"), fields.get("errorMessage") or "it failed"
     details = {"type": type_, "message": message, "traceback": fields.get("stackTrace")}
     text = f"`{name}`: {type_}: {message}" if type_ else f"`{name}`: {message}"
-    return ActionError("FunctionFailed", head(text, 500), details=details)
+    return ActionError("FunctionFailed", redacted_head(text, 500), details=details)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from noetl.executor.actions.action import Call
-from noetl.executor.model.json_values import text_of
-from noetl.executor.security.redaction import scrub
+from noetl.executor.model.json_values import to_text
+from noetl.executor.security.redaction import redact
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
@@ -22,4 +22,4 @@ DECLARATION = ActionDeclaration(
 
 def perform(call: Call) -> None:
     level = call.parameters.get("level", "info").lower()
-    call.log(level, scrub(text_of(call.parameters["message"])), scrub(call.parameters.get("fields", {})))
+    call.log(level, redact(to_text(call.parameters["message"])), redact(call.parameters.get("fields", {})))

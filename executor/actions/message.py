@@ -9,7 +9,7 @@ from typing import Any
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import text_of, write_json
+from noetl.executor.model.json_values import to_text, write_json
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _ARN = re.compile(
@@ -61,7 +61,7 @@ def perform(call: Call) -> str:
     from noetl.executor.clients import aws
 
     target = call.parameters["to"]
-    return aws.in_time(call.remaining_seconds(), f"`{target}`", _prepare_publish(call, target))
+    return aws.call_with_timeout(call.remaining_seconds(), f"`{target}`", _prepare_publish(call, target))
 
 
 def _prepare_publish(call: Call, target: str) -> Callable[[], str]:
@@ -129,13 +129,13 @@ def _put_event(call: Call, arn: str, region: str) -> str:
         raise _parameter_error(message)
     entry = {
         "EventBusName": arn,
-        "Source": text_of(attributes.get("source")) or "noetl",
-        "DetailType": text_of(attributes.get("detail_type")) or "message",
+        "Source": to_text(attributes.get("source")) or "noetl",
+        "DetailType": to_text(attributes.get("detail_type")) or "message",
         "Detail": write_json(body),
     }
     (answer,) = aws.client("events", region).put_events(Entries=[entry])["Entries"]
     if "ErrorCode" in answer:
-        raise aws.failure(answer["ErrorCode"], f"`{arn}`: {answer.get('ErrorMessage') or 'refused'}")
+        raise aws.error_from_code(answer["ErrorCode"], f"`{arn}`: {answer.get('ErrorMessage') or 'refused'}")
     return str(answer["EventId"])
 
 
@@ -146,7 +146,7 @@ def _body(call: Call) -> str:
 
 def _attributes(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
-        name: {"DataType": "Number" if _is_number(value) else "String", "StringValue": text_of(value)}
+        name: {"DataType": "Number" if _is_number(value) else "String", "StringValue": to_text(value)}
         for name, value in values.items()
         if value is not None
     }

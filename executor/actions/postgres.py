@@ -22,7 +22,7 @@ from noetl.executor.actions._postgres_values import (
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.sql import Bind, Identifier, Sql
+from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.kinds import describe_kind_of
 
@@ -280,7 +280,7 @@ def _join_parts(
         if isinstance(part, Bind):
             texts.append(placeholder.format(value_count))
             value_count += 1
-        elif isinstance(part, Identifier):
+        elif isinstance(part, SqlIdentifier):
             texts.append(escape_name(quote_identifier(part.name)))
         else:
             texts.append(escape_text(part))

@@ -11,7 +11,7 @@ from noetl.executor.actions._process import Command, CompletedCommand, build_env
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
-from noetl.executor.security.redaction import head, tail
+from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_RESULT = 64 * 1024 * 1024
@@ -81,7 +81,7 @@ def _allowed_function(call: Call) -> tuple[str, str]:
 
 def _result(completed: CompletedCommand) -> Any:
     """Return the result in the response of the child process, or raise its error."""
-    stderr = tail(completed.stderr.decode("utf-8", "replace"), _MAX_DETAIL_LENGTH)
+    stderr = redacted_tail(completed.stderr.decode("utf-8", "replace"), _MAX_DETAIL_LENGTH)
     try:
         response = json.loads(completed.result)
     except ValueError:
@@ -101,9 +101,9 @@ def _result(completed: CompletedCommand) -> Any:
         case {"not_json": str(reason)}:
             raise _not_json(reason)
     type_, message = response["type"], response["message"]
-    trace = tail(response["traceback"], _MAX_DETAIL_LENGTH)
+    trace = redacted_tail(response["traceback"], _MAX_DETAIL_LENGTH)
     details = {"type": type_, "message": message, "traceback": trace, "stderr": stderr}
-    raise ActionError("FunctionFailed", head(f"{type_}: {message}", 500), details=details)
+    raise ActionError("FunctionFailed", redacted_head(f"{type_}: {message}", 500), details=details)
 
 
 def _not_json(reason: str) -> ActionError:

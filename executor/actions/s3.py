@@ -80,7 +80,7 @@ def perform(call: Call) -> Any:
     uri = call.parameters[operation]
     bucket, key = _parse_uri(uri)
     try:
-        return aws.in_time(
+        return aws.call_with_timeout(
             call.remaining_seconds(),
             f"`{uri}`",
             lambda: _OPERATIONS[operation](aws.client("s3"), bucket, key, call),

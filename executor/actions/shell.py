@@ -9,13 +9,13 @@ from typing import Any
 from noetl.executor.actions._process import Command, CompletedCommand, build_environment, run_command
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import read_json, text_of
-from noetl.executor.security.redaction import head, tail
+from noetl.executor.model.json_values import read_json, to_text
+from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 
 def _check_command(command: str | list[Any]) -> str | None:
-    words = [command] if isinstance(command, str) else [text_of(word) for word in command]
+    words = [command] if isinstance(command, str) else [to_text(word) for word in command]
     if not any(word.strip() for word in words[:1]):
         return "name the command to run"
     return "remove the NUL character" if any("\0" in word for word in words) else None
@@ -57,10 +57,10 @@ def perform(call: Call) -> dict[str, Any]:
         message = "`shell` is disabled: set NOETL_ALLOW_SHELL=1 to enable it"
         raise ActionError("ActionDisabled", message, retryable=False)
     command = call.parameters["command"]
-    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [text_of(word) for word in command]
+    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [to_text(word) for word in command]
     cwd = _working_folder(call)
     env = build_environment(call, call.parameters.get("env", {}))
-    stdin = text_of(call.parameters.get("stdin")).encode("utf-8", "replace")
+    stdin = to_text(call.parameters.get("stdin")).encode("utf-8", "replace")
     try:
         completed = run_command(Command(argv, env, cwd, stdin), call)
     except OSError as error:
@@ -83,13 +83,13 @@ def _result(call: Call, completed: CompletedCommand) -> dict[str, Any]:
     exit_code = completed.exit_code
     details = {
         "exit_code": exit_code,
-        "stdout": tail(stdout, _MAX_DETAIL_LENGTH),
-        "stderr": tail(stderr, _MAX_DETAIL_LENGTH),
+        "stdout": redacted_tail(stdout, _MAX_DETAIL_LENGTH),
+        "stderr": redacted_tail(stderr, _MAX_DETAIL_LENGTH),
     }
     if exit_code != 0:
         last_line = stderr.strip().rpartition("\n")[2] or stdout.strip().rpartition("\n")[2]
         message = f"{_describe_end(exit_code)}: {last_line}" if last_line else _describe_end(exit_code)
-        raise ActionError("CommandFailed", head(message, 500), details=details)
+        raise ActionError("CommandFailed", redacted_head(message, 500), details=details)
     result: dict[str, Any] = {"exit_code": exit_code, "stdout": stdout, "stderr": stderr}
     match call.parameters.get("parse"):
         case "lines":

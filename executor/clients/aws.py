@@ -74,7 +74,7 @@ _PASSING = frozenset(
 )
 
 
-def in_time(seconds: float, what: str, work: Callable[[], Result]) -> Result:
+def call_with_timeout(seconds: float, what: str, work: Callable[[], Result]) -> Result:
     """What `work` returns. It cannot be interrupted, so it is left behind when it takes longer.
 
     Raises:
@@ -94,7 +94,7 @@ def in_time(seconds: float, what: str, work: Callable[[], Result]) -> Result:
     except Exception as error:
         if not future.done():
             raise ActionError("Timeout", f"{what} did not answer in time") from error
-        raise translated(error, what) from error
+        raise translate_error(error, what) from error
 
 
 @lru_cache(_MOST_CLIENTS)
@@ -124,7 +124,7 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
         with _BORN_SLOWLY:
             return _session().create_client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
-        raise translated(error, "AWS") from error
+        raise translate_error(error, "AWS") from error
 
 
 @lru_cache(1)
@@ -137,19 +137,19 @@ def _session() -> Any:
     return botocore.session.get_session()
 
 
-def forget() -> None:
+def reset_clients() -> None:
     """Let clients be made anew, of the environment as it is now."""
     client.cache_clear()
     _session.cache_clear()
 
 
-def region_of(arn: str) -> str | None:
+def region_of_arn(arn: str) -> str | None:
     """The region that an ARN names, if it is one and does."""
     parts = arn.split(":", 5)
     return parts[3] or None if parts[0] == "arn" and len(parts) == 6 else None
 
 
-def failure(code: str, message: str, status: int | None = None) -> ActionError:
+def error_from_code(code: str, message: str, status: int | None = None) -> ActionError:
     """The error that an error code of AWS stands for."""
     details = {"code": code}
     if code in _DENIED:
@@ -162,7 +162,7 @@ def failure(code: str, message: str, status: int | None = None) -> ActionError:
     return ActionError("AWSError", f"{message} ({code})", retryable=retryable, status=status, details=details)
 
 
-def translated(error: Exception, what: str) -> Exception:
+def translate_error(error: Exception, what: str) -> Exception:
     """What a playbook is told of an error of boto3; any other error as it is."""
     from botocore import exceptions
 
@@ -170,7 +170,9 @@ def translated(error: Exception, what: str) -> Exception:
         case exceptions.ClientError():
             found = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return failure(str(found.get("Code", "")), f"{what}: {found.get('Message') or 'refused'}", status)
+            return error_from_code(
+                str(found.get("Code", "")), f"{what}: {found.get('Message') or 'refused'}", status
+            )
         case exceptions.NoRegionError():
             return _unset("no region is known: set AWS_REGION")
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():

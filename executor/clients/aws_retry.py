@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from noetl.executor.clients.aws import translated
+from noetl.executor.clients.aws import translate_error
 from noetl.executor.errors import ActionError, StoreError
 
 MAX_TRIES = 9
@@ -94,19 +94,19 @@ def call_with_retries(target: str, call: Callable[[], Any]) -> Any:
                 raise ItemTooLarge(str(error)) from None
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             may_have_been_made = may_have_been_made or status >= 500
-            translated_error = translated(error, target)
+            translated_error = translate_error(error, target)
             if not (_is_retryable(error, status) or _has_type(translated_error, "Throttled")):
                 raise _permanent_failure(translated_error, target) from error
         except Exception as error:
             problem = error
-            translated_error = translated(error, target)
+            translated_error = translate_error(error, target)
             if not _has_type(translated_error, "ConnectionFailed"):
                 if isinstance(translated_error, ActionError):
                     raise _permanent_failure(translated_error, target) from error
                 raise
             may_have_been_made = True
     raise StoreError(
-        f"{_subject(target)} failed {MAX_TRIES} times: {translated(problem, target)}"
+        f"{_subject(target)} failed {MAX_TRIES} times: {translate_error(problem, target)}"
     ) from problem
 
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     import httpx
 
-SETTING = "NOETL_ALLOW_NETWORKS"
+NETWORKS_SETTING = "NOETL_ALLOW_NETWORKS"
 
 CONNECT_SECONDS = 10.0
 """How long the way to one address may take: to find the address, to connect, and to shake hands."""
-SILENCE_SECONDS = 60.0
+MAX_IDLE_SECONDS = 60.0
 """How long a server may say nothing, where nobody says how long the whole may take."""
 
 _PIECE = 64 * 1024
@@ -38,7 +38,7 @@ _PIECE = 64 * 1024
 Resolver = Callable[[str, int], list[str]]
 """The addresses of a host, for a port."""
 
-DENIED = tuple(
+DENIED_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
@@ -76,7 +76,7 @@ def is_allowed(address: Address, networks: Iterable[str]) -> bool:
     if any(address in ipaddress.ip_network(network) for network in networks):
         return True
     is_routed = address.version == 4 or address in GLOBAL_IPV6
-    return is_routed and not any(address in network for network in DENIED)
+    return is_routed and not any(address in network for network in DENIED_NETWORKS)
 
 
 def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str = "http") -> list[str]:
@@ -90,7 +90,7 @@ def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: st
     for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
-            raise forbidden(
+            raise forbidden_address(
                 f"`{host}` is at {address}, which `{action}` may not reach",
                 allowable=not is_forbidden_address(address),
             )
@@ -98,13 +98,15 @@ def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: st
     return vetted
 
 
-def forbidden(message: str, *, allowable: bool = False) -> ActionError:
+def forbidden_address(message: str, *, allowable: bool = False) -> ActionError:
     """The error of an address that is out of bounds, which says so where an operator can change that."""
-    hint = f"; {SETTING} lists the networks that are allowed besides public ones" if allowable else ""
+    hint = (
+        f"; {NETWORKS_SETTING} lists the networks that are allowed besides public ones" if allowable else ""
+    )
     return ActionError("ForbiddenAddress", message + hint, retryable=False)
 
 
-def resolve(host: str, port: int) -> list[str]:
+def resolve_host(host: str, port: int) -> list[str]:
     """The addresses of a host by the system's resolver.
 
     Raises:
@@ -114,8 +116,8 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def addresses(
-    host: str, port: int, networks: Iterable[str], resolver: Resolver = resolve, action: str = "http"
+def resolve_and_vet(
+    host: str, port: int, networks: Iterable[str], resolver: Resolver = resolve_host, action: str = "http"
 ) -> list[str]:
     """The addresses of a host, asked for once and vetted. Use it inside `until`.
 
@@ -124,7 +126,7 @@ def addresses(
         OSError: it has none; a TimeoutError where that was not known in time.
     """
     if is_forbidden_host(host):
-        raise forbidden(f"`{host}` is out of bounds for `{action}`")
+        raise forbidden_address(f"`{host}` is out of bounds for `{action}`")
     return vet(host, _resolve_in_time(resolver, host, port), networks, action)
 
 
@@ -132,7 +134,7 @@ _bounds: ContextVar[tuple[float, float]] = ContextVar("bounds")
 
 
 @contextmanager
-def until(deadline: float, silence: float = math.inf) -> Iterator[None]:
+def time_limit(deadline: float, silence: float = math.inf) -> Iterator[None]:
     """Within it, all reading, writing and connecting together ends by `deadline` (of `time.monotonic`), and nothing of it
     waits longer than `silence` seconds.
     """
@@ -150,7 +152,7 @@ def _left(most: float = math.inf) -> float:
 
 
 @cache
-def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.HTTPTransport:
+def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_host) -> httpx.HTTPTransport:
     """The transport, with its pool of connections, of everyone who may reach the same networks. Use it inside `until`. It is
     there until the process ends.
     """
@@ -198,7 +200,7 @@ def transport(networks: tuple[str, ...], resolver: Resolver = resolve) -> httpx.
         ) -> httpcore.NetworkStream:
             failure: Exception = httpcore.ConnectError(f"`{host}` has no address")
             try:
-                vetted = addresses(host, port, networks, resolver)
+                vetted = resolve_and_vet(host, port, networks, resolver)
             except TimeoutError as error:
                 raise httpcore.ConnectTimeout(str(error)) from None
             except OSError as error:

@@ -10,41 +10,41 @@ from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
-from noetl.executor.engine.journal import Suspended
+from noetl.executor.engine.journal import WorkSuspended
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.scope import Scope
-from noetl.executor.engine.work_context import Piece
+from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.tracing import trace_id, traceparent
+from noetl.executor.model.tracing import make_traceparent, trace_id
 from noetl.executor.model.transition import retry_delay_seconds
 from noetl.executor.security.capabilities import ACTIONS_SETTING
-from noetl.executor.security.redaction import scrub
+from noetl.executor.security.redaction import redact
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
-HELD_SECONDS = 10.0
+MAX_HELD_DELAY_SECONDS = 10.0
 """A longer wait between two attempts of an action is a pause of its step: it holds no thread."""
 
-PARAMETER = "~"
+PARAMETER_SUFFIX = "~"
 """What the position of an action ends with that is a parameter of another one."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 @frozen
-class Attempts:
+class RetryLoop:
     """The attempts at an action that stands at a position of the work. `args` are those of the task that it is in."""
 
-    piece: Piece
+    context: WorkContext
     action: Action
     scope: Scope
     position: str
     args: Mapping[str, Any] | None
 
-    def result(self) -> Any:
+    def run(self) -> Any:
         """What the action gives in the end.
 
         Raises:
@@ -52,8 +52,8 @@ class Attempts:
             Suspended: it waits, or is tried again much later.
             CancelledError: it is given up while it waits to be tried again.
         """
-        action, scope, position, clock = self.action, self.scope, self.position, self.piece.clock
-        kept = self.piece.journal.get(position)
+        action, scope, position, clock = self.action, self.scope, self.position, self.context.clock
+        kept = self.context.journal.get(position)
         tries = [scope.run.resumes, scope.visit.attempt]
         again = tries != ([0, 1] if kept is None else kept["tries"])
         attempt = 1 if kept is None or again else kept["attempt"]
@@ -77,10 +77,10 @@ class Attempts:
                     "memory": waits.state,
                 }
                 awaits = [waits.wait_id] if waits.wait_id is not None else []
-                raise Suspended({position: entry}, waits.due_at, awaits, actions=[action.type]) from None
+                raise WorkSuspended({position: entry}, waits.due_at, awaits, actions=[action.type]) from None
             except ActionError as problem:
                 error = scope.failure(problem, action.type)
-                payload = {"action": action.type, "position": position, "error": scrub(error)}
+                payload = {"action": action.type, "position": position, "error": redact(error)}
                 seconds = self._seconds_before_retry(problem, attempt)
                 if seconds is None:
                     self._note("action.failed", clock(), payload, started)
@@ -96,8 +96,8 @@ class Attempts:
                         "tries": tries,
                         "started_at": None,
                     }
-                    raise Suspended({position: entry}, clock() + seconds, retried=[action.type]) from None
-                if self.piece.cancelled.wait(seconds):
+                    raise WorkSuspended({position: entry}, clock() + seconds, retried=[action.type]) from None
+                if self.context.cancelled.wait(seconds):
                     raise CancelledError from None
             else:
                 payload = {"action": action.type, "position": position}
@@ -105,14 +105,14 @@ class Attempts:
                 return data
 
     def _attempt(self, wait: str, memory: Any, *, again: bool) -> Any:
-        piece, action, scope, position = self.piece, self.action, self.scope, self.position
+        piece, action, scope, position = self.context, self.action, self.scope, self.position
         allowed = piece.capabilities.actions
         if allowed is not None and action.type not in allowed:
             message = f"`{action.type}` may not be used here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
         declaration = catalogue()[action.type]
         if declaration.suspends:
-            piece.waits.add(wait)
+            piece.wait_ids.add(wait)
         deadline = piece.deadline
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
@@ -138,7 +138,7 @@ class Attempts:
             timeout_seconds=action.timeout_seconds,
             external_waits=piece.outside,
             perform_action=self._act,
-            traceparent=traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
+            traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
         )
         call.remaining_seconds()
         try:
@@ -152,24 +152,24 @@ class Attempts:
     def _act(self, nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
         """What an action gives that is a parameter of this one."""
         inside = replace(self.scope, local={**self.scope.local, **known})
-        return Attempts(
-            self.piece, action_from_json(nested), inside, self.position + PARAMETER, self.args
-        ).result()
+        return RetryLoop(
+            self.context, action_from_json(nested), inside, self.position + PARAMETER_SUFFIX, self.args
+        ).run()
 
     def _pauses(self, seconds: float) -> bool:
         """Whether the action is tried again in another piece: after a long wait, or one that this piece has no time for. One that is a
         parameter of another one cannot be.
         """
-        is_too_long = seconds > HELD_SECONDS or time.monotonic() + seconds >= self.piece.deadline
-        return is_too_long and not self.position.endswith(PARAMETER)
+        is_too_long = seconds > MAX_HELD_DELAY_SECONDS or time.monotonic() + seconds >= self.context.deadline
+        return is_too_long and not self.position.endswith(PARAMETER_SUFFIX)
 
     def _seconds_before_retry(self, problem: ActionError, attempt: int) -> float | None:
         """How long to wait before the next attempt; None where there is none."""
-        retry, scope, piece = self.action.retry, self.scope, self.piece
+        retry, scope, piece = self.action.retry, self.scope, self.context
         if attempt >= retry.attempts or not problem.retryable:
             return None
         wait = retry_delay_seconds(retry, attempt, scope.run.id, scope.visit.id, self.position)
-        if time.monotonic() + wait >= (piece.expires if self._pauses(wait) else piece.deadline):
+        if time.monotonic() + wait >= (piece.attempt_deadline if self._pauses(wait) else piece.deadline):
             return None
         if retry.condition is not None:
             lookup = scope.lookup(self.position, self.args, scope.failure(problem, self.action.type))
@@ -184,7 +184,9 @@ class Attempts:
     def _note(self, type: str, at: float, payload: Mapping[str, Any], started: float | None = None) -> None:
         visit = self.scope.visit
         duration = None if started is None else max(at - started, 0.0)
-        self.piece.telling.note(Event(type, at, visit.step, visit.number, visit.attempt, duration, payload))
+        self.context.events.append(
+            Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
+        )
 
 
 def _logged(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:

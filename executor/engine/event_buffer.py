@@ -13,17 +13,17 @@ from itertools import islice
 from typing import TypeVar
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.memory_budget import size_of
-from noetl.executor.security.redaction import scrub_stored
+from noetl.executor.model.memory_budget import json_size
+from noetl.executor.security.redaction import redact_for_storage
 
-MOST_AT_ONCE = 200
-MOST_CHARACTERS = 32 * 1024
+MAX_BATCH_EVENTS = 200
+MAX_BATCH_CHARACTERS = 32 * 1024
 """What is told while a visit is at work, at once: so many events, whose payloads have so many characters as JSON."""
 
 T = TypeVar("T")
 
 
-class Telling:
+class EventBuffer:
     """The events of one claim, from when they are noted until they are written. Secrets are gone from what is written."""
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Telling:
         self._noting = threading.Lock()
         self._writing = threading.Lock()
 
-    def note(self, event: Event) -> None:
+    def append(self, event: Event) -> None:
         """Have one event more to tell."""
         with self._noting:
             self._events.append(event)
 
-    def count(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
+    def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
         """Say how far the loop at a position has come. What is not final is told if something is written before the loop comes
         further; the event is made then.
         """
@@ -49,7 +49,7 @@ class Telling:
             else:
                 self._counts[loop] = event
 
-    def some(self, write: Callable[[Sequence[Event], int], bool]) -> None:
+    def flush_batch(self, write: Callable[[Sequence[Event], int], bool]) -> None:
         """Let the next events be written, no more of them than one write should hold. `write` is told how many were written
         before, and answers whether it has written these; where it raises they are told again. While somebody writes the rest,
         there is nothing left to tell.
@@ -63,7 +63,7 @@ class Telling:
             if is_alone:
                 self._writing.release()
 
-    def rest(self, write: Callable[[Sequence[Event]], T]) -> T:
+    def flush_all(self, write: Callable[[Sequence[Event]], T]) -> T:
         """Let all that is left be written, once a write at work is done; what `write` gives. Where it raises, all of it is left
         still.
         """
@@ -81,9 +81,9 @@ class Telling:
             self._counts.clear()
             found: list[Event] = []
             characters = 0
-            for event in islice(self._events, MOST_AT_ONCE):
-                characters += size_of(event.payload)
-                if characters > MOST_CHARACTERS:
+            for event in islice(self._events, MAX_BATCH_EVENTS):
+                characters += json_size(event.payload)
+                if characters > MAX_BATCH_CHARACTERS:
                     break
                 found.append(event)
             return found
@@ -94,18 +94,18 @@ class Telling:
             self._told += count
 
 
-class Silence(Telling):
+class NullEventBuffer(EventBuffer):
     """What nobody wants to be told: the events of the items of a loop."""
 
-    def note(self, event: Event) -> None:
+    def append(self, event: Event) -> None:
         """Forget it."""
 
-    def count(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
+    def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
         """Forget it."""
 
 
 def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
-    clean = [scrub_stored(event.payload) for event in events]
+    clean = [redact_for_storage(event.payload) for event in events]
     return tuple(
         event if event.payload is payload else replace(event, payload=payload)
         for event, payload in zip(events, clean, strict=True)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from noetl.executor.errors import ActionError, RejectedError
-from noetl.executor.model.ids import derived_id
+from noetl.executor.model.ids import derived_id, hash_secret
 from noetl.executor.model.run import Claim, Run, RunStatus, Wait, WaitKey
-from noetl.executor.model.tracing import traceparent
-from noetl.executor.security.redaction import TOKENS
+from noetl.executor.model.tracing import make_traceparent
+from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
-MAX_DEPTH = 10
+MAX_RUN_DEPTH = 10
 """How deep runs may start each other."""
 
-CALLBACKS = "/workflows/callbacks/"
+CALLBACK_PATH = "/workflows/callbacks/"
 """The path under which tokens are answered."""
 
 FindPlaybook = Callable[[Run, str, str | None], str | None]
 """The hash of the plan of a playbook, by name and version, for a run that wants to start it; None when there is none."""
 
 
-def hash_of(token: str) -> str:
-    """What is kept of a token. It is long and random, so a hash without salt tells nothing."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def in_registry(store: Store) -> FindPlaybook:
+def registry_finder(store: Store) -> FindPlaybook:
     """Looks playbooks up in the registry of the run's tenant."""
 
     def find(run: Run, name: str, version: str | None) -> str | None:
@@ -41,7 +35,7 @@ def in_registry(store: Store) -> FindPlaybook:
 
 
 @frozen
-class Waiting:
+class VisitWaits:
     """The external waits of one claimed visit: implements `noetl.executor.actions.action.ExternalWaits`."""
 
     store: Store
@@ -51,11 +45,11 @@ class Waiting:
     clock: Callable[[], float]
 
     def open_wait(self, wait_id: str) -> dict[str, str]:
-        token = TOKENS.new()
-        self.store.open_wait(self._key(wait_id), self.claim.visit.fence, hash_of(token))
+        token = CALLBACK_TOKENS.create()
+        self.store.open_wait(self._key(wait_id), self.claim.visit.fence, hash_secret(token))
         address = {"token": token}
         if self.public_url:
-            address["url"] = f"{self.public_url.rstrip('/')}{CALLBACKS}{token}"
+            address["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"
         return address
 
     def read_wait(self, wait_id: str) -> Wait:
@@ -70,8 +64,8 @@ class Waiting:
         from noetl.executor.engine.start import new_run
 
         parent = self.claim.run
-        if parent.depth >= MAX_DEPTH:
-            message = f"`{playbook}` is not started: runs start each other at most {MAX_DEPTH} deep"
+        if parent.depth >= MAX_RUN_DEPTH:
+            message = f"`{playbook}` is not started: runs start each other at most {MAX_RUN_DEPTH} deep"
             raise ActionError("LimitExceeded", message, retryable=False)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
@@ -93,7 +87,7 @@ class Waiting:
                 source=parent.source,
                 parent=None if detached else self._key(wait_id),
                 depth=parent.depth + 1,
-                trace=traceparent(parent, self.claim.visit.id, wait_id),
+                trace=make_traceparent(parent, self.claim.visit.id, wait_id),
             )
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"

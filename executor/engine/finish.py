@@ -7,46 +7,46 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from noetl.executor.engine.final_state import Visited, last_names, last_steps
+from noetl.executor.engine.final_state import FinalState, final_names, final_steps
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.model.transition import ending
-from noetl.executor.security.redaction import scrub_stored
+from noetl.executor.model.transition import final_status
+from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.plan import Header
 
 
-def last_scope(store: Store, claim: Claim) -> Scope:
+def load_finally_scope(store: Store, claim: Claim) -> Scope:
     """The scope of the step that runs last: every name as it stands, and the ending to come."""
     run = _fresh(store, claim)
     visits = [visit for visit in store.visits_with_outputs(run.id) if visit.id != claim.visit.id]
-    status = ending(run.stop, run.failed_branches)
+    status = final_status(run.stop, run.failed_branches)
     error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
     ending_to_come = {"status": status.value, "error": error}
     saved = dict(claim.visit.saved)
-    steps = last_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
-    return Scope(run, claim.visit, last_names(visits), steps, saved, ending=ending_to_come)
+    steps = final_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
+    return Scope(run, claim.visit, final_names(visits), steps, saved, ending=ending_to_come)
 
 
-def time_out(store: Store, claim: Claim, now: float) -> None:
+def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
     """Stop a run whose time is over."""
     done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
     store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
-def end(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
+def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
     """Evaluate the output and give the run its final status; the run as it stood before, and the status."""
     run = _fresh(store, claim)
     header = store.plan_header(run.plan_hash)
     last_step = header.finally_step
-    visited = Visited(store, run.id, header.statistics.get("most_visits", math.inf))
-    status = ending(run.stop, run.failed_branches)
+    visited = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
+    status = final_status(run.stop, run.failed_branches)
     told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
     # Where no failure is told of, nobody looks for one.
-    unhandled = visited.unhandled() if told or last_step is not None else []
+    unhandled = visited.unhandled_failures() if told or last_step is not None else []
     errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
     if status is RunStatus.SUCCEEDED and errors:
         status = RunStatus.FAILED
@@ -58,7 +58,7 @@ def end(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, Ru
         errors += problems
         if problems and status is RunStatus.SUCCEEDED:
             status = RunStatus.COMPLETED_WITH_ERRORS
-    result, errors = scrub_stored(result), scrub_stored(errors)
+    result, errors = redact_for_storage(result), redact_for_storage(errors)
     try:
         store.finish(claim, status, result, errors, clock())
     except PayloadTooLargeError as problem:
@@ -75,7 +75,7 @@ def _fresh(store: Store, claim: Claim) -> Run:
 
 
 def _result(
-    header: Header, run: Run, visit: Visit, visited: Visited
+    header: Header, run: Run, visit: Visit, visited: FinalState
 ) -> tuple[dict[str, Any], list[ErrorRecord]]:
     """The result of a run, and an error for each entry of `output` that has no value."""
     if header.output is None:

@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Outcome
-from noetl.executor.model.transition import GuardFailed
+from noetl.executor.model.transition import GuardError
 from noetl.planner.plan import Case, Step
 from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
 
 
-def guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
-    """Says of a case and an outcome whether the guard is true; raises GuardFailed where it has no value."""
+def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
+    """Says of a case and an outcome whether the guard is true; raises GuardError where it has no value."""
 
     def test(case: Case, outcome: Outcome) -> bool:
         assert case.guard is not None
         template = parse_template(case.guard)
         try:
-            return is_true(template.evaluate(scope.after(outcome).lookup("rule")))
+            return is_true(template.evaluate(scope.with_outcome(outcome).lookup("rule")))
         except EvaluationError as problem:
             if not outcome.failed and _asks_for_error(template, problem):
                 return False
-            raise GuardFailed(f"the guard `{case.guard}` has no value: {problem.message}") from problem
+            raise GuardError(f"the guard `{case.guard}` has no value: {problem.message}") from problem
 
     return test
 
@@ -36,7 +36,7 @@ def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
     return problem.message in {f"`{part}` is undefined in none" for part in parts}
 
 
-def retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
+def make_retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
     """Says of a failure whether the step is to be tried again; not where nothing can be said about it."""
 
     def test(outcome: Outcome) -> bool:
@@ -44,7 +44,7 @@ def retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
             return True
         try:
             return is_true(
-                parse_template(step.retry.condition).evaluate(scope.after(outcome).lookup("retry"))
+                parse_template(step.retry.condition).evaluate(scope.with_outcome(outcome).lookup("retry"))
             )
         except EvaluationError:
             return False

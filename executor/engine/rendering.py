@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import text_of
-from noetl.executor.security.secret_sources import Secret, resolve
+from noetl.executor.model.json_values import to_text
+from noetl.executor.security.secret_sources import SecretReference, resolve_secret
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import quote_or_describe
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
@@ -85,7 +85,7 @@ def _rendered(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
         return _text(value, parameter, lookup)
     if parameter is not None and sink is Sink.SHELL and isinstance(value, list):
         word = replace(parameter, sink=Sink.PLAIN)
-        return [text_of(_rendered(item, word, lookup)) for item in value]
+        return [to_text(_rendered(item, word, lookup)) for item in value]
     if isinstance(value, dict):
         return {key: _rendered(item, parameter, lookup) for key, item in value.items()}
     if isinstance(value, list):
@@ -194,9 +194,9 @@ def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
         return text
     template = parse_template(text)
     value = _guarded(template, parameter, lookup, template.evaluate)
-    if parameter is None and "secrets" in template.names and not isinstance(value, Secret):
+    if parameter is None and "secrets" in template.names and not isinstance(value, SecretReference):
         raise _wrong("a secret is passed on by itself: put text around it where it is used")
-    return str(value) if isinstance(value, str) and not isinstance(value, Secret) else value
+    return str(value) if isinstance(value, str) and not isinstance(value, SecretReference) else value
 
 
 def _parts(text: str, parameter: Parameter | None, lookup: Lookup) -> list[tuple[str | Expression, Any]]:
@@ -238,13 +238,13 @@ def _secrets(template: Template, parameter: Parameter | None, missing: list[Acti
     """The secrets that the template names, as plain values where the parameter may carry them."""
     names = {access[1] for access in template.reads if access[0] == "secrets" and len(access) > 1}
     if parameter is None:
-        return {name: Secret(name) for name in names}
+        return {name: SecretReference(name) for name in names}
     if not parameter.secrets:
         raise _wrong("`secrets` cannot be used here")
     found = {}
     for name in sorted(names):
         try:
-            found[name] = resolve(name)
+            found[name] = resolve_secret(name)
         except ActionError as error:
             # One that exists and cannot be had must not look like one that is missing, which `default` provides for.
             if error.type != "ParameterError":
@@ -262,7 +262,7 @@ def _reveal(value: Any, template: Template, name: str) -> Any:
 
 
 def _reveal_at(value: Any, path: tuple[str, ...]) -> Any:
-    if isinstance(value, Secret):
+    if isinstance(value, SecretReference):
         return value.reveal()
     if isinstance(value, Mapping):
         keys = path[:1] or tuple(value)
@@ -279,18 +279,18 @@ def _is_statement(value: Any) -> bool:
 
 
 def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
-    from noetl.executor.model.sql import Bind, Identifier, Sql
+    from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 
     if not has_template(text):
         return Sql((text,))
-    rendered: list[str | Bind | Identifier] = []
+    rendered: list[str | Bind | SqlIdentifier] = []
     for part, value in _parts(text, parameter, lookup):
         if isinstance(part, str):
             rendered.append(part)
         elif part.is_raw:
-            rendered.append(text_of(value))
+            rendered.append(to_text(value))
         elif part.is_identifier:
-            rendered.append(Identifier(text_of(value)))
+            rendered.append(SqlIdentifier(to_text(value)))
         else:
             rendered.append(Bind(str(value) if isinstance(value, str) else value))
     if not any(isinstance(part, str) and part.strip() for part in rendered):
@@ -302,9 +302,9 @@ def _shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     parts = _parts(text, parameter, lookup)
     values = [value for part, value in parts if isinstance(part, Expression)]
     if parse_template(text).is_expression and isinstance(values[0], list):
-        return [text_of(item) for item in values[0]]
+        return [to_text(item) for item in values[0]]
     return "".join(
-        part if isinstance(part, str) else text_of(value) if part.is_raw else shlex.quote(text_of(value))
+        part if isinstance(part, str) else to_text(value) if part.is_raw else shlex.quote(to_text(value))
         for part, value in parts
     )
 
@@ -322,7 +322,7 @@ def _url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
                 raise _wrong(
                     f"{{{{ {part.source} }}}} is {describe_kind_of(value)}, which cannot be a part of an address"
                 )
-            address += text_of(value)
+            address += to_text(value)
         else:
             encoded = _url_value(part, value, lexer.component)
             if lexer.component is UrlComponent.PATH:
@@ -337,9 +337,9 @@ def _url_value(part: Expression, value: Any, place: UrlComponent) -> str:
     if place is UrlComponent.PATH:
         if value is None:
             raise _wrong(f"{{{{ {part.source} }}}} is none, which cannot be a part of a path")
-        if ".." in text_of(value).replace("\\", "/").split("/"):
+        if ".." in to_text(value).replace("\\", "/").split("/"):
             raise _wrong(f"{{{{ {part.source} }}}} has `..` in it, which a path must not climb by")
-    return quote(text_of(value), safe="")
+    return quote(to_text(value), safe="")
 
 
 def _check_segment(address: str, start: int, end: int) -> None:

@@ -12,8 +12,8 @@ from uuid import UUID
 from noetl.executor.errors import ActionError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.json_values import plain
-from noetl.executor.model.memory_budget import Room, size_of
+from noetl.executor.model.json_values import to_json_value
+from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.model.outcome import Outcome, error_record
 from noetl.executor.model.run import ErrorRecord, Run, Visit
 from noetl.planner.templates.template import Lookup
@@ -42,7 +42,7 @@ class Scope:
         """A scope that sees what this one has, and `local` besides, and saves for itself."""
         return replace(self, saved=dict(self.saved), local={**self.local, **(local or {})}, sizes={})
 
-    def after(self, outcome: Outcome) -> Scope:
+    def with_outcome(self, outcome: Outcome) -> Scope:
         """The scope of the rule, in which the outcome of the run can be read."""
         scope = self.copy()
         scope.saved = dict(outcome.saved)
@@ -85,26 +85,26 @@ class Scope:
                 return values[name]
         return self.run.environment[name]
 
-    def save(self, names: Mapping[str, Any], room: Room) -> None:
+    def save(self, names: Mapping[str, Any], room: MemoryBudget) -> None:
         """Save values under their names.
 
         Raises:
             ActionError: `PayloadTooLarge`; there is no room for them.
         """
         for name, value in names.items():
-            size = size_of(value)
-            room.take(size - self.sizes.get(name, 0))
+            size = json_size(value)
+            room.reserve(size - self.sizes.get(name, 0))
             self.sizes[name] = size
             self.saved[name] = value
 
     @property
-    def held(self) -> int:
+    def reserved(self) -> int:
         """How much of what was saved is held, in characters as JSON."""
         return sum(self.sizes.values())
 
-    def let_go(self, room: Room, sizes: Mapping[str, int] | None = None) -> None:
+    def release(self, room: MemoryBudget, sizes: Mapping[str, int] | None = None) -> None:
         """Hold no more of what was saved than these `sizes` tell, which were held before."""
-        room.take(sum((sizes or {}).values()) - self.held)
+        room.reserve(sum((sizes or {}).values()) - self.reserved)
         self.sizes.clear()
         self.sizes.update(sizes or {})
 
@@ -117,7 +117,7 @@ class Scope:
             action=action,
             retryable=problem.retryable,
             status=problem.status,
-            details=plain(problem.details),
+            details=to_json_value(problem.details),
         )
 
     def idempotency_key(self, position: str) -> str:
@@ -128,7 +128,7 @@ class Scope:
         return self.outcome.error if self.outcome is not None and self.outcome.failed else None
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.visit.piece_at or 0.0, UTC)
+        return datetime.fromtimestamp(self.visit.segment_started_at or 0.0, UTC)
 
     def _run(self) -> dict[str, Any]:
         run = self.run

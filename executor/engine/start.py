@@ -14,13 +14,22 @@ from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.run import SERVICE, Failure, Pointers, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.run import (
+    SERVICE_QUEUE,
+    FailureState,
+    Pointers,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+    WaitKey,
+)
 from noetl.planner.catalogue import Kind
 from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.plan import Header, Input, Step
 from noetl.planner.templates.template import shared_budget
 
-MAX_HELD = 1024 * 1024
+MAX_INITIAL_DATA = 1024 * 1024
 """How long the environment and the first values of the variables of a run may be together, as JSON."""
 
 
@@ -55,16 +64,18 @@ def new_run(
     inputs = check_inputs(header, given)
     run_id = id or secrets.token_hex(12)
     known = _beginning(run_id, header, now) | inputs | {"input": inputs}
-    room = Room()
-    environment = fill_in("environment", header.environment, known, room)
-    first = fill_in("variables", header.variables, environment | known | {"environment": environment}, room)
+    room = InitialDataBudget()
+    environment = render_section("environment", header.environment, known, room)
+    first = render_section(
+        "variables", header.variables, environment | known | {"environment": environment}, room
+    )
     for name in variables or {}:
         if name not in header.variables:
             message = f"the playbook declares no variable `{name}`"
             raise RejectedError(
                 "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
             )
-        room.take(f"variables.{name}", (variables or {})[name])
+        room.reserve(f"variables.{name}", (variables or {})[name])
     run = Run(
         id=run_id,
         tenant=tenant,
@@ -73,7 +84,7 @@ def new_run(
         plan_hash=plan_hash,
         status=RunStatus.QUEUED,
         origin=origin,
-        queue=queue or (SERVICE if origin == "service" else run_id),
+        queue=queue or (SERVICE_QUEUE if origin == "service" else run_id),
         input=inputs,
         environment=environment,
         variables={**first, **(variables or {})},
@@ -91,7 +102,7 @@ def new_run(
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
 
 
-def corrected(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The input of a run with `given` laid over it, and its environment filled in anew.
 
     Raises:
@@ -99,10 +110,13 @@ def corrected(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, d
     """
     inputs = check_inputs(header, {**run.input, **given})
     known = _beginning(run.id, header, run.created_at) | inputs | {"input": inputs}
-    return {"input": inputs, "environment": fill_in("environment", header.environment, known, Room())}
+    return {
+        "input": inputs,
+        "environment": render_section("environment", header.environment, known, InitialDataBudget()),
+    }
 
 
-def restarted(
+def restart_from_step(
     header: Header, step: Step, run: Run, visits: Sequence[Visit], given: Mapping[str, Any], *, now: float
 ) -> tuple[Run, Visit, list[Visit]]:
     """A new run that goes on from a step with what a run that has ended knew there: the run, the visit it begins with, and
@@ -163,7 +177,7 @@ def _pointers(visits: Sequence[Visit]) -> Pointers:
 
 def _remembered(visit: Visit, run_id: str) -> Visit:
     """A visit as another run remembers it: under an id that none of its own can have, its failure over and done with."""
-    failure = None if visit.failure is None else Failure.HANDLED
+    failure = None if visit.failure is None else FailureState.HANDLED
     id, names = derived_id("remembered", visit.id), _moved(visit.names)
     saved = {} if visit.has_ended_branch else visit.saved
     return replace(visit, id=id, run_id=run_id, names=names, saved=saved, failure=failure, progress=None)
@@ -227,13 +241,13 @@ def _beginning(run_id: str, header: Header, now: float) -> dict[str, Any]:
     return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
 
 
-class Room:
+class InitialDataBudget:
     """What is left for the environment and the variables of a run."""
 
     def __init__(self) -> None:
-        self._left = MAX_HELD
+        self._left = MAX_INITIAL_DATA
 
-    def take(self, name: str, value: Any) -> None:
+    def reserve(self, name: str, value: Any) -> None:
         """Put the value of an entry into it.
 
         Raises:
@@ -241,14 +255,16 @@ class Room:
         """
         self._left -= len(write_json(value))
         if self._left < 0:
-            message = f"`environment` and `variables` are longer than {MAX_HELD:,} together, from `{name}` on"
+            message = f"`environment` and `variables` are longer than {MAX_INITIAL_DATA:,} together, from `{name}` on"
             raise RejectedError(
                 "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
             )
 
 
 @shared_budget()
-def fill_in(section: str, values: Mapping[str, Any], known: Mapping[str, Any], room: Room) -> dict[str, Any]:
+def render_section(
+    section: str, values: Mapping[str, Any], known: Mapping[str, Any], room: InitialDataBudget
+) -> dict[str, Any]:
     """A section of the playbook with its templates filled in on one budget, each entry seeing `known` and nothing of its
     neighbours.
 
@@ -266,12 +282,12 @@ def fill_in(section: str, values: Mapping[str, Any], known: Mapping[str, Any], r
     return filled
 
 
-def _filled(name: str, value: Any, known: Mapping[str, Any], room: Room) -> Any:
+def _filled(name: str, value: Any, known: Mapping[str, Any], room: InitialDataBudget) -> Any:
     # Part by part, so that no more is held at once than there is room for.
     if isinstance(value, dict):
         return {key: _filled(name, item, known, room) for key, item in value.items()}
     if isinstance(value, list):
         return [_filled(name, item, known, room) for item in value]
     found = render(value, None, known.__getitem__)
-    room.take(name, found)
+    room.reserve(name, found)
     return found

@@ -56,7 +56,7 @@ def write_json(value: Any) -> str:
         raise ValueError("it is nested too deep") from None
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """`value` where JSON can say it, else how Python shows it."""
     try:
         write_json(value)
@@ -65,17 +65,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def text_of(value: Any) -> str:
+def to_text(value: Any) -> str:
     """`value` as commands, addresses and forms want it: text as it is, none as nothing, the rest as JSON."""
     if isinstance(value, str):
         return str(value)
     return "" if value is None else write_json(value)
 
 
-def as_read(value: Any) -> Any:
+def round_trip_json(value: Any) -> Any:
     """A value as it is read again from the JSON that was written of it, in which lists are lists and keys are text."""
     if type(value) in _LEAVES:
         return value
     if type(value) is dict and all(type(key) is str for key in value):
-        return {key: as_read(item) for key, item in value.items()}
+        return {key: round_trip_json(item) for key, item in value.items()}
     return json.loads(json.dumps(value))

@@ -13,22 +13,22 @@ from typing import Any
 
 from noetl.executor.errors import ActionError
 
-MOST_HELD = 256 * 1024 * 1024
+MAX_RESERVED = 256 * 1024 * 1024
 """As JSON, in characters."""
 
-MOST_GIVEN = 64 * 1024 * 1024
+MAX_LOOP_RESULT = 64 * 1024 * 1024
 """What the batches of a loop may give together, likewise. They are held at once when the last one is done."""
 
 
-class Room:
+class MemoryBudget:
     """What is held by work that goes on in any number of threads."""
 
-    def __init__(self, most: int = MOST_HELD) -> None:
+    def __init__(self, most: int = MAX_RESERVED) -> None:
         self._most = most
         self._held = 0
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Hold so much more, or less where it is negative.
 
         Raises:
@@ -41,21 +41,21 @@ class Room:
             self._held += size
 
     @contextmanager
-    def held(self, value: Any) -> Iterator[None]:
+    def reserved(self, value: Any) -> Iterator[None]:
         """Hold a value meanwhile.
 
         Raises:
             ActionError: `PayloadTooLarge`; there is no room for it.
         """
-        size = size_of(value)
-        self.take(size)
+        size = json_size(value)
+        self.reserve(size)
         try:
             yield
         finally:
-            self.take(-size)
+            self.reserve(-size)
 
 
-def size_of(value: Any) -> int:
+def json_size(value: Any) -> int:
     """How long a value is as compact JSON, or somewhat less: nothing is refused that a store would take."""
     size = 0
     rest = [value]

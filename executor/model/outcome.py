@@ -7,8 +7,8 @@ from dataclasses import field
 from typing import Any
 
 from noetl.executor.model.run import (
+    BatchResult,
     ErrorRecord,
-    Part,
     Progress,
     Visit,
 )
@@ -36,13 +36,13 @@ class Outcome:
     def failed(self) -> bool:
         return not self.success and not self.forgiven
 
-    def to_part(self) -> list[Any]:
+    def to_list(self) -> list[Any]:
         """What is kept of an outcome until the work around it is done: all but what was saved."""
         items = None if self.items is None else list(self.items)
         return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 
     @classmethod
-    def of_part(cls, part: Sequence[Any]) -> Outcome:
+    def from_list(cls, part: Sequence[Any]) -> Outcome:
         """The outcome that `to_part` kept."""
         success, data, error, action, skipped, forgiven, items = part
         return cls(
@@ -78,7 +78,7 @@ class Choice:
 
 
 @frozen
-class Pause:
+class Suspension:
     """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
 
     It is due at `due_at`, or when one of the waits `awaits` has its answer. `parts` are the results of batches that are
@@ -88,7 +88,7 @@ class Pause:
     progress: Progress
     due_at: float
     saved: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
+    batch_results: tuple[BatchResult, ...] = ()
     awaits: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()

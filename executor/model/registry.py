@@ -6,7 +6,7 @@ from noetl.planner.frozen import frozen
 
 
 @frozen
-class Playbook:
+class RegisteredPlaybook:
     """A playbook of the registry. `version` is None until the store has given it a number."""
 
     tenant: str
@@ -17,7 +17,7 @@ class Playbook:
 
 
 @frozen
-class Key:
+class ApiKey:
     """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
     hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.
     """

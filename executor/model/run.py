@@ -67,7 +67,7 @@ Pointers = Mapping[str, tuple[int, str]]
 """Which visit holds a name: its causal clock and its id. The greater clock is the later write."""
 
 
-SERVICE = "service"
+SERVICE_QUEUE = "service"
 """The queue of the runs that the workers of a service walk."""
 
 
@@ -87,7 +87,7 @@ class Wait:
     id: str
     answer: Any = None
     answered_at: float | None = None
-    heard_at: float | None = None
+    last_heartbeat_at: float | None = None
 
 
 @frozen
@@ -146,7 +146,7 @@ class Progress:
 
 
 @frozen
-class Part:
+class BatchResult:
     """What a batch adds to the result of the loop at a position: outcomes of its items, which begin at index `first`."""
 
     loop: str
@@ -154,7 +154,7 @@ class Part:
     outcomes: Sequence[Any]
 
 
-class Failure(StrEnum):
+class FailureState(StrEnum):
     """What became of a branch at a visit that failed: a case handled it, it ended there, or it still stands there."""
 
     HANDLED = "handled"
@@ -187,19 +187,19 @@ class Visit:
     worker: str | None = None
     due_at: float = 0.0
     started_at: float | None = None
-    piece_at: float | None = None
+    segment_started_at: float | None = None
     finished_at: float | None = None
     saved: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     case: int | None = None
     error: ErrorRecord | None = None
-    failure: Failure | None = None
+    failure: FailureState | None = None
     progress: Progress | None = None
 
     @property
     def has_ended_branch(self) -> bool:
         """Whether its failure was handled by nothing: what it has saved is for a resume to go on with, and nobody sees it."""
-        return self.failure in (Failure.ENDED, Failure.OPEN)
+        return self.failure in (FailureState.ENDED, FailureState.OPEN)
 
 
 @frozen
@@ -218,7 +218,7 @@ class Claim:
 
     run: Run
     visit: Visit
-    loaded: tuple[Visit, ...] = ()
+    prefetched: tuple[Visit, ...] = ()
 
 
 @frozen
@@ -233,8 +233,8 @@ class Branch:
     step: str
     clock: int
     names: Pointers
-    joins: bool = False
-    counted: bool = False
+    is_arrival: bool = False
+    is_counted: bool = False
     is_absorbed: bool = False
 
 
@@ -252,14 +252,14 @@ class Commit:
 
     visit: Visit
     branches: tuple[Branch, ...] = ()
-    live: Mapping[str, int] = field(default_factory=dict)
+    live_changes: Mapping[str, int] = field(default_factory=dict)
     branches_change: int = 0
     failed_branches: int = 0
     stop: RunStatus | None = None
     error: ErrorRecord | None = None
     events: tuple[Event, ...] = ()
-    parts: tuple[Part, ...] = ()
+    batch_results: tuple[BatchResult, ...] = ()
     awaits: tuple[str, ...] = ()
-    last: bool = False
-    seen: Pointers | None = None
-    waited: bool = False
+    is_finally: bool = False
+    next_names: Pointers | None = None
+    may_have_children: bool = False

@@ -14,7 +14,7 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
-class Identifier:
+class SqlIdentifier:
     """The name of a table or column. It becomes one quoted identifier, dots included."""
 
     name: str
@@ -28,4 +28,4 @@ class Identifier:
 class Sql:
     """A statement in parts, in order. Text parts are the author's own words."""
 
-    parts: tuple[str | Bind | Identifier, ...]
+    parts: tuple[str | Bind | SqlIdentifier, ...]

@@ -13,7 +13,7 @@ _TRACEPARENT = re.compile(
 )
 
 
-def read_traceparent(text: str | None) -> str | None:
+def parse_traceparent(text: str | None) -> str | None:
     """The header `traceparent` of whoever asks, as it is kept; None for none, and for one that makes no sense, which is to be
     passed over.
     """
@@ -28,7 +28,7 @@ def trace_id(run: Run) -> str:
     return run.trace.split("-")[1] if run.trace is not None else _own_trace_id(run.id)
 
 
-def traceparent(run: Run, *cause: object) -> str:
+def make_traceparent(run: Run, *cause: object) -> str:
     """The header for what the run does because of `cause`: the same for the same cause."""
     return f"00-{trace_id(run)}-{_digits(16, run.id, *cause)}-01"
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
+from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
 from noetl.executor.model.run import (
     NEVER,
     Branch,
     Commit,
     ErrorRecord,
-    Failure,
+    FailureState,
     Pointers,
     RunStatus,
     Visit,
@@ -32,7 +32,7 @@ MAX_CLAIMS = 5
 StepOf = Callable[[str], Step]
 
 
-class GuardFailed(Exception):
+class GuardError(Exception):
     """A guard has no value."""
 
     def __init__(self, message: str) -> None:
@@ -41,10 +41,10 @@ class GuardFailed(Exception):
 
 
 GuardTest = Callable[[Case, Outcome], bool]
-"""Whether the guard of a case is true after an outcome; raises GuardFailed."""
+"""Whether the guard of a case is true after an outcome; raises GuardError."""
 
 
-def refusal(step: Step, visit: Visit) -> ErrorRecord | None:
+def find_refusal(step: Step, visit: Visit) -> ErrorRecord | None:
     """Why the visit must not be performed, if so: it is past a bound. One that has paused was entered before."""
     if step.max_visits is not None and visit.number > step.max_visits and visit.progress is None:
         message = f"step `{step.name}` is not entered more than {step.max_visits} times"
@@ -67,7 +67,7 @@ def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
     return delay
 
 
-def choose(
+def choose_case(
     step: Step,
     visit: Visit,
     outcome: Outcome,
@@ -90,7 +90,7 @@ def choose(
     for _ in range(2):
         try:
             return Choice(outcome, failed, _first_true(step, outcome, failed, refused, test))
-        except GuardFailed as problem:
+        except GuardError as problem:
             was_guard = outcome.error is not None and outcome.error["type"] == "GuardError"
             earlier = None if outcome.error is None else {"error": outcome.error}
             guard_error = error_record(visit, "GuardError", problem.message, details=earlier)
@@ -110,7 +110,7 @@ def _first_true(step: Step, outcome: Outcome, failed: bool, refused: bool, test:
     return None
 
 
-def settle(
+def build_commit(
     step: Step,
     step_of: StepOf,
     visit: Visit,
@@ -139,16 +139,16 @@ def settle(
         result=choice.outcome.data,
         case=choice.case,
         error=choice.outcome.error if choice.failed else None,
-        failure=Failure.HANDLED if choice.failed else None,
+        failure=FailureState.HANDLED if choice.failed else None,
     )
     transition = _event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
     finished = _finished(done, now)
     tail = (transition, finished) if step.cases else (finished,)
-    branches = branches_of(done, step, step_of)
-    return Commit(done, branches, live, len(targets) - 1, events=tail, seen=seen_behind(done))
+    branches = branches_after(done, step, step_of)
+    return Commit(done, branches, live, len(targets) - 1, events=tail, next_names=names_after(done))
 
 
-def seen_behind(visit: Visit) -> Pointers:
+def names_after(visit: Visit) -> Pointers:
     """What is known behind a visit that is done: what it was handed, and what it adds. What a branch had saved that ended in
     a failure is seen by nobody.
     """
@@ -156,11 +156,11 @@ def seen_behind(visit: Visit) -> Pointers:
     return {**visit.names, **dict.fromkeys([*saved, f"steps.{visit.step}"], (visit.clock, visit.id))}
 
 
-def branches_of(visit: Visit, step: Step, step_of: StepOf) -> tuple[Branch, ...]:
+def branches_after(visit: Visit, step: Step, step_of: StepOf) -> tuple[Branch, ...]:
     """The branches that go on from a visit that is done, by the case that it took."""
     if visit.case is None or visit.has_ended_branch:
         return ()
-    names = seen_behind(visit)
+    names = names_after(visit)
     targets = step.cases[visit.case].targets
     return tuple(_branch(visit, visit.case, step_of(target), visit.clock + 1, names) for target in targets)
 
@@ -177,9 +177,9 @@ def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Poin
     return Branch(derived_id("any", there.name, wave), there.name, clock, handed, False, there.cyclic, True)
 
 
-def pause(visit: Visit, pause: Pause, now: float) -> Commit:
+def suspend(visit: Visit, pause: Suspension, now: float) -> Commit:
     """The commit for a piece of work that is to go on later. Attempts start anew with another batch or another round."""
-    attempt = 1 if pause.parts or not pause.progress.journal else visit.attempt
+    attempt = 1 if pause.batch_results or not pause.progress.journal else visit.attempt
     progress = replace(pause.progress, journal=_at_attempt(pause.progress.journal, attempt))
     later = replace(
         visit,
@@ -188,7 +188,7 @@ def pause(visit: Visit, pause: Pause, now: float) -> Commit:
         claims=0,
         worker=None,
         due_at=pause.due_at,
-        piece_at=None,
+        segment_started_at=None,
         saved=pause.saved,
         error=None,
         progress=progress,
@@ -199,7 +199,7 @@ def pause(visit: Visit, pause: Pause, now: float) -> Commit:
         again = {"retried": list(pause.retried)} if pause.retried else {}
         payload = {"until": until, "actions": list(pause.actions), **again}
         events = (_event(visit, "step.waiting", now, payload),)
-    return Commit(later, events=events, parts=pause.parts, awaits=pause.awaits)
+    return Commit(later, events=events, batch_results=pause.batch_results, awaits=pause.awaits)
 
 
 def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
@@ -213,7 +213,13 @@ def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
 def abandon(visit: Visit) -> Commit:
     """The commit for work that was given up because its run was cancelled: a resume begins the attempt anew."""
     later = replace(
-        visit, status=VisitStatus.READY, claims=0, worker=None, due_at=0.0, started_at=None, piece_at=None
+        visit,
+        status=VisitStatus.READY,
+        claims=0,
+        worker=None,
+        due_at=0.0,
+        started_at=None,
+        segment_started_at=None,
     )
     return Commit(later)
 
@@ -228,7 +234,7 @@ def _retry(visit: Visit, choice: Choice, now: float) -> Commit:
         worker=None,
         due_at=choice.retry_at,
         started_at=None,
-        piece_at=None,
+        segment_started_at=None,
         error=choice.outcome.error,
     )
     payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(choice.retry_at)}
@@ -246,34 +252,36 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
         result=choice.outcome.data,
         case=choice.case,
         error=outcome.error,
-        failure=Failure.OPEN if ends_run else Failure.ENDED,
+        failure=FailureState.OPEN if ends_run else FailureState.ENDED,
     )
     events = (_finished(failed, now),)
     if ends_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
     live = dict.fromkeys(step.regions, -1)
-    return Commit(failed, (), live, -1, failed_branches=1, events=events, seen=seen_behind(failed))
+    return Commit(failed, (), live, -1, failed_branches=1, events=events, next_names=names_after(failed))
 
 
-def next_in_line(visit: Visit, clock: int, seen: Pointers) -> Visit:
+def start_next_sequential(visit: Visit, clock: int, seen: Pointers) -> Visit:
     """A visit that waited for its turn, with what all those before it have saved, as of the causal clock of the last."""
     names = {**visit.names, **seen}
     return replace(visit, clock=max(visit.clock, clock + 1), names=names)
 
 
-def as_last(commit: Commit) -> Commit:
+def commit_of_finally_step(commit: Commit) -> Commit:
     """The commit of the step that runs last: it belongs to no branch, and its failure does not stop the run again."""
-    return replace(commit, live={}, branches_change=0, failed_branches=0, stop=None, error=None, last=True)
+    return replace(
+        commit, live_changes={}, branches_change=0, failed_branches=0, stop=None, error=None, is_finally=True
+    )
 
 
-def in_time(commit: Commit, deadline_at: float | None, now: float) -> Commit:
+def apply_deadline(commit: Commit, deadline_at: float | None, now: float) -> Commit:
     """The commit, which ends a run that is out of time as timed out, whatever became of the step."""
     if deadline_at is None or now < deadline_at:
         return commit
     return replace(commit, stop=RunStatus.TIMED_OUT, error=None)
 
 
-def arrive(
+def merge_arrivals(
     join: Step, wave: int, arrivals: Sequence[Branch], earlier: Branch | None = None
 ) -> tuple[Branch, Mapping[str, int], int]:
     """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
@@ -299,7 +307,7 @@ def arrive(
     return branch, dict.fromkeys(join.regions, -merged) if merged else {}, -merged
 
 
-def ending(stop: RunStatus | None, failed_branches: int) -> RunStatus:
+def final_status(stop: RunStatus | None, failed_branches: int) -> RunStatus:
     """The final status of a run all of whose branches have ended, or that was stopped."""
     if stop is not None:
         return stop
@@ -314,7 +322,7 @@ def merge_names(saved: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[str
     return found
 
 
-def latest(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
+def find_holders(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
     """The ids of the visits that hold the names, as far as there are any."""
     return {name: pointers[name][1] for name in names if name in pointers}
 
@@ -328,5 +336,5 @@ def _event(
 
 def _finished(visit: Visit, now: float) -> Event:
     failed = visit.status is VisitStatus.FAILED
-    payload = {"error": visit.error, "handled": visit.failure is Failure.HANDLED} if failed else {}
+    payload = {"error": visit.error, "handled": visit.failure is FailureState.HANDLED} if failed else {}
     return _event(visit, "step.failed" if failed else "step.completed", now, payload, visit.started_at)

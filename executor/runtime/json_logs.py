@@ -10,7 +10,7 @@ from typing import Any
 
 from noetl.executor.model.events import timestamp
 
-ABOUT: ContextVar[Mapping[str, Any]] = ContextVar("ABOUT", default={})  # noqa: B039  Nobody changes it.
+LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("ABOUT", default={})  # noqa: B039  Nobody changes it.
 """What the lines of a thread are about, where their writers do not say more."""
 
 
@@ -51,4 +51,4 @@ def _whose(record: logging.LogRecord) -> dict[str, Any]:
     labels = getattr(record, "labels", None)
     named = {"workflow_id": "run", "step": "step", "visit": "visit", "trace_id": "trace"}
     own = {} if labels is None else {name: labels[label] for name, label in named.items() if label in labels}
-    return {**ABOUT.get(), **own}
+    return {**LOG_CONTEXT.get(), **own}

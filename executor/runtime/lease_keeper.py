@@ -9,33 +9,33 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from noetl.executor.engine.event_buffer import Telling
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import Claim
-from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.interface import Store
 
-LOOK_SECONDS = 0.5
+CANCEL_POLL_SECONDS = 0.5
 """How often a process with work at hand looks whether the runs it is for have been cancelled."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Held:
+class HeldClaim:
     """A claim that a thread walks, since when on the monotonic clock, how its work is given up, and what it has to tell."""
 
     claim: Claim
     since: float
-    given_up: threading.Event = field(default_factory=threading.Event)
-    telling: Telling = field(default_factory=Telling)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    events: EventBuffer = field(default_factory=EventBuffer)
 
     def is_older_than(self, seconds: float) -> bool:
         return time.monotonic() - self.since >= seconds
 
 
-class Keeper:
+class LeaseKeeper:
     """The claims that threads of this process walk; each holds for `lease_seconds` unless it is renewed, which is done every third
     of that. Work that has gone on for a third is told of with the renewal; of what is done sooner the commit tells.
     """
@@ -44,32 +44,34 @@ class Keeper:
         self._store = store
         self._lease_seconds = lease_seconds
         self._clock = clock
-        self._held: dict[tuple[str, str], Held] = {}
+        self._held: dict[tuple[str, str], HeldClaim] = {}
         self._lock = threading.Lock()
 
-    def walk(self, walker: Walker, claim: Claim) -> Claim | None:
+    def execute(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
         """What the walker returns for the claim, which is at work until then."""
-        held = Held(claim, time.monotonic())
+        held = HeldClaim(claim, time.monotonic())
         with self._lock:
             self._held[claim.run.id, claim.visit.id] = held
         try:
-            return walker.walk(claim, held.given_up, held.telling)
+            return walker.execute(claim, held.cancelled, held.events)
         finally:
             with self._lock:
                 self._held.pop((claim.run.id, claim.visit.id), None)
 
-    def keep(self, finished: threading.Event, every_third: Callable[[], object] = lambda: None) -> None:
+    def renew_until(
+        self, finished: threading.Event, every_third: Callable[[], object] = lambda: None
+    ) -> None:
         """Look after the claims at work until it is all finished. `every_third` is called whenever they have been renewed."""
         third = self._lease_seconds / 3
         renew_at = time.monotonic() + third
-        while not finished.wait(min(LOOK_SECONDS, third)):
+        while not finished.wait(min(CANCEL_POLL_SECONDS, third)):
             try:
                 self._notice_cancelled()
                 if time.monotonic() < renew_at:
                     continue
                 renew_at = time.monotonic() + third
                 for held in self._at_work():
-                    self._renew(held, held.telling if held.is_older_than(third) else None)
+                    self._renew(held, held.events if held.is_older_than(third) else None)
                 every_third()
             except StoreError:
                 # Of a process that has stopped the store may be closed.
@@ -78,16 +80,16 @@ class Keeper:
             except Exception:
                 logger.exception("claims could not be looked after; they are again at the next look")
 
-    def _renew(self, held: Held, telling: Telling | None) -> None:
+    def _renew(self, held: HeldClaim, telling: EventBuffer | None) -> None:
         """Renew a claim. One that cannot be renewed for a bug keeps none of the others from it."""
         try:
-            renew(self._store, held.claim, self._clock() + self._lease_seconds, telling)
+            renew_claim(self._store, held.claim, self._clock() + self._lease_seconds, telling)
         except StoreError:
             raise
         except Exception:
             logger.exception("a claim of run %s could not be renewed; it is tried again", held.claim.run.id)
 
-    def give_back(self) -> None:
+    def release_all(self) -> None:
         """Let the visits at work be due at once for others, and give up their work here."""
         for held in self._at_work():
             run, visit = held.claim.run, held.claim.visit
@@ -98,9 +100,9 @@ class Keeper:
                     and self._store.plan_step(run.plan_hash, visit.step).at_most_once
                 )
                 self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
-            held.given_up.set()
+            held.cancelled.set()
 
-    def _at_work(self) -> list[Held]:
+    def _at_work(self) -> list[HeldClaim]:
         with self._lock:
             return list(self._held.values())
 
@@ -111,14 +113,16 @@ class Keeper:
         )
         for held in at_work:
             run, visit = held.claim.run, held.claim.visit
-            if run.id in cancelled and visit.id != last_visit_id(run.resumes):
-                held.given_up.set()
+            if run.id in cancelled and visit.id != finally_visit_id(run.resumes):
+                held.cancelled.set()
 
 
-def renew(store: Store, claim: Claim, until: float, telling: Telling | None = None) -> None:
+def renew_claim(store: Store, claim: Claim, until: float, telling: EventBuffer | None = None) -> None:
     """Renew a claim, and tell what its work has to tell so far."""
     run, visit = claim.run, claim.visit
     if telling is None:
         store.renew(run.id, visit.id, visit.fence, until)
     else:
-        telling.some(lambda events, told: store.renew(run.id, visit.id, visit.fence, until, events, told))
+        telling.flush_batch(
+            lambda events, told: store.renew(run.id, visit.id, visit.fence, until, events, told)
+        )

@@ -11,10 +11,10 @@ from pathlib import Path
 from noetl.executor.errors import SettingError
 from noetl.planner.frozen import frozen
 
-LOOPBACK = ("127.0.0.0/8", "::1/128")
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 
-def for_local_run(folder: Path) -> Capabilities:
+def local_run_capabilities(folder: Path) -> Capabilities:
     """Of a run that someone started from `folder` with a playbook of their own: what they may, it may."""
     folder = folder.resolve()
     return Capabilities(  # noqa: S604  `shell` is a capability here.
@@ -23,12 +23,12 @@ def for_local_run(folder: Path) -> Capabilities:
         shell=True,
         python_modules=("*",),
         inherit_environment=True,
-        networks=LOOPBACK,
+        networks=LOOPBACK_NETWORKS,
         any_server=True,
     )
 
 
-def for_service(environ: Mapping[str, str]) -> Capabilities:
+def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
     """Of a run that came in from outside: what the operator says in `NOETL_…` settings, and nothing else.
 
     Raises:

@@ -16,8 +16,8 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-STARS = "***"
-SHORTEST = 8
+MASK = "***"
+MIN_REDACTED_LENGTH = 8
 """Shorter values are not scrubbed: they would blot out text that only looks like them."""
 
 _MOST_REMEMBERED = 1_000
@@ -31,7 +31,7 @@ _KEY = re.compile(r"\S{16,}")
 """A line that is a secret by itself, as those of a key are, and not one that may stand in any file of its kind."""
 
 
-class Revealed:
+class RevealedSecrets:
     """The values that have been revealed in this process, newest last; past the bound the oldest is forgotten."""
 
     def __init__(self, most: int = _MOST_REMEMBERED) -> None:
@@ -42,7 +42,7 @@ class Revealed:
 
     def add(self, value: str) -> None:
         """Remember a value, and the password in it where it is an address."""
-        values = [found for found in (value, _password(value)) if found and len(found) >= SHORTEST]
+        values = [found for found in (value, _password(value)) if found and len(found) >= MIN_REDACTED_LENGTH]
         with self._lock:
             for found in values:
                 if found not in self._values:
@@ -53,10 +53,10 @@ class Revealed:
                 self._values.popitem(last=False)
                 self._pattern = None
 
-    def scrub(self, value: Any) -> Any:
+    def redact(self, value: Any) -> Any:
         """`value` with every remembered value in it, plain or encoded, replaced by stars; itself where there is none."""
         pattern = self._compiled()
-        return value if pattern is None else _scrub(value, lambda text: pattern.sub(STARS, text))
+        return value if pattern is None else _scrub(value, lambda text: pattern.sub(MASK, text))
 
     def _compiled(self) -> re.Pattern[str] | None:
         with self._lock:
@@ -68,7 +68,7 @@ class Revealed:
             return self._pattern
 
 
-class Tokens:
+class CallbackTokens:
     """Tokens that answer callbacks. There are as many as callbacks, and all look alike: whatever looks like one is looked up,
     so that it takes no longer to look for many of them. Past the bound the oldest is forgotten.
     """
@@ -78,7 +78,7 @@ class Tokens:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = Lock()
 
-    def new(self) -> str:
+    def create(self) -> str:
         """Another one: random bytes in hexadecimal, without the dash that begins the options of a command."""
         token = token_hex(_TOKEN_CHARACTERS // 2)
         with self._lock:
@@ -87,18 +87,18 @@ class Tokens:
                 self._known.popitem(last=False)
         return token
 
-    def scrub(self, value: Any) -> Any:
+    def redact(self, value: Any) -> Any:
         """`value` with every token in it, plain or in base64, replaced by stars; itself where there is none."""
         return _scrub(value, self._without) if self._known else value
 
     def _without(self, text: str) -> str:
         for run in set(_RUN.findall(text)):
             for token in self._in(run):
-                text = text.replace(token, STARS)
+                text = text.replace(token, MASK)
             standard = run.translate(_STANDARD)
             # Three bytes are four characters: where the first of a token begins, the text does not say.
             if any(self._in(_unpacked(standard[offset:])) for offset in range(4)):
-                text = text.replace(run, STARS)
+                text = text.replace(run, MASK)
         return text
 
     def _in(self, text: str) -> list[str]:
@@ -114,29 +114,29 @@ def _unpacked(text: str) -> str:
     return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
 
 
-REVEALED = Revealed()
-TOKENS = Tokens()
+REVEALED_SECRETS = RevealedSecrets()
+CALLBACK_TOKENS = CallbackTokens()
 """Tokens of this process. A playbook may log one, for somebody to answer with, and none is stored."""
 
 
-def scrub(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """A plain value without any secret that this process has revealed. Values of less than 8 characters stay."""
-    return REVEALED.scrub(value)
+    return REVEALED_SECRETS.redact(value)
 
 
-def scrub_stored(value: Any) -> Any:
+def redact_for_storage(value: Any) -> Any:
     """A plain value as it may be stored: without secrets, and without tokens that answer callbacks."""
-    return TOKENS.scrub(REVEALED.scrub(value))
+    return CALLBACK_TOKENS.redact(REVEALED_SECRETS.redact(value))
 
 
-def tail(text: str, most: int) -> str:
+def redacted_tail(text: str, most: int) -> str:
     """The last `most` characters of a text without secrets: of one that was cut in two, a part would not be known again."""
-    return str(scrub(text))[-most:]
+    return str(redact(text))[-most:]
 
 
-def head(text: str, most: int) -> str:
+def redacted_head(text: str, most: int) -> str:
     """The first `most` characters of a text without secrets."""
-    return str(scrub(text))[:most]
+    return str(redact(text))[:most]
 
 
 def _scrub(value: Any, without: Callable[[str], str]) -> Any:
@@ -148,8 +148,8 @@ def _scrub(value: Any, without: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         items = [_scrub(item, without) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-    if isinstance(value, int | float) and without(str(value)) == STARS:
-        return STARS
+    if isinstance(value, int | float) and without(str(value)) == MASK:
+        return MASK
     return value
 
 

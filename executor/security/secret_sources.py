@@ -14,7 +14,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from noetl.executor.errors import ActionError, SettingError, StoreError
-from noetl.executor.security.redaction import REVEALED, STARS
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 
 _FETCH_SECONDS = 20
 _VARIABLE = "NOETL_SECRET_"
@@ -22,26 +22,26 @@ _VARIABLE = "NOETL_SECRET_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Secret(str):
+class SecretReference(str):
     """A secret by name. Whatever is done with it as text is done with stars."""
 
     __slots__ = ("name",)
     name: str
 
     def __new__(cls, name: str) -> Self:
-        secret = super().__new__(cls, STARS)
+        secret = super().__new__(cls, MASK)
         secret.name = name
         return secret
 
     def reveal(self, environ: Mapping[str, str] = os.environ) -> str:
         """Its value, which is scrubbed from now on. Raises as `resolve` does."""
-        return resolve(self.name, environ)
+        return resolve_secret(self.name, environ)
 
-    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        return Secret, (self.name,)
+    def __reduce__(self) -> tuple[type[SecretReference], tuple[str]]:
+        return SecretReference, (self.name,)
 
 
-def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
+def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
     """The value of a secret, from the first of these that has it.
 
     They are the variable `NOETL_SECRET_<name>`, the file `<name>` in `NOETL_SECRETS_DIR`, and where `NOETL_SECRETS_PREFIX` is
@@ -57,7 +57,7 @@ def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
         value = _read(Path(folder, name))
     prefix = environ.get("NOETL_SECRETS_PREFIX", "")
     if value is None and prefix:
-        value = FETCHED.get(f"{prefix}{name}")
+        value = AWS_SECRETS.get(f"{prefix}{name}")
     if value is None:
         stored = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
         raise ActionError(
@@ -66,23 +66,23 @@ def resolve(name: str, environ: Mapping[str, str] = os.environ) -> str:
             + stored,
             retryable=False,
         )
-    REVEALED.add(value)
+    REVEALED_SECRETS.add(value)
     return value
 
 
-def hand_over(variables: Mapping[str, str]) -> None:
+def register_secret_variables(variables: Mapping[str, str]) -> None:
     """Know from now on the secrets among variables that somebody is given, and may tell."""
     for name, value in variables.items():
         if name.startswith(_VARIABLE):
-            REVEALED.add(value)
+            REVEALED_SECRETS.add(value)
 
 
-def fold(value: Any) -> dict[str, Any]:
+def pack_references(value: Any) -> dict[str, Any]:
     """A plain value with secrets in it, as data that `unfold` makes the same of: the secrets stand beside it, by name."""
     places: list[tuple[list[str | int], str]] = []
 
     def find(value: Any, place: list[str | int]) -> None:
-        if isinstance(value, Secret):
+        if isinstance(value, SecretReference):
             places.append((place, value.name))
         elif isinstance(value, Mapping):
             for key, item in value.items():
@@ -95,16 +95,16 @@ def fold(value: Any) -> dict[str, Any]:
     return {"value": value, "secrets": places}
 
 
-def unfold(folded: Mapping[str, Any]) -> Any:
+def unpack_references(folded: Mapping[str, Any]) -> Any:
     """The value that `fold` was given."""
     value = deepcopy(folded["value"])
     for place, name in folded["secrets"]:
         if not place:
-            return Secret(name)
+            return SecretReference(name)
         inside = value
         for key in place[:-1]:
             inside = inside[key]
-        inside[place[-1]] = Secret(name)
+        inside[place[-1]] = SecretReference(name)
     return value
 
 
@@ -119,7 +119,7 @@ def _read(path: Path) -> str | None:
         raise ActionError("ParameterError", message, retryable=False) from None
 
 
-class Fetched:
+class AwsSecrets:
     """Secrets that AWS keeps. What was found is asked for again when it is older than `seconds`."""
 
     def __init__(self, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,11 +151,11 @@ class Fetched:
             raise problem
         return None
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self._found.clear()
 
 
-FETCHED = Fetched()
+AWS_SECRETS = AwsSecrets()
 
 
 def database_uri(arn: str) -> str:
@@ -177,7 +177,7 @@ def database_uri(arn: str) -> str:
             " JSON with `host`, `username`, `password` and perhaps `port` and `dbname`."
         )
         raise SettingError(message)
-    REVEALED.add(uri)
+    REVEALED_SECRETS.add(uri)
     return uri
 
 
@@ -196,14 +196,14 @@ def _from_secrets_manager(name: str) -> str:
     from noetl.executor.clients import aws
 
     def fetch() -> str:
-        answer = aws.client("secretsmanager", aws.region_of(name)).get_secret_value(SecretId=name)
+        answer = aws.client("secretsmanager", aws.region_of_arn(name)).get_secret_value(SecretId=name)
         if "SecretString" not in answer:
             raise ActionError(
                 "AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False
             )
         return str(answer["SecretString"])
 
-    return aws.in_time(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)
+    return aws.call_with_timeout(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)
 
 
 def _from_parameter_store(name: str) -> str:
@@ -212,4 +212,4 @@ def _from_parameter_store(name: str) -> str:
     def fetch() -> str:
         return str(aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
 
-    return aws.in_time(_FETCH_SECONDS, f"the parameter `{name}` in Systems Manager", fetch)
+    return aws.call_with_timeout(_FETCH_SECONDS, f"the parameter `{name}` in Systems Manager", fetch)

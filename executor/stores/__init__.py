@@ -67,11 +67,11 @@ def create_clients() -> None:
     Raises:
         ActionError: a setting is missing, such as the region.
     """
-    from noetl.executor.clients.aws import client, region_of
+    from noetl.executor.clients.aws import client, region_of_arn
 
     url = os.environ.get("NOETL_STORE", "")
     if url.startswith("arn:"):
-        client("secretsmanager", region_of(url))
+        client("secretsmanager", region_of_arn(url))
     elif url.startswith("dynamodb:"):
         client("dynamodb", once=True)
     client("sqs", once=True)

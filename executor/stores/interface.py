@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.registry import Key, Playbook
+from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, Run, RunStatus, Visit, Wait, WaitKey
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
@@ -221,7 +221,7 @@ class Store(Protocol):
 
         Raises:
             FencedError: the claim is lost.
-            NotPlainError: an output cannot be written as JSON. Nothing was written.
+            NotJsonError: an output cannot be written as JSON. Nothing was written.
             PayloadTooLargeError: the outputs are larger than the store accepts. Nothing was written.
         """
         ...
@@ -309,7 +309,7 @@ class Store(Protocol):
 
     # Playbook registry
 
-    def register(self, playbook: Playbook) -> Playbook:
+    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         """Register a playbook under its name and version, or under the next number if it has no version.
 
         The same text again returns the playbook that was registered before.
@@ -319,13 +319,13 @@ class Store(Protocol):
         """
         ...
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
+    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         """Return one version of a registered playbook, or the newest."""
         ...
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
-    ) -> tuple[list[Playbook], str | None]:
+    ) -> tuple[list[RegisteredPlaybook], str | None]:
         """Return a page of the registry, and the cursor of the next page or None.
 
         Without `name`, it holds the newest version of each playbook, by name. With `name`, it holds all
@@ -342,7 +342,7 @@ class Store(Protocol):
 
     # API keys
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: ApiKey) -> None:
         """Add an API key.
 
         Raises:
@@ -350,11 +350,11 @@ class Store(Protocol):
         """
         ...
 
-    def key(self, id: str) -> Key | None:
+    def key(self, id: str) -> ApiKey | None:
         """Return the API key with an id, of any tenant, even if it is revoked."""
         ...
 
-    def keys(self, tenant: str) -> list[Key]:
+    def keys(self, tenant: str) -> list[ApiKey]:
         """Return all API keys of a tenant, oldest first, including revoked keys."""
         ...
 

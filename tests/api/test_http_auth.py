@@ -17,7 +17,7 @@ from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import SCOPES, create_api_key, hash_of
 from noetl.api.middleware import PUBLIC_PATHS
 from noetl.api.routes.dependencies import check_access_is_declared
-from noetl.executor.model.registry import Key
+from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
 
 from tests.api.fake_issuer import AUDIENCE, NAME, running_issuer, token
@@ -453,4 +453,4 @@ async def test_keys_and_tokens_are_both_accepted(
 def test_the_record_of_a_key_has_its_id_hash_and_tenant() -> None:
     text, key = create_api_key("nightly", ["run"], "sales", 2.5)
     assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)
-    assert key == Key(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)
+    assert key == ApiKey(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)

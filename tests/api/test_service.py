@@ -13,14 +13,14 @@ from noetl.api.service.runs import Service
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.worker import Worker
 
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
 
 ADD = """\
 name: add
@@ -161,10 +161,10 @@ def test_the_status_shows_waits_and_loop_progress(service: Service, store: Store
               - {action: fail, message: no, if: "{{ item == 1 }}"}
               - {action: wait, seconds: "{{ 3600 if item == 4 else 60 }}", if: "{{ item >= 3 }}"}
     """
-    play = Play(store, text)
+    play = RunHarness(store, text)
 
     def walk() -> dict[str, Any]:
-        assert play.walk_one()
+        assert play.execute_next()
         step: dict[str, Any] = service.status(play.id)["steps"]["a"]
         return step
 
@@ -179,7 +179,7 @@ def test_the_status_shows_waits_and_loop_progress(service: Service, store: Store
         "waiting",
         {"until": until, "actions": ["wait"], "workflows": []},
     )
-    play.clock.pass_(60)
+    play.clock.advance(60)
     assert walk()["loops"][0]["done"] == 4
     play.finish()
     step = service.status(play.id)["steps"]["a"]
@@ -199,8 +199,8 @@ def test_loops_have_positions_and_inner_loops_are_skipped(service: Service, stor
               - {task: inner, loop: {items: [1]}}
               - {task: inner}
     """
-    play = Play(store, text)
-    play.walk_one()
+    play = RunHarness(store, text)
+    play.execute_next()
     found = {
         loop["position"]: (loop["done"], loop["total"])
         for loop in service.status(play.id)["steps"]["a"]["loops"]
@@ -210,18 +210,18 @@ def test_loops_have_positions_and_inner_loops_are_skipped(service: Service, stor
 
 @pytest.mark.parametrize("action", ["workflow, playbook: child", "shell, command: exit 1"])
 def test_a_retrying_action_is_in_the_status(service: Service, store: Store, action: str) -> None:
-    child = compiled("name: child\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
+    child = compile_text("name: child\nsteps: [{name: a, run: [{action: fail, message: no}]}]")
     store.save_plan(child)
-    store.register(Playbook("default", "child", None, child.hash, 0.0))
+    store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
     text = f"""
         name: again
         steps:
           - name: a
             run: [{{action: {action}, retry: {{attempts: 2, delay: 30s, jitter: false}}}}]
     """
-    play = Play(store, text)
+    play = RunHarness(store, text)
     while service.status(play.id)["steps"]["a"].get("waiting_for", {}).get("retried") is None:
-        assert play.walk_one()
+        assert play.execute_next()
     waiting_for = service.status(play.id)["steps"]["a"]["waiting_for"]
     until = timestamp(play.clock() + 30)
     assert waiting_for == {"until": until, "actions": [], "workflows": [], "retried": [action.split(",")[0]]}
@@ -236,8 +236,8 @@ def test_a_repeating_step_waits_for_a_time(service: Service, store: Store) -> No
             repeat: {until: "{{ false }}", every: 30s, max: 3}
             run: [{action: log, message: asking}]
     """
-    play = Play(store, text)
-    play.walk_one()
+    play = RunHarness(store, text)
+    play.execute_next()
     waiting_for = service.status(play.id)["steps"]["a"]["waiting_for"]
     assert waiting_for == {"until": timestamp(play.clock() + 30), "actions": [], "workflows": []}
 
@@ -269,7 +269,7 @@ def test_a_text_compiled_by_another_release_is_not_new(service: Service, store: 
     assert plan is not None
     earlier = replace(plan, header=replace(plan.header, statistics={"another": "release"}))
     store.save_plan(earlier)
-    store.register(Playbook("default", "add", "2", earlier.hash, 1.0))
+    store.register(RegisteredPlaybook("default", "add", "2", earlier.hash, 1.0))
     entry, is_new = service.register(ADD)
     assert (entry["plan_hash"], is_new) == (earlier.hash, False)
 

@@ -13,7 +13,7 @@ from noetl.executor.stores.sql.store import SqlStore
 
 from tests.contract.store_contract import CHAIN, DIAMOND, claimed, done, ended, failed, started
 from tests.contract.waits_contract import child, waiting
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 
 class Damage(Protocol):
@@ -99,7 +99,7 @@ def _change(store: SqlStore, query: str, *values: Any) -> None:
 
 def finished(store: Store, text: str = DIAMOND) -> Run:
     """A run that was walked to its end."""
-    return Play(store, text, folder=Path.cwd()).finish().run
+    return RunHarness(store, text, folder=Path.cwd()).finish().run
 
 
 def found(store: Store) -> list[tuple[str, str | None, str]]:

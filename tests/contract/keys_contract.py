@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Key
+from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.interface import Store
 
 from tests.contract.store_contract import together
 
 
-def key(id: str = "0123456789ab", *, tenant: str = "default", at: float = 1.5) -> Key:
+def key(id: str = "0123456789ab", *, tenant: str = "default", at: float = 1.5) -> ApiKey:
     """A key that was never used. What stands behind its hash is nothing to the store."""
-    return Key(id, f"hash of {id}", tenant, "naïve \U0001f600, 'quoted'", ("read", "run"), at)
+    return ApiKey(id, f"hash of {id}", tenant, "naïve \U0001f600, 'quoted'", ("read", "run"), at)
 
 
 class KeysContract:

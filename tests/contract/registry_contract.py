@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.interface import Store
 
 from tests.contract.store_contract import together
 
 
-def playbook(name: str = "a", version: str | None = None, text: str = "one", *, at: float = 1.0) -> Playbook:
+def playbook(
+    name: str = "a", version: str | None = None, text: str = "one", *, at: float = 1.0
+) -> RegisteredPlaybook:
     """A playbook that is not registered yet. What stands behind its hash is nothing to the registry."""
-    return Playbook("default", name, version, text, at)
+    return RegisteredPlaybook("default", name, version, text, at)
 
 
 def registered(store: Store, *versions: str | None, name: str = "a") -> None:

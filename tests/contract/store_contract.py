@@ -11,11 +11,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from noetl.executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Telling
+from noetl.executor.engine.event_buffer import MAX_BATCH_CHARACTERS, MAX_BATCH_EVENTS, EventBuffer
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.outcome import Choice, Outcome, Pause, error_record
+from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
 from noetl.executor.model.run import (
     END,
     Claim,
@@ -28,10 +28,10 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
-from noetl.executor.model.transition import in_time, pause, settle
+from noetl.executor.model.transition import apply_deadline, build_commit, suspend
 from noetl.executor.stores.interface import Store
 
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 CHAIN = """
     steps:
@@ -61,7 +61,7 @@ def started(
     store: Store, text: str = CHAIN, *, now: float = 0.0, key: tuple[str, str] | None = None, **options: Any
 ) -> Run:
     """A run that has been created; local, so that it has a queue of its own, unless `options` say otherwise."""
-    plan = compiled(text)
+    plan = compile_text(text)
     store.save_plan(plan)
     run, first = new_run(
         plan.header, plan.hash, options.pop("input", {}), now=now, **{"origin": "local", **options}
@@ -88,8 +88,10 @@ def done(
     step = store.plan_step(plan_hash, visit.step)
     outcome = Outcome(data=data, saved=saved or {})
     choice = Choice(outcome, failed=False, case=case if step.cases else None)
-    commit = settle(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now=1.0)
-    return in_time(commit, None, 1.0)
+    commit = build_commit(
+        step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now=1.0
+    )
+    return apply_deadline(commit, None, 1.0)
 
 
 def failed(store: Store, claim: Claim, *, retry_at: float | None = None, now: float = 1.0) -> Commit:
@@ -98,7 +100,7 @@ def failed(store: Store, claim: Claim, *, retry_at: float | None = None, now: fl
     outcome = Outcome(False, None, error_record(visit, "Failed", "no"))
     step = store.plan_step(plan_hash, visit.step)
     choice = Choice(outcome, failed=True, retry_at=retry_at)
-    return settle(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
+    return build_commit(step, lambda name: store.plan_step(plan_hash, name), visit, choice, outcome, now)
 
 
 def ended(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
@@ -165,7 +167,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("text", [CHAIN, DIAMOND, CYCLE])
     def test_a_plan_comes_back_as_it_was(self, store: Store, text: str) -> None:
-        plan = compiled(text)
+        plan = compile_text(text)
         store.save_plan(plan)
         store.save_plan(plan)
         found = store.plan(plan.hash)
@@ -177,7 +179,7 @@ class StoreContract:
         assert all(store.plan_step(plan.hash, name) == step for name, step in plan.steps.items())
 
     def test_all_that_a_plan_can_hold_comes_back(self, store: Store) -> None:
-        plan = compiled("""
+        plan = compile_text("""
             name: "Ünïcode \U0001f600"
             version: "3"
             input: {a: {type: integer, default: 1, enum: [1, 2]}, b: string}
@@ -362,7 +364,9 @@ class StoreContract:
             for told in range(2):
                 store.renew(*held(claim), 100.0 * piece + 60, happened(claim, 10 * piece + told), told)
                 look()
-            later = pause(claim.visit, Pause(Progress(journal={"run": {"at": 0}}), 100.0 * piece + 90), 1.0)
+            later = suspend(
+                claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), 100.0 * piece + 90), 1.0
+            )
             later = replace(later, events=(*happened(claim, 10 * piece + 2), *later.events))
             store.commit(later, 100.0 * piece + 1)
             look()
@@ -422,16 +426,17 @@ class StoreContract:
         run = started(store)
         claim = claimed(store, run)
         chance = random.Random(7)
-        telling = Telling()
+        telling = EventBuffer()
         text = "".join(
-            chr(chance.randrange(0x10000, 0x110000)) for _ in range(MOST_CHARACTERS - MOST_AT_ONCE * 64)
+            chr(chance.randrange(0x10000, 0x110000))
+            for _ in range(MAX_BATCH_CHARACTERS - MAX_BATCH_EVENTS * 64)
         )
-        long, *short = happened(claim, *range(MOST_AT_ONCE))
+        long, *short = happened(claim, *range(MAX_BATCH_EVENTS))
         for event in (replace(long, payload={"number": 0, "text": text}), *short):
-            telling.note(event)
-        telling.some(lambda events, told: store.renew(*held(claim), 60.0, events, told))
+            telling.append(event)
+        telling.flush_batch(lambda events, told: store.renew(*held(claim), 60.0, events, told))
         numbers = [event.payload["number"] for event in store.events(run.id) if event.type == "action.x"]
-        assert numbers == list(range(MOST_AT_ONCE))
+        assert numbers == list(range(MAX_BATCH_EVENTS))
 
     def test_what_is_told_is_news(self, store: Store) -> None:
         run = started(store)
@@ -734,8 +739,8 @@ class StoreContract:
         run = started(store)
         claim = claimed(store, run)
         if paused_before:
-            later = Pause(Progress(journal={"run": {"at": 1}}), due_at=1.0)
-            store.commit(pause(claim.visit, later, 1.0), 1.0)
+            later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=1.0)
+            store.commit(suspend(claim.visit, later, 1.0), 1.0)
             claim = claimed(store, run, 1.0)
         store.commit(failed(store, claim, retry_at=900.0), 2.0)
         store.stop(run.id, RunStatus.CANCELLED, 3.0)
@@ -746,8 +751,8 @@ class StoreContract:
 
     def test_what_waits_goes_on_waiting_when_its_run_goes_on(self, store: Store) -> None:
         run = started(store)
-        later = Pause(Progress(journal={"run": {"at": 1}}), due_at=50.0)
-        store.commit(pause(claimed(store, run).visit, later, 1.0), 1.0)
+        later = Suspension(Progress(journal={"run": {"at": 1}}), due_at=50.0)
+        store.commit(suspend(claimed(store, run).visit, later, 1.0), 1.0)
         store.stop(run.id, RunStatus.CANCELLED, 3.0)
         ended(store, run, RunStatus.CANCELLED, 3.0)
         store.resume(run.id, 10.0, deadline_at=None, values={})

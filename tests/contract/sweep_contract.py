@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.stores.sql.store import SqlStore
 
-from tests.plays import LEASE_SECONDS, Play, compiled
+from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
 
 FORK = """
     steps:
@@ -32,11 +32,11 @@ SEQUENTIAL = """
 WAIT = "steps: [{name: a, run: [{action: callback, timeout: 1h, as: x, on_error: continue}]}]"
 
 
-def begun(store: SqlStore, text: str, steps: int) -> Play:
+def begun(store: SqlStore, text: str, steps: int) -> RunHarness:
     """A run of which so many steps are done, one at a time."""
-    play = Play(store, text, folder=Path.cwd())
+    play = RunHarness(store, text, folder=Path.cwd())
     for _ in range(steps):
-        assert play.walk_one()
+        assert play.execute_next()
     return play
 
 
@@ -124,7 +124,7 @@ class SweepContract:
         assert store.sweep(play.clock()) == SweepResult(1, 0)
         broken(store, "update visits set due_at = ?", play.clock() + 1e6)
         assert store.sweep(play.clock()).repaired == 1
-        play.clock.pass_(LEASE_SECONDS)
+        play.clock.advance(LEASE_SECONDS)
         assert play.finish().status is RunStatus.SUCCEEDED
 
     def test_a_run_without_its_deadline(self, store: SqlStore) -> None:
@@ -156,10 +156,10 @@ class SweepContract:
         play = begun(store, FORK, 0)
         play.finish()
         begun(store, WAIT, 1)
-        play.clock.pass_(99.0)
+        play.clock.advance(99.0)
         store.sweep(play.clock())
         assert store.run("default", play.id) is not None
-        play.clock.pass_(2.0)
+        play.clock.advance(2.0)
         assert store.sweep(play.clock()) == SweepResult(1, 0)
         assert store.run("default", play.id) is None
         assert [run.finished_at for run in store.runs("default")[0]] == [None]
@@ -177,27 +177,27 @@ class SweepContract:
         store.retention_seconds = 100.0
         play = begun(store, "steps: [{name: a, run: [{action: fail, message: no}]}]", 0)
         play.finish()
-        play.clock.pass_(101.0)
+        play.clock.advance(101.0)
         store.resume(play.id, play.clock(), deadline_at=None, values={})
         store.sweep(play.clock())
         assert store.run("default", play.id) is not None
 
     def test_a_run_is_kept_as_long_as_the_one_that_has_started_it(self, store: SqlStore) -> None:
         store.retention_seconds = 100.0
-        child = compiled("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
+        child = compile_text("name: child\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]")
         store.save_plan(child)
-        store.register(Playbook("default", "child", None, child.hash, 0.0))
+        store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
         text = (
             "steps: [{name: call, run: [{action: workflow, playbook: child}, {action: wait, seconds: 500}]}]"
         )
-        play = Play(store, text, folder=Path.cwd())
-        while play.walk_one():
+        play = RunHarness(store, text, folder=Path.cwd())
+        while play.execute_next():
             pass
-        play.clock.pass_(200.0)
+        play.clock.advance(200.0)
         store.sweep(play.clock())
         assert len(store.runs("default")[0]) == 2
         play.finish()
-        play.clock.pass_(101.0)
+        play.clock.advance(101.0)
         store.sweep(play.clock())
         store.sweep(play.clock())
         assert store.runs("default")[0] == []

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import commits, keys, waits
 from noetl.executor.stores.dynamo.attributes import Item
@@ -93,7 +93,7 @@ class ItemDamage:
         store.table.write([Update(keys.head(run_id), {"parent": [parent, "v", "w"]})])
 
     def version(self, store: DynamoStore, name: str, version: str, plan_hash: str) -> None:
-        store.register(Playbook("default", name, version, plan_hash, 0.0))
+        store.register(RegisteredPlaybook("default", name, version, plan_hash, 0.0))
 
     def leftover(self, store: DynamoStore, kind: str, run_id: str) -> None:
         key = {
@@ -300,7 +300,7 @@ class TestQueue:
         assert received(aws, queue) == following
         again = store.claim_message(following, LEASE, time.time())
         assert isinstance(again, Claim)
-        assert [(visit.step, dict(visit.saved)) for visit in again.loaded] == [("a", {"n": 1})]
+        assert [(visit.step, dict(visit.saved)) for visit in again.prefetched] == [("a", {"n": 1})]
 
     @pytest.mark.parametrize(
         "body", ["", "x", "null", "[]", '{"v": 1}', '{"v": 2, "run": "r"}', '{"v":1,"run":1,"visit":2}']
@@ -328,7 +328,9 @@ class TestQueue:
         run = started(store, origin="service", now=time.time())
         claim = store.claim_message(received(aws, queue), LEASE, time.time(), give_up=True)
         assert isinstance(claim, Claim)
-        Walker(store, LEASE, for_local_run(Path.cwd()), goes_on=lambda: False).walk(claim)
+        VisitExecutor(store, LEASE, local_run_capabilities(Path.cwd()), continues=lambda: False).execute(
+            claim
+        )
         (visit, *_) = store.visits(run.id)
         assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
@@ -362,7 +364,7 @@ class TestQueue:
 
 
 def worker_of(store: Store) -> Worker:
-    return Worker(store, capabilities=for_local_run(Path.cwd()), threads=2, lease=5.0)
+    return Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=2, lease=5.0)
 
 
 def received(aws: Client, queue: str) -> str:

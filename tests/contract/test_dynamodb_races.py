@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import END, Claim, Lease, RunStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.dynamo import table as tables
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -38,7 +38,7 @@ from tests.contract.store_contract import (
     started,
     together,
 )
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
 
 NESTED = """
     steps:
@@ -112,7 +112,7 @@ def behind_a_queue(wire: Wire) -> DynamoStore:
 
 
 def begun(store: DynamoStore, text: str) -> str:
-    plan = compiled(text)
+    plan = compile_text(text)
     store.save_plan(plan)
     return store.create_run(*new_run(plan.header, plan.hash, {}, now=1.0)).id
 
@@ -124,7 +124,9 @@ def deliver(store: DynamoStore, body: str, wire: Wire, *, now: float = 2.0) -> N
         with wire.lock:
             wire.bodies.append(body)
     elif isinstance(found, Claim):
-        Walker(store, LEASE, for_local_run(Path.cwd()), lambda: now, goes_on=lambda: False).walk(found)
+        VisitExecutor(
+            store, LEASE, local_run_capabilities(Path.cwd()), lambda: now, continues=lambda: False
+        ).execute(found)
 
 
 def visited(store: DynamoStore, run_id: str) -> Counter[str]:
@@ -319,7 +321,7 @@ class TestLostAnswers:
 
     def test_of_everything(self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
         with answers_lost(monkeypatch, "update_item", "transact_write_items", "put_item", "delete_item"):
-            run = Play(store, NESTED).finish().run
+            run = RunHarness(store, NESTED).finish().run
         check(store, run.id, PLAYBOOKS["nested"][1])
 
 
@@ -363,10 +365,10 @@ def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyP
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         from noetl.executor.clients import aws as clients
 
-        clients.forget()
+        clients.reset_clients()
         with pytest.raises(StoreError, match="failed 9 times: no answer from table noetl"):
             store.commit(done(store, claim), 1.0)
-    clients.forget()
+    clients.reset_clients()
     store.commit(done(store, claim), 1.0)
     assert [visit.step for visit in store.visits(run.id)] == ["a", "b"]
 
@@ -380,8 +382,10 @@ def test_one_first_visit_is_claimed_by_one(store: DynamoStore) -> None:
 def test_a_run_that_ends_while_it_is_read_has_its_result(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play = Play(store, "steps: [{name: a, run: [{action: wait, seconds: 5}, {action: set, set: {n: 1}}]}]")
-    assert play.walk_one()
+    play = RunHarness(
+        store, "steps: [{name: a, run: [{action: wait, seconds: 5}, {action: set, set: {n: 1}}]}]"
+    )
+    assert play.execute_next()
     assert play.status is RunStatus.WAITING
     get_many = store.table.get_many
 

@@ -25,8 +25,8 @@ from tests.contract.registry_contract import RegistryContract
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, StoreContract, claimed, done, started
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
-from tests.plays import compiled
 from tests.postgres import postgres_dsn, postgres_server
+from tests.run_harness import compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 LIMIT = 4096
@@ -60,7 +60,7 @@ def test_what_is_more_than_a_connection_takes_at_once(postgres_dsn: str, size: i
     """In a transaction it is sent together with what comes before and after it, and neither side waits for the other."""
     upgrade(postgres_dsn)
     with closing(PostgresStore(postgres_dsn)) as store:
-        source = compiled(DIAMOND)
+        source = compile_text(DIAMOND)
         plan = Plan(source.header, source.steps, source.tasks, source.source + "#" * size)
         store.save_plan(plan)
         assert store.plan(plan.hash).source == plan.source

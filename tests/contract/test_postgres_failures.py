@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from noetl.executor.errors import FencedError, SettingError, StoreError
 from noetl.executor.model.run import RunStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql import retry
@@ -30,8 +30,8 @@ from noetl.infra.migrations import upgrade
 from psycopg_pool import PoolTimeout
 
 from tests.contract.store_contract import CHAIN, DIAMOND, LEASE, claimed, done, started
-from tests.plays import Play, compiled
 from tests.postgres import Server, empty_database, postgres_dsn, postgres_server, running_server
+from tests.run_harness import RunHarness, compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 SECRET = "hunter22"
@@ -253,17 +253,17 @@ def proxy(own_dsn: str) -> Iterator[Proxy]:
 def test_a_commit_whose_answer_is_lost(proxy: Proxy, text: str, cut: bytes, loses: str) -> None:
     """Done or not: it is a StoreError, once; after the lease the run goes on, and nothing happens twice."""
     with closing(PostgresStore(proxy.dsn)) as store:
-        play = Play(store, text, folder=Path.cwd())
+        play = RunHarness(store, text, folder=Path.cwd())
         claim = play.claim()
         assert claim is not None
         proxy.loses, proxy.cut = loses, cut
         with pytest.raises(StoreError) as raised:
-            play.walker().walk(claim)
+            play.executor().execute(claim)
         assert not isinstance(raised.value, UnwrittenError)
         assert proxy.cut is None
         play.finish()
         assert play.status is RunStatus.SUCCEEDED
-        assert set(play.steps.values()) == {1}
+        assert set(play.visit_counts.values()) == {1}
         assert play.event_types().count("workflow.completed") == 1
         assert play.event_types("a").count("step.completed") == 1
         assert check_consistency(store.database) == []
@@ -273,7 +273,9 @@ class TestRestarts:
     @pytest.mark.parametrize("mode", ["fast", "immediate"])
     def test_workers_survive(self, own_server: Server, own_dsn: str, tmp_path: Path, mode: str) -> None:
         with closing(PostgresStore(own_dsn)) as store:
-            worker = Worker(store, capabilities=for_local_run(tmp_path), threads=2, queue="q", lease=1.0)
+            worker = Worker(
+                store, capabilities=local_run_capabilities(tmp_path), threads=2, queue="q", lease=1.0
+            )
             worker.start()
             before = worker.wait_until_finished("default", started(store, queue="q", now=1.0).id)
             own_server.stop(mode)
@@ -330,7 +332,7 @@ class TestTooManyConnections:
     def test_one_is_enough(self, own_dsn: str) -> None:
         """For as many threads as there are, and plans that nobody has read before."""
         with closing(PostgresStore(own_dsn)) as store, self.crowded(own_dsn):
-            store.save_plan(compiled(DIAMOND))
+            store.save_plan(compile_text(DIAMOND))
             with ThreadPoolExecutor(4) as pool:
                 runs = list(pool.map(lambda _: started(store, DIAMOND), range(4)))
                 claims = list(pool.map(lambda run: claimed(store, run), runs))

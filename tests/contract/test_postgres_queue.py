@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from noetl.executor.clients.aws import forget
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.clients.aws import reset_clients
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, SettingError, StoreError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, VisitStatus, WaitKey
-from noetl.executor.security.capabilities import for_service
+from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores import open_store, resolve_url
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -27,8 +27,8 @@ from tests.aws import Client, aws, aws_server, drop_permissions
 from tests.contract.store_contract import DIAMOND, LEASE, StoreContract, done, failed, started, together
 from tests.contract.sweep_contract import SweepContract
 from tests.contract.waits_contract import WaitsContract
-from tests.plays import compiled
 from tests.postgres import empty_database, postgres_dsn, postgres_server
+from tests.run_harness import compile_text
 
 __all__ = ["aws", "aws_server", "postgres_dsn", "postgres_server"]
 LIMIT = 4096
@@ -89,14 +89,14 @@ def received(aws: Client, queue: str, seconds: int = 5) -> list[str]:
 
 def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: bool) -> Run:
     """The run once it has ended, of which nobody walks anything but what messages tell of."""
-    walker = Walker(store, LEASE, for_service({}), goes_on=lambda: chained)
+    walker = VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: chained)
     until = time.monotonic() + 60.0
     while time.monotonic() < until:
         for body in received(aws, queue, 1):
             claim = store.claim_message(body, LEASE, time.time())
             assert claim is not MessageOutcome.HELD
             while isinstance(claim, Claim):
-                claim = walker.walk(claim)
+                claim = walker.execute(claim)
         found = store.run(run.tenant, run.id)
         assert found is not None
         if found.status.is_final:
@@ -123,9 +123,9 @@ def driven(store: PostgresStore, aws: Client, queue: str, run: Run, *, chained: 
 def test_messages_tell_of_all_that_is_due(
     store: PostgresStore, aws: Client, queue: str, text: str, status: str, *, chained: bool
 ) -> None:
-    child = compiled(CHILD)
+    child = compile_text(CHILD)
     store.save_plan(child)
-    store.register(Playbook("default", "child", None, child.hash, 0.0))
+    store.register(RegisteredPlaybook("default", "child", None, child.hash, 0.0))
     assert driven(store, aws, queue, begun(store, text), chained=chained).status == status
     assert store.check_consistency() == []
 
@@ -136,7 +136,7 @@ def test_an_answer_a_stop_and_a_resume_are_told(store: PostgresStore, aws: Clien
     claim = store.claim_message(body, LEASE, time.time())
     assert isinstance(claim, Claim)
     store.open_wait(WaitKey(run.id, claim.visit.id, "w"), claim.visit.fence, "token")
-    Walker(store, LEASE, for_service({})).walk(claim)
+    VisitExecutor(store, LEASE, service_capabilities({})).execute(claim)
     assert received(aws, queue, 0) == []
     store.answer("token", 1, time.time())
     (answered,) = received(aws, queue)
@@ -207,7 +207,7 @@ def test_what_is_given_up_fails(store: PostgresStore, aws: Client, queue: str) -
     (body,) = received(aws, queue)
     claim = store.claim_message(body, LEASE, time.time(), give_up=True)
     assert isinstance(claim, Claim)
-    Walker(store, LEASE, for_service({}), goes_on=lambda: False).walk(claim)
+    VisitExecutor(store, LEASE, service_capabilities({}), continues=lambda: False).execute(claim)
     (visit, *_) = store.visits(run.id)
     assert (visit.status, visit.error and visit.error["type"]) == ("failed", "WorkerLost")
 
@@ -235,7 +235,7 @@ def test_a_queue_that_refuses_loses_nothing(
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         drop_permissions(aws, patch)
         run = begun(store, DIAMOND)
-    forget()
+    reset_clients()
     assert "no message was sent about 1 due visits" in caplog.text
     assert "The queue of the store refused" in caplog.text
     assert store.visits(run.id)[0].status is VisitStatus.READY

@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from noetl.executor.errors import FencedError, RejectedError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.consistency import check_consistency
@@ -35,8 +35,8 @@ from tests.contract.store_contract import (
     together,
 )
 from tests.contract.waits_contract import child, opened, paused, waiting
-from tests.plays import compiled
 from tests.postgres import postgres_dsn, postgres_server
+from tests.run_harness import compile_text
 
 __all__ = ["postgres_dsn", "postgres_server"]
 ROUNDS = 12
@@ -104,7 +104,7 @@ def beside() -> Iterator[Callable[..., Future[Any]]]:
 def walked(stores: list[PostgresStore], run: Run, *, threads: int = 2) -> Run:
     """The run, when the workers of all stores have walked it to its end."""
     workers = [
-        Worker(store, capabilities=for_local_run(Path.cwd()), threads=threads, queue=run.queue)
+        Worker(store, capabilities=local_run_capabilities(Path.cwd()), threads=threads, queue=run.queue)
         for store in stores
     ]
     for worker in workers:
@@ -401,12 +401,16 @@ def test_one_idempotency_key_in_several_processes(stores: list[PostgresStore]) -
 
 
 def test_versions_that_are_registered_at_once(stores: list[PostgresStore]) -> None:
-    plans = [compiled(dedent(CHAIN.replace("n: 1", f"n: {index}"))) for index in range(8)]
+    plans = [compile_text(dedent(CHAIN.replace("n: 1", f"n: {index}"))) for index in range(8)]
     for plan in plans:
         stores[0].save_plan(plan)
 
     def register(index: int) -> str | None:
-        return stores[index % 4].register(Playbook("default", "p", None, plans[index].hash, 1.0)).version
+        return (
+            stores[index % 4]
+            .register(RegisteredPlaybook("default", "p", None, plans[index].hash, 1.0))
+            .version
+        )
 
     assert sorted(map(str, together(8, register))) == [str(number) for number in range(1, 9)]
     assert check_consistency(stores[0].database) == []

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
-from noetl.executor.model.outcome import Pause
+from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import (
     NEVER,
+    BatchResult,
     Claim,
     Commit,
-    Part,
     Progress,
     Run,
     RunStatus,
@@ -22,7 +22,7 @@ from noetl.executor.model.run import (
     Wait,
     WaitKey,
 )
-from noetl.executor.model.transition import pause
+from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
 
 from tests.contract.store_contract import (
@@ -39,7 +39,7 @@ from tests.contract.store_contract import (
     states,
     together,
 )
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 
 def key_of(claim: Claim, wait: str = "w") -> WaitKey:
@@ -54,7 +54,7 @@ def opened(store: Store, claim: Claim, token: str = "t", wait: str = "w") -> Wai
 
 def paused(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
     """The commit of a visit that waits for these."""
-    return pause(claim.visit, Pause(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
+    return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
 
 
 def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
@@ -68,7 +68,7 @@ def waiting(store: Store, token: str = "t") -> tuple[Run, WaitKey]:
 
 def child(store: Store, parent: Run, key: WaitKey | None, id: str, now: float = 1.0, **options: Any) -> Run:
     """A run that answers a wait of another one when it ends; without a wait, one that does not."""
-    plan = compiled(CHAIN)
+    plan = compile_text(CHAIN)
     store.save_plan(plan)
     run, first = new_run(
         plan.header,
@@ -240,7 +240,7 @@ class WaitsContract:
         run, key = waiting(store)
         store.record_heartbeat("t", 5.0)
         store.record_heartbeat("t", 6.0)
-        assert store.wait(key) == Wait("w", heard_at=6.0)
+        assert store.wait(key) == Wait("w", last_heartbeat_at=6.0)
         assert store.next_due(run.id) == NEVER
         store.answer("t", 1, 7.0)
         assert unheard(store) == "closed"
@@ -286,7 +286,7 @@ class WaitsContract:
 
     def test_an_answer_does_not_jump_the_line(self, store: Store) -> None:
         """Where branches go one after another, one that waits for its turn still does."""
-        plan = compiled(DIAMOND)
+        plan = compile_text(DIAMOND)
         plan = replace(plan, header=replace(plan.header, sequential=True))
         store.save_plan(plan)
         run = store.create_run(*new_run(plan.header, plan.hash, {}, now=0.0, origin="local"))
@@ -415,10 +415,14 @@ class WaitsContract:
 
     def test_results_of_batches_are_kept_until_the_visit_is_done(self, store: Store) -> None:
         run = started(store)
-        batches = [Part("run", 0, [[1], {"a": None}]), Part("run.0", 0, ["x"]), Part("run", 2, [3])]
+        batches = [
+            BatchResult("run", 0, [[1], {"a": None}]),
+            BatchResult("run.0", 0, ["x"]),
+            BatchResult("run", 2, [3]),
+        ]
         for part in batches:
-            later = Pause(Progress(journal={"run": {"next": 2}}), 1.0, parts=(part,))
-            store.commit(pause(claimed(store, run, 1.0).visit, later, 1.0), 1.0)
+            later = Suspension(Progress(journal={"run": {"next": 2}}), 1.0, batch_results=(part,))
+            store.commit(suspend(claimed(store, run, 1.0).visit, later, 1.0), 1.0)
         claim = claimed(store, run, 1.0)
         found = {loop: store.loop_parts(run.id, claim.visit.id, loop) for loop in ("run", "run.0", "run.1")}
         assert found == {"run": [[[1], {"a": None}], [3]], "run.0": [["x"]], "run.1": []}

@@ -8,7 +8,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 WORD = re.compile(r"`([\w.]+)`")
@@ -37,10 +37,10 @@ def listed() -> dict[str, set[str]]:
 
 
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
-    failed = Play(store, TEXT).finish()
+    failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
-    late = Play(store, TEXT, {"seconds": 60}).finish()
-    cancelled = Play(store, TEXT)
+    late = RunHarness(store, TEXT, {"seconds": 60}).finish()
+    cancelled = RunHarness(store, TEXT)
     store.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
     cancelled.finish()
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")

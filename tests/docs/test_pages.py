@@ -19,7 +19,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.syntax.reader import Diagnostics, read_document
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -94,8 +94,8 @@ def test_a_playbook_compiles_unless_it_is_marked(block: Block) -> None:
 @pytest.mark.parametrize("block", RUN, ids=named)
 def test_a_playbook_has_the_result_shown_below_it(block: Block, store: Store, tmp_path: Path) -> None:
     input: dict[str, Any] = json.loads(block.argument or "{}") if block.mark == "input" else {}
-    play = Play(store, block.playbook or "", input, folder=tmp_path).finish()
-    assert play.errors == []
+    play = RunHarness(store, block.playbook or "", input, folder=tmp_path).finish()
+    assert play.error_types == []
     assert play.result == json.loads(block.result or "")
 
 

@@ -12,7 +12,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 
 def codes(text: str) -> list[str]:
@@ -23,8 +23,8 @@ def step(run: str, rule: str = "[]") -> str:
     return f"name: x\nsteps:\n  - name: a\n    run: {run}\n    rule: {rule}\n"
 
 
-def ended(store: Store, text: str, **input: Any) -> Play:
-    return Play(store, text, input).finish()
+def ended(store: Store, text: str, **input: Any) -> RunHarness:
+    return RunHarness(store, text, input).finish()
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_after_success_a_guard_that_reads_a_part_of_error_is_not_true(store: Sto
 def test_a_condition_of_a_retry_without_a_value_is_not_true(store: Store) -> None:
     retry = 'retry: {attempts: 3, delay: 1ms, if: "{{ error.status >= 500 }}"}'
     on_action = ended(store, step(f"[{{action: shell, command: exit 3, {retry}}}]"))
-    assert on_action.errors == ["CommandFailed"]
+    assert on_action.error_types == ["CommandFailed"]
     assert on_action.event_types("a").count("action.failed") == 1
     on_step = ended(store, f"steps:\n  - name: a\n    {retry}\n    run: [{{action: shell, command: exit 3}}]")
-    assert on_step.errors == ["CommandFailed"]
+    assert on_step.error_types == ["CommandFailed"]
     assert on_step.visit("a").attempt == 1
 
 
@@ -87,18 +87,18 @@ def test_outputs_of_a_forgiven_task_are_discarded(store: Store) -> None:
 def test_a_failure_of_in_place_work_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ error }}", run: []}, {case: default, run: [{action: fail, message: x, type: Late}]}]'
     play = ended(store, step("[{action: set, set: {dropped: true}}]", rule) + "on_error: continue")
-    assert play.errors == ["Late"]
+    assert play.error_types == ["Late"]
     assert play.result == {}
 
 
 def test_a_second_guard_error_follows_the_policy(store: Store) -> None:
     rule = '[{case: "{{ 1 / 0 }}", run: []}, {case: "{{ error.type == 1 / 0 }}", run: []}]'
-    assert ended(store, step("[]", rule)).errors == ["GuardError"]
+    assert ended(store, step("[]", rule)).error_types == ["GuardError"]
 
 
 def test_the_first_failure_of_parallel_items_is_reported(store: Store) -> None:
     fails = "{action: fail, message: x, type: First}, {action: fail, message: x, type: Second}"
-    assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").errors == ["First"]
+    assert ended(store, f"steps: [{{name: a, parallel: true, run: [{fails}]}}]").error_types == ["First"]
 
 
 def test_a_saved_name_shadows_a_variable(store: Store) -> None:
@@ -130,7 +130,7 @@ def test_a_name_means_one_thing() -> None:
 def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
     text = f'{declared}steps: [{{name: a, run: [{{action: log, message: "{{{{ x }}}}"}}]}}]'
     with pytest.raises(RejectedError, match="`y` is unknown"):
-        Play(store, text, {"x": 1, "y": 2})
+        RunHarness(store, text, {"x": 1, "y": 2})
 
 
 def test_other_inputs_are_accepted_if_the_whole_input_is_read(store: Store) -> None:
@@ -163,7 +163,7 @@ def test_an_entry_of_the_output_without_a_value_is_null(store: Store) -> None:
     )
     assert play.status is RunStatus.COMPLETED_WITH_ERRORS
     assert play.result == {"v": None, "w": 2}
-    assert play.errors == ["UndefinedName"]
+    assert play.error_types == ["UndefinedName"]
 
 
 def test_a_step_that_was_not_visited_is_pending(store: Store) -> None:

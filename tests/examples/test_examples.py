@@ -18,32 +18,32 @@ import pytest
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.actions import catalogue
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
-from noetl.executor.engine.external import hash_of
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import RunStatus
-from noetl.executor.security.capabilities import for_service
+from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 
 from tests.http_server import StubExchange, StubServer, serve
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TOTALS = {"europe": 1164.6, "america": 644.75, "asia": 531.25}
 PASSWORD = "correct-horse-battery"
 
-Example = Callable[..., Play]
+Example = Callable[..., RunHarness]
 
 
-class Beginning(Play):
+class Beginning(RunHarness):
     """A run of a file, begun in the folder above; it finds others beside it."""
 
     def __init__(self, store: Store, path: Path, input: dict[str, Any]) -> None:
         folder = path.parents[1]
         super().__init__(store, path.read_text("utf-8"), input, folder=folder, source=str(path))
 
-    def walker(self, name: str = "one") -> Walker:
-        return replace(super().walker(name), find_playbook=SiblingPlaybookFinder(self.store))
+    def executor(self, name: str = "one") -> VisitExecutor:
+        return replace(super().executor(name), find_playbook=SiblingPlaybookFinder(self.store))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def example(store: Store, tmp_path: Path) -> Example:
     """`example(name, **input)`: a finished run of it, started beside a copy of the folder of examples."""
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
 
-    def run(name: str, **input: Any) -> Play:
+    def run(name: str, **input: Any) -> RunHarness:
         return Beginning(store, tmp_path / "examples" / f"{name}.yaml", input).finish()
 
     return run
@@ -78,14 +78,14 @@ class TestQuickstart:
         assert play.visit("check").error is not None
 
     def test_the_branches_are_joined_once(self, example: Example) -> None:
-        assert example("quickstart").steps["report"] == 1
+        assert example("quickstart").visit_counts["report"] == 1
 
     def test_without_bad_rows_nothing_is_set_aside(self, example: Example, tmp_path: Path) -> None:
         (tmp_path / "good.csv").write_text("region,amount:number\neurope,1.5\nasia,2\n", "utf-8")
         play = example("quickstart", orders="good.csv", folder="out")
         assert play.result["totals"] == {"europe": 1.5, "america": 0, "asia": 2}
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
-        assert "set_aside" not in play.steps
+        assert "set_aside" not in play.visit_counts
 
     def test_a_row_with_two_errors_counts_once(self, example: Example, tmp_path: Path) -> None:
         (tmp_path / "bad.csv").write_text("region,amount:number\n,-1\neurope,\nasia,0\n", "utf-8")
@@ -96,7 +96,7 @@ class TestQuickstart:
     def test_a_missing_file_fails_the_run(self, example: Example) -> None:
         play = example("quickstart", orders="nowhere.csv")
         assert play.status is RunStatus.FAILED
-        assert play.errors == ["FileError"]
+        assert play.error_types == ["FileError"]
         assert "nowhere.csv" in play.run.errors[0]["message"]
 
 
@@ -106,18 +106,18 @@ class TestRetryAndRecover:
         assert play.result == {"fetch": "succeeded", "asked": 3, "loaded": 3}
         assert play.visit("fetch").attempt == 3
         assert play.event_types("fetch").count("step.retrying") == 2
-        assert play.steps == {"fetch": 1, "warm_cache": 1, "drain": 3, "load": 1}
+        assert play.visit_counts == {"fetch": 1, "warm_cache": 1, "drain": 3, "load": 1}
 
     def test_a_broken_import_is_undone(self, example: Example) -> None:
         play = example("retry_and_recover", broken=True)
         assert play.status is RunStatus.SUCCEEDED
         assert play.result["loaded"] == 0
-        assert play.steps["undo"] == 1
+        assert play.visit_counts["undo"] == 1
 
     def test_a_queue_that_is_never_empty_fails_the_run(self, example: Example) -> None:
         play = example("retry_and_recover", needed=20)
         assert play.status is RunStatus.FAILED
-        assert play.errors == ["QueueStuck"]
+        assert play.error_types == ["QueueStuck"]
         assert play.run.errors[0]["message"] == "still not empty after 10 times"
         error = play.visit("drain").error
         assert error is not None
@@ -129,9 +129,9 @@ class TestPortable:
     def priced(self, store: Store) -> Example:
         """A run where nothing is allowed, as in a service without settings."""
 
-        def run(**input: Any) -> Play:
-            play = Play(store, (EXAMPLES / "portable.yaml").read_text("utf-8"), input, origin="service")
-            play.capabilities = for_service({})
+        def run(**input: Any) -> RunHarness:
+            play = RunHarness(store, (EXAMPLES / "portable.yaml").read_text("utf-8"), input, origin="service")
+            play.capabilities = service_capabilities({})
             return play.finish()
 
         return run
@@ -146,7 +146,7 @@ class TestPortable:
     def test_an_empty_order_is_refused(self, priced: Example) -> None:
         play = priced(items=[])
         assert play.status is RunStatus.FAILED
-        assert play.errors == ["EmptyOrder"]
+        assert play.error_types == ["EmptyOrder"]
         assert play.run.errors[0]["message"] == "Ada has ordered nothing"
 
 
@@ -188,11 +188,11 @@ class TestOnboardUser:
             yield server
 
     @pytest.fixture
-    def onboard(self, example: Example, api: StubServer) -> Callable[[int], Play]:
+    def onboard(self, example: Example, api: StubServer) -> Callable[[int], RunHarness]:
         return lambda user: example("onboard_user", user_id=user, api=api.url(""))
 
     def test_a_new_user_gets_a_mail_and_an_account(
-        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], RunHarness], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(1)
         assert play.result == {"account": 1, "mail": "mail-1"}
@@ -201,10 +201,10 @@ class TestOnboardUser:
         mail = next(request for request in api.requests if request.method == "POST")
         assert json.loads(mail.body) == {"to": "ada@example.com", "template": "welcome"}
         assert mail.headers["idempotency-key"]
-        assert play.steps["finish"] == 1
+        assert play.visit_counts["finish"] == 1
 
     def test_each_run_has_its_own_idempotency_key(
-        self, onboard: Callable[[int], Play], api: StubServer
+        self, onboard: Callable[[int], RunHarness], api: StubServer
     ) -> None:
         onboard(1)
         onboard(1)
@@ -212,7 +212,7 @@ class TestOnboardUser:
         assert len(set(keys)) == len(keys) == 2
 
     def test_a_known_user_is_not_changed(
-        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], RunHarness], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(2)
         assert play.status is RunStatus.SUCCEEDED
@@ -221,17 +221,17 @@ class TestOnboardUser:
         assert database.execute("select count(*) from audit").fetchone() == (0,)
 
     def test_an_unknown_user_is_recorded_and_fails_the_run(
-        self, onboard: Callable[[int], Play], api: StubServer, database: psycopg.Connection[Any]
+        self, onboard: Callable[[int], RunHarness], api: StubServer, database: psycopg.Connection[Any]
     ) -> None:
         play = onboard(404)
         assert play.status is RunStatus.FAILED
-        assert play.errors == ["UnknownUser"]
+        assert play.error_types == ["UnknownUser"]
         assert play.run.errors[0]["message"] == "there is no user 404"
         assert len(api.requests) == 1
         assert database.execute("select * from audit").fetchall() == [(404, "unknown user")]
 
     def test_requests_are_retried_while_the_server_is_down(
-        self, onboard: Callable[[int], Play], api: StubServer
+        self, onboard: Callable[[int], RunHarness], api: StubServer
     ) -> None:
         play = onboard(3)
         assert play.result == {"account": 1, "mail": "mail-1"}
@@ -239,13 +239,13 @@ class TestOnboardUser:
         assert play.visit("verify").attempt == 3
 
     def test_the_store_contains_no_secret(
-        self, onboard: Callable[[int], Play], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, onboard: Callable[[int], RunHarness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         works = os.environ["NOETL_SECRET_DSN"]
         assert onboard(1).status is RunStatus.SUCCEEDED
         fails = f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/none"
         monkeypatch.setenv("NOETL_SECRET_DSN", fails)
-        assert onboard(1).errors == ["ConnectionFailed"]
+        assert onboard(1).error_types == ["ConnectionFailed"]
         stored = b"".join(path.read_bytes() for path in tmp_path.glob("noetl.db*"))
         assert b"UnknownUser" in stored  # the text of the playbook can be read there
         for secret in (works, fails, PASSWORD):
@@ -277,24 +277,24 @@ class TestFanOut:
 
 class TestApproval:
     @pytest.fixture
-    def asked(self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[Play, str]:
+    def asked(self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> tuple[RunHarness, str]:
         """A run that waits for an answer, and the token that it has logged."""
         caplog.set_level("INFO", "noetl.playbook")
         play = Beginning(store, EXAMPLES / "approval.yaml", {})
-        while play.walk_one(chained=True):
+        while play.execute_next(chained=True):
             pass
         assert play.status is RunStatus.WAITING
         return play, re.findall(r"noetl runs answer (\S+) -d true", caplog.text)[0]
 
     @pytest.mark.parametrize(("answer", "outcome"), [(True, "paid"), (False, "refused"), ("no", "refused")])
     def test_the_answer_determines_the_outcome(
-        self, store: Store, asked: tuple[Play, str], answer: Any, outcome: str
+        self, store: Store, asked: tuple[RunHarness, str], answer: Any, outcome: str
     ) -> None:
         play, token = asked
-        store.answer(hash_of(token), answer, play.clock())
+        store.answer(hash_secret(token), answer, play.clock())
         assert play.finish().result == {"outcome": outcome}
 
-    def test_without_an_answer_the_callback_expires(self, asked: tuple[Play, str]) -> None:
+    def test_without_an_answer_the_callback_expires(self, asked: tuple[RunHarness, str]) -> None:
         play, _ = asked
         before = play.clock()
         assert play.finish().result == {"outcome": "expired"}
@@ -302,7 +302,7 @@ class TestApproval:
 
     def test_a_small_amount_needs_no_approval(self, example: Example) -> None:
         play = example("approval", amount=50)
-        assert (play.result, play.steps) == ({"outcome": "paid"}, {"look": 1, "pay": 1})
+        assert (play.result, play.visit_counts) == ({"outcome": "paid"}, {"look": 1, "pay": 1})
 
 
 class TestCloseDay:

@@ -7,13 +7,13 @@ from noetl.executor.actions import catalogue
 from noetl.executor.engine import attempts
 from noetl.planner.catalogue import Catalogue
 
-from tests.executor.probe import PROBE, Probe
+from tests.executor.fake_handler import PROBE, FakeHandler
 
 
 @pytest.fixture
-def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
+def probe(monkeypatch: pytest.MonkeyPatch) -> FakeHandler:
     """The handler of the action type `probe`, which there is during the test."""
-    found, types, handler = Probe(), catalogue(), attempts.handler
+    found, types, handler = FakeHandler(), catalogue(), attempts.handler
     monkeypatch.setattr(attempts, "catalogue", lambda: Catalogue([*types.values(), PROBE]))
     monkeypatch.setattr(attempts, "handler", lambda name: found if name == "probe" else handler(name))
     return found

@@ -11,8 +11,8 @@ import pytest
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
+from tests.action_calls import perform_action
 from tests.aws import Client
-from tests.calls import perform
 from tests.http_server import StubExchange, serve
 
 ACTIONS = [
@@ -31,7 +31,7 @@ def _environment(aws: Client) -> None:
 def test_boto3_is_named_when_it_is_missing(action: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.config", None)
     with pytest.raises(ActionError, match="the extra `aws`") as caught:
-        perform(**action)
+        perform_action(**action)
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 
 
@@ -47,7 +47,7 @@ def test_a_missing_setting_is_named(unset: list[str], message: str, monkeypatch:
     for name in unset:
         monkeypatch.delenv(name)
     with pytest.raises(ActionError, match=message) as caught:
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 
 
@@ -55,7 +55,7 @@ def test_a_missing_setting_is_named(unset: list[str], message: str, monkeypatch:
 def test_a_wrong_setting_is_said_to_be(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ActionError, match=value) as caught:
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 
 
@@ -65,7 +65,7 @@ def test_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with serve(say_nothing) as server, pytest.raises(ActionError) as caught:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url())
-        perform("lambda", function="echo", seconds=0.5)
+        perform_action("lambda", function="echo", seconds=0.5)
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
@@ -74,7 +74,7 @@ def test_nobody_listening_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) -> N
         port = listener.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     with pytest.raises(ActionError) as caught:
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
@@ -84,7 +84,7 @@ def test_an_invocation_is_sent_once_and_other_requests_again(monkeypatch: pytest
         sent = []
         for action in ACTIONS:
             with pytest.raises(ActionError) as caught:
-                perform(**action)
+                perform_action(**action)
             assert (caught.value.status, caught.value.retryable) == (503, True)
             sent.append(len(server.requests))
     assert sent == [3, 6, 7]
@@ -97,14 +97,14 @@ def test_threads_share_a_client(aws: Client) -> None:
 
     def work(n: int) -> None:
         together.wait()
-        perform("s3", put=f"s3://{bucket}/{n}", content=str(n))
+        perform_action("s3", put=f"s3://{bucket}/{n}", content=str(n))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [perform("s3", get=f"s3://{bucket}/{n}") for n in range(8)] == [str(n) for n in range(8)]
+    assert [perform_action("s3", get=f"s3://{bucket}/{n}") for n in range(8)] == [str(n) for n in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_threads_share_a_client(aws: Client) -> None:
     ],
 )
 def test_the_region_of_an_arn(arn: str, region: str | None) -> None:
-    assert ours.region_of(arn) == region
+    assert ours.region_of_arn(arn) == region

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from noetl.executor.engine.external import hash_of
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import NEVER, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 ASK = """
     steps:
@@ -24,14 +24,14 @@ ASK = """
 """
 
 
-class Asked(Play):
+class Asked(RunHarness):
     """A run that has asked, and is waiting."""
 
     @classmethod
     def begun(cls, store: SqliteStore, folder: Path, text: str, **input: Any) -> Asked:
         play = cls(store, text, input, folder=folder)
         play.folder = folder
-        while play.walk_one():
+        while play.execute_next():
             pass
         return play
 
@@ -42,7 +42,7 @@ class Asked(Play):
         return [token for token in self.folder.joinpath("tokens.txt").read_text().split("\n.") if token]
 
     def answer(self, body: Any, token: str | None = None) -> None:
-        self.store.answer(hash_of(token or self.tokens[-1]), body, self.clock())
+        self.store.answer(hash_secret(token or self.tokens[-1]), body, self.clock())
 
     def refused(self, body: Any = None, token: str | None = None) -> str:
         with pytest.raises(RejectedError) as found:
@@ -101,7 +101,7 @@ def test_only_the_hash_of_a_token_is_stored(begin: Begin, store: SqliteStore) ->
     play.finish()
     everything = "\n".join(store.file.connection().iterdump())
     assert token not in everything
-    assert hash_of(token) in everything
+    assert hash_secret(token) in everything
 
 
 def test_an_unknown_token(begin: Begin) -> None:
@@ -125,27 +125,27 @@ class TestExpiry:
 
     def test_an_answer_that_comes_before_the_step_notices(self, begin: Begin) -> None:
         play = begin(", timeout: 10s")
-        play.clock.pass_(11)
+        play.clock.advance(11)
         play.answer("late, and not too late")
         assert play.finish().result == {"answer": "late, and not too late"}
 
     def test_a_sign_of_life(self, begin: Begin) -> None:
         play = begin(", timeout: 60s, heartbeat: 10s")
         for _ in range(3):
-            play.clock.pass_(8)
-            play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
-            play.walk_one()
+            play.clock.advance(8)
+            play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
+            play.execute_next()
         before = play.clock()
         play.finish()
         assert play.result == {"why": "no heartbeat arrived for 10 seconds"}
         assert play.clock() - before == 10
         with pytest.raises(RejectedError, match="any more"):
-            play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
+            play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
 
     def test_signs_of_life_do_not_prolong_the_whole(self, begin: Begin) -> None:
         play = begin(", timeout: 15s, heartbeat: 10s")
-        play.clock.pass_(8)
-        play.store.record_heartbeat(hash_of(play.tokens[0]), play.clock())
+        play.clock.advance(8)
+        play.store.record_heartbeat(hash_secret(play.tokens[0]), play.clock())
         assert play.finish().result == {"why": "no answer arrived in time"}
 
 
@@ -168,9 +168,9 @@ class TestEndings:
     def test_after_a_failure_it_asks_again(self, store: SqliteStore, tmp_path: Path) -> None:
         text = (ASK % ", timeout: 10s").partition("      rule:")[0]
         play = Asked.begun(store, tmp_path, text).finish()
-        assert play.errors == ["CallbackExpired"]
+        assert play.error_types == ["CallbackExpired"]
         play.resume()
-        while play.walk_one():
+        while play.execute_next():
             pass
         assert isinstance(play, Asked)
         first, second = play.tokens
@@ -195,7 +195,7 @@ class TestNotify:
     def test_it_fails(self, store: SqliteStore, tmp_path: Path) -> None:
         text = ASK.replace("append: tokens.txt", "append: ../tokens.txt") % ""
         play = Asked.begun(store, tmp_path, text)
-        assert play.errors == ["FileError"]
+        assert play.error_types == ["FileError"]
 
     def test_it_is_tried_again_with_a_token_that_works_as_well(
         self, store: SqliteStore, tmp_path: Path
@@ -205,7 +205,7 @@ class TestNotify:
         play.folder = tmp_path
         claim = play.claim()
         assert claim is not None
-        walker = play.walker()
+        walker = play.executor()
 
         class Dead(BaseException):
             pass
@@ -215,9 +215,9 @@ class TestNotify:
 
         broken = replace(walker, store=_Without(store, "commit", die))
         with pytest.raises(Dead):
-            broken.walk(claim)
-        play.clock.pass_(60)
-        while play.walk_one():
+            broken.execute(claim)
+        play.clock.advance(60)
+        while play.execute_next():
             pass
         first, second = play.tokens
         assert first != second
@@ -230,7 +230,7 @@ class TestNotify:
         play.folder = tmp_path
         claim = play.claim()
         assert claim is not None
-        replace(play.walker(), public_url="https://x.test/").walk(claim)
+        replace(play.executor(), public_url="https://x.test/").execute(claim)
         (url,) = play.tokens
         assert url.startswith("https://x.test/workflows/callbacks/")
         play.answer(1, url.rpartition("/")[2])
@@ -257,7 +257,7 @@ class TestMany:
         play = Asked.begun(store, tmp_path, text)
         for name in "bca":
             play.answer(name.upper(), tmp_path.joinpath(f"{name}.txt").read_text())
-            play.walk_one()
+            play.execute_next()
         assert play.finish().result == {"all": ["A", "B", "C"]}
 
     def test_an_answer_while_the_step_is_at_work(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ class TestMany:
 
         claim = play.claim()
         assert claim is not None
-        replace(play.walker(), store=_Without(store, "commit", commit)).walk(claim)
+        replace(play.executor(), store=_Without(store, "commit", commit)).execute(claim)
         assert play.visit("ask").due_at == play.clock()
         assert play.finish().result == {"answer": "quick"}
 

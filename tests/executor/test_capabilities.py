@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from noetl.executor.errors import SettingError
-from noetl.executor.security.capabilities import Capabilities, for_local_run, for_service
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities, service_capabilities
 
 
 def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
-    assert for_local_run(tmp_path) == Capabilities(
+    assert local_run_capabilities(tmp_path) == Capabilities(
         files_root=tmp_path,
         folder=tmp_path,
         shell=True,
@@ -23,11 +23,11 @@ def test_a_local_run_may_what_its_author_may(tmp_path: Path) -> None:
     "environ", [{}, {"NOETL_ALLOW_SHELL": "0", "NOETL_FILES_ROOT": "", "NOETL_PYTHON_MODULES": " , "}]
 )
 def test_a_service_allows_nothing_by_itself(environ: dict[str, str]) -> None:
-    assert for_service(environ) == Capabilities()
+    assert service_capabilities(environ) == Capabilities()
 
 
 def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
-    allowed = for_service(
+    allowed = service_capabilities(
         {
             "NOETL_FILES_ROOT": str(tmp_path),
             "NOETL_ALLOW_SHELL": "1",
@@ -58,4 +58,4 @@ def test_a_service_allows_what_its_operator_says(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_read_are_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        for_service(environ)
+        service_capabilities(environ)

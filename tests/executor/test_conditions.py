@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"
@@ -24,8 +24,8 @@ def test_only_error_aware_cases_follow(store: SqliteStore) -> None:
         - name: c
           run: [{{action: set, set: {{why: "{{{{ steps.a.error.message }}}}", x: "{{{{ x is defined }}}}"}}}}]
     """
-    play = Play(store, text).finish()
-    assert (play.status, play.errors, play.steps) == ("succeeded", [], {"a": 1, "c": 1})
+    play = RunHarness(store, text).finish()
+    assert (play.status, play.error_types, play.visit_counts) == ("succeeded", [], {"a": 1, "c": 1})
     assert play.result == {"why": "no", "x": False}
 
 
@@ -34,7 +34,10 @@ def test_error_aware_cases_that_are_not_for_failures(store: SqliteStore, guard: 
     text = f"""
         steps: [{{name: a, run: [{FAIL}], rule: [{{case: "{guard}", run: [b]}}]}}, {{name: b, run: [{OK}]}}]
     """
-    assert (Play(store, text).finish().status, Play(store, text).finish().steps) == ("failed", {"a": 1})
+    assert (RunHarness(store, text).finish().status, RunHarness(store, text).finish().visit_counts) == (
+        "failed",
+        {"a": 1},
+    )
 
 
 def test_a_guard_that_divides_by_zero(store: SqliteStore) -> None:
@@ -47,8 +50,8 @@ def test_a_guard_that_divides_by_zero(store: SqliteStore) -> None:
         - {name: b, run: [{action: log, message: ok}]}
         - {name: c, run: [{action: set, set: {e: "{{ steps.a.error }}"}}]}
     """
-    play = Play(store, text).finish()
-    assert (play.status, play.steps) == ("succeeded", {"a": 1, "c": 1})
+    play = RunHarness(store, text).finish()
+    assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "c": 1})
     assert play.result["e"]["type"] == "GuardError"
     assert "division by zero" in play.result["e"]["message"]
 
@@ -58,5 +61,5 @@ def test_a_guard_error_that_nothing_handles(store: SqliteStore) -> None:
         variables: {n: 0}
         steps: [{name: a, retry: 5, rule: [{case: "{{ 1 / n }}", run: []}, {case: "{{ error.details.x }}", run: []}]}]
     """
-    play = Play(store, text).finish()
-    assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["GuardError"], 1)
+    play = RunHarness(store, text).finish()
+    assert (play.status, play.error_types, play.visit("a").attempt) == ("failed", ["GuardError"], 1)

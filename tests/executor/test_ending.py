@@ -5,7 +5,7 @@ from __future__ import annotations
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 
 class TestResults:
@@ -23,7 +23,7 @@ class TestResults:
               plain: [1, {deep: "{{ y }}"}]
         """
         expected = {"x": 1, "sum": 8, "text": "play succeeded pending", "plain": [1, {"deep": 3}]}
-        play = Play(store, text, {"i": 4}).finish()
+        play = RunHarness(store, text, {"i": 4}).finish()
         assert (play.status, play.result) == ("succeeded", expected)
 
     def test_an_entry_that_has_no_value(self, store: SqliteStore) -> None:
@@ -32,7 +32,7 @@ class TestResults:
             steps: [{name: a, run: [{action: log, message: ok}]}]
             output: {good: "{{ n }}", bad: "{{ 1 / n }}"}
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert (play.status, play.result) == ("completed_with_errors", {"good": 0, "bad": None})
         (error,) = play.run.errors
         assert (error["type"], error["message"], error["step"]) == (
@@ -49,15 +49,15 @@ class TestResults:
             - {name: b, run: [{action: set, set: {x: 2}}]}
             - {name: c, run: [{action: set, set: {y: null}}]}
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         expected = {"x": 2, "v": 1, "whole": {"x": 1, "v": 1}, "y": None}
         assert (play.status, play.result) == ("succeeded", expected)
 
     def test_a_run_that_failed_has_no_result(self, store: SqliteStore) -> None:
-        play = Play(
+        play = RunHarness(
             store, 'steps: [{name: a, run: [{action: fail, message: no}]}]\noutput: {x: "{{ 1 }}"}'
         ).finish()
-        assert (play.result, play.errors) == (None, ["Failed"])
+        assert (play.result, play.error_types) == (None, ["Failed"])
 
 
 class TestTime:
@@ -69,19 +69,19 @@ class TestTime:
     """
 
     def test_a_run_that_is_in_time(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(9)
+        play = RunHarness(store, self.TEXT)
+        play.execute_next()
+        play.clock.advance(9)
         assert play.finish().status is RunStatus.SUCCEEDED
         assert store.next_due(play.queue) is None
 
     def test_a_run_that_is_out_of_time(self, store: SqliteStore) -> None:
         """Also when the step that ran out of time commits before the deadline is noticed."""
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(11)
+        play = RunHarness(store, self.TEXT)
+        play.execute_next()
+        play.clock.advance(11)
         play.finish()
-        assert (play.status, play.errors, play.result) == ("timed_out", ["Timeout"], None)
+        assert (play.status, play.error_types, play.result) == ("timed_out", ["Timeout"], None)
         assert play.run.error is not None
         assert play.run.error["message"] == "the run did not end in time"
         assert play.event_types()[-1] == "workflow.timed_out"
@@ -89,26 +89,26 @@ class TestTime:
     def test_a_deadline_while_nothing_runs(self, store: SqliteStore) -> None:
         retry = "retry: {attempts: 5, delay: 1h}"
         text = f'timeout: 10s\nsteps: [{{name: a, {retry}, run: [{{action: shell, command: "exit 1"}}]}}]'
-        play = Play(store, text)
+        play = RunHarness(store, text)
         start = play.clock()
         play.finish()
         assert (play.status, play.clock() - start) == ("timed_out", 10.0)
 
     def test_the_clock_starts_anew_when_a_run_is_resumed(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        play.walk_one()
-        play.clock.pass_(1000)
+        play = RunHarness(store, self.TEXT)
+        play.execute_next()
+        play.clock.advance(1000)
         assert play.finish().status is RunStatus.TIMED_OUT
         play.resume()
-        play.clock.pass_(9)
+        play.clock.advance(9)
         assert play.finish().status is RunStatus.SUCCEEDED
-        assert (play.result, play.steps) == ({"x": 1}, {"a": 1, "b": 1})
+        assert (play.result, play.visit_counts) == ({"x": 1}, {"a": 1, "b": 1})
 
     def test_a_worker_from_before_the_resume_does_not_stop_the_run(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         lost = play.claim("lost")
         assert lost is not None
-        play.clock.pass_(1000)
+        play.clock.advance(1000)
         play.finish().resume()
-        assert play.walker("lost").walk(lost) is None
+        assert play.executor("lost").execute(lost) is None
         assert play.finish().status is RunStatus.SUCCEEDED

@@ -7,11 +7,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from noetl.executor.model.run import Failure, VisitStatus
-from noetl.executor.model.transition import ending, merge_names
+from noetl.executor.model.run import FailureState, VisitStatus
+from noetl.executor.model.transition import final_status, merge_names
 
-from tests.exploration import Explorer
-from tests.plays import compiled
+from tests.run_harness import compile_text
+from tests.state_space import StateSpaceExplorer
 
 CHAIN = """
     steps:
@@ -110,8 +110,8 @@ EACH = """
 )
 def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) -> None:
     """Who is first is chance; how many branches are left over, and where, is not."""
-    explorer = Explorer(compiled(text), frozenset(failing), shared=frozenset(shared))
-    endings = explorer.endings()
+    explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), concurrent=frozenset(shared))
+    endings = explorer.final_states()
     assert len(endings) > 1
     for world in endings:
         if world.stop is None:
@@ -119,8 +119,11 @@ def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) 
             assert not any(live for live, _ in world.joins.values())
             assert not any(world.arrivals.values())
         else:
-            left = [v for v in world.visits.values() if v.failure is Failure.OPEN]
-            parked, arrived = world.standing(VisitStatus.PARKED), sum(map(len, world.arrivals.values()))
+            left = [v for v in world.visits.values() if v.failure is FailureState.OPEN]
+            parked, arrived = (
+                world.visits_with_status(VisitStatus.PARKED),
+                sum(map(len, world.arrivals.values())),
+            )
             assert world.live == len(left) + len(parked) + arrived
 
 
@@ -139,13 +142,13 @@ def test_every_way_that_branches_can_race(text: str, failing: str, shared: str) 
     ],
 )
 def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endings: set[str]) -> None:
-    explorer = Explorer(compiled(text), frozenset(failing), frozenset(waiting))
+    explorer = StateSpaceExplorer(compile_text(text), frozenset(failing), frozenset(waiting))
     found: dict[Any, set[Any]] = defaultdict(set)
     statuses = set()
-    for world in explorer.endings():
-        statuses.add(ending(world.stop, world.failed_branches).value)
-        left = world.standing(VisitStatus.PARKED) + [
-            v for v in world.visits.values() if v.failure is Failure.OPEN
+    for world in explorer.final_states():
+        statuses.add(final_status(world.stop, world.failed_branches).value)
+        left = world.visits_with_status(VisitStatus.PARKED) + [
+            v for v in world.visits.values() if v.failure is FailureState.OPEN
         ]
         if world.stop is None:
             assert world.live == 0
@@ -154,7 +157,7 @@ def test_every_way_a_playbook_can_go(text: str, failing: str, waiting: str, endi
             assert not left
             names = merge_names([(v.clock, v.id, v.saved) for v in world.visits.values()])
             visits = Counter(v.step for v in world.visits.values())
-            found[tuple(sorted(world.deeds.items()))].add(
+            found[tuple(sorted(world.choices.items()))].add(
                 (tuple(sorted(names.items())), tuple(sorted(visits.items())))
             )
         else:

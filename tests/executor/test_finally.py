@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play, register
+from tests.run_harness import RunHarness, register_playbook
 
 TEXT = """
     timeout: 100s
@@ -26,7 +26,7 @@ TEXT = """
 """
 
 
-def last(store: SqliteStore, play: Play) -> dict[str, object]:
+def last(store: SqliteStore, play: RunHarness) -> dict[str, object]:
     (visit,) = (visit for visit in store.visits_with_outputs(play.id) if visit.step == "tidy")
     return dict(visit.saved)
 
@@ -53,14 +53,14 @@ def last(store: SqliteStore, play: Play) -> dict[str, object]:
 def test_it_runs_whatever_happened(
     store: SqliteStore, policy: str, mode: str, status: str, saved: dict[str, object]
 ) -> None:
-    play = Play(store, TEXT % policy, {"mode": mode}).finish()
+    play = RunHarness(store, TEXT % policy, {"mode": mode}).finish()
     assert play.status == status
     assert last(store, play).items() >= saved.items()
     assert [e.step for e in play.events if e.type == "step.started"].count("tidy") == 1
 
 
 def test_it_runs_after_a_cancellation(store: SqliteStore) -> None:
-    play = Play(store, TEXT % "abort")
+    play = RunHarness(store, TEXT % "abort")
     store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
     play.finish()
     found = last(store, play)
@@ -68,18 +68,18 @@ def test_it_runs_after_a_cancellation(store: SqliteStore) -> None:
 
 
 def test_its_failure_fails_a_run_that_had_succeeded(store: SqliteStore) -> None:
-    play = Play(store, TEXT % "abort", {"mode": "untidy"}).finish()
+    play = RunHarness(store, TEXT % "abort", {"mode": "untidy"}).finish()
     assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["untidy"])
 
 
 def test_a_resumed_run_runs_it_again_at_its_new_end(store: SqliteStore) -> None:
-    play = Play(store, TEXT % "abort", {"mode": "bad"}).finish()
+    play = RunHarness(store, TEXT % "abort", {"mode": "bad"}).finish()
     play.resume(mode="ok").finish()
     assert (play.status, last(store, play)["seen"]) == ("succeeded", "succeeded")
 
 
 def test_its_result_is_part_of_the_runs(store: SqliteStore) -> None:
-    play = Play(store, TEXT % "abort").finish()
+    play = RunHarness(store, TEXT % "abort").finish()
     assert play.run.result == {"x": 1, "seen": "succeeded", "why": None, "known": 1, "was": "succeeded"}
 
 
@@ -95,7 +95,7 @@ def test_it_may_be_retried_and_pause(store: SqliteStore) -> None:
           - {action: shell, command: "test {{ step.attempt }} = 2"}
           - {action: set, set: {done: true}}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert (play.status, last(store, play)) == ("failed", {"done": True})
 
 
@@ -107,8 +107,8 @@ def test_it_does_not_wait_beyond_its_time(store: SqliteStore, waits: str) -> Non
         - {{name: a, run: [{{action: log, message: done}}]}}
         - {{name: tidy, timeout: 90s, run: [{{action: wait, seconds: 60}}, {{action: {waits}}}]}}
     """
-    register(store, "{name: other, steps: [{name: a, run: [{action: wait, seconds: 1h}]}]}")
-    play = Play(store, text)
+    register_playbook(store, "{name: other, steps: [{name: a, run: [{action: wait, seconds: 1h}]}]}")
+    play = RunHarness(store, text)
     began = play.clock.now
     play.finish()
     assert [error["type"] for error in play.run.errors] == ["Timeout"]
@@ -122,4 +122,4 @@ def test_it_does_not_see_what_a_failed_step_saved_before_a_pause(store: SqliteSt
         - {name: a, run: [{action: set, set: {x: 1}}, {action: wait, seconds: 1}, {action: fail, message: no}]}
         - {name: tidy, run: [{action: set, set: {known: "{{ x is defined }}"}}]}
     """
-    assert last(store, Play(store, text).finish()) == {"known": False}
+    assert last(store, RunHarness(store, text).finish()) == {"known": False}

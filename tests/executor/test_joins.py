@@ -6,7 +6,7 @@ import pytest
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 RACE = """
     steps:
@@ -24,16 +24,16 @@ class TestAny:
         ("b", "c", "d", "winner"), [(1, 2, 3, "b"), (3, 1, 2, "other"), (9, 8, 100, "other")]
     )
     def test_the_first_goes_on(self, store: SqliteStore, b: int, c: int, d: int, winner: str) -> None:
-        play = Play(store, RACE, {"b": b, "c": c, "d": d}).finish()
+        play = RunHarness(store, RACE, {"b": b, "c": c, "d": d}).finish()
         assert play.result["after"] == winner
-        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 1, "j": 1, "k": 1}
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "j": 1, "k": 1}
         assert play.run.live == 0
 
     def test_it_does_not_wait_for_the_others(self, store: SqliteStore) -> None:
-        play = Play(store, RACE, {"b": 5, "c": 50, "d": 90})
+        play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
         before = play.clock()
-        while "k" not in play.steps or play.visit("k").status != "succeeded":
-            if not play.walk_one():
+        while "k" not in play.visit_counts or play.visit("k").status != "succeeded":
+            if not play.execute_next():
                 play.clock.now = store.next_due(play.queue) or 0.0
         assert play.clock() - before == 5
         assert not play.status.is_final
@@ -43,8 +43,12 @@ class TestAny:
         text = RACE.replace("steps:", "on_error: continue\n    steps:", 1).replace(
             "{action: set, set: {x: b}}", "{action: fail, message: no}"
         )
-        play = Play(store, text, {"b": 1, "c": 2, "d": 3}).finish()
-        assert (play.status, play.result["after"], play.steps["j"]) == ("completed_with_errors", "other", 1)
+        play = RunHarness(store, text, {"b": 1, "c": 2, "d": 3}).finish()
+        assert (play.status, play.result["after"], play.visit_counts["j"]) == (
+            "completed_with_errors",
+            "other",
+            1,
+        )
 
     def test_nobody_comes(self, store: SqliteStore) -> None:
         text = """
@@ -54,8 +58,8 @@ class TestAny:
             - {name: c, rule: [{case: "{{ input.x }}", run: [j]}]}
             - {name: j, join: any, run: [{action: log, message: x}]}
         """
-        play = Play(store, text, {"x": False}).finish()
-        assert (play.status, play.steps) == ("succeeded", {"a": 1, "b": 1, "c": 1})
+        play = RunHarness(store, text, {"x": False}).finish()
+        assert (play.status, play.visit_counts) == ("succeeded", {"a": 1, "b": 1, "c": 1})
 
     def test_each_round_has_its_first(self, store: SqliteStore) -> None:
         """Those left over from a round are not taken for the first of the next."""
@@ -67,10 +71,10 @@ class TestAny:
             - {name: slow, run: [{action: wait, seconds: 50}], rule: [{case: default, run: [j]}]}
             - {name: j, join: any, run: [{action: wait, seconds: 1}], rule: [{case: default, run: [a]}]}
         """
-        play = Play(store, text)
+        play = RunHarness(store, text)
         before = play.clock()
         play.finish()
-        assert play.steps == {"a": 4, "quick": 3, "slow": 3, "j": 3}
+        assert play.visit_counts == {"a": 4, "quick": 3, "slow": 3, "j": 3}
         assert (play.result, play.clock() - before, play.run.live) == ({"n": 3}, 52, 0)
 
     def test_a_join_behind_it(self, store: SqliteStore) -> None:
@@ -83,17 +87,17 @@ class TestAny:
             - {name: j, join: any, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [k]}]}
             - {name: k, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
-        play = Play(store, text).finish()
-        assert (play.result, play.steps["k"], play.run.live) == ({"x": 1, "y": 1}, 1, 0)
+        play = RunHarness(store, text).finish()
+        assert (play.result, play.visit_counts["k"], play.run.live) == ({"x": 1, "y": 1}, 1, 0)
 
     def test_a_cancelled_run_goes_on(self, store: SqliteStore) -> None:
-        play = Play(store, RACE, {"b": 5, "c": 50, "d": 90})
-        while "j" not in play.steps:
-            if not play.walk_one():
+        play = RunHarness(store, RACE, {"b": 5, "c": 50, "d": 90})
+        while "j" not in play.visit_counts:
+            if not play.execute_next():
                 play.clock.now = store.next_due(play.queue) or 0.0
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish().resume().finish()
-        assert (play.status, play.steps["j"], play.run.live) == ("succeeded", 1, 0)
+        assert (play.status, play.visit_counts["j"], play.run.live) == ("succeeded", 1, 0)
 
 
 class TestEach:
@@ -107,9 +111,9 @@ class TestEach:
             - {name: e, join: each, run: [{action: log, message: "{{ step.visit }}"}], rule: [{case: default, run: [f]}]}
             - {name: f, run: [{action: set, set: {z: "{{ x + y }}"}}]}
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert (play.result, play.run.live) == ({"x": 1, "y": 2, "z": 3}, 0)
-        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
         assert sorted(visit.number for visit in play.visits if visit.step == "e") == [1, 2]
 
     def test_all_behind_it_are_each(self, store: SqliteStore) -> None:
@@ -124,5 +128,5 @@ class TestEach:
             - {name: h, rule: [{case: default, run: [i]}]}
             - {name: i, run: [{action: log, message: x}]}
         """
-        play = Play(store, text).finish()
-        assert play.steps == {"a": 1, "b": 1, "c": 1, "e": 2, "f": 2, "g": 1, "h": 1, "i": 1}
+        play = RunHarness(store, text).finish()
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "e": 2, "f": 2, "g": 1, "h": 1, "i": 1}

@@ -10,7 +10,7 @@ import pytest
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import LEASE_SECONDS, Play
+from tests.run_harness import LEASE_SECONDS, RunHarness
 
 
 def done(folder: Path) -> Counter[str]:
@@ -19,8 +19,10 @@ def done(folder: Path) -> Counter[str]:
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
 
-def play(store: SqliteStore, folder: Path, text: str, **input: Any) -> Play:
-    return Play(store, text.replace("NOTE", "action: file, append: done.txt, content"), input, folder=folder)
+def play(store: SqliteStore, folder: Path, text: str, **input: Any) -> RunHarness:
+    return RunHarness(
+        store, text.replace("NOTE", "action: file, append: done.txt, content"), input, folder=folder
+    )
 
 
 def result(store: SqliteStore, folder: Path, text: str) -> Any:
@@ -59,7 +61,7 @@ class TestTasks:
             - {name: a, run: [{task: ask, with: {keys: [{key: "{{ secrets.KEY }}"}]}}]}
         """
         playing = play(store, tmp_path, text)
-        playing.walk_one()
+        playing.execute_next()
         assert "sesame" not in str(store.visits(playing.id))
         assert playing.finish().result["count"]["stdout"].strip() == "11"
 
@@ -112,7 +114,7 @@ class TestParallel:
         """
         playing = play(store, tmp_path, text)
         before = playing.clock()
-        assert playing.finish().errors == ["Failed"]
+        assert playing.finish().error_types == ["Failed"]
         assert playing.clock() == before
 
 
@@ -204,7 +206,7 @@ class TestLoops:
         """
         playing = play(store, tmp_path, text)
         before = playing.clock()
-        assert playing.finish().errors == ["Failed"]
+        assert playing.finish().error_types == ["Failed"]
         assert playing.clock() == before
 
     def test_what_fails_later_is_counted(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ class TestCases:
               rule: [{case: default, run: [{action: wait, seconds: 5}, {action: fail, message: no, if: "{{ input.bad }}"}]}]
         """
         playing = play(store, tmp_path, text, bad=True).finish()
-        assert playing.errors == ["Failed"]
+        assert playing.error_types == ["Failed"]
         assert playing.resume(bad=False).finish().status == "succeeded"
         assert done(tmp_path) == {"run": 1}
 
@@ -295,12 +297,12 @@ class TestCases:
               rule: [{{case: default, run: [{{action: wait, seconds: 1}}, {{NOTE: "once\\n"}}]}}]
         """
         playing = play(store, tmp_path, text)
-        playing.walk_one()
-        playing.clock.pass_(1)
+        playing.execute_next()
+        playing.clock.advance(1)
         for _ in range(deaths):
             assert playing.claim("dies") is not None
-            playing.clock.pass_(LEASE_SECONDS)
-        assert playing.finish().errors == [error]
+            playing.clock.advance(LEASE_SECONDS)
+        assert playing.finish().error_types == [error]
         assert done(tmp_path) == {}
 
 
@@ -323,7 +325,7 @@ class TestRetries:
         """
         playing = play(store, tmp_path, text)
         before = playing.clock()
-        assert playing.finish().errors == ["CallbackExpired"]
+        assert playing.finish().error_types == ["CallbackExpired"]
         assert playing.clock() - before == 30
         assert done(tmp_path) == {"asked": 3}
 
@@ -353,14 +355,14 @@ class TestRetries:
         """
         playing = play(store, tmp_path, text)
         while not any(event.attempt == 2 and event.type == "loop.progress" for event in playing.events):
-            if not playing.walk_one():
+            if not playing.execute_next():
                 playing.clock.now = store.next_due(playing.queue) or 0.0
-        playing.clock.pass_(100)
-        playing.walk_one()
+        playing.clock.advance(100)
+        playing.execute_next()
         assert playing.visit("a").error is not None
         assert done(tmp_path) == {"asked": 1}
-        playing.clock.pass_(1)
-        playing.walk_one()
+        playing.clock.advance(1)
+        playing.execute_next()
         assert done(tmp_path) == {"asked": 2}
 
     def test_a_journal_that_is_too_large(

@@ -25,7 +25,7 @@ from noetl.infra.dynamodb import upgrade
 from tests.aws import Client, aws, aws_server
 from tests.contract.store_contract import started
 from tests.http_server import StubExchange, serve
-from tests.tools import ROOT
+from tests.tool_environments import ROOT
 
 __all__ = ["aws", "aws_server"]
 
@@ -139,7 +139,7 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
     assert not isinstance(claimed, MessageOutcome)
     queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
-    invocation = ours._Invocation(ours._warm(), Context(60.0), ours.Tally("step"), give_up=False)
+    invocation = ours._Invocation(ours._warm(), Context(60.0), ours.InvocationMetrics("step"), give_up=False)
     invocation._started -= 40.0  # of the 58 seconds 18 are left
     assert invocation.walk_all([record]) == []
     [visit] = queue.store.visits(run.id)

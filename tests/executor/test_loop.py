@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 
 def result(store: SqliteStore, text: str, **input: Any) -> Any:
-    play = Play(store, text, input).finish()
+    play = RunHarness(store, text, input).finish()
     assert play.status == "succeeded", play.run.errors
     return play.run.result
 
@@ -69,7 +69,7 @@ class TestActions:
               run:
               - {action: fail, if: "{{ item == 2 }}", message: "no {{ item }}", loop: {items: [1, 2, 3]}}
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 2 of 3: no 2"])
         (progress,) = (e.payload for e in play.events if e.type == "loop.progress")
         assert (progress["done"], progress["failed"], progress["total"]) == (2, 1, 3)
@@ -92,7 +92,7 @@ class TestActions:
 
     def test_items_that_are_no_list(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: log, message: x, loop: {items: '{{ 3 }}'}}]}]"
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
 
     def test_a_task_sees_nothing_of_the_loop_around_its_call(self, store: SqliteStore) -> None:
@@ -148,10 +148,10 @@ class TestSteps:
         assert result(store, text % spread) == {"all": True}
 
     def test_a_batch_is_an_invocation(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT % (", batch: 3", "true"))
+        play = RunHarness(store, self.TEXT % (", batch: 3", "true"))
         done = []
         while not play.run.status.is_final:
-            play.walk_one()
+            play.execute_next()
             done.append(len(store.loop_parts(play.id, store.visits(play.id)[0].id, "run")))
         assert done[:3] == [1, 2, 0]
         counts = [e.payload["done"] for e in play.events if e.type == "loop.progress"]
@@ -159,7 +159,7 @@ class TestSteps:
 
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
     def test_a_failed_item_fails_the_step(self, store: SqliteStore, spread: str) -> None:
-        play = Play(store, self.TEXT % (spread, "false")).finish()
+        play = RunHarness(store, self.TEXT % (spread, "false")).finish()
         assert (play.status, [e["message"] for e in play.run.errors]) == ("failed", ["item 5 of 7: four"])
 
     @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ class TestSteps:
         text = f"\n        on_error: {policy}{self.TEXT}".replace(
             "steps:", "input: {ok: {type: boolean, default: false}}\n        steps:", 1
         )
-        play = Play(store, text % (", batch: 2", "input.ok")).finish()
+        play = RunHarness(store, text % (", batch: 2", "input.ok")).finish()
         assert play.status == ending
         play.resume(ok=True).finish()
         assert (play.status, play.run.result) == ("succeeded", {"found": FOUND})
@@ -183,11 +183,11 @@ class TestSteps:
     ) -> None:
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, loop: {items: [1, 2], batch: 1}, run: [{action: log, message: x}]}]"
-        assert Play(store, text).finish().errors == ["FunctionFailed"]
+        assert RunHarness(store, text).finish().error_types == ["FunctionFailed"]
 
     def test_a_cancelled_loop_stops_between_batches(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT % (", batch: 2", "true"))
-        play.walk_one()
+        play = RunHarness(store, self.TEXT % (", batch: 2", "true"))
+        play.execute_next()
         play.store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
         play.finish()
         assert play.status == "cancelled"

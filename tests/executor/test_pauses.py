@@ -15,7 +15,7 @@ from noetl.executor.actions.action import Call
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import LEASE_SECONDS, Clock, Play
+from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
 WAIT = """
     steps:
@@ -66,7 +66,7 @@ class TestWait:
     def test_the_step_goes_on_when_the_time_has_come(
         self, store: SqliteStore, how: str, seconds: float
     ) -> None:
-        play = Play(store, WAIT % how, clock=Clock(1_000_000.0))
+        play = RunHarness(store, WAIT % how, clock=FakeClock(1_000_000.0))
         play.finish()
         assert (play.status, play.run.result, play.clock()) == (
             "succeeded",
@@ -75,25 +75,25 @@ class TestWait:
         )
 
     def test_one_that_is_longer_than_its_timeout_is_not_begun(self, store: SqliteStore) -> None:
-        play = Play(store, WAIT % "seconds: 90, timeout: 89s").finish()
-        assert (play.status, play.errors, play.event_types().count("step.waiting")) == (
+        play = RunHarness(store, WAIT % "seconds: 90, timeout: 89s").finish()
+        assert (play.status, play.error_types, play.event_types().count("step.waiting")) == (
             "failed",
             ["Timeout"],
             0,
         )
-        assert Play(store, WAIT % "seconds: 90, timeout: 90s").finish().status == "succeeded"
+        assert RunHarness(store, WAIT % "seconds: 90, timeout: 90s").finish().status == "succeeded"
 
     def test_nothing_is_held_meanwhile(self, store: SqliteStore) -> None:
-        play = Play(store, WAIT % "seconds: 90", clock=Clock())
-        assert play.walk_one()
-        assert not play.walk_one()
+        play = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock())
+        assert play.execute_next()
+        assert not play.execute_next()
         (visit,) = store.visits(play.id)
         assert (visit.status, visit.due_at, visit.claims) == ("waiting", play.clock() + 90, 0)
         waiting = next(e for e in play.events if e.type == "step.waiting")
         assert waiting.payload["until"].endswith("Z")
 
     def test_what_was_done_before_is_not_done_again(self, store: SqliteStore) -> None:
-        play = Play(store, WAIT % "seconds: 90").finish()
+        play = RunHarness(store, WAIT % "seconds: 90").finish()
         assert [e.payload["position"] for e in play.events if e.type == "action.started"] == [
             "run.0",
             "run.1",
@@ -110,7 +110,7 @@ class TestWait:
               - {action: wait, seconds: 1}
               - {action: shell, command: "test {{ step.attempt }} = 3"}
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert (play.status, play.run.result) == ("succeeded", {"x": 1})
 
     def test_what_is_not_plain_data_fails_the_step(
@@ -118,7 +118,7 @@ class TestWait:
     ) -> None:
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: lambda _: {1, 2})
         text = "steps: [{name: a, run: [{action: log, message: x, as: y}, {action: wait, seconds: 5}]}]"
-        assert Play(store, text).finish().errors == ["FunctionFailed"]
+        assert RunHarness(store, text).finish().error_types == ["FunctionFailed"]
 
     @pytest.mark.parametrize(
         ("step", "ending"),
@@ -134,35 +134,35 @@ class TestWait:
     ) -> None:
         """And the wait does not. Another attempt, which begins behind it, has all the time again."""
         work = "[{action: log, message: x}, {action: wait, seconds: 90}, {action: log, message: y}, {action: log, message: z}]"
-        play = Play(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
-        assert (play.status, play.errors) == (ending, ["Timeout"] if ending == "failed" else [])
+        play = RunHarness(store, f"steps: [{{name: a, {step}, run: {work}}}]").finish()
+        assert (play.status, play.error_types) == (ending, ["Timeout"] if ending == "failed" else [])
 
     def test_a_resume_has_all_the_time_again(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
         work = f"[{log}, {log}, {{action: wait, seconds: 90}}, {log}, {log}, {{action: wait, seconds: 90}}, {log}]"
-        play = Play(store, f"steps: [{{name: a, timeout: 10s, run: {work}}}]").finish()
-        assert play.errors == ["Timeout"]
+        play = RunHarness(store, f"steps: [{{name: a, timeout: 10s, run: {work}}}]").finish()
+        assert play.error_types == ["Timeout"]
         assert play.resume().finish().status == "succeeded"
 
     def test_the_time_in_place_counts_from_there(self, store: SqliteStore, slow: None) -> None:
         log = "{action: log, message: x}"
         in_place = f"[{log}, {{action: wait, seconds: 9}}, {log}, MORE{log}]"
         text = f"steps: [{{name: a, timeout: 7s, run: [{log}, {log}], rule: [{{case: default, run: {in_place}}}]}}]"
-        assert Play(store, text.replace("MORE", "")).finish().status == "succeeded"
-        assert Play(store, text.replace("MORE", f"{log}, ")).finish().errors == ["Timeout"]
+        assert RunHarness(store, text.replace("MORE", "")).finish().status == "succeeded"
+        assert RunHarness(store, text.replace("MORE", f"{log}, ")).finish().error_types == ["Timeout"]
 
     def test_a_resumed_wait_is_as_long_as_it_was(self, store: SqliteStore) -> None:
-        play = Play(store, WAIT % "seconds: 90", clock=Clock(0.0))
-        play.walk_one()
+        play = RunHarness(store, WAIT % "seconds: 90", clock=FakeClock(0.0))
+        play.execute_next()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish()
-        play.clock.pass_(10)
+        play.clock.advance(10)
         play.resume().finish()
         assert (play.status, play.clock()) == ("succeeded", 90.0)
 
     def test_a_cancelled_wait_does_not_go_on(self, store: SqliteStore) -> None:
-        play = Play(store, WAIT % "seconds: 90")
-        play.walk_one()
+        play = RunHarness(store, WAIT % "seconds: 90")
+        play.execute_next()
         store.stop(play.id, "cancelled", play.clock())  # type: ignore[arg-type]
         play.finish()
         assert (play.status, play.run.result) == ("cancelled", None)
@@ -171,17 +171,17 @@ class TestWait:
 
     @pytest.mark.parametrize("how", ['until: "{{ 1 }} soon"', "seconds: \"{{ 'x' }}\""])
     def test_a_time_that_is_none(self, store: SqliteStore, how: str) -> None:
-        play = Play(store, WAIT % how).finish()
+        play = RunHarness(store, WAIT % how).finish()
         assert [e["type"] for e in play.run.errors] == ["ParameterError"]
 
     def test_many_runs_wait_at_once(self, store: SqliteStore) -> None:
-        clock = Clock()
-        plays = [Play(store, WAIT % "seconds: 60", clock=clock, origin="service") for _ in range(30)]
-        while plays[0].walk_one(chained=True):
+        clock = FakeClock()
+        plays = [RunHarness(store, WAIT % "seconds: 60", clock=clock, origin="service") for _ in range(30)]
+        while plays[0].execute_next(chained=True):
             pass
         assert [visit.status for play in plays for visit in store.visits(play.id)] == ["waiting"] * 30
-        clock.pass_(60)
-        while plays[0].walk_one(chained=True):
+        clock.advance(60)
+        while plays[0].execute_next(chained=True):
             pass
         assert {play.status for play in plays} == {"succeeded"}
 
@@ -198,18 +198,18 @@ class TestRepeat:
     """
 
     def test_until_the_condition_is_true(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT % 3, clock=Clock(0.0)).finish()
+        play = RunHarness(store, self.TEXT % 3, clock=FakeClock(0.0)).finish()
         assert (play.status, play.run.result, play.clock()) == ("succeeded", {"count": 3}, 60.0)
         (visit,) = (visit for visit in store.visits(play.id) if visit.step == "a")
         assert (visit.number, visit.attempt) == (1, 1)
 
     def test_not_for_ever(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT % 9).finish()
+        play = RunHarness(store, self.TEXT % 9).finish()
         assert (play.status, play.run.result) == ("succeeded", {"gave_up": True})
 
     def test_a_condition_without_a_value(self, store: SqliteStore) -> None:
         text = self.TEXT.replace("count >= %d", "1 / 0")
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert [e["type"] for e in play.run.errors] == ["TemplateError"]
 
     def test_each_round_has_a_key_of_its_own(self, store: SqliteStore) -> None:
@@ -219,7 +219,7 @@ class TestRepeat:
               repeat: {until: "{{ keys | length == 2 }}", max: 3}
               run: [{action: set, set: {keys: "{{ (keys | default([])) + [step.idempotency_key] }}"}}]
         """
-        play = Play(store, text).finish()
+        play = RunHarness(store, text).finish()
         assert len(set(play.run.result["keys"])) == 2
 
     @pytest.mark.parametrize("spread", ["", ", batch: 2"])
@@ -240,7 +240,7 @@ class TestRepeat:
             return lambda call: keys.append(call.idempotency_key) if type == "log" else call.parameters["set"]
 
         monkeypatch.setattr("noetl.executor.engine.attempts.handler", handler)
-        play = Play(store, text % spread, clock=Clock(0.0)).finish()
+        play = RunHarness(store, text % spread, clock=FakeClock(0.0)).finish()
         assert (play.status, play.result) == ("succeeded", {"data": [None] * 3})
         assert (len(keys), len(set(keys))) == (6, 6)
 
@@ -255,10 +255,10 @@ class TestAtMostOnce:
           rule: [{case: "{{ error.type == 'StepInterrupted' }}", run: [{action: set, set: {seen: true}}]}]
     """
 
-    def interrupted(self, store: SqliteStore, retry: str) -> Play:
-        play = Play(store, self.TEXT % retry)
+    def interrupted(self, store: SqliteStore, retry: str) -> RunHarness:
+        play = RunHarness(store, self.TEXT % retry)
         assert play.claim("dies") is not None
-        play.clock.pass_(LEASE_SECONDS)
+        play.clock.advance(LEASE_SECONDS)
         return play.finish()
 
     def test_an_interrupted_attempt_is_not_made_again(self, store: SqliteStore) -> None:
@@ -284,14 +284,14 @@ class TestRetriesOfActions:
           - {action: set, set: {x: "{{ step.attempt }}"}}
     """
 
-    def play(self, store: SqliteStore, folder: Path, tries: int, step: str = "on_error: abort") -> Play:
-        return Play(store, self.TEXT.replace("TRIES", str(tries)).replace("STEP", step), folder=folder)
+    def play(self, store: SqliteStore, folder: Path, tries: int, step: str = "on_error: abort") -> RunHarness:
+        return RunHarness(store, self.TEXT.replace("TRIES", str(tries)).replace("STEP", step), folder=folder)
 
     def test_nothing_is_held_meanwhile(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 3)
         before = play.clock()
-        assert play.walk_one()
-        assert not play.walk_one()
+        assert play.execute_next()
+        assert not play.execute_next()
         assert (play.status, play.visit("a").status, play.visit("a").due_at) == (
             "waiting",
             "waiting",
@@ -309,9 +309,9 @@ class TestRetriesOfActions:
 
     def test_they_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 8).finish()
-        assert (play.errors, (tmp_path / "lines.txt").read_text().count("try")) == (["CommandFailed"], 4)
+        assert (play.error_types, (tmp_path / "lines.txt").read_text().count("try")) == (["CommandFailed"], 4)
         play.resume().finish()
-        assert (play.errors, (tmp_path / "lines.txt").read_text().count("try")) == ([], 8)
+        assert (play.error_types, (tmp_path / "lines.txt").read_text().count("try")) == ([], 8)
 
     def test_another_attempt_of_the_step_has_them_all_again(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 6, "retry: {attempts: 2, delay: 1s}").finish()
@@ -322,13 +322,13 @@ class TestRetriesOfActions:
         """One that would not fit is not begun."""
         play = self.play(store, tmp_path, 9, "timeout: 4m")
         before = play.clock()
-        assert (play.finish().errors, play.clock() - before) == (["CommandFailed"], 180)
+        assert (play.finish().error_types, play.clock() - before) == (["CommandFailed"], 180)
 
     def test_the_end_of_an_invocation_does_not_matter(self, store: SqliteStore, tmp_path: Path) -> None:
         play = self.play(store, tmp_path, 2)
         claim = play.claim()
         assert claim is not None
-        replace(play.walker(), invocation_seconds=30, goes_on=lambda: False).walk(claim)
+        replace(play.executor(), invocation_seconds=30, continues=lambda: False).execute(claim)
         assert play.finish().status == "succeeded"
 
     def test_items_beside_each_other(self, store: SqliteStore, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ class TestRetriesOfActions:
                 retry: {attempts: 3, delay: 1m, jitter: false}
               - {action: set, set: {done: "{{ n }}"}}
         """
-        play = Play(store, text, folder=tmp_path)
+        play = RunHarness(store, text, folder=tmp_path)
         before = play.clock()
         play.finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
@@ -354,8 +354,8 @@ class TestRetriesOfActions:
 
     def test_the_notification_of_a_callback_is_done_at_once(self, store: SqliteStore) -> None:
         notify = "{action: shell, command: exit 1, retry: {attempts: 2, delay: 1m, jitter: false}}"
-        play = Play(store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]")
+        play = RunHarness(store, f"steps: [{{name: a, run: [{{action: callback, notify: {notify}}}]}}]")
         claim, hasty = play.claim(), Hasty()
         assert claim is not None
-        play.walker().walk(claim, hasty)
-        assert (hasty.waits, play.finish().errors) == ([60.0], ["CommandFailed"])
+        play.executor().execute(claim, hasty)
+        assert (hasty.waits, play.finish().error_types) == ([60.0], ["CommandFailed"])

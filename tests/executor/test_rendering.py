@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from noetl.executor.engine.rendering import check_kinds, render, render_parameters
 from noetl.executor.errors import ActionError
-from noetl.executor.model.sql import Bind, Identifier, Sql
-from noetl.executor.security.secret_sources import Secret
+from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
+from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 
 NOTHING: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class TestSql:
             a=[1],
             b="c",
         )
-        assert sql == Sql(("select * from ", Identifier("t"), " where a = ", Bind([1]), " and b = ", "c"))
+        assert sql == Sql(("select * from ", SqlIdentifier("t"), " where a = ", Bind([1]), " and b = ", "c"))
 
     def test_each_statement_of_a_list(self) -> None:
         assert rendered(["a", "b {{ x }}"], SQL, x=1) == [Sql(("a",)), Sql(("b ", Bind(1)))]
@@ -100,7 +100,7 @@ class TestSql:
         assert refusal("select {% if true %}1{% endif %}", SQL).type == "ParameterError"
 
     def test_an_identifier_is_quoted_as_one(self) -> None:
-        assert Identifier('a"."b').quoted == '"a"".""b"'
+        assert SqlIdentifier('a"."b').quoted == '"a"".""b"'
 
 
 class TestShell:
@@ -196,13 +196,13 @@ class TestSecrets:
         args = rendered(
             {"token": "{{ secrets.TOKEN }}", "deep": {"list": ["{{ secrets.TOKEN }}"]}, "n": 1}, None
         )
-        assert isinstance(args["token"], Secret)
+        assert isinstance(args["token"], SecretReference)
         assert "token-of-a-test" not in f"{args} {args['token']}"
         assert rendered("{{ args.token }}", PLAIN, args=args) == "***"
         assert rendered("x {{ args.token | upper }}", TRUSTED, args=args) == "x TOKEN-OF-A-TEST"
         assert rendered("{{ args.deep }}", TRUSTED, args=args) == {"list": ["token-of-a-test"]}
         assert rendered("{{ args }}", TRUSTED, args=args)["token"] == "token-of-a-test"
-        assert isinstance(args["token"], Secret)
+        assert isinstance(args["token"], SecretReference)
 
     def test_text_around_a_reference_is_refused(self) -> None:
         assert "passed on by itself" in refusal("Bearer {{ secrets.TOKEN }}", None).message

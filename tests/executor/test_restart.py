@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from noetl.executor.engine.start import restarted
+from noetl.executor.engine.start import restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 CHAIN = """
     output: {all: "{{ [a, b, c] }}", seen: "{{ steps.one.result.a }}"}
@@ -21,22 +21,22 @@ CHAIN = """
 """
 
 
-def started_from(play: Play, step: str, **given: Any) -> Play:
+def started_from(play: RunHarness, step: str, **given: Any) -> RunHarness:
     """The run that begins at a step of this one."""
     store = play.store
     visits = store.visits_with_outputs(play.id)
-    run, first, history = restarted(
+    run, first, history = restart_from_step(
         play.plan.header, play.plan.steps[step], play.run, visits, given, now=play.clock()
     )
     store.create_run(run, first, history=history)
-    again = object.__new__(Play)
+    again = object.__new__(RunHarness)
     again.store, again.plan, again.clock, again.capabilities = store, play.plan, play.clock, play.capabilities
     again.id, again.tenant, again.queue = run.id, run.tenant, run.queue
     return again
 
 
 def test_it_knows_what_was_known_there(store: SqliteStore) -> None:
-    play = Play(store, CHAIN, {"start": 1, "bad": True}).finish()
+    play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
     again = started_from(play, "three", bad=False).finish()
     assert (again.status, again.result) == ("succeeded", {"all": [1, 2, 4], "seen": 1})
     assert (again.run.resumed_from, again.id != play.id) == (play.id, True)
@@ -46,14 +46,14 @@ def test_it_knows_what_was_known_there(store: SqliteStore) -> None:
 
 
 def test_what_came_behind_is_forgotten(store: SqliteStore) -> None:
-    play = Play(store, CHAIN, {"start": 1, "bad": False}).finish()
+    play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
     again = started_from(play, "two", start=5).finish()
     assert again.result == {"all": [1, 2, 4], "seen": 1}
     assert [visit.step for visit in again.visits] == ["one", "two", "three"]
 
 
 def test_from_the_beginning(store: SqliteStore) -> None:
-    play = Play(store, CHAIN, {"start": 1, "bad": False}).finish()
+    play = RunHarness(store, CHAIN, {"start": 1, "bad": False}).finish()
     assert started_from(play, "one", start=5).finish().result == {"all": [5, 6, 12], "seen": 5}
 
 
@@ -63,14 +63,14 @@ def test_from_a_step_that_was_not_reached(store: SqliteStore) -> None:
         - {name: one, run: [{action: set, set: {a: 1}}], rule: [{case: "{{ input.x }}", run: [two]}]}
         - {name: two, run: [{action: set, set: {b: "{{ a + 1 }}"}}]}
     """
-    play = Play(store, text, {"x": False}).finish()
+    play = RunHarness(store, text, {"x": False}).finish()
     assert started_from(play, "two").finish().result == {"a": 1, "b": 2}
 
 
 def test_it_can_be_resumed_itself(store: SqliteStore, tmp_path: Path) -> None:
-    play = Play(store, CHAIN, {"start": 1, "bad": True}).finish()
+    play = RunHarness(store, CHAIN, {"start": 1, "bad": True}).finish()
     again = started_from(play, "three").finish()
-    assert again.errors == ["Failed"]
+    assert again.error_types == ["Failed"]
     assert again.resume(bad=False).finish().result["all"] == [1, 2, 4]
 
 
@@ -84,7 +84,7 @@ def test_visits_are_counted_anew(store: SqliteStore) -> None:
         - {name: right, rule: [{case: default, run: [meet]}]}
         - {name: meet, max_visits: 3, rule: [{case: default, run: [top]}, {case: error, run: []}]}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     again = started_from(play, "top").finish()
     assert (play.result, again.result) == ({"n": 4}, {"n": 7})
 
@@ -98,17 +98,17 @@ def test_not_from_a_branch_beside_others(store: SqliteStore, step: str) -> None:
         - {name: right, rule: [{case: default, run: [meet]}]}
         - {name: meet, run: [{action: log, message: met}]}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="`meet`") as found:
         started_from(play, step)
     assert found.value.reason == "inside_region"
-    assert started_from(play, "meet").finish().steps == {"fork": 1, "left": 1, "right": 1, "meet": 1}
+    assert started_from(play, "meet").finish().visit_counts == {"fork": 1, "left": 1, "right": 1, "meet": 1}
     assert started_from(play, "fork").finish().status == "succeeded"
 
 
 def test_not_from_a_run_that_has_not_ended(store: SqliteStore) -> None:
     with pytest.raises(RejectedError) as found:
-        started_from(Play(store, CHAIN, {"start": 1, "bad": True}), "two")
+        started_from(RunHarness(store, CHAIN, {"start": 1, "bad": True}), "two")
     assert found.value.reason == "not_ended"
 
 
@@ -121,7 +121,7 @@ def test_failures_that_ended_branches_are_over(store: SqliteStore) -> None:
         - {name: good, run: [{action: set, set: {a: 1}}], rule: [{case: default, run: [end]}]}
         - {name: end, run: [{action: set, set: {b: "{{ a }}"}}]}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert play.status == "completed_with_errors"
     again = started_from(play, "end").finish()
     assert (again.status, again.result) == ("succeeded", {"a": 1, "b": 1})
@@ -132,7 +132,7 @@ def test_not_from_the_step_that_runs_last(store: SqliteStore) -> None:
         finally: last
         steps: [{name: a, run: [{action: set, set: {x: {}}}]}, {name: last, run: [{action: log, message: x}]}]
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     with pytest.raises(RejectedError, match="runs last") as found:
         started_from(play, "last")
     assert found.value.reason == "unknown_step"
@@ -144,7 +144,7 @@ def test_empty_results_are_remembered(store: SqliteStore) -> None:
         - {name: a, run: [{action: set, set: {}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: set, set: {x: "{{ steps.a.result }}"}}]}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert started_from(play, "b").finish().result == play.result == {"x": {}}
 
 
@@ -157,5 +157,5 @@ def test_what_a_failed_branch_had_saved_before_a_pause_is_not_known(store: Sqlit
         - {name: good, run: [{action: wait, seconds: 5}], rule: [{case: default, run: [end]}]}
         - {name: end, run: [{action: set, set: {b: "{{ x is defined }}"}}]}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert started_from(play, "end").finish().result == play.result == {"b": False}

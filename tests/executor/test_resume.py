@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 FORK = """
     input: {ok: {type: boolean, default: false}}
@@ -27,7 +27,7 @@ FORK = """
 
 
 def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: SqliteStore) -> None:
-    play = Play(store, FORK).finish()
+    play = RunHarness(store, FORK).finish()
     assert (play.status, play.run.result) == ("completed_with_errors", {"y": 2, "sum": 2})
     play.resume(ok=True).finish()
     assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2, "sum": 3})
@@ -41,7 +41,7 @@ def test_a_branch_that_had_ended_in_a_failure_comes_to_the_join_again(store: Sql
 
 
 def test_a_branch_that_fails_again_ends_again(store: SqliteStore) -> None:
-    play = Play(store, FORK).finish()
+    play = RunHarness(store, FORK).finish()
     play.resume().finish()
     assert (play.status, play.run.live, play.run.failed_branches) == ("completed_with_errors", 0, 1)
 
@@ -52,7 +52,7 @@ def test_a_run_whose_output_alone_had_no_value_is_ended_anew(store: SqliteStore)
         steps: [{name: a, run: [{action: set, set: {x: {found: 1}}}]}]
         output: {value: "{{ x[input.key] }}"}
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert (play.status, play.run.result) == ("completed_with_errors", {"value": None})
     play.resume(key="found").finish()
     assert (play.status, play.run.result) == ("succeeded", {"value": 1})
@@ -71,7 +71,7 @@ def test_a_failed_step_goes_on_behind_its_last_pause(store: SqliteStore, policy:
           - {action: fail, if: "{{ not input.ok }}", message: not yet}
           - {action: set, set: {y: "{{ x + 1 }}"}}
     """
-    play = Play(store, text % policy).finish()
+    play = RunHarness(store, text % policy).finish()
     assert not play.run.result
     play.resume(ok=True).finish()
     assert (play.status, play.run.result) == ("succeeded", {"x": 1, "y": 2})
@@ -89,7 +89,7 @@ def test_a_step_whose_in_place_work_failed_begins_anew(store: SqliteStore, polic
           run: [{action: set, set: {n: "{{ n + 1 }}"}}]
           rule: [{case: default, run: [{action: fail, if: "{{ not input.ok }}", message: not yet}]}]
     """
-    play = Play(store, text % policy).finish()
+    play = RunHarness(store, text % policy).finish()
     play.resume(ok=True).finish()
     assert (play.status, play.run.result) == ("succeeded", {"n": 1})
 
@@ -104,6 +104,6 @@ def test_a_step_that_runs_last_again_has_time_of_its_own(store: SqliteStore) -> 
         - name: tidy
           run: [{action: wait, seconds: 20}, {action: fail, if: "{{ not input.ok }}", message: not yet}]
     """
-    play = Play(store, text).finish()
+    play = RunHarness(store, text).finish()
     assert play.status == "failed"
     assert play.resume(ok=True).finish().status == "succeeded"

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from noetl.executor.engine.work_context import Piece
+from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import ActionError
-from noetl.executor.model.memory_budget import Room, size_of
+from noetl.executor.model.memory_budget import MemoryBudget, json_size
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 MOST = 3000
 TEXT = "{{ 'x' * 1000 }}"
@@ -30,25 +30,25 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A room of `MOST`; what is held in it is told after each change."""
     told: list[int] = []
 
-    class Small(Room):
+    class Small(MemoryBudget):
         def __init__(self) -> None:
             super().__init__(MOST)
 
-        def take(self, size: int) -> None:
-            super().take(size)
+        def reserve(self, size: int) -> None:
+            super().reserve(size)
             told.append(self._held)
 
-    create = Piece.__init__
+    create = WorkContext.__init__
 
-    def init(self: Piece, *args: Any, **options: Any) -> None:
-        create(self, *args, **({"room": Small()} | options))
+    def init(self: WorkContext, *args: Any, **options: Any) -> None:
+        create(self, *args, **({"memory_budget": Small()} | options))
 
-    monkeypatch.setattr(Piece, "__init__", init)
+    monkeypatch.setattr(WorkContext, "__init__", init)
     return told
 
 
-def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> Play:
-    return Play(
+def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> RunHarness:
+    return RunHarness(
         store,
         f"tasks: {{say: [{{action: set, set: {{y: '{{{{ args.x | default(0) }}}}'}}}}]}}\nsteps: {steps}",
         folder=folder,
@@ -58,16 +58,16 @@ def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> Play:
 @given(plain_values)
 def test_nothing_is_taken_for_larger_than_it_is(value: Any) -> None:
     length = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    assert length / 9 <= size_of(value) <= length
+    assert length / 9 <= json_size(value) <= length
 
 
 def test_what_is_full_takes_no_more() -> None:
-    room = Room(10)
-    room.take(6)
-    with room.held("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
-        room.take(1)
+    room = MemoryBudget(10)
+    room.reserve(6)
+    with room.reserved("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
+        room.reserve(1)
     assert (refused.value.type, refused.value.retryable) == ("PayloadTooLarge", False)
-    room.take(4)
+    room.reserve(4)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_is_full_takes_no_more() -> None:
 )
 def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
     play = ended(store, f"[{{name: a, {step}}}]")
-    assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
+    assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
 
 
 @pytest.mark.parametrize(
@@ -107,16 +107,16 @@ def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
 )
 def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int], step: str) -> None:
     play = ended(store, f"[{{name: a, {step}}}]")
-    assert play.errors == []
+    assert play.error_types == []
     assert min(small) >= 0
-    assert small[-1] == sum(size_of(value) for value in (play.result or {}).values())
+    assert small[-1] == sum(json_size(value) for value in (play.result or {}).values())
 
 
 def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noetl.executor.engine.loop.MOST_GIVEN", MOST)
+    monkeypatch.setattr("noetl.executor.engine.loop.MAX_LOOP_RESULT", MOST)
     text = f'[{{name: a, loop: {{items: [1, 2, 3, 4, 5, 6], batch: 1}}, run: [{{action: set, set: {{a: "{TEXT}"}}}}]}}]'
     play = ended(store, text)
-    assert play.errors == ["PayloadTooLarge"]
+    assert play.error_types == ["PayloadTooLarge"]
     assert [event.payload["done"] for event in play.events if event.type == "loop.progress"] == [1, 2]
 
 
@@ -150,9 +150,9 @@ def test_what_waits_beside_a_failure_is_held_no_more(store: SqliteStore, small: 
           - {{{work}, on_error: continue}}
           - {{action: set, set: {{a: "{TEXT}", b: "{TEXT}"}}}}
     """
-    play = Play(store, text).finish()
-    assert play.errors == []
-    assert small[-1] == sum(size_of(value) for value in play.result.values())
+    play = RunHarness(store, text).finish()
+    assert play.error_types == []
+    assert small[-1] == sum(json_size(value) for value in play.result.values())
 
 
 def test_what_is_overwritten_by_one_of_several_is_held_no_more(store: SqliteStore, small: list[int]) -> None:
@@ -160,6 +160,6 @@ def test_what_is_overwritten_by_one_of_several_is_held_no_more(store: SqliteStor
         tasks: {beside: {parallel: true, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]}}
         steps: [{name: a, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {task: beside}, {action: set, set: {b: "{{ 'x' * 2000 }}"}}]}]
     """
-    play = Play(store, text).finish()
-    assert play.errors == []
-    assert small[-1] == sum(size_of(value) for value in play.result.values())
+    play = RunHarness(store, text).finish()
+    assert play.error_types == []
+    assert small[-1] == sum(json_size(value) for value in play.result.values())

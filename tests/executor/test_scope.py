@@ -26,7 +26,7 @@ RUN = Run(
     created_at=5.0,
     started_at=10.0,
 )
-VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {}, number=3, attempt=2, piece_at=20.0)
+VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {}, number=3, attempt=2, segment_started_at=20.0)
 ERROR = error_record(VISIT, "Failed", "no")
 
 
@@ -75,14 +75,14 @@ def test_run_and_step() -> None:
 
 def test_the_outcome_is_known_afterwards() -> None:
     before = scope(saved={"x": 1, "y": 1})
-    after = before.after(Outcome(False, None, ERROR, "http", saved={"y": 2}))
+    after = before.with_outcome(Outcome(False, None, ERROR, "http", saved={"y": 2}))
     found = value(after, "[result.success, result.error.type, error.message, result.action, y, x is defined]")
     assert found == [False, "Failed", "no", "http", 2, False]
     assert value(before, "[error, x, y]") == [None, 1, 1]
 
 
 def test_a_forgiven_failure_is_no_error() -> None:
-    after = scope().after(Outcome(False, None, ERROR, "http", forgiven=True))
+    after = scope().with_outcome(Outcome(False, None, ERROR, "http", forgiven=True))
     assert value(after, "[result.success, result.error.type, error]") == [False, "Failed", None]
 
 

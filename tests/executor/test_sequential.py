@@ -9,7 +9,7 @@ import pytest
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Clock, Play
+from tests.run_harness import FakeClock, RunHarness
 
 TREE = """
     mode: sequential
@@ -26,11 +26,11 @@ TREE = """
 NOTE = """{action: set, set: {seen: "{{ seen + [step.name] }}"}}"""
 
 
-def play(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> Play:
-    return Play(store, text.replace("NOTE", NOTE), input)
+def play(store: SqliteStore, text: str, input: dict[str, Any] | None = None) -> RunHarness:
+    return RunHarness(store, text.replace("NOTE", NOTE), input)
 
 
-def order(play: Play) -> list[str]:
+def order(play: RunHarness) -> list[str]:
     """The steps in the order in which they ended."""
     return [e.step or "" for e in play.events if e.type in ("step.completed", "step.failed")]
 
@@ -47,7 +47,7 @@ def test_one_at_a_time(store: SqliteStore) -> None:
         claim = playing.claim()
         assert claim is not None
         assert playing.claim("other") is None
-        replace(playing.walker(), goes_on=lambda: False).walk(claim)
+        replace(playing.executor(), continues=lambda: False).execute(claim)
     assert playing.status is RunStatus.SUCCEEDED
 
 
@@ -55,7 +55,7 @@ def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
     playing = play(
         store, TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
     )
-    while playing.walk_one():
+    while playing.execute_next():
         pass
     assert (order(playing), playing.status) == (["a", "b"], "waiting")
     assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
@@ -64,7 +64,7 @@ def test_a_waiting_branch_holds_the_next(store: SqliteStore) -> None:
 def test_a_branch_that_is_tried_again_holds_the_next(store: SqliteStore) -> None:
     flaky = """{name: e, retry: {attempts: 2, delay: 60s}, run: [{action: shell, command: exit 1, if: "{{ step.attempt == 1 }}"}, NOTE]}"""
     playing = play(store, TREE.replace("{name: e, run: [NOTE]}", flaky))
-    while playing.walk_one():
+    while playing.execute_next():
         pass
     assert order(playing) == ["a", "b"]
     assert order(playing.finish()) == ["a", "b", "e", "f", "c", "g", "d"]
@@ -123,14 +123,14 @@ class TestEndings:
         playing = play(
             store, TREE.replace("{name: f, run: [NOTE]}", "{name: f, run: [{action: fail, message: no}]}")
         )
-        assert playing.finish().errors == ["Failed"]
+        assert playing.finish().error_types == ["Failed"]
         assert order(playing) == ["a", "b", "e", "f"]
 
     @pytest.mark.parametrize("step", "abefcgd")
     def test_a_failed_run_goes_on_where_it_failed(self, store: SqliteStore, step: str) -> None:
         fail = '{action: fail, message: no, if: "{{ input.bad == step.name }}"}'
         playing = play(store, TREE.replace("NOTE", f"{fail}, NOTE"), {"bad": step}).finish()
-        assert playing.errors == ["Failed"]
+        assert playing.error_types == ["Failed"]
         playing.resume(bad="").finish()
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
 
@@ -138,7 +138,7 @@ class TestEndings:
     def test_a_cancelled_run_goes_on_in_line(self, store: SqliteStore, walked: int) -> None:
         playing = play(store, TREE)
         for _ in range(walked):
-            playing.walk_one()
+            playing.execute_next()
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         playing.finish().resume().finish()
         assert playing.result == {"seen": ["a", "b", "e", "f", "c", "g", "d"]}
@@ -146,12 +146,12 @@ class TestEndings:
 
     def test_one_that_waited_still_holds_the_next(self, store: SqliteStore) -> None:
         text = TREE.replace("{name: e, run: [NOTE]}", "{name: e, run: [{action: wait, seconds: 60}, NOTE]}")
-        playing = Play(store, text.replace("NOTE", NOTE), clock=Clock(0.0))
-        while playing.walk_one():
+        playing = RunHarness(store, text.replace("NOTE", NOTE), clock=FakeClock(0.0))
+        while playing.execute_next():
             pass
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
         playing.finish().resume()
-        while playing.walk_one():
+        while playing.execute_next():
             pass
         assert (order(playing), playing.status) == (["a", "b"], "waiting")
         playing.finish()

@@ -3,12 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
 from noetl.planner.plan import Plan
 
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 STEPS = "\nsteps: [{name: a, run: [{action: log, message: ok}]}]"
 
@@ -18,7 +18,7 @@ def started(plan: Plan, given: dict[str, Any], **options: Any) -> Run:
 
 
 def begun(text: str, given: dict[str, Any] | None = None, **options: Any) -> Run:
-    return started(compiled(text + STEPS), given or {}, now=100.0, **options)
+    return started(compile_text(text + STEPS), given or {}, now=100.0, **options)
 
 
 def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def rejected(text: str, given: dict[str, Any], **options: Any) -> list[dict[str,
 
 
 def test_a_run_and_its_first_visit() -> None:
-    plan = compiled('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
+    plan = compile_text('name: x\nversion: "3"\ntimeout: 1m' + STEPS)
     run, visit = new_run(
         plan.header, plan.hash, {}, now=100.0, tenant="t", origin="local", folder="/f", tags=["x"]
     )
@@ -93,14 +93,14 @@ def test_all_problems_are_told_at_once() -> None:
 def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
     text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: log, message: '{{ who }}'}"
     with pytest.raises(RejectedError) as found:
-        started(compiled(text), {}, now=1.0)
+        started(compile_text(text), {}, now=1.0)
     assert found.value.message == "input `who` is missing: it is read on line 5"
-    assert started(compiled(text), {"who": [1]}, now=1.0).input == {"who": [1]}
+    assert started(compile_text(text), {"who": [1]}, now=1.0).input == {"who": [1]}
 
 
 def test_other_inputs_where_all_are_read() -> None:
     text = "name: x\nsteps: [{name: a, run: [{action: log, message: '{{ input }}'}]}]"
-    assert started(compiled(text), {"any": 1}, now=1.0).input == {"any": 1}
+    assert started(compile_text(text), {"any": 1}, now=1.0).input == {"any": 1}
 
 
 def test_configuration_is_filled_in() -> None:
@@ -127,11 +127,11 @@ def test_variables_may_be_given() -> None:
 
 
 def test_corrected_input() -> None:
-    plan: Plan = compiled('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
+    plan: Plan = compile_text('input: {a: integer, b: {default: 1}}\nenvironment: {e: "{{ a }}"}' + STEPS)
     run, _ = new_run(plan.header, plan.hash, {"a": 1}, now=1.0)
-    assert corrected(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}
-    assert corrected(plan.header, run, {"a": 2}) == {"input": {"a": 2, "b": 1}, "environment": {"e": 2}}
+    assert correct_input(plan.header, run, {}) == {"input": {"a": 1, "b": 1}, "environment": {"e": 1}}
+    assert correct_input(plan.header, run, {"a": 2}) == {"input": {"a": 2, "b": 1}, "environment": {"e": 2}}
     with pytest.raises(RejectedError):
-        corrected(plan.header, run, {"a": "x"})
+        correct_input(plan.header, run, {"a": "x"})
     with pytest.raises(RejectedError):
-        corrected(plan.header, run, {"c": 1})
+        correct_input(plan.header, run, {"c": 1})

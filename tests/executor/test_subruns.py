@@ -7,11 +7,11 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from noetl.executor.engine.external import MAX_DEPTH
+from noetl.executor.engine.external import MAX_RUN_DEPTH
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play, register
+from tests.run_harness import RunHarness, register_playbook
 
 CHILD = """
     name: child
@@ -30,22 +30,22 @@ PARENT = """
 """
 
 
-def play(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> Play:
-    return Play(store, text, input)
+def play(store: SqliteStore, text: str = PARENT % ("", ""), **input: Any) -> RunHarness:
+    return RunHarness(store, text, input)
 
 
-def children(playing: Play) -> list[Run]:
+def children(playing: RunHarness) -> list[Run]:
     return [run for run in playing.store.runs("default")[0] if run.id != playing.id]
 
 
 @pytest.fixture(autouse=True)
 def child(store: SqliteStore) -> None:
-    register(store, CHILD)
+    register_playbook(store, CHILD)
 
 
-def walked(playing: Play) -> Play:
+def walked(playing: RunHarness) -> RunHarness:
     """The run, when nothing is due at this moment."""
-    while playing.walk_one(chained=True):
+    while playing.execute_next(chained=True):
         pass
     return playing
 
@@ -85,13 +85,13 @@ class TestResults:
 
     def test_tried_again_it_is_another_run(self, store: SqliteStore) -> None:
         playing = play(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()
-        assert playing.errors == ["WorkflowFailed"]
+        assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [0, 0, 0]
 
     def test_a_step_that_is_tried_again_goes_on_with_the_run(self, store: SqliteStore) -> None:
         text = (PARENT % ("", "")).replace("name: call", "name: call\n      retry: {attempts: 3, delay: 1s}")
         playing = play(store, text, n=7).finish()
-        assert playing.errors == ["WorkflowFailed"]
+        assert playing.error_types == ["WorkflowFailed"]
         assert [child.resumes for child in children(playing)] == [2]
 
     def test_many_at_once(self, store: SqliteStore) -> None:
@@ -119,7 +119,7 @@ class TestStarts:
         assert error["message"] == "`child` cannot be started: input `n` must be integer, and is text"
 
     def test_a_version(self, store: SqliteStore) -> None:
-        register(store, CHILD.replace("n * 2", "n * 3"), "b")
+        register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         pinned = PARENT % (', version: "1"', "")
         assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
         assert play(store, n=1).finish().result["found"] == {"twice": 3}
@@ -129,17 +129,19 @@ class TestStarts:
     def test_it_is_looked_up_once(self, store: SqliteStore) -> None:
         """A run goes on with the version it began, whatever is registered meanwhile."""
         playing = walked(play(store, n=5))
-        register(store, CHILD.replace("n * 2", "n * 3"), "b")
+        register_playbook(store, CHILD.replace("n * 2", "n * 3"), "b")
         assert playing.finish().result["found"] == {"twice": 10}
 
     def test_runs_do_not_start_each_other_without_end(self, store: SqliteStore) -> None:
-        register(store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]")
+        register_playbook(
+            store, "name: again\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
+        )
         playing = play(
             store, "name: first\nsteps: [{name: a, run: [{action: workflow, playbook: again}]}]"
         ).finish()
-        assert playing.errors == ["WorkflowFailed"]
-        assert max(child.depth for child in children(playing)) == MAX_DEPTH
-        deepest = next(child for child in children(playing) if child.depth == MAX_DEPTH)
+        assert playing.error_types == ["WorkflowFailed"]
+        assert max(child.depth for child in children(playing)) == MAX_RUN_DEPTH
+        deepest = next(child for child in children(playing) if child.depth == MAX_RUN_DEPTH)
         assert [error["type"] for error in deepest.errors] == ["LimitExceeded"]
 
     def test_detached_it_goes_on_by_itself(self, store: SqliteStore) -> None:
@@ -151,7 +153,7 @@ class TestStarts:
         assert (playing.clock(), child.status, child.parent) == (before, "queued", None)
         while (due := store.next_due(playing.queue)) is not None:
             playing.clock.now = max(due, playing.clock())
-            playing.walk_one()
+            playing.execute_next()
         assert children(playing)[0].status is RunStatus.SUCCEEDED
 
     def test_started_twice_it_is_one_run(self, store: SqliteStore) -> None:
@@ -159,9 +161,9 @@ class TestStarts:
         playing = play(store, n=5)
         claim = playing.claim()
         assert claim is not None
-        walker = playing.walker()
+        walker = playing.executor()
         store.release(claim.run.id, claim.visit.id, claim.visit.fence, playing.clock(), counts=False)
-        walker.walk(claim)
+        walker.execute(claim)
         assert len(children(playing)) == 1
         assert playing.finish().result["found"] == {"twice": 10}
         assert len(children(playing)) == 1
@@ -171,13 +173,13 @@ class TestEndings:
     def test_out_of_time_it_is_cancelled(self, store: SqliteStore) -> None:
         playing = play(store, PARENT % (", timeout: 3s", ""), n=5)
         before = playing.clock()
-        assert playing.finish().errors == ["Timeout"]
+        assert playing.finish().error_types == ["Timeout"]
         assert playing.clock() - before == 3
         walked(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
 
     def test_cancelling_is_passed_down(self, store: SqliteStore) -> None:
-        register(store, (PARENT % ("", "")).replace("steps:", "name: middle\n    steps:", 1))
+        register_playbook(store, (PARENT % ("", "")).replace("steps:", "name: middle\n    steps:", 1))
         playing = walked(play(store, PARENT.replace("playbook: child", "playbook: middle") % ("", ""), n=5))
         assert len(children(playing)) == 2
         store.stop(playing.id, RunStatus.CANCELLED, playing.clock())
@@ -192,7 +194,7 @@ class TestEndings:
         assert [child.resumes for child in children(playing)] == [1]
 
     def test_a_failed_run_is_gone_on_with(self, store: SqliteStore, tmp_path: Path) -> None:
-        register(
+        register_playbook(
             store,
             """
             name: flaky
@@ -202,8 +204,8 @@ class TestEndings:
         """,
         )
         text = "steps: [{name: a, run: [{action: workflow, playbook: flaky, as: found}]}]"
-        playing = Play(store, text, folder=tmp_path).finish()
-        assert playing.errors == ["WorkflowFailed"]
+        playing = RunHarness(store, text, folder=tmp_path).finish()
+        assert playing.error_types == ["WorkflowFailed"]
         (tmp_path / "there.txt").write_text("now")
         assert playing.resume().finish().result == {"found": {"text": "now"}}
         assert (tmp_path / "done.txt").read_text() == "a"
@@ -216,7 +218,7 @@ class TestEndings:
             - {name: bad, run: [{action: wait, seconds: 1}, {action: fail, message: no}]}
         """
         playing = play(store, text).finish()
-        assert playing.errors == ["Failed"]
+        assert playing.error_types == ["Failed"]
         walked(playing)
         assert [child.status for child in children(playing)] == ["cancelled"]
 
@@ -309,9 +311,9 @@ class TestNobodyWaits:
         playing = walked(play(store, n=5))
         (child,) = children(playing)
         store.stop(child.id, RunStatus.CANCELLED, playing.clock())
-        assert walked(playing).errors == ["WorkflowFailed"]
+        assert walked(playing).error_types == ["WorkflowFailed"]
         store.resume(child.id, playing.clock(), deadline_at=None, values={})
         while (due := store.next_due(playing.queue)) is not None:
             playing.clock.now = max(due, playing.clock())
-            playing.walk_one()
+            playing.execute_next()
         assert playing.resume().finish().result["found"] == {"twice": 10}

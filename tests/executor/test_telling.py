@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from noetl.executor.engine.event_buffer import MOST_AT_ONCE, MOST_CHARACTERS, Silence, Telling
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.event_buffer import (
+    MAX_BATCH_CHARACTERS,
+    MAX_BATCH_EVENTS,
+    EventBuffer,
+    NullEventBuffer,
+)
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import PayloadTooLargeError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.runtime.lease_keeper import LOOK_SECONDS, Keeper
-from noetl.executor.security.redaction import Tokens
+from noetl.executor.runtime.lease_keeper import CANCEL_POLL_SECONDS, LeaseKeeper
+from noetl.executor.security.redaction import CallbackTokens
 from noetl.executor.stores.interface import Store
 
 
@@ -37,10 +42,10 @@ class Page:
         return True
 
 
-def noted(*names: str) -> Telling:
-    telling = Telling()
+def noted(*names: str) -> EventBuffer:
+    telling = EventBuffer()
     for name in names:
-        telling.note(Event(name, 0.0))
+        telling.append(Event(name, 0.0))
     return telling
 
 
@@ -51,13 +56,13 @@ def page() -> Page:
 
 def test_what_was_told_is_not_told_again(page: Page) -> None:
     telling = noted("a", "b")
-    telling.some(page.some)
-    telling.note(Event("c", 0.0))
-    telling.some(page.some)
-    telling.some(page.some)
-    telling.note(Event("d", 0.0))
-    assert telling.rest(page.rest)
-    telling.some(page.some)
+    telling.flush_batch(page.some)
+    telling.append(Event("c", 0.0))
+    telling.flush_batch(page.some)
+    telling.flush_batch(page.some)
+    telling.append(Event("d", 0.0))
+    assert telling.flush_all(page.rest)
+    telling.flush_batch(page.some)
     assert page.writes == [("ab", 0), ("c", 2), ("", 3), ("d", None), ("", 4)]
 
 
@@ -68,28 +73,28 @@ def test_what_may_not_have_been_written_is_told_again(page: Page) -> None:
         raise StoreError("The store is away.")
 
     with pytest.raises(StoreError):
-        telling.some(fails)
-    telling.note(Event("b", 0.0))
-    telling.some(lambda *_: False)  # the claim is lost
+        telling.flush_batch(fails)
+    telling.append(Event("b", 0.0))
+    telling.flush_batch(lambda *_: False)  # the claim is lost
     with pytest.raises(StoreError):
-        telling.rest(fails)
-    telling.some(page.some)
+        telling.flush_all(fails)
+    telling.flush_batch(page.some)
     assert page.writes == [("ab", 0)]
 
 
 def test_a_commit_that_is_refused_loses_and_repeats_nothing(page: Page) -> None:
     telling = noted("a", "b")
-    telling.some(page.some)
-    telling.note(Event("c", 0.0))
+    telling.flush_batch(page.some)
+    telling.append(Event("c", 0.0))
 
     def refuses(events: Sequence[Event]) -> None:
-        telling.some(page.some)  # by whoever renews meanwhile
+        telling.flush_batch(page.some)  # by whoever renews meanwhile
         raise PayloadTooLargeError("it is too large")
 
     with pytest.raises(PayloadTooLargeError):
-        telling.rest(refuses)
-    telling.note(Event("d", 0.0))
-    telling.rest(page.rest)
+        telling.flush_all(refuses)
+    telling.append(Event("d", 0.0))
+    telling.flush_all(page.rest)
     assert page.writes == [("ab", 0), ("", 2), ("cd", None)]
 
 
@@ -97,42 +102,42 @@ def test_who_renews_does_not_wait_for_a_commit(page: Page) -> None:
     telling = noted("a")
 
     def commits(events: Sequence[Event]) -> bool:
-        renewing = threading.Thread(target=telling.some, args=(page.some,))
+        renewing = threading.Thread(target=telling.flush_batch, args=(page.some,))
         renewing.start()
         renewing.join()
         return page.rest(events)
 
-    telling.rest(commits)
+    telling.flush_all(commits)
     assert page.writes == [("", 0), ("a", None)]
 
 
 def test_a_commit_waits_for_a_renewal_that_tells(page: Page) -> None:
     telling = noted("a", "b")
-    committing = threading.Thread(target=telling.rest, args=(page.rest,))
+    committing = threading.Thread(target=telling.flush_all, args=(page.rest,))
 
     def renews(events: Sequence[Event], told: int) -> bool:
-        telling.note(Event("c", 0.0))
+        telling.append(Event("c", 0.0))
         committing.start()
         assert page.writes == []
         return page.some(events, told)
 
-    telling.some(renews)
+    telling.flush_batch(renews)
     committing.join()
     assert page.writes == [("ab", 0), ("c", None)]
 
 
 def test_threads_that_note_while_others_write(page: Page) -> None:
-    telling = Telling()
+    telling = EventBuffer()
     names = [[f"{thread}.{number} " for number in range(400)] for thread in range(4)]
     over = threading.Event()
 
     def note(own: list[str]) -> None:
         for name in own:
-            telling.note(Event(name, 0.0))
+            telling.append(Event(name, 0.0))
 
     def renew() -> None:
         while not over.is_set():
-            telling.some(page.some)
+            telling.flush_batch(page.some)
 
     noting = [threading.Thread(target=note, args=(own,)) for own in names]
     renewing = threading.Thread(target=renew)
@@ -140,7 +145,7 @@ def test_threads_that_note_while_others_write(page: Page) -> None:
         thread.start()
     for thread in noting:
         thread.join()
-    telling.rest(page.rest)
+    telling.flush_all(page.rest)
     over.set()
     renewing.join()
     assert len(page.written) == 1600
@@ -148,32 +153,32 @@ def test_threads_that_note_while_others_write(page: Page) -> None:
 
 
 def test_one_renewal_writes_so_much(page: Page) -> None:
-    telling = noted(*(f"{number} " for number in range(MOST_AT_ONCE + 1)))
-    telling.some(page.some)
-    assert len(page.written) == MOST_AT_ONCE
-    telling.some(page.some)
-    assert page.writes[1] == (f"{MOST_AT_ONCE} ", MOST_AT_ONCE)
-    half = {"text": "x" * (MOST_CHARACTERS // 2)}
+    telling = noted(*(f"{number} " for number in range(MAX_BATCH_EVENTS + 1)))
+    telling.flush_batch(page.some)
+    assert len(page.written) == MAX_BATCH_EVENTS
+    telling.flush_batch(page.some)
+    assert page.writes[1] == (f"{MAX_BATCH_EVENTS} ", MAX_BATCH_EVENTS)
+    half = {"text": "x" * (MAX_BATCH_CHARACTERS // 2)}
     for name in ("a", "b"):
-        telling.note(Event(name, 0.0, payload=half))
-    telling.some(page.some)
-    telling.some(page.some)
+        telling.append(Event(name, 0.0, payload=half))
+    telling.flush_batch(page.some)
+    telling.flush_batch(page.some)
     assert [names for names, _ in page.writes[2:]] == ["a", "b"]
 
 
 def test_what_is_too_long_waits_for_the_commit_with_all_that_comes_behind(page: Page) -> None:
     telling = noted("a")
-    telling.note(Event("b", 0.0, payload={"text": "x" * MOST_CHARACTERS}))
-    telling.note(Event("c", 0.0))
-    telling.some(page.some)
-    telling.some(page.some)
-    telling.rest(page.rest)
+    telling.append(Event("b", 0.0, payload={"text": "x" * MAX_BATCH_CHARACTERS}))
+    telling.append(Event("c", 0.0))
+    telling.flush_batch(page.some)
+    telling.flush_batch(page.some)
+    telling.flush_all(page.rest)
     assert page.writes == [("a", 0), ("", 1), ("bc", None)]
 
 
 def test_how_far_a_loop_has_come(page: Page) -> None:
     """What is not final is told when something is written by then, and is made then."""
-    telling = Telling()
+    telling = EventBuffer()
     made: list[str] = []
 
     def count(name: str, *, is_final: bool = False) -> None:
@@ -181,42 +186,42 @@ def test_how_far_a_loop_has_come(page: Page) -> None:
             made.append(name)
             return Event(name, 0.0)
 
-        telling.count("run", event, is_final=is_final)
+        telling.report_progress("run", event, is_final=is_final)
 
     count("1 ")
     count("2 ")
-    telling.some(page.some)
-    telling.some(page.some)
+    telling.flush_batch(page.some)
+    telling.flush_batch(page.some)
     count("3 ")
     count("4 ", is_final=True)
-    telling.some(page.some)
+    telling.flush_batch(page.some)
     count("5 ")
-    telling.rest(page.rest)
+    telling.flush_all(page.rest)
     assert page.writes == [("2 ", 0), ("", 1), ("4 ", 1), ("", None)]
     assert made == ["2 ", "4 "]
 
 
 def test_silence(page: Page) -> None:
-    silence = Silence()
-    silence.note(Event("a", 0.0))
-    silence.count("run", lambda: Event("b", 0.0), is_final=True)
-    silence.rest(page.rest)
+    silence = NullEventBuffer()
+    silence.append(Event("a", 0.0))
+    silence.report_progress("run", lambda: Event("b", 0.0), is_final=True)
+    silence.flush_all(page.rest)
     assert page.writes == [("", None)]
 
 
 def test_tokens_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = Tokens()
-    monkeypatch.setattr("noetl.executor.security.redaction.TOKENS", tokens)
-    telling = Telling()
-    token = tokens.new()
+    tokens = CallbackTokens()
+    monkeypatch.setattr("noetl.executor.security.redaction.CALLBACK_TOKENS", tokens)
+    telling = EventBuffer()
+    token = tokens.create()
     clean, dirty = (
         Event("a", 0.0, payload={"x": 1}),
         Event("b", 0.0, payload={"error": {"message": f"at /{token}"}}),
     )
-    telling.note(clean)
-    telling.note(dirty)
+    telling.append(clean)
+    telling.append(dirty)
     found: list[Event] = []
-    telling.some(lambda events, _: not found.extend(events))
+    telling.flush_batch(lambda events, _: not found.extend(events))
     assert found[0] is clean
     assert token not in str(found)
     assert found[1] == replace(dirty, payload={"error": {"message": "at /***"}})
@@ -253,7 +258,7 @@ class Looks(threading.Event):
         self._deeds = list(deeds)
 
     def wait(self, timeout: float | None = None) -> bool:
-        assert timeout == LOOK_SECONDS
+        assert timeout == CANCEL_POLL_SECONDS
         self._clock[0] += timeout
         if not self._deeds:
             return True
@@ -261,18 +266,18 @@ class Looks(threading.Event):
         return False
 
 
-class Working(Walker):
+class Working(VisitExecutor):
     """Works until it is told to stop, and has told by then that it has begun."""
 
     def __init__(self) -> None:
-        self.telling: Telling
+        self.telling: EventBuffer
         self.has_begun = threading.Event()
         self.may_stop = threading.Event()
 
-    def walk(self, claim: Claim, cancelled: object = None, telling: Telling | None = None) -> None:
+    def execute(self, claim: Claim, cancelled: object = None, telling: EventBuffer | None = None) -> None:
         assert telling is not None
         self.telling = telling
-        telling.note(Event(f"{claim.visit.id} begins", 0.0))
+        telling.append(Event(f"{claim.visit.id} begins", 0.0))
         self.has_begun.set()
         self.may_stop.wait()
 
@@ -281,24 +286,24 @@ def test_only_work_that_goes_on_for_a_third_of_a_lease_is_told_of(monkeypatch: p
     now = [100.0]
     monkeypatch.setattr("noetl.executor.runtime.lease_keeper.time.monotonic", lambda: now[0])
     store = Renewals()
-    keeper = Keeper(store, 6 * LOOK_SECONDS, lambda: 0.0)  # type: ignore[abstract]
+    keeper = LeaseKeeper(store, 6 * CANCEL_POLL_SECONDS, lambda: 0.0)  # type: ignore[abstract]
     run = Run("r", "default", "p", None, "h", RunStatus.RUNNING, "local", "q", {}, {}, {}, (), None, 0.0)
     long, short = Working(), Working()
     threads = []
 
     def begin(working: Working, id: str) -> None:
         claim = Claim(run, Visit(id, "r", "s", VisitStatus.RUNNING, 1, {}, fence=1))
-        threads.append(threading.Thread(target=keeper.walk, args=(working, claim)))
+        threads.append(threading.Thread(target=keeper.execute, args=(working, claim)))
         threads[-1].start()
         working.has_begun.wait()
 
     def go_on() -> None:
         begin(short, "short")
-        long.telling.note(Event("long goes on", 0.0))
+        long.telling.append(Event("long goes on", 0.0))
 
     begin(long, "long")
     nothing: Callable[[], object] = lambda: None  # noqa: E731
-    keeper.keep(Looks(now, nothing, nothing, go_on, nothing, nothing))
+    keeper.renew_until(Looks(now, nothing, nothing, go_on, nothing, nothing))
     for working, thread in zip((long, short), threads, strict=True):
         working.may_stop.set()
         thread.join()

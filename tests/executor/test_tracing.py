@@ -8,13 +8,13 @@ import logging
 import httpx
 import pytest
 from noetl.executor.model.run import Run
-from noetl.executor.model.tracing import read_traceparent, trace_id, traceparent
-from noetl.executor.runtime.json_logs import ABOUT, log_as_json_lines
+from noetl.executor.model.tracing import make_traceparent, parse_traceparent, trace_id
+from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.executor.test_subruns import CHILD, PARENT, children, register
+from tests.executor.test_subruns import CHILD, PARENT, children, register_playbook
 from tests.http_server import StubExchange, serve
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{SPAN}-01"
@@ -38,21 +38,21 @@ GIVEN = f"00-{TRACE}-{SPAN}-01"
     ],
 )
 def test_headers_are_read(text: str | None, read: str | None) -> None:
-    assert read_traceparent(text) == read
+    assert parse_traceparent(text) == read
 
 
-def run_of(play: Play) -> Run:
+def run_of(play: RunHarness) -> Run:
     found = play.store.run("default", play.id)
     assert found is not None
     return found
 
 
 def test_runs_that_a_run_starts_belong_to_its_trace(store: SqliteStore) -> None:
-    register(store, CHILD)
-    play = Play(store, PARENT % ("", ""), {"n": 0}).finish()
+    register_playbook(store, CHILD)
+    play = RunHarness(store, PARENT % ("", ""), {"n": 0}).finish()
     [child] = children(play)
     assert trace_id(child) == trace_id(run_of(play))
-    assert child.trace is not None and read_traceparent(child.trace) == child.trace
+    assert child.trace is not None and parse_traceparent(child.trace) == child.trace
 
 
 def test_requests_carry_it(store: SqliteStore) -> None:
@@ -65,7 +65,7 @@ def test_requests_carry_it(store: SqliteStore) -> None:
             - {{name: a, run: [{{action: http, url: "{server.url()}", retry: {{attempts: 2, delay: 1ms}}}}], rule: [{{case: default, run: [b]}}]}}
             - {{name: b, run: [{{action: http, url: "{server.url()}", headers: {{Traceparent: mine}}}}]}}
             """
-        play = Play(store, text, {}).finish()
+        play = RunHarness(store, text, {}).finish()
         first, again, own = [request.headers["traceparent"] for request in server.requests]
     assert first == again
     assert trace_id(run_of(play)) == first.split("-")[1]
@@ -73,17 +73,17 @@ def test_requests_carry_it(store: SqliteStore) -> None:
 
 
 def test_causes_are_told_apart(store: SqliteStore) -> None:
-    run = run_of(Play(store, "steps: [{name: a, run: [{action: set, set: {b: 1}}]}]", {}))
-    spans = {traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
+    run = run_of(RunHarness(store, "steps: [{name: a, run: [{action: set, set: {b: 1}}]}]", {}))
+    spans = {make_traceparent(run, *cause) for cause in (("a", 1), ("a", 2), ("b", 1), ())}
     assert len(spans) == 4
-    assert all(read_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
+    assert all(parse_traceparent(span) == span and span.split("-")[1] == trace_id(run) for span in spans)
 
 
 def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers.clear()
-    about = ABOUT.set({"workflow_id": "a", "trace_id": TRACE})
+    about = LOG_CONTEXT.set({"workflow_id": "a", "trace_id": TRACE})
     try:
         log_as_json_lines()
         labels = {"run": "a", "step": "s", "visit": 2, "trace": TRACE}
@@ -93,7 +93,7 @@ def test_lines_of_the_log_say_what_they_are_about(capsys: pytest.CaptureFixture[
         logging.getLogger("noetl.executor").info("another")
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     finally:
-        ABOUT.reset(about)
+        LOG_CONTEXT.reset(about)
         root.handlers[:] = before
         root.setLevel(level)
     assert [(line["message"], line["workflow_id"], line["trace_id"]) for line in lines] == [

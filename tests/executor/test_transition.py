@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Choice, Outcome, error_record
-from noetl.executor.model.run import Branch, Commit, ErrorRecord, Failure, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Branch, Commit, ErrorRecord, FailureState, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import (
     MAX_CLAIMS,
-    GuardFailed,
+    GuardError,
     GuardTest,
-    arrive,
-    choose,
-    ending,
-    in_time,
-    latest,
+    apply_deadline,
+    build_commit,
+    choose_case,
+    final_status,
+    find_holders,
+    find_refusal,
+    merge_arrivals,
     merge_names,
-    refusal,
     retry_delay_seconds,
-    settle,
 )
 from noetl.planner.plan import Action, Case, Join, Retry, Step
 
@@ -48,14 +48,14 @@ def guards(**values: bool | str) -> GuardTest:
         assert case.guard is not None
         value = values[case.guard]
         if isinstance(value, str):
-            raise GuardFailed(value)
+            raise GuardError(value)
         return value
 
     return test
 
 
 def chosen(step: Step, outcome: Outcome, visit: Visit = VISIT, **values: bool | str) -> Choice:
-    return choose(step, visit, outcome, guards(**values), lambda _: True, NOW)
+    return choose_case(step, visit, outcome, guards(**values), lambda _: True, NOW)
 
 
 def step(*cases: Case, **fields: Any) -> Step:
@@ -64,7 +64,7 @@ def step(*cases: Case, **fields: Any) -> Step:
 
 def settled(step: Step, choice: Choice, outcome: Outcome | None = None, **others: Step) -> Commit:
     steps = {"s": step, **others}
-    return settle(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
+    return build_commit(step, steps.__getitem__, VISIT, choice, outcome or choice.outcome, NOW)
 
 
 class TestChoose:
@@ -124,10 +124,10 @@ class TestChoose:
 
         def test(case: Case, outcome: Outcome) -> bool:
             asked.append(case.guard)
-            raise GuardFailed("no value")
+            raise GuardError("no value")
 
         rule = step(Case("first"), Case("aware", error_aware=True), Case("other", error_aware=True))
-        choice = choose(rule, VISIT, Outcome(), test, lambda _: True, NOW)
+        choice = choose_case(rule, VISIT, Outcome(), test, lambda _: True, NOW)
         assert asked == ["first", "aware"]
         assert (choice.case, choice.failed) == (None, True)
 
@@ -153,7 +153,7 @@ class TestChoose:
 
     def test_the_condition_of_a_retry(self) -> None:
         rule = step(retry=Retry(attempts=3))
-        choice = choose(rule, VISIT, failure(), guards(), lambda outcome: outcome.error is None, NOW)
+        choice = choose_case(rule, VISIT, failure(), guards(), lambda outcome: outcome.error is None, NOW)
         assert choice.retry_at is None
 
     def test_a_success_is_not_retried(self) -> None:
@@ -173,7 +173,7 @@ class TestChoose:
 class TestRefusal:
     @pytest.mark.parametrize(("number", "refused"), [(1, False), (2, False), (3, True), (9, True)])
     def test_max_visits(self, number: int, refused: bool) -> None:
-        found = refusal(step(max_visits=2), replace(VISIT, number=number))
+        found = find_refusal(step(max_visits=2), replace(VISIT, number=number))
         assert (found is not None) is refused
         if found is not None:
             assert (found["type"], found["retryable"]) == ("MaxVisitsExceeded", False)
@@ -181,11 +181,11 @@ class TestRefusal:
 
     @pytest.mark.parametrize(("claims", "refused"), [(1, False), (MAX_CLAIMS, False), (MAX_CLAIMS + 1, True)])
     def test_claims_without_an_outcome(self, claims: int, refused: bool) -> None:
-        found = refusal(step(), replace(VISIT, claims=claims))
+        found = find_refusal(step(), replace(VISIT, claims=claims))
         assert (found and found["type"]) == ("WorkerLost" if refused else None)
 
     def test_no_bound(self) -> None:
-        assert refusal(step(), replace(VISIT, number=1000)) is None
+        assert find_refusal(step(), replace(VISIT, number=1000)) is None
 
 
 class TestRetryDelay:
@@ -237,9 +237,9 @@ class TestSettle:
             case=0,
         )
         (branch,) = commit.branches
-        assert (branch.step, branch.clock, branch.joins, branch.counted) == ("t", 5, False, False)
+        assert (branch.step, branch.clock, branch.is_arrival, branch.is_counted) == ("t", 5, False, False)
         assert branch.names == {"old": (1, "v0"), "x": (4, "v1"), "steps.s": (4, "v1")}
-        assert (commit.live, commit.branches_change, commit.failed_branches) == ({"j": -1}, 0, 0)
+        assert (commit.live_changes, commit.branches_change, commit.failed_branches) == ({"j": -1}, 0, 0)
         assert (commit.stop, commit.error) == (None, None)
         assert [event.type for event in commit.events] == ["step.transition", "step.completed"]
         assert commit.events[0].payload == {"case": 0, "targets": ["t"]}
@@ -249,7 +249,7 @@ class TestSettle:
         rule = step(Case("no"), Case(None, targets=("t", "u", "w")))
         others = {"t": Step("t"), "u": Step("u", join=Join("s")), "w": Step("w", cyclic=True)}
         commit = settled(rule, Choice(Outcome(), False, 1), **others)
-        assert [(b.step, b.joins, b.counted) for b in commit.branches] == [
+        assert [(b.step, b.is_arrival, b.is_counted) for b in commit.branches] == [
             ("t", False, False),
             ("u", True, False),
             ("w", False, True),
@@ -261,7 +261,7 @@ class TestSettle:
     def test_the_end_of_a_branch(self) -> None:
         for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):
             commit = settled(rule, Choice(Outcome(), False, case))
-            assert (commit.branches, commit.live, commit.branches_change) == ((), {"j": -1}, -1)
+            assert (commit.branches, commit.live_changes, commit.branches_change) == ((), {"j": -1}, -1)
 
     def test_a_step_without_a_rule_has_no_transition(self) -> None:
         assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == [
@@ -281,7 +281,7 @@ class TestSettle:
         commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
         assert (commit.visit.status, commit.visit.result) == ("succeeded", "first")
         assert commit.visit.saved == {"x": 1, "y": 2}
-        assert (commit.live, commit.branches_change) == ({"j": -1}, -1)
+        assert (commit.live_changes, commit.branches_change) == ({"j": -1}, -1)
 
     @pytest.mark.parametrize(("on_error", "stop"), [("abort", RunStatus.FAILED), ("continue", None)])
     def test_in_place_work_that_fails_goes_to_the_policy(self, on_error: str, stop: RunStatus | None) -> None:
@@ -302,7 +302,7 @@ class TestSettle:
         visit = commit.visit
         assert (visit.status, visit.failure, visit.error, visit.case) == (
             "failed",
-            Failure.HANDLED,
+            FailureState.HANDLED,
             error(),
             0,
         )
@@ -312,9 +312,9 @@ class TestSettle:
 
     def test_a_failure_that_ends_the_run(self) -> None:
         commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
-        assert (commit.visit.status, commit.visit.failure) == ("failed", Failure.OPEN)
+        assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.OPEN)
         assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
-        assert (commit.branches, commit.live, commit.branches_change, commit.failed_branches) == (
+        assert (commit.branches, commit.live_changes, commit.branches_change, commit.failed_branches) == (
             (),
             {},
             0,
@@ -324,9 +324,13 @@ class TestSettle:
 
     def test_a_failure_that_ends_its_branch(self) -> None:
         commit = settled(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
-        assert (commit.visit.status, commit.visit.failure) == ("failed", Failure.ENDED)
+        assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.ENDED)
         assert (commit.stop, commit.error) == (None, None)
-        assert (commit.live, commit.branches_change, commit.failed_branches) == ({"j": -1, "k": -1}, -1, 1)
+        assert (commit.live_changes, commit.branches_change, commit.failed_branches) == (
+            {"j": -1, "k": -1},
+            -1,
+            1,
+        )
 
     def test_a_retry(self) -> None:
         commit = settled(step(regions=("j",)), Choice(failure(), True, retry_at=60.0))
@@ -345,11 +349,11 @@ class TestInTime:
 
     @pytest.mark.parametrize("deadline_at", [None, 10.1])
     def test_in_time(self, deadline_at: float | None) -> None:
-        assert in_time(self.COMMIT, deadline_at, NOW) is self.COMMIT
+        assert apply_deadline(self.COMMIT, deadline_at, NOW) is self.COMMIT
 
     @pytest.mark.parametrize("deadline_at", [10.0, 1.0])
     def test_out_of_time(self, deadline_at: float) -> None:
-        assert in_time(self.COMMIT, deadline_at, NOW) == Commit(VISIT, stop=RunStatus.TIMED_OUT)
+        assert apply_deadline(self.COMMIT, deadline_at, NOW) == Commit(VISIT, stop=RunStatus.TIMED_OUT)
 
 
 class TestArrive:
@@ -357,37 +361,37 @@ class TestArrive:
         return [Branch(f"b{index}", "j", 3 + index, pointers) for index, pointers in enumerate(names)]
 
     def test_one_arrival(self) -> None:
-        branch, live, merged = arrive(Step("j", regions=("k",)), 1, self.arrivals({"x": (1, "v")}))
+        branch, live, merged = merge_arrivals(Step("j", regions=("k",)), 1, self.arrivals({"x": (1, "v")}))
         assert branch == Branch(derived_id("join", "j", 1), "j", 3, {"x": (1, "v")})
         assert (live, merged) == ({}, 0)
 
     def test_many_arrivals_are_one_branch(self) -> None:
-        branch, live, merged = arrive(
+        branch, live, merged = merge_arrivals(
             Step("j", regions=("k", "l"), cyclic=True), 2, self.arrivals({}, {}, {})
         )
-        assert (branch.clock, branch.joins, branch.counted) == (5, False, True)
+        assert (branch.clock, branch.is_arrival, branch.is_counted) == (5, False, True)
         assert (live, merged) == ({"k": -2, "l": -2}, -2)
 
     def test_each_wave_has_an_id_of_its_own(self) -> None:
-        assert len({arrive(Step("j"), wave, self.arrivals({}))[0].id for wave in (1, 2)}) == 2
+        assert len({merge_arrivals(Step("j"), wave, self.arrivals({}))[0].id for wave in (1, 2)}) == 2
 
     def test_a_join_that_has_fired_before_goes_on_behind_what_it_knew(self) -> None:
         earlier = Branch("", "j", 7, {"x": (6, "old"), "y": (1, "old")})
-        branch = arrive(Step("j"), 2, self.arrivals({"y": (2, "new")}), earlier)[0]
+        branch = merge_arrivals(Step("j"), 2, self.arrivals({"y": (2, "new")}), earlier)[0]
         assert (branch.clock, branch.names) == (8, {"x": (6, "old"), "y": (2, "new")})
 
     def test_what_was_written_in_a_branch_replaces_what_was_inherited(self) -> None:
         inherited, written = {"x": (1, "z")}, {"x": (2, "a")}
         for arrivals in (self.arrivals(inherited, written), self.arrivals(written, inherited)):
-            assert arrive(Step("j"), 1, arrivals)[0].names == {"x": (2, "a")}
+            assert merge_arrivals(Step("j"), 1, arrivals)[0].names == {"x": (2, "a")}
 
     def test_names_of_all_branches_come_together(self) -> None:
-        names = arrive(Step("j"), 1, self.arrivals({"x": (2, "a")}, {"y": (2, "b")}))[0].names
+        names = merge_arrivals(Step("j"), 1, self.arrivals({"x": (2, "a")}, {"y": (2, "b")}))[0].names
         assert names == {"x": (2, "a"), "y": (2, "b")}
 
     @given(st.permutations([{"x": (2, "a")}, {"x": (2, "b"), "y": (1, "c")}, {"x": (1, "z")}]))
     def test_the_order_of_arrivals_does_not_matter(self, names: list[dict[str, tuple[int, str]]]) -> None:
-        assert arrive(Step("j"), 1, self.arrivals(*names))[0].names == {"x": (2, "b"), "y": (1, "c")}
+        assert merge_arrivals(Step("j"), 1, self.arrivals(*names))[0].names == {"x": (2, "b"), "y": (1, "c")}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +405,7 @@ class TestArrive:
     ],
 )
 def test_endings(stop: RunStatus | None, failed_branches: int, status: str) -> None:
-    assert ending(stop, failed_branches) == status
+    assert final_status(stop, failed_branches) == status
 
 
 def test_the_latest_write_of_a_name_counts() -> None:
@@ -411,7 +415,7 @@ def test_the_latest_write_of_a_name_counts() -> None:
 
 
 def test_holders_of_names() -> None:
-    assert latest({"x": (1, "a"), "y": (2, "b")}, ["x", "z"]) == {"x": "a"}
+    assert find_holders({"x": (1, "a"), "y": (2, "b")}, ["x", "z"]) == {"x": "a"}
 
 
 def test_derived_ids_do_not_run_into_each_other() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from noetl.executor.model.json_values import as_read, plain, read_json
+from noetl.executor.model.json_values import read_json, round_trip_json, to_json_value
 from noetl.executor.model.run import VisitStatus
 
 
@@ -22,7 +22,7 @@ def test_what_no_plain_value_can_be(text: str) -> None:
     ("value", "expected"), [({"a": [1.5, None]}, {"a": [1.5, None]}), ({1}, "{1}"), (1e999, "inf")]
 )
 def test_what_is_not_plain_is_shown(value: Any, expected: Any) -> None:
-    assert plain(value) == expected
+    assert to_json_value(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,6 @@ def test_what_is_not_plain_is_shown(value: Any, expected: Any) -> None:
     ],
 )
 def test_as_read(value: object) -> None:
-    read = as_read(value)
+    read = round_trip_json(value)
     expected = json.loads(json.dumps(value))
     assert (read, repr(read)) == (expected, repr(expected))

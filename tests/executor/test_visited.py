@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from noetl.executor.engine.final_state import NEWEST, Visited
+from noetl.executor.engine.final_state import NEWEST_VISITS, FinalState
 from noetl.executor.model.run import RunStatus, Visit
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play
+from tests.run_harness import RunHarness
 
-STEPS = NEWEST + 10
+STEPS = NEWEST_VISITS + 10
 
 
 class Watched(SqliteStore):
@@ -47,38 +47,42 @@ def chain(output: str, steps: int = STEPS) -> str:
 @pytest.mark.parametrize(
     ("output", "result", "reads"),
     [
-        ('{x: "{{ x }}"}', {"x": STEPS - 1}, [NEWEST]),
-        ('{x: "{{ x }}", first: "{{ steps.s0.result.early }}"}', {"x": STEPS - 1, "first": 1}, [NEWEST + 1]),
+        ('{x: "{{ x }}"}', {"x": STEPS - 1}, [NEWEST_VISITS]),
+        (
+            '{x: "{{ x }}", first: "{{ steps.s0.result.early }}"}',
+            {"x": STEPS - 1, "first": 1},
+            [NEWEST_VISITS + 1],
+        ),
         ('{first: "{{ steps.s0.status }}"}', {"first": "succeeded"}, [1]),
-        ('{x: "{{ x + early }}"}', {"x": STEPS}, [NEWEST, STEPS]),
+        ('{x: "{{ x + early }}"}', {"x": STEPS}, [NEWEST_VISITS, STEPS]),
         ("{n: 1}", {"n": 1}, []),
     ],
 )
 def test_the_end_of_a_long_run_reads_what_its_output_reads(
     store: Watched, output: str, result: object, reads: list[int]
 ) -> None:
-    play = Play(store, chain(output)).finish()
+    play = RunHarness(store, chain(output)).finish()
     assert play.result == result
     assert store.reads == reads
 
 
 def test_the_end_of_a_short_run_is_read_once(store: Watched) -> None:
-    play = Play(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
+    play = RunHarness(store, chain('{x: "{{ x + early }}"}', steps=4)).finish()
     assert play.result == {"x": 4}
     assert store.reads == [4]
 
 
 def test_a_name_that_only_an_input_has(store: Watched) -> None:
-    play = Play(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
+    play = RunHarness(store, "input: {n: integer}\n" + chain('{n: "{{ n }}"}'), {"n": 7}).finish()
     assert play.result == {"n": 7}
     assert store.reads == []
 
 
 @pytest.mark.parametrize("reads", [["x"], ["early"], ["early", "x"], ["steps.s1"], ["steps.s1", "x"]])
 def test_what_is_read_of_some_is_what_is_read_of_all(store: Watched, reads: list[str]) -> None:
-    play = Play(store, chain('{x: "{{ x }}"}')).finish()
-    some, some_steps = Visited(store, play.id, STEPS).read(reads)
-    every, every_steps = Visited(store, play.id, STEPS).read()
+    play = RunHarness(store, chain('{x: "{{ x }}"}')).finish()
+    some, some_steps = FinalState(store, play.id, STEPS).read(reads)
+    every, every_steps = FinalState(store, play.id, STEPS).read()
     for name in reads:
         if name.startswith("steps."):
             assert some_steps[name[6:]] == every_steps[name[6:]]
@@ -100,9 +104,9 @@ output: {{n: "{{{{ n }}}}", rounds: "{{{{ steps.round.visits }}}}", begun: "{{{{
 
 
 def test_how_often_a_step_was_visited(store: Watched) -> None:
-    play = Play(store, CYCLE).finish()
+    play = RunHarness(store, CYCLE).finish()
     assert play.result == {"n": STEPS, "rounds": STEPS, "begun": 0}
-    assert store.reads[-1] == NEWEST + 1
+    assert store.reads[-1] == NEWEST_VISITS + 1
 
 
 FAILING = """
@@ -122,8 +126,8 @@ output: {x: "{{ x }}"}
 
 @pytest.mark.parametrize("most_visits", [1, STEPS])
 def test_what_a_branch_saved_that_ended_in_a_failure_is_not_seen(store: Watched, most_visits: int) -> None:
-    play = Play(store, FAILING).finish()
+    play = RunHarness(store, FAILING).finish()
     assert (play.status, play.result) == (RunStatus.COMPLETED_WITH_ERRORS, {"x": 1})
-    visited = Visited(store, play.id, most_visits)
-    assert [visit.step for visit in visited.unhandled()] == ["bad"]
+    visited = FinalState(store, play.id, most_visits)
+    assert [visit.step for visit in visited.unhandled_failures()] == ["bad"]
     assert visited.read(["x"])[0]["x"] == 1

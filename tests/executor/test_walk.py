@@ -13,7 +13,7 @@ from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import LEASE_SECONDS, Clock, Play
+from tests.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
 FAIL = "{action: fail, message: no}"
 OK = "{action: log, message: ok}"
@@ -21,8 +21,8 @@ FLAKY = """{action: shell, command: "echo x >> tries; test $(wc -l < tries) -ge 
 """Fails twice, then succeeds; leaves a line a try."""
 
 
-def played(store: SqliteStore, text: str, **input: Any) -> Play:
-    return Play(store, text, input).finish()
+def played(store: SqliteStore, text: str, **input: Any) -> RunHarness:
+    return RunHarness(store, text, input).finish()
 
 
 def result(store: SqliteStore, text: str, **input: Any) -> Any:
@@ -62,22 +62,22 @@ class TestRules:
         self, store: SqliteStore, n: Any, names: Any, steps: list[str]
     ) -> None:
         play = played(store, self.TEXT, n=n)
-        assert (play.result, list(play.steps)) == (names, steps)
+        assert (play.result, list(play.visit_counts)) == (names, steps)
 
     def test_no_case_ends_the_branch(self, store: SqliteStore) -> None:
         play = played(
             store,
             'steps: [{name: a, rule: [{case: "{{ false or none }}", run: [b]}]}, {name: b, run: [{action: log, message: ok}]}]',
         )
-        assert (play.status, play.steps) == ("succeeded", {"a": 1})
+        assert (play.status, play.visit_counts) == ("succeeded", {"a": 1})
 
     def test_there_is_no_implicit_next_step(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [{action: log, message: ok}]}]"
-        assert played(store, text).steps == {"a": 1}
+        assert played(store, text).visit_counts == {"a": 1}
 
     def test_start_names_the_first_step(self, store: SqliteStore) -> None:
         text = "start: b\nsteps: [{name: a, run: [{action: log, message: ok}]}, {name: b, run: [], rule: [{case: default, run: [a]}]}]"
-        assert list(played(store, text).steps) == ["b", "a"]
+        assert list(played(store, text).visit_counts) == ["b", "a"]
 
     def test_in_place_work_sees_the_step_and_saves(self, store: SqliteStore) -> None:
         text = """
@@ -240,7 +240,7 @@ class TestNames:
             - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
         """
         play = played(store, text)
-        assert (play.status, play.errors) == ("failed", ["UndefinedName"])
+        assert (play.status, play.error_types) == ("failed", ["UndefinedName"])
         assert play.run.error is not None
         assert play.run.error["message"] == "`set`: `x` is undefined"
 
@@ -310,7 +310,7 @@ class TestParallel:
     def test_one_failure_fails_all(self, store: SqliteStore) -> None:
         text = f"steps: [{{name: s, parallel: true, run: [{{action: set, set: {{x: 1}}}}, {FAIL}]}}]"
         play = played(store, text)
-        assert (play.status, play.errors, play.visit("s").saved) == ("failed", ["Failed"], {})
+        assert (play.status, play.error_types, play.visit("s").saved) == ("failed", ["Failed"], {})
 
     def test_a_forgiven_failure(self, store: SqliteStore) -> None:
         text = """
@@ -334,7 +334,7 @@ class TestJoins:
             - {name: e, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
         """
         play = played(store, text)
-        assert (play.result, play.steps) == (
+        assert (play.result, play.visit_counts) == (
             {"x": 1, "y": 2, "z": 3, "sum": 3},
             {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1},
         )
@@ -353,7 +353,7 @@ class TestJoins:
         """
         play = played(store, text)
         assert play.result == {"rounds": [1, 2, 3], "seen": 3}
-        assert play.steps == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
+        assert play.visit_counts == {"a": 3, "b": 3, "c": 3, "d": 3, "e": 1}
 
 
 class TestCycles:
@@ -369,7 +369,11 @@ class TestCycles:
 
     def test_past_the_bound_the_step_fails(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT % '[{case: "{{ n > 0 }}", run: [a]}, {case: "{{ n < 0 }}", run: [b]}]')
-        assert (play.status, play.errors, play.steps) == ("failed", ["MaxVisitsExceeded"], {"a": 4})
+        assert (play.status, play.error_types, play.visit_counts) == (
+            "failed",
+            ["MaxVisitsExceeded"],
+            {"a": 4},
+        )
 
     def test_the_failure_can_be_handled(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT % '[{case: error, run: [b]}, {case: "{{ n > 0 }}", run: [a]}]')
@@ -378,7 +382,7 @@ class TestCycles:
     def test_but_not_by_going_round_again(self, store: SqliteStore) -> None:
         rule = '[{case: "{{ error or n > 0 }}", run: [a]}, {case: error, run: [b]}]'
         play = played(store, self.TEXT % rule)
-        assert (play.status, play.steps) == ("succeeded", {"a": 4, "b": 1})
+        assert (play.status, play.visit_counts) == ("succeeded", {"a": 4, "b": 1})
 
     def test_a_refused_visit_does_no_work(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT % '[{case: error, run: []}, {case: "{{ n > 0 }}", run: [a]}]')
@@ -395,7 +399,7 @@ class TestFailures:
             - {{name: c, run: [{OK}]}}
         """
         play = played(store, text)
-        assert (play.status, play.result, play.errors) == ("failed", None, ["Failed"])
+        assert (play.status, play.result, play.error_types) == ("failed", None, ["Failed"])
         assert [(v.step, v.status.value) for v in play.visits] == [
             ("a", "succeeded"),
             ("b", "failed"),
@@ -414,7 +418,7 @@ class TestFailures:
             - {{name: d, run: [{{action: set, set: {{y: "{{{{ x }}}}"}}}}]}}
         """
         play = played(store, text)
-        assert (play.status, play.errors, play.result) == (
+        assert (play.status, play.error_types, play.result) == (
             "completed_with_errors",
             ["Failed"],
             {"x": 1, "y": 1},
@@ -435,7 +439,7 @@ class TestFailures:
             - {name: b, run: [{action: log, message: ok}]}
         """
         play = played(store, text)
-        assert (play.status, play.result, play.steps) == ("succeeded", {"y": False}, {"a": 1, "b": 1})
+        assert (play.status, play.result, play.visit_counts) == ("succeeded", {"y": False}, {"a": 1, "b": 1})
         assert "action.failed" in play.event_types("a")
 
     @pytest.mark.parametrize("forgiven", [False, True])
@@ -451,7 +455,7 @@ class TestFailures:
             - {{name: c, run: [{OK}]}}
         """
         play = played(store, text)
-        assert play.steps == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
+        assert play.visit_counts == ({"a": 1, "c": 1} if forgiven else {"a": 1, "b": 1})
         assert play.visit("a").attempt == (1 if forgiven else 2)
 
     def test_in_place_work_that_fails_goes_to_the_policy(self, store: SqliteStore) -> None:
@@ -463,7 +467,7 @@ class TestFailures:
             - {{name: b, run: [{OK}]}}
         """
         play = played(store, text)
-        assert (play.status, play.errors, play.steps) == ("failed", ["Failed"], {"a": 1})
+        assert (play.status, play.error_types, play.visit_counts) == ("failed", ["Failed"], {"a": 1})
         (saved,) = store.visits_with_outputs(play.id)
         assert saved.saved == {}
 
@@ -490,7 +494,7 @@ class TestFailures:
         monkeypatch.setattr(sql_store, "MAX_PAYLOAD_BYTES", 1000)
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         play = played(store, f"steps: [{{name: a, run: [{big}], rule: [{{case: error, run: [{big}]}}]}}]")
-        assert (play.status, play.errors, play.steps) == ("failed", ["PayloadTooLarge"], {"a": 1})
+        assert (play.status, play.error_types, play.visit_counts) == ("failed", ["PayloadTooLarge"], {"a": 1})
 
     def test_in_place_work_that_is_too_large(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
@@ -499,7 +503,7 @@ class TestFailures:
         big = "{action: set, set: {x: \"{{ 'x' * 2000 }}\"}}"
         rule = f"[{{case: '{{{{ not error }}}}', run: [{big}]}}, {{case: error, run: []}}]"
         play = played(store, f"steps: [{{name: a, rule: {rule}}}]")
-        assert (play.status, play.errors) == ("failed", ["PayloadTooLarge"])
+        assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
         assert [type for type in play.event_types("a") if type[:4] == "step"] == [
             "step.started",
             "step.failed",
@@ -514,10 +518,10 @@ class TestRetries:
               retry: {{attempts: 3, delay: 10s, jitter: false}}
               run: [{{action: set, set: {{tried: "{{{{ step.attempt }}}}"}}}}, {FLAKY}]
         """
-        play = Play(store, text, folder=tmp_path)
+        play = RunHarness(store, text, folder=tmp_path)
         start = play.clock()
         play.finish()
-        assert (play.status, play.result, play.steps) == ("succeeded", {"tried": 3}, {"a": 1})
+        assert (play.status, play.result, play.visit_counts) == ("succeeded", {"tried": 3}, {"a": 1})
         assert play.clock() - start == 10 + 20
         assert (tmp_path / "tries").read_text() == "x\n" * 3
         types = play.event_types("a")
@@ -529,13 +533,13 @@ class TestRetries:
 
     def test_an_action_that_gets_better(self, store: SqliteStore, tmp_path: Path) -> None:
         action = FLAKY.replace("{action", "{retry: {attempts: 3, delay: 0}, action")
-        play = Play(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
+        play = RunHarness(store, f"steps: [{{name: a, run: [{action}]}}]", folder=tmp_path).finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 1)
         types = play.event_types("a")
         assert (types.count("action.started"), types.count("action.retrying")) == (3, 2)
 
     def test_the_retry_of_the_playbook(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
+        play = RunHarness(store, f"retry: 3\nsteps: [{{name: a, run: [{FLAKY}]}}]", folder=tmp_path).finish()
         assert (play.status, play.visit("a").attempt) == ("succeeded", 3)
 
     def test_the_condition_of_the_retry_of_the_playbook_reads_what_steps_have_saved(
@@ -548,12 +552,12 @@ class TestRetries:
             - {{name: a, run: [{{action: set, set: {{wanted: CommandFailed}}}}], rule: [{{case: default, run: [b]}}]}}
             - {{name: b, run: [{FLAKY}]}}
         """
-        play = Play(store, text, folder=tmp_path).finish()
+        play = RunHarness(store, text, folder=tmp_path).finish()
         assert (play.status, play.visit("b").attempt) == ("succeeded", 3)
 
     def test_retries_that_are_used_up(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
-        assert (play.status, play.errors, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)
+        play = RunHarness(store, f"steps: [{{name: a, retry: 2, run: [{FLAKY}]}}]", folder=tmp_path).finish()
+        assert (play.status, play.error_types, play.visit("a").attempt) == ("failed", ["CommandFailed"], 2)
 
     @pytest.mark.parametrize(
         ("condition", "attempts"), [("{{ false }}", 1), ("{{ error.type == 'CommandFailed' }}", 3)]
@@ -568,7 +572,7 @@ class TestRetries:
             )
             step = f"{retry}, " if owner == "step" else ""
             (tmp_path / owner).mkdir()
-            play = Play(
+            play = RunHarness(
                 store, f"steps: [{{name: a, {step}run: [{action}]}}]", folder=tmp_path / owner
             ).finish()
             assert play.status is RunStatus.FAILED
@@ -588,13 +592,13 @@ class TestRetries:
               - {{action: set, set: {{y: "{{{{ x is defined }}}}"}}}}
               - {FLAKY}
         """
-        assert Play(store, text, folder=tmp_path).finish().result == {"y": False}
+        assert RunHarness(store, text, folder=tmp_path).finish().result == {"y": False}
 
     def test_a_run_that_waits_for_a_retry(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(
-            store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=Clock(4e9)
+        play = RunHarness(
+            store, f"steps: [{{name: a, retry: 3, run: [{FLAKY}]}}]", folder=tmp_path, clock=FakeClock(4e9)
         )
-        play.walk_one()
+        play.execute_next()
         assert play.status is RunStatus.WAITING
         assert play.store.runs("default", status=RunStatus.WAITING)[0] == [play.run]
         assert play.finish().status is RunStatus.SUCCEEDED
@@ -616,8 +620,8 @@ class TestKeys:
     """
 
     def test_keys_outlive_attempts(self, store: SqliteStore, tmp_path: Path) -> None:
-        Play(store, self.TEXT, folder=tmp_path).finish()
-        Play(store, self.TEXT, folder=tmp_path).finish()
+        RunHarness(store, self.TEXT, folder=tmp_path).finish()
+        RunHarness(store, self.TEXT, folder=tmp_path).finish()
         seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
         keys = [tuple(line[:3]) for line in seen]
         assert keys[0] == keys[1] == keys[2]
@@ -625,17 +629,17 @@ class TestKeys:
         assert len({key for keys in different for key in keys}) == 3 * len(different) == 12
 
     def test_uuid_and_now_are_those_of_the_attempt(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(store, self.TEXT, folder=tmp_path)
+        play = RunHarness(store, self.TEXT, folder=tmp_path)
         lost = play.claim("lost")
         assert lost is not None
-        crashed = play.walker("lost")
+        crashed = play.executor("lost")
         crashed.store = _Deaf(store)  # type: ignore[assignment]
         with pytest.raises(_Silence):
-            crashed.walk(lost)
-        play.clock.pass_(LEASE_SECONDS)
-        assert play.walk_one()
-        play.clock.pass_(100)
-        play.walk_one()
+            crashed.execute(lost)
+        play.clock.advance(LEASE_SECONDS)
+        assert play.execute_next()
+        play.clock.advance(100)
+        play.execute_next()
         seen = [line.split(",") for line in (tmp_path / "seen").read_text().split()]
         assert seen[0] == seen[1]
         assert seen[2][:3] == seen[0][:3]
@@ -676,7 +680,7 @@ class _Deaf:
 class TestTimeouts:
     def test_an_action(self, store: SqliteStore) -> None:
         play = played(store, 'steps: [{name: a, run: [{action: shell, command: "sleep 60", timeout: 20ms}]}]')
-        assert (play.status, play.errors) == ("failed", ["Timeout"])
+        assert (play.status, play.error_types) == ("failed", ["Timeout"])
 
     def test_a_step_and_in_place_work_that_answers(self, store: SqliteStore) -> None:
         """What handles a timeout has time of its own."""
@@ -693,7 +697,7 @@ class TestTimeouts:
         text = """
             steps: [{name: a, timeout: 20ms, rule: [{case: default, run: [{action: shell, command: "sleep 60"}]}]}]
         """
-        assert played(store, text).errors == ["Timeout"]
+        assert played(store, text).error_types == ["Timeout"]
 
     def test_a_step_whose_case_leads_on(self, store: SqliteStore) -> None:
         text = """
@@ -717,32 +721,32 @@ class TestStopping:
     """
 
     def test_cancel(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
-        play.walk_one()
+        play = RunHarness(store, self.TEXT)
+        play.execute_next()
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.finish()
-        assert (play.status, play.result, play.errors) == ("cancelled", None, [])
+        assert (play.status, play.result, play.error_types) == ("cancelled", None, [])
         assert [(visit.step, visit.status.value) for visit in play.visits][-1] == ("b", "parked")
 
     def test_cancel_before_the_start(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         assert play.finish().status is RunStatus.CANCELLED
         assert play.resume().finish().result == {"x": 1, "y": 1}
 
     def test_cancel_while_a_step_runs(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         claim = play.claim()
         assert claim is not None
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         assert play.status is RunStatus.RUNNING
-        following = play.walker().walk(claim)
+        following = play.executor().execute(claim)
         assert following is not None
         assert following.visit.step == "@end"
-        play.walker().walk(following)
+        play.executor().execute(following)
         assert play.status is RunStatus.CANCELLED
         assert play.resume().finish().result == {"x": 1, "y": 1}
-        assert play.steps == {"a": 1, "b": 1, "c": 1}
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1}
 
     def test_a_failed_run_goes_on_with_corrected_input(self, store: SqliteStore) -> None:
         play = played(store, self.TEXT, ok=False)
@@ -751,7 +755,7 @@ class TestStopping:
         assert play.status is RunStatus.FAILED
         play.resume(ok=True).finish()
         assert (play.status, play.result, play.run.error) == ("succeeded", {"x": 1, "y": 1}, None)
-        assert (play.steps, play.run.resumes) == ({"a": 1, "b": 1, "c": 1}, 2)
+        assert (play.visit_counts, play.run.resumes) == ({"a": 1, "b": 1, "c": 1}, 2)
         assert play.event_types("a").count("step.completed") == 1
         assert play.event_types().count("workflow.resumed") == 2
 
@@ -784,7 +788,7 @@ class TestStopping:
         """
         play = played(store, text, ok=False)
         assert play.resume(ok=True).finish().result == {"x": 1, "y": 1}
-        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 1}
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
     def test_a_branch_that_ended_in_a_failure_goes_on(self, store: SqliteStore) -> None:
         """The join behind it fires again, and sees what it saw before beside what is new."""
@@ -803,7 +807,7 @@ class TestStopping:
         assert (play.status, play.result) == ("completed_with_errors", {"y": 1, "z": 1})
         play.resume(ok=True).finish()
         assert (play.status, play.result, play.run.live) == ("succeeded", {"x": 1, "y": 1, "z": 2}, 0)
-        assert play.steps == {"a": 1, "b": 1, "c": 1, "d": 2}
+        assert play.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 2}
 
 
 class TestCrashes:
@@ -814,33 +818,33 @@ class TestCrashes:
     """
 
     def test_a_visit_that_no_worker_lives_to_finish(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS):
             assert play.claim() is not None
-            play.clock.pass_(LEASE_SECONDS)
+            play.clock.advance(LEASE_SECONDS)
         play.finish()
         assert (play.status, play.result) == ("succeeded", {"e": "WorkerLost"})
         assert "action.started" not in play.event_types("a")
 
     def test_the_last_claim_counts(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         for _ in range(MAX_CLAIMS - 1):
             assert play.claim() is not None
-            play.clock.pass_(LEASE_SECONDS)
+            play.clock.advance(LEASE_SECONDS)
         assert play.finish().result == {"x": 1}
 
     def test_a_claim_that_was_taken_over(self, store: SqliteStore) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         lost = play.claim("lost")
         assert lost is not None
-        play.clock.pass_(LEASE_SECONDS)
-        play.walk_one()
+        play.clock.advance(LEASE_SECONDS)
+        play.execute_next()
         before = play.events
-        assert play.walker("lost").walk(lost) is None
+        assert play.executor("lost").execute(lost) is None
         assert play.events == before
 
     def test_a_store_that_holds_a_plan_only(self, store: SqliteStore, tmp_path: Path) -> None:
-        play = Play(store, self.TEXT)
+        play = RunHarness(store, self.TEXT)
         store.close()
         again = SqliteStore(str(tmp_path / "noetl.db"))
         play.store = again
@@ -931,7 +935,7 @@ def test_a_result_that_is_not_plain_data_fails_the_step(
           run: [{action: log, message: x, as: y}]
           rule: [{case: error, run: [{action: log, message: "{{ error.type }}"}]}]
     """
-    play = Play(store, text, folder=Path.cwd()).finish()
+    play = RunHarness(store, text, folder=Path.cwd()).finish()
     assert [e.payload["error"]["type"] for e in play.events if e.type == "step.failed"] == ["FunctionFailed"]
 
 
@@ -942,8 +946,8 @@ def test_details_of_an_error_that_are_not_plain_data(
         raise ActionError("Odd", "no", retryable=False, details={"found": {1}})
 
     monkeypatch.setattr("noetl.executor.engine.attempts.handler", lambda _: handler)
-    play = Play(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
-    assert (play.errors, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
+    play = RunHarness(store, "steps: [{name: a, run: [{action: log, message: x}]}]").finish()
+    assert (play.error_types, play.run.errors[0]["details"]) == (["Odd"], "{'found': {1}}")
 
 
 def test_an_empty_object_is_a_result(store: SqliteStore) -> None:

@@ -14,12 +14,12 @@ from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.runtime.lease_keeper import Keeper
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.runtime.lease_keeper import LeaseKeeper
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, lease_seconds, thread_count
 
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
 
 HELD = """
     steps:
@@ -36,14 +36,16 @@ def gate(tmp_path: Path) -> Path:
     return tmp_path / "gate"
 
 
-def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> Play:
+def start(store: SqliteStore, text: str, folder: Path, **options: Any) -> RunHarness:
     """A run by the clock on the wall, for real workers to walk."""
-    return Play(store, text, folder=folder, clock=time.time, **options)  # type: ignore[arg-type]
+    return RunHarness(store, text, folder=folder, clock=time.time, **options)  # type: ignore[arg-type]
 
 
 @contextmanager
 def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker]:
-    worker = Worker(store, capabilities=for_local_run(folder), **{"threads": 2, "lease": 30.0, **options})
+    worker = Worker(
+        store, capabilities=local_run_capabilities(folder), **{"threads": 2, "lease": 30.0, **options}
+    )
     worker.start()
     try:
         yield worker
@@ -51,7 +53,7 @@ def working(store: SqliteStore, folder: Path, **options: Any) -> Iterator[Worker
         worker.stop(timeout_seconds=SECONDS)
 
 
-def finished(worker: Worker, play: Play) -> Run:
+def finished(worker: Worker, play: RunHarness) -> Run:
     run = worker.wait_until_finished("default", play.id, SECONDS)
     assert run.status.is_final
     return run
@@ -71,7 +73,7 @@ def test_many_runs_at_once(store: SqliteStore, tmp_path: Path) -> None:
     with working(store, tmp_path, threads=4) as worker:
         runs = [finished(worker, play) for play in plays]
     assert [run.result["sum"] for run in runs] == [2 * n for n in range(12)]
-    assert all(play.steps == dict.fromkeys("abcde", 1) for play in plays)
+    assert all(play.visit_counts == dict.fromkeys("abcde", 1) for play in plays)
 
 
 def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_stopping_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, 
         assert play.status is RunStatus.RUNNING
     with working(store, tmp_path) as worker:
         assert finished(worker, play).result == {"x": 1}
-    assert play.steps == {"a": 1, "b": 1}
+    assert play.visit_counts == {"a": 1, "b": 1}
 
 
 def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
@@ -147,7 +149,7 @@ def test_cancelling_lets_the_step_at_work_end(store: SqliteStore, tmp_path: Path
 
 def test_waiting_gives_up(store: SqliteStore, tmp_path: Path) -> None:
     play = start(store, HELD, tmp_path)
-    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1)
+    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1)
     assert worker.wait_until_finished("default", play.id, 0.001).status is RunStatus.QUEUED
     with pytest.raises(StoreError, match="There is no run"):
         worker.wait_until_finished("default", "nothing", 0.001)
@@ -199,23 +201,23 @@ def test_a_claim_that_a_bug_keeps_from_being_prolonged_keeps_no_other_from_it(
             return held
 
     class Busy:
-        def walk(self, *_: object) -> None:
+        def execute(self, *_: object) -> None:
             over.wait()
 
     broken = Broken(str(store.path))
-    keeper = Keeper(broken, 0.3, time.time)
+    keeper = LeaseKeeper(broken, 0.3, time.time)
     busy: Any = Busy()
     with ThreadPoolExecutor(3) as pool:
         for claim in (first, second):
-            pool.submit(keeper.walk, busy, claim)
-        pool.submit(keeper.keep, over)
+            pool.submit(keeper.execute, busy, claim)
+        pool.submit(keeper.renew_until, over)
         is_renewed = renewed.wait(SECONDS)
         over.set()
     assert is_renewed
     broken.close()
 
 
-def waited_for(play: Play, type: str) -> Event:
+def waited_for(play: RunHarness, type: str) -> Event:
     """The first event of a type, once it is told."""
     while True:
         seen = play.store.changes.count
@@ -335,7 +337,7 @@ def test_an_interrupted_step_is_done_again(store: SqliteStore, tmp_path: Path) -
     with working(store, tmp_path, queue=play.queue) as worker:
         assert finished(worker, play).result == {"x": 1}
     assert (tmp_path / "f").read_text() == "x\n"
-    assert store.plan(play.plan.hash) == compiled(HELD.replace("cat gate", "echo x >> f"))
+    assert store.plan(play.plan.hash) == compile_text(HELD.replace("cat gate", "echo x >> f"))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ class TestCancelling:
         - {name: a, run: [{action: shell, command: "trap 'echo asked >> said' TERM; echo $$ > pid; cat gate; while :; do sleep 0.1; done"}]%s}
     """
 
-    def cancelled(self, store: SqliteStore, folder: Path, text: str) -> Play:
+    def cancelled(self, store: SqliteStore, folder: Path, text: str) -> RunHarness:
         """The run, cancelled while its command was running."""
         play = start(store, text, folder)
         with working(store, folder, queue=play.queue) as worker:
@@ -447,7 +449,9 @@ class TestCancelling:
 
 def test_what_is_not_finished_in_time_is_given_back(store: SqliteStore, tmp_path: Path, gate: Path) -> None:
     play = start(store, HELD, tmp_path)
-    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1, lease=3000.0, queue=play.queue)
+    worker = Worker(
+        store, capabilities=local_run_capabilities(tmp_path), threads=1, lease=3000.0, queue=play.queue
+    )
     worker.start()
     writing = os.open(gate, os.O_WRONLY)
     worker.stop(timeout_seconds=0.1)
@@ -479,7 +483,7 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
 
     monkeypatch.setattr(store, "cancelled_runs", ask)
     play = start(store, HELD, tmp_path)
-    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=1, queue=play.queue)
+    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=1, queue=play.queue)
     worker.start()
     with gate.open("w"):
         assert asked.wait(SECONDS)
@@ -493,7 +497,7 @@ def test_a_worker_looks_for_what_was_left_behind(
     store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     play = start(store, "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]", tmp_path)
-    assert play.walk_one()
+    assert play.execute_next()
     store.file.connection().execute("delete from visits where step = '@end'")
     with working(store, tmp_path, queue=play.queue, lease=1) as worker:
         assert finished(worker, play).result == {"x": 1}
@@ -514,7 +518,7 @@ def test_a_worker_that_has_stopped_has_no_thread_in_its_store(tmp_path: Path) ->
             return super().release_dead(queue, now)
 
     store = Slow(str(tmp_path / "slow.db"))
-    worker = Worker(store, capabilities=for_local_run(tmp_path), threads=2, lease=0.3)
+    worker = Worker(store, capabilities=local_run_capabilities(tmp_path), threads=2, lease=0.3)
     before = set(threading.enumerate())
     worker.start()
     assert inside.wait(30)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from noetl.infra.checks import TEMPLATE, broken_rules, find_problems
 
-from tests.tools import ROOT, environment
+from tests.tool_environments import ROOT, tool_environment
 
 TRANSLATOR = "aws-sam-translator==1.115.0"
 SAM = "aws-sam-cli==1.170.0"
@@ -23,7 +23,7 @@ Change = Callable[[dict[str, Any]], object]
 @pytest.fixture(scope="module")
 def template() -> dict[str, Any]:
     """The template of CloudFormation after the SAM transform."""
-    python = environment(TRANSLATOR, "pyyaml") / "bin" / "python"
+    python = tool_environment(TRANSLATOR, "pyyaml") / "bin" / "python"
     code = "import json; from noetl.infra.checks import transform_template; print(json.dumps(transform_template()))"
     done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -197,7 +197,7 @@ def test_rules_refuse_incomplete_deployments(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", [TEMPLATE, ROOT / "infra" / "dashboard.yaml"], ids=lambda path: path.name)
 def test_the_linter_finds_nothing(path: Any) -> None:
-    sam = environment(SAM) / "bin" / "sam"
+    sam = tool_environment(SAM) / "bin" / "sam"
     command = [sam, "validate", "--lint", "--region", "us-east-1", "--template", path]
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(ROOT / ".venv"), "SAM_CLI_TELEMETRY": "0"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.external import MAX_DEPTH, hash_of
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.external import MAX_RUN_DEPTH
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.infra.reference import ROOT
@@ -26,7 +27,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 
 from tests.http_server import StubServer, serve
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
 
 TEXT = (ROOT / "docs" / "patterns.md").read_text("utf-8")
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -58,7 +59,7 @@ PLAYBOOKS = {name: text for pattern in PATTERNS.values() for name, text in patte
 ROWS = re.findall(r"^\| \[[^\]]+\]\(#([\w-]+)\) \| (.*) \|$", TEXT, re.MULTILINE)
 
 
-class Example(Play):
+class Example(RunHarness):
     """A run of a playbook of the page, in which callbacks have addresses. `but` is a text in it and what stands there instead."""
 
     def __init__(
@@ -73,19 +74,21 @@ class Example(Play):
     ) -> None:
         playbooks = PATTERNS[heading].playbooks
         assert but[0] in "".join(playbooks.values())
-        plans = {other: compiled(text.replace(*but) if but[0] else text) for other, text in playbooks.items()}
+        plans = {
+            other: compile_text(text.replace(*but) if but[0] else text) for other, text in playbooks.items()
+        }
         for other, plan in plans.items():
             store.save_plan(plan)
-            store.register(Playbook("default", other, None, plan.hash, 0.0))
+            store.register(RegisteredPlaybook("default", other, None, plan.hash, 0.0))
         super().__init__(store, plans[name or next(iter(plans))], input)
         self.began_at = self.clock()
 
-    def walker(self, name: str = "one") -> Walker:
-        return replace(super().walker(name), public_url="https://noetl.test")
+    def executor(self, name: str = "one") -> VisitExecutor:
+        return replace(super().executor(name), public_url="https://noetl.test")
 
     def walk(self) -> Example:
         """Walk until nothing is due at this moment."""
-        while self.walk_one(chained=True):
+        while self.execute_next(chained=True):
             pass
         return self
 
@@ -141,7 +144,7 @@ class Desk:
         return [address.rpartition("/")[2] for body in bodies for address in body.values()]
 
     def answer(self, play: Example, body: Any, which: int = -1) -> None:
-        play.store.answer(hash_of(self.asked[which]), body, play.clock())
+        play.store.answer(hash_secret(self.asked[which]), body, play.clock())
 
     def is_refused(self, play: Example, body: Any, which: int = -1) -> str:
         with pytest.raises(RejectedError) as found:
@@ -191,7 +194,7 @@ def test_parallel_split_starts_both_branches(store: Store) -> None:
     play = Example(store, "Parallel split").walk()
     assert play.course == ["order began", "order ended", "reserve began", "charge began"]
     play.finish()
-    assert play.steps == {"order": 1, "reserve": 1, "charge": 1}
+    assert play.visit_counts == {"order": 1, "reserve": 1, "charge": 1}
     assert (play.result, play.seconds) == ({"reserved": True, "charged": True}, MINUTE)
 
 
@@ -200,7 +203,7 @@ def test_synchronization_waits_for_both_branches(store: Store) -> None:
     assert "charge ended" in play.course
     assert "ship began" not in play.course
     play.finish()
-    assert play.steps == {"order": 1, "reserve": 1, "charge": 1, "ship": 1}
+    assert play.visit_counts == {"order": 1, "reserve": 1, "charge": 1, "ship": 1}
     assert play.course[-3:] == ["reserve ended", "ship began", "ship ended"]
     assert play.result["shipped"] == "from shelf 7, 40 paid"
 
@@ -211,7 +214,7 @@ def test_synchronization_waits_for_both_branches(store: Store) -> None:
 )
 def test_exclusive_choice_takes_one_case(store: Store, amount: float, step: str, answer: str) -> None:
     play = Example(store, "Exclusive choice", amount=amount).finish()
-    assert (play.steps, play.result) == ({"check": 1, step: 1}, {"answer": answer})
+    assert (play.visit_counts, play.result) == ({"check": 1, step: 1}, {"answer": answer})
 
 
 @pytest.mark.parametrize(
@@ -219,13 +222,13 @@ def test_exclusive_choice_takes_one_case(store: Store, amount: float, step: str,
 )
 def test_simple_merge_continues_from_either_branch(store: Store, known: bool, step: str, what: str) -> None:
     play = Example(store, "Simple merge", known=known).finish()
-    assert play.steps == {"look_up": 1, step: 1, "tell": 1}
+    assert play.visit_counts == {"look_up": 1, step: 1, "tell": 1}
     assert play.result["message"] == f"the customer was {what}"
 
 
 def test_a_merge_is_a_join_only_if_both_branches_can_arrive() -> None:
-    assert compiled(PLAYBOOKS["simple_merge"]).steps["tell"].join is None
-    assert compiled(PLAYBOOKS["synchronization"]).steps["ship"].join is not None
+    assert compile_text(PLAYBOOKS["simple_merge"]).steps["tell"].join is None
+    assert compile_text(PLAYBOOKS["synchronization"]).steps["ship"].join is not None
 
 
 @pytest.mark.parametrize(("fire", "injured", "crime"), list(product([False, True], repeat=3)))
@@ -234,7 +237,7 @@ def test_multi_choice_starts_a_branch_for_each_true_condition(
 ) -> None:
     play = Example(store, "Multi-choice", fire=fire, injured=injured, crime=crime).finish()
     ways = {"fire_brigade": fire, "ambulance": injured, "police": crime}
-    assert {step: play.steps.get(step, 0) for step in ways} == ways
+    assert {step: play.visit_counts.get(step, 0) for step in ways} == ways
     assert play.status is RunStatus.SUCCEEDED
 
 
@@ -243,7 +246,7 @@ class TestSynchronizingMerge:
     def test_the_join_waits_for_the_started_branches(self, store: Store, flight: bool, hotel: bool) -> None:
         play = Example(store, "Synchronizing merge", flight=flight, hotel=hotel).finish()
         assert play.status is RunStatus.SUCCEEDED
-        assert play.steps.get("itinerary", 0) == (flight or hotel)
+        assert play.visit_counts.get("itinerary", 0) == (flight or hotel)
         if flight or hotel:
             assert play.result["trip"] == ["NO 17" if flight else None, 12 if hotel else None]
         assert play.seconds == (MINUTE if flight else 0)
@@ -253,17 +256,17 @@ class TestSynchronizingMerge:
         self, store: Store, flight: bool, visits: int
     ) -> None:
         play = Example(store, "Synchronizing merge", flight=flight, hotel=True, full=True).finish()
-        assert (play.status, play.errors) == ("completed_with_errors", ["Failed"])
-        assert play.steps.get("itinerary", 0) == visits
+        assert (play.status, play.error_types) == ("completed_with_errors", ["Failed"])
+        assert play.visit_counts.get("itinerary", 0) == visits
         assert play.result.get("trip") == (["NO 17", None] if flight else None)
 
 
 def test_multi_merge_visits_a_step_for_each_branch(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "noetl.playbook")
     play = Example(store, "Multi-merge").pass_(10)
-    assert (play.steps["audit"], play.steps.get("close", 0)) == (1, 0)
+    assert (play.visit_counts["audit"], play.visit_counts.get("close", 0)) == (1, 0)
     play.finish()
-    assert play.steps == {"order": 1, "charge": 1, "ship": 1, "audit": 2, "close": 1}
+    assert play.visit_counts == {"order": 1, "charge": 1, "ship": 1, "audit": 2, "close": 1}
     assert caplog.messages == ["shipped", "charged"]
     assert play.course[-2:] == ["close began", "close ended"]
 
@@ -272,7 +275,7 @@ def test_multi_merges_may_follow_each_other(store: Store) -> None:
     close = "- name: close\n    run: [{action: set, set: {closed: true}}]"
     each = "- name: close\n    join: each\n    run: [{action: log, message: closed}]"
     play = Example(store, "Multi-merge", but=(close, each)).finish()
-    assert (play.steps["audit"], play.steps["close"]) == (2, 2)
+    assert (play.visit_counts["audit"], play.visit_counts["close"]) == (2, 2)
 
 
 @pytest.mark.parametrize(("seconds", "published"), [(10, "Guten Tag"), (90, "Hallo")])
@@ -283,7 +286,7 @@ def test_discriminator_continues_with_the_first_branch(store: Store, seconds: in
     assert play.course[-2:] == ["publish began", "publish ended"]
     assert play.status is RunStatus.WAITING
     play.finish()
-    assert play.steps == {"translate": 1, "one_service": 1, "another": 1, "publish": 1}
+    assert play.visit_counts == {"translate": 1, "one_service": 1, "another": 1, "publish": 1}
     assert play.result == {"one": "Hallo", "other": "Guten Tag", "published": published}
     assert play.seconds == max(seconds, MINUTE)
 
@@ -301,7 +304,7 @@ def test_arbitrary_cycles_are_bounded(
     store: Store, draft: bool, faults: int, visits: dict[str, int], end: str
 ) -> None:
     play = Example(store, "Arbitrary cycles", draft=draft, faults=faults).finish()
-    assert play.steps == {"begin": 1, **visits, end: 1}
+    assert play.visit_counts == {"begin": 1, **visits, end: 1}
     assert (play.status, play.result["published"]) == ("succeeded", end == "publish")
 
 
@@ -314,7 +317,7 @@ def test_implicit_termination_ends_the_run_after_the_last_branch(
     assert play.status is RunStatus.WAITING
     play.pass_(1)
     assert (play.status, play.seconds) == ("succeeded", MINUTE)
-    assert play.steps == {"order": 1, "ship": 1, "thank": 1, "wrap?": 1, **wrapped}
+    assert play.visit_counts == {"order": 1, "ship": 1, "thank": 1, "wrap?": 1, **wrapped}
 
 
 class TestInstances:
@@ -329,16 +332,16 @@ class TestInstances:
 
     def test_a_loop_over_a_literal_list_is_joined(self, store: Store) -> None:
         play = Example(store, "Multiple instances known at design time").pass_(59)
-        assert play.steps == {"review": 1}
+        assert play.visit_counts == {"review": 1}
         play.pass_(1)
-        assert (play.status, play.steps) == ("succeeded", {"review": 1, "decide": 1})
+        assert (play.status, play.visit_counts) == ("succeeded", {"review": 1, "decide": 1})
         assert play.result["verdicts"] == ["Ada likes it", "Grace likes it", "Edsger likes it"]
 
     @pytest.mark.parametrize("count", [0, 1, 3, 250])
     def test_a_loop_over_a_computed_list_is_joined(self, store: Store, count: int) -> None:
         lines = [{"price": price, "count": 2} for price in range(count)]
         play = Example(store, "Multiple instances known at run time", lines=lines).finish()
-        assert play.steps == {"price": 1, "add_up": 1}
+        assert play.visit_counts == {"price": 1, "add_up": 1}
         assert play.result["sum"] == sum(2 * line["price"] for line in lines)
 
     def test_instances_are_added_until_the_last_one(self, store: Store, desk: Desk) -> None:
@@ -350,7 +353,7 @@ class TestInstances:
         assert "handle ended" not in play.course
         assert [run.status for run in play.others] == ["waiting", "waiting", "succeeded"]
         play.finish()
-        assert (play.result["damage"], play.steps["add"], play.seconds) == (675, 1, HOUR)
+        assert (play.result["damage"], play.visit_counts["add"], play.seconds) == (675, 1, HOUR)
 
     def test_instances_start_during_and_after_others(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
@@ -365,12 +368,12 @@ class TestInstances:
 
     def test_the_depth_of_runs_is_limited(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Multiple instances not known before", desk=desk.url).walk()
-        for _ in range(MAX_DEPTH + 1):
+        for _ in range(MAX_RUN_DEPTH + 1):
             desk.answer(play, {"damage": 1})
             play.walk()
-        assert play.finish().errors == ["WorkflowFailed"]
-        assert len(play.others) == MAX_DEPTH
-        assert f"goes {MAX_DEPTH} runs deep" in TEXT
+        assert play.finish().error_types == ["WorkflowFailed"]
+        assert len(play.others) == MAX_RUN_DEPTH
+        assert f"goes {MAX_RUN_DEPTH} runs deep" in TEXT
 
 
 class TestDeferredChoice:
@@ -381,16 +384,16 @@ class TestDeferredChoice:
         self, store: Store, desk: Desk, by: str, step: str, offer: str
     ) -> None:
         play = Example(store, "Deferred choice", desk=desk.url).walk()
-        assert play.steps == {"offer": 1}
+        assert play.visit_counts == {"offer": 1}
         desk.answer(play, {"by": by})
         assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
         play.finish()
-        assert (play.steps, play.result["offer"]) == ({"offer": 1, step: 1}, offer)
+        assert (play.visit_counts, play.result["offer"]) == ({"offer": 1, step: 1}, offer)
         assert desk.is_refused(play, {"by": "somebody else"}) == "answered_otherwise"
 
     def test_without_an_answer_the_timeout_decides(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Deferred choice", desk=desk.url).finish()
-        assert (play.steps, play.result, play.seconds) == (
+        assert (play.visit_counts, play.result, play.seconds) == (
             {"offer": 1, "lapse": 1},
             {"offer": "lapsed"},
             7 * DAY,
@@ -407,7 +410,7 @@ class TestDeferredChoice:
         assert play.course[-2:] == ["help began", "help ended"]
         assert play.status is RunStatus.WAITING
         play.finish()
-        assert (play.status, play.seconds, play.steps["help"]) == ("succeeded", until, 1)
+        assert (play.status, play.seconds, play.visit_counts["help"]) == ("succeeded", until, 1)
 
     def test_the_loser_of_a_race_may_still_be_answered(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Deferred choice", "race", desk=desk.url).walk()
@@ -415,7 +418,7 @@ class TestDeferredChoice:
             assert play.status is RunStatus.WAITING
             desk.answer(play, "coming", which)
             play.walk()
-            assert play.steps["help"] == 1
+            assert play.visit_counts["help"] == 1
         assert (play.status, play.seconds) == ("succeeded", 0)
 
 
@@ -432,10 +435,10 @@ class TestMilestone:
         for change in ("colour", "size"):
             desk.answer(play, {"change": change})
             play.walk()
-        assert (play.steps, play.status) == ({"open": 3, "change": 2}, "waiting")
+        assert (play.visit_counts, play.status) == ({"open": 3, "change": 2}, "waiting")
         desk.answer(play, {"ship": True})
         play.finish()
-        assert play.steps == {"open": 3, "change": 2, "ship": 1}
+        assert play.visit_counts == {"open": 3, "change": 2, "ship": 1}
         assert play.result["changes"] == ["colour", "size"]
         assert {desk.is_refused(play, {"change": "too late"}, which) for which in range(3)} == {
             "answered_otherwise"
@@ -443,7 +446,7 @@ class TestMilestone:
 
     def test_the_milestone_passes_at_its_time(self, store: Store, desk: Desk) -> None:
         play = Example(store, "Milestone", desk=desk.url).finish()
-        assert (play.steps, play.seconds) == ({"open": 1, "ship": 1}, 14 * DAY)
+        assert (play.visit_counts, play.seconds) == ({"open": 1, "ship": 1}, 14 * DAY)
         assert desk.is_refused(play, {"change": "too late"}) == "closed"
 
 
@@ -454,18 +457,18 @@ class TestCancelActivity:
         store.stop(film.id, RunStatus.CANCELLED, play.clock())
         play.walk()
         assert (play.status, play.seconds) == ("succeeded", 0)
-        assert play.steps == {"film": 1, "use_stills": 1, "publish": 1}
+        assert play.visit_counts == {"film": 1, "use_stills": 1, "publish": 1}
         assert play.result["published"] == 1
         assert play.others[0].status is RunStatus.CANCELLED
 
     def test_a_timeout_cancels_the_activity(self, store: Store) -> None:
         play = Example(store, "Cancel activity", but=("seconds: 90m", "seconds: 3h")).finish()
-        assert (play.steps, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
+        assert (play.visit_counts, play.seconds) == ({"film": 1, "use_stills": 1, "publish": 1}, 2 * HOUR)
         assert play.walk().others[0].status is RunStatus.CANCELLED
 
     def test_the_activity_ends_by_itself(self, store: Store) -> None:
         play = Example(store, "Cancel activity").finish()
-        assert (play.steps, play.result["published"]) == ({"film": 1, "publish": 1}, 24)
+        assert (play.visit_counts, play.result["published"]) == ({"film": 1, "publish": 1}, 24)
 
 
 class TestCancelCase:
@@ -474,10 +477,10 @@ class TestCancelCase:
         store.stop(play.id, RunStatus.CANCELLED, play.clock())
         play.walk()
         assert (play.status, play.seconds) == ("cancelled", 0)
-        assert play.steps == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
+        assert play.visit_counts == {"begin": 1, "paint": 1, "dry": 1, "release": 1}
         assert [run.status for run in play.others] == ["cancelled"]
         play.pass_(DAY)
-        assert "furnish" not in play.steps
+        assert "furnish" not in play.visit_counts
 
     def test_without_a_cancellation_the_run_succeeds(self, store: Store) -> None:
         play = Example(store, "Cancel case").finish()

@@ -18,7 +18,7 @@ from benchmarks.checks.corpus import Sound
 from benchmarks.checks.exploration import explored
 from benchmarks.checks.generator import generated
 from benchmarks.checks.unchecked import unchecked_plan
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
@@ -42,7 +42,7 @@ def test_endless_run_hides_no_other_run(seed: int) -> None:
 
 def test_all_inputs_are_tried_before_a_finding_is_refuted() -> None:
     playbook = Sound("chance", "425074", by_chance(425074))
-    assert not explored(compiled(playbook.text)).all_beginnings
+    assert not explored(compile_text(playbook.text)).all_beginnings
     assert agreement.measure([playbook]).disagreements == []
 
 
@@ -79,7 +79,7 @@ def test_sound_playbooks_have_no_findings_and_no_errors(first: int) -> None:
 
 def test_exploration_finds_mistakes() -> None:
     found = explored(
-        compiled("""
+        compile_text("""
         input: {x: boolean}
         steps:
         - name: a

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import Visit, VisitStatus
-from noetl.executor.model.transition import refusal
+from noetl.executor.model.transition import find_refusal
 from noetl.planner.compile import compile_playbook
 from noetl.planner.dataflow.solver import AssignmentSolver
 from noetl.planner.dataflow.step_effects import EffectsAnalysis
@@ -20,9 +20,9 @@ from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Plan, Step
 
-from tests.exploration import MAX_STATES, Deed, Explorer, World
 from tests.planner.programs import build_program
 from tests.planner.test_joins import any_flows, mixed_modes
+from tests.state_space import MAX_STATES, RunState, StateSpaceExplorer, VisitChoice
 
 OPAQUE = "{{ run.id["
 RESULT_GUARDS = ("error", "{{ result.success }}")
@@ -96,15 +96,15 @@ def drawn_playbooks(draw: st.DrawFn, *, tests_facts: bool, is_sequential: bool =
     return RandomPlaybook(text, cfg, found.plan)
 
 
-class FactExplorer(Explorer):
+class FactExplorer(StateSpaceExplorer):
     """An explorer of runs in which guards about names, steps and failures have their real truth values.
 
     Orders of branches are tried only if the first arrival at a join matters.
     """
 
-    def __init__(self, drawn: RandomPlaybook, deeds: Mapping[str, Deed] | None = None) -> None:
+    def __init__(self, drawn: RandomPlaybook, deeds: Mapping[str, VisitChoice] | None = None) -> None:
         working = frozenset(name for name, step in drawn.plan.steps.items() if step.run)
-        super().__init__(drawn.plan, failing=working, shared=frozenset(drawn.plan.steps))
+        super().__init__(drawn.plan, failing=working, concurrent=frozenset(drawn.plan.steps))
         self.in_any_order = drawn.has_races
         self.fixed = deeds or {}
         self.entered: dict[str, set[frozenset[str]]] = {}
@@ -113,7 +113,7 @@ class FactExplorer(Explorer):
         self.is_too_large = False
 
     def explore(self) -> None:
-        first = self.begin()
+        first = self.initial_state()
         seen = {first.key()}
         stack = [first]
         while stack:
@@ -129,7 +129,7 @@ class FactExplorer(Explorer):
                 self.ended_with_failures.add(facts)
                 if not world.failed_branches:
                     self.ended.add(facts)
-            for following in () if world.is_final else self.events(world):
+            for following in () if world.is_final else self.successors(world):
                 if following.key() not in seen:
                     seen.add(following.key())
                     stack.append(following)
@@ -137,25 +137,25 @@ class FactExplorer(Explorer):
                 self.is_too_large = True
                 return
 
-    def events(self, world: World) -> Iterator[World]:
-        ready = world.standing(VisitStatus.READY)
+    def successors(self, world: RunState) -> Iterator[RunState]:
+        ready = world.visits_with_status(VisitStatus.READY)
         if self.plan.header.sequential:
-            ready = [visit for visit in ready if visit.id == world.line[0]]
+            ready = [visit for visit in ready if visit.id == world.sequence[0]]
         for visit in ready if self.in_any_order else ready[:1]:
             key = (visit.step, visit.number, 0)
             running = replace(
                 visit, status=VisitStatus.RUNNING, claims=1, fence=visit.fence + 1, started_at=0.0
             )
             begun = replace(world, visits={**world.visits, visit.id: running})
-            for deed in self.deeds(begun, running):
+            for deed in self.choices(begun, running):
                 yield self.commit(
-                    replace(begun, deeds={**begun.deeds, key: deed}), self.perform(running, deed)
+                    replace(begun, choices={**begun.choices, key: deed}), self.perform(running, deed)
                 )
 
-    def deeds(self, world: World, visit: Visit) -> Iterator[Deed]:
+    def choices(self, world: RunState, visit: Visit) -> Iterator[VisitChoice]:
         step = self.plan.steps[visit.step]
         kinds = [("fail", True)]
-        if refusal(step, visit) is None:
+        if find_refusal(step, visit) is None:
             kinds = [("case", False)]
             if step.run:
                 kinds.append(("fail", True))
@@ -168,7 +168,7 @@ class FactExplorer(Explorer):
                 if wanted is None or wanted == ("fail" if failed else "case", index):
                     yield deed
 
-    def chosen(self, world: World, step: Step, visit: Visit, *, failed: bool) -> Iterator[int]:
+    def chosen(self, world: RunState, step: Step, visit: Visit, *, failed: bool) -> Iterator[int]:
         refused = step.max_visits is not None and visit.number > step.max_visits
         for index, case in enumerate(step.cases):
             if (failed and not case.error_aware) or (refused and case.leads_back):
@@ -180,7 +180,7 @@ class FactExplorer(Explorer):
                 return
         yield -1
 
-    def truth(self, world: World, case: Case, step: Step, visit: Visit, *, failed: bool) -> bool | None:
+    def truth(self, world: RunState, case: Case, step: Step, visit: Visit, *, failed: bool) -> bool | None:
         """Return whether a guard is true; `None` if both values are possible."""
         guard = case.guard
         assigned = visit.names.keys() | (set() if failed or not step.run else set(step.saves))
@@ -276,7 +276,7 @@ def test_must_and_may_sets_are_exact_on_acyclic_playbooks(drawn: RandomPlaybook)
 
 def follow(drawn: RandomPlaybook, witness: Witness) -> FactExplorer:
     """Return an explorer of the runs that make the moves of a witness."""
-    deeds: dict[str, Deed] = {}
+    deeds: dict[str, VisitChoice] = {}
     for move in witness.moves:
         cases = drawn.plan.steps[move.step].cases
         is_default = move.case is not None and cases[move.case].guard is None

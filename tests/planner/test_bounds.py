@@ -16,10 +16,10 @@ from noetl.planner.graph.visit_bounds import visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
 
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
-from tests.exploration import Explorer
 from tests.planner.test_joins import Cases, flow_of
 from tests.planner.tokens import Branch, Model, State, TooMany
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
+from tests.state_space import StateSpaceExplorer
 from tests.strategies import flows
 
 Bounds = Mapping[str, int]
@@ -275,16 +275,16 @@ def test_a_ring_of_many_steps() -> None:
     ],
 )
 def test_what_the_executor_counts(store: Store, text: str, visits: int) -> None:
-    plan = compiled(text)
+    plan = compile_text(text)
     assert plan.header.statistics["most_visits"] == visits
-    assert len(Play(store, plan).finish().visits) == visits
+    assert len(RunHarness(store, plan).finish().visits) == visits
 
 
 @pytest.mark.parametrize(
     "text", [CHAIN, DIAMOND, NESTED, CYCLE, LATE, f"\n    on_error: continue{LOOP_INSIDE}"]
 )
 def test_every_way_a_playbook_can_go(text: str) -> None:
-    plan = compiled(text)
+    plan = compile_text(text)
     may_be_refused = frozenset(step.name for step in plan.steps.values() if step.max_visits is not None)
-    most = max(len(world.visits) for world in Explorer(plan, may_be_refused).endings())
+    most = max(len(world.visits) for world in StateSpaceExplorer(plan, may_be_refused).final_states())
     assert most == plan.header.statistics["most_visits"]

@@ -7,13 +7,13 @@ import pytest
 from noetl.planner.dataflow import liveness
 from noetl.planner.plan import NO_RETRY, Action, Case, Header, Input, Join, Plan, Retry, Step, TaskCall
 
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 OK = "{action: log, message: ok}"
 
 
 def test_actions() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         steps:
         - name: a
           run:
@@ -46,7 +46,7 @@ def test_actions() -> None:
 
 
 def test_tasks() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         tasks:
           one: [{OK}]
           two: {{parallel: true, run: [one, {{task: one, with: {{x: "{{{{ 1 }}}}"}}, as: y, if: "{{{{ 2 }}}}", on_error: continue}}]}}
@@ -61,7 +61,7 @@ def test_tasks() -> None:
 
 
 def test_cases() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         steps:
         - name: a
           max_visits: 3
@@ -84,7 +84,7 @@ def test_cases() -> None:
 
 
 def test_steps_inherit_from_the_playbook() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         retry: {{attempts: 3, delay: 0}}
         on_error: continue
         steps:
@@ -97,7 +97,7 @@ def test_steps_inherit_from_the_playbook() -> None:
 
 
 def test_joins() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
         - {{name: b, rule: [{{case: default, run: [d]}}]}}
@@ -135,7 +135,7 @@ RACE = """
 
 def test_the_first_arrival_of_a_wave() -> None:
     """Nothing is counted for it, and where there are several waves, branches know theirs."""
-    plan = compiled(RACE.replace("AGAIN", "a"))
+    plan = compile_text(RACE.replace("AGAIN", "a"))
     assert {name: step.join for name, step in plan.steps.items() if step.join} == {"d": Join("a", "any")}
     assert not any(
         step.regions or case.counter_changes for step in plan.steps.values() for case in step.cases
@@ -143,13 +143,13 @@ def test_the_first_arrival_of_a_wave() -> None:
     assert all("steps.a" in plan.steps[name].live_names for name in "bced")
     assert not plan.steps["z"].live_names and not plan.steps["o"].live_names
     assert not plan.steps["d"].reads
-    once = compiled(RACE.replace("AGAIN", "y"))
+    once = compile_text(RACE.replace("AGAIN", "y"))
     assert once.steps["d"].join == Join("a", "any")
     assert not any(step.live_names for step in once.steps.values())
 
 
 def test_visits_for_each_branch_are_counted() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
         - {{name: b, rule: [{{case: default, run: [d]}}]}}
@@ -172,7 +172,7 @@ def test_visits_for_each_branch_are_counted() -> None:
     "text", [RACE.replace("AGAIN", "y"), "mode: sequential\n" + dedent(RACE).replace("AGAIN", "y")]
 )
 def test_modes_survive_json(text: str) -> None:
-    plan = compiled(text)
+    plan = compile_text(text)
     step = replace(plan.steps["d"], runs_per_branch=True)
     assert Header.from_json(plan.header.to_json()) == plan.header
     assert Step.from_json("d", step.to_json()) == step
@@ -186,10 +186,10 @@ def test_where_branches_go_one_after_another_each_is_handed_all_that_is_read() -
         - {name: c, run: [{action: log, message: "{{ x | default(0) }} {{ steps.b.status }}"}]}
         - {name: d, run: [{action: log, message: "{{ y }}"}]}
     """
-    together = compiled(text)
+    together = compile_text(text)
     assert not together.header.sequential
     assert hands_on(together) == {"a": set(), "b": set(), "c": set(), "d": {"y"}}
-    in_turns = compiled("mode: sequential\n" + dedent(text))
+    in_turns = compile_text("mode: sequential\n" + dedent(text))
     assert in_turns.header.sequential
     assert hands_on(in_turns) == {name: {"steps.b", "x", "y"} for name in "abcd"}
 
@@ -203,14 +203,14 @@ def test_what_is_handed_on_in_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         - {name: b, run: [{action: log, message: "{{ x }}"}]}
     """
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 2)
-    assert hands_on(compiled(text)) == {"a": {"x"}, "b": {"x"}}
+    assert hands_on(compile_text(text)) == {"a": {"x"}, "b": {"x"}}
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 1)
     with pytest.raises(AssertionError, match="NP701"):
-        compiled(text)
+        compile_text(text)
 
 
 def test_a_chain_counts_nothing() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         steps:
         - {{name: a, run: [{OK}], rule: [{{case: default, run: [b]}}]}}
         - {{name: b, run: [{OK}]}}
@@ -228,7 +228,7 @@ def hands_on(plan: Plan) -> dict[str, set[str]]:
 
 
 def test_what_steps_read_and_hand_on() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         variables: {v: 1, w: 2}
         tasks: {t: [{action: log, message: "{{ y }} {{ args.z }} {{ step.name }}"}]}
         steps:
@@ -242,7 +242,7 @@ def test_what_steps_read_and_hand_on() -> None:
 
 
 def test_names_of_a_cycle_stay_with_it() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         variables: {n: 0}
         steps:
         - {name: a, max_visits: 3, run: [{action: set, set: {n: "{{ n + 1 }}"}}], rule: [{case: default, run: [b]}]}
@@ -253,7 +253,7 @@ def test_names_of_a_cycle_stay_with_it() -> None:
 
 
 def test_names_saved_by_tasks_count_for_the_steps_that_call_them() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         tasks:
           inner: [{action: set, set: {x: 1}}]
           outer: [inner, {action: set, set: {y: "{{ x }}"}, as: z}]
@@ -267,7 +267,7 @@ def test_names_saved_by_tasks_count_for_the_steps_that_call_them() -> None:
 
 
 def test_names_of_loops_inside_templates_are_not_read() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         steps:
         - {name: a, run: [{action: set, set: {i: 1, list: [1]}}], rule: [{case: default, run: [b]}]}
         - {name: b, run: [{action: log, message: "{% for i in list %}{{ i }}{% endfor %}"}]}
@@ -276,12 +276,12 @@ def test_names_of_loops_inside_templates_are_not_read() -> None:
 
 
 def test_steps_that_cannot_be_reached_are_left_out() -> None:
-    plan = compiled(f"steps: [{{name: a, run: [{OK}]}}, {{name: b, run: [{OK}]}}]")
+    plan = compile_text(f"steps: [{{name: a, run: [{OK}]}}, {{name: b, run: [{OK}]}}]")
     assert list(plan.steps) == ["a"]
 
 
 def test_inputs() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         name: play
         input:
           a: integer
@@ -296,7 +296,7 @@ def test_inputs() -> None:
 
 
 def test_inferred_inputs() -> None:
-    plan = compiled("""
+    plan = compile_text("""
         name: play
         steps:
         - name: s
@@ -310,13 +310,13 @@ def test_inferred_inputs() -> None:
         "c": Input(required=False, inferred=True, line=7),
     }
     assert not plan.header.accepts_other_inputs
-    assert compiled(
+    assert compile_text(
         "steps: [{name: s, run: [{action: log, message: '{{ input }}'}]}]"
     ).header.accepts_other_inputs
 
 
 def test_statistics() -> None:
-    plan = compiled(f"""
+    plan = compile_text(f"""
         tasks: {{t: [{OK}, {{action: set, set: {{x: 1}}}}]}}
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}

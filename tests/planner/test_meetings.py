@@ -9,7 +9,7 @@ from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Case, Header, Join, Plan, Step
 
-from tests.plays import compiled
+from tests.run_harness import compile_text
 from tests.strategies import flows
 
 PLAYBOOK = """
@@ -24,7 +24,7 @@ steps:
 
 
 def explain(mode: str) -> list[str]:
-    return render_explanations(explain_joins(compiled(PLAYBOOK.replace("MODE", mode)))).splitlines()
+    return render_explanations(explain_joins(compile_text(PLAYBOOK.replace("MODE", mode)))).splitlines()
 
 
 def test_joins_and_merges_without_a_join() -> None:
@@ -50,7 +50,7 @@ def test_a_step_that_runs_for_each_branch() -> None:
 
 
 def test_a_plan_without_forks() -> None:
-    plan = compiled("""
+    plan = compile_text("""
     steps:
     - {name: a, rule: [{case: "{{ step.visit }}", run: [b]}, {case: default, run: [c]}]}
     - {name: b, rule: [{case: default, run: [c]}]}
@@ -60,12 +60,12 @@ def test_a_plan_without_forks() -> None:
         "c: no join: at most one branch arrives, because no fork after `a` has two branches that lead here\n"
     )
     assert render_explanations(
-        explain_joins(compiled("steps: [{name: a, run: [{action: log, message: x}]}]"))
+        explain_joins(compile_text("steps: [{name: a, run: [{action: log, message: x}]}]"))
     ) == ("no step has more than one incoming edge\n")
 
 
 def test_an_explanation_as_an_object() -> None:
-    explanation = explain_joins(compiled(PLAYBOOK.replace("MODE", "")))[0].to_json()
+    explanation = explain_joins(compile_text(PLAYBOOK.replace("MODE", "")))[0].to_json()
     assert explanation == {
         "step": "d",
         "join": "all",

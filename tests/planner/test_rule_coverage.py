@@ -9,10 +9,10 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noetl.executor.engine.guards import guard_test
+from noetl.executor.engine.guards import make_guard_test
 from noetl.executor.engine.scope import Scope
 from noetl.executor.model.outcome import Choice, Outcome, error_record
-from noetl.executor.model.transition import choose
+from noetl.executor.model.transition import choose_case
 from noetl.planner.guards.coverage import (
     DeadCase,
     GuardContext,
@@ -141,8 +141,8 @@ def choices(step: Step, *, tolerates: bool) -> Iterator[tuple[Choice, bool]]:
             if (outcome.forgiven and not tolerates) or (visit == 4 and step.max_visits is None):
                 continue
             current = replace(VISIT, step=step.name, number=visit, attempt=1)
-            test = guard_test(Scope(run, current, loaded))
-            yield choose(step, current, outcome, test, lambda _: False, 0.0), not outcome.failed
+            test = make_guard_test(Scope(run, current, loaded))
+            yield choose_case(step, current, outcome, test, lambda _: False, 0.0), not outcome.failed
 
 
 @settings(deadline=None)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from noetl.executor.engine.rendering import render
-from noetl.executor.engine.start import MAX_HELD, corrected, new_run
+from noetl.executor.engine.start import MAX_INITIAL_DATA, correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.planner.templates import budget
 from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
 from noetl.planner.templates.template import EvaluationError, parse_template
 
-from tests.calls import perform
-from tests.plays import compiled
+from tests.action_calls import perform_action
+from tests.run_harness import compile_text
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(20_000)]
 NAMES: dict[str, Any] = {"rows": ROWS, "object": {str(n): n for n in range(100_000)}, "text": "a" * 1_000_000}
@@ -191,18 +191,18 @@ MANY_TEXTS = {f"n{n}": "{{ 'x' * 8000000 }}" for n in range(100)}
 
 def test_the_parameters_of_an_action_share_a_budget() -> None:
     with pytest.raises(ActionError) as caught:
-        perform("set", set=MANY_TEXTS)
+        perform_action("set", set=MANY_TEXTS)
     assert caught.value.type == "LimitExceeded"
     with pytest.raises(ActionError) as caught:
         render(MANY_TEXTS, None, NAMES.__getitem__)
     assert caught.value.type == "LimitExceeded"
     with pytest.raises(ActionError) as caught:
-        perform("log", message="x", level="{{ 'x' * 8000000 }}", fields=MANY_TEXTS)
+        perform_action("log", message="x", level="{{ 'x' * 8000000 }}", fields=MANY_TEXTS)
     assert caught.value.type == "LimitExceeded"
 
 
 def start_run(text: str, inputs: dict[str, Any] | None = None, **options: Any) -> Any:
-    plan = compiled(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
+    plan = compile_text(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
     return new_run(plan.header, plan.hash, inputs or {}, now=1.0, **options)[0]
 
 
@@ -243,17 +243,17 @@ def test_environment_and_variables_share_a_limit() -> None:
 
 
 def test_a_value_counts_as_often_as_it_is_used() -> None:
-    inputs = {"x": [0] * (MAX_HELD // 10)}
+    inputs = {"x": [0] * (MAX_INITIAL_DATA // 10)}
     entries = ", ".join(f'n{n}: "{{{{ x }}}}"' for n in range(10))
     assert find_too_long_name(f"input: {{x: array}}\nenvironment: {{{entries}}}", inputs) == "environment.n5"
 
 
 def test_corrected_input_has_the_same_limit() -> None:
     text = "input: {n: integer}\nenvironment: {a: \"{{ 'x' * n }}\"}"
-    plan = compiled(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
+    plan = compile_text(f"name: x\n{text}\nsteps: [{{name: a, run: [{{action: log, message: ok}}]}}]")
     run = start_run(text, {"n": 1})
     with pytest.raises(RejectedError) as caught:
-        corrected(plan.header, run, {"n": MAX_HELD + 1})
+        correct_input(plan.header, run, {"n": MAX_INITIAL_DATA + 1})
     assert caught.value.reason == "invalid_input"
 
 

@@ -15,7 +15,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.syntax.addresses import is_forbidden_host, parse_literal_address
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 
 NO_NETWORKS = Capabilities()
@@ -97,7 +97,7 @@ SPELLINGS = [
 @pytest.mark.parametrize("host", SPELLINGS)
 def test_every_spelling_of_a_forbidden_address_is_refused(host: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("http", capabilities=NO_NETWORKS, url=f"http://{host}/", seconds=10)
+        perform_action("http", capabilities=NO_NETWORKS, url=f"http://{host}/", seconds=10)
     # The URL parser refuses some of them.
     assert caught.value.type in ("ForbiddenAddress", "ParameterError")
     assert not caught.value.retryable
@@ -132,7 +132,7 @@ def test_other_hosts_are_not_numeric(host: str) -> None:
 )
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("http", url=url)
+        perform_action("http", url=url)
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 
 
@@ -156,7 +156,7 @@ def test_redirects_are_vetted(location: str) -> None:
         serve(lambda exchange: exchange.reply(302, location=location)) as server,
         pytest.raises(ActionError) as caught,
     ):
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     assert (caught.value.type, caught.value.retryable) == ("ForbiddenAddress", False)
 
 
@@ -175,8 +175,8 @@ class ScriptedResolver:
 def send_get(
     url: str, resolver: egress.Resolver, networks: tuple[str, ...] = PRIVATE.networks, seconds: float = 10
 ) -> httpx.Response:
-    with egress.until(time.monotonic() + seconds):
-        response = egress.transport(networks, resolver).handle_request(httpx.Request("GET", url))
+    with egress.time_limit(time.monotonic() + seconds):
+        response = egress.vetted_transport(networks, resolver).handle_request(httpx.Request("GET", url))
         response.read()
         response.close()
         return response
@@ -203,9 +203,9 @@ def test_the_next_address_is_tried_if_one_does_not_respond() -> None:
 
 def test_transports_with_other_permissions_share_no_connections() -> None:
     with serve(hello) as server:
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
         with pytest.raises(ActionError) as caught:
-            perform("http", capabilities=NO_NETWORKS, url=server.url())
+            perform_action("http", capabilities=NO_NETWORKS, url=server.url())
     assert caught.value.type == "ForbiddenAddress"
 
 
@@ -230,7 +230,7 @@ def test_tls_uses_the_name_instead_of_the_address() -> None:
 
 def test_an_untrusted_certificate_is_refused_without_a_fallback_to_http() -> None:
     with serve(hello) as server, pytest.raises(ActionError) as caught:
-        perform("http", url=server.url().replace("http:", "https:"))
+        perform_action("http", url=server.url().replace("http:", "https:"))
     assert caught.value.type == "ConnectionFailed"
     assert server.requests == []
 

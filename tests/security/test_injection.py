@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from noetl.executor.errors import ActionError
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 
-from tests.calls import LOCAL, perform
+from tests.action_calls import LOCAL, perform_action
 from tests.http_server import StubExchange, serve
 
 HOSTILE_TEXTS = [
@@ -77,9 +77,9 @@ class TestSqlInjection:
     @given(name=TEXTS.filter(lambda name: 0 < len(name.encode()) < 60))
     def test_any_name_is_a_single_column(self, postgres_dsn: str, name: str) -> None:
         query = "select {{ 1 }}::int as {{ n | identifier }}"
-        assert perform("postgres", connection=postgres_dsn, query=query, names={"n": name}, fetch="one") == {
-            name: 1
-        }
+        assert perform_action(
+            "postgres", connection=postgres_dsn, query=query, names={"n": name}, fetch="one"
+        ) == {name: 1}
 
     def test_a_nul_character_is_an_error(self, postgres_dsn: str) -> None:
         with pytest.raises(ActionError) as caught:
@@ -88,7 +88,7 @@ class TestSqlInjection:
 
 
 def select_value(dsn: str, value: str) -> Any:
-    return perform(
+    return perform_action(
         "postgres", connection=dsn, query="select {{ v }}::text", names={"v": value}, fetch="value"
     )
 
@@ -97,10 +97,10 @@ class TestShellInjection:
     @pytest.mark.parametrize("value", HOSTILE_TEXTS)
     def test_a_value_is_one_argument(self, tmp_path: Path, value: str) -> None:
         capabilities = replace(LOCAL, folder=tmp_path)
-        shell = perform(
+        shell = perform_action(
             "shell", capabilities=capabilities, command="printf '<%s>' {{ v }} end", names={"v": value}
         )
-        words = perform(
+        words = perform_action(
             "shell",
             capabilities=capabilities,
             command=["printf", "<%s>", "{{ v }}", "end"],
@@ -112,12 +112,12 @@ class TestShellInjection:
     @settings(REAL_SERVICES, max_examples=40)
     @given(value=TEXTS)
     def test_any_value(self, value: str) -> None:
-        result = perform("shell", command="printf %s {{ v }}x{{ v }}", names={"v": value})
+        result = perform_action("shell", command="printf %s {{ v }}x{{ v }}", names={"v": value})
         assert result["stdout"] == f"{value}x{value}"
 
     def test_variables_and_stdin_are_not_interpreted(self, tmp_path: Path) -> None:
         for value in HOSTILE_TEXTS:
-            result = perform(
+            result = perform_action(
                 "shell",
                 capabilities=replace(LOCAL, folder=tmp_path),
                 command='printf %s "$V"; cat',
@@ -136,9 +136,9 @@ class TestUrlInjection:
             url = server.url("/a/{{ v }}/b?q={{ w }}&r=1")
             if ".." in value.split("/"):
                 with pytest.raises(ActionError, match="climb"):
-                    perform("http", url=url, names={"v": value, "w": value})
+                    perform_action("http", url=url, names={"v": value, "w": value})
                 value = value.replace("..", "")
-            target = perform("http", url=url, names={"v": value, "w": value})["body"]
+            target = perform_action("http", url=url, names={"v": value, "w": value})["body"]
         path, _, query = target.partition("?")
         assert [unquote(part) for part in path.split("/")] == ["", "a", value, "b"]
         assert [unquote(part) for part in query.split("&")] == [f"q={value}", "r=1"]
@@ -146,7 +146,7 @@ class TestUrlInjection:
     def test_a_value_cannot_change_the_origin(self) -> None:
         with serve(lambda exchange: exchange.reply(200, exchange.path.encode())) as server:
             assert (
-                perform("http", url=server.url("/{{ v }}"), names={"v": "@evil.test/"})["body"]
+                perform_action("http", url=server.url("/{{ v }}"), names={"v": "@evil.test/"})["body"]
                 == "/%40evil.test%2F"
             )
 
@@ -157,28 +157,30 @@ class TestHeaderInjection:
         parameters: list[dict[str, Any]] = [{"headers": {"X-A": "{{ v }}"}}, {"auth": {"bearer": "{{ v }}"}}]
         for header in parameters:
             with pytest.raises(ActionError, match="control character") as caught:
-                perform("http", url="http://127.0.0.1:1/", names={"v": value}, **header)
+                perform_action("http", url="http://127.0.0.1:1/", names={"v": value}, **header)
             assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "é", "a\0"])
     def test_a_header_name_must_be_a_token(self, name: str) -> None:
         with pytest.raises(ActionError, match="not the name of a header"):
-            perform("http", url="http://127.0.0.1:1/", headers={name: "x"})
+            perform_action("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     @pytest.mark.parametrize(
         "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "Upgrade", "TE", "Expect"]
     )
     def test_framing_headers_cannot_be_set(self, name: str) -> None:
         with pytest.raises(ActionError, match="follows from the request"):
-            perform("http", url="http://127.0.0.1:1/", headers={name: "x"})
+            perform_action("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     def test_a_response_is_not_evaluated_as_a_template(self) -> None:
         def answer(exchange: StubExchange) -> None:
             exchange.wfile.write(b"HTTP/1.1 200 OK\r\nx-a: {{ 7 * 7 }}\r\ncontent-length: 0\r\n\r\n")
 
         with serve(answer) as server:
-            reply = perform("http", url=server.url())
-        assert perform("set", set={"a": "{{ r.headers['x-a'] }}"}, names={"r": reply}) == {"a": "{{ 7 * 7 }}"}
+            reply = perform_action("http", url=server.url())
+        assert perform_action("set", set={"a": "{{ r.headers['x-a'] }}"}, names={"r": reply}) == {
+            "a": "{{ 7 * 7 }}"
+        }
 
 
 class TestPathTraversal:
@@ -220,7 +222,7 @@ class TestPathTraversal:
         parameters: dict[str, Any] = {verb: path} if verb == "read" else {verb: path, "content": "x"}
         before = snapshot(root.parent)
         with pytest.raises(ActionError) as caught:
-            perform("file", capabilities=for_local_run(root), **parameters)
+            perform_action("file", capabilities=local_run_capabilities(root), **parameters)
         assert (caught.value.type, caught.value.retryable) == ("FileError", False)
         assert snapshot(root.parent) == before
 
@@ -230,19 +232,19 @@ class TestPathTraversal:
     def test_files_outside_of_the_folder_are_not_deleted(self, root: Path, path: str) -> None:
         before = snapshot(root.parent)
         with pytest.raises(ActionError) as caught:
-            perform("file", capabilities=for_local_run(root), delete=path)
+            perform_action("file", capabilities=local_run_capabilities(root), delete=path)
         assert caught.value.type == "FileError"
         assert snapshot(root.parent) == before
 
     def test_deleting_a_link_keeps_its_target(self, root: Path) -> None:
-        perform("file", capabilities=for_local_run(root), delete="link")
+        perform_action("file", capabilities=local_run_capabilities(root), delete="link")
         assert not os.path.lexists(root / "link")
         assert (root.parent / "secret").read_text() == "secret"
 
     @pytest.mark.parametrize("pattern", ["../*", "/etc/*", "sub/../../*", "/", "", "[", "a\0b"])
     def test_files_outside_of_the_folder_are_not_listed(self, root: Path, pattern: str) -> None:
         try:
-            files = perform("file", capabilities=for_local_run(root), list=pattern)
+            files = perform_action("file", capabilities=local_run_capabilities(root), list=pattern)
         except ActionError as error:
             assert error.type == "FileError"
         else:
@@ -250,8 +252,8 @@ class TestPathTraversal:
 
     def test_links_to_other_folders_are_not_listed(self, root: Path) -> None:
         (root / "sub" / "a").touch()
-        assert perform("file", capabilities=for_local_run(root), list="**/*") == ["sub/a"]
-        assert perform("file", capabilities=for_local_run(root), list="out/*") == []
+        assert perform_action("file", capabilities=local_run_capabilities(root), list="**/*") == ["sub/a"]
+        assert perform_action("file", capabilities=local_run_capabilities(root), list="out/*") == []
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:

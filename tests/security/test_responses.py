@@ -16,13 +16,13 @@ from noetl.executor.actions import http
 from noetl.executor.clients import egress
 from noetl.executor.errors import ActionError
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 
 
 def fail_request(answer: Callable[[StubExchange], None], **parameters: Any) -> ActionError:
     with serve(answer) as server, pytest.raises(ActionError) as caught:
-        perform("http", url=server.url(), **parameters)
+        perform_action("http", url=server.url(), **parameters)
     return caught.value
 
 
@@ -30,7 +30,7 @@ def test_a_body_longer_than_allowed_is_refused() -> None:
     error = fail_request(lambda exchange: exchange.reply(200, b"x" * 1001), max_bytes=1000)
     assert (error.type, error.retryable) == ("LimitExceeded", False)
     with serve(lambda exchange: exchange.reply(200, b"x" * 1000)) as server:
-        assert len(perform("http", url=server.url(), max_bytes=1000)["body"]) == 1000
+        assert len(perform_action("http", url=server.url(), max_bytes=1000)["body"]) == 1000
 
 
 def send_endless_body(exchange: StubExchange) -> None:
@@ -91,7 +91,7 @@ def stay_silent(exchange: StubExchange) -> None:
 
 
 def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(egress, "MAX_IDLE_SECONDS", 0.1)
     error = fail_request(stay_silent)
     assert (error.type, error.retryable) == ("Timeout", True)
     assert (
@@ -101,9 +101,9 @@ def test_a_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_timeout_extends_the_wait_for_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(egress, "MAX_IDLE_SECONDS", 0.1)
     with serve(stay_silent) as server:
-        assert perform("http", url=server.url(), timeout_seconds=20)["body"] == "at last"
+        assert perform_action("http", url=server.url(), timeout_seconds=20)["body"] == "at last"
 
 
 def test_a_slow_response_without_a_timeout_ends_after_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_server_that_reads_slowly_does_not_extend_the_deadline() -> None:
         reader.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         with pytest.raises(ActionError) as caught:
-            perform("http", url=url, method="POST", body="x" * 32 * 1024 * 1024, seconds=0.5)
+            perform_action("http", url=url, method="POST", body="x" * 32 * 1024 * 1024, seconds=0.5)
         is_done.set()
         reader.join()
     assert caught.value.type == "Timeout"

@@ -15,14 +15,14 @@ from urllib.parse import quote, quote_plus
 import pytest
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
-from noetl.executor.security.redaction import STARS, Revealed, Tokens, scrub
-from noetl.executor.security.secret_sources import Secret, resolve
+from noetl.executor.security.redaction import MASK, CallbackTokens, RevealedSecrets, redact
+from noetl.executor.security.secret_sources import SecretReference, resolve_secret
 
 VALUE = 's3cret/"väl ue"+\\x'
 
 
 def test_a_secret_reference_never_shows_its_name() -> None:
-    secret = Secret("TOKEN")
+    secret = SecretReference("TOKEN")
     seen = [
         str(secret),
         repr(secret),
@@ -40,7 +40,7 @@ def test_a_secret_reference_never_shows_its_name() -> None:
     ]
     assert not any("TOKEN" in text for text in seen)
     for copied in (copy.deepcopy(secret), pickle.loads(pickle.dumps(secret))):
-        assert (type(copied), copied.name) == (Secret, "TOKEN")
+        assert (type(copied), copied.name) == (SecretReference, "TOKEN")
 
 
 def test_secrets_are_resolved_from_environment_and_files(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_secrets_are_resolved_from_environment_and_files(tmp_path: Path) -> None
         "NOETL_SECRET_B": "of the environment",
         "NOETL_SECRET_EMPTY": "",
     }
-    assert resolve("A", environ) == "of a file"
-    assert resolve("B", environ) == "of the environment"
-    assert resolve("EMPTY", environ) == ""
+    assert resolve_secret("A", environ) == "of a file"
+    assert resolve_secret("B", environ) == "of the environment"
+    assert resolve_secret("EMPTY", environ) == ""
 
 
 @pytest.mark.parametrize("name", ["../A", "A/B", "", "a-b", "A\0", "."])
@@ -61,7 +61,7 @@ def test_a_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
     (tmp_path / "A").write_text("x")
     (tmp_path / "sub").mkdir()
     with pytest.raises(ActionError, match="not the name of a secret") as caught:
-        resolve(name, {"NOETL_SECRETS_DIR": str(tmp_path / "sub")})
+        resolve_secret(name, {"NOETL_SECRETS_DIR": str(tmp_path / "sub")})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
@@ -70,10 +70,10 @@ def test_the_error_of_a_missing_secret_names_the_settings(tmp_path: Path) -> Non
     (tmp_path / "BYTES").write_bytes(b"\xff")
     environ = {"NOETL_SECRETS_DIR": str(tmp_path)}
     with pytest.raises(ActionError, match="NOETL_SECRET_MISSING, or NOETL_SECRETS_DIR"):
-        resolve("MISSING", environ)
+        resolve_secret("MISSING", environ)
     for name in ("FOLDER", "BYTES"):
         with pytest.raises(ActionError, match=f"`{name}` in NOETL_SECRETS_DIR cannot be read"):
-            resolve(name, environ)
+            resolve_secret(name, environ)
 
 
 FORMS = [
@@ -92,101 +92,101 @@ FORMS = [
 
 @pytest.mark.parametrize("text", FORMS)
 def test_every_encoding_of_a_revealed_value_is_redacted(text: str) -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add(VALUE)
-    scrubbed = revealed.scrub({"a": [{text: text}], "n": 1})
+    scrubbed = revealed.redact({"a": [{text: text}], "n": 1})
     (key, value), *_ = scrubbed["a"][0].items()
     assert key == value
-    assert STARS in value
+    assert MASK in value
     # What base64 mixes with its neighbours may stay: less than a byte on either side.
-    assert len(value.replace(STARS, "")) <= len(text) - len(VALUE) + 8
+    assert len(value.replace(MASK, "")) <= len(text) - len(VALUE) + 8
     assert scrubbed["n"] == 1
 
 
 def test_a_value_without_secrets_is_returned_unchanged() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     value = {"a": [1, "text", {"b": None}]}
-    assert revealed.scrub(value) is value
+    assert revealed.redact(value) is value
     revealed.add(VALUE)
-    assert revealed.scrub(value) is value
+    assert revealed.redact(value) is value
 
 
 def test_short_values_are_not_redacted() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add("1234567")
-    assert revealed.scrub("1234567") == "1234567"
+    assert revealed.redact("1234567") == "1234567"
     revealed.add("12345678")
-    assert revealed.scrub("12345678") == STARS
+    assert revealed.redact("12345678") == MASK
 
 
 def test_the_password_in_a_url_is_redacted_separately() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add("postgresql://ann:long-p%40ssword@db.test/x")
-    assert revealed.scrub("the word long-p@ssword is wrong") == f"the word {STARS} is wrong"
+    assert revealed.redact("the word long-p@ssword is wrong") == f"the word {MASK} is wrong"
 
 
 def test_each_line_of_a_secret_is_redacted_separately() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add("-----BEGIN KEY-----\r\nfirst-line-of-a-key\n  an-indented-line\nshort\napi_version: v1\n")
-    assert revealed.scrub(["first-line-of-a-key", "and an-indented-line"]) == [STARS, f"and {STARS}"]
-    assert revealed.scrub(["short", "api_version: v1"]) == ["short", "api_version: v1"]
+    assert revealed.redact(["first-line-of-a-key", "and an-indented-line"]) == [MASK, f"and {MASK}"]
+    assert revealed.redact(["short", "api_version: v1"]) == ["short", "api_version: v1"]
 
 
 def test_numbers_are_redacted() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add("1234567890")
     revealed.add("True-or-false")
-    assert revealed.scrub([1234567890, 123456789, 12345678901, True]) == [STARS, 123456789, 12345678901, True]
+    assert revealed.redact([1234567890, 123456789, 12345678901, True]) == [MASK, 123456789, 12345678901, True]
 
 
 def test_longer_secrets_are_redacted_first() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     revealed.add("password")
     revealed.add("password-and-more")
-    assert revealed.scrub("password-and-more password") == f"{STARS} {STARS}"
+    assert revealed.redact("password-and-more password") == f"{MASK} {MASK}"
 
 
 def test_the_oldest_secret_is_discarded_beyond_the_limit() -> None:
-    revealed = Revealed(most=2)
+    revealed = RevealedSecrets(most=2)
     for value in ("secret-one", "secret-two", "secret-one", "secret-three"):
         revealed.add(value)
-    assert revealed.scrub("secret-one secret-two secret-three") == f"{STARS} secret-two {STARS}"
+    assert revealed.redact("secret-one secret-two secret-three") == f"{MASK} secret-two {MASK}"
 
 
 @pytest.mark.parametrize("before", ["", "a", "code", "https://x.test/?t="])
 @pytest.mark.parametrize("encode", [str.encode, base64.b64encode, base64.urlsafe_b64encode])
 def test_tokens_are_redacted_in_any_context(before: str, encode: Callable[[Any], bytes]) -> None:
-    tokens = Tokens()
-    token, unknown_token = tokens.new(), Tokens().new()
-    tokens.new()
+    tokens = CallbackTokens()
+    token, unknown_token = tokens.create(), CallbackTokens().create()
+    tokens.create()
 
     def encode_in_context(token: str) -> str:
         text = f"{before}{token}/heartbeat?"
         return (encode(text) if encode is str.encode else encode(text.encode())).decode()
 
     unknown = encode_in_context(unknown_token)
-    assert tokens.scrub(["plain", {"a": unknown}]) == ["plain", {"a": unknown}]
+    assert tokens.redact(["plain", {"a": unknown}]) == ["plain", {"a": unknown}]
     encoded = encode_in_context(token)
-    redacted = tokens.scrub([encoded, {encoded: 1}])
-    assert STARS in redacted[0] and redacted[1] == {redacted[0]: 1}
+    redacted = tokens.redact([encoded, {encoded: 1}])
+    assert MASK in redacted[0] and redacted[1] == {redacted[0]: 1}
     assert token not in redacted[0] and len(redacted[0]) < len(encoded) - 40
 
 
 def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
-    tokens = Tokens(most=2)
-    made = [tokens.new() for _ in range(3)]
-    assert [tokens.scrub(token) for token in made] == [made[0], STARS, STARS]
+    tokens = CallbackTokens(most=2)
+    made = [tokens.create() for _ in range(3)]
+    assert [tokens.redact(token) for token in made] == [made[0], MASK, MASK]
 
 
 def test_threads_may_reveal_and_redact_at_the_same_time() -> None:
-    revealed = Revealed()
+    revealed = RevealedSecrets()
     wrong: list[str] = []
 
     def work(n: int) -> None:
         for index in range(10):
             value = f"secret-{n}-{index}-value"
             revealed.add(value)
-            if revealed.scrub(value) != STARS:
+            if revealed.redact(value) != MASK:
                 wrong.append(value)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
@@ -198,5 +198,5 @@ def test_threads_may_reveal_and_redact_at_the_same_time() -> None:
 
 
 def test_resolved_secrets_are_redacted() -> None:
-    resolve("X", {"NOETL_SECRET_X": "resolved-by-a-test"})
-    assert scrub({"message": "x resolved-by-a-test y"}) == {"message": f"x {STARS} y"}
+    resolve_secret("X", {"NOETL_SECRET_X": "resolved-by-a-test"})
+    assert redact({"message": "x resolved-by-a-test y"}) == {"message": f"x {MASK} y"}

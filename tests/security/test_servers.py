@@ -22,7 +22,7 @@ from noetl.executor.security.capabilities import Capabilities
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 from tests.security.test_egress import SPELLINGS, ScriptedResolver
 
 NO_NETWORKS = Capabilities()
@@ -92,7 +92,7 @@ def proxy(postgres_dsn: str) -> Iterator[CountingProxy]:
 def db_test_resolver(monkeypatch: pytest.MonkeyPatch) -> ScriptedResolver:
     """A resolver that gives 127.0.0.1 once for any name."""
     resolver = ScriptedResolver(["127.0.0.1"])
-    monkeypatch.setattr(egress, "resolve", resolver)
+    monkeypatch.setattr(egress, "resolve_host", resolver)
     return resolver
 
 
@@ -104,7 +104,9 @@ def connection_string_through(proxy: CountingProxy, dsn: str, **keywords: Any) -
 
 def refused(connection: str, capabilities: Capabilities = NO_NETWORKS) -> ActionError:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", capabilities=capabilities, connection=connection, query="select 1", seconds=20)
+        perform_action(
+            "postgres", capabilities=capabilities, connection=connection, query="select 1", seconds=20
+        )
     return caught.value
 
 
@@ -256,7 +258,9 @@ def test_the_vetted_address_is_used(
         proxy, postgres_dsn, options="-c search_path=mine", application_name="reports"
     )
     query = "select current_setting('search_path') || ' ' || current_setting('application_name')"
-    found = perform("postgres", capabilities=LOOPBACK, connection=connection, query=query, fetch="value")
+    found = perform_action(
+        "postgres", capabilities=LOOPBACK, connection=connection, query=query, fetch="value"
+    )
     assert (found, db_test_resolver.queries, proxy.connection_count) == ("mine reports", ["db.test"], 1)
     # The name is resolved again, also for pooled connections.
     assert refused(connection, LOOPBACK).type == "ForbiddenAddress"
@@ -267,27 +271,29 @@ def test_pooled_connections_are_reused_only_for_the_same_addresses(
     postgres_dsn: str, proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        egress, "resolve", ScriptedResolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"])
+        egress, "resolve_host", ScriptedResolver(["127.0.0.1"], ["127.0.0.1"], ["127.0.0.9", "127.0.0.1"])
     )
     connection = connection_string_through(proxy, postgres_dsn)
     for connection_count in (1, 1, 2):
-        perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1")
+        perform_action("postgres", capabilities=LOOPBACK, connection=connection, query="select 1")
         assert proxy.connection_count == connection_count
 
 
 def test_the_next_address_is_tried(
     postgres_dsn: str, proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(egress, "resolve", ScriptedResolver(["127.0.0.9", "127.0.0.1"]))
+    monkeypatch.setattr(egress, "resolve_host", ScriptedResolver(["127.0.0.9", "127.0.0.1"]))
     connection = connection_string_through(proxy, postgres_dsn)
     assert (
-        perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
+        perform_action(
+            "postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value"
+        )
         == 1
     )
 
 
 def test_connections_of_local_runs_are_not_lent_to_other_runs(postgres_dsn: str) -> None:
-    assert perform("postgres", connection=postgres_dsn, query="select 1", fetch="value") == 1
+    assert perform_action("postgres", connection=postgres_dsn, query="select 1", fetch="value") == 1
     assert refused(postgres_dsn, LOOPBACK).type == "ForbiddenAddress"
 
 
@@ -311,7 +317,9 @@ def test_the_environment_has_no_effect(
     monkeypatch.setenv("PGSERVICE", "elsewhere")
     monkeypatch.setenv("PGSERVICEFILE", str(services))
     connection = connection_string_through(proxy, postgres_dsn)
-    found = perform("postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value")
+    found = perform_action(
+        "postgres", capabilities=LOOPBACK, connection=connection, query="select 1", fetch="value"
+    )
     assert found == 1
 
 
@@ -408,7 +416,8 @@ def test_local_runs_use_the_environment(postgres_server: str, monkeypatch: pytes
         monkeypatch.setenv("PGPORT", str(urlsplit(postgres_server).port))
     user = conninfo_to_dict(postgres_server)["user"]
     assert (
-        perform("postgres", connection=f"user={user} dbname=postgres", query="select 1", fetch="value") == 1
+        perform_action("postgres", connection=f"user={user} dbname=postgres", query="select 1", fetch="value")
+        == 1
     )
     assert os.environ["PGHOST"] == host
 

@@ -9,8 +9,8 @@ import pytest
 from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError
 from noetl.executor.security import secret_sources
-from noetl.executor.security.redaction import STARS, scrub
-from noetl.executor.security.secret_sources import Fetched, resolve
+from noetl.executor.security.redaction import MASK, redact
+from noetl.executor.security.secret_sources import AwsSecrets, resolve_secret
 from noetl.planner.catalogue import Kind, Parameter
 
 from tests.aws import Client, drop_permissions
@@ -24,7 +24,7 @@ BODY = Parameter((Kind.ANY,), "", secrets=True)
 def _prefix(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("NOETL_SECRETS_PREFIX", PREFIX)
     yield
-    secret_sources.FETCHED.forget()
+    secret_sources.AWS_SECRETS.clear()
 
 
 def store_secret(aws: Client, name: str, value: str) -> None:
@@ -47,31 +47,31 @@ def test_the_environment_precedes_secrets_manager_and_systems_manager(
     for name in ("A", "B"):
         store_secret(aws, name, f"{name} of secrets manager")
     monkeypatch.setenv("NOETL_SECRET_A", "A of the environment")
-    assert [resolve(name) for name in "ABC"] == [
+    assert [resolve_secret(name) for name in "ABC"] == [
         "A of the environment",
         "B of secrets manager",
         "C of systems manager",
     ]
-    assert scrub("Basic B of secrets manager") == f"Basic {STARS}"
+    assert redact("Basic B of secrets manager") == f"Basic {MASK}"
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOETL_SECRETS_PREFIX": ""}])
 def test_without_a_prefix_aws_is_not_queried(aws: Client, environ: dict[str, str]) -> None:
     aws("ssm").put_parameter(Name="A", Value="x", Type="SecureString")
     with pytest.raises(ActionError, match=r"there is no secret `A`: [^`]*$"):
-        resolve("A", environ)
+        resolve_secret("A", environ)
 
 
 def test_the_error_of_a_missing_secret_names_its_possible_place() -> None:
     with pytest.raises(ActionError, match=f"store it as `{PREFIX}NONE`") as caught:
-        resolve("NONE")
+        resolve_secret("NONE")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
     assert render_text("{{ secrets.NONE | default('none') }}") == "none"
 
 
 def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
     now = 1_000.0
-    fetched = Fetched(clock=lambda: now)
+    fetched = AwsSecrets(clock=lambda: now)
     name = f"{PREFIX}A"
     assert fetched.get(name) is None
     store_parameter(aws, "A", "one")
@@ -99,16 +99,16 @@ def test_permission_for_one_service_is_enough(aws: Client, monkeypatch: pytest.M
     allow = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "ssm:GetParameter", "Resource": "*"}]}'
     drop_permissions(aws, monkeypatch)
     aws("iam").put_user_policy(UserName="nobody", PolicyName="read", PolicyDocument=allow)
-    assert resolve("A") == "value"
+    assert resolve_secret("A") == "value"
     with pytest.raises(ActionError) as caught:
-        resolve("B")
+        resolve_secret("B")
     assert caught.value.type == "AccessDenied"
 
 
 def test_a_binary_secret_is_an_error(aws: Client) -> None:
     aws("secretsmanager").create_secret(Name=f"{PREFIX}A", SecretBinary=b"\x00\xff")
     with pytest.raises(ActionError, match="is not text") as caught:
-        resolve("A")
+        resolve_secret("A")
     assert (caught.value.type, caught.value.retryable) == ("AWSError", False)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from noetl.executor.engine.event_buffer import Telling
+from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
-from noetl.executor.model.transition import arrive
+from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql.branches import ACTIVE, BranchTransaction
@@ -82,10 +82,12 @@ class PublishesBeforeCommit(SqliteStore):
     """The visits that follow are there before the outcome is."""
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        plain = [branch for branch in commit.branches if not branch.joins and not branch.is_absorbed]
+        plain = [branch for branch in commit.branches if not branch.is_arrival and not branch.is_absorbed]
         for branch in plain:
             with self.database.transaction() as db:
-                sql_branches.enter(db, commit.visit.run_id, "local", replace(branch, counted=False), now, 1)
+                sql_branches.enter(
+                    db, commit.visit.run_id, "local", replace(branch, is_counted=False), now, 1
+                )
         return super().commit(commit, now, claim_for)
 
 
@@ -142,8 +144,8 @@ class MarksThenChecks(SqliteStore):
         run_id = commit.visit.run_id
         with mock.patch.object(BranchTransaction, "_fire", lambda *_: None):
             super().commit(commit, now)
-        joining = {branch.step for branch in commit.branches if branch.joins}
-        for join in joining | commit.live.keys():
+        joining = {branch.step for branch in commit.branches if branch.is_arrival}
+        for join in joining | commit.live_changes.keys():
             with self.database.transaction() as db:
                 counter = db.execute(
                     "select live from joins where run_id = ? and step = ?", (run_id, join)
@@ -156,7 +158,7 @@ class MarksThenChecks(SqliteStore):
                     arrivals = [
                         Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows
                     ]
-                    branch, live, merged = arrive(self.plan_step(run["plan_hash"], join), 1, arrivals)
+                    branch, live, merged = merge_arrivals(self.plan_step(run["plan_hash"], join), 1, arrivals)
                     own = replace(branch, id=derived_id(join, commit.visit.id))
                     sql_branches.enter(db, run_id, run["queue"], own, now, run["seq"] << 12)
                     sql_branches.count_live(db, run_id, live)
@@ -276,16 +278,16 @@ def _another_each_time(*parts: object) -> str:
 
 
 def _choose_once_too_often(step: Any, visit: Any, *rest: Any) -> Any:
-    from noetl.executor.model.transition import choose
+    from noetl.executor.model.transition import choose_case
 
     more = replace(step.retry, attempts=step.retry.attempts + 1)
-    return choose(replace(step, retry=more), visit, *rest)
+    return choose_case(replace(step, retry=more), visit, *rest)
 
 
 def _refuse_never(step: Any, visit: Any) -> Any:
-    from noetl.executor.model.transition import refusal
+    from noetl.executor.model.transition import find_refusal
 
-    return refusal(step, replace(visit, claims=1))
+    return find_refusal(step, replace(visit, claims=1))
 
 
 def _key_with(of: Callable[[Any], Any]) -> Callable[[Any, str], str]:
@@ -294,13 +296,13 @@ def _key_with(of: Callable[[Any], Any]) -> Callable[[Any, str], str]:
     )
 
 
-def _forget_first(telling: Telling, write: Callable[[Sequence[Event], int], bool]) -> None:
+def _forget_first(telling: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
     events = telling._next()
     telling._forget(len(events))
     write(events, telling._told)
 
 
-def _never_forget(telling: Telling, write: Callable[[Sequence[Event], int], bool]) -> None:
+def _never_forget(telling: EventBuffer, write: Callable[[Sequence[Event], int], bool]) -> None:
     write(telling._next(), telling._told)
 
 
@@ -320,11 +322,11 @@ CONTROLS = (
     Control("answer comes too early", ("callback answered at once",), frozenset({"I6"}), OverlooksAnswers),
     Control("history apart from state", ("chain",), frozenset({"I7", "I11"}), KeepsHistoryApart),
     Control("tell for another claim", ("long steps",), frozenset({"I5"}), TellsForOthers),
-    Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.Telling.some": _never_forget}),
-    Control("forget before it is told", ("a long step that is gone on with",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.Telling.some": _forget_first}),
+    Control("tell twice", ("long steps",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.EventBuffer.flush_batch": _never_forget}),
+    Control("forget before it is told", ("a long step that is gone on with",), frozenset({"I11"}), patches={"noetl.executor.engine.event_buffer.EventBuffer.flush_batch": _forget_first}),
     Control("end in two steps", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoSteps),
     Control("id not derived from its cause", ("workflow left alone",), frozenset({"I8"}), patches={"noetl.executor.engine.external.derived_id": _another_each_time}),
-    Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.choose": _choose_once_too_often}),
-    Control("at most once is claimed afterwards", ("at most once",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.refusal": _refuse_never}),
+    Control("retry off by one", ("retries that end",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.choose_case": _choose_once_too_often}),
+    Control("at most once is claimed afterwards", ("at most once",), frozenset({"I10"}), patches={"noetl.executor.engine.invocation.find_refusal": _refuse_never}),
     Control("attempt inside the key", ("chain", "retries"), frozenset({"I10"}), patches={"noetl.executor.engine.scope.Scope.idempotency_key": _key_with(lambda scope: (scope.visit.claims, scope.visit.attempt))}),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from noetl.executor.model.run import RunStatus
 from noetl.planner.plan import Plan
 
-from tests.plays import compiled
+from tests.run_harness import compile_text
 
 NOTE = """{action: log, level: debug, message: "{{ step.idempotency_key }}", fields: {attempt: "{{ step.attempt }}"}}"""
 """Work that must not be lost, and whose every performance is seen."""
@@ -56,7 +56,7 @@ class Scene:
 
     @cached_property
     def plan(self) -> Plan:
-        return compiled(self.text.replace("NOTE", NOTE).replace("ASK", ASK))
+        return compile_text(self.text.replace("NOTE", NOTE).replace("ASK", ASK))
 
 
 CANCEL = Act(RunStatus.WAITING, "cancel")

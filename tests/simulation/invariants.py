@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from noetl.executor.engine.external import hash_of
-from noetl.executor.engine.invocation import Walker
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.events import Event
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import Lease, RunStatus
 
-from tests.plays import LEASE_SECONDS
+from tests.run_harness import LEASE_SECONDS
 from tests.simulation.corpus import Scene
 from tests.simulation.faults import Fault
 from tests.simulation.world import Played, Violation, World
@@ -278,10 +278,12 @@ def _check_absorbed(world: World, played: Played) -> None:
             late = Event("action.started", world.clock(), visit.step, visit.number, visit.attempt)
             renewed = world.real.renew(visit.run_id, visit.id, visit.fence, world.clock() + 100, [late])
             holds(not renewed, "I9", f"a claim of `{visit.step}` was renewed that is over")
-            Walker(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).walk(claim)
+            VisitExecutor(world.real, Lease("late", LEASE_SECONDS), world.capabilities, world.clock).execute(
+                claim
+            )
         for token in played.deeds.answered:
             _rejected(
-                lambda: world.real.answer(hash_of(token), "no", world.clock()),  # noqa: B023
+                lambda: world.real.answer(hash_secret(token), "no", world.clock()),  # noqa: B023
                 "a late answer was taken",
             )
         others = set(RunStatus) - {played.run.status}

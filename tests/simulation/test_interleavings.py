@@ -13,8 +13,8 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.plan import Plan
 
-from tests.exploration import Explorer
-from tests.plays import LEASE_SECONDS, Play, compiled
+from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
+from tests.state_space import StateSpaceExplorer
 from tests.strategies import Chances, case_taken, chances, flows
 
 FAILS = 10
@@ -23,7 +23,7 @@ WORKERS = 4
 DEPTH = 12
 
 
-def crowd(play: Play, seed: int) -> Play:
+def crowd(play: RunHarness, seed: int) -> RunHarness:
     """The run, walked to its end by workers of whom some die and some come too late with what they did."""
     chance = random.Random(seed)
     held: list[Claim] = []
@@ -43,12 +43,12 @@ def crowd(play: Play, seed: int) -> Play:
             if chance.random() < 0.15:
                 late.append(claim)
             else:
-                play.walker().walk(claim)
+                play.executor().execute(claim)
         elif late:
-            play.clock.pass_(LEASE_SECONDS)
+            play.clock.advance(LEASE_SECONDS)
             if (again := play.claim()) is not None:
-                play.walker().walk(again)
-            play.walker().walk(late.pop())
+                play.executor().execute(again)
+            play.executor().execute(late.pop())
         else:
             due = play.store.next_due(play.queue)
             assert due is not None, "the run is stuck"
@@ -56,7 +56,7 @@ def crowd(play: Play, seed: int) -> Play:
     raise AssertionError("the run does not end")
 
 
-def steps_of(play: Play) -> dict[str, str]:
+def steps_of(play: RunHarness) -> dict[str, str]:
     """How each step that was visited ended; none was visited twice."""
     found = {visit.step: visit.status.value for visit in play.visits}
     assert len(found) == len(play.visits)
@@ -98,7 +98,7 @@ def expected(flow: ControlFlowGraph, chances: Chances) -> dict[str, str]:
 def test_random_playbooks(store: SqliteStore, drawn: tuple[ControlFlowGraph, Chances], seed: int) -> None:
     flow, chances = drawn
     play = crowd(
-        Play(store, text_of(flow), {"chances": {step: list(n) for step, n in chances.items()}}), seed
+        RunHarness(store, text_of(flow), {"chances": {step: list(n) for step, n in chances.items()}}), seed
     )
     found = steps_of(play)
     assert found == expected(flow, chances)
@@ -146,25 +146,26 @@ def failing_of(seed: int, plan: Plan) -> frozenset[str]:
 
 @pytest.fixture(scope="module")
 def nest() -> Plan:
-    return compiled(nested())
+    return compile_text(nested())
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nested_forks_with_failing_branches(store: SqliteStore, nest: Plan, seed: int) -> None:
     failing = failing_of(seed, nest)
     assert (
-        steps_of(crowd(Play(store, nest, {"failing": sorted(failing)}), seed)) == nested_expected(failing)[0]
+        steps_of(crowd(RunHarness(store, nest, {"failing": sorted(failing)}), seed))
+        == nested_expected(failing)[0]
     )
 
 
 def test_nested_forks_a_thousand_times(nest: Plan) -> None:
     """The same through the functions that decide, without a store."""
-    explorer = Explorer(nest)
+    explorer = StateSpaceExplorer(nest)
     for seed in range(1000):
         failing, chance = failing_of(seed, nest), random.Random(seed)
-        world = explorer.begin()
+        world = explorer.initial_state()
         while not world.is_final:
-            visit = chance.choice(world.standing(VisitStatus.READY))
+            visit = chance.choice(world.visits_with_status(VisitStatus.READY))
             deed = ("fail", -1) if visit.step in failing else ("case", 0)
             world = explorer.commit(world, explorer.perform(visit, deed))
         assert {visit.step: visit.status.value for visit in world.visits.values()} == nested_expected(
@@ -179,7 +180,7 @@ def test_late_workers_change_nothing(store: SqliteStore, tmp_path: Path) -> None
     text = "steps: [{name: a, run: [{action: file, append: done.txt, content: x}]}]"
     done = 0
     for seed in range(40):
-        play = crowd(Play(store, text, folder=tmp_path), seed)
+        play = crowd(RunHarness(store, text, folder=tmp_path), seed)
         assert play.status is RunStatus.SUCCEEDED
         done += len((tmp_path / "done.txt").read_text())
         (tmp_path / "done.txt").unlink()

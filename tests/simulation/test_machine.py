@@ -31,14 +31,24 @@ from hypothesis.stateful import (
 )
 from noetl.executor.actions import catalogue
 from noetl.executor.actions.action import Call
-from noetl.executor.engine.external import hash_of
-from noetl.executor.engine.invocation import Walker
-from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import NEVER, Branch, Claim, Failure, Lease, Run, RunStatus, Visit, VisitStatus
-from noetl.executor.model.transition import MAX_CLAIMS, arrive
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.run import (
+    NEVER,
+    Branch,
+    Claim,
+    FailureState,
+    Lease,
+    Run,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
+from noetl.executor.model.transition import MAX_CLAIMS, merge_arrivals
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sql import store as sql_store
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -47,7 +57,7 @@ from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.plan import Plan
 
-from tests.plays import LEASE_SECONDS, Clock
+from tests.run_harness import LEASE_SECONDS, FakeClock
 from tests.simulation.faults import Crash, Fault, Points, WatchedStore
 from tests.strategies import Chances, any_flows, chances, mixed_modes
 
@@ -169,8 +179,8 @@ class Machine(RuleBasedStateMachine):
         self.folder = Path(self.place.name)
         self.store = SqliteStore(str(self.folder / "noetl.db"))
         self.store.file.connection().execute("pragma synchronous = off")
-        self.clock = Clock()
-        self.capabilities = for_local_run(self.folder)
+        self.clock = FakeClock()
+        self.capabilities = local_run_capabilities(self.folder)
         self.runs: dict[str, Known] = {}
         self.held: list[Claim] = []
         self.walked: list[Claim] = []
@@ -261,7 +271,7 @@ class Machine(RuleBasedStateMachine):
         points.begin({at: fault}, lambda **_: None)
         store: Any = WatchedStore(self.store, points, lambda _: None, lambda *_: None)
         with suppress(Crash, StoreError):
-            Walker(store, Lease("mortal", LEASE_SECONDS), self.capabilities, self.clock).walk(claim)
+            VisitExecutor(store, Lease("mortal", LEASE_SECONDS), self.capabilities, self.clock).execute(claim)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -270,12 +280,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 10, LEASE_SECONDS + 1, 300]))
     def advance(self, seconds: float) -> None:
-        self.clock.pass_(seconds)
+        self.clock.advance(seconds)
 
     @precondition(lambda self: self.tokens())
     @rule(data=st.data())
     def callback(self, data: st.DataObject) -> None:
-        token = hash_of(data.draw(st.sampled_from(self.tokens())))
+        token = hash_secret(data.draw(st.sampled_from(self.tokens())))
         try:
             key = self.store.answer(token, "yes", self.clock())
         except RejectedError as refused:
@@ -318,7 +328,9 @@ class Machine(RuleBasedStateMachine):
         """The counters say how many branches there are, and how many of them are on the way to each join."""
         for id in self.runs:
             run = self.run_of(id)
-            standing = [v.step for v in self.visits(id) if v.status in STANDING or v.failure is Failure.OPEN]
+            standing = [
+                v.step for v in self.visits(id) if v.status in STANDING or v.failure is FailureState.OPEN
+            ]
             standing = [step for step in standing if step != "last"]
             standing += [row["step"] for row in self.rows("arrivals", id)]
             assert run.live == len(standing)
@@ -401,7 +413,7 @@ class Machine(RuleBasedStateMachine):
                 continue
             for token in self.tokens():
                 with suppress(RejectedError):
-                    self.store.answer(hash_of(token), "yes", self.clock())
+                    self.store.answer(hash_secret(token), "yes", self.clock())
             due = self.store.next_due(queue)
             assert due is not None and due < NEVER, f"the run is stuck: {self.everything_of(id)}"
             self.clock.now = max(self.clock(), due)
@@ -426,9 +438,9 @@ class Machine(RuleBasedStateMachine):
         return self.store.claim(queue, Lease("worker", LEASE_SECONDS), self.clock())
 
     def walk(self, claim: Claim, cancelled: threading.Event | None = None) -> None:
-        Walker(
-            self.store, Lease("worker", LEASE_SECONDS), self.capabilities, self.clock, goes_on=lambda: False
-        ).walk(claim, cancelled)
+        VisitExecutor(
+            self.store, Lease("worker", LEASE_SECONDS), self.capabilities, self.clock, continues=lambda: False
+        ).execute(claim, cancelled)
         self.walked.append(claim)
 
     def one_of(self, data: st.DataObject, claims: list[Claim]) -> Claim:
@@ -441,7 +453,7 @@ class Machine(RuleBasedStateMachine):
         header, now = self.plan.header, self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
         return self.store.resume(
-            id, now, deadline_at=deadline, values=corrected(header, self.run_of(id), {"ok": ok})
+            id, now, deadline_at=deadline, values=correct_input(header, self.run_of(id), {"ok": ok})
         )
 
     def refused(self, call: Callable[[], object], unless: RunStatus | None = None, id: str = "") -> None:
@@ -539,10 +551,10 @@ def counts_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """BranchTransaction that have come together are counted as many."""
 
     def wrong(*args: Any) -> tuple[Branch, dict[str, int], int]:
-        branch, _, _ = arrive(*args)
+        branch, _, _ = merge_arrivals(*args)
         return branch, {}, 0
 
-    monkeypatch.setattr("noetl.executor.stores.sql.branches.arrive", wrong)
+    monkeypatch.setattr("noetl.executor.stores.sql.branches.merge_arrivals", wrong)
 
 
 def lets_everyone_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from noetl.executor.model.run import Claim
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.plan import Plan
 
-from tests.plays import LEASE_SECONDS, Play, compiled
+from tests.run_harness import LEASE_SECONDS, RunHarness, compile_text
 from tests.simulation.faults import Crash
 
 NAMES = [f"v{number}" for number in range(6)]
@@ -151,7 +151,7 @@ def performed(folder: Path, plan: Plan, input: Tree, chance: random.Random, *, c
 def performed_in(
     store: SqliteStore, folder: Path, plan: Plan, input: Tree, chance: random.Random, *, crashes: float
 ) -> End:
-    play = Play(store, plan, input, folder=folder, id="random")
+    play = RunHarness(store, plan, input, folder=folder, id="random")
     committed: set[str] = set()
     before: Counter[str] = Counter()
     lost = 0
@@ -172,12 +172,12 @@ def performed_in(
         assert not new.keys() & committed
         if dies:
             lost += 1
-            play.clock.pass_(LEASE_SECONDS)
+            play.clock.advance(LEASE_SECONDS)
             continue
         assert max(new.values(), default=1) <= 1 + lost
         before, lost = done, 0
         committed = set(done)
-    end = End(play.status.value, play.result, play.errors, set(lines(folder)))
+    end = End(play.status.value, play.result, play.error_types, set(lines(folder)))
     run, db = play.run, store.file.connection()
     assert run.status.is_final
     assert run.live == 0 or run.stop is not None
@@ -186,13 +186,13 @@ def performed_in(
     return end
 
 
-def walk(play: Play, claim: Claim, *, dies: bool) -> None:
-    walker = replace(play.walker(), goes_on=lambda: False)
+def walk(play: RunHarness, claim: Claim, *, dies: bool) -> None:
+    walker = replace(play.executor(), continues=lambda: False)
     if not dies:
-        walker.walk(claim)
+        walker.execute(claim)
         return
     with pytest.raises(Crash):
-        replace(walker, store=Dying(play.store)).walk(claim)
+        replace(walker, store=Dying(play.store)).execute(claim)
 
 
 class Dying:
@@ -211,8 +211,8 @@ class Dying:
 def test_pieces_come_to_the_same(tmp_path: Path, seed: int) -> None:
     chance, fails_beside = random.Random(seed), seed % 2 == 1
     tree = Author(chance, fails_beside).playbook()
-    expected = in_one_go(tmp_path / "one", compiled(json.dumps(without_batches(tree))))
-    plan = compiled(json.dumps(tree))
+    expected = in_one_go(tmp_path / "one", compile_text(json.dumps(without_batches(tree))))
+    plan = compile_text(json.dumps(tree))
     for crashes in (0.0, 0.3):
         found = performed(tmp_path / f"{crashes}", plan, {"pace": 1}, chance, crashes=crashes)
         if fails_beside:
@@ -222,6 +222,6 @@ def test_pieces_come_to_the_same(tmp_path: Path, seed: int) -> None:
 
 def test_what_is_left_behind_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A control of the harness: a task that failed behind a pause leaves what it had saved before."""
-    monkeypatch.setattr("noetl.executor.engine.perform.undone", lambda saved, _: dict(saved))
+    monkeypatch.setattr("noetl.executor.engine.perform.apply_inverse", lambda saved, _: dict(saved))
     with pytest.raises(AssertionError):
         test_pieces_come_to_the_same(tmp_path, 43)

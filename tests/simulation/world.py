@@ -17,19 +17,19 @@ from unittest import mock
 
 from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
-from noetl.executor.engine.event_buffer import Telling
-from noetl.executor.engine.external import hash_of
-from noetl.executor.engine.invocation import Walker
-from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
-from noetl.executor.runtime.lease_keeper import renew
-from noetl.executor.security.capabilities import for_local_run
-from noetl.executor.security.redaction import Tokens
+from noetl.executor.runtime.lease_keeper import renew_claim
+from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.security.redaction import CallbackTokens
 
-from tests.plays import LEASE_SECONDS, Clock, compiled
+from tests.run_harness import LEASE_SECONDS, FakeClock, compile_text
 from tests.simulation.corpus import CHILD, NOTE, Act, Scene
 from tests.simulation.faults import Crash, Fault, WatchedStore
 from tests.simulation.grounds import Ground
@@ -37,7 +37,7 @@ from tests.simulation.grounds import Ground
 MOST_ROUNDS = 400
 LONGEST_WAIT_SECONDS = 4 * 3600
 SUSPENDING = frozenset({"wait", "callback", "workflow"})
-_CHILD = compiled(CHILD.replace("NOTE", NOTE))
+_CHILD = compile_text(CHILD.replace("NOTE", NOTE))
 
 
 class Violation(AssertionError):
@@ -88,7 +88,7 @@ class World:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.points = ground.points
-        self.capabilities = for_local_run(Path("/"))
+        self.capabilities = local_run_capabilities(Path("/"))
 
     def play(
         self,
@@ -102,10 +102,10 @@ class World:
             Violation: the run does not end, or a claim that was lost has been believed.
         """
         self.scene = scene
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.deeds = Deeds()
         self.held: list[Claim] = []
-        self.at_work: list[tuple[Claim, Telling]] = []
+        self.at_work: list[tuple[Claim, EventBuffer]] = []
         self.acts = list(scene.acts)
         self.asked: Act | None = None
         self.run_id = self.queue = ""
@@ -114,7 +114,7 @@ class World:
         with self.doubles(), self.points.quiet():
             self.real = self.ground.empty()
             self.real.save_plan(_CHILD)
-            self.real.register(Playbook("default", "child", None, _CHILD.hash, 0.0))
+            self.real.register(RegisteredPlaybook("default", "child", None, _CHILD.hash, 0.0))
             self.store: Any = WatchedStore(self.real, self.points, self._before, self._note)
         self.points.begin(faults or {}, self.overtaken)
         with self.doubles():
@@ -189,7 +189,7 @@ class World:
             else:
                 header = self.scene.plan.header
                 deadline = None if header.timeout_seconds is None else self.clock() + header.timeout_seconds
-                values = corrected(header, run, self.asked.input)
+                values = correct_input(header, run, self.asked.input)
                 self.store.resume(self.run_id, self.clock(), deadline_at=deadline, values=values)
         except RejectedError:
             pass
@@ -210,19 +210,19 @@ class World:
         return True
 
     def _walk(self, first: Claim, worker: str) -> None:
-        walker = Walker(self.store, Lease(worker, LEASE_SECONDS), self.capabilities, self._now)
+        walker = VisitExecutor(self.store, Lease(worker, LEASE_SECONDS), self.capabilities, self._now)
         claim: Claim | None = first
         while claim is not None:
             held = claim
             self.deeds.claims.append(held)
             claim = self.points.through("queue", "delivery", lambda: self._hold(walker, held))  # noqa: B023
 
-    def _hold(self, walker: Walker, claim: Claim) -> Claim | None:
+    def _hold(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
         """Walk, and be known for whoever renews claims."""
-        at_work = (claim, Telling())
+        at_work = (claim, EventBuffer())
         self.at_work.append(at_work)
         try:
-            return walker.walk(claim, None, at_work[1])
+            return walker.execute(claim, None, at_work[1])
         finally:
             self.at_work.remove(at_work)
 
@@ -230,11 +230,11 @@ class World:
         """What another thread does when a third of a lease is over: where the store fails, the work goes on."""
         claim, telling = self.at_work[-1]
         with suppress(StoreError):
-            renew(self.store, claim, self.clock() + LEASE_SECONDS, telling)
+            renew_claim(self.store, claim, self.clock() + LEASE_SECONDS, telling)
 
     def overtaken(self, *, finish: bool) -> None:
         """The lease has run out, and another worker has come. Points are quiet."""
-        self.clock.pass_(LEASE_SECONDS + 1)
+        self.clock.advance(LEASE_SECONDS + 1)
         if not self.queue:
             return
         lease = Lease("other", LEASE_SECONDS)
@@ -249,7 +249,7 @@ class World:
         tokens, self.deeds.tokens = self.deeds.tokens, []
         for token in tokens:
             try:
-                self.real.answer(hash_of(token), "yes", self.clock())
+                self.real.answer(hash_secret(token), "yes", self.clock())
                 self.deeds.answered[token] = "yes"
             except RejectedError as problem:
                 self.deeds.answered[token] = problem.reason
@@ -303,10 +303,10 @@ class World:
             return lambda call: self.points.through("action", type, lambda: self._perform(type, call))
 
         logging.disable(logging.WARNING)
-        tokens = Tokens()
+        tokens = CallbackTokens()
         with (
-            mock.patch("noetl.executor.security.redaction.TOKENS", tokens),
-            mock.patch("noetl.executor.engine.external.TOKENS", tokens),
+            mock.patch("noetl.executor.security.redaction.CALLBACK_TOKENS", tokens),
+            mock.patch("noetl.executor.engine.external.CALLBACK_TOKENS", tokens),
             mock.patch("noetl.executor.engine.attempts.handler", watched),
             mock.patch("noetl.executor.engine.perform.ThreadPoolExecutor", _Serial),
             mock.patch("noetl.executor.engine.loop.ThreadPoolExecutor", _Serial),

@@ -18,7 +18,7 @@ from noetl.api.cli.display.console import (
 from noetl.api.cli.store_option import StoreOption, open_command_store
 
 if TYPE_CHECKING:
-    from noetl.executor.model.registry import Key
+    from noetl.executor.model.registry import ApiKey
 
 app = typer.Typer(help="Create, list and revoke the API keys of a service.")
 
@@ -105,7 +105,7 @@ def _check_tenant(tenant: str) -> None:
         )
 
 
-def _to_json(key: Key) -> dict[str, Any]:
+def _to_json(key: ApiKey) -> dict[str, Any]:
     from noetl.executor.model.events import timestamp
 
     return {
@@ -119,7 +119,7 @@ def _to_json(key: Key) -> dict[str, Any]:
     }
 
 
-def _row(key: Key) -> tuple[str, ...]:
+def _row(key: ApiKey) -> tuple[str, ...]:
     fields = _to_json(key)
     used = "never used" if key.last_used_at is None else f"used {fields['last_used_at'][:19]}"
     return (

@@ -79,10 +79,10 @@ def _serve(listener: socket.socket, environ: dict[str, str]) -> None:
     import uvicorn
     from noetl.api.app import create_app
     from noetl.api.auth.jwt import read_issuer
-    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.security.capabilities import service_capabilities
     from noetl.executor.stores import open_store
 
-    for_service(environ)
+    service_capabilities(environ)
     read_issuer(environ)
     open_store(environ.get("NOETL_STORE")).close()
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY

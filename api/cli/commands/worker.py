@@ -27,10 +27,10 @@ def worker(
     A worker that stops finishes its running steps within 20 seconds; other workers repeat the rest.
     A second signal ends it immediately.
     """
-    from noetl.executor.security.capabilities import for_service
+    from noetl.executor.security.capabilities import service_capabilities
     from noetl.executor.worker import Worker, lease_seconds, public_url, thread_count
 
-    capabilities = for_service(os.environ)
+    capabilities = service_capabilities(os.environ)
     with Interruption() as interruption, open_command_store(store) as opened_store:
         log_as_json_lines()
         worker = Worker(

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from noetl.executor.engine.external import in_registry
+from noetl.executor.engine.external import registry_finder
 from noetl.executor.errors import ActionError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SiblingPlaybookFinder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._find_registered = in_registry(store)
+        self._find_registered = registry_finder(store)
         self._lock = Lock()
         self._heads: dict[_PlaybookFile, _PlaybookHead] = {}
         self._choices: dict[

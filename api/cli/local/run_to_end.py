@@ -199,14 +199,14 @@ def is_abandoned(store: Store, run: Run) -> bool:
 
 def _create_worker(store: Store, run: Run) -> Worker:
     from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
-    from noetl.executor.security.capabilities import for_local_run
+    from noetl.executor.security.capabilities import local_run_capabilities
     from noetl.executor.worker import Worker, public_url
 
     folder = Path(run.folder) if run.folder else Path.cwd()
     return Worker(
         store,
         queue=run.queue,
-        capabilities=for_local_run(folder),
+        capabilities=local_run_capabilities(folder),
         find_playbook=SiblingPlaybookFinder(store),
         public_url=public_url(),
     )

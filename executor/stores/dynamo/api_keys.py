@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Key
+from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -14,7 +14,7 @@ from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Condition,
 class DynamoApiKeys(DynamoContext):
     """The part of the store that keeps API keys."""
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: ApiKey) -> None:
         item = {
             "hash": key.hash,
             "tenant_of": key.tenant,
@@ -34,11 +34,11 @@ class DynamoApiKeys(DynamoContext):
         except ConditionFailed:
             raise RejectedError("key_exists", f"there is a key {key.id} already") from None
 
-    def key(self, id: str) -> Key | None:
+    def key(self, id: str) -> ApiKey | None:
         item = self.table.get(keys.api_key(id))
         return None if item is None else _key_of(item)
 
-    def keys(self, tenant: str) -> list[Key]:
+    def keys(self, tenant: str) -> list[ApiKey]:
         links = list(self.table.query(keys.api_key_link(tenant, 0.0, "").pk, "A#"))
         found = self.table.get_many([keys.api_key(link["key"]) for link in links])
         return sorted(map(_key_of, found.values()), key=lambda key: (key.created_at, key.id))
@@ -67,8 +67,8 @@ class DynamoApiKeys(DynamoContext):
                 return
 
 
-def _key_of(item: Item) -> Key:
-    return Key(
+def _key_of(item: Item) -> ApiKey:
+    return ApiKey(
         item["pk"][2:],
         item["hash"],
         item["tenant_of"],

@@ -19,14 +19,14 @@ from noetl.executor.model.run import (
     DEADLINE,
     END,
     NEVER,
-    SERVICE,
+    SERVICE_QUEUE,
     Claim,
     Lease,
     RunStatus,
     Visit,
     VisitStatus,
 )
-from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -49,7 +49,7 @@ class DynamoClaims(DynamoContext):
     """The part of the store that claims."""
 
     def claim(self, queue: str, lease: Lease, now: float) -> Claim | None:
-        if queue == SERVICE and self.receiver is not None:
+        if queue == SERVICE_QUEUE and self.receiver is not None:
             return self._claim_next(self.receiver, lease, now)
         for _ in range(MOST_RACES):
             note = self.memory.take(queue, now)
@@ -64,7 +64,7 @@ class DynamoClaims(DynamoContext):
         return None
 
     def next_due(self, queue: str) -> float | None:
-        if queue == SERVICE and self.message_queue is not None:
+        if queue == SERVICE_QUEUE and self.message_queue is not None:
             return None
         return min((note.due_at for note in self._active(queue)), default=None)
 
@@ -322,7 +322,7 @@ class DynamoClaims(DynamoContext):
                 return False
             if self.plans.header(head["plan"]).finally_step is None:
                 return True
-            key = keys.visit(visit.run_id, last_visit_id(resumes), spread_of(head))
+            key = keys.visit(visit.run_id, finally_visit_id(resumes), spread_of(head))
             return self.table.get(key) is None
         if visit.step == END or self.is_last(record, head):
             return bool(record.item.get("resumes", 0) == resumes)

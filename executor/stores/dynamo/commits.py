@@ -12,10 +12,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
-from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, StoreError
+from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, StoreError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Commit, Failure, Lease, Visit, VisitStatus
-from noetl.executor.model.transition import branches_of
+from noetl.executor.model.run import (
+    DEADLINE,
+    END,
+    NEVER,
+    Branch,
+    Commit,
+    FailureState,
+    Lease,
+    Visit,
+    VisitStatus,
+)
+from noetl.executor.model.transition import branches_after
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import MOST_RACES, CachedClaim, DynamoContext
@@ -119,7 +129,7 @@ class DynamoCommits(DynamoContext):
         homes = [home_of_branch(way.home, index, width, spread) for index in range(width)]
         if all(home == way.home for home in homes):
             deltas.add(way.home, "live", commit.branches_change)
-            for join, delta in commit.live.items():
+            for join, delta in commit.live_changes.items():
                 deltas.add(way.home, f"j#{join}", delta)
         else:
             deltas.branch(way.home, step_of(visit.step).regions, -1)
@@ -132,11 +142,11 @@ class DynamoCommits(DynamoContext):
         counters = _VisitNumbers(self, visit.run_id)
         in_turns = self.plans.header(head["plan"]).sequential
         for index, (branch, home) in enumerate(zip(commit.branches, homes, strict=True)):
-            is_new = not branch.joins and branch.id not in absorbed
+            is_new = not branch.is_arrival and branch.id not in absorbed
             if branch.is_absorbed and not is_new:
                 deltas.branch(home, step_of(branch.step).regions, -1)
             number = 0
-            if branch.counted and is_new and (way.forked or width > 1):
+            if branch.is_counted and is_new and (way.forked or width > 1):
                 number = counters.next(branch, way)
             move.numbers.append(number)
             if branch.is_absorbed and is_new:
@@ -162,13 +172,13 @@ class DynamoCommits(DynamoContext):
         visit = commit.visit
         if visit.progress is None:
             return
-        for part in commit.parts:
+        for part in commit.batch_results:
             key = keys.loop_part(visit.run_id, visit.id, part.loop, part.first, spread)
             yield Put(key, {"body": self.blobs.store(visit.run_id, list(part.outcomes)) or b"[]"}, when=())
 
     def _forget_parts(self, visit: Visit, held: CachedClaim) -> None:
         """Delete the results of batches when the visit is done, or begins anew in another round."""
-        may_go_on = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
+        may_go_on = visit.finished_at is None or visit.failure in (FailureState.OPEN, FailureState.ENDED)
         if visit.progress is None or (visit.progress.journal and may_go_on):
             return
         spread = spread_of(held.head)
@@ -272,7 +282,7 @@ class DynamoCommits(DynamoContext):
             return []
         step_of = self.step_of(head["plan"])
         visit, spread = record.visit, spread_of(head)
-        branches = [b for b in branches_of(visit, step_of(visit.step), step_of) if b.is_absorbed]
+        branches = [b for b in branches_after(visit, step_of(visit.step), step_of) if b.is_absorbed]
         if not branches:
             return []
         found = self.table.get_many([keys.visit(visit.run_id, branch.id, spread) for branch in branches])
@@ -290,9 +300,9 @@ def _own(commit: Commit, record: VisitItem, sets: Item, move: BranchWrites, now:
             "at": now,
             "next": len(commit.branches) or None,
             "numbers": move.numbers or None,
-            "waited": commit.waited or None,
+            "waited": commit.may_have_children or None,
             "counted": bool(move.writes) or None,
-            "last": commit.last or None,
+            "last": commit.is_finally or None,
         }
     # What is not there need not be removed.
     return {name: value for name, value in own.items() if value is not None or name in record.item}
@@ -337,7 +347,7 @@ def past_item(events: Sequence[Event], core: DynamoContext, run_id: str) -> Item
 
 
 def check_payload(commit: Commit) -> None:
-    """Raises NotPlainError where what is to be kept is not data that JSON can say, and PayloadTooLargeError where it is longer
+    """Raises NotJsonError where what is to be kept is not data that JSON can say, and PayloadTooLargeError where it is longer
     than a store takes.
     """
     visit = commit.visit
@@ -345,12 +355,12 @@ def check_payload(commit: Commit) -> None:
         dict(visit.saved) or None,
         visit.result,
         None if visit.progress is None else [visit.progress.round, dict(visit.progress.journal)],
-        *(list(part.outcomes) for part in commit.parts),
+        *(list(part.outcomes) for part in commit.batch_results),
     ]
     try:
         length = sum(len(encode_json(value)) for value in kept if value is not None)
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotPlainError(f"what the step gives is not plain data: {error}") from None
+        raise NotJsonError(f"what the step gives is not plain data: {error}") from None
     if length > MAX_PAYLOAD_BYTES:
         raise PayloadTooLargeError(f"the step saves more than {MAX_PAYLOAD_BYTES:,} bytes")
 

@@ -10,8 +10,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import END, SERVICE, Lease, Run, Visit
-from noetl.executor.model.transition import latest
+from noetl.executor.model.run import END, SERVICE_QUEUE, Lease, Run, Visit
+from noetl.executor.model.transition import find_holders
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -97,7 +97,7 @@ class DynamoContext(ABC):
                 self._spreads.popitem(last=False)
             if "finished" in head:
                 self._open.get(head["queue"], set()).discard(run_id)
-            elif head["queue"] != SERVICE or self.message_queue is None:
+            elif head["queue"] != SERVICE_QUEUE or self.message_queue is None:
                 self._open.setdefault(head["queue"], set()).add(run_id)
 
     def known_open(self, queue: str) -> set[str]:
@@ -146,7 +146,7 @@ class DynamoContext(ABC):
         """The message about a visit that has become due."""
         visit = record.visit
         step = None if visit.step.startswith("@") else self.plans.step(head["plan"], visit.step)
-        holders = () if step is None else sorted(set(latest(visit.names, step.reads).values()))
+        holders = () if step is None else sorted(set(find_holders(visit.names, step.reads).values()))
         cause = None if record.is_written else record.way.cause
         # Of a step that reads more than one read gives, the rest is asked for later.
         return DueMessage(
@@ -161,7 +161,7 @@ class DynamoContext(ABC):
         self.tell(head["queue"], notes, now)
 
     def tell(self, queue: str, notes: Sequence[DueMessage], now: float) -> None:
-        if queue == SERVICE and self.message_queue is not None:
+        if queue == SERVICE_QUEUE and self.message_queue is not None:
             self.message_queue.send(notes, now)
         else:
             self.memory.add(queue, notes)

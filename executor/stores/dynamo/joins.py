@@ -8,7 +8,7 @@ from dataclasses import replace
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import NEVER, Branch, VisitStatus
-from noetl.executor.model.transition import arrive, branches_of
+from noetl.executor.model.transition import branches_after, merge_arrivals
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes
@@ -48,8 +48,8 @@ class DynamoJoins(DynamoCommits):
         if record.visit.step.startswith("@"):
             return set()
         step = step_of(record.visit.step)
-        branches = branches_of(record.visit, step, step_of)
-        arrived = {branch.step for branch in branches if branch.joins}
+        branches = branches_after(record.visit, step, step_of)
+        arrived = {branch.step for branch in branches if branch.is_arrival}
         absorbed = {
             join for branch in branches if branch.is_absorbed for join in step_of(branch.step).regions
         }
@@ -109,13 +109,13 @@ class DynamoJoins(DynamoCommits):
         for _, id in came:
             record = decode_visit(run_id, found[keys.visit(run_id, id, spread)], self.blobs)
             assert record is not None
-            branches = branches_of(record.visit, step_of(record.visit.step), step_of)
-            arrivals.append(next(branch for branch in branches if branch.joins and branch.step == join))
+            branches = branches_after(record.visit, step_of(record.visit.step), step_of)
+            arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))
             ways.append(record.way)
         before = self.table.get(keys.join(run_id, join)) or {}
         wave = before.get("wave", 0) + 1
         earlier = None if wave == 1 else Branch("", join, before["clock"], names_of(before.get("names")))
-        branch, _, _ = arrive(step, wave, arrivals, earlier)
+        branch, _, _ = merge_arrivals(step, wave, arrivals, earlier)
         way = VisitOrigin(
             causes=tuple(id for _, id in came),
             entered=now,
@@ -124,7 +124,7 @@ class DynamoJoins(DynamoCommits):
             forked=True,
             line=line,
         )
-        number, writes = numbers_for(self, run_id, branch, way) if branch.counted else (0, [])
+        number, writes = numbers_for(self, run_id, branch, way) if branch.is_counted else (0, [])
         number, _ = numbered(branch, way, number)
         stops = "stop" in head or is_over(head)
         visit = visit_of(branch, run_id, NEVER if self.plans.header(head["plan"]).sequential else now, number)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from noetl.executor.model.run import SERVICE
+from noetl.executor.model.run import SERVICE_QUEUE
 
 MAX_PARTITIONS = 64
 """Largest spread of a run: one transaction reads and writes a counter of each partition."""
@@ -179,12 +179,12 @@ def open_shard(queue: str, run_id: str) -> str:
     """Return the partition of a run in the index of open runs. Queues of local runs are small and are not
     spread.
     """
-    return shard(queue, run_id) if queue == SERVICE else queue
+    return shard(queue, run_id) if queue == SERVICE_QUEUE else queue
 
 
 def open_shards(queue: str) -> list[str]:
     """Return all partitions of a queue in the index of open runs."""
-    return shards(queue) if queue == SERVICE else [queue]
+    return shards(queue) if queue == SERVICE_QUEUE else [queue]
 
 
 def creation_sort_key(created_at: float, run_id: str) -> str:

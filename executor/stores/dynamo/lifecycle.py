@@ -16,14 +16,14 @@ from noetl.executor.model.run import (
     Branch,
     Claim,
     ErrorRecord,
-    Failure,
+    FailureState,
     Run,
     RunStatus,
     Visit,
     VisitStatus,
 )
-from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
-from noetl.executor.model.transition import next_in_line, seen_behind
+from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
+from noetl.executor.model.transition import names_after, start_next_sequential
 from noetl.executor.stores.dynamo import commits as limits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -56,17 +56,17 @@ class DynamoLifecycle(DynamoJoins):
         run_id, resumes = head["pk"][2:], head.get("resumes", 0)
         last_step = self.plans.header(head["plan"]).finally_step
         if last_step is not None:
-            branch = Branch(last_visit_id(resumes), last_step, LAST_CLOCK, {})
+            branch = Branch(finally_visit_id(resumes), last_step, FINALLY_CLOCK, {})
             record, is_new = self._make(head, visit_of(branch, run_id, now), now)
             if is_new or record.visit.finished_at is None:
                 return [record] if record.visit.status is VisitStatus.READY else []
-        record, _ = self._make(head, ending_visit(run_id, resumes, now), now)
+        record, _ = self._make(head, end_visit(run_id, resumes, now), now)
         return [record] if record.visit.status is VisitStatus.READY else []
 
     def _make(self, head: Item, visit: Visit, now: float) -> tuple[VisitItem, bool]:
         """Add a visit unless it is there; the record as it is, and whether it is new."""
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
-        way = VisitOrigin(entered=now, line=LAST_CLOCK)
+        way = VisitOrigin(entered=now, line=FINALLY_CLOCK)
         item = entered(visit, way) | {"resumes": head.get("resumes", 0)}
         try:
             self.table.write([Put(key, item)])
@@ -170,7 +170,7 @@ class DynamoLifecycle(DynamoJoins):
             time.sleep(pause_seconds(tries) if tries > 1 else 0.0)
         else:
             raise StoreError(f"Run {run_id} could not be stopped: too many others write to it.")
-        self._stop_children(run_id, now, but=last_visit_id(snapshot.head.get("resumes", 0)))
+        self._stop_children(run_id, now, but=finally_visit_id(snapshot.head.get("resumes", 0)))
         at_work = [
             one
             for one in snapshot.active_items
@@ -251,8 +251,10 @@ class DynamoLifecycle(DynamoJoins):
             return []
         chosen = in_line[0]
         visit = chosen.visit
-        seen = {} if record is None else seen_behind(record.visit)
-        visit = replace(next_in_line(visit, 0 if record is None else record.visit.clock, seen), due_at=now)
+        seen = {} if record is None else names_after(record.visit)
+        visit = replace(
+            start_next_sequential(visit, 0 if record is None else record.visit.clock, seen), due_at=now
+        )
         key = keys.visit(run_id, visit.id, spread_of(head))
         item = entered(visit, chosen.way)
         try:
@@ -319,7 +321,7 @@ class DynamoLifecycle(DynamoJoins):
         """
         head, step_of = snapshot.head, self.step_of(snapshot.head["plan"])
         deltas = CounterDeltas()
-        ended = [one for one in snapshot.items if one.visit.failure is Failure.ENDED]
+        ended = [one for one in snapshot.items if one.visit.failure is FailureState.ENDED]
         for record in ended:
             deltas.branch(record.way.home, step_of(record.visit.step).regions, 1)
         if snapshot.counts.failed:
@@ -364,7 +366,7 @@ class DynamoLifecycle(DynamoJoins):
         for record in snapshot.items:
             visit = record.visit
             parked = visit.status is VisitStatus.PARKED
-            if not parked and visit.failure not in (Failure.OPEN, Failure.ENDED):
+            if not parked and visit.failure not in (FailureState.OPEN, FailureState.ENDED):
                 continue
             if self.is_last(record, snapshot.head) or is_pseudo(record):
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -15,7 +15,7 @@ from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Wri
 class DynamoPlaybooks(DynamoContext):
     """The part of the store that keeps playbooks."""
 
-    def register(self, playbook: Playbook) -> Playbook:
+    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         for _ in range(MOST_RACES):
             try:
                 return self._register(playbook)
@@ -23,7 +23,7 @@ class DynamoPlaybooks(DynamoContext):
                 continue
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many others register it.")
 
-    def _register(self, playbook: Playbook) -> Playbook:
+    def _register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         tenant, name = playbook.tenant, playbook.name
         named = self.table.get(keys.playbook(tenant, name)) or {}
         versions = {item["version"]: item for item in self._versions(tenant, name)}
@@ -57,7 +57,7 @@ class DynamoPlaybooks(DynamoContext):
         self.table.write(writes)
         return _playbook(tenant, name, item)
 
-    def _name(self, playbook: Playbook, named: Item, newest: Item | None) -> Update:
+    def _name(self, playbook: RegisteredPlaybook, named: Item, newest: Item | None) -> Update:
         """The write that says which version is the newest, unless somebody has changed anything meanwhile."""
         edition = named.get("edition", 0)
         same: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
@@ -71,7 +71,7 @@ class DynamoPlaybooks(DynamoContext):
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self.table.query(keys.version(tenant, name, "").pk, "V#"))
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
+    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         at = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
         item = self.table.get(at)
         return (
@@ -82,8 +82,8 @@ class DynamoPlaybooks(DynamoContext):
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
-    ) -> tuple[list[Playbook], str | None]:
-        found: list[Playbook] = []
+    ) -> tuple[list[RegisteredPlaybook], str | None]:
+        found: list[RegisteredPlaybook] = []
         if name is None:
             behind = None if cursor is None else f"N#{read_key_cursor(cursor, str)}"
             for item in self.table.query(keys.playbook(tenant, "").pk, "N#", after=behind):
@@ -106,7 +106,7 @@ class DynamoPlaybooks(DynamoContext):
             if not chosen:
                 return 0
             left = [item for item in versions if item not in chosen]
-            playbook = Playbook(tenant, name, None, "", now)
+            playbook = RegisteredPlaybook(tenant, name, None, "", now)
             writes: list[Write] = [
                 Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
@@ -124,5 +124,5 @@ def _newest(items: object) -> Item | None:
     return max(there, key=lambda item: int(item["number"]), default=None)
 
 
-def _playbook(tenant: str, name: str, item: Item) -> Playbook:
-    return Playbook(tenant, name, item["version"], item["plan"], item["at"])
+def _playbook(tenant: str, name: str, item: Item) -> RegisteredPlaybook:
+    return RegisteredPlaybook(tenant, name, item["version"], item["plan"], item["at"])

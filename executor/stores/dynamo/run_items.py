@@ -180,4 +180,4 @@ class CounterDeltas:
 
 def joins_of(branches: Sequence[Branch]) -> list[str]:
     """The joins that branches arrive at."""
-    return [branch.step for branch in branches if branch.joins]
+    return [branch.step for branch in branches if branch.is_arrival]

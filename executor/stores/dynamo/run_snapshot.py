@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from noetl.executor.model.run import DEADLINE, END, NEVER, RunStatus, VisitStatus
-from noetl.executor.model.special_visits import last_visit_id
+from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.run_items import (
@@ -40,7 +40,7 @@ class RunSnapshot:
     def current_items(self) -> list[VisitItem]:
         """The visits that the run knows of: not those that ended it before it was resumed."""
         resumes = self.head.get("resumes", 0)
-        has_last = any(record.visit.id == last_visit_id(resumes) for record in self.items)
+        has_last = any(record.visit.id == finally_visit_id(resumes) for record in self.items)
         return [record for record in self.items if self._is_shown(record, resumes, has_last=has_last)]
 
     def _is_shown(self, record: VisitItem, resumes: int, *, has_last: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from noetl.executor.model.run import NEVER, SERVICE, VisitStatus
+from noetl.executor.model.run import NEVER, SERVICE_QUEUE, VisitStatus
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import encode_item
 from noetl.executor.stores.dynamo.expressions import Update
@@ -24,7 +24,9 @@ logger = logging.getLogger("noetl.executor")
 class DynamoSweep(DynamoLifecycle):
     """The part of the store that looks for what was lost."""
 
-    def sweep(self, now: float, *, queue: str = SERVICE, limit: int = MAX_RUNS_PER_SWEEP) -> SweepResult:
+    def sweep(
+        self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
+    ) -> SweepResult:
         """Look at so many of the runs of a queue that have not ended, and let workers know again of what is long overdue. Sweeps
         follow each other through all of the runs; two at a time do no harm.
         """

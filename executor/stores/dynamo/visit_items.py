@@ -11,8 +11,8 @@ from dataclasses import field, replace
 from typing import Any
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import END, NEVER, Branch, Failure, Pointers, Progress, Visit, VisitStatus
-from noetl.executor.model.transition import branches_of
+from noetl.executor.model.run import END, NEVER, Branch, FailureState, Pointers, Progress, Visit, VisitStatus
+from noetl.executor.model.transition import branches_after
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, to_bytes
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
@@ -103,13 +103,13 @@ def decode_visit(
         worker=item.get("worker"),
         due_at=item["due"],
         started_at=item.get("started"),
-        piece_at=item.get("piece"),
+        segment_started_at=item.get("piece"),
         finished_at=item.get("finished"),
         saved=gave.get("s", {}),
         result=gave.get("r"),
         case=item.get("case"),
         error=told.get("e"),
-        failure=Failure(item["failure"]) if "failure" in item else None,
+        failure=FailureState(item["failure"]) if "failure" in item else None,
         progress=None if progress is None else Progress(*progress),
     )
     return VisitItem(visit, way, item)
@@ -170,7 +170,7 @@ def outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, An
         "claims": visit.claims,
         "due": visit.due_at,
         "started": visit.started_at,
-        "piece": visit.piece_at,
+        "piece": visit.segment_started_at,
         "finished": visit.finished_at,
         "case": visit.case,
         "failure": None if visit.failure is None else visit.failure.value,
@@ -200,11 +200,11 @@ def followers(record: VisitItem, step_of: StepOf, spread: int, *, in_turns: bool
     visit, way, item = record.visit, record.way, record.item
     if not item.get("next"):
         return []
-    branches = branches_of(visit, step_of(visit.step), step_of)
+    branches = branches_after(visit, step_of(visit.step), step_of)
     numbers = dict(zip((b.id for b in branches), item.get("numbers", ()), strict=False))
     found = []
     for index, branch in enumerate(branches):
-        if branch.joins or branch.is_absorbed:
+        if branch.is_arrival or branch.is_absorbed:
             continue
         number, counts = numbered(branch, way, numbers.get(branch.id, 0))
         follows = VisitOrigin(
@@ -239,7 +239,7 @@ def numbered(branch: Branch, way: VisitOrigin, number: int) -> tuple[int, Mappin
     """The number of the visit that a branch makes, and the counts it brings along: given where the run has forked, else
     one more than the branch has counted.
     """
-    if not branch.counted:
+    if not branch.is_counted:
         return 1, way.counts
     if number:
         return number, way.counts

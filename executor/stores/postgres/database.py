@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
-from noetl.executor.model.run import NEVER, SERVICE
+from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.sql.branches import ACTIVE
@@ -160,7 +160,7 @@ class PostgresDatabase:
                     self._thread.writer = writer = PostgresWriter(connection)
                     yield writer
                     if self._message_queue is not None and writer.runs:
-                        values = (list(writer.runs), SERVICE, time.time(), NEVER)
+                        values = (list(writer.runs), SERVICE_QUEUE, time.time(), NEVER)
                         due = _due_messages(writer.execute(_MADE_DUE, values).fetchall())
                     is_committing = True
                     connection.execute("COMMIT")
@@ -217,7 +217,7 @@ class PostgresDatabase:
 
     def find_overdue(self, before: float, limit: int) -> list[DueMessage]:
         """Return messages about up to `limit` visits of service runs that were due before a time."""
-        return _due_messages(self.fetch_all(_OVERDUE, SERVICE, before, limit))
+        return _due_messages(self.fetch_all(_OVERDUE, SERVICE_QUEUE, before, limit))
 
     def send_messages(self, messages: Sequence[DueMessage]) -> None:
         """Send messages about due visits. A failure is only logged, since a sweep sends them again."""

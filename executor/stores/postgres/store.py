@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import SERVICE, Branch, Claim, Commit, Lease, Visit, VisitStatus
+from noetl.executor.model.run import SERVICE_QUEUE, Branch, Claim, Commit, Lease, Visit, VisitStatus
 from noetl.executor.model.transition import MAX_CLAIMS
 from noetl.executor.stores.interface import MessageOutcome, SweepResult
 from noetl.executor.stores.postgres.database import PostgresDatabase
@@ -174,11 +174,11 @@ class PostgresStore(SqlStore):
     @retry_unwritten
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         branch = self._simple_branch(commit)
-        if branch is not None and not branch.joins and not commit.live:
+        if branch is not None and not branch.is_arrival and not commit.live_changes:
             following = _next_visit(commit, branch, now, claim_for)
             if self._commit_step(commit, following, claim_for):
                 return following if claim_for is not None else None
-        if branch is not None and branch.joins and commit.live == {branch.step: -1}:
+        if branch is not None and branch.is_arrival and commit.live_changes == {branch.step: -1}:
             row = self._commit_arrival(commit, branch, now, claim_for)
             if row is not None:
                 return None if row["id"] is None else visit_from_row(row)
@@ -246,12 +246,18 @@ class PostgresStore(SqlStore):
         """
         visit = commit.visit
         is_plain_finish = visit.finished_at is not None and visit.progress is None
-        ends_run = commit.stop is not None or commit.last
+        ends_run = commit.stop is not None or commit.is_finally
         changes_counters = bool(commit.branches_change or commit.failed_branches)
-        if not is_plain_finish or ends_run or changes_counters or commit.waited or len(commit.branches) != 1:
+        if (
+            not is_plain_finish
+            or ends_run
+            or changes_counters
+            or commit.may_have_children
+            or len(commit.branches) != 1
+        ):
             return None
         (branch,) = commit.branches
-        if branch.counted or branch.is_absorbed:
+        if branch.is_counted or branch.is_absorbed:
             return None
         _, is_sequential = self._queue_of(visit.run_id)
         return None if is_sequential else branch
@@ -299,13 +305,13 @@ class PostgresStore(SqlStore):
             visit.run_id, *_outcome(commit), visit.run_id, visit.id, visit.fence, visit.run_id,
             following.run_id, following.id, following.step, following.status, following.clock,
             encode_json(following.names), following.claims, following.fence, following.worker, following.due_at,
-            following.started_at, following.piece_at,
+            following.started_at, following.segment_started_at,
             visit.run_id, encode_events(events),
         )  # fmt: skip
         row = self.postgres.execute_returning(_STEP, *values)
         if row is None or not row["entered"]:
             return False
-        if claim_for is None and row["queue"] == SERVICE:
+        if claim_for is None and row["queue"] == SERVICE_QUEUE:
             self.postgres.send_messages(
                 [DueMessage(following.run_id, following.id, following.step, following.due_at)]
             )
@@ -345,5 +351,5 @@ def _next_visit(commit: Commit, branch: Branch, now: float, claim_for: Lease | N
         worker=claim_for.worker,
         due_at=now + claim_for.seconds,
         started_at=now,
-        piece_at=now,
+        segment_started_at=now,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Key
+from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.rows import encode_json, key_from_row
 
@@ -13,18 +13,18 @@ class SqlApiKeys:
 
     database: Database
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: ApiKey) -> None:
         row = (key.id, key.hash, key.tenant, key.name, encode_json(list(key.scopes)), key.created_at)
         with self.database.transaction() as db:
             insert = "insert into keys values (?, ?, ?, ?, ?, ?, null, null) on conflict do nothing"
             if db.execute(insert, row).rowcount == 0:
                 raise RejectedError("key_exists", f"API key {key.id} already exists")
 
-    def key(self, id: str) -> Key | None:
+    def key(self, id: str) -> ApiKey | None:
         rows = self.database.fetch_all("select * from keys where id = ?", id)
         return key_from_row(rows[0]) if rows else None
 
-    def keys(self, tenant: str) -> list[Key]:
+    def keys(self, tenant: str) -> list[ApiKey]:
         query = "select * from keys where tenant = ? order by created_at, id"
         return [key_from_row(row) for row in self.database.fetch_all(query, tenant)]
 

@@ -22,8 +22,8 @@ from dataclasses import replace
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import DEADLINE, END, NEVER, Branch, Lease, Pointers, Run, Visit, VisitStatus
-from noetl.executor.model.special_visits import LAST_CLOCK, ending_visit, last_visit_id
-from noetl.executor.model.transition import arrive, next_in_line
+from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit_id
+from noetl.executor.model.transition import merge_arrivals, start_next_sequential
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.rows import Row, encode_json, visit_from_row
 from noetl.planner.plan import Header, Step
@@ -101,7 +101,7 @@ class BranchTransaction:
         """
         change = dict(live)
         for branch in branches:
-            if branch.joins:
+            if branch.is_arrival:
                 change.setdefault(branch.step, 0)
                 row = (self.run["id"], branch.step, branch.id, branch.clock, encode_json(branch.names))
                 self.db.execute("insert into arrivals values (?, ?, ?, ?, ?) on conflict do nothing", row)
@@ -115,7 +115,7 @@ class BranchTransaction:
         for join in change:
             self._fire(join)
         for branch in branches:
-            if not branch.joins and not (branch.is_absorbed and self._visit_exists(branch)):
+            if not branch.is_arrival and not (branch.is_absorbed and self._visit_exists(branch)):
                 self.enter(branch)
 
     def _visit_exists(self, branch: Branch) -> bool:
@@ -128,7 +128,7 @@ class BranchTransaction:
 
     def stop_run(self) -> None:
         """Park visits that have not started, cancel child runs, and end the run if no visit is running."""
-        finally_visit = last_visit_id(self.run["resumes"])
+        finally_visit = finally_visit_id(self.run["resumes"])
         self.db.execute(
             "update visits set status = 'parked', due_at = case when status = 'ready' then ? else due_at end"
             f" where run_id = ? and {ACTIVE} and status <> 'running' and substr(step, 1, 1) <> '@' and id <> ?",
@@ -154,7 +154,9 @@ class BranchTransaction:
     def end_run(self) -> None:
         """Enter the finally step if the run has one, and after it the visit that ends the run."""
         if self.header.finally_step is not None:
-            branch = Branch(last_visit_id(self.run["resumes"]), self.header.finally_step, LAST_CLOCK, {})
+            branch = Branch(
+                finally_visit_id(self.run["resumes"]), self.header.finally_step, FINALLY_CLOCK, {}
+            )
             if not self._visit_exists(branch):
                 self._add(branch)
                 values = (self.run["id"], DEADLINE)
@@ -163,7 +165,7 @@ class BranchTransaction:
             query = "select finished_at from visits where run_id = ? and id = ?"
             if self.db.execute(query, (self.run["id"], branch.id)).fetchone()["finished_at"] is None:
                 return
-        visit = ending_visit(self.run["id"], self.run["resumes"], self.now)
+        visit = end_visit(self.run["id"], self.run["resumes"], self.now)
         end = Branch(visit.id, visit.step, visit.clock, visit.names)
         if not self._visit_exists(end):
             self._add(end)
@@ -194,7 +196,7 @@ class BranchTransaction:
         row = self.db.execute(query, (self.run["id"], NEVER)).fetchone()
         if row is None:
             return
-        visit = next_in_line(visit_from_row(row), clock, seen or {})
+        visit = start_next_sequential(visit_from_row(row), clock, seen or {})
         lease = self.claim_for if self.claimed is None else None
         if lease is not None:
             self.claimed = visit = self._claim(visit, lease)
@@ -203,7 +205,7 @@ class BranchTransaction:
             " started_at = ?, piece_at = ?, due_at = ? where run_id = ? and id = ?",
             (
                 visit.clock, encode_json(visit.names), visit.status, visit.claims, visit.fence, visit.worker,
-                visit.started_at, visit.piece_at, self.now + (lease.seconds if lease is not None else 0),
+                visit.started_at, visit.segment_started_at, self.now + (lease.seconds if lease is not None else 0),
                 visit.run_id, visit.id,
             ),
         )  # fmt: skip
@@ -229,7 +231,7 @@ class BranchTransaction:
             fence=visit.fence + 1,
             worker=lease.worker,
             started_at=visit.started_at or self.now,
-            piece_at=self.now,
+            segment_started_at=self.now,
         )
 
     def started_events(self) -> list[Event]:
@@ -249,7 +251,7 @@ class BranchTransaction:
         wave = 1 if counter is None else counter["wave"] + 1
         earlier = None if wave == 1 else Branch("", join, counter["clock"], json.loads(counter["names"]))
         arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
-        branch, live, merged = arrive(self.step_of(join), wave, arrivals, earlier)
+        branch, live, merged = merge_arrivals(self.step_of(join), wave, arrivals, earlier)
         db.execute(_FIRE_JOIN, (run_id, join, branch.clock, encode_json(branch.names)))
         count_live(db, run_id, live)
         db.execute("update runs set live = live + ? where id = ?", (merged, run_id))
@@ -281,7 +283,7 @@ def enter(
 ) -> tuple[Visit, Result]:
     """Add the visit of a branch, unless it exists, and return it. With a lease, it is claimed."""
     number = 1
-    if branch.counted:
+    if branch.is_counted:
         upsert = (
             "insert into visit_counts values (?, ?, 1)"
             " on conflict (run_id, step) do update set visits = visit_counts.visits + 1 returning visits"
@@ -300,11 +302,11 @@ def enter(
         worker=None if lease is None else lease.worker,
         due_at=due_at if lease is None else due_at + lease.seconds,
         started_at=None if lease is None else due_at,
-        piece_at=None if lease is None else due_at,
+        segment_started_at=None if lease is None else due_at,
     )
     row = (
         run_id, visit.id, visit.step, queue, visit.status, position, visit.clock, encode_json(visit.names), number,
-        visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.piece_at,
+        visit.claims, visit.fence, visit.worker, visit.due_at, visit.started_at, visit.segment_started_at,
     )  # fmt: skip
     return visit, db.execute(_INSERT_VISIT, row)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.rows import playbook_from_row
@@ -19,7 +19,7 @@ class SqlPlaybooks:
 
     database: Database
 
-    def register(self, playbook: Playbook) -> Playbook:
+    def register(self, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
         with self.database.transaction() as db:
             whose = (playbook.tenant, playbook.name)
             self.database.lock_name(db, "\n".join(whose))
@@ -52,9 +52,11 @@ class SqlPlaybooks:
                 version, number = (str(number), number) if taken.fetchone() is None else (None, number + 1)
             row = (*whose, version, number, playbook.plan_hash, playbook.created_at)
             db.execute("insert into playbooks values (?, ?, ?, ?, ?, ?, null)", row)
-            return Playbook(playbook.tenant, playbook.name, version, playbook.plan_hash, playbook.created_at)
+            return RegisteredPlaybook(
+                playbook.tenant, playbook.name, version, playbook.plan_hash, playbook.created_at
+            )
 
-    def playbook(self, tenant: str, name: str, version: str | None = None) -> Playbook | None:
+    def playbook(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         which, values = ("", []) if version is None else ("and version = ?", [version])
         query = (
             f"select * from playbooks where tenant = ? and name = ? {which} and removed_at is null"
@@ -65,7 +67,7 @@ class SqlPlaybooks:
 
     def playbooks(
         self, tenant: str, name: str | None = None, *, limit: int = 100, cursor: str | None = None
-    ) -> tuple[list[Playbook], str | None]:
+    ) -> tuple[list[RegisteredPlaybook], str | None]:
         values: list[Any] = [tenant]
         if name is None:
             newest = "number = (select max(number) from playbooks p where p.tenant = playbooks.tenant and p.name = playbooks.name and p.removed_at is null)"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
-from noetl.executor.model.registry import Key, Playbook
-from noetl.executor.model.run import Failure, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
+from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 
 if TYPE_CHECKING:
     import sqlite3
@@ -103,8 +103,8 @@ def parent_from_row(row: Row) -> WaitKey | None:
     )
 
 
-def key_from_row(row: Row) -> Key:
-    return Key(
+def key_from_row(row: Row) -> ApiKey:
+    return ApiKey(
         id=row["id"],
         hash=row["hash"],
         tenant=row["tenant"],
@@ -116,8 +116,8 @@ def key_from_row(row: Row) -> Key:
     )
 
 
-def playbook_from_row(row: Row) -> Playbook:
-    return Playbook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
+def playbook_from_row(row: Row) -> RegisteredPlaybook:
+    return RegisteredPlaybook(row["tenant"], row["name"], row["version"], row["plan_hash"], row["created_at"])
 
 
 def visit_from_row(row: Row) -> Visit:
@@ -139,13 +139,13 @@ def visit_from_row(row: Row) -> Visit:
         worker=row["worker"],
         due_at=row["due_at"],
         started_at=row["started_at"],
-        piece_at=row["piece_at"],
+        segment_started_at=row["piece_at"],
         finished_at=row["finished_at"],
         saved=saved,
         result=decode_result(row["result"], saved) if "result" in columns else None,
         case=row["case"],
         error=decode_json(row["error"]),
-        failure=None if row["failure"] is None else Failure(row["failure"]),
+        failure=None if row["failure"] is None else FailureState(row["failure"]),
         progress=None if row["progress"] is None else Progress(**json.loads(row["progress"])),
     )
 

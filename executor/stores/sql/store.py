@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from noetl.executor.errors import FencedError, NotPlainError, PayloadTooLargeError, RejectedError
+from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     DEADLINE,
@@ -31,7 +31,7 @@ from noetl.executor.model.run import (
     Claim,
     Commit,
     ErrorRecord,
-    Failure,
+    FailureState,
     Lease,
     Run,
     RunStatus,
@@ -115,7 +115,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
                 _insert_finished(db, run, visit, position)
             step = self.plan_step(run.plan_hash, first.step)
             count_live(db, run.id, dict.fromkeys(step.regions, 1))
-            branch = Branch(first.id, first.step, first.clock, first.names, counted=step.cyclic)
+            branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
             enter(db, run.id, run.queue, branch, first.due_at, position=len(history))
             if run.deadline_at is not None:
                 enter_deadline(db, run, run.deadline_at)
@@ -243,7 +243,7 @@ class SqlStore(SqlPlans, SqlQueries, SqlWaits, SqlPlaybooks, SqlApiKeys, SqlSwee
             )
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
-            written = _update_visit(db, visit, outputs, may_park=not commit.last)
+            written = _update_visit(db, visit, outputs, may_park=not commit.is_finally)
             _store_loop_parts(db, visit, outputs.parts)
             read = "select id, plan_hash, queue, seq, live, stop, resumes from runs where id = ?"
             run = db.execute(read, (visit.run_id,)).fetchone()
@@ -432,7 +432,7 @@ def encode_outputs(commit: Commit) -> EncodedOutputs:
     """Return the outputs of a commit as JSON.
 
     Raises:
-        NotPlainError: an output cannot be written as JSON.
+        NotJsonError: an output cannot be written as JSON.
         PayloadTooLargeError: the outputs exceed MAX_PAYLOAD_BYTES.
     """
     visit = commit.visit
@@ -440,9 +440,9 @@ def encode_outputs(commit: Commit) -> EncodedOutputs:
         saved = encode_json_or_null(dict(visit.saved))
         result = encode_result(visit.result, visit.saved)
         progress = None if visit.progress is None else encode_json(asdict(visit.progress))
-        parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.parts]
+        parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.batch_results]
     except (TypeError, ValueError, RecursionError) as error:
-        raise NotPlainError(f"an output of the step cannot be written as JSON: {error}") from None
+        raise NotJsonError(f"an output of the step cannot be written as JSON: {error}") from None
     length = sum(len(text or "") for text in (saved, result, progress, *(text for _, _, text in parts)))
     if length > MAX_PAYLOAD_BYTES:
         raise PayloadTooLargeError(f"the outputs of the step exceed {MAX_PAYLOAD_BYTES:,} bytes of JSON")
@@ -454,18 +454,18 @@ def _apply_commit(branches: BranchTransaction, commit: Commit) -> None:
     run.
     """
     visit = commit.visit
-    branches.move_branches(commit.branches, commit.live)
+    branches.move_branches(commit.branches, commit.live_changes)
     is_finished = visit.finished_at is not None
-    if commit.waited and is_finished:
+    if commit.may_have_children and is_finished:
         branches.cancel_child_runs(visit.id)
-    if commit.last:
+    if commit.is_finally:
         if is_finished:
             branches.end_run()
     elif branches.run["stop"] is not None:
         branches.stop_run()
     elif is_finished:
         if branches.header.sequential:
-            branches.activate_next_visit(visit.clock, commit.seen)
+            branches.activate_next_visit(visit.clock, commit.next_names)
         if commit.branches_change < 0 or branches.absorbed:
             query = "select live from runs where id = ?"
             if branches.db.execute(query, (visit.run_id,)).fetchone()["live"] == 0:
@@ -517,7 +517,7 @@ def _update_visit(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park
         " where run_id = ? and id = ? and fence = ? and status = 'running'",
         (
             may_park and visit.finished_at is None, visit.status, visit.attempt, visit.claims, visit.due_at,
-            visit.started_at, visit.piece_at, visit.finished_at, outputs.saved, outputs.result, visit.case,
+            visit.started_at, visit.segment_started_at, visit.finished_at, outputs.saved, outputs.result, visit.case,
             encode_json_or_null(visit.error), visit.failure, outputs.progress, visit.run_id, visit.id, visit.fence,
         ),
     )  # fmt: skip
@@ -539,7 +539,7 @@ def _store_loop_parts(db: Writer, visit: Visit, parts: Sequence[tuple[str, int, 
         " on conflict (run_id, visit_id, loop, position) do update set body = excluded.body"
     )
     db.executemany(insert, rows)
-    may_continue = visit.finished_at is None or visit.failure in (Failure.OPEN, Failure.ENDED)
+    may_continue = visit.finished_at is None or visit.failure in (FailureState.OPEN, FailureState.ENDED)
     if not visit.progress.journal or not may_continue:
         db.execute("delete from parts where run_id = ? and visit_id = ?", (visit.run_id, visit.id))
 

@@ -37,9 +37,9 @@ def test_missing_aws_credentials_are_two_sentences(noetl: Command, monkeypatch: 
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", "/nonexistent")
-    aws.forget()
+    aws.reset_clients()
     outcome = noetl("runs", "list", "--store", "dynamodb://none")
-    aws.forget()
+    aws.reset_clients()
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.endswith("or give the machine a role. Set the store with NOETL_STORE or --store.\n")
 

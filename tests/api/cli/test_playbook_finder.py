@@ -12,11 +12,11 @@ import pytest
 from noetl.api.cli import sources
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.errors import ActionError
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.stores.sqlite.store import SqliteStore
 
-from tests.plays import Play, compiled
+from tests.run_harness import RunHarness, compile_text
 
 Command = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def child(answer: int = 1, name: str = "child", version: str | None = None) -> s
 
 @pytest.fixture
 def run(store: SqliteStore, tmp_path: Path) -> Run:
-    return replace(Play(store, PARENT).run, source=str(tmp_path / "parent.yaml"), folder=str(tmp_path))
+    return replace(RunHarness(store, PARENT).run, source=str(tmp_path / "parent.yaml"), folder=str(tmp_path))
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def find_error(
 
 
 def register_text(store: SqliteStore, text: str) -> None:
-    plan = compiled(text)
+    plan = compile_text(text)
     store.save_plan(plan)
-    store.register(Playbook("default", plan.header.name, plan.header.version, plan.hash, 0.0))
+    store.register(RegisteredPlaybook("default", plan.header.name, plan.header.version, plan.hash, 0.0))
 
 
 @pytest.mark.parametrize("file", ["child.yaml", "child.yml", "child.json", "01 something else.yaml"])

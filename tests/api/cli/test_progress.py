@@ -20,26 +20,26 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.run import Run
 
-from tests.plays import Clock, compiled
+from tests.run_harness import FakeClock, compile_text
 
 NOW = 1_000_000.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
+def clock() -> FakeClock:
+    return FakeClock(NOW)
 
 
 @pytest.fixture
 def run() -> Run:
-    plan = compiled("steps: [{name: a, run: [{action: log, message: hello}]}]")
+    plan = compile_text("steps: [{name: a, run: [{action: log, message: hello}]}]")
     return new_run(plan.header, plan.hash, {}, now=NOW)[0]
 
 
 class RecordedRun(FollowedRun):
     """A followed run whose events a test records, at the time of its clock."""
 
-    def __init__(self, run: Run, clock: Clock, depth: int = 0) -> None:
+    def __init__(self, run: Run, clock: FakeClock, depth: int = 0) -> None:
         super().__init__(run, depth)
         self.clock = clock
         self.unshown: list[Event] = []
@@ -60,24 +60,24 @@ class RecordedRun(FollowedRun):
 
 
 @pytest.fixture
-def recorded(run: Run, clock: Clock) -> RecordedRun:
+def recorded(run: Run, clock: FakeClock) -> RecordedRun:
     return RecordedRun(run, clock)
 
 
 class TestActiveLines:
-    def test_a_running_step_shows_its_duration(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_running_step_shows_its_duration(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.started")
-        clock.pass_(2.5)
+        clock.advance(2.5)
         assert recorded.lines() == ["▶ each  2.5 s"]
-        clock.pass_(100)
+        clock.advance(100)
         assert recorded.lines() == ["▶ each  1 m 42 s"]
         recorded.record("step.completed")
         assert recorded.lines() == []
 
-    def test_a_running_step_shows_its_running_actions(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_running_step_shows_its_running_actions(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("action.started", "unknown", action="http", position="run.0")
         recorded.record("step.started")
-        clock.pass_(20)
+        clock.advance(20)
         for position, action in (("run.0", "shell"), ("run.1", "http"), ("run.2", "shell")):
             recorded.record("action.started", action=action, position=position)
         assert recorded.lines() == ["▶ each  20.0 s  shell  http"]
@@ -91,15 +91,15 @@ class TestActiveLines:
         recorded.record("step.started")
         assert recorded.lines() == ["▶ each  20.0 s"]
 
-    def test_a_retrying_step_shows_the_next_attempt(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_retrying_step_shows_the_next_attempt(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.started")
-        clock.pass_(5)
+        clock.advance(5)
         recorded.record("step.retrying", error=None, next_attempt_at=timestamp(NOW + 15))
-        clock.pass_(2)
+        clock.advance(2)
         assert recorded.lines() == ["↻ each  attempt 2 in 8 s"]
-        clock.pass_(8)
+        clock.advance(8)
         recorded.record("step.started", attempt=2)
-        clock.pass_(1)
+        clock.advance(1)
         assert recorded.lines() == ["▶ each  1.0 s  attempt 2"]
 
     @pytest.mark.parametrize(
@@ -129,50 +129,54 @@ class TestActiveLines:
         recorded.record("step.waiting", actions=["callback"], retried=["http"], until=until)
         assert recorded.lines() == ["◷ each  waits for an answer, 30 s left"]
 
-    def test_a_countdown_ends_at_zero(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_countdown_ends_at_zero(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.waiting", actions=["wait"], until=timestamp(NOW + 1))
-        clock.pass_(5)
+        clock.advance(5)
         assert recorded.lines() == ["◷ each  continues in 0 s"]
 
-    def test_a_loop_shows_its_progress(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_loop_shows_its_progress(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.started")
         for done in (100, 200, 300):
-            clock.pass_(2)
+            clock.advance(2)
             recorded.count(done, 1200, failed=3)
         assert recorded.lines() == ["▶ each  █████░░░░░░░░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
         assert recorded.lines(width=50) == ["▶ each  ██░░░░░░░░ 300 of 1,200, 3 failed  50/s"]
-        clock.pass_(1)
+        clock.advance(1)
         recorded.count(5, 10, position="run.1")
         assert recorded.lines() == ["▶ each  ██████████░░░░░░░░░░ 5 of 10  42.9/min"]
 
-    def test_the_rate_is_that_of_the_latest_samples(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_the_rate_is_that_of_the_latest_samples(self, recorded: RecordedRun, clock: FakeClock) -> None:
         recorded.record("step.started")
         for index in range(1, 20):
-            clock.pass_(1 if index < 10 else 10)
+            clock.advance(1 if index < 10 else 10)
             recorded.count(index * 100, 5000)
         assert recorded.lines()[0].endswith("10/s")
 
-    def test_the_rate_excludes_the_time_before_a_resume(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_the_rate_excludes_the_time_before_a_resume(
+        self, recorded: RecordedRun, clock: FakeClock
+    ) -> None:
         recorded.record("step.started")
         recorded.count(100, 400)
-        clock.pass_(3600)
+        clock.advance(3600)
         recorded.board.restart_clocks(clock())
         recorded.count(200, 400)
         assert recorded.lines() == ["▶ each  ██████████░░░░░░░░░░ 200 of 400"]
-        clock.pass_(2)
+        clock.advance(2)
         recorded.count(300, 400)
         assert recorded.lines() == ["▶ each  ███████████████░░░░░ 300 of 400  50/s"]
 
-    def test_a_running_step_is_measured_from_the_resume(self, recorded: RecordedRun, clock: Clock) -> None:
+    def test_a_running_step_is_measured_from_the_resume(
+        self, recorded: RecordedRun, clock: FakeClock
+    ) -> None:
         recorded.record("step.started", "a")
         recorded.record("step.waiting", "b", actions=["wait"], until=timestamp(NOW + 3610))
-        clock.pass_(3600)
+        clock.advance(3600)
         recorded.board.restart_clocks(clock())
-        clock.pass_(2)
+        clock.advance(2)
         assert recorded.lines() == ["▶ a  2.0 s", "◷ b  continues in 8 s"]
 
     def test_a_line_is_shorter_than_the_terminal_by_the_interrupt_echo(
-        self, recorded: RecordedRun, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, recorded: RecordedRun, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("COLUMNS", "20")
         recorded.record("step.started", "a" * 30)
@@ -197,7 +201,7 @@ class TestActiveLines:
         recorded.record("step.started", "a\x1b[2J")
         assert recorded.lines() == ["▶ a␛[2J  0.0 s"]
 
-    def test_child_runs_are_indented(self, recorded: RecordedRun, run: Run, clock: Clock) -> None:
+    def test_child_runs_are_indented(self, recorded: RecordedRun, run: Run, clock: FakeClock) -> None:
         recorded.record("step.waiting", actions=["workflow"], until=None)
         child, grandchild = (
             RecordedRun(replace(run, playbook=name), clock, depth) for depth, name in ((1, "b"), (2, "c"))
@@ -224,7 +228,7 @@ class TestActiveLines:
 
 class TestEventLines:
     @pytest.fixture
-    def progress(self, recorded: RecordedRun, clock: Clock) -> Iterator[ProgressDisplay]:
+    def progress(self, recorded: RecordedRun, clock: FakeClock) -> Iterator[ProgressDisplay]:
         with ProgressDisplay([recorded], clock=clock) as progress:
             yield progress
 
@@ -240,7 +244,7 @@ class TestEventLines:
         return new_lines
 
     def test_loop_progress_is_shown_every_few_seconds(
-        self, recorded: RecordedRun, clock: Clock, new_lines: Any
+        self, recorded: RecordedRun, clock: FakeClock, new_lines: Any
     ) -> None:
         recorded.record("step.started")
         lines = []
@@ -259,12 +263,14 @@ class TestEventLines:
         recorded.record("step.failed", error={"type": "Broken", "message": "so\x1b it is"})
         assert new_lines() == ["✗ each  3 of 4,000 items, 1 failed  Broken: so␛ it is"]
 
-    def test_a_slow_step_is_announced_once(self, recorded: RecordedRun, clock: Clock, new_lines: Any) -> None:
+    def test_a_slow_step_is_announced_once(
+        self, recorded: RecordedRun, clock: FakeClock, new_lines: Any
+    ) -> None:
         recorded.record("step.started")
         assert new_lines() == []
-        clock.pass_(2)
+        clock.advance(2)
         assert new_lines() == ["… each is running"]
-        clock.pass_(2)
+        clock.advance(2)
         assert new_lines() == []
 
     def test_a_wait_is_announced_once(self, recorded: RecordedRun, new_lines: Any) -> None:
@@ -290,7 +296,7 @@ class TestEventLines:
         assert new_lines() == ["↻ each  Busy: come back; retry in 2.5 s"]
 
     def test_the_end_of_a_child_run_is_shown(
-        self, recorded: RecordedRun, progress: ProgressDisplay, run: Run, clock: Clock, capsys: Any
+        self, recorded: RecordedRun, progress: ProgressDisplay, run: Run, clock: FakeClock, capsys: Any
     ) -> None:
         child = RecordedRun(replace(run, playbook="child"), clock, 1)
         child.record("workflow.started", None)
@@ -305,7 +311,7 @@ class TestEventLines:
         ]
 
     def test_quiet_shows_nothing(
-        self, recorded: RecordedRun, clock: Clock, capsys: pytest.CaptureFixture[str]
+        self, recorded: RecordedRun, clock: FakeClock, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with ProgressDisplay([recorded], quiet=True, clock=clock) as progress:
             recorded.record("step.completed")
@@ -317,7 +323,7 @@ def test_a_loop_without_items_has_an_empty_bar() -> None:
     assert LoopCounter().format() == "░░░░░░░░░░░░░░░░░░░░ 0 of 0"
 
 
-def test_progress_of_an_unknown_step_is_ignored(clock: Clock) -> None:
+def test_progress_of_an_unknown_step_is_ignored(clock: FakeClock) -> None:
     board = RunBoard()
     payload = {"position": "run", "done": 1, "total": 2, "failed": 0}
     board.apply(Event("loop.progress", NOW, "each", 1, 1, payload=payload))

@@ -29,7 +29,7 @@ from noetl.api.auth.api_keys import create_api_key
 from noetl.executor.stores import open_store
 
 from tests.aws import REGION
-from tests.tools import ROOT, environment
+from tests.tool_environments import ROOT, tool_environment
 
 SAM = "aws-sam-cli==1.170.0"
 RUNTIME = ("awslambdaric==4.2.2", "boto3")
@@ -49,7 +49,7 @@ def build(folder: Path) -> Path:
         "PYTHON": str(ROOT / ".venv" / "bin" / "python"),
         "SAM_CLI_TELEMETRY": "0",
     }
-    sam = environment(SAM) / "bin" / "sam"
+    sam = tool_environment(SAM) / "bin" / "sam"
     command = [sam, "build", "--template", ROOT / "template.yaml", "--build-dir", folder, "--region", REGION]
     done = subprocess.run(command, env=environ, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -58,7 +58,7 @@ def build(folder: Path) -> Path:
 
 def package(folder: Path) -> bytes:
     """The package of a function as a zip file, with what starts it here."""
-    python = environment(*RUNTIME) / "bin" / "python"
+    python = tool_environment(*RUNTIME) / "bin" / "python"
     start = f'#!/bin/sh\ncd "$LAMBDA_TASK_ROOT"\nexec {python} -m awslambdaric "$_HANDLER"\n'
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

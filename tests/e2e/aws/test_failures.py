@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import RUNTIME, Stack
 from tests.http_server import StubExchange, serve
-from tests.tools import environment
+from tests.tool_environments import tool_environment
 
 CALL = "steps: [{{name: a, run: [{{action: http, url: '{url}', as: got}}]}}]\noutput: {{status: '{{{{ got.status }}}}'}}"
 
@@ -35,7 +35,7 @@ def hasty(stack: Stack) -> Iterator[None]:
 
 def workers() -> list[int]:
     """The processes that walk runs."""
-    python = str(environment(*RUNTIME) / "bin" / "python")
+    python = str(tool_environment(*RUNTIME) / "bin" / "python")
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -20,7 +20,7 @@ from benchmarks.meter import Meter
 from tests.e2e.aws.service import Service
 from tests.e2e.aws.stack import CONTENT, Stack
 from tests.http_server import StubExchange, serve
-from tests.tools import ROOT
+from tests.tool_environments import ROOT
 
 NEEDS_A_MACHINE = ("file", "shell", "python", "postgres", "http", "s3")
 """What a service does not allow, or what somebody else would have to provide."""

@@ -11,12 +11,12 @@ import pytest
 
 from tests.aws import REGION
 from tests.e2e.aws.stack import SAM, Stack
-from tests.tools import ROOT, environment
+from tests.tool_environments import ROOT, tool_environment
 
 
 def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "SAM_CLI_TELEMETRY": "0"}
-    command = [str(environment(SAM) / "bin" / "sam"), *arguments, "--region", REGION]
+    command = [str(tool_environment(SAM) / "bin" / "sam"), *arguments, "--region", REGION]
     return subprocess.run(command, env=environ, cwd=folder, check=False, capture_output=True, text=True)
 
 

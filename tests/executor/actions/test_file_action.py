@@ -9,9 +9,9 @@ from noetl.executor.actions import _formats, file
 from noetl.executor.actions._formats import decode, read_csv
 from noetl.executor.actions._glob import find_files
 from noetl.executor.errors import ActionError
-from noetl.executor.security.capabilities import Capabilities, for_local_run
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def act(root: Path, **parameters: Any) -> Any:
-    return perform("file", capabilities=for_local_run(root), **parameters)
+    return perform_action("file", capabilities=local_run_capabilities(root), **parameters)
 
 
 CONTENTS = [
@@ -308,5 +308,5 @@ def test_a_file_that_is_not_utf_8_is_an_error(root: Path) -> None:
 
 def test_the_action_is_disabled_without_an_allowed_folder() -> None:
     with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
-        perform("file", capabilities=Capabilities(), read="a")
+        perform_action("file", capabilities=Capabilities(), read="a")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

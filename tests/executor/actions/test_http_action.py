@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from noetl.executor.errors import ActionError
-from noetl.executor.security.redaction import REVEALED
+from noetl.executor.security.redaction import REVEALED_SECRETS
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 
 
@@ -32,7 +32,7 @@ def test_the_result_has_the_status_lower_case_headers_and_the_parsed_body() -> N
     with serve(
         lambda exchange: exchange.reply(201, b'{"a": [1]}', content_type="application/json", X_Kind="b")
     ) as server:
-        result = perform("http", method="POST", url=server.url("/x"))
+        result = perform_action("http", method="POST", url=server.url("/x"))
     assert result["status"] == 201
     assert result["headers"]["x-kind"] == "b"
     assert result["body"] == {"a": [1]}
@@ -57,12 +57,12 @@ def test_a_body_is_parsed_only_if_it_is_declared_and_valid_json(
     content_type: str, body: bytes, expected: Any
 ) -> None:
     with serve(lambda exchange: exchange.reply(200, body, content_type=content_type)) as server:
-        assert perform("http", url=server.url())["body"] == expected
+        assert perform_action("http", url=server.url())["body"] == expected
 
 
 def test_method_query_headers_and_json_body_are_sent() -> None:
     with serve(echo) as server:
-        sent = perform(
+        sent = perform_action(
             "http",
             method="put",
             url=server.url("/a?x=1"),
@@ -84,10 +84,10 @@ def test_method_query_headers_and_json_body_are_sent() -> None:
 
 def test_a_body_is_sent_as_text_or_as_a_form() -> None:
     with serve(echo) as server:
-        text = perform(
+        text = perform_action(
             "http", method="POST", url=server.url(), body="a=b\n", headers={"content-type": "text/x"}
         )["body"]
-        form = perform("http", method="POST", url=server.url(), form={"a": "b c", "n": [1, 2]})["body"]
+        form = perform_action("http", method="POST", url=server.url(), form={"a": "b c", "n": [1, 2]})["body"]
     assert (text["body"], text["headers"]["content-type"]) == ("a=b\n", "text/x")
     assert form["body"] == "a=b+c&n=1&n=2"
     assert form["headers"]["content-type"] == "application/x-www-form-urlencoded"
@@ -96,10 +96,14 @@ def test_a_body_is_sent_as_text_or_as_a_form() -> None:
 def test_unsafe_methods_send_the_idempotency_key_unless_one_is_given() -> None:
     with serve(echo) as server:
         seen = {
-            method: perform("http", method=method, url=server.url())["body"]["headers"].get("idempotency-key")
+            method: perform_action("http", method=method, url=server.url())["body"]["headers"].get(
+                "idempotency-key"
+            )
             for method in ("GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
         }
-        own = perform("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"})["body"]
+        own = perform_action("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"})[
+            "body"
+        ]
     assert seen == {"GET": None, "OPTIONS": None} | dict.fromkeys(("POST", "PUT", "PATCH", "DELETE"), "key-1")
     assert own["headers"]["idempotency-key"] == "mine"
 
@@ -114,7 +118,10 @@ def test_unsafe_methods_send_the_idempotency_key_unless_one_is_given() -> None:
 )
 def test_auth_becomes_the_authorization_header(auth: dict[str, Any], expected: str) -> None:
     with serve(echo) as server:
-        assert perform("http", url=server.url(), auth=auth)["body"]["headers"]["authorization"] == expected
+        assert (
+            perform_action("http", url=server.url(), auth=auth)["body"]["headers"]["authorization"]
+            == expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_auth_becomes_the_authorization_header(auth: dict[str, Any], expected: s
 )
 def test_other_auth_is_refused(auth: dict[str, Any]) -> None:
     with pytest.raises(ActionError, match="`auth` must be") as caught:
-        perform("http", url="http://127.0.0.1/", auth=auth)
+        perform_action("http", url="http://127.0.0.1/", auth=auth)
     assert caught.value.type == "ParameterError"
 
 
@@ -135,7 +142,7 @@ def test_a_status_of_400_or_more_fails(status: int, retryable: bool) -> None:
         serve(lambda exchange: exchange.reply_json({"why": "so"}, status)) as server,
         pytest.raises(ActionError) as caught,
     ):
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     error = caught.value
     assert (error.type, error.status, error.retryable) == ("HTTPStatus", status, retryable)
     assert error.details["body"] == {"why": "so"}
@@ -147,16 +154,16 @@ def test_an_error_keeps_the_start_of_the_body() -> None:
         serve(lambda exchange: exchange.reply(500, b"x" * 200_000)) as server,
         pytest.raises(ActionError) as caught,
     ):
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     assert caught.value.details["body"] == "x" * 64 * 1024
 
 
 def test_a_secret_at_the_end_of_the_kept_body_is_redacted() -> None:
     value = "first-half-of-a-third-second-half"
-    REVEALED.add(value)
+    REVEALED_SECRETS.add(value)
     body = b"x" * (64 * 1024 - 15) + value.encode() + b"y" * 200_000
     with serve(lambda exchange: exchange.reply(500, body)) as server, pytest.raises(ActionError) as caught:
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     kept = caught.value.details["body"]
     assert (len(kept), "half" in kept) == (64 * 1024, False)
 
@@ -164,14 +171,14 @@ def test_a_secret_at_the_end_of_the_kept_body_is_redacted() -> None:
 @pytest.mark.parametrize("accepted", [[404, 409], 404])
 def test_an_accepted_status_is_a_result(accepted: Any) -> None:
     with serve(lambda exchange: exchange.reply(404, b"none")) as server:
-        assert perform("http", url=server.url(), accept_status=accepted)["status"] == 404
+        assert perform_action("http", url=server.url(), accept_status=accepted)["status"] == 404
 
 
 def test_a_refused_connection_is_retryable() -> None:
     with serve(echo) as server:
         url = server.url()
     with pytest.raises(ActionError) as caught:
-        perform("http", url=url)
+        perform_action("http", url=url)
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
@@ -181,7 +188,7 @@ def test_a_broken_connection_is_retryable() -> None:
         exchange.close_connection = True
 
     with serve(hang_up) as server, pytest.raises(ActionError) as caught:
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
@@ -190,7 +197,7 @@ def test_a_request_ends_at_its_deadline() -> None:
         server.closing.wait()
 
     with serve(say_nothing) as server, pytest.raises(ActionError) as caught:
-        perform("http", url=server.url(), seconds=0.3)
+        perform_action("http", url=server.url(), seconds=0.3)
     assert len(server.requests) == 1
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
@@ -198,7 +205,7 @@ def test_a_request_ends_at_its_deadline() -> None:
 def test_connections_are_reused_but_cookies_are_not() -> None:
     with serve(lambda exchange: exchange.reply(200, b"x", Set_Cookie="a=b")) as server:
         for _ in range(3):
-            perform("http", url=server.url())
+            perform_action("http", url=server.url())
     assert len(server.connections) == 1
     assert all("cookie" not in request.headers for request in server.requests)
 
@@ -208,7 +215,9 @@ def test_threads_share_the_transport() -> None:
         targets: list[str] = []
         threads = [
             threading.Thread(
-                target=lambda n=n: targets.append(perform("http", url=server.url(f"/{n}"))["body"]["target"])
+                target=lambda n=n: targets.append(
+                    perform_action("http", url=server.url(f"/{n}"))["body"]["target"]
+                )
             )
             for n in range(20)
         ]
@@ -242,7 +251,7 @@ def redirect(exchange: StubExchange) -> None:
 def test_redirects_are_followed(status: int, method: str, arrives_as: str) -> None:
     body: dict[str, Any] = {} if method == "GET" else {"json": {"a": 1}}
     with serve(redirect) as server:
-        arrived = perform(
+        arrived = perform_action(
             "http", method=method, url=server.url(f"/{status}/end"), headers={"X-A": "b"}, **body
         )["body"]
     assert (arrived["method"], arrived["target"]) == (arrives_as, "/end")
@@ -253,15 +262,18 @@ def test_redirects_are_followed(status: int, method: str, arrives_as: str) -> No
 @pytest.mark.parametrize("follow", [False, 0])
 def test_a_redirect_is_the_result_if_redirects_are_not_followed(follow: Any) -> None:
     with serve(redirect) as server:
-        assert perform("http", url=server.url("/302/end"), follow_redirects=follow)["status"] == 302
+        assert perform_action("http", url=server.url("/302/end"), follow_redirects=follow)["status"] == 302
 
 
 def test_at_most_three_redirects_are_followed_by_default() -> None:
     with serve(redirect) as server:
-        assert perform("http", url=server.url("/302/302/302/end"))["status"] == 200
+        assert perform_action("http", url=server.url("/302/302/302/end"))["status"] == 200
         with pytest.raises(ActionError) as caught:
-            perform("http", url=server.url("/302/302/302/302/end"))
-        assert perform("http", url=server.url("/302/302/302/302/end"), follow_redirects=4)["status"] == 200
+            perform_action("http", url=server.url("/302/302/302/302/end"))
+        assert (
+            perform_action("http", url=server.url("/302/302/302/302/end"), follow_redirects=4)["status"]
+            == 200
+        )
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("HTTPStatus", 302, False)
 
 
@@ -276,8 +288,8 @@ def test_credentials_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> No
         serve(lambda exchange: exchange.reply(307, location=other.url("/end"))) as first,
         serve(redirect) as same,
     ):
-        away = perform("http", url=first.url(), **given)["body"]["headers"]
-        stayed = perform("http", url=same.url("/307/end"), **given)["body"]["headers"]
+        away = perform_action("http", url=first.url(), **given)["body"]["headers"]
+        stayed = perform_action("http", url=same.url("/307/end"), **given)["body"]["headers"]
     assert first.requests[0].headers["authorization"] == "Bearer token"
     assert first.requests[0].headers["x-api-key"] == "key-of-the-first-origin"
     assert away["x-trace"] == "1"
@@ -288,7 +300,7 @@ def test_credentials_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> No
 def test_compressed_bodies_are_decompressed() -> None:
     packed = gzip.compress(b"hello ") + gzip.compress(b"world")
     with serve(lambda exchange: exchange.reply(200, packed, content_encoding="gzip")) as server:
-        assert perform("http", url=server.url())["body"] == "hello world"
+        assert perform_action("http", url=server.url())["body"] == "hello world"
 
 
 @pytest.mark.parametrize(
@@ -304,7 +316,7 @@ def test_a_body_that_cannot_be_decompressed_fails(coding: str, body: bytes, mess
         serve(lambda exchange: exchange.reply(200, body, content_encoding=coding)) as server,
         pytest.raises(ActionError, match=message) as caught,
     ):
-        perform("http", url=server.url())
+        perform_action("http", url=server.url())
     assert caught.value.type == "ConnectionFailed"
 
 
@@ -324,7 +336,7 @@ def test_a_body_that_cannot_be_decompressed_fails(coding: str, body: bytes, mess
 )
 def test_invalid_parameters_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
-        perform("http", **parameters)
+        perform_action("http", **parameters)
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
@@ -334,7 +346,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password word")
     with serve(echo) as server:
-        assert "authorization" not in perform("http", url=server.url())["body"]["headers"]
+        assert "authorization" not in perform_action("http", url=server.url())["body"]["headers"]
 
 
 def in_pages(exchange: StubExchange) -> None:
@@ -350,14 +362,14 @@ ITEMS = "{{ response.body.items }}"
 
 def test_pages_are_followed_and_their_items_are_the_result() -> None:
     with serve(in_pages) as server:
-        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [
+        assert perform_action("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [
             1,
             2,
             3,
             4,
             5,
         ]
-        assert perform("http", url=server.url("/x"), paginate={"next": NEXT, "max_pages": 3}) == [
+        assert perform_action("http", url=server.url("/x"), paginate={"next": NEXT, "max_pages": 3}) == [
             {"items": [1, 2], "next": "?page=2"},
             {"items": [3, 4], "next": "?page=3"},
             {"items": [5], "next": None},
@@ -379,7 +391,7 @@ def test_templates_of_pages_see_other_names_and_the_whole_response() -> None:
         )
     ) as server:
         names = {"limit": 200, "most": 2, "response": "shadowed"}
-        assert perform("http", url=server.url(), paginate=paginate, names=names) == ["A", "B"]
+        assert perform_action("http", url=server.url(), paginate=paginate, names=names) == ["A", "B"]
 
 
 def test_more_pages_than_allowed_fail() -> None:
@@ -387,7 +399,7 @@ def test_more_pages_than_allowed_fail() -> None:
         serve(in_pages) as server,
         pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught,
     ):
-        perform("http", url=server.url(), paginate={"next": NEXT, "max_pages": 2})
+        perform_action("http", url=server.url(), paginate={"next": NEXT, "max_pages": 2})
     assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
     assert len(server.requests) == 2
 
@@ -416,14 +428,14 @@ def test_more_pages_than_allowed_fail() -> None:
 )
 def test_invalid_pagination_is_refused(paginate: Any, type_: str, message: str) -> None:
     with serve(in_pages) as server, pytest.raises(ActionError, match=message) as caught:
-        perform("http", url=server.url(), paginate=paginate, names={"response": {}})
+        perform_action("http", url=server.url(), paginate=paginate, names={"response": {}})
     assert (caught.value.type, caught.value.retryable) == (type_, False)
 
 
 def test_each_page_has_its_own_idempotency_key() -> None:
     with serve(in_pages) as server:
-        perform("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
-        perform(
+        perform_action("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
+        perform_action(
             "http",
             method="POST",
             url=server.url(),
@@ -443,9 +455,11 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
         exchange.reply_json({"next": other.url("/end")})
 
     with serve(lambda exchange: exchange.reply_json({"next": None})) as other, serve(away) as first:
-        perform("http", url=first.url(), auth={"bearer": "token"}, headers={"X-A": "b"}, paginate=paginate)
+        perform_action(
+            "http", url=first.url(), auth={"bearer": "token"}, headers={"X-A": "b"}, paginate=paginate
+        )
         with pytest.raises(ActionError, match="another origin") as caught:
-            perform(
+            perform_action(
                 "http", method="POST", url=first.url(), json={"a": "{{ secrets.WORD }}"}, paginate=paginate
             )
     assert caught.value.type == "ForbiddenAddress"
@@ -462,7 +476,7 @@ def test_idempotent_methods_are_retried_after_a_broken_connection(method: str, t
         exchange.close_connection = True
 
     with serve(hang_up) as server, pytest.raises(ActionError) as caught:
-        perform("http", method=method, url=server.url())
+        perform_action("http", method=method, url=server.url())
     assert (caught.value.type, len(server.requests)) == ("ConnectionFailed", tries)
 
 
@@ -474,13 +488,15 @@ def test_a_retry_hides_a_connection_that_breaks_once() -> None:
             exchange.reply(200, b"x")
 
     with serve(hang_up_once) as server:
-        assert perform("http", url=server.url())["body"] == "x"
+        assert perform_action("http", url=server.url())["body"] == "x"
 
 
 def test_the_end_of_the_process_closes_all_connections() -> None:
     """One that is kept for the next request would be told of as an unclosed socket."""
     with serve(echo) as server:
-        script = f"from tests.calls import perform; perform('http', url={server.url()!r})"
+        script = (
+            f"from tests.action_calls import perform_action; perform_action('http', url={server.url()!r})"
+        )
         command = [sys.executable, "-W", "always::ResourceWarning", "-c", script]
         ended = subprocess.run(
             command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False

@@ -11,8 +11,8 @@ from botocore.stub import Stubber
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
+from tests.action_calls import perform_action
 from tests.aws import Client, drop_permissions
-from tests.calls import perform
 
 CODE = """
 def answer(event, context):
@@ -51,14 +51,16 @@ def function(aws: Client) -> str:
 
 def test_the_response_is_the_result(function: str) -> None:
     payload = {"ü": [1, None, {"a": 1.5}]}
-    assert perform("lambda", function="echo", payload="{{ given }}", names={"given": payload}) == payload
-    assert perform("lambda", function=function, payload=[1]) == [1]
-    assert perform("lambda", function=function) == {}
+    assert (
+        perform_action("lambda", function="echo", payload="{{ given }}", names={"given": payload}) == payload
+    )
+    assert perform_action("lambda", function=function, payload=[1]) == [1]
+    assert perform_action("lambda", function=function) == {}
 
 
 def test_a_failed_function_is_an_error(function: str) -> None:
     with pytest.raises(ActionError, match=r"`echo`: .*no such order") as caught:
-        perform("lambda", function="echo", payload={"fail": "no such order"})
+        perform_action("lambda", function="echo", payload={"fail": "no such order"})
     error = caught.value
     assert (error.type, error.retryable, error.details["message"]) == (
         "FunctionFailed",
@@ -69,7 +71,7 @@ def test_a_failed_function_is_an_error(function: str) -> None:
 
 def test_a_missing_function_is_an_error(aws: Client) -> None:
     with pytest.raises(ActionError, match="none") as caught:
-        perform("lambda", function="none")
+        perform_action("lambda", function="none")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
 
 
@@ -78,13 +80,13 @@ def test_a_missing_permission_is_an_error(
 ) -> None:
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
 def test_an_invalid_name_is_refused(aws: Client) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("lambda", function="")
+        perform_action("lambda", function="")
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
@@ -101,7 +103,7 @@ def test_errors_of_the_service_are_translated(
 ) -> None:
     with Stubber(ours.client("lambda", None)) as stub, pytest.raises(ActionError, match="not now") as caught:
         stub.add_client_error("invoke", code, "not now", status)
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == (type_, status, retryable)
 
 
@@ -111,7 +113,7 @@ def test_a_response_may_be_empty_or_any_json(aws: Client, body: bytes, expected:
         stub.add_response(
             "invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(body), len(body))}
         )
-        assert perform("lambda", function="echo") == expected
+        assert perform_action("lambda", function="echo") == expected
 
 
 def test_a_response_that_is_not_json_is_an_error(aws: Client) -> None:
@@ -120,5 +122,5 @@ def test_a_response_that_is_not_json_is_an_error(aws: Client) -> None:
         pytest.raises(ActionError, match="not JSON") as caught,
     ):
         stub.add_response("invoke", {"StatusCode": 200, "Payload": StreamingBody(io.BytesIO(b"{"), 1)})
-        perform("lambda", function="echo")
+        perform_action("lambda", function="echo")
     assert (caught.value.type, caught.value.retryable) == ("FunctionFailed", False)

@@ -8,8 +8,8 @@ from botocore.stub import ANY, Stubber
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
+from tests.action_calls import perform_action
 from tests.aws import REGION, Client, drop_permissions
-from tests.calls import perform
 
 
 class Queue:
@@ -48,7 +48,7 @@ def queue(aws: Client) -> Queue:
     ("body", "sent"), [("grüße", "grüße"), ({"ü": [1]}, '{"ü":[1]}'), ([1, None], "[1,null]"), (5, "5")]
 )
 def test_text_is_sent_unchanged_and_other_values_as_json(queue: Queue, body: Any, sent: str) -> None:
-    id = perform("message", to=queue.url, body=body)
+    id = perform_action("message", to=queue.url, body=body)
     (message,) = queue.messages()
     assert (message["MessageId"], message["Body"]) == (id, sent)
 
@@ -56,12 +56,12 @@ def test_text_is_sent_unchanged_and_other_values_as_json(queue: Queue, body: Any
 def test_a_queue_is_found_by_its_arn_and_by_its_urls(queue: Queue) -> None:
     account = queue.arn.split(":")[4]
     places = [queue.arn, queue.url, f"https://sqs.{REGION}.amazonaws.com/{account}/orders"]
-    sent = [perform("message", to=to, body="x") for to in places]
+    sent = [perform_action("message", to=to, body="x") for to in places]
     assert {message["MessageId"] for message in queue.messages()} == set(sent)
 
 
 def test_attributes_are_sent_with_their_types(queue: Queue) -> None:
-    perform(
+    perform_action(
         "message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None}
     )
     (message,) = queue.messages()
@@ -80,8 +80,8 @@ def test_attributes_are_sent_with_their_types(queue: Queue) -> None:
 def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
     fifo = Queue(aws, "orders.fifo")
     for key in ("one", "one", "two"):
-        perform("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
-    perform("message", to=fifo.arn, body="three", key="three")
+        perform_action("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
+    perform_action("message", to=fifo.arn, body="three", key="three")
     messages = fifo.messages()
     assert sorted(message["Body"] for message in messages) == ["one", "three", "two"]
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "noetl"}
@@ -92,7 +92,7 @@ def test_a_message_is_published_to_a_topic(aws: Client, queue: Queue) -> None:
     topic = sns.create_topic(Name="news")["TopicArn"]
     queue.admit("sns.amazonaws.com")
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
-    id = perform("message", to=topic, body={"a": 1}, attributes={"kind": "b"})
+    id = perform_action("message", to=topic, body={"a": 1}, attributes={"kind": "b"})
     (message,) = queue.messages()
     note = json.loads(message["Body"])
     assert (note["MessageId"], json.loads(note["Message"])) == (id, {"a": 1})
@@ -106,7 +106,7 @@ def test_an_event_is_put_on_a_bus(aws: Client, queue: Queue) -> None:
     events.put_rule(Name="all", EventBusName="shop", EventPattern='{"source": ["shop.orders"]}')
     events.put_targets(Rule="all", EventBusName="shop", Targets=[{"Id": "queue", "Arn": queue.arn}])
     attributes = {"source": "shop.orders", "detail_type": "Placed"}
-    id = perform("message", to=bus, body={"id": 7}, attributes=attributes)
+    id = perform_action("message", to=bus, body={"id": 7}, attributes=attributes)
     (message,) = queue.messages()
     event = json.loads(message["Body"])
     assert (event["source"], event["detail-type"], event["detail"]) == ("shop.orders", "Placed", {"id": 7})
@@ -136,21 +136,23 @@ def test_an_event_is_put_on_a_bus(aws: Client, queue: Queue) -> None:
 )
 def test_invalid_messages_are_refused(aws: Client, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
-        perform("message", **{"body": "x", **parameters})
+        perform_action("message", **{"body": "x", **parameters})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
 @pytest.mark.parametrize("service", ["sqs", "sns"])
 def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: Queue, service: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x")
+        perform_action(
+            "message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x"
+        )
     assert (caught.value.type, caught.value.retryable) == ("NotFound", False)
 
 
 def test_a_missing_permission_is_an_error(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
-        perform("message", to=queue.url, body="x")
+        perform_action("message", to=queue.url, body="x")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
@@ -158,7 +160,7 @@ def test_the_queue_of_runs_is_forbidden(queue: Queue, monkeypatch: pytest.Monkey
     monkeypatch.setenv("NOETL_QUEUE", queue.url)
     for to in (queue.url, queue.arn):
         with pytest.raises(ActionError, match="NOETL_QUEUE") as caught:
-            perform("message", to=to, body="x")
+            perform_action("message", to=to, body="x")
         assert caught.value.type == "AccessDenied"
     assert queue.messages(wait_seconds=0) == []
 
@@ -178,5 +180,5 @@ def test_an_event_that_a_bus_refuses_is_an_error(aws: Client, code: str, type_: 
         pytest.raises(ActionError, match="not now") as caught,
     ):
         events.add_response("put_events", answer, {"Entries": ANY})
-        perform("message", to=f"arn:aws:events:{REGION}:123456789012:event-bus/x", body={})
+        perform_action("message", to=f"arn:aws:events:{REGION}:123456789012:event-bus/x", body={})
     assert (caught.value.type, caught.value.retryable) == (type_, retryable)

@@ -13,9 +13,9 @@ import pytest
 from noetl.executor.actions import _postgres_pool, postgres
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.errors import ActionError
-from noetl.executor.security.capabilities import Capabilities, for_local_run
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def no_idle_connections() -> Any:
 
 def test_fetch_selects_the_form_of_the_result(postgres_dsn: str) -> None:
     def query(text: str, **more: Any) -> Any:
-        return perform("postgres", connection=postgres_dsn, query=text, **more)
+        return perform_action("postgres", connection=postgres_dsn, query=text, **more)
 
     two = "select n, n * 2 as twice from generate_series(1, 2) as n"
     none = "select 1 as n where false"
@@ -46,28 +46,31 @@ def test_more_rows_than_a_step_can_save_are_refused(
     """What a piece of them takes is known before the next one is read."""
     monkeypatch.setattr(postgres, "_MAX_CHARACTERS", 40_000)
     query = "select i, repeat('x', 10) as text from generate_series(1, {}) i"
-    assert len(perform("postgres", connection=postgres_dsn, query=query.format(1000))["rows"]) == 1000
+    assert len(perform_action("postgres", connection=postgres_dsn, query=query.format(1000))["rows"]) == 1000
     for parameters in (
         {"query": query.format(100_000)},
         {"query": query.format(500), "rows": [{}, {}, {}], "fetch": "all"},
     ):
         with pytest.raises(ActionError, match="exceed 64 MiB: select fewer") as caught:
-            perform("postgres", connection=postgres_dsn, **parameters)
+            perform_action("postgres", connection=postgres_dsn, **parameters)
         assert (caught.value.type, caught.value.retryable) == ("LimitExceeded", False)
 
 
 def test_a_list_of_statements_is_one_transaction(postgres_dsn: str) -> None:
-    perform("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
+    perform_action("postgres", connection=postgres_dsn, query="create table t (a int primary key)")
     with pytest.raises(ActionError) as caught:
-        perform(
+        perform_action(
             "postgres",
             connection=postgres_dsn,
             query=["insert into t values (1)", "insert into t values (1)"],
         )
     assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
     assert caught.value.details == {"sqlstate": "23505"}
-    assert perform("postgres", connection=postgres_dsn, query="select count(*) from t", fetch="value") == 0
-    last = perform(
+    assert (
+        perform_action("postgres", connection=postgres_dsn, query="select count(*) from t", fetch="value")
+        == 0
+    )
+    last = perform_action(
         "postgres",
         connection=postgres_dsn,
         query=["insert into t values (1)", "select a from t"],
@@ -77,7 +80,7 @@ def test_a_list_of_statements_is_one_transaction(postgres_dsn: str) -> None:
 
 
 def test_a_single_statement_runs_without_a_transaction(postgres_dsn: str) -> None:
-    assert perform("postgres", connection=postgres_dsn, query="vacuum") == {"rows": [], "rowcount": -1}
+    assert perform_action("postgres", connection=postgres_dsn, query="vacuum") == {"rows": [], "rowcount": -1}
 
 
 VALUES = [
@@ -109,7 +112,7 @@ VALUES = [
 def test_values_of_a_result_are_converted_to_json(postgres_dsn: str, expression: str, expected: Any) -> None:
     session = f"select {expression} as v"
     assert (
-        perform(
+        perform_action(
             "postgres", connection=f"{postgres_dsn}&options=-ctimezone%3DUTC", query=session, fetch="value"
         )
         == expected
@@ -136,23 +139,28 @@ def test_values_of_a_result_are_converted_to_json(postgres_dsn: str, expression:
 def test_values_are_converted_to_the_type_of_the_column(
     postgres_dsn: str, value: Any, column: str, expected: Any
 ) -> None:
-    perform("postgres", connection=postgres_dsn, query=f"create table t (v {column})")
-    perform("postgres", connection=postgres_dsn, query="insert into t values ({{ v }})", names={"v": value})
-    assert perform("postgres", connection=postgres_dsn, query="select v from t", fetch="value") == expected
+    perform_action("postgres", connection=postgres_dsn, query=f"create table t (v {column})")
+    perform_action(
+        "postgres", connection=postgres_dsn, query="insert into t values ({{ v }})", names={"v": value}
+    )
+    assert (
+        perform_action("postgres", connection=postgres_dsn, query="select v from t", fetch="value")
+        == expected
+    )
 
 
 def test_percent_signs_are_preserved(postgres_dsn: str) -> None:
     def value(text: str, **more: Any) -> Any:
-        return perform("postgres", connection=postgres_dsn, query=text, fetch="value", **more)
+        return perform_action("postgres", connection=postgres_dsn, query=text, fetch="value", **more)
 
     assert value("select 'a%b%s'") == "a%b%s"
     assert value("select 'a%b%s' || {{ x }}", names={"x": "%c"}) == "a%b%s%c"
     assert value("select 7 % {{ n }}", names={"n": 4}) == 3
     assert value("select %s || '%%'", params=["x"]) == "x%"
     assert value("select %(a)s || {{ b }} || '%%'", params={"a": "x"}, names={"b": "y"}) == "xy%"
-    perform("postgres", connection=postgres_dsn, query='create table "a%s""b" (v int)')
+    perform_action("postgres", connection=postgres_dsn, query='create table "a%s""b" (v int)')
     assert (
-        perform(
+        perform_action(
             "postgres",
             connection=postgres_dsn,
             query="select * from {{ t | identifier }} where v = {{ 1 }}",
@@ -181,7 +189,7 @@ def test_percent_signs_are_preserved(postgres_dsn: str) -> None:
 )
 def test_invalid_statements_are_refused(query: Any, params: Any, message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
-        perform(
+        perform_action(
             "postgres",
             connection="postgresql://127.0.0.1:1/x",
             query=query,
@@ -201,7 +209,7 @@ def test_invalid_statements_are_refused(query: Any, params: Any, message: str) -
 )
 def test_errors_of_sql_are_not_retried(postgres_dsn: str, query: str, sqlstate: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query=query)
+        perform_action("postgres", connection=postgres_dsn, query=query)
     assert (caught.value.type, caught.value.retryable, caught.value.details) == (
         "SQLError",
         False,
@@ -213,7 +221,7 @@ def test_errors_of_sql_are_not_retried(postgres_dsn: str, query: str, sqlstate: 
 def test_temporary_errors_are_retryable(postgres_dsn: str, sqlstate: str) -> None:
     raising = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$"
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query=raising)
+        perform_action("postgres", connection=postgres_dsn, query=raising)
     assert (caught.value.type, caught.value.retryable, caught.value.details) == (
         "SQLError",
         True,
@@ -223,7 +231,7 @@ def test_temporary_errors_are_retryable(postgres_dsn: str, sqlstate: str) -> Non
 
 def test_a_statement_ends_at_its_deadline(postgres_dsn: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=0.3)
+        perform_action("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=0.3)
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
@@ -233,7 +241,9 @@ def test_a_statement_that_waits_for_a_lock_ends_at_its_deadline(postgres_dsn: st
         rival.commit()
         rival.execute("lock table t")
         with pytest.raises(ActionError) as caught:
-            perform("postgres", connection=postgres_dsn, query=["select 1", "select * from t"], seconds=0.3)
+            perform_action(
+                "postgres", connection=postgres_dsn, query=["select 1", "select * from t"], seconds=0.3
+            )
     assert caught.value.type == "Timeout"
 
 
@@ -242,10 +252,13 @@ def test_a_statement_without_a_timeout_ends_after_the_default(
 ) -> None:
     monkeypatch.setattr(postgres, "DEFAULT_TIMEOUT_SECONDS", 0.3)
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=60)
+        perform_action("postgres", connection=postgres_dsn, query="select pg_sleep(600)", seconds=60)
     assert caught.value.type == "Timeout"
     slow = "select pg_sleep(0.5)"
-    assert perform("postgres", connection=postgres_dsn, query=slow, fetch="value", timeout_seconds=60) == ""
+    assert (
+        perform_action("postgres", connection=postgres_dsn, query=slow, fetch="value", timeout_seconds=60)
+        == ""
+    )
 
 
 @pytest.mark.parametrize("said", ["", "&connect_timeout=2"])
@@ -257,7 +270,7 @@ def test_connecting_to_a_silent_server_times_out(said: str, monkeypatch: pytest.
         pytest.raises(ActionError, match="timeout") as caught,
     ):
         connection = f"postgresql://a@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=disable{said}"
-        perform("postgres", connection=connection, query="select 1", seconds=60)
+        perform_action("postgres", connection=connection, query="select 1", seconds=60)
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
 
@@ -267,7 +280,7 @@ def test_a_driver_error_without_a_message_is_a_failure(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_postgres_pool, "_connect_to", refuse)
     with pytest.raises(ActionError, match="OperationalError") as caught:
-        perform("postgres", connection="postgresql://a@127.0.0.1/x", query="select 1")
+        perform_action("postgres", connection="postgresql://a@127.0.0.1/x", query="select 1")
     assert caught.value.type == "ConnectionFailed"
 
 
@@ -292,7 +305,7 @@ def test_a_server_that_stops_responding_times_out(postgres_server: str) -> None:
         server.start()
         port = listener.getsockname()[1]
         with pytest.raises(ActionError) as caught:
-            perform(
+            perform_action(
                 "postgres", connection=f"postgresql://ann@127.0.0.1:{port}/x", query="select 1", seconds=0.5
             )
         server.join()
@@ -300,17 +313,17 @@ def test_a_server_that_stops_responding_times_out(postgres_server: str) -> None:
 
 
 def backend(dsn: str) -> Any:
-    return perform("postgres", connection=dsn, query="select pg_backend_pid()", fetch="value")
+    return perform_action("postgres", connection=dsn, query="select pg_backend_pid()", fetch="value")
 
 
 def test_connections_are_reused_and_reset(postgres_dsn: str) -> None:
     first = backend(postgres_dsn)
-    perform(
+    perform_action(
         "postgres",
         connection=postgres_dsn,
         query=["create temp table left_over (a int)", "set timezone to 'Asia/Tokyo'"],
     )
-    left = perform(
+    left = perform_action(
         "postgres",
         connection=postgres_dsn,
         query="select to_regclass('left_over')::text as t, current_setting('timezone') as z, pg_backend_pid() as p",
@@ -330,7 +343,9 @@ def test_a_dead_connection_is_replaced(postgres_dsn: str, postgres_server: str) 
 
 def test_a_connection_lost_in_a_statement_is_retryable(postgres_dsn: str) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=postgres_dsn, query="select pg_terminate_backend(pg_backend_pid())")
+        perform_action(
+            "postgres", connection=postgres_dsn, query="select pg_terminate_backend(pg_backend_pid())"
+        )
     assert caught.value.retryable
     assert caught.value.type in ("SQLError", "ConnectionFailed")
 
@@ -342,7 +357,7 @@ def test_each_thread_has_its_own_connection(postgres_dsn: str) -> None:
     def work(n: int) -> None:
         together.wait()
         results.append(
-            perform(
+            perform_action(
                 "postgres",
                 connection=postgres_dsn,
                 query="select {{ n }}::int",
@@ -361,7 +376,9 @@ def test_each_thread_has_its_own_connection(postgres_dsn: str) -> None:
 
 def test_a_refused_connection_is_retryable(unused_port: int) -> None:
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1")
+        perform_action(
+            "postgres", connection=f"postgresql://ann:word@127.0.0.1:{unused_port}/x", query="select 1"
+        )
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
     assert "word" not in caught.value.message
     assert caught.value.message.endswith(f"port {unused_port} failed: Connection refused")
@@ -375,13 +392,15 @@ def unused_port() -> int:
 
 def test_a_refusal_of_the_server_is_not_retried(postgres_server: str) -> None:
     with pytest.raises(ActionError, match="does not exist") as caught:
-        perform("postgres", connection=postgres_server.replace("/postgres?", "/missing?"), query="select 1")
+        perform_action(
+            "postgres", connection=postgres_server.replace("/postgres?", "/missing?"), query="select 1"
+        )
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", False)
 
 
 def test_the_error_of_an_invalid_connection_string_does_not_quote_it() -> None:
     with pytest.raises(ActionError) as caught:
-        perform(
+        perform_action(
             "postgres",
             connection="postgresql://ann:secret-word@host:port-word/x?nonsense=1",
             query="select 1",
@@ -393,18 +412,20 @@ def test_the_error_of_an_invalid_connection_string_does_not_quote_it() -> None:
 def test_the_error_of_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ActionError, match=r"the extra `postgres`"):
-        perform("postgres", connection="postgresql://127.0.0.1/x", query="select 1")
+        perform_action("postgres", connection="postgresql://127.0.0.1/x", query="select 1")
 
 
 @pytest.fixture
 def table(postgres_dsn: str) -> str:
     """The DSN of a database with an empty table `t (a int primary key, b text, c jsonb)`."""
-    perform("postgres", connection=postgres_dsn, query="create table t (a int primary key, b text, c jsonb)")
+    perform_action(
+        "postgres", connection=postgres_dsn, query="create table t (a int primary key, b text, c jsonb)"
+    )
     return postgres_dsn
 
 
 def contents(dsn: str, query: str = "select * from t order by a") -> Any:
-    return perform("postgres", connection=dsn, query=query)["rows"]
+    return perform_action("postgres", connection=dsn, query=query)["rows"]
 
 
 INSERT = "insert into t (a, b) values (%(a)s, %(b)s)"
@@ -413,22 +434,22 @@ INSERT = "insert into t (a, b) values (%(a)s, %(b)s)"
 def test_rows_are_inserted_in_bulk(table: str) -> None:
     rows = [{"a": n, "b": f"{n}%", "more": [n]} for n in range(2_500)]
     given = {"connection": table, "rows": "{{ rows }}", "names": {"rows": rows}}
-    assert perform("postgres", query=INSERT, **given) == {"rowcount": 2_500}
+    assert perform_action("postgres", query=INSERT, **given) == {"rowcount": 2_500}
     assert contents(table, "select count(*) as n, min(b) as b from t") == [{"n": 2_500, "b": "0%"}]
-    assert perform("postgres", query="update t set b = '%%' where a = %(a)s", fetch="none", **given) == {
-        "rowcount": 2_500
-    }
+    assert perform_action(
+        "postgres", query="update t set b = '%%' where a = %(a)s", fetch="none", **given
+    ) == {"rowcount": 2_500}
 
 
 def test_statements_for_rows_can_return_rows(table: str) -> None:
     rows = [{"a": n, "b": None} for n in range(1_001)]
-    done = perform("postgres", connection=table, query=f"{INSERT} returning a", rows=rows, fetch="ALL")
+    done = perform_action("postgres", connection=table, query=f"{INSERT} returning a", rows=rows, fetch="ALL")
     assert done == {"rows": [{"a": n} for n in range(1_001)], "rowcount": 1_001}
-    assert perform("postgres", connection=table, query=INSERT, rows=[]) == {"rowcount": 0}
+    assert perform_action("postgres", connection=table, query=INSERT, rows=[]) == {"rowcount": 0}
 
 
 def test_rows_are_combined_with_params_and_templates(table: str) -> None:
-    perform(
+    perform_action(
         "postgres",
         connection=table,
         query="insert into {{ 't' | identifier }} (a, b, c) values (%(a)s, %(b)s, {{ c }})",
@@ -445,7 +466,7 @@ def test_rows_are_combined_with_params_and_templates(table: str) -> None:
 def test_rows_are_inserted_completely_or_not_at_all(table: str) -> None:
     rows = [{"a": n % 1_500, "b": ""} for n in range(2_000)]
     with pytest.raises(ActionError, match="duplicate key") as caught:
-        perform("postgres", connection=table, query=INSERT, rows=rows)
+        perform_action("postgres", connection=table, query=INSERT, rows=rows)
     assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
     assert contents(table) == []
 
@@ -462,7 +483,7 @@ def test_rows_are_inserted_completely_or_not_at_all(table: str) -> None:
 )
 def test_invalid_rows_are_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ActionError, match=message) as caught:
-        perform("postgres", connection="postgresql://127.0.0.1:1/x", **{"query": INSERT, **parameters})
+        perform_action("postgres", connection="postgresql://127.0.0.1:1/x", **{"query": INSERT, **parameters})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
 
@@ -478,9 +499,9 @@ def test_invalid_rows_are_refused(parameters: dict[str, Any], message: str) -> N
 )
 def test_a_file_is_loaded_into_a_table(table: str, tmp_path: Path, text: str, how: dict[str, Any]) -> None:
     (tmp_path / "in.csv").write_text(text, "utf-8", newline="")
-    capabilities = for_local_run(tmp_path)
+    capabilities = local_run_capabilities(tmp_path)
     copy = {"table": "public.{{ name }}", "file": "in.csv", **how}
-    done = perform(
+    done = perform_action(
         "postgres", connection=table, copy_from=copy, names={"name": "t"}, capabilities=capabilities
     )
     assert done == {"rowcount": 2}
@@ -490,11 +511,11 @@ def test_a_file_is_loaded_into_a_table(table: str, tmp_path: Path, text: str, ho
 def test_a_long_file_is_loaded_and_written_back(table: str, tmp_path: Path) -> None:
     lines = "".join(f'{n},"grüße, ""{n}"""\n' for n in range(50_000))
     (tmp_path / "in.csv").write_text(f"a,b\n{lines}", "utf-8")
-    capabilities = for_local_run(tmp_path)
-    loaded = perform(
+    capabilities = local_run_capabilities(tmp_path)
+    loaded = perform_action(
         "postgres", connection=table, copy_from={"table": "t", "file": "in.csv"}, capabilities=capabilities
     )
-    written = perform(
+    written = perform_action(
         "postgres",
         connection=table,
         copy_to={
@@ -513,7 +534,7 @@ NASTY = "'; drop table t; -- \\' $$ %"
 
 def test_values_in_a_query_to_copy_are_quoted(table: str, tmp_path: Path) -> None:
     names = {"text": NASTY, "list": ["a'", "b"], "object": {"k": NASTY}, "column": 'a"%'}
-    perform(
+    perform_action(
         "postgres",
         connection=table,
         copy_to={
@@ -521,7 +542,7 @@ def test_values_in_a_query_to_copy_are_quoted(table: str, tmp_path: Path) -> Non
             "file": "out.csv",
         },
         names=names,
-        capabilities=for_local_run(tmp_path),
+        capabilities=local_run_capabilities(tmp_path),
     )
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
@@ -537,18 +558,26 @@ def test_a_copy_that_fails_changes_nothing(table: str, tmp_path: Path) -> None:
         {"copy_to": {"query": "select 1 / (a - 3) from generate_series(1, 5) as g(a)", "file": "out.csv"}},
     ):
         with pytest.raises(ActionError) as caught:
-            perform("postgres", connection=table, capabilities=for_local_run(tmp_path), **copy)
+            perform_action(
+                "postgres", connection=table, capabilities=local_run_capabilities(tmp_path), **copy
+            )
         assert (caught.value.type, caught.value.retryable) == ("SQLError", False)
     assert contents(table) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
     assert (tmp_path / "out.csv").read_text() == "before"
-    assert perform("postgres", connection=table, query="select 1", fetch="value") == 1
+    assert perform_action("postgres", connection=table, query="select 1", fetch="value") == 1
 
 
 def test_a_copy_ends_at_its_deadline(table: str, tmp_path: Path) -> None:
     copy = {"query": "select pg_sleep(600)", "file": "out.csv"}
     with pytest.raises(ActionError) as caught:
-        perform("postgres", connection=table, copy_to=copy, capabilities=for_local_run(tmp_path), seconds=0.3)
+        perform_action(
+            "postgres",
+            connection=table,
+            copy_to=copy,
+            capabilities=local_run_capabilities(tmp_path),
+            seconds=0.3,
+        )
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
     assert list(tmp_path.iterdir()) == []
 
@@ -579,12 +608,16 @@ def test_invalid_copies_are_refused(
     (tmp_path / "twice.csv").write_text("a,a\n1,1\n")
     names = {"x": "y", "copy": {"query": "drop table t", "file": "out.csv"}}
     with pytest.raises(ActionError, match=message) as caught:
-        perform("postgres", connection=table, names=names, capabilities=for_local_run(tmp_path), **copy)
+        perform_action(
+            "postgres", connection=table, names=names, capabilities=local_run_capabilities(tmp_path), **copy
+        )
     assert (caught.value.type, caught.value.retryable) == (type_, False)
 
 
 def test_copies_are_disabled_without_an_allowed_folder() -> None:
     for copy in ({"copy_from": {"table": "t", "file": "x"}}, {"copy_to": {"query": "select 1", "file": "x"}}):
         with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
-            perform("postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy)
+            perform_action(
+                "postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy
+            )
         assert caught.value.type == "ActionDisabled"

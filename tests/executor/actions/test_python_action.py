@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from noetl.executor.errors import ActionError
-from noetl.executor.security.capabilities import Capabilities, for_local_run
-from noetl.executor.security.redaction import REVEALED, scrub
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
+from noetl.executor.security.redaction import REVEALED_SECRETS, redact
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 
 MODULE = """
 import os, sys, time
@@ -41,15 +41,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def call(folder: Path, function: str, **parameters: Any) -> Any:
-    return perform("python", capabilities=for_local_run(folder), function=function, **parameters)
+    return perform_action(
+        "python", capabilities=local_run_capabilities(folder), function=function, **parameters
+    )
 
 
 def test_a_secret_at_the_start_of_a_shortened_traceback_is_redacted(folder: Path) -> None:
     value = "first-half-of-another-second-half"
-    REVEALED.add(value)
+    REVEALED_SECRETS.add(value)
     with pytest.raises(ActionError, match="ValueError: xxx") as caught:
         call(folder, "lib.orders:tell", args=[value])
-    assert "half" not in str(scrub(caught.value.details))
+    assert "half" not in str(redact(caught.value.details))
     assert len(caught.value.details["traceback"]) == 4096
 
 
@@ -131,7 +133,7 @@ def test_a_call_ends_at_its_deadline(folder: Path) -> None:
 @pytest.mark.parametrize("modules", [("lib",), ("lib.orders",), ("other", "lib.orders")])
 def test_allowed_modules_and_their_submodules_are_enabled(folder: Path, modules: tuple[str, ...]) -> None:
     capabilities = Capabilities(python_modules=modules, folder=folder)
-    assert perform("python", capabilities=capabilities, function="lib.orders:add", args=[1]) == 3
+    assert perform_action("python", capabilities=capabilities, function="lib.orders:add", args=[1]) == 3
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_allowed_modules_and_their_submodules_are_enabled(folder: Path, modules:
 )
 def test_other_modules_are_disabled(folder: Path, modules: tuple[str, ...], function: str) -> None:
     with pytest.raises(ActionError, match="NOETL_PYTHON_MODULES") as caught:
-        perform(
+        perform_action(
             "python",
             capabilities=Capabilities(python_modules=modules, folder=folder),
             function=function,

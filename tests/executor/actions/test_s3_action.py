@@ -10,8 +10,8 @@ from noetl.executor.actions import s3
 from noetl.executor.clients import aws as ours
 from noetl.executor.errors import ActionError
 
+from tests.action_calls import perform_action
 from tests.aws import Client, drop_permissions
-from tests.calls import perform
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def test_an_object_is_written_and_read_in_its_format(
 ) -> None:
     how = {"format": format} if format else {}
     uri = f"s3://{bucket}/a b/{{{{ name }}}}"
-    put = perform(
+    put = perform_action(
         "s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **how
     )
     assert put["uri"] == f"s3://{bucket}/a b/ü?#%.txt"
     assert put["bytes"] == len(stored.encode())
-    assert perform("s3", get=uri, names={"name": "ü?#%.txt"}, **how) == content
+    assert perform_action("s3", get=uri, names={"name": "ü?#%.txt"}, **how) == content
     found = aws("s3").get_object(Bucket=bucket, Key="a b/ü?#%.txt")
     assert (found["Body"].read().decode(), found["ContentType"]) == (stored, media_type)
     assert found["ETag"].strip('"') == put["etag"]
@@ -49,13 +49,13 @@ def test_an_object_is_written_and_read_in_its_format(
 
 def test_a_csv_header_may_contain_types(aws: Client, bucket: str) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x.csv", Body="\ufeffid:integer,name\n1,ann\n".encode())
-    assert perform("s3", get=f"s3://{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
+    assert perform_action("s3", get=f"s3://{bucket}/x.csv", format="csv") == [{"id": 1, "name": "ann"}]
 
 
 def test_objects_are_listed_by_prefix(aws: Client, bucket: str) -> None:
     for key in ("2026/b", "2026/a ü", "other"):
         aws("s3").put_object(Bucket=bucket, Key=key, Body=b"abc")
-    first, second = perform("s3", list=f"s3://{bucket}/2026/")
+    first, second = perform_action("s3", list=f"s3://{bucket}/2026/")
     assert first.pop("modified_at").endswith("+00:00")
     assert first == {
         "uri": f"s3://{bucket}/2026/a ü",
@@ -64,8 +64,12 @@ def test_objects_are_listed_by_prefix(aws: Client, bucket: str) -> None:
         "etag": "900150983cd24fb0d6963f7d28e17f72",
     }
     assert second["key"] == "2026/b"
-    assert len(perform("s3", list=f"s3://{bucket}")) == len(perform("s3", list=f"s3://{bucket}/")) == 3
-    assert perform("s3", list=f"s3://{bucket}/none") == []
+    assert (
+        len(perform_action("s3", list=f"s3://{bucket}"))
+        == len(perform_action("s3", list=f"s3://{bucket}/"))
+        == 3
+    )
+    assert perform_action("s3", list=f"s3://{bucket}/none") == []
 
 
 def test_all_pages_of_a_list_are_read_up_to_the_limit(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,25 +85,25 @@ def test_all_pages_of_a_list_are_read_up_to_the_limit(aws: Client, monkeypatch: 
         for _ in range(2):
             stub.add_response("list_objects_v2", first, asked)
             stub.add_response("list_objects_v2", page("b"), {**asked, "ContinuationToken": "next"})
-        assert [entry["key"] for entry in perform("s3", list="s3://orders")] == ["a", "b"]
+        assert [entry["key"] for entry in perform_action("s3", list="s3://orders")] == ["a", "b"]
         monkeypatch.setattr(s3, "MAX_OBJECTS", 1)
         with pytest.raises(ActionError, match="more than 1 objects") as caught:
-            perform("s3", list="s3://orders")
+            perform_action("s3", list="s3://orders")
     assert caught.value.type == "LimitExceeded"
 
 
 def test_deleting_a_missing_object_succeeds(bucket: str) -> None:
-    perform("s3", put=f"s3://{bucket}/x", content="x")
+    perform_action("s3", put=f"s3://{bucket}/x", content="x")
     for _ in range(2):
-        assert perform("s3", delete=f"s3://{bucket}/x") == {"uri": f"s3://{bucket}/x"}
-    assert perform("s3", list=f"s3://{bucket}") == []
+        assert perform_action("s3", delete=f"s3://{bucket}/x") == {"uri": f"s3://{bucket}/x"}
+    assert perform_action("s3", list=f"s3://{bucket}") == []
 
 
 @pytest.mark.parametrize("suffix", ["", "-which-is-none"])
 def test_a_missing_object_or_bucket_is_an_error(bucket: str, suffix: str) -> None:
     uri = f"s3://{bucket}{suffix}/none"
     with pytest.raises(ActionError, match=uri) as caught:
-        perform("s3", get=uri)
+        perform_action("s3", get=uri)
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("NotFound", 404, False)
 
 
@@ -111,7 +115,7 @@ def test_an_object_that_violates_its_format_is_an_error(
 ) -> None:
     aws("s3").put_object(Bucket=bucket, Key="x", Body=body)
     with pytest.raises(ActionError, match=message) as caught:
-        perform("s3", get=f"s3://{bucket}/x", format=format)
+        perform_action("s3", get=f"s3://{bucket}/x", format=format)
     assert (caught.value.type, caught.value.retryable) == ("FileError", False)
 
 
@@ -121,22 +125,22 @@ def test_an_object_that_is_too_long_is_refused(
     aws("s3").put_object(Bucket=bucket, Key="x", Body=b"abcd")
     monkeypatch.setattr(s3, "MAX_BYTES", 3)
     with pytest.raises(ActionError, match="longer than 3 bytes") as caught:
-        perform("s3", get=f"s3://{bucket}/x")
+        perform_action("s3", get=f"s3://{bucket}/x")
     assert caught.value.type == "LimitExceeded"
 
 
 @pytest.mark.parametrize("uri", ["orders/x", "s3://orders", "s3://orders/", "s3:///x", "https://orders/x"])
 def test_an_invalid_uri_is_refused(uri: str) -> None:
     with pytest.raises(ActionError, match="write `s3://BUCKET/KEY`") as caught:
-        perform("s3", get=uri)
+        perform_action("s3", get=uri)
     assert caught.value.type == "ParameterError"
 
 
 def test_a_missing_permission_is_an_error(aws: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    perform("s3", put=f"s3://{bucket}/x", content="x")
+    perform_action("s3", put=f"s3://{bucket}/x", content="x")
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
-        perform("s3", get=f"s3://{bucket}/x")
+        perform_action("s3", get=f"s3://{bucket}/x")
     assert (caught.value.type, caught.value.status, caught.value.retryable) == ("AccessDenied", 403, False)
 
 
@@ -144,5 +148,5 @@ def test_the_bucket_with_the_state_of_runs_is_forbidden(bucket: str, monkeypatch
     monkeypatch.setenv("NOETL_BUCKET", bucket)
     for verb in ("get", "list", "delete"):
         with pytest.raises(ActionError, match="NOETL_BUCKET") as caught:
-            perform("s3", **{verb: f"s3://{bucket}/x"})
+            perform_action("s3", **{verb: f"s3://{bucket}/x"})
         assert caught.value.type == "AccessDenied"

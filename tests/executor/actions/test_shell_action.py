@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
-from noetl.executor.security.redaction import REVEALED, scrub
+from noetl.executor.security.redaction import REVEALED_SECRETS, redact
 
-from tests.calls import LOCAL, perform
+from tests.action_calls import LOCAL, perform_action
 
 
 def shell(command: Any, *, folder: Path | None = None, **parameters: Any) -> Any:
     capabilities = replace(LOCAL, folder=folder) if folder else LOCAL
-    return perform("shell", capabilities=capabilities, command=command, **parameters)
+    return perform_action("shell", capabilities=capabilities, command=command, **parameters)
 
 
 def test_the_result_has_exit_code_and_output() -> None:
@@ -71,10 +71,10 @@ def test_an_error_has_the_exit_code_and_the_last_line() -> None:
 )
 def test_a_secret_where_an_error_is_shortened_is_redacted(command: str) -> None:
     value = "first-half-of-a-secret-second-half"
-    REVEALED.add(value)
+    REVEALED_SECRETS.add(value)
     with pytest.raises(ActionError, match="exit code 3") as caught:
         shell(command, env={"S": value})
-    told = scrub([caught.value.message, caught.value.details])
+    told = redact([caught.value.message, caught.value.details])
     assert "-half" not in str(told)
 
 
@@ -126,7 +126,7 @@ def test_the_environment_depends_on_the_capabilities(monkeypatch: pytest.MonkeyP
     dump = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
 
     def environment(capabilities: Capabilities) -> dict[str, str]:
-        run = perform(
+        run = perform_action(
             "shell", capabilities=capabilities, command=dump, env={"A": "{{ x }}", "N": 5}, names={"x": "$A"}
         )
         return dict(json.loads(run["stdout"]))
@@ -141,7 +141,7 @@ def test_the_environment_depends_on_the_capabilities(monkeypatch: pytest.MonkeyP
 
 def test_secrets_of_the_environment_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_UNUSED", "nobody-has-asked-for-it")
-    assert "UNUSED=***" in scrub(shell("env"))["stdout"]
+    assert "UNUSED=***" in redact(shell("env"))["stdout"]
 
 
 @pytest.mark.parametrize("env", [{"": "x"}, {"a=b": "x"}, {"a": "x\0"}])
@@ -199,5 +199,5 @@ def assert_gone(path: Path) -> None:
 
 def test_the_action_is_disabled_unless_allowed() -> None:
     with pytest.raises(ActionError, match="NOETL_ALLOW_SHELL=1") as caught:
-        perform("shell", capabilities=Capabilities(), command="true")
+        perform_action("shell", capabilities=Capabilities(), command="true")
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)

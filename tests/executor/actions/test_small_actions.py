@@ -8,21 +8,24 @@ import pytest
 from noetl.executor.actions import log
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.security.secret_sources import resolve
+from noetl.executor.security.secret_sources import resolve_secret
 
-from tests.calls import perform
+from tests.action_calls import perform_action
 
 
 def test_set_returns_the_values() -> None:
-    assert perform("set", set={"a": "{{ x + 1 }}", "b": ["{{ x }}"]}, names={"x": 1}) == {"a": 2, "b": [1]}
+    assert perform_action("set", set={"a": "{{ x + 1 }}", "b": ["{{ x }}"]}, names={"x": 1}) == {
+        "a": 2,
+        "b": [1],
+    }
 
 
 def test_fail_is_not_retried() -> None:
     with pytest.raises(ActionError, match="no rows") as caught:
-        perform("fail", message="no rows", type="EmptyInput")
+        perform_action("fail", message="no rows", type="EmptyInput")
     assert (caught.value.type, caught.value.retryable) == ("EmptyInput", False)
     with pytest.raises(ActionError, match="5") as caught:
-        perform("fail", message="{{ 5 }}")
+        perform_action("fail", message="{{ 5 }}")
     assert caught.value.type == "Failed"
 
 
@@ -36,7 +39,7 @@ def test_log_passes_level_message_and_fields() -> None:
 
 def test_log_levels_are_case_insensitive(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG", logger="noetl.playbook"):
-        perform("log", message="hello", level="Warning", fields={"a": 1})
+        perform_action("log", message="hello", level="Warning", fields={"a": 1})
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "hello")]
 
 
@@ -44,7 +47,7 @@ def test_secrets_in_log_lines_are_redacted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse-battery")
-    resolve("TOKEN")
+    resolve_secret("TOKEN")
     caplog.set_level("INFO", "noetl.playbook")
     text = "it is correct-horse-battery"
     log.perform(Call({"message": text, "fields": {"seen": text}}, "key", time.monotonic() + 10))

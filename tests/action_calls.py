@@ -10,12 +10,12 @@ from typing import Any
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.rendering import render_parameters
-from noetl.executor.security.capabilities import Capabilities, for_local_run
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 
-LOCAL = for_local_run(Path.cwd())
+LOCAL = local_run_capabilities(Path.cwd())
 
 
-def perform(
+def perform_action(
     action_type: str,
     *,
     capabilities: Capabilities = LOCAL,

@@ -12,9 +12,9 @@ from noetl.infra.environment import create_environment
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def environment(*requirements: str) -> Path:
+def tool_environment(*requirements: str) -> Path:
     """The folder of an environment with these packages in it, and what they need, which is made unless it is there."""
-    folder = folder_of(*requirements)
+    folder = environment_folder(*requirements)
     made = folder / ".made"
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
@@ -34,7 +34,7 @@ def environment(*requirements: str) -> Path:
     return folder
 
 
-def folder_of(*requirements: str) -> Path:
+def environment_folder(*requirements: str) -> Path:
     """Where the environment with these packages is, or would be; its name says what the first one is."""
     digest = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
     return ROOT / ".venv" / f"{requirements[0].replace('==', '-')}-{digest}"

@@ -10,10 +10,10 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
-from noetl.executor.engine.work_context import Piece
+from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.plan import Action, Task, Work
 
@@ -22,7 +22,7 @@ VISIT = Visit("v1", "r1", "s", VisitStatus.RUNNING, 1, {})
 PROBE = ActionDeclaration("probe", "What a test says.", {"say": Parameter((Kind.ANY,), "What to say.")})
 
 
-class Probe:
+class FakeHandler:
     """An action type whose handler does what a test has queued for it."""
 
     def __init__(self) -> None:
@@ -37,18 +37,23 @@ class Probe:
         return answer
 
 
-def piece(
+def work_context(
     tasks: dict[str, Task] | None = None, *, seconds: float = 60, waits: list[float] | None = None
-) -> Piece:
-    cancelled = Hasty([] if waits is None else waits)
+) -> WorkContext:
+    cancelled = RecordingEvent([] if waits is None else waits)
     deadline = time.monotonic() + seconds
-    capabilities = for_local_run(Path.cwd())
-    return Piece(
-        (tasks or {}).__getitem__, capabilities, deadline, lambda: 5.0, cancelled=cancelled, expires=deadline
+    capabilities = local_run_capabilities(Path.cwd())
+    return WorkContext(
+        (tasks or {}).__getitem__,
+        capabilities,
+        deadline,
+        lambda: 5.0,
+        cancelled=cancelled,
+        attempt_deadline=deadline,
     )
 
 
-class Hasty(threading.Event):
+class RecordingEvent(threading.Event):
     """An event that never comes, and that nobody waits for: it notes for how long they would have."""
 
     def __init__(self, waits: list[float]) -> None:
@@ -61,15 +66,15 @@ class Hasty(threading.Event):
         return False
 
 
-def act(say: Any = None, **fields: Any) -> Action:
+def fake_action(say: Any = None, **fields: Any) -> Action:
     return Action("probe", {"say": say}, **fields)
 
 
-def outcome(*work: Work, scope: Scope | None = None, **options: Any) -> Outcome:
-    return perform(piece(), work, scope or Scope(RUN, VISIT), "run", **options)
+def outcome_of(*work: Work, scope: Scope | None = None, **options: Any) -> Outcome:
+    return perform(work_context(), work, scope or Scope(RUN, VISIT), "run", **options)
 
 
-def failure(outcome: Outcome) -> tuple[str, str]:
+def failure_of(outcome: Outcome) -> tuple[str, str]:
     assert outcome.failed
     assert outcome.error is not None
     return outcome.error["type"], outcome.error["message"]

@@ -11,12 +11,12 @@ from textwrap import dedent
 from typing import Any
 
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.invocation import Walker
-from noetl.executor.engine.start import corrected, new_run
+from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.model.events import Event
-from noetl.executor.model.registry import Playbook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
-from noetl.executor.security.capabilities import for_local_run
+from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
@@ -26,7 +26,7 @@ LEASE_SECONDS = 30.0
 MOST_ROUNDS = 2000
 
 
-class Clock:
+class FakeClock:
     """Seconds since the epoch, as a test sets them."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
@@ -35,11 +35,11 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def pass_(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
 
-def compiled(text: str) -> Plan:
+def compile_text(text: str) -> Plan:
     """The plan of a playbook without errors. `steps:` alone will do."""
     text = dedent(text)
     if not text.startswith("{") and not re.search("^name:", text, re.MULTILINE):
@@ -50,14 +50,14 @@ def compiled(text: str) -> Plan:
     return found.plan
 
 
-def register(store: Store, text: str, version: str | None = None) -> Playbook:
+def register_playbook(store: Store, text: str, version: str | None = None) -> RegisteredPlaybook:
     """The playbook, which other runs can start from now on."""
-    plan = compiled(text)
+    plan = compile_text(text)
     store.save_plan(plan)
-    return store.register(Playbook("default", plan.header.name, version, plan.hash, 0.0))
+    return store.register(RegisteredPlaybook("default", plan.header.name, version, plan.hash, 0.0))
 
 
-class Play:
+class RunHarness:
     """One run of a playbook, walked visit by visit in the calling thread."""
 
     def __init__(
@@ -67,13 +67,13 @@ class Play:
         input: Mapping[str, Any] | None = None,
         *,
         folder: Path | None = None,
-        clock: Clock | None = None,
+        clock: FakeClock | None = None,
         **options: Any,
     ) -> None:
         self.store = store
-        self.plan = text if isinstance(text, Plan) else compiled(text)
-        self.clock = clock or Clock()
-        self.capabilities = for_local_run(folder or Path.cwd())
+        self.plan = text if isinstance(text, Plan) else compile_text(text)
+        self.clock = clock or FakeClock()
+        self.capabilities = local_run_capabilities(folder or Path.cwd())
         store.save_plan(self.plan)
         run, first = new_run(
             self.plan.header, self.plan.hash, input or {}, now=self.clock(), **{"origin": "local", **options}
@@ -82,38 +82,38 @@ class Play:
         self.tenant = run.tenant
         self.queue = run.queue
 
-    def walker(self, name: str = "one") -> Walker:
-        return Walker(self.store, Lease(name, LEASE_SECONDS), self.capabilities, self.clock)
+    def executor(self, name: str = "one") -> VisitExecutor:
+        return VisitExecutor(self.store, Lease(name, LEASE_SECONDS), self.capabilities, self.clock)
 
     def claim(self, name: str = "one") -> Claim | None:
         return self.store.claim(self.queue, Lease(name, LEASE_SECONDS), self.clock())
 
-    def walk_one(self, *, chained: bool = False) -> bool:
+    def execute_next(self, *, chained: bool = False) -> bool:
         """Walk the visit that is due first, and with `chained` those that follow it. False when none is due."""
         claim = self.claim()
         if claim is None:
             return False
-        walker = replace(self.walker(), goes_on=lambda: chained)
+        walker = replace(self.executor(), continues=lambda: chained)
         while claim is not None:
-            claim = walker.walk(claim)
+            claim = walker.execute(claim)
         return True
 
-    def finish(self) -> Play:
+    def finish(self) -> RunHarness:
         """Walk until the run has ended; the clock jumps to whatever is due next."""
         for _ in range(MOST_ROUNDS):
             if self.run.status.is_final:
                 return self
-            if not self.walk_one(chained=True):
+            if not self.execute_next(chained=True):
                 due = self.store.next_due(self.queue)
                 assert due is not None and due < NEVER, f"the run is stuck: {self.run}"
                 self.clock.now = max(self.clock.now, due)
         raise AssertionError("the run does not end")
 
-    def resume(self, **input: Any) -> Play:
+    def resume(self, **input: Any) -> RunHarness:
         header = self.plan.header
         now = self.clock()
         deadline = None if header.timeout_seconds is None else now + header.timeout_seconds
-        self.store.resume(self.id, now, deadline_at=deadline, values=corrected(header, self.run, input))
+        self.store.resume(self.id, now, deadline_at=deadline, values=correct_input(header, self.run, input))
         return self
 
     @property
@@ -131,7 +131,7 @@ class Play:
         return self.run.result
 
     @property
-    def errors(self) -> list[str]:
+    def error_types(self) -> list[str]:
         """The types of the errors of the run."""
         return [error["type"] for error in self.run.errors]
 
@@ -140,7 +140,7 @@ class Play:
         return [visit for visit in self.store.visits(self.id) if not visit.step.startswith("@")]
 
     @property
-    def steps(self) -> dict[str, int]:
+    def visit_counts(self) -> dict[str, int]:
         """How often each step was visited."""
         return dict(Counter(visit.step for visit in self.visits))
 
