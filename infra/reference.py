@@ -221,12 +221,16 @@ def _remarks(parameter: Parameter) -> str:
 def _filters(_: str) -> str:
     all_filters = [name for name in sandbox.Sandbox().filters if " " not in name]
     builtin = sorted(name for name in all_filters if name not in FILTERS and name.isidentifier())
-    rows = ((f"`{name}`", FILTERS[name]) for name in sorted(FILTERS))
+    groups = (
+        ("filters of Jinja2", builtin),
+        ("tests", sorted(sandbox.Sandbox().tests)),
+        ("functions", sorted(sandbox.FUNCTIONS)),
+    )
+    name_rows = ((group, ", ".join(as_code(members))) for group, members in groups)
+    filter_rows = ((f"`{name}`", FILTERS[name]) for name in sorted(FILTERS))
     return (
-        f"From Jinja2: {', '.join(as_code(builtin))}.\n\n"
-        f"Added by NoETL:\n\n{_table(('filter', 'result'), rows)}\n"
-        f"Tests: {', '.join(as_code(sorted(sandbox.Sandbox().tests)))}.\n\n"
-        f"Functions: {', '.join(as_code(sorted(sandbox.FUNCTIONS)))}.\n"
+        f"{_table(('', 'names'), name_rows)}\n"
+        f"Filters that NoETL adds:\n\n{_table(('filter', 'result'), filter_rows)}"
     )
 
 
