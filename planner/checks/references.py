@@ -124,9 +124,7 @@ def infer_inputs(program: Program) -> dict[str, InferredInput]:
 
 
 def _find_inferred_inputs(program: Program) -> dict[str, tuple[TemplateUse, int, bool]]:
-    """Return, for each undeclared input, the first use, the offset in it, and whether a run requires the
-    input.
-    """
+    """Return the first use of each undeclared input, the offset in it, and whether a run requires it."""
     if program.playbook.input is not None:
         return {}
     inputs: dict[str, tuple[TemplateUse, int, bool]] = {}

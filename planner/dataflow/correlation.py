@@ -112,9 +112,7 @@ class ConditionCorrelation:
         )
 
     def tracked_conditions(self, facts: Facts, local_names: frozenset[str]) -> frozenset[Condition]:
-        """Return the conditions of tracked tests among facts, in canonical form, without those of local
-        names.
-        """
+        """Return the conditions of tracked tests in canonical form, without those of local names."""
         if not facts.conditions:
             return facts.conditions
         return frozenset(

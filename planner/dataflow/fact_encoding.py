@@ -249,8 +249,9 @@ class FactEncoder:
         return facts | self._resolution_cache[inputs]
 
     def weaken(self, missing: FactSet, known: FactSet) -> FactSet:
-        """Weaken missing facts: where `name` is missing and `c` is known, the clause `(name or not c)`
-        suffices.
+        """Weaken missing facts: where `name` is missing and `c` holds, require the clause `(name or not c)`.
+
+        The clause suffices, because together with `c` it resolves to `name`.
         """
         if missing & self._weakenable:
             for clause, resolvers, _ in self._resolutions:

@@ -288,17 +288,13 @@ class _TemplateNarrower:
         self.require_all(node.else_, false)
 
     def tested_for_value(self, node: nodes.Node) -> AccessPath | None:
-        """Return the access that may be unassigned because of this node, as in `x is defined`, `x |
-        default(1)`.
-        """
+        """Return the access that this node tests for a value, as in `x is defined` or `x | default(1)`."""
         is_default = isinstance(node, nodes.Filter) and node.name in ("default", "d")
         is_definedness_test = isinstance(node, nodes.Test) and node.name in ("defined", "undefined")
         return self.access(child_nodes(node)[0]) if is_default or is_definedness_test else None
 
     def accepts_undefined_default(self, node: nodes.Node) -> bool:
-        """Return whether the argument of `default` may be undefined where it is not used: it is only passed
-        on.
-        """
+        """Return whether the argument of `default` may be undefined where it is not used."""
         if not isinstance(node, nodes.Filter) or self.tested_for_value(node) is None:
             return False
         if len(node.args) != 1 or node.kwargs:
@@ -463,9 +459,7 @@ def _prefixes(access: AccessPath) -> frozenset[AccessPath]:
 
 
 def _facts_of_truth(access: AccessPath, *, truth: bool) -> Facts:
-    """Return the possible results of the step, or the visit of another step, where an access is true or
-    false.
-    """
+    """Return the facts about results, or about the visit of a step, where an access is true or false."""
     if access == ("error",):
         return Facts(results=FAILED if truth else NOT_FAILED)
     if access in (SUCCESS, ERRORS[1]):

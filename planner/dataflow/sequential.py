@@ -13,8 +13,8 @@ these joins.
 
 Cost: A few evaluations per step and join, counted by `FlowProblem.spend`.
 
-Limits: If two joins could continue at the same time, the order is not promised. Such facts are not in the
-must set.
+Limits: If two joins could continue at the same time, their order is not promised. So neither has the facts of
+the other in its must set.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ class SequentialMode:
         return facts
 
     def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
-        """Return, by target index, the facts of branches that do not reach a join but run before one that
-        does.
-        """
+        """Return what branches that miss a join leave to a branch that arrives after them, by target index."""
         facts = {}
         mark = self.marks[join]
         held, precedes_arrival = self.joins_held[fork], False

@@ -63,7 +63,7 @@ class EffectsAnalysis:
         return self._analyse_steps()
 
     def _analyse_steps(self) -> dict[str, StepEffects]:
-        return {name: _StepAnalysis(self, step).effects() for name, step in self.symbols.steps.items()}
+        return {name: _StepAnalysis(self, step).run() for name, step in self.symbols.steps.items()}
 
     def use_implications(self, implications: Implications) -> None:
         """Recompute all step effects with the implications between facts."""
@@ -71,16 +71,14 @@ class EffectsAnalysis:
         self.effects = self._analyse_steps()
 
     def set_success_facts(self, finally_step: str, facts: FactSet) -> None:
-        """Set the facts of a run that has succeeded, and recompute the `finally` step, which may test for
-        that.
-        """
+        """Set the facts of a run that has succeeded, and recompute the `finally` step, which may use them."""
         self.encoder.set_success_facts(facts)
-        self.effects[finally_step] = _StepAnalysis(self, self.symbols.steps[finally_step]).effects()
+        self.effects[finally_step] = _StepAnalysis(self, self.symbols.steps[finally_step]).run()
 
     def find_first_reads(self, step: Step, facts: FactSet) -> dict[FactSet, UnmetRead]:
         """Return the first template in a step, or in a task it calls, that requires each fact, by bit."""
         analysis = _StepAnalysis(self, step, traced=facts)
-        analysis.effects()
+        analysis.run()
         return analysis.requirements.first_reads
 
     def may_fail(self, step: Step) -> bool:
@@ -107,7 +105,7 @@ class EffectsAnalysis:
 
 
 class _StepAnalysis:
-    """The abstract interpretation of a visit of one step. `effects` may be called once."""
+    """The abstract interpretation of a visit of one step. `run` may be called once."""
 
     def __init__(self, analysis: EffectsAnalysis, step: Step, traced: FactSet = 0) -> None:
         self.analysis = analysis
@@ -123,7 +121,7 @@ class _StepAnalysis:
         self.coverage = analysis.program.rule_coverage.get(step.path, RuleCoverage())
         self.states = CaseStates(AssignmentState(), AssignmentState(), 0)
 
-    def effects(self) -> StepEffects:
+    def run(self) -> StepEffects:
         """Interpret the visit and return its effects."""
         analysis, step, program = self.analysis, self.step, self.analysis.program
         after_run = self._state_after_run()
@@ -146,18 +144,19 @@ class _StepAnalysis:
             facts = states.current_facts(failed=False)
             self.exits.append(
                 StepExit(
-                    None,
-                    False,
-                    (),
-                    facts.assigned | self.visit_fact,
-                    after_run.may | self.visit_fact,
-                    facts.unassigned_on_entry,
-                    facts.assigned_on_entry,
+                    case=None,
+                    failed=False,
+                    targets=(),
+                    gen=facts.assigned | self.visit_fact,
+                    may_gen=after_run.may | self.visit_fact,
+                    unassigned_on_entry=facts.unassigned_on_entry,
+                    assigned_on_entry=facts.assigned_on_entry,
                 )
             )
         may_end_failed = states.possible_results & FAILED and self.coverage.may_be_unhandled
         if may_end_failed and (may_fail or may_exceed_max_visits):
-            self.exits.append(StepExit(None, True, (), self.visit_fact, self.visit_fact))
+            exit_ = StepExit(None, failed=True, targets=(), gen=self.visit_fact, may_gen=self.visit_fact)
+            self.exits.append(exit_)
         required = self.requirements
         return StepEffects(
             required.required,
@@ -211,14 +210,14 @@ class _StepAnalysis:
             may_gen = self.visit_fact if failed else self.visit_fact | states.may_gen[False]
             self.exits.append(
                 StepExit(
-                    index,
-                    failed,
-                    targets,
-                    state.assigned | self.visit_fact,
-                    may_gen | self.work.may_assign(work),
-                    facts.unassigned_on_entry,
-                    facts.assigned_on_entry,
-                    failed and index in coverage.after_refusal,
+                    case=index,
+                    failed=failed,
+                    targets=targets,
+                    gen=state.assigned | self.visit_fact,
+                    may_gen=may_gen | self.work.may_assign(work),
+                    unassigned_on_entry=facts.unassigned_on_entry,
+                    assigned_on_entry=facts.assigned_on_entry,
+                    on_reentry=failed and index in coverage.after_refusal,
                 )
             )
         if states.shadowing_facts and index not in self.taken and not is_error_aware(case):

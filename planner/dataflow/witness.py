@@ -32,9 +32,7 @@ UNREACHABLE_COST = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class WitnessMove:
-    """One visit of a step on a witness: the index of the case taken, or `None`, and whether the step has
-    failed.
-    """
+    """One visit of a step: the index of the case taken, or `None`, and whether the step has failed."""
 
     step: str
     case: int | None

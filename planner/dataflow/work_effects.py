@@ -110,9 +110,7 @@ class WorkAnalysis:
     def apply_entry(
         self, entry: Entry, state: AssignmentState, requirements: Requirements, results: RunResults
     ) -> None:
-        """Apply one entry to a state: its `if`, its loop, its work, and what follows if it is skipped or
-        fails.
-        """
+        """Apply one entry to a state: its `if`, its loop and its work, which may be skipped or fail."""
         state.assigned_on_success = 0
         if isinstance(entry, str):
             self.apply_call(entry, state, requirements, results)

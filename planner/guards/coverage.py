@@ -213,7 +213,7 @@ def analyse_coverage(
         choices = 0 if budget.is_exhausted else sum(case.formula != ERROR for case in cases)
         may_match_none = all(case.formula != ALWAYS for case in cases)
         return RuleCoverage((), may_match_none, "" if may_match_none else None, choices)
-    return _CoverageAnalysis(cases, context, budget).coverage()
+    return _CoverageAnalysis(cases, context, budget).run()
 
 
 def _is_worth_analysing(cases: Sequence[GuardedCase], context: GuardContext) -> bool:
@@ -246,7 +246,8 @@ class _CoverageAnalysis:
         # A test of a term with eight value classes costs about as much as one search step.
         budget.steps -= sum(classes.size for classes in self.terms.classes.values()) // 8
 
-    def coverage(self) -> RuleCoverage:
+    def run(self) -> RuleCoverage:
+        """Analyse the rule in each scenario and return what its cases cover."""
         success = TermDomains(self.terms, self.domain_after_success)
         failure = TermDomains(self.terms, self.domain_after_failure)
         all_cases = range(len(self.cases))
@@ -341,9 +342,7 @@ class _CoverageAnalysis:
         return classes.all & ~OMITTED if is_access(term) else classes.all
 
     def describe(self, domains: TermDomains, values: Model) -> str:
-        """Return values for which no case is taken in words; empty if that takes too many terms or has no
-        words.
-        """
+        """Return values for which no case is taken, in words; empty if there are no short words for them."""
         terms = {
             term: classes
             for term, classes in values.items()
