@@ -4,9 +4,9 @@ Problem: without credentials, a connection from a loopback address is the only e
 served. A web page in a browser on this machine, or a proxy, can send requests from that address too.
 
 Algorithm: refuse a peer whose address is not a loopback address. Refuse a header of a forwarding proxy (RFC
-7239). Refuse a `Host` that is not a loopback name: after DNS rebinding, a foreign name resolves to this machine.
-Refuse a foreign `Origin` (RFC 6454), because browsers send simple requests to any address. For the same
-reason, refuse a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on methods that change something.
+7239). Refuse a `Host` that is not a loopback name: after DNS rebinding, a foreign name resolves to this
+machine. Refuse a foreign `Origin` (RFC 6454), because browsers send simple requests to any address. For the
+same reason, refuse a cross-site `Sec-Fetch-Site` (W3C Fetch Metadata) on methods that change something.
 
 Cost: a scan of the headers of each request.
 
