@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterable
 
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 
 SCOPES = ("read", "run", "admin")
@@ -28,12 +29,7 @@ def create_api_key(name: str, scopes: Iterable[str], tenant: str, now: float) ->
     """Return the text of a new key, with 256 random bits, and its record for the store."""
     id = secrets.token_hex(6)
     text = f"noetl_{id}_{secrets.token_hex(32)}"
-    return text, ApiKey(id, hash_of(text), tenant, name, tuple(scopes), now)
-
-
-def hash_of(text: str) -> str:
-    """Return the hash of a key. A key is long and random, so the hash needs no salt."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text, ApiKey(id, hash_secret(text), tenant, name, tuple(scopes), now)
 
 
 def key_id(text: str) -> str | None:
@@ -58,5 +54,5 @@ def is_valid(text: str, key: ApiKey | None) -> bool:
 
     The time that this takes depends neither on the text nor on whether there is a key.
     """
-    is_same = secrets.compare_digest(hash_of(text), _DUMMY_HASH if key is None else key.hash)
+    is_same = secrets.compare_digest(hash_secret(text), _DUMMY_HASH if key is None else key.hash)
     return is_same and key is not None and key.revoked_at is None

@@ -14,9 +14,10 @@ import pytest
 from fastapi import APIRouter
 from noetl.api.app import create_app
 from noetl.api.auth import authentication
-from noetl.api.auth.api_keys import SCOPES, create_api_key, hash_of
+from noetl.api.auth.api_keys import SCOPES, create_api_key
 from noetl.api.middleware import PUBLIC_PATHS
 from noetl.api.routes.dependencies import check_access_is_declared
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
 
@@ -143,7 +144,7 @@ async def test_a_request_with_wrong_credentials_is_refused(
         keys["admin"][:20],
         "noetl_",
         "ey.ey.ey",
-        hash_of(""),
+        hash_secret(""),
     ):
         assert_refused(await send_request(http, method, path, key), 401, "unauthenticated")
 
@@ -363,7 +364,7 @@ async def test_the_text_of_a_key_is_stored_and_logged_nowhere(
     db = sqlite3.connect(tmp_path / "noetl.db")
     dump = "\n".join(db.iterdump())
     db.close()
-    assert hash_of(keys["admin"]) in dump
+    assert hash_secret(keys["admin"]) in dump
     for text in (
         dump,
         *(answer.text for answer in answers),
@@ -453,4 +454,4 @@ async def test_keys_and_tokens_are_both_accepted(
 def test_the_record_of_a_key_has_its_id_hash_and_tenant() -> None:
     text, key = create_api_key("nightly", ["run"], "sales", 2.5)
     assert re.fullmatch(r"noetl_[0-9a-f]{12}_[0-9a-f]{64}", text)
-    assert key == ApiKey(text.split("_")[1], hash_of(text), "sales", "nightly", ("run",), 2.5)
+    assert key == ApiKey(text.split("_")[1], hash_secret(text), "sales", "nightly", ("run",), 2.5)
