@@ -16,8 +16,8 @@ from noetl.planner.graph.visit_bounds import visit_bound
 from noetl.planner.plan import MAX_COUNTED_VISITS
 
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
+from tests.planner.branch_model import BranchModel, BranchState, BranchToken, TooManyStates
 from tests.planner.test_joins import Cases, flow_of
-from tests.planner.tokens import Branch, Model, State, TooMany
 from tests.run_harness import RunHarness, compile_text
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import flows
@@ -26,14 +26,14 @@ Bounds = Mapping[str, int]
 
 
 @dataclass
-class AllRuns(Model):
+class AllRuns(BranchModel):
     """Every run of a flow: at each visit any case may be taken or none, in any order; a refused one cannot lead back."""
 
     bounds: Bounds = field(default_factory=dict)
 
-    def _events(self, state: State) -> Iterator[State]:
-        for branch in state.standing:
-            rest = replace(state, standing=state.standing - {branch})
+    def _events(self, state: BranchState) -> Iterator[BranchState]:
+        for branch in state.at_steps:
+            rest = replace(state, at_steps=state.at_steps - {branch})
             for targets in {(), *self.cfg.targets[branch.step]}:
                 if self.is_refused(branch) and self.cfg.leads_back(branch.step, targets):
                     continue
@@ -42,12 +42,12 @@ class AllRuns(Model):
                     after = self._fire(after, join)
                 yield after
 
-    def is_refused(self, branch: Branch) -> bool:
+    def is_refused(self, branch: BranchToken) -> bool:
         return branch.visit > self.bounds.get(branch.step, branch.visit)
 
     @property
     def visit_bound(self) -> int:
-        return max(sum(dict(visits).values()) for visits in self.outcomes())
+        return max(sum(dict(visits).values()) for visits in self.explore())
 
 
 def all_runs(cfg: ControlFlowGraph, bounds: Bounds, modes: Mapping[str, str] = DEFAULT_MODES) -> AllRuns:
@@ -72,8 +72,8 @@ def test_no_run_has_more_visits(drawn: st.DataObject, acyclic: bool) -> None:
     runs = drawn.draw(bounded_flows(acyclic=acyclic))
     assume(not runs.joins.overlapping_cycles)
     try:
-        most = runs.most_visits
-    except TooMany:
+        most = runs.visit_bound
+    except TooManyStates:
         reject()
     assert most <= visit_bound(runs.cfg, runs.joins, runs.bounds)
 
@@ -148,7 +148,7 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
     cfg = flow_of(cases)
     assert visit_bound(cfg, find_joins(cfg), bounds) == visits
     if len(cfg.targets) < 10:
-        assert all_runs(cfg, bounds).most_visits == visits
+        assert all_runs(cfg, bounds).visit_bound == visits
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
 )
 def test_what_is_known_roughly(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) -> None:
     runs = all_runs(flow_of(cases), bounds, modes)
-    most = runs.most_visits
+    most = runs.visit_bound
     assert not runs.joins.overlapping_cycles
     assert most <= visit_bound(runs.cfg, runs.joins, bounds) <= most + 4
 

@@ -13,15 +13,15 @@ from noetl.planner.graph.concurrency import find_concurrency
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES
 
+from tests.planner.branch_model import BranchModel, BranchState, Step, TooManyStates
 from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
-from tests.planner.tokens import Model, State, Step, TooMany
 
 Pair = tuple[Step, Step]
 MOST_VISITS = 2
 
 
 @dataclass
-class Meetings(Model):
+class Meetings(BranchModel):
     """The model in which every branch may take any case, or end, at each of its visits: which steps meet at work."""
 
     once: frozenset[Step] = frozenset()
@@ -35,7 +35,7 @@ class Meetings(Model):
         """All pairs of steps at which two branches are ever at work. At those in `once` only the first one is, ever."""
         model = cls(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, once=once)
         model.targets = model.chosen
-        model.outcomes()
+        model.explore()
         return model.met
 
     def chosen(self, step: Step, visit: int) -> tuple[Step, ...]:
@@ -45,9 +45,9 @@ class Meetings(Model):
     def most(self, step: Step) -> int:
         return 1 if step in self.once else MOST_VISITS
 
-    def _events(self, state: State) -> Iterator[State]:
+    def _events(self, state: BranchState) -> Iterator[BranchState]:
         at_work = sorted(
-            b.step for b in state.standing if b.step not in self.once or b.visit <= self.most(b.step)
+            b.step for b in state.at_steps if b.step not in self.once or b.visit <= self.most(b.step)
         )
         for one, other in combinations(at_work, 2):
             self.met |= {(one, other), (other, one)}
@@ -77,7 +77,7 @@ def test_what_may_be_at_work_at_once(drawn: st.DataObject) -> None:
     assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
         met = Meetings.of(cfg, modes)
-    except TooMany:
+    except TooManyStates:
         reject()
     found = pairs(cfg, modes)
     assert met == found if ends(cfg) else met <= found
@@ -92,7 +92,7 @@ def test_what_may_be_at_work_at_once_where_steps_are_visited_once(drawn: st.Data
     assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
         met = Meetings.of(cfg, modes, once)
-    except TooMany:
+    except TooManyStates:
         reject()
     found = pairs(cfg, modes, once)
     assert met == found if ends(cfg) else met <= found <= pairs(cfg, modes)

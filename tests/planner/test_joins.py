@@ -9,7 +9,7 @@ from noetl.planner.graph.cfg import ControlFlowGraph
 from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins
 
-from tests.planner.tokens import Broken, Counts, Model, Protocol, TooMany
+from tests.planner.branch_model import BranchModel, Counts, JoinProtocol, PropertyViolation, TooManyStates
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
 
 MOST_VISITS = 3
@@ -30,13 +30,13 @@ def flow_of(cases: Cases) -> ControlFlowGraph:
 def walked(
     cfg: ControlFlowGraph,
     chances: Chances,
-    protocol: Protocol = Protocol.ATOMIC,
+    protocol: JoinProtocol = JoinProtocol.ATOMIC,
     modes: Mapping[str, str] = DEFAULT_MODES,
 ) -> set[Counts]:
     def targets(step: str, visit: int) -> tuple[str, ...]:
         return case_taken(cfg, chances, step, visit, MOST_VISITS)
 
-    return Model(cfg, find_joins(cfg, modes), targets, protocol, modes).outcomes()
+    return BranchModel(cfg, find_joins(cfg, modes), targets, protocol, modes).explore()
 
 
 def always_first(cfg: ControlFlowGraph) -> Chances:
@@ -69,7 +69,7 @@ def test_cyclic_flows(drawn_from: st.SearchStrategy[ControlFlowGraph], drawn: st
     assume(not find_joins(cfg).overlapping_cycles)
     try:
         found = walked(cfg, drawn.draw(chances(cfg)))
-    except TooMany:
+    except TooManyStates:
         reject()
     assert len(found) == 1
 
@@ -84,7 +84,7 @@ def test_flows_of_mixed_modes(drawn: st.DataObject) -> None:
     assume(joins.discriminators or joins.multi_merges)
     try:
         found = walked(cfg, drawn.draw(chances(cfg)), modes=modes)
-    except TooMany:
+    except TooManyStates:
         reject()
     assert len(found) == 1 or has_waves(cfg, joins)
 
@@ -95,14 +95,14 @@ DIAMOND: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]]}
 @pytest.mark.parametrize(
     ("protocol", "what"),
     [
-        (Protocol.MARK_THEN_CHECK, "two branches stand at d"),
-        (Protocol.CHECK_THEN_MARK, "branches wait for ever"),
+        (JoinProtocol.MARK_THEN_CHECK, "two branches are at d"),
+        (JoinProtocol.CHECK_THEN_MARK, "branches wait forever"),
     ],
 )
-def test_the_model_catches_broken_joins(protocol: Protocol, what: str) -> None:
+def test_the_model_catches_broken_joins(protocol: JoinProtocol, what: str) -> None:
     cfg = flow_of(DIAMOND)
     assert walked(cfg, always_first(cfg)) == {frozenset({("a", 1), ("b", 1), ("c", 1), ("d", 1)})}
-    with pytest.raises(Broken, match=what):
+    with pytest.raises(PropertyViolation, match=what):
         walked(cfg, always_first(cfg), protocol)
 
 
@@ -111,8 +111,8 @@ def test_the_model_catches_broken_joins(protocol: Protocol, what: str) -> None:
 )
 def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
     cfg = flow_of(DIAMOND)
-    with pytest.raises(Broken):
-        Model(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0]).outcomes()
+    with pytest.raises(PropertyViolation):
+        BranchModel(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0]).explore()
 
 
 @pytest.mark.parametrize(
@@ -433,8 +433,8 @@ def test_the_model_catches_a_planner_that_is_wrong_about_modes(
     modes: Mapping[str, str], wrong: Joins
 ) -> None:
     cfg = flow_of({**DIAMOND, "d": [["e"]]})
-    with pytest.raises(Broken):
-        Model(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0], modes=modes).outcomes()
+    with pytest.raises(PropertyViolation):
+        BranchModel(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0], modes=modes).explore()
 
 
 def test_a_flow_without_forks_has_no_joins() -> None:
