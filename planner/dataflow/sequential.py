@@ -171,7 +171,7 @@ class SequentialMode:
         return facts
 
     def facts_left_for_join(self, fork: str, exit_: StepExit, join: str) -> Mapping[int, FactSet]:
-        """Return what branches that miss a join leave to a branch that arrives after them, by target index."""
+        """Return what branches that miss a join leave to a branch that arrives later, by target index."""
         facts = {}
         mark = self.marks[join]
         held, precedes_arrival = self.joins_held[fork], False
