@@ -162,14 +162,14 @@ class TestHeaderInjection:
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\r\nb", "é", "a\0"])
     def test_a_header_name_must_be_a_token(self, name: str) -> None:
-        with pytest.raises(ActionError, match="not the name of a header"):
+        with pytest.raises(ActionError, match="not a valid name"):
             perform_action("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     @pytest.mark.parametrize(
         "name", ["Host", "content-length", "Transfer-Encoding", "Connection", "Upgrade", "TE", "Expect"]
     )
     def test_framing_headers_cannot_be_set(self, name: str) -> None:
-        with pytest.raises(ActionError, match="follows from the request"):
+        with pytest.raises(ActionError, match="computed from the request"):
             perform_action("http", url="http://127.0.0.1:1/", headers={name: "x"})
 
     def test_a_response_is_not_evaluated_as_a_template(self) -> None:
