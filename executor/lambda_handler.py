@@ -270,7 +270,7 @@ def _warm() -> WarmState:
             "NOETL_STORE is not set; it names a table, as dynamodb://TABLE, or a database of Postgres."
         )
     store = open_store(url)
-    if getattr(store, "messages", None) is None:
+    if getattr(store, "message_queue", None) is None:
         store.close()
         message = (
             "NOETL_STORE is a store that sends no messages: it names a table, as dynamodb://TABLE, or a database of"
