@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -13,9 +12,9 @@ PAGE = ROOT / "docs" / "glossary.md"
 HEAD = ["term", "meaning", "code", "Step Functions", "Temporal", "Airflow", "textbook"]
 MAX_WORDS = 25
 CODE_FOLDERS = ("planner", "executor", "api", "infra", "benchmarks", "tests")
-MODULE_NAME = re.compile(rf"(?:{'|'.join(CODE_FOLDERS)})(?:\.\w+)+")
-CLASS_NAME = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
-CLASS_DEFINITION = re.compile(r"^\s*class (\w+)", re.MULTILINE)
+CODE_NAME = re.compile(
+    rf"(?P<module>(?:{'|'.join(CODE_FOLDERS)})(?:\.[a-z_]\w*)+)(?:\.(?P<class_name>[A-Z]\w*))?"
+)
 
 
 class GlossaryEntry(NamedTuple):
@@ -47,15 +46,17 @@ GROUPS = read_groups()
 ENTRIES = [entry for entries in GROUPS.values() for entry in entries]
 
 
-@cache
-def class_names() -> set[str]:
-    paths = [path for folder in CODE_FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    return {name for path in paths for name in CLASS_DEFINITION.findall(path.read_text("utf-8"))}
-
-
-def module_exists(name: str) -> bool:
-    path = ROOT.joinpath(*name.split("."))
-    return path.with_suffix(".py").exists() or any(path.glob("*.py"))
+def code_exists(name: str) -> bool:
+    """Return whether `name` is a package, a module, or a class that the module defines."""
+    match = CODE_NAME.fullmatch(name)
+    if match is None:
+        return False
+    path = ROOT.joinpath(*match["module"].split("."))
+    module = path.with_suffix(".py")
+    if class_name := match["class_name"]:
+        pattern = rf"^class {class_name}\b"
+        return module.exists() and re.search(pattern, module.read_text("utf-8"), re.MULTILINE) is not None
+    return module.exists() or any(path.glob("*.py"))
 
 
 def test_each_term_has_one_entry() -> None:
@@ -78,16 +79,6 @@ def test_each_meaning_is_one_sentence_of_few_words() -> None:
 
 
 def test_code_of_each_term_exists() -> None:
-    spans = [span for entry in ENTRIES for span in re.findall(r"`([^`]+)`", entry.meaning + entry.code)]
-    modules = {span for span in spans if MODULE_NAME.fullmatch(span)}
-    classes = {span for span in spans if CLASS_NAME.fullmatch(span)}
-    assert len(modules) > 50
-    assert {name for name in modules if not module_exists(name)} == set()
-    assert classes <= class_names()
-
-
-def test_code_column_names_modules_or_classes() -> None:
-    for entry in ENTRIES:
-        for part in [] if entry.code == "-" else entry.code.split(", "):
-            name = part.strip("`")
-            assert MODULE_NAME.fullmatch(name) or CLASS_NAME.fullmatch(name), entry
+    names = {entry.term: entry.code.strip("`") for entry in ENTRIES if entry.code != "-"}
+    assert len(names) > 100
+    assert {term: name for term, name in names.items() if not code_exists(name)} == {}
