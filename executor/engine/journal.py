@@ -1,6 +1,6 @@
 """What work that suspends leaves behind, so that it is gone on with from there.
 
-`docs/decisions/0005-pieces.md` says what stands in a journal.
+`docs/decisions/0005-invocation-segments.md` says what stands in a journal.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class Progress:
     """How far the work of a visit has come when it is done in several invocations.
 
     `round` is the number of rounds of `repeat` that are done. `journal` tells for the positions of the work that paused
-    what is needed to go on there: `docs/decisions/0005-pieces.md`.
+    what is needed to go on there: `docs/decisions/0005-invocation-segments.md`.
     """
 
     round: int = 0
