@@ -156,7 +156,7 @@ def _main_parameter(action: Action) -> str:
 def summarise_run(run: tuple[Work, ...], *, parallel: bool = False, limit: int = 48) -> str:
     """Return a summary of all work of a `run` in at most `limit` characters.
 
-    >>> summarise_run((TaskCall("load", {}), Action("log", {}), Action("fail", {})), limit=20)
+    >>> summarise_run((TaskCall("load", {}), Action("log", {}), Action("fail", {})), limit=19)
     'task load, log +1'
     """
     summaries = list(map(summarise_work, run))
