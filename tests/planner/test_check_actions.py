@@ -7,18 +7,18 @@ from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 
-OURS = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403"}
+ACTION_CODES = frozenset(f"NP50{digit}" for digit in range(1, 10)) | {"NP403"}
 
 
 def findings(*actions: str) -> list[tuple[str, str, Diagnostic]]:
-    """Code, the words pointed at and the diagnostic of each finding about actions, in order."""
+    """Return code, marked text and diagnostic of each finding about actions, in order."""
     items = "".join(textwrap.indent(f"- {action}\n", " " * 6) for action in actions)
     text = f"name: t\ninput: {{x: any}}\nsteps:\n  - name: a\n    run:\n{items}"
     lines = text.splitlines()
     return [
         (found.code, lines[found.span.line - 1][found.span.column - 1 : found.span.end_column - 1], found)
         for found in compile_playbook(text, catalogue()).diagnostics
-        if found.code in OURS
+        if found.code in ACTION_CODES
     ]
 
 
@@ -26,16 +26,17 @@ def words(*actions: str) -> list[tuple[str, str]]:
     return [(code, word) for code, word, _ in findings(*actions)]
 
 
-def only(action: str) -> Diagnostic:
+def only_finding(action: str) -> Diagnostic:
     ((_, _, found),) = findings(action)
     return found
 
 
-GOOD = [
+VALID_ACTIONS = [
     '{action: http, method: post, url: "https://x.test/a/{{ x }}", headers: {X-A: b}, json: {a: 1}, accept_status: [404]}',
-    '{action: http, url: "{{ x }}", auth: {bearer: "{{ secrets.T }}"}, as: reply, timeout: 5s, retry: 3, if: "{{ x }}"}',
-    '{action: postgres, connection: "{{ secrets.DSN }}", query: "select * from t where id = {{ x }}", fetch: one}',
-    '{action: postgres, connection: "{{ secrets.DSN }}", query: ["select 1", "select {{ x }}"], params: {a: 1}}',
+    '{action: http, url: "{{ x }}", auth: {bearer: "{{ secrets.T }}"}, as: reply, timeout: 5s, retry: 3}',
+    '{action: http, url: "{{ x }}", if: "{{ x }}"}',
+    '{action: postgres, connection: "{{ secrets.D }}", query: "select a from t where b = {{ x }}", fetch: one}',
+    '{action: postgres, connection: "{{ secrets.D }}", query: ["select 1", "select {{ x }}"], params: {}}',
     "{action: file, read: a.csv, format: csv}",
     '{action: file, write: a.csv, content: "{{ x }}"}',
     '{action: shell, command: "wc -l {{ x }}", env: {A: b}, parse: lines}',
@@ -50,8 +51,8 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("action", GOOD)
-def test_what_is_right(action: str) -> None:
+@pytest.mark.parametrize("action", VALID_ACTIONS)
+def test_valid_actions_have_no_findings(action: str) -> None:
     assert words(action) == []
 
 
@@ -83,7 +84,7 @@ def test_what_is_right(action: str) -> None:
         ),
     ],
 )
-def test_what_can_never_work(action: str, word: str, reason: str | None) -> None:
+def test_values_that_can_never_work(action: str, word: str, reason: str | None) -> None:
     ((code, found, diagnostic),) = findings(f"{{action: {action}}}")
     assert (code, found, diagnostic.hint) == ("NP504", word, reason)
 
@@ -104,11 +105,11 @@ def test_what_can_never_work(action: str, word: str, reason: str | None) -> None
         "message, to: 'arn:aws:events:eu-west-1:123456789012:event-bus/shop', body: {}",
     ],
 )
-def test_what_may_work(action: str) -> None:
+def test_values_that_may_work(action: str) -> None:
     assert words(f"{{action: {action}}}") == []
 
 
-def test_actions_everywhere_are_looked_at() -> None:
+def test_actions_of_tasks_steps_and_cases_are_checked() -> None:
     text = """
 name: t
 tasks:
@@ -123,25 +124,27 @@ steps:
         run: [{action: a3}]
 """
     found = compile_playbook(text, catalogue()).diagnostics
-    assert [(d.code, d.message.split("`")[1]) for d in found if d.code in OURS] == [
+    assert [(d.code, d.message.split("`")[1]) for d in found if d.code in ACTION_CODES] == [
         ("NP501", "a1"),
         ("NP501", "a2"),
         ("NP501", "a3"),
     ]
 
 
-def test_an_unknown_type_is_all_that_is_said() -> None:
-    found = only("{action: htttp, urll: x}")
+def test_an_unknown_type_has_one_finding() -> None:
+    found = only_finding("{action: htttp, urll: x}")
     assert (found.code, found.hint) == ("NP501", "did you mean `http`?")
-    assert "`postgres`" in str(only("{action: zzz}").hint)
+    assert "`postgres`" in str(only_finding("{action: zzz}").hint)
     assert words("{action: htttp}") == [("NP501", "htttp")]
 
 
 def test_an_unknown_parameter() -> None:
     assert words("{action: log, message: a, levle: info}") == [("NP502", "levle")]
-    assert only("{action: log, message: a, levle: info}").hint == "did you mean `level`?"
-    assert only("{action: log, message: a, timeuot: 5s}").hint == "did you mean `timeout`?"
-    assert only("{action: log, message: a, zzz: 5s}").hint == "parameters: `message`, `level`, `fields`"
+    assert only_finding("{action: log, message: a, levle: info}").hint == "did you mean `level`?"
+    assert only_finding("{action: log, message: a, timeuot: 5s}").hint == "did you mean `timeout`?"
+    assert (
+        only_finding("{action: log, message: a, zzz: 5s}").hint == "parameters: `message`, `level`, `fields`"
+    )
 
 
 def test_a_misspelt_parameter_is_not_missing_as_well() -> None:
@@ -168,7 +171,8 @@ def test_missing_parameters(action: str, expected: list[tuple[str, str]]) -> Non
     ("action", "word", "message"),
     [
         ("{action: log, message: a, fields: 5}", "5", "`fields` must be an object, not a number"),
-        ("{action: log, message: a, fields: 'n={{ x }}'}", "'n={{ x }}'", "`fields` must be an object, not text"),
+        ("{action: log, message: a, fields: 'n={{ x }}'}", "'n={{ x }}'",
+         "`fields` must be an object, not text"),
         ("{action: http, url: 5}", "5", "`url` must be text, not a number"),
         ("{action: http, url: null}", "null", "`url` must be text, not none"),
         ("{action: http, url: 'https://x.test', max_bytes: 1.5}", "1.5", "`max_bytes` must be a whole number, not a number"),
@@ -178,7 +182,8 @@ def test_missing_parameters(action: str, expected: list[tuple[str, str]]) -> Non
         ("{action: log, message: a, level: loud}", "loud", "`level` cannot be `loud`"),
         ("{action: file, read: a, format: xml}", "xml", "`format` cannot be `xml`"),
         ("{action: http, url: 'https://x.test', method: FETCH}", "FETCH", "`method` cannot be `FETCH`"),
-        ("{action: postgres, connection: '{{ x }}', query: '{{ x }}'}", "'{{ x }}'", "a statement cannot be a template: a template in `query` is a value"),
+        ("{action: postgres, connection: '{{ x }}', query: '{{ x }}'}", "'{{ x }}'",
+         "a statement cannot be a template: a template in `query` is a value"),
     ],
 )  # fmt: skip
 def test_wrong_kinds(action: str, word: str, message: str) -> None:
@@ -241,8 +246,8 @@ def test_templates_inside_shell_quotes() -> None:
         "{action: postgres, connection: '{{ x }}', query: ' {{ x | raw }} '}",
     ],
 )
-def test_raw_is_warned_of(action: str) -> None:
-    found = only(action)
+def test_raw_is_a_warning(action: str) -> None:
+    found = only_finding(action)
     assert (found.code, found.severity) == ("NP506", "warning")
 
 
@@ -254,7 +259,7 @@ def test_raw_is_warned_of(action: str) -> None:
         ("{action: postgres, connection: '{{ x }}', query: 'select {% if x %}1{% endif %}'}", "{% if x %}"),
     ],
 )
-def test_blocks_are_refused_in_sinks(action: str, word: str) -> None:
+def test_blocks_are_not_allowed_in_sinks(action: str, word: str) -> None:
     assert words(action) == [("NP403", word)]
 
 
@@ -272,14 +277,14 @@ def test_blocks_are_refused_in_sinks(action: str, word: str) -> None:
         ("{action: http, url: x.test/a}", "x.test/a"),
     ],
 )
-def test_addresses_that_are_never_allowed(action: str, word: str) -> None:
+def test_urls_that_are_never_allowed(action: str, word: str) -> None:
     assert words(action) == [("NP508", word)]
 
 
 @pytest.mark.parametrize(
     "url", ["{{ x }}/a", "http://{{ x }}", "http://169.254.{{ x }}/", "{{ x }}://a/", "http://127.0.0.1:5/"]
 )
-def test_addresses_that_may_be_allowed(url: str) -> None:
+def test_urls_that_may_be_allowed(url: str) -> None:
     assert words(f"{{action: http, url: '{url}'}}") == []
 
 
@@ -307,7 +312,7 @@ def test_addresses_that_may_be_allowed(url: str) -> None:
         ("{action: shell, command: 'git clone https://ann:Tr0ub4dor@x.test/a'}", "Tr0ub4dor"),
     ],
 )
-def test_what_looks_like_a_secret(action: str, word: str) -> None:
+def test_literal_secrets_are_reported(action: str, word: str) -> None:
     ((code, found, diagnostic),) = findings(action)
     assert (code, found, diagnostic.severity) == ("NP507", word, "warning")
     assert "Tr0ub4dor" not in diagnostic.message + str(diagnostic.hint)
@@ -330,11 +335,11 @@ def test_what_looks_like_a_secret(action: str, word: str) -> None:
         "{action: set, set: {password_hint: something long, tokens: 500000, key: order_number_5}}",
     ],
 )
-def test_what_is_no_secret(action: str) -> None:
+def test_references_and_placeholders_are_not_secrets(action: str) -> None:
     assert words(action) == []
 
 
-def test_actions_in_actions_are_looked_at() -> None:
+def test_nested_actions_are_checked() -> None:
     nested = "{action: callback, notify: {action: http, urll: x, as: a, json: {to: '{{ callback.url }}'}}}"
     assert words(nested) == [("NP502", "urll"), ("NP502", "as")]
     assert words("{action: callback, notify: {url: x}}") == [("NP504", "{url: x}")]
@@ -351,7 +356,7 @@ def test_actions_in_actions_are_looked_at() -> None:
         ("paginate: [1]", [("NP504", "[1]")]),
     ],
 )
-def test_the_parts_of_a_parameter_are_looked_at(parameter: str, expected: list[tuple[str, str]]) -> None:
+def test_fields_of_parameters_are_checked(parameter: str, expected: list[tuple[str, str]]) -> None:
     assert words(f"{{action: http, url: 'https://x.test', {parameter}}}") == expected
 
 
@@ -364,14 +369,14 @@ def test_the_parts_of_a_parameter_are_looked_at(parameter: str, expected: list[t
         ("select {{ x | raw }}", [("NP506", "{{ x | raw }}")]),
     ],
 )
-def test_a_statement_within_a_parameter_is_one(query: str, expected: list[tuple[str, str]]) -> None:
+def test_statements_in_fields_are_checked_as_sql(query: str, expected: list[tuple[str, str]]) -> None:
     assert (
         words(f"{{action: postgres, connection: '{{{{ x }}}}', copy_to: {{query: \"{query}\", file: a}}}}")
         == expected
     )
 
 
-def test_broken_templates_are_left_to_others() -> None:
+def test_invalid_templates_are_not_reported_twice() -> None:
     assert (
         words("{action: shell, command: 'echo {{ x'}", "{action: http, url: 'https://x.test/{{ x | zzz }}'}")
         == []

@@ -33,7 +33,9 @@ steps:
   - {case: error, run: [{task: note, with: {text: "{{ error.message }}"}}]}
   - {case: "{{ answer.body.new }}", run: [left, right]}
   - {case: default, run: [Run Import]}
-- {name: left, run: [{action: set, set: {x: "{{ answer.status }}"}}], rule: [{case: default, run: [Run Import]}]}
+- name: left
+  run: [{action: set, set: {x: "{{ answer.status }}"}}]
+  rule: [{case: default, run: [Run Import]}]
 - {name: right, run: [{task: note, with: {text: hello}}], rule: [{case: default, run: [Run Import]}]}
 - name: Run Import
   max_visits: 5
@@ -49,7 +51,7 @@ def compiled(text: str | bytes) -> Compilation:
 
 
 def check_findings(text: str, found: Compilation) -> None:
-    """Whatever is found stands somewhere in the text, is registered, and decides whether there is a plan."""
+    """Check that findings have valid spans and known codes, and that there is a plan if none is an error."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for diagnostic in found.diagnostics:
         assert diagnostic.code in CODES
@@ -74,14 +76,14 @@ def test_a_playbook_without_findings() -> None:
     assert found.plan.source == PLAYBOOK
 
 
-def test_bytes_and_text_are_the_same() -> None:
-    one, other = compiled(PLAYBOOK), compiled(PLAYBOOK.encode())
-    assert one.plan is not None
-    assert other.plan is not None
-    assert one.plan.to_json() == other.plan.to_json()
+def test_bytes_and_text_have_the_same_plan() -> None:
+    from_text, from_bytes = compiled(PLAYBOOK).plan, compiled(PLAYBOOK.encode()).plan
+    assert from_text is not None
+    assert from_bytes is not None
+    assert from_text.to_json() == from_bytes.to_json()
 
 
-def test_many_mistakes_are_all_found() -> None:
+def test_all_of_many_mistakes_are_found() -> None:
     text = """name: x
 steps:
 - name: a
@@ -119,8 +121,8 @@ steps:
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> str:
-    """The playbook with some pieces of text cut out, repeated, moved or put in."""
+def damaged_playbooks(draw: st.DrawFn) -> str:
+    """Return the playbook with some pieces of text removed, repeated or inserted."""
     text = PLAYBOOK
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -156,7 +158,7 @@ def damaged(draw: st.DrawFn) -> str:
     return text
 
 
-@given(damaged())
+@given(damaged_playbooks())
 def test_a_damaged_playbook_has_findings_and_no_exception(text: str) -> None:
     check_findings(text, compiled(text))
 
@@ -169,11 +171,11 @@ def test_any_text_has_findings_and_no_exception(text: str | bytes) -> None:
 
 
 @st.composite
-def replaced(draw: st.DrawFn) -> str:
-    """The playbook as JSON, with some values replaced by others of any kind."""
-    data = json.loads(json.dumps(_as_data()))
+def playbooks_with_replaced_values(draw: st.DrawFn) -> str:
+    """Return the playbook as JSON, with some values replaced by values of any kind."""
+    data = json.loads(json.dumps(_parsed_playbook()))
     for _ in range(draw(st.integers(1, 3))):
-        holder, key = draw(st.sampled_from(_places(data)))
+        holder, key = draw(st.sampled_from(_find_places(data)))
         holder[key] = draw(
             st.sampled_from(
                 [
@@ -199,7 +201,7 @@ def replaced(draw: st.DrawFn) -> str:
     return json.dumps(data)
 
 
-def _as_data() -> object:
+def _parsed_playbook() -> object:
     from noetl.planner.diagnostics.diagnostic import Diagnostics
     from noetl.planner.syntax.reader import read_document
 
@@ -208,26 +210,27 @@ def _as_data() -> object:
     return document.data
 
 
-def _places(data: object) -> list[tuple[object, object]]:
+def _find_places(data: object) -> list[tuple[object, object]]:
     found: list[tuple[object, object]] = []
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         found.append((data, key))
-        found += _places(value)
+        found += _find_places(value)
     return found
 
 
-@given(replaced())
-def test_values_of_any_kind_in_any_place(text: str) -> None:
+@given(playbooks_with_replaced_values())
+def test_a_playbook_with_replaced_values_has_findings_and_no_exception(text: str) -> None:
     check_findings(text, compiled(text))
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])
-def test_the_plan_is_the_same_wherever_it_is_compiled(seed: str) -> None:
-    here = compiled(PLAYBOOK).plan
-    assert here is not None
+def test_the_plan_does_not_depend_on_the_hash_seed(seed: str) -> None:
+    plan = compiled(PLAYBOOK).plan
+    assert plan is not None
     program = (
-        "import json, sys; from noetl.executor.actions import catalogue; from noetl.planner.compile import compile_playbook;"
+        "import json, sys; from noetl.executor.actions import catalogue;"
+        "from noetl.planner.compile import compile_playbook;"
         "print(json.dumps(compile_playbook(sys.stdin.read(), catalogue()).plan.to_json()))"
     )
     answer = subprocess.run(
@@ -239,22 +242,22 @@ def test_the_plan_is_the_same_wherever_it_is_compiled(seed: str) -> None:
         cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": seed},
     )
-    assert json.loads(answer.stdout) == json.loads(json.dumps(here.to_json()))
+    assert json.loads(answer.stdout) == json.loads(json.dumps(plan.to_json()))
 
 
-def test_the_hash_is_of_what_is_run() -> None:
+def test_the_hash_depends_on_what_affects_a_run() -> None:
     plan = compiled(PLAYBOOK).plan
     assert plan is not None
     assert len(plan.hash) == 64
-    same = compiled(PLAYBOOK.replace("variables:", "variables :")).plan
-    assert same is not None
-    assert same.hash == plan.hash
-    other = compiled(PLAYBOOK.replace("attempts: 3", "attempts: 4")).plan
-    assert other is not None
-    assert other.hash != plan.hash
+    reformatted = compiled(PLAYBOOK.replace("variables:", "variables :")).plan
+    assert reformatted is not None
+    assert reformatted.hash == plan.hash
+    changed = compiled(PLAYBOOK.replace("attempts: 3", "attempts: 4")).plan
+    assert changed is not None
+    assert changed.hash != plan.hash
 
 
-def test_edges() -> None:
+def test_edges_of_a_plan() -> None:
     plan = compiled(PLAYBOOK).plan
     assert plan is not None
     assert [(e["source"], e["target"], e["guard"], e["case"]) for e in plan.edges()] == [

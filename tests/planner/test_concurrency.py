@@ -14,92 +14,100 @@ from noetl.planner.graph.join_finder import find_joins
 from noetl.planner.graph.joins import DEFAULT_MODES
 
 from tests.planner.branch_model import BranchModel, BranchState, Step, TooManyStates
-from tests.planner.test_joins import DIAMOND, Cases, any_flows, flow_of, mixed_modes
+from tests.planner.test_joins import DIAMOND, Cases, any_flows, make_cfg, mixed_modes
 
 Pair = tuple[Step, Step]
-MOST_VISITS = 2
+MAX_VISITS = 2
 
 
 @dataclass
-class Meetings(BranchModel):
-    """The model in which every branch may take any case, or end, at each of its visits: which steps meet at work."""
+class ConcurrencyModel(BranchModel):
+    """A model in which a branch takes any case, or ends, at each visit. It records parallel steps."""
 
-    once: frozenset[Step] = frozenset()
-    met: set[Pair] = field(default_factory=set)
+    visited_once: frozenset[Step] = frozenset()
+    parallel: set[Pair] = field(default_factory=set)
     choice: int = 0
 
     @classmethod
-    def of(
-        cls, cfg: ControlFlowGraph, modes: Mapping[str, str], once: frozenset[Step] = frozenset()
+    def find_pairs(
+        cls, cfg: ControlFlowGraph, modes: Mapping[str, str], visited_once: frozenset[Step] = frozenset()
     ) -> set[Pair]:
-        """All pairs of steps at which two branches are ever at work. At those in `once` only the first one is, ever."""
-        model = cls(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, once=once)
+        """Return all pairs of steps that two branches execute at the same time.
+
+        At the steps in `visited_once`, only the first visit counts.
+        """
+        model = cls(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, visited_once=visited_once)
         model.targets = model.chosen
         model.explore()
-        return model.met
+        return model.parallel
 
     def chosen(self, step: Step, visit: int) -> tuple[Step, ...]:
-        cases = self.cfg.targets[step] if visit <= self.most(step) else ()
+        cases = self.cfg.targets[step] if visit <= self.max_visits_of(step) else ()
         return cases[self.choice] if self.choice < len(cases) else ()
 
-    def most(self, step: Step) -> int:
-        return 1 if step in self.once else MOST_VISITS
+    def max_visits_of(self, step: Step) -> int:
+        return 1 if step in self.visited_once else MAX_VISITS
 
     def _events(self, state: BranchState) -> Iterator[BranchState]:
-        at_work = sorted(
-            b.step for b in state.at_steps if b.step not in self.once or b.visit <= self.most(b.step)
+        active = sorted(
+            b.step
+            for b in state.at_steps
+            if b.step not in self.visited_once or b.visit <= self.max_visits_of(b.step)
         )
-        for one, other in combinations(at_work, 2):
-            self.met |= {(one, other), (other, one)}
+        for left, right in combinations(active, 2):
+            self.parallel |= {(left, right), (right, left)}
         for choice in range(-1, 3):
             self.choice = choice if choice >= 0 else 99
             yield from super()._events(state)
 
 
-def pairs(
-    cfg: ControlFlowGraph, modes: Mapping[str, str] = DEFAULT_MODES, once: frozenset[Step] = frozenset()
+def parallel_pairs(
+    cfg: ControlFlowGraph,
+    modes: Mapping[str, str] = DEFAULT_MODES,
+    visited_once: frozenset[Step] = frozenset(),
 ) -> set[Pair]:
-    found = find_concurrency(cfg, find_joins(cfg, modes), once)
+    found = find_concurrency(cfg, find_joins(cfg, modes), visited_once)
     assert not found.is_too_large
     return {(step, other) for step in found.steps for other in found.parallel_steps(step)}
 
 
-def ends(cfg: ControlFlowGraph) -> bool:
+def is_acyclic(cfg: ControlFlowGraph) -> bool:
     return not any(map(cfg.is_cyclic, cfg.reachable))
 
 
 @settings(max_examples=250)
 @given(drawn=st.data())
-def test_what_may_be_at_work_at_once(drawn: st.DataObject) -> None:
-    """Without rounds it is exactly that; with them, nothing is missed."""
+def test_parallel_steps_agree_with_the_model(drawn: st.DataObject) -> None:
+    """The analysis is exact on acyclic graphs, and misses no pair on cyclic ones."""
     cfg = drawn.draw(any_flows())
     modes = drawn.draw(mixed_modes(cfg))
     assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
-        met = Meetings.of(cfg, modes)
+        parallel = ConcurrencyModel.find_pairs(cfg, modes)
     except TooManyStates:
         reject()
-    found = pairs(cfg, modes)
-    assert met == found if ends(cfg) else met <= found
+    found = parallel_pairs(cfg, modes)
+    assert parallel == found if is_acyclic(cfg) else parallel <= found
 
 
 @settings(max_examples=250)
 @given(drawn=st.data())
-def test_what_may_be_at_work_at_once_where_steps_are_visited_once(drawn: st.DataObject) -> None:
+def test_parallel_steps_of_steps_visited_once_agree_with_the_model(drawn: st.DataObject) -> None:
     cfg = drawn.draw(any_flows())
     modes = drawn.draw(mixed_modes(cfg))
-    once = drawn.draw(st.frozensets(st.sampled_from(sorted(cfg.targets)), min_size=1))
+    visited_once = drawn.draw(st.frozensets(st.sampled_from(sorted(cfg.targets)), min_size=1))
     assume(not find_joins(cfg, modes).overlapping_cycles)
     try:
-        met = Meetings.of(cfg, modes, once)
+        parallel = ConcurrencyModel.find_pairs(cfg, modes, visited_once)
     except TooManyStates:
         reject()
-    found = pairs(cfg, modes, once)
-    assert met == found if ends(cfg) else met <= found <= pairs(cfg, modes)
+    found = parallel_pairs(cfg, modes, visited_once)
+    assert parallel == found if is_acyclic(cfg) else parallel <= found <= parallel_pairs(cfg, modes)
 
 
-def both(*written: str) -> set[Pair]:
-    return {met for pair in written for met in ((pair[0], pair[1]), (pair[1], pair[0]))}
+def symmetric_pairs(*pairs: str) -> set[Pair]:
+    """Return the pairs of steps with one-letter names, in both orders."""
+    return {pair for left, right in pairs for pair in ((left, right), (right, left))}
 
 
 RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d": [["e"]]}
@@ -108,70 +116,87 @@ RACE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["x"]], "x": [["d"]], "d":
 @pytest.mark.parametrize(
     ("cases", "modes", "expected"),
     [
-        pytest.param(DIAMOND, {}, both("bc"), id="diamond"),
+        pytest.param(DIAMOND, {}, symmetric_pairs("bc"), id="diamond"),
         pytest.param({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]]}, {}, set(), id="exclusive diamond"),
-        pytest.param({**DIAMOND, "b": [["d"], ["e"]]}, {}, both("bc", "ce", "de"), id="past the join"),
-        pytest.param({**DIAMOND, "b": [["d", "e"]]}, {}, both("bc", "ce", "de"), id="beside the join"),
-        pytest.param(RACE, {}, both("bc", "bx"), id="uneven diamond"),
+        pytest.param(
+            {**DIAMOND, "b": [["d"], ["e"]]},
+            {},
+            symmetric_pairs("bc", "ce", "de"),
+            id="branch that bypasses the join",
+        ),
+        pytest.param(
+            {**DIAMOND, "b": [["d", "e"]]},
+            {},
+            symmetric_pairs("bc", "ce", "de"),
+            id="fork to the join and another step",
+        ),
+        pytest.param(RACE, {}, symmetric_pairs("bc", "bx"), id="uneven diamond"),
         pytest.param(
             RACE,
             {"d": "any"},
-            both("bc", "bx", "bd", "be", "cd", "ce", "xd", "xe"),
-            id="the first of two goes on",
+            symmetric_pairs("bc", "bx", "bd", "be", "cd", "ce", "xd", "xe"),
+            id="discriminator",
         ),
-        pytest.param(DIAMOND, {"d": "each"}, both("bc", "bd", "cd", "dd"), id="one visit for each"),
+        pytest.param(DIAMOND, {"d": "each"}, symmetric_pairs("bc", "bd", "cd", "dd"), id="multi-merge"),
         pytest.param(
             {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"]]},
             {"d": "any"},
-            {(one, other) for one in "abcd" for other in "abcd" if {one, other} & {"b", "c"}},
-            id="races one after another",
+            {(left, right) for left in "abcd" for right in "abcd" if {left, right} & {"b", "c"}},
+            id="discriminator on a cycle",
         ),
     ],
 )
-def test_pairs(cases: Cases, modes: Mapping[str, str], expected: set[Pair]) -> None:
-    assert pairs(flow_of(cases), modes) == expected
+def test_parallel_pairs(cases: Cases, modes: Mapping[str, str], expected: set[Pair]) -> None:
+    assert parallel_pairs(make_cfg(cases), modes) == expected
 
 
-ROUND: Cases = {"a": [["b", "a"]], "b": [["c"]]}
-BACK: Cases = {"a": [["b", "c"]], "b": [["a"]], "c": [["d"]]}
+CYCLE: Cases = {"a": [["b", "a"]], "b": [["c"]]}
+BACK_EDGE: Cases = {"a": [["b", "c"]], "b": [["a"]], "c": [["d"]]}
 TWICE: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}
-FIRST = both("bc", "bd", "be", "cd", "ce")
+FIRST_VISIT_ONLY = symmetric_pairs("bc", "bd", "be", "cd", "ce")
 
 
 @pytest.mark.parametrize(
-    ("cases", "each", "once", "expected"),
+    ("cases", "multi_merges", "visited_once", "expected"),
     [
-        pytest.param(ROUND, "bc", "a", set(), id="there is no second round"),
-        pytest.param(ROUND, "bc", "b", both("ab", "ac"), id="there is one, past a step"),
-        pytest.param(ROUND, "bc", "", both("ab", "ac", "bb", "bc", "cc"), id="there are several"),
-        pytest.param(BACK, "cd", "a", both("bc", "bd"), id="a way back"),
-        pytest.param(TWICE, "de", "d", FIRST, id="one of two goes on"),
-        pytest.param(TWICE, "de", "e", FIRST | both("dd", "de"), id="one of two goes on, later"),
+        pytest.param(CYCLE, "bc", "a", set(), id="no second round"),
+        pytest.param(CYCLE, "bc", "b", symmetric_pairs("ab", "ac"), id="second round that passes the step"),
+        pytest.param(CYCLE, "bc", "", symmetric_pairs("ab", "ac", "bb", "bc", "cc"), id="several rounds"),
+        pytest.param(BACK_EDGE, "cd", "a", symmetric_pairs("bc", "bd"), id="back edge"),
+        pytest.param(TWICE, "de", "d", FIRST_VISIT_ONLY, id="first of two visits"),
+        pytest.param(
+            TWICE, "de", "e", FIRST_VISIT_ONLY | symmetric_pairs("dd", "de"), id="first of two visits, later"
+        ),
     ],
 )
-def test_pairs_where_steps_are_visited_once(cases: Cases, each: str, once: str, expected: set[Pair]) -> None:
-    assert pairs(flow_of(cases), dict.fromkeys(each, "each"), frozenset(once)) == expected
+def test_parallel_pairs_of_steps_visited_once(
+    cases: Cases, multi_merges: str, visited_once: str, expected: set[Pair]
+) -> None:
+    assert (
+        parallel_pairs(make_cfg(cases), dict.fromkeys(multi_merges, "each"), frozenset(visited_once))
+        == expected
+    )
 
 
-def test_too_many_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_analysis_stops_after_the_maximum_of_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "MAX_MOVES", 3)
-    cfg = flow_of(DIAMOND)
+    cfg = make_cfg(DIAMOND)
     found = find_concurrency(cfg, find_joins(cfg))
     assert (found.is_too_large, found.parallel_steps("b")) == (True, frozenset())
 
 
-def test_long_branches_take_few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """About as many as there are steps, and not as there are pairs of them."""
+def test_long_branches_take_a_linear_number_of_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of moves grows with the number of steps, and not with the number of pairs."""
     length = 500
     monkeypatch.setattr(concurrency, "MAX_MOVES", 20 * length)
     cases: dict[str, list[list[str]]] = {"fork": [["a0", "b0"]]}
     for lane in "ab":
-        for at in range(length):
-            cases[f"{lane}{at}"] = [[f"{lane}{at + 1}" if at + 1 < length else "join"]]
-    cfg = flow_of(cases)
+        for index in range(length):
+            cases[f"{lane}{index}"] = [[f"{lane}{index + 1}" if index + 1 < length else "join"]]
+    cfg = make_cfg(cases)
     found = find_concurrency(cfg, find_joins(cfg))
-    assert found.parallel_steps("a7") == {f"b{at}" for at in range(length)}
-    spine = {f"f{at}": [[f"x{at}", f"f{at + 1}"]] for at in range(length)}
-    cfg = flow_of(spine)
+    assert found.parallel_steps("a7") == {f"b{index}" for index in range(length)}
+    spine = {f"f{index}": [[f"x{index}", f"f{index + 1}"]] for index in range(length)}
+    cfg = make_cfg(spine)
     found = find_concurrency(cfg, find_joins(cfg))
     assert "x0" in found.parallel_steps(f"x{length - 1}")

@@ -18,11 +18,13 @@ edges = st.integers(2, 14).flatmap(
 def test_dominators_are_those_of_networkx(pairs: list[tuple[int, int]]) -> None:
     graph = nx.DiGraph([(str(source), str(target)) for source, target in pairs])
     graph.add_node("0")
-    expected = {node: over for node, over in nx.immediate_dominators(graph, "0").items() if node != "0"}
+    expected = {
+        node: dominator for node, dominator in nx.immediate_dominators(graph, "0").items() if node != "0"
+    }
     assert immediate_dominators("0", graph.successors, graph.predecessors) == expected
 
 
-def test_a_node_that_many_ways_lead_to_is_dominated_by_where_they_part() -> None:
+def test_a_vertex_with_many_paths_is_dominated_by_the_last_common_vertex() -> None:
     steps = [str(number) for number in range(20_000)]
     graph = nx.DiGraph([*pairwise(steps), *((step, "handler") for step in steps[5:])])
     dominators = immediate_dominators("0", graph.successors, graph.predecessors)

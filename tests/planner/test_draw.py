@@ -36,8 +36,8 @@ def plan_of(*steps: Step, name: str = "example") -> Plan:
     return Plan(Header(name, steps[0].name), {step.name: step for step in steps}, {})
 
 
-def forked() -> Plan:
-    """A fork, a join, a cycle, an error path, in-place work and an unreachable step."""
+def forked_plan() -> Plan:
+    """Return a plan with a fork, a join, a cycle, an error path, in-place work and an unreachable step."""
     return plan_of(
         Step(
             "load",
@@ -52,7 +52,7 @@ def forked() -> Plan:
     )
 
 
-def chain(length: int) -> Plan:
+def chain_plan(length: int) -> Plan:
     names = [f"step {number}" for number in range(length)]
     following = zip(names, [*names[1:], None], strict=True)
     return plan_of(
@@ -64,7 +64,7 @@ def chain(length: int) -> Plan:
 
 
 def test_text_lists_steps_in_the_order_of_the_flow() -> None:
-    assert text.draw(forked()) == (
+    assert text.draw(forked_plan()) == (
         "example: 6 steps, 7 edges, 1 fork, 1 join\n"
         "1  load     http GET  (start)\n"
         "   ├─ result.success ⇉ left, right\n"
@@ -87,13 +87,13 @@ def test_text_lists_steps_in_the_order_of_the_flow() -> None:
         (MAX_COUNTED_VISITS, "1,000,000,000,000,000 visits or more"),
     ],
 )
-def test_text_says_how_many_visits_there_may_be(visits: int, words: str) -> None:
-    plan = chain(2)
+def test_text_shows_the_visit_bound(visits: int, words: str) -> None:
+    plan = chain_plan(2)
     plan = replace(plan, header=replace(plan.header, statistics={"most_visits": visits}))
     assert text.draw(plan).splitlines()[0] == f"example: 2 steps, 1 edge, {words}"
 
 
-def test_how_branches_come_together() -> None:
+def test_all_formats_show_how_branches_join() -> None:
     plan = plan_of(
         Step("a", cases=(case("x", "b", "c"), case("default", "c", "d"))),
         Step("b", join=Join("a", "any"), cases=(case("default", "d"),)),
@@ -120,12 +120,14 @@ def test_how_branches_come_together() -> None:
 
 
 def test_text_shows_the_state_of_each_step() -> None:
-    lines = text.draw(forked(), {"load": "succeeded", "left": "running", "report": "failed"}).splitlines()
+    lines = text.draw(
+        forked_plan(), {"load": "succeeded", "left": "running", "report": "failed"}
+    ).splitlines()
     assert [line[3] for line in lines if re.match(r"\d", line)] == list("✓▶··✗·")
 
 
 def test_text_stays_short_for_long_playbooks() -> None:
-    lines = text.draw(chain(200)).splitlines()
+    lines = text.draw(chain_plan(200)).splitlines()
     assert len(lines) == 201
     assert max(map(len, lines)) <= 80
 
@@ -133,12 +135,12 @@ def test_text_stays_short_for_long_playbooks() -> None:
 @pytest.mark.parametrize("draw", [text.draw, mermaid.draw, dot.draw])
 def test_drawing_is_deterministic_and_linear(draw: object) -> None:
     assert callable(draw)
-    assert draw(forked()) == draw(forked())
-    assert len(draw(chain(4000))) < 3 * len(draw(chain(2000)))
+    assert draw(forked_plan()) == draw(forked_plan())
+    assert len(draw(chain_plan(4000))) < 3 * len(draw(chain_plan(2000)))
 
 
-def test_the_outline_keeps_branches_together_and_knows_what_leads_back() -> None:
-    shape = outline(forked())
+def test_outline_keeps_branches_together_and_finds_back_edges() -> None:
+    shape = outline(forked_plan())
     assert shape.order == ("load", "left", "right", "meet", "report", "lonely")
     assert shape.unreachable == {"lonely"}
     assert shape.leads_back("meet", "load")
@@ -146,14 +148,14 @@ def test_the_outline_keeps_branches_together_and_knows_what_leads_back() -> None
     assert not shape.leads_back("lonely", "meet")
 
 
-def test_a_step_falls_through_when_no_case_must_be_true() -> None:
+def test_a_step_may_match_no_case_unless_its_guards_are_exhaustive() -> None:
     assert may_match_no_case(Step("a", cases=(case("x", "b"),)))
     assert may_match_no_case(Step("a", cases=(case("error", "b", aware=True),)))
     assert not may_match_no_case(Step("a", cases=(case("default", "b"),)))
     assert not may_match_no_case(Step("a", cases=(case("result.success", "b"), case("error", "c"))))
 
 
-def test_work_is_told_in_a_few_words() -> None:
+def test_work_is_summarised_in_a_few_words() -> None:
     work = (
         Action("http", {"method": "POST", "url": "x"}),
         Action("file", {"write": "x", "content": "y"}),
@@ -166,7 +168,7 @@ def test_work_is_told_in_a_few_words() -> None:
 
 
 def test_mermaid_marks_forks_joins_ends_errors_and_states() -> None:
-    drawn = mermaid.draw(forked(), {"load": "running"})
+    drawn = mermaid.draw(forked_plan(), {"load": "running"})
     for line in (
         "  start(( )) --> s1",
         '  s1["<b>load</b><br/>http GET"]',
@@ -192,7 +194,7 @@ def test_mermaid_escapes_names() -> None:
 
 
 def test_dot_gives_steps_ids_and_classes() -> None:
-    drawn = dot.draw(forked(), {"left": "succeeded"})
+    drawn = dot.draw(forked_plan(), {"left": "succeeded"})
     assert '  s1 [id="n-1", class="pending", label="load\\nhttp GET"' in drawn
     assert '  s2 [id="n-2", class="succeeded"' in drawn
     assert 'style=dashed, color="#cf222e"' in drawn
@@ -200,7 +202,7 @@ def test_dot_gives_steps_ids_and_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [forked(), chain(200), plan_of(Step(NASTY), name=NASTY)], ids=["forked", "200", "nasty"]
+    "plan", [forked_plan(), chain_plan(200), plan_of(Step(NASTY), name=NASTY)], ids=["forked", "200", "nasty"]
 )
 def test_graphviz_draws_every_step(plan: Plan) -> None:
     program = shutil.which("graphviz-pure", path=sysconfig.get_path("scripts"))
@@ -223,7 +225,7 @@ def test_control_characters_are_not_drawn() -> None:
         assert "\x1b" not in drawn
 
 
-def test_how_often_a_step_is_done() -> None:
+def test_all_formats_show_loops_and_repetitions() -> None:
     plan = plan_of(
         Step("a", loop=Loop("{{ range(9) | list }}", batch=3), cases=(case("default", "b"),)),
         Step("b", repeat=Repeat("{{ result.success }}", 1.0, 4)),

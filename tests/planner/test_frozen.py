@@ -7,8 +7,8 @@ from noetl.planner.frozen import frozen
 
 
 @frozen
-class Place:
-    """Where something stands."""
+class FrozenPosition:
+    """A position in a text."""
 
     line: int
     column: int = 1
@@ -20,42 +20,42 @@ class Place:
 
 
 @frozen
-class Size:
+class FrozenSize:
     line: int
     column: int = 1
 
 
-def test_records_of_one_class_are_equal_when_their_fields_are() -> None:
-    assert Place(1) == Place(1, 1, [])
-    assert Place(1) != Place(2)
-    assert Place(1, 1, ["a"]) != Place(1)
+def test_instances_of_one_class_are_equal_if_their_fields_are() -> None:
+    assert FrozenPosition(1) == FrozenPosition(1, 1, [])
+    assert FrozenPosition(1) != FrozenPosition(2)
+    assert FrozenPosition(1, 1, ["a"]) != FrozenPosition(1)
 
 
-def test_records_of_two_classes_are_never_equal() -> None:
-    assert Place(1) != Size(1)
-    assert Size(1) != (1, 1)
+def test_instances_of_two_classes_are_never_equal() -> None:
+    assert FrozenPosition(1) != FrozenSize(1)
+    assert FrozenSize(1) != (1, 1)
 
 
-def test_equal_records_are_one_key() -> None:
-    assert {Size(1), Size(1, 1), Size(2)} == {Size(1), Size(2)}
+def test_equal_instances_are_one_key() -> None:
+    assert {FrozenSize(1), FrozenSize(1, 1), FrozenSize(2)} == {FrozenSize(1), FrozenSize(2)}
     with pytest.raises(TypeError, match="unhashable"):
-        hash(Place(1))
+        hash(FrozenPosition(1))
 
 
-def test_a_record_shows_its_fields() -> None:
-    assert repr(Place(3, 4, ["a"])) == "Place(line=3, column=4, notes=['a'])"
+def test_representation_shows_the_fields() -> None:
+    assert repr(FrozenPosition(3, 4, ["a"])) == "FrozenPosition(line=3, column=4, notes=['a'])"
 
 
-def test_a_record_is_replaced_by_one_that_differs() -> None:
-    first = Size(1, 2)
-    assert replace(first, line=5) == Size(5, 2)
-    assert first == Size(1, 2)
-    assert [found.name for found in fields(Size)] == ["line", "column"]
+def test_replace_returns_a_changed_copy() -> None:
+    first = FrozenSize(1, 2)
+    assert replace(first, line=5) == FrozenSize(5, 2)
+    assert first == FrozenSize(1, 2)
+    assert [data_field.name for data_field in fields(FrozenSize)] == ["line", "column"]
 
 
-def test_a_record_has_its_fields_and_nothing_else() -> None:
-    place = Place(1)
+def test_an_instance_has_no_other_attributes() -> None:
+    place = FrozenPosition(1)
     assert place.is_first
-    assert place.notes is not Place(1).notes
+    assert place.notes is not FrozenPosition(1).notes
     with pytest.raises(AttributeError):
         place.colour = "red"  # type: ignore[attr-defined]

@@ -43,14 +43,14 @@ def cfg(playbook: Playbook) -> ControlFlowGraph:
     return ControlFlowGraph.build(playbook, SymbolTable.build(playbook))
 
 
-def test_what_a_case_leads_to(playbook: Playbook) -> None:
-    names = SymbolTable.build(playbook)
-    cases = names.steps["b"].rule or []
-    assert [names.targets(case) for case in cases] == [("c", "d"), (), ()]
-    assert [len(names.work(case)) for case in cases] == [0, 3, 0]
+def test_targets_and_work_of_cases(playbook: Playbook) -> None:
+    symbols = SymbolTable.build(playbook)
+    cases = symbols.steps["b"].rule or []
+    assert [symbols.targets(case) for case in cases] == [("c", "d"), (), ()]
+    assert [len(symbols.work(case)) for case in cases] == [0, 3, 0]
 
 
-def test_the_flow(cfg: ControlFlowGraph) -> None:
+def test_targets_and_edges(cfg: ControlFlowGraph) -> None:
     assert cfg.start == "b"
     assert cfg.targets == {
         "a": (),
@@ -62,18 +62,18 @@ def test_the_flow(cfg: ControlFlowGraph) -> None:
     assert list(cfg.graph.edges) == [("b", "c"), ("b", "d"), ("c", "b"), ("d", "d"), ("d", "e")]
 
 
-def test_what_can_be_reached(cfg: ControlFlowGraph) -> None:
+def test_reachable_steps(cfg: ControlFlowGraph) -> None:
     assert cfg.reachable == {"b", "c", "d", "e"}
     assert "a" not in cfg.component_index
 
 
-def test_components_come_behind_those_they_lead_to(cfg: ControlFlowGraph) -> None:
+def test_components_come_after_those_they_lead_to(cfg: ControlFlowGraph) -> None:
     assert set(cfg.components) == {frozenset("bc"), frozenset("d"), frozenset("e")}
     order = cfg.component_index
     assert all(order[target] <= order[source] for source, target in cfg.graph.edges if source in order)
 
 
-def test_cycles(cfg: ControlFlowGraph) -> None:
+def test_cyclic_steps_and_back_edges(cfg: ControlFlowGraph) -> None:
     assert {step: cfg.is_cyclic(step) for step in "bcde"} == {"b": True, "c": True, "d": True, "e": False}
     assert cfg.leads_back("b", ("c",))
     assert cfg.leads_back("d", ("e", "d"))
@@ -85,11 +85,11 @@ def test_forks(cfg: ControlFlowGraph) -> None:
     assert list(cfg.forks()) == [("b", 0, ("c", "d")), ("d", 0, ("d", "e"))]
 
 
-def test_a_start_that_is_unknown_is_the_first_step(playbook: Playbook) -> None:
+def test_an_unknown_start_is_replaced_by_the_first_step(playbook: Playbook) -> None:
     other = playbook.model_copy(update={"start": "nothing"})
     assert ControlFlowGraph.build(other, SymbolTable.build(other)).start == "a"
 
 
-def test_of_two_steps_with_one_name_the_first_counts(playbook: Playbook) -> None:
+def test_the_first_of_two_steps_with_one_name_is_used(playbook: Playbook) -> None:
     twice = playbook.model_copy(update={"steps": [*playbook.steps, playbook.steps[0].model_copy()]})
     assert SymbolTable.build(twice).steps["a"] is twice.steps[0]

@@ -77,7 +77,7 @@ def test_an_explanation_as_an_object() -> None:
     }
 
 
-def plan_of(cfg: ControlFlowGraph) -> Plan:
+def plan_with_joins(cfg: ControlFlowGraph) -> Plan:
     joins = find_joins(cfg)
     steps = {
         name: Step(
@@ -92,7 +92,7 @@ def plan_of(cfg: ControlFlowGraph) -> Plan:
 
 @given(flows(acyclic=True))
 def test_every_join_is_explained_by_two_paths(cfg: ControlFlowGraph) -> None:
-    explanations = {explanation.step: explanation for explanation in explain_joins(plan_of(cfg))}
+    explanations = {explanation.step: explanation for explanation in explain_joins(plan_with_joins(cfg))}
     assert {name for name, e in explanations.items() if e.join} == set(find_joins(cfg).dominators)
     for step, explanation in explanations.items():
         if explanation.join is None:
@@ -111,4 +111,4 @@ def test_every_join_is_explained_by_two_paths(cfg: ControlFlowGraph) -> None:
 
 @given(flows(acyclic=False))
 def test_steps_on_cycles_are_explained(cfg: ControlFlowGraph) -> None:
-    assert all(explanation.reason for explanation in explain_joins(plan_of(cfg)))
+    assert all(explanation.reason for explanation in explain_joins(plan_with_joins(cfg)))

@@ -12,105 +12,108 @@ from noetl.planner.graph.joins import DEFAULT_MODES, ROOT, Joins
 from tests.planner.branch_model import BranchModel, Counts, JoinProtocol, PropertyViolation, TooManyStates
 from tests.strategies import Chances, any_flows, case_taken, chances, flows, mixed_modes, nested_flows
 
-MOST_VISITS = 3
+MAX_VISITS = 3
 
 Cases = Mapping[str, list[list[str]]]
 
 
-def flow_of(cases: Cases) -> ControlFlowGraph:
-    """A flow from its cases, with the steps that have none; the first step is the start."""
-    targets = {step: tuple(map(tuple, of_step)) for step, of_step in cases.items()}
-    for of_step in cases.values():
-        for case in of_step:
+def make_cfg(cases: Cases) -> ControlFlowGraph:
+    """Return a graph with these cases that starts at the first step. Steps without cases may be left out."""
+    targets = {step: tuple(map(tuple, cases_of_step)) for step, cases_of_step in cases.items()}
+    for cases_of_step in cases.values():
+        for case in cases_of_step:
             for target in case:
                 targets.setdefault(target, ())
     return ControlFlowGraph(next(iter(cases)), targets)
 
 
-def walked(
+def explore(
     cfg: ControlFlowGraph,
     chances: Chances,
     protocol: JoinProtocol = JoinProtocol.ATOMIC,
     modes: Mapping[str, str] = DEFAULT_MODES,
 ) -> set[Counts]:
     def targets(step: str, visit: int) -> tuple[str, ...]:
-        return case_taken(cfg, chances, step, visit, MOST_VISITS)
+        return case_taken(cfg, chances, step, visit, MAX_VISITS)
 
     return BranchModel(cfg, find_joins(cfg, modes), targets, protocol, modes).explore()
 
 
-def always_first(cfg: ControlFlowGraph) -> Chances:
+def always_first_case(cfg: ControlFlowGraph) -> Chances:
     return {step: [0] for step in cfg.targets}
 
 
-def has_waves(cfg: ControlFlowGraph, joins: Joins) -> bool:
-    """Whether a branch that comes too late for a `join: any` may still be on the way when the next round begins, so that which
-    of them is first can decide what is visited.
+def has_several_waves(cfg: ControlFlowGraph, joins: Joins) -> bool:
+    """Return whether stragglers of a discriminator may still be active when the next round starts.
+
+    The visited steps may then depend on which branch is first.
     """
     dominators = (joins.dominators[join] for join in joins.discriminators)
     return any(step != ROOT and cfg.is_cyclic(step) for step in dominators)
 
 
 @given(flows(acyclic=True).flatmap(lambda cfg: st.tuples(st.just(cfg), chances(cfg))))
-def test_acyclic_flows(drawn: tuple[ControlFlowGraph, Chances]) -> None:
-    """In every order: each step at most once, entered when no live branch can still reach it, nothing left over."""
+def test_acyclic_graph_has_one_outcome_in_every_order(drawn: tuple[ControlFlowGraph, Chances]) -> None:
+    """A step is visited at most once, after all branches that can reach it, and no counter is left over."""
     cfg, chances = drawn
     assert not find_joins(cfg).overlapping_cycles
-    assert len(walked(cfg, chances)) == 1
+    assert len(explore(cfg, chances)) == 1
 
 
 @pytest.mark.parametrize(
-    "drawn_from", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"]
+    "strategy", [flows(acyclic=False, max_steps=7), nested_flows()], ids=["wild", "nested"]
 )
 @given(drawn=st.data())
-def test_cyclic_flows(drawn_from: st.SearchStrategy[ControlFlowGraph], drawn: st.DataObject) -> None:
-    """In every order the same visits, never two branches at one step, nothing left over."""
-    cfg = drawn.draw(drawn_from)
+def test_cyclic_graph_has_one_outcome_in_every_order(
+    strategy: st.SearchStrategy[ControlFlowGraph], drawn: st.DataObject
+) -> None:
+    """Visits do not depend on the order, two branches are never at one step, and no counter is left over."""
+    cfg = drawn.draw(strategy)
     assume(not find_joins(cfg).overlapping_cycles)
     try:
-        found = walked(cfg, drawn.draw(chances(cfg)))
+        found = explore(cfg, drawn.draw(chances(cfg)))
     except TooManyStates:
         reject()
     assert len(found) == 1
 
 
 @given(drawn=st.data())
-def test_flows_of_mixed_modes(drawn: st.DataObject) -> None:
-    """The same, with two branches at one step only if it is `join: each`, or if one of them came too late elsewhere."""
+def test_graph_of_mixed_modes_has_one_outcome_in_every_order(drawn: st.DataObject) -> None:
+    """Two branches are at one step only if it is a multi-merge, or if one of them is a straggler."""
     cfg = drawn.draw(any_flows())
     modes = drawn.draw(mixed_modes(cfg))
     joins = find_joins(cfg, modes)
     assume(not joins.overlapping_cycles)
     assume(joins.discriminators or joins.multi_merges)
     try:
-        found = walked(cfg, drawn.draw(chances(cfg)), modes=modes)
+        found = explore(cfg, drawn.draw(chances(cfg)), modes=modes)
     except TooManyStates:
         reject()
-    assert len(found) == 1 or has_waves(cfg, joins)
+    assert len(found) == 1 or has_several_waves(cfg, joins)
 
 
 DIAMOND: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]]}
 
 
 @pytest.mark.parametrize(
-    ("protocol", "what"),
+    ("protocol", "violation"),
     [
         (JoinProtocol.MARK_THEN_CHECK, "two branches are at d"),
         (JoinProtocol.CHECK_THEN_MARK, "branches wait forever"),
     ],
 )
-def test_the_model_catches_broken_joins(protocol: JoinProtocol, what: str) -> None:
-    cfg = flow_of(DIAMOND)
-    assert walked(cfg, always_first(cfg)) == {frozenset({("a", 1), ("b", 1), ("c", 1), ("d", 1)})}
-    with pytest.raises(PropertyViolation, match=what):
-        walked(cfg, always_first(cfg), protocol)
+def test_model_detects_broken_join_protocols(protocol: JoinProtocol, violation: str) -> None:
+    cfg = make_cfg(DIAMOND)
+    assert explore(cfg, always_first_case(cfg)) == {frozenset({("a", 1), ("b", 1), ("c", 1), ("d", 1)})}
+    with pytest.raises(PropertyViolation, match=violation):
+        explore(cfg, always_first_case(cfg), protocol)
 
 
 @pytest.mark.parametrize(
     "wrong", [Joins({}, {}, ()), Joins({"d": "a"}, {"b": ("d",)}, ()), Joins({"d": "a"}, {}, ())], ids=str
 )
-def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
-    cfg = flow_of(DIAMOND)
+def test_model_detects_wrong_joins(wrong: Joins) -> None:
+    cfg = make_cfg(DIAMOND)
     with pytest.raises(PropertyViolation):
         BranchModel(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0]).explore()
 
@@ -180,7 +183,7 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
                 "x": {"z"},
                 "y": {"z"},
             },
-            id="late steps behind a parallel cycle",
+            id="late steps after a parallel cycle",
         ),
         pytest.param(
             {
@@ -194,13 +197,13 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             },
             {"d": "a", "h": ROOT, "y": ROOT},
             {**{step: {"d", "h", "y"} for step in "bc"}, **{step: {"h", "y"} for step in "adpq"}, "h": {"y"}},
-            id="late steps behind a parallel cycle that is late itself",
+            id="late steps after a parallel cycle that is late itself",
         ),
         pytest.param(
             {"a": [["b"], []], "b": [["c", "b"]], "c": [["b"], ["a"]]},
             {"a": ROOT, "b": "a"},
             {"b": {"a"}, "c": {"a", "b"}},
-            id="out of a cycle within a cycle",
+            id="exit of an inner cycle",
         ),
         pytest.param(
             {
@@ -214,13 +217,13 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
             },
             {"d": "a", "x": "o", "y": "o"},
             {**{step: {"d", "x", "y"} for step in "bc"}, "a": {"x", "y"}, "d": {"x", "y"}, "x": {"y"}},
-            id="late steps behind a parallel cycle within a cycle",
+            id="late steps after a parallel cycle within a cycle",
         ),
         pytest.param(
             {"a": [["b"], ["c"]], "b": [["c"]], "c": [["a"], ["d"]], "d": [["e", "c"]], "e": [["a"], ["b"]]},
             {"a": ROOT, "c": "a"},
             {"b": {"a", "c"}, "c": {"a"}, "d": {"a", "c"}, "e": {"a", "c"}},
-            id="a cycle with two ways in",
+            id="a cycle with two entries",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["e"]], "d": [], "e": []},
@@ -236,8 +239,10 @@ def test_the_model_catches_a_planner_that_is_wrong(wrong: Joins) -> None:
         ),
     ],
 )
-def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, set[str]]) -> None:
-    cfg = flow_of(cases)
+def test_dominators_and_regions(
+    cases: Cases, dominators: dict[str, str], regions: dict[str, set[str]]
+) -> None:
+    cfg = make_cfg(cases)
     joins = find_joins(cfg)
     assert joins.dominators == dominators
     assert {step: set(waiting) for step, waiting in joins.regions.items()} == regions
@@ -245,13 +250,17 @@ def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, se
 
 
 @pytest.mark.parametrize(
-    ("cases", "step", "case", "left"),
+    ("cases", "step", "case", "unfinished"),
     [
         pytest.param(
-            {"a": [["b"]], "b": [["a", "c"]]}, "b", 0, ("c",), id="one branch goes round, one is left"
+            {"a": [["b"]], "b": [["a", "c"]]}, "b", 0, ("c",), id="one branch starts the next round"
         ),
         pytest.param(
-            {"a": [["b", "c"]], "b": [["a"], ["d"]], "c": [["d"]]}, "a", 0, ("c",), id="round before the join"
+            {"a": [["b", "c"]], "b": [["a"], ["d"]], "c": [["d"]]},
+            "a",
+            0,
+            ("c",),
+            id="next round before the join",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["c"]], "c": [["b"]]},
@@ -262,18 +271,22 @@ def test_regions(cases: Cases, dominators: dict[str, str], regions: dict[str, se
         ),
     ],
 )
-def test_runaways(cases: Cases, step: str, case: int | None, left: tuple[str, ...]) -> None:
-    (runaway,) = find_joins(flow_of(cases)).overlapping_cycles
-    assert (runaway.step, runaway.case, runaway.unfinished_steps) == (step, case, left)
-    assert runaway.cycle[0] == runaway.cycle[-1]
-    graph = flow_of(cases).graph
-    assert all(graph.has_edge(*edge) for edge in zip(runaway.cycle, runaway.cycle[1:], strict=False))
+def test_overlapping_cycles_are_reported(
+    cases: Cases, step: str, case: int | None, unfinished: tuple[str, ...]
+) -> None:
+    (overlapping,) = find_joins(make_cfg(cases)).overlapping_cycles
+    assert (overlapping.step, overlapping.case, overlapping.unfinished_steps) == (step, case, unfinished)
+    assert overlapping.cycle[0] == overlapping.cycle[-1]
+    graph = make_cfg(cases).graph
+    assert all(graph.has_edge(*edge) for edge in zip(overlapping.cycle, overlapping.cycle[1:], strict=False))
 
 
-def runaway_of(cases: Cases, modes: Mapping[str, str]) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
-    """The join that goes on too early, the cycle that it lets begin again, and where branches may be left."""
-    (runaway,) = find_joins(flow_of(cases), modes).overlapping_cycles
-    return runaway.discriminator, runaway.cycle, runaway.unfinished_steps
+def overlapping_cycle_of(
+    cases: Cases, modes: Mapping[str, str]
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """Return the discriminator, the cycle that it starts again, and the steps of unfinished branches."""
+    (overlapping,) = find_joins(make_cfg(cases), modes).overlapping_cycles
+    return overlapping.discriminator, overlapping.cycle, overlapping.unfinished_steps
 
 
 RACE: Cases = {
@@ -286,9 +299,9 @@ RACE: Cases = {
 }
 
 
-class TestFirstArrivals:
-    def test_no_join_counts_for_them(self) -> None:
-        joins = find_joins(flow_of(DIAMOND), {"d": "any"})
+class TestDiscriminators:
+    def test_no_live_branches_are_counted_for_a_discriminator(self) -> None:
+        joins = find_joins(make_cfg(DIAMOND), {"d": "any"})
         assert (joins.dominators, joins.discriminators, joins.multi_merges) == (
             {"d": "a"},
             {"d"},
@@ -298,56 +311,56 @@ class TestFirstArrivals:
         assert joins.joins_waiting_for("b") == ()
         assert joins.counter_changes("a", ("b", "c")) == {}
 
-    def test_joins_around_wait_for_those_that_come_too_late(self) -> None:
+    def test_outer_joins_wait_for_stragglers(self) -> None:
         cases: Cases = {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["f"]], "e": [["f"]]}
-        joins = find_joins(flow_of(cases), {"e": "any"})
+        joins = find_joins(make_cfg(cases), {"e": "any"})
         assert (joins.dominators, joins.discriminators) == ({"e": "a", "f": "a"}, {"e"})
         assert {step: joins.joins_waiting_for(step) for step in "bcde"} == dict.fromkeys("bcde", ("f",))
 
-    def test_what_is_only_behind_them_does_not_wait(self) -> None:
+    def test_a_join_reached_only_through_a_discriminator_does_not_wait_for_stragglers(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e", "f"]], "e": [["g"]], "f": [["g"]]}
-        joins = find_joins(flow_of(cases), {"d": "any"})
+        joins = find_joins(make_cfg(cases), {"d": "any"})
         assert joins.dominators == {"d": "a", "g": "d"}
         assert joins.joins_waiting_for("b") == ()
 
     def test_where_one_branch_at_most_can_arrive(self) -> None:
-        cfg = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        cfg = make_cfg({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
         assert find_joins(cfg, {"d": "any"}).dominators == {}
 
-    def test_a_race_in_every_round(self) -> None:
+    def test_a_discriminator_fires_in_every_round(self) -> None:
         cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
-        cfg, modes = flow_of(cases), {"d": "any"}
+        cfg, modes = make_cfg(cases), {"d": "any"}
         joins = find_joins(cfg, modes)
         assert (joins.dominators, joins.overlapping_cycles) == ({"d": "a"}, ())
-        chances = {**always_first(cfg), "d": [0, 1]}
+        chances = {**always_first_case(cfg), "d": [0, 1]}
         twice = {"a": 2, "b": 2, "c": 2, "d": 2, "e": 1}
-        assert walked(cfg, chances, modes=modes) == {frozenset(twice.items())}
+        assert explore(cfg, chances, modes=modes) == {frozenset(twice.items())}
 
-    def test_a_cycle_that_does_not_pass_the_fork(self) -> None:
+    def test_a_cycle_that_does_not_pass_the_fork_overlaps(self) -> None:
         cases: Cases = {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["b"], []]}
-        assert runaway_of(cases, {"d": "any"}) == ("d", ("d", "b", "d"), ("d",))
+        assert overlapping_cycle_of(cases, {"d": "any"}) == ("d", ("d", "b", "d"), ("d",))
         cases = {"a": [["b", "c"], []], "b": [["a"]], "c": [["a"]]}
-        assert runaway_of(cases, {"a": "any"}) == ("a", ("a", "b", "a"), ("a",))
+        assert overlapping_cycle_of(cases, {"a": "any"}) == ("a", ("a", "b", "a"), ("a",))
 
-    def test_a_join_that_would_mix_two_rounds(self) -> None:
-        assert runaway_of(RACE, {"j": "any"}) == ("j", ("j", "a", "d", "j"), ("k",))
+    def test_a_discriminator_before_a_waiting_join_overlaps(self) -> None:
+        assert overlapping_cycle_of(RACE, {"j": "any"}) == ("j", ("j", "a", "d", "j"), ("k",))
 
-    def test_a_join_that_ends_the_round_waits_for_those_that_come_too_late(self) -> None:
-        cfg = flow_of({**RACE, "j": [["m"]], "d": [["j"]], "c": [["m"]], "m": [["a"], ["z"]]})
+    def test_a_join_at_the_end_of_the_round_waits_for_stragglers(self) -> None:
+        cfg = make_cfg({**RACE, "j": [["m"]], "d": [["j"]], "c": [["m"]], "m": [["a"], ["z"]]})
         joins = find_joins(cfg, {"j": "any"})
         assert (joins.dominators, joins.overlapping_cycles) == ({"j": "a", "m": "a"}, ())
 
-    def test_first_of_several_firsts(self) -> None:
-        joins = find_joins(flow_of(RACE), {"j": "any", "k": "any"})
+    def test_a_discriminator_after_a_discriminator(self) -> None:
+        joins = find_joins(make_cfg(RACE), {"j": "any", "k": "any"})
         assert (joins.dominators, joins.overlapping_cycles) == ({"j": "a", "k": "a"}, ())
 
 
 CHAIN: Cases = {**DIAMOND, "d": [["e"]], "e": [["f"]]}
 
 
-class TestVisitsForEach:
+class TestMultiMerges:
     @pytest.mark.parametrize(
-        ("each", "multi", "joins"),
+        ("each_steps", "multi_merges", "joins"),
         [
             ("d", "d", {"e": "a"}),
             ("de", "de", {"f": "a"}),
@@ -356,89 +369,91 @@ class TestVisitsForEach:
             ("ef", "", {"d": "a"}),
         ],
     )
-    def test_what_follows_comes_together_unless_it_says_so_too(
-        self, each: str, multi: str, joins: dict[str, str]
+    def test_successors_of_a_multi_merge_are_joins_unless_they_are_multi_merges(
+        self, each_steps: str, multi_merges: str, joins: dict[str, str]
     ) -> None:
-        found = find_joins(flow_of(CHAIN), dict.fromkeys(each, "each"))
-        assert (found.multi_merges, found.dominators) == (set(multi), joins)
+        found = find_joins(make_cfg(CHAIN), dict.fromkeys(each_steps, "each"))
+        assert (found.multi_merges, found.dominators) == (set(multi_merges), joins)
 
-    def test_once_for_each_branch(self) -> None:
-        cfg = flow_of(CHAIN)
-        (visits,) = walked(cfg, always_first(cfg), modes={"d": "each"})
+    def test_a_multi_merge_is_visited_once_for_each_branch(self) -> None:
+        cfg = make_cfg(CHAIN)
+        (visits,) = explore(cfg, always_first_case(cfg), modes={"d": "each"})
         assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
 
-    def test_the_first_of_each(self) -> None:
-        cfg, modes = flow_of(CHAIN), {"d": "each", "e": "any"}
+    def test_a_discriminator_after_a_multi_merge(self) -> None:
+        cfg, modes = make_cfg(CHAIN), {"d": "each", "e": "any"}
         assert find_joins(cfg, modes).discriminators == {"e"}
-        (visits,) = walked(cfg, always_first(cfg), modes=modes)
+        (visits,) = explore(cfg, always_first_case(cfg), modes=modes)
         assert dict(visits) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 1, "f": 1}
 
-    def test_joins_behind_them_reach_back_to_where_there_was_one_branch(self) -> None:
+    def test_joins_after_a_multi_merge_have_the_dominator_before_it(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e"], ["f"]], "e": [["g"]], "f": [["g"]]}
-        joins = find_joins(flow_of(cases), {"d": "each"})
+        joins = find_joins(make_cfg(cases), {"d": "each"})
         assert joins.dominators == {"e": "a", "f": "a", "g": "a"}
         assert joins.joins_waiting_for("b") == ("e", "f", "g")
 
-    def test_a_fork_behind_them_begins_where_they_have_come_together(self) -> None:
+    def test_a_fork_after_a_multi_merge_starts_at_the_join_before_it(self) -> None:
         cases: Cases = {**DIAMOND, "d": [["e"]], "e": [["f", "g"]], "f": [["h"]], "g": [["h"]]}
-        assert find_joins(flow_of(cases), {"d": "each"}).dominators == {"e": "a", "h": "e"}
+        assert find_joins(make_cfg(cases), {"d": "each"}).dominators == {"e": "a", "h": "e"}
 
-    def test_back_to_the_head_of_a_cycle(self) -> None:
+    def test_a_multi_merge_that_leads_back_to_the_loop_header(self) -> None:
         cases: Cases = {"a": [["b", "c"], []], "b": [["d"]], "c": [["d"]], "d": [["a"], ["e"]]}
-        cfg, modes = flow_of(cases), {"d": "each"}
+        cfg, modes = make_cfg(cases), {"d": "each"}
         joins = find_joins(cfg, modes)
         assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == (
             {"a": ROOT, "e": ROOT},
             {"d"},
             (),
         )
-        chances = {**always_first(cfg), "a": [0, 1], "d": [0, 1]}
-        (visits,) = walked(cfg, chances, modes=modes)
+        chances = {**always_first_case(cfg), "a": [0, 1], "d": [0, 1]}
+        (visits,) = explore(cfg, chances, modes=modes)
         assert dict(visits) == {"a": 2, "b": 1, "c": 1, "d": 2, "e": 1}
 
-    def test_one_branch_more_in_every_round(self) -> None:
+    def test_a_cycle_that_forks_to_a_multi_merge_in_every_round(self) -> None:
         cases: Cases = {"a": [["a", "b"], ["b"]], "b": [["c"]], "c": []}
-        cfg = flow_of(cases)
-        assert [runaway.unfinished_steps for runaway in find_joins(cfg).overlapping_cycles] == [("b",)]
+        cfg = make_cfg(cases)
+        assert [overlapping.unfinished_steps for overlapping in find_joins(cfg).overlapping_cycles] == [
+            ("b",)
+        ]
         modes = {"b": "each"}
         joins = find_joins(cfg, modes)
         assert (joins.dominators, joins.multi_merges, joins.overlapping_cycles) == ({"c": ROOT}, {"b"}, ())
-        (visits,) = walked(cfg, {**always_first(cfg), "a": [0, 0, 1]}, modes=modes)
+        (visits,) = explore(cfg, {**always_first_case(cfg), "a": [0, 0, 1]}, modes=modes)
         assert dict(visits) == {"a": 3, "b": 3, "c": 1}
 
     def test_where_one_branch_at_most_can_arrive(self) -> None:
-        cfg = flow_of({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
+        cfg = make_cfg({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]]})
         assert find_joins(cfg, {"d": "each"}).multi_merges == frozenset()
 
 
 @pytest.mark.parametrize(
     ("modes", "wrong"),
     [
-        pytest.param({"d": "any"}, Joins({"d": "a"}, {"b": ("d",), "c": ("d",)}, ()), id="a race that waits"),
-        pytest.param({"d": "any"}, Joins({}, {}, ()), id="a race without an end"),
         pytest.param(
-            {}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="a race that nobody wanted"
+            {"d": "any"}, Joins({"d": "a"}, {"b": ("d",), "c": ("d",)}, ()), id="discriminator that waits"
+        ),
+        pytest.param({"d": "any"}, Joins({}, {}, ()), id="discriminator without a join"),
+        pytest.param(
+            {}, Joins({"d": "a"}, {}, (), discriminators=frozenset("d")), id="join that is a discriminator"
         ),
         pytest.param(
-            {"d": "each"}, Joins({}, {}, (), multi_merges=frozenset("d")), id="what follows is no join"
+            {"d": "each"}, Joins({}, {}, (), multi_merges=frozenset("d")), id="successor that is no join"
         ),
         pytest.param(
             {"d": "each"},
             Joins({"e": "d"}, {}, (), multi_merges=frozenset("d")),
-            id="what follows does not wait",
+            id="successor that does not wait",
         ),
     ],
 )
-def test_the_model_catches_a_planner_that_is_wrong_about_modes(
-    modes: Mapping[str, str], wrong: Joins
-) -> None:
-    cfg = flow_of({**DIAMOND, "d": [["e"]]})
+def test_model_detects_joins_of_wrong_modes(modes: Mapping[str, str], wrong: Joins) -> None:
+    cfg = make_cfg({**DIAMOND, "d": [["e"]]})
     with pytest.raises(PropertyViolation):
         BranchModel(cfg, wrong, lambda step, _: (cfg.targets[step] or ((),))[0], modes=modes).explore()
 
 
-def test_a_flow_without_forks_has_no_joins() -> None:
-    joins = find_joins(flow_of({"a": [["b"], ["c"]], "b": [["a"]], "c": [["b"]]}))
+def test_a_graph_without_forks_has_no_joins() -> None:
+    joins = find_joins(make_cfg({"a": [["b"], ["c"]], "b": [["a"]], "c": [["b"]]}))
     assert (joins.dominators, joins.regions, joins.overlapping_cycles) == ({}, {}, ())
 
 
@@ -454,13 +469,13 @@ def test_a_flow_without_forks_has_no_joins() -> None:
         (None, ("b",), {"d": 1}),
     ],
 )
-def test_what_a_move_adds_to_the_counters(
+def test_counter_changes_of_a_move(
     source: str | None, targets: tuple[str, ...], change: dict[str, int]
 ) -> None:
-    assert find_joins(flow_of(DIAMOND)).counter_changes(source, targets) == change
+    assert find_joins(make_cfg(DIAMOND)).counter_changes(source, targets) == change
 
 
-def test_the_order_of_the_text_does_not_matter() -> None:
+def test_joins_do_not_depend_on_the_order_of_the_text() -> None:
     cases: Cases = {
         "a": [["b", "c"]],
         "b": [["d", "e"]],
@@ -470,15 +485,15 @@ def test_the_order_of_the_text_does_not_matter() -> None:
         "c": [["g"]],
     }
     forwards, backwards = (
-        flow_of(cases),
-        ControlFlowGraph("a", dict(reversed(flow_of(cases).targets.items()))),
+        make_cfg(cases),
+        ControlFlowGraph("a", dict(reversed(make_cfg(cases).targets.items()))),
     )
     assert find_joins(forwards).dominators == find_joins(backwards).dominators
 
 
-def test_a_wide_fork_is_joined_once() -> None:
+def test_a_wide_fork_has_one_join() -> None:
     middle = [f"m{index}" for index in range(8)]
-    cfg = flow_of({"a": [middle], **{step: [["z"]] for step in middle}})
+    cfg = make_cfg({"a": [middle], **{step: [["z"]] for step in middle}})
     assert find_joins(cfg).dominators == {"z": "a"}
-    (visits,) = walked(cfg, always_first(cfg))
+    (visits,) = explore(cfg, always_first_case(cfg))
     assert dict(visits) == dict.fromkeys(["a", *middle, "z"], 1)

@@ -12,7 +12,7 @@ from tests.run_harness import compile_text
 OK = "{action: log, message: ok}"
 
 
-def test_actions() -> None:
+def test_actions_are_lowered() -> None:
     plan = compile_text("""
         steps:
         - name: a
@@ -24,7 +24,8 @@ def test_actions() -> None:
             if: "{{ true }}"
             timeout: 2m
             on_error: continue
-            retry: {attempts: 4, delay: 500ms, backoff: 3, max_delay: 1h, jitter: false, if: "{{ error.status }}"}
+            retry:
+              {attempts: 4, delay: 500ms, backoff: 3, max_delay: 1h, jitter: false, if: "{{ error.status }}"}
           - {action: log, message: ok, if: true, retry: 2}
           - {action: log, message: ok, if: false}
     """)
@@ -45,11 +46,15 @@ def test_actions() -> None:
     assert fourth.condition == "{{ false }}"
 
 
-def test_tasks() -> None:
+def test_tasks_are_lowered() -> None:
     plan = compile_text(f"""
         tasks:
           one: [{OK}]
-          two: {{parallel: true, run: [one, {{task: one, with: {{x: "{{{{ 1 }}}}"}}, as: y, if: "{{{{ 2 }}}}", on_error: continue}}]}}
+          two:
+            parallel: true
+            run:
+            - one
+            - {{task: one, with: {{x: "{{{{ 1 }}}}"}}, as: y, if: "{{{{ 2 }}}}", on_error: continue}}
         steps: [{{name: a, run: [two]}}]
     """)
     assert plan.steps["a"].run == (TaskCall("two", {}),)
@@ -60,7 +65,7 @@ def test_tasks() -> None:
     )
 
 
-def test_cases() -> None:
+def test_cases_are_lowered() -> None:
     plan = compile_text(f"""
         steps:
         - name: a
@@ -96,7 +101,7 @@ def test_steps_inherit_from_the_playbook() -> None:
     assert (second.retry, second.on_error, second.timeout_seconds) == (NO_RETRY, "abort", 90.0)
 
 
-def test_joins() -> None:
+def test_joins_are_lowered() -> None:
     plan = compile_text(f"""
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
@@ -120,7 +125,7 @@ def test_joins() -> None:
     assert plan.steps["b"].cases[0].counter_changes == {"d": -1}
 
 
-RACE = """
+DISCRIMINATOR = """
     steps:
     - {name: o, run: [{action: log, message: x}], rule: [{case: default, run: [a]}]}
     - {name: a, max_visits: 3, rule: [{case: default, run: [b, c]}]}
@@ -133,9 +138,9 @@ RACE = """
 """
 
 
-def test_the_first_arrival_of_a_wave() -> None:
-    """Nothing is counted for it, and where there are several waves, branches know theirs."""
-    plan = compile_text(RACE.replace("AGAIN", "a"))
+def test_a_discriminator_has_no_live_counters() -> None:
+    """Branches carry the visit of the dominator if there may be several waves."""
+    plan = compile_text(DISCRIMINATOR.replace("AGAIN", "a"))
     assert {name: step.join for name, step in plan.steps.items() if step.join} == {"d": Join("a", "any")}
     assert not any(
         step.regions or case.counter_changes for step in plan.steps.values() for case in step.cases
@@ -143,12 +148,12 @@ def test_the_first_arrival_of_a_wave() -> None:
     assert all("steps.a" in plan.steps[name].live_names for name in "bced")
     assert not plan.steps["z"].live_names and not plan.steps["o"].live_names
     assert not plan.steps["d"].reads
-    once = compile_text(RACE.replace("AGAIN", "y"))
-    assert once.steps["d"].join == Join("a", "any")
-    assert not any(step.live_names for step in once.steps.values())
+    acyclic_plan = compile_text(DISCRIMINATOR.replace("AGAIN", "y"))
+    assert acyclic_plan.steps["d"].join == Join("a", "any")
+    assert not any(step.live_names for step in acyclic_plan.steps.values())
 
 
-def test_visits_for_each_branch_are_counted() -> None:
+def test_a_multi_merge_counts_its_visits() -> None:
     plan = compile_text(f"""
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
@@ -169,16 +174,17 @@ def test_visits_for_each_branch_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [RACE.replace("AGAIN", "y"), "mode: sequential\n" + dedent(RACE).replace("AGAIN", "y")]
+    "text",
+    [DISCRIMINATOR.replace("AGAIN", "y"), "mode: sequential\n" + dedent(DISCRIMINATOR).replace("AGAIN", "y")],
 )
-def test_modes_survive_json(text: str) -> None:
+def test_join_modes_survive_json(text: str) -> None:
     plan = compile_text(text)
     step = replace(plan.steps["d"], runs_per_branch=True)
     assert Header.from_json(plan.header.to_json()) == plan.header
     assert Step.from_json("d", step.to_json()) == step
 
 
-def test_where_branches_go_one_after_another_each_is_handed_all_that_is_read() -> None:
+def test_all_names_are_live_in_sequential_mode() -> None:
     text = """
         steps:
         - {name: a, rule: [{case: default, run: [b, c]}]}
@@ -186,15 +192,15 @@ def test_where_branches_go_one_after_another_each_is_handed_all_that_is_read() -
         - {name: c, run: [{action: log, message: "{{ x | default(0) }} {{ steps.b.status }}"}]}
         - {name: d, run: [{action: log, message: "{{ y }}"}]}
     """
-    together = compile_text(text)
-    assert not together.header.sequential
-    assert hands_on(together) == {"a": set(), "b": set(), "c": set(), "d": {"y"}}
-    in_turns = compile_text("mode: sequential\n" + dedent(text))
-    assert in_turns.header.sequential
-    assert hands_on(in_turns) == {name: {"steps.b", "x", "y"} for name in "abcd"}
+    parallel_plan = compile_text(text)
+    assert not parallel_plan.header.sequential
+    assert live_names_of(parallel_plan) == {"a": set(), "b": set(), "c": set(), "d": {"y"}}
+    sequential_plan = compile_text("mode: sequential\n" + dedent(text))
+    assert sequential_plan.header.sequential
+    assert live_names_of(sequential_plan) == {name: {"steps.b", "x", "y"} for name in "abcd"}
 
 
-def test_what_is_handed_on_in_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_names_are_bounded_in_sequential_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
         name: play
         mode: sequential
@@ -203,13 +209,13 @@ def test_what_is_handed_on_in_turns_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         - {name: b, run: [{action: log, message: "{{ x }}"}]}
     """
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 2)
-    assert hands_on(compile_text(text)) == {"a": {"x"}, "b": {"x"}}
+    assert live_names_of(compile_text(text)) == {"a": {"x"}, "b": {"x"}}
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 1)
     with pytest.raises(AssertionError, match="NP701"):
         compile_text(text)
 
 
-def test_a_chain_counts_nothing() -> None:
+def test_a_chain_has_no_live_counters() -> None:
     plan = compile_text(f"""
         steps:
         - {{name: a, run: [{OK}], rule: [{{case: default, run: [b]}}]}}
@@ -219,40 +225,47 @@ def test_a_chain_counts_nothing() -> None:
     assert plan.steps["a"].cases[0].counter_changes == {}
 
 
-def reads(plan: Plan) -> dict[str, tuple[str, ...]]:
+def reads_of(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {name: step.reads for name, step in plan.steps.items()}
 
 
-def hands_on(plan: Plan) -> dict[str, set[str]]:
+def live_names_of(plan: Plan) -> dict[str, set[str]]:
     return {name: set(step.live_names) for name, step in plan.steps.items()}
 
 
-def test_what_steps_read_and_hand_on() -> None:
+def test_reads_and_live_names_of_steps() -> None:
     plan = compile_text("""
         variables: {v: 1, w: 2}
         tasks: {t: [{action: log, message: "{{ y }} {{ args.z }} {{ step.name }}"}]}
         steps:
         - {name: a, run: [{action: set, set: {x: 1, y: 2, z: 3, w: 4}}], rule: [{case: default, run: [b]}]}
-        - {name: b, run: [{action: log, message: "{{ v }} {{ w }}", as: unread}], rule: [{case: "{{ x }}", run: [c]}]}
-        - {name: c, run: [{task: t, with: {z: "{{ z }}"}}], rule: [{case: default, run: [{action: log, message: "{{ steps.b.visits }}"}]}]}
+        - name: b
+          run: [{action: log, message: "{{ v }} {{ w }}", as: unread}]
+          rule: [{case: "{{ x }}", run: [c]}]
+        - name: c
+          run: [{task: t, with: {z: "{{ z }}"}}]
+          rule: [{case: default, run: [{action: log, message: "{{ steps.b.visits }}"}]}]
     """)
-    assert reads(plan) == {"a": (), "b": ("w", "x"), "c": ("steps.b", "y", "z")}
+    assert reads_of(plan) == {"a": (), "b": ("w", "x"), "c": ("steps.b", "y", "z")}
     assert plan.steps["a"].saves == ("w", "x", "y", "z")
-    assert hands_on(plan) == {"a": set(), "b": {"w", "x", "y", "z"}, "c": {"steps.b", "y", "z"}}
+    assert live_names_of(plan) == {"a": set(), "b": {"w", "x", "y", "z"}, "c": {"steps.b", "y", "z"}}
 
 
-def test_names_of_a_cycle_stay_with_it() -> None:
+def test_names_of_a_cycle_stay_live_on_it() -> None:
     plan = compile_text("""
         variables: {n: 0}
         steps:
-        - {name: a, max_visits: 3, run: [{action: set, set: {n: "{{ n + 1 }}"}}], rule: [{case: default, run: [b]}]}
+        - name: a
+          max_visits: 3
+          run: [{action: set, set: {n: "{{ n + 1 }}"}}]
+          rule: [{case: default, run: [b]}]
         - {name: b, rule: [{case: "{{ n < 2 }}", run: [a]}, {case: default, run: [c]}]}
         - {name: c, run: [{action: log, message: "{{ steps.a.visits }}"}]}
     """)
-    assert hands_on(plan) == {"a": {"n", "steps.a"}, "b": {"n", "steps.a"}, "c": {"steps.a"}}
+    assert live_names_of(plan) == {"a": {"n", "steps.a"}, "b": {"n", "steps.a"}, "c": {"steps.a"}}
 
 
-def test_names_saved_by_tasks_count_for_the_steps_that_call_them() -> None:
+def test_names_saved_by_tasks_count_for_steps_that_call_them() -> None:
     plan = compile_text("""
         tasks:
           inner: [{action: set, set: {x: 1}}]
@@ -263,10 +276,10 @@ def test_names_saved_by_tasks_count_for_the_steps_that_call_them() -> None:
     """)
     assert plan.steps["a"].saves == ("x", "y", "z")
     assert plan.steps["a"].reads == ("x",)
-    assert hands_on(plan)["b"] == {"y", "z"}
+    assert live_names_of(plan)["b"] == {"y", "z"}
 
 
-def test_names_of_loops_inside_templates_are_not_read() -> None:
+def test_local_names_of_templates_are_not_read() -> None:
     plan = compile_text("""
         steps:
         - {name: a, run: [{action: set, set: {i: 1, list: [1]}}], rule: [{case: default, run: [b]}]}
@@ -275,12 +288,12 @@ def test_names_of_loops_inside_templates_are_not_read() -> None:
     assert plan.steps["b"].reads == ("list",)
 
 
-def test_steps_that_cannot_be_reached_are_left_out() -> None:
+def test_unreachable_steps_are_left_out() -> None:
     plan = compile_text(f"steps: [{{name: a, run: [{OK}]}}, {{name: b, run: [{OK}]}}]")
     assert list(plan.steps) == ["a"]
 
 
-def test_inputs() -> None:
+def test_declared_inputs_are_lowered() -> None:
     plan = compile_text(f"""
         name: play
         input:
@@ -295,7 +308,7 @@ def test_inputs() -> None:
     assert not plan.header.accepts_other_inputs
 
 
-def test_inferred_inputs() -> None:
+def test_inferred_inputs_are_lowered() -> None:
     plan = compile_text("""
         name: play
         steps:
@@ -315,13 +328,16 @@ def test_inferred_inputs() -> None:
     ).header.accepts_other_inputs
 
 
-def test_statistics() -> None:
+def test_statistics_of_a_plan() -> None:
     plan = compile_text(f"""
         tasks: {{t: [{OK}, {{action: set, set: {{x: 1}}}}]}}
         steps:
         - {{name: a, rule: [{{case: default, run: [b, c]}}]}}
         - {{name: b, run: [t], rule: [{{case: default, run: [d]}}]}}
-        - {{name: c, max_visits: 2, run: [{OK}], rule: [{{case: "{{{{ run.id }}}}", run: [c]}}, {{case: default, run: [d]}}]}}
+        - name: c
+          max_visits: 2
+          run: [{OK}]
+          rule: [{{case: "{{{{ run.id }}}}", run: [c]}}, {{case: default, run: [d]}}]
         - {{name: d, rule: [{{case: default, run: [{OK}]}}]}}
     """)
     expected = {

@@ -7,7 +7,7 @@ import pytest
 from tests.planner.findings import OK, STEP, diagnose, findings, hints, messages
 
 
-def test_a_step_that_does_not_exist() -> None:
+def test_an_unknown_step_is_reported_with_a_suggestion() -> None:
     text = f"""
         steps:
         - {{name: notify, run: [{OK}], rule: [{{case: default, run: [notifi]}}]}}
@@ -26,11 +26,11 @@ def test_a_step_that_does_not_exist() -> None:
         ("steps: [{name: a, run: [{action: log, message: '{{ steps[\"b c\"].status }}'}]}]", "b c"),
     ],
 )
-def test_steps_named_elsewhere(text: str, word: str) -> None:
+def test_unknown_steps_are_reported_wherever_they_are_named(text: str, word: str) -> None:
     assert findings(text, "NP101") == [("NP101", word)]
 
 
-def test_two_steps_with_one_name() -> None:
+def test_duplicate_steps() -> None:
     text = f"""
         steps:
         - {{name: a, run: [{OK}]}}
@@ -50,16 +50,16 @@ def test_two_steps_with_one_name() -> None:
         pytest.param("s(a, [b, c]), s(b, [a]), s(c, [d]), s(d), s(a, [d])", id="a fork on a cycle"),
     ],
 )
-def test_what_only_follows_from_two_steps_with_one_name_is_not_reported(steps: str) -> None:
-    def written(match: re.Match[str]) -> str:
+def test_consequences_of_duplicate_steps_are_not_reported(steps: str) -> None:
+    def to_step(match: re.Match[str]) -> str:
         rule = f"rule: [{{case: default, run: {match[2]}}}]" if match[2] else f"run: [{OK}]"
         return f"{{name: {match[1]}, {rule}}}"
 
-    text = "steps: [" + re.sub(r"s\((\w)(?:, (\[.*?\]))?\)", written, steps) + "]"
+    text = "steps: [" + re.sub(r"s\((\w)(?:, (\[.*?\]))?\)", to_step, steps) + "]"
     assert [code for code, _ in findings(text)] == ["NP102"]
 
 
-def test_one_of_two_steps_with_one_name_may_be_meant_to_run_last() -> None:
+def test_a_duplicate_step_may_be_the_finally_step() -> None:
     text = f"""
         finally: b
         steps:
@@ -70,7 +70,7 @@ def test_one_of_two_steps_with_one_name_may_be_meant_to_run_last() -> None:
     assert [code for code, _ in findings(text)] == ["NP102"]
 
 
-def test_what_does_not_follow_from_two_steps_with_one_name_is_reported() -> None:
+def test_errors_independent_of_duplicate_steps_are_reported() -> None:
     text = f"""
         steps:
         - {{name: a, rule: [{{case: "{{{{ run.id }}}}", run: [a]}}, {{case: default, run: [b]}}]}}
@@ -81,7 +81,7 @@ def test_what_does_not_follow_from_two_steps_with_one_name_is_reported() -> None
     assert findings(text) == [("NP202", "a"), ("NP102", "b"), ("NP201", "c")]
 
 
-def test_two_tasks_with_one_name() -> None:
+def test_duplicate_tasks() -> None:
     text = f"""
         tasks:
         - {{name: t, run: [{OK}]}}
@@ -96,7 +96,7 @@ def test_two_tasks_with_one_name() -> None:
     "entry",
     ["tsk", "{task: tsk}", "{task: tsk, with: {x: 1}}"],
 )
-def test_a_task_that_does_not_exist(entry: str) -> None:
+def test_an_unknown_task_is_reported_with_a_suggestion(entry: str) -> None:
     text = f"""
         tasks: {{task: [{OK}]}}
         steps: [{{name: a, run: [{entry}, task]}}]
@@ -105,12 +105,12 @@ def test_a_task_that_does_not_exist(entry: str) -> None:
     assert hints(text) == ["did you mean `task`?"]
 
 
-def test_a_task_of_a_case_that_does_not_exist() -> None:
+def test_an_unknown_task_in_a_case() -> None:
     text = "steps: [{name: a, rule: [{case: default, run: [{task: zz}]}]}]"
     assert findings(text) == [("NP103", "zz")]
 
 
-def test_a_name_of_a_step_and_of_a_task() -> None:
+def test_a_name_of_both_a_step_and_a_task() -> None:
     text = f"""
         tasks: {{b: [{OK}]}}
         steps:
@@ -126,7 +126,7 @@ def test_a_name_of_a_step_and_of_a_task() -> None:
     ("run", "pointed_at"),
     [(f"[b, {OK}]", "case"), (f"[{OK}, {{step: b}}]", "case"), ("[b, t]", "case"), ("[b, b]", "b")],
 )
-def test_cases_that_mix(run: str, pointed_at: str) -> None:
+def test_cases_that_name_steps_and_work(run: str, pointed_at: str) -> None:
     text = f"""
         tasks: {{t: [{OK}]}}
         steps:
@@ -150,27 +150,27 @@ def test_steps_outside_of_cases(place: str, entry: str) -> None:
 
 
 @pytest.mark.parametrize("empty", ["", ", run: []", ", rule: []"])
-def test_a_step_without_work_or_rule(empty: str) -> None:
+def test_a_step_with_neither_run_nor_rule(empty: str) -> None:
     found = findings(f"steps: [{{name: alone{empty}}}]")
     assert [code for code, _ in found] == ["NP107"]
 
 
 @pytest.mark.parametrize(
-    ("tasks", "circle"),
+    ("tasks", "cycle"),
     [
         ("{t: [t]}", "t → t"),
         ("{t: [u], u: [{task: w}], w: [t]}", "t → u → w → t"),
     ],
 )
-def test_tasks_that_call_each_other(tasks: str, circle: str) -> None:
+def test_tasks_that_call_each_other_in_a_cycle(tasks: str, cycle: str) -> None:
     text = f"""
         tasks: {tasks}
         steps: [{{name: a, run: [t]}}]
     """
-    assert messages(text, "NP108") == [f"tasks call each other in a cycle: {circle}"]
+    assert messages(text, "NP108") == [f"tasks call each other in a cycle: {cycle}"]
 
 
-def test_tasks_that_nothing_calls() -> None:
+def test_unused_tasks() -> None:
     text = f"""
         tasks:
           used: [{OK}]
@@ -182,12 +182,12 @@ def test_tasks_that_nothing_calls() -> None:
 
 
 @pytest.mark.parametrize("name", ["''", "' a'", "'a '", '"a\\u0007"', '"a\\nb"', "x" * 101, "'@end'", "'@'"])
-def test_names_of_steps_that_are_none(name: str) -> None:
+def test_invalid_names_of_steps(name: str) -> None:
     assert [code for code, _ in findings(f"steps: [{{name: {name}, run: [{OK}]}}]")] == ["NP110"]
 
 
 @pytest.mark.parametrize("name", ["Run Import", "a-b", "1", "é", "x" * 100, "a.b", "a@b", "default", "None"])
-def test_names_of_steps(name: str) -> None:
+def test_valid_names_of_steps(name: str) -> None:
     assert findings(f"steps: [{{name: '{name}', run: [{OK}]}}]") == []
 
 
@@ -204,16 +204,16 @@ def test_names_of_steps(name: str) -> None:
         f"tasks: {{t: [{OK}]}}\nsteps: [{{name: a, run: [{{task: t, as: 'NAME'}}]}}]",
     ],
 )
-def test_names_that_cannot_be_bound(text: str, name: str) -> None:
+def test_invalid_names_of_values(text: str, name: str) -> None:
     assert findings(text.replace("NAME", name), "NP110") == [("NP110", f"'{name}'")]
 
 
 @pytest.mark.parametrize("name", ["x", "é", "items", "x1", "steps_2", "user"])
-def test_names_that_can_be_bound(name: str) -> None:
+def test_valid_names_of_values(name: str) -> None:
     assert findings(f"variables: {{{name}: 1}}\n{STEP}", "NP110") == []
 
 
-def test_what_follows_from_a_broken_step_is_not_reported() -> None:
+def test_consequences_of_a_broken_step_are_not_reported() -> None:
     text = f"""
         tasks: {{t: [{OK}]}}
         steps:
@@ -225,7 +225,7 @@ def test_what_follows_from_a_broken_step_is_not_reported() -> None:
 
 
 @pytest.mark.parametrize(("depth", "codes"), [(32, []), (33, ["NP701"])])
-def test_tasks_call_each_other_so_deep_and_no_deeper(depth: int, codes: list[str]) -> None:
+def test_depth_of_task_calls_is_limited(depth: int, codes: list[str]) -> None:
     calls = "".join(f"  t{n}: [t{n + 1}]\n" for n in range(1, depth))
     text = f"tasks:\n{calls}  t{depth}: [{OK}]\nsteps: [{{name: a, run: [t1]}}]\n"
     assert [code for code, _ in findings(text)] == codes

@@ -28,7 +28,7 @@ UNKNOWN = Diagnostic(
 )
 
 
-def shown(text: str, span: Span, *, width: int = 100, message: str = "wrong") -> list[str]:
+def render(text: str, span: Span, *, width: int = 100, message: str = "wrong") -> list[str]:
     found = CheckedFile("playbook.yaml", text, (Diagnostic("NP001", message, span),))
     return plain_text(render_full([found], width)).splitlines()
 
@@ -37,7 +37,7 @@ def caret_cells(line: str) -> tuple[int, int]:
     return line.index("^"), line.rindex("^") + 1
 
 
-def test_full_shows_the_line_the_caret_the_labels_and_the_hint() -> None:
+def test_full_output_shows_line_caret_labels_and_hint() -> None:
     assert plain_text(render_full([CheckedFile("a.yaml", TEXT, (UNKNOWN,))])) == (
         "error[NP101]: there is no step `notfy`\n"
         " --> a.yaml:3:8\n"
@@ -59,20 +59,20 @@ def test_a_label_on_the_same_line_stands_under_the_caret() -> None:
     assert lines[3:6] == ["1 | a, a", "  |    ^", "  | - first here"]
 
 
-def test_tabs_are_as_wide_as_they_are_shown() -> None:
-    lines = shown("\ta\tb: c\n", Span(1, 4, 1, 5))
+def test_carets_account_for_the_width_of_tabs() -> None:
+    lines = render("\ta\tb: c\n", Span(1, 4, 1, 5))
     assert lines[3].index("b") == lines[4].index("^")
 
 
 def test_wide_and_combining_characters_do_not_shift_the_caret() -> None:
-    lines = shown("日本: e\u0301 x\n", Span(1, 8, 1, 9))
+    lines = render("日本: e\u0301 x\n", Span(1, 8, 1, 9))
     # Two wide characters take two cells more than they have characters, and the accent takes none.
     assert lines[4].index("^") == len("1 | ") + len("日本: e x") - 1 + 2
-    assert caret_cells(shown("日本: x\n", Span(1, 1, 1, 3))[4]) == (4, 8)
+    assert caret_cells(render("日本: x\n", Span(1, 1, 1, 3))[4]) == (4, 8)
 
 
 def test_long_lines_are_clipped_around_the_caret() -> None:
-    lines = shown("x" * 500 + " target " + "y" * 500, Span(1, 502, 1, 508), width=80)
+    lines = render("x" * 500 + " target " + "y" * 500, Span(1, 502, 1, 508), width=80)
     begin, end = caret_cells(lines[4])
     assert lines[3][begin:end] == "target"
     assert lines[3].startswith("1 | …") and lines[3].endswith("…")
@@ -81,27 +81,27 @@ def test_long_lines_are_clipped_around_the_caret() -> None:
 
 def test_control_characters_never_reach_the_terminal() -> None:
     text = "a: \x1b[31m\x9b1m\u202e\x00\x7f b\n"
-    everything = shown(text, Span(1, 16, 1, 17), message="what \x1b]0;title\x07\nis\r this \u2066")
+    everything = render(text, Span(1, 16, 1, 17), message="what \x1b]0;title\x07\nis\r this \u2066")
     assert all(character.isprintable() for line in everything for character in line)
     assert everything[3].index("b") == everything[4].index("^")
     assert to_printable("a\nb\tc\u3000d\x1b") == "a b c d␛"
 
 
-def test_spans_beyond_the_text_are_still_shown() -> None:
-    beyond_the_line = shown("short\n", Span(1, 90, 1, 99))
+def test_spans_after_the_end_of_the_text_are_rendered() -> None:
+    beyond_the_line = render("short\n", Span(1, 90, 1, 99))
     assert beyond_the_line[4] == "  |      ^"
-    beyond_the_text = shown("short", Span(40, 1, 40, 2))
+    beyond_the_text = render("short", Span(40, 1, 40, 2))
     assert beyond_the_text == ["error[NP001]: wrong", "  --> playbook.yaml:40:1", ""]
-    over_lines = shown("first\nsecond\n", Span(1, 3, 2, 2))
+    over_lines = render("first\nsecond\n", Span(1, 3, 2, 2))
     assert over_lines[3:5] == ["1 | first", "  |   ^^^"]
 
 
-def test_lines_end_as_yaml_says() -> None:
-    lines = shown("a\r\nb\rc\n", Span(3, 1, 3, 2))
+def test_lines_end_where_yaml_ends_them() -> None:
+    lines = render("a\r\nb\rc\n", Span(3, 1, 3, 2))
     assert lines[3] == "3 | c"
 
 
-def test_concise_is_one_line_a_finding() -> None:
+def test_concise_output_has_one_line_for_each_finding() -> None:
     warning = Diagnostic("NP109", "unused\ntask", Span(1, 1, 1, 2), severity=Severity.WARNING)
     assert plain_text(render_concise([CheckedFile("a.yaml", TEXT, (UNKNOWN, warning))])) == (
         "a.yaml:3:8: error: NP101 there is no step `notfy` (did you mean `notify`?)\n"
@@ -109,7 +109,7 @@ def test_concise_is_one_line_a_finding() -> None:
     )
 
 
-def test_json_counts_and_names_the_file() -> None:
+def test_json_contains_counts_and_files() -> None:
     note = Diagnostic("NP306", "an input", Span(1, 1, 1, 2), severity=Severity.NOTE)
     report = json.loads(
         render_json([CheckedFile("-", TEXT, (UNKNOWN, note)), CheckedFile("b.yaml", TEXT, ())])
@@ -128,7 +128,7 @@ def test_json_counts_and_names_the_file() -> None:
     }
 
 
-def test_sarif_points_at_the_same_place() -> None:
+def test_sarif_contains_the_same_span() -> None:
     log = json.loads(
         render_sarif(
             [CheckedFile("a folder/ü.yaml", TEXT, (UNKNOWN,)), CheckedFile("-", TEXT, (UNKNOWN,))], "1.2"
@@ -146,7 +146,7 @@ def test_sarif_points_at_the_same_place() -> None:
     assert second["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "stdin"
 
 
-def test_annotations_escape_what_the_runner_would_obey() -> None:
+def test_github_annotations_are_escaped() -> None:
     found = Diagnostic("NP109", "50% of\r\n::error::lines", Span(1, 1, 1, 2), severity=Severity.NOTE)
     assert render_github([CheckedFile("a,b:c.yaml", TEXT, (found,))]) == (
         "::notice title=noetl (NP109),file=a%2Cb%3Ac.yaml,line=1,col=1,endLine=1,endColumn=2"
@@ -154,7 +154,7 @@ def test_annotations_escape_what_the_runner_would_obey() -> None:
     )
 
 
-def test_summary_counts_in_words() -> None:
+def test_summary_counts_findings() -> None:
     warning = Diagnostic("NP109", "unused", Span(1, 1, 1, 2), severity=Severity.WARNING)
     clean = CheckedFile("a.yaml", TEXT, ())
     assert summarise([clean]) == "no findings in a.yaml"

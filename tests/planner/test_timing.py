@@ -14,7 +14,7 @@ from tests.planner.findings import OK, findings, source_at
 WAIT = "{action: wait, seconds: 1}"
 
 
-def on_lambda(text: str) -> list[str]:
+def lambda_findings(text: str) -> list[str]:
     text = "name: play\n" + text
     found = compile_playbook(text, catalogue(), "lambda").diagnostics
     return [source_at(text.splitlines(), d) for d in found if d.code == "NP601"]
@@ -34,8 +34,8 @@ def on_lambda(text: str) -> list[str]:
         (f"timeout: 1d\nsteps: [{{name: a, run: [{OK}]}}]", []),
     ],
 )
-def test_what_lasts_longer_than_an_invocation(text: str, words: list[str]) -> None:
-    assert on_lambda(text) == words
+def test_timeouts_longer_than_an_invocation(text: str, words: list[str]) -> None:
+    assert lambda_findings(text) == words
     assert findings(text, "NP601") == []
 
 
@@ -46,24 +46,33 @@ def test_what_lasts_longer_than_an_invocation(text: str, words: list[str]) -> No
         (f"timeout: 1m\nsteps: [{{name: a, retry: {{attempts: 3, delay: 1s}}, run: [{OK}]}}]", []),
         (f"steps: [{{name: a, retry: {{attempts: 9, delay: 1h}}, run: [{OK}]}}]", []),
         (f"timeout: 1m\nretry: {{attempts: 5, delay: 1m}}\nsteps: [{{name: a, run: [{OK}]}}]", ["retry"]),
-        ("timeout: 1m\nsteps: [{name: a, run: [{action: log, message: x, retry: {attempts: 4, delay: 1m}}]}]", ["retry"]),
-        (f"timeout: 1m\nfinally: b\nsteps: [{{name: a, run: [{OK}]}}, {{name: b, retry: {{attempts: 9, delay: 1m}}, run: [{OK}]}}]", []),
+        (
+            "timeout: 1m\nsteps: [{name: a, run: [{action: log, message: x, retry: {attempts: 4, delay: 1m}}]}]",
+            ["retry"],
+        ),
+        (
+            (
+                f"timeout: 1m\nfinally: b\nsteps: [{{name: a, run: [{OK}]}}, "
+                f"{{name: b, retry: {{attempts: 9, delay: 1m}}, run: [{OK}]}}]"
+            ),
+            [],
+        ),
     ],
-)  # fmt: skip
-def test_retries_for_which_there_is_no_time(text: str, words: list[str]) -> None:
+)
+def test_retries_that_exceed_the_timeout_of_the_run(text: str, words: list[str]) -> None:
     assert [word for _, word in findings(text, "NP602")] == words
 
 
 @pytest.mark.parametrize("jitter", [True, False])
 @pytest.mark.parametrize("seconds", [1.0, 10.0, 100.0, 1000.0])
-def test_no_run_makes_more_attempts(jitter: bool, seconds: float) -> None:
+def test_no_run_starts_more_attempts_than_counted(jitter: bool, seconds: float) -> None:
     policy = RetryPolicy(attempts=20, delay=0.5, backoff=1.7, max_delay=60.0, jitter=jitter)
     retry = lower_retry(policy)
     assert retry is not None
     for seed in range(20):
         visit = Visit(f"v{seed}", "r", "s", VisitStatus.RUNNING, 1, {})
-        passed, made = 0.0, 1
+        elapsed, started = 0.0, 1
         for attempt in range(1, 20):
-            passed += retry_delay_seconds(retry, attempt, visit.run_id, visit.id)
-            made += passed < seconds
-        assert made <= count_attempts_within(policy, seconds)
+            elapsed += retry_delay_seconds(retry, attempt, visit.run_id, visit.id)
+            started += elapsed < seconds
+        assert started <= count_attempts_within(policy, seconds)

@@ -1,4 +1,4 @@
-"""NP301 and NP504 where what a value is like is known: from its declaration, from its text, or from the action that gives it."""
+"""NP301 and NP504 for values whose type is known: from declarations, literals or results of actions."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_attributes_that_a_value_may_have(read: str) -> None:
     assert findings(playbook(f"{{{{ {read} }}}}")) == []
 
 
-def test_what_an_attribute_may_have_been_meant_as() -> None:
+def test_hints_for_unknown_attributes() -> None:
     assert hints(playbook("{{ user.bdy }}"), "NP301") == ["did you mean `body`?"]
     assert hints(playbook("{{ user.zzz }}"), "NP301") == ["attributes: `status`, `headers`, `body`"]
     assert messages(playbook("{{ input.n.zzz }}"), "NP301") == [
@@ -124,18 +124,18 @@ def test_the_result_of_a_step_in_its_rule() -> None:
     assert findings(playbook(guard="{{ result.data.bdy }}")) == [("NP301", "bdy")]
     assert findings(playbook(guard="{{ result.data.body }}")) == []
     for key in ("parallel: true", "loop: {items: [1]}"):
-        many = playbook(guard="{{ result.data.body }}").replace("- name: a\n", f"- name: a\n  {key}\n")
-        assert ("NP301", "body") in findings(many)
-        assert ("NP301", "body") not in findings(many.replace("data.body", "data[0].body"))
+        list_result = playbook(guard="{{ result.data.body }}").replace("- name: a\n", f"- name: a\n  {key}\n")
+        assert ("NP301", "body") in findings(list_result)
+        assert ("NP301", "body") not in findings(list_result.replace("data.body", "data[0].body"))
 
 
-def test_names_of_loops_and_tasks_are_their_own() -> None:
+def test_loop_names_hide_saved_names() -> None:
     loop = 'loop: {items: "{{ list }}", as: user}'
     assert findings(playbook("{{ user.bdy }}", loop=loop)) == []
 
 
 @pytest.mark.parametrize("items", ["input.n", "user.status", "base", "input.thing", "user", "limit"])
-def test_a_loop_over_what_is_no_list(items: str) -> None:
+def test_loops_over_other_values_than_lists(items: str) -> None:
     text = playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')
     assert [code for code, _ in findings(text)] == ["NP504"]
     action = playbook().replace('message: "x"', f'message: x, loop: {{items: "{{{{ {items} }}}}"}}')
@@ -145,7 +145,7 @@ def test_a_loop_over_what_is_no_list(items: str) -> None:
 @pytest.mark.parametrize(
     "items", ["abc", "x {{ list }}", "{{ n }},{{ n }}", "{% for x in list %}{{ x }}{% endfor %}"]
 )
-def test_a_loop_over_text(items: str) -> None:
+def test_loops_over_text(items: str) -> None:
     assert findings(playbook(loop=f"loop: {{items: '{items}'}}")) == [("NP504", f"'{items}'")]
 
 
@@ -153,7 +153,7 @@ def test_a_loop_over_text(items: str) -> None:
     "items",
     ["list", "looked.body", "user.body", "input.some", "count", "several", "input.thing | list", "rows.rows"],
 )
-def test_a_loop_over_what_may_be_a_list(items: str) -> None:
+def test_loops_over_values_that_may_be_lists(items: str) -> None:
     assert findings(playbook(loop=f'loop: {{items: "{{{{ {items} }}}}"}}')) == []
 
 
@@ -167,7 +167,7 @@ def test_a_loop_over_what_may_be_a_list(items: str) -> None:
         ("{{ 'late' if x > 'a' else 'soon' }}", "x"),
     ],
 )
-def test_a_text_compared_with_a_number(text: str, word: str) -> None:
+def test_text_compared_with_a_number(text: str, word: str) -> None:
     assert findings(playbook(text)) == [("NP504", word)]
 
 
@@ -186,15 +186,15 @@ def test_a_text_compared_with_a_number(text: str, word: str) -> None:
         "{% set name = 1 %}{{ name > 5 }}",
     ],
 )
-def test_what_can_be_compared_or_may_never_be(text: str) -> None:
+def test_comparisons_that_are_valid_or_not_always_evaluated(text: str) -> None:
     assert findings(playbook(text)) == []
 
 
-def test_a_guard_that_compares_them_is_never_true() -> None:
+def test_a_guard_that_compares_text_with_a_number_is_never_true() -> None:
     assert [code for code, _ in findings(playbook(guard="{{ input.name > 5 }}"))] == ["NP203"]
     assert findings(playbook(guard="{{ user.status > '5' }}")) == [("NP504", "user.status")]
 
 
-def test_of_what_is_broken_nothing_is_known() -> None:
+def test_broken_steps_have_no_type() -> None:
     broken = playbook("{{ steps.a.result.bdy }}").replace("as: user}", "as: user}\n  - {acton: log}")
     assert "NP301" not in [code for code, _ in findings(broken)]

@@ -17,7 +17,7 @@ from noetl.planner.plan import MAX_COUNTED_VISITS
 
 from tests.executor.test_exploration import CHAIN, CYCLE, DIAMOND, LATE, LOOP_INSIDE, NESTED
 from tests.planner.branch_model import BranchModel, BranchState, BranchToken, TooManyStates
-from tests.planner.test_joins import Cases, flow_of
+from tests.planner.test_joins import Cases, make_cfg
 from tests.run_harness import RunHarness, compile_text
 from tests.state_space import StateSpaceExplorer
 from tests.strategies import flows
@@ -26,8 +26,8 @@ Bounds = Mapping[str, int]
 
 
 @dataclass
-class AllRuns(BranchModel):
-    """Every run of a flow: at each visit any case may be taken or none, in any order; a refused one cannot lead back."""
+class RunModel(BranchModel):
+    """A model of all runs: a visit takes any case or none, in any order. A refused visit cannot lead back."""
 
     bounds: Bounds = field(default_factory=dict)
 
@@ -46,16 +46,18 @@ class AllRuns(BranchModel):
         return branch.visit > self.bounds.get(branch.step, branch.visit)
 
     @property
-    def visit_bound(self) -> int:
+    def max_visits(self) -> int:
         return max(sum(dict(visits).values()) for visits in self.explore())
 
 
-def all_runs(cfg: ControlFlowGraph, bounds: Bounds, modes: Mapping[str, str] = DEFAULT_MODES) -> AllRuns:
-    return AllRuns(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, bounds=bounds)
+def model_all_runs(
+    cfg: ControlFlowGraph, bounds: Bounds, modes: Mapping[str, str] = DEFAULT_MODES
+) -> RunModel:
+    return RunModel(cfg, find_joins(cfg, modes), lambda *_: (), modes=modes, bounds=bounds)
 
 
 @st.composite
-def bounded_flows(draw: st.DrawFn, *, acyclic: bool) -> AllRuns:
+def bounded_models(draw: st.DrawFn, *, acyclic: bool) -> RunModel:
     cfg = draw(flows(acyclic=acyclic, max_steps=7 if acyclic else 5))
     steps = st.sampled_from(list(cfg.targets))
     bounds = draw(st.dictionaries(steps, st.integers(1, 2)))
@@ -63,34 +65,34 @@ def bounded_flows(draw: st.DrawFn, *, acyclic: bool) -> AllRuns:
         if not nx.is_directed_acyclic_graph(cfg.graph.subgraph(cfg.targets.keys() - bounds.keys())):
             bounds.setdefault(step, 1)
     modes = draw(st.dictionaries(steps, st.sampled_from(["any", "each"]), max_size=2))
-    return all_runs(cfg, {step: bound for step, bound in bounds.items() if cfg.is_cyclic(step)}, modes)
+    return model_all_runs(cfg, {step: bound for step, bound in bounds.items() if cfg.is_cyclic(step)}, modes)
 
 
 @pytest.mark.parametrize("acyclic", [True, False])
 @given(drawn=st.data())
-def test_no_run_has_more_visits(drawn: st.DataObject, acyclic: bool) -> None:
-    runs = drawn.draw(bounded_flows(acyclic=acyclic))
+def test_no_run_exceeds_the_bound(drawn: st.DataObject, acyclic: bool) -> None:
+    runs = drawn.draw(bounded_models(acyclic=acyclic))
     assume(not runs.joins.overlapping_cycles)
     try:
-        most = runs.visit_bound
+        most = runs.max_visits
     except TooManyStates:
         reject()
     assert most <= visit_bound(runs.cfg, runs.joins, runs.bounds)
 
 
 @given(flows(acyclic=True, max_steps=7))
-def test_where_nothing_repeats_no_step_counts_twice(cfg: ControlFlowGraph) -> None:
+def test_acyclic_graph_counts_each_step_at_most_once(cfg: ControlFlowGraph) -> None:
     assert visit_bound(cfg, find_joins(cfg), {}) <= len(cfg.reachable)
 
 
-def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
-    """Forks within both branches of a fork, each joined again."""
+def nested_diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
+    """Return nested forks: each branch of a fork contains a fork, and each fork is joined."""
     if depth == 0:
         return {}
     sides = [f"{name}0", f"{name}1"]
-    around = {f"fork {name}": [[f"fork {side}" for side in sides]]}
-    around |= {f"{'fork' if depth == 1 else 'join'} {side}": [[f"join {name}"]] for side in sides}
-    return around | diamonds(depth - 1, sides[0]) | diamonds(depth - 1, sides[1])
+    cases = {f"fork {name}": [[f"fork {side}" for side in sides]]}
+    cases |= {f"{'fork' if depth == 1 else 'join'} {side}": [[f"join {name}"]] for side in sides}
+    return cases | nested_diamonds(depth - 1, sides[0]) | nested_diamonds(depth - 1, sides[1])
 
 
 @pytest.mark.parametrize(
@@ -98,14 +100,14 @@ def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
     [
         pytest.param({"a": [["b"]], "b": [["c"]], "c": [["d"]]}, {}, 4, id="chain"),
         pytest.param({"a": [["b"], ["c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}, {}, 4, id="choice"),
-        pytest.param({"a": [["b"], ["z"]], "b": [["c"]]}, {}, 3, id="the longer way"),
+        pytest.param({"a": [["b"], ["z"]], "b": [["c"]]}, {}, 3, id="the longer path"),
         pytest.param({"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e"]]}, {}, 5, id="diamond"),
-        pytest.param(diamonds(3), {}, 7 + 8 + 7, id="three levels of diamonds"),
+        pytest.param(nested_diamonds(3), {}, 7 + 8 + 7, id="three levels of diamonds"),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"]], "c": [["d"]], "d": [["e", "f"]], "e": [["g"]], "f": [["g"]]},
             {},
             7,
-            id="diamond behind diamond",
+            id="diamond after diamond",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"], ["e", "f"]], "c": [["d"]], "e": [["d"]], "f": [["d"]]},
@@ -144,11 +146,11 @@ def diamonds(depth: int, name: str = "") -> dict[str, list[list[str]]]:
         ),
     ],
 )
-def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> None:
-    cfg = flow_of(cases)
+def test_bound_is_exact(cases: Cases, bounds: Bounds, visits: int) -> None:
+    cfg = make_cfg(cases)
     assert visit_bound(cfg, find_joins(cfg), bounds) == visits
     if len(cfg.targets) < 10:
-        assert all_runs(cfg, bounds).visit_bound == visits
+        assert model_all_runs(cfg, bounds).max_visits == visits
 
 
 @pytest.mark.parametrize(
@@ -165,13 +167,13 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
             },
             {"a": 2},
             {},
-            id="ways out of both branches on a cycle",
+            id="exits of both branches on a cycle",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["d"], ["x"]], "c": [["d"]], "d": [["a"], ["y"]], "y": [["x"]]},
             {"c": 1, "d": 1},
             {"x": "each"},
-            id="ways out to a step that runs for each branch",
+            id="exits to a multi-merge",
         ),
         pytest.param(
             {"a": [["b", "c"]], "b": [["a"]], "c": [["a"]]},
@@ -195,19 +197,19 @@ def test_what_is_known_exactly(cases: Cases, bounds: Bounds, visits: int) -> Non
             {"a": [["b", "c"]], "b": [["d"]], "c": [["d"], ["e"]], "d": [["a"], ["e"]]},
             {"a": 2},
             {"d": "any"},
-            id="a cycle that goes on with the first branch",
+            id="a cycle with a discriminator",
         ),
     ],
 )
-def test_what_is_known_roughly(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) -> None:
-    runs = all_runs(flow_of(cases), bounds, modes)
-    most = runs.visit_bound
+def test_bound_is_close(cases: Cases, bounds: Bounds, modes: Mapping[str, str]) -> None:
+    runs = model_all_runs(make_cfg(cases), bounds, modes)
+    most = runs.max_visits
     assert not runs.joins.overlapping_cycles
     assert most <= visit_bound(runs.cfg, runs.joins, bounds) <= most + 4
 
 
-def test_a_step_that_runs_for_each_branch_counts_for_each() -> None:
-    cfg = flow_of(
+def test_a_multi_merge_counts_for_each_branch() -> None:
+    cfg = make_cfg(
         {"a": [["b", "c", "d"]], "b": [["e"]], "c": [["e"]], "d": [["e"]], "e": [["f"]], "f": [["g"]]}
     )
     assert visit_bound(cfg, find_joins(cfg), {}) == 7
@@ -215,22 +217,22 @@ def test_a_step_that_runs_for_each_branch_counts_for_each() -> None:
 
 
 def test_a_branch_that_leaves_in_every_round_counts_in_every_round() -> None:
-    cfg = flow_of({"a": [["a", "b"], []], "b": [["c"]], "c": []})
+    cfg = make_cfg({"a": [["a", "b"], []], "b": [["c"]], "c": []})
     assert visit_bound(cfg, Joins({}, {}, (), multi_merges=frozenset("bc")), {"a": 3}) == 4 + 3 * 2
 
 
-def test_large_numbers_are_cut() -> None:
+def test_large_bounds_are_cut() -> None:
     names = [f"s{n}" for n in range(60)]
     cases = {name: [[f"{name} x", f"{name} y"]] for name in names}
     cases |= {f"{name} {side}": [[after]] for name, after in pairwise(names) for side in "xy"}
-    cfg = flow_of(cases)
+    cfg = make_cfg(cases)
     assert visit_bound(cfg, Joins({}, {}, ()), {}) == MAX_COUNTED_VISITS
 
 
-def test_a_ring_of_many_steps() -> None:
+def test_a_cycle_of_many_steps() -> None:
     size = 10_000
     cases = {f"s{n}": [[f"s{(n + 1) % size}"], []] for n in range(size)}
-    cfg = flow_of(cases)
+    cfg = make_cfg(cases)
     assert visit_bound(cfg, find_joins(cfg), dict.fromkeys(cfg.targets, 2)) == 2 * size + 1
 
 
@@ -274,7 +276,7 @@ def test_a_ring_of_many_steps() -> None:
         ),
     ],
 )
-def test_what_the_executor_counts(store: Store, text: str, visits: int) -> None:
+def test_executor_makes_as_many_visits_as_the_bound(store: Store, text: str, visits: int) -> None:
     plan = compile_text(text)
     assert plan.header.statistics["most_visits"] == visits
     assert len(RunHarness(store, plan).finish().visits) == visits
@@ -283,7 +285,7 @@ def test_what_the_executor_counts(store: Store, text: str, visits: int) -> None:
 @pytest.mark.parametrize(
     "text", [CHAIN, DIAMOND, NESTED, CYCLE, LATE, f"\n    on_error: continue{LOOP_INSIDE}"]
 )
-def test_every_way_a_playbook_can_go(text: str) -> None:
+def test_the_longest_run_of_a_playbook_reaches_the_bound(text: str) -> None:
     plan = compile_text(text)
     may_be_refused = frozenset(step.name for step in plan.steps.values() if step.max_visits is not None)
     most = max(len(world.visits) for world in StateSpaceExplorer(plan, may_be_refused).final_states())
