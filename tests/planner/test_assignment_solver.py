@@ -45,7 +45,7 @@ class RandomPlaybook:
 
     def live_at(self, step: str) -> frozenset[str]:
         """Return the live names of a step. Branches do not carry other names to it."""
-        return self.plan.steps[step].hands_on
+        return self.plan.steps[step].live_names
 
     @property
     def has_races(self) -> bool:
