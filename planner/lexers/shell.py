@@ -33,7 +33,7 @@ _CONTEXTS = {
 
 
 class ShellLexer:
-    """The state of the lexer behind the text that was fed.
+    """The state of the lexer after the text that was fed.
 
     >>> lexer = ShellLexer()
     >>> lexer.feed('echo "$(cat ')
@@ -70,7 +70,7 @@ class ShellLexer:
             offset = self._step(text, offset)
 
     def _step(self, text: str, offset: int) -> int:
-        """Read one character or delimiter; return the offset behind it."""
+        """Read one character or delimiter; return the offset after it."""
         character = text[offset]
         top = self._open[-1] if self._open else ""
         if top == "<<":

@@ -40,7 +40,7 @@ _CONTEXTS = {
 
 
 class SqlLexer:
-    """The state of the lexer behind the text that was fed.
+    """The state of the lexer after the text that was fed.
 
     >>> lexer = SqlLexer()
     >>> lexer.feed("select 'it''s ")
@@ -75,7 +75,7 @@ class SqlLexer:
                 self._state, offset = None, end
 
     def _find_end(self, text: str, offset: int) -> int | None:
-        """Return the offset behind the end of the open construct, or None if the text has no end of it."""
+        """Return the offset after the end of the open construct, or None if the text has no end of it."""
         if self._state == "dollar":
             start = text.find(self._delimiter, offset)
             return None if start < 0 else start + len(self._delimiter)

@@ -27,7 +27,7 @@ class UrlComponent(StrEnum):
 
 
 class UrlLexer:
-    """The state of the lexer behind the text that was fed. `component` contains the next character.
+    """The state of the lexer after the text that was fed. `component` contains the next character.
 
     >>> lexer = UrlLexer()
     >>> lexer.feed("https://example.com/a?b=")

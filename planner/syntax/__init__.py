@@ -1,1 +1,1 @@
-"""From YAML text to models: reading, parsing, limits and errors of form."""
+"""Syntax of playbooks: the YAML reader, the parser, size limits and schema errors."""

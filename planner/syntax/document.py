@@ -190,7 +190,7 @@ def position(text: str, index: int, mark: Any = None) -> tuple[int, int]:
 def _position(text: str, index: int, mark: Any, line_starts: Sequence[int]) -> tuple[int, int]:
     """Return the same as `position`.
 
-    `line_starts` are the offsets of the lines that begin behind the mark.
+    `line_starts` are the offsets of the lines that begin after the mark.
     """
     start, line, column = (mark.index, mark.line + 1, mark.column + 1) if mark else (0, 1, 1)
     if text.startswith("\r\n", index - 1):

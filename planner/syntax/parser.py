@@ -147,7 +147,7 @@ class _Recovery:
             return False
         for wanted, written in self.renamed.items():
             self.recovered.rename_key(written, str(wanted[-1]))
-        # The last and innermost paths first, because a removal changes the indexes behind it.
+        # The last and innermost paths first, because a removal changes the indexes after it.
         for path in sorted(
             self.wrong, key=lambda path: [(isinstance(part, int), part) for part in path], reverse=True
         ):
@@ -160,7 +160,7 @@ class _Recovery:
         for item in error.errors(include_url=False, include_input=False):
             missing_key = str(item["loc"][-1]) if item["type"] == "missing" else None
             groups.setdefault((self.recovered.resolve_location(item["loc"]), missing_key), []).append(item)
-        # Missing keys last: a key for which a misspelt key was found is not missing.
+        # Missing keys last: a key is not missing if a misspelt key resembles it.
         return sorted(groups.items(), key=lambda group: group[0][1] is not None)
 
     def _count_unreported(self, groups: list[_ErrorGroup]) -> None:

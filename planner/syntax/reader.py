@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from noetl.planner.diagnostics.diagnostic import START, Diagnostics, Label, Span
@@ -114,6 +114,15 @@ _IGNORED_KEY: Any = object()
 """The key of a value that is not part of the data."""
 
 
+class _AnchoredValue(NamedTuple):
+    """A value with an anchor: its data and node, its size in nodes, and its height in levels."""
+
+    data: Any
+    node: Any
+    size: int
+    height: int
+
+
 class _DocumentReader:
     """The reader of one text. `read` returns its document."""
 
@@ -123,6 +132,8 @@ class _DocumentReader:
         moved = _ESCAPED_PAIR.sub(_move_pair, text) if "\\u" in text else text
         self._has_moved_pairs = moved != text
         self._next_event: Callable[[], Any] = _EventStream(moved).get_event
+        self._anchors: dict[str, _AnchoredValue | None] = {}
+        self._aliased_count = 0
 
     def read(self) -> Document:
         try:
@@ -147,18 +158,17 @@ class _DocumentReader:
         """Return the data of the root node and the node itself.
 
         The stack holds the open collections. In a mapping, `key` is the key of the next value, or None if the
-        next node is a key.
+        next node is a key. An anchor of an open collection has the value None.
         """
         # Local names are faster than attributes in this loop.
-        next_event = self._next_event
+        next_event, start_collection = self._next_event, self._start_collection
         scalar_event, alias_event = yaml.ScalarEvent, yaml.AliasEvent
         mapping_start, sequence_start = yaml.MappingStartEvent, yaml.SequenceStartEvent
         resolved_words, numeric_starts = RESOLVED_WORDS, NUMERIC_STARTS
         has_moved_pairs = self._has_moved_pairs
 
         stack: list[tuple[Collection | None, Any, Any]] = []
-        anchors: dict[str, tuple[Any, Any, int, int] | None] = {}
-        node_count = aliased_count = 0
+        node_count = 0
         collection: Collection | None = None
         key: Any = None
         key_node: Any = None
@@ -172,48 +182,20 @@ class _DocumentReader:
                 data = event.value
                 if event.implicit[0] and (data in resolved_words or data[0] in numeric_starts):
                     data = self._resolve_plain(event)
-                if has_moved_pairs and type(data) is str:
-                    data = event.value = _restore_pairs(data, event, self._text)
-                if event.tag is not None:
-                    self._refuse_tag(event)
-                if event.anchor is not None:
-                    anchors[event.anchor] = (data, node, 1, 0)
+                if has_moved_pairs or event.tag is not None or event.anchor is not None:
+                    data = self._finish_scalar(event, data)
             elif kind is mapping_start or kind is sequence_start:
                 stack.append((collection, key, key_node))
-                if len(stack) > MAX_DEPTH:
-                    self._stop("NP004", _TOO_DEEP, event)
-                if event.tag is not None:
-                    self._refuse_tag(event)
-                if event.anchor is not None:
-                    anchors[event.anchor] = None
-                empty: Any = {} if kind is mapping_start else []
-                collection = Collection(event, empty, type(empty)(), node_count)
+                collection = start_collection(event, kind is mapping_start, len(stack), node_count)
                 key = key_node = None
                 continue
             elif kind is alias_event:
-                data, node, size, height = self._resolve_alias(event, anchors)
+                data, node, size = self._expand_alias(event, collection, len(stack))
                 node_count += size
-                aliased_count += size
-                if aliased_count > MAX_ALIASED_NODES:
-                    self._stop("NP005", f"aliases expand to more than {MAX_ALIASED_NODES:,} nodes", event)
-                if len(stack) + height > MAX_DEPTH:
-                    self._stop("NP004", _TOO_DEEP, event)
-                if collection is not None and collection.height <= height:
-                    collection.height = height + 1
             else:
-                assert collection is not None
                 closed = collection
                 collection, key, key_node = stack.pop()
-                if closed.start.flow_style:
-                    closed.end = event.end_mark
-                if closed.start.anchor is not None:
-                    size = node_count - closed.first_node
-                    anchors[closed.start.anchor] = (closed.data, closed, size, closed.height)
-                if collection is not None and collection.height <= closed.height:
-                    collection.height = closed.height + 1
-                data, node = closed.data, closed
-                if closed.start.flow_style and type(data) is dict and self._is_unquoted_template(closed):
-                    data, node = self._read_unquoted_template(closed)
+                data, node = self._end_collection(closed, event, collection, node_count)
 
             if collection is None:
                 return data, node
@@ -231,6 +213,41 @@ class _DocumentReader:
                     key = data
                 else:
                     key = self._check_unusual_key(data, node, collection)
+
+    def _finish_scalar(self, event: Any, data: Any) -> Any:
+        """Return the data with its surrogate pairs. Refuse a tag, and define an anchor."""
+        if self._has_moved_pairs and type(data) is str:
+            data = event.value = _restore_pairs(data, event, self._text)
+        if event.tag is not None:
+            self._refuse_tag(event)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = _AnchoredValue(data, event, 1, 0)
+        return data
+
+    def _start_collection(self, event: Any, is_mapping: bool, depth: int, number: int) -> Collection:
+        if depth > MAX_DEPTH:
+            self._stop("NP004", _TOO_DEEP, event)
+        if event.tag is not None:
+            self._refuse_tag(event)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        return Collection(event, {}, {}, number) if is_mapping else Collection(event, [], [], number)
+
+    def _end_collection(
+        self, closed: Any, event: Any, parent: Collection | None, node_count: int
+    ) -> tuple[Any, Any]:
+        """Return the data and the node of a collection that is complete."""
+        start = closed.start
+        if start.anchor is not None:
+            size = node_count - closed.first_node
+            self._anchors[start.anchor] = _AnchoredValue(closed.data, closed, size, closed.height)
+        if parent is not None and parent.height <= closed.height:
+            parent.height = closed.height + 1
+        if start.flow_style:
+            closed.end = event.end_mark
+            if type(closed.data) is dict and self._is_unquoted_template(closed):
+                return self._read_unquoted_template(closed)
+        return closed.data, closed
 
     def _resolve_plain(self, event: Any) -> Scalar:
         text: str = event.value
@@ -267,16 +284,23 @@ class _DocumentReader:
             return _IGNORED_KEY
         return data
 
-    def _resolve_alias(self, event: Any, anchors: dict[str, Any]) -> tuple[Any, Any, int, int]:
-        """Return data, node, size in nodes and height in levels of the value that an alias stands for."""
+    def _expand_alias(self, event: Any, parent: Collection | None, depth: int) -> tuple[Any, Any, int]:
+        """Return data, node and size in nodes of the value that an alias stands for."""
         name = event.anchor
-        if name not in anchors:
+        if name not in self._anchors:
             hint = f"define `&{abbreviate(name)}` before its use, or quote the text"
             self._stop("NP001", f"unknown alias `*{abbreviate(name)}`", event, hint)
-        if anchors[name] is None:
+        target = self._anchors[name]
+        if target is None:
             self._stop("NP005", f"alias `*{abbreviate(name)}` contains itself", event)
-        target: tuple[Any, Any, int, int] = anchors[name]
-        return target
+        self._aliased_count += target.size
+        if self._aliased_count > MAX_ALIASED_NODES:
+            self._stop("NP005", f"aliases expand to more than {MAX_ALIASED_NODES:,} nodes", event)
+        if depth + target.height > MAX_DEPTH:
+            self._stop("NP004", _TOO_DEEP, event)
+        if parent is not None and parent.height <= target.height:
+            parent.height = target.height + 1
+        return target.data, target.node, target.size
 
     def _refuse_tag(self, event: Any) -> None:
         mark = event.start_mark
