@@ -10,7 +10,7 @@ import pytest
 from noetl.executor import actions
 from noetl.executor.errors import SettingError
 
-LANGUAGE = {
+ACTION_TYPES = {
     "http",
     "postgres",
     "file",
@@ -30,7 +30,7 @@ LANGUAGE = {
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, EntryPoint]]:
-    """The entry points that seem to be installed."""
+    """Entry points that seem to be installed."""
     found: dict[str, EntryPoint] = {}
     monkeypatch.setattr(actions, "_plugins", lambda: found)
     monkeypatch.syspath_prepend(tmp_path)
@@ -49,7 +49,7 @@ def install(folder: Path, plugins: dict[str, EntryPoint], name: str, text: str) 
 
 def test_the_catalogue_has_every_type_of_the_language() -> None:
     catalogue = actions.catalogue()
-    assert set(catalogue) == LANGUAGE
+    assert set(catalogue) == ACTION_TYPES
     for name, declaration in catalogue.items():
         assert declaration.type == name
         assert callable(actions.handler(name))
@@ -94,7 +94,10 @@ def test_a_plugin_adds_a_type(plugins: dict[str, EntryPoint], tmp_path: Path) ->
         ("http", "", "built-in action type"),
         (
             "other",
-            "from noetl.planner.catalogue import ActionDeclaration\nDECLARATION = ActionDeclaration('another', '')",
+            (
+                "from noetl.planner.catalogue import ActionDeclaration\n"
+                "DECLARATION = ActionDeclaration('another', '')"
+            ),
             "declares the type `another`",
         ),
     ],

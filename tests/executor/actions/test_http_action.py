@@ -101,11 +101,11 @@ def test_unsafe_methods_send_the_idempotency_key_unless_one_is_given() -> None:
             )
             for method in ("GET", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
         }
-        own = perform_action("http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"})[
-            "body"
-        ]
+        with_key = perform_action(
+            "http", method="POST", url=server.url(), headers={"Idempotency-Key": "mine"}
+        )["body"]
     assert seen == {"GET": None, "OPTIONS": None} | dict.fromkeys(("POST", "PUT", "PATCH", "DELETE"), "key-1")
-    assert own["headers"]["idempotency-key"] == "mine"
+    assert with_key["headers"]["idempotency-key"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -286,15 +286,15 @@ def test_credentials_stay_with_the_origin(monkeypatch: pytest.MonkeyPatch) -> No
     with (
         serve(echo) as other,
         serve(lambda exchange: exchange.reply(307, location=other.url("/end"))) as first,
-        serve(redirect) as same,
+        serve(redirect) as same_server,
     ):
-        away = perform_action("http", url=first.url(), **given)["body"]["headers"]
-        stayed = perform_action("http", url=same.url("/307/end"), **given)["body"]["headers"]
+        other_headers = perform_action("http", url=first.url(), **given)["body"]["headers"]
+        same_headers = perform_action("http", url=same_server.url("/307/end"), **given)["body"]["headers"]
     assert first.requests[0].headers["authorization"] == "Bearer token"
     assert first.requests[0].headers["x-api-key"] == "key-of-the-first-origin"
-    assert away["x-trace"] == "1"
-    assert not {"authorization", "cookie", "x-api-key"} & away.keys()
-    assert {"authorization", "cookie", "x-api-key"} <= stayed.keys()
+    assert other_headers["x-trace"] == "1"
+    assert not {"authorization", "cookie", "x-api-key"} & other_headers.keys()
+    assert {"authorization", "cookie", "x-api-key"} <= same_headers.keys()
 
 
 def test_compressed_bodies_are_decompressed() -> None:
@@ -349,8 +349,8 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert "authorization" not in perform_action("http", url=server.url())["body"]["headers"]
 
 
-def in_pages(exchange: StubExchange) -> None:
-    """Five items in pages of two: `?page=N`, each with the address of the next."""
+def serve_pages(exchange: StubExchange) -> None:
+    """Serve five items in pages of two. `?page=N` selects a page; each has the URL of the next."""
     page = int(exchange.path.rpartition("=")[2]) if "=" in exchange.path else 1
     items = list(range(1, 6))[2 * page - 2 : 2 * page]
     exchange.reply_json({"items": items, "next": f"?page={page + 1}" if page < 3 else None})
@@ -361,7 +361,7 @@ ITEMS = "{{ response.body.items }}"
 
 
 def test_pages_are_followed_and_their_items_are_the_result() -> None:
-    with serve(in_pages) as server:
+    with serve(serve_pages) as server:
         assert perform_action("http", url=server.url("/x"), paginate={"next": NEXT, "items": ITEMS}) == [
             1,
             2,
@@ -396,7 +396,7 @@ def test_templates_of_pages_see_other_names_and_the_whole_response() -> None:
 
 def test_more_pages_than_allowed_fail() -> None:
     with (
-        serve(in_pages) as server,
+        serve(serve_pages) as server,
         pytest.raises(ActionError, match="more pages than `max_pages`, 2") as caught,
     ):
         perform_action("http", url=server.url(), paginate={"next": NEXT, "max_pages": 2})
@@ -427,13 +427,13 @@ def test_more_pages_than_allowed_fail() -> None:
     ],
 )
 def test_invalid_pagination_is_refused(paginate: Any, type_: str, message: str) -> None:
-    with serve(in_pages) as server, pytest.raises(ActionError, match=message) as caught:
+    with serve(serve_pages) as server, pytest.raises(ActionError, match=message) as caught:
         perform_action("http", url=server.url(), paginate=paginate, names={"response": {}})
     assert (caught.value.type, caught.value.retryable) == (type_, False)
 
 
 def test_each_page_has_its_own_idempotency_key() -> None:
-    with serve(in_pages) as server:
+    with serve(serve_pages) as server:
         perform_action("http", method="POST", url=server.url(), json={"q": 1}, paginate={"next": NEXT})
         perform_action(
             "http",
@@ -451,10 +451,13 @@ def test_credentials_of_pages_stay_with_the_origin(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NOETL_SECRET_WORD", "word-of-the-first-origin")
     paginate = {"next": "{{ response.body.next }}"}
 
-    def away(exchange: StubExchange) -> None:
+    def link_to_other_server(exchange: StubExchange) -> None:
         exchange.reply_json({"next": other.url("/end")})
 
-    with serve(lambda exchange: exchange.reply_json({"next": None})) as other, serve(away) as first:
+    with (
+        serve(lambda exchange: exchange.reply_json({"next": None})) as other,
+        serve(link_to_other_server) as first,
+    ):
         perform_action(
             "http", url=first.url(), auth={"bearer": "token"}, headers={"X-A": "b"}, paginate=paginate
         )
@@ -492,7 +495,7 @@ def test_a_retry_hides_a_connection_that_breaks_once() -> None:
 
 
 def test_the_end_of_the_process_closes_all_connections() -> None:
-    """One that is kept for the next request would be told of as an unclosed socket."""
+    """An idle connection would cause a warning about an unclosed socket."""
     with serve(echo) as server:
         script = (
             f"from tests.action_calls import perform_action; perform_action('http', url={server.url()!r})"

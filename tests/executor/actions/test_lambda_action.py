@@ -34,19 +34,19 @@ TRUST = json.dumps(
 
 @pytest.fixture
 def function(aws: Client) -> str:
-    """The ARN of a function that gives back what it is given, or fails when it is told to."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    """The ARN of a function that returns its input, or fails if the input says so."""
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("code.py", CODE)
     role = aws("iam").create_role(RoleName="any", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
-    made = aws("lambda").create_function(
+    created = aws("lambda").create_function(
         FunctionName="echo",
         Runtime="python3.13",
         Role=role,
         Handler="code.answer",
-        Code={"ZipFile": packed.getvalue()},
+        Code={"ZipFile": package.getvalue()},
     )
-    return str(made["FunctionArn"])
+    return str(created["FunctionArn"])
 
 
 def test_the_response_is_the_result(function: str) -> None:

@@ -12,8 +12,8 @@ from tests.action_calls import perform_action
 from tests.aws import REGION, Client, drop_permissions
 
 
-class Queue:
-    """A queue of the test's account, and what has been sent to it."""
+class AwsQueue:
+    """A queue in the account of the test, and its messages."""
 
     def __init__(self, aws: Client, name: str) -> None:
         self._sqs = aws("sqs")
@@ -23,7 +23,7 @@ class Queue:
         self.arn: str = found["Attributes"]["QueueArn"]
 
     def admit(self, service: str) -> None:
-        """Let a service of AWS send to it."""
+        """Allow a service of AWS to send to the queue."""
         statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sqs:SendMessage"}
         policy = {"Version": "2012-10-17", "Statement": [{**statement, "Resource": self.arn}]}
         self._sqs.set_queue_attributes(QueueUrl=self.url, Attributes={"Policy": json.dumps(policy)})
@@ -40,27 +40,27 @@ class Queue:
 
 
 @pytest.fixture
-def queue(aws: Client) -> Queue:
-    return Queue(aws, "orders")
+def queue(aws: Client) -> AwsQueue:
+    return AwsQueue(aws, "orders")
 
 
 @pytest.mark.parametrize(
     ("body", "sent"), [("grüße", "grüße"), ({"ü": [1]}, '{"ü":[1]}'), ([1, None], "[1,null]"), (5, "5")]
 )
-def test_text_is_sent_unchanged_and_other_values_as_json(queue: Queue, body: Any, sent: str) -> None:
+def test_text_is_sent_unchanged_and_other_values_as_json(queue: AwsQueue, body: Any, sent: str) -> None:
     id = perform_action("message", to=queue.url, body=body)
     (message,) = queue.messages()
     assert (message["MessageId"], message["Body"]) == (id, sent)
 
 
-def test_a_queue_is_found_by_its_arn_and_by_its_urls(queue: Queue) -> None:
+def test_a_queue_is_found_by_its_arn_and_by_its_urls(queue: AwsQueue) -> None:
     account = queue.arn.split(":")[4]
-    places = [queue.arn, queue.url, f"https://sqs.{REGION}.amazonaws.com/{account}/orders"]
-    sent = [perform_action("message", to=to, body="x") for to in places]
+    targets = [queue.arn, queue.url, f"https://sqs.{REGION}.amazonaws.com/{account}/orders"]
+    sent = [perform_action("message", to=target, body="x") for target in targets]
     assert {message["MessageId"] for message in queue.messages()} == set(sent)
 
 
-def test_attributes_are_sent_with_their_types(queue: Queue) -> None:
+def test_attributes_are_sent_with_their_types(queue: AwsQueue) -> None:
     perform_action(
         "message", to=queue.url, body="x", attributes={"a": "text", "b": 1.5, "c": True, "d": [1], "e": None}
     )
@@ -78,7 +78,7 @@ def test_attributes_are_sent_with_their_types(queue: Queue) -> None:
 
 
 def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
-    fifo = Queue(aws, "orders.fifo")
+    fifo = AwsQueue(aws, "orders.fifo")
     for key in ("one", "one", "two"):
         perform_action("message", to=fifo.url, body=key, key=key, group="{{ g }}", names={"g": "eu"})
     perform_action("message", to=fifo.arn, body="three", key="three")
@@ -87,7 +87,7 @@ def test_a_fifo_queue_discards_a_message_with_the_same_key(aws: Client) -> None:
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"eu", "noetl"}
 
 
-def test_a_message_is_published_to_a_topic(aws: Client, queue: Queue) -> None:
+def test_a_message_is_published_to_a_topic(aws: Client, queue: AwsQueue) -> None:
     sns = aws("sns")
     topic = sns.create_topic(Name="news")["TopicArn"]
     queue.admit("sns.amazonaws.com")
@@ -99,7 +99,7 @@ def test_a_message_is_published_to_a_topic(aws: Client, queue: Queue) -> None:
     assert note["MessageAttributes"]["kind"]["Value"] == "b"
 
 
-def test_an_event_is_put_on_a_bus(aws: Client, queue: Queue) -> None:
+def test_an_event_is_put_on_a_bus(aws: Client, queue: AwsQueue) -> None:
     events = aws("events")
     bus = events.create_event_bus(Name="shop")["EventBusArn"]
     queue.admit("events.amazonaws.com")
@@ -141,7 +141,7 @@ def test_invalid_messages_are_refused(aws: Client, parameters: dict[str, Any], m
 
 
 @pytest.mark.parametrize("service", ["sqs", "sns"])
-def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: Queue, service: str) -> None:
+def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: AwsQueue, service: str) -> None:
     with pytest.raises(ActionError) as caught:
         perform_action(
             "message", to=queue.arn.replace(":sqs:", f":{service}:").replace("orders", "none"), body="x"
@@ -149,18 +149,20 @@ def test_a_missing_queue_or_topic_is_an_error(aws: Client, queue: Queue, service
     assert (caught.value.type, caught.value.retryable) == ("NotFound", False)
 
 
-def test_a_missing_permission_is_an_error(aws: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_an_error(
+    aws: Client, queue: AwsQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drop_permissions(aws, monkeypatch)
     with pytest.raises(ActionError) as caught:
         perform_action("message", to=queue.url, body="x")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
-def test_the_queue_of_runs_is_forbidden(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_of_runs_is_forbidden(queue: AwsQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_QUEUE", queue.url)
-    for to in (queue.url, queue.arn):
+    for target in (queue.url, queue.arn):
         with pytest.raises(ActionError, match="NOETL_QUEUE") as caught:
-            perform_action("message", to=to, body="x")
+            perform_action("message", to=target, body="x")
         assert caught.value.type == "AccessDenied"
     assert queue.messages(wait_seconds=0) == []
 

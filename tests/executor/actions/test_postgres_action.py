@@ -43,7 +43,7 @@ def test_fetch_selects_the_form_of_the_result(postgres_dsn: str) -> None:
 def test_more_rows_than_a_step_can_save_are_refused(
     postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a piece of them takes is known before the next one is read."""
+    """The limit is checked after each batch of rows."""
     monkeypatch.setattr(postgres, "_MAX_CHARACTERS", 40_000)
     query = "select i, repeat('x', 10) as text from generate_series(1, {}) i"
     assert len(perform_action("postgres", connection=postgres_dsn, query=query.format(1000))["rows"]) == 1000
@@ -261,15 +261,15 @@ def test_a_statement_without_a_timeout_ends_after_the_default(
     )
 
 
-@pytest.mark.parametrize("said", ["", "&connect_timeout=2"])
-def test_connecting_to_a_silent_server_times_out(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two seconds is the least that the driver waits.
-    monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1 if not said else 60)
+@pytest.mark.parametrize("parameter", ["", "&connect_timeout=2"])
+def test_connecting_to_a_silent_server_times_out(parameter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The shortest timeout of the driver is two seconds.
+    monkeypatch.setattr(_postgres_pool, "CONNECT_SECONDS", 0.1 if not parameter else 60)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(ActionError, match="timeout") as caught,
     ):
-        connection = f"postgresql://a@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=disable{said}"
+        connection = f"postgresql://a@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=disable{parameter}"
         perform_action("postgres", connection=connection, query="select 1", seconds=60)
     assert (caught.value.type, caught.value.retryable) == ("ConnectionFailed", True)
 
@@ -285,7 +285,7 @@ def test_a_driver_error_without_a_message_is_a_failure(monkeypatch: pytest.Monke
 
 
 def test_a_server_that_stops_responding_times_out(postgres_server: str) -> None:
-    """A stand-in says what a server says until it is asked something, and nothing from then on."""
+    """A fake server completes the handshake and then sends nothing."""
     ready = b"R\0\0\0\x08\0\0\0\0" + b"Z\0\0\0\x05I"
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -326,7 +326,10 @@ def test_connections_are_reused_and_reset(postgres_dsn: str) -> None:
     left = perform_action(
         "postgres",
         connection=postgres_dsn,
-        query="select to_regclass('left_over')::text as t, current_setting('timezone') as z, pg_backend_pid() as p",
+        query=(
+            "select to_regclass('left_over')::text as t, current_setting('timezone') as z,"
+            " pg_backend_pid() as p"
+        ),
         fetch="one",
     )
     assert left["t"] is None
@@ -351,11 +354,11 @@ def test_a_connection_lost_in_a_statement_is_retryable(postgres_dsn: str) -> Non
 
 
 def test_each_thread_has_its_own_connection(postgres_dsn: str) -> None:
-    together = threading.Barrier(4)
+    barrier = threading.Barrier(4)
     results: list[Any] = []
 
     def work(n: int) -> None:
-        together.wait()
+        barrier.wait()
         results.append(
             perform_action(
                 "postgres",
@@ -538,7 +541,10 @@ def test_values_in_a_query_to_copy_are_quoted(table: str, tmp_path: Path) -> Non
         "postgres",
         connection=table,
         copy_to={
-            "query": "select {{ text }} as {{ column | identifier }}, {{ list }}::text[] as l, {{ object }} as o, {{ none }} as n;",
+            "query": (
+                "select {{ text }} as {{ column | identifier }}, {{ list }}::text[] as l,"
+                " {{ object }} as o, {{ none }} as n;"
+            ),
             "file": "out.csv",
         },
         names=names,

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from botocore.stub import Stubber
 from noetl.executor.actions import s3
-from noetl.executor.clients import aws as ours
+from noetl.executor.clients import aws as aws_clients
 from noetl.executor.errors import ActionError
 
 from tests.action_calls import perform_action
@@ -16,33 +16,32 @@ from tests.aws import Client, drop_permissions
 
 @pytest.fixture
 def bucket(aws: Client) -> str:
-    """The name of an empty bucket; names are shared by all accounts."""
+    """The name of an empty bucket. Names are unique across all accounts."""
     name = f"orders-{uuid4()}"
     aws("s3").create_bucket(Bucket=name)
     return name
 
 
 @pytest.mark.parametrize(
-    ("format", "content", "stored", "media_type"),
+    ("options", "content", "stored", "media_type"),
     [
-        (None, "grüße\n", "grüße\n", "text/plain; charset=utf-8"),
-        ("json", {"ü": [1, None]}, '{\n  "ü": [\n    1,\n    null\n  ]\n}\n', "application/json"),
-        ("jsonl", [{"a": 1}, 2], '{"a":1}\n2\n', "application/x-ndjson"),
-        ("csv", [{"a": "x", "b": "1"}], "a,b\nx,1\n", "text/csv; charset=utf-8"),
+        ({}, "grüße\n", "grüße\n", "text/plain; charset=utf-8"),
+        ({"format": "json"}, {"ü": [1]}, '{\n  "ü": [\n    1\n  ]\n}\n', "application/json"),
+        ({"format": "jsonl"}, [{"a": 1}, 2], '{"a":1}\n2\n', "application/x-ndjson"),
+        ({"format": "csv"}, [{"a": "x", "b": "1"}], "a,b\nx,1\n", "text/csv; charset=utf-8"),
     ],
 )
 def test_an_object_is_written_and_read_in_its_format(
-    aws: Client, bucket: str, format: str | None, content: Any, stored: str, media_type: str
+    bucket: str, options: dict[str, str], content: Any, stored: str, media_type: str
 ) -> None:
-    how = {"format": format} if format else {}
     uri = f"s3://{bucket}/a b/{{{{ name }}}}"
     put = perform_action(
-        "s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **how
+        "s3", put=uri, content="{{ content }}", names={"name": "ü?#%.txt", "content": content}, **options
     )
     assert put["uri"] == f"s3://{bucket}/a b/ü?#%.txt"
     assert put["bytes"] == len(stored.encode())
-    assert perform_action("s3", get=uri, names={"name": "ü?#%.txt"}, **how) == content
-    found = aws("s3").get_object(Bucket=bucket, Key="a b/ü?#%.txt")
+    assert perform_action("s3", get=uri, names={"name": "ü?#%.txt"}, **options) == content
+    found = aws_clients.client("s3").get_object(Bucket=bucket, Key="a b/ü?#%.txt")
     assert (found["Body"].read().decode(), found["ContentType"]) == (stored, media_type)
     assert found["ETag"].strip('"') == put["etag"]
 
@@ -80,11 +79,11 @@ def test_all_pages_of_a_list_are_read_up_to_the_limit(aws: Client, monkeypatch: 
         }
 
     first = page("a", IsTruncated=True, NextContinuationToken="next")
-    asked = {"Bucket": "orders", "Prefix": ""}
-    with Stubber(ours.client("s3")) as stub:
+    request = {"Bucket": "orders", "Prefix": ""}
+    with Stubber(aws_clients.client("s3")) as stub:
         for _ in range(2):
-            stub.add_response("list_objects_v2", first, asked)
-            stub.add_response("list_objects_v2", page("b"), {**asked, "ContinuationToken": "next"})
+            stub.add_response("list_objects_v2", first, request)
+            stub.add_response("list_objects_v2", page("b"), {**request, "ContinuationToken": "next"})
         assert [entry["key"] for entry in perform_action("s3", list="s3://orders")] == ["a", "b"]
         monkeypatch.setattr(s3, "MAX_OBJECTS", 1)
         with pytest.raises(ActionError, match="more than 1 objects") as caught:

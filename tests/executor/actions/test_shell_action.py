@@ -74,8 +74,8 @@ def test_a_secret_where_an_error_is_shortened_is_redacted(command: str) -> None:
     REVEALED_SECRETS.add(value)
     with pytest.raises(ActionError, match="exit code 3") as caught:
         shell(command, env={"S": value})
-    told = redact([caught.value.message, caught.value.details])
-    assert "-half" not in str(told)
+    redacted = redact([caught.value.message, caught.value.details])
+    assert "-half" not in str(redacted)
 
 
 def test_an_error_keeps_the_end_of_the_output() -> None:
@@ -133,10 +133,10 @@ def test_the_environment_depends_on_the_capabilities(monkeypatch: pytest.MonkeyP
 
     local = environment(LOCAL)
     assert (local["NOETL_CANARY"], local["A"], local["N"]) == ("seen", "$A", "5")
-    elsewhere = environment(Capabilities(shell=True))
-    own = {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
-    assert elsewhere.keys() - own <= {"PATH", "HOME", "TMPDIR", "LANG", "A", "N"}
-    assert elsewhere["LANG"] == "C.UTF-8"
+    restricted = environment(Capabilities(shell=True))
+    shell_variables = {"PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
+    assert restricted.keys() - shell_variables <= {"PATH", "HOME", "TMPDIR", "LANG", "A", "N"}
+    assert restricted["LANG"] == "C.UTF-8"
 
 
 def test_secrets_of_the_environment_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_timeout_terminates_the_process_group(tmp_path: Path) -> None:
         shell(command, folder=tmp_path, seconds=0.5)
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
     assert (tmp_path / "asked").read_text() == "asked\n"
-    assert_gone(tmp_path / "child")
+    assert_process_ends(tmp_path / "child")
 
 
 def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
@@ -172,12 +172,12 @@ def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     with pytest.raises(ActionError) as caught:
         shell(command, folder=tmp_path, seconds=0.3)
     assert caught.value.type == "Timeout"
-    assert_gone(tmp_path / "child")
+    assert_process_ends(tmp_path / "child")
 
 
 def test_child_processes_end_with_their_command(tmp_path: Path) -> None:
     assert shell("sleep 600 & echo $! > child; echo done", folder=tmp_path)["stdout"] == "done\n"
-    assert_gone(tmp_path / "child")
+    assert_process_ends(tmp_path / "child")
 
 
 def test_a_process_that_left_the_group_does_not_delay_the_action(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_a_process_that_left_the_group_does_not_delay_the_action(tmp_path: Path)
     os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
 
-def assert_gone(path: Path) -> None:
-    """The process whose number the file holds ends, if it has not ended yet."""
+def assert_process_ends(path: Path) -> None:
+    """Wait for the end of the process whose number is in a file."""
     try:
         process = os.pidfd_open(int(path.read_text()))
     except ProcessLookupError:
