@@ -1,4 +1,4 @@
-"""Commands as processes of their own, and what tells that something still runs."""
+"""Commands in their own processes, and a probe that shows whether a command still runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 
-def noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    """A command in a folder, in a process group of its own, with these settings and none of this machine."""
+def start_noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """Start a command in a folder and in its own process group, with only these settings."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | settings
     return subprocess.Popen(
         [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments],
@@ -23,8 +23,8 @@ def noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[st
     )
 
 
-class Alive:
-    """The reader of the pipe that a command holds open."""
+class CommandProbe:
+    """A probe of a command that holds a pipe open: true while the command or a child of it runs."""
 
     def __init__(self, path: Path) -> None:
         self._pipe = path.open("rb", buffering=0)

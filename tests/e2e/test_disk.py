@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from noetl.executor.stores import open_store
 
-from tests.e2e.processes import noetl
+from tests.e2e.processes import start_noetl
 
 SECONDS = 60.0
 STEPS = 12
@@ -39,7 +39,7 @@ def chain() -> str:
 def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     (tmp_path / "large.yaml").write_text(chain())
     request.getfixturevalue("small_disk")
-    running = noetl(tmp_path, "run", "large.yaml", "-q", NOETL_LEASE_SECONDS="5")
+    running = start_noetl(tmp_path, "run", "large.yaml", "-q", NOETL_LEASE_SECONDS="5")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     said = running.communicate(timeout=SECONDS)[1]
     assert running.returncode == 2, said
@@ -50,7 +50,7 @@ def test_a_run_goes_on_when_there_is_room_again(tmp_path: Path, request: pytest.
     before = [event.step for event in store.events(run.id) if event.type == "step.completed"]
     assert 0 < len(before) < STEPS
     store.close()
-    resumed = noetl(tmp_path, "runs", "resume", run.id, "-q")
+    resumed = start_noetl(tmp_path, "runs", "resume", run.id, "-q")
     assert resumed.communicate(timeout=SECONDS)[0] == '{\n  "last": 200000\n}\n'
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db")
     completed = [event.step for event in store.events(run.id) if event.type == "step.completed"]

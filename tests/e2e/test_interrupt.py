@@ -1,4 +1,4 @@
-"""Ctrl-C while work is under way that does not end by itself: the command ends all the same, and leaves nothing behind."""
+"""An interrupt during work that does not end by itself: the command ends and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import pytest
 from noetl.api.cli.local.run_to_end import _exit_if_threads_hang
 from noetl.executor.stores import open_store
 
-from tests.e2e.processes import Alive, noetl
+from tests.e2e.processes import CommandProbe, start_noetl
 from tests.http_server import StubExchange, serve
 
 SECONDS = 50.0
-"""Less than the work takes if nothing ends it."""
+"""Shorter than the work takes if it is not ended."""
 
-DEAF = {"action": "shell", "command": "trap '' TERM; exec 3> alive; echo $$ >&3; sleep 60"}
+IGNORES_SIGTERM = {"action": "shell", "command": "trap '' TERM; exec 3> alive; echo $$ >&3; sleep 60"}
 NEXT = {"action": "shell", "command": "echo next >> trace"}
 
 
 @pytest.mark.parametrize("loop", [None, {"items": [1, 2, 3], "concurrency": 2}], ids=["a step", "a loop"])
 def test_an_interrupt_ends_commands(tmp_path: Path, loop: object) -> None:
-    """Also one that would not hear of it. What stands behind it does not begin."""
+    """A command that ignores SIGTERM is killed. The next action does not start."""
     os.mkfifo(tmp_path / "alive")
-    step = {"name": "stand", "run": [DEAF, NEXT]} | ({} if loop is None else {"loop": loop})
+    step = {"name": "stand", "run": [IGNORES_SIGTERM, NEXT]} | ({} if loop is None else {"loop": loop})
     (tmp_path / "stand.json").write_text(json.dumps({"name": "stand", "steps": [step]}))
-    running = noetl(tmp_path, "run", "stand.json")
-    with closing(Alive(tmp_path / "alive")) as alive:
+    running = start_noetl(tmp_path, "run", "stand.json")
+    with closing(CommandProbe(tmp_path / "alive")) as probe:
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=SECONDS)
-        assert not alive
+        assert not probe
     assert (running.returncode, out, err.count("Traceback")) == (130, "", 0), err
     assert not (tmp_path / "trace").exists()
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
@@ -47,11 +47,11 @@ def test_an_interrupt_ends_commands(tmp_path: Path, loop: object) -> None:
 
 
 def test_an_interrupt_abandons_requests_to_silent_servers(tmp_path: Path) -> None:
-    asked, over = threading.Event(), threading.Event()
+    is_requested, is_over = threading.Event(), threading.Event()
 
     def silent(exchange: StubExchange) -> None:
-        asked.set()
-        over.wait(SECONDS)
+        is_requested.set()
+        is_over.wait(SECONDS)
 
     with serve(silent) as server:
         step = {
@@ -60,17 +60,17 @@ def test_an_interrupt_abandons_requests_to_silent_servers(tmp_path: Path) -> Non
             "run": [{"action": "http", "url": server.url(), "timeout": "10m"}],
         }
         (tmp_path / "ask.json").write_text(json.dumps({"name": "ask", "steps": [step]}))
-        running = noetl(tmp_path, "run", "ask.json")
-        assert asked.wait(SECONDS)
+        running = start_noetl(tmp_path, "run", "ask.json")
+        assert is_requested.wait(SECONDS)
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=SECONDS)
-        over.set()
+        is_over.set()
     assert (running.returncode, out, err.count("Traceback")) == (130, "", 0), err
     assert "`noetl runs resume " in err.splitlines()[-1]
 
 
 def test_the_exit_waits_for_working_threads() -> None:
-    """The interpreter is not to take itself apart while one of them is in the middle of a query."""
+    """The interpreter must not shut down while a thread executes a query."""
     thread = threading.Thread(target=time.sleep, args=(0.5,), name="noetl-walk-0", daemon=True)
     thread.start()
     _exit_if_threads_hang()

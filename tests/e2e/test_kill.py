@@ -1,4 +1,4 @@
-"""A process is killed in the middle of a run, again and again; `noetl runs resume` takes it to its end."""
+"""A process is killed several times during a run. `noetl runs resume` completes the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 60.0
 
 
 def playbook() -> str:
-    """Each step leaves a line, and adds what it has seen to a number."""
+    """Return a playbook whose steps each append a line to a file and increment a number."""
     steps = []
     for index in range(1, STEPS + 1):
         work = [
@@ -30,7 +30,7 @@ def playbook() -> str:
     return json.dumps({"name": "long", "variables": {"sum": 0}, "steps": steps})
 
 
-def noetl(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_noetl(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")}
     command = [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments]
     return subprocess.Popen(
@@ -44,15 +44,15 @@ def noetl(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def killed(process: subprocess.Popen[str], lines: Path, count: int) -> None:
-    """Kill the process and what it has started when there are so many lines."""
+def kill_after(process: subprocess.Popen[str], lines: Path, count: int) -> None:
+    """Kill the process and its children when the file has `count` lines."""
     with process:
         while not lines.exists() or len(lines.read_text().splitlines()) < count:
             try:
                 process.wait(0.002)
             except subprocess.TimeoutExpired:
                 continue
-            pytest.fail(f"it has ended by itself: {process.communicate()}")
+            pytest.fail(f"it ended by itself: {process.communicate()}")
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
 
@@ -60,13 +60,13 @@ def killed(process: subprocess.Popen[str], lines: Path, count: int) -> None:
 def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
     (tmp_path / "long.json").write_text(playbook())
     lines = tmp_path / "lines"
-    killed(noetl(tmp_path, "run", "long.json"), lines, 1)
+    kill_after(start_noetl(tmp_path, "run", "long.json"), lines, 1)
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
     (run,) = store.runs("default")[0]
     assert run.status == "running"
     for count in (20, 40):
-        killed(noetl(tmp_path, "runs", "resume", run.id), lines, count)
-    with noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
+        kill_after(start_noetl(tmp_path, "runs", "resume", run.id), lines, count)
+    with start_noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
         answer, complaint = process.communicate(timeout=SECONDS)
     assert (process.returncode, complaint.count("Traceback")) == (0, 0)
     assert json.loads(answer)["result"] == {"sum": STEPS}
@@ -84,12 +84,12 @@ def test_a_run_is_completed_after_its_process_is_killed(tmp_path: Path) -> None:
 
 
 ITEMS, BATCH = 2000, 100
-HELD_AT = [ITEMS // 3, ITEMS // 3 * 2]
-"""The items that wait, each at a pipe of its own."""
+WAITING_ITEMS = [ITEMS // 3, ITEMS // 3 * 2]
+"""The items that wait, each at its own pipe."""
 
 
-def killed_at_the_gate(process: subprocess.Popen[str], gate: Path) -> None:
-    """Kill the process when an item waits there; from then on none does."""
+def kill_at_gate(process: subprocess.Popen[str], gate: Path) -> None:
+    """Kill the process when an item waits at `gate`, and open the gate for later attempts."""
     with process, gate.open("w"):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -99,7 +99,7 @@ def killed_at_the_gate(process: subprocess.Popen[str], gate: Path) -> None:
 
 
 def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None:
-    gates = [tmp_path / f"gate{item}" for item in HELD_AT]
+    gates = [tmp_path / f"gate{item}" for item in WAITING_ITEMS]
     for gate in gates:
         os.mkfifo(gate)
     step = {
@@ -107,18 +107,18 @@ def test_a_killed_loop_has_every_item_once_in_its_result(tmp_path: Path) -> None
         "loop": {"items": f"{{{{ range({ITEMS}) | list }}}}", "batch": BATCH, "concurrency": 8},
         "run": [
             {"action": "file", "append": "lines", "content": "{{ item }} done\n"},
-            {"action": "shell", "if": f"{{{{ item in {HELD_AT} }}}}", "command": "cat gate{{ item }}"},
+            {"action": "shell", "if": f"{{{{ item in {WAITING_ITEMS} }}}}", "command": "cat gate{{ item }}"},
             {"action": "set", "set": {"double": "{{ item * 2 }}"}},
         ],
     }
     output = {"all": "{{ steps.each.result | map(attribute='double') | list }}"}
     (tmp_path / "loop.json").write_text(json.dumps({"name": "loop", "steps": [step], "output": output}))
 
-    killed_at_the_gate(noetl(tmp_path, "run", "loop.json"), gates[0])
+    kill_at_gate(start_noetl(tmp_path, "run", "loop.json"), gates[0])
     store = open_store(f"sqlite:///{tmp_path}/.noetl/noetl.db", create=False)
     (run,) = store.runs("default")[0]
-    killed_at_the_gate(noetl(tmp_path, "runs", "resume", run.id), gates[1])
-    with noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
+    kill_at_gate(start_noetl(tmp_path, "runs", "resume", run.id), gates[1])
+    with start_noetl(tmp_path, "runs", "resume", run.id, "--json") as process:
         answer, complaint = process.communicate(timeout=SECONDS)
 
     assert (process.returncode, complaint.count("Traceback")) == (0, 0)

@@ -1,4 +1,4 @@
-"""The service as a process: it executes what it accepts, survives being killed, and copes with a crowd."""
+"""The service as a process: it executes runs, survives a kill, and handles many requests at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ YAML = {"Content-Type": "application/yaml"}
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`uvicorn noetl.api.app:app` on a free port, its process and its address."""
+def run_service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the service with uvicorn on a free port. Yield its process and its URL."""
     command = [sys.executable, "-m", "uvicorn", "noetl.api.app:app", "--port", "0", "--no-access-log"]
     environment = os.environ | {
         "NOETL_STORE": f"sqlite:///{folder / 'noetl.db'}",
@@ -30,15 +30,15 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     }
     with subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
+            lines.append(line)
             if match := re.search(r"running on (http://[\d.:]+)", line):
                 break
         else:
-            raise AssertionError("".join(said))
-        # The pipe is drained, so that the service never waits for a reader of its log.
-        drain = threading.Thread(target=said.extend, args=(process.stderr,))
+            raise AssertionError("".join(lines))
+        # A thread reads the log, so that the service never waits for a reader.
+        drain = threading.Thread(target=lines.extend, args=(process.stderr,))
         drain.start()
         try:
             yield process, match[1]
@@ -46,11 +46,11 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.terminate()
             process.wait()
             drain.join()
-    assert "Traceback" not in "".join(said)
+    assert "Traceback" not in "".join(lines)
 
 
 def chain(length: int, held: int) -> dict[str, Any]:
-    """Steps that each append their number to a file; one of them then waits until the pipe is written to."""
+    """Return a chain of steps that append their numbers to a file. Step `held` then reads from a pipe."""
     steps: list[dict[str, Any]] = []
     for number in range(length):
         command = f"echo {number} >> " + "{{ input.file }}"
@@ -67,15 +67,15 @@ def test_runs_continue_after_the_service_is_killed(tmp_path: Path) -> None:
     gate, trace = tmp_path / "gate", tmp_path / "trace"
     os.mkfifo(gate)
     body = {"playbook": chain(20, held=10), "input": {"file": str(trace), "gate": str(gate)}}
-    with service(tmp_path) as (process, address):
+    with run_service(tmp_path) as (process, address):
         accepted = httpx.post(f"{address}/workflows/run", json=body)
         assert accepted.status_code == 202, accepted.text
         link = accepted.json()["links"]["result"]
         with open(gate, "w", encoding="utf-8"):
-            # Opening the pipe succeeded, so the held step has come to it.
+            # The pipe could be opened, so the held step reads from it.
             process.send_signal(signal.SIGKILL)
             process.wait()
-    with service(tmp_path) as (process, address):
+    with run_service(tmp_path) as (process, address):
         gate.write_text("")
         with httpx.stream(
             "GET",
@@ -96,7 +96,7 @@ def test_a_stream_of_events_does_not_prevent_the_service_from_stopping(tmp_path:
         "run": [{"action": "shell", "command": "false"}],
         "retry": {"attempts": 2, "delay": "1h"},
     }
-    with service(tmp_path) as (process, address):
+    with run_service(tmp_path) as (process, address):
         accepted = httpx.post(
             f"{address}/workflows/run", json={"playbook": {"name": "patient", "steps": [step]}}
         )
@@ -140,12 +140,12 @@ output: {sum: "{{ sum }}"}
         assert response.status_code == 200, response.text
         assert response.json()["result"] == {"sum": 4 * number + 3}
 
-    async def crowd(address: str) -> int:
+    async def run_all(address: str) -> int:
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(base_url=address, limits=limits, timeout=120) as http:
             await asyncio.gather(*(run(http, number) for number in range(200)))
             page = await http.get("/workflows", params={"limit": 1000, "status": "succeeded"})
             return len(page.json()["items"])
 
-    with service(tmp_path) as (_, address):
-        assert asyncio.run(crowd(address)) == 200
+    with run_service(tmp_path) as (_, address):
+        assert asyncio.run(run_all(address)) == 200

@@ -1,4 +1,4 @@
-"""Workers that share a store in Postgres: they take over from each other, and leave without a trace."""
+"""Workers that share a store in Postgres: they take over each other's runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 
 from benchmarks import killing
-from tests.e2e.processes import noetl
+from tests.e2e.processes import start_noetl
 from tests.postgres import postgres_dsn, postgres_server
 
 __all__ = ["postgres_dsn", "postgres_server"]
 SECONDS = 50.0
 
 
-class Workers:
-    """Workers of one store, each with one thread."""
+class WorkerProcesses:
+    """Processes of `noetl worker` for one store, each with one thread."""
 
     def __init__(self, folder: Path, dsn: str) -> None:
         self.folder = folder
@@ -36,12 +36,12 @@ class Workers:
             "NOETL_LEASE_SECONDS": "1",
             "NOETL_ALLOW_SHELL": "1",
         }
-        upgrading = noetl(folder, "db", "upgrade", **self.settings)
+        upgrading = start_noetl(folder, "db", "upgrade", **self.settings)
         assert upgrading.communicate(timeout=SECONDS)[1].startswith("applied migration 1")
         self.all: list[subprocess.Popen[str]] = []
 
     def start(self) -> subprocess.Popen[str]:
-        self.all.append(noetl(self.folder, "worker", **self.settings))
+        self.all.append(start_noetl(self.folder, "worker", **self.settings))
         return self.all[-1]
 
     def close(self) -> None:
@@ -51,14 +51,14 @@ class Workers:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, postgres_dsn: str) -> Iterator[Workers]:
-    found = Workers(tmp_path, postgres_dsn)
+def workers(tmp_path: Path, postgres_dsn: str) -> Iterator[WorkerProcesses]:
+    found = WorkerProcesses(tmp_path, postgres_dsn)
     yield found
     found.close()
 
 
 @pytest.fixture
-def store(workers: Workers) -> Iterator[Store]:
+def store(workers: WorkerProcesses) -> Iterator[Store]:
     opened = open_store(workers.settings["NOETL_STORE"])
     yield opened
     opened.close()
@@ -66,37 +66,39 @@ def store(workers: Workers) -> Iterator[Store]:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    """A pipe: who opens it to write waits until a command reads from it."""
+    """A pipe. Opening it for writing waits until a command reads from it."""
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
 
 
-def begin(store: Store, gate: Path) -> Run:
-    """A run whose first step lasts until something is written to the pipe."""
+def start_run(store: Store, gate: Path) -> Run:
+    """Start a run whose first step lasts until something is written to the pipe."""
     text = f"""
 name: held
 steps:
-- {{name: a, run: [{{action: shell, command: "echo $$ >> {gate}.pids; cat {gate}", as: said}}], rule: [{{case: default, run: [b]}}]}}
-- {{name: b, run: [{{action: set, set: {{heard: "{{{{ said.stdout }}}}"}}}}]}}
-output: {{heard: "{{{{ heard }}}}"}}
+- name: a
+  run: [{{action: shell, command: "echo $$ >> {gate}.pids; cat {gate}", as: read}}]
+  rule: [{{case: default, run: [b]}}]
+- {{name: b, run: [{{action: set, set: {{message: "{{{{ read.stdout }}}}"}}}}]}}
+output: {{message: "{{{{ message }}}}"}}
 """
     return Service(store, catalogue()).start(text, input={})
 
 
-def ended(store: Store, run: Run) -> Run:
-    """The run when it has ended."""
+def wait_for_end(store: Store, run: Run) -> Run:
+    """Wait for the end of the run, and return it."""
     for _ in range(200):
         seen = store.changes.count
-        found = store.run("default", run.id)
-        assert found is not None
-        if found.status.is_final:
-            return found
+        current = store.run("default", run.id)
+        assert current is not None
+        if current.status.is_final:
+            return current
         store.changes.wait(seen, SECONDS / 200)
     raise AssertionError("the run does not end")
 
 
 def wait_for_no_reader(pipe: Path) -> None:
-    """Return when nobody has the pipe open: who was killed holds on to it for a moment, and would get what is for others."""
+    """Wait until no process reads from the pipe: a killed reader would take what is for the next one."""
     for _ in range(round(SECONDS / 0.01)):
         try:
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
@@ -107,9 +109,9 @@ def wait_for_no_reader(pipe: Path) -> None:
     raise AssertionError("the pipe is still read")
 
 
-def test_a_worker_takes_over_from_a_killed_worker(workers: Workers, store: Store, gate: Path) -> None:
+def test_a_worker_takes_over_from_a_killed_worker(workers: WorkerProcesses, store: Store, gate: Path) -> None:
     first = workers.start()
-    run = begin(store, gate)
+    run = start_run(store, gate)
     with gate.open("w"):
         first.send_signal(signal.SIGKILL)
         first.wait(SECONDS)
@@ -117,13 +119,13 @@ def test_a_worker_takes_over_from_a_killed_worker(workers: Workers, store: Store
     wait_for_no_reader(gate)
     workers.start()
     gate.write_text("at last")
-    assert ended(store, run).result == {"heard": "at last"}
+    assert wait_for_end(store, run).result == {"message": "at last"}
     assert len(Path(f"{gate}.pids").read_text().split()) == 2
 
 
-def test_a_terminated_worker_finishes_its_step(workers: Workers, store: Store, gate: Path) -> None:
+def test_a_terminated_worker_finishes_its_step(workers: WorkerProcesses, store: Store, gate: Path) -> None:
     worker = workers.start()
-    run = begin(store, gate)
+    run = start_run(store, gate)
     with gate.open("w") as writing:
         worker.send_signal(signal.SIGTERM)
         assert worker.stderr is not None
@@ -132,25 +134,27 @@ def test_a_terminated_worker_finishes_its_step(workers: Workers, store: Store, g
     assert (worker.wait(SECONDS), said) == (0, ["working\n", "finishing the running steps\n"])
     assert [visit.status for visit in store.visits(run.id)] == ["succeeded", "ready"]
     workers.start()
-    assert ended(store, run).result == {"heard": "in time"}
+    assert wait_for_end(store, run).result == {"message": "in time"}
 
 
-def test_two_workers_share_the_work(workers: Workers, store: Store, gate: Path) -> None:
-    """One is held up by a step, and the other goes on with what else there is."""
+def test_two_workers_share_the_work(workers: WorkerProcesses, store: Store, gate: Path) -> None:
+    """While a step blocks one worker, the other one executes another run."""
     workers.start()
-    held = begin(store, gate)
+    held = start_run(store, gate)
     with gate.open("w") as writing:
         workers.start()
         free = Service(store, catalogue()).start(
             "name: free\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]", input={}
         )
-        assert ended(store, free).result == {"x": 1}
+        assert wait_for_end(store, free).result == {"x": 1}
         writing.write("now")
-    assert ended(store, held).result == {"heard": "now"}
+    assert wait_for_end(store, held).result == {"message": "now"}
 
 
-def test_the_error_of_a_missing_database_names_the_settings(workers: Workers, tmp_path: Path) -> None:
-    missing = noetl(tmp_path, "worker", NOETL_STORE="postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
+def test_the_error_of_a_missing_database_names_the_settings(workers: WorkerProcesses, tmp_path: Path) -> None:
+    missing = start_noetl(
+        tmp_path, "worker", NOETL_STORE="postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"
+    )
     said = missing.communicate(timeout=SECONDS)[1]
     assert missing.returncode == 2
     assert said.startswith("noetl: The store in Postgres failed: ")
@@ -159,6 +163,6 @@ def test_the_error_of_a_missing_database_names_the_settings(workers: Workers, tm
 
 
 def test_killed_workers_lose_no_runs(postgres_dsn: str) -> None:
-    """At its full size it is `python -m benchmarks.killing`."""
+    """The full test is `python -m benchmarks.killing`."""
     found = killing.measure(postgres_dsn, runs=40, steps=10, workers=2, every_seconds=0.3, kills=3)
     assert found["killed"] == 3
