@@ -1,6 +1,4 @@
-"""The JSON Schema of the language for editors: the schema of the models, plus the parameters of every action
-type.
-"""
+"""The JSON Schema of the language for editors: the models and the parameters of every action type."""
 
 from __future__ import annotations
 

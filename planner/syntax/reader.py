@@ -315,9 +315,7 @@ class _DocumentReader:
         return self._text.startswith("{{", mapping.start.start_mark.index)
 
     def _read_unquoted_template(self, mapping: Collection) -> tuple[str, Any]:
-        """Report an unquoted template, which YAML reads as a mapping in a mapping, and return its text and
-        node.
-        """
+        """Report an unquoted template and return its text and node. YAML reads it as a mapping in a mapping."""
         start = mapping.start.start_mark
         source = self._text[start.index : mapping.end.index]
         node = yaml.ScalarEvent(None, None, (True, False), source, start, mapping.end)

@@ -1,5 +1,4 @@
-"""The data of a playbook during error recovery: invalid parts are removed, and every value keeps its original
-path.
+"""The data of a playbook during error recovery: without invalid parts, but with the original paths.
 
 Problem: pydantic validates all or nothing, but one report must list all errors of a playbook. After an error
 the rest must still be checked, and later diagnostics must mark the original text.

@@ -167,9 +167,7 @@ def find_intended_key(key: str, model: type[Model]) -> str | None:
 
 
 def find_intended_entry_key(value: object) -> tuple[str, str] | None:
-    """Return the first key of an entry that resembles `action`, `task` or `step`, and the key that it
-    resembles.
-    """
+    """Return the first key of an entry that resembles `action`, `task` or `step`, and the intended key."""
     for key in value if isinstance(value, dict) else ():
         if matches := get_close_matches(key, _ENTRY_MODELS, n=1, cutoff=0.7):
             return key, matches[0]

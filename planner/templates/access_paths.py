@@ -97,9 +97,7 @@ def _resolve_block(body: Iterable[nodes.Node], bound: set[str], local_names: set
 
 
 def _resolve(node: nodes.Node, bound: set[str], local_names: set[int]) -> None:
-    """Add the reads of bound names to `local_names`, and the names that the node binds for later nodes to
-    `bound`.
-    """
+    """Add the reads of bound names to `local_names`, and the names that the node binds to `bound`."""
     match node:
         case nodes.Name():
             if node.ctx == "load" and node.name in bound:

@@ -62,9 +62,7 @@ _UNITS_PER_CLOCK_CHECK = 1024
 
 
 class _Usage(threading.local):
-    """The units that the evaluations of this thread have used, and their deadlines in CPU seconds of the
-    thread.
-    """
+    """The units that evaluations on this thread have used. Deadlines are CPU seconds of the thread."""
 
     units = 0
     units_since_clock_check = 0
@@ -86,9 +84,7 @@ def start_budget() -> None:
 
 @contextmanager
 def shared_budget() -> Iterator[None]:
-    """Let all evaluations in this block on this thread share one budget, because their results are held
-    together.
-    """
+    """Let all evaluations in this block share one budget, because their results are held together."""
     if _usage.is_shared:
         yield
         return
@@ -199,8 +195,7 @@ def charge_as_text(value: Any, indent: int = 0) -> None:
 
 
 def comparison_cost(value: Any) -> int:
-    """Return the units for one pass over a value, as a comparison makes. Scalars inside it cost almost
-    nothing.
+    """Return the units of one comparison with a value. Scalars inside it cost almost nothing.
 
     Raises:
         LimitExceeded: the cost exceeds the whole budget.
@@ -286,8 +281,7 @@ def concatenate(parts: Iterable[Any], separator: str = "") -> str:
 
 
 def charge_sort(keys: list[Any], *, sorts: bool) -> None:
-    """Charge for sorting values by these keys or, without `sorts`, for one pass that finds a minimum or
-    duplicates.
+    """Charge for sorting values by these keys. Without `sorts`, charge for one pass over the keys.
 
     Text keys cost extra, because the filters create a lower-case copy of each.
     """

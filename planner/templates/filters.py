@@ -1,6 +1,4 @@
-"""The filters that NoETL adds, its charged versions of some filters of Jinja2, and the internal filters of
-`evaluator`.
-"""
+"""The filters that NoETL adds to those of Jinja2, and the internal filters that charge the budget."""
 
 from __future__ import annotations
 

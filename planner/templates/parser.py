@@ -61,10 +61,9 @@ class TemplateProblem(Exception):
 
 @frozen
 class Expression:
-    """One `{{ }}` of a template. `source` is the text between the braces; `start` and `end` include the
-    braces.
+    """One `{{ }}` of a template. `source` is the text between the braces.
 
-    `filter` is the name of its last filter, if that has no arguments.
+    `start` and `end` include the braces. `filter` is the name of the last filter, if it has no arguments.
     """
 
     source: str
@@ -91,11 +90,10 @@ def has_template(text: str) -> bool:
 
 
 def code_length(text: str) -> int:
-    """Return how many characters of the text are between the braces of expressions and blocks, opening
-    included.
+    """Return the length of all expressions and blocks of a text, in characters.
 
-    An expression may contain braces of its own, so each opening extends to the last closing before the next
-    opening.
+    The opening braces count. An expression may contain braces, so it extends to the last closing braces before
+    the next opening.
 
     >>> code_length("a {{ b }} c")
     5

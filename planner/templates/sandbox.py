@@ -1,5 +1,4 @@
-"""The Jinja2 environment of all expressions: an allow-list of nodes, filters, tests, functions and
-attributes.
+"""The Jinja2 environment of all expressions, with allow-lists of what they may use.
 
 Problem: playbooks come from untrusted authors. An expression must not reach Python objects such as
 `__class__`, must not modify its inputs, and must not exhaust the machine. The sandbox of Jinja2 prevents the

@@ -296,9 +296,7 @@ class BranchModel:
         )
 
     def _wave(self, join: Step, last_visits: LastVisits) -> int:
-        """Return the visit of the join's dominator from which the branch started, or 0 if it is visited once
-        only.
-        """
+        """Return the visit of the join's dominator from which the branch started, or 0 if it has only one."""
         return dict(last_visits).get(self.joins.dominators[join], 0)
 
     def _reached(self, step: Step, closed: frozenset[Step] = frozenset()) -> frozenset[Step]:
@@ -314,9 +312,7 @@ class BranchModel:
         return self._reachable_cache[step, closed]
 
     def _free(self, state: BranchState, branch: BranchToken) -> frozenset[Step]:
-        """Return the steps that the branch can reach if it ends at every `join: any` that its wave has
-        passed.
-        """
+        """Return the reachable steps of a branch. It ends at every `join: any` that its wave has passed."""
         closed = frozenset(
             j
             for j in self.joins.discriminators
