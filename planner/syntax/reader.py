@@ -315,7 +315,7 @@ class _DocumentReader:
         return self._text.startswith("{{", mapping.start.start_mark.index)
 
     def _read_unquoted_template(self, mapping: Collection) -> tuple[str, Any]:
-        """Report an unquoted template and return its text and node. YAML reads it as a mapping in a mapping."""
+        """Report an unquoted template, a mapping in a mapping to YAML; return its text and node."""
         start = mapping.start.start_mark
         source = self._text[start.index : mapping.end.index]
         node = yaml.ScalarEvent(None, None, (True, False), source, start, mapping.end)

@@ -92,8 +92,8 @@ def has_template(text: str) -> bool:
 def code_length(text: str) -> int:
     """Return the length of all expressions and blocks of a text, in characters.
 
-    The opening braces count. An expression may contain braces, so it extends to the last closing braces before
-    the next opening.
+    The opening braces count. An expression may contain braces, so it extends to the last closing braces
+    before the next opening.
 
     >>> code_length("a {{ b }} c")
     5
