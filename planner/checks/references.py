@@ -177,11 +177,11 @@ def _check_read(read: _Read) -> None:
     """Report an access that is unknown, or not known in the scope of its template."""
     program, use, name, attribute = read.program, read.use, read.access[0], read.attribute
     if name == "input":
-        _check_attribute(read, program.playbook.input, "input `{}`")
+        _check_attribute(read, program.playbook.input, "unknown input `{}`")
     elif name == "environment" and use.scope is TemplateScope.ENVIRONMENT:
         read.report(name, "an entry of `environment` cannot read another one")
     elif name == "environment":
-        _check_attribute(read, program.playbook.environment, "`environment` entry `{}`")
+        _check_attribute(read, program.playbook.environment, "unknown `environment` entry `{}`")
     elif name == "args":
         _check_argument(read)
     elif (problem := _find_scope_problem(use, name)) is not None:
@@ -192,7 +192,7 @@ def _check_read(read: _Read) -> None:
     elif name == "run" and attribute in FINALLY_ATTRIBUTES and use.step == program.playbook.finally_:
         return
     elif name in ATTRIBUTES and attribute is not None:
-        _check_attribute(read, ATTRIBUTES[name], f"attribute `{{}}` of `{name}`")
+        _check_attribute(read, ATTRIBUTES[name], f"`{name}` has no attribute `{{}}`")
     elif name == "variables":
         message = "cannot read `variables`: read each variable by its own name"
         read.report(name, message, hint=f"write `{{{{ {attribute or 'NAME'} }}}}`")
@@ -200,13 +200,13 @@ def _check_read(read: _Read) -> None:
         _check_plain_name(read)
 
 
-def _check_attribute(read: _Read, known: Collection[str] | None, kind: str) -> None:
+def _check_attribute(read: _Read, known: Collection[str] | None, message: str) -> None:
     """Report the second part of an access if it is unknown. Without `known`, every part is accepted."""
     attribute = read.attribute
     if known is None or attribute is None or attribute in known:
         return
     if not handles_undefined(read.use.template, read.access[0], attribute):
-        read.report(attribute, f"unknown {kind.format(attribute)}", known)
+        read.report(attribute, message.format(attribute), known)
 
 
 def _find_scope_problem(use: TemplateUse, name: str) -> tuple[str, str | None] | None:
@@ -277,4 +277,4 @@ def _check_step(read: _Read) -> None:
         hint = program.diagnostics.did_you_mean(access[1], program.symbols.steps)
         program.diagnostics.add("NP101", message, read.find_span(access[1]), hint)
     elif len(access) > 2 and access[2] not in ATTRIBUTES["steps"]:
-        read.report(access[2], f"unknown attribute `{access[2]}` of a step", ATTRIBUTES["steps"])
+        read.report(access[2], f"a step has no attribute `{access[2]}`", ATTRIBUTES["steps"])
