@@ -1,4 +1,4 @@
-"""The executor: walks a `Plan`, one step per invocation."""
+"""The executor of plans: each invocation executes one visit of a step."""
 
 if __name__ == "executor":
     from noetl.checkout import alias_package

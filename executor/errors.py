@@ -1,4 +1,4 @@
-"""The failures of work, and the errors of the executor itself. Standard library only."""
+"""Failures of actions, and errors of the executor itself. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class ActionError(Exception):
-    """Work failed, for a reason that a playbook can react to.
+    """A failure of an action, which a playbook can handle.
 
-    `type` is one of the error types of the language or one that a handler names. `retryable` is false for errors that
-    cannot get better by trying again. `status` is the HTTP status, when there was one.
+    `type` is an error type of the language, or one that the handler defines. `retryable` is false if another
+    attempt cannot succeed. `status` is the HTTP status, if there is one.
     """
 
     def __init__(
@@ -30,23 +30,26 @@ class ActionError(Exception):
 
 
 class SettingError(Exception):
-    """The environment is not as it must be. The message is a sentence that names the setting."""
+    """An invalid or missing setting. The message is a sentence that names the setting."""
 
 
 class StoreError(Exception):
-    """The store cannot be opened or used. The message says which and why."""
+    """A store that cannot be opened or used. The message says which store, and why."""
 
 
 class SchemaError(StoreError):
-    """The store is one of another version. The message says what to do."""
+    """A store with the schema of another version. The message says what to do."""
 
 
 class MessageError(Exception):
-    """A message of a queue is not one that this version of the executor has written."""
+    """A queue message that this version of the executor cannot decode."""
 
 
 class RejectedError(Exception):
-    """A request cannot be done as things stand; nothing was changed. `reason` is a short slug for programs."""
+    """A request that the current state does not allow; nothing was changed.
+
+    `reason` is a short identifier for programs.
+    """
 
     def __init__(self, reason: str, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -56,16 +59,16 @@ class RejectedError(Exception):
 
 
 class CancelledError(Exception):
-    """The run was cancelled while its work was being done, which is therefore abandoned."""
+    """Work that was abandoned because its run was cancelled."""
 
 
 class FencedError(Exception):
-    """A commit came from a claimant that had lost its claim; nothing was written."""
+    """A write with an outdated fence: another worker has the claim. Nothing was written."""
 
 
 class NotJsonError(Exception):
-    """What a step saved is not data that JSON can say; nothing was written."""
+    """Saved data that JSON cannot represent. Nothing was written."""
 
 
 class PayloadTooLargeError(Exception):
-    """What a step saved is larger than the store takes; nothing was written."""
+    """Saved data that exceeds the limit of the store. Nothing was written."""

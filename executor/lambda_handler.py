@@ -1,8 +1,11 @@
-"""The functions of AWS Lambda that walk runs: `step` for messages of the queue, `dead_letter` for those it has given up, and
-`sweep` for what should have a message and has none.
+"""The AWS Lambda functions of the executor.
 
-Importing this needs no settings; what is missing is named when it is first needed. In Lambda what the first message needs is made
-ready by then: the time before it is given with a whole processor, and that after it with a part of one.
+`step` executes the visits that queue messages name, `dead_letter` fails those whose messages were retried too
+often, and `sweep` sends missing messages again.
+
+The import of this module needs no settings; a missing setting is reported when it is first needed. In Lambda,
+everything that the first message needs is loaded at import time, because the initialization of a function has
+more processor time than its invocations.
 """
 
 from __future__ import annotations
@@ -33,19 +36,22 @@ if TYPE_CHECKING:
     from noetl.executor.security.capabilities import Capabilities
     from noetl.executor.stores.interface import QueuedStore
 
-MARGIN_SECONDS = 2.0
-"""What is left of an invocation for the commit of a step that took all of its time."""
+COMMIT_MARGIN_SECONDS = 2.0
+"""The time of an invocation that is reserved for the commit of a step that used all of its time."""
 
-WALKS_ON_FOR = 0.5
-"""The part of an invocation in which the step that follows is walked in it, too, instead of by another one."""
+CONTINUE_FRACTION = 0.5
+"""The first part of an invocation, in which it also executes following visits.
 
-MOST_AT_ONCE = 10
+Later ones get a new invocation.
+"""
+
+MAX_CONCURRENT_MESSAGES = 10
 
 logger = logging.getLogger("noetl.executor")
 
 
 class LambdaContext(Protocol):
-    """What Lambda says of an invocation."""
+    """The part of Lambda's context object that is used."""
 
     aws_request_id: str
     function_name: str
@@ -55,7 +61,7 @@ class LambdaContext(Protocol):
 
 @frozen
 class WarmState:
-    """What invocations of one process share."""
+    """The objects that all invocations of one process share."""
 
     store: QueuedStore
     capabilities: Capabilities
@@ -65,7 +71,7 @@ class WarmState:
 
 @dataclass(slots=True, eq=False, repr=False)
 class InvocationMetrics:
-    """What an invocation has done. Threads share it."""
+    """The counters of one invocation, shared by its threads."""
 
     function: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -73,119 +79,124 @@ class InvocationMetrics:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, count: int = 1) -> None:
+        """Increase a counter."""
         with self._lock:
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def line(self) -> str:
-        """It as a line that CloudWatch reads metrics from (embedded metric format)."""
+    def to_emf_line(self) -> str:
+        """Return the metrics as a log line in CloudWatch embedded metric format."""
         values = {**self.counts, "Milliseconds": round((time.monotonic() - self.started) * 1000, 1)}
         metrics = [
             {"Name": name, "Unit": "Milliseconds" if name == "Milliseconds" else "Count"} for name in values
         ]
         directive = {"Namespace": "NoETL", "Dimensions": [["FunctionName"]], "Metrics": metrics}
-        about = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
-        return json.dumps({"_aws": about, "FunctionName": self.function, **values})
+        metadata = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
+        return json.dumps({"_aws": metadata, "FunctionName": self.function, **values})
 
 
 def step(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Walk what the messages of a batch tell of; the answer names those that are to come again."""
-    return _batch(event, context, give_up=False)
+    """Execute the visits that a batch of messages names. Return the ids of the messages to deliver again."""
+    return _process_batch(event, context, give_up=False)
 
 
 def dead_letter(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Fail what the messages tell of that were tried too often, so that no run waits for them. A message that is not ours
-    stays where somebody finds it.
+    """Fail the visits whose messages were delivered too often, so that no run waits for them.
+
+    A message that this version cannot decode stays in the queue for inspection.
     """
-    return _batch(event, context, give_up=True)
+    return _process_batch(event, context, give_up=True)
 
 
 def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Send a message again for whatever has none and needs one; how many runs were looked at, and how many messages sent."""
+    """Send missing messages again. Return how many runs were examined, and how many messages were sent."""
     log_as_json_lines()
-    tally = InvocationMetrics(context.function_name)
-    swept = _warm().store.sweep(time.time())
-    tally.add("Swept", swept.runs)
-    tally.add("SentAgain", swept.repaired)
-    _tell(tally)
-    return {"runs": swept.runs, "sent_again": swept.repaired}
+    metrics = InvocationMetrics(context.function_name)
+    result = _warm_state().store.sweep(time.time())
+    metrics.add("Swept", result.runs)
+    metrics.add("SentAgain", result.repaired)
+    _write_metrics(metrics)
+    return {"runs": result.runs, "sent_again": result.repaired}
 
 
-def _batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:
+def _process_batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:
     log_as_json_lines()
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise TypeError("the event is not a batch of messages of SQS")
-    tally = InvocationMetrics(context.function_name)
-    invocation = _Invocation(_warm(), context, tally, give_up=give_up)
-    failed = invocation.walk_all(records)
-    _tell(tally)
+        raise TypeError("the event is not a batch of SQS messages")
+    metrics = InvocationMetrics(context.function_name)
+    invocation = _LambdaInvocation(_warm_state(), context, metrics, give_up=give_up)
+    failed = invocation.process_all(records)
+    _write_metrics(metrics)
     return {"batchItemFailures": [{"itemIdentifier": id} for id in failed]}
 
 
-class _Invocation:
-    """One invocation: its messages are walked beside each other, all with the time that it has."""
+class _LambdaInvocation:
+    """One invocation. Its messages are processed concurrently, each with the whole time of the invocation."""
 
     def __init__(
-        self, warm: WarmState, context: LambdaContext, tally: InvocationMetrics, *, give_up: bool
+        self, warm: WarmState, context: LambdaContext, metrics: InvocationMetrics, *, give_up: bool
     ) -> None:
         from noetl.executor.runtime.lease_keeper import LeaseKeeper
 
         self._warm = warm
-        self._tally = tally
+        self._metrics = metrics
         self._give_up = give_up
         self._request_id = context.aws_request_id
-        self._seconds = max(context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS, 0.0)
+        self._seconds = max(context.get_remaining_time_in_millis() / 1000 - COMMIT_MARGIN_SECONDS, 0.0)
         self._started = time.monotonic()
-        self._keeper = LeaseKeeper(warm.store, warm.lease_seconds, time.time)
+        self._lease_keeper = LeaseKeeper(warm.store, warm.lease_seconds, time.time)
 
-    def walk_all(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The ids of the messages that are to come again."""
+    def process_all(self, records: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Process the messages and return the ids of those to deliver again."""
         finished = threading.Event()
-        keeping = threading.Thread(
-            target=self._keeper.renew_until, args=(finished,), name="noetl-keep", daemon=True
+        renewal = threading.Thread(
+            target=self._lease_keeper.renew_until, args=(finished,), name="noetl-keep", daemon=True
         )
-        keeping.start()
+        renewal.start()
         try:
-            return [id for id in _beside_each_other(self._done, records) if id is not None]
+            return [id for id in _run_concurrently(self._process, records) if id is not None]
         finally:
             finished.set()
-            keeping.join()
+            renewal.join()
 
-    def _done(self, record: Mapping[str, Any]) -> str | None:
-        """Walk what a message tells of; its id if it is to come again."""
+    def _process(self, record: Mapping[str, Any]) -> str | None:
+        """Process a message. Return its id if it must be delivered again."""
         id = str(record.get("messageId", ""))
-        about = LOG_CONTEXT.set({"request_id": self._request_id})
+        token = LOG_CONTEXT.set({"request_id": self._request_id})
         try:
-            return id if self._is_left(str(record.get("body", ""))) else None
+            return id if self._is_held_elsewhere(str(record.get("body", ""))) else None
         except MessageError as error:
-            logger.error("message %s is not one of ours: %s", id, error)  # noqa: TRY400  It says all there is.
-            self._tally.add("NotOurs")
+            logger.error("unknown message %s: %s", id, error)  # noqa: TRY400  The traceback adds nothing.
+            self._metrics.add("NotOurs")
         except StoreError as error:
-            logger.warning("the store failed; message %s comes again: %s", id, error)
-            self._tally.add("StoreFailures")
+            logger.warning("the store failed; message %s is delivered again: %s", id, error)
+            self._metrics.add("StoreFailures")
         except Exception:
-            logger.exception("message %s could not be walked; it comes again", id)
-            self._tally.add("Bugs")
+            logger.exception("message %s could not be processed; it is delivered again", id)
+            self._metrics.add("Bugs")
         finally:
-            LOG_CONTEXT.reset(about)
+            LOG_CONTEXT.reset(token)
         return id
 
-    def _is_left(self, body: str) -> bool:
-        """Walk what the text of a message tells of, and what follows while there is time; whether somebody else has it."""
+    def _is_held_elsewhere(self, body: str) -> bool:
+        """Execute the visit of a message, and following visits while there is time.
+
+        Return whether another worker holds the claim.
+        """
         from noetl.executor.stores.interface import MessageOutcome
 
-        walker = self._walker()
-        found = self._warm.store.claim_message(body, walker.lease, time.time(), give_up=self._give_up)
-        claim = found if isinstance(found, Claim) else None
+        executor = self._make_executor()
+        claimed = self._warm.store.claim_message(body, executor.lease, time.time(), give_up=self._give_up)
+        claim = claimed if isinstance(claimed, Claim) else None
         if claim is not None and self._give_up:
-            self._tally.add("GivenUp")
+            self._metrics.add("GivenUp")
         elif claim is None:
-            self._tally.add("Held" if found is MessageOutcome.HELD else "Repeated")
+            self._metrics.add("Held" if claimed is MessageOutcome.HELD else "Repeated")
         while claim is not None:
-            claim = self._walk(walker, claim)
-        return found is MessageOutcome.HELD
+            claim = self._execute(executor, claim)
+        return claimed is MessageOutcome.HELD
 
-    def _walk(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
+    def _execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
         from noetl.executor.model.tracing import trace_id
 
         LOG_CONTEXT.set(
@@ -198,47 +209,47 @@ class _Invocation:
             }
         )
         try:
-            return self._keeper.execute(walker, claim)
+            return self._lease_keeper.execute(executor, claim)
         finally:
-            self._tally.add("Steps")
+            self._metrics.add("Steps")
 
-    def _walker(self) -> VisitExecutor:
+    def _make_executor(self) -> VisitExecutor:
         from noetl.executor.engine.invocation import VisitExecutor
         from noetl.executor.model.worker_identity import process_name
 
-        walks_on_until = self._started + self._seconds * WALKS_ON_FOR
+        continues_until = self._started + self._seconds * CONTINUE_FRACTION
         return VisitExecutor(
             self._warm.store,
             Lease(f"{process_name()}/{self._request_id}", self._warm.lease_seconds),
             self._warm.capabilities,
             invocation_seconds=self._seconds,
             ends_at=self._started + self._seconds,
-            continues=lambda: time.monotonic() < walks_on_until,
+            continues=lambda: time.monotonic() < continues_until,
             public_url=self._warm.public_url,
-            on_run_end=self._ended,
+            on_run_end=self._record_run_end,
         )
 
-    def _ended(self, run: Run, status: RunStatus) -> None:
+    def _record_run_end(self, run: Run, status: RunStatus) -> None:
         logger.info("the run of `%s` has ended: %s", run.playbook, status)
-        self._tally.add("RunsEnded")
+        self._metrics.add("RunsEnded")
         if status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
-            self._tally.add("RunsFailed")
+            self._metrics.add("RunsFailed")
 
 
-def _beside_each_other(
-    act: Callable[[Mapping[str, Any]], str | None], records: Sequence[Mapping[str, Any]]
+def _run_concurrently(
+    process: Callable[[Mapping[str, Any]], str | None], records: Sequence[Mapping[str, Any]]
 ) -> list[str | None]:
     if len(records) == 1:
-        return [act(records[0])]
-    with ThreadPoolExecutor(MOST_AT_ONCE, "noetl-walk") as pool:
-        return [
-            done.result() for done in [pool.submit(copy_context().run, act, record) for record in records]
-        ]
+        return [process(records[0])]
+    with ThreadPoolExecutor(MAX_CONCURRENT_MESSAGES, "noetl-walk") as pool:
+        futures = [pool.submit(copy_context().run, process, record) for record in records]
+        return [future.result() for future in futures]
 
 
 def load() -> None:
-    """Import what walking takes, with the store that the settings name. What is there by then is never looked through for
-    garbage.
+    """Import what the execution of visits needs, with the store that the settings name.
+
+    Objects allocated here are frozen out of garbage collection.
     """
     with gc_frozen():
         import noetl.executor.runtime.lease_keeper  # noqa: F401
@@ -247,18 +258,18 @@ def load() -> None:
 
 
 def prepare() -> None:
-    """Also make the clients that the store speaks with, where the settings say enough. Nobody is asked anything."""
+    """Load, and create the clients of the store if the settings allow. Make no network call."""
     load()
     with gc_frozen(), suppress(ActionError):
         create_clients()
 
 
 @cache
-def _warm() -> WarmState:
-    """What is shared.
+def _warm_state() -> WarmState:
+    """Return the objects that all invocations share.
 
     Raises:
-        SettingError: a setting is missing, or cannot be used.
+        SettingError: a setting is missing or invalid.
         StoreError: the store cannot be opened.
     """
     from noetl.executor.security.capabilities import service_capabilities
@@ -267,14 +278,14 @@ def _warm() -> WarmState:
     url = os.environ.get("NOETL_STORE")
     if not url:
         raise SettingError(
-            "NOETL_STORE is not set; it names a table, as dynamodb://TABLE, or a database of Postgres."
+            "NOETL_STORE is missing; set it to a table, dynamodb://TABLE, or a Postgres database."
         )
     store = open_store(url)
     if getattr(store, "message_queue", None) is None:
         store.close()
         message = (
-            "NOETL_STORE is a store that sends no messages: it names a table, as dynamodb://TABLE, or a database of"
-            " Postgres, and NOETL_QUEUE is the URL of the queue."
+            "NOETL_STORE names a store without a message queue: set it to a table, dynamodb://TABLE, or a"
+            " Postgres database, and set NOETL_QUEUE to the URL of the queue."
         )
         raise SettingError(message)
     return WarmState(
@@ -282,8 +293,8 @@ def _warm() -> WarmState:
     )
 
 
-def _tell(tally: InvocationMetrics) -> None:
-    sys.stdout.write(tally.line() + "\n")
+def _write_metrics(metrics: InvocationMetrics) -> None:
+    sys.stdout.write(metrics.to_emf_line() + "\n")
     sys.stdout.flush()
 
 

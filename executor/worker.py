@@ -1,4 +1,4 @@
-"""A worker of this process: threads that claim what is due and walk it, and one that keeps their claims alive."""
+"""The worker of a process: threads that claim and execute due visits, and a thread that renews their claims."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.interface import Store
 
 IDLE_SECONDS = 0.5
-"""How long a thread waits for news before it asks the store, where another process may have written."""
+"""How long a thread waits for a change signal before it polls the store, which other processes write as well.
+"""
 
-LOOK_SECONDS = 0.005
-"""How long whoever waits for a run leaves the store to those who walk it, before another look."""
+POLL_PAUSE_SECONDS = 0.005
+"""How long a thread that waits for a run leaves the store to the workers before it polls again."""
 
-PATIENCE_SECONDS = 10.0
-"""How long the store may fail before those who wait for a run are told."""
+MAX_OUTAGE_SECONDS = 10.0
+"""How long the store may fail before the threads that wait for a run get the error."""
 
-CLAIM, WALK = "claim", "walk"
-"""What a worker asks of the store."""
+CLAIM, EXECUTE = "claim", "execute"
+"""The operations of a worker whose failures are tracked."""
 
 SWEEP_SECONDS = 60.0
-"""How often a worker looks for runs that nothing would go on with."""
+"""How often, on average, a worker searches for runs that no worker would continue."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 def lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
-    """How long a claim holds: `NOETL_LEASE_SECONDS`, or 30.
+    """Return how long a claim is valid: `NOETL_LEASE_SECONDS`, or 30.
 
     Raises:
-        SettingError: it is not a number of at least 1.
+        SettingError: the setting is not a number from 1 to 3600.
     """
     text = environ.get("NOETL_LEASE_SECONDS", "30")
     try:
@@ -54,10 +55,11 @@ def lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
 
 
 def thread_count(environ: Mapping[str, str] = os.environ) -> int:
-    """How many threads walk: `NOETL_WORKERS`, or four for each core, since steps mostly wait for others.
+    """Return how many threads execute visits: `NOETL_WORKERS`, or four for each core, because steps mostly
+    wait.
 
     Raises:
-        SettingError: it is not a whole number from 1 to 1,000.
+        SettingError: the setting is not a whole number from 1 to 1,000.
     """
     text = environ.get("NOETL_WORKERS", str(4 * (os.cpu_count() or 1)))
     if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= 1000:
@@ -66,20 +68,20 @@ def thread_count(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def public_url(environ: Mapping[str, str] = os.environ) -> str | None:
-    """How callbacks reach this service from outside: `NOETL_PUBLIC_URL`, or None.
+    """Return the base URL of callbacks, `NOETL_PUBLIC_URL`, or None.
 
     Raises:
-        SettingError: it is not the http or https URL of a place that more can be appended to.
+        SettingError: the setting is not an http or https URL to which a path can be appended.
     """
     text = environ.get("NOETL_PUBLIC_URL", "").strip()
     if not text:
         return None
     try:
         parts = urlsplit(text)
-        is_place = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_base_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_place = False
-    if not is_place or not text.isprintable() or any(sign in text for sign in " ?#@"):
+        is_base_url = False
+    if not is_base_url or not text.isprintable() or any(sign in text for sign in " ?#@"):
         example = "https://noetl.example.com"
         raise SettingError(
             f"NOETL_PUBLIC_URL is {text!r}; it must be an http or https URL such as {example}."
@@ -88,10 +90,11 @@ def public_url(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 class Worker:
-    """Claims visits of one queue and walks them: those of the service, or those of a local run and the runs it starts.
+    """A worker that claims the visits of one queue and executes them.
 
-    `find_playbook` finds the playbooks that runs start, in the registry unless given; `public_url` is how callbacks are
-    reached. `repaired` is how many runs this worker has found that nothing would have gone on with.
+    The queue is that of the service, or that of a local run and its child runs. `find_playbook` finds the
+    playbooks of child runs, by default in the registry. `public_url` is the base URL of callbacks. `repaired`
+    counts the runs that sweeps of this worker have repaired.
     """
 
     def __init__(
@@ -115,27 +118,30 @@ class Worker:
         self._clock = clock
         self._stopping = threading.Event()
         self._finished = threading.Event()
-        self._keeper = LeaseKeeper(store, self._lease_seconds, clock)
+        self._lease_keeper = LeaseKeeper(store, self._lease_seconds, clock)
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[float, StoreError]] = {}
-        """Since when claims, and walks of what was claimed, have come to nothing because the store failed."""
+        """For each operation that fails because of the store: since when, and the first error."""
         self.repaired = 0
         count = thread_count() if threads is None else threads
         names = [f"noetl-walk-{index}" for index in range(count)]
         self._threads = [
-            threading.Thread(target=self._work, args=(name,), name=name, daemon=True) for name in names
+            threading.Thread(target=self._execute_visits, args=(name,), name=name, daemon=True)
+            for name in names
         ]
-        self._keeping = threading.Thread(target=self._keep, name="noetl-keep", daemon=True)
+        self._renewal = threading.Thread(target=self._renew_claims, name="noetl-keep", daemon=True)
 
     def start(self) -> None:
-        """Begin to work. What dead workers of this machine held is taken over at once."""
+        """Start to execute visits. Take over the claims of dead workers of this machine at once."""
         self._store.release_dead(self._queue, self._clock())
-        for thread in (*self._threads, self._keeping):
+        for thread in (*self._threads, self._renewal):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
-        """Claim nothing more. With `drain`, wait until the steps at work are committed or the time is over. The claims of
-        those that are not are given back, so that whoever comes next begins them anew at once, and their work is given up.
+        """Stop claiming visits. With `drain`, wait until active steps are committed, or for the timeout.
+
+        Release the claims that are still active, so that another worker can execute their visits at once, and
+        abandon their work here.
         """
         self._stopping.set()
         self._store.work.notify()
@@ -143,29 +149,29 @@ class Worker:
         for thread in self._threads if drain else ():
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
-        self._keeper.release_all()
-        if drain and self._keeping.is_alive():
-            self._keeping.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        self._lease_keeper.release_all()
+        if drain and self._renewal.is_alive():
+            self._renewal.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
 
     def wait_until_finished(self, tenant: str, run_id: str, timeout_seconds: float | None = None) -> Run:
-        """The run once it has ended, or as it is when the time is over."""
+        """Return the run when it has ended, or as it is after the timeout."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             seen = self._store.changes.count
-            self._lose_patience()
+            self._raise_after_outage()
             run = self._store.run(tenant, run_id)
             if run is None:
                 raise StoreError(f"There is no run {run_id} in the store.")
-            left = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
-            if run.status.is_final or left <= 0:
+            remaining = IDLE_SECONDS if deadline is None else min(deadline - time.monotonic(), IDLE_SECONDS)
+            if run.status.is_final or remaining <= 0:
                 return run
-            self._store.changes.wait(seen, left)
-            time.sleep(min(left, LOOK_SECONDS))
+            self._store.changes.wait(seen, remaining)
+            time.sleep(min(remaining, POLL_PAUSE_SECONDS))
 
-    def _work(self, name: str) -> None:
-        worker = f"{process_name()}/{name}"
-        lease = Lease(worker, self._lease_seconds)
-        walker = VisitExecutor(
+    def _execute_visits(self, name: str) -> None:
+        """Claim and execute visits until the worker stops."""
+        lease = Lease(f"{process_name()}/{name}", self._lease_seconds)
+        executor = VisitExecutor(
             self._store,
             lease,
             self._capabilities,
@@ -177,55 +183,62 @@ class Worker:
         while not self._stopping.is_set():
             seen = self._store.work.count
             is_idle = True
-            act = CLAIM
+            operation = CLAIM
             try:
                 claim = self._store.claim(self._queue, lease, self._clock())
                 self._failures.pop(CLAIM, None)
-                act = WALK
+                operation = EXECUTE
                 while claim is not None:
-                    claim = self._keeper.execute(walker, claim)
-                    self._failures.pop(WALK, None)
+                    claim = self._lease_keeper.execute(executor, claim)
+                    self._failures.pop(EXECUTE, None)
                     is_idle = False
             except StoreError as error:
-                self._note_failure(act, error)
+                self._record_failure(operation, error)
             except Exception:
-                logger.exception(
-                    "a step could not be walked; its claim will run out and it will be tried again"
-                )
+                logger.exception("a step could not be executed; it is retried when its claim expires")
             if is_idle and not self._stopping.is_set():
                 self._store.work.wait(seen, self._idle_seconds())
 
-    def _note_failure(self, act: str, error: StoreError) -> None:
-        """Say it once, and remember since when it has been so. Of a worker that is stopping the store may be closed."""
+    def _record_failure(self, operation: str, error: StoreError) -> None:
+        """Log the first failure of an operation, and remember since when it fails.
+
+        The store of a worker that is stopping may be closed, so its failures are ignored.
+        """
         with self._lock:
-            if act not in self._failures and not self._stopping.is_set():
-                self._failures[act] = (time.monotonic(), error)
+            if operation not in self._failures and not self._stopping.is_set():
+                self._failures[operation] = (time.monotonic(), error)
                 logger.warning("the store failed; trying again: %s", error)
 
-    def _lose_patience(self) -> None:
-        """Raise what the store has said, when that has been so for long. What was walked in vain is claimed again after a lease."""
-        for act, patience in ((CLAIM, PATIENCE_SECONDS), (WALK, PATIENCE_SECONDS + self._lease_seconds)):
-            failure = self._failures.get(act)
-            if failure is not None and time.monotonic() - failure[0] > patience:
+    def _raise_after_outage(self) -> None:
+        """Raise the error of the store if it has failed for too long.
+
+        A visit whose execution failed is claimed again only after a lease.
+        """
+        for operation, limit in (
+            (CLAIM, MAX_OUTAGE_SECONDS),
+            (EXECUTE, MAX_OUTAGE_SECONDS + self._lease_seconds),
+        ):
+            failure = self._failures.get(operation)
+            if failure is not None and time.monotonic() - failure[0] > limit:
                 raise failure[1]
 
     def _idle_seconds(self) -> float:
         try:
-            due = self._store.next_due(self._queue)
+            due_at = self._store.next_due(self._queue)
         except StoreError:
             return IDLE_SECONDS
-        return IDLE_SECONDS if due is None else min(max(due - self._clock(), 0.001), IDLE_SECONDS)
+        return IDLE_SECONDS if due_at is None else min(max(due_at - self._clock(), 0.001), IDLE_SECONDS)
 
-    def _keep(self) -> None:
-        """Keep the claims at work alive, take over those of workers that have died, and look for what was left behind."""
+    def _renew_claims(self) -> None:
+        """Renew the active claims, take over those of dead workers, and sweep the store."""
         sweep_at = time.monotonic()
 
-        def look() -> None:
+        def take_over_and_sweep() -> None:
             nonlocal sweep_at
             self._store.release_dead(self._queue, self._clock())
             if time.monotonic() >= sweep_at:
                 self.repaired += self._store.sweep(self._clock()).repaired
-                # By chance, so that workers that were started together do not all look at once.
+                # A random interval spreads the sweeps of workers that were started together.
                 sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
 
-        self._keeper.renew_until(self._finished, look)
+        self._lease_keeper.renew_until(self._finished, take_over_and_sweep)

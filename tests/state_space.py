@@ -178,7 +178,7 @@ class StateSpaceExplorer:
             failed_branches=world.failed_branches + commit.failed_branches,
             stop=stop,
         )
-        touched = dict.fromkeys(commit.live_changes)
+        touched = dict.fromkeys(commit.counter_changes)
         for branch in commit.branches:
             if branch.is_arrival:
                 touched[branch.step] = None
@@ -188,7 +188,7 @@ class StateSpaceExplorer:
                 regions = self.plan.steps[branch.step].regions
                 touched |= dict.fromkeys(regions)
                 world = replace(self.count(world, dict.fromkeys(regions, -1)), live=world.live - 1)
-        world = self.count(world, commit.live_changes)
+        world = self.count(world, commit.counter_changes)
         for join in reversed(touched) if backwards else touched:
             waiting, wave = world.joins.get(join, (0, 0))
             assert waiting >= 0

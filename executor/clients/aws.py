@@ -1,4 +1,4 @@
-"""AWS by botocore: clients that are shared, calls that end in time, and errors that a playbook can react to."""
+"""AWS clients (botocore): shared clients, calls with a timeout, and errors that a playbook can handle."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Result = TypeVar("Result")
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _READ_ONCE_SECONDS = 25
-"""Longer than the longest poll of a queue."""
+"""The read timeout of clients that never retry. It is longer than the longest poll of a queue."""
 _LONGEST_INVOCATION_SECONDS = 900
-_MOST_CLIENTS = 64
-_BORN_SLOWLY = threading.Lock()
-"""Making a client is not safe among threads; using one is."""
+_MAX_CLIENTS = 64
+_CLIENT_LOCK = threading.Lock()
+"""Creating a client is not thread-safe; using one is."""
 
 _DENIED = frozenset(
     {
@@ -69,23 +69,23 @@ _THROTTLED = frozenset(
         "TransactionInProgressException",
     }
 )
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {"InternalError", "InternalFailure", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable"}
 )
 
 
-def call_with_timeout(seconds: float, what: str, work: Callable[[], Result]) -> Result:
-    """What `work` returns. It cannot be interrupted, so it is left behind when it takes longer.
+def call_with_timeout(seconds: float, what: str, call: Callable[[], Result]) -> Result:
+    """Return call(). A call that exceeds `seconds` cannot be interrupted; its thread is abandoned.
 
     Raises:
-        ActionError: `Timeout`, or what became of an error of AWS.
+        ActionError: `Timeout`, or the translation of an AWS error.
     """
     future: Future[Result] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
-        except Exception as error:  # noqa: BLE001  It is raised where it is waited for.
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001  The waiting thread raises it.
             future.set_exception(error)
 
     threading.Thread(target=run, name="aws", daemon=True).start()
@@ -97,31 +97,35 @@ def call_with_timeout(seconds: float, what: str, work: Callable[[], Result]) -> 
         raise translate_error(error, what) from error
 
 
-@lru_cache(_MOST_CLIENTS)
+@lru_cache(_MAX_CLIENTS)
 def client(service: str, region: str | None = None, *, once: bool = False) -> Any:
-    """The client of a service, in a region or in the one of the environment. Threads may share it. With `once` it never
-    repeats a call by itself, and gives up sooner: for callers that must know whether a call was repeated.
+    """Return the client of an AWS service, for a region or for the region of the environment. It is
+    thread-safe.
+
+    With `once`, the client never retries and has a shorter timeout, for callers that must know whether a
+    request was sent twice.
 
     Raises:
-        ActionError: `ActionDisabled`, where boto3 or a setting is missing; the message names it.
+        ActionError: `ActionDisabled`, if boto3 or a setting is missing; the message names it.
     """
     try:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError:
-        message = "AWS needs the package boto3, which the extra `aws` of this installation brings"
+        message = "AWS needs the package boto3: install the extra `aws`"
         raise ActionError("ActionDisabled", message, retryable=False) from None
-    # An invocation that was not heard of again may be under way: it is not begun anew.
-    acts = service == "lambda"
+    # An invocation without a response may still be running, so it is not sent again.
+    invokes = service == "lambda"
+    read_seconds = _LONGEST_INVOCATION_SECONDS if invokes else _READ_ONCE_SECONDS if once else _READ_SECONDS
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_LONGEST_INVOCATION_SECONDS if acts else _READ_ONCE_SECONDS if once else _READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 1 if acts or once else 3},
+        read_timeout=read_seconds,
+        retries={"mode": "standard", "total_max_attempts": 1 if invokes or once else 3},
         max_pool_connections=50,
         user_agent_extra="noetl",
     )
     try:
-        with _BORN_SLOWLY:
+        with _CLIENT_LOCK:
             return _session().create_client(service, region or os.environ.get("AWS_REGION"), config=config)
     except (BotoCoreError, ValueError) as error:
         raise translate_error(error, "AWS") from error
@@ -129,8 +133,9 @@ def client(service: str, region: str | None = None, *, once: bool = False) -> An
 
 @lru_cache(1)
 def _session() -> Any:
-    """What all clients of the process are made from: reading the descriptions of services takes its time, and so does what
-    boto3 has on top of them.
+    """Return the botocore session that all clients share.
+
+    Loading service descriptions is slow, and boto3 would load more on top of botocore.
     """
     import botocore.session
 
@@ -138,19 +143,25 @@ def _session() -> Any:
 
 
 def reset_clients() -> None:
-    """Let clients be made anew, of the environment as it is now."""
+    """Discard all clients, so that new ones are created from the current environment."""
     client.cache_clear()
     _session.cache_clear()
 
 
 def region_of_arn(arn: str) -> str | None:
-    """The region that an ARN names, if it is one and does."""
+    """Return the region of an ARN, or None if the text is no ARN or names no region.
+
+    >>> region_of_arn("arn:aws:lambda:eu-west-1:123456789012:function:x")
+    'eu-west-1'
+    >>> region_of_arn("arn:aws:s3:::bucket") is None
+    True
+    """
     parts = arn.split(":", 5)
     return parts[3] or None if parts[0] == "arn" and len(parts) == 6 else None
 
 
 def error_from_code(code: str, message: str, status: int | None = None) -> ActionError:
-    """The error that an error code of AWS stands for."""
+    """Return the ActionError for an AWS error code."""
     details = {"code": code}
     if code in _DENIED:
         return ActionError("AccessDenied", message, retryable=False, status=status, details=details)
@@ -158,38 +169,38 @@ def error_from_code(code: str, message: str, status: int | None = None) -> Actio
         return ActionError("NotFound", message, retryable=False, status=status, details=details)
     if code in _THROTTLED or status == 429:
         return ActionError("Throttled", message, status=status, details=details)
-    retryable = code in _PASSING or (status or 0) >= 500
+    retryable = code in _TRANSIENT or (status or 0) >= 500
     return ActionError("AWSError", f"{message} ({code})", retryable=retryable, status=status, details=details)
 
 
 def translate_error(error: Exception, what: str) -> Exception:
-    """What a playbook is told of an error of boto3; any other error as it is."""
+    """Return the ActionError for a botocore error about `what`. Return any other error unchanged."""
     from botocore import exceptions
 
     match error:
         case exceptions.ClientError():
-            found = error.response.get("Error", {})
+            reply = error.response.get("Error", {})
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             return error_from_code(
-                str(found.get("Code", "")), f"{what}: {found.get('Message') or 'refused'}", status
+                str(reply.get("Code", "")), f"{what}: {reply.get('Message') or 'refused'}", status
             )
         case exceptions.NoRegionError():
-            return _unset("no region is known: set AWS_REGION")
+            return _disabled("the AWS region is missing: set AWS_REGION")
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
-            return _unset(
-                "no credentials are known: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the"
-                " machine a role"
+            return _disabled(
+                "AWS credentials are missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"
+                " or assign a role to the machine"
             )
         case exceptions.ParamValidationError():
             return ActionError("ParameterError", f"{what}: {error}".replace("\n", " "), retryable=False)
         case exceptions.HTTPClientError() | exceptions.ConnectionError() | exceptions.IncompleteReadError():
-            return ActionError("ConnectionFailed", f"no answer from {what}: {error}")
+            return ActionError("ConnectionFailed", f"no response from {what}: {error}")
         case exceptions.BotoCoreError():
-            return _unset(str(error))
+            return _disabled(str(error))
         case ValueError() if not isinstance(error, ActionError):
-            return _unset(f"AWS_ENDPOINT_URL or AWS_REGION cannot be used: {error}")
+            return _disabled(f"AWS_ENDPOINT_URL or AWS_REGION is invalid: {error}")
     return error
 
 
-def _unset(message: str) -> ActionError:
+def _disabled(message: str) -> ActionError:
     return ActionError("ActionDisabled", message, retryable=False)

@@ -1,7 +1,19 @@
-"""The way out: connections that go to vetted addresses only.
+"""Egress vetting: outgoing connections that reach only addresses the operator allows.
 
-A host is resolved once, all its addresses are vetted, and the connection goes to one of exactly these: a second
-answer of the resolver is never asked for. Nothing is taken from the environment, proxies included.
+Problem: a playbook chooses the URL of a request, so it could reach services inside the network of the
+executor (server-side request forgery, SSRF). A check of the host name is not enough: a name server can
+return another address for the second lookup (DNS rebinding), and a redirect can name another host.
+
+Algorithm: resolve a host once, check every address of the answer, and connect to one of exactly these
+addresses. The host name is kept only for the Host header and for TLS. Redirects are requests of their own, so
+they are vetted as well. Proxy settings of the environment are ignored. Source: OWASP, "Server-Side Request
+Forgery Prevention Cheat Sheet"; the denied ranges are from the IANA special-purpose address registries.
+
+Cost: one lookup for each new connection, in a thread, because the system's resolver cannot be interrupted.
+Connections are pooled for each tuple of allowed networks.
+
+Limits: all operations of a request end by the deadline that `time_limit` sets. A resolver that does not
+answer in time keeps its thread until it returns.
 """
 
 from __future__ import annotations
@@ -29,14 +41,14 @@ if TYPE_CHECKING:
 NETWORKS_SETTING = "NOETL_ALLOW_NETWORKS"
 
 CONNECT_SECONDS = 10.0
-"""How long the way to one address may take: to find the address, to connect, and to shake hands."""
+"""The longest time to resolve a host, to connect to one address, or to complete a TLS handshake."""
 MAX_IDLE_SECONDS = 60.0
-"""How long a server may say nothing, where nobody says how long the whole may take."""
+"""How long a server may send nothing, if the playbook sets no `timeout`."""
 
-_PIECE = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 Resolver = Callable[[str, int], list[str]]
-"""The addresses of a host, for a port."""
+"""A function (host, port) -> addresses."""
 
 DENIED_NETWORKS = tuple(
     ipaddress.ip_network(network)
@@ -63,14 +75,23 @@ DENIED_NETWORKS = tuple(
         "3fff::/20",
     )
 )
-"""The special ranges of IPv4, and those inside `GLOBAL_IPV6`: this list is our own, so that no Python release moves it."""
+"""Special-purpose ranges of IPv4, and those inside `GLOBAL_IPV6`.
+
+The list is a copy, because the ranges that `ipaddress` knows differ between Python releases.
+"""
 
 GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that is routed; loopback, mapped, NAT64, unique-local, link-local and multicast lie outside."""
+"""The routed part of IPv6. Loopback, mapped, NAT64, unique-local, link-local and multicast lie outside."""
 
 
 def is_allowed(address: Address, networks: Iterable[str]) -> bool:
-    """Whether an action may connect to an address, given the ranges (CIDR) that the operator allows besides."""
+    """Return whether an action may connect to an address. `networks` are allowed in addition (CIDR).
+
+    >>> is_allowed(ipaddress.ip_address("10.1.2.3"), [])
+    False
+    >>> is_allowed(ipaddress.ip_address("10.1.2.3"), ["10.1.0.0/16"])
+    True
+    """
     if is_forbidden_address(address):
         return False
     if any(address in ipaddress.ip_network(network) for network in networks):
@@ -80,98 +101,97 @@ def is_allowed(address: Address, networks: Iterable[str]) -> bool:
 
 
 def vet(host: str, addresses: Iterable[str], networks: Iterable[str], action: str = "http") -> list[str]:
-    """The addresses of a host, in order, when all of them are allowed.
+    """Return the addresses of a host, in order, if all of them are allowed.
 
     Raises:
-        ActionError: `ForbiddenAddress`.
+        ActionError: `ForbiddenAddress`, if one of them is denied.
     """
     vetted = []
     networks = tuple(networks)
     for text in addresses:
         address = ipaddress.ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
-            raise forbidden_address(
-                f"`{host}` is at {address}, which `{action}` may not reach",
-                allowable=not is_forbidden_address(address),
-            )
+            message = f"`{host}` resolves to {address}, which `{action}` must not reach"
+            raise forbidden_address(message, allowable=not is_forbidden_address(address))
         vetted.append(str(address))
     return vetted
 
 
 def forbidden_address(message: str, *, allowable: bool = False) -> ActionError:
-    """The error of an address that is out of bounds, which says so where an operator can change that."""
-    hint = (
-        f"; {NETWORKS_SETTING} lists the networks that are allowed besides public ones" if allowable else ""
-    )
+    """Return the error for a denied address. If an operator can allow it, the message names the setting."""
+    hint = f"; add its network to {NETWORKS_SETTING} to allow it" if allowable else ""
     return ActionError("ForbiddenAddress", message + hint, retryable=False)
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """The addresses of a host by the system's resolver.
+    """Return the addresses of a host, from the resolver of the system.
 
     Raises:
-        OSError: it has none.
+        OSError: the host has no address.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def resolve_and_vet(
     host: str, port: int, networks: Iterable[str], resolver: Resolver = resolve_host, action: str = "http"
 ) -> list[str]:
-    """The addresses of a host, asked for once and vetted. Use it inside `until`.
+    """Resolve a host once and vet its addresses. Call it inside `time_limit`.
 
     Raises:
         ActionError: `ForbiddenAddress`.
-        OSError: it has none; a TimeoutError where that was not known in time.
+        OSError: the host has no address; TimeoutError if the resolver does not answer in time.
     """
     if is_forbidden_host(host):
-        raise forbidden_address(f"`{host}` is out of bounds for `{action}`")
+        raise forbidden_address(f"`{action}` must not reach `{host}`")
     return vet(host, _resolve_in_time(resolver, host, port), networks, action)
 
 
-_bounds: ContextVar[tuple[float, float]] = ContextVar("bounds")
+_time_bounds: ContextVar[tuple[float, float]] = ContextVar("time_bounds")
+"""The deadline on the clock of `time.monotonic`, and the longest idle time in seconds."""
 
 
 @contextmanager
-def time_limit(deadline: float, silence: float = math.inf) -> Iterator[None]:
-    """Within it, all reading, writing and connecting together ends by `deadline` (of `time.monotonic`), and nothing of it
-    waits longer than `silence` seconds.
+def time_limit(deadline: float, max_idle_seconds: float = math.inf) -> Iterator[None]:
+    """Bound all network operations in this block.
+
+    Together they end by `deadline` (on `time.monotonic`), and each of them waits at most `max_idle_seconds`.
     """
-    token = _bounds.set((deadline, silence))
+    token = _time_bounds.set((deadline, max_idle_seconds))
     try:
         yield
     finally:
-        _bounds.reset(token)
+        _time_bounds.reset(token)
 
 
-def _left(most: float = math.inf) -> float:
-    deadline, silence = _bounds.get()
-    # Zero would make a socket non-blocking instead of late.
-    return max(min(deadline - time.monotonic(), silence, most), 0.001)
+def _remaining_seconds(limit: float = math.inf) -> float:
+    deadline, max_idle_seconds = _time_bounds.get()
+    # A timeout of zero would make a socket non-blocking.
+    return max(min(deadline - time.monotonic(), max_idle_seconds, limit), 0.001)
 
 
 @cache
 def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_host) -> httpx.HTTPTransport:
-    """The transport, with its pool of connections, of everyone who may reach the same networks. Use it inside `until`. It is
-    there until the process ends.
+    """Return the transport that connects to vetted addresses only. Use it inside `time_limit`.
+
+    It has one connection pool for each value of `networks`, which lives until the process ends.
     """
     import httpcore
     import httpx
 
-    class Stream(httpcore.NetworkStream):
-        """A connection none of whose operations outlasts the deadline of the request it is used for."""
+    class DeadlineStream(httpcore.NetworkStream):
+        """A connection whose operations end by the deadline of the current request."""
 
         def __init__(self, inner: httpcore.NetworkStream) -> None:
             self._inner = inner
 
         def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            return self._inner.read(max_bytes, _left())
+            return self._inner.read(max_bytes, _remaining_seconds())
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            # The time is that of each sending, of which a reader who takes little at a time makes many.
-            for start in range(0, len(buffer), _PIECE):
-                self._inner.write(buffer[start : start + _PIECE], _left())
+            # A timeout applies to each send call, and a slow reader causes many: recompute it for each chunk.
+            for start in range(0, len(buffer), _CHUNK_BYTES):
+                self._inner.write(buffer[start : start + _CHUNK_BYTES], _remaining_seconds())
 
         def close(self) -> None:
             self._inner.close()
@@ -179,13 +199,17 @@ def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_hos
         def start_tls(
             self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
         ) -> httpcore.NetworkStream:
-            return Stream(self._inner.start_tls(ssl_context, server_hostname, _left(CONNECT_SECONDS)))
+            seconds = _remaining_seconds(CONNECT_SECONDS)
+            return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, seconds))
 
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
 
-    class Backend(httpcore.NetworkBackend):
-        """Connects to vetted addresses. The name stays with the request, for its Host header and for TLS."""
+    class VettedBackend(httpcore.NetworkBackend):
+        """A network backend that connects to vetted addresses.
+
+        The request keeps the host name for its Host header and for TLS.
+        """
 
         def __init__(self) -> None:
             self._sockets = httpcore.SyncBackend()
@@ -207,41 +231,47 @@ def vetted_transport(networks: tuple[str, ...], resolver: Resolver = resolve_hos
                 raise httpcore.ConnectError(str(error)) from None
             for address in vetted:
                 try:
-                    left = _left(CONNECT_SECONDS)
-                    return Stream(self._sockets.connect_tcp(address, port, left, None, socket_options))
+                    seconds = _remaining_seconds(CONNECT_SECONDS)
+                    stream = self._sockets.connect_tcp(address, port, seconds, None, socket_options)
+                    return DeadlineStream(stream)
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                     failure = error
             raise failure
 
     context = httpx.create_ssl_context()
-    made = httpx.HTTPTransport(verify=context)
-    # httpx has no public way to give its pool a network backend.
-    made._pool = httpcore.ConnectionPool(  # noqa: SLF001
+    transport = httpx.HTTPTransport(verify=context)
+    # httpx has no public way to set the network backend of its pool.
+    transport._pool = httpcore.ConnectionPool(  # noqa: SLF001
         ssl_context=context,
         max_connections=1000,
         max_keepalive_connections=20,
         keepalive_expiry=5.0,
-        network_backend=Backend(),
+        network_backend=VettedBackend(),
     )
-    atexit.register(made.close)
-    return made
+    atexit.register(transport.close)
+    return transport
 
 
 def _resolve_in_time(resolver: Resolver, host: str, port: int) -> list[str]:
-    """What the resolver says, unless it takes too long: it cannot be interrupted, so it is left behind."""
-    answer: list[list[str] | str] = []
+    """Return resolver(host, port). A lookup that takes too long cannot be interrupted; its thread is
+    abandoned.
 
-    def ask() -> None:
+    Raises:
+        OSError: the resolver fails; TimeoutError if it does not answer in time.
+    """
+    replies: list[list[str] | str] = []
+
+    def look_up() -> None:
         try:
-            answer.append(resolver(host, port))
+            replies.append(resolver(host, port))
         except (OSError, UnicodeError) as error:
-            answer.append(str(error))
+            replies.append(str(error))
 
-    thread = threading.Thread(target=ask, name="resolve", daemon=True)
+    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
     thread.start()
-    thread.join(_left(CONNECT_SECONDS))
-    if not answer:
+    thread.join(_remaining_seconds(CONNECT_SECONDS))
+    if not replies:
         raise TimeoutError(f"`{host}` was not resolved in time")
-    if isinstance(answer[0], str):
-        raise OSError(f"`{host}` cannot be resolved: {answer[0]}")
-    return answer[0]
+    if isinstance(replies[0], str):
+        raise OSError(f"`{host}` cannot be resolved: {replies[0]}")
+    return replies[0]

@@ -1,4 +1,4 @@
-"""The attempts at one action: it is called until it succeeds, has failed for good, or waits."""
+"""The attempts of one action: it is called until it succeeds, fails for good, or suspends."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from noetl.planner.plan import Action, action_from_json
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
 MAX_HELD_DELAY_SECONDS = 10.0
-"""A longer wait between two attempts of an action is a pause of its step: it holds no thread."""
+"""The longest delay before a retry that keeps its thread. A longer one suspends the step."""
 
 PARAMETER_SUFFIX = "~"
-"""What the position of an action ends with that is a parameter of another one."""
+"""The end of the position of an action that is a parameter of another action."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 @frozen
 class RetryLoop:
-    """The attempts at an action that stands at a position of the work. `args` are those of the task that it is in."""
+    """The attempts of the action at a position of the work. `args` are those of the enclosing task."""
 
     context: WorkContext
     action: Action
@@ -45,75 +45,87 @@ class RetryLoop:
     args: Mapping[str, Any] | None
 
     def run(self) -> Any:
-        """What the action gives in the end.
+        """Call the action until it succeeds, and return its result.
 
         Raises:
-            ActionError: it fails, and is not tried again.
-            Suspended: it waits, or is tried again much later.
-            CancelledError: it is given up while it waits to be tried again.
+            ActionError: the last attempt failed.
+            WorkSuspended: the action waits, or the delay before its retry is long.
+            CancelledError: the run was cancelled during the delay before a retry.
         """
         action, scope, position, clock = self.action, self.scope, self.position, self.context.clock
-        kept = self.context.journal.get(position)
+        entry = self.context.journal.get(position)
         tries = [scope.run.resumes, scope.visit.attempt]
-        again = tries != ([0, 1] if kept is None else kept["tries"])
-        attempt = 1 if kept is None or again else kept["attempt"]
-        begun = 1 if kept is None else kept["begun"] + again
-        memory = None if kept is None else kept.get("memory")
+        is_resumed = tries != ([0, 1] if entry is None else entry["tries"])
+        attempt = 1 if entry is None or is_resumed else entry["attempt"]
+        begun = 1 if entry is None else entry["begun"] + is_resumed
+        state = None if entry is None else entry.get("memory")
         while True:
-            started = None if kept is None else kept["started_at"]
-            if started is None:
-                started = clock()
-                self._note("action.started", started, {"action": action.type, "position": position})
-            wait = derived_id("wait", scope.visit.id, position, attempt, begun)
+            started_at = None if entry is None else entry["started_at"]
+            if started_at is None:
+                started_at = clock()
+                self._record_event(
+                    "action.started", started_at, {"action": action.type, "position": position}
+                )
+            wait_id = derived_id("wait", scope.visit.id, position, attempt, begun)
             try:
-                data = self._attempt(wait, memory, again=again)
-            except Suspend as waits:
-                entry = {
-                    "action": action.type,
-                    "attempt": attempt,
-                    "begun": begun,
-                    "tries": tries,
-                    "started_at": started,
-                    "memory": waits.state,
-                }
-                awaits = [waits.wait_id] if waits.wait_id is not None else []
-                raise WorkSuspended({position: entry}, waits.due_at, awaits, actions=[action.type]) from None
+                data = self._attempt(wait_id, state, is_resumed=is_resumed)
+            except Suspend as suspend:
+                waiting = self._entry(attempt, begun, tries, started_at) | {"memory": suspend.state}
+                awaits = [suspend.wait_id] if suspend.wait_id is not None else []
+                raise WorkSuspended(
+                    {position: waiting}, suspend.due_at, awaits, actions=[action.type]
+                ) from None
             except ActionError as problem:
-                error = scope.failure(problem, action.type)
-                payload = {"action": action.type, "position": position, "error": redact(error)}
-                seconds = self._seconds_before_retry(problem, attempt)
+                seconds = self._record_failure(problem, attempt, started_at)
                 if seconds is None:
-                    self._note("action.failed", clock(), payload, started)
                     raise
-                self._note("action.retrying", clock(), payload | {"wait_seconds": seconds}, started)
-                kept = memory = None
+                entry = state = None
                 attempt += 1
-                if self._pauses(seconds):
-                    entry = {
-                        "action": action.type,
-                        "attempt": attempt,
-                        "begun": begun,
-                        "tries": tries,
-                        "started_at": None,
-                    }
-                    raise WorkSuspended({position: entry}, clock() + seconds, retried=[action.type]) from None
+                if self._must_suspend(seconds):
+                    retrying = self._entry(attempt, begun, tries, None)
+                    raise WorkSuspended(
+                        {position: retrying}, clock() + seconds, retried=[action.type]
+                    ) from None
                 if self.context.cancelled.wait(seconds):
                     raise CancelledError from None
             else:
                 payload = {"action": action.type, "position": position}
-                self._note("action.completed", clock(), payload, started)
+                self._record_event("action.completed", clock(), payload, started_at)
                 return data
 
-    def _attempt(self, wait: str, memory: Any, *, again: bool) -> Any:
-        piece, action, scope, position = self.context, self.action, self.scope, self.position
-        allowed = piece.capabilities.actions
+    def _entry(self, attempt: int, begun: int, tries: list[int], started_at: float | None) -> dict[str, Any]:
+        """Return the journal entry of the action."""
+        return {
+            "action": self.action.type,
+            "attempt": attempt,
+            "begun": begun,
+            "tries": tries,
+            "started_at": started_at,
+        }
+
+    def _record_failure(self, problem: ActionError, attempt: int, started_at: float) -> float | None:
+        """Record that an attempt failed. Return the seconds before the next attempt, or None."""
+        error = self.scope.failure(problem, self.action.type)
+        payload = {"action": self.action.type, "position": self.position, "error": redact(error)}
+        seconds = self._seconds_before_retry(problem, attempt)
+        if seconds is None:
+            self._record_event("action.failed", self.context.clock(), payload, started_at)
+        else:
+            payload |= {"wait_seconds": seconds}
+            self._record_event("action.retrying", self.context.clock(), payload, started_at)
+        return seconds
+
+    def _attempt(self, wait_id: str, state: Any, *, is_resumed: bool) -> Any:
+        """Render the parameters, call the handler once, and return its result."""
+        context, action, scope, position = self.context, self.action, self.scope, self.position
+        allowed = context.capabilities.actions
         if allowed is not None and action.type not in allowed:
             message = f"`{action.type}` may not be used here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
         declaration = catalogue()[action.type]
         if declaration.suspends:
-            piece.wait_ids.add(wait)
-        deadline = piece.deadline
+            context.wait_ids.add(wait_id)
+        deadline = context.deadline
         if action.timeout_seconds is not None and not declaration.suspends:
             deadline = min(deadline, time.monotonic() + action.timeout_seconds)
         parameters = render_parameters(declaration, action.parameters, scope.lookup(position, self.args))
@@ -127,17 +139,17 @@ class RetryLoop:
             parameters,
             scope.idempotency_key(position),
             deadline,
-            piece.capabilities,
+            context.capabilities,
             labels,
-            _logged(labels),
-            piece.cancelled,
-            now=piece.clock(),
-            state=memory,
-            wait_id=wait,
-            is_resumed=again,
+            _make_playbook_log(labels),
+            context.cancelled,
+            now=context.clock(),
+            state=state,
+            wait_id=wait_id,
+            is_resumed=is_resumed,
             timeout_seconds=action.timeout_seconds,
-            external_waits=piece.outside,
-            perform_action=self._act,
+            external_waits=context.external_waits,
+            perform_action=self._perform_nested,
             traceparent=make_traceparent(scope.run, scope.visit.id, scope.visit.attempt, position),
         )
         call.remaining_seconds()
@@ -149,27 +161,29 @@ class RetryLoop:
             logger.exception("the handler of `%s` raised", action.type)
             raise ActionError(type(bug).__name__, f"the handler of `{action.type}` raised: {bug}") from bug
 
-    def _act(self, nested: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-        """What an action gives that is a parameter of this one."""
-        inside = replace(self.scope, local={**self.scope.local, **known})
-        return RetryLoop(
-            self.context, action_from_json(nested), inside, self.position + PARAMETER_SUFFIX, self.args
-        ).run()
+    def _perform_nested(self, nested: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
+        """Perform an action that is a parameter of this one, with additional local names."""
+        scope = replace(self.scope, local={**self.scope.local, **names})
+        position = self.position + PARAMETER_SUFFIX
+        return RetryLoop(self.context, action_from_json(nested), scope, position, self.args).run()
 
-    def _pauses(self, seconds: float) -> bool:
-        """Whether the action is tried again in another piece: after a long wait, or one that this piece has no time for. One that is a
-        parameter of another one cannot be.
+    def _must_suspend(self, seconds: float) -> bool:
+        """Return whether a retry after `seconds` belongs to a later segment.
+
+        This is so after a long delay, or one past the deadline of this segment. A nested action cannot be
+        suspended.
         """
         is_too_long = seconds > MAX_HELD_DELAY_SECONDS or time.monotonic() + seconds >= self.context.deadline
         return is_too_long and not self.position.endswith(PARAMETER_SUFFIX)
 
     def _seconds_before_retry(self, problem: ActionError, attempt: int) -> float | None:
-        """How long to wait before the next attempt; None where there is none."""
-        retry, scope, piece = self.action.retry, self.scope, self.context
+        """Return the delay before the next attempt, or None if the action is not retried."""
+        retry, scope, context = self.action.retry, self.scope, self.context
         if attempt >= retry.attempts or not problem.retryable:
             return None
-        wait = retry_delay_seconds(retry, attempt, scope.run.id, scope.visit.id, self.position)
-        if time.monotonic() + wait >= (piece.attempt_deadline if self._pauses(wait) else piece.deadline):
+        delay = retry_delay_seconds(retry, attempt, scope.run.id, scope.visit.id, self.position)
+        deadline = context.attempt_deadline if self._must_suspend(delay) else context.deadline
+        if time.monotonic() + delay >= deadline:
             return None
         if retry.condition is not None:
             lookup = scope.lookup(self.position, self.args, scope.failure(problem, self.action.type))
@@ -177,20 +191,22 @@ class RetryLoop:
                 if not is_true(parse_template(retry.condition).evaluate(lookup)):
                     return None
             except EvaluationError:
-                # As for a step, the failure is worth more than why nothing can be said about it.
+                # The failure of the action says more than the failure of its condition.
                 return None
-        return wait
+        return delay
 
-    def _note(self, type: str, at: float, payload: Mapping[str, Any], started: float | None = None) -> None:
+    def _record_event(
+        self, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None
+    ) -> None:
         visit = self.scope.visit
-        duration = None if started is None else max(at - started, 0.0)
+        duration = None if started_at is None else max(at - started_at, 0.0)
         self.context.events.append(
             Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
         )
 
 
-def _logged(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:
-    """Writes what a playbook logs, with what tells its run from others."""
+def _make_playbook_log(labels: Mapping[str, Any]) -> Callable[[str, str, Mapping[str, Any]], None]:
+    """Return the log function of a playbook, which labels each line with its run and step."""
 
     def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
         number = logging.getLevelNamesMapping()[level.upper()]

@@ -1,7 +1,18 @@
-"""What a visit at work has to tell: events that are not in the history of its run yet.
+"""The event buffer of a claim: events that happened and are not in the history of the run yet.
 
-The threads that work note them. Two write them, and never at one time: the thread that commits, at the end, and before
-that, now and then, the one that renews the claim. So each event is written once, in the order in which they were noted.
+Problem: many threads of a visit record events. The thread that commits and the thread that renews the claim
+write them. Each event must be written once, in order, and without secrets.
+
+Algorithm: a bounded-batch outbox with two locks. `_append_lock` guards the list of events; `_write_lock`
+admits one writer. The renewal (`flush_batch`) skips its turn if another writer is active; the commit
+(`flush_all`) waits for it. Events leave the buffer only when the store has confirmed them. The store receives
+the number of events already written, so it can number the new ones. Source: the transactional outbox pattern
+(https://microservices.io/patterns/data/transactional-outbox.html).
+
+Cost: one append for each event; a batch has at most `MAX_BATCH_EVENTS` events.
+
+Limits: if the store fails without saying whether it wrote a batch, the same events are written again, and a
+reader may see them twice.
 """
 
 from __future__ import annotations
@@ -18,95 +29,102 @@ from noetl.executor.security.redaction import redact_for_storage
 
 MAX_BATCH_EVENTS = 200
 MAX_BATCH_CHARACTERS = 32 * 1024
-"""What is told while a visit is at work, at once: so many events, whose payloads have so many characters as JSON."""
+"""The limits of one batch that is written while a visit is running: events, and characters of JSON payload.
+"""
 
 T = TypeVar("T")
 
 
 class EventBuffer:
-    """The events of one claim, from when they are noted until they are written. Secrets are gone from what is written."""
+    """The events of one claim, from the moment they happen until they are written.
+
+    They are redacted on writing.
+    """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._told = 0
-        self._counts: dict[str, Callable[[], Event]] = {}
-        self._noting = threading.Lock()
-        self._writing = threading.Lock()
+        self._written = 0
+        self._progress: dict[str, Callable[[], Event]] = {}
+        self._append_lock = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def append(self, event: Event) -> None:
-        """Have one event more to tell."""
-        with self._noting:
+        """Add an event."""
+        with self._append_lock:
             self._events.append(event)
 
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
-        """Say how far the loop at a position has come. What is not final is told if something is written before the loop comes
-        further; the event is made then.
+        """Set the progress event of the loop at a position. It replaces the previous one of this loop.
+
+        The final progress is always written. Progress that is not final is written only with the next batch;
+        the event is created then.
         """
-        with self._noting:
-            self._counts.pop(loop, None)
+        with self._append_lock:
+            self._progress.pop(loop, None)
             if is_final:
                 self._events.append(event())
             else:
-                self._counts[loop] = event
+                self._progress[loop] = event
 
     def flush_batch(self, write: Callable[[Sequence[Event], int], bool]) -> None:
-        """Let the next events be written, no more of them than one write should hold. `write` is told how many were written
-        before, and answers whether it has written these; where it raises they are told again. While somebody writes the rest,
-        there is nothing left to tell.
+        """Call write(events, already_written) with the next batch, and drop the batch if it returns true.
+
+        If `write` raises, the events stay. While another thread writes, the batch is empty.
         """
-        is_alone = self._writing.acquire(blocking=False)
+        is_only_writer = self._write_lock.acquire(blocking=False)
         try:
-            events = self._next() if is_alone else []
-            if write(_scrubbed(events), self._told):
-                self._forget(len(events))
+            events = self._next_batch() if is_only_writer else []
+            if write(_redacted(events), self._written):
+                self._drop(len(events))
         finally:
-            if is_alone:
-                self._writing.release()
+            if is_only_writer:
+                self._write_lock.release()
 
     def flush_all(self, write: Callable[[Sequence[Event]], T]) -> T:
-        """Let all that is left be written, once a write at work is done; what `write` gives. Where it raises, all of it is left
-        still.
-        """
-        with self._writing:
-            with self._noting:
-                self._counts.clear()
-                events = list(self._events)
-            given = write(_scrubbed(events))
-            self._forget(len(events))
-            return given
+        """Return write(events) with all events, after a write in progress has ended.
 
-    def _next(self) -> list[Event]:
-        with self._noting:
-            self._events += [event() for event in self._counts.values()]
-            self._counts.clear()
-            found: list[Event] = []
+        If `write` raises, the events stay.
+        """
+        with self._write_lock:
+            with self._append_lock:
+                self._progress.clear()
+                events = list(self._events)
+            result = write(_redacted(events))
+            self._drop(len(events))
+            return result
+
+    def _next_batch(self) -> list[Event]:
+        with self._append_lock:
+            self._events += [event() for event in self._progress.values()]
+            self._progress.clear()
+            batch: list[Event] = []
             characters = 0
             for event in islice(self._events, MAX_BATCH_EVENTS):
                 characters += json_size(event.payload)
                 if characters > MAX_BATCH_CHARACTERS:
                     break
-                found.append(event)
-            return found
+                batch.append(event)
+            return batch
 
-    def _forget(self, count: int) -> None:
-        with self._noting:
+    def _drop(self, count: int) -> None:
+        with self._append_lock:
             del self._events[:count]
-            self._told += count
+            self._written += count
 
 
 class NullEventBuffer(EventBuffer):
-    """What nobody wants to be told: the events of the items of a loop."""
+    """A buffer that drops its events: those of the items of a loop."""
 
     def append(self, event: Event) -> None:
-        """Forget it."""
+        """Drop the event."""
 
     def report_progress(self, loop: str, event: Callable[[], Event], *, is_final: bool) -> None:
-        """Forget it."""
+        """Drop the event."""
 
 
-def _scrubbed(events: Sequence[Event]) -> tuple[Event, ...]:
-    clean = [redact_for_storage(event.payload) for event in events]
+def _redacted(events: Sequence[Event]) -> tuple[Event, ...]:
+    payloads = [redact_for_storage(event.payload) for event in events]
     return tuple(
         event if event.payload is payload else replace(event, payload=payload)
-        for event, payload in zip(events, clean, strict=True)
+        for event, payload in zip(events, payloads, strict=True)
     )

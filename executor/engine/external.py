@@ -1,4 +1,4 @@
-"""What actions that wait ask of the world outside their step: tokens that answer them, and runs of other playbooks."""
+"""External waits of a visit: callback tokens, and runs of other playbooks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
 MAX_RUN_DEPTH = 10
-"""How deep runs may start each other."""
+"""How many levels of child runs a run may have."""
 
 CALLBACK_PATH = "/workflows/callbacks/"
-"""The path under which tokens are answered."""
+"""The path of the HTTP interface to which a token is appended."""
 
 FindPlaybook = Callable[[Run, str, str | None], str | None]
-"""The hash of the plan of a playbook, by name and version, for a run that wants to start it; None when there is none."""
+"""A function (parent run, name, version) that returns the plan hash of a playbook, or None if it is unknown.
+"""
 
 
 def registry_finder(store: Store) -> FindPlaybook:
-    """Looks playbooks up in the registry of the run's tenant."""
+    """Return a function that finds playbooks in the registry of the run's tenant."""
 
     def find(run: Run, name: str, version: str | None) -> str | None:
-        found = store.playbook(run.tenant, name, version)
-        return None if found is None else found.plan_hash
+        playbook = store.playbook(run.tenant, name, version)
+        return None if playbook is None else playbook.plan_hash
 
     return find
 
 
 @frozen
 class VisitWaits:
-    """The external waits of one claimed visit: implements `noetl.executor.actions.action.ExternalWaits`."""
+    """The external waits of one claimed visit (implements `noetl.executor.actions.action.ExternalWaits`)."""
 
     store: Store
     claim: Claim
@@ -47,10 +48,10 @@ class VisitWaits:
     def open_wait(self, wait_id: str) -> dict[str, str]:
         token = CALLBACK_TOKENS.create()
         self.store.open_wait(self._key(wait_id), self.claim.visit.fence, hash_secret(token))
-        address = {"token": token}
+        callback = {"token": token}
         if self.public_url:
-            address["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"
-        return address
+            callback["url"] = f"{self.public_url.rstrip('/')}{CALLBACK_PATH}{token}"
+        return callback
 
     def read_wait(self, wait_id: str) -> Wait:
         return self.store.wait(self._key(wait_id))
@@ -65,16 +66,16 @@ class VisitWaits:
 
         parent = self.claim.run
         if parent.depth >= MAX_RUN_DEPTH:
-            message = f"`{playbook}` is not started: runs start each other at most {MAX_RUN_DEPTH} deep"
+            message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)
         plan_hash = self.find_playbook(parent, playbook, version)
         if plan_hash is None:
             wanted = (
                 f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
             )
-            raise ActionError("ParameterError", f"there is no {wanted}", retryable=False)
+            raise ActionError("ParameterError", f"unknown {wanted}", retryable=False)
         try:
-            run, first = new_run(
+            run, first_visit = new_run(
                 self.store.plan_header(plan_hash),
                 plan_hash,
                 input,
@@ -92,12 +93,12 @@ class VisitWaits:
         except RejectedError as problem:
             message = f"`{playbook}` cannot be started: {problem.message}"
             raise ActionError("ParameterError", message, retryable=False) from problem
-        return self.store.create_run(run, first)
+        return self.store.create_run(run, first_visit)
 
     def read_run(self, run_id: str) -> Run:
-        found = self.store.run(self.claim.run.tenant, run_id)
-        assert found is not None
-        return found
+        run = self.store.run(self.claim.run.tenant, run_id)
+        assert run is not None
+        return run
 
     def cancel_run(self, run_id: str) -> None:
         with suppress(RejectedError):
@@ -106,9 +107,10 @@ class VisitWaits:
     def resume_run(self, run_id: str) -> None:
         now = self.clock()
         seconds = self.store.plan_header(self.read_run(run_id).plan_hash).timeout_seconds
-        with suppress(RejectedError):  # somebody else has gone on with it, to a good end
-            self.store.resume(run_id, now, deadline_at=None if seconds is None else now + seconds, values={})
+        deadline_at = None if seconds is None else now + seconds
+        with suppress(RejectedError):  # another client has resumed it, and it has succeeded
+            self.store.resume(run_id, now, deadline_at=deadline_at, values={})
 
-    def _key(self, wait: str) -> WaitKey:
+    def _key(self, wait_id: str) -> WaitKey:
         visit = self.claim.visit
-        return WaitKey(visit.run_id, visit.id, wait)
+        return WaitKey(visit.run_id, visit.id, wait_id)

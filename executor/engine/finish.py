@@ -1,4 +1,4 @@
-"""The end of a run: what the step that runs last sees of it, its result and its final status, and the end of its time."""
+"""The end of a run: the scope of the finally step, the deadline, and the final result and status."""
 
 from __future__ import annotations
 
@@ -20,43 +20,48 @@ from noetl.planner.plan import Header
 
 
 def load_finally_scope(store: Store, claim: Claim) -> Scope:
-    """The scope of the step that runs last: every name as it stands, and the ending to come."""
-    run = _fresh(store, claim)
+    """Return the scope of the finally step: the final names and steps, and the status that the run will have."""
+    run = _reload_run(store, claim)
     visits = [visit for visit in store.visits_with_outputs(run.id) if visit.id != claim.visit.id]
     status = final_status(run.stop, run.failed_branches)
-    error = _timeout(claim.visit) if status is RunStatus.TIMED_OUT else run.error
-    ending_to_come = {"status": status.value, "error": error}
+    error = _timeout_error(claim.visit) if status is RunStatus.TIMED_OUT else run.error
+    ending = {"status": status.value, "error": error}
     saved = dict(claim.visit.saved)
     steps = final_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
-    return Scope(run, claim.visit, final_names(visits), steps, saved, ending=ending_to_come)
+    return Scope(run, claim.visit, final_names(visits), steps, saved, ending=ending)
 
 
 def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
-    """Stop a run whose time is over."""
+    """Stop a run at its deadline."""
     done = replace(claim.visit, status=VisitStatus.SUCCEEDED, finished_at=now)
     store.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
 def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunStatus]:
-    """Evaluate the output and give the run its final status; the run as it stood before, and the status."""
-    run = _fresh(store, claim)
+    """Evaluate the output of a run and store its final status.
+
+    Return the run as it was before, and the status.
+    """
+    run = _reload_run(store, claim)
     header = store.plan_header(run.plan_hash)
-    last_step = header.finally_step
-    visited = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
+    finally_step = header.finally_step
+    state = FinalState(store, run.id, header.statistics.get("most_visits", math.inf))
     status = final_status(run.stop, run.failed_branches)
-    told = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
-    # Where no failure is told of, nobody looks for one.
-    unhandled = visited.unhandled_failures() if told or last_step is not None else []
-    errors = [v.error for v in unhandled if v.error is not None and (told or v.step == last_step)]
+    reports_failures = status in (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS)
+    # Reading the visits is skipped if no failure can be reported.
+    failures = state.unhandled_failures() if reports_failures or finally_step is not None else []
+    errors = [
+        v.error for v in failures if v.error is not None and (reports_failures or v.step == finally_step)
+    ]
     if status is RunStatus.SUCCEEDED and errors:
         status = RunStatus.FAILED
     if status is RunStatus.TIMED_OUT:
-        errors.insert(0, _timeout(claim.visit))
+        errors.insert(0, _timeout_error(claim.visit))
     result = None
     if status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
-        result, problems = _result(header, run, claim.visit, visited)
-        errors += problems
-        if problems and status is RunStatus.SUCCEEDED:
+        result, output_errors = _evaluate_output(header, run, claim.visit, state)
+        errors += output_errors
+        if output_errors and status is RunStatus.SUCCEEDED:
             status = RunStatus.COMPLETED_WITH_ERRORS
     result, errors = redact_for_storage(result), redact_for_storage(errors)
     try:
@@ -68,19 +73,19 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
     return run, status
 
 
-def _fresh(store: Store, claim: Claim) -> Run:
+def _reload_run(store: Store, claim: Claim) -> Run:
     run = store.run(claim.run.tenant, claim.run.id)
     assert run is not None
     return run
 
 
-def _result(
-    header: Header, run: Run, visit: Visit, visited: FinalState
+def _evaluate_output(
+    header: Header, run: Run, visit: Visit, state: FinalState
 ) -> tuple[dict[str, Any], list[ErrorRecord]]:
-    """The result of a run, and an error for each entry of `output` that has no value."""
+    """Return the result of a run, and an error for each entry of `output` that cannot be evaluated."""
     if header.output is None:
-        return visited.read()[0], []
-    scope = Scope(run, visit, *visited.read(header.reads))
+        return state.read()[0], []
+    scope = Scope(run, visit, *state.read(header.reads))
     result: dict[str, Any] = {}
     errors = []
     for name, value in header.output.items():
@@ -93,6 +98,5 @@ def _result(
     return result, errors
 
 
-def _timeout(visit: Visit) -> ErrorRecord:
-    """Why a run that is out of time ends."""
+def _timeout_error(visit: Visit) -> ErrorRecord:
     return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}

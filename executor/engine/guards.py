@@ -1,4 +1,4 @@
-"""What the conditions of a step come to once its work is done: the guards of its rule, and whether it is tried again."""
+"""The conditions that are evaluated after a step's work: guards of its rule, and its retry condition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from noetl.planner.templates.template import EvaluationError, Template, is_true,
 
 
 def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
-    """Says of a case and an outcome whether the guard is true; raises GuardError where it has no value."""
+    """Return a predicate that evaluates the guard of a case after an outcome.
+
+    It raises GuardError if the guard has no value.
+    """
 
     def test(case: Case, outcome: Outcome) -> bool:
         assert case.guard is not None
@@ -20,15 +23,15 @@ def make_guard_test(scope: Scope) -> Callable[[Case, Outcome], bool]:
         try:
             return is_true(template.evaluate(scope.with_outcome(outcome).lookup("rule")))
         except EvaluationError as problem:
-            if not outcome.failed and _asks_for_error(template, problem):
+            if not outcome.failed and _needs_error(template, problem):
                 return False
-            raise GuardError(f"the guard `{case.guard}` has no value: {problem.message}") from problem
+            raise GuardError(f"guard `{case.guard}` has no value: {problem.message}") from problem
 
     return test
 
 
-def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
-    """Whether a guard has no value only because there is no error whose `type`, say, it could look at."""
+def _needs_error(template: Template, problem: EvaluationError) -> bool:
+    """Return whether a guard has no value only because it reads an attribute of a missing `error`."""
     errors = (("error",), ("result", "error"))
     parts = {
         access[len(e)] for access in template.reads for e in errors if access[: len(e)] == e and access != e
@@ -37,7 +40,10 @@ def _asks_for_error(template: Template, problem: EvaluationError) -> bool:
 
 
 def make_retry_test(step: Step, scope: Scope) -> Callable[[Outcome], bool]:
-    """Says of a failure whether the step is to be tried again; not where nothing can be said about it."""
+    """Return a predicate that decides whether to retry after a failure.
+
+    A condition that raises counts as false.
+    """
 
     def test(outcome: Outcome) -> bool:
         if step.retry.condition is None:

@@ -1,6 +1,19 @@
-"""One invocation: a claimed visit is loaded, performed, decided and committed.
+"""One invocation segment: load a claimed visit, perform its work, decide what follows, and commit.
 
-The same code runs in local workers and behind a queue. A crash anywhere in it is repaired when the visit is claimed again.
+Problem: execute a visit so that a crash at any moment loses no committed result and starts no branch twice,
+in local workers and in functions behind a queue alike.
+
+Algorithm: claim, load, perform, decide, commit. The claim has a lease and a fence. All effects inside the
+store are one atomic commit that carries the fence; decisions are pure functions of the outcome
+(`noetl.executor.model.transition`). After a crash, the lease ends, another worker claims the visit, and
+performs it again. Work that waits is suspended with a journal and continues in a later segment. Source:
+at-least-once execution with fencing tokens (Kleppmann 2016); compare workflow tasks of Temporal.
+
+Cost: one read of the visits whose names the step reads, and one write. The commit also claims a following
+visit and returns it with the data it reads, so a chain of steps needs no other read.
+
+Limits: actions run at least once. A step with `delivery: at_most_once` fails after a crash instead. Data that
+the store cannot keep fails the step.
 """
 
 from __future__ import annotations
@@ -10,7 +23,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from noetl.executor.engine.event_buffer import EventBuffer
@@ -19,17 +32,11 @@ from noetl.executor.engine.final_state import view_step
 from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at_deadline
 from noetl.executor.engine.guards import make_guard_test, make_retry_test
 from noetl.executor.engine.journal import IN_PLACE, WorkSuspended, read_used_time, with_used_time
-from noetl.executor.engine.loop import go_through
+from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import WorkContext
-from noetl.executor.errors import (
-    ActionError,
-    CancelledError,
-    FencedError,
-    NotJsonError,
-    PayloadTooLargeError,
-)
+from noetl.executor.errors import ActionError, CancelledError, FencedError, NotJsonError, PayloadTooLargeError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import round_trip_json
 from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record
@@ -48,25 +55,25 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Loop, Repeat, Step
+from noetl.planner.plan import Repeat, Step, Work
 from noetl.planner.templates.template import EvaluationError, is_true, parse_template
 
 DEFAULT_STEP_SECONDS = 24 * 3600.0
 FINALLY_STEP_SECONDS = 300.0
 MAX_INVOCATION_FRACTION = 0.9
-"""The part of an invocation that is enough for any step: something has always passed before it is begun."""
+"""The fraction of an invocation that is enough to start any step, because some time has always passed."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 @frozen
 class VisitExecutor:
-    """Walks one visit at a time; `lease` names the worker.
+    """The executor of claimed visits, one at a time; `lease` names its worker.
 
-    While `goes_on` says so, a commit claims one of the visits that follow. An invocation is `invocation_seconds` long; this one
-    is over at `ends_at` of the monotonic clock, if it is given. `find_playbook` finds those that runs start, in
-    the registry unless given; `public_url` is how callbacks are reached. `ended` is told of each run that this worker has ended,
-    and how.
+    If `continues()` is true, a commit also claims a following visit. An invocation lasts
+    `invocation_seconds`; the current one ends at `ends_at` (on `time.monotonic`), if set. `find_playbook`
+    finds the playbooks of child runs, by default in the registry. `public_url` is the base URL of callbacks.
+    `on_run_end` is called with each run that this worker ends, and its status.
     """
 
     store: Store
@@ -81,12 +88,12 @@ class VisitExecutor:
     on_run_end: Callable[[Run, RunStatus], object] = lambda _run, _status: None
 
     def execute(
-        self, claim: Claim, cancelled: threading.Event | None = None, telling: EventBuffer | None = None
+        self, claim: Claim, cancelled: threading.Event | None = None, events: EventBuffer | None = None
     ) -> Claim | None:
-        """Take a claimed visit to its commit, and return the claim of a visit that follows, if this worker got one.
+        """Execute a claimed visit up to its commit. Return the claim of a following visit, if there is one.
 
-        A visit whose claim was lost meanwhile is left to whoever has it. When `cancelled` is set, its work is given up. With
-        `telling` somebody else may tell meanwhile what has happened in it.
+        If another worker has taken the claim meanwhile, nothing is written. Set `cancelled` to abandon the
+        work. The caller may write events from `events` meanwhile.
         """
         try:
             if claim.visit.step == END:
@@ -94,333 +101,384 @@ class VisitExecutor:
             elif claim.visit.step == DEADLINE:
                 stop_at_deadline(self.store, claim, self.clock())
             else:
-                return self._step(claim, cancelled or threading.Event(), telling or EventBuffer())
+                return self._execute_step(claim, cancelled or threading.Event(), events or EventBuffer())
         except FencedError:
-            logger.debug("run %s: the claim of `%s` was taken over", claim.run.id, claim.visit.step)
+            logger.debug("run %s: another worker has claimed `%s`", claim.run.id, claim.visit.step)
         return None
 
-    def _step(self, claim: Claim, cancelled: threading.Event, telling: EventBuffer) -> Claim | None:
+    def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit
         step = self.store.plan_step(run.plan_hash, visit.step)
         if not self._has_time_for(step):
             self.store.release(run.id, visit.id, visit.fence, self.clock(), counts=False)
             return None
-        scope = load_finally_scope(self.store, claim) if step.is_finally_step else self._load(claim, step)
+        scope = (
+            load_finally_scope(self.store, claim) if step.is_finally_step else self._load_scope(claim, step)
+        )
+        context = self._make_context(claim, step, cancelled, events)
+        return _Segment(self, step, claim, scope, context).execute()
+
+    def _make_context(
+        self, claim: Claim, step: Step, cancelled: threading.Event, events: EventBuffer
+    ) -> WorkContext:
+        run, visit = claim.run, claim.visit
         find_playbook = self.find_playbook or registry_finder(self.store)
-        piece = WorkContext(
+        context = WorkContext(
             lambda name: self.store.plan_task(run.plan_hash, name),
             self.capabilities,
             time.monotonic(),
             self.clock,
-            events=telling,
+            events=events,
             journal={} if visit.progress is None else visit.progress.journal,
-            batch_outcomes_of=self._parts_of(claim),
-            outside=VisitWaits(self.store, claim, find_playbook, self.public_url, self.clock),
+            batch_outcomes_of=self._make_batch_reader(claim),
+            external_waits=VisitWaits(self.store, claim, find_playbook, self.public_url, self.clock),
             cancelled=cancelled,
         )
-        self._give_time(piece, claim, step, read_used_time(claim, self.clock()))
-        refused = find_refusal(step, visit)
-        try:
-            if refused is not None:
-                # What it was at is not gone on with: the rule is read for the refusal.
-                piece.journal = {}
-                outcome = Outcome(False, None, refused)
-            else:
-                outcome = self._perform(step, claim, scope, piece)
-            following = self._commit(step, claim, scope, outcome, piece)
-        except VisitSuspended as paused:
-            following = self._pause(step, claim, scope, paused.pause, piece)
-        except CancelledError:
-            following = self._abandon(step, claim, scope, piece)
-        return following
+        self.set_deadlines(context, claim, step, read_used_time(claim, self.clock()))
+        return context
 
-    def _parts_of(self, claim: Claim) -> Callable[[str], list[Outcome]]:
-        def parts_of(loop: str) -> list[Outcome]:
-            parts = self.store.loop_parts(claim.run.id, claim.visit.id, loop)
-            return [Outcome.from_list(item) for part in parts for item in part]
+    def _make_batch_reader(self, claim: Claim) -> Callable[[str], list[Outcome]]:
+        def read_outcomes(loop: str) -> list[Outcome]:
+            batches = self.store.loop_parts(claim.run.id, claim.visit.id, loop)
+            return [Outcome.from_list(item) for batch in batches for item in batch]
 
-        return parts_of
+        return read_outcomes
 
-    def _perform(self, step: Step, claim: Claim, scope: Scope, piece: WorkContext) -> Outcome:
-        """The outcome of a step's work, from where it paused last.
-
-        Raises:
-            Paused: it pauses again.
-        """
-        progress = claim.visit.progress or Progress()
-        if IN_PLACE in progress.journal:
-            return replace(Outcome.from_list(progress.journal[IN_PLACE]["outcome"]), saved=dict(scope.saved))
-        position = "run" if progress.round == 0 else f"run~{progress.round}"
-        try:
-            if step.loop is not None:
-                outcome = self._loop(step, step.loop, claim, scope, piece, position)
-            else:
-                outcome = perform(piece, step.run, scope, position, parallel=step.parallel)
-        except WorkSuspended as suspended:
-            raise VisitSuspended(_paused(suspended, progress.round, scope)) from None
-        if step.repeat is not None and not outcome.failed:
-            return self._repeat(step.repeat, claim, scope, outcome, progress)
-        return outcome
-
-    def _loop(
-        self, step: Step, loop: Loop, claim: Claim, scope: Scope, piece: WorkContext, position: str
-    ) -> Outcome:
-        """The step's work done for each item: all of them, or the batch that is next."""
-
-        def one(quiet: WorkContext, own: Scope, at: str) -> Outcome:
-            return perform(quiet, step.run, own, at, parallel=step.parallel)
-
-        try:
-            return go_through(piece, loop, scope.lookup("loop"), one, scope, position)
-        except ActionError as problem:
-            return Outcome(False, None, error_record(claim.visit, problem.type, problem.message))
-
-    def _repeat(
-        self, repeat: Repeat, claim: Claim, scope: Scope, outcome: Outcome, progress: Progress
-    ) -> Outcome:
-        """The outcome when the condition is true or will not become so; else the work pauses until the next round."""
-        try:
-            if is_true(parse_template(repeat.until).evaluate(scope.with_outcome(outcome).lookup("repeat"))):
-                return outcome
-        except EvaluationError as problem:
-            message = f"`repeat.until`: {problem.message}"
-            return Outcome(False, None, error_record(claim.visit, problem.type, message))
-        rounds = progress.round + 1
-        if rounds >= repeat.max_rounds:
-            message = f"`repeat.until` was not true after {rounds} rounds"
-            return Outcome(False, None, error_record(claim.visit, "RepeatExhausted", message))
-        raise VisitSuspended(Suspension(Progress(rounds), self.clock() + repeat.every_seconds, outcome.saved))
-
-    def _pause(
-        self, step: Step, claim: Claim, scope: Scope, later: Suspension, piece: WorkContext
-    ) -> Claim | None:
-        """Commit how far the work has come. What the store cannot keep fails the step."""
-        now = self.clock()
-        if step.is_finally_step:
-            # Nobody can stop it, so it has to be gone on with when its time is over, whatever it waits for.
-            left = max(piece.attempt_deadline - time.monotonic(), 0.0)
-            later = replace(later, due_at=min(later.due_at, now + left))
-        parts = tuple(
-            replace(part, outcomes=redact_for_storage(part.outcomes)) for part in later.batch_results
-        )
-        progress = replace(later.progress, journal=redact_for_storage(_timed(step, later, claim, piece)))
-        later = replace(later, saved=redact_for_storage(later.saved), batch_results=parts, progress=progress)
-        commit = suspend(claim.visit, later, now)
-        try:
-            return self._write(step, claim, commit, piece, now)
-        except (NotJsonError, PayloadTooLargeError) as problem:
-            outcome = _not_kept(claim.visit, problem)
-        if IN_PLACE in progress.journal:
-            return self._settle(step, claim, Choice(outcome, failed=True), outcome, piece)
-        try:
-            return self._commit(step, claim, scope, outcome, piece)
-        except VisitSuspended as paused:
-            return self._pause(step, claim, scope, paused.pause, piece)
-        except CancelledError:
-            return self._abandon(step, claim, scope, piece)
-
-    def _abandon(self, step: Step, claim: Claim, scope: Scope, piece: WorkContext) -> Claim | None:
-        """Give up the work of a run that was cancelled. What may be done once only has failed then."""
-        if step.at_most_once:
-            message = "the run was cancelled while the step was at work, and it is not to be started twice"
-            interrupted = Outcome(False, None, error_record(claim.visit, "StepInterrupted", message))
-            return self._settle(step, claim, Choice(interrupted, failed=True), interrupted, piece)
-        commit = abandon(claim.visit)
-        commit = commit_of_finally_step(commit) if step.is_finally_step else commit
-        piece.events.flush_all(lambda events: self.store.commit(_told(commit, events), self.clock()))
-        return None
-
-    def _commit(
-        self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, piece: WorkContext
-    ) -> Claim | None:
-        """Decide and commit. What the store cannot keep fails the step: of its `run`, and once more its rule is read; of
-        in-place work, and it goes to the policy.
-        """
-        visit = claim.visit
-        outcome = _without_secrets(outcome)
-        for _ in range(2):
-            commit = self._decide(step, claim, scope, outcome, piece)
-            try:
-                return self._write(step, claim, commit, piece, self.clock())
-            except (NotJsonError, PayloadTooLargeError) as problem:
-                outcome = _not_kept(visit, problem)
-                if commit.visit.case is not None and step.cases[commit.visit.case].work:
-                    break
-        return self._settle(step, claim, Choice(outcome, failed=True), outcome, piece)
-
-    def _settle(
-        self, step: Step, claim: Claim, choice: Choice, outcome: Outcome, piece: WorkContext
-    ) -> Claim | None:
-        now = self.clock()
-        commit = build_commit(step, self._step_of(claim.run), claim.visit, choice, outcome, now)
-        return self._write(step, claim, commit, piece, now)
-
-    def _write(
-        self, step: Step, claim: Claim, commit: Commit, piece: WorkContext, now: float
-    ) -> Claim | None:
-        """Commit, with what is left to tell, and return the claim of a visit that follows, with what it reads of the one that was
-        committed.
-        """
-        commit = _bounded(step, commit, claim, piece, now)
-        following = piece.events.flush_all(
-            lambda events: self.store.commit(_told(commit, events), now, self._next_lease())
-        )
-        if following is None:
-            return None
-        run, done = claim.run, commit.visit
-        reads = (
-            ()
-            if following.step.startswith("@")
-            else self.store.plan_step(run.plan_hash, following.step).reads
-        )
-        is_read = done.finished_at is not None and done.id in find_holders(following.names, reads).values()
-        if not is_read:
-            return Claim(run, following)
-        read = replace(
-            done,
-            saved=round_trip_json(dict(done.saved)),
-            result=round_trip_json(done.result),
-            error=round_trip_json(done.error),
-        )
-        return Claim(run, following, (read,))
-
-    def _next_lease(self) -> Lease | None:
-        return self.lease if self.continues() else None
-
-    def _step_of(self, run: Run) -> Callable[[str], Step]:
-        return lambda name: self.store.plan_step(run.plan_hash, name)
-
-    def _decide(self, step: Step, claim: Claim, scope: Scope, outcome: Outcome, piece: WorkContext) -> Commit:
-        """The commit that an outcome leads to, with the in-place work of the case that it takes.
-
-        Raises:
-            Paused: that work pauses.
-        """
-        run, visit = claim.run, claim.visit
-        begun = piece.journal.get(IN_PLACE)
-        if begun is not None:
-            choice = Choice(outcome, begun["failed"], begun["case"])
-        else:
-            choice = choose_case(
-                step, visit, outcome, make_guard_test(scope), make_retry_test(step, scope), self.clock()
-            )
-        final = choice.outcome
-        work = step.cases[choice.case].work if choice.case is not None else ()
-        if work:
-            after = scope.with_outcome(choice.outcome)
-            if begun is None:
-                # Its time begins anew: a `Timeout` may be what it answers to.
-                self._give_time(piece, claim, step)
-            try:
-                in_place = perform(piece, work, after, f"rule.{choice.case}")
-            except WorkSuspended as suspended:
-                kept = {"case": choice.case, "failed": choice.failed, "outcome": choice.outcome.to_list()}
-                suspended.journal[IN_PLACE] = kept
-                raise VisitSuspended(_paused(suspended, 0, after)) from None
-            final = replace(
-                in_place, saved=redact_for_storage(in_place.saved), error=redact_for_storage(in_place.error)
-            )
-        return build_commit(step, self._step_of(run), visit, choice, final, self.clock())
-
-    def _load(self, claim: Claim, step: Step) -> Scope:
-        """The scope of a visit: one read of the visits that hold what the step's templates read, unless they came with it."""
+    def _load_scope(self, claim: Claim, step: Step) -> Scope:
+        """Return the scope of a visit. Read the visits that hold its names, except those in the claim."""
         run, visit = claim.run, claim.visit
         holders = find_holders(visit.names, step.reads)
-        read = {v.id: v for v in claim.prefetched}
-        missing = sorted(set(holders.values()) - set(read))
-        read |= {v.id: v for v in self.store.visits_with_outputs(run.id, missing)} if missing else {}
+        visits = {v.id: v for v in claim.prefetched}
+        missing = sorted(set(holders.values()) - set(visits))
+        visits |= {v.id: v for v in self.store.visits_with_outputs(run.id, missing)} if missing else {}
         loaded: dict[str, Any] = {}
         steps: dict[str, Mapping[str, Any]] = {}
         for name in step.reads:
-            holder = read.get(holders.get(name, ""))
+            holder = visits.get(holders.get(name, ""))
             if name.startswith("steps."):
                 steps[name.removeprefix("steps.")] = view_step(holder)
             elif holder is not None and name in holder.saved:
                 loaded[name] = holder.saved[name]
         return Scope(run, visit, loaded, steps, dict(visit.saved))
 
-    def _give_time(self, piece: WorkContext, claim: Claim, step: Step, taken_seconds: float = 0.0) -> None:
-        """Say when an attempt that has taken so long is out of time: by the step's timeout, the run's, or the invocation's."""
+    def set_deadlines(self, context: WorkContext, claim: Claim, step: Step, used_seconds: float) -> None:
+        """Set the deadlines of an attempt that has used some of its time.
+
+        They are the earliest of the step's timeout, the run's deadline, and the end of the invocation.
+        """
         now = time.monotonic()
-        usual = FINALLY_STEP_SECONDS if step.is_finally_step else DEFAULT_STEP_SECONDS
-        piece.attempt_started = now - taken_seconds
-        piece.attempt_deadline = piece.attempt_started + (step.timeout_seconds or usual)
+        default = FINALLY_STEP_SECONDS if step.is_finally_step else DEFAULT_STEP_SECONDS
+        context.attempt_started = now - used_seconds
+        context.attempt_deadline = context.attempt_started + (step.timeout_seconds or default)
         if not step.is_finally_step and claim.run.deadline_at is not None:
-            piece.attempt_deadline = min(
-                piece.attempt_deadline, now + max(claim.run.deadline_at - self.clock(), 0.0)
-            )
-        piece.deadline = min(piece.attempt_deadline, now + self.invocation_seconds, self.ends_at or math.inf)
+            run_deadline = now + max(claim.run.deadline_at - self.clock(), 0.0)
+            context.attempt_deadline = min(context.attempt_deadline, run_deadline)
+        context.deadline = min(
+            context.attempt_deadline, now + self.invocation_seconds, self.ends_at or math.inf
+        )
 
     def _has_time_for(self, step: Step) -> bool:
-        """Whether the step can take in this invocation what it may take, or about as long as an invocation lasts at most. A
-        step that does not say may take half of one.
+        """Return whether this invocation has as much time as the step may need.
+
+        A step without a timeout may need half an invocation. No step needs more than
+        `MAX_INVOCATION_FRACTION` of one.
         """
         if self.ends_at is None:
             return True
-        wanted = min(
-            step.timeout_seconds or self.invocation_seconds / 2,
-            self.invocation_seconds * MAX_INVOCATION_FRACTION,
-        )
-        return self.ends_at - time.monotonic() >= wanted
+        limit = self.invocation_seconds * MAX_INVOCATION_FRACTION
+        needed = min(step.timeout_seconds or self.invocation_seconds / 2, limit)
+        return self.ends_at - time.monotonic() >= needed
 
 
 class VisitSuspended(Exception):
-    """The work of a visit goes on in a later invocation."""
+    """Raised when the work of a visit continues in a later segment."""
 
-    def __init__(self, pause: Suspension) -> None:
+    def __init__(self, suspension: Suspension) -> None:
         super().__init__()
-        self.pause = pause
+        self.suspension = suspension
 
 
-def _paused(suspended: WorkSuspended, round: int, scope: Scope) -> Suspension:
-    """The pause of work that has saved into a scope so far."""
-    progress = Progress(round, suspended.journal)
-    saved = dict(scope.saved)
-    actions, retried = suspended.actions, suspended.retried
+@dataclass(slots=True, eq=False, repr=False)
+class _Segment:
+    """One segment of a visit: its work is performed, and ends in a commit."""
+
+    executor: VisitExecutor
+    step: Step
+    claim: Claim
+    scope: Scope
+    context: WorkContext
+
+    def execute(self) -> Claim | None:
+        """Perform the work and commit its outcome. Return the claim of a following visit, if there is one."""
+        refusal = find_refusal(self.step, self.claim.visit)
+        try:
+            if refusal is not None:
+                # Suspended work does not continue; the rule is evaluated for the refusal.
+                self.context.journal = {}
+                outcome = Outcome(False, None, refusal)
+            else:
+                outcome = self._perform()
+            return self._commit(outcome)
+        except VisitSuspended as suspended:
+            return self._suspend(suspended.suspension)
+        except CancelledError:
+            return self._abandon()
+
+    def _perform(self) -> Outcome:
+        """Perform the work of the step from where it was suspended, and return its outcome.
+
+        Raises:
+            VisitSuspended: the work is suspended again.
+        """
+        step, scope = self.step, self.scope
+        progress = self.claim.visit.progress or Progress()
+        if IN_PLACE in progress.journal:
+            stored = progress.journal[IN_PLACE]["outcome"]
+            return replace(Outcome.from_list(stored), saved=dict(scope.saved))
+        position = "run" if progress.round == 0 else f"run~{progress.round}"
+        try:
+            if step.loop is not None:
+                outcome = self._perform_loop(position)
+            else:
+                outcome = perform(self.context, step.run, scope, position, parallel=step.parallel)
+        except WorkSuspended as suspended:
+            raise VisitSuspended(_make_suspension(suspended, progress.round, scope)) from None
+        if step.repeat is not None and not outcome.failed:
+            return self._check_repeat(step.repeat, outcome, progress)
+        return outcome
+
+    def _perform_loop(self, position: str) -> Outcome:
+        """Perform the work of the step for each item of its loop, or for the items of the next batch."""
+        step = self.step
+        assert step.loop is not None
+
+        def perform_one(quiet: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
+            return perform(quiet, step.run, item_scope, item_position, parallel=step.parallel)
+
+        loop_run = LoopRun(self.context, step.loop, perform_one, self.scope, position)
+        try:
+            return loop_run.run(self.scope.lookup("loop"))
+        except ActionError as problem:
+            return Outcome(False, None, error_record(self.claim.visit, problem.type, problem.message))
+
+    def _check_repeat(self, repeat: Repeat, outcome: Outcome, progress: Progress) -> Outcome:
+        """Return the outcome if `repeat.until` is true, or a failure if it cannot become true.
+
+        Raises:
+            VisitSuspended: another round follows.
+        """
+        visit = self.claim.visit
+        try:
+            if is_true(
+                parse_template(repeat.until).evaluate(self.scope.with_outcome(outcome).lookup("repeat"))
+            ):
+                return outcome
+        except EvaluationError as problem:
+            message = f"`repeat.until`: {problem.message}"
+            return Outcome(False, None, error_record(visit, problem.type, message))
+        rounds = progress.round + 1
+        if rounds >= repeat.max_rounds:
+            message = f"`repeat.until` is not true after {rounds} rounds"
+            return Outcome(False, None, error_record(visit, "RepeatExhausted", message))
+        due_at = self.executor.clock() + repeat.every_seconds
+        raise VisitSuspended(Suspension(Progress(rounds), due_at, outcome.saved))
+
+    def _suspend(self, suspension: Suspension) -> Claim | None:
+        """Commit a suspension. If the store cannot keep its data, the step fails."""
+        now = self.executor.clock()
+        if self.step.is_finally_step:
+            # The deadline of the run does not stop the finally step, so it must continue when its own time is over.
+            remaining = max(self.context.attempt_deadline - time.monotonic(), 0.0)
+            suspension = replace(suspension, due_at=min(suspension.due_at, now + remaining))
+        batch_results = tuple(
+            replace(result, outcomes=redact_for_storage(result.outcomes))
+            for result in suspension.batch_results
+        )
+        journal = redact_for_storage(self._journal_with_time(suspension))
+        suspension = replace(
+            suspension,
+            saved=redact_for_storage(suspension.saved),
+            batch_results=batch_results,
+            progress=replace(suspension.progress, journal=journal),
+        )
+        commit = suspend(self.claim.visit, suspension, now)
+        try:
+            return self._write(commit, now)
+        except (NotJsonError, PayloadTooLargeError) as problem:
+            outcome = _outcome_for_unstorable(self.claim.visit, problem)
+        if IN_PLACE in journal:
+            return self._settle(Choice(outcome, failed=True), outcome)
+        try:
+            return self._commit(outcome)
+        except VisitSuspended as suspended:
+            return self._suspend(suspended.suspension)
+        except CancelledError:
+            return self._abandon()
+
+    def _journal_with_time(self, suspension: Suspension) -> Mapping[str, Any]:
+        """Return the journal of a suspension with the time used, unless another attempt follows.
+
+        Suspensions of the finally step count as used time, and so do delays before a retry.
+        """
+        journal = suspension.progress.journal
+        if not journal or suspension.batch_results:
+            return journal
+        used_seconds = time.monotonic() - self.context.attempt_started
+        counts = self.step.is_finally_step or bool(suspension.retried)
+        return with_used_time(journal, self.claim, used_seconds, self.context.clock() if counts else None)
+
+    def _abandon(self) -> Claim | None:
+        """Commit that the work of a cancelled run was abandoned. A step with `at_most_once` fails."""
+        visit, step, executor = self.claim.visit, self.step, self.executor
+        if step.at_most_once:
+            message = "the run was cancelled, and `delivery: at_most_once` forbids another start of the step"
+            interrupted = Outcome(False, None, error_record(visit, "StepInterrupted", message))
+            return self._settle(Choice(interrupted, failed=True), interrupted)
+        commit = abandon(visit)
+        commit = commit_of_finally_step(commit) if step.is_finally_step else commit
+        self.context.events.flush_all(
+            lambda events: executor.store.commit(_with_events(commit, events), executor.clock())
+        )
+        return None
+
+    def _commit(self, outcome: Outcome) -> Claim | None:
+        """Decide what follows from an outcome, and commit it.
+
+        If the store cannot keep the data of the step's work, the step fails and its rule is evaluated again.
+        If it cannot keep that of in-place work, the failure is unhandled.
+        """
+        visit = self.claim.visit
+        outcome = _redact_outcome(outcome)
+        for _ in range(2):
+            commit = self._decide(outcome)
+            try:
+                return self._write(commit, self.executor.clock())
+            except (NotJsonError, PayloadTooLargeError) as problem:
+                outcome = _outcome_for_unstorable(visit, problem)
+                if commit.visit.case is not None and self.step.cases[commit.visit.case].work:
+                    break
+        return self._settle(Choice(outcome, failed=True), outcome)
+
+    def _settle(self, choice: Choice, outcome: Outcome) -> Claim | None:
+        """Commit an outcome whose case is already chosen."""
+        now = self.executor.clock()
+        commit = build_commit(self.step, self._step_of, self.claim.visit, choice, outcome, now)
+        return self._write(commit, now)
+
+    def _write(self, commit: Commit, now: float) -> Claim | None:
+        """Write a commit with all buffered events. Return the claim of a following visit, if there is one.
+
+        If that visit reads what was just committed, the claim contains it.
+        """
+        run, store = self.claim.run, self.executor.store
+        commit = self._complete(commit, now)
+        following = self.context.events.flush_all(
+            lambda events: store.commit(_with_events(commit, events), now, self._next_lease())
+        )
+        if following is None:
+            return None
+        done = commit.visit
+        reads = () if following.step.startswith("@") else store.plan_step(run.plan_hash, following.step).reads
+        is_read = done.finished_at is not None and done.id in find_holders(following.names, reads).values()
+        if not is_read:
+            return Claim(run, following)
+        stored = replace(
+            done,
+            saved=round_trip_json(dict(done.saved)),
+            result=round_trip_json(done.result),
+            error=round_trip_json(done.error),
+        )
+        return Claim(run, following, (stored,))
+
+    def _next_lease(self) -> Lease | None:
+        return self.executor.lease if self.executor.continues() else None
+
+    def _complete(self, commit: Commit, now: float) -> Commit:
+        """Return the commit, adapted to the finally step or to the deadline of the run.
+
+        Also set whether the visit may have child runs, from this segment or from an earlier one.
+        """
+        run, visit = self.claim.run, self.claim.visit
+        is_first = visit.progress is None and (visit.claims, visit.attempt, run.resumes) == (1, 1, 0)
+        if not is_first or self.context.wait_ids:
+            commit = replace(commit, may_have_children=True)
+        if self.step.is_finally_step:
+            return commit_of_finally_step(commit)
+        return apply_deadline(commit, run.deadline_at, now)
+
+    def _step_of(self, name: str) -> Step:
+        return self.executor.store.plan_step(self.claim.run.plan_hash, name)
+
+    def _decide(self, outcome: Outcome) -> Commit:
+        """Return the commit that follows from an outcome, after the in-place work of the chosen case.
+
+        Raises:
+            VisitSuspended: the in-place work is suspended.
+        """
+        step, visit, scope = self.step, self.claim.visit, self.scope
+        begun = self.context.journal.get(IN_PLACE)
+        if begun is not None:
+            choice = Choice(outcome, begun["failed"], begun["case"])
+        else:
+            now = self.executor.clock()
+            tests = make_guard_test(scope), make_retry_test(step, scope)
+            choice = choose_case(step, visit, outcome, *tests, now)
+        work = step.cases[choice.case].work if choice.case is not None else ()
+        final = choice.outcome
+        if work:
+            final = self._perform_in_place(choice, work, has_begun=begun is not None)
+        return build_commit(step, self._step_of, visit, choice, final, self.executor.clock())
+
+    def _perform_in_place(self, choice: Choice, work: Sequence[Work], *, has_begun: bool) -> Outcome:
+        """Perform the in-place work of the chosen case, and return its outcome.
+
+        Raises:
+            VisitSuspended: the work is suspended.
+        """
+        scope = self.scope.with_outcome(choice.outcome)
+        if not has_begun:
+            # Its time starts anew, because it may handle a `Timeout`.
+            self.executor.set_deadlines(self.context, self.claim, self.step, used_seconds=0.0)
+        try:
+            outcome = perform(self.context, work, scope, f"rule.{choice.case}")
+        except WorkSuspended as suspended:
+            suspended.journal[IN_PLACE] = {
+                "case": choice.case,
+                "failed": choice.failed,
+                "outcome": choice.outcome.to_list(),
+            }
+            raise VisitSuspended(_make_suspension(suspended, 0, scope)) from None
+        return replace(
+            outcome, saved=redact_for_storage(outcome.saved), error=redact_for_storage(outcome.error)
+        )
+
+
+def _make_suspension(suspended: WorkSuspended, round: int, scope: Scope) -> Suspension:
+    """Return the suspension of work that has saved names into a scope."""
     return Suspension(
-        progress, suspended.due_at, saved, suspended.batch_results, suspended.awaits, actions, retried
+        Progress(round, suspended.journal),
+        suspended.due_at,
+        dict(scope.saved),
+        suspended.batch_results,
+        suspended.awaits,
+        suspended.actions,
+        suspended.retried,
     )
 
 
-def _timed(step: Step, later: Suspension, claim: Claim, piece: WorkContext) -> Mapping[str, Any]:
-    """The journal of a pause, with the time that the attempt has taken so far, unless another one begins behind it. All pauses
-    of the step that runs last count.
-    """
-    journal = later.progress.journal
-    if not journal or later.batch_results:
-        return journal
-    counts = step.is_finally_step or bool(later.retried)
-    return with_used_time(
-        journal, claim, time.monotonic() - piece.attempt_started, piece.clock() if counts else None
-    )
+def _redact_outcome(outcome: Outcome) -> Outcome:
+    values = (outcome.data, outcome.saved, outcome.error)
+    data, saved, error = redacted = tuple(map(redact_for_storage, values))
+    is_unchanged = all(new is old for new, old in zip(redacted, values, strict=True))
+    return outcome if is_unchanged else replace(outcome, data=data, saved=saved, error=error)
 
 
-def _bounded(step: Step, commit: Commit, claim: Claim, piece: WorkContext, now: float) -> Commit:
-    """The commit, with what the end of the run makes of it, and what may be left of earlier attempts at it."""
-    visit = claim.visit
-    is_first = visit.progress is None and (visit.claims, visit.attempt, claim.run.resumes) == (1, 1, 0)
-    if not is_first or piece.wait_ids:
-        commit = replace(commit, may_have_children=True)
-    return (
-        commit_of_finally_step(commit)
-        if step.is_finally_step
-        else apply_deadline(commit, claim.run.deadline_at, now)
-    )
-
-
-def _without_secrets(outcome: Outcome) -> Outcome:
-    found = (outcome.data, outcome.saved, outcome.error)
-    data, saved, error = clean = tuple(map(redact_for_storage, found))
-    is_clean = all(new is old for new, old in zip(clean, found, strict=True))
-    return outcome if is_clean else replace(outcome, data=data, saved=saved, error=error)
-
-
-def _told(commit: Commit, events: Sequence[Event]) -> Commit:
-    """The commit, which also tells what has happened before it."""
+def _with_events(commit: Commit, events: Sequence[Event]) -> Commit:
+    """Return the commit with events that happened before it."""
     return replace(commit, events=(*events, *commit.events))
 
 
-def _not_kept(visit: Visit, problem: NotJsonError | PayloadTooLargeError) -> Outcome:
-    """The outcome of work that gave what the store cannot keep."""
+def _outcome_for_unstorable(visit: Visit, problem: NotJsonError | PayloadTooLargeError) -> Outcome:
+    """Return the outcome of work whose data the store cannot keep."""
     type = "PayloadTooLarge" if isinstance(problem, PayloadTooLargeError) else "FunctionFailed"
     return Outcome(False, None, error_record(visit, type, str(problem)))

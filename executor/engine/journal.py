@@ -1,6 +1,24 @@
-"""What work that suspends leaves behind, so that it is gone on with from there.
+"""The journal of suspended work: what is needed to continue it in another invocation segment.
 
-`docs/decisions/0005-invocation-segments.md` says what stands in a journal.
+Problem: work may wait for days, inside tasks, loops and parallel items, and must hold no thread meanwhile.
+When it continues, finished parts must not run again.
+
+Algorithm: checkpoint and replay. When an action suspends, `WorkSuspended` passes up through the frames of the
+work, and each frame adds an entry under its position. The next segment performs the same work again: a frame
+that finds its entry skips what is finished and restores its state. The journal is rebuilt at each suspension,
+so it holds only the path to the waiting actions. Source: docs/decisions/0005-invocation-segments.md, which defines the
+format; compare the continuation of a suspended coroutine and the replay of Temporal workflows.
+
+Cost: proportional to the number of positions that wait, with the names that each has saved.
+
+Limits: the journal is stored with the visit, so the payload limit of the store bounds it. A loop with many
+waiting items needs `batch`.
+
+For the work below, the action `wait` in the second item suspends:
+
+    run: [{action: log, message: a}, {action: wait, seconds: 60}]
+
+Its journal is `{"run.1": {"action": "wait", ...}, "run": {"at": 1}}`: the next segment starts at item 1.
 """
 
 from __future__ import annotations
@@ -12,15 +30,17 @@ from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, BatchResult, Claim
 
 IN_PLACE = "rule"
-"""Where a journal keeps what the rule was read after, when the work of the case it took has paused."""
+"""The journal key of the case whose in-place work is suspended, with the outcome that it was chosen after."""
 TIME = "time"
-"""Where a journal keeps how much of its time an attempt had taken when it paused, and since when the pause counts."""
+"""The journal key of the time that the attempt has used, and since when its suspension counts as well."""
 
 
 class WorkSuspended(Exception):
-    """The work goes on later: at `due_at`, or when one of the waits `awaits` has its answer. `journal` says from where,
-    `parts` are the results of batches that are done, `actions` the types of those that wait, and `retried` of those that
-    are to be tried again. `held` is how much work beside other work still holds for it.
+    """Raised through the frames of work that continues at `due_at`, or when a wait in `awaits` is answered.
+
+    `journal` holds the entries of the frames so far. `batch_results` are the results of completed batches,
+    `actions` the types of the actions that wait, and `retried` of those that are retried. `reserved` is the
+    part of the memory budget that suspended parallel work still holds.
     """
 
     def __init__(
@@ -43,56 +63,76 @@ class WorkSuspended(Exception):
         self.reserved = reserved
 
     @classmethod
-    def combine(cls, journal: dict[str, Any], suspended: Iterable[WorkSuspended], held: int) -> WorkSuspended:
-        """What all of them wait for and hold, on top of what a journal says, which takes so much room."""
-        each = list(suspended)
-        for one in each:
-            journal |= one.journal
+    def combine(
+        cls, journal: dict[str, Any], suspensions: Iterable[WorkSuspended], reserved: int
+    ) -> WorkSuspended:
+        """Return one suspension for parallel work: what all of `suspensions` wait for and hold.
+
+        `journal` and `reserved` are those of the frame around them.
+        """
+        items = list(suspensions)
+        for item in items:
+            journal |= item.journal
         return cls(
             journal,
-            min((one.due_at for one in each), default=NEVER),
-            (wait for one in each for wait in one.awaits),
-            (part for one in each for part in one.batch_results),
-            dict.fromkeys(action for one in each for action in one.actions),
-            dict.fromkeys(action for one in each for action in one.retried),
-            held + sum(one.reserved for one in each),
+            min((item.due_at for item in items), default=NEVER),
+            (wait for item in items for wait in item.awaits),
+            (result for item in items for result in item.batch_results),
+            dict.fromkeys(action for item in items for action in item.actions),
+            dict.fromkeys(action for item in items for action in item.retried),
+            reserved + sum(item.reserved for item in items),
         )
 
 
 def item_entry(outcome: Outcome | WorkSuspended, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of work beside other work."""
+    """Return the journal entry of a parallel item: the names it saved and, if it has finished, its outcome."""
     return {"saved": dict(saved)} | ({"done": outcome.to_list()} if isinstance(outcome, Outcome) else {})
 
 
 def changed_names(before: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What has been saved since."""
+    """Return the names in `saved` that are new or have another value object than in `before`.
+
+    >>> changed_names({"n": 1}, {"n": 1, "m": 2})
+    {'m': 2}
+    """
     return {name: value for name, value in saved.items() if name not in before or before[name] is not value}
 
 
 def inverse_changes(before: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What makes of the names saved since those that were saved before: for each its value then, if it had one."""
+    """Return the inverse of the saves since `before`: name -> [old value], or [] if the name was new.
+
+    >>> inverse_changes({"n": 1}, {"n": 5, "m": 2})
+    {'n': [1], 'm': []}
+    """
     return {name: [before[name]] if name in before else [] for name in changed_names(before, saved)}
 
 
-def apply_inverse(saved: Mapping[str, Any], told: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """The names that were saved before, as `undo` told."""
+def apply_inverse(saved: Mapping[str, Any], inverse: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the names before the saves that `inverse_changes` recorded.
+
+    >>> apply_inverse({"n": 5, "m": 2}, {"n": [1], "m": []})
+    {'n': 1}
+    """
     before = dict(saved)
-    for name, value in told.items():
+    for name, value in inverse.items():
         before.pop(name, None)
         before.update({name: value[0]} if value else {})
     return before
 
 
 def with_used_time(
-    journal: Mapping[str, Any], claim: Claim, taken_seconds: float, counts_since: float | None
+    journal: Mapping[str, Any], claim: Claim, used_seconds: float, counts_since: float | None
 ) -> Mapping[str, Any]:
-    """The journal of a pause of an attempt that has taken so much of its time, and of more since then, if the pause counts."""
+    """Return the journal with the time that the attempt has used.
+
+    If `counts_since` is set, the suspension counts as well, from that time on.
+    """
     tries = [claim.run.resumes, claim.visit.attempt]
-    return {**journal, TIME: {"tries": tries, "seconds": taken_seconds, "since": counts_since}}
+    return {**journal, TIME: {"tries": tries, "seconds": used_seconds, "since": counts_since}}
 
 
 def read_used_time(claim: Claim, now: float) -> float:
-    """How much of its time the attempt took before it paused, and while it waited to try an action again."""
+    """Return how many seconds of its time the attempt has used, with the suspensions that count."""
     journal = {} if claim.visit.progress is None else claim.visit.progress.journal
     entry = journal.get(TIME)
     if entry is None or entry["tries"] != [claim.run.resumes, claim.visit.attempt]:

@@ -1,9 +1,24 @@
-"""The items of a loop: gone through one after another or together, all of them or the batch that is next."""
+"""Loops: perform work for each item of a list, sequentially or concurrently, in batches or all at once.
+
+Problem: a loop may have many items, some of which wait for days. It must continue after a suspension without
+repeating finished items, stop at the first failure unless failures are forgiven, and bound its memory.
+
+Algorithm: a bounded worker pool over one shared queue of item indexes. Items that were started before a
+suspension are taken from the queue first. An item that suspends keeps its place among the `concurrency`
+running items. After the items of a batch, the loop suspends with their outcomes, which the store appends to
+the result; the last batch reads them back. Source: the bulkhead pattern; journal format in
+docs/decisions/0005-invocation-segments.md.
+
+Cost: at most min(`concurrency`, `MAX_PARALLEL`) threads; one suspension for each batch.
+
+Limits: the outcomes of all batches must fit into `MAX_LOOP_RESULT`, and those of one batch into the memory
+budget.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,67 +40,106 @@ from noetl.planner.templates.template import Lookup
 
 @frozen
 class LoopProgress:
-    """How many items of a loop are done, how many of them failed, and how many there are."""
+    """The number of finished items of a loop, of failed ones among them, and of all items.
+
+    The field names are those of the event `loop.progress`.
+    """
 
     done: int
     failed: int
     total: int
 
     def plus(self, outcomes: Iterable[Outcome]) -> LoopProgress:
-        """The counts when these are done, too."""
+        """Return the progress after these outcomes.
+
+        >>> LoopProgress(1, 0, 3).plus([Outcome(), Outcome(success=False)])
+        LoopProgress(done=3, failed=1, total=3)
+        """
         failures = [outcome.failed for outcome in outcomes]
         return LoopProgress(self.done + len(failures), self.failed + sum(failures), self.total)
 
 
-One = Callable[[WorkContext, Scope, str], Outcome]
-"""What a loop does for an item, in the scope and at the position of that, in a piece that tells nothing."""
+ItemWork = Callable[[WorkContext, Scope, str], Outcome]
+"""A function that performs the work of one item: (context without events, scope and position of the item)."""
 
 
-def go_through(
-    piece: WorkContext, loop: Loop, lookup: Lookup, one: One, scope: Scope, position: str
-) -> Outcome:
-    """The outcome of `one` for each item, `loop.concurrency` of them at a time: the list of their data, in order.
+@frozen
+class LoopRun:
+    """The loop at a position of the work: `item_work` is performed for each item, in the scope of the loop."""
 
-    An item's own actions leave no events; the loop leaves one for each batch, with counts, and others where something is told
-    while a batch is at work.
+    context: WorkContext
+    loop: Loop
+    item_work: ItemWork
+    scope: Scope
+    position: str
+
+    def run(self, lookup: Lookup) -> Outcome:
+        """Perform the work for each item and return the list of their data, in order.
+
+        Items record no events. The loop records its progress after each batch, and in between whenever events
+        are written.
+
+        Raises:
+            WorkSuspended: an item waits, or a batch is finished and another one follows.
+            ActionError: the items are no list, or the items or their data are too large.
+        """
+        context, loop, position = self.context, self.loop, self.position
+        items = _evaluate_items(loop, lookup)
+        with context.memory_budget.reserved(items):
+            entry = context.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
+            first = entry["next"]
+            before = LoopProgress(first, entry["failed"], len(items))
+            batch = items[first : first + loop.batch] if loop.batch else items[first:]
+            try:
+                outcomes = _BatchRun(self, batch, before).run()
+            except WorkSuspended as suspended:
+                suspended.journal[position] = entry
+                raise
+            size = sum(json_size(outcome.data) for outcome in outcomes)
+            context.memory_budget.release(size)
+            total_size = entry.get("given", 0) + size
+            if first and total_size > MAX_LOOP_RESULT:
+                message = f"the result of the loop is longer than {MAX_LOOP_RESULT:,} characters of JSON"
+                raise ActionError("PayloadTooLarge", message, retryable=False)
+            progress = before.plus(outcomes)
+            self.report_progress(progress, is_final=True)
+            if progress.failed and not loop.forgiving:
+                return _combine(outcomes, loop)
+            if progress.done < progress.total:
+                result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
+                raise WorkSuspended(
+                    {position: _batch_entry(progress, total_size)}, context.clock(), batch_results=[result]
+                )
+            return _combine([*(context.batch_outcomes_of(position) if first else ()), *outcomes], loop)
+
+    def report_progress(self, progress: LoopProgress, *, is_final: bool) -> None:
+        """Record the progress of the loop as an event."""
+        context, visit = self.context, self.scope.visit
+
+        def make_event() -> Event:
+            payload = {"position": self.position, **asdict(progress)}
+            return Event(
+                "loop.progress", context.clock(), visit.step, visit.number, visit.attempt, payload=payload
+            )
+
+        context.events.report_progress(self.position, make_event, is_final=is_final)
+
+
+def _batch_entry(progress: LoopProgress, total_size: int) -> dict[str, int]:
+    """Return the journal entry of a loop between two batches."""
+    return {
+        "next": progress.done,
+        "failed": progress.failed,
+        "total": progress.total,
+        "given": total_size,
+    }
+
+
+def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
+    """Return the items of a loop.
 
     Raises:
-        Suspended: an item waits, or a batch is done and another one left.
-        ActionError: there is nothing to go through, or it or all that the items have given is more than can be held.
-    """
-    items = _items(loop, lookup)
-    with piece.memory_budget.reserved(items):
-        entry = piece.journal.get(position, {"next": 0, "failed": 0, "total": len(items), "given": 0})
-        first = entry["next"]
-        before = LoopProgress(first, entry["failed"], len(items))
-        batch = items[first : first + loop.batch] if loop.batch else items[first:]
-        try:
-            outcomes = _each(piece, loop, batch, before, one, scope, position)
-        except WorkSuspended as suspended:
-            suspended.journal[position] = entry
-            raise
-        size = sum(json_size(outcome.data) for outcome in outcomes)
-        piece.memory_budget.reserve(-size)
-        given = entry.get("given", 0) + size
-        if first and given > MAX_LOOP_RESULT:
-            message = f"the loop has given more than {MAX_LOOP_RESULT:,} characters as JSON"
-            raise ActionError("PayloadTooLarge", message, retryable=False)
-        counts = before.plus(outcomes)
-        _tell(piece, scope, position, counts, is_final=True)
-        if counts.failed and not loop.forgiving:
-            return _gather(outcomes, loop)
-        if counts.done < counts.total:
-            part = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
-            entry = {"next": counts.done, "failed": counts.failed, "total": counts.total, "given": given}
-            raise WorkSuspended({position: entry}, piece.clock(), batch_results=[part])
-        return _gather([*(piece.batch_outcomes_of(position) if first else ()), *outcomes], loop)
-
-
-def _items(loop: Loop, lookup: Lookup) -> list[Any]:
-    """The items a loop goes through.
-
-    Raises:
-        ActionError: they have no value here, or are not a list.
+        ActionError: `loop.items` has no value, or is no list.
     """
     items = render(loop.items, None, lookup)
     if not isinstance(items, list):
@@ -94,84 +148,104 @@ def _items(loop: Loop, lookup: Lookup) -> list[Any]:
     return items
 
 
-def _each(
-    piece: WorkContext,
-    loop: Loop,
-    items: Sequence[Any],
-    before: LoopProgress,
-    one: One,
-    scope: Scope,
-    position: str,
-) -> list[Outcome]:
-    """The outcomes of `items`, which come behind those `before`; up to the first failure, if that ends the loop.
+class _BatchRun:
+    """The items of one batch, performed by a pool of threads. The first unforgiven failure stops it.
 
-    Those that were begun before are gone on with first. One that waits is still at work: it keeps another from being
-    begun where `loop.concurrency` are.
+    `before` is the progress of the batches before it.
     """
-    quiet = piece.without_events()
-    first, total = before.done, before.total
-    places = [f"{position}#{first + index}" for index in range(len(items))]
-    outcomes = {
-        i: done for i, place in enumerate(places) if (done := piece.finished_outcome(place)) is not None
-    }
-    piece.memory_budget.reserve(sum(json_size(outcome.data) for outcome in outcomes.values()))
-    suspended: dict[int, WorkSuspended] = {}
-    own: dict[int, Scope] = {}
-    left = sorted(set(range(len(items))) - outcomes.keys(), key=lambda i: (places[i] not in piece.journal, i))
-    queue = iter(left)
-    lock = threading.Lock()
-    at_work = 0
-    counts = before.plus(outcomes.values())
-    has_failed = False
 
-    def work() -> None:
-        nonlocal at_work, counts, has_failed
+    def __init__(self, loop_run: LoopRun, items: Sequence[Any], before: LoopProgress) -> None:
+        context, position = loop_run.context, loop_run.position
+        self._loop_run = loop_run
+        self._loop = loop_run.loop
+        self._context = context
+        self._quiet = context.without_events()
+        self._items = items
+        self._first = before.done
+        self._total = before.total
+        self._keys = [f"{position}#{before.done + index}" for index in range(len(items))]
+        self._outcomes = {
+            index: outcome
+            for index, key in enumerate(self._keys)
+            if (outcome := context.finished_outcome(key)) is not None
+        }
+        context.memory_budget.reserve(sum(json_size(outcome.data) for outcome in self._outcomes.values()))
+        self._suspended: dict[int, WorkSuspended] = {}
+        self._scopes: dict[int, Scope] = {}
+        self._progress = before.plus(self._outcomes.values())
+        self._running = 0
+        self._has_failed = False
+        self._lock = threading.Lock()
+
+    def run(self) -> list[Outcome]:
+        """Perform the items and return their outcomes, in order, up to a failure that ended the loop.
+
+        Items that were started before come first. A suspended item still counts as running, so it keeps
+        another item from starting.
+
+        Raises:
+            WorkSuspended: at least one item waits.
+        """
+        pending = set(range(len(self._items))) - self._outcomes.keys()
+        ordered = sorted(pending, key=lambda index: (self._keys[index] not in self._context.journal, index))
+        queue = iter(ordered)
+        threads = min(self._loop.concurrency, len(ordered), MAX_PARALLEL)
+        if threads <= 1:
+            self._work(queue)
+        else:
+            with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
+                for future in [pool.submit(self._work, queue) for _ in range(threads)]:
+                    future.result()
+        if self._suspended and not self._has_failed:
+            raise self._suspension()
+        for index, suspended in self._suspended.items():
+            self._scopes[index].release(self._context.memory_budget)
+            self._context.memory_budget.release(suspended.reserved)
+        return [self._outcomes[index] for index in sorted(self._outcomes)]
+
+    def _work(self, queue: Iterator[int]) -> None:
+        """Perform items from the queue until it is empty, the loop has failed, or enough items are running."""
         while True:
-            with lock:
-                if has_failed or at_work >= loop.concurrency or (index := next(queue, None)) is None:
+            with self._lock:
+                if self._has_failed or self._running >= self._loop.concurrency:
                     return
-                at_work += 1
-            at = first + index
-            local = {loop.name: items[index], "loop": _position_in_loop(at, total)}
-            own[index] = piece.scope_of_item(places[index], scope, local)
+                index = next(queue, None)
+                if index is None:
+                    return
+                self._running += 1
+            item_number = self._first + index
+            local = {self._loop.name: self._items[index], "loop": _loop_variable(item_number, self._total)}
+            item_scope = self._context.scope_of_item(self._keys[index], self._loop_run.scope, local)
+            self._scopes[index] = item_scope
             try:
-                outcome = one(quiet, own[index], f"{position}[{at}]")
-            except WorkSuspended as waits:
-                suspended[index] = waits
+                item_position = f"{self._loop_run.position}[{item_number}]"
+                outcome = self._loop_run.item_work(self._quiet, item_scope, item_position)
+            except WorkSuspended as suspended:
+                self._suspended[index] = suspended
                 continue
-            done = own.pop(index)
-            done.release(piece.memory_budget)
-            outcome = piece.reserve_outcome(outcome, done)
-            with lock:
-                at_work -= 1
-                outcomes[index] = _numbered(outcome, at, total)
-                has_failed |= outcome.failed and not loop.forgiving
-                counts = counts.plus([outcome])
-                if not has_failed and len(outcomes) < len(items):
-                    _tell(piece, scope, position, counts, is_final=False)
+            del self._scopes[index]
+            item_scope.release(self._context.memory_budget)
+            outcome = self._context.reserve_outcome(outcome, item_scope)
+            with self._lock:
+                self._running -= 1
+                self._outcomes[index] = _with_item_number(outcome, item_number, self._total)
+                self._has_failed |= outcome.failed and not self._loop.forgiving
+                self._progress = self._progress.plus([outcome])
+                if not self._has_failed and len(self._outcomes) < len(self._items):
+                    self._loop_run.report_progress(self._progress, is_final=False)
 
-    threads = min(loop.concurrency, len(left), MAX_PARALLEL)
-    if threads <= 1:
-        work()
-    else:
-        with ThreadPoolExecutor(threads, thread_name_prefix="noetl-loop") as pool:
-            for future in [pool.submit(work) for _ in range(threads)]:
-                future.result()
-    if suspended and not has_failed:
-        journal = {places[index]: item_entry(outcome, {}) for index, outcome in outcomes.items()}
-        for index, waits in suspended.items():
-            journal[places[index]] = item_entry(waits, changed_names(scope.saved, own[index].saved))
-        held = sum(json_size(outcome.data) for outcome in outcomes.values()) + sum(
-            saves.reserved for saves in own.values()
-        )
-        raise WorkSuspended.combine(journal, suspended.values(), held)
-    for index, waits in suspended.items():
-        own[index].release(piece.memory_budget)
-        piece.memory_budget.reserve(-waits.reserved)
-    return [outcomes[index] for index in sorted(outcomes)]
+    def _suspension(self) -> WorkSuspended:
+        """Return the suspension of the batch, with an entry for each finished and each suspended item."""
+        journal = {self._keys[index]: item_entry(outcome, {}) for index, outcome in self._outcomes.items()}
+        for index, suspended in self._suspended.items():
+            changes = changed_names(self._loop_run.scope.saved, self._scopes[index].saved)
+            journal[self._keys[index]] = item_entry(suspended, changes)
+        finished_size = sum(json_size(outcome.data) for outcome in self._outcomes.values())
+        saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
+        return WorkSuspended.combine(journal, self._suspended.values(), finished_size + saved_size)
 
 
-def _position_in_loop(index: int, length: int) -> dict[str, Any]:
+def _loop_variable(index: int, length: int) -> dict[str, Any]:
     return {
         "index": index + 1,
         "index0": index,
@@ -181,16 +255,16 @@ def _position_in_loop(index: int, length: int) -> dict[str, Any]:
     }
 
 
-def _numbered(outcome: Outcome, index: int, total: int) -> Outcome:
-    """The outcome, whose failure says which item it is of."""
+def _with_item_number(outcome: Outcome, index: int, total: int) -> Outcome:
+    """Return the outcome; the message of a failure names the item."""
     if not outcome.failed or outcome.error is None:
         return outcome
     message = f"item {index + 1:,} of {total:,}: {outcome.error['message']}"
     return replace(outcome, error=outcome.error | {"message": message})
 
 
-def _gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
-    """The outcome of a loop from those of its items."""
+def _combine(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
+    """Return the outcome of a loop from the outcomes of its items."""
     failed = next((outcome for outcome in outcomes if outcome.failed), None)
     if failed is not None and not loop.forgiving:
         return Outcome(False, None, failed.error, failed.action)
@@ -198,14 +272,3 @@ def _gather(outcomes: Sequence[Outcome], loop: Loop) -> Outcome:
     data = [outcome.data for outcome in outcomes]
     error = None if failed is None else failed.error
     return Outcome(failed is None, data, error, forgiven=failed is not None, items=items)
-
-
-def _tell(piece: WorkContext, scope: Scope, position: str, counts: LoopProgress, *, is_final: bool) -> None:
-    """Say how far a loop has come: when its batch is done, and before."""
-    visit = scope.visit
-
-    def event() -> Event:
-        payload = {"position": position, **asdict(counts)}
-        return Event("loop.progress", piece.clock(), visit.step, visit.number, visit.attempt, payload=payload)
-
-    piece.events.report_progress(position, event, is_final=is_final)

@@ -1,7 +1,7 @@
-"""Performs the work of a step: its actions and tasks, one after another or together.
+"""The interpreter of work: it performs the actions and tasks of a step, in order or in parallel.
 
-Work that waits for something suspends: it leaves a journal of what has been done and what is needed to go on, and
-is performed again from there.
+Work that must wait is suspended: it leaves a journal (`noetl.executor.engine.journal`) and is performed again
+from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from noetl.executor.engine.journal import (
     inverse_changes,
     item_entry,
 )
-from noetl.executor.engine.loop import go_through
+from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
@@ -27,12 +27,12 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.security.secret_sources import pack_references, unpack_references
-from noetl.planner.plan import Loop, TaskCall, Work
+from noetl.planner.plan import TaskCall, Work
 from noetl.planner.templates.template import EvaluationError, Lookup, is_true, parse_template
 
 
 def perform(
-    piece: WorkContext,
+    context: WorkContext,
     work: Sequence[Work],
     scope: Scope,
     position: str,
@@ -40,19 +40,20 @@ def perform(
     parallel: bool = False,
     args: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """The outcome of all items: that of the last one, or of the first that failed and was not forgiven. Of `parallel` ones
-    the data is a list.
+    """Perform all items and return the outcome of the last one, or of the first unforgiven failure.
+
+    The data of `parallel` work is the list of the items' data.
 
     Raises:
-        Suspended: an item waits.
+        WorkSuspended: an item waits.
     """
     if parallel and work:
-        return _together(piece, work, scope, position, args)
+        return _perform_parallel(context, work, scope, position, args)
     outcome = Outcome()
-    first = piece.journal.get(position, {}).get("at", 0)
+    first = context.journal.get(position, {}).get("at", 0)
     for index, item in enumerate(work[first:], first):
         try:
-            outcome = _item(piece, item, scope, f"{position}.{index}", args)
+            outcome = _perform_item(context, item, scope, f"{position}.{index}", args)
         except WorkSuspended as suspended:
             suspended.journal[position] = {"at": index}
             raise
@@ -61,123 +62,144 @@ def perform(
     return replace(outcome, saved=dict(scope.saved))
 
 
-def _together(
-    piece: WorkContext, work: Sequence[Work], scope: Scope, position: str, args: Mapping[str, Any] | None
+def _perform_parallel(
+    context: WorkContext, work: Sequence[Work], scope: Scope, position: str, args: Mapping[str, Any] | None
 ) -> Outcome:
     before = dict(scope.saved)
-    scopes = [piece.scope_of_item(f"{position}#{index}", scope) for index in range(len(work))]
+    scopes = [context.scope_of_item(f"{position}#{index}", scope) for index in range(len(work))]
 
-    def one(index: int) -> Outcome | WorkSuspended:
-        done = piece.finished_outcome(f"{position}#{index}")
+    def perform_one(index: int) -> Outcome | WorkSuspended:
+        finished = context.finished_outcome(f"{position}#{index}")
         try:
-            found = done or _item(piece, work[index], scopes[index], f"{position}.{index}", args)
-        except WorkSuspended as waits:
-            return waits
-        return piece.reserve_outcome(found, scopes[index])
+            outcome = finished or _perform_item(
+                context, work[index], scopes[index], f"{position}.{index}", args
+            )
+        except WorkSuspended as suspended:
+            return suspended
+        return context.reserve_outcome(outcome, scopes[index])
 
     with ThreadPoolExecutor(min(len(work), MAX_PARALLEL), thread_name_prefix="noetl-item") as pool:
-        outcomes = list(pool.map(one, range(len(work))))
-    finished = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
-    suspended = [outcome for outcome in outcomes if isinstance(outcome, WorkSuspended)]
-    piece.memory_budget.reserve(-sum(json_size(outcome.data) for outcome in finished))
+        results = list(pool.map(perform_one, range(len(work))))
+    finished = [result for result in results if isinstance(result, Outcome)]
+    suspended = [result for result in results if isinstance(result, WorkSuspended)]
+    context.memory_budget.release(sum(json_size(outcome.data) for outcome in finished))
     failed = next((outcome for outcome in finished if outcome.failed), None)
     if failed is not None:
-        for own in scopes:
-            own.release(piece.memory_budget)
-        piece.memory_budget.reserve(-sum(waits.reserved for waits in suspended))
+        for item_scope in scopes:
+            item_scope.release(context.memory_budget)
+        context.memory_budget.release(sum(suspension.reserved for suspension in suspended))
         return Outcome(False, None, failed.error, failed.action)
     if suspended:
         journal = {
-            f"{position}#{index}": item_entry(outcome, changed_names(before, scopes[index].saved))
-            for index, outcome in enumerate(outcomes)
+            f"{position}#{index}": item_entry(result, changed_names(before, scopes[index].saved))
+            for index, result in enumerate(results)
         }
-        raise WorkSuspended.combine(journal, suspended, sum(own.reserved for own in scopes))
-    for own in scopes:
-        scope.saved.update(changed_names(before, own.saved))
-        piece.memory_budget.reserve(-sum(scope.sizes.get(name, 0) for name in own.sizes))
-        scope.sizes.update(own.sizes)
+        raise WorkSuspended.combine(journal, suspended, sum(item_scope.reserved for item_scope in scopes))
+    for item_scope in scopes:
+        _adopt_saved_names(context, scope, item_scope, before)
     success = all(outcome.success for outcome in finished)
     error = next((outcome.error for outcome in finished if outcome.error), None)
     data = [outcome.data for outcome in finished]
     return Outcome(success, data, error, saved=dict(scope.saved), forgiven=not success)
 
 
-def _item(
-    piece: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
+def _adopt_saved_names(
+    context: WorkContext, scope: Scope, item_scope: Scope, before: Mapping[str, Any]
+) -> None:
+    """Copy what a parallel item saved into the scope, and its reservation with it."""
+    scope.saved.update(changed_names(before, item_scope.saved))
+    context.memory_budget.release(sum(scope.sizes.get(name, 0) for name in item_scope.sizes))
+    scope.sizes.update(item_scope.sizes)
+
+
+def _perform_item(
+    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
 ) -> Outcome:
-    place = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
-    before = apply_inverse(scope.saved, piece.journal.get(place, {}).get("undo", {}))
+    frame = f"{position}/{item.task}" if isinstance(item, TaskCall) else position
+    before = apply_inverse(scope.saved, context.journal.get(frame, {}).get("undo", {}))
     sizes = dict(scope.sizes)
     try:
         if item.loop is None:
-            outcome = _once(piece, item, scope, position, args)
+            outcome = _perform_once(context, item, scope, position, args)
         else:
-            outcome = _looped(piece, item, item.loop, scope, position, args)
+            outcome = _perform_loop(context, item, scope, position, args)
         if not outcome.failed and not outcome.skipped and item.save_as is not None:
-            scope.save({item.save_as: outcome.data}, piece.memory_budget)
+            scope.save({item.save_as: outcome.data}, context.memory_budget)
     except WorkSuspended as suspended:
-        if taken_back := inverse_changes(before, scope.saved):
-            suspended.journal[place]["undo"] = taken_back
+        if inverse := inverse_changes(before, scope.saved):
+            suspended.journal[frame]["undo"] = inverse
         raise
     except ActionError as problem:
         outcome = _failed(item, scope, problem)
     if outcome.failed:
         scope.saved = before
-        scope.release(piece.memory_budget, sizes)
+        scope.release(context.memory_budget, sizes)
         return replace(outcome, forgiven=item.forgiven)
     return outcome
 
 
-def _looped(
-    piece: WorkContext, item: Work, loop: Loop, scope: Scope, position: str, args: Mapping[str, Any] | None
+def _perform_loop(
+    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
 ) -> Outcome:
-    """Raises ActionError: there is nothing to go through, or it is too much."""
+    """Perform an item of work for each item of its loop.
 
-    def one(quiet: WorkContext, own: Scope, at: str) -> Outcome:
-        return _once(quiet, item, own, at, args)
+    Raises:
+        ActionError: the items are no list, or the data is too large.
+    """
+    assert item.loop is not None
 
-    return go_through(piece, loop, scope.lookup(position, args), one, scope, position)
+    def perform_one(quiet: WorkContext, item_scope: Scope, item_position: str) -> Outcome:
+        return _perform_once(quiet, item, item_scope, item_position, args)
+
+    loop_run = LoopRun(context, item.loop, perform_one, scope, position)
+    return loop_run.run(scope.lookup(position, args))
 
 
-def _once(
-    piece: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
+def _perform_once(
+    context: WorkContext, item: Work, scope: Scope, position: str, args: Mapping[str, Any] | None
 ) -> Outcome:
-    """The outcome of an item of work, its loop left aside. `set` saves into the scope."""
-    name = _name(item)
+    """Perform an item of work without its loop and return its outcome. `set` saves into the scope."""
+    name = _name_of(item)
     lookup = scope.lookup(position, args)
     try:
-        piece.check_time()
-        is_begun = position in piece.journal or f"{position}/{name}" in piece.journal
-        if not is_begun and item.condition is not None and not _is_met(item.condition, lookup):
+        context.check_time()
+        has_begun = position in context.journal or f"{position}/{name}" in context.journal
+        if not has_begun and item.condition is not None and not _is_true(item.condition, lookup):
             return Outcome(action=name, skipped=True)
         if isinstance(item, TaskCall):
-            return _task(piece, item, scope, position, lookup)
-        data = RetryLoop(piece, item, scope, position, args).run()
+            return _perform_task(context, item, scope, position, lookup)
+        data = RetryLoop(context, item, scope, position, args).run()
         if item.type == "set":
-            scope.save(data, piece.memory_budget)
+            scope.save(data, context.memory_budget)
     except ActionError as problem:
         return _failed(item, scope, problem)
     return Outcome(True, data, None, name)
 
 
-def _task(piece: WorkContext, call: TaskCall, scope: Scope, position: str, lookup: Lookup) -> Outcome:
-    task = piece.find_task(call.task)
-    inner = f"{position}/{call.task}"
-    entry = piece.journal.get(inner)
+def _perform_task(
+    context: WorkContext, call: TaskCall, scope: Scope, position: str, lookup: Lookup
+) -> Outcome:
+    task = context.find_task(call.task)
+    frame = f"{position}/{call.task}"
+    entry = context.journal.get(frame)
     args = render(dict(call.args), None, lookup) if entry is None else unpack_references(entry["args"])
-    inside = replace(scope, local={})
+    task_scope = replace(scope, local={})
     try:
-        with piece.memory_budget.reserved(args):
-            return perform(piece, task.run, inside, inner, parallel=task.parallel, args=args)
+        with context.memory_budget.reserved(args):
+            return perform(context, task.run, task_scope, frame, parallel=task.parallel, args=args)
     except WorkSuspended as suspended:
-        suspended.journal[inner] = {**suspended.journal.get(inner, {}), "args": pack_references(args)}
+        suspended.journal[frame] = {**suspended.journal.get(frame, {}), "args": pack_references(args)}
         raise
     finally:
-        scope.saved = inside.saved
+        scope.saved = task_scope.saved
 
 
-def _is_met(condition: str, lookup: Lookup) -> bool:
-    """Raises ActionError: the condition has no value."""
+def _is_true(condition: str, lookup: Lookup) -> bool:
+    """Evaluate an `if`.
+
+    Raises:
+        ActionError: the condition has no value.
+    """
     try:
         return is_true(parse_template(condition).evaluate(lookup))
     except EvaluationError as problem:
@@ -185,10 +207,10 @@ def _is_met(condition: str, lookup: Lookup) -> bool:
 
 
 def _failed(item: Work, scope: Scope, problem: ActionError) -> Outcome:
-    name = _name(item)
+    name = _name_of(item)
     return Outcome(False, None, scope.failure(problem, name), name)
 
 
-def _name(item: Work) -> str:
-    """What is said of where a failure comes from: the type of an action, or the name of a task."""
+def _name_of(item: Work) -> str:
+    """Return the name of an item in error records: the type of an action, or the name of a task."""
     return item.task if isinstance(item, TaskCall) else item.type

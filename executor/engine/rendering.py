@@ -1,4 +1,8 @@
-"""From the parameters of a playbook to the parameters of a call: templates filled in as the sink of each allows."""
+"""Rendering of parameters: evaluate the templates of a playbook as the sink of each parameter requires.
+
+A sink is a language into which a value is inserted. Values are bound in SQL, quoted in shell commands, and
+percent-encoded in URLs, so that data cannot become code.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +37,19 @@ if TYPE_CHECKING:
 def render_parameters(
     declaration: ActionDeclaration, parameters: Mapping[str, Any], lookup: Lookup
 ) -> dict[str, Any]:
-    """All parameters of an action, rendered and of the kinds it declares.
+    """Return all parameters of an action, rendered, and checked against its declaration.
 
-    An optional parameter that renders to none is left out, unless none is a value it can have. Choices come out as
-    declared, however they were capitalised.
+    An optional parameter that renders to None is left out, unless None is an allowed value. A choice is
+    returned as declared, whatever its case was.
 
     Raises:
-        ActionError: one has no value here, or not one it may have; the message names it. Retryable only where a secret
-            was not to be had for now.
+        ActionError: a parameter has no value or an invalid value; the message names it. It is retryable only
+            if a secret is temporarily unavailable.
     """
     rendered = {}
     for name, value in parameters.items():
         try:
-            rendered[name] = _rendered(value, declaration.parameters.get(name), lookup)
+            rendered[name] = _render(value, declaration.parameters.get(name), lookup)
         except ActionError as error:
             raise ActionError(error.type, f"`{name}`: {error.message}", retryable=error.retryable) from error
     return check_kinds(declaration, rendered)
@@ -53,208 +57,220 @@ def render_parameters(
 
 @shared_budget()
 def render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
-    """`value` with every template in it filled in, at any depth and on one budget; keys stay as they are.
+    """Return `value` with all templates in it evaluated, at any depth, within one budget. Keys stay
+    unchanged.
 
-    Text of a sink comes out as that sink needs it: a whole `Sql`, a quoted command, an encoded address. `secrets` are
-    revealed where the parameter may carry them, unknown where it may not, and by reference where there is no parameter.
-    A template that reads a late name of its parameter comes out as a function of the late names, given as keywords. An
-    action that is a parameter stays as it is: it is rendered when it is performed.
+    The result has the form that the sink of the parameter needs: an `Sql` object, a quoted command, an
+    encoded URL. `secrets` are revealed if the parameter accepts them, unknown if it does not, and references
+    without a parameter. A template that reads a deferred name of its parameter becomes a function of these
+    names, which are keyword arguments. An action that is a parameter is returned unchanged; it is rendered
+    when it is performed.
 
     Raises:
-        ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or what keeps a secret away.
+        ActionError: `UndefinedName`, `TemplateError`, `LimitExceeded`, `ParameterError`, or the error of a
+            source of secrets.
     """
-    return _rendered(value, parameter, lookup)
+    return _render(value, parameter, lookup)
 
 
-def _rendered(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _render(value: Any, parameter: Parameter | None, lookup: Lookup) -> Any:
     if parameter is not None and Kind.ACTION in parameter.kinds:
         return value
     if parameter is not None and parameter.fields:
-        return _fields(value, parameter.fields, lookup)
-    if (
-        parameter is not None
-        and parameter.deferred_names
-        and isinstance(value, str)
-        and _reads_any(value, parameter.deferred_names)
-    ):
-        return _late(value, parameter, lookup)
-    sink = Sink.PLAIN if parameter is None else parameter.sink
-    if sink is Sink.SQL and isinstance(value, str):
-        return _sql(value, parameter, lookup)
+        return _render_fields(value, parameter.fields, lookup)
     if isinstance(value, str):
-        return _text(value, parameter, lookup)
-    if parameter is not None and sink is Sink.SHELL and isinstance(value, list):
+        return _render_text(value, parameter, lookup)
+    if parameter is not None and parameter.sink is Sink.SHELL and isinstance(value, list):
         word = replace(parameter, sink=Sink.PLAIN)
-        return [to_text(_rendered(item, word, lookup)) for item in value]
+        return [to_text(_render(item, word, lookup)) for item in value]
     if isinstance(value, dict):
-        return {key: _rendered(item, parameter, lookup) for key, item in value.items()}
+        return {key: _render(item, parameter, lookup) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rendered(item, parameter, lookup) for item in value]
+        return [_render(item, parameter, lookup) for item in value]
     return value
 
 
 def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> dict[str, Any]:
-    """The rendered parameters, as `render_parameters` gives them.
+    """Check rendered parameters against the declaration, and return them as `render_parameters` does.
 
     Raises:
-        ActionError: `ParameterError`, naming the parameter that is of the wrong kind, missing or not to be combined.
+        ActionError: `ParameterError`; a parameter is missing, of the wrong kind, or excluded by another one.
     """
-    checked = _checked(declaration.type, declaration.parameters, rendered)
+    checked = _check_parameters(declaration.type, declaration.parameters, rendered)
     if declaration.one_of and sum(name in checked for name in declaration.one_of) != 1:
-        raise _wrong(
+        raise _parameter_error(
             f"`{declaration.type}` needs exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}"
         )
     return checked
 
 
-def _checked(owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[str, Any]) -> dict[str, Any]:
+def _check_parameters(
+    owner: str, parameters: Mapping[str, Parameter], rendered: Mapping[str, Any]
+) -> dict[str, Any]:
     checked = {}
     for name, value in rendered.items():
         parameter = parameters.get(name)
         if parameter is None:
-            raise _wrong(f"`{owner}` has no parameter `{name}`")
+            raise _parameter_error(f"`{owner}` has no parameter `{name}`")
         if value is None and not parameter.required and Kind.ANY not in parameter.kinds:
             continue
-        plain = "" if parameter.sink is Sink.SQL and _is_statement(value) else value
-        if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
-            raise _wrong(
-                f"`{name}` must be {describe_kinds(parameter.kinds)}, and is {describe_kind_of(value)}"
-            )
-        if parameter.fields:
-            checked[name] = _checked(name, parameter.fields, value)
-        else:
-            checked[name] = _chosen(name, value, parameter) if parameter.choices else value
-        if (
-            parameter.rejection_reason is not None
-            and not callable(value)
-            and (reason := parameter.rejection_reason(value)) is not None
-        ):
-            raise _wrong(
-                f"`{name}` cannot be {describe_kind_of(value) if parameter.secrets else quote_or_describe(value)}: {reason}"
-            )
+        checked[name] = _check_value(name, value, parameter)
     for name, parameter in parameters.items():
         if parameter.required and name not in checked:
-            raise _wrong(f"`{owner}` needs `{name}`")
-        for other in parameter.requires if name in checked else ():
-            if other not in checked:
-                raise _wrong(f"`{name}` needs `{other}` beside it")
+            raise _parameter_error(f"`{owner}` needs `{name}`")
+        for required in parameter.requires if name in checked else ():
+            if required not in checked:
+                raise _parameter_error(f"`{name}` needs `{required}` as well")
     return checked
 
 
-def _chosen(name: str, value: Any, parameter: Parameter) -> Any:
+def _check_value(name: str, value: Any, parameter: Parameter) -> Any:
+    """Return the value of one parameter, checked."""
+    plain = "" if parameter.sink is Sink.SQL and _is_sql(value) else value
+    if not callable(value) and not any(is_of_kind(plain, kind) for kind in parameter.kinds):
+        raise _parameter_error(
+            f"`{name}` must be {describe_kinds(parameter.kinds)}, and is {describe_kind_of(value)}"
+        )
+    if parameter.fields:
+        checked: Any = _check_parameters(name, parameter.fields, value)
+    else:
+        checked = _find_choice(name, value, parameter) if parameter.choices else value
+    if (
+        parameter.rejection_reason is not None
+        and not callable(value)
+        and (reason := parameter.rejection_reason(value)) is not None
+    ):
+        shown = describe_kind_of(value) if parameter.secrets else quote_or_describe(value)
+        raise _parameter_error(f"`{name}` cannot be {shown}: {reason}")
+    return checked
+
+
+def _find_choice(name: str, value: Any, parameter: Parameter) -> Any:
     for choice in parameter.choices:
         if isinstance(value, str) and value.lower() == choice.lower():
             return choice
     if isinstance(value, str):
-        raise _wrong(f"`{name}` is {value!r}; it must be one of {', '.join(parameter.choices)}")
+        raise _parameter_error(f"`{name}` is {value!r}; it must be one of {', '.join(parameter.choices)}")
     return value
 
 
-def _wrong(message: str) -> ActionError:
+def _parameter_error(message: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)
 
 
-def _fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
+def _render_fields(value: Any, fields: Mapping[str, Parameter], lookup: Lookup) -> Any:
     if isinstance(value, str) and has_template(value):
-        raise _wrong("it must be written out, part by part")
+        raise _parameter_error("it must be a literal mapping, not a template")
     if not isinstance(value, dict):
         return value
     rendered = {}
     for key, item in value.items():
         try:
-            rendered[key] = _rendered(item, fields.get(key), lookup)
+            rendered[key] = _render(item, fields.get(key), lookup)
         except ActionError as error:
             raise ActionError(error.type, f"`{key}`: {error.message}", retryable=error.retryable) from error
     return rendered
+
+
+def _render_text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+    if parameter is not None and parameter.deferred_names and _reads_any(text, parameter.deferred_names):
+        return _render_deferred(text, parameter, lookup)
+    sink = Sink.PLAIN if parameter is None else parameter.sink
+    if sink is Sink.SQL:
+        return _render_sql(text, parameter, lookup)
+    if not has_template(text):
+        return text
+    if sink is Sink.SHELL:
+        return _render_shell(text, parameter, lookup)
+    if sink is Sink.URL:
+        return _render_url(text, parameter, lookup)
+    return _evaluate(text, parameter, lookup)
 
 
 def _reads_any(text: str, names: tuple[str, ...]) -> bool:
     return has_template(text) and not parse_template(text).names.isdisjoint(names)
 
 
-def _late(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
+def _render_deferred(text: str, parameter: Parameter, lookup: Lookup) -> Callable[..., Any]:
     return lambda **names: _evaluate(
         text, parameter, lambda name: names[name] if name in names else lookup(name)
     )
-
-
-def _text(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
-    if not has_template(text):
-        return text
-    sink = Sink.PLAIN if parameter is None else parameter.sink
-    if sink is Sink.SHELL:
-        return _shell(text, parameter, lookup)
-    if sink is Sink.URL:
-        return _url(text, parameter, lookup)
-    return _evaluate(text, parameter, lookup)
 
 
 def _evaluate(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     if not has_template(text):
         return text
     template = parse_template(text)
-    value = _guarded(template, parameter, lookup, template.evaluate)
+    value = _with_secrets(template, parameter, lookup, template.evaluate)
     if parameter is None and "secrets" in template.names and not isinstance(value, SecretReference):
-        raise _wrong("a secret is passed on by itself: put text around it where it is used")
+        raise _parameter_error("a secret must be passed alone: add text to it where it is used")
     return str(value) if isinstance(value, str) and not isinstance(value, SecretReference) else value
 
 
-def _parts(text: str, parameter: Parameter | None, lookup: Lookup) -> list[tuple[str | Expression, Any]]:
-    """The parts of a text that ends up in a sink, each expression with its value."""
+def _evaluate_parts(
+    text: str, parameter: Parameter | None, lookup: Lookup
+) -> list[tuple[str | Expression, Any]]:
+    """Return the parts of a text for a sink, each expression with its value."""
     template = parse_template(text)
     if template.parts is None:
-        raise _wrong("`{% %}` is not allowed here")
-    values = iter(_guarded(template, parameter, lookup, template.values))
+        raise _parameter_error("`{% %}` is not supported here")
+    values = iter(_with_secrets(template, parameter, lookup, template.values))
     return [(part, None if isinstance(part, str) else next(values)) for part in template.parts]
 
 
-def _guarded(template: Template, parameter: Parameter | None, lookup: Lookup, evaluate: Any) -> Any:
-    """What `evaluate` makes of the template, with the secrets that the parameter may see."""
+def _with_secrets(template: Template, parameter: Parameter | None, lookup: Lookup, evaluate: Any) -> Any:
+    """Return evaluate(lookup), with the secrets that the parameter may read.
+
+    Raises:
+        ActionError: the template has no value. If it may contain a secret, the message has no details.
+    """
     missing: list[ActionError] = []
 
-    def seen(name: str) -> Any:
+    def look_up(name: str) -> Any:
         if name == "secrets":
-            return _secrets(template, parameter, missing)
+            return _find_secrets(template, parameter, missing)
         value = lookup(name)
-        return (
-            _reveal(value, template, name)
-            if parameter is not None and parameter.secrets and name == "args"
-            else value
-        )
+        reveals = parameter is not None and parameter.secrets and name == "args"
+        return _reveal_reads(value, template, name) if reveals else value
 
     try:
-        return evaluate(seen)
+        return evaluate(look_up)
     except EvaluationError as error:
         if missing and error.type == "UndefinedName":
             raise missing[0] from error
         if "secrets" in template.names or ("args" in template.names and error.type == "TemplateError"):
-            # What went wrong may quote the value.
-            message = "a value that may hold a secret cannot be made here; the details are withheld"
+            # The message of the template error may quote the value.
+            message = "a template that may contain a secret failed; the details are withheld"
             raise ActionError(error.type, message, retryable=False) from None
         raise ActionError(error.type, error.message, retryable=False) from error
 
 
-def _secrets(template: Template, parameter: Parameter | None, missing: list[ActionError]) -> dict[str, str]:
-    """The secrets that the template names, as plain values where the parameter may carry them."""
+def _find_secrets(
+    template: Template, parameter: Parameter | None, missing: list[ActionError]
+) -> dict[str, str]:
+    """Return the secrets that the template names: values if the parameter accepts secrets, else references.
+
+    Add the errors of unknown secrets to `missing`.
+    """
     names = {access[1] for access in template.reads if access[0] == "secrets" and len(access) > 1}
     if parameter is None:
         return {name: SecretReference(name) for name in names}
     if not parameter.secrets:
-        raise _wrong("`secrets` cannot be used here")
-    found = {}
+        raise _parameter_error("`secrets` is not allowed here")
+    values = {}
     for name in sorted(names):
         try:
-            found[name] = resolve_secret(name)
+            values[name] = resolve_secret(name)
         except ActionError as error:
-            # One that exists and cannot be had must not look like one that is missing, which `default` provides for.
+            # A secret that is temporarily unavailable must not look missing, because `default` replaces missing ones.
             if error.type != "ParameterError":
                 raise
             missing.append(error)
-    return found
+    return values
 
 
-def _reveal(value: Any, template: Template, name: str) -> Any:
-    """`value` with the secrets that were passed by reference, as far as the template reads it."""
+def _reveal_reads(value: Any, template: Template, name: str) -> Any:
+    """Return `value` with the secret references revealed that the template reads under `name`."""
     for access in template.reads:
         if access[0] == name:
             value = _reveal_at(value, access[1:])
@@ -272,19 +288,19 @@ def _reveal_at(value: Any, path: tuple[str, ...]) -> Any:
     return value
 
 
-def _is_statement(value: Any) -> bool:
+def _is_sql(value: Any) -> bool:
     from noetl.executor.model.sql import Sql
 
     return isinstance(value, Sql)
 
 
-def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
+def _render_sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
     from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 
     if not has_template(text):
         return Sql((text,))
     rendered: list[str | Bind | SqlIdentifier] = []
-    for part, value in _parts(text, parameter, lookup):
+    for part, value in _evaluate_parts(text, parameter, lookup):
         if isinstance(part, str):
             rendered.append(part)
         elif part.is_raw:
@@ -294,12 +310,12 @@ def _sql(text: str, parameter: Parameter | None, lookup: Lookup) -> Sql:
         else:
             rendered.append(Bind(str(value) if isinstance(value, str) else value))
     if not any(isinstance(part, str) and part.strip() for part in rendered):
-        raise _wrong("a statement cannot come from data: write it out, or say `| raw`")
+        raise _parameter_error("a statement cannot come from data: write it out, or say `| raw`")
     return Sql(tuple(rendered))
 
 
-def _shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
-    parts = _parts(text, parameter, lookup)
+def _render_shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+    parts = _evaluate_parts(text, parameter, lookup)
     values = [value for part, value in parts if isinstance(part, Expression)]
     if parse_template(text).is_expression and isinstance(values[0], list):
         return [to_text(item) for item in values[0]]
@@ -309,42 +325,45 @@ def _shell(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     )
 
 
-def _url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
+def _render_url(text: str, parameter: Parameter | None, lookup: Lookup) -> Any:
     lexer = UrlLexer()
-    address = ""
-    places: list[tuple[int, int]] = []
-    for part, value in _parts(text, parameter, lookup):
+    url = ""
+    path_spans: list[tuple[int, int]] = []
+    for part, value in _evaluate_parts(text, parameter, lookup):
         if isinstance(part, str):
             lexer.feed(part)
-            address += part
+            url += part
         elif part.is_raw or lexer.component is UrlComponent.ORIGIN:
             if value is None or isinstance(value, dict | list):
-                raise _wrong(
-                    f"{{{{ {part.source} }}}} is {describe_kind_of(value)}, which cannot be a part of an address"
+                raise _parameter_error(
+                    f"{{{{ {part.source} }}}} is {describe_kind_of(value)}; a URL needs text"
                 )
-            address += to_text(value)
+            url += to_text(value)
         else:
-            encoded = _url_value(part, value, lexer.component)
+            encoded = _encode_url_value(part, value, lexer.component)
             if lexer.component is UrlComponent.PATH:
-                places.append((len(address), len(address) + len(encoded)))
-            address += encoded
-    for start, end in places:
-        _check_segment(address, start, end)
-    return address.strip() if parse_template(text).is_expression else address
+                path_spans.append((len(url), len(url) + len(encoded)))
+            url += encoded
+    for start, end in path_spans:
+        _check_path_segment(url, start, end)
+    return url.strip() if parse_template(text).is_expression else url
 
 
-def _url_value(part: Expression, value: Any, place: UrlComponent) -> str:
+def _encode_url_value(part: Expression, value: Any, place: UrlComponent) -> str:
     if place is UrlComponent.PATH:
         if value is None:
-            raise _wrong(f"{{{{ {part.source} }}}} is none, which cannot be a part of a path")
+            raise _parameter_error(f"{{{{ {part.source} }}}} is none; the path of a URL needs text")
         if ".." in to_text(value).replace("\\", "/").split("/"):
-            raise _wrong(f"{{{{ {part.source} }}}} has `..` in it, which a path must not climb by")
+            message = f"{{{{ {part.source} }}}} contains `..`, which must not be in the path of a URL"
+            raise _parameter_error(message)
     return quote(to_text(value), safe="")
 
 
-def _check_segment(address: str, start: int, end: int) -> None:
-    """Refuse what only together with its neighbours is a segment that climbs."""
-    first = address.rfind("/", 0, start) + 1
-    last = min((at for mark in "/?#" if (at := address.find(mark, end)) >= 0), default=len(address))
-    if address[first:last].lower().replace("%2e", ".") in (".", ".."):
-        raise _wrong("a template makes a `.` or `..` of a part of the path, which it must not climb by")
+def _check_path_segment(url: str, start: int, end: int) -> None:
+    """Check that the path segment around an inserted value is not `.` or `..`, in plain or encoded form."""
+    segment_start = url.rfind("/", 0, start) + 1
+    segment_end = min((at for mark in "/?#" if (at := url.find(mark, end)) >= 0), default=len(url))
+    if url[segment_start:segment_end].lower().replace("%2e", ".") in (".", ".."):
+        raise _parameter_error(
+            "a template makes a path segment `.` or `..`, which must not be in the path of a URL"
+        )

@@ -1,4 +1,4 @@
-"""The names that templates can read while a step is performed, and those that it saves."""
+"""The scope of a visit: the names that its templates read, and the names that it saves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from noetl.planner.templates.template import Lookup
 class Scope:
     """The names of one visit.
 
-    `loaded` are values that earlier visits saved; `steps` what is known of other steps, as `steps.NAME` shows it; `saved`
-    what this visit has saved so far. `outcome` is known once the run of the step is done, `ending` in the step that runs
-    last. `local` are the names of loops around the work. `sizes` tells how much of what is saved this work holds.
+    `loaded` are values that earlier visits saved; `steps` are the views of other steps (`steps.NAME`);
+    `saved` are the names that this visit has saved. `outcome` is set after the work of the step, `ending` in
+    the finally step. `local` are the names of enclosing loops. `sizes` are the reserved sizes of the saved
+    names.
     """
 
     run: Run
@@ -39,77 +40,80 @@ class Scope:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
-        """A scope that sees what this one has, and `local` besides, and saves for itself."""
+        """Return a scope that reads the same names and `local`, and has its own saved names."""
         return replace(self, saved=dict(self.saved), local={**self.local, **(local or {})}, sizes={})
 
     def with_outcome(self, outcome: Outcome) -> Scope:
-        """The scope of the rule, in which the outcome of the run can be read."""
+        """Return the scope of the rule, in which the outcome of the step's work is known."""
         scope = self.copy()
         scope.saved = dict(outcome.saved)
         scope.outcome = outcome
         return scope
 
     def lookup(self, position: str, args: Mapping[str, Any] | None = None, error: Any = None) -> Lookup:
-        """The names as seen at a place of the step's work, which `uuid` and idempotency keys are derived from."""
-        uuids = _Uuids(self.visit, position)
-        given: dict[str, Callable[[], Any]] = {
+        """Return the function that evaluates a name at a position of the work.
+
+        Values of `uuid` and idempotency keys are derived from the position.
+        """
+        uuids = _UuidSequence(self.visit, position)
+        builtins: dict[str, Callable[[], Any]] = {
             "input": lambda: self.run.input,
             "environment": lambda: self.run.environment,
-            "run": self._run,
-            "step": lambda: self._step(position),
+            "run": self._run_view,
+            "step": lambda: self._step_view(position),
             "steps": lambda: self.steps,
             "error": lambda: error if error is not None else self._error(),
             "now": lambda: self._now,
             "uuid": lambda: uuids,
         }
         if args is not None:
-            given["args"] = lambda: args
+            builtins["args"] = lambda: args
         if self.outcome is not None:
-            given["result"] = self.outcome.as_result
+            builtins["result"] = self.outcome.as_result
 
         def look_up(name: str) -> Any:
             if name in self.local:
                 return self.local[name]
-            return given[name]() if name in given else self.value(name)
+            return builtins[name]() if name in builtins else self.value(name)
 
         return look_up
 
     def value(self, name: str) -> Any:
-        """The value of a saved name, a variable, an input or an entry of `environment`, looked up in this order.
+        """Return the value of a saved name, a variable, an input or an entry of `environment`, in this order.
 
         Raises:
-            KeyError: there is none.
+            KeyError: the name has no value.
         """
         for values in (self.saved, self.loaded, self.run.variables, self.run.input):
             if name in values:
                 return values[name]
         return self.run.environment[name]
 
-    def save(self, names: Mapping[str, Any], room: MemoryBudget) -> None:
-        """Save values under their names.
+    def save(self, names: Mapping[str, Any], budget: MemoryBudget) -> None:
+        """Save values under their names, and reserve memory for them.
 
         Raises:
-            ActionError: `PayloadTooLarge`; there is no room for them.
+            ActionError: `PayloadTooLarge`, if the memory budget is exceeded.
         """
         for name, value in names.items():
             size = json_size(value)
-            room.reserve(size - self.sizes.get(name, 0))
+            budget.reserve(size - self.sizes.get(name, 0))
             self.sizes[name] = size
             self.saved[name] = value
 
     @property
     def reserved(self) -> int:
-        """How much of what was saved is held, in characters as JSON."""
+        """The memory reserved for saved names, in characters of JSON."""
         return sum(self.sizes.values())
 
-    def release(self, room: MemoryBudget, sizes: Mapping[str, int] | None = None) -> None:
-        """Hold no more of what was saved than these `sizes` tell, which were held before."""
-        room.reserve(sum((sizes or {}).values()) - self.reserved)
+    def release(self, budget: MemoryBudget, sizes: Mapping[str, int] | None = None) -> None:
+        """Release the memory of saved names, except for `sizes`, which were reserved before."""
+        budget.release(self.reserved - sum((sizes or {}).values()))
         self.sizes.clear()
         self.sizes.update(sizes or {})
 
     def failure(self, problem: ActionError, action: str) -> ErrorRecord:
-        """The failure of an action, or a task, of the visit."""
+        """Return the record of a failure of an action or a task of this visit."""
         return error_record(
             self.visit,
             problem.type,
@@ -121,7 +125,7 @@ class Scope:
         )
 
     def idempotency_key(self, position: str) -> str:
-        """A key for outside systems: the same for every attempt at this piece of work, and of no other."""
+        """Return the idempotency key of a position: the same in every attempt, and unique in all runs."""
         return derived_id("idempotency", self.run.id, self.visit.id, position)
 
     def _error(self) -> ErrorRecord | None:
@@ -130,7 +134,7 @@ class Scope:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.visit.segment_started_at or 0.0, UTC)
 
-    def _run(self) -> dict[str, Any]:
+    def _run_view(self) -> dict[str, Any]:
         run = self.run
         return {
             "id": run.id,
@@ -140,7 +144,7 @@ class Scope:
             **self.ending,
         }
 
-    def _step(self, position: str) -> dict[str, Any]:
+    def _step_view(self, position: str) -> dict[str, Any]:
         return {
             "name": self.visit.step,
             "visit": self.visit.number,
@@ -149,8 +153,11 @@ class Scope:
         }
 
 
-class _Uuids:
-    """The function `uuid`: each call at a place gives another value, and the same ones when the attempt is repeated."""
+class _UuidSequence:
+    """The function `uuid` of templates.
+
+    Each call returns another value; a repeated attempt gets the same values.
+    """
 
     def __init__(self, visit: Visit, position: str) -> None:
         self._seed = (visit.run_id, visit.id, visit.attempt, position)

@@ -1,4 +1,4 @@
-"""What a run starts with: its inputs checked, its configuration filled in, its first visit."""
+"""The start of a run: checked inputs, rendered environment and variables, and the first visit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from noetl.planner.plan import Header, Input, Step
 from noetl.planner.templates.template import shared_budget
 
 MAX_INITIAL_DATA = 1024 * 1024
-"""How long the environment and the first values of the variables of a run may be together, as JSON."""
+"""The limit of the environment and the initial variables of a run together, in characters of JSON."""
 
 
 def new_run(
@@ -51,31 +51,28 @@ def new_run(
     tags: Sequence[str] = (),
     trace: str | None = None,
 ) -> tuple[Run, Visit]:
-    """A run of the plan with this header and hash, and the visit it begins with, neither of them stored yet.
+    """Return a run of the plan with this header and hash, and its first visit. Neither is stored yet.
 
-    `given` are inputs by name; `variables` replace first values that the playbook declares. `origin` is `local` for runs
-    that only the process which started them walks: each in a queue of its own, unless one is given. `now` is in seconds
-    since the epoch.
+    `given` are inputs by name; `variables` replace the initial values of declared variables. With the origin
+    `local`, only the process that started the run executes it; each such run has its own queue unless `queue`
+    is given. `now` is in seconds since the epoch.
 
     Raises:
-        RejectedError: `invalid_input`, with every input that is missing, unknown or of another type.
+        RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
     """
-    now = round(now, 6)  # as timestamps show it, so that a timestamp finds the run again
+    now = round(now, 6)  # the precision of timestamps, so that a run can be found by its timestamp
     inputs = check_inputs(header, given)
     run_id = id or secrets.token_hex(12)
-    known = _beginning(run_id, header, now) | inputs | {"input": inputs}
-    room = InitialDataBudget()
-    environment = render_section("environment", header.environment, known, room)
-    first = render_section(
-        "variables", header.variables, environment | known | {"environment": environment}, room
-    )
-    for name in variables or {}:
+    names = _initial_names(run_id, header, now) | inputs | {"input": inputs}
+    budget = InitialDataBudget()
+    environment = render_section("environment", header.environment, names, budget)
+    names_of_variables = environment | names | {"environment": environment}
+    initial = render_section("variables", header.variables, names_of_variables, budget)
+    for name, value in (variables or {}).items():
         if name not in header.variables:
-            message = f"the playbook declares no variable `{name}`"
-            raise RejectedError(
-                "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
-            )
-        room.reserve(f"variables.{name}", (variables or {})[name])
+            message = f"unknown variable `{name}`"
+            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
+        budget.reserve(f"variables.{name}", value)
     run = Run(
         id=run_id,
         tenant=tenant,
@@ -87,7 +84,7 @@ def new_run(
         queue=queue or (SERVICE_QUEUE if origin == "service" else run_id),
         input=inputs,
         environment=environment,
-        variables={**first, **(variables or {})},
+        variables={**initial, **(variables or {})},
         tags=tuple(tags),
         folder=folder,
         source=source,
@@ -103,50 +100,39 @@ def new_run(
 
 
 def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The input of a run with `given` laid over it, and its environment filled in anew.
+    """Return the input of a run with `given` replacing values, and its environment rendered again.
 
     Raises:
         RejectedError: `invalid_input`, as for a new run.
     """
     inputs = check_inputs(header, {**run.input, **given})
-    known = _beginning(run.id, header, run.created_at) | inputs | {"input": inputs}
-    return {
-        "input": inputs,
-        "environment": render_section("environment", header.environment, known, InitialDataBudget()),
-    }
+    names = _initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
+    environment = render_section("environment", header.environment, names, InitialDataBudget())
+    return {"input": inputs, "environment": environment}
 
 
 def restart_from_step(
     header: Header, step: Step, run: Run, visits: Sequence[Visit], given: Mapping[str, Any], *, now: float
 ) -> tuple[Run, Visit, list[Visit]]:
-    """A new run that goes on from a step with what a run that has ended knew there: the run, the visit it begins with, and
-    the visits of the other run that it remembers.
+    """Return a new run that starts at a step of a finished run: the run, its first visit, and copied visits.
 
-    `visits` are those of the other run, with what they saved. Where the step was visited, the new run knows what was known at
-    its last visit, else what was known at the end. `given` is laid over the input. Visits are counted anew.
+    `visits` are those of the finished run, with outputs. The new run has the names that were known at the
+    last visit of the step, or at the end if the step was not visited. `given` replaces inputs. Visits are
+    counted from 1 again.
 
     Raises:
-        RejectedError: `not_ended`; `unknown_step`, of the one that runs last; `inside_region`, when other branches may be on their way to a join that the step is on
-            the way to; `invalid_input`, as for a new run.
+        RejectedError: `not_ended`; `unknown_step` for the finally step; `inside_region` if other branches may
+            be on their way to a join after the step; `invalid_input`, as for a new run.
     """
-    if not run.status.is_final:
-        raise RejectedError("not_ended", f"run {run.id} has not ended, so nothing can be started from it")
-    if step.is_finally_step:
-        raise RejectedError(
-            "unknown_step", f"step `{step.name}` runs last, behind all others; nothing is started there"
-        )
-    if step.regions:
-        joins = ", ".join(f"`{join}`" for join in step.regions)
-        message = f"step `{step.name}` is one of several branches that come together at {joins}; start from before or behind"
-        raise RejectedError("inside_region", message)
-    before = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
-    known = sorted(
-        (v for v in visits if v.finished_at is not None and (before is None or v.clock < before.clock)),
+    _check_can_restart(run, step)
+    last = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
+    finished = sorted(
+        (v for v in visits if v.finished_at is not None and (last is None or v.clock < last.clock)),
         key=lambda v: (v.clock, v.id),
     )
-    known = [v for v in known if not v.step.startswith("@") and v.step != header.finally_step]
-    names = _pointers(known) if before is None else before.names
-    fresh, first = new_run(
+    finished = [v for v in finished if not v.step.startswith("@") and v.step != header.finally_step]
+    names = _final_pointers(finished) if last is None else last.names
+    new, first_visit = new_run(
         header,
         run.plan_hash,
         {**run.input, **given},
@@ -158,16 +144,30 @@ def restart_from_step(
         variables=run.variables,
         tags=run.tags,
     )
-    fresh = replace(fresh, resumed_from=run.id)
-    history = [_remembered(visit, fresh.id) for visit in known]
-    clock = max((visit.clock for visit in known), default=0) + 1
-    handed = {name: pointer for name, pointer in _moved(names).items() if name in step.live_names}
+    new = replace(new, resumed_from=run.id)
+    history = [_copy_visit(visit, new.id) for visit in finished]
+    clock = max((visit.clock for visit in finished), default=0) + 1
+    carried = {name: pointer for name, pointer in _copied_pointers(names).items() if name in step.live_names}
     id = derived_id("from", run.id, step.name)
-    return fresh, replace(first, id=id, step=step.name, clock=clock, names=handed), history
+    return new, replace(first_visit, id=id, step=step.name, clock=clock, names=carried), history
 
 
-def _pointers(visits: Sequence[Visit]) -> Pointers:
-    """Which visits hold the names at the end, of visits in their causal order."""
+def _check_can_restart(run: Run, step: Step) -> None:
+    if not run.status.is_final:
+        raise RejectedError("not_ended", f"run {run.id} has not ended, so no run can start from it")
+    if step.is_finally_step:
+        message = f"step `{step.name}` is the finally step; a run cannot start from it"
+        raise RejectedError("unknown_step", message)
+    if step.regions:
+        joins = ", ".join(f"`{join}`" for join in step.regions)
+        message = f"step `{step.name}` is on one of several branches that join at {joins}"
+        raise RejectedError(
+            "inside_region", f"{message}; start from a step before the fork or after the join"
+        )
+
+
+def _final_pointers(visits: Sequence[Visit]) -> Pointers:
+    """Return the pointers of all names at the end of a run, from its visits in causal order."""
     names: dict[str, tuple[int, str]] = {}
     for visit in visits:
         saved = () if visit.has_ended_branch else visit.saved
@@ -175,36 +175,36 @@ def _pointers(visits: Sequence[Visit]) -> Pointers:
     return names
 
 
-def _remembered(visit: Visit, run_id: str) -> Visit:
-    """A visit as another run remembers it: under an id that none of its own can have, its failure over and done with."""
+def _copy_visit(visit: Visit, run_id: str) -> Visit:
+    """Return a visit as a part of another run's history. Its id is unlike any id of that run's own visits."""
     failure = None if visit.failure is None else FailureState.HANDLED
-    id, names = derived_id("remembered", visit.id), _moved(visit.names)
+    id, names = derived_id("remembered", visit.id), _copied_pointers(visit.names)
     saved = {} if visit.has_ended_branch else visit.saved
     return replace(visit, id=id, run_id=run_id, names=names, saved=saved, failure=failure, progress=None)
 
 
-def _moved(names: Pointers) -> Pointers:
+def _copied_pointers(names: Pointers) -> Pointers:
     return {name: (clock, derived_id("remembered", id)) for name, (clock, id) in names.items()}
 
 
 def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of a run: what was given, and the defaults of the rest.
+    """Return the inputs of a run: the given ones, and defaults for the others.
 
     Raises:
-        RejectedError: `invalid_input`, with every input that is missing, unknown or of another type.
+        RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
     """
     problems = []
     values: dict[str, Any] = {}
     for name, declared in header.inputs.items():
         if name in given:
             values[name] = given[name]
-            problem = _mismatch(name, declared, given[name])
-            if problem is not None:
-                problems.append({"name": name, "message": problem, "line": declared.line})
+            mismatch = _find_mismatch(name, declared, given[name])
+            if mismatch is not None:
+                problems.append(_input_problem(name, mismatch, declared.line))
         elif declared.required:
-            read = "read" if declared.inferred else "declared"
-            message = f"input `{name}` is missing: it is {read} on line {declared.line}"
-            problems.append({"name": name, "message": message, "line": declared.line})
+            place = "read" if declared.inferred else "declared"
+            message = f"missing input `{name}`: it is {place} on line {declared.line}"
+            problems.append(_input_problem(name, message, declared.line))
         elif not declared.inferred:
             values[name] = declared.default
     for name in given:
@@ -213,21 +213,23 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
         if header.accepts_other_inputs:
             values[name] = given[name]
         else:
-            problems.append(
-                {"name": name, "message": f"input `{name}` is unknown: {_known(header)}", "line": None}
-            )
+            problems.append(_input_problem(name, f"unknown input `{name}`: {_describe_inputs(header)}"))
     if problems:
         raise RejectedError("invalid_input", "; ".join(str(p["message"]) for p in problems), inputs=problems)
     return values
 
 
-def _known(header: Header) -> str:
+def _input_problem(name: str, message: str, line: int | None = None) -> dict[str, Any]:
+    return {"name": name, "message": message, "line": line}
+
+
+def _describe_inputs(header: Header) -> str:
     if not header.inputs:
         return "the playbook takes none"
     return f"the playbook takes {', '.join(f'`{name}`' for name in header.inputs)}"
 
 
-def _mismatch(name: str, declared: Input, value: Any) -> str | None:
+def _find_mismatch(name: str, declared: Input, value: Any) -> str | None:
     if not is_of_kind(value, Kind(declared.type)):
         return f"input `{name}` must be {declared.type}, and is {describe_kind_of(value)}"
     if declared.enum is not None and value not in declared.enum:
@@ -235,59 +237,60 @@ def _mismatch(name: str, declared: Input, value: Any) -> str | None:
     return None
 
 
-def _beginning(run_id: str, header: Header, now: float) -> dict[str, Any]:
-    """The names that have a value before anything of the run has happened."""
+def _initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:
+    """Return the built-in names that `environment` and `variables` may read."""
     run = {"id": run_id, "started_at": timestamp(now), "playbook": header.name, "version": header.version}
     return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
 
 
 class InitialDataBudget:
-    """What is left for the environment and the variables of a run."""
+    """The remaining budget of the environment and the variables of a run, in characters of JSON."""
 
     def __init__(self) -> None:
-        self._left = MAX_INITIAL_DATA
+        self._remaining = MAX_INITIAL_DATA
 
     def reserve(self, name: str, value: Any) -> None:
-        """Put the value of an entry into it.
+        """Reserve the size of the value of an entry.
 
         Raises:
-            RejectedError: `invalid_input`; it does not fit.
+            RejectedError: `invalid_input`, if the budget is exceeded.
         """
-        self._left -= len(write_json(value))
-        if self._left < 0:
-            message = f"`environment` and `variables` are longer than {MAX_INITIAL_DATA:,} together, from `{name}` on"
-            raise RejectedError(
-                "invalid_input", message, inputs=[{"name": name, "message": message, "line": None}]
-            )
+        self._remaining -= len(write_json(value))
+        if self._remaining < 0:
+            message = f"`environment` and `variables` exceed {MAX_INITIAL_DATA:,} characters at `{name}`"
+            raise RejectedError("invalid_input", message, inputs=[_input_problem(name, message)])
 
 
 @shared_budget()
 def render_section(
-    section: str, values: Mapping[str, Any], known: Mapping[str, Any], room: InitialDataBudget
+    section: str, values: Mapping[str, Any], names: Mapping[str, Any], budget: InitialDataBudget
 ) -> dict[str, Any]:
-    """A section of the playbook with its templates filled in on one budget, each entry seeing `known` and nothing of its
-    neighbours.
+    """Return a section of the playbook with its templates rendered, within one template budget.
+
+    Each entry reads `names`, and none of the other entries.
 
     Raises:
-        RejectedError: `invalid_input`, when an entry has no value for these inputs, or there is no room for it.
+        RejectedError: `invalid_input`, if an entry has no value for these inputs or exceeds the budget.
     """
-    filled = {}
+    rendered = {}
     for name, value in values.items():
+        entry = f"{section}.{name}"
         try:
-            filled[name] = _filled(f"{section}.{name}", value, known, room)
+            rendered[name] = _render_entry(entry, value, names, budget)
         except ActionError as problem:
-            message = f"`{section}.{name}` has no value for this input: {problem.message}"
-            entry = {"name": f"{section}.{name}", "message": message, "line": None}
-            raise RejectedError("invalid_input", message, inputs=[entry]) from problem
-    return filled
+            message = f"`{entry}` has no value for this input: {problem.message}"
+            raise RejectedError(
+                "invalid_input", message, inputs=[_input_problem(entry, message)]
+            ) from problem
+    return rendered
 
 
-def _filled(name: str, value: Any, known: Mapping[str, Any], room: InitialDataBudget) -> Any:
-    # Part by part, so that no more is held at once than there is room for.
+def _render_entry(name: str, value: Any, names: Mapping[str, Any], budget: InitialDataBudget) -> Any:
+    # Render part by part, so that the data in memory never exceeds the budget by more than one part.
     if isinstance(value, dict):
-        return {key: _filled(name, item, known, room) for key, item in value.items()}
+        return {key: _render_entry(name, item, names, budget) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(name, item, known, room) for item in value]
-    found = render(value, None, known.__getitem__)
-    room.reserve(name, found)
-    return found
+        return [_render_entry(name, item, names, budget) for item in value]
+    rendered = render(value, None, names.__getitem__)
+    budget.reserve(name, rendered)
+    return rendered

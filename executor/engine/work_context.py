@@ -1,4 +1,4 @@
-"""One piece of an attempt at the work of a visit, from its claim to its commit or pause."""
+"""The work context: everything that the work of one invocation segment needs, from its claim to its commit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.plan import Task
 
 MAX_PARALLEL = 32
-"""How much of what stands beside each other is at work at once; the rest waits."""
+"""How many parallel items, or items of a loop, run at once; the others wait."""
 
 
-def _no_parts(loop: str) -> list[Outcome]:
+def _no_batches(loop: str) -> list[Outcome]:
     return []
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class WorkContext:
-    """What the work has at hand. On the clock of `time.monotonic`, `began` is when the attempt would have begun had it never
-    paused, `expires` when it is out of time, and `deadline` when this piece of it is; `telling` is told what happens.
+    """The context of one invocation segment.
 
-    `journal` is what the work left when it suspended last, and `parts_of` gives the outcomes of the batches of a loop that
-    are done. When `cancelled` is set, the work ends with CancelledError. `waits` are those of the actions that may wait,
-    `room` is what the work may hold.
+    Three times are on the clock of `time.monotonic`. `attempt_started` is when the attempt would have started
+    without its suspensions. `attempt_deadline` is the end of the attempt, `deadline` the end of this segment.
+
+    `events` collects events. `journal` is what the work left when it was last suspended, and
+    `batch_outcomes_of` returns the outcomes of the completed batches of a loop. When `cancelled` is set, the
+    work ends with CancelledError. `wait_ids` collects the waits of actions that may suspend. `memory_budget`
+    bounds what the work holds.
     """
 
     find_task: Callable[[str], Task]
@@ -44,36 +47,44 @@ class WorkContext:
     attempt_deadline: float = math.inf
     events: EventBuffer = field(default_factory=EventBuffer)
     journal: Mapping[str, Any] = field(default_factory=dict)
-    batch_outcomes_of: Callable[[str], list[Outcome]] = _no_parts
-    outside: ExternalWaits | None = None
+    batch_outcomes_of: Callable[[str], list[Outcome]] = _no_batches
+    external_waits: ExternalWaits | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     wait_ids: set[str] = field(default_factory=set)
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
 
     def without_events(self) -> WorkContext:
-        """The same piece, which tells nothing."""
+        """Return the same context with a buffer that drops events."""
         return replace(self, events=NullEventBuffer())
 
     def check_time(self) -> None:
-        """Raises CancelledError, or ActionError: `Timeout`."""
+        """Check that the run is not cancelled and that time is left.
+
+        Raises:
+            CancelledError: the run was cancelled.
+            ActionError: `Timeout`.
+        """
         if self.cancelled.is_set():
             raise CancelledError
         if time.monotonic() >= self.deadline:
             raise ActionError("Timeout", "the action ran out of time")
 
-    def scope_of_item(self, place: str, scope: Scope, local: Mapping[str, Any] | None = None) -> Scope:
-        """The scope of work beside other work, with what it had saved when it suspended."""
-        own = scope.copy(local)
-        own.saved.update(self.journal.get(place, {}).get("saved", {}))
-        return own
+    def scope_of_item(self, position: str, scope: Scope, local: Mapping[str, Any] | None = None) -> Scope:
+        """Return the scope of a parallel item, with the names it had saved when it was suspended."""
+        item_scope = scope.copy(local)
+        item_scope.saved.update(self.journal.get(position, {}).get("saved", {}))
+        return item_scope
 
-    def finished_outcome(self, place: str) -> Outcome | None:
-        """The outcome of work beside other work that was done when that suspended."""
-        done = self.journal.get(place, {}).get("done")
-        return None if done is None else Outcome.from_list(done)
+    def finished_outcome(self, position: str) -> Outcome | None:
+        """Return the outcome of a parallel item that had finished before the suspension, or None."""
+        stored = self.journal.get(position, {}).get("done")
+        return None if stored is None else Outcome.from_list(stored)
 
     def reserve_outcome(self, outcome: Outcome, scope: Scope) -> Outcome:
-        """The outcome, whose data is held until the work beside it is done; or a failure, where there is no room for it."""
+        """Reserve memory for the data of an outcome until the parallel work has finished.
+
+        Return the outcome, or a failure if the memory budget is exceeded.
+        """
         try:
             self.memory_budget.reserve(json_size(outcome.data))
         except ActionError as problem:

@@ -1,4 +1,4 @@
-"""Events: the history of a run."""
+"""The events of a run's history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from noetl.planner.frozen import frozen
 
 @frozen
 class Event:
-    """One entry of a run's history. `id` is given by the store: it orders the history and serves as a cursor."""
+    """One entry of a run's history.
+
+    The store assigns `id`, which orders the history and serves as a cursor.
+    """
 
     type: str
     at: float
@@ -24,7 +27,7 @@ class Event:
     id: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The event as HTTP and `--json` show it."""
+        """Return the event as the HTTP interface and `--json` show it."""
         return {
             "id": self.id,
             "type": self.type,
@@ -38,7 +41,11 @@ class Event:
 
 
 def timestamp(at: float | None) -> str | None:
-    """`at` (seconds since the epoch) in UTC with microseconds, as RFC 3339 writes it."""
+    """Return `at` (seconds since the epoch) as an RFC 3339 timestamp in UTC, with microseconds.
+
+    >>> timestamp(0.5)
+    '1970-01-01T00:00:00.500000Z'
+    """
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Plain values: what JSON can say. How they are read, and how they look as text. Standard library only."""
+"""JSON values: how they are read, written, and converted to text. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from math import isfinite
 from typing import Any
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_LEAVES = (str, int, float, bool, type(None))
+_SCALARS = (str, int, float, bool, type(None))
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"the number {text} is too large")
     return number
 
 
 def read_json(text: str) -> Any:
-    """The value that `text` says.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, says a number no JSON value can be, or text that UTF-8 cannot carry.
+        ValueError: the text is not JSON, or has a number or a character that JSON in UTF-8 cannot represent.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
         if "\\ud" in text.lower():
             write_json(value).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     except UnicodeEncodeError:
-        raise ValueError("it has half of a surrogate pair") from None
+        raise ValueError("it contains half of a surrogate pair") from None
     except ValueError as error:
         if "int_max_str_digits" in str(error):
-            raise ValueError("it has a number of too many digits") from None
+            raise ValueError("it contains a number with too many digits") from None
         raise
     return value
 
 
 def write_json(value: Any) -> str:
-    """`value` as compact JSON.
+    """Return `value` as compact JSON.
 
     Raises:
-        ValueError: it is not a plain value.
+        ValueError: JSON cannot represent the value.
     """
     try:
         return _encode(value)
@@ -57,7 +57,11 @@ def write_json(value: Any) -> str:
 
 
 def to_json_value(value: Any) -> Any:
-    """`value` where JSON can say it, else how Python shows it."""
+    """Return `value` if JSON can represent it, else its `repr`.
+
+    >>> to_json_value({1, 2})
+    '{1, 2}'
+    """
     try:
         write_json(value)
     except ValueError:
@@ -66,15 +70,23 @@ def to_json_value(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """`value` as commands, addresses and forms want it: text as it is, none as nothing, the rest as JSON."""
+    """Return `value` as text for commands, addresses and forms: text unchanged, None as "", the rest as JSON.
+
+    >>> to_text("a"), to_text(None), to_text([1, True])
+    ('a', '', '[1,true]')
+    """
     if isinstance(value, str):
         return str(value)
     return "" if value is None else write_json(value)
 
 
 def round_trip_json(value: Any) -> Any:
-    """A value as it is read again from the JSON that was written of it, in which lists are lists and keys are text."""
-    if type(value) in _LEAVES:
+    """Return `value` as it is after it was written as JSON and read again.
+
+    >>> round_trip_json({1: (2, 3)})
+    {'1': [2, 3]}
+    """
+    if type(value) in _SCALARS:
         return value
     if type(value) is dict and all(type(key) is str for key in value):
         return {key: round_trip_json(item) for key, item in value.items()}

@@ -1,7 +1,16 @@
-"""How much the work of an attempt may hold at once: what it saves, what its loops go over and have given so far.
+"""The memory budget of an attempt: a bound on the data that its work holds at once.
 
-The store refuses what is too large when the work is done. That is too late where a loop, say, makes more than the machine
-has room for.
+Problem: a store refuses data that is too large, but only when the work is done. By then, a loop may have
+built more than the machine has memory for.
+
+Algorithm: admission control with one shared counter. Work reserves the size of what it saves, of the items of
+its loops and of their results so far, before it keeps them, and releases it afterwards. Sizes are the lengths
+of compact JSON, estimated from below, so that nothing is refused which a store would accept.
+
+Cost: one traversal of each value that is reserved.
+
+Limits: `MAX_RESERVED` for one attempt; past it, the action fails with `PayloadTooLarge`. The real size of a
+Python object is a small multiple of the size of its JSON.
 """
 
 from __future__ import annotations
@@ -14,63 +23,73 @@ from typing import Any
 from noetl.executor.errors import ActionError
 
 MAX_RESERVED = 256 * 1024 * 1024
-"""As JSON, in characters."""
+"""The most that the work of an attempt may hold, in characters of JSON."""
 
 MAX_LOOP_RESULT = 64 * 1024 * 1024
-"""What the batches of a loop may give together, likewise. They are held at once when the last one is done."""
+"""The largest result of a loop with batches, in characters of JSON. The last batch reads all of it at once.
+"""
 
 
 class MemoryBudget:
-    """What is held by work that goes on in any number of threads."""
+    """A counter of the data that work holds, shared by all threads of the work."""
 
-    def __init__(self, most: int = MAX_RESERVED) -> None:
-        self._most = most
-        self._held = 0
+    def __init__(self, limit: int = MAX_RESERVED) -> None:
+        self._limit = limit
+        self._reserved = 0
         self._lock = threading.Lock()
 
     def reserve(self, size: int) -> None:
-        """Hold so much more, or less where it is negative.
+        """Reserve `size` characters.
 
         Raises:
-            ActionError: `PayloadTooLarge`; there is no room for it.
+            ActionError: `PayloadTooLarge`, if the budget would be exceeded.
         """
         with self._lock:
-            if size > 0 and self._held + size > self._most:
-                message = f"the work of the step holds more than {self._most:,} characters as JSON"
+            if size > 0 and self._reserved + size > self._limit:
+                message = f"the work of the step holds more than {self._limit:,} characters of JSON"
                 raise ActionError("PayloadTooLarge", message, retryable=False)
-            self._held += size
+            self._reserved += size
+
+    def release(self, size: int) -> None:
+        """Release `size` reserved characters."""
+        with self._lock:
+            self._reserved -= size
 
     @contextmanager
     def reserved(self, value: Any) -> Iterator[None]:
-        """Hold a value meanwhile.
+        """Reserve the size of a value during this block.
 
         Raises:
-            ActionError: `PayloadTooLarge`; there is no room for it.
+            ActionError: `PayloadTooLarge`, if the budget would be exceeded.
         """
         size = json_size(value)
         self.reserve(size)
         try:
             yield
         finally:
-            self.reserve(-size)
+            self.release(size)
 
 
 def json_size(value: Any) -> int:
-    """How long a value is as compact JSON, or somewhat less: nothing is refused that a store would take."""
+    """Return the length of a value as compact JSON, or slightly less.
+
+    >>> json_size({"name": ["a", "b"]})
+    18
+    """
     size = 0
-    rest = [value]
-    while rest:
-        match rest.pop():
+    pending = [value]
+    while pending:
+        match pending.pop():
             case str() as text:
                 size += len(text) + 2
-            case dict() as found:
+            case dict() as entries:
                 size += 1
-                for key, inside in found.items():
+                for key, item in entries.items():
                     size += len(key) + 4 if isinstance(key, str) else 4
-                    rest.append(inside)
-            case list() | tuple() as found:
-                size += len(found) + 1
-                rest.extend(found)
+                    pending.append(item)
+            case list() | tuple() as items:
+                size += len(items) + 1
+                pending.extend(items)
             case bool() | None:
                 size += 4
             case int() as number:

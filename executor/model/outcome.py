@@ -1,4 +1,4 @@
-"""The outcome of the work of a visit."""
+"""The outcome of a visit's work, the choice that follows from it, and suspensions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
-from noetl.executor.model.run import (
-    BatchResult,
-    ErrorRecord,
-    Progress,
-    Visit,
-)
+from noetl.executor.model.run import BatchResult, ErrorRecord, Progress, Visit
 from noetl.planner.frozen import frozen
 
 
 @frozen
 class Outcome:
-    """How the work of a visit went: what its last item gave, and what it saved.
+    """The outcome of work: the data of its last item, and the names it saved.
 
-    `forgiven` is true when that item failed and may (`on_error: continue`): the work as a whole has not failed then.
+    `forgiven` is true if that item failed with `on_error: continue`; the work as a whole has then not failed.
     `items` are the results of the items of a loop.
     """
 
@@ -37,26 +32,23 @@ class Outcome:
         return not self.success and not self.forgiven
 
     def to_list(self) -> list[Any]:
-        """What is kept of an outcome until the work around it is done: all but what was saved."""
+        """Return the stored form of the outcome: all fields except `saved`."""
         items = None if self.items is None else list(self.items)
         return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 
     @classmethod
-    def from_list(cls, part: Sequence[Any]) -> Outcome:
-        """The outcome that `to_part` kept."""
-        success, data, error, action, skipped, forgiven, items = part
-        return cls(
-            success,
-            data,
-            error,
-            action,
-            skipped,
-            forgiven=forgiven,
-            items=None if items is None else tuple(items),
-        )
+    def from_list(cls, stored: Sequence[Any]) -> Outcome:
+        """Return the outcome that `to_list` stored.
+
+        >>> Outcome.from_list(Outcome(data=1).to_list()) == Outcome(data=1)
+        True
+        """
+        success, data, error, action, skipped, forgiven, items = stored
+        items = None if items is None else tuple(items)
+        return cls(success, data, error, action, skipped, forgiven=forgiven, items=items)
 
     def as_result(self) -> dict[str, Any]:
-        """The outcome as guards see it under `result`."""
+        """Return the outcome as guards see it under the name `result`."""
         return {
             "success": self.success,
             "data": self.data,
@@ -69,7 +61,9 @@ class Outcome:
 
 @frozen
 class Choice:
-    """What the rule made of an outcome: the index of the case taken, or None; or a retry that is due at `retry_at`."""
+    """What follows from an outcome: the index of the case taken, or None; or a retry that is due at
+    `retry_at`.
+    """
 
     outcome: Outcome
     failed: bool
@@ -79,10 +73,11 @@ class Choice:
 
 @frozen
 class Suspension:
-    """Work that goes on in a later invocation: how far it has come, and what it has saved so far.
+    """Work that continues in a later segment: its progress and the names saved so far.
 
-    It is due at `due_at`, or when one of the waits `awaits` has its answer. `parts` are the results of batches that are
-    done, `actions` the types of the actions that wait, and `retried` of those that are to be tried again.
+    It continues at `due_at`, or when one of the waits `awaits` has its answer. `batch_results` are the
+    results of completed batches, `actions` the types of the actions that wait, and `retried` the types of
+    those that are retried.
     """
 
     progress: Progress
@@ -104,7 +99,7 @@ def error_record(
     status: int | None = None,
     details: Any = None,
 ) -> ErrorRecord:
-    """A failure of a visit, as playbooks see it."""
+    """Return the record of a failure of a visit."""
     return ErrorRecord(
         type=type,
         message=message,

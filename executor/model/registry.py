@@ -1,4 +1,4 @@
-"""Registered playbooks and API keys."""
+"""Records of the registry: playbooks by name and version, and API keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from noetl.planner.frozen import frozen
 
 @frozen
 class RegisteredPlaybook:
-    """A playbook of the registry. `version` is None until the store has given it a number."""
+    """A playbook in the registry. `version` is None until the store assigns a number."""
 
     tenant: str
     name: str
@@ -18,8 +18,10 @@ class RegisteredPlaybook:
 
 @frozen
 class ApiKey:
-    """An API key as it is kept. `id` is the part of it that may be shown; of the whole only the hash is known (SHA-256, in
-    hexadecimal digits). `name` says what it is for, and `scopes` are of `read`, `run` and `admin`.
+    """An API key as the store keeps it: the public part `id`, and the SHA-256 hash of the whole key in
+    hexadecimal.
+
+    `name` says what the key is for. `scopes` are among `read`, `run` and `admin`.
     """
 
     id: str

@@ -1,27 +1,31 @@
-"""What is remembered of a run: its record, its visits, and the one write that commits a step."""
+"""The records of a run: the run itself, its visits and claims, and the commit that ends an attempt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from noetl.executor.model.events import Event
 from noetl.planner.frozen import frozen
+
+if TYPE_CHECKING:
+    from noetl.executor.model.events import Event
 
 END = "@end"
 """The pseudo-step whose visit ends a run: it evaluates the output and sets the final status."""
 
 DEADLINE = "@deadline"
-"""The pseudo-step whose visit is due when a run is out of time."""
+"""The pseudo-step whose visit is due at the deadline of a run."""
 
 
 NEVER = 253402300799.0
-"""When nothing but an answer from outside makes a visit due: the last second that a timestamp can name."""
+"""The due time of a visit that only an answer makes due: the last second that a timestamp can represent."""
 
 
 class RunStatus(StrEnum):
+    """The status of a run. A run starts `queued`; the last five statuses are final."""
+
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
@@ -37,8 +41,12 @@ class RunStatus(StrEnum):
 
 
 class VisitStatus(StrEnum):
-    """`ready` waits for a worker (from `due_at` on), `retrying` is ready after a failed attempt, `waiting` after a pause that
-    the playbook asked for; `parked` waits for a resume.
+    """The status of a visit.
+
+    `ready`, `retrying` and `waiting` visits can be claimed from `due_at` on: `retrying` after a failed
+    attempt, `waiting` after a suspension. A `parked` visit belongs to a stopped run, and becomes ready if it
+    is resumed. `succeeded` and `failed` are final. `noetl.executor.model.transition` has the table of
+    transitions.
     """
 
     READY = "ready"
@@ -51,7 +59,7 @@ class VisitStatus(StrEnum):
 
 
 class ErrorRecord(TypedDict):
-    """A failure as playbooks, events and answers see it."""
+    """A failure as playbooks, events and HTTP responses show it."""
 
     type: str
     message: str
@@ -64,16 +72,19 @@ class ErrorRecord(TypedDict):
 
 
 Pointers = Mapping[str, tuple[int, str]]
-"""Which visit holds a name: its causal clock and its id. The greater clock is the later write."""
+"""For each name, the visit that holds its value: its causal clock and its id.
+
+The greater clock is the later write.
+"""
 
 
 SERVICE_QUEUE = "service"
-"""The queue of the runs that the workers of a service walk."""
+"""The queue of the runs that the workers of a service execute."""
 
 
 @frozen
 class WaitKey:
-    """Which wait: the run, the visit, and the id that the wait has at its visit."""
+    """The key of an external wait: run, visit, and an id that is unique within the visit."""
 
     run_id: str
     visit_id: str
@@ -82,7 +93,7 @@ class WaitKey:
 
 @frozen
 class Wait:
-    """What is known of an answer that a visit waits for: what was sent and when, and the last sign of life."""
+    """An external wait: the answer that arrived, when it arrived, and the last heartbeat."""
 
     id: str
     answer: Any = None
@@ -94,12 +105,13 @@ class Wait:
 class Run:
     """One execution of a plan. Times are seconds since the epoch.
 
-    `queue` is whose workers walk it: those of the service, or the process that started the local run it belongs to.
-    `stop` is the ending a run is heading for while running steps finish; `live` counts its branches; `failed_branches`
-    those that ended in an unhandled failure; `resumes` how often it was resumed. `folder` is where a local run was
-    started and `source` the file of its playbook; both are None for runs of a service. `parent` is the wait of another
-    run that this one answers when it ends; `depth` is 0 for runs that no run started. `resumed_from` is the run whose
-    history this one goes on with. `trace` is the W3C `traceparent` of whoever started it.
+    `queue` names the workers that execute it: those of the service, or those of the process that started a
+    local run. `stop` is the status of a run that is stopping, while running steps finish. `live` is the
+    number of its branches, `failed_branches` the number of those that ended in an unhandled failure, and
+    `resumes` how often it was resumed. `folder` is where a local run was started, `source` the file of its
+    playbook; both are None in a service. `parent` is the wait of another run that the end of this run
+    answers; `depth` is 0 for runs without a parent. `resumed_from` is the run whose history this run
+    continues. `trace` is the W3C `traceparent` of the request that started it.
     """
 
     id: str
@@ -135,10 +147,10 @@ class Run:
 
 @frozen
 class Progress:
-    """How far the work of a visit has come when it is done in several invocations.
+    """The progress of a suspended visit. Both field names are part of the stored format.
 
-    `round` is the number of rounds of `repeat` that are done. `journal` tells for the positions of the work that paused
-    what is needed to go on there: `docs/decisions/0005-invocation-segments.md`.
+    `round` is the number of completed rounds of `repeat`. `journal` holds, for each position of the suspended
+    work, what is needed to continue there (see `noetl.executor.engine.journal`).
     """
 
     round: int = 0
@@ -147,7 +159,10 @@ class Progress:
 
 @frozen
 class BatchResult:
-    """What a batch adds to the result of the loop at a position: outcomes of its items, which begin at index `first`."""
+    """The outcomes of one batch of a loop.
+
+    `loop` is the position of the loop, `first` the index of the first item.
+    """
 
     loop: str
     first: int
@@ -155,7 +170,11 @@ class BatchResult:
 
 
 class FailureState(StrEnum):
-    """What became of a branch at a visit that failed: a case handled it, it ended there, or it still stands there."""
+    """The effect of a failed visit on its branch.
+
+    `handled`: a case handled the failure. `ended`: the branch ended (`on_error: continue`). `open`: the run
+    was stopped (`on_error: abort`), and a resume repeats the visit.
+    """
 
     HANDLED = "handled"
     ENDED = "ended"
@@ -164,14 +183,15 @@ class FailureState(StrEnum):
 
 @frozen
 class Visit:
-    """One time a step is entered.
+    """One entry of a branch into a step.
 
-    `number` counts the visits of the step from 1, `attempt` the attempts from 1. `fence` grows with every claim; a
-    commit that carries an older one is refused. `clock` is one more than the greatest clock among its causes
-    (Lamport, 1978). `names` are the pointers the visit was handed. `due_at` is when it may be claimed: while it is
-    running, the end of its lease. `started_at` is when the attempt was first claimed, `piece_at` when the piece of it
-    was that is at work: after a pause another one begins. `result` is the data of its last
-    item. `progress` is known of work that has paused; `saved` is then what it had saved so far.
+    `number` counts the visits of the step from 1, `attempt` the attempts from 1. `fence` grows with every
+    claim; the store refuses a commit with an older fence. `clock` is one more than the greatest clock among
+    the causes of the visit (Lamport 1978). `names` are the pointers of the branch that made it. `due_at` is
+    when the visit may be claimed; while it is running, the end of its lease. `started_at` is when the attempt
+    was first claimed, `segment_started_at` when its current segment was: each suspension ends a segment.
+    `result` is the data of its last item. `progress` is set while the visit is suspended; `saved` then holds
+    the names saved so far.
     """
 
     id: str
@@ -198,13 +218,13 @@ class Visit:
 
     @property
     def has_ended_branch(self) -> bool:
-        """Whether its failure was handled by nothing: what it has saved is for a resume to go on with, and nobody sees it."""
+        """Whether its failure was unhandled. Then no step sees what it saved; only a resume uses it."""
         return self.failure in (FailureState.ENDED, FailureState.OPEN)
 
 
 @frozen
 class Lease:
-    """Who claims, and for how many seconds a claim holds unless it is renewed."""
+    """The worker that claims, and the seconds for which its claim is valid unless it is renewed."""
 
     worker: str
     seconds: float
@@ -212,8 +232,10 @@ class Lease:
 
 @frozen
 class Claim:
-    """A visit that this worker holds until `visit.due_at`, and the run it belongs to. `loaded` are visits that were read with
-    it, with what they saved: of those that its step reads.
+    """A visit that a worker holds until `visit.due_at`, and its run.
+
+    `prefetched` are visits that were read with it, with their outputs, because the step of the visit reads
+    them.
     """
 
     run: Run
@@ -223,10 +245,11 @@ class Claim:
 
 @frozen
 class Branch:
-    """A branch on its way to a step: the id of the visit it makes there, or of its arrival at a join (`joins`).
+    """A branch that enters a step. `id` is the id of the visit, or of the arrival if `is_arrival` (at a
+    join).
 
-    With `is_absorbed` it ends where another has made the same visit before. `counted` is true when the visits of the step
-    are.
+    With `is_absorbed` the branch ends if another branch has already made the same visit. `is_counted` is true
+    if the visits of the step are counted, because it is on a cycle.
     """
 
     id: str
@@ -240,19 +263,21 @@ class Branch:
 
 @frozen
 class Commit:
-    """Everything that finishing an attempt changes, written in one piece or not at all.
+    """Everything that the end of an attempt changes. The store writes all of it atomically, or nothing.
 
-    `visit` is the record as it will stand, carrying the fence of the claim. `live` is what is added to the live
-    counters of joins, `branches_change` to the number of branches of the run. `stop` is given when the run ends here,
-    and `error` when an unhandled failure is why. `parts` are what batches of loops add to their results, and `awaits` the
-    waits whose answers the visit waits for when it pauses. `last` is true of the step that runs last, behind which there is
-    only the end of the run. `seen` are the names that the next branch sees, where branches go one after another. With
-    `waited` the visit may have started runs that it waited for: those that are not done when it is over are cancelled.
+    `visit` is the new state of the visit, with the fence of the claim. `branches` enter the next steps.
+    `counter_changes` is added to the live counters of joins, `branches_change` to the live counter of the
+    run. `stop` is set if the run stops here, and `error` if the reason is an unhandled failure.
+    `batch_results` are added to the results of loops. `awaits` are the ids of the waits whose answers make a
+    suspended visit due. `is_finally` is true for the finally step, after which only the end of the run
+    follows. `next_names` are the names that the next branch sees in sequential mode. With
+    `may_have_children`, the visit may have started child runs and waited for them; those that have not ended
+    are cancelled when the visit ends.
     """
 
     visit: Visit
     branches: tuple[Branch, ...] = ()
-    live_changes: Mapping[str, int] = field(default_factory=dict)
+    counter_changes: Mapping[str, int] = field(default_factory=dict)
     branches_change: int = 0
     failed_branches: int = 0
     stop: RunStatus | None = None

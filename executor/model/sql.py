@@ -1,4 +1,6 @@
-"""A statement of SQL in which data is data: text of the author, with values and identifiers apart from it."""
+"""An SQL statement whose values and identifiers are separate from its text, so that data is never parsed as
+SQL.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A value that is sent beside the statement."""
+    """A value that is sent separately from the statement."""
 
     value: Any
 
@@ -21,11 +23,16 @@ class SqlIdentifier:
 
     @property
     def quoted(self) -> str:
+        """The identifier in SQL.
+
+        >>> SqlIdentifier('a"b').quoted
+        '"a""b"'
+        """
         return '"' + self.name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """A statement in parts, in order. Text parts are the author's own words."""
+    """A statement as a sequence of parts. Text parts are from the author of the playbook, not from data."""
 
     parts: tuple[str | Bind | SqlIdentifier, ...]

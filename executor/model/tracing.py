@@ -1,4 +1,4 @@
-"""Traces as W3C Trace Context writes them: a run, what it does and the runs that it starts are one trace."""
+"""Trace ids (W3C Trace Context): a run, its actions and its child runs belong to one trace."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ _TRACEPARENT = re.compile(
 
 
 def parse_traceparent(text: str | None) -> str | None:
-    """The header `traceparent` of whoever asks, as it is kept; None for none, and for one that makes no sense, which is to be
-    passed over.
+    """Return the `traceparent` header of a request in version 00. Return None if it is missing or invalid.
+
+    >>> parse_traceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more")
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
     """
     match = _TRACEPARENT.fullmatch(text.strip()) if text is not None else None
     if match is None or (match["more"] and match[0].startswith("00-")):
@@ -24,19 +26,22 @@ def parse_traceparent(text: str | None) -> str | None:
 
 
 def trace_id(run: Run) -> str:
-    """The id of the trace that the run belongs to: that of whoever started it, or one that follows from its own id."""
-    return run.trace.split("-")[1] if run.trace is not None else _own_trace_id(run.id)
+    """Return the trace id of a run: that of the request that started it, or one derived from the run id."""
+    return run.trace.split("-")[1] if run.trace is not None else _derived_trace_id(run.id)
 
 
 def make_traceparent(run: Run, *cause: object) -> str:
-    """The header for what the run does because of `cause`: the same for the same cause."""
-    return f"00-{trace_id(run)}-{_digits(16, run.id, *cause)}-01"
+    """Return the `traceparent` header of a request that the run sends.
+
+    It depends only on the run and `cause`.
+    """
+    return f"00-{trace_id(run)}-{_digest(16, run.id, *cause)}-01"
 
 
 @lru_cache(maxsize=256)
-def _own_trace_id(run_id: str) -> str:
-    return _digits(32, run_id)
+def _derived_trace_id(run_id: str) -> str:
+    return _digest(32, run_id)
 
 
-def _digits(count: int, *parts: object) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:count]
+def _digest(length: int, *parts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:length]

@@ -1,7 +1,30 @@
-"""What happens next: the pure middle of the executor.
+"""The state machine of a visit, as pure functions: from an outcome to the commit that follows from it.
 
-No clock, no randomness, no I/O: time and outcomes come in as data, ids and jitter are hashes. Workers, tests and
-simulations share these functions. `docs/architecture.md` shows where they stand in an invocation.
+Problem: decide what follows from the end of an attempt: a retry, the case of the rule to take, the branches
+it makes, and the counters of joins. Workers, tests and simulations must decide alike, also after a crash.
+
+Algorithm: a finite state machine. All inputs are arguments, so there is no clock, randomness or I/O here; ids
+and jitter are hashes of their causes. A repeated decision therefore writes the same records. Names are
+last-writer-wins registers with Lamport clocks. Source: Lamport 1978; Shapiro et al. 2011 (registers).
+
+| from | event | to | function |
+| --- | --- | --- | --- |
+| ready, retrying, waiting | claimed at or after `due_at` | running | store |
+| running | work done, no failure | succeeded | `build_commit` |
+| running | failure, retry left | retrying, at `retry_at` | `choose_case`, `build_commit` |
+| running | failure, a case handles it | failed (handled) | `build_commit` |
+| running | failure unhandled, `on_error: continue` | failed (ended) | `build_commit` |
+| running | failure unhandled, `on_error: abort` | failed (open), run stops | `build_commit` |
+| running | work suspended until later | waiting | `suspend` |
+| running | work suspended, due at once | ready | `suspend` |
+| running | run cancelled, work abandoned | ready | `abandon` |
+| running | claim released, or lease ended | claimed again | store |
+| ready, retrying, waiting | run stops | parked | store |
+| parked, failed (open), failed (ended) | run resumed | ready or waiting | store |
+
+Cost: linear in the cases of the step and in the names that the branch carries.
+
+Limits: a visit that was claimed `MAX_CLAIMS` times without an outcome fails with `WorkerLost`.
 """
 
 from __future__ import annotations
@@ -27,13 +50,14 @@ from noetl.executor.model.run import (
 from noetl.planner.plan import Case, Retry, Step
 
 MAX_CLAIMS = 5
-"""A visit claimed more often than this without an outcome is given up."""
+"""A visit that was claimed more often without an outcome fails."""
 
 StepOf = Callable[[str], Step]
+"""A function that returns the step with a name."""
 
 
 class GuardError(Exception):
-    """A guard has no value."""
+    """A guard that has no value."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -41,25 +65,30 @@ class GuardError(Exception):
 
 
 GuardTest = Callable[[Case, Outcome], bool]
-"""Whether the guard of a case is true after an outcome; raises GuardError."""
+"""A function that returns whether the guard of a case is true after an outcome. It raises GuardError."""
 
 
 def find_refusal(step: Step, visit: Visit) -> ErrorRecord | None:
-    """Why the visit must not be performed, if so: it is past a bound. One that has paused was entered before."""
+    """Return why the visit must not be performed, or None.
+
+    A suspended visit was counted when it first started, so `max_visits` does not refuse it.
+    """
     if step.max_visits is not None and visit.number > step.max_visits and visit.progress is None:
-        message = f"step `{step.name}` is not entered more than {step.max_visits} times"
+        message = f"step `{step.name}` must not be entered more than {step.max_visits} times"
         return error_record(visit, "MaxVisitsExceeded", message)
     if step.at_most_once and visit.claims > 1:
-        message = "the step was started before and interrupted, and it is not to be started twice"
+        message = "the step was interrupted, and `delivery: at_most_once` forbids another start"
         return error_record(visit, "StepInterrupted", message, retryable=True)
     if visit.claims > MAX_CLAIMS:
-        message = f"the step was started {MAX_CLAIMS} times, and no worker lived to finish it"
+        message = f"the step was started {MAX_CLAIMS} times, and no worker finished it"
         return error_record(visit, "WorkerLost", message)
     return None
 
 
 def retry_delay_seconds(retry: Retry, attempt: int, *seed: object) -> float:
-    """The wait after attempt number `attempt`, jittered by a hash of `seed`."""
+    """Return the delay after attempt number `attempt`: exponential backoff, with a jitter derived from
+    `seed`.
+    """
     exponent = min(attempt - 1, 64)
     delay = min(retry.delay_seconds * retry.backoff**exponent, retry.max_delay_seconds)
     if retry.jitter:
@@ -75,35 +104,38 @@ def choose_case(
     retry_test: Callable[[Outcome], bool],
     now: float,
 ) -> Choice:
-    """The retry or the case that follows an outcome.
+    """Return the retry or the case that follows from an outcome.
 
-    After a failure only error-aware cases are looked at, past `max_visits` only those that do not lead back. A guard
-    without a value fails the step with `GuardError`, after which the error-aware cases are looked at once.
+    After a failure only error-aware cases are evaluated; past `max_visits`, only those that do not lead back.
+    A guard without a value fails the step with `GuardError`, and the error-aware cases are evaluated once
+    more.
     """
-    refused = step.max_visits is not None and visit.number > step.max_visits
+    is_past_bound = step.max_visits is not None and visit.number > step.max_visits
     error = outcome.error
     if outcome.failed and error is not None and error["retryable"] and visit.attempt < step.retry.attempts:
         if retry_test(outcome):
-            wait = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
-            return Choice(outcome, failed=True, retry_at=now + wait)
+            delay = retry_delay_seconds(step.retry, visit.attempt, visit.run_id, visit.id)
+            return Choice(outcome, failed=True, retry_at=now + delay)
     failed = outcome.failed
     for _ in range(2):
         try:
-            return Choice(outcome, failed, _first_true(step, outcome, failed, refused, test))
+            return Choice(outcome, failed, _find_first_true(step, outcome, failed, is_past_bound, test))
         except GuardError as problem:
-            was_guard = outcome.error is not None and outcome.error["type"] == "GuardError"
+            was_guard_error = outcome.error is not None and outcome.error["type"] == "GuardError"
             earlier = None if outcome.error is None else {"error": outcome.error}
             guard_error = error_record(visit, "GuardError", problem.message, details=earlier)
             outcome = replace(outcome, success=False, forgiven=False, error=guard_error, saved={})
-            if failed and was_guard:
+            if failed and was_guard_error:
                 break
             failed = True
     return Choice(outcome, failed=True)
 
 
-def _first_true(step: Step, outcome: Outcome, failed: bool, refused: bool, test: GuardTest) -> int | None:
+def _find_first_true(
+    step: Step, outcome: Outcome, failed: bool, is_past_bound: bool, test: GuardTest
+) -> int | None:
     for index, case in enumerate(step.cases):
-        if (failed and not case.error_aware) or (refused and case.leads_back):
+        if (failed and not case.error_aware) or (is_past_bound and case.leads_back):
             continue
         if case.guard is None or test(case, outcome):
             return index
@@ -118,19 +150,19 @@ def build_commit(
     outcome: Outcome,
     now: float,
 ) -> Commit:
-    """The commit for an attempt. `outcome` is the choice's, or that of the in-place work of the case it took.
+    """Return the commit that ends an attempt.
 
-    An outcome that has failed after the choice handled nothing, or after in-place work, goes to the policy.
+    `outcome` is that of the choice, or that of the in-place work of the chosen case. A failure is unhandled
+    if no case was chosen after it, or if in-place work failed. Then `on_error` of the step decides.
     """
     if choice.retry_at is not None:
-        return _retry(visit, choice, now)
+        return _commit_retry(visit, choice, choice.retry_at, now)
     case = None if choice.case is None else step.cases[choice.case]
-    in_place = case is not None and bool(case.work)
-    unhandled = (choice.failed and case is None) or (in_place and outcome.failed)
-    if unhandled:
-        return _policy(step, visit, choice, outcome, now)
+    has_in_place_work = case is not None and bool(case.work)
+    if (choice.failed and case is None) or (has_in_place_work and outcome.failed):
+        return _commit_unhandled(step, visit, choice, outcome, now)
     targets = case.targets if case is not None else ()
-    live = case.counter_changes if case is not None else dict.fromkeys(step.regions, -1)
+    counter_changes = case.counter_changes if case is not None else dict.fromkeys(step.regions, -1)
     done = replace(
         visit,
         status=VisitStatus.FAILED if choice.failed else VisitStatus.SUCCEEDED,
@@ -141,77 +173,87 @@ def build_commit(
         error=choice.outcome.error if choice.failed else None,
         failure=FailureState.HANDLED if choice.failed else None,
     )
-    transition = _event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
-    finished = _finished(done, now)
-    tail = (transition, finished) if step.cases else (finished,)
+    transition = _visit_event(visit, "step.transition", now, {"case": choice.case, "targets": list(targets)})
+    finished = _finished_event(done, now)
+    events = (transition, finished) if step.cases else (finished,)
     branches = branches_after(done, step, step_of)
-    return Commit(done, branches, live, len(targets) - 1, events=tail, next_names=names_after(done))
+    change = len(targets) - 1
+    return Commit(done, branches, counter_changes, change, events=events, next_names=names_after(done))
 
 
 def names_after(visit: Visit) -> Pointers:
-    """What is known behind a visit that is done: what it was handed, and what it adds. What a branch had saved that ended in
-    a failure is seen by nobody.
+    """Return the names that a branch carries after a finished visit: those before it, and those it saved.
+
+    Names that a failed branch saved are left out: no step sees them.
     """
     saved = () if visit.has_ended_branch else visit.saved
     return {**visit.names, **dict.fromkeys([*saved, f"steps.{visit.step}"], (visit.clock, visit.id))}
 
 
 def branches_after(visit: Visit, step: Step, step_of: StepOf) -> tuple[Branch, ...]:
-    """The branches that go on from a visit that is done, by the case that it took."""
+    """Return the branches that leave a finished visit, by the case that it took."""
     if visit.case is None or visit.has_ended_branch:
         return ()
     names = names_after(visit)
     targets = step.cases[visit.case].targets
-    return tuple(_branch(visit, visit.case, step_of(target), visit.clock + 1, names) for target in targets)
+    return tuple(_branch_to(step_of(target), visit, visit.clock + 1, names) for target in targets)
 
 
-def _branch(visit: Visit, case: int | None, there: Step, clock: int, names: Pointers) -> Branch:
-    """The branch that goes from a visit to a step. At a `join: any` all branches of a wave, which began at one visit of its
-    dominator, make the same visit.
+def _branch_to(target: Step, visit: Visit, clock: int, names: Pointers) -> Branch:
+    """Return the branch from a visit to a step.
+
+    At a `join: any`, all branches of a wave make the same visit. A wave starts at one visit of the join's
+    dominator.
     """
-    handed = {name: pointer for name, pointer in names.items() if name in there.live_names}
-    if there.join is None or there.join.mode == "all":
-        id = derived_id(visit.id, case, there.name)
-        return Branch(id, there.name, clock, handed, there.join is not None, there.cyclic)
-    wave = handed.get(f"steps.{there.join.dominator}", (0, ""))[1]
-    return Branch(derived_id("any", there.name, wave), there.name, clock, handed, False, there.cyclic, True)
+    carried = {name: pointer for name, pointer in names.items() if name in target.live_names}
+    if target.join is None or target.join.mode == "all":
+        id = derived_id(visit.id, visit.case, target.name)
+        return Branch(id, target.name, clock, carried, target.join is not None, target.cyclic)
+    wave = carried.get(f"steps.{target.join.dominator}", (0, ""))[1]
+    return Branch(
+        derived_id("any", target.name, wave), target.name, clock, carried, False, target.cyclic, True
+    )
 
 
-def suspend(visit: Visit, pause: Suspension, now: float) -> Commit:
-    """The commit for a piece of work that is to go on later. Attempts start anew with another batch or another round."""
-    attempt = 1 if pause.batch_results or not pause.progress.journal else visit.attempt
-    progress = replace(pause.progress, journal=_at_attempt(pause.progress.journal, attempt))
+def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:
+    """Return the commit of suspended work. Another batch or another round starts with attempt 1."""
+    journal = suspension.progress.journal
+    attempt = 1 if suspension.batch_results or not journal else visit.attempt
+    progress = replace(suspension.progress, journal=_with_attempt(journal, attempt))
     later = replace(
         visit,
-        status=VisitStatus.WAITING if pause.due_at > now else VisitStatus.READY,
+        status=VisitStatus.WAITING if suspension.due_at > now else VisitStatus.READY,
         attempt=attempt,
         claims=0,
         worker=None,
-        due_at=pause.due_at,
+        due_at=suspension.due_at,
         segment_started_at=None,
-        saved=pause.saved,
+        saved=suspension.saved,
         error=None,
         progress=progress,
     )
     events: tuple[Event, ...] = ()
     if later.status is VisitStatus.WAITING:
-        until = timestamp(pause.due_at) if pause.due_at < NEVER else None
-        again = {"retried": list(pause.retried)} if pause.retried else {}
-        payload = {"until": until, "actions": list(pause.actions), **again}
-        events = (_event(visit, "step.waiting", now, payload),)
-    return Commit(later, events=events, batch_results=pause.batch_results, awaits=pause.awaits)
+        until = timestamp(suspension.due_at) if suspension.due_at < NEVER else None
+        retried = {"retried": list(suspension.retried)} if suspension.retried else {}
+        payload = {"until": until, "actions": list(suspension.actions), **retried}
+        events = (_visit_event(visit, "step.waiting", now, payload),)
+    return Commit(later, events=events, batch_results=suspension.batch_results, awaits=suspension.awaits)
 
 
-def _at_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
-    """The journal, whose actions wait in an attempt of this number."""
+def _with_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:
+    """Return the journal with the number of the attempt in the entries of its waiting actions."""
     return {
-        place: entry | {"tries": [entry["tries"][0], attempt]} if "tries" in entry else entry
-        for place, entry in journal.items()
+        position: entry | {"tries": [entry["tries"][0], attempt]} if "tries" in entry else entry
+        for position, entry in journal.items()
     }
 
 
 def abandon(visit: Visit) -> Commit:
-    """The commit for work that was given up because its run was cancelled: a resume begins the attempt anew."""
+    """Return the commit of work that was abandoned because its run was cancelled.
+
+    A resume repeats the attempt.
+    """
     later = replace(
         visit,
         status=VisitStatus.READY,
@@ -224,27 +266,26 @@ def abandon(visit: Visit) -> Commit:
     return Commit(later)
 
 
-def _retry(visit: Visit, choice: Choice, now: float) -> Commit:
-    assert choice.retry_at is not None
-    waiting = replace(
+def _commit_retry(visit: Visit, choice: Choice, retry_at: float, now: float) -> Commit:
+    retrying = replace(
         visit,
         status=VisitStatus.RETRYING,
         attempt=visit.attempt + 1,
         claims=0,
         worker=None,
-        due_at=choice.retry_at,
+        due_at=retry_at,
         started_at=None,
         segment_started_at=None,
         error=choice.outcome.error,
     )
-    payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(choice.retry_at)}
-    retrying = _event(visit, "step.retrying", now, payload)
-    return Commit(waiting, events=(retrying,))
+    payload = {"error": choice.outcome.error, "next_attempt_at": timestamp(retry_at)}
+    return Commit(retrying, events=(_visit_event(visit, "step.retrying", now, payload),))
 
 
-def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float) -> Commit:
-    ends_run = step.on_error == "abort"
-    # What was saved before a pause stays in the record, for a resume to go on from.
+def _commit_unhandled(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: float) -> Commit:
+    """Return the commit of an unhandled failure, by `on_error` of the step."""
+    stops_run = step.on_error == "abort"
+    # The record keeps what was saved before a suspension, because a resume continues from there.
     failed = replace(
         visit,
         status=VisitStatus.FAILED,
@@ -252,30 +293,38 @@ def _policy(step: Step, visit: Visit, choice: Choice, outcome: Outcome, now: flo
         result=choice.outcome.data,
         case=choice.case,
         error=outcome.error,
-        failure=FailureState.OPEN if ends_run else FailureState.ENDED,
+        failure=FailureState.OPEN if stops_run else FailureState.ENDED,
     )
-    events = (_finished(failed, now),)
-    if ends_run:
+    events = (_finished_event(failed, now),)
+    if stops_run:
         return Commit(failed, stop=RunStatus.FAILED, error=outcome.error, events=events)
-    live = dict.fromkeys(step.regions, -1)
-    return Commit(failed, (), live, -1, failed_branches=1, events=events, next_names=names_after(failed))
+    counter_changes = dict.fromkeys(step.regions, -1)
+    return Commit(failed, (), counter_changes, -1, 1, events=events, next_names=names_after(failed))
 
 
-def start_next_sequential(visit: Visit, clock: int, seen: Pointers) -> Visit:
-    """A visit that waited for its turn, with what all those before it have saved, as of the causal clock of the last."""
-    names = {**visit.names, **seen}
-    return replace(visit, clock=max(visit.clock, clock + 1), names=names)
+def start_next_sequential(visit: Visit, clock: int, names: Pointers) -> Visit:
+    """Return the visit that starts next in sequential mode, with the names that the visit before it left.
+
+    `clock` is the causal clock of the visit before it.
+    """
+    return replace(visit, clock=max(visit.clock, clock + 1), names={**visit.names, **names})
 
 
 def commit_of_finally_step(commit: Commit) -> Commit:
-    """The commit of the step that runs last: it belongs to no branch, and its failure does not stop the run again."""
+    """Return the commit of the finally step: it belongs to no branch, and its failure does not stop the run."""
     return replace(
-        commit, live_changes={}, branches_change=0, failed_branches=0, stop=None, error=None, is_finally=True
+        commit,
+        counter_changes={},
+        branches_change=0,
+        failed_branches=0,
+        stop=None,
+        error=None,
+        is_finally=True,
     )
 
 
 def apply_deadline(commit: Commit, deadline_at: float | None, now: float) -> Commit:
-    """The commit, which ends a run that is out of time as timed out, whatever became of the step."""
+    """Return the commit. Past the deadline of the run, it stops the run as timed out."""
     if deadline_at is None or now < deadline_at:
         return commit
     return replace(commit, stop=RunStatus.TIMED_OUT, error=None)
@@ -284,12 +333,13 @@ def apply_deadline(commit: Commit, deadline_at: float | None, now: float) -> Com
 def merge_arrivals(
     join: Step, wave: int, arrivals: Sequence[Branch], earlier: Branch | None = None
 ) -> tuple[Branch, Mapping[str, int], int]:
-    """The one branch that goes on when a join fires, and what its firing takes from the counters of the joins around it
-    and of the run.
+    """Return the branch that leaves a join when it fires, and the changes of the live counters.
 
-    Of two pointers to one name the one with the greater clock is the later write; writes that race are told apart by
-    id. Ids are the same in every run of a plan, so even then the result depends on neither timing nor run. `earlier` is the branch that went on when the join
-    fired before: on a cycle the others know its names anyway, and after a resume they do not come again.
+    The changes are those of the joins around it, and that of the run. Of two pointers to one name, the one
+    with the greater clock is the later write; concurrent writes are ordered by visit id. Ids are the same in
+    every run of a plan, so the result does not depend on timing. `earlier` is the branch that left the join
+    when it fired before: on a cycle the other branches have its names anyway, and after a resume they do not
+    arrive again.
     """
     clock = max(arrival.clock for arrival in arrivals)
     names: dict[str, tuple[int, str]] = {}
@@ -298,9 +348,9 @@ def merge_arrivals(
         names.update({name: (pointer[0], pointer[1]) for name, pointer in earlier.names.items()})
     for arrival in arrivals:
         for name, pointer in arrival.names.items():
-            found = (pointer[0], pointer[1])
-            if name not in names or names[name] < found:
-                names[name] = found
+            candidate = (pointer[0], pointer[1])
+            if name not in names or names[name] < candidate:
+                names[name] = candidate
     merged = len(arrivals) - 1
     id = derived_id("join", join.name, wave)
     branch = Branch(id, join.name, clock, names, False, join.cyclic)
@@ -308,33 +358,43 @@ def merge_arrivals(
 
 
 def final_status(stop: RunStatus | None, failed_branches: int) -> RunStatus:
-    """The final status of a run all of whose branches have ended, or that was stopped."""
+    """Return the final status of a run that was stopped, or whose branches have all ended.
+
+    >>> final_status(None, failed_branches=1).value
+    'completed_with_errors'
+    """
     if stop is not None:
         return stop
     return RunStatus.COMPLETED_WITH_ERRORS if failed_branches else RunStatus.SUCCEEDED
 
 
-def merge_names(saved: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The value each name has at the end of a run, from what the visits saved (clock, id, names): the latest write."""
-    found: dict[str, Any] = {}
-    for _, _, names in sorted(saved, key=lambda item: item[:2]):
-        found.update(names)
-    return found
+def merge_names(writes: Sequence[tuple[int, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the value of each name at the end of a run: that of the latest write.
+
+    `writes` are the clock, the id and the saved names of visits.
+
+    >>> merge_names([(2, "v2", {"n": 2}), (1, "v1", {"n": 1, "m": 1})])
+    {'n': 2, 'm': 1}
+    """
+    merged: dict[str, Any] = {}
+    for _, _, names in sorted(writes, key=lambda write: write[:2]):
+        merged.update(names)
+    return merged
 
 
 def find_holders(pointers: Pointers, names: Sequence[str]) -> dict[str, str]:
-    """The ids of the visits that hold the names, as far as there are any."""
+    """Return the id of the visit that holds each of the names. Names without a pointer are left out."""
     return {name: pointers[name][1] for name in names if name in pointers}
 
 
-def _event(
+def _visit_event(
     visit: Visit, type: str, at: float, payload: Mapping[str, Any], started_at: float | None = None
 ) -> Event:
     duration = None if started_at is None else max(at - started_at, 0.0)
     return Event(type, at, visit.step, visit.number, visit.attempt, duration, payload)
 
 
-def _finished(visit: Visit, now: float) -> Event:
+def _finished_event(visit: Visit, now: float) -> Event:
     failed = visit.status is VisitStatus.FAILED
     payload = {"error": visit.error, "handled": visit.failure is FailureState.HANDLED} if failed else {}
-    return _event(visit, "step.failed" if failed else "step.completed", now, payload, visit.started_at)
+    return _visit_event(visit, "step.failed" if failed else "step.completed", now, payload, visit.started_at)

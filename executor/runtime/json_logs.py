@@ -1,4 +1,4 @@
-"""What services write to stderr: a line of JSON for each thing that happens."""
+"""The logs of services on stderr: one line of JSON for each log record."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from noetl.executor.model.events import timestamp
 
-LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("ABOUT", default={})  # noqa: B039  Nobody changes it.
-"""What the lines of a thread are about, where their writers do not say more."""
+LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039  Never modified.
+"""Fields for the log lines of the current thread: run, step and request. Labels of a record replace them."""
 
 
 def log_as_json_lines() -> None:
-    """From now on this process logs so: where it does already, or to stderr."""
+    """Write the logs of this process as JSON lines, with the existing handlers or else to stderr."""
     root = logging.getLogger()
     for handler in root.handlers or [logging.StreamHandler()]:
-        # Where there is no terminator, as in Lambda, lines end only where their text does.
+        # A handler without a terminator, as in Lambda, ends a line only where its text does.
         handler.setFormatter(_JsonLines("" if hasattr(handler, "terminator") else "\n"))
         root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -26,7 +26,7 @@ def log_as_json_lines() -> None:
 
 
 class _JsonLines(logging.Formatter):
-    """A record as one line of JSON, in which nothing is left that a terminal would obey."""
+    """A formatter that writes a record as one line of JSON, without control characters for a terminal."""
 
     def __init__(self, end: str = "") -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_whose(record),
+            **_run_fields(record),
             "fields": getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -46,9 +46,11 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line, default=str) + self._end
 
 
-def _whose(record: logging.LogRecord) -> dict[str, Any]:
-    """The run, step and trace that a line is about."""
+def _run_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of the run, step and trace that a record is about."""
     labels = getattr(record, "labels", None)
-    named = {"workflow_id": "run", "step": "step", "visit": "visit", "trace_id": "trace"}
-    own = {} if labels is None else {name: labels[label] for name, label in named.items() if label in labels}
-    return {**LOG_CONTEXT.get(), **own}
+    names = {"workflow_id": "run", "step": "step", "visit": "visit", "trace_id": "trace"}
+    fields = (
+        {} if labels is None else {name: labels[label] for name, label in names.items() if label in labels}
+    )
+    return {**LOG_CONTEXT.get(), **fields}

@@ -1,4 +1,19 @@
-"""The claims that a process has at work: kept alive while they are, and given up when their run is cancelled."""
+"""The lease keeper: the claims that this process executes, and the thread that renews their leases.
+
+Problem: a claim is valid for a limited time, so that other workers can take over the visits of a worker that
+died. A worker that is alive must keep its claims, although a step may run for hours.
+
+Algorithm: leases with fencing. Each claim increments the fence of its visit, and the store refuses a write
+with an older fence, so two workers can never both commit a visit. One thread renews all claims every third of
+the lease. The same thread polls for cancelled runs. Source: Gray and Cheriton 1989 (leases); Kleppmann 2016,
+"How to do distributed locking" (fencing tokens).
+
+Cost: one write for each claim and third of a lease, and one read for each `CANCEL_POLL_SECONDS`. Steps that
+finish within a third of the lease are never renewed.
+
+Limits: if the store fails for a whole lease, other workers take the claims; their commits win, and this
+worker receives FencedError. Work with effects outside of the store may then run twice.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +32,17 @@ from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.interface import Store
 
 CANCEL_POLL_SECONDS = 0.5
-"""How often a process with work at hand looks whether the runs it is for have been cancelled."""
+"""How often a process with active claims checks whether their runs were cancelled."""
 
 logger = logging.getLogger("noetl.executor")
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class HeldClaim:
-    """A claim that a thread walks, since when on the monotonic clock, how its work is given up, and what it has to tell."""
+    """A claim that a thread executes since `since` (on `time.monotonic`).
+
+    Set `cancelled` to abandon its work. `events` are those that are not written yet.
+    """
 
     claim: Claim
     since: float
@@ -36,8 +54,10 @@ class HeldClaim:
 
 
 class LeaseKeeper:
-    """The claims that threads of this process walk; each holds for `lease_seconds` unless it is renewed, which is done every third
-    of that. Work that has gone on for a third is told of with the renewal; of what is done sooner the commit tells.
+    """The claims that threads of this process execute, each valid for `lease_seconds` unless it is renewed.
+
+    Renewal happens every third of a lease. It also writes the events of claims that are older than that;
+    those of younger claims are written by their commit.
     """
 
     def __init__(self, store: Store, lease_seconds: float, clock: Callable[[], float]) -> None:
@@ -47,53 +67,59 @@ class LeaseKeeper:
         self._held: dict[tuple[str, str], HeldClaim] = {}
         self._lock = threading.Lock()
 
-    def execute(self, walker: VisitExecutor, claim: Claim) -> Claim | None:
-        """What the walker returns for the claim, which is at work until then."""
+    def execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
+        """Execute the claim and return the claim of the next visit, if any.
+
+        The claim is active until then.
+        """
         held = HeldClaim(claim, time.monotonic())
         with self._lock:
             self._held[claim.run.id, claim.visit.id] = held
         try:
-            return walker.execute(claim, held.cancelled, held.events)
+            return executor.execute(claim, held.cancelled, held.events)
         finally:
             with self._lock:
                 self._held.pop((claim.run.id, claim.visit.id), None)
 
     def renew_until(
-        self, finished: threading.Event, every_third: Callable[[], object] = lambda: None
+        self, finished: threading.Event, after_renewal: Callable[[], object] = lambda: None
     ) -> None:
-        """Look after the claims at work until it is all finished. `every_third` is called whenever they have been renewed."""
+        """Renew the active claims until `finished` is set. Call `after_renewal` after each renewal."""
         third = self._lease_seconds / 3
         renew_at = time.monotonic() + third
         while not finished.wait(min(CANCEL_POLL_SECONDS, third)):
             try:
-                self._notice_cancelled()
+                self._cancel_claims()
                 if time.monotonic() < renew_at:
                     continue
                 renew_at = time.monotonic() + third
-                for held in self._at_work():
+                for held in self._active():
                     self._renew(held, held.events if held.is_older_than(third) else None)
-                every_third()
+                after_renewal()
             except StoreError:
-                # Of a process that has stopped the store may be closed.
+                # The store of a process that has stopped may be closed.
                 if not finished.is_set():
-                    logger.exception("the store failed; claims are renewed when it is back")
+                    logger.exception("the store failed; claims are renewed when it is available again")
             except Exception:
-                logger.exception("claims could not be looked after; they are again at the next look")
+                logger.exception("lease renewal failed; retrying in %s s", min(CANCEL_POLL_SECONDS, third))
 
-    def _renew(self, held: HeldClaim, telling: EventBuffer | None) -> None:
-        """Renew a claim. One that cannot be renewed for a bug keeps none of the others from it."""
+    def _renew(self, held: HeldClaim, events: EventBuffer | None) -> None:
+        """Renew a claim. An unexpected error does not keep the other claims from being renewed."""
         try:
-            renew_claim(self._store, held.claim, self._clock() + self._lease_seconds, telling)
+            renew_claim(self._store, held.claim, self._clock() + self._lease_seconds, events)
         except StoreError:
             raise
         except Exception:
-            logger.exception("a claim of run %s could not be renewed; it is tried again", held.claim.run.id)
+            logger.exception(
+                "a claim of run %s could not be renewed; it is retried with the next renewal",
+                held.claim.run.id,
+            )
 
     def release_all(self) -> None:
-        """Let the visits at work be due at once for others, and give up their work here."""
-        for held in self._at_work():
+        """Abandon all active work, and make its visits due at once for other workers."""
+        for held in self._active():
             run, visit = held.claim.run, held.claim.visit
-            # What may be done once only has been begun, and that must not be forgotten.
+            # An `at_most_once` step has started, so its claim must count.
             with suppress(StoreError):
                 counts = (
                     not visit.step.startswith("@")
@@ -102,27 +128,29 @@ class LeaseKeeper:
                 self._store.release(run.id, visit.id, visit.fence, self._clock(), counts=counts)
             held.cancelled.set()
 
-    def _at_work(self) -> list[HeldClaim]:
+    def _active(self) -> list[HeldClaim]:
         with self._lock:
             return list(self._held.values())
 
-    def _notice_cancelled(self) -> None:
-        at_work = self._at_work()
-        cancelled = (
-            self._store.cancelled_runs(sorted({held.claim.run.id for held in at_work})) if at_work else ()
-        )
-        for held in at_work:
+    def _cancel_claims(self) -> None:
+        """Abandon the work of cancelled runs, except for that of their finally steps."""
+        active = self._active()
+        run_ids = sorted({held.claim.run.id for held in active})
+        cancelled = self._store.cancelled_runs(run_ids) if active else ()
+        for held in active:
             run, visit = held.claim.run, held.claim.visit
             if run.id in cancelled and visit.id != finally_visit_id(run.resumes):
                 held.cancelled.set()
 
 
-def renew_claim(store: Store, claim: Claim, until: float, telling: EventBuffer | None = None) -> None:
-    """Renew a claim, and tell what its work has to tell so far."""
+def renew_claim(store: Store, claim: Claim, until: float, events: EventBuffer | None = None) -> None:
+    """Renew a claim until a time, and write the next batch of its events."""
     run, visit = claim.run, claim.visit
-    if telling is None:
+    if events is None:
         store.renew(run.id, visit.id, visit.fence, until)
     else:
-        telling.flush_batch(
-            lambda events, told: store.renew(run.id, visit.id, visit.fence, until, events, told)
+        events.flush_batch(
+            lambda batch, already_written: store.renew(
+                run.id, visit.id, visit.fence, until, batch, already_written
+            )
         )

@@ -1,4 +1,8 @@
-"""What playbooks may do on this machine: everything their author may in a local run, little in a service."""
+"""Capabilities: what playbooks may do on this machine.
+
+In a local run, a playbook may do what its author may do. In a service, it may do only what the settings
+allow.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,37 @@ from pathlib import Path
 from noetl.executor.errors import SettingError
 from noetl.planner.frozen import frozen
 
+ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
+"""The setting that lists the action types that playbooks of a service may use."""
+
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 
 
+@frozen
+class Capabilities:
+    """What the playbook of a run may do on this machine.
+
+    `files_root` is the folder in which `file` may read and write, `folder` the working folder of commands.
+    `shell` is whether commands may run. `python_modules` are the modules whose functions may be called
+    (`*`: all). With `inherit_environment`, commands get the whole environment instead of the few variables
+    that the language reference names. `networks` are address ranges (CIDR) that `http` and `postgres` may
+    reach although they are denied by default. With `any_server`, `postgres` passes the connection string to
+    libpq unchanged (sockets, files and environment included) instead of connecting to a vetted address.
+    `actions` are the action types that may be used; None means all.
+    """
+
+    files_root: Path | None = None
+    folder: Path | None = None
+    shell: bool = False
+    python_modules: tuple[str, ...] = ()
+    inherit_environment: bool = False
+    networks: tuple[str, ...] = ()
+    any_server: bool = False
+    actions: tuple[str, ...] | None = None
+
+
 def local_run_capabilities(folder: Path) -> Capabilities:
-    """Of a run that someone started from `folder` with a playbook of their own: what they may, it may."""
+    """Return the capabilities of a local run that was started in `folder`: those of its user."""
     folder = folder.resolve()
     return Capabilities(  # noqa: S604  `shell` is a capability here.
         files_root=folder,
@@ -29,14 +59,14 @@ def local_run_capabilities(folder: Path) -> Capabilities:
 
 
 def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
-    """Of a run that came in from outside: what the operator says in `NOETL_…` settings, and nothing else.
+    """Return the capabilities of runs of a service: what the operator's `NOETL_…` settings allow.
 
     Raises:
-        SettingError: a setting cannot be read, or names a folder that is not there.
+        SettingError: a setting is invalid, or names a folder that does not exist.
     """
     root = environ.get("NOETL_FILES_ROOT", "").strip()
     if root and not Path(root).is_dir():
-        raise SettingError(f"NOETL_FILES_ROOT names {root!r}, which is not a folder.")
+        raise SettingError(f"NOETL_FILES_ROOT is {root!r}; it must be an existing folder.")
     shell = environ.get("NOETL_ALLOW_SHELL", "").strip()
     if shell not in ("", "0", "1"):
         raise SettingError(f"NOETL_ALLOW_SHELL is {shell!r}; it must be 1 or 0.")
@@ -52,7 +82,7 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The types of actions that playbooks of a service may use: those of `NOETL_ALLOW_ACTIONS`, or None for all."""
+    """Return the action types in `NOETL_ALLOW_ACTIONS`. None means that all are allowed."""
     return _words(environ, ACTIONS_SETTING) or None
 
 
@@ -69,34 +99,10 @@ def _network(word: str) -> str:
 
 @cache
 def _working_folder() -> Path:
+    """Create the temporary working folder of this process, which is removed when the process exits."""
     import shutil
     import tempfile
 
     folder = Path(tempfile.mkdtemp(prefix="noetl-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
-"""What operators call the types of actions that playbooks of a service may use."""
-
-
-@frozen
-class Capabilities:
-    """What the playbook of a run may do on this machine.
-
-    `files_root` is the folder that `file` may touch, `shell` whether commands run, `python_modules` the modules whose
-    functions may be called (`*`: any). `inherit_environment` gives commands the whole environment instead of the few
-    names of LANGUAGE §3. `networks` are address ranges (CIDR) that `http` and `postgres` may reach although they are denied by
-    default. With `any_server` a connection of `postgres` is what libpq makes of it, sockets, files and the environment
-    included, instead of one to a vetted address. `actions` are the types that may be used, or None for all.
-    """
-
-    files_root: Path | None = None
-    folder: Path | None = None
-    shell: bool = False
-    python_modules: tuple[str, ...] = ()
-    inherit_environment: bool = False
-    networks: tuple[str, ...] = ()
-    any_server: bool = False
-    actions: tuple[str, ...] | None = None

@@ -1,7 +1,18 @@
-"""Secrets: where they come from, how they travel unseen, and how they are kept out of everything that is written.
+"""Redaction: keep the values of secrets out of everything that is stored, logged or returned.
 
-A secret is known by its name until it is rendered into a parameter that may carry it. From then on its value is
-remembered here, and `scrub` blots it out of whatever is stored, logged or returned.
+Problem: a playbook may print, save or return the value of a secret, as it is or in another encoding. The
+value is known only from the moment when it is revealed to an action.
+
+Algorithm: remember each revealed value. Build one regular expression from all of its written forms (the
+value, its lines, URL-encoded, as a JSON string, in base64 at the three possible offsets), and replace every
+match by `***`. Callback tokens are too many for a pattern: find the runs of characters that look like a
+token, and look them up in a set. The method is the masking of secrets in the logs of CI systems.
+
+Cost: one pass over each text; the pattern is compiled again only after a new secret. Values without a match
+are returned unchanged, as the same object.
+
+Limits: values shorter than `MIN_REDACTED_LENGTH` are not replaced. The oldest values are forgotten after
+1,000 secrets and 100,000 tokens. Other encodings, and parts of a value, are not found.
 """
 
 from __future__ import annotations
@@ -18,156 +29,174 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 MASK = "***"
 MIN_REDACTED_LENGTH = 8
-"""Shorter values are not scrubbed: they would blot out text that only looks like them."""
+"""Shorter values are not redacted: they would also match unrelated text."""
 
-_MOST_REMEMBERED = 1_000
-_MOST_TOKENS = 100_000
-_TOKEN_CHARACTERS = 48
-_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_CHARACTERS},}}")
-_RUN = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_CHARACTERS},}}")
-"""What a token may be a part of, as it is or in base64."""
-_STANDARD = str.maketrans("-_", "+/")
-_KEY = re.compile(r"\S{16,}")
-"""A line that is a secret by itself, as those of a key are, and not one that may stand in any file of its kind."""
+_MAX_SECRETS = 1_000
+_MAX_TOKENS = 100_000
+_TOKEN_LENGTH = 48
+_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_LENGTH},}}")
+_TOKEN_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_LENGTH},}}")
+"""A run of characters that may contain a token, as it is or in base64."""
+_STANDARD_BASE64 = str.maketrans("-_", "+/")
+_KEY_LINE = re.compile(r"\S{16,}")
+"""A line of a multi-line secret that is a secret by itself, such as a line of a private key."""
 
 
 class RevealedSecrets:
-    """The values that have been revealed in this process, newest last; past the bound the oldest is forgotten."""
+    """The secret values that this process has revealed, newest last.
 
-    def __init__(self, most: int = _MOST_REMEMBERED) -> None:
-        self._most = most
+    The oldest is forgotten past the limit.
+    """
+
+    def __init__(self, limit: int = _MAX_SECRETS) -> None:
+        self._limit = limit
         self._values: OrderedDict[str, None] = OrderedDict()
         self._pattern: re.Pattern[str] | None = None
         self._lock = Lock()
 
     def add(self, value: str) -> None:
-        """Remember a value, and the password in it where it is an address."""
-        values = [found for found in (value, _password(value)) if found and len(found) >= MIN_REDACTED_LENGTH]
+        """Remember a value; if it is a URL with a password, remember the password as well."""
+        secrets = [
+            secret for secret in (value, _password_of(value)) if secret and len(secret) >= MIN_REDACTED_LENGTH
+        ]
         with self._lock:
-            for found in values:
-                if found not in self._values:
+            for secret in secrets:
+                if secret not in self._values:
                     self._pattern = None
-                self._values[found] = None
-                self._values.move_to_end(found)
-            while len(self._values) > self._most:
+                self._values[secret] = None
+                self._values.move_to_end(secret)
+            while len(self._values) > self._limit:
                 self._values.popitem(last=False)
                 self._pattern = None
 
     def redact(self, value: Any) -> Any:
-        """`value` with every remembered value in it, plain or encoded, replaced by stars; itself where there is none."""
-        pattern = self._compiled()
-        return value if pattern is None else _scrub(value, lambda text: pattern.sub(MASK, text))
+        """Return `value` with each remembered secret, plain or encoded, replaced by the mask.
 
-    def _compiled(self) -> re.Pattern[str] | None:
+        Return the same object if it contains none.
+        """
+        pattern = self._compile()
+        return value if pattern is None else _redact(value, lambda text: pattern.sub(MASK, text))
+
+    def _compile(self) -> re.Pattern[str] | None:
         with self._lock:
             if self._pattern is None and self._values:
-                forms = {form for value in self._values for form in _forms(value)}
-                self._pattern = re.compile(
-                    "|".join(map(re.escape, sorted(forms, key=lambda form: (-len(form), form))))
-                )
+                forms = {form for value in self._values for form in _written_forms(value)}
+                alternatives = sorted(forms, key=lambda form: (-len(form), form))
+                self._pattern = re.compile("|".join(map(re.escape, alternatives)))
             return self._pattern
 
 
 class CallbackTokens:
-    """Tokens that answer callbacks. There are as many as callbacks, and all look alike: whatever looks like one is looked up,
-    so that it takes no longer to look for many of them. Past the bound the oldest is forgotten.
+    """The callback tokens that this process has created. The oldest is forgotten past the limit.
+
+    Tokens are numerous and look alike, so each text that looks like a token is looked up in a set: the cost
+    does not depend on the number of tokens.
     """
 
-    def __init__(self, most: int = _MOST_TOKENS) -> None:
-        self._most = most
-        self._known: OrderedDict[str, None] = OrderedDict()
+    def __init__(self, limit: int = _MAX_TOKENS) -> None:
+        self._limit = limit
+        self._tokens: OrderedDict[str, None] = OrderedDict()
         self._lock = Lock()
 
     def create(self) -> str:
-        """Another one: random bytes in hexadecimal, without the dash that begins the options of a command."""
-        token = token_hex(_TOKEN_CHARACTERS // 2)
+        """Return a new token: random bytes in hexadecimal. It never starts with `-`, as an option would."""
+        token = token_hex(_TOKEN_LENGTH // 2)
         with self._lock:
-            self._known[token] = None
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
+            self._tokens[token] = None
+            if len(self._tokens) > self._limit:
+                self._tokens.popitem(last=False)
         return token
 
     def redact(self, value: Any) -> Any:
-        """`value` with every token in it, plain or in base64, replaced by stars; itself where there is none."""
-        return _scrub(value, self._without) if self._known else value
+        """Return `value` with each token, plain or in base64, replaced by the mask.
 
-    def _without(self, text: str) -> str:
-        for run in set(_RUN.findall(text)):
-            for token in self._in(run):
+        Return the same object if it contains none.
+        """
+        return _redact(value, self._redact_text) if self._tokens else value
+
+    def _redact_text(self, text: str) -> str:
+        for candidate in set(_TOKEN_CANDIDATE.findall(text)):
+            for token in self._find_tokens(candidate):
                 text = text.replace(token, MASK)
-            standard = run.translate(_STANDARD)
-            # Three bytes are four characters: where the first of a token begins, the text does not say.
-            if any(self._in(_unpacked(standard[offset:])) for offset in range(4)):
-                text = text.replace(run, MASK)
+            standard = candidate.translate(_STANDARD_BASE64)
+            # Four base64 characters are three bytes, and the token may start at any of the four characters.
+            if any(self._find_tokens(_decode_base64(standard[offset:])) for offset in range(4)):
+                text = text.replace(candidate, MASK)
         return text
 
-    def _in(self, text: str) -> list[str]:
-        pieces = (
-            run[at : at + _TOKEN_CHARACTERS]
+    def _find_tokens(self, text: str) -> list[str]:
+        windows = (
+            run[start : start + _TOKEN_LENGTH]
             for run in _HEXADECIMAL.findall(text)
-            for at in range(len(run) - _TOKEN_CHARACTERS + 1)
+            for start in range(len(run) - _TOKEN_LENGTH + 1)
         )
-        return [piece for piece in pieces if piece in self._known]
-
-
-def _unpacked(text: str) -> str:
-    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
+        return [window for window in windows if window in self._tokens]
 
 
 REVEALED_SECRETS = RevealedSecrets()
 CALLBACK_TOKENS = CallbackTokens()
-"""Tokens of this process. A playbook may log one, for somebody to answer with, and none is stored."""
+"""The tokens of this process. A playbook may log a token, so that someone can use it, but none is stored."""
 
 
 def redact(value: Any) -> Any:
-    """A plain value without any secret that this process has revealed. Values of less than 8 characters stay."""
+    """Return a JSON value without the secrets that this process has revealed.
+
+    Secrets of less than `MIN_REDACTED_LENGTH` characters stay.
+    """
     return REVEALED_SECRETS.redact(value)
 
 
 def redact_for_storage(value: Any) -> Any:
-    """A plain value as it may be stored: without secrets, and without tokens that answer callbacks."""
+    """Return a JSON value without revealed secrets and without callback tokens."""
     return CALLBACK_TOKENS.redact(REVEALED_SECRETS.redact(value))
 
 
-def redacted_tail(text: str, most: int) -> str:
-    """The last `most` characters of a text without secrets: of one that was cut in two, a part would not be known again."""
-    return str(redact(text))[-most:]
+def redacted_tail(text: str, length: int) -> str:
+    """Return the last `length` characters of the redacted text.
+
+    Redact first: a secret that is cut in two would not be found.
+    """
+    return str(redact(text))[-length:]
 
 
-def redacted_head(text: str, most: int) -> str:
-    """The first `most` characters of a text without secrets."""
-    return str(redact(text))[:most]
+def redacted_head(text: str, length: int) -> str:
+    """Return the first `length` characters of the redacted text."""
+    return str(redact(text))[:length]
 
 
-def _scrub(value: Any, without: Callable[[str], str]) -> Any:
+def _redact(value: Any, redact_text: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return without(value)
+        return redact_text(value)
     if isinstance(value, Mapping):
-        scrubbed = {_scrub(key, without): _scrub(item, without) for key, item in value.items()}
-        return value if _same(scrubbed.items(), value.items()) else scrubbed
+        redacted = {_redact(key, redact_text): _redact(item, redact_text) for key, item in value.items()}
+        return value if _are_same_objects(redacted.items(), value.items()) else redacted
     if isinstance(value, list | tuple):
-        items = [_scrub(item, without) for item in value]
+        items = [_redact(item, redact_text) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
-    if isinstance(value, int | float) and without(str(value)) == MASK:
+    if isinstance(value, int | float) and redact_text(str(value)) == MASK:
         return MASK
     return value
 
 
-def _same(new: Any, old: Any) -> bool:
+def _are_same_objects(new: Any, old: Any) -> bool:
     return all(a is c and b is d for (a, b), (c, d) in zip(new, old, strict=False)) and len(new) == len(old)
 
 
-def _password(value: str) -> str | None:
+def _password_of(url: str) -> str | None:
     try:
-        return unquote(urlsplit(value).password or "")
+        return unquote(urlsplit(url).password or "")
     except ValueError:
         return None
 
 
-def _forms(value: str) -> Iterator[str]:
-    """How a value may be written: as it is, line by line, for URLs, in JSON, in base64 at any offset."""
+def _decode_base64(text: str) -> str:
+    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
+
+
+def _written_forms(value: str) -> Iterator[str]:
+    """Yield the texts in which a value may appear: plain, by line, for URLs, in JSON, and in base64."""
     yield value
-    yield from (line for line in map(str.strip, value.splitlines()) if _KEY.fullmatch(line))
+    yield from (line for line in map(str.strip, value.splitlines()) if _KEY_LINE.fullmatch(line))
     yield quote(value, safe="")
     yield quote(value)
     yield quote_plus(value)
@@ -177,8 +206,8 @@ def _forms(value: str) -> Iterator[str]:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield encode(raw).decode()
         for offset in range(3):
-            # Three bytes are four characters; those that also hold bits of a neighbour are left out.
+            # Three bytes are four characters. Leave out characters that also hold bits of a neighbour.
             text = encode(b"\0" * offset + raw).decode()
             start = (0, 2, 3)[offset]
-            rest = (offset + len(raw)) % 3
-            yield text[start : len(text) - (0, 3, 2)[rest]]
+            remainder = (offset + len(raw)) % 3
+            yield text[start : len(text) - (0, 3, 2)[remainder]]

@@ -1,4 +1,8 @@
-"""Where secrets come from: environment, files, Secrets Manager and Parameter Store."""
+"""Sources of secrets: the environment, a folder, AWS Secrets Manager and Systems Manager.
+
+A secret travels through the executor as a reference, by name. Its value is read only when it is rendered into
+a parameter that accepts secrets; from then on it is redacted (`noetl.executor.security.redaction`).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,12 @@ from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 
 _FETCH_SECONDS = 20
-_VARIABLE = "NOETL_SECRET_"
-"""What the names of variables begin with that hold secrets."""
+_VARIABLE_PREFIX = "NOETL_SECRET_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class SecretReference(str):
-    """A secret by name. Whatever is done with it as text is done with stars."""
+    """A reference to a secret, by name. As text it is the mask, so text operations never see the value."""
 
     __slots__ = ("name",)
     name: str
@@ -34,7 +37,7 @@ class SecretReference(str):
         return secret
 
     def reveal(self, environ: Mapping[str, str] = os.environ) -> str:
-        """Its value, which is scrubbed from now on. Raises as `resolve` does."""
+        """Return the value, which is redacted from now on. Raises as `resolve_secret` does."""
         return resolve_secret(self.name, environ)
 
     def __reduce__(self) -> tuple[type[SecretReference], tuple[str]]:
@@ -42,174 +45,179 @@ class SecretReference(str):
 
 
 def resolve_secret(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The value of a secret, from the first of these that has it.
+    """Return the value of a secret from the first source that has it, and redact it from now on.
 
-    They are the variable `NOETL_SECRET_<name>`, the file `<name>` in `NOETL_SECRETS_DIR`, and where `NOETL_SECRETS_PREFIX` is
-    set, what is named by it and `<name>` in AWS Secrets Manager and in the parameter store of Systems Manager.
+    The sources are, in order: the variable `NOETL_SECRET_<name>`; the file `<name>` in `NOETL_SECRETS_DIR`;
+    if `NOETL_SECRETS_PREFIX` is set, `<prefix><name>` in AWS Secrets Manager and in the parameter store of
+    AWS Systems Manager.
 
     Raises:
-        ActionError: `ParameterError` when there is none; else what keeps an existing one away, such as `AccessDenied`.
+        ActionError: `ParameterError` if no source has it; else the error of a source, such as `AccessDenied`.
     """
     if not _NAME.fullmatch(name):
-        raise ActionError("ParameterError", f"{name!r} is not the name of a secret", retryable=False)
-    value = environ.get(f"{_VARIABLE}{name}")
+        raise ActionError("ParameterError", f"{name!r} is not a valid name of a secret", retryable=False)
+    value = environ.get(f"{_VARIABLE_PREFIX}{name}")
     if value is None and (folder := environ.get("NOETL_SECRETS_DIR")):
-        value = _read(Path(folder, name))
+        value = _read_secret_file(Path(folder, name))
     prefix = environ.get("NOETL_SECRETS_PREFIX", "")
     if value is None and prefix:
         value = AWS_SECRETS.get(f"{prefix}{name}")
     if value is None:
-        stored = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
-        raise ActionError(
-            "ParameterError",
-            f"there is no secret `{name}`: set NOETL_SECRET_{name}, or NOETL_SECRETS_DIR to a folder with such a file"
-            + stored,
-            retryable=False,
+        hint = f", or store it as `{prefix}{name}` in Secrets Manager or Systems Manager" if prefix else ""
+        message = (
+            f"unknown secret `{name}`: set NOETL_SECRET_{name}, or set NOETL_SECRETS_DIR to a folder with this"
+            f" file{hint}"
         )
+        raise ActionError("ParameterError", message, retryable=False)
     REVEALED_SECRETS.add(value)
     return value
 
 
 def register_secret_variables(variables: Mapping[str, str]) -> None:
-    """Know from now on the secrets among variables that somebody is given, and may tell."""
+    """Register every `NOETL_SECRET_*` value in `variables` for redaction, because a child process gets them."""
     for name, value in variables.items():
-        if name.startswith(_VARIABLE):
+        if name.startswith(_VARIABLE_PREFIX):
             REVEALED_SECRETS.add(value)
 
 
 def pack_references(value: Any) -> dict[str, Any]:
-    """A plain value with secrets in it, as data that `unfold` makes the same of: the secrets stand beside it, by name."""
-    places: list[tuple[list[str | int], str]] = []
+    """Return a JSON value for `value` that keeps its secret references. `unpack_references` is the inverse.
 
-    def find(value: Any, place: list[str | int]) -> None:
+    >>> pack_references({"key": SecretReference("token")})
+    {'value': {'key': '***'}, 'secrets': [(['key'], 'token')]}
+    """
+    references: list[tuple[list[str | int], str]] = []
+
+    def collect(value: Any, path: list[str | int]) -> None:
         if isinstance(value, SecretReference):
-            places.append((place, value.name))
+            references.append((path, value.name))
         elif isinstance(value, Mapping):
             for key, item in value.items():
-                find(item, [*place, key])
+                collect(item, [*path, key])
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                find(item, [*place, index])
+                collect(item, [*path, index])
 
-    find(value, [])
-    return {"value": value, "secrets": places}
+    collect(value, [])
+    return {"value": value, "secrets": references}
 
 
-def unpack_references(folded: Mapping[str, Any]) -> Any:
-    """The value that `fold` was given."""
-    value = deepcopy(folded["value"])
-    for place, name in folded["secrets"]:
-        if not place:
+def unpack_references(packed: Mapping[str, Any]) -> Any:
+    """Return the value that `pack_references` packed."""
+    value = deepcopy(packed["value"])
+    for path, name in packed["secrets"]:
+        if not path:
             return SecretReference(name)
-        inside = value
-        for key in place[:-1]:
-            inside = inside[key]
-        inside[place[-1]] = SecretReference(name)
+        container = value
+        for key in path[:-1]:
+            container = container[key]
+        container[path[-1]] = SecretReference(name)
     return value
 
 
-def _read(path: Path) -> str | None:
+def _read_secret_file(path: Path) -> str | None:
     try:
         return path.read_text("utf-8").removesuffix("\n").removesuffix("\r")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        message = f"the file of the secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
+        message = f"the file of secret `{path.name}` in NOETL_SECRETS_DIR cannot be read: {reason}"
         raise ActionError("ParameterError", message, retryable=False) from None
 
 
 class AwsSecrets:
-    """Secrets that AWS keeps. What was found is asked for again when it is older than `seconds`."""
+    """A cache of the secrets in AWS. An entry older than `seconds` is fetched again."""
 
     def __init__(self, seconds: float = 300, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._found: dict[str, tuple[float, str]] = {}
+        self._entries: dict[str, tuple[float, str]] = {}
 
     def get(self, name: str) -> str | None:
-        """The value under its whole name, or None when neither Secrets Manager nor Systems Manager has it.
+        """Return the value with this full name; None if neither Secrets Manager nor Systems Manager has it.
 
         Raises:
-            ActionError: one of them cannot be asked, and the other does not have it.
+            ActionError: one service fails, and the other does not have the secret.
         """
         now = self._clock()
-        at, value = self._found.get(name, (-math.inf, ""))
-        if now - at < self._seconds:
+        fetched_at, value = self._entries.get(name, (-math.inf, ""))
+        if now - fetched_at < self._seconds:
             return value
         problem = None
-        for fetch in (_from_secrets_manager, _from_parameter_store):
+        for fetch in (_fetch_from_secrets_manager, _fetch_from_parameter_store):
             try:
                 value = fetch(name)
             except ActionError as error:
                 problem = problem or (None if error.type == "NotFound" else error)
             else:
-                self._found[name] = (now, value)
+                self._entries[name] = (now, value)
                 return value
-        self._found.pop(name, None)
+        self._entries.pop(name, None)
         if problem is not None:
             raise problem
         return None
 
     def clear(self) -> None:
-        self._found.clear()
+        self._entries.clear()
 
 
 AWS_SECRETS = AwsSecrets()
 
 
 def database_uri(arn: str) -> str:
-    """The URI of the database whose address and password a secret in Secrets Manager holds: as such, or as the JSON that Amazon
-    RDS keeps there. It is scrubbed from now on.
+    """Return the URI of the database from a secret in Secrets Manager, and redact it from now on.
+
+    The secret is the URI itself, or the JSON that Amazon RDS stores.
 
     Raises:
-        SettingError: the secret holds something else.
-        StoreError: it cannot be read.
+        SettingError: the secret has another form.
+        StoreError: the secret cannot be read.
     """
     try:
-        text = _from_secrets_manager(arn).strip()
+        text = _fetch_from_secrets_manager(arn).strip()
     except ActionError as error:
         raise StoreError(f"The secret of the store (NOETL_STORE) cannot be read: {error.message}") from error
-    uri = text if text.startswith(("postgres://", "postgresql://")) else _uri_of_json(text)
+    uri = text if text.startswith(("postgres://", "postgresql://")) else _uri_from_json(text)
     if uri is None:
         message = (
-            "The secret of the store (NOETL_STORE) must hold a URI of Postgres, postgresql://USER:PASSWORD@HOST/DATABASE, or"
-            " JSON with `host`, `username`, `password` and perhaps `port` and `dbname`."
+            "The secret of the store (NOETL_STORE) must be a Postgres URI,"
+            " postgresql://USER:PASSWORD@HOST/DATABASE, or JSON with `host`, `username`, `password` and"
+            " optionally `port` and `dbname`."
         )
         raise SettingError(message)
     REVEALED_SECRETS.add(uri)
     return uri
 
 
-def _uri_of_json(text: str) -> str | None:
+def _uri_from_json(text: str) -> str | None:
     try:
-        found = json.loads(text)
-        host, user, password = (found[name] for name in ("host", "username", "password"))
-        port, database = found.get("port", 5432), found.get("dbname", "postgres")
+        entries = json.loads(text)
+        host, user, password = (entries[name] for name in ("host", "username", "password"))
+        port, database = entries.get("port", 5432), entries.get("dbname", "postgres")
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     user, password, database = (quote(str(part), safe="") for part in (user, password, database))
     return f"postgresql://{user}:{password}@{host}:{port}/{database}"
 
 
-def _from_secrets_manager(name: str) -> str:
+def _fetch_from_secrets_manager(name: str) -> str:
     from noetl.executor.clients import aws
 
     def fetch() -> str:
-        answer = aws.client("secretsmanager", aws.region_of_arn(name)).get_secret_value(SecretId=name)
-        if "SecretString" not in answer:
-            raise ActionError(
-                "AWSError", f"the secret `{name}` in Secrets Manager is not text", retryable=False
-            )
-        return str(answer["SecretString"])
+        reply = aws.client("secretsmanager", aws.region_of_arn(name)).get_secret_value(SecretId=name)
+        if "SecretString" not in reply:
+            raise ActionError("AWSError", f"secret `{name}` in Secrets Manager is not text", retryable=False)
+        return str(reply["SecretString"])
 
-    return aws.call_with_timeout(_FETCH_SECONDS, f"the secret `{name}` in Secrets Manager", fetch)
+    return aws.call_with_timeout(_FETCH_SECONDS, f"secret `{name}` in Secrets Manager", fetch)
 
 
-def _from_parameter_store(name: str) -> str:
+def _fetch_from_parameter_store(name: str) -> str:
     from noetl.executor.clients import aws
 
     def fetch() -> str:
-        return str(aws.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+        reply = aws.client("ssm").get_parameter(Name=name, WithDecryption=True)
+        return str(reply["Parameter"]["Value"])
 
-    return aws.call_with_timeout(_FETCH_SECONDS, f"the parameter `{name}` in Systems Manager", fetch)
+    return aws.call_with_timeout(_FETCH_SECONDS, f"parameter `{name}` in Systems Manager", fetch)

@@ -377,7 +377,7 @@ class TestChildRunsOverHttp:
         assert (result["status"], result["result"]) == ("succeeded", {"found": {"read": "through"}})
         assert (await http.get(f"/workflows/{child}/graph?format=json")).status_code == 200
         again = await run(http, PATIENT, playbook=PARENT, input={"gate": str(gate)})
-        assert again.json()["errors"][0]["message"] == "there is no playbook `etl/child`"
+        assert again.json()["errors"][0]["message"] == "unknown playbook `etl/child`"
 
     async def test_a_cancel_of_a_parent_cancels_the_child(self, http: httpx.AsyncClient, gate: Path) -> None:
         parent, child, opened_gate = await self.start_parent(http, gate)

@@ -366,7 +366,7 @@ def test_a_store_that_stays_away(store: DynamoStore, monkeypatch: pytest.MonkeyP
         from noetl.executor.clients import aws as clients
 
         clients.reset_clients()
-        with pytest.raises(StoreError, match="failed 9 times: no answer from table noetl"):
+        with pytest.raises(StoreError, match="failed 9 times: no response from table noetl"):
             store.commit(done(store, claim), 1.0)
     clients.reset_clients()
     store.commit(done(store, claim), 1.0)

@@ -301,7 +301,7 @@ class TestSecret:
     )
     def test_a_secret_that_holds_something_else(self, aws: Client, text: str) -> None:
         arn = aws("secretsmanager").create_secret(Name="other", SecretString=text or " ")["ARN"]
-        with pytest.raises(SettingError, match=r"\(NOETL_STORE\) must hold a URI of Postgres"):
+        with pytest.raises(SettingError, match=r"\(NOETL_STORE\) must be a Postgres URI"):
             open_store(arn)
 
     def test_a_secret_that_cannot_be_read(self, aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:

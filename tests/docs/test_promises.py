@@ -129,7 +129,7 @@ def test_a_name_means_one_thing() -> None:
 @pytest.mark.parametrize("declared", ["", "input: {x: integer}\n"])
 def test_other_inputs_are_rejected(store: Store, declared: str) -> None:
     text = f'{declared}steps: [{{name: a, run: [{{action: log, message: "{{{{ x }}}}"}}]}}]'
-    with pytest.raises(RejectedError, match="`y` is unknown"):
+    with pytest.raises(RejectedError, match="unknown input `y`"):
         RunHarness(store, text, {"x": 1, "y": 2})
 
 

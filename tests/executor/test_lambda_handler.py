@@ -92,11 +92,11 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     monkeypatch.setenv("NOETL_QUEUE", url)
     monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
     monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
-    ours._warm.cache_clear()
+    ours._warm_state.cache_clear()
     store = open_store()
     assert isinstance(store, DynamoStore)
     yield Queue(aws, url, store)
-    ours._warm.cache_clear()
+    ours._warm_state.cache_clear()
 
 
 def start(queue: Queue, text: str) -> Run:
@@ -139,9 +139,11 @@ def test_with_no_time_left_a_step_is_left_to_another_invocation(queue: Queue) ->
     assert not isinstance(claimed, MessageOutcome)
     queue.store.release(run.id, claimed.visit.id, claimed.visit.fence, time.time(), counts=False)
     [record] = queue.records()
-    invocation = ours._Invocation(ours._warm(), Context(60.0), ours.InvocationMetrics("step"), give_up=False)
+    invocation = ours._LambdaInvocation(
+        ours._warm_state(), Context(60.0), ours.InvocationMetrics("step"), give_up=False
+    )
     invocation._started -= 40.0  # of the 58 seconds 18 are left
-    assert invocation.walk_all([record]) == []
+    assert invocation.process_all([record]) == []
     [visit] = queue.store.visits(run.id)
     assert (visit.claims, visit.finished_at) == (0, None)
     assert queue.drive(run) is RunStatus.SUCCEEDED
@@ -159,7 +161,7 @@ def test_a_step_is_given_up_before_the_invocation_is(queue: Queue) -> None:
             f'name: x\nsteps: [{{name: a, timeout: 1h, run: [{{action: http, url: "{server.url()}"}}]}}]\n',
         )
         before = time.monotonic()
-        assert queue.drive(run, Context(ours.MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
+        assert queue.drive(run, Context(ours.COMMIT_MARGIN_SECONDS + 1.5)) is RunStatus.FAILED
         assert time.monotonic() - before < 20.0
         hanging.set()
     found = queue.store.run("default", run.id)
@@ -188,7 +190,7 @@ def test_one_that_cannot_be_walked_comes_again(
 ) -> None:
     runs = [start(queue, ONE) for _ in range(4)]
     records = queue.records()
-    store = ours._warm().store
+    store = ours._warm_state().store
     claim_message = store.claim_message
 
     def claim(body: str, *rest: Any, **more: Any) -> Any:
@@ -256,7 +258,7 @@ def test_a_sweep_says_what_it_has_found(queue: Queue, monkeypatch: pytest.Monkey
     "event", [{}, {"Records": None}, {"Records": "x"}, {"Records": [1]}, [], "x", None, 7]
 )
 def test_events_that_are_no_batch(queue: Queue, event: Any) -> None:
-    with pytest.raises(TypeError, match="not a batch of messages of SQS"):
+    with pytest.raises(TypeError, match="not a batch of SQS messages"):
         ours.step(event, Context())
 
 
@@ -268,7 +270,7 @@ def test_an_empty_batch(queue: Queue) -> None:
 def test_a_store_that_sends_no_messages(monkeypatch: pytest.MonkeyPatch, url: str, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOETL_STORE", url)
-    ours._warm.cache_clear()
+    ours._warm_state.cache_clear()
     with pytest.raises(SettingError, match="NOETL_STORE") as refused:
         ours.step({"Records": [{"messageId": "m", "body": "{}"}]}, Context())
     # What was left open would be reported, here and not in whichever test comes later.

@@ -190,7 +190,7 @@ class TestSecrets:
     @pytest.mark.parametrize("parameter", [PLAIN, SQL, SHELL, URL])
     def test_they_are_refused_elsewhere(self, parameter: Parameter) -> None:
         error = refusal("select {{ secrets.TOKEN }}", parameter)
-        assert (error.type, error.message) == ("ParameterError", "`secrets` cannot be used here")
+        assert (error.type, error.message) == ("ParameterError", "`secrets` is not allowed here")
 
     def test_they_are_passed_by_reference_and_revealed_late(self) -> None:
         args = rendered(
@@ -205,7 +205,7 @@ class TestSecrets:
         assert isinstance(args["token"], SecretReference)
 
     def test_text_around_a_reference_is_refused(self) -> None:
-        assert "passed on by itself" in refusal("Bearer {{ secrets.TOKEN }}", None).message
+        assert "must be passed alone" in refusal("Bearer {{ secrets.TOKEN }}", None).message
 
     def test_one_that_is_missing_names_its_setting(self) -> None:
         error = refusal("{{ secrets.MISSING }}", TRUSTED)
@@ -243,7 +243,7 @@ def test_all_parameters_of_an_action() -> None:
         ({"text": None}, "`text` must be text, and is none"),
         ({}, "`try` needs `text`"),
         ({"text": "", "count": True, "either": []}, "`count` must be a whole number, and is true"),
-        ({"text": "", "count": 1}, "`count` needs `either` beside it"),
+        ({"text": "", "count": 1}, "`count` needs `either` as well"),
         ({"text": "", "either": "x"}, "`either` must be an object or a list, and is text"),
         ({"text": "", "level": "loud"}, "`level` is 'loud'; it must be one of info, error"),
         ({"text": "", "other": 1}, "`try` has no parameter `other`"),

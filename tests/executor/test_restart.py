@@ -133,7 +133,7 @@ def test_not_from_the_step_that_runs_last(store: SqliteStore) -> None:
         steps: [{name: a, run: [{action: set, set: {x: {}}}]}, {name: last, run: [{action: log, message: x}]}]
     """
     play = RunHarness(store, text).finish()
-    with pytest.raises(RejectedError, match="runs last") as found:
+    with pytest.raises(RejectedError, match="is the finally step") as found:
         started_from(play, "last")
     assert found.value.reason == "unknown_step"
 

@@ -26,25 +26,29 @@ plain_values = st.recursive(
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A room of `MOST`; what is held in it is told after each change."""
-    told: list[int] = []
+def small_budget(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The amounts that are reserved in a memory budget of `MOST`, after each change."""
+    amounts: list[int] = []
 
-    class Small(MemoryBudget):
+    class SmallBudget(MemoryBudget):
         def __init__(self) -> None:
             super().__init__(MOST)
 
         def reserve(self, size: int) -> None:
             super().reserve(size)
-            told.append(self._held)
+            amounts.append(self._reserved)
+
+        def release(self, size: int) -> None:
+            super().release(size)
+            amounts.append(self._reserved)
 
     create = WorkContext.__init__
 
     def init(self: WorkContext, *args: Any, **options: Any) -> None:
-        create(self, *args, **({"memory_budget": Small()} | options))
+        create(self, *args, **({"memory_budget": SmallBudget()} | options))
 
     monkeypatch.setattr(WorkContext, "__init__", init)
-    return told
+    return amounts
 
 
 def ended(store: SqliteStore, steps: str, folder: Path | None = None) -> RunHarness:
@@ -62,12 +66,12 @@ def test_nothing_is_taken_for_larger_than_it_is(value: Any) -> None:
 
 
 def test_what_is_full_takes_no_more() -> None:
-    room = MemoryBudget(10)
-    room.reserve(6)
-    with room.reserved("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
-        room.reserve(1)
+    budget = MemoryBudget(10)
+    budget.reserve(6)
+    with budget.reserved("ab"), pytest.raises(ActionError, match="more than 10 characters") as refused:
+        budget.reserve(1)
     assert (refused.value.type, refused.value.retryable) == ("PayloadTooLarge", False)
-    room.reserve(4)
+    budget.reserve(4)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_what_is_full_takes_no_more() -> None:
         f'rule: [{{case: default, run: [{{action: set, set: {{a: "{TEXT}", b: "{TEXT}", c: "{TEXT}"}}}}]}}]',
     ],
 )
-def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
+def test_too_much(store: SqliteStore, small_budget: list[int], step: str) -> None:
     play = ended(store, f"[{{name: a, {step}}}]")
     assert (play.status, play.error_types) == ("failed", ["PayloadTooLarge"])
 
@@ -105,11 +109,11 @@ def test_too_much(store: SqliteStore, small: list[int], step: str) -> None:
         "together",
     ],
 )
-def test_what_is_held_no_more_does_not_count(store: SqliteStore, small: list[int], step: str) -> None:
+def test_what_is_held_no_more_does_not_count(store: SqliteStore, small_budget: list[int], step: str) -> None:
     play = ended(store, f"[{{name: a, {step}}}]")
     assert play.error_types == []
-    assert min(small) >= 0
-    assert small[-1] == sum(json_size(value) for value in (play.result or {}).values())
+    assert min(small_budget) >= 0
+    assert small_budget[-1] == sum(json_size(value) for value in (play.result or {}).values())
 
 
 def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +133,9 @@ def test_the_batches_of_a_loop_together(store: SqliteStore, monkeypatch: pytest.
         "task: nest_beside",
     ],
 )
-def test_what_waits_beside_a_failure_is_held_no_more(store: SqliteStore, small: list[int], work: str) -> None:
+def test_what_waits_beside_a_failure_is_held_no_more(
+    store: SqliteStore, small_budget: list[int], work: str
+) -> None:
     text = f"""
         tasks:
           say:
@@ -152,14 +158,16 @@ def test_what_waits_beside_a_failure_is_held_no_more(store: SqliteStore, small: 
     """
     play = RunHarness(store, text).finish()
     assert play.error_types == []
-    assert small[-1] == sum(json_size(value) for value in play.result.values())
+    assert small_budget[-1] == sum(json_size(value) for value in play.result.values())
 
 
-def test_what_is_overwritten_by_one_of_several_is_held_no_more(store: SqliteStore, small: list[int]) -> None:
+def test_what_is_overwritten_by_one_of_several_is_held_no_more(
+    store: SqliteStore, small_budget: list[int]
+) -> None:
     text = """
         tasks: {beside: {parallel: true, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {action: log, message: x}]}}
         steps: [{name: a, run: [{action: set, set: {a: "{{ 'x' * 600 }}"}}, {task: beside}, {action: set, set: {b: "{{ 'x' * 2000 }}"}}]}]
     """
     play = RunHarness(store, text).finish()
     assert play.error_types == []
-    assert small[-1] == sum(json_size(value) for value in play.result.values())
+    assert small_budget[-1] == sum(json_size(value) for value in play.result.values())

@@ -86,15 +86,15 @@ def test_all_problems_are_told_at_once() -> None:
         ("c", None),
         ("d", None),
     ]
-    assert problems[2]["message"] == "input `c` is unknown: the playbook takes `a`, `b`"
-    assert rejected("input: {}", {"x": 1})[0]["message"] == "input `x` is unknown: the playbook takes none"
+    assert problems[2]["message"] == "unknown input `c`: the playbook takes `a`, `b`"
+    assert rejected("input: {}", {"x": 1})[0]["message"] == "unknown input `x`: the playbook takes none"
 
 
 def test_inferred_inputs_are_told_with_the_line_that_reads_them() -> None:
     text = "name: x\nsteps:\n- name: a\n  run:\n  - {action: log, message: '{{ who }}'}"
     with pytest.raises(RejectedError) as found:
         started(compile_text(text), {}, now=1.0)
-    assert found.value.message == "input `who` is missing: it is read on line 5"
+    assert found.value.message == "missing input `who`: it is read on line 5"
     assert started(compile_text(text), {"who": [1]}, now=1.0).input == {"who": [1]}
 
 

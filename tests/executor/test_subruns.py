@@ -111,7 +111,7 @@ class TestResults:
 class TestStarts:
     def test_an_unknown_playbook(self, store: SqliteStore) -> None:
         (error,) = play(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
-        assert (error["type"], error["message"]) == ("ParameterError", "there is no playbook `other`")
+        assert (error["type"], error["message"]) == ("ParameterError", "unknown playbook `other`")
 
     def test_input_that_does_not_fit(self, store: SqliteStore) -> None:
         (error,) = play(store, n="five").finish().run.errors
@@ -124,7 +124,7 @@ class TestStarts:
         assert play(store, pinned, n=1).finish().result["found"] == {"twice": 2}
         assert play(store, n=1).finish().result["found"] == {"twice": 3}
         (error,) = play(store, PARENT % (", version: c", ""), n=1).finish().run.errors
-        assert error["message"] == "there is no version c of playbook `child`"
+        assert error["message"] == "unknown version c of playbook `child`"
 
     def test_it_is_looked_up_once(self, store: SqliteStore) -> None:
         """A run goes on with the version it began, whatever is registered meanwhile."""

@@ -177,7 +177,7 @@ class TestRefusal:
         assert (found is not None) is refused
         if found is not None:
             assert (found["type"], found["retryable"]) == ("MaxVisitsExceeded", False)
-            assert found["message"] == "step `s` is not entered more than 2 times"
+            assert found["message"] == "step `s` must not be entered more than 2 times"
 
     @pytest.mark.parametrize(("claims", "refused"), [(1, False), (MAX_CLAIMS, False), (MAX_CLAIMS + 1, True)])
     def test_claims_without_an_outcome(self, claims: int, refused: bool) -> None:
@@ -239,7 +239,7 @@ class TestSettle:
         (branch,) = commit.branches
         assert (branch.step, branch.clock, branch.is_arrival, branch.is_counted) == ("t", 5, False, False)
         assert branch.names == {"old": (1, "v0"), "x": (4, "v1"), "steps.s": (4, "v1")}
-        assert (commit.live_changes, commit.branches_change, commit.failed_branches) == ({"j": -1}, 0, 0)
+        assert (commit.counter_changes, commit.branches_change, commit.failed_branches) == ({"j": -1}, 0, 0)
         assert (commit.stop, commit.error) == (None, None)
         assert [event.type for event in commit.events] == ["step.transition", "step.completed"]
         assert commit.events[0].payload == {"case": 0, "targets": ["t"]}
@@ -261,7 +261,7 @@ class TestSettle:
     def test_the_end_of_a_branch(self) -> None:
         for rule, case in ((step(Case(None, counter_changes={"j": -1})), 0), (step(regions=("j",)), None)):
             commit = settled(rule, Choice(Outcome(), False, case))
-            assert (commit.branches, commit.live_changes, commit.branches_change) == ((), {"j": -1}, -1)
+            assert (commit.branches, commit.counter_changes, commit.branches_change) == ((), {"j": -1}, -1)
 
     def test_a_step_without_a_rule_has_no_transition(self) -> None:
         assert [event.type for event in settled(step(), Choice(Outcome(), False)).events] == [
@@ -281,7 +281,7 @@ class TestSettle:
         commit = settled(rule, Choice(first, False, 0), Outcome(data="second", saved={"x": 1, "y": 2}))
         assert (commit.visit.status, commit.visit.result) == ("succeeded", "first")
         assert commit.visit.saved == {"x": 1, "y": 2}
-        assert (commit.live_changes, commit.branches_change) == ({"j": -1}, -1)
+        assert (commit.counter_changes, commit.branches_change) == ({"j": -1}, -1)
 
     @pytest.mark.parametrize(("on_error", "stop"), [("abort", RunStatus.FAILED), ("continue", None)])
     def test_in_place_work_that_fails_goes_to_the_policy(self, on_error: str, stop: RunStatus | None) -> None:
@@ -314,7 +314,7 @@ class TestSettle:
         commit = settled(step(Case(None, targets=("t",)), regions=("j",)), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.OPEN)
         assert (commit.stop, commit.error) == (RunStatus.FAILED, error())
-        assert (commit.branches, commit.live_changes, commit.branches_change, commit.failed_branches) == (
+        assert (commit.branches, commit.counter_changes, commit.branches_change, commit.failed_branches) == (
             (),
             {},
             0,
@@ -326,7 +326,7 @@ class TestSettle:
         commit = settled(step(on_error="continue", regions=("j", "k")), Choice(failure(), True))
         assert (commit.visit.status, commit.visit.failure) == ("failed", FailureState.ENDED)
         assert (commit.stop, commit.error) == (None, None)
-        assert (commit.live_changes, commit.branches_change, commit.failed_branches) == (
+        assert (commit.counter_changes, commit.branches_change, commit.failed_branches) == (
             {"j": -1, "k": -1},
             -1,
             1,

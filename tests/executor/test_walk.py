@@ -247,7 +247,7 @@ class TestNames:
     def test_inferred_inputs(self, store: SqliteStore) -> None:
         text = "steps: [{name: a, run: [{action: set, set: {y: '{{ x + input.z }}', d: '{{ w | default(3) }}'}}]}]"
         assert result(store, text, x=1, z=2) == {"y": 3, "d": 3}
-        with pytest.raises(RejectedError, match="input `z` is missing"):
+        with pytest.raises(RejectedError, match="missing input `z`"):
             played(store, text, x=1)
 
 

@@ -292,7 +292,7 @@ def test_a_store_that_is_away_for_a_while(
         assert finished(worker, play).status is RunStatus.SUCCEEDED
     broken.close()
     assert "the store failed; trying again" in caplog.text
-    assert "a step could not be walked" in caplog.text
+    assert "a step could not be executed" in caplog.text
 
 
 @pytest.mark.parametrize(("delivery", "claims"), [("at_least_once", 0), ("at_most_once", 1)])
@@ -320,7 +320,7 @@ class Away(SqliteStore):
 def test_a_store_that_stays_away_is_told_to_those_who_wait(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("noetl.executor.worker.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("noetl.executor.worker.MAX_OUTAGE_SECONDS", 0.0)
     play = start(store, HELD, tmp_path, origin="service")
     away = Away(str(store.path))
     with working(away, tmp_path, threads=2) as worker, pytest.raises(StoreError, match="is away"):
@@ -489,7 +489,7 @@ def test_a_worker_that_has_stopped_does_not_complain_about_its_store(
         assert asked.wait(SECONDS)
         worker.stop(drain=False)
         closed.set()
-        worker._keeping.join(SECONDS)
+        worker._renewal.join(SECONDS)
     assert caplog.messages == []
 
 

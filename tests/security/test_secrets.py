@@ -60,7 +60,7 @@ def test_secrets_are_resolved_from_environment_and_files(tmp_path: Path) -> None
 def test_a_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
     (tmp_path / "A").write_text("x")
     (tmp_path / "sub").mkdir()
-    with pytest.raises(ActionError, match="not the name of a secret") as caught:
+    with pytest.raises(ActionError, match="not a valid name of a secret") as caught:
         resolve_secret(name, {"NOETL_SECRETS_DIR": str(tmp_path / "sub")})
     assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
 
@@ -69,7 +69,7 @@ def test_the_error_of_a_missing_secret_names_the_settings(tmp_path: Path) -> Non
     (tmp_path / "FOLDER").mkdir()
     (tmp_path / "BYTES").write_bytes(b"\xff")
     environ = {"NOETL_SECRETS_DIR": str(tmp_path)}
-    with pytest.raises(ActionError, match="NOETL_SECRET_MISSING, or NOETL_SECRETS_DIR"):
+    with pytest.raises(ActionError, match="NOETL_SECRET_MISSING, or set NOETL_SECRETS_DIR"):
         resolve_secret("MISSING", environ)
     for name in ("FOLDER", "BYTES"):
         with pytest.raises(ActionError, match=f"`{name}` in NOETL_SECRETS_DIR cannot be read"):
@@ -147,7 +147,7 @@ def test_longer_secrets_are_redacted_first() -> None:
 
 
 def test_the_oldest_secret_is_discarded_beyond_the_limit() -> None:
-    revealed = RevealedSecrets(most=2)
+    revealed = RevealedSecrets(limit=2)
     for value in ("secret-one", "secret-two", "secret-one", "secret-three"):
         revealed.add(value)
     assert revealed.redact("secret-one secret-two secret-three") == f"{MASK} secret-two {MASK}"
@@ -173,7 +173,7 @@ def test_tokens_are_redacted_in_any_context(before: str, encode: Callable[[Any],
 
 
 def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
-    tokens = CallbackTokens(most=2)
+    tokens = CallbackTokens(limit=2)
     made = [tokens.create() for _ in range(3)]
     assert [tokens.redact(token) for token in made] == [made[0], MASK, MASK]
 

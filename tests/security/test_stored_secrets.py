@@ -58,7 +58,7 @@ def test_the_environment_precedes_secrets_manager_and_systems_manager(
 @pytest.mark.parametrize("environ", [{}, {"NOETL_SECRETS_PREFIX": ""}])
 def test_without_a_prefix_aws_is_not_queried(aws: Client, environ: dict[str, str]) -> None:
     aws("ssm").put_parameter(Name="A", Value="x", Type="SecureString")
-    with pytest.raises(ActionError, match=r"there is no secret `A`: [^`]*$"):
+    with pytest.raises(ActionError, match=r"unknown secret `A`: [^`]*$"):
         resolve_secret("A", environ)
 
 
@@ -89,7 +89,7 @@ def test_secrets_are_cached_for_five_minutes(aws: Client) -> None:
 def test_a_missing_permission_is_not_a_missing_secret(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     store_secret(aws, "A", "value")
     drop_permissions(aws, monkeypatch)
-    with pytest.raises(ActionError, match=f"the secret `{PREFIX}A` in Secrets Manager") as caught:
+    with pytest.raises(ActionError, match=f"secret `{PREFIX}A` in Secrets Manager") as caught:
         render_text("{{ secrets.A | default('none') }}")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 

@@ -145,7 +145,7 @@ class MarksThenChecks(SqliteStore):
         with mock.patch.object(BranchTransaction, "_fire", lambda *_: None):
             super().commit(commit, now)
         joining = {branch.step for branch in commit.branches if branch.is_arrival}
-        for join in joining | commit.live_changes.keys():
+        for join in joining | commit.counter_changes.keys():
             with self.database.transaction() as db:
                 counter = db.execute(
                     "select live from joins where run_id = ? and step = ?", (run_id, join)

@@ -129,7 +129,7 @@ class DynamoCommits(DynamoContext):
         homes = [home_of_branch(way.home, index, width, spread) for index in range(width)]
         if all(home == way.home for home in homes):
             deltas.add(way.home, "live", commit.branches_change)
-            for join, delta in commit.live_changes.items():
+            for join, delta in commit.counter_changes.items():
                 deltas.add(way.home, f"j#{join}", delta)
         else:
             deltas.branch(way.home, step_of(visit.step).regions, -1)

@@ -174,11 +174,11 @@ class PostgresStore(SqlStore):
     @retry_unwritten
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         branch = self._simple_branch(commit)
-        if branch is not None and not branch.is_arrival and not commit.live_changes:
+        if branch is not None and not branch.is_arrival and not commit.counter_changes:
             following = _next_visit(commit, branch, now, claim_for)
             if self._commit_step(commit, following, claim_for):
                 return following if claim_for is not None else None
-        if branch is not None and branch.is_arrival and commit.live_changes == {branch.step: -1}:
+        if branch is not None and branch.is_arrival and commit.counter_changes == {branch.step: -1}:
             row = self._commit_arrival(commit, branch, now, claim_for)
             if row is not None:
                 return None if row["id"] is None else visit_from_row(row)

@@ -124,7 +124,7 @@ def test_a_submission_is_refused_with_reasons(
     assert "NP101" in outcome.err and "line 2" in outcome.err
     outcome = noetl("submit", "-", "--url", address, stdin=ADD)
     assert (outcome.exit_code, outcome.out) == (1, "")
-    assert "input `a` is missing" in outcome.err
+    assert "missing input `a`" in outcome.err
     failing = "name: x\nsteps: [{name: a, run: [{action: fail, type: Own, message: sorry}]}]"
     outcome = noetl("submit", "-", "--url", address, "--wait", "--json", stdin=failing)
     assert (outcome.exit_code, outcome.json["status"]) == (1, "failed")

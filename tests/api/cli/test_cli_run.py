@@ -168,13 +168,13 @@ def test_input_pairs_override_the_file(noetl: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentences"),
     [
-        ([], ["demo.yaml:3: input `count` is missing"]),
+        ([], ["demo.yaml:3: missing input `count`"]),
         (["-i", "count=many"], ["demo.yaml:3: input `count` must be integer"]),
-        (["-i", "count=1", "-i", "regoin=us"], ["input `regoin` is unknown"]),
-        (["-i", "regoin=us"], ["demo.yaml:3: input `count` is missing", "input `regoin` is unknown"]),
+        (["-i", "count=1", "-i", "regoin=us"], ["unknown input `regoin`"]),
+        (["-i", "regoin=us"], ["demo.yaml:3: missing input `count`", "unknown input `regoin`"]),
         (["-i", "count"], ["-i must be name=value, not 'count'"]),
         (["-i", "region=\udcff"], ["-i 'region=\\udcff' is not UTF-8"]),
-        (["--input", "large.json"], ["large.json is not JSON: 1e999 is too large a number"]),
+        (["--input", "large.json"], ["large.json is not JSON: the number 1e999 is too large"]),
         (["--input", "missing.json"], ["cannot read missing.json"]),
         (["--input", "list.json"], ["list.json must hold an object"]),
         (["--input", "demo.yaml"], ["demo.yaml is not JSON"]),
@@ -203,7 +203,7 @@ def test_an_inferred_input_is_named_with_the_line_that_reads_it(noetl: Command) 
     playbook = 'name: x\nsteps:\n  - name: greet\n    run:\n      - {action: log, message: "hi {{ user }}"}\n'
     outcome = noetl("run", "-", stdin=playbook)
     assert outcome.exit_code == 2
-    assert "input `user` is missing: it is read on line 5" in outcome.err
+    assert "missing input `user`: it is read on line 5" in outcome.err
 
 
 def test_runs_are_listed_and_shown(noetl: Command) -> None:

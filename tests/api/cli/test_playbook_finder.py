@@ -214,7 +214,7 @@ def test_a_local_run_starts_a_playbook_of_its_folder(noetl: Command, folder: Pat
         .json["why"]
         .startswith("`child` does not compile: books/child.yaml:1: ")
     )
-    assert noetl("run", "-", "-q", stdin=PARENT).json == {"why": "there is no playbook `child`"}
+    assert noetl("run", "-", "-q", stdin=PARENT).json == {"why": "unknown playbook `child`"}
 
 
 def test_a_child_that_was_added_is_found_by_a_resume(noetl: Command, folder: Path) -> None:
