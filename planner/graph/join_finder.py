@@ -2,8 +2,8 @@
 
 Problem: a step that several branches can reach must wait until no active branch can still reach it, and then
 run once. To search the graph at run time would make every step cost time in the size of the run. The planner
-therefore computes, for each step, whether it is a join, and for each join the *region* in which an active
-branch makes it wait.
+therefore computes in advance whether a step is a join. For each join it computes the region in which an
+active branch makes the join wait.
 
 Algorithm: a step is a join if two branches that were active at the same time can arrive without merging on
 the way. Its region is every step from which it can be reached without passing its dominator (Lengauer and

@@ -165,7 +165,7 @@ class TestAllowedActions:
             [found] = answer.json()["diagnostics"]
             assert (found["code"], found["line"], found["column"]) == ("NP511", 3, 28)
             assert found["message"] == "action type `http` is not allowed here"
-            assert found["hint"] == "NOETL_ALLOW_ACTIONS allows `log`, `set`, `wait`"
+            assert found["hint"] == "use a type that NOETL_ALLOW_ACTIONS allows: `log`, `set`, `wait`"
         assert (await http.get("/workflows")).json()["items"] == []
 
     async def test_a_playbook_with_allowed_action_types_runs(self, http: httpx.AsyncClient) -> None:
